@@ -1,0 +1,201 @@
+"""Bytes to models and back; the only file that knows cattrs. Its converter is built once."""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+
+from soundpiece_async._core.errors import DecodeError, InvalidRequest
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import ROUTES, AudioSource, Request, Source
+
+T = TypeVar("T")
+
+INTERNAL_ERROR = "internal_error"
+"""The code to read where none is given (contract section 8)."""
+
+
+def encode_request(request: Request) -> bytes:
+    """Make the body of a PUT, once per key: every resend must be these very bytes (contract section 5).
+
+    Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Members stand
+    in class order; absent ones are left out: only ``callback_url`` is documented as nullable (contract section 2.1).
+
+    Raises:
+        InvalidRequest: a member has no JSON form (NaN, infinity, a lone surrogate, an object of another type).
+    """
+    members = {
+        member.name: value
+        for member in attrs.fields(type(request))
+        if (value := _to_wire(member.name, getattr(request, member.name))) is not None
+    }
+    for name, value in members.items():
+        _check_json(request, name, value)
+    return _dump(members)
+
+
+def decode_json(body: bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(body)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def decode_operation(members: Mapping[str, Any], *, route: str, request: Request | None) -> Operation[Any]:
+    """Build the whole operation from the object inside the envelope.
+
+    Args:
+        members: the JSON object.
+        route: the route it was asked of.
+        request: the request it answers; None: rebuild it from the echo, as far as that goes.
+
+    Raises:
+        DecodeError: a member this version relies on has the wrong type; ``operation`` holds the id, if there is one.
+    """
+    found = members.get("outputs") if members.get("outputs") is not None else members.get("output")
+    outputs = found if isinstance(found, list) else [] if found is None else [found]
+    handle = Handle(route, str(members.get("id")))
+    prepared = {
+        **members,
+        "route": route,
+        "request": request if request is not None else decode_echo(members, route=route),
+        "outputs": [
+            {**output, "handle": handle, "index": index} if isinstance(output, dict) else output
+            for index, output in enumerate(outputs)
+        ],
+        "error": _normalise_error(members),
+        "raw": members,
+    }
+    return _structure(prepared, Operation[Any], route=route)
+
+
+def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
+    """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
+    try:
+        return _CONVERTER.structure({k: v for k, v in members.items() if v is not None}, ROUTES[route])
+    except (cattrs.BaseValidationError, KeyError):
+        return None
+
+
+def _to_wire(name: str, value: object) -> object:
+    match value:
+        case AudioSource() | Output():
+            return {"url": value.url}
+        case str() if name in ("source", "reference"):
+            return {"url": value}
+    return value
+
+
+def _dump(value: object) -> bytes:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def _check_json(request: Request, name: str, value: object) -> None:
+    """Name the member that JSON cannot carry; even ``Settings(validate=False)`` refuses that."""
+    try:
+        _dump(value)
+    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
+        raise InvalidRequest(
+            f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name
+        ) from error
+
+
+def _normalise_error(members: Mapping[str, Any]) -> object:
+    """Give a failed operation its error; the service may leave out either of its members (contract section 8)."""
+    error = members.get("error")
+    if error is None and members.get("status") == Status.FAILED:
+        error = {}
+    if isinstance(error, dict):
+        return {"code": error.get("code") or INTERNAL_ERROR, "message": error.get("message") or ""}
+    return error
+
+
+def _structure(prepared: Mapping[str, Any], shape: type[T], *, route: str) -> T:
+    try:
+        return _CONVERTER.structure(prepared, shape)
+    except cattrs.BaseValidationError as error:
+        wrong, _, path = cattrs.transform_error(error)[0].partition(" @ $.")
+        raise DecodeError(
+            f"{route}: the operation {prepared.get('id')!r} is not of the contract's shape: {wrong} at {path}",
+            path=path,
+            operation=_salvage(prepared),
+        ) from None  # the message says it all, and cattrs' own is a tree of groups
+
+
+def _salvage(prepared: Mapping[str, Any]) -> Operation[Any] | None:
+    """Keep what identifies an operation whose other members cannot be read, so that its id is not lost."""
+    if not isinstance(prepared.get("id"), str):
+        return None
+    return Operation(
+        route=prepared["route"],
+        id=prepared["id"],
+        status=Status.PROCESSING,
+        request=prepared["request"],
+        raw=prepared["raw"],
+    )
+
+
+def _check_type(kind: type) -> Callable[[object, object], object]:
+    """Make a hook that takes a value as it is, or refuses it: cattrs by itself would turn 5 into "5"."""
+
+    def structure(value: object, _: object) -> object:
+        if type(value) is not kind:
+            raise TypeError(f"expected {kind.__name__}, not {type(value).__name__}")
+        return value
+
+    return structure
+
+
+def _number(value: object, _: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, not {type(value).__name__}")
+    return float(value)
+
+
+def _moment(value: object, _: object) -> datetime:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a date-time, not {type(value).__name__}")
+    moment = datetime.fromisoformat(value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # UTC in every example of the contract
+
+
+def _status(value: object, _: object) -> Status:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a status, not {type(value).__name__}")
+    return Status(value)
+
+
+def _source(value: object, _: object) -> AudioSource:
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str):
+        raise TypeError("expected an object with a url")
+    return AudioSource(value["url"])
+
+
+def _as_it_is(value: object, _: object) -> object:
+    return value
+
+
+def _build_converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    for primitive in (str, bool, int):
+        converter.register_structure_hook(primitive, _check_type(primitive))
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(datetime, _moment)
+    converter.register_structure_hook(Status, _status)
+    converter.register_structure_hook(Source, _source)
+    converter.register_structure_hook(Handle, _as_it_is)
+    converter.register_structure_hook_func(lambda shape: shape == Mapping[str, Any], _as_it_is)
+    return converter
+
+
+_CONVERTER = _build_converter()

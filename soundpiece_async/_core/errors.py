@@ -1,0 +1,241 @@
+"""One tree of everything that can go wrong.
+
+::
+
+    SoundpieceError
+    ├── SettingsError                      wrong settings
+    ├── InvalidRequest (ValueError)        refused before anything was sent
+    ├── SessionClosed                      closed, or used from another event loop
+    ├── TransportError         retryable   no usable answer
+    ├── ApiError                           an answer that refuses
+    │   ├── BadRequest 400 · AuthenticationError 401, 403 · InsufficientCredits 402 · NotFound 404
+    │   ├── ValidationError 422
+    │   ├── RateLimited 429    retryable
+    │   └── ServerError 5xx    retryable
+    ├── DecodeError                        an answer not of the contract's shape
+    ├── OperationFailed                    the service gave up on the work
+    ├── WaitTimeout (TimeoutError)         nothing is lost: wait again
+    ├── DownloadError
+    │   └── CorruptAudio                   the bytes are not the FLAC they claim to be
+    ├── JournalError
+    └── WebhookError
+
+``retryable`` is a class attribute and the whole retry table: true where sending the same bytes again may help.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
+
+import attrs
+
+if TYPE_CHECKING:
+    from soundpiece_async._core.models import Operation
+    from soundpiece_async._core.outputs import Handle
+
+
+class SoundpieceError(Exception):
+    """Everything this library raises on purpose."""
+
+    retryable: ClassVar[bool] = False
+
+
+class SettingsError(SoundpieceError):
+    """A setting is missing or makes no sense; nothing was sent."""
+
+
+class InvalidRequest(SoundpieceError, ValueError):  # noqa: N818 - the public name is fixed by the design
+    """A request the contract rules out, refused at submit before anything was sent.
+
+    Attributes:
+        field: the member at fault.
+    """
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class SessionClosed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
+    """The session was closed, was never started, or is used from another event loop than the one it was started in."""
+
+
+class TransportError(SoundpieceError):
+    """No usable answer: no connection, a drop, a timeout, or a 2xx that is not JSON. The same key may go again."""
+
+    retryable: ClassVar[bool] = True
+
+
+@attrs.frozen
+class FieldError:
+    """One entry of a 422: where, what for people, and the stable code for programs (contract section 7)."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class ApiError(SoundpieceError):
+    """The service answered, and refused.
+
+    Attributes:
+        status: the HTTP status.
+        detail: the body's ``detail`` as it came (text, list or object), or None.
+        body: the parsed JSON, or the text when it was no JSON.
+        headers: the answer's headers.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        detail: Any = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+        self.body = body
+        self.headers: Mapping[str, str] = headers or {}
+
+
+class BadRequest(ApiError):  # noqa: N818 - the public name is fixed by the design
+    """400: the body could not be read."""
+
+
+class AuthenticationError(ApiError):
+    """401 or 403: the key is missing, wrong or revoked, or this address is not on the account's allowlist."""
+
+
+class InsufficientCredits(ApiError):  # noqa: N818 - the public name is fixed by the design
+    """402: the account has too few credits. The same request, with the same key, may go again once it is topped up."""
+
+
+class NotFound(ApiError):  # noqa: N818 - the public name is fixed by the design
+    """404: this URL does not exist; the base URL is probably wrong (an unknown operation is *not* reported so)."""
+
+
+class ValidationError(ApiError):
+    """422: the service refused a member.
+
+    Attributes:
+        fields: what is wrong with which member.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        detail: Any = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        fields: tuple[FieldError, ...] = (),
+    ) -> None:
+        super().__init__(message, status=status, detail=detail, body=body, headers=headers)
+        self.fields = fields
+
+
+class RateLimited(ApiError):  # noqa: N818 - the public name is fixed by the design
+    """429: the account sent requests too fast.
+
+    Attributes:
+        retry_after: seconds the service asked to wait, or None.
+    """
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        detail: Any = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, detail=detail, body=body, headers=headers)
+        self.retry_after = retry_after
+
+
+class ServerError(ApiError):
+    """5xx: a fault of the service. The same key may go again."""
+
+    retryable: ClassVar[bool] = True
+
+
+class DecodeError(SoundpieceError):
+    """An answer that is not of the contract's shape, or that echoes another request than the one sent.
+
+    Attributes:
+        path: where in the answer, as ``song.outputs[0].url``.
+        operation: what could be read of it. An id that is known is never lost, and never paid for twice.
+    """
+
+    def __init__(self, message: str, *, path: str = "", operation: "Operation[Any] | None" = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.operation = operation
+
+
+class OperationFailed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
+    """The service accepted the work and gave up on it; to try again, make a new request (with a new key)."""
+
+    def __init__(self, message: str, *, operation: "Operation[Any]") -> None:
+        super().__init__(message)
+        self.operation = operation
+
+
+class WaitTimeout(SoundpieceError, TimeoutError):  # noqa: N818 - the public name is fixed by the design
+    """The caller's own deadline passed. The operation runs on: wait for it again, later or elsewhere, by its handle.
+
+    Attributes:
+        handle: route and id.
+        operation: the operation as it was last seen, or None when only the handle was known.
+    """
+
+    def __init__(self, message: str, *, handle: "Handle", operation: "Operation[Any] | None" = None) -> None:
+        super().__init__(message)
+        self.handle = handle
+        self.operation = operation
+
+
+class DownloadError(SoundpieceError):
+    """An output could not be brought to its place; no file with the final name was left behind.
+
+    Attributes:
+        url: where from, without the query that signs it.
+        path: where to.
+        received: bytes that had arrived.
+    """
+
+    def __init__(self, message: str, *, url: str, path: str, received: int = 0) -> None:
+        super().__init__(message)
+        self.url = redact(url)
+        self.path = path
+        self.received = received
+
+
+class CorruptAudio(DownloadError):  # noqa: N818 - the public name is fixed by the design
+    """The bytes arrived and are not the FLAC they claim to be."""
+
+
+class JournalError(SoundpieceError):
+    """The record of a bulk run cannot be read, written or locked."""
+
+
+class WebhookError(SoundpieceError):
+    """A delivery that is not one of ours: junk, a wrong signature, too old, or too large."""
+
+
+def redact(url: str) -> str:
+    """Give a URL without user, query and fragment: a signed URL is a secret while it is valid (contract section 6)."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(a URL that cannot be read)"
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))

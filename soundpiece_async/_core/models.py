@@ -1,0 +1,154 @@
+"""The nouns: what the server says of an operation, and how far one piece came."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from soundpiece_async._core.errors import SoundpieceError
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Request
+
+R_co = TypeVar("R_co", bound=Request | None, covariant=True)
+
+
+class Status(StrEnum):
+    """Where an operation stands. Open: an unknown status is kept and counts as not final (contract section 4)."""
+
+    PROCESSING = "processing"
+    READY = "ready"
+    FAILED = "failed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Status | None":
+        if not isinstance(value, str):
+            return None
+        status = str.__new__(cls, value)
+        status._name_ = status._value_ = value
+        return status
+
+    @property
+    def final(self) -> bool:
+        """True when the operation will not change any more."""
+        return self in (Status.READY, Status.FAILED)
+
+
+@attrs.frozen
+class OperationError:
+    """Why the service gave up. The set of codes is open; show both to people unchanged (contract section 8)."""
+
+    code: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
+class Operation(Generic[R_co]):
+    """What the server says of one piece of work.
+
+    Attributes:
+        route: as ``create.new_song``.
+        id: opaque handle of the operation on its route.
+        status: see ``Status``; unknown ones are kept and count as not final.
+        created_at: when it was submitted, or None when the service did not say.
+        idempotency_key: the request's key, as echoed, or None when the service did not say.
+        request: the request object; of an operation known by its handle only, rebuilt from the echo, or None.
+        outputs: the files, once ready; a single one too is a tuple.
+        error: why it failed, once failed.
+        raw: the JSON object as it came, for members this version does not know. Holds signed URLs; not in the repr.
+    """
+
+    route: str
+    id: str
+    status: Status
+    created_at: datetime | None = None
+    idempotency_key: str | None = None
+    request: R_co = attrs.field(repr=False)
+    outputs: tuple[Output, ...] = ()
+    error: OperationError | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @property
+    def handle(self) -> Handle:
+        """Route and id: what to store to come back to this operation."""
+        return Handle(self.route, self.id)
+
+
+@attrs.frozen(kw_only=True)
+class SavedFile:
+    """A whole, verified file on disk.
+
+    Attributes:
+        path: where it is.
+        bytes: its size.
+        sha256: of its bytes, as hex.
+        duration: length in seconds, by its own header.
+        sample_rate: in Hz, by its own header.
+        channels: by its own header.
+        output: what it was made from.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+    duration: float
+    sample_rate: int
+    channels: int
+    output: Output
+
+
+@attrs.frozen(kw_only=True)
+class Succeeded(Generic[R_co]):
+    """A piece that came all the way: ready, and saved when a place was given."""
+
+    request: R_co
+    operation: Operation[R_co]
+    files: tuple[SavedFile, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Failed(Generic[R_co]):
+    """A piece that did not: ``error`` says why, ``operation`` is what was last known of it."""
+
+    request: R_co
+    operation: Operation[R_co] | None
+    error: SoundpieceError
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A snapshot of a session. Counts are since its start.
+
+    Attributes:
+        submitted: operations the service accepted from this session.
+        in_flight: operations somebody here waits for now.
+        submits_out, polls_out: requests on the wire now.
+        ready, failed: operations seen to end so.
+        downloads_out: streams open now.
+        downloads: files saved.
+        bytes: bytes received from the output host.
+        requests: requests sent to the API, retries included.
+        rate_limited: answers 429.
+        rate: requests per second the account gate gives now; None: unlimited.
+        closed_for: seconds until the gate opens again; 0: it is open.
+        detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
+        detection_lag_max: the worst of them.
+    """
+
+    submitted: int = 0
+    in_flight: int = 0
+    submits_out: int = 0
+    polls_out: int = 0
+    ready: int = 0
+    failed: int = 0
+    downloads_out: int = 0
+    downloads: int = 0
+    bytes: int = 0
+    requests: int = 0
+    rate_limited: int = 0
+    rate: float | None = None
+    closed_for: float = 0.0
+    detection_lag: float = 0.0
+    detection_lag_max: float = 0.0

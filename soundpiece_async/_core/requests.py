@@ -1,0 +1,216 @@
+"""The eight requests: what each route takes, as data. The members' rules stand in ``validation.py``."""
+
+from collections.abc import Mapping
+from typing import ClassVar, TypeAlias
+from uuid import uuid4
+
+import attrs
+
+from soundpiece_async._core.outputs import Output
+
+
+@attrs.frozen
+class AudioSource:
+    """Audio the service fetches itself.
+
+    Args:
+        url: best an HTTPS URL that answers 200 directly, needs no cookie or header, and stays valid for several
+            minutes. May be signed, so its query is not in the repr.
+    """
+
+    url: str = attrs.field(repr=lambda url: repr(url.partition("?")[0]) if isinstance(url, str) else "?")
+
+
+Source: TypeAlias = str | AudioSource | Output
+"""What ``source`` and ``reference`` take: a URL, an ``AudioSource``, or an ``Output`` of an earlier operation."""
+
+
+def _show_source(source: object) -> str:
+    return repr(AudioSource(source)) if isinstance(source, str) else repr(source)
+
+
+def _show_callback(url: object) -> str:
+    return repr(url.partition("?")[0]) if isinstance(url, str) else repr(url)
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """What all eight share. One object is one piece of work: submitted twice, it is still made (and paid for) once.
+
+    Args:
+        idempotency_key: a UUID, made once per object (contract section 5).
+        callback_url: where the service posts the news when it is done; a public HTTPS address (contract section 9).
+    """
+
+    route: ClassVar[str]
+    """Path below ``/v1/``, for PUT and GET alike (contract section 2)."""
+    envelope: ClassVar[str]
+    """Member of an answer that holds the operation; where the contract only infers it, any other name works too."""
+
+    idempotency_key: str = attrs.field(factory=lambda: str(uuid4()), converter=str)
+    callback_url: str | None = attrs.field(default=None, repr=_show_callback)
+
+
+@attrs.frozen
+class NewSong(Request):
+    """A full song from lyrics, in the style of either a prompt or a reference track (contract section 3.1).
+
+    Args:
+        lyrics: 1 to 3000 characters; section markers such as ``[Verse]`` stand on lines of their own.
+        prompt: 1 to 1024 characters; or
+        reference: a track to take as a model. Exactly one of the two.
+    """
+
+    route: ClassVar[str] = "create.new_song"
+    envelope: ClassVar[str] = "song"
+
+    lyrics: str
+    prompt: str | None = attrs.field(default=None, kw_only=True)
+    reference: Source | None = attrs.field(default=None, kw_only=True, repr=_show_source)
+
+
+@attrs.frozen
+class NewInstrumental(Request):
+    """A track without vocals, in the style of either a prompt or a reference track (contract section 3.2).
+
+    Args:
+        prompt: 1 to 1024 characters; or
+        reference: a track to take as a model. Exactly one of the two.
+    """
+
+    route: ClassVar[str] = "create.new_instrumental"
+    envelope: ClassVar[str] = "instrumental"
+
+    prompt: str | None = None
+    reference: Source | None = attrs.field(default=None, kw_only=True, repr=_show_source)
+
+
+@attrs.frozen
+class NewSample(Request):
+    """One short sample of a wanted length, optionally a loop (contract section 3.3).
+
+    Args:
+        prompt: 1 to 1024 characters.
+        duration: seconds, above 0; the range the service accepts is UNKNOWN.
+        loopable: make it loop without a seam.
+    """
+
+    route: ClassVar[str] = "create.new_sample"
+    envelope: ClassVar[str] = "sample"
+
+    prompt: str
+    duration: float = attrs.field(kw_only=True)
+    loopable: bool = attrs.field(default=False, kw_only=True)
+
+
+@attrs.frozen
+class NewFx(Request):
+    """One sound effect of a wanted length (contract section 3.4).
+
+    Args:
+        prompt: 1 to 1024 characters.
+        duration: seconds, above 0; the range the service accepts is UNKNOWN.
+    """
+
+    route: ClassVar[str] = "create.new_fx"
+    envelope: ClassVar[str] = "fx"
+
+    prompt: str
+    duration: float = attrs.field(kw_only=True)
+
+
+@attrs.frozen
+class RemixSong(Request):
+    """New variations of a song with vocals, led by new lyrics and a prompt (contract section 3.5).
+
+    Args:
+        source: the track to remix.
+        lyrics: 1 to 3000 characters.
+        prompt: 1 to 1024 characters.
+        n_variations: 1 to 3 outputs.
+    """
+
+    route: ClassVar[str] = "create.remix_song"
+    envelope: ClassVar[str] = "remix_song"
+
+    source: Source = attrs.field(repr=_show_source)
+    lyrics: str = attrs.field(kw_only=True)
+    prompt: str = attrs.field(kw_only=True)
+    n_variations: int = attrs.field(default=1, kw_only=True)
+
+
+@attrs.frozen
+class RemixInstrumental(Request):
+    """New variations of a track without vocals (contract section 3.6).
+
+    Args:
+        source: the track to remix.
+        n_variations: 1 to 3 outputs.
+    """
+
+    route: ClassVar[str] = "create.remix_instrumental"
+    envelope: ClassVar[str] = "remix_instrumental"
+
+    source: Source = attrs.field(repr=_show_source)
+    n_variations: int = attrs.field(default=1, kw_only=True)
+
+
+@attrs.frozen
+class SeparateStems(Request):
+    """Split a mix into vocals, drums, bass and other, told apart by ``Output.kind`` (contract section 3.7).
+
+    Args:
+        source: the mix to split.
+    """
+
+    route: ClassVar[str] = "adapt.separate_stems"
+    envelope: ClassVar[str] = "stems"
+
+    source: Source = attrs.field(repr=_show_source)
+
+
+@attrs.frozen
+class AutoCutDown(Request):
+    """Cut a track down to a wanted length at musical cut points (contract section 3.8).
+
+    Args:
+        source: the track to cut.
+        target_duration: seconds, above 0; the result may be a little shorter or longer.
+    """
+
+    route: ClassVar[str] = "adapt.auto_cut_down"
+    envelope: ClassVar[str] = "auto_cut"
+
+    source: Source = attrs.field(repr=_show_source)
+    target_duration: float = attrs.field(kw_only=True)
+
+
+ROUTES: Mapping[str, type[Request]] = {
+    kind.route: kind
+    for kind in (
+        NewSong,
+        NewInstrumental,
+        NewSample,
+        NewFx,
+        RemixSong,
+        RemixInstrumental,
+        SeparateStems,
+        AutoCutDown,
+    )
+}
+"""The whole API: each route and the class of its requests."""
+
+__all__ = [
+    "ROUTES",
+    "AudioSource",
+    "AutoCutDown",
+    "NewFx",
+    "NewInstrumental",
+    "NewSample",
+    "NewSong",
+    "RemixInstrumental",
+    "RemixSong",
+    "Request",
+    "SeparateStems",
+    "Source",
+]

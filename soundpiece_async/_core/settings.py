@@ -1,0 +1,164 @@
+"""Every knob, its default and its reason, once. All times are seconds, as floats."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+from soundpiece_async._core.errors import SettingsError
+
+Verify = Literal["header", "full", "none"]
+
+BASE_URL = "https://api.soundpiece.co"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much goes on at once."""
+
+    submits: int = 16
+    """PUTs on the wire."""
+    polls: int = 100
+    """Long and short polls on the wire (how many the service allows is UNKNOWN); more operations than this share them."""
+    downloads: int = 8
+    """Streams from the output host. At full speed 8 keep the event loop prompt, 32 do not (measured)."""
+    in_flight: int = 1000
+    """Pieces of one ``run_many`` begun and not yet taken by its consumer."""
+    requests_per_second: float | None = None
+    """A ceiling on requests to the API; None: unlimited until the service answers 429 (its limit is UNKNOWN)."""
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("submits", "polls", "downloads", "in_flight"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingsError(f"limits.{name} must be a whole number of at least 1, not {value!r}")
+        if self.requests_per_second is not None:
+            _check_seconds("limits.requests_per_second", self.requests_per_second)
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """Seconds one attempt may take. Time spent in our own queues never counts."""
+
+    connect: float = 10.0
+    """Until a connection stands, TLS included."""
+    submit: float = 30.0
+    """Without a byte of a PUT's answer."""
+    poll: float = 35.0
+    """Without a byte of a poll's answer: the service holds a long poll for up to 20 s (contract section 6)."""
+    read: float = 30.0
+    """Without a byte of a download; a download as a whole has no limit."""
+
+    def __attrs_post_init__(self) -> None:
+        for field in attrs.fields(Timeouts):
+            _check_seconds(f"timeouts.{field.name}", getattr(self, field.name))
+
+
+@attrs.frozen(kw_only=True)
+class RetryRules:
+    """When to stop trying again. A 429, or waiting in a queue of ours, uses up nothing."""
+
+    submit_for: float = 300.0
+    """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key."""
+    download_stalls: int = 6
+    """Attempts in a row that bring no new byte, after which a download gives up."""
+
+    def __attrs_post_init__(self) -> None:
+        if not _is_number(self.submit_for) or self.submit_for < 0:
+            raise SettingsError(
+                f"retries.submit_for must be a number of seconds of at least 0, not {self.submit_for!r}"
+            )
+        if (
+            isinstance(self.download_stalls, bool)
+            or not isinstance(self.download_stalls, int)
+            or self.download_stalls < 1
+        ):
+            raise SettingsError(
+                f"retries.download_stalls must be a whole number of at least 1, not {self.download_stalls!r}"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What a session needs to know. Wrong values are a ``SettingsError`` here, before any request.
+
+    Args:
+        api_key: ``spk_…``, from the dashboard; never shown in a repr.
+        base_url: the API's origin; plain ``http`` only for this machine, because every request carries the key.
+        limits: how much at once.
+        timeouts: seconds per attempt.
+        retries: when to stop trying again.
+        verify: ``"header"`` checks size, magic, STREAMINFO and length of each file; ``"full"`` also decodes every frame
+            and compares its MD5 (extra ``verify``); ``"none"`` checks the size only.
+        validate: check requests against the contract at submit; off, because the service may loosen its rules.
+        confirm_webhooks: read the state with one GET before believing a webhook.
+    """
+
+    api_key: str = attrs.field(repr=False)
+    base_url: str = BASE_URL
+    limits: Limits = attrs.field(factory=Limits)
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
+    retries: RetryRules = attrs.field(factory=RetryRules)
+    verify: Verify = "header"
+    validate: bool = True
+    confirm_webhooks: bool = False
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read ``SOUNDPIECE_API_KEY`` and, when set, ``SOUNDPIECE_BASE_URL``.
+
+        Raises:
+            SettingsError: the key is not set, or one of the two makes no sense.
+        """
+        if not environ.get("SOUNDPIECE_API_KEY"):
+            raise SettingsError(
+                "no API key: set SOUNDPIECE_API_KEY, or pass Session(Settings(api_key=...)); the dashboard makes keys"
+            )
+        return cls(api_key=environ["SOUNDPIECE_API_KEY"], base_url=environ.get("SOUNDPIECE_BASE_URL") or BASE_URL)
+
+    def __attrs_post_init__(self) -> None:
+        _check_key(self.api_key)
+        _check_base_url(self.base_url)
+        if self.verify not in ("header", "full", "none"):
+            raise SettingsError(f"verify must be 'header', 'full' or 'none', not {self.verify!r}")
+        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+
+
+def _check_key(key: object) -> None:
+    """Refuse what cannot be a key, without repeating it (contract section 1: prefix ``spk_``, the rest UNKNOWN)."""
+    if not isinstance(key, str) or not key.startswith("spk_") or len(key) <= len("spk_"):
+        raise SettingsError("the API key is malformed: it begins with 'spk_' (its value is not shown here)")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(
+            "the API key holds spaces, line breaks or other characters that no key has (check for a stray newline)"
+        )
+
+
+def _check_base_url(url: object) -> None:
+    if not isinstance(url, str):
+        raise SettingsError(f"base_url must be text, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise SettingsError(f"base_url cannot be read: {error}") from error
+    if parts.scheme not in ("https", "http") or not host:
+        raise SettingsError(f"base_url must be an http(s) URL with a host, as {BASE_URL}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError("base_url must have no user, query or fragment")
+    if parts.scheme == "http" and host not in LOOPBACK:
+        raise SettingsError(
+            f"base_url must be https for {host}: every request carries the key (http is for this machine only)"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not _is_number(value) or value <= 0:
+        raise SettingsError(f"{name} must be a number above 0, not {value!r}")

@@ -1,0 +1,118 @@
+"""What the contract says of a request's members, checked at submit, before anything is sent.
+
+No stricter than the contract: the service may loosen its rules at any time, and ``Settings(validate=False)`` switches
+this off (contract section 11). Where a range is UNKNOWN, only what can never be right is refused.
+"""
+
+import math
+from collections.abc import Callable
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import attrs
+
+from soundpiece_async._core.errors import InvalidRequest
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.requests import AudioSource, NewInstrumental, NewSong, Request
+
+LONGEST_PROMPT = 1024
+LONGEST_LYRICS = 3000
+LONGEST_CALLBACK = 2048
+MOST_VARIATIONS = 3
+
+
+def validate(request: Request) -> None:
+    """Hold a request against the contract (sections 2.1 and 3).
+
+    Raises:
+        InvalidRequest: with the member at fault in ``field``.
+    """
+    kind = type(request)
+    for member in attrs.fields(kind):
+        value = getattr(request, member.name)
+        if value is None and member.default is None:
+            continue
+        wrong = RULES[member.name](value)
+        if wrong:
+            raise InvalidRequest(f"{request.route}: {member.name} {wrong}; nothing was sent", field=member.name)
+    if isinstance(request, NewSong | NewInstrumental) and (request.prompt is None) == (request.reference is None):
+        have = "neither" if request.prompt is None else "both"
+        raise InvalidRequest(
+            f"{request.route}: exactly one of prompt and reference must be given, not {have}; nothing was sent",
+            field="prompt" if request.prompt is None else "reference",
+        )
+
+
+def _text(longest: int) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            return f"must be text, not {type(value).__name__}"
+        if not 1 <= len(value) <= longest:
+            return f"has {len(value)} characters, and must have 1 to {longest}"
+        return ""
+
+    return check
+
+
+def _seconds(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"must be a number of seconds, not {type(value).__name__}"
+    if not math.isfinite(value) or value <= 0:
+        return f"must be a number of seconds above 0, not {value}"
+    return ""
+
+
+def _flag(value: object) -> str:
+    return "" if isinstance(value, bool) else f"must be True or False, not {value!r}"
+
+
+def _variations(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_VARIATIONS:
+        return f"must be a whole number from 1 to {MOST_VARIATIONS}, not {value!r}"
+    return ""
+
+
+def _source(value: object) -> str:
+    url = value.url if isinstance(value, AudioSource | Output) else value
+    if not isinstance(url, str):
+        return f"must be a URL, an AudioSource or an Output, not {type(value).__name__}"
+    return "" if _reaches(url, ("https", "http")) else "must be an http(s) URL with a host"
+
+
+def _callback(value: object) -> str:
+    if not isinstance(value, str):
+        return f"must be a URL, not {type(value).__name__}"
+    if len(value) > LONGEST_CALLBACK:
+        return f"has {len(value)} characters, and may have at most {LONGEST_CALLBACK}"
+    return "" if _reaches(value, ("https",)) else "must be an https URL with a host: the service calls no other"
+
+
+def _key(value: object) -> str:
+    try:
+        UUID(str(value))
+    except ValueError:
+        return f"must be a UUID, not {value!r}"
+    return ""
+
+
+def _reaches(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # as 'http://[' does
+        return False
+    return parts.scheme in schemes and bool(parts.hostname)
+
+
+RULES: dict[str, Callable[[object], str]] = {
+    "idempotency_key": _key,
+    "callback_url": _callback,
+    "prompt": _text(LONGEST_PROMPT),
+    "lyrics": _text(LONGEST_LYRICS),
+    "source": _source,
+    "reference": _source,
+    "duration": _seconds,
+    "target_duration": _seconds,
+    "loopable": _flag,
+    "n_variations": _variations,
+}
+"""One rule per member name: a name means the same on every route. A rule answers '' or what is wrong."""
