@@ -61,9 +61,9 @@ class Pacer:
         self.gate.answered(ticket, now=anyio.current_time(), limited=False, usable=False)
         self._admit()
 
-    def give_back(self, ticket: Ticket) -> None:
-        """Return a permit that was not used, or a place in the queue."""
-        self.gate.leave(ticket, now=anyio.current_time())
+    def give_back(self, ticket: Ticket, *, sent: bool = False) -> None:
+        """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""
+        self.gate.leave(ticket, now=anyio.current_time(), sent=sent)
         self._admit()
 
     async def run(self) -> None:

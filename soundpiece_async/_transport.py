@@ -9,8 +9,10 @@ import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -33,6 +35,8 @@ MOST_REDIRECTS = 5
 BACKOFF_BASE = 0.5
 BACKOFF_CAP = 20.0
 """Seconds between attempts without a usable answer: doubled each time, up to the cap, with jitter."""
+SKEW_EVERY = 60.0
+"""Seconds between two looks at the service's clock."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -56,6 +60,8 @@ class Transport:
     def __init__(self, settings: Settings, *, trace_configs: Iterable[aiohttp.TraceConfig] = ()) -> None:
         self.pacer = Pacer(ceiling=settings.limits.requests_per_second)
         self.polls_out = 0
+        self._skew = timedelta()
+        self._skew_read = -SKEW_EVERY
         self._settings = settings
         self._traces = list(trace_configs)
         self._submits = anyio.CapacityLimiter(settings.limits.submits)
@@ -67,11 +73,16 @@ class Transport:
         return f"<Transport {self._settings.base_url} submits={self.submits_out} polls={self.polls_out} {self.pacer!r}>"
 
     @property
+    def now(self) -> datetime:
+        """The time by the service's clock, as far as its ``Date`` headers tell; expiry is meant by that clock."""
+        return datetime.now(UTC) + self._skew
+
+    @property
     def submits_out(self) -> int:
         """PUTs holding a slot now."""
         return self._submits.borrowed_tokens
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> Self:
         """Make the two sessions; nothing is sent."""
         agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
@@ -91,18 +102,27 @@ class Transport:
             trace_configs=self._traces,
             auto_decompress=False,
         )
+        return self
 
-    async def aclose(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close both sessions and every connection of theirs."""
-        for session in (self._api, self._outputs):
-            if session is not None:
-                await session.close()
+        with anyio.CancelScope(shield=True):
+            await _opened(self._api).close()
+            await _opened(self._outputs).close()
 
-    async def ask(self, call: Call, *, turn: Turn, read: Callable[[Answer], T]) -> T:
+    async def ask(
+        self, call: Call, *, turn: Turn, read: Callable[[Answer], T], check: Callable[[], None] = lambda: None
+    ) -> T:
         """Send a call until it is answered for good: the one place where submits and single reads are tried again.
 
         The same bytes every time. Connection faults, timeouts, 5xx and a 2xx that is no JSON use up
         ``RetryRules.submit_for``; a 429 does not, the gate waits for it.
+
+        Args:
+            call: what to send.
+            turn: who goes first at the gate; submits have slots of their own.
+            read: makes the result of an answer, or raises what it stands for.
+            check: called when it is this call's turn to be sent; may raise, and nothing is sent.
 
         Raises:
             SoundpieceError: what ``read`` makes of the answer; retryable ones only when the budget is used up.
@@ -114,7 +134,7 @@ class Transport:
                 async with slots:
                     ticket = await self.pacer.take(turn)
                     started = anyio.current_time()
-                    return read(await self._exchange(call, ticket, timeout=self._settings.timeouts.submit))
+                    return read(await self._exchange(call, ticket, check, timeout=self._settings.timeouts.submit))
             except RateLimited:
                 continue  # the gate is closed now, and waiting in it is the whole answer to a 429
             except SoundpieceError as error:
@@ -135,11 +155,13 @@ class Transport:
         """Send one poll with a permit already taken; a failure is the scheduler's to repeat."""
         self.polls_out += 1
         try:
-            return await self._exchange(call, ticket, timeout=self._settings.timeouts.poll)
+            return await self._exchange(call, ticket, lambda: None, timeout=self._settings.timeouts.poll)
         finally:
             self.polls_out -= 1
 
-    async def _exchange(self, call: Call, ticket: pacing.Ticket, *, timeout: float) -> Answer:
+    async def _exchange(
+        self, call: Call, ticket: pacing.Ticket, check: Callable[[], None], *, timeout: float
+    ) -> Answer:
         """Put one attempt on the wire, and tell the gate what became of it."""
         session = _opened(self._api)
         limits = aiohttp.ClientTimeout(
@@ -150,7 +172,10 @@ class Transport:
         )
         headers = {"Content-Type": "application/json"} if call.body is not None else None
         url = URL(self._settings.base_url + call.target, encoded=True)
+        sent = False
         try:
+            check()
+            sent = True
             async with session.request(
                 call.method, url, data=call.body, headers=headers, timeout=limits, allow_redirects=False
             ) as response:
@@ -158,10 +183,11 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self.pacer.unanswered(ticket)
             raise _no_answer(str(call), error) from _safe_cause(error)
-        except BaseException:
-            self.pacer.give_back(ticket)
+        except BaseException:  # cancelled, or refused by the check
+            self.pacer.give_back(ticket, sent=sent)
             raise
         answer = self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
+        self._read_clock(answer.headers.get("date"))
         wait = pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
         self.pacer.answered(ticket, status=answer.status, retry_after=wait)
         logger.debug("%s: status %s, %d bytes", call, answer.status, len(body))
@@ -177,6 +203,16 @@ class Transport:
             {name: value.replace(key, "spk_…") for name, value in answer.headers.items()},
             answer.body.replace(key.encode(), "spk_…".encode()),
         )
+
+    def _read_clock(self, date: str | None) -> None:
+        if date is None or anyio.current_time() - self._skew_read < SKEW_EVERY:
+            return
+        try:
+            skew = parsedate_to_datetime(date) - datetime.now(UTC)
+        except (ValueError, TypeError):  # junk, or a date without a zone
+            return
+        self._skew_read = anyio.current_time()
+        self._skew = skew if abs(skew) > timedelta(seconds=2) else timedelta()  # a Date has whole seconds
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:

@@ -1,9 +1,11 @@
 """Bytes to models and back; the only file that knows cattrs. Its converter is built once."""
 
 import json
+import re
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import cattrs
@@ -13,7 +15,8 @@ from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import ROUTES, AudioSource, Request, Source
 
-T = TypeVar("T")
+_IDENTITY = re.compile("[!-~]+")
+"""Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
 
 INTERNAL_ERROR = "internal_error"
 """The code to read where none is given (contract section 8)."""
@@ -61,25 +64,34 @@ def decode_operation(members: Mapping[str, Any], *, route: str, request: Request
     Raises:
         DecodeError: a member this version relies on has the wrong type; ``operation`` holds the id, if there is one.
     """
-    found = members.get("outputs") if members.get("outputs") is not None else members.get("output")
-    outputs = found if isinstance(found, list) else [] if found is None else [found]
-    handle = Handle(route, str(members.get("id")))
+    identity = members.get("id")
+    if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
+        raise DecodeError(f"{route}: the answer holds no usable operation id", path="id")
+    handle = Handle(route, identity)
     prepared = {
         **members,
         "route": route,
         "request": request if request is not None else decode_echo(members, route=route),
-        "outputs": [
-            {**output, "handle": handle, "index": index} if isinstance(output, dict) else output
-            for index, output in enumerate(outputs)
-        ],
+        "outputs": _number_outputs(members, handle),
         "error": _normalise_error(members),
         "raw": members,
     }
-    return _structure(prepared, Operation[Any], route=route)
+    try:
+        operation: Operation[Any] = _CONVERTER.structure(prepared, Operation[Any])
+    except cattrs.BaseValidationError as error:
+        wrong, _, path = cattrs.transform_error(error)[0].partition(" @ $.")
+        raise DecodeError(
+            f"operation {handle} is not of the contract's shape: {wrong} at {path}",
+            path=path,
+            operation=_salvage(prepared),
+        ) from None  # the message says it all, and cattrs' own is a tree of groups
+    return operation
 
 
 def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
     """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
+    if members.get("idempotency_key") is None:
+        return None  # a key of our own making would stand for another piece of work
     try:
         return _CONVERTER.structure({k: v for k, v in members.items() if v is not None}, ROUTES[route])
     except (cattrs.BaseValidationError, KeyError):
@@ -104,10 +116,20 @@ def _check_json(request: Request, name: str, value: object) -> None:
     """Name the member that JSON cannot carry; even ``Settings(validate=False)`` refuses that."""
     try:
         _dump(value)
-    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
+    except (TypeError, ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
         raise InvalidRequest(
             f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name
         ) from error
+
+
+def _number_outputs(members: Mapping[str, Any], handle: Handle) -> list[object]:
+    """Make one list of ``outputs`` or the single ``output``, whichever the route has (contract section 2)."""
+    found = members.get("outputs") if members.get("outputs") is not None else members.get("output")
+    outputs = found if isinstance(found, list) else [] if found is None else [found]
+    return [
+        {**output, "handle": handle, "index": index} if isinstance(output, dict) else output
+        for index, output in enumerate(outputs)
+    ]
 
 
 def _normalise_error(members: Mapping[str, Any]) -> object:
@@ -120,22 +142,8 @@ def _normalise_error(members: Mapping[str, Any]) -> object:
     return error
 
 
-def _structure(prepared: Mapping[str, Any], shape: type[T], *, route: str) -> T:
-    try:
-        return _CONVERTER.structure(prepared, shape)
-    except cattrs.BaseValidationError as error:
-        wrong, _, path = cattrs.transform_error(error)[0].partition(" @ $.")
-        raise DecodeError(
-            f"{route}: the operation {prepared.get('id')!r} is not of the contract's shape: {wrong} at {path}",
-            path=path,
-            operation=_salvage(prepared),
-        ) from None  # the message says it all, and cattrs' own is a tree of groups
-
-
-def _salvage(prepared: Mapping[str, Any]) -> Operation[Any] | None:
-    """Keep what identifies an operation whose other members cannot be read, so that its id is not lost."""
-    if not isinstance(prepared.get("id"), str):
-        return None
+def _salvage(prepared: Mapping[str, Any]) -> Operation[Any]:
+    """Keep what identifies an operation whose other members cannot be read: not final, whatever it says itself."""
     return Operation(
         route=prepared["route"],
         id=prepared["id"],
@@ -159,13 +167,15 @@ def _check_type(kind: type) -> Callable[[object, object], object]:
 def _number(value: object, _: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number, not {type(value).__name__}")
+    if not abs(value) <= sys.float_info.max:  # NaN and infinity are no JSON, but Python reads them
+        raise ValueError("expected a finite number")
     return float(value)
 
 
 def _moment(value: object, _: object) -> datetime:
     if not isinstance(value, str):
         raise TypeError(f"expected a date-time, not {type(value).__name__}")
-    moment = datetime.fromisoformat(value)
+    moment = datetime.fromisoformat(value.upper())  # RFC 3339 allows a small t and z
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # UTC in every example of the contract
 
 
@@ -192,7 +202,7 @@ def _build_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _moment)
     converter.register_structure_hook(Status, _status)
-    converter.register_structure_hook(Source, _source)
+    converter.register_structure_hook_func(lambda shape: shape in (Source, Source | None), _source)
     converter.register_structure_hook(Handle, _as_it_is)
     converter.register_structure_hook_func(lambda shape: shape == Mapping[str, Any], _as_it_is)
     return converter

@@ -39,6 +39,10 @@ class SoundpieceError(Exception):
 
     retryable: ClassVar[bool] = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy what was raised; by itself Python would call the class without its keyword arguments."""
+        return _revive, (type(self), self.args), self.__dict__
+
 
 class SettingsError(SoundpieceError):
     """A setting is missing or makes no sense; nothing was sent."""
@@ -171,7 +175,7 @@ class DecodeError(SoundpieceError):
     """An answer that is not of the contract's shape, or that echoes another request than the one sent.
 
     Attributes:
-        path: where in the answer, as ``song.outputs[0].url``.
+        path: where in the operation, as ``outputs[0].url``, or empty when not even the operation could be found.
         operation: what could be read of it. An id that is known is never lost, and never paid for twice.
     """
 
@@ -229,6 +233,12 @@ class JournalError(SoundpieceError):
 
 class WebhookError(SoundpieceError):
     """A delivery that is not one of ours: junk, a wrong signature, too old, or too large."""
+
+
+def _revive(kind: type[SoundpieceError], args: tuple[object, ...]) -> SoundpieceError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 def redact(url: str) -> str:

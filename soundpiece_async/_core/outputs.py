@@ -1,13 +1,16 @@
 """What names an operation, and the files it made. An ``Output`` may be the source of the next request."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from urllib.parse import urlsplit
 
 import attrs
 
 from soundpiece_async._core.errors import InvalidRequest, redact
+
+LONGEST_QUOTE = 100
+"""Characters that a message repeats of what is no handle."""
 
 _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 
@@ -31,7 +34,8 @@ class Handle:
         """
         match = _HANDLE.fullmatch(text)
         if match is None:
-            raise InvalidRequest(f"not a handle: {text!r}; it reads <route>/<operation id>", field="handle")
+            shown = redact(text)[:LONGEST_QUOTE]  # what was passed by mistake may be a signed URL
+            raise InvalidRequest(f"not a handle: {shown!r}; it reads <route>/<operation id>", field="handle")
         return cls(match["route"], match["id"])
 
 
@@ -58,38 +62,56 @@ class Output:
     @property
     def path(self) -> str:
         """The URL's path, which stays the same when it is signed afresh."""
-        return urlsplit(self.url).path
+        try:
+            return urlsplit(self.url).path
+        except ValueError:  # as 'http://[' does: then it stands for itself
+            return self.url
 
 
 def renumber(fresh: Iterable[Output], known: Iterable[Output]) -> tuple[Output, ...]:
     """Give the outputs of a later answer the numbers they had in the first one, and that order.
 
-    The order of outputs is not promised, and a URL is signed afresh each time: an output is found again by its URL's
-    path, else by its kind, else by its duration when no other has the same, else by its position. New ones follow.
+    The order of outputs is not promised, and a URL is signed afresh each time. So first all that can be found again by
+    their URL's path are, then those by their kind, then those by their duration, each time only where no other has the
+    same; the rest goes by position, but never one kind for another. New ones are numbered on.
     """
-    left = list(fresh)
-    ordered: list[Output] = []
-    missing: list[Output] = []
-    for old in known:
-        match = _find(old, left)
-        if match is None:
-            missing.append(old)
-        else:
-            left.remove(match)
-            ordered.append(attrs.evolve(match, index=old.index))
-    for old, match in zip(missing, tuple(left), strict=False):
-        left.remove(match)
-        ordered.append(attrs.evolve(match, index=old.index))
-    start = max((output.index for output in ordered), default=-1) + 1
-    ordered += [attrs.evolve(output, index=start + number) for number, output in enumerate(left)]
-    return tuple(sorted(ordered, key=lambda output: output.index))
+    left, missing = list(fresh), list(known)
+    unused = max((old.index for old in missing), default=-1) + 1
+    numbered: list[Output] = []
+    for find in (_find_path, _find_kind, _find_duration, _find_position):
+        for old in tuple(missing):
+            new = find(old, missing, left)
+            if new is not None:
+                missing.remove(old)
+                left.remove(new)
+                numbered.append(attrs.evolve(new, index=old.index))
+    numbered += [attrs.evolve(new, index=unused + number) for number, new in enumerate(left)]
+    return tuple(sorted(numbered, key=lambda output: output.index))
 
 
-def _find(old: Output, fresh: list[Output]) -> Output | None:
-    same_path = [output for output in fresh if output.path == old.path]
-    same_kind = [output for output in fresh if old.kind is not None and output.kind == old.kind]
-    same_length = [output for output in fresh if old.duration is not None and output.duration == old.duration]
-    for candidates in (same_path, same_kind, same_length):
-        if len(candidates) == 1:
-            return candidates[0]
-    return None
+def _find_path(old: Output, missing: list[Output], left: list[Output]) -> Output | None:
+    return _find_only(old, missing, left, mark=lambda output: output.path)
+
+
+def _find_kind(old: Output, missing: list[Output], left: list[Output]) -> Output | None:
+    return None if old.kind is None else _find_only(old, missing, left, mark=lambda output: output.kind)
+
+
+def _find_duration(old: Output, missing: list[Output], left: list[Output]) -> Output | None:
+    """Find the same length and kind: the stems of one mix are all of one length."""
+    if old.duration is None:
+        return None
+    return _find_only(old, missing, left, mark=lambda output: (output.duration, output.kind))
+
+
+def _find_position(old: Output, _: list[Output], left: list[Output]) -> Output | None:
+    return next((new for new in left if old.kind is None or new.kind in (None, old.kind)), None)
+
+
+def _find_only(
+    old: Output, missing: list[Output], left: list[Output], *, mark: Callable[[Output], object]
+) -> Output | None:
+    """Find what shares a mark with ``old``, where nothing else on either side does."""
+    twins = [output for output in missing if mark(output) == mark(old)]
+    found = [output for output in left if mark(output) == mark(old)]
+    return found[0] if len(twins) == len(found) == 1 else None

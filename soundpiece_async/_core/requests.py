@@ -6,7 +6,15 @@ from uuid import uuid4
 
 import attrs
 
+from soundpiece_async._core.errors import redact
 from soundpiece_async._core.outputs import Output
+
+
+def _show_url(url: object) -> str:
+    """Show a URL without what may sign it, and nothing of a foreign object: that may be a URL of another library."""
+    if url is None or isinstance(url, AudioSource | Output):
+        return repr(url)
+    return repr(redact(url)) if isinstance(url, str) else f"<{type(url).__name__}>"
 
 
 @attrs.frozen
@@ -18,19 +26,11 @@ class AudioSource:
             minutes. May be signed, so its query is not in the repr.
     """
 
-    url: str = attrs.field(repr=lambda url: repr(url.partition("?")[0]) if isinstance(url, str) else "?")
+    url: str = attrs.field(repr=_show_url)
 
 
 Source: TypeAlias = str | AudioSource | Output
 """What ``source`` and ``reference`` take: a URL, an ``AudioSource``, or an ``Output`` of an earlier operation."""
-
-
-def _show_source(source: object) -> str:
-    return repr(AudioSource(source)) if isinstance(source, str) else repr(source)
-
-
-def _show_callback(url: object) -> str:
-    return repr(url.partition("?")[0]) if isinstance(url, str) else repr(url)
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,7 @@ class Request:
     """Member of an answer that holds the operation; where the contract only infers it, any other name works too."""
 
     idempotency_key: str = attrs.field(factory=lambda: str(uuid4()), converter=str)
-    callback_url: str | None = attrs.field(default=None, repr=_show_callback)
+    callback_url: str | None = attrs.field(default=None, repr=_show_url)
 
 
 @attrs.frozen
@@ -66,7 +66,7 @@ class NewSong(Request):
 
     lyrics: str
     prompt: str | None = attrs.field(default=None, kw_only=True)
-    reference: Source | None = attrs.field(default=None, kw_only=True, repr=_show_source)
+    reference: Source | None = attrs.field(default=None, kw_only=True, repr=_show_url)
 
 
 @attrs.frozen
@@ -82,7 +82,7 @@ class NewInstrumental(Request):
     envelope: ClassVar[str] = "instrumental"
 
     prompt: str | None = None
-    reference: Source | None = attrs.field(default=None, kw_only=True, repr=_show_source)
+    reference: Source | None = attrs.field(default=None, kw_only=True, repr=_show_url)
 
 
 @attrs.frozen
@@ -133,7 +133,7 @@ class RemixSong(Request):
     route: ClassVar[str] = "create.remix_song"
     envelope: ClassVar[str] = "remix_song"
 
-    source: Source = attrs.field(repr=_show_source)
+    source: Source = attrs.field(repr=_show_url)
     lyrics: str = attrs.field(kw_only=True)
     prompt: str = attrs.field(kw_only=True)
     n_variations: int = attrs.field(default=1, kw_only=True)
@@ -151,7 +151,7 @@ class RemixInstrumental(Request):
     route: ClassVar[str] = "create.remix_instrumental"
     envelope: ClassVar[str] = "remix_instrumental"
 
-    source: Source = attrs.field(repr=_show_source)
+    source: Source = attrs.field(repr=_show_url)
     n_variations: int = attrs.field(default=1, kw_only=True)
 
 
@@ -166,7 +166,7 @@ class SeparateStems(Request):
     route: ClassVar[str] = "adapt.separate_stems"
     envelope: ClassVar[str] = "stems"
 
-    source: Source = attrs.field(repr=_show_source)
+    source: Source = attrs.field(repr=_show_url)
 
 
 @attrs.frozen
@@ -181,7 +181,7 @@ class AutoCutDown(Request):
     route: ClassVar[str] = "adapt.auto_cut_down"
     envelope: ClassVar[str] = "auto_cut"
 
-    source: Source = attrs.field(repr=_show_source)
+    source: Source = attrs.field(repr=_show_url)
     target_duration: float = attrs.field(kw_only=True)
 
 

@@ -1,6 +1,6 @@
 """Every knob, its default and its reason, once. All times are seconds, as floats."""
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ class Limits:
     submits: int = 16
     """PUTs on the wire."""
     polls: int = 100
-    """Long and short polls on the wire (how many the service allows is UNKNOWN); more operations than this share them."""
+    """Long and short polls on the wire (the service's limit is UNKNOWN); more operations than this share them."""
     downloads: int = 8
     """Streams from the output host. At full speed 8 keep the event loop prompt, 32 do not (measured)."""
     in_flight: int = 1000
@@ -32,11 +32,9 @@ class Limits:
 
     def __attrs_post_init__(self) -> None:
         for name in ("submits", "polls", "downloads", "in_flight"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingsError(f"limits.{name} must be a whole number of at least 1, not {value!r}")
+            _check_count(f"limits.{name}", getattr(self, name))
         if self.requests_per_second is not None:
-            _check_seconds("limits.requests_per_second", self.requests_per_second)
+            _check_positive("limits.requests_per_second", self.requests_per_second)
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +52,7 @@ class Timeouts:
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(Timeouts):
-            _check_seconds(f"timeouts.{field.name}", getattr(self, field.name))
+            _check_positive(f"timeouts.{field.name}", getattr(self, field.name))
 
 
 @attrs.frozen(kw_only=True)
@@ -71,14 +69,7 @@ class RetryRules:
             raise SettingsError(
                 f"retries.submit_for must be a number of seconds of at least 0, not {self.submit_for!r}"
             )
-        if (
-            isinstance(self.download_stalls, bool)
-            or not isinstance(self.download_stalls, int)
-            or self.download_stalls < 1
-        ):
-            raise SettingsError(
-                f"retries.download_stalls must be a whole number of at least 1, not {self.download_stalls!r}"
-            )
+        _check_count("retries.download_stalls", self.download_stalls)
 
 
 @attrs.frozen(kw_only=True)
@@ -124,6 +115,15 @@ class Settings:
         _check_base_url(self.base_url)
         if self.verify not in ("header", "full", "none"):
             raise SettingsError(f"verify must be 'header', 'full' or 'none', not {self.verify!r}")
+        for name, kind in (
+            ("limits", Limits),
+            ("timeouts", Timeouts),
+            ("retries", RetryRules),
+            ("validate", bool),
+            ("confirm_webhooks", bool),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise SettingsError(f"{name} must be {kind.__name__}, not {getattr(self, name)!r}")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
 
 
@@ -147,8 +147,10 @@ def _check_base_url(url: object) -> None:
         raise SettingsError(f"base_url cannot be read: {error}") from error
     if parts.scheme not in ("https", "http") or not host:
         raise SettingsError(f"base_url must be an http(s) URL with a host, as {BASE_URL}")
-    if parts.username is not None or parts.query or parts.fragment:
+    if parts.username is not None or "?" in url or "#" in url:
         raise SettingsError("base_url must have no user, query or fragment")
+    if not url.isascii() or not url.isprintable() or " " in url:  # urlsplit quietly drops line breaks
+        raise SettingsError("base_url holds spaces, line breaks or letters beyond ASCII (check for a stray newline)")
     if parts.scheme == "http" and host not in LOOPBACK:
         raise SettingsError(
             f"base_url must be https for {host}: every request carries the key (http is for this machine only)"
@@ -156,9 +158,15 @@ def _check_base_url(url: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Take what a float can hold, so neither NaN nor infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _check_seconds(name: str, value: float) -> None:
+def _check_positive(name: str, value: float) -> None:
     if not _is_number(value) or value <= 0:
         raise SettingsError(f"{name} must be a number above 0, not {value!r}")
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} must be a whole number of at least 1, not {value!r}")

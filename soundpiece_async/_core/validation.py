@@ -57,7 +57,7 @@ def _text(longest: int) -> Callable[[object], str]:
 def _seconds(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"must be a number of seconds, not {type(value).__name__}"
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value < math.inf:  # false for NaN too
         return f"must be a number of seconds above 0, not {value}"
     return ""
 

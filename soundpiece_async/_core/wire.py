@@ -3,7 +3,8 @@
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode, urlsplit
+from uuid import UUID
 
 import attrs
 
@@ -29,7 +30,7 @@ LONGEST_QUOTE = 200
 """Characters of a foreign text that a message repeats; the whole of it is on the exception."""
 
 _OPERATION_ID = re.compile(r"op_[0-9a-z]{26}")
-_SIGNED = re.compile(r"(https?:[^\s\"'<>?]*)\?[^\s\"'<>]*")
+_SIGNED = re.compile(r"(https?:[^\s\"'<>?]*)\?[^\s\"'<>]*", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -86,7 +87,7 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Operation
     sent = codec.decode_json(call.body or b"{}")
     for name, value in sent.items():
         echoed = members.get(name)
-        if name == "callback_url" or echoed is None or _same(value, echoed, key=name == "idempotency_key"):
+        if name == "callback_url" or echoed is None or _same(name, value, echoed):
             continue
         raise DecodeError(
             f"{call}: the answer echoes another {name} than was sent, so operation {operation.id} is not the work"
@@ -115,8 +116,10 @@ def read_final(answer: Answer, call: Call, *, handle: Handle, request: Request |
 
 def _open_poll(answer: Answer, call: Call, *, handle: Handle) -> Mapping[str, Any]:
     members = _open_envelope(_read_json(answer, call), route=handle.route, call=call)
-    if members.get("id") != handle.id:
-        raise DecodeError(f"{call}: the answer is about operation {members.get('id')!r}", path="id")
+    found = members.get("id")
+    if found != handle.id:
+        other = _quote(found) if isinstance(found, str) else "without an id"
+        raise DecodeError(f"{call}: the answer is about another operation, {other}", path="id")
     return members
 
 
@@ -143,7 +146,8 @@ def _open_envelope(data: Any, *, route: str, call: Call) -> Mapping[str, Any]:
         if isinstance(value, dict) and isinstance(value.get("id"), str) and _OPERATION_ID.fullmatch(value["id"])
     ]
     if len(found) != 1:
-        raise DecodeError(f"{call}: the answer holds {len(found)} operations, not one; its members are {sorted(data)}")
+        names = _quote(", ".join(data))
+        raise DecodeError(f"{call}: the answer holds {len(found)} operations, not one; its members: {names}")
     return found[0]
 
 
@@ -182,22 +186,22 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
 def read_failure(operation: Operation[Any]) -> str:
     """Say why an operation failed, for ``OperationFailed``."""
     error = operation.error
-    why = f"{error.code}: {error.message}" if error else "no reason given"
+    why = ": ".join(part for part in (error.code, error.message) if part) if error else "no reason given"
     return f"operation {operation.handle} failed: {why}; to try again, make a new request (with a new idempotency key)"
 
 
 def _read_fields(detail: object) -> tuple[FieldError, ...]:
     """Read the list of a 422, in the words of Pydantic; entries may carry more, or less, than the contract shows."""
     entries = detail if isinstance(detail, list) else []
-    return tuple(
-        FieldError(
-            loc=tuple(part for part in loc if isinstance(part, str | int)) if isinstance(loc, list) else (),
-            msg=str(entry.get("msg", "")),
-            type=str(entry.get("type", "")),
-        )
-        for entry in entries
-        if isinstance(entry, dict)
-        for loc in (entry.get("loc"),)
+    return tuple(_read_field(entry) for entry in entries if isinstance(entry, dict))
+
+
+def _read_field(entry: Mapping[str, Any]) -> FieldError:
+    loc = entry.get("loc")
+    return FieldError(
+        loc=tuple(part for part in loc if isinstance(part, str | int)) if isinstance(loc, list) else (),
+        msg=str(entry.get("msg") or ""),
+        type=str(entry.get("type") or ""),
     )
 
 
@@ -205,24 +209,50 @@ def _explain(detail: object, body: object) -> str:
     fields = _read_fields(detail)
     if fields:
         return _quote("; ".join(f"{'.'.join(map(str, field.loc))}: {field.msg} ({field.type})" for field in fields))
-    return _quote(str(body if detail is None else detail)) or "(no body)"
+    return _quote(str(body if detail is None else detail))
 
 
 def _quote(text: str | bytes) -> str:
-    """Repeat the beginning of a foreign text on one line, without what signs the URLs in it."""
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    text = _SIGNED.sub(r"\1?…", " ".join(text.split()))
-    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "…"
+    """Repeat the beginning of a foreign text on one line, without what signs the URLs in it or upsets a terminal."""
+    start = text[: 4 * LONGEST_QUOTE]  # enough, whatever is taken out below
+    start = start.decode("utf-8", "replace") if isinstance(start, bytes) else start
+    printable = "".join(character if character.isprintable() else " " for character in start)
+    plain = _SIGNED.sub(r"\1?…", " ".join(printable.split()))
+    return (plain if len(plain) <= LONGEST_QUOTE else plain[:LONGEST_QUOTE] + "…") or "(no text)"
 
 
-def _same(sent: Any, echoed: Any, *, key: bool = False) -> bool:
-    """Compare as JSON values: 8 is 8.0, but true is not 1; an echoed object may have more members."""
-    if isinstance(sent, dict):
-        return isinstance(echoed, dict) and all(
-            name not in echoed or echoed[name] is None or _same(value, echoed[name]) for name, value in sent.items()
-        )
-    if isinstance(sent, bool) or isinstance(echoed, bool):
-        return sent is echoed
-    if key:
-        return str(sent).lower() == str(echoed).lower()
-    return bool(sent == echoed)
+def _same(name: str, sent: Any, echoed: Any) -> bool:
+    """Compare as JSON values: 8 is 8.0, but true is not 1; an echoed object may have more members, or fewer."""
+    match sent:
+        case dict():
+            return isinstance(echoed, dict) and all(
+                echoed.get(inner) is None or _same(inner, value, echoed[inner]) for inner, value in sent.items()
+            )
+        case str() if isinstance(echoed, str) and name == "idempotency_key":
+            return _plain_key(sent) == _plain_key(echoed)
+        case str() if isinstance(echoed, str) and name == "url":
+            return _plain_url(sent) == _plain_url(echoed)
+    return isinstance(sent, bool) == isinstance(echoed, bool) and bool(sent == echoed)
+
+
+def _plain_key(key: str) -> str:
+    """Undo the ways of writing one UUID."""
+    try:
+        return str(UUID(key))
+    except ValueError:  # sent unvalidated
+        return key
+
+
+def _plain_url(url: str) -> str:
+    """Undo what a URL type does to a URL it echoes: https://A.example/b c comes back as https://a.example/b%20c.
+
+    The service reads URLs as such a type (its error ``url_parsing`` is Pydantic's, contract section 7). To take that
+    for another request would give up paid work.
+    """
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode()
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return url
+    return unquote(f"{parts.scheme}://{parts.username}@{host}:{port}{parts.path or '/'}?{parts.query}")

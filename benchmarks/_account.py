@@ -1,0 +1,219 @@
+"""An account with a limit nobody is told, and sessions that share it, in virtual time: nothing here sleeps.
+
+Each session has work without end, and as many requests under way or waiting as the client has slots. It never sees
+the account or another session: only its own answers, half a round trip after they were given.
+"""
+
+import heapq
+import itertools
+import math
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from soundpiece_async._core.pacing import Gate, Ticket, Turn
+
+ONE_WAY = 0.025  # seconds on the wire, give or take 40 %
+SUBMITS, POLLS = 16, 100  # slots of one session, as in Limits()
+
+
+class Account(Protocol):
+    """What answers: None for a 200, else the `Retry-After` of a 429 in whole seconds."""
+
+    rate: float
+
+    def take(self, now: float) -> int | None:
+        """Answer one request."""
+
+
+@attrs.define
+class TokenBucket:
+    """Refilled evenly; `depth` seconds of it are kept."""
+
+    rate: float
+    depth: float
+    _level: float = math.inf
+    _at: float = 0.0
+
+    def take(self, now: float) -> int | None:
+        """Answer one request."""
+        self._level = min(self.rate * self.depth, self._level + (now - self._at) * self.rate)
+        self._at = now
+        if self._level >= 1:
+            self._level -= 1
+            return None
+        return max(1, math.ceil((1 - self._level) / self.rate))
+
+
+@attrs.define
+class FixedWindow:
+    """So many requests per window; `length` in seconds."""
+
+    rate: float
+    length: float
+    _window: int = -1
+    _used: int = 0
+
+    def take(self, now: float) -> int | None:
+        """Answer one request."""
+        window = int(now // self.length)
+        if window != self._window:
+            self._window, self._used = window, 0
+        if self._used < self.rate * self.length:
+            self._used += 1
+            return None
+        return max(1, math.ceil((window + 1) * self.length - now))
+
+
+class Client(Protocol):
+    """One session, as the world drives it."""
+
+    def want(self, turn: Turn, now: float) -> None:
+        """Have one more request to send."""
+
+    def take(self, now: float) -> list[Ticket]:
+        """Give those to be sent now."""
+
+    def wakes_at(self, now: float) -> float | None:
+        """Say when to ask again."""
+
+    def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
+        """Learn of an answer; the work of a refused request comes back as a new wish at once."""
+
+
+class Gated:
+    """The shipped gate."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.gate = Gate()
+        self._dice = dice
+
+    def want(self, turn: Turn, now: float) -> None:
+        """Join the queue."""
+        self.gate.join(turn, now=now)
+
+    def take(self, now: float) -> list[Ticket]:
+        """Ask the gate."""
+        return self.gate.admit(now=now)
+
+    def wakes_at(self, now: float) -> float | None:
+        """Ask the gate."""
+        return self.gate.wakes_at(now=now)
+
+    def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
+        """Tell the gate."""
+        limited = retry_after is not None
+        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._dice.random())
+
+
+class Ungated:
+    """What most clients do: each request on its own sleeps off its own 429, and sends again.
+
+    Args:
+        dice: For a tenth of jitter.
+        pause: Seconds instead of `Retry-After`; None honours the header.
+    """
+
+    def __init__(self, dice: random.Random, *, pause: float | None = None) -> None:
+        self._dice, self._pause = dice, pause
+        self._ready: list[tuple[float, int, Turn]] = []
+        self._count = itertools.count()
+        self._asleep: dict[Turn, list[float]] = {turn: [] for turn in Turn}
+
+    def want(self, turn: Turn, now: float) -> None:
+        """Send at once, unless this is the wish of a request that was refused."""
+        asleep = self._asleep[turn]
+        heapq.heappush(self._ready, (asleep.pop() if asleep else now, next(self._count), turn))
+
+    def take(self, now: float) -> list[Ticket]:
+        """Give all that have slept enough."""
+        taken: list[Ticket] = []
+        while self._ready and self._ready[0][0] <= now:
+            taken.append(Ticket(heapq.heappop(self._ready)[2], now))
+        return taken
+
+    def wakes_at(self, now: float) -> float | None:  # noqa: ARG002 - the protocol's
+        """Give the end of the shortest sleep."""
+        return self._ready[0][0] if self._ready else None
+
+    def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
+        """Put a refused request to sleep."""
+        if retry_after is not None:
+            pause = retry_after if self._pause is None else self._pause
+            self._asleep[ticket.turn].append(now + pause * (1 + 0.1 * self._dice.random()))
+
+
+@attrs.frozen
+class Sent:
+    """One request as the account saw it; `into_pause`: sent by a session that had been told to wait until later."""
+
+    at: float
+    session: int
+    limited: bool
+    into_pause: bool
+
+
+class World:
+    """The clock, the wire, one account and its sessions."""
+
+    def __init__(self, account: Account, make: Callable[[random.Random], Client], *, sessions: int, seed: int) -> None:
+        self.account = account
+        self.dice = random.Random(seed)
+        self.clients = [make(self.dice) for _ in range(sessions)]
+        self.log: list[Sent] = []
+        self._told_to_wait = [0.0] * sessions
+        self._events: list[tuple[float, int, Callable[[float], None]]] = []
+        self._order = itertools.count()
+        self._timers: list[float | None] = [None] * sessions
+
+    def run(self, seconds: float, *, stagger: float = 0.1, halve_at: float = math.inf) -> list[Sent]:
+        """Let all sessions work for so long; the limit may halve on the way."""
+        for number in range(len(self.clients)):
+            self._at(stagger * number, lambda now, number=number: self._start(number, now))  # type: ignore[misc]  # a default binds the loop variable
+        if halve_at < seconds:
+            self._at(halve_at, self._halve)
+        while self._events and self._events[0][0] <= seconds:
+            now, _, act = heapq.heappop(self._events)
+            act(now)
+        return self.log
+
+    def _at(self, when: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), act))
+
+    def _halve(self, _now: float) -> None:
+        self.account.rate /= 2
+
+    def _start(self, number: int, now: float) -> None:
+        for turn in [Turn.SUBMIT] * SUBMITS + [Turn.POLL] * POLLS:
+            self.clients[number].want(turn, now)
+        self._pump(number, now)
+
+    def _pump(self, number: int, now: float) -> None:
+        for ticket in self.clients[number].take(now):
+            into_pause = now < self._told_to_wait[number]
+            self._at(
+                self._travel(now),
+                lambda then, ticket=ticket, late=into_pause: self._arrive(number, ticket, then, into_pause=late),  # type: ignore[misc]  # as above
+            )
+        wakes_at = self.clients[number].wakes_at(now)
+        if wakes_at is not None and wakes_at != self._timers[number]:
+            self._timers[number] = wakes_at
+            self._at(wakes_at, lambda then: self._pump(number, then))
+
+    def _arrive(self, number: int, ticket: Ticket, now: float, *, into_pause: bool) -> None:
+        wait = self.account.take(now)
+        self.log.append(Sent(now, number, wait is not None, into_pause))
+        self._at(self._travel(now), lambda then: self._answer(number, ticket, then, wait))
+
+    def _answer(self, number: int, ticket: Ticket, now: float, wait: int | None) -> None:
+        if wait is not None:
+            self._told_to_wait[number] = max(self._told_to_wait[number], now + wait)
+        client = self.clients[number]
+        client.hear(ticket, now, wait)
+        client.want(ticket.turn, now)
+        self._pump(number, now)
+
+    def _travel(self, now: float) -> float:
+        return now + ONE_WAY * (0.6 + 0.8 * self.dice.random())

@@ -1,0 +1,202 @@
+"""How late results are noticed, and at what cost: the shipped scheduler beside what people write, in virtual time.
+
+    python benchmarks/scheduling.py --quick                 a few cells, some seconds
+    python benchmarks/scheduling.py                         the whole grid, some minutes
+    python benchmarks/scheduling.py -m 1000 -l 128 -r 100   the cells with these numbers
+    python benchmarks/scheduling.py --quick --plot latency.png
+
+M operations are in flight, submitted at once or as a stream (Poisson arrivals, 4 M of them but 20,000 at most, counted
+from the first submission to the last result); L polls may be out; R requests per second are allowed. One way takes
+25 ms, which is the least latency there can be. "Permits used" is over the time in which more operations wait without a
+slot than there are permits in two seconds. Stream cells are left out in which results alone need nine tenths of what R
+or L allow: there everything queues.
+"""
+
+import argparse
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import attrs
+from _policies import POLICIES, SIMPLE, Ours
+from _virtual import DURATIONS, ONE_WAY, Work, World
+
+WIDTHS = {"mean s": 8, "p95": 8, "p99": 8, "requests/op": 12, "cancels/op": 11, "permits used": 13, "us/decision": 12}
+HEAD = f"{'':20} " + " ".join(f"{name:>{width}}" for name, width in WIDTHS.items())
+
+
+@attrs.frozen
+class Cell:
+    """One cell of the grid."""
+
+    durations: str
+    arrivals: str
+    operations: int
+    slots: int
+    rate: float
+
+    def __str__(self) -> str:
+        rate = "unlimited" if math.isinf(self.rate) else f"{self.rate:g}/s"
+        return f"{self.durations}, {self.arrivals}, M={self.operations}, L={self.slots}, R={rate}"
+
+    @property
+    def feasible(self) -> bool:
+        """Whether results alone leave a tenth of the permits, and of the slots."""
+        finishes = self.operations / DURATIONS[self.durations][1]
+        return self.arrivals == "once" or finishes < 0.9 * min(self.rate, self.slots / (2 * ONE_WAY))
+
+    def works(self, seed: int) -> list[Work]:
+        """Return the operations, in order of submission."""
+        dice = random.Random(seed)
+        draw, mean = DURATIONS[self.durations]
+        born, works = 0.0, []
+        stream = self.arrivals == "stream"
+        for name in range(max(600, min(4 * self.operations, 20_000)) if stream else self.operations):
+            born += dice.expovariate(self.operations / mean) if stream else 0.0
+            works.append(Work(name, born, born + draw(dice)))
+        return works
+
+
+@attrs.frozen
+class Score:
+    """How one policy did in one cell. Latencies in seconds, from finished to noticed."""
+
+    mean: float
+    p95: float
+    p99: float
+    requests: float
+    cancels: float
+    used: float
+    decision: float
+
+    def __str__(self) -> str:
+        decision = f"{self.decision:12.1f}" if self.decision else f"{'':12}"
+        used = f"{'-':>13}" if math.isnan(self.used) else f"{self.used:13.1%}"
+        return (
+            f"{self.mean:8.3f} {self.p95:8.2f} {self.p99:8.2f} {self.requests:12.2f} {self.cancels:11.3f} "
+            f"{used} {decision}"
+        )
+
+
+def play(cell: Cell, policy: str, *, seed: int = 1) -> Score:
+    """Play one cell with one policy."""
+    world = World(slots=cell.slots, rate=cell.rate)
+    player = POLICIES[policy](world)
+    works = cell.works(seed)
+    world.run(player, works)
+    lags = sorted(work.found - work.ready for work in works if work.found is not None)
+    if len(lags) != len(works):
+        raise RuntimeError(f"{policy} lost {len(works) - len(lags)} operations: {cell}")
+    return Score(
+        mean=sum(lags) / len(lags),
+        p95=lags[int(0.95 * len(lags))],
+        p99=lags[int(0.99 * len(lags))],
+        requests=world.sent / len(works),
+        cancels=world.cancelled / len(works),
+        used=world.used / (world.used + world.wasted) if world.used else math.nan,
+        decision=1e6 * player.seconds / player.decisions if isinstance(player, Ours) else 0.0,
+    )
+
+
+def play_all(cell: Cell) -> tuple[Cell, dict[str, Score]]:
+    """Play one cell with every policy."""
+    return cell, {policy: play(cell, policy) for policy in POLICIES}
+
+
+def find_losses(scores: dict[str, Score]) -> Iterator[str]:
+    """Say where a simple policy with no more requests than ours (and a tenth) is clearly better."""
+    ours = scores["ours"]
+    for policy in SIMPLE:
+        theirs = scores[policy]
+        if theirs.requests <= 1.1 * ours.requests:
+            if ours.mean > 1.1 * theirs.mean:
+                yield f"mean {ours.mean:.3f} s, {policy} {theirs.mean:.3f} s with {theirs.requests:.1f} requests"
+            if ours.p99 > 1.25 * theirs.p99:
+                yield f"p99 {ours.p99:.2f} s, {policy} {theirs.p99:.2f} s with {theirs.requests:.1f} requests"
+
+
+def find_goals(cell: Cell, scores: dict[str, Score]) -> Iterator[tuple[str, bool]]:
+    """Measure a cell against what we promise, as ratios within one run."""
+    ours, fifo, short = scores["ours"], scores["FIFO long polls"], scores["short polls in turn"]
+    stream = cell.arrivals == "stream"
+    mean = DURATIONS[cell.durations][1]
+    if cell.operations <= cell.slots and cell.operations <= 10 * cell.rate:
+        yield f"mean {ours.mean * 1000:.1f} ms <= one way + 10 ms", ours.mean <= ONE_WAY + 0.01
+        yield f"requests {ours.requests:.2f} <= 2 + duration / 20 s", ours.requests <= 2 + mean / 20
+    if cell.durations == "lognormal":
+        yield f"no cancels: {ours.cancels:.4f}", ours.cancels < 0.002
+    if stream and (cell.operations, cell.slots, cell.rate) == (1000, 128, 100):
+        of_fifo, of_short = (0.27, 0.65) if cell.durations == "lognormal" else (0.08, 0.35)
+        yield f"{ours.mean / fifo.mean:.3f} of FIFO <= {of_fifo}", ours.mean <= of_fifo * fifo.mean
+        yield f"{ours.mean / short.mean:.3f} of short <= {of_short}", ours.mean <= of_short * short.mean
+        yield f"{ours.requests:.2f} requests, no more than short {short.requests:.2f}", ours.requests <= short.requests
+        yield f"cancels {ours.cancels:.3f} <= 0.6", ours.cancels <= 0.6
+        yield f"permits used {ours.used:.1%} >= 98 %", ours.used >= 0.98
+    if stream and cell.durations == "lognormal" and (cell.operations, cell.slots, cell.rate) == (100, 8, 20):
+        yield f"{ours.mean / fifo.mean:.3f} of FIFO <= 0.12", ours.mean <= 0.12 * fifo.mean
+        yield f"{ours.mean / short.mean:.3f} of short <= 0.85", ours.mean <= 0.85 * short.mean
+    if cell.durations == "bimodal" and cell.rate == 5:
+        yield f"p99 {ours.p99:.1f} s, not worse than short {short.p99:.1f} s", ours.p99 <= short.p99
+    if cell.operations == 10_000:
+        yield f"a decision takes {ours.decision:.1f} us <= 30 us", ours.decision <= 30
+
+
+def plot(results: list[tuple[Cell, dict[str, Score]]], path: Path) -> None:
+    """Draw latency against requests per operation, one point per cell and policy."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only who wants a picture needs it
+
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
+    for axis, durations in zip(axes, DURATIONS, strict=True):
+        for policy in POLICIES:
+            scores = [scores[policy] for cell, scores in results if cell.durations == durations]
+            size = 36 if policy == "ours" else 14
+            axis.scatter([score.requests for score in scores], [score.mean for score in scores], s=size, label=policy)
+        axis.set(title=durations, xscale="log", yscale="log", xlabel="requests per operation")
+        axis.grid(visible=True, which="major", alpha=0.3)
+    axes[0].set_ylabel("mean latency, s")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def choose(arguments: argparse.Namespace) -> list[Cell]:
+    """Return the cells that were asked for."""
+    if arguments.quick:
+        sizes = [(100, 128, 20.0), (100, 8, 20.0), (100, 8, 5.0), (1000, 128, 100.0)]
+        return [Cell(durations, "stream", *size) for durations in DURATIONS for size in sizes]
+    axes = (DURATIONS, ("once", "stream"), arguments.m, arguments.l, arguments.r)
+    return [cell for cell in itertools.starmap(Cell, itertools.product(*axes)) if cell.feasible]
+
+
+def main() -> None:
+    """Play the cells, print their tables, and say what was missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few cells, some seconds")
+    parser.add_argument("-m", type=int, nargs="+", default=[100, 1000, 10_000], help="operations in flight")
+    parser.add_argument("-l", type=int, nargs="+", default=[8, 32, 128], help="polls out at most")
+    parser.add_argument("-r", type=float, nargs="+", default=[5, 20, 100, math.inf], help="requests per second, or inf")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; with more than one, us/decision is less exact")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw latency against requests per operation")
+    arguments = parser.parse_args()
+    results, missed = [], []
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for cell, scores in pool.map(play_all, choose(arguments)):
+            results.append((cell, scores))
+            print(f"\n{cell}\n{HEAD}")
+            for policy, score in scores.items():
+                print(f"{policy:20} {score}")
+            for goal, reached in find_goals(cell, scores):
+                print(f"  {'reached' if reached else 'MISSED '}  {goal}")
+                missed += [] if reached else [f"{cell}: {goal}"]
+            missed += [f"{cell}: {loss}" for loss in find_losses(scores)]
+    print(f"\n{len(results)} cells, {len(missed)} times missed or beaten", *missed, sep="\n  ")
+    if arguments.plot:
+        plot(results, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The workshop: ``nox`` runs the tests on every interpreter that is here, the lint and the type checks."""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["lint", "typing", "tests"]
+nox.options.error_on_missing_interpreters = False  # a missing interpreter is skipped with a word, also on a CI machine
+nox.options.reuse_venv = "yes"
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def show_pyenv_interpreters() -> None:
+    """Make every interpreter that pyenv has reachable: by itself it shows only the selected one."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = {".".join(path.name.split(".")[:2]): path.name for path in sorted(root.glob("3.*"))}
+    here = [found[python] for python in PYTHONS if python in found]
+    if here:
+        os.environ["PATH"] = os.pathsep.join([*(str(root / name / "bin") for name in here), os.environ["PATH"]])
+
+
+show_pyenv_interpreters()
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package with every extra, and what this session needs besides."""
+    project = nox.project.load_toml("pyproject.toml")
+    session.install("-q", "-e", ".[all]", *nox.project.dependency_groups(project, *groups))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests, warnings as errors, and hold the branch coverage at 100 %."""
+    install(session, "test")
+    session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
+    session.run("pytest", "-q", "--cov", "--cov-report=term-missing:skip-covered", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the style, the format, and which room may import which."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types as strictly as mypy can, and that every public name has one."""
+    install(session, "test", "typing")
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the main job against the embedded simulator."""
+    install(session)
+    session.run("soundpiece", "demo", *session.posargs)

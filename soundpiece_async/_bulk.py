@@ -1,0 +1,177 @@
+"""Many pieces at once: reads requests no faster than results are taken, and hands the results out as they come."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractContextManager, aclosing
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from soundpiece_async._core.errors import AuthenticationError, InsufficientCredits, SoundpieceError
+from soundpiece_async._core.models import Failed, Operation, Succeeded
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.requests import Request
+
+R = TypeVar("R", bound=Request)
+
+
+class RunMany(Generic[R]):
+    """What ``Session.run_many`` gives: enter it, and iterate over the results.
+
+    Its host task is a child of the session's root task, which the context manager's end signals and awaits: so nothing
+    yields inside a task group (PEP 789), and errors come out bare.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[R] | AsyncIterable[R],
+        *,
+        submit: Callable[[R, Callable[[], None]], Awaitable[Operation[R]]],
+        finish: Callable[[Operation[R]], Awaitable[Succeeded[R]]],
+        inside: Callable[[], AbstractContextManager[None]],
+        start: Callable[[Callable[..., Coroutine[Any, Any, None]]], Awaitable[None]],
+        limit: int,
+        ordered: bool,
+    ) -> None:
+        self._requests = requests
+        self._submit = submit
+        self._finish = finish
+        self._inside = inside
+        self._start = start
+        self._limit = limit
+        self._ordered = ordered
+        self._running: dict[int, Operation[R]] = {}
+        self._results: deque[tuple[int, Succeeded[R] | Failed[R]]] = deque()
+        self._early: dict[int, Succeeded[R] | Failed[R]] = {}
+        self._read = self._taken = 0
+        self._refusal: SoundpieceError | None = None
+        self._fault: BaseException | None = None
+        self._entered = False
+
+    def __repr__(self) -> str:
+        return f"<RunMany read={self._read} running={len(self._running)} taken={self._taken}>"
+
+    @property
+    def pending(self) -> tuple[Handle, ...]:
+        """Handles of the operations that were submitted and have not ended; also after leaving early."""
+        return tuple(operation.handle for operation in self._running.values())
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a run_many is entered once: call session.run_many again")
+        self._entered = True
+        self._places = anyio.Semaphore(self._limit)
+        self._news, self._ended, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
+        with self._inside():
+            await self._start(self._host)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.cancel()
+        with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
+            await self._ended.wait()
+
+    def __aiter__(self) -> AsyncIterator[Succeeded[R] | Failed[R]]:
+        return self
+
+    async def __anext__(self) -> Succeeded[R] | Failed[R]:
+        """Give the next result, and its place to the next request.
+
+        Raises:
+            SessionClosed: the session was closed meanwhile.
+            Exception: what the iterable of requests raised, once all that was in flight has been given out.
+        """
+        if not self._entered:
+            raise RuntimeError("use 'async with session.run_many(...) as results'")
+        with self._inside():
+            while (result := self._take()) is None:
+                if self._ended.is_set():
+                    if self._fault is not None:
+                        fault, self._fault = self._fault, None
+                        raise fault
+                    raise StopAsyncIteration
+                self._news = anyio.Event()
+                await self._news.wait()
+        self._taken += 1
+        self._places.release()
+        return result
+
+    def _take(self) -> Succeeded[R] | Failed[R] | None:
+        if not self._ordered:
+            return self._results.popleft()[1] if self._results else None
+        while self._results:
+            number, result = self._results.popleft()
+            self._early[number] = result
+        return self._early.pop(self._taken, None)
+
+    async def _host(self, *, task_status: TaskStatus[None]) -> None:
+        """Read requests, one place at a time, and run each in a task of its own; a child of the session's root task."""
+        task_status.started()
+        try:
+            with self._left:
+                async with aclosing(_iterate(self._requests)) as requests, anyio.create_task_group() as pieces:
+                    await self._read_all(requests, pieces)
+        finally:
+            self._ended.set()
+            self._news.set()
+
+    async def _read_all(self, requests: AsyncIterator[R], pieces: TaskGroup) -> None:
+        while True:
+            await self._places.acquire()
+            try:
+                request = await anext(requests)
+            except StopAsyncIteration:
+                return
+            except Exception as fault:  # noqa: BLE001 - whatever the caller's iterable raises is handed back to the caller
+                self._fault = fault
+                return
+            pieces.start_soon(self._run, self._read, request)
+            self._read += 1
+
+    async def _run(self, number: int, request: R) -> None:
+        try:
+            result = await self._piece(number, request)
+        except Exception as fault:  # noqa: BLE001 - a fault of ours ends this run, and not the session
+            self._fault = fault
+            self._left.cancel()
+            return
+        self._running.pop(number, None)
+        self._results.append((number, result))
+        self._news.set()
+
+    async def _piece(self, number: int, request: R) -> Succeeded[R] | Failed[R]:
+        operation: Operation[R] | None = None
+        try:
+            self._check()
+            operation = self._running[number] = await self._submit(request, self._check)
+            return await self._finish(operation)
+        except (AuthenticationError, InsufficientCredits) as error:
+            if operation is None:
+                self._refusal = error
+            return Failed(request=request, operation=operation, error=error)
+        except SoundpieceError as error:
+            known = getattr(error, "operation", None) or operation
+            return Failed(request=request, operation=known, error=error)
+
+    def _check(self) -> None:
+        """Send nothing more once the account has refused: ten thousand jobs must not collect ten thousand refusals."""
+        if self._refusal is not None:
+            raise self._refusal
+
+
+async def _iterate(requests: Iterable[R] | AsyncIterable[R]) -> AsyncGenerator[R]:
+    """Read either kind; an async generator is closed at the end, because nobody else can know when that is."""
+    if isinstance(requests, AsyncGenerator):
+        async with aclosing(requests):
+            async for request in requests:
+                yield request
+    elif isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

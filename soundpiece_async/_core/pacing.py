@@ -1,0 +1,298 @@
+"""When to send: backoff, `Retry-After`, and the account gate.
+
+The gate is one queue before every request of a session that counts against the account's limit.
+Submits, polls and renewals share one budget with every other process of the account (contract section 10). The rules:
+
+1. Renewals first, then submits, then polls; while submits and polls both wait, every fourth of their permits is a
+   poll's, because a run that stops noticing results stops finishing. First come, first served within a turn.
+2. No limit is known: everyone goes. A rate is known: one permit per 1/rate seconds; at most a second of them is saved.
+3. A 429 to anyone closes the gate to all until `Retry-After` and some jitter have passed. It reopens with one permit,
+   not with those of the pause. Answers to requests sent before a cut belong to that cut: a burst costs one decrease.
+4. A service that gives no usable answers empties a quota; then one request at a time goes out, ever more slowly, until
+   one succeeds.
+5. Whoever leaves the queue leaves nothing behind; a permit granted and not used goes to the next.
+
+The gate knows no clock: `now` is any monotonic time in seconds. It holds no reference to a request that is out.
+"""
+
+import re
+from collections import OrderedDict
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import Enum, IntEnum, auto
+
+import attrs
+
+from soundpiece_async._core.rate import LearnedRate, RetryQuota, describe_rate
+
+LONGEST_PAUSE = 3600.0  # seconds; a longer `Retry-After` is a wrong clock rather than a limit per second
+
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+
+_SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
+_SUBMITS_PER_POLL = 3
+_JITTER_SHARE, _JITTER_MOST = 0.25, 1.0  # of the pause, seconds: processes of one account must not reopen together
+_BLIND_PAUSE, _BLIND_PAUSE_MOST = 1.0, 60.0  # seconds, for a 429 without a usable `Retry-After`
+_QUOTA = 100  # unusable answers, beyond the good ones, that a session can take before it goes one at a time
+_PROBE_PAUSE, _PROBE_PAUSE_MOST = 0.1, 5.0  # seconds between two tries at a service that does not answer
+
+
+def backoff(attempt: int, *, base: float, cap: float, jitter: float) -> float:
+    """Give the seconds to wait before try `attempt` + 1: full jitter over `base` doubled `attempt` times.
+
+    Args:
+        attempt: How many tries failed before, from 0. Any size: it cannot overflow.
+        base: Seconds, the widest wait at attempt 0.
+        cap: Seconds, the widest wait ever.
+        jitter: A throw of the dice in [0, 1).
+    """
+    return jitter * doubled(attempt, base=base, cap=cap)
+
+
+def doubled(attempt: int, *, base: float, cap: float) -> float:
+    """Give `base` seconds doubled `attempt` times, at most `cap`; a negative `attempt` counts as 0."""
+    return min(cap, base * 2.0 ** min(max(attempt, 0), 64))
+
+
+def retry_after(value: str | None, *, date: str | None = None, now_epoch: float | None = None) -> float | None:
+    """Read a `Retry-After` header as seconds from now; None when it is absent or says nothing sensible.
+
+    Whole seconds are what the service documents; fractions and an HTTP date are tolerated (contract section 10). A date
+    is compared with the server's own `date` header where that can be read, so that a wrong local clock does no harm;
+    with neither that nor `now_epoch` it says nothing. A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`;
+    negative numbers are junk.
+
+    Args:
+        value: The header as it came.
+        date: The `Date` header of the same answer.
+        now_epoch: The local time, seconds since 1970, used when `date` does not help.
+    """
+    text = (value or "").strip()
+    if _SECONDS.fullmatch(text):
+        return min(float(text), LONGEST_PAUSE)
+    until, sent = _read_date(text), _read_date(date or "")
+    since = now_epoch if sent is None else sent
+    if until is None or since is None:
+        return None
+    return min(max(until - since, 0.0), LONGEST_PAUSE)
+
+
+def _read_date(text: str) -> float | None:
+    try:
+        read = parsedate_to_datetime(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()  # "-0000" is UTC, and read as naive
+    except (ValueError, TypeError, IndexError, OverflowError):  # what email.utils raises on strangers' junk
+        return None
+
+
+class Turn(IntEnum):
+    """Who goes first."""
+
+    RENEWAL = 0  # a running download needs a fresh URL before its old one expires
+    SUBMIT = 1
+    POLL = 2
+
+
+class _Place(Enum):
+    WAITING = auto()
+    OUT = auto()  # admitted: about to be sent, or on the wire
+    GONE = auto()
+
+
+@attrs.define(eq=False)
+class Ticket:
+    """One place in the queue and, once admitted, one permit; nothing in it is for the holder."""
+
+    turn: Turn
+    since: float  # when it joined
+    place: _Place = attrs.field(default=_Place.WAITING, init=False)
+    epoch: int = attrs.field(default=0, init=False)  # how many cuts the rate had seen when it was admitted
+    cost: float = attrs.field(default=0.0, init=False)  # seconds of the rate
+
+
+class Gate:
+    """Who may send now, who must wait, and until when; see the rules at the top of this file.
+
+    Every ticket goes `join`, then `admit`, then `answered`; or `leave` at any point instead.
+    """
+
+    def __init__(self, *, ceiling: float | None = None, quota: int = _QUOTA) -> None:
+        """Open a gate.
+
+        Args:
+            ceiling: Requests per second never exceeded; 429s still lower it. None: no limit until the first 429.
+            quota: Unusable answers, beyond the usable ones, after which requests go out one at a time.
+        """
+        self._queues: tuple[OrderedDict[Ticket, None], ...] = tuple(OrderedDict() for _ in Turn)
+        self._learned = LearnedRate(ceiling=ceiling)
+        self._quota = RetryQuota(capacity=quota)
+        self._due = float("-inf")  # when the next permit is there
+        self._closed_until: float | None = None
+        self._epoch = 0
+        self._submits_in_row = 0
+        self._in_row = 0  # pauses since the last success
+        self._probe: Ticket | None = None  # the one request out while the quota is empty
+        self._probes = 0
+        self._probe_at = float("-inf")
+        self.limited_count = 0
+        self.in_flight = 0
+
+    def __repr__(self) -> str:
+        closed = self._closed_until
+        state = "open" if closed is None else f"closed until {closed:.3f}"
+        serial = "" if self._quota.left else ", one at a time"
+        return f"<Gate {state}{serial}, {describe_rate(self.rate)}, {self.waiting} waiting, {self.in_flight} in flight>"
+
+    @property
+    def rate(self) -> float | None:
+        """Permits per second now; None while no limit is known."""
+        return self._learned.rate
+
+    @property
+    def closed_until(self) -> float | None:
+        """When the pause of the last 429 ends; None once somebody was let in, or tried to be, after it."""
+        return self._closed_until
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in the queue."""
+        renewals, submits, polls = self._queues
+        return len(renewals) + len(submits) + len(polls)
+
+    def join(self, turn: Turn, *, now: float) -> Ticket:
+        """Take a place at the end of that turn's queue."""
+        ticket = Ticket(turn, now)
+        self._queues[turn][ticket] = None
+        return ticket
+
+    def leave(self, ticket: Ticket, *, now: float, sent: bool = False) -> None:
+        """Give up a place, or an admitted permit; harmless after the end.
+
+        Args:
+            ticket: Whose place.
+            now: Seconds.
+            sent: The request had already left: its permit is spent, and its missing answer says nothing of the service.
+        """
+        if ticket.place is _Place.WAITING:
+            del self._queues[ticket.turn][ticket]
+            ticket.place = _Place.GONE
+        elif ticket.place is _Place.OUT:
+            self._return(ticket)
+            if not sent and ticket.epoch == self._epoch:  # a cut since has reset the permits
+                self._due = max(self._due - ticket.cost, now - _SAVED_SECONDS)
+
+    def admit(self, *, now: float) -> list[Ticket]:
+        """Let in those that may send now, in the order in which they should."""
+        admitted: list[Ticket] = []
+        if self._closed_until is not None:
+            if now < self._closed_until:
+                return admitted
+            self._closed_until = None
+        while (queue := self._next_queue()) is not None and self._may_send(now):
+            admitted.append(self._let_in(queue, now))
+        return admitted
+
+    def wakes_at(self, *, now: float) -> float | None:
+        """Say when `admit` could next let somebody in; None when nobody waits, or only an answer can help."""
+        if not self.waiting or self._probe is not None:
+            return None
+        times = [now]
+        if self._closed_until is not None:
+            times.append(self._closed_until)
+        if self.rate is not None:
+            times.append(self._due)
+        if not self._quota.left:
+            times.append(self._probe_at)
+        return max(times)
+
+    def answered(
+        self,
+        ticket: Ticket,
+        *,
+        now: float,
+        limited: bool,
+        retry_after: float | None = None,
+        jitter: float = 0.0,
+        usable: bool = True,
+    ) -> None:
+        """End an admitted request.
+
+        Args:
+            ticket: Whose answer; it must have been admitted, and not have ended.
+            now: Seconds.
+            limited: It was a 429, which says nothing of the service's health.
+            retry_after: Seconds asked for by a 429; None or 0 means a pause that doubles from 429 to 429.
+            jitter: A throw of the dice in [0, 1), for the pause.
+            usable: False for no answer, an unreadable one or a 5xx.
+        """
+        was_probe = ticket is self._probe
+        self._return(ticket)
+        if limited:
+            self._limit(ticket, now, retry_after, jitter)
+        elif usable:
+            self._quota.succeed()
+            self._probes = 0
+            if ticket.epoch == self._epoch:  # those from before the pause do not show that it helped
+                self._in_row = 0
+        else:
+            self._quota.fail()
+            if was_probe or not self._quota.left:
+                self._probe_at = max(self._probe_at, now + self._probe_pause(jitter))
+                self._probes += was_probe
+
+    def _next_queue(self) -> OrderedDict[Ticket, None] | None:
+        """Pick the turn that goes next (rule 1)."""
+        renewals, submits, polls = self._queues
+        if renewals:
+            return renewals
+        if polls and (not submits or self._submits_in_row >= _SUBMITS_PER_POLL):
+            return polls
+        return submits or None
+
+    def _may_send(self, now: float) -> bool:
+        if now < self._due and self._learned.rate is not None:
+            return False
+        return self._quota.left > 0 or (self._probe is None and now >= self._probe_at)
+
+    def _let_in(self, queue: OrderedDict[Ticket, None], now: float) -> Ticket:
+        ticket, _ = queue.popitem(last=False)
+        if ticket.turn is not Turn.RENEWAL:
+            self._submits_in_row = self._submits_in_row + 1 if ticket.turn is Turn.SUBMIT else 0
+        ticket.place, ticket.epoch = _Place.OUT, self._epoch
+        self.in_flight += 1
+        if (rate := self._learned.rate) is not None:
+            ticket.cost = 1 / rate
+            self._learned.spend(wanted=ticket.since <= self._due)
+            self._due = max(self._due, now - _SAVED_SECONDS) + ticket.cost
+        if not self._quota.left:
+            self._probe = ticket
+        return ticket
+
+    def _return(self, ticket: Ticket) -> None:
+        if ticket.place is not _Place.OUT:
+            raise ValueError(f"{ticket!r} is not in flight: each admitted ticket ends once")
+        ticket.place = _Place.GONE
+        self.in_flight -= 1
+        if ticket is self._probe:
+            self._probe = None
+
+    def _limit(self, ticket: Ticket, now: float, retry_after: float | None, jitter: float) -> None:
+        """Close for all; lower the rate once for all that were sent before this was known (rule 3)."""
+        self.limited_count += 1
+        if ticket.epoch == self._epoch:
+            self._epoch += 1
+            self._in_row += 1
+            self._learned.lower()
+        until = now + self._pause(retry_after, jitter)
+        self._closed_until = max(until, self._closed_until or until)
+        self._due = max(self._due, self._closed_until)
+
+    def _pause(self, retry_after: float | None, jitter: float) -> float:
+        if retry_after is not None and retry_after > 0:  # false for NaN too
+            pause = min(retry_after, LONGEST_PAUSE)
+        else:
+            pause = doubled(self._in_row - 1, base=_BLIND_PAUSE, cap=_BLIND_PAUSE_MOST)
+        return pause + jitter * min(_JITTER_MOST, _JITTER_SHARE * pause)
+
+    def _probe_pause(self, jitter: float) -> float:
+        return doubled(self._probes, base=_PROBE_PAUSE, cap=_PROBE_PAUSE_MOST) * (1 + jitter * _JITTER_SHARE)

@@ -1,0 +1,154 @@
+"""How fast to send, learned from refusals alone, and how much failure is affordable.
+
+The service tells nobody its limit and sends no quota headers (contract section 10); the one sign is a 429.
+`LearnedRate` turns those into permits per second:
+
+1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.
+2. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
+3. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
+   The faster a session, the slower it grows: that is what draws several processes together (TCP's additive increase,
+   multiplicative decrease, with a steeper growth law, because a 429 is rarer and dearer than a lost packet).
+4. Three 429s almost in a row mean a lower limit: deep cuts, then a quicker search upwards until the next 429.
+5. A permit nobody waited for proves nothing: an idle session does not grow.
+"""
+
+import math
+from enum import Enum, auto
+
+_FIRST_RATE = 0.5  # permits/s with which the ramp begins: eight processes on a limit of 5/s still fit
+_LOWEST_RATE = 0.02  # permits/s; a session at the bottom still asks once in 50 s
+_RAMP_SECONDS = 2.0  # the ramp is _FIRST_RATE + (t / this) ** 3: 2.5/s after 2.5 s, 100/s after 9.3 s
+_RAMP_EXIT = 0.6  # the ramp overshoots by what the account had saved up
+_EARLY_SECONDS, _EARLY_PERMITS = 2.0, 4.0  # a 429 sooner than either after the last cut is no chance hit
+_SETTLE_CUT, _SETTLED_CUT = 0.8, 0.9
+_STREAK_CUT, _LOWER_LIMIT_CUT = 0.8, 0.7
+_SEARCH_PER_SECOND, _SEARCH_PER_PERMIT = 0.05, 0.01  # growth of the search after a lower limit; the smaller counts
+_FIRST_STEP, _LEAST_STEP, _STEP_SHRINK = 0.2, 0.1, 0.8  # the steady cut, as a logarithm: bold at first, then fine
+_FORGIVEN_GROWTH = 0.5  # the part of the growth since the last cut that a 429 takes back at least
+_QUIET_AT, _QUIET_SECONDS, _QUIET_POWER, _QUIET_MOST = 2.5, 25.0, 3.0, 120.0  # rule 3: 25 s at 2.5/s, at most 120 s
+_QUIET_PERMITS, _QUIET_CRAWL = 20.0, 2.0  # and never above one 429 in 20 permits; fewer below 2/s
+_WARM_SECONDS, _WARM_SHARE = 120.0, 0.4  # a young session takes 0.4 of the quiet time: it has most to learn
+_PATIENCE, _HURRY = 1.5, 4.0  # after 1.5 quiet times without a 429 somebody must have left: growth goes faster
+_GROWTH_PER_PERMIT = 0.1  # no single permit adds more
+
+
+class _Stage(Enum):
+    FREE = auto()  # no 429 yet
+    RAMP = auto()
+    SETTLE = auto()
+    STEADY = auto()
+    SEARCH = auto()  # a lower limit was met
+
+
+class LearnedRate:
+    """The permits per second that one session gives itself; it hears of permits spent and of 429s, of nothing else."""
+
+    def __init__(self, *, ceiling: float | None = None) -> None:
+        """Begin without a limit, or at `ceiling` permits per second, which is never exceeded afterwards."""
+        if ceiling is not None and not (0 < ceiling < math.inf):
+            raise ValueError(f"requests per second must be a finite number above 0, not {ceiling!r}")
+        self.ceiling = ceiling
+        self.rate = ceiling
+        self._stage = _Stage.FREE
+        self._base = 0.0  # the rate right after the last cut
+        self._age = 0.0  # seconds of wanted permits since the last cut
+        self._steady_for = 0.0  # seconds of wanted permits since the ramp
+        self._step = _FIRST_STEP
+        self._streak = 0  # 429s in a row that came early
+
+    def __repr__(self) -> str:
+        return f"<LearnedRate {self._stage.name.lower()} {describe_rate(self.rate)}>"
+
+    def spend(self, *, wanted: bool) -> None:
+        """Note a permit spent; only a `wanted` one, that somebody waited for, lets the rate grow (rule 5)."""
+        if self.rate is None or not wanted or self._stage is _Stage.FREE:
+            return
+        seconds = 1 / self.rate
+        self._age += seconds
+        match self._stage:
+            case _Stage.RAMP:
+                grown = _FIRST_RATE + (self._age / _RAMP_SECONDS) ** 3
+            case _Stage.SEARCH:
+                grown = self.rate * (1 + min(_SEARCH_PER_SECOND * seconds, _SEARCH_PER_PERMIT))
+            case _:
+                self._steady_for += seconds
+                grown = self.rate * math.exp(min(_GROWTH_PER_PERMIT, self._growth(seconds)))
+        self._set(grown)
+
+    def lower(self) -> None:
+        """Note one more 429, other than those of the same burst: the caller tells bursts apart."""
+        rate, early = self.rate or 0.0, self._is_early()
+        match self._stage:
+            case _Stage.FREE:
+                self._stage, rate = _Stage.RAMP, _FIRST_RATE
+            case _Stage.RAMP:
+                self._stage, rate = _Stage.SETTLE, rate * _RAMP_EXIT
+            case _Stage.SETTLE | _Stage.SEARCH if early:
+                rate *= _SETTLE_CUT
+            case _Stage.SETTLE | _Stage.SEARCH:
+                self._stage, rate = _Stage.STEADY, rate * _SETTLED_CUT
+            case _:
+                rate *= self._steady_cut(early=early)
+        self._age = 0.0
+        self._set(rate)
+        self._base = self.rate or rate
+
+    def _is_early(self) -> bool:
+        return self.rate is not None and self._age < max(_EARLY_SECONDS, _EARLY_PERMITS / self.rate)
+
+    def _steady_cut(self, *, early: bool) -> float:
+        """Give the factor of a cut; one early 429 is chance, two are a sign, three a lower limit (rule 4)."""
+        self._streak = self._streak + 1 if early else 0
+        match self._streak:
+            case 0 | 1:
+                self._step = max(_LEAST_STEP, self._step * _STEP_SHRINK)
+                grown = math.log((self.rate or self._base) / self._base)
+                return math.exp(-max(self._step, _FORGIVEN_GROWTH * grown))
+            case 2:
+                return _STREAK_CUT
+            case _:
+                self._streak, self._stage = 0, _Stage.SEARCH
+                return _LOWER_LIMIT_CUT
+
+    def _growth(self, seconds: float) -> float:
+        """Give the logarithm by which the rate grows in that many seconds: one step per quiet time, later more."""
+        quiet = self._quiet(self.rate or self._base)
+        hurry = min(_HURRY, max(0.0, self._age / quiet - _PATIENCE))
+        return self._step * seconds / quiet * math.exp(hurry)
+
+    def _quiet(self, rate: float) -> float:
+        """Give the seconds that should pass between two 429s at that rate (rule 3)."""
+        warm = _WARM_SHARE + (1 - _WARM_SHARE) * min(1.0, self._steady_for / _WARM_SECONDS)
+        steep = min(_QUIET_MOST, _QUIET_SECONDS * math.pow(min(10.0, rate / _QUIET_AT), _QUIET_POWER))
+        return warm * steep + _QUIET_PERMITS / rate * max(1.0, _QUIET_CRAWL / rate)
+
+    def _set(self, rate: float) -> None:
+        rate = max(rate, _LOWEST_RATE)
+        self.rate = rate if self.ceiling is None else min(rate, self.ceiling)
+
+
+def describe_rate(rate: float | None) -> str:
+    """Write a rate for a `repr`."""
+    return "unlimited" if rate is None else f"{rate:.3g}/s"
+
+
+class RetryQuota:
+    """How much more failure is affordable: an unusable answer costs one, a success gives one back.
+
+    Empty, it stays so until a success, which refills a quarter: a service that half works is met half-way.
+    """
+
+    def __init__(self, *, capacity: int) -> None:
+        self.capacity = capacity
+        self.left = capacity
+
+    def __repr__(self) -> str:
+        return f"<RetryQuota {self.left} of {self.capacity}>"
+
+    def fail(self) -> None:
+        """Pay for an unusable answer."""
+        self.left = max(0, self.left - 1)
+
+    def succeed(self) -> None:
+        """Take back what a success gives."""
+        self.left = min(self.capacity, self.left + 1 if self.left else max(1, self.capacity // 4))

@@ -1,0 +1,179 @@
+"""What to ask the output host for, and what its answer means for the bytes already here (RFC 9110, sections 13 to 15).
+
+1. Bytes of two answers are joined only under one strong ETag; without it a download starts again.
+2. A 206 counts only when it begins where our bytes end, under the same ETag and the same total.
+3. A 200 is the whole file: it starts again.
+4. A 416 that names our length as the total says that nothing is missing; after any other 416 nothing is sure.
+5. A body is whole when it brought the announced length or, chunked, its last chunk. One that merely ends with the
+   connection is not: the host is asked for what follows, and rule 4 decides.
+6. What is refused (any other 4xx) needs a URL signed afresh; a busy host (408, 425, 429, 5xx) needs time.
+
+Whether the host supports ranges, sends lengths or ETags is UNKNOWN (contract section 6), so none of it is assumed.
+"""
+
+import re
+from collections.abc import Mapping
+
+import attrs
+
+_STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
+_CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-(?P<last>\d{1,18})|\*)/(?:(?P<total>\d{1,18})|\*)")
+_LENGTH = re.compile(r"\d{1,18}")
+_BUSY = frozenset({408, 425, 429})
+_WHOLE, _PART, _NO_SUCH_RANGE = 200, 206, 416
+_CLIENT_ERRORS, _SERVER_ERRORS = range(400, 500), range(500, 600)
+
+
+@attrs.frozen(kw_only=True)
+class Known:
+    """What the host has said of the file whose first bytes are here.
+
+    Attributes:
+        etag: a strong one, or None; only under one may bytes of two answers be joined.
+        size: in bytes, or None.
+        ended: the last body ended with its connection and nothing says whether it was whole (rule 5).
+    """
+
+    etag: str | None = None
+    size: int | None = None
+    ended: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Take:
+    """Write the body from ``start`` on; 0 throws away what was there.
+
+    Attributes:
+        end: the offset the body announces to end before, or None.
+        certain: a body that ends cleanly without ``end`` is whole (chunked).
+        known: what holds from now on.
+    """
+
+    start: int
+    end: int | None
+    certain: bool
+    known: Known
+
+
+@attrs.frozen
+class Whole:
+    """Nothing is missing: the file has ``size`` bytes."""
+
+    size: int
+
+
+@attrs.frozen
+class Refused:
+    """The URL is no longer honoured."""
+
+    status: int
+
+
+@attrs.frozen
+class Unfit:
+    """An answer that brings nothing and takes nothing away: the same may be asked again, later."""
+
+    why: str
+
+
+@attrs.frozen
+class Useless:
+    """An answer that what is here cannot be continued with: a new start is due."""
+
+    why: str
+
+
+Verdict = Take | Whole | Refused | Unfit | Useless
+
+
+def ask(have: int, known: Known) -> dict[str, str]:
+    """Give the headers of the next request, with ``have`` bytes here; never a HEAD, a GET says the same and more."""
+    headers = {"Accept-Encoding": "identity"}
+    if _offset(have, known):
+        headers["Range"] = f"bytes={have}-"
+        if known.etag is not None:
+            headers["If-Range"] = known.etag
+    return headers
+
+
+def judge(status: int, headers: Mapping[str, str], *, have: int, known: Known) -> Verdict:
+    """Read an answer to ``ask(have, known)``; header names in lower case."""
+    if status in _BUSY or status in _SERVER_ERRORS:
+        return Unfit(f"the host is busy ({status})")
+    if status == _NO_SUCH_RANGE:
+        return _judge_no_such_range(headers, have=have, known=known)
+    if status in _CLIENT_ERRORS:
+        return Refused(status)
+    encoding = headers.get("content-encoding", "identity").lower()
+    if status not in (_WHOLE, _PART) or encoding != "identity":
+        return Unfit(f"the host answered {status}, encoding {encoding}, which nobody asked for")
+    if status == _WHOLE:
+        return _take_whole(headers, known=known)
+    return _take_part(headers, offset=_offset(have, known), known=known)
+
+
+def read_total(headers: Mapping[str, str]) -> int | None:
+    """Give the size of the whole file as an answer of status 200 or 206 states it, or None."""
+    if "content-range" in headers:
+        match = _CONTENT_RANGE.fullmatch(headers["content-range"])
+        return int(match["total"]) if match and match["total"] else None
+    return _read_length(headers)
+
+
+def is_strong(etag: str) -> bool:
+    """Tell whether an ETag is well-formed and strong: a weak one promises no equal bytes."""
+    return _STRONG_ETAG.fullmatch(etag) is not None
+
+
+def _offset(have: int, known: Known) -> int:
+    """Where the next body has to begin (rules 1 and 5)."""
+    return have if known.etag is not None or known.ended else 0
+
+
+def _judge_no_such_range(headers: Mapping[str, str], *, have: int, known: Known) -> Verdict:
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    total = int(match["total"]) if match and match["total"] else None
+    if _offset(have, known) and total == have and known.size in (None, total):
+        return Whole(total)
+    return Useless(f"the host has nothing from byte {have} on (416), and does not say that the file ends there")
+
+
+def _take_whole(headers: Mapping[str, str], *, known: Known) -> Take:
+    etag = _read_etag(headers)
+    size = _read_length(headers)
+    if size is None and etag is not None and etag == known.etag:
+        size = known.size
+    return Take(start=0, end=size, certain=_is_chunked(headers), known=Known(etag=etag, size=size))
+
+
+def _take_part(headers: Mapping[str, str], *, offset: int, known: Known) -> Verdict:
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if match is None or match["first"] is None:
+        return Useless("the host sent a part (206) without saying which")
+    first, end = int(match["first"]), int(match["last"]) + 1
+    total = int(match["total"]) if match["total"] else known.size
+    if first != offset:
+        return Useless(f"the host sent the part from byte {first}, not from {offset}")
+    if end <= first or (total is not None and end > total) or _read_length(headers) not in (None, end - first):
+        return Useless(f"the host contradicts itself: part {headers['content-range']}")
+    etag = _read_etag(headers)
+    if offset and (known.etag is None or etag not in (None, known.etag)):
+        return Useless("the host sent a part of another version of the file, or does not say of which")
+    if offset and known.size not in (None, total):
+        return Useless(f"the file now has {total} bytes, not {known.size}")
+    return Take(start=first, end=end, certain=False, known=Known(etag=known.etag if offset else etag, size=total))
+
+
+def _is_chunked(headers: Mapping[str, str]) -> bool:
+    return "chunked" in headers.get("transfer-encoding", "").lower()
+
+
+def _read_length(headers: Mapping[str, str]) -> int | None:
+    """Give the length of the body; a chunked one has none, whatever else is said (RFC 9112, section 6.3)."""
+    text = headers.get("content-length", "")
+    return int(text) if _LENGTH.fullmatch(text) and not _is_chunked(headers) else None
+
+
+def _read_etag(headers: Mapping[str, str]) -> str | None:
+    etag = headers.get("etag", "")
+    return etag if is_strong(etag) else None

@@ -1,0 +1,301 @@
+"""Whom to poll next, and how: slots buy coverage, permits buy looks.
+
+A poll takes a slot until it is answered, and a permit of the account's rate. A long poll (a *hold*) covers one
+operation for up to 20 s; a short one (a *look*) takes its slot for a round trip. A hold that is cancelled costs a
+connection. The rules:
+
+1. An operation is WAITING, RESTING (not before a time), LOOKED (a short poll is out) or HELD (a long one is). `begin`
+   gives a slot, `settle` takes it back, nothing else does: polls out never exceed slots, and nobody has two.
+2. With no more operations than slots, everyone is held: nothing beats it.
+3. With more, looks keep the slots they need: looks per second x round trip, the looks being those worth their price,
+   or what the rate allows if that is less. The others hold.
+4. A look goes to whom it is worth most (`waiting.py`); under the price of a request nobody is looked at, however free
+   slots and permits are.
+5. A hold goes to whom it saves most: the looks that `hold` seconds at its hazard h would cost at the going price p,
+   hold x sqrt(2 h p), plus what this look is worth above p, or less what is lost by coming before a look is due. The
+   going price is what recent polls were worth.
+6. A hold is dropped only for an operation of `SWAP` times its hazard (two modes, mixed routes), or when holds that were
+   begun in quieter times have every slot and a look is worth an eighth of a hold; the weakest first, one at a time.
+7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
+8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
+   (contract section 6). "At once" is a few round trips; while that is not known, its next poll is short, to learn it.
+9. An operation that a webhook will report counts as one whose finish is missed only if the webhook is lost: looked at
+   rarely, closer when it is late for what its route usually takes, held only then.
+10. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
+
+Times are seconds on the caller's clock.
+"""
+
+from collections.abc import Hashable
+from enum import Enum
+from math import ceil, inf, sqrt
+
+import attrs
+
+from soundpiece_async._core.durations import Durations
+from soundpiece_async._core.tempo import GUARD, Tempo
+from soundpiece_async._core.waiting import Out, Piece, Resting, Stage, Waiting
+
+PRICE = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
+SWAP = 3.0
+SHUT_OUT = 1 / 8  # of a hold: 2.5 s
+SPARE = 1.1  # slots kept for looks, over what an even flow would need
+BACKOFF = 1 / 20  # of a hold: the first rest after a failure; it doubles
+LONGEST_REST = 32.0  # times the first
+STEP = 1 / 400  # of a hold: how old what is weighed may be
+SMOOTH = 1 / 16  # the weight of the newest poll in what is averaged
+
+
+class Outcome(Enum):
+    """How a poll ended."""
+
+    PROCESSING = "processing"
+    FINISHED = "finished"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+@attrs.frozen
+class Poll:
+    """Poll this operation: with `wait=true`, or to be answered at once."""
+
+    key: Hashable
+    wait: bool
+
+
+@attrs.frozen
+class Drop:
+    """Cancel the long poll on this operation: its slot is worth more elsewhere."""
+
+    key: Hashable
+
+
+@attrs.frozen
+class Sleep:
+    """Do nothing before this time, or (None) until something happens."""
+
+    until: float | None
+
+
+class Scheduler:
+    """Decides whom to poll; polls nobody.
+
+    The caller asks `next_action`, which records nothing; says with `begin` that it does it (a `Poll` once its permit is
+    there, a `Drop` as it cancels); and reports every end of a poll, also a cancelled one, with `settle`.
+
+    Args:
+        slots: How many polls may be out at a time.
+        hold: The longest the server is said to keep a long poll, in seconds. What it really does is learned.
+    """
+
+    def __init__(self, *, slots: int, hold: float = 20.0) -> None:
+        self._slots = slots
+        self._tempo = Tempo(announced=hold)
+        self._price = 0.0
+        self._routes: dict[str, Durations] = {}
+        self._pieces: dict[Hashable, Piece] = {}
+        self._waiting = Waiting()
+        self._resting = Resting()
+        self._looked, self._held = Out(Stage.LOOKED), Out(Stage.HELD)
+        self._dropping: Piece | None = None
+
+    def __repr__(self) -> str:
+        waiting = self._waiting.count
+        return (
+            f"<Scheduler {self.polls}/{self._slots} slots ({len(self._held)} held), {waiting} waiting, "
+            f"{len(self._pieces) - waiting - self.polls} resting, {self._tempo!r}>"
+        )
+
+    @property
+    def polls(self) -> int:
+        """How many polls are out."""
+        return len(self._held) + len(self._looked)
+
+    @property
+    def rtt(self) -> float:
+        """The round trip in seconds, as short polls show it; a guess as long as none has been answered."""
+        return self._tempo.trip
+
+    def lag(self, now: float) -> float:
+        """Return for how long, at worst, a result can have gone unnoticed, in seconds.
+
+        Inside a hold nothing does; what a webhook will report does not count.
+        """
+        return max(0.0, now - min(self._waiting.oldest(), self._resting.oldest(), self._looked.oldest()))
+
+    def watch(self, key: Hashable, *, route: str, now: float, age: float | None = 0.0, pushed: bool = False) -> None:
+        """Begin to watch an operation, or learn more of one that is watched.
+
+        Args:
+            key: The operation.
+            route: Operations of one route are believed to take similar times.
+            now: The time.
+            age: Seconds since it was created. 0: just now, so it is known to be processing. More: nobody has looked
+                since, so it may long be finished. None: unknown (attached by a handle), as if unseen for a whole hold.
+            pushed: A webhook will report it.
+        """
+        if route not in self._routes:
+            self._routes[route] = Durations(hold=self._tempo.announced)
+        piece = self._pieces.get(key)
+        if piece is None:
+            born = now - (self._tempo.hold if age is None else age)
+            piece = Piece(key, self._routes[route], born, born, aged=age is not None, pushed=pushed, since=born)
+            self._pieces[key] = piece
+            self._waiting.add(piece)
+            return
+        if piece.stage is Stage.WAITING:
+            self._waiting.discard(piece)
+        piece.gone, piece.pushed = False, pushed
+        if age is not None and not piece.aged:
+            piece.aged, piece.born = True, now - age
+            piece.seen, piece.since = max(piece.seen, piece.born), max(piece.since, piece.born)
+        if piece.stage is Stage.WAITING:
+            self._waiting.add(piece)
+
+    def forget(self, key: Hashable, *, now: float, finished: bool = False) -> bool:
+        """Watch an operation no longer.
+
+        Args:
+            key: The operation; one that is not watched is no error.
+            now: The time.
+            finished: That it has finished is news from elsewhere (a webhook); durations are learned from that too.
+
+        Returns:
+            Whether a poll on it is out. The caller cancels that and settles it, as any other.
+        """
+        piece = self._pieces.get(key)
+        if piece is None:
+            return False
+        out = piece.stage in (Stage.LOOKED, Stage.HELD)
+        if not out:
+            self._leave(piece)
+        if finished:  # a webhook is news of this moment: until now it ran
+            piece.learn(now, finished=False)
+            piece.learn(now, finished=True)
+        piece.gone = True
+        return out
+
+    def next_action(self, now: float, *, rate: float | None = None) -> Poll | Drop | Sleep:
+        """Decide what to do now.
+
+        Args:
+            now: The time.
+            rate: Permits per second that the account's gate gives at present; None without a limit.
+        """
+        waiting = self._waiting
+        for piece in self._resting.wake(now):
+            waiting.add(piece)
+        next_rest = self._resting.next()
+        full = self.polls >= self._slots
+        if not waiting.count or (full and not self._held):
+            return Sleep(next_rest if next_rest < inf else None)
+        hold, price = self._tempo.hold, PRICE * self._tempo.hold
+        waiting.weigh(now, step=hold * STEP)
+        places = self._places(rate)
+        if not full and len(self._held) < places and (best := waiting.best_hold(hold, price=max(self._price, price))):
+            return Poll(best.head.key, wait=self._tempo.measured or not best.head.suspect)
+        line = waiting.best_look()
+        if places < self._slots and (weak := self._weak_enough(line.worth, now)):
+            return Drop(weak.key)
+        if full:
+            return Sleep(now + hold / 80)
+        if line.worth >= price:
+            return Poll(line.head.key, wait=False)
+        rest = waiting.pays_in(price)  # if hazards stay as they are: so see again soon
+        return Sleep(min(next_rest, now + min(max(rest, hold / 8000), hold / 40)))
+
+    def begin(self, action: Poll | Drop, *, now: float) -> None:
+        """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
+        piece = self._pieces[action.key]
+        if isinstance(action, Drop):
+            self._dropping = piece
+            return
+        finishes, hazard = piece.prospects(now)
+        self._waiting.discard(piece)
+        if not piece.pushed:
+            self._price += (finishes * finishes / (2 * hazard) - self._price) * SMOOTH
+        (self._held if action.wait else self._looked).add(piece, now=now)
+
+    def settle(self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5) -> None:
+        """Take in how a poll ended, and its slot back.
+
+        Args:
+            key: The operation.
+            now: The time.
+            outcome: FINISHED leaves the scheduler; FAILED is no usable answer; DROPPED was cancelled, for any reason.
+            jitter: A number between 0 and 1 that spreads the rests after failures.
+        """
+        piece = self._pieces[key]
+        held = piece.stage is Stage.HELD
+        (self._held if held else self._looked).discard(piece)
+        if self._dropping is piece:
+            self._dropping = None
+        rest = 0.0
+        match outcome:
+            case Outcome.FINISHED:
+                self._take_result(piece, now, held=held)
+            case Outcome.PROCESSING:
+                rest = self._take_answer(piece, now, held=held)
+            case Outcome.FAILED:
+                rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
+                piece.failures += 1
+            case Outcome.DROPPED if now - piece.sent > self._tempo.trip:  # the server had it, and gave no answer
+                piece.learn(now, finished=False)
+        if piece.gone:
+            self._leave(piece)
+        elif rest > 0:
+            self._resting.add(piece, until=now + rest)
+        else:
+            piece.stage = Stage.WAITING
+            self._waiting.add(piece)
+
+    def _places(self, rate: float | None) -> int:
+        """Return how many slots may hold (rules 2 and 3)."""
+        crowd = self._waiting.count - self._waiting.pushed + self.polls - self._slots
+        if crowd <= 0:
+            return self._slots
+        looks = self._waiting.heat / sqrt(2 * PRICE * self._tempo.hold)
+        if rate is not None:
+            looks = min(looks, rate)
+        return self._slots - max(1, min(ceil(looks * self._tempo.trip * SPARE), crowd, self._slots))
+
+    def _weak_enough(self, worth: float, now: float) -> Piece | None:
+        """Return a hold that is worth dropping (rule 6), `worth` being that of the best look."""
+        if self._dropping:
+            return None
+        weakest = self._held.weakest(now, step=4 * STEP * self._tempo.hold)
+        shut_out = len(self._held) >= self._slots and worth > SHUT_OUT * self._tempo.hold
+        swap = weakest and self._waiting.hottest() > SWAP * weakest.prospects(now)[1]
+        return weakest if shut_out or swap else None
+
+    def _take_answer(self, piece: Piece, now: float, *, held: bool) -> float:
+        """Learn from an answer without a result, and return how long the operation has to rest (rule 8)."""
+        took = now - piece.sent
+        piece.learn(now, finished=False)
+        piece.failures = 0
+        piece.suspect = False
+        if not held:
+            self._tempo.take_look(took)
+        elif not self._tempo.suspects(took):
+            self._tempo.take_hold(took)
+        elif self._tempo.measured:
+            return GUARD * self._tempo.announced - took
+        else:
+            piece.suspect = True
+        return 0.0
+
+    def _take_result(self, piece: Piece, now: float, *, held: bool) -> None:
+        """Learn from a result. One that came during a hold is known to the instant, or rather to the round trip."""
+        took, trip = now - piece.sent, self._tempo.trip
+        if not held:
+            self._tempo.take_look(took)
+        elif took > 2 * trip:
+            piece.learn(now - trip, finished=False)
+        piece.learn(now, finished=True)
+        piece.gone = True
+
+    def _leave(self, piece: Piece) -> None:
+        if piece.stage is Stage.WAITING:
+            self._waiting.discard(piece)
+        piece.stage = Stage.LEFT
+        del self._pieces[piece.key]

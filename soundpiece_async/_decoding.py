@@ -1,0 +1,60 @@
+"""The whole check of a FLAC file: every frame decoded, the MD5 of its audio compared (extra ``verify``)."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from soundpiece_async._core.flac import FlacHeader
+
+_BLOCK = 65_536
+"""Samples per channel decoded at a time: about half a MiB."""
+_NO_MD5 = bytes(16)
+
+Samples = np.ndarray[Any, np.dtype[Any]]
+
+
+def find_fault(path: Path, header: FlacHeader) -> str | None:
+    """Decode a file: None, or what is wrong with it, as the end of a sentence. Blocks, for seconds.
+
+    The MD5 is of the samples as little-endian integers of whole bytes, channels interleaved (RFC 9639, section 8.2).
+    """
+    if header.bits not in _PACKERS:
+        return f"libsndfile decodes 8, 16 and 24 bits per sample, and it has {header.bits}"
+    dtype, pack = _PACKERS[header.bits]
+    digest, samples = hashlib.md5(usedforsecurity=False), 0
+    try:
+        with soundfile.SoundFile(path) as sound:
+            while len(block := sound.read(_BLOCK, dtype=dtype, always_2d=True)):
+                samples += len(block)
+                digest.update(pack(block))
+    except soundfile.LibsndfileError as error:
+        return f"it cannot be decoded: {error}"
+    if header.samples and samples != header.samples:
+        return f"{samples} of {header.samples} samples can be decoded"
+    if header.md5 not in (_NO_MD5, digest.digest()):
+        return "the MD5 of its audio is not the one its header states"
+    return None
+
+
+def _pack_8(block: Samples) -> bytes:
+    return (block >> 8).astype("<i1").tobytes()
+
+
+def _pack_16(block: Samples) -> bytes:
+    return block.astype("<i2", copy=False).tobytes()
+
+
+def _pack_24(block: Samples) -> bytes:
+    return block.astype("<i4", copy=False).view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+
+
+# libsndfile gives samples at the left of their integer: 8 bits in 16, 24 in 32
+_PACKERS: dict[int, tuple[str, Callable[[Samples], bytes]]] = {
+    8: ("int16", _pack_8),
+    16: ("int16", _pack_16),
+    24: ("int32", _pack_24),
+}

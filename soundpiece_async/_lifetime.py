@@ -1,0 +1,141 @@
+"""A session's lifetime: one root task, so that it may be opened in one task and closed in another.
+
+No cancel scope spans ``start`` and ``close``. Whatever runs in the background is a child of the root task; whatever a
+caller awaits runs in the caller's own task, inside ``inside``, and is interrupted from there when the session closes.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+
+from soundpiece_async._core.errors import SessionClosed
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+
+
+class Lifetime:
+    """Open once, closed once. The only place that imports asyncio: anyio's tasks all have a scope around them."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._root: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._group: TaskGroup | None = None
+        self._calls: set[anyio.CancelScope] = set()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "not started" if self._root is None else "open"
+        return f"<Lifetime {state} calls={len(self._calls)}>"
+
+    @property
+    def started(self) -> bool:
+        """True from the first ``start`` on."""
+        return self._root is not None
+
+    def check_new(self) -> None:
+        """Raise ``SessionClosed`` if it was started, or closed, before."""
+        if self._root is not None or self.closed:
+            raise SessionClosed("a session is started once: make a new one")
+
+    async def start(self, house: AbstractAsyncContextManager[object], *background: Task) -> None:
+        """Start the root task in the running loop; until ``close`` it holds ``house`` open and runs ``background``."""
+        self._loop = asyncio.get_running_loop()
+        self._stop, self._quiet, opened = anyio.Event(), anyio.Event(), anyio.Event()
+        self._root = asyncio.create_task(self._live(house, background, opened), name="soundpiece session")
+        try:
+            await opened.wait()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.close()
+            raise
+        if self._group is None:
+            self.closed = True
+            self._root.result()  # raises what kept it from opening
+
+    async def close(self) -> None:
+        """End the root task, interrupt every call, and wait until both are gone. A second close waits for the first.
+
+        Raises:
+            SessionClosed: called from another event loop, or the root task ended by a fault of its own.
+        """
+        if self._root is None:
+            self.closed = True
+            return
+        self._check_loop()
+        self.closed = True
+        self._stop.set()
+        self._interrupt()
+        await asyncio.wait((self._root,))
+        while self._calls:
+            await self._quiet.wait()
+        if not self._root.cancelled() and (fault := self._root.exception()) is not None:
+            raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault
+
+    def check(self) -> None:
+        """Raise ``SessionClosed`` unless the session is open, and open in the running event loop."""
+        if self._root is None and not self.closed:
+            raise SessionClosed(
+                "the session is not open: use 'async with Session() as session', or await session.start()"
+            )
+        if self.closed or self._root is None or self._root.done():
+            raise SessionClosed("the session is closed")
+        self._check_loop()
+
+    @contextmanager
+    def inside(self) -> Generator[None]:
+        """Run a caller's call: refused unless the session is open, and ended by ``SessionClosed`` when it closes."""
+        self.check()
+        with anyio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                yield
+            finally:
+                self._calls.discard(scope)
+                if not self._calls:
+                    self._quiet.set()
+        if scope.cancelled_caught:
+            raise SessionClosed("the session was closed meanwhile")
+
+    def spawn(self, task: Task, *args: object) -> None:
+        """Start a child of the root task. It must handle its own errors: one that escapes ends the session."""
+        self.check()
+        if self._group is not None:
+            self._group.start_soon(task, *args)
+
+    async def start_child(self, task: Task) -> None:
+        """Start a child of the root task and wait until it says that it has started; its errors are its own, too."""
+        self.check()
+        if self._group is not None:
+            await self._group.start(task)
+
+    async def _live(
+        self,
+        house: AbstractAsyncContextManager[object],
+        background: Iterable[Task],
+        opened: anyio.Event,
+    ) -> None:
+        try:
+            async with house, anyio.create_task_group() as group:
+                for task in background:
+                    group.start_soon(task)
+                self._group = group
+                opened.set()
+                await self._stop.wait()
+                group.cancel_scope.cancel()
+        finally:
+            opened.set()
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        for scope in tuple(self._calls):
+            scope.cancel()
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise SessionClosed("this session belongs to another event loop: make one session per loop")

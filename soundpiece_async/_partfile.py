@@ -1,0 +1,244 @@
+"""The file a download grows in: ``<name>.part`` beside the target, and ``<name>.part.json``, which says of what it is.
+
+1. Whoever holds the operating system's lock on the ``.part`` may touch it, its note and the target. The lock dies with
+   its process, so there are no stale ones, and no lock file is left. It is held until the file has its final name.
+2. The note never describes other bytes than those in the ``.part``: that is emptied before a new note is written.
+3. Everything here blocks and runs in worker threads, one call at a time: a task that is cancelled leaves its thread
+   working, and nothing may close the file under it. Once closed, a ``PartFile`` stays closed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from pathlib import Path
+
+import attrs
+
+from soundpiece_async._core.flac import HEADER_BYTES
+from soundpiece_async._core.resuming import Known, is_strong
+
+if sys.platform == "win32":  # pragma: no cover - no lock between processes there, only within one
+
+    def _lock(_descriptor: int) -> bool:
+        return True
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        """Take the lock of an open file, or say that somebody else has it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+class Claim(Enum):
+    """What became of the wish to write a target."""
+
+    MINE = auto()
+    TAKEN = auto()
+    """Another process, or another spelling of the same path, is writing it."""
+    DONE = auto()
+    """The target is there, and may not be overwritten."""
+
+
+class PartFile:
+    """The only writer of one target. Every method but ``repr`` blocks, and may raise OSError.
+
+    Args:
+        target: the final path.
+        source: names what is downloaded; bytes of another source are not gone on with.
+
+    Attributes:
+        length: bytes written and, in ``digest``, counted.
+        known: what the host has said of the file.
+    """
+
+    def __init__(self, target: Path, *, source: str) -> None:
+        self.target = target
+        self.path = target.with_name(f"{target.name}.part")
+        self.length = 0
+        self.known = Known()
+        self._note = target.with_name(f"{target.name}.part.json")
+        self._source = source
+        self._digest = hashlib.sha256()
+        self._file: io.FileIO | None = None
+        self._closed = False
+        self._one_at_a_time = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "new" if self._file is None else "open"
+        return f"<PartFile {self.path} {state} length={self.length} {self.known}>"
+
+    def claim(self, *, overwrite: bool) -> Claim:
+        """Try to become the only writer, and take over what may be gone on with; never waits. The folder must exist."""
+        with self._one_at_a_time:
+            if self.target.exists() and not overwrite:
+                return Claim.DONE
+            self._file = file = None if self._closed else _open_locked(self.path)
+            if file is None:
+                return Claim.TAKEN
+            if self.target.exists() and not overwrite:  # published between the first look and the lock
+                self._release()
+                return Claim.DONE
+            self._resume(file)
+            return Claim.MINE
+
+    def restart(self, known: Known) -> None:
+        """Throw the bytes away, and note what the next ones belong to (rule 2)."""
+        with self._one_at_a_time:
+            self._restart(self._open_file(), known)
+
+    def append(self, blocks: Sequence[bytes]) -> None:
+        """Write blocks behind what is there, and hash them."""
+        with self._one_at_a_time:
+            file = self._open_file()
+            batch = b"".join(blocks)
+            rest = memoryview(batch)
+            while rest:
+                rest = rest[file.write(rest) :]
+            self._digest.update(batch)
+            self.length += len(batch)
+
+    def head(self) -> bytes:
+        """Read the bytes a FLAC header takes."""
+        with self._one_at_a_time:
+            file = self._open_file()
+            file.seek(0)
+            data = file.read(HEADER_BYTES)
+            file.seek(self.length)
+            return data
+
+    def sha256(self) -> str:
+        """Give the hash of all bytes, as hex, without reading them again."""
+        return self._digest.hexdigest()
+
+    def publish(self) -> None:
+        """Give the file its final name, so that it survives a power cut right after."""
+        with self._one_at_a_time:
+            file = self._open_file()
+            os.fsync(file.fileno())
+            if sys.platform == "win32":  # pragma: no cover - an open file cannot be renamed there
+                file.close()
+            self.path.replace(self.target)
+            self._note.unlink(missing_ok=True)
+            _sync_folder(self.target.parent)
+
+    def close(self) -> None:
+        """Give the lock back, and remove what nobody could go on with. Closing twice is no error."""
+        with self._one_at_a_time:
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            resumable = self.length and self.known.etag is not None
+            if not resumable and _is_still(file, self.path):
+                self.path.unlink()
+                self._note.unlink(missing_ok=True)
+        finally:
+            file.close()
+
+    def _open_file(self) -> io.FileIO:
+        if self._file is None:
+            raise RuntimeError(f"{self.path} was used before it was claimed, or after it was closed")
+        return self._file
+
+    def _resume(self, file: io.FileIO) -> None:
+        """Take over the bytes of an earlier process when its note says that they may be gone on with."""
+        known = self._read_note()
+        held = os.fstat(file.fileno()).st_size
+        if known is None or (known.size is not None and held > known.size):
+            self._restart(file, Known())
+            return
+        # of a whole file the last byte is fetched again: the host's word that it is still this file
+        self.length = held - 1 if held and held == known.size else held
+        self.known = known
+        file.truncate(self.length)
+        file.seek(0)
+        self._digest = hashlib.file_digest(file, "sha256")  # leaves the position at the end
+
+    def _restart(self, file: io.FileIO, known: Known) -> None:
+        file.seek(0)
+        file.truncate()
+        self.length, self.known, self._digest = 0, known, hashlib.sha256()
+        if known.etag is None:
+            self._note.unlink(missing_ok=True)
+        else:
+            self._note.write_text(json.dumps({"source": self._source, "etag": known.etag, "size": known.size}))
+
+    def _read_note(self) -> Known | None:
+        """Read what the note says, or None when it says nothing about these bytes and this source."""
+        try:
+            note = json.loads(self._note.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        match note:
+            case {"source": self._source, "etag": str(etag), "size": int() | None as size} if is_strong(etag):
+                return Known(etag=etag, size=size)
+        return None
+
+
+@attrs.frozen(kw_only=True)
+class Facts:
+    """What is to be known of a whole file on disk."""
+
+    head: bytes
+    size: int
+    sha256: str
+
+
+def read_facts(path: Path) -> Facts:
+    """Read a file once, from beginning to end. Blocks."""
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
+        return Facts(head=head, size=file.tell(), sha256=digest.hexdigest())
+
+
+def _open(path: Path) -> io.FileIO:
+    """Open a file for reading and writing, made if missing; a link in its place is an error, it may lead anywhere."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return io.FileIO(os.open(path, flags, 0o666), "r+")
+
+
+def _open_locked(path: Path) -> io.FileIO | None:
+    """Open a file and take its lock, or leave everything as it was (rule 1)."""
+    file = _open(path)
+    try:
+        if _lock(file.fileno()) and _is_still(file, path):
+            return file
+    except OSError:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def _is_still(file: io.FileIO, path: Path) -> bool:
+    """Tell whether a path still leads to an open file: who held the lock before may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system can; elsewhere the file itself is whole and synced all the same."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,206 @@
+"""Runs the scheduler: one poll serves any number of waiters, and every slot is given back."""
+
+import logging
+import random
+from collections import OrderedDict
+from typing import Any
+
+import anyio
+import attrs
+
+from soundpiece_async._core import wire
+from soundpiece_async._core.errors import SoundpieceError, WaitTimeout
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.pacing import Ticket, Turn
+from soundpiece_async._core.requests import Request
+from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._reader import Reader
+from soundpiece_async._transport import Transport
+
+logger = logging.getLogger("soundpiece_async.poller")
+
+DELIVERED = 4096
+"""Webhook deliveries kept for operations that nobody waits for yet, the oldest going first."""
+
+
+@attrs.define(eq=False)
+class _Watch:
+    """An operation somebody waits for; resolved once, with the final operation or with an error."""
+
+    handle: Handle
+    request: Request | None
+    seen: float  # when it was last known to be processing
+    waiters: int = 0
+    resolved: anyio.Event = attrs.field(factory=anyio.Event)
+    scope: anyio.CancelScope | None = None  # of the poll that is out
+    outcome: Operation[Any] | SoundpieceError | None = None
+
+
+class Poller:
+    """One per session; ``run`` is a child of the session's root task.
+
+    Args:
+        transport: sends the polls.
+        reader: numbers the outputs.
+        slots: polls out at most.
+    """
+
+    def __init__(self, transport: Transport, reader: Reader, *, slots: int) -> None:
+        self.ready = self.failed = 0
+        self.lag_sum = self.lag_max = 0.0
+        self._transport = transport
+        self._reader = reader
+        self._scheduler = Scheduler(slots=slots)
+        self._watches: dict[Handle, _Watch] = {}
+        self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
+        self._changed = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Poller waited for={len(self._watches)} {self._scheduler!r}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Operations somebody waits for."""
+        return len(self._watches)
+
+    async def wait(self, handle: Handle, *, known: Operation[Any] | None, timeout: float | None) -> Operation[Any]:
+        """Wait until an operation is final. Cancelling only detaches: the poll ends with the last of its waiters.
+
+        Args:
+            handle: the operation.
+            known: the operation as it was last seen, if it was.
+            timeout: seconds; None: as long as it takes.
+
+        Raises:
+            WaitTimeout: the time is over; nothing is lost.
+            SoundpieceError: it cannot be read, and trying again would not help.
+        """
+        delivered = self._delivered.pop(handle, None)
+        if delivered is not None:
+            self._count(delivered, 0.0)
+            return delivered
+        watch = self._watches.get(handle) or self._watch(handle, known)
+        watch.waiters += 1
+        try:
+            with anyio.move_on_after(timeout):
+                await watch.resolved.wait()
+        finally:
+            watch.waiters -= 1
+            if not watch.waiters and not watch.resolved.is_set():
+                self._unwatch(watch, finished=False)
+        match watch.outcome:
+            case None:
+                raise WaitTimeout(
+                    f"operation {handle} was not ready within {timeout} s; it runs on: wait for it again by its handle",
+                    handle=handle,
+                    operation=known,
+                )
+            case Operation() as operation:
+                return operation
+            case error:
+                raise error
+
+    def deliver(self, operation: Operation[Any]) -> None:
+        """Take a webhook's news of a final operation; kept for a while when nobody waits for it yet."""
+        operation = self._reader.fix(operation)
+        watch = self._watches.get(operation.handle)
+        if watch is not None:
+            self._resolve(watch, operation)
+            return
+        self._delivered[operation.handle] = operation
+        if len(self._delivered) > DELIVERED:
+            self._delivered.popitem(last=False)
+
+    async def run(self) -> None:
+        """Carry out what the scheduler says, until cancelled."""
+        permit: Ticket | None = None
+        async with anyio.create_task_group() as polls:
+            while True:
+                self._changed = anyio.Event()
+                now = anyio.current_time()
+                match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
+                    case Poll() as poll:
+                        if permit is None:  # taken once a slot is free; by then another poll may be worth more
+                            permit = await self._transport.pacer.take(Turn.POLL)
+                            continue
+                        watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
+                        watch.scope = anyio.CancelScope()
+                        self._scheduler.begin(poll, now=now)
+                        polls.start_soon(self._poll, watch, poll, permit, watch.scope)
+                        permit = None
+                    case Drop(key=held) as drop:
+                        self._scheduler.begin(drop, now=now)
+                        self._cancel_poll(held)  # type: ignore[arg-type]  # as above
+                    case Sleep(until=until):
+                        if permit is not None:
+                            self._transport.pacer.give_back(permit)
+                            permit = None
+                        with anyio.move_on_after(None if until is None else max(0.0, until - now)):
+                            await self._changed.wait()
+
+    async def _poll(self, watch: _Watch, poll: Poll, permit: Ticket, scope: anyio.CancelScope) -> None:
+        """Ask once how one operation stands, and give its slot back, whatever happens."""
+        call = wire.poll(watch.handle, wait=poll.wait)
+        started = anyio.current_time()
+        outcome = Outcome.DROPPED
+        result: Operation[Any] | SoundpieceError | None = None
+        try:
+            with scope:
+                answer = await self._transport.poll(call, permit)
+                result = wire.read_final(answer, call, handle=watch.handle, request=watch.request)
+                outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
+        except SoundpieceError as error:
+            outcome, result = (Outcome.FAILED, None) if error.retryable else (Outcome.FINISHED, error)
+            logger.info("%s: %s: %s", call, "looking again later" if error.retryable else "giving up", error)
+        finally:
+            now = anyio.current_time()
+            watch.scope = None
+            self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random())  # noqa: S311 - spreads polls
+            self._changed.set()
+        if outcome is Outcome.PROCESSING:
+            watch.seen = now
+        elif result is not None:
+            # an answer that came at once was ready before the poll arrived: since when is unknown
+            at_once = not poll.wait or now - started < 2 * self._scheduler.rtt
+            self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
+
+    def _watch(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
+        now = anyio.current_time()
+        request, age = None, None
+        if known is not None:
+            request = known.request
+            age = max(0.0, (self._transport.now - known.created_at).total_seconds()) if known.created_at else None
+        watch = self._watches[handle] = _Watch(handle, request, seen=now)
+        pushed = request is not None and request.callback_url is not None
+        self._scheduler.watch(watch, route=handle.route, now=now, age=age, pushed=pushed)
+        self._changed.set()
+        return watch
+
+    def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
+        """Stop looking at an operation, and end the poll that nobody needs any more."""
+        del self._watches[watch.handle]
+        if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
+            self._cancel_poll(watch)
+        self._changed.set()
+
+    def _cancel_poll(self, watch: _Watch) -> None:
+        if watch.scope is not None:
+            watch.scope.cancel()
+
+    def _resolve(self, watch: _Watch, outcome: Operation[Any] | SoundpieceError, *, lag: float = 0.0) -> None:
+        if self._watches.get(watch.handle) is not watch:
+            return  # nobody waits any more, or other news came first
+        if isinstance(outcome, Operation):
+            outcome = self._reader.fix(outcome)
+            self._count(outcome, lag)
+        watch.outcome = outcome
+        watch.resolved.set()
+        self._unwatch(watch, finished=isinstance(outcome, Operation))
+
+    def _count(self, operation: Operation[Any], lag: float) -> None:
+        logger.info("operation %s is %s", operation.handle, operation.status)
+        self.ready += operation.status is Status.READY
+        self.failed += operation.status is Status.FAILED
+        self.lag_sum += lag
+        self.lag_max = max(self.lag_max, lag)

@@ -1,0 +1,300 @@
+"""The front room: submit, wait, download, run."""
+
+import logging
+import os
+import warnings
+from collections.abc import AsyncIterable, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
+
+import anyio
+import attrs
+
+from soundpiece_async._bulk import RunMany
+from soundpiece_async._core import names, wire
+from soundpiece_async._core.errors import InvalidRequest, OperationFailed, SoundpieceError
+from soundpiece_async._core.models import Operation, SavedFile, Statistics, Status, Succeeded
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Request
+from soundpiece_async._core.settings import Settings
+from soundpiece_async._downloader import Downloader
+from soundpiece_async._lifetime import Lifetime
+from soundpiece_async._poller import Poller
+from soundpiece_async._reader import Reader
+from soundpiece_async._submitter import Submitter
+from soundpiece_async._transport import Transport
+
+if TYPE_CHECKING:
+    from aiohttp import TraceConfig
+
+logger = logging.getLogger("soundpiece_async.session")
+
+Folder: TypeAlias = str | os.PathLike[str]
+R = TypeVar("R", bound=Request)
+E = TypeVar("E", bound=Request | None)
+
+
+class Session:
+    """Everything one account does at the same time: one poll scheduler, one rate gate, one downloader.
+
+    Use it as ``async with Session() as session``, or with ``start`` and ``aclose``, which may run in different tasks
+    (as web frameworks do it). Any number of tasks of its event loop may use it at once; one session is enough.
+
+    Args:
+        settings: by default read from ``SOUNDPIECE_API_KEY`` and ``SOUNDPIECE_BASE_URL``.
+        trace_configs: passed through to aiohttp, for instrumentation.
+
+    Raises:
+        SettingsError: no key is set, or a setting makes no sense; nothing was sent.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
+        self._life = Lifetime()
+        self._settings = settings if settings is not None else Settings.from_environ(os.environ)
+        self._traces = tuple(trace_configs)
+
+    def __repr__(self) -> str:
+        parts = (self._submitter, self._poller, self._downloader, self._transport) if self._life.started else ()
+        return f"<Session {' '.join(map(repr, (self._life, *parts)))}>"
+
+    async def start(self) -> None:
+        """Open the session in the running event loop. Nothing is sent.
+
+        Raises:
+            SessionClosed: it was started before.
+        """
+        self._life.check_new()
+        self._transport = Transport(self._settings, trace_configs=self._traces)
+        self._reader = Reader(self._transport)
+        self._submitter = Submitter(self._transport, self._reader, validate=self._settings.validate)
+        self._poller = Poller(self._transport, self._reader, slots=self._settings.limits.polls)
+        self._downloader = Downloader(
+            stream=self._transport.stream,
+            renew=self._reader.renew,
+            limit=self._settings.limits.downloads,
+            verify=self._settings.verify,
+            stalls=self._settings.retries.download_stalls,
+        )
+        await self._life.start(self._transport, self._transport.pacer.run, self._poller.run)
+
+    async def aclose(self) -> None:
+        """Close the session: polls end, every waiter gets ``SessionClosed``, nothing is left behind. Twice is fine.
+
+        Raises:
+            SessionClosed: called from another event loop, or a fault of this library ended the session early.
+        """
+        await self._life.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if self._life.started and not self._life.closed:
+            warnings.warn("a soundpiece session was not closed", ResourceWarning, source=self, stacklevel=1)
+
+    async def submit(self, request: R) -> Operation[R]:
+        """Ask for one piece of work; sent safely, with the request's own key, until it is answered.
+
+        The same object is the same piece of work: submitted again, it gives the operation it already became.
+
+        Raises:
+            InvalidRequest: the contract rules it out; nothing was sent.
+            ApiError: the service refused it; a 5xx only after ``RetryRules.submit_for`` seconds of trying.
+            TransportError: no usable answer in that time. It may have been accepted: submit the same object again.
+            DecodeError: the answer is not of the contract's shape, or echoes another request.
+            SessionClosed: the session is closed.
+        """
+        with self._life.inside():
+            return await self._submitter.submit(request)
+
+    @overload
+    async def wait(self, operation: Operation[E], *, timeout: float | None = None) -> Operation[E]: ...
+
+    @overload
+    async def wait(self, operation: Handle, *, timeout: float | None = None) -> Operation[Request | None]: ...
+
+    async def wait(self, operation: Operation[Any] | Handle, *, timeout: float | None = None) -> Operation[Any]:
+        """Wait until an operation is ready. Any number of callers may wait for the same one: one poll serves them all.
+
+        Cancelling a waiter only detaches it. Faults of the network and of the service are waited out.
+
+        Args:
+            operation: an operation, or the handle of one.
+            timeout: seconds this caller is willing to wait; None: as long as it takes.
+
+        Raises:
+            OperationFailed: the service gave up on the work.
+            WaitTimeout: the timeout passed; the operation runs on, wait again later.
+            ApiError, DecodeError: it cannot be read, and trying again would not help.
+            SessionClosed: the session is closed.
+        """
+        known = operation if isinstance(operation, Operation) else None
+        handle = operation.handle if isinstance(operation, Operation) else operation
+        with self._life.inside():
+            if known is None or not known.status.final:
+                final = await self._poller.wait(handle, known=known, timeout=timeout)
+                known = final if known is None else attrs.evolve(final, request=known.request)
+        return _succeed(known)
+
+    async def refresh(self, operation: Operation[E] | Handle) -> Operation[E]:
+        """Ask once how an operation stands, whatever its status. Raises as ``submit``."""
+        with self._life.inside():
+            return await self._refresh(operation)
+
+    @overload
+    async def download(
+        self, what: Output, to: Folder, *, name: str | None = None, overwrite: bool = False
+    ) -> SavedFile: ...
+
+    @overload
+    async def download(
+        self, what: Operation[Any] | Handle, to: Folder, *, name: str | None = None, overwrite: bool = False
+    ) -> list[SavedFile]: ...
+
+    async def download(
+        self, what: Operation[Any] | Handle | Output, to: Folder, *, name: str | None = None, overwrite: bool = False
+    ) -> list[SavedFile] | SavedFile:
+        """Bring the files of a ready operation, or one of them, into a folder; a file with its final name is whole.
+
+        Args:
+            what: an operation, its handle, or one of its outputs.
+            to: the folder; made if it is missing.
+            name: what the files are called, instead of the operation's id; made safe.
+            overwrite: replace another file that is in the way; the same file is never fetched again.
+
+        Raises:
+            InvalidRequest: the operation is not ready yet: wait for it first.
+            OperationFailed: it never will be.
+            DownloadError: a file could not be had; the others are there. ``CorruptAudio``: it is not what it claims.
+            SessionClosed: the session is closed.
+        """
+        with self._life.inside():
+            if isinstance(what, Output):
+                siblings = self._reader.recall(what.handle) or (await self._refresh(what.handle)).outputs
+                files = dict(zip((one.index for one in siblings), names.file_names(name or what.handle.id, siblings)))
+                path = Path(to, files[what.index])
+                return await self._downloader.save(what, path, overwrite=overwrite)
+            operation = what if isinstance(what, Operation) and what.status.final else await self._refresh(what)
+            if operation.status is Status.FAILED:
+                raise OperationFailed(wire.read_failure(operation), operation=operation)
+            if operation.status is not Status.READY:
+                raise InvalidRequest(
+                    f"operation {operation.handle} is {operation.status}: wait for it before downloading",
+                    field="operation",
+                )
+            return await self._downloader.save_all(
+                operation.outputs, Path(to), name or operation.id, overwrite=overwrite
+            )
+
+    async def run(self, request: R, *, save_to: Folder | None = None, timeout: float | None = None) -> Succeeded[R]:
+        """Submit, wait and, when ``save_to`` names a folder, download; timeout and errors are those of the three."""
+        operation = await self.wait(await self.submit(request), timeout=timeout)
+        files = () if save_to is None else tuple(await self.download(operation, save_to))
+        return Succeeded(request=request, operation=operation, files=files)
+
+    def run_many(
+        self,
+        requests: Iterable[R] | AsyncIterable[R],
+        *,
+        save_to: Folder | None = None,
+        timeout: float | None = None,
+        max_in_flight: int | None = None,
+        ordered: bool = False,
+    ) -> RunMany[R]:
+        """Run many pieces at once: ``async with session.run_many(...) as results: async for result in results``.
+
+        Each result is a ``Succeeded`` or a ``Failed``: one bad piece never stops the others. After 401, 402 or 403
+        nothing more is sent, and each request that is left is answered by a ``Failed`` with that error.
+
+        Args:
+            requests: any iterable or async iterable, read no further ahead than ``max_in_flight``. What it raises ends
+                the reading; what is in flight is still given out, then its error is raised.
+            save_to: the folder for the files; None: nothing is downloaded.
+            timeout: seconds to wait for each piece, once submitted.
+            max_in_flight: pieces begun and not yet taken by the consumer; by default ``Limits.in_flight``.
+            ordered: give results in the order of the requests instead of the order of completion.
+        """
+        if max_in_flight is not None and (isinstance(max_in_flight, bool) or max_in_flight < 1):
+            raise InvalidRequest(f"max_in_flight must be at least 1, not {max_in_flight!r}", field="max_in_flight")
+
+        async def finish(operation: Operation[R]) -> Succeeded[R]:
+            final = await self.wait(operation, timeout=timeout)
+            files = () if save_to is None else tuple(await self.download(final, save_to))
+            return Succeeded(request=operation.request, operation=final, files=files)
+
+        async def submit(request: R, check: Callable[[], None]) -> Operation[R]:
+            with self._life.inside():
+                return await self._submitter.submit(request, check=check)
+
+        return RunMany(
+            requests,
+            submit=submit,
+            finish=finish,
+            inside=self._life.inside,
+            start=self._life.start_child,
+            limit=self._settings.limits.in_flight if max_in_flight is None else max_in_flight,
+            ordered=ordered,
+        )
+
+    def deliver(self, operation: Operation[Any]) -> None:
+        """Take a webhook's news: it wakes the same waiters a poll would. It may come before the PUT has answered."""
+        self._life.check()
+        if not operation.status.final:
+            return
+        if self._settings.confirm_webhooks:
+            self._life.spawn(self._confirm, operation)
+        else:
+            self._poller.deliver(operation)
+
+    def statistics(self) -> Statistics:
+        """Count what happened since the start; cheap enough to ask ten times a second."""
+        self._life.check()
+        poller, gate = self._poller, self._transport.pacer.gate
+        closed_until = gate.closed_until
+        ended = poller.ready + poller.failed
+        return Statistics(
+            submitted=self._submitter.submitted,
+            in_flight=poller.in_flight,
+            submits_out=self._transport.submits_out,
+            polls_out=self._transport.polls_out,
+            ready=poller.ready,
+            failed=poller.failed,
+            downloads_out=self._downloader.streams_out,
+            downloads=self._downloader.saved,
+            bytes=self._downloader.received,
+            requests=self._transport.pacer.sent,
+            rate_limited=gate.limited_count,
+            rate=gate.rate,
+            closed_for=max(0.0, closed_until - anyio.current_time()) if closed_until is not None else 0.0,
+            detection_lag=poller.lag_sum / ended if ended else 0.0,
+            detection_lag_max=poller.lag_max,
+        )
+
+    async def _refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
+        if isinstance(what, Operation):
+            return await self._reader.read(what.handle, request=what.request)
+        return await self._reader.read(what, request=None)
+
+    async def _confirm(self, operation: Operation[Any]) -> None:
+        """Read the state a webhook announced, and believe that; a poll finds it later if this fails."""
+        try:
+            read = await self._reader.read(operation.handle, request=operation.request)
+        except SoundpieceError as error:
+            logger.warning("operation %s: a webhook could not be confirmed: %s", operation.handle, error)
+        else:
+            if read.status.final:
+                self._poller.deliver(read)
+
+
+def _succeed(operation: Operation[Any]) -> Operation[Any]:
+    """Give a final operation back, if it did not fail."""
+    if operation.status is Status.FAILED:
+        raise OperationFailed(wire.read_failure(operation), operation=operation)
+    return operation

@@ -1,0 +1,40 @@
+"""The three commands, and how a command line becomes the work it stands for."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from cyclopts import App, CycloptsError, Parameter
+
+from soundpiece_async.cli.demo import demo
+from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.run import run
+from soundpiece_async.cli.simulate import simulate
+
+app = App(
+    name="soundpiece",
+    help="Songs, instrumentals, samples, effects, remixes, stems and cut-downs by the Soundpiece API.",
+    console=Page(),
+    default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: nothing here is on by default
+)
+app.command(demo)
+app.command(run)
+app.command(simulate)
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[None]] | None:
+    """Give the work a command line stands for; None when that was to show the help or the version.
+
+    Raises:
+        UsageError: it cannot be understood.
+    """
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UsageError(f"{error} See: soundpiece --help") from error
+    work = partial(command, *bound.args, **bound.kwargs)
+    if inspect.iscoroutinefunction(command):
+        return work
+    work()
+    return None

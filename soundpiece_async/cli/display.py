@@ -1,0 +1,154 @@
+"""What the demo shows: one line for each piece while it is made, and a table at the end.
+
+On a terminal the lines of unfinished pieces stay in place and change, and finished ones scroll away above them. Without
+one, every step is a plain line of its own.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+import attrs
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from soundpiece_async import SavedFile, Statistics
+from soundpiece_async.cli.speech import size
+
+PAPER = 100
+"""Columns of output that goes to a file or a pipe."""
+
+
+class Stage(StrEnum):
+    """How far a piece is."""
+
+    QUEUED = "queued"
+    GENERATING = "generating"
+    DOWNLOADING = "downloading"
+    DONE = "done"
+
+
+COLOURS = {
+    Stage.QUEUED: "dim",
+    Stage.GENERATING: "yellow",
+    Stage.DOWNLOADING: "cyan",
+    Stage.DONE: "green",
+}
+
+
+@attrs.frozen(kw_only=True)
+class Finished:
+    """A piece that is done; it ``waited`` that many seconds from being accepted to being ready."""
+
+    name: str
+    route: str
+    waited: float
+    files: tuple[SavedFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """The size of its files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def seconds(self) -> float:
+        """The length of its files."""
+        return sum(file.duration for file in self.files)
+
+
+class Page(Console):
+    """A console that says so when its reader has left; rich itself would end the process, in the middle of all tasks."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on raising what rich caught."""
+        raise BrokenPipeError
+
+
+class Board:
+    """The progress of all pieces, on standard error; use it as a context manager.
+
+    Args:
+        names: the pieces, in the order of their lines.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._console = Page(stderr=True, highlight=False)
+        self._stages = dict.fromkeys(names, Stage.QUEUED)
+        self._notes: dict[str, str] = {}
+        self._summary = ""
+        self._live = Live(
+            get_renderable=self._draw,
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Board {list(self._stages.values()).count(Stage.DONE)} of {len(self._stages)} done>"
+
+    def __enter__(self) -> Self:
+        if self._console.is_interactive:
+            self._live.start()
+        else:
+            for name in self._stages:
+                self._console.print(self._line(name))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, name: str, stage: Stage, note: str = "") -> None:
+        """Let a piece reach a stage."""
+        self._stages[name] = stage
+        self._notes[name] = note
+        if stage is Stage.DONE or not self._console.is_interactive:
+            self._console.print(self._line(name))
+
+    def refresh(self, statistics: Statistics, sizes: Mapping[str, int]) -> None:
+        """Bring the lines on a terminal up to date; ``sizes`` are the bytes on disk by piece."""
+        for name, stage in self._stages.items():
+            if stage is Stage.DOWNLOADING:
+                self._notes[name] = size(sizes.get(name, 0))
+        self._summary = (
+            f"{statistics.polls_out} polls out, {statistics.ready} of {len(self._stages)} ready, "
+            f"{size(statistics.bytes)} received"
+        )
+        self._live.refresh()
+
+    def _draw(self) -> Group:
+        rows = [self._line(name) for name, stage in self._stages.items() if stage is not Stage.DONE]
+        return Group(Text(self._summary, style="bold"), *rows)  # first, as a low terminal shows only the beginning
+
+    def _line(self, name: str) -> Text:
+        stage = self._stages[name]
+        line = Text.assemble(f"{name:<22}", (f"{stage:<13}", COLOURS[stage]), self._notes.get(name, ""), no_wrap=True)
+        line.rstrip()
+        return line
+
+
+def print_table(pieces: Iterable[Finished]) -> None:
+    """Print a row for each piece, on standard output."""
+    console = Page(highlight=False)
+    if not console.is_terminal:
+        console.width = PAPER
+    table = Table("piece", "route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in ("waited", "files", "length", "size"):
+        table.add_column(heading, justify="right")
+    for piece in pieces:
+        table.add_row(
+            piece.name,
+            piece.route,
+            f"{piece.waited:.1f} s",
+            str(len(piece.files)),
+            f"{piece.seconds:.1f} s",
+            size(piece.bytes),
+        )
+    console.print(table)

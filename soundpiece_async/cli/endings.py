@@ -1,0 +1,39 @@
+"""How a command line ends: the exit codes, and the one line that says why."""
+
+from collections.abc import Mapping
+
+from soundpiece_async import SoundpieceError
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells have it."""
+
+EXTRAS: Mapping[str, str] = {"cyclopts": "cli", "rich": "cli", "numpy": "cli,simulator", "soundfile": "cli,simulator"}
+"""Packages that may be missing, and the extras that bring them."""
+
+
+class UsageError(Exception):
+    """The command line asks for something there is not; nothing was done."""
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Give the exit code and the one line for what ended a command; of several errors, the first.
+
+    Raises:
+        Exception: the error itself, when it is none of the foreseeable ones: then it is a bug, and must be seen whole.
+    """
+    match error:
+        case ExceptionGroup(exceptions=(first, *_)):
+            return explain(first)
+        case UsageError():
+            return USAGE, f"soundpiece: {error}"
+        case ModuleNotFoundError(name=str(package)) if package in EXTRAS:
+            return USAGE, f'soundpiece: {package} is not installed: pip install "soundpiece-async[{EXTRAS[package]}]"'
+        case BrokenPipeError():
+            return FAILED, ""  # whoever read our output has left, and wants to hear no more
+        case SoundpieceError() | OSError():
+            return FAILED, f"soundpiece: {'; '.join([str(error), *getattr(error, '__notes__', ())])}"
+        case _:
+            raise error

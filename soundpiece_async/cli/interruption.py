@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM, noted and never thrown.
+
+By itself Python turns Ctrl-C into an exception between any two instructions: in the middle of an import, or of the
+cleaning up after the first Ctrl-C. Here a signal only cancels the work, at one of its awaits; a second one changes
+nothing, because cleaning up is short.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import FrameType
+from typing import Self
+
+import anyio
+
+from soundpiece_async.cli.endings import DONE, INTERRUPTED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Catches the signals from its ``with`` on; use it in the main thread.
+
+    Args:
+        last: nothing comes after this but the end of the process: go on catching until then.
+    """
+
+    def __init__(self, *, last: bool = False) -> None:
+        self.noted = False
+        self._last = last
+        self._cancel: Callable[[], object] = _do_nothing
+
+    def __repr__(self) -> str:
+        return f"<Interruption noted={self.noted}>"
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._last:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    async def guard(self, work: Callable[[], Awaitable[None]]) -> int:
+        """Do the work until it ends or a signal comes, also one that came earlier; gives the exit code."""
+        loop = asyncio.get_running_loop()  # anyio has no way to call into the loop from a signal handler
+        with anyio.CancelScope() as scope:
+            if self.noted:
+                scope.cancel()
+            self._cancel = partial(loop.call_soon_threadsafe, scope.cancel)
+            try:
+                await work()
+            finally:
+                self._cancel = _do_nothing
+        return INTERRUPTED if scope.cancelled_caught else DONE
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.noted = True
+        self._cancel()
+
+
+def _do_nothing() -> None:
+    """Stand in while there is no work to cancel."""

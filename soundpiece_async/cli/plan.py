@@ -1,0 +1,76 @@
+"""The 24 pieces of the demo: four songs and four instrumentals, and what is made of them; samples and effects."""
+
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+
+from soundpiece_async import (
+    AutoCutDown,
+    NewFx,
+    NewInstrumental,
+    NewSample,
+    NewSong,
+    RemixInstrumental,
+    RemixSong,
+    Request,
+    SeparateStems,
+)
+
+
+@attrs.frozen
+class Piece:
+    """One piece of the demo.
+
+    Args:
+        name: what its files are called; no name begins with another one.
+        make: makes its request; of the first output of the piece it comes ``after``, if any.
+        after: the name of that piece.
+    """
+
+    name: str
+    make: Callable[..., Request]
+    after: str | None = None
+
+
+_NEON = (
+    "[Verse]\nNeon rain on the windscreen glass\nEvery red light lets me pass\n[Chorus]\nDrive until the colours fade"
+)
+_HARBOUR = "[Verse]\nHarbour lights are coming home\nOne by one across the foam\n[Chorus]\nLeave the door ajar for me"
+_KITCHEN = "[Verse]\nRadio on the window sill\nSunlight standing very still\n[Chorus]\nTurn it up and dance with me"
+_IRON = "[Verse]\nUnder an iron sky we run\nChasing the last of the morning sun\n[Chorus]\nHold the line"
+
+PIECES = (
+    Piece("neon-rain-song", partial(NewSong, _NEON, prompt="synthwave, melancholic, night drive, analog pads")),
+    Piece("harbour-song", partial(NewSong, _HARBOUR, prompt="folk ballad, acoustic guitar, warm, hopeful")),
+    Piece("kitchen-song", partial(NewSong, _KITCHEN, prompt="disco funk, sunny, upbeat, rhodes")),
+    Piece("iron-sky-song", partial(NewSong, _IRON, prompt="indie rock, driving, moody, guitar lead")),
+    Piece("last-train-lofi", partial(NewInstrumental, "lo-fi hip hop, chill, rhodes, rain on a platform roof")),
+    Piece("glass-garden-ambient", partial(NewInstrumental, "ambient, dreamy, bells and a choir, slow")),
+    Piece("third-floor-house", partial(NewInstrumental, "house, hypnotic, groovy, organ stabs")),
+    Piece("neon-rain-cousin", lambda song: NewInstrumental(reference=song), "neon-rain-song"),
+    Piece("loop-break", partial(NewSample, "jungle drum break, energetic", duration=5.5, loopable=True)),
+    Piece("loop-bass", partial(NewSample, "techno bassline, hypnotic", duration=3.75, loopable=True)),
+    Piece("loop-keys", partial(NewSample, "jazz piano chords, relaxed", duration=4.0, loopable=True)),
+    Piece("choir-phrase", partial(NewSample, "ethereal choir, cinematic", duration=4.0)),
+    Piece("fx-thunder", partial(NewFx, "distant thunder rolling over the hills", duration=4.0)),
+    Piece("fx-riser", partial(NewFx, "bright riser into a drop", duration=3.0)),
+    Piece("fx-door", partial(NewFx, "heavy wooden door slams in a stone hall", duration=2.5)),
+    Piece("fx-chimes", partial(NewFx, "wind chimes, magic sparkle", duration=3.0)),
+    Piece(
+        "neon-rain-remix",
+        lambda song: RemixSong(song, lyrics=_NEON, prompt="drum and bass, bright", n_variations=2),
+        "neon-rain-song",
+    ),
+    Piece(
+        "harbour-remix",
+        lambda song: RemixSong(song, lyrics=_HARBOUR, prompt="bossa nova, summer evening, guitar"),
+        "harbour-song",
+    ),
+    Piece("last-train-remix", lambda track: RemixInstrumental(track, n_variations=2), "last-train-lofi"),
+    Piece("glass-garden-remix", RemixInstrumental, "glass-garden-ambient"),
+    Piece("neon-rain-stem", SeparateStems, "neon-rain-song"),
+    Piece("kitchen-stem", SeparateStems, "kitchen-song"),
+    Piece("iron-sky-teaser", lambda song: AutoCutDown(song, target_duration=6.0), "iron-sky-song"),
+    Piece("third-floor-jingle", lambda track: AutoCutDown(track, target_duration=5.0), "third-floor-house"),
+)

@@ -1,0 +1,154 @@
+"""``soundpiece run``: one piece, from flags to files."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import attrs
+from cyclopts import Parameter, Token
+
+from soundpiece_async import Operation, Request, RetryRules, SavedFile, Session, Settings
+from soundpiece_async._core.requests import ROUTES
+from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.speech import count, say, size, tell
+
+PATIENCE = 60.0
+"""Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
+
+
+def read_text(_: object, tokens: Sequence[Token]) -> str:
+    """Take a text from the command line, or from the file that ``@`` points to."""
+    text = tokens[0].value
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--lyrics {text}: {error}") from error
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Members:
+    """The members of all eight requests; None: the flag was not given.
+
+    Args:
+        prompt: what it should sound like.
+        lyrics: the words to sing, or @FILE to read them from a file.
+        reference: URL of a track to take as a model, instead of a prompt.
+        source: URL of the track to work on.
+        duration: the wanted length in seconds.
+        target_duration: the wanted length of a cut-down in seconds.
+        loopable: make a sample that loops without a seam.
+        n_variations: how many remixes to make, 1 to 3.
+        callback_url: an https address the service posts the news to.
+        idempotency_key: a UUID; with the same key and flags a piece is made, and paid for, once.
+    """
+
+    prompt: str | None = None
+    lyrics: Annotated[str | None, Parameter(converter=read_text)] = None
+    reference: str | None = None
+    source: str | None = None
+    duration: float | None = None
+    target_duration: float | None = None
+    loopable: bool | None = None
+    n_variations: int | None = None
+    callback_url: str | None = None
+    idempotency_key: str | None = None
+
+
+NONE = Members()
+
+
+async def run(
+    route: Annotated[str, Parameter(choices=tuple(ROUTES))],
+    /,
+    *,
+    members: Members = NONE,
+    save_to: Path = Path(),
+    name: str | None = None,
+    timeout: float | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
+) -> None:
+    """Make one piece, wait for it, and save its files, whose paths are printed.
+
+    The API key comes from SOUNDPIECE_API_KEY, and SOUNDPIECE_BASE_URL names another service than the real one.
+
+    Args:
+        route: what to make.
+        members: what it is made of.
+        save_to: the folder for the files.
+        name: what the files are called, instead of the operation's id.
+        timeout: seconds after which to stop trying to submit (by default 60), and then to stop waiting (never).
+        as_json: print one line of JSON instead.
+    """
+    request = build_request(route, members)
+    rules = RetryRules(submit_for=PATIENCE if timeout is None else timeout)
+    async with Session(attrs.evolve(Settings.from_environ(os.environ), retries=rules)) as session:
+        operation = await _submit(session, request)
+        started = anyio.current_time()
+        tell(f"{operation.handle} {operation.status}; to come back to it: --idempotency-key {request.idempotency_key}")
+        operation = await session.wait(operation, timeout=timeout)
+        waited = anyio.current_time() - started
+        tell(f"{operation.handle} {operation.status} after {waited:.1f} s, {count(operation.outputs)}")
+        files = await session.download(operation, save_to, name=name)
+    tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
+    say(describe(operation, files, waited=waited) if as_json else "\n".join(str(file.path) for file in files))
+
+
+def build_request(route: str, members: Members) -> Request:
+    """Make the request of a route from the flags that were given.
+
+    Raises:
+        UsageError: a flag is missing, or the route does not take it.
+    """
+    kind = ROUTES[route]
+    own = attrs.fields_dict(kind)
+    flags = attrs.asdict(members)
+    given = {name: value for name, value in flags.items() if value is not None}
+    foreign = [name for name in given if name not in own]
+    missing = [name for name, member in own.items() if member.default is attrs.NOTHING and name not in given]
+    if foreign or missing:
+        wrong = f"does not take {_flags(foreign)}" if foreign else f"needs {_flags(missing)}"
+        raise UsageError(f"{route} {wrong}; its flags are {_flags(name for name in flags if name in own)}")
+    return kind(**given)
+
+
+def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waited: float) -> str:
+    """Write one line of JSON about a finished piece; no signed URL is in it. Seconds are floats."""
+    return json.dumps(
+        {
+            "route": operation.route,
+            "id": operation.id,
+            "status": operation.status,
+            "idempotency_key": operation.request.idempotency_key,
+            "waited": round(waited, 3),
+            "files": [
+                {
+                    "path": str(file.path),
+                    "bytes": file.bytes,
+                    "sha256": file.sha256,
+                    "duration": file.duration,
+                    "sample_rate": file.sample_rate,
+                    "channels": file.channels,
+                    "kind": file.output.kind,
+                }
+                for file in files
+            ],
+        }
+    )
+
+
+async def _submit(session: Session, request: Request) -> Operation[Request]:
+    try:
+        return await session.submit(request)
+    except anyio.get_cancelled_exc_class():
+        tell(f"it may have been accepted; to come back to it: --idempotency-key {request.idempotency_key}")
+        raise
+
+
+def _flags(names: Iterable[str]) -> str:
+    return " ".join(f"--{name.replace('_', '-')}" for name in names)

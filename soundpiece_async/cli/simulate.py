@@ -1,0 +1,32 @@
+"""``soundpiece simulate``: the service in a box, for as long as it is wanted."""
+
+from typing import Annotated
+
+import anyio
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from soundpiece_async.cli.speech import say
+
+
+async def simulate(
+    *,
+    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
+    seed: int = 0,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+) -> None:
+    """Run a simulated service until Ctrl-C, and print its URL and its key as shell commands.
+
+    Point any client at it, 'soundpiece run' as well: its audio is real, its waits are realistic, and nothing is paid.
+
+    Args:
+        speed: how many times faster than the real service the work is done.
+        seed: another seed makes other music.
+        port: where to listen on this machine; 0 is any free port.
+    """
+    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing, and --help needs none
+
+    async with Simulator(speed=speed, seed=seed, port=port) as service:
+        for name, value in service.environ.items():
+            say(f"export {name}={value}")
+        await anyio.sleep_forever()

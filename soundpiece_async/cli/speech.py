@@ -1,0 +1,45 @@
+"""Lines for people and programs: results on standard output, the rest on standard error, the key on neither."""
+
+import os
+import re
+import sys
+from collections.abc import Sized
+
+_KEY = re.compile(r"spk_[^\s'\"]+")
+
+
+def say(line: str) -> None:
+    """Print a result."""
+    print(line, flush=True)  # noqa: T201 - it is a command line
+
+
+def tell(line: str) -> None:
+    """Print one line of news or of complaint, whatever it consists of; a key that someone typed is not repeated."""
+    print(_KEY.sub("spk_...", " ".join(line.split())), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
+
+
+def drain() -> bool:
+    """Write out what is buffered; False when a reader has left, as in ``soundpiece --help | head -1``.
+
+    What cannot be written goes nowhere then, or the interpreter would try again at its end, and complain.
+    """
+    complete = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            complete = False
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return complete
+
+
+def size(length: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{length / 1e6:.1f} MB"
+
+
+def count(files: Sized) -> str:
+    """Write how many files there are."""
+    return f"{len(files)} file{'s' * (len(files) != 1)}"

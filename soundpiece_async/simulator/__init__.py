@@ -1,0 +1,15 @@
+"""The Soundpiece API in a box, for tests, demos and benchmarks: real sockets, real audio, faults on demand.
+
+    async with Simulator(speed=100) as sim:
+        async with Session(Settings(api_key=sim.api_key, base_url=sim.url)) as session: ...
+
+It shares no code with the client, so that a misread contract cannot be misread twice. Needs the extra `simulator`.
+"""
+
+from soundpiece_async.simulator.box import Simulator
+from soundpiece_async.simulator.faults import Fault, Faults
+from soundpiece_async.simulator.log import Request, Statistics
+from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.webhooks import Delivery
+
+__all__ = ["Delivery", "Fault", "Faults", "Operation", "Request", "Simulator", "Statistics"]

@@ -1,0 +1,299 @@
+"""The API in a box: the world, its two hosts and its webhooks, opened and closed as one."""
+
+import base64
+import random
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import partial
+from types import TracebackType
+from typing import Literal, Self, Unpack
+
+import aiohttp
+import anyio
+import attrs
+
+from soundpiece_async.simulator.faults import Details, Fault, Faults, Mischief
+from soundpiece_async.simulator.hosting import Life, listen
+from soundpiece_async.simulator.links import Signer
+from soundpiece_async.simulator.log import Request, Statistics
+from soundpiece_async.simulator.music import Taste
+from soundpiece_async.simulator.operations import Manner, Operation, OperationError
+from soundpiece_async.simulator.outputs import Shelf
+from soundpiece_async.simulator.pacing import Bucket
+from soundpiece_async.simulator.reception import Desk, Hook, Reception
+from soundpiece_async.simulator.renders import Renders
+from soundpiece_async.simulator.server import Api
+from soundpiece_async.simulator.timeline import Timeline
+from soundpiece_async.simulator.webhooks import Courier, Delivery, Event, read_secret, write_event
+from soundpiece_async.simulator.world import Durations, World
+
+_HOLD = 20.0
+"""Seconds a `wait=true` is held at most (contract section 6)."""
+_positive = attrs.validators.gt(0.0)
+_share = attrs.validators.and_(attrs.validators.ge(0.0), attrs.validators.le(1.0))
+
+
+@attrs.define(eq=False, kw_only=True, repr=False)
+class Simulator:
+    """The Soundpiece API on the loopback interface: `async with Simulator(speed=100) as sim`, then talk to `sim.url`.
+
+    It may be entered and left in different tasks, and only once. What it answers follows from `seed` and the requests,
+    see `world`; it never talks to anything outside private networks.
+
+    Attributes:
+        seed: Where all chance comes from.
+        speed: Divides processing times, the 20 s hold and the pauses between webhook attempts; nothing else.
+        faults: What goes wrong by chance, see `Faults`; `inject` puts single faults on chosen requests.
+        api_key: The account's one key; by default it follows from the seed.
+        requests_per_second: The account's rate limit in real seconds; None for no limit.
+        burst: How many requests may come at once under that limit; by default one second's worth.
+        credits: How many operations may be made before 402; None for any number.
+        url_lifetime: Real seconds a signed URL lives.
+        stable_paths: Whether a signed URL keeps its path when it is signed afresh.
+        track_seconds: The shortest and the longest song, instrumental or foreign source, in seconds of audio.
+        variations: How many outputs a new song or instrumental has.
+        durations: Processing times by route in seconds, to be divided by `speed`: a mapping, or a callable given the
+            route's name. `math.inf` leaves operations to `finish`. By default realistic and seeded.
+        replay: What a repeated PUT gives: the operation as it is now, or the snapshot it gave at first.
+        shuffle_outputs: Whether outputs come in another order on every GET.
+        forward: Whether it answers as next year's service might: with members, a status and a stem nobody knows.
+        clock_skew: Seconds by which its wall clock is ahead: in `created_at`, `expires_at`, and the Date header.
+        download_rate: Bytes per real second each download gets at most.
+        webhook_secret: The signing secret, or several while they rotate; without one (None) nothing is sent.
+        webhook_attempts: How often a webhook is tried.
+        webhook_timeout: Real seconds a receiver has to answer.
+        webhook_loss: The share of webhooks that are never sent.
+        webhook_duplicates: The share of webhooks that are delivered twice.
+        allow_private_callbacks: Whether loopback and other private hosts, and plain http, may be callbacks. Callbacks
+            to public hosts are accepted always and called never.
+        on_request: Called with each `Request` after it arrived and before it takes effect; awaited if it is async.
+        cache_bytes: How much rendered audio is kept.
+        host: The interface to listen on.
+        port: The port of the API; 0 for any free one.
+        output_port: The port of the output host; 0 for any free one.
+
+    """
+
+    seed: int = 0
+    speed: float = attrs.field(default=1.0, validator=_positive)
+    faults: Faults = attrs.field(factory=Faults)
+    api_key: str = attrs.field(default=attrs.Factory(lambda self: _make_api_key(self.seed), takes_self=True))
+    requests_per_second: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    burst: float | None = None
+    credits: int | None = None
+    url_lifetime: float = 900.0
+    stable_paths: bool = True
+    track_seconds: tuple[float, float] = (8.0, 20.0)
+    variations: int = 2
+    durations: Durations = None
+    replay: Literal["current", "snapshot"] = "current"
+    shuffle_outputs: bool = False
+    forward: bool = False
+    clock_skew: float = 0.0
+    download_rate: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    webhook_secret: str | tuple[str, ...] | None = attrs.field(
+        default=attrs.Factory(lambda self: _make_webhook_secret(self.seed), takes_self=True)
+    )
+    webhook_attempts: int = 4
+    webhook_timeout: float = 10.0
+    webhook_loss: float = attrs.field(default=0.0, validator=_share)
+    webhook_duplicates: float = attrs.field(default=0.0, validator=_share)
+    allow_private_callbacks: bool = False
+    on_request: Hook | None = None
+    cache_bytes: int = 64 << 20
+    host: str = "127.0.0.1"
+    port: int = 0
+    output_port: int = 0
+    url: str = attrs.field(default="", init=False)
+    output_url: str = attrs.field(default="", init=False)
+    _world: World = attrs.field(init=False)
+    _timeline: Timeline = attrs.field(init=False)
+    _reception: Reception = attrs.field(init=False)
+    _api: Api = attrs.field(init=False)
+    _shelf: Shelf = attrs.field(init=False)
+    _courier: Courier = attrs.field(init=False)
+    _life: Life = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._world = World(
+            seed=self.seed,
+            signer=Signer(
+                secret=_dice(self.seed, "signer").randbytes(32), lifetime=self.url_lifetime, stable=self.stable_paths
+            ),
+            faults=self.faults,
+            taste=Taste(track_seconds=self.track_seconds, variations=self.variations),
+            manner=Manner(snapshot=self.replay == "snapshot", shuffle=self.shuffle_outputs, forward=self.forward),
+            speed=self.speed,
+            durations=self.durations,
+            credits=self.credits,
+        )
+        self._timeline = Timeline(self._world, self._announce)
+        self._reception = Reception(
+            mischief=Mischief(self.faults, dice=_dice(self.seed, "faults")),
+            hook=self.on_request,
+            pace=self.download_rate,
+            date=self._write_date if self.clock_skew else None,
+        )
+        self._api = Api(
+            timeline=self._timeline,
+            bucket=Bucket(rate=self.requests_per_second, burst=self.burst or max(1.0, self.requests_per_second or 1.0)),
+            api_key=self.api_key,
+            hold=_HOLD / self.speed,
+            private_callbacks=self.allow_private_callbacks,
+        )
+        self._shelf = Shelf(timeline=self._timeline, renders=Renders(self.cache_bytes), faults=self.faults)
+        self._life = Life(self._live)
+        secrets = (self.webhook_secret,) if isinstance(self.webhook_secret, str) else self.webhook_secret or ()
+        self._courier = Courier(
+            keys=tuple(read_secret(secret) for secret in secrets),
+            attempts=self.webhook_attempts,
+            timeout=self.webhook_timeout,
+            pause=1 / self.speed,
+        )
+
+    def __repr__(self) -> str:
+        """Where it listens, and what it is doing."""
+        return f"<Simulator {self.url or 'closed'} {self._world!r} {self._reception!r}>"
+
+    @property
+    def log(self) -> list[Request]:
+        """Every request to both hosts, in order of arrival."""
+        return self._reception.log
+
+    @property
+    def operations(self) -> Mapping[str, Operation]:
+        """The operations by id."""
+        return self._world.operations
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Every attempt to deliver a webhook, in order."""
+        return self._courier.deliveries
+
+    @property
+    def peak_polls(self) -> int:
+        """The highest number of GETs of the API that were open at once, held or not."""
+        return self._reception.peak_polls
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests are open now, at both hosts."""
+        return self._reception.open_requests
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment variables that lead a client to this simulator."""
+        return {"SOUNDPIECE_API_KEY": self.api_key, "SOUNDPIECE_BASE_URL": self.url}
+
+    def statistics(self) -> Statistics:
+        """Count what happened so far; cheap."""
+        world, reception, webhooks = self._world, self._reception, self._courier.counts
+        return Statistics(
+            operations=len(world.operations),
+            processing=len(world.operations) - world.ended.total(),
+            ready=world.ended["ready"],
+            failed=world.ended["failed"],
+            replays=world.replays,
+            submits=reception.counts["api PUT"],
+            polls=reception.counts["api GET"],
+            open_requests=reception.open_requests,
+            peak_polls=reception.peak_polls,
+            downloads=self._shelf.downloads,
+            bytes_sent=reception.bytes_sent,
+            rate_limited=self._api.rate_limited,
+            faults=dict(reception.mischief.counts),
+            webhooks_sent=webhooks["sent"],
+            webhooks_delivered=webhooks["delivered"],
+            webhooks_lost=webhooks["lost"],
+            webhooks_withheld=webhooks["withheld"],
+        )
+
+    def inject(self, fault: Fault, **details: Unpack[Details]) -> None:
+        """Let a fault strike the next request, or the next that matches: see `Details` and `Fault`."""
+        self._reception.mischief.inject(fault, **details)
+
+    def top_up(self, credits: int) -> None:  # noqa: A002 - what they are called
+        """Allow that many more operations."""
+        self._world.credits = (self._world.credits or 0) + credits
+
+    def expire_urls(self) -> None:
+        """Let every signed URL made so far be expired; a GET of the operation signs fresh ones."""
+        self._world.signer.revoke()
+
+    def finish(self, operation: str, *, failure: str | None = None) -> None:
+        """End an operation now, by its id; with the code of a `failure` it fails."""
+        error = None if failure is None else OperationError(code=failure)
+        self._world.finish(operation, now=anyio.current_time(), failure=error)
+        self._timeline.catch_up()
+
+    def retake(self, operation: str) -> None:
+        """Put other audio of the same length behind the URLs of a ready operation: its ETags change."""
+        self._world.retake(operation)
+
+    async def __aenter__(self) -> Self:
+        """Open both hosts."""
+        await self._life.begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hang up on everyone and close."""
+        await self._life.end()
+
+    async def _live(self, opened: anyio.Event, closing: anyio.Event) -> None:
+        """Be open until `closing`; everything that runs is a child of this."""
+        self._world.wall_offset = time.time() + self.clock_skew - anyio.current_time()
+        api = Desk(host="api", identify=self._api.identify, answer=self._api.answer)
+        files = Desk(host="output", identify=self._shelf.identify, answer=self._shelf.answer)
+        receive = self._reception.receive
+        async with (
+            aiohttp.ClientSession() as client,
+            listen(partial(receive, desk=api), host=self.host, port=self.port) as self.url,
+            listen(partial(receive, desk=files), host=self.host, port=self.output_port) as self.output_url,
+            anyio.create_task_group() as group,
+        ):
+            self._world.signer.origin = self.output_url
+            group.start_soon(self._timeline.run)
+            group.start_soon(self._courier.run, client)
+            opened.set()
+            await closing.wait()
+            self._reception.close()
+            group.cancel_scope.cancel()
+
+    def _announce(self, operation: Operation) -> None:
+        """Send word of an operation that ended, if anyone is to hear of it (contract section 9)."""
+        callback = operation.submission.callback_url
+        if callback is None or not self._courier.keys:
+            return
+        dice = _dice(self.seed, operation.id)
+        lost, doubled = dice.random() < self.webhook_loss, dice.random() < self.webhook_duplicates
+        now = anyio.current_time()
+        self._courier.post(
+            Event(
+                id=f"msg_{dice.randbytes(12).hex()}",
+                operation=operation.id,
+                url=callback,
+                timestamp=int(self._world.wall(now)),
+                body=write_event(operation.route.name, self._world.present(operation, now=now)),
+                lost=lost,
+                doubled=doubled,
+            )
+        )
+
+    def _write_date(self) -> str:
+        return formatdate(self._world.wall(anyio.current_time()), usegmt=True)
+
+
+def _make_api_key(seed: int) -> str:
+    return f"spk_{_dice(seed, 'api key').randbytes(20).hex()}"
+
+
+def _make_webhook_secret(seed: int) -> str:
+    return f"whsec_{base64.b64encode(_dice(seed, 'webhook secret').randbytes(32)).decode()}"
+
+
+def _dice(seed: int, purpose: str) -> random.Random:
+    """A source of chance of its own for each purpose, so that none shifts another."""
+    return random.Random(f"{seed} {purpose}")  # noqa: S311 - a simulation, no secret

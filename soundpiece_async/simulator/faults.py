@@ -1,0 +1,207 @@
+"""What can go wrong, as data: seeded shares of all requests, and single faults put on a chosen one.
+
+Rules:
+
+1. A fault strikes BEFORE the request takes effect, or AFTER it did, when only the answer is lost or spoilt. The
+   difference is what idempotency is for (contract section 5).
+2. Shares are drawn from one seeded source in order of arrival; an injected fault goes before a drawn one.
+3. Bodies are cut by closing the connection in good order, so that exactly the bytes before the cut arrive; resets are
+   real ones (RST).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal, TypedDict, Unpack
+
+import attrs
+
+from soundpiece_async.simulator.log import Request
+
+Host = Literal["api", "output"]
+_share = attrs.validators.and_(attrs.validators.ge(0.0), attrs.validators.le(1.0))
+
+
+class Fault(StrEnum):
+    """One way to go wrong."""
+
+    SERVER_ERROR = "server_error"
+    """An error as JSON before any effect: 500, or the `status` and `headers` given (403, 307 with a Location, ...)."""
+    BAD_GATEWAY = "bad_gateway"
+    """502 with a page of HTML, as a proxy writes it, before any effect."""
+    GATEWAY_TIMEOUT = "gateway_timeout"
+    """504 with a page of HTML, after the request took effect."""
+    RATE_LIMITED = "rate_limited"
+    """429 before any effect; `seconds` is its Retry-After, which is absent when they are not given."""
+    RESET_BEFORE = "reset_before"
+    """The connection is reset before any effect."""
+    RESET_AFTER = "reset_after"
+    """The connection is reset after the request took effect, without an answer."""
+    STALL = "stall"
+    """The answer comes `seconds` late; a download stops half way (or `at` a byte) for as long, then goes on."""
+    CUT = "cut"
+    """The connection is closed after `at` bytes of the body, or half of it."""
+    CORRUPT = "corrupt"
+    """One byte of the body is wrong: the one `at`, or one drawn by the seed."""
+    IGNORE_RANGE = "ignore_range"
+    """The output host answers a Range with 200 and the whole file."""
+    FAIL = "fail"
+    """The operation that this PUT makes will fail; `code` says with which code."""
+
+
+_CONDITIONS = ("host", "method", "route", "operation")
+_ALWAYS = {Fault.FAIL: {"host": "api", "method": "PUT"}, Fault.IGNORE_RANGE: {"host": "output"}}
+"""Two faults mean something on one kind of request only."""
+
+BEFORE = frozenset({Fault.SERVER_ERROR, Fault.BAD_GATEWAY, Fault.RATE_LIMITED, Fault.RESET_BEFORE})
+
+
+@attrs.frozen(kw_only=True)
+class Faults:
+    """How much of what goes wrong; shares are from 0 to 1, times in real seconds.
+
+    `server_error`, `bad_gateway`, `reset_before` and `stall` strike requests to both hosts, `gateway_timeout` and
+    `reset_after` those to the API, `cut` and `corrupt` downloads. `ignore_range` and `hide_etag` are ways of the output
+    host, which answers an expired URL with `expired_status` (what the service takes is unknown: contract section 6).
+    `fail` is the share of operations that fail, each with one of `failure_codes`; None leaves the code out (contract
+    section 8).
+    """
+
+    server_error: float = attrs.field(default=0.0, validator=_share)
+    bad_gateway: float = attrs.field(default=0.0, validator=_share)
+    gateway_timeout: float = attrs.field(default=0.0, validator=_share)
+    reset_before: float = attrs.field(default=0.0, validator=_share)
+    reset_after: float = attrs.field(default=0.0, validator=_share)
+    stall: float = attrs.field(default=0.0, validator=_share)
+    stall_seconds: float = 60.0
+    cut: float = attrs.field(default=0.0, validator=_share)
+    corrupt: float = attrs.field(default=0.0, validator=_share)
+    ignore_range: bool = False
+    hide_etag: bool = False
+    expired_status: int = 403
+    fail: float = attrs.field(default=0.0, validator=_share)
+    failure_codes: tuple[str | None, ...] = ("internal_error", "simulated_future_code")
+
+
+@attrs.frozen(kw_only=True)
+class Strike:
+    """A fault about to happen to one request, with its particulars; None stands for the fault's own default."""
+
+    fault: Fault
+    at: int | None = None
+    seconds: float | None = None
+    status: int | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    code: str | None = None
+
+
+class Details(TypedDict, total=False):
+    """Which requests an injected fault strikes, and the particulars of the strike.
+
+    `host`, `method`, `route` and `operation` narrow down the requests, `skip` lets that many of them pass first, and
+    `times` (1) is how many are struck. The rest belongs to the single faults, see `Fault`.
+    """
+
+    host: Host | None
+    method: str | None
+    route: str | None
+    operation: str | None
+    skip: int
+    times: int
+    at: int
+    seconds: float
+    status: int
+    headers: Mapping[str, str]
+    code: str
+
+
+@attrs.define(eq=False, kw_only=True)
+class Injection:
+    """A strike waiting for its request."""
+
+    strike: Strike
+    conditions: Mapping[str, str]
+    skip: int
+    times: int
+
+    def take(self, request: Request) -> bool:
+        """Whether this request is struck; counts it if so."""
+        if any(getattr(request, name) != value for name, value in self.conditions.items()):
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+class Mischief:
+    """Decides what goes wrong with which request.
+
+    `dice` is the only randomness; nothing is drawn while all shares are 0.
+    """
+
+    def __init__(self, faults: Faults, *, dice: random.Random) -> None:
+        self.faults = faults
+        self.counts: Counter[str] = Counter()
+        self._dice = dice
+        self._injections: list[Injection] = []
+        self._shares = {host: _shares(faults, host) for host in ("api", "output")}
+
+    def __repr__(self) -> str:
+        """The faults that struck, and how many are waiting."""
+        return f"<Mischief {dict(self.counts)}, {len(self._injections)} waiting>"
+
+    def inject(self, fault: Fault, **details: Unpack[Details]) -> None:
+        """Let a fault strike the next requests that match; earlier injections go first."""
+        conditions = dict(_ALWAYS.get(fault, {}))
+        conditions |= {name: value for name in _CONDITIONS if isinstance(value := details.get(name), str)}
+        strike = Strike(
+            fault=fault,
+            at=details.get("at"),
+            seconds=details.get("seconds"),
+            status=details.get("status"),
+            headers=details.get("headers", {}),
+            code=details.get("code"),
+        )
+        skip, times = details.get("skip", 0), details.get("times", 1)
+        self._injections.append(Injection(strike=strike, conditions=conditions, skip=skip, times=times))
+
+    def choose(self, request: Request) -> Strike | None:
+        """What happens to a request that has just arrived."""
+        strike = self._injected(request) or self._drawn(request)
+        if strike is not None:
+            request.fault = strike.fault.value
+            self.counts[strike.fault.value] += 1
+        return strike
+
+    def position(self, size: int) -> int:
+        """A byte position to spoil in a body of `size` bytes."""
+        return self._dice.randrange(size)
+
+    def _injected(self, request: Request) -> Strike | None:
+        for injection in self._injections:
+            if injection.take(request):
+                if injection.times == 0:
+                    self._injections.remove(injection)
+                return injection.strike
+        return None
+
+    def _drawn(self, request: Request) -> Strike | None:
+        shares = self._shares[request.host]
+        if not shares:
+            return None
+        dice = self._dice.random()
+        for fault, share in shares.items():
+            dice -= share
+            if dice < 0:
+                return Strike(fault=fault)
+        return None
+
+
+def _shares(faults: Faults, host: str) -> dict[Fault, float]:
+    """The shares above 0 that concern a host."""
+    everywhere = (Fault.SERVER_ERROR, Fault.BAD_GATEWAY, Fault.RESET_BEFORE, Fault.STALL)
+    own = (Fault.GATEWAY_TIMEOUT, Fault.RESET_AFTER) if host == "api" else (Fault.CUT, Fault.CORRUPT)
+    return {fault: share for fault in (*everywhere, *own) if (share := getattr(faults, fault.value)) > 0}

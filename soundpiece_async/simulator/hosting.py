@@ -1,0 +1,65 @@
+"""How the simulator comes to life: a task of its own, and sockets to listen on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+
+import anyio
+import attrs
+from aiohttp import web
+
+_GRACE = 1.0
+"""Real seconds for connections to notice that the simulator closes; each needs but a turn of the loop."""
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@attrs.define(eq=False)
+class Life:
+    """Something that lives in a task of its own between two calls, which may come from different tasks.
+
+    Test fixtures enter and leave in different tasks, and no cancel scope can span those. So `live` gets a task, the
+    only one that is no child of a group; it sets the first event when it is open, and closes once the second is set.
+    """
+
+    live: Callable[[anyio.Event, anyio.Event], Coroutine[object, object, None]]
+    _closing: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+
+    async def begin(self) -> None:
+        """Start, and come back when it is open; what prevents that is raised here."""
+        if self._task is not None:
+            raise RuntimeError("a Simulator is opened once: make another one")
+        opened = anyio.Event()
+        self._task = asyncio.create_task(self.live(opened, self._closing), name="soundpiece simulator")
+        self._task.add_done_callback(lambda _: opened.set())
+        try:
+            await opened.wait()
+        except BaseException:
+            # left while it opened: nobody else will close it
+            await self.end()
+            raise
+        if self._task.done():
+            await self._task
+
+    async def end(self) -> None:
+        """Close, and come back when nothing is left."""
+        self._closing.set()
+        if self._task is not None:
+            # whoever leaves because it was cancelled still waits: the sockets are closed in good order
+            with anyio.CancelScope(shield=True):
+                await self._task
+
+
+@asynccontextmanager
+async def listen(handler: Handler, *, host: str, port: int) -> AsyncIterator[str]:
+    """Serve one origin, whose URL this gives; a client that leaves cancels its handler, so a lost poll is known."""
+    server = web.Server(handler, handler_cancellation=True, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=_GRACE)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        name, bound, *_ = runner.addresses[0]
+        yield f"http://[{name}]:{bound}" if ":" in name else f"http://{name}:{bound}"
+    finally:
+        await runner.cleanup()

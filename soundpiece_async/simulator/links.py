@@ -1,0 +1,87 @@
+"""Signed URLs of the output host: made, checked, and dead when their time has come (contract section 6)."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, urlsplit
+
+import attrs
+
+
+@attrs.frozen
+class Link:
+    """One signed URL; `expires_at` is the wall clock's seconds since 1970."""
+
+    url: str
+    expires_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Ticket:
+    """What a URL of ours says: the path, the track it names, and the claims of its query."""
+
+    path: str
+    name: str
+    claims: Mapping[str, str]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Signer:
+    """Signs paths of the output host for `lifetime` real seconds; `origin` is that host.
+
+    `revoke` kills every URL made so far. `stable` decides whether a track keeps its path from one signing to the next:
+    that it does is inferred from the examples (contract section 6), so clients are tested against both.
+    """
+
+    secret: bytes = attrs.field(repr=False)
+    lifetime: float
+    origin: str = ""
+    stable: bool = True
+    generation: int = 0
+    made: int = 0
+
+    def sign(self, name: str, *, wall: float) -> Link:
+        """A URL of a track that works from now, `wall`, for the lifetime."""
+        self.made += 1
+        expires = int((wall + self.lifetime) * 1000)
+        path = f"/audio/{name}.flac" if self.stable else f"/audio/{self.made:08x}/{name}.flac"
+        signature = self._signature(path, str(expires))
+        query = f"expires={expires}&signature={signature}"
+        return Link(f"{self.origin}{path}?{query}", expires / 1000)
+
+    def allows(self, ticket: Ticket, *, wall: float) -> bool:
+        """Whether a URL was made here, is unaltered and has not expired."""
+        expires = ticket.claims.get("expires", "")
+        genuine = hmac.compare_digest(
+            ticket.claims.get("signature", "").encode(), self._signature(ticket.path, expires).encode()
+        )
+        return genuine and wall * 1000 < int(expires)
+
+    def revoke(self) -> None:
+        """Let every URL made so far be expired."""
+        self.generation += 1
+
+    def owns(self, url: str) -> bool:
+        """Whether a URL points to the output host."""
+        return url.startswith(f"{self.origin}/")
+
+    def _signature(self, path: str, expires: str) -> str:
+        message = f"{path}\n{expires}\n{self.generation}".encode()
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:32]
+
+
+def read_link(url: str) -> Ticket:
+    """Read a URL of the output host, absolute or from its path on."""
+    parts = urlsplit(url)
+    return Ticket(path=parts.path, name=name_track(parts.path), claims=dict(parse_qsl(parts.query)))
+
+
+def name_track(path: str) -> str:
+    """The name of the track a path is about, stable or not."""
+    return path.rpartition("/")[2].removesuffix(".flac")
+
+
+def write_time(wall: float) -> str:
+    """An instant as the API writes it: RFC 3339 in UTC, here to the millisecond."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

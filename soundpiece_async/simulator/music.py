@@ -1,0 +1,82 @@
+"""Which scores an operation gives: pure composition, nothing is rendered here."""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from soundpiece_async.simulator.schema import Route
+from soundpiece_async.simulator.tone import Score, Style, compose, cut_down, remix, stems
+
+
+@attrs.frozen
+class Piece:
+    """One result of an operation; stems have a `kind` (contract section 2.2)."""
+
+    score: Score
+    kind: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Taste:
+    """How much is made: the shortest and longest track in seconds, and the variations of a new song or instrumental.
+
+    The service's own numbers are unknown (contract sections 3.1 and 3.2).
+    """
+
+    track_seconds: tuple[float, float] = (8.0, 20.0)
+    variations: int = 2
+
+
+def make_pieces(
+    route: Route, echo: Mapping[str, Any], *, source: Score | None, taste: Taste, dice: random.Random
+) -> tuple[Piece, ...]:
+    """Compose what a request asks for from its members, its source and the dice."""
+    if source is not None:
+        return _adapt(route, echo, source, variations=taste.variations, dice=dice)
+    match route.name:
+        case "create.new_sample":
+            return (_shape(echo, "sample", dice=dice),)
+        case "create.new_fx":
+            return (_shape(echo, "fx", dice=dice),)
+        case "create.new_song":
+            style: Style = "song"
+        case _:
+            style = "instrumental"
+    return _vary(
+        taste.variations,
+        lambda seed: compose(echo["prompt"], seed=seed, style=style, seconds=dice.uniform(*taste.track_seconds)),
+        dice=dice,
+    )
+
+
+def imagine(url: str, *, taste: Taste) -> Score:
+    """The track that stands for the audio behind a foreign URL, which is never fetched: always the same for a URL."""
+    dice = random.Random(url)  # noqa: S311 - a simulation, no secret
+    return compose(url, seed=dice.getrandbits(32), style="song", seconds=dice.uniform(*taste.track_seconds))
+
+
+def _adapt(
+    route: Route, echo: Mapping[str, Any], source: Score, *, variations: int, dice: random.Random
+) -> tuple[Piece, ...]:
+    """Make something of a source, or of a reference when the request has no prompt of its own."""
+    match route.name:
+        case "adapt.separate_stems":
+            return tuple(Piece(score, kind) for kind, score in stems(source).items())
+        case "adapt.auto_cut_down":
+            return (Piece(cut_down(source, seconds=echo["target_duration"])),)
+        case _:
+            prompt = echo.get("prompt") or source.prompt
+            count = echo.get("n_variations", variations)
+            return _vary(count, lambda seed: remix(source, seed=seed, prompt=prompt), dice=dice)
+
+
+def _shape(echo: Mapping[str, Any], style: Style, *, dice: random.Random) -> Piece:
+    """One sample or effect of the wanted length."""
+    loop = echo.get("loopable", False)
+    return Piece(compose(echo["prompt"], seed=dice.getrandbits(32), style=style, seconds=echo["duration"], loop=loop))
+
+
+def _vary(count: int, make: Callable[[int], Score], *, dice: random.Random) -> tuple[Piece, ...]:
+    return tuple(Piece(make(dice.getrandbits(32))) for _ in range(count))

@@ -1,0 +1,109 @@
+"""The nouns of the simulated service, and how an operation looks on the wire (contract sections 2.2, 4 and 8)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from soundpiece_async.simulator.links import Link, write_time
+from soundpiece_async.simulator.music import Piece
+from soundpiece_async.simulator.schema import Route, Submission
+
+Status = Literal["processing", "ready", "failed"]
+NEWS = {"added_since": {"anything": [1, None, "more"]}}
+"""A member that no client knows: new members are no breaking change (contract section 11)."""
+
+
+class RefusalError(Exception):
+    """A request that an error status answers; `body` is its JSON."""
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        super().__init__(status, body)
+        self.status, self.body = status, body
+
+
+@attrs.frozen(kw_only=True)
+class OperationError:
+    """Why an operation failed; the code may be absent (contract section 8)."""
+
+    code: str | None
+    message: str = "The operation could not be completed."
+
+
+@attrs.frozen(kw_only=True)
+class Track:
+    """One output of an operation; `name` is that of its file on the output host."""
+
+    name: str
+    operation: str
+    piece: Piece
+
+
+@attrs.define(eq=False, kw_only=True)
+class Operation:
+    """One piece of work; `created` and `due` are the loop's seconds, `puts` counts the PUTs that asked for it.
+
+    `fate` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked.
+    """
+
+    id: str
+    route: Route
+    key: str
+    created: float
+    due: float
+    fate: OperationError | None
+    status: Status = "processing"
+    puts: int = 1
+    tracks: tuple[Track, ...] = attrs.field(default=(), repr=False)
+    fingerprint: bytes = attrs.field(repr=False)
+    submission: Submission = attrs.field(repr=False)
+    compose: Callable[[], tuple[Piece, ...]] = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Manner:
+    """Liberties the contract leaves to the service, for clients to be tested against.
+
+    `snapshot` lets a replayed PUT give the operation as it was at first, not as it is (unknown: contract section 5);
+    `shuffle` gives the outputs in another order on every GET (no order is promised: section 2.2); `forward` is a
+    service of next year, with members, a status and a stem that no client knows (section 11).
+    """
+
+    snapshot: bool = False
+    shuffle: bool = False
+    forward: bool = False
+
+    @property
+    def news(self) -> Mapping[str, Any]:
+        """The members that no client knows."""
+        return NEWS if self.forward else {}
+
+
+def describe(
+    operation: Operation, *, status: str, created_at: float, links: list[tuple[Track, Link]], manner: Manner
+) -> dict[str, Any]:
+    """The operation object as it stands in an envelope or a webhook: every member, null where empty."""
+    news = manner.news
+    outputs = [{**_describe_output(track, link), **news} for track, link in links]
+    single = operation.route.result == "output"
+    failed = operation.fate if status == "failed" else None
+    return {
+        "id": operation.id,
+        "status": status,
+        "created_at": write_time(created_at),
+        "idempotency_key": operation.key,
+        **operation.submission.echo,
+        operation.route.result: (outputs[0] if single else outputs) if status == "ready" else None,
+        "error": None if failed is None else {**_describe_error(failed), **news},
+        **news,
+    }
+
+
+def _describe_output(track: Track, link: Link) -> dict[str, Any]:
+    kind = {} if track.piece.kind is None else {"kind": track.piece.kind}
+    return {**kind, "url": link.url, "expires_at": write_time(link.expires_at), "duration": track.piece.score.seconds}
+
+
+def _describe_error(error: OperationError) -> dict[str, Any]:
+    code = {} if error.code is None else {"code": error.code}
+    return {**code, "message": error.message}

@@ -1,0 +1,91 @@
+"""The output host: FLAC files behind signed URLs, whole or in parts (RFC 9110 section 14; contract section 6)."""
+
+import re
+
+import attrs
+
+from soundpiece_async.simulator.faults import Fault, Faults, Strike
+from soundpiece_async.simulator.links import Ticket, name_track
+from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.renders import Render, Renders
+from soundpiece_async.simulator.replies import Reply, reply_xml
+from soundpiece_async.simulator.timeline import Timeline
+
+_SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
+
+
+class UnsatisfiableRangeError(Exception):
+    """A range that begins behind the end of the file."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Shelf:
+    """Answers for the files; it knows no API key, and refuses whoever shows one, as object stores do."""
+
+    timeline: Timeline
+    renders: Renders
+    faults: Faults
+    downloads: int = attrs.field(default=0, init=False)
+
+    def identify(self, entry: Request) -> None:
+        """Note whose file a request is about."""
+        track = self.timeline.world.find_track(name_track(entry.path))
+        entry.operation = None if track is None else track.operation
+        entry.route = None if track is None else self.timeline.world.operations[track.operation].route.name
+
+    async def answer(self, entry: Request, strike: Strike | None) -> Reply:
+        """Give a file or a part of it."""
+        world = self.timeline.world
+        track = world.find_track(name_track(entry.path))
+        if track is None:
+            return reply_xml(404, "NoSuchKey", "The specified key does not exist.")
+        if entry.method != "GET":
+            return reply_xml(405, "MethodNotAllowed", "The URL is signed for GET.", headers={"Allow": "GET"})
+        if entry.authorized:
+            return reply_xml(400, "InvalidArgument", "Only one auth mechanism allowed: the URL is signed already.")
+        ticket = Ticket(path=entry.path, name=track.name, claims=entry.query)
+        if not world.signer.allows(ticket, wall=world.wall(entry.arrived)):
+            return reply_xml(self.faults.expired_status, "AccessDenied", "Request has expired")
+        render = await self.renders.get(track.piece.score)
+        self.downloads += 1
+        deaf = self.faults.ignore_range or (strike is not None and strike.fault is Fault.IGNORE_RANGE)
+        return self._cut(render, None if deaf else _wanted(entry, render))
+
+    def _cut(self, render: Render, wanted: str | None) -> Reply:
+        """The whole file, or the part a Range asks for."""
+        size = len(render.audio)
+        headers = {"Accept-Ranges": "none" if self.faults.ignore_range else "bytes"}
+        if not self.faults.hide_etag:
+            headers["ETag"] = render.etag
+        try:
+            part = parse_range(wanted, size=size)
+        except UnsatisfiableRangeError:
+            headers["Content-Range"] = f"bytes */{size}"
+            return reply_xml(416, "InvalidRange", "The requested range is not satisfiable", headers=headers)
+        if part is None:
+            return Reply(body=render.audio, headers=headers, content_type="audio/flac")
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+        body = memoryview(render.audio)[part.start : part.stop]
+        return Reply(status=206, body=body, headers=headers, content_type="audio/flac")
+
+
+def parse_range(header: str | None, *, size: int) -> range | None:
+    """The bytes a Range header asks for; None, the whole file, also for several parts at once and for nonsense."""
+    match = _SINGLE_RANGE.fullmatch((header or "").strip())
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        start, stop = max(0, size - int(suffix)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1 if last else size)
+        if last and int(last) < start:
+            return None
+    if start >= size:
+        raise UnsatisfiableRangeError
+    return range(start, stop)
+
+
+def _wanted(entry: Request, render: Render) -> str | None:
+    """The Range header, unless its If-Range names another version of the file."""
+    return entry.range if entry.if_range in (None, render.etag) else None

@@ -1,0 +1,194 @@
+"""Where every request to both hosts comes in: written down, announced, struck by faults, answered, counted.
+
+Rules:
+
+1. A request is in the log from the moment its head arrived, and open until its answer is ready or its client gone.
+2. The hook sees it before anything takes effect.
+3. Every request runs in a cancel scope of its own, so that closing ends those that are held.
+"""
+
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import anyio
+import attrs
+from aiohttp import web
+
+from soundpiece_async.simulator.faults import BEFORE, Fault, Host, Mischief, Strike
+from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.replies import Reply, reply_html, reply_instead, reply_json, spoil
+
+Hook = Callable[[Request], Awaitable[None] | None]
+_BLOCK = 1 << 16
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@attrs.frozen(kw_only=True)
+class Desk:
+    """One host: `identify` reads into the log what a request is about, `answer` does what it asks for."""
+
+    host: Host
+    identify: Callable[[Request], None]
+    answer: Callable[[Request, Strike | None], Awaitable[Reply]]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Reception:
+    """Receives requests; `pace` is the bytes per second a download gets at most, `date` makes a Date header."""
+
+    mischief: Mischief
+    hook: Hook | None = None
+    pace: float | None = None
+    date: Callable[[], str] | None = None
+    log: list[Request] = attrs.field(factory=list, init=False)
+    open_requests: int = attrs.field(default=0, init=False)
+    open_polls: int = attrs.field(default=0, init=False)
+    peak_polls: int = attrs.field(default=0, init=False)
+    bytes_sent: int = attrs.field(default=0, init=False)
+    counts: Counter[str] = attrs.field(factory=Counter, init=False)
+    _scopes: set[anyio.CancelScope] = attrs.field(factory=set, init=False)
+
+    def __repr__(self) -> str:
+        """What is open now, and the most polls that ever were."""
+        return f"<Reception {self.open_requests} open, {self.open_polls} polls (peak {self.peak_polls})>"
+
+    async def receive(self, request: web.BaseRequest, desk: Desk) -> web.StreamResponse:
+        """Answer one request, or hang up on it."""
+        url = request.rel_url
+        arrived = anyio.current_time()
+        entry = Request(
+            host=desk.host,
+            method=request.method,
+            path=url.path,
+            query=url.query,
+            arrived=arrived,
+            headers=request.headers,
+        )
+        self._enter(entry)
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await self._attend(request, entry, desk)
+            except web.HTTPRequestEntityTooLarge as error:
+                entry.status = error.status
+                return _respond(reply_json({"detail": error.reason}, status=error.status))
+            finally:
+                self._scopes.discard(scope)
+                self._leave(entry)
+        return _hang_up(request)
+
+    def close(self) -> None:
+        """Hang up on everyone who is still held."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    def _enter(self, entry: Request) -> None:
+        self.log.append(entry)
+        self.counts[f"{entry.host} {entry.method}"] += 1
+        self.open_requests += 1
+        if _is_poll(entry):
+            self.open_polls += 1
+            self.peak_polls = max(self.peak_polls, self.open_polls)
+
+    def _leave(self, entry: Request) -> None:
+        entry.held = anyio.current_time() - entry.arrived
+        self.open_requests -= 1
+        self.bytes_sent += entry.sent
+        if _is_poll(entry):
+            self.open_polls -= 1
+
+    async def _attend(self, request: web.BaseRequest, entry: Request, desk: Desk) -> web.StreamResponse:
+        entry.body = await request.read()
+        desk.identify(entry)
+        if self.hook is not None and (waiting := self.hook(entry)) is not None:
+            await waiting
+        strike = self.mischief.choose(entry)
+        if strike is None:
+            return await self._send(request, entry, await desk.answer(entry, None), None)
+        before = strike.fault in BEFORE
+        reply = reply_instead(strike) if before else await desk.answer(entry, strike)
+        match strike.fault:
+            case Fault.RESET_BEFORE | Fault.RESET_AFTER:
+                return _hang_up(request)
+            case Fault.GATEWAY_TIMEOUT:
+                reply = reply_html(504, "Gateway Timeout")
+            case Fault.CORRUPT:
+                at = self.mischief.position(len(reply.body)) if strike.at is None else strike.at
+                reply = spoil(reply, at=min(at, len(reply.body) - 1))
+            case Fault.STALL if entry.host == "api":
+                await anyio.sleep(self._stall_seconds(strike))
+                strike = None
+        return await self._send(request, entry, reply, strike)
+
+    async def _send(
+        self, request: web.BaseRequest, entry: Request, reply: Reply, strike: Strike | None
+    ) -> web.StreamResponse:
+        """Send an answer: in one go, unless it is a download or a fault breaks it."""
+        if self.date is not None:
+            reply = attrs.evolve(reply, headers={**reply.headers, "Date": self.date()})
+        entry.status = reply.status
+        broken = strike is not None and strike.fault in (Fault.CUT, Fault.STALL)
+        download = entry.host == "output" and reply.status in (200, 206)
+        if entry.method != "HEAD" and (broken or download):
+            return await self._stream(request, entry, reply, strike)
+        entry.sent = len(reply.body)
+        return _respond(reply)
+
+    async def _stream(
+        self, request: web.BaseRequest, entry: Request, reply: Reply, strike: Strike | None
+    ) -> web.StreamResponse:
+        """Send a body block by block, with a break at the place where a fault wants it."""
+        response = web.StreamResponse(
+            status=reply.status, headers={**reply.headers, "Content-Type": reply.content_type}
+        )
+        response.content_length = len(reply.body)
+        await response.prepare(request)
+        body = memoryview(reply.body)
+        fault = None if strike is None else strike.fault
+        if strike is not None and fault in (Fault.CUT, Fault.STALL):
+            at = len(body) // 2 if strike.at is None else min(strike.at, len(body))
+            await self._write(response, entry, body[:at])
+            if fault is Fault.CUT:
+                _close(request)
+                return response
+            await anyio.sleep(self._stall_seconds(strike))
+            body = body[at:]
+        await self._write(response, entry, body)
+        return response
+
+    async def _write(self, response: web.StreamResponse, entry: Request, body: memoryview) -> None:
+        for start in range(0, len(body), _BLOCK):
+            block = body[start : start + _BLOCK]
+            await response.write(block)
+            entry.sent += len(block)
+            if self.pace is not None:
+                await anyio.sleep(len(block) / self.pace)
+
+    def _stall_seconds(self, strike: Strike) -> float:
+        return self.mischief.faults.stall_seconds if strike.seconds is None else strike.seconds
+
+
+def _is_poll(entry: Request) -> bool:
+    return entry.host == "api" and entry.method == "GET"
+
+
+def _respond(reply: Reply) -> web.Response:
+    return web.Response(status=reply.status, body=reply.body, headers=reply.headers, content_type=reply.content_type)
+
+
+def _hang_up(request: web.BaseRequest) -> web.Response:
+    """Reset the connection; the answer given back goes nowhere."""
+    transport = request.transport
+    if transport is not None:
+        # without lingering the kernel sends RST instead of FIN: a reset, not an orderly end
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+    return web.Response()
+
+
+def _close(request: web.BaseRequest) -> None:
+    """Close the connection once everything written has been sent."""
+    if request.transport is not None:
+        request.transport.close()

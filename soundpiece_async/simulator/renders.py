@@ -1,0 +1,66 @@
+"""Audio made when it is first asked for, in a worker thread, and kept while there is room."""
+
+import hashlib
+from collections import OrderedDict
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from soundpiece_async.simulator.tone import Score, encode
+
+
+@attrs.frozen
+class Render:
+    """A FLAC file and its ETag, which follows from the bytes."""
+
+    audio: bytes = attrs.field(repr=False)
+    etag: str
+
+
+@attrs.define(eq=False)
+class Renders:
+    """The files rendered last, at most `room` bytes of them; each is rendered once however many ask at a time."""
+
+    room: int
+    held: int = attrs.field(default=0, init=False)
+    made: int = attrs.field(default=0, init=False)
+    _kept: OrderedDict[Score, Render] = attrs.field(factory=OrderedDict, init=False)
+    _pending: dict[Score, anyio.Lock] = attrs.field(factory=dict, init=False)
+    _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(2), init=False)
+
+    def __repr__(self) -> str:
+        """How many files and bytes are kept."""
+        return f"<Renders {len(self._kept)} files, {self.held} of {self.room} bytes, {self.made} made>"
+
+    async def get(self, score: Score) -> Render:
+        """The file of a score."""
+        kept = self._recall(score)
+        if kept is not None:
+            return kept
+        async with self._pending.setdefault(score, anyio.Lock()):
+            # someone else may have rendered it while this one waited
+            kept = self._recall(score)
+            if kept is None:
+                kept = await anyio.to_thread.run_sync(_render, score, limiter=self._threads)
+                self._keep(score, kept)
+            self._pending.pop(score, None)
+            return kept
+
+    def _recall(self, score: Score) -> Render | None:
+        if score in self._kept:
+            self._kept.move_to_end(score)
+        return self._kept.get(score)
+
+    def _keep(self, score: Score, render: Render) -> None:
+        self.made += 1
+        self._kept[score] = render
+        self.held += len(render.audio)
+        while self.held > self.room and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self.held -= len(dropped.audio)
+
+
+def _render(score: Score) -> Render:
+    audio = encode(score)
+    return Render(audio, f'"{hashlib.blake2b(audio, digest_size=16).hexdigest()}"')

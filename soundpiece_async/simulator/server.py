@@ -1,0 +1,123 @@
+"""The API's origin: eight routes, PUT to submit and GET to poll (contract sections 1 to 7).
+
+The order in which a request can be refused: unknown path (404), method (405), key (401), rate (429), body that is no
+JSON (400), members or parameters (422), a key used before (409), credits (402). The contract fixes the statuses, the
+order is ours.
+"""
+
+import json
+
+import attrs
+
+from soundpiece_async.simulator.faults import Fault, Strike
+from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
+from soundpiece_async.simulator.pacing import Bucket
+from soundpiece_async.simulator.replies import Reply, reply_json, reply_limited
+from soundpiece_async.simulator.schema import (
+    ROUTES,
+    InvalidRequestError,
+    Route,
+    check_body,
+    check_query,
+    refuse_operation,
+)
+from soundpiece_async.simulator.timeline import Timeline
+
+_PATHS = {f"/v1/{name}": route for name, route in ROUTES.items()}
+
+
+@attrs.define(eq=False, kw_only=True)
+class Api:
+    """Answers for the eight routes; `hold` is the longest hold of a `wait=true` in real seconds."""
+
+    timeline: Timeline
+    bucket: Bucket
+    api_key: str = attrs.field(repr=False)
+    hold: float
+    private_callbacks: bool
+    rate_limited: int = attrs.field(default=0, init=False)
+
+    def identify(self, entry: Request) -> None:
+        """Note the route, the key, the operation and the wait of a request, as far as they can be read."""
+        route = _PATHS.get(entry.path)
+        if route is None:
+            return
+        entry.route = route.name
+        if entry.method == "GET":
+            entry.operation, entry.wait = entry.query.get("id"), entry.query.get("wait") == "true"
+        elif entry.method == "PUT":
+            entry.json = _decode(entry)
+            key = entry.json.get("idempotency_key") if isinstance(entry.json, dict) else None
+            entry.key = key if isinstance(key, str) else None
+
+    async def answer(self, entry: Request, strike: Strike | None) -> Reply:
+        """Do what a request asks for, or refuse it."""
+        try:
+            return await self._answer(entry, strike)
+        except RefusalError as refusal:
+            return reply_json(refusal.body, status=refusal.status)
+        except InvalidRequestError as invalid:
+            return reply_json({"detail": invalid.errors}, status=422)
+
+    async def _answer(self, entry: Request, strike: Strike | None) -> Reply:
+        route = _PATHS.get(entry.path)
+        if route is None:
+            return reply_json({"detail": "Not Found"}, status=404)
+        if entry.method not in ("GET", "PUT"):
+            return reply_json({"detail": "Method Not Allowed"}, status=405, headers={"Allow": "GET, PUT"})
+        if entry.headers.get("Authorization") != f"Bearer {self.api_key}":
+            raise RefusalError(401, {"detail": "Missing or invalid Authorization header"})
+        seconds = self.bucket.take(now=entry.arrived)
+        if seconds:
+            self.rate_limited += 1
+            return reply_limited(seconds)
+        if entry.method == "PUT":
+            return self._submit(route, entry, strike)
+        return await self._poll(route, entry)
+
+    def _submit(self, route: Route, entry: Request, strike: Strike | None) -> Reply:
+        if entry.json is None and _is_json(entry) and entry.body.strip() not in (b"", b"null"):
+            raise RefusalError(400, {"detail": "There was an error parsing the body"})
+        submission = check_body(route, entry.json, private_callbacks=self.private_callbacks)
+        forced = strike is not None and strike.fault is Fault.FAIL
+        failure = OperationError(code=strike.code or "internal_error") if strike is not None and forced else None
+        now = self.timeline.catch_up()
+        world = self.timeline.world
+        operation, known = world.submit(route, submission, body=entry.json, now=now, failure=failure)
+        entry.operation = operation.id
+        self.timeline.catch_up()
+        at_first = not known or world.manner.snapshot
+        return self._present(operation, now=now, at_first=at_first)
+
+    async def _poll(self, route: Route, entry: Request) -> Reply:
+        identity, wait = check_query(entry.query)
+        now = self.timeline.catch_up()
+        operation = self.timeline.world.find(route, identity)
+        if operation is None:
+            raise refuse_operation(identity)
+        if wait and operation.status == "processing":
+            await self.timeline.wait(operation, seconds=self.hold)
+            now = self.timeline.catch_up()
+        return self._present(operation, now=now)
+
+    def _present(self, operation: Operation, *, now: float, at_first: bool = False) -> Reply:
+        world = self.timeline.world
+        document = world.present(operation, now=now, at_first=at_first)
+        return reply_json({operation.route.envelope: document, **world.manner.news})
+
+
+def _decode(entry: Request) -> object:
+    """The JSON of a body, None when it is none."""
+    if not _is_json(entry):
+        return None
+    try:
+        return json.loads(entry.body.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_json(entry: Request) -> bool:
+    """Whether the body claims to be JSON; FastAPI takes any other for no object at all (422)."""
+    media_type = entry.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

@@ -1,0 +1,54 @@
+"""Lets the operations of the world end in time, and wakes whoever waits for one."""
+
+from collections.abc import Callable
+
+import anyio
+import attrs
+
+from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.world import World
+
+
+@attrs.define(eq=False)
+class Timeline:
+    """The clock of a world: one alarm for all operations, one bell for each that is waited for.
+
+    `on_end` is called once for every operation that ends.
+    """
+
+    world: World
+    on_end: Callable[[Operation], None]
+    _bells: dict[str, anyio.Event] = attrs.field(factory=dict, init=False)
+    _alarm: float = attrs.field(default=0.0, init=False)
+    _earlier: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+
+    def __repr__(self) -> str:
+        """When the next operation ends, and how many are waited for."""
+        return f"<Timeline next at {self.world.next_due:.3f}, {len(self._bells)} waited for>"
+
+    async def run(self) -> None:
+        """End operations in time, until cancelled."""
+        while True:
+            self._alarm = self.world.next_due
+            self._earlier = anyio.Event()
+            with anyio.CancelScope(deadline=self._alarm):
+                await self._earlier.wait()
+            self.catch_up()
+
+    def catch_up(self) -> float:
+        """End what is due, so that answers never lag behind the alarm; gives the time, in the loop's seconds."""
+        now = anyio.current_time()
+        for operation in self.world.advance(now):
+            bell = self._bells.pop(operation.id, None)
+            if bell is not None:
+                bell.set()
+            self.on_end(operation)
+        if self.world.next_due < self._alarm:
+            self._earlier.set()
+        return now
+
+    async def wait(self, operation: Operation, *, seconds: float) -> None:
+        """Wait until the operation has ended, at most `seconds`."""
+        bell = self._bells.setdefault(operation.id, anyio.Event())
+        with anyio.move_on_after(seconds):
+            await bell.wait()

@@ -1,0 +1,240 @@
+"""The service's side of the contract without a network: operations, their timelines, idempotency, credits.
+
+Rules:
+
+1. Time comes in as `now`, the loop's seconds; the wall clock is `now` plus a constant. Nothing happens by itself:
+   `advance` brings the world up to `now`, and gives the operations that ended since.
+2. What becomes of an operation follows from the seed, the route, its members and how often the same was asked for
+   before; not from its key, the port, or the order of unrelated requests. So runs repeat although keys are random.
+3. The key is looked up before anything is checked against the account: a replay costs nothing (contract section 5).
+   A request refused with 402 does not use its key up.
+4. Results are composed when they are first looked at, and never change afterwards.
+"""
+
+import hashlib
+import heapq
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from soundpiece_async.simulator.faults import Faults
+from soundpiece_async.simulator.links import Signer, Ticket, read_link
+from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
+from soundpiece_async.simulator.operations import (
+    Manner,
+    Operation,
+    OperationError,
+    RefusalError,
+    Track,
+    describe,
+)
+from soundpiece_async.simulator.schema import Route, Submission
+
+Durations = Callable[[str], float] | Mapping[str, float] | None
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_SPREAD = 0.5
+"""Sigma of the lognormal processing times: one in a hundred takes three times its median (contract section 4)."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class World:
+    """Everything the service remembers; `durations` pins processing times in seconds, before `speed` divides them."""
+
+    seed: int
+    signer: Signer
+    faults: Faults = attrs.field(factory=Faults)
+    taste: Taste = attrs.field(factory=Taste)
+    manner: Manner = attrs.field(factory=Manner)
+    speed: float = 1.0
+    durations: Durations = None
+    credits: int | None = None
+    wall_offset: float = 0.0
+    operations: dict[str, Operation] = attrs.field(factory=dict, init=False)
+    ended: Counter[str] = attrs.field(factory=Counter, init=False)
+    replays: int = attrs.field(default=0, init=False)
+    _keys: dict[str, Operation] = attrs.field(factory=dict, init=False)
+    _tracks: dict[str, Track] = attrs.field(factory=dict, init=False)
+    _repeats: Counter[bytes] = attrs.field(factory=Counter, init=False)
+    _agenda: list[tuple[float, str]] = attrs.field(factory=list, init=False)
+    _order: random.Random = attrs.field(factory=lambda: random.Random(0), init=False)  # noqa: S311 - shuffles a list
+
+    def __repr__(self) -> str:
+        """The numbers of operations by status."""
+        return f"<World {len(self.operations)} operations, {dict(self.ended)}, {self.replays} replays>"
+
+    @property
+    def next_due(self) -> float:
+        """When the next operation ends, in the loop's seconds; infinity while none is to."""
+        return self._agenda[0][0] if self._agenda else math.inf
+
+    def wall(self, now: float) -> float:
+        """The wall clock's seconds since 1970 at `now`."""
+        return now + self.wall_offset
+
+    def submit(
+        self, route: Route, submission: Submission, *, body: object, now: float, failure: OperationError | None = None
+    ) -> tuple[Operation, bool]:
+        """The operation a PUT asks for, and whether its key made it before.
+
+        A `failure` lets a new operation fail with it. Raises `RefusalError` for a key used with another body (409:
+        which status the service takes is unknown) and for an empty account (402).
+        """
+        fingerprint = _digest(route.name, body)
+        known = self._keys.get(submission.key)
+        if known is not None:
+            if known.fingerprint != fingerprint:
+                raise RefusalError(409, {"detail": "This idempotency_key was used before, for another request"})
+            known.puts += 1
+            self.replays += 1
+            return known, True
+        self._charge()
+        operation = self._create(route, submission, fingerprint, now=now, failure=failure)
+        self._keys[submission.key] = self.operations[operation.id] = operation
+        heapq.heappush(self._agenda, (operation.due, operation.id))
+        return operation, False
+
+    def find(self, route: Route, identity: str) -> Operation | None:
+        """The operation of this route with this id."""
+        operation = self.operations.get(identity)
+        return operation if operation is not None and operation.route is route else None
+
+    def find_track(self, name: str) -> Track | None:
+        """The output with this name on the output host."""
+        return self._tracks.get(name)
+
+    def advance(self, now: float) -> list[Operation]:
+        """Let time pass until `now`; gives the operations that ended."""
+        ended = []
+        while self._agenda and self._agenda[0][0] <= now:
+            _, identity = heapq.heappop(self._agenda)
+            operation = self.operations[identity]
+            if operation.status == "processing":
+                operation.status = "ready" if operation.fate is None else "failed"
+                self.ended[operation.status] += 1
+                ended.append(operation)
+        return ended
+
+    def finish(self, identity: str, *, now: float, failure: OperationError | None = None) -> None:
+        """Let an operation end at `now`, whatever its timeline said; with a failure it fails."""
+        operation = self.operations[identity]
+        operation.fate = failure or operation.fate
+        heapq.heappush(self._agenda, (now, identity))
+
+    def retake(self, identity: str) -> None:
+        """Put other audio of the same length behind the paths of a ready operation, as if it had been made anew."""
+        operation = self.operations[identity]
+        operation.tracks = tuple(_retake(track) for track in operation.tracks)
+        self._tracks.update((track.name, track) for track in operation.tracks)
+
+    def present(self, operation: Operation, *, now: float, at_first: bool = False) -> dict[str, Any]:
+        """The operation object as it is `now`, its URLs freshly signed; or `at_first`, as its PUT gave it."""
+        status: str = "processing" if at_first else operation.status
+        if self.manner.forward and status == "processing" and now < (operation.created + operation.due) / 2:
+            status = "queued"
+        wall = self.wall(now)
+        tracks = self._look(operation) if status == "ready" else []
+        return describe(
+            operation,
+            status=status,
+            created_at=self.wall(operation.created),
+            links=[(track, self.signer.sign(track.name, wall=wall)) for track in tracks],
+            manner=self.manner,
+        )
+
+    def _look(self, operation: Operation) -> list[Track]:
+        """The tracks of a ready operation, in the order of the day."""
+        if not operation.tracks:
+            names = [_digest(operation.id, index).hex() for index in range(8)]
+            operation.tracks = tuple(
+                Track(name=name, operation=operation.id, piece=piece)
+                for name, piece in zip(names, operation.compose(), strict=False)
+            )
+            self._tracks.update((track.name, track) for track in operation.tracks)
+        tracks = list(operation.tracks)
+        if self.manner.shuffle:
+            self._order.shuffle(tracks)
+        return tracks
+
+    def _charge(self) -> None:
+        """Take one credit; the shape of a 402 is unknown but for its `detail` (contract section 7)."""
+        if self.credits is None:
+            return
+        if self.credits < 1:
+            detail = "Not enough credits: 1 required, 0 available"
+            raise RefusalError(402, {"detail": detail, "required": 1, "available": 0})
+        self.credits -= 1
+
+    def _create(
+        self, route: Route, submission: Submission, fingerprint: bytes, *, now: float, failure: OperationError | None
+    ) -> Operation:
+        echo = submission.echo
+        url = (echo.get("source") or echo.get("reference") or {}).get("url")
+        own = read_link(url) if url is not None and self.signer.owns(url) else None
+        dice = self._dice(route, echo, source=url if own is None else own.name)
+        identity = "op_" + "".join(dice.choices(_ALPHABET, k=26))
+        seconds = self._seconds(route, dice)
+        fate = self._fate(dice)
+        track = own and self._fetch(own, now=now)
+        if own is not None and track is None:
+            fate = OperationError(code="internal_error", message="The source could not be fetched: 403.")
+
+        def compose() -> tuple[Piece, ...]:
+            source = track.piece.score if track else url and imagine(url, taste=self.taste)
+            pieces = make_pieces(route, echo, source=source, taste=self.taste, dice=dice)
+            unknown_stem = self.manner.forward and route.name == "adapt.separate_stems"
+            return (*pieces, Piece(source, "mix")) if unknown_stem and source else pieces
+
+        return Operation(
+            id=identity,
+            route=route,
+            key=submission.key,
+            fingerprint=fingerprint,
+            submission=submission,
+            created=now,
+            due=now + seconds / self.speed,
+            fate=failure or fate,
+            compose=compose,
+        )
+
+    def _fetch(self, source: Ticket, *, now: float) -> Track | None:
+        """The output a source is, if its URL may be fetched now."""
+        return self._tracks.get(source.name) if self.signer.allows(source, wall=self.wall(now)) else None
+
+    def _dice(self, route: Route, echo: Mapping[str, Any], *, source: str | None) -> random.Random:
+        """The randomness of one operation (rule 2)."""
+        work = _digest(self.seed, route.name, {**echo, "source": source, "reference": None})
+        self._repeats[work] += 1
+        return random.Random(work + self._repeats[work].to_bytes(4, "big"))  # noqa: S311 - a simulation, no secret
+
+    def _seconds(self, route: Route, dice: random.Random) -> float:
+        """How long the work takes, before the speed divides it."""
+        drawn = route.seconds * math.exp(dice.gauss(0.0, _SPREAD))
+        match self.durations:
+            case None:
+                return drawn
+            case Mapping():
+                return self.durations.get(route.name, drawn)
+            case _:
+                return self.durations(route.name)
+
+    def _fate(self, dice: random.Random) -> OperationError | None:
+        """The error an operation ends with, if the shares will have it."""
+        if dice.random() >= self.faults.fail:
+            return None
+        return OperationError(code=dice.choice(self.faults.failure_codes))
+
+
+def _retake(track: Track) -> Track:
+    score = attrs.evolve(track.piece.score, seed=track.piece.score.seed + 1)
+    return attrs.evolve(track, piece=attrs.evolve(track.piece, score=score))
+
+
+def _digest(*parts: object) -> bytes:
+    """What tells things apart: the same JSON values, the same 16 bytes."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,130 @@
+"""The contract's own examples, read from ``tests/data/openapi.yaml``, and what tests make of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import hypothesis
+import pytest
+import yaml
+from hypothesis import strategies as st
+
+from soundpiece_async._core import wire
+from soundpiece_async._core.codec import decode_operation, encode_request
+from soundpiece_async._core.errors import SoundpieceError
+from soundpiece_async._core.models import Operation
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.requests import ROUTES, AudioSource, Request
+from soundpiece_async._core.wire import Answer
+
+T = TypeVar("T")
+
+unhurried = hypothesis.settings(deadline=None)
+"""For property tests: the machine may be busy, and what is tested is what comes out, not how fast."""
+
+SPEC = yaml.safe_load((Path(__file__).parents[1] / "data" / "openapi.yaml").read_text(encoding="utf-8"))
+
+
+@attrs.frozen
+class Example:
+    """One route: the body of a PUT, and the answers to it."""
+
+    route: str
+    body: dict[str, Any]
+    processing: dict[str, Any]
+    ready: dict[str, Any]
+    failed: dict[str, Any]
+
+    @property
+    def envelope(self) -> str:
+        """The member that holds the operation."""
+        return next(iter(self.ready))
+
+    @property
+    def id(self) -> str:
+        """The operation's id."""
+        return str(self.ready[self.envelope]["id"])
+
+    @property
+    def request(self) -> Request:
+        """The request object whose body this is."""
+        return ROUTES[self.route](
+            **{name: AudioSource(**value) if isinstance(value, dict) else value for name, value in self.body.items()}
+        )
+
+
+def _read_example(route: str) -> Example:
+    path = SPEC["paths"][f"/v1/{route}"]
+    body = path["put"]["requestBody"]["content"]["application/json"]["examples"]["request"]["value"]
+    answers = path["get"]["responses"]["200"]["content"]["application/json"]["examples"]
+    return Example(route, body, **{status: answers[status]["value"] for status in ("processing", "ready", "failed")})
+
+
+EXAMPLES = {route: _read_example(route) for route in ROUTES}
+
+every_route = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+
+SAMPLE = EXAMPLES["create.new_sample"]
+STEMS = EXAMPLES["adapt.separate_stems"]
+SONG = EXAMPLES["create.new_song"]
+
+SIGNED = "https://user:word@cdn.example/a/b.flac?sig=SECRET&x=1#SECRET"
+
+UNTIDY = st.text(alphabet=st.characters(codec=None, exclude_categories=()), max_size=12)
+"""Text with everything JSON can carry, lone surrogates and control characters among it."""
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(10**300, 10**320) | st.floats() | UNTIDY,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(UNTIDY, inner, max_size=3),
+    max_leaves=8,
+)
+"""Any JSON value, as Python reads it: NaN and infinity among it."""
+
+
+def answer(data: object, status: int = 200, **headers: str) -> Answer:
+    """Make an answer with a JSON body."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, {"content-type": "application/json", **names}, json.dumps(data).encode())
+
+
+def attempt(read: Callable[[], T]) -> T | SoundpieceError:
+    """Give what is read, or the error of ours that refuses it; an error of anybody else's is raised."""
+    try:
+        return read()
+    except SoundpieceError as error:
+        return error
+
+
+def change(envelope: dict[str, Any], **members: object) -> dict[str, Any]:
+    """Copy an envelope with some of the operation's members replaced; ``...`` leaves one out."""
+    ((name, operation),) = envelope.items()
+    changed = {**operation, **members}
+    return {name: {member: value for member, value in changed.items() if value is not ...}}
+
+
+def decode(example: Example = SAMPLE, **members: object) -> Operation[Any]:
+    """Decode a ready answer with some members replaced; ``...`` leaves one out."""
+    changed = {**example.ready[example.envelope], **members}
+    kept = {name: value for name, value in changed.items() if value is not ...}
+    return decode_operation(kept, route=example.route, request=None)
+
+
+def submit(example: Example, data: object, *, status: int = 200, request: Request | None = None) -> Operation[Any]:
+    """Read the answer to a submit of the example's request, or of another."""
+    asked = request or example.request
+    call = wire.submit(asked, encode_request(asked))
+    return wire.read_submitted(answer(data, status), call, request=asked)
+
+
+def poll(example: Example, data: object, *, status: int = 200) -> Operation[Any]:
+    """Read the answer to a poll of the example's operation."""
+    handle = Handle(example.route, example.id)
+    return wire.read_operation(answer(data, status), wire.poll(handle, wait=True), handle=handle)
+
+
+def final(example: Example, data: object) -> Operation[Any] | None:
+    """Read it likewise, but only when it is final."""
+    handle = Handle(example.route, example.id)
+    return wire.read_final(answer(data), wire.poll(handle, wait=True), handle=handle)

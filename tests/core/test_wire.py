@@ -1,0 +1,238 @@
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import attrs
+import pytest
+from contract import SAMPLE, SIGNED, SPEC, STEMS, Example, answer, change, every_route, final, poll, submit
+
+from soundpiece_async._core import wire
+from soundpiece_async._core.codec import encode_request
+from soundpiece_async._core.errors import DecodeError, TransportError
+from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.requests import SeparateStems
+from soundpiece_async._core.wire import Answer, Call
+
+HANDLE = Handle(SAMPLE.route, SAMPLE.id)
+POLL = wire.poll(HANDLE, wait=True)
+OTHER_ID = "op_01kd0000000000000000000099"
+
+
+@every_route
+def test_submit(example: Example) -> None:
+    """A submit is a PUT of the body on the route, and says in messages which key it stands for."""
+    body = encode_request(example.request)
+    call = wire.submit(example.request, body)
+
+    assert (call.method, call.target, call.body) == ("PUT", f"/v1/{example.route}", body)
+    assert call.target in SPEC["paths"]
+    assert str(call) == f"PUT /v1/{example.route} (idempotency key {example.body['idempotency_key']})"
+
+
+@every_route
+@pytest.mark.parametrize("wait", [True, False])
+def test_poll(example: Example, *, wait: bool) -> None:
+    """A poll is a GET on the same route with the id; wait is a boolean, left out when the answer shall come at once."""
+    call = wire.poll(Handle(example.route, example.id), wait=wait)
+
+    parts = urlsplit(call.target)
+    assert (call.method, parts.path, call.body) == ("GET", f"/v1/{example.route}", None)
+    assert parse_qs(parts.query) == {"id": [example.id], **({"wait": ["true"]} if wait else {})}
+    assert str(call) == f"GET /v1/{example.route} (operation {example.id})"
+
+
+def test_odd_ids_are_quoted() -> None:
+    """An id is opaque: whatever its characters, it stays inside its parameter."""
+    call = wire.poll(Handle("create.new_fx", "a/b?c=d&e#f%20"), wait=False)
+
+    assert parse_qs(urlsplit(call.target).query) == {"id": ["a/b?c=d&e#f%20"]}
+
+
+def test_bodies_are_not_shown() -> None:
+    """A body may hold a signed source, an answer signed outputs: neither is in a repr."""
+    request = SeparateStems(SIGNED)
+
+    assert "SECRET" not in repr(wire.submit(request, encode_request(request)))
+    assert "sig" not in repr(answer(STEMS.ready))
+
+
+@every_route
+def test_answer_to_a_submit(example: Example) -> None:
+    """The answer to a submit is the operation, processing, with the caller's own request object."""
+    request = example.request
+    operation = submit(example, example.processing, request=request)
+
+    assert operation.handle == Handle(example.route, example.id)
+    assert operation.status is Status.PROCESSING
+    assert operation.request is request
+
+
+@every_route
+@pytest.mark.parametrize("status", ["processing", "ready", "failed"])
+def test_answer_to_a_poll(example: Example, status: str) -> None:
+    """The answer to a poll is the operation as it stands, read without waiting for the end or only at the end."""
+    data = getattr(example, status)
+    operation = poll(example, data)
+
+    assert operation.status == status
+    assert operation.request == attrs.evolve(example.request, callback_url=None)
+    assert final(example, data) == (None if status == "processing" else operation)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
+def test_any_success(status: int) -> None:
+    """Any 2xx is a success: the status of a replay is UNKNOWN."""
+    assert submit(SAMPLE, SAMPLE.processing, status=status).id == SAMPLE.id
+    assert poll(SAMPLE, SAMPLE.ready, status=status).status is Status.READY
+
+
+def test_replayed_submit() -> None:
+    """A submit sent again may be answered with the operation as it stands by now."""
+    assert submit(SAMPLE, SAMPLE.ready).status is Status.READY
+    assert submit(SAMPLE, SAMPLE.failed).status is Status.FAILED
+
+
+@pytest.mark.parametrize("status", ["processing", "queued", "", "READY", " ready"])
+def test_not_yet_is_seen_first(status: str) -> None:
+    """A "not yet" is seen before anything is built: junk in all other members does not matter."""
+    junk = {"created_at": [], "outputs": 5, "error": 5, "prompt": {}, "idempotency_key": 5}
+    data = change(SAMPLE.processing, status=status, **junk)
+
+    assert final(SAMPLE, data) is None
+    with pytest.raises(DecodeError):
+        poll(SAMPLE, data)
+
+
+@pytest.mark.parametrize("status", ["ready", "failed", None, 5, [], {}, True])
+def test_final_answers_are_read_whole(status: object) -> None:
+    """A final answer is read whole, and a status that is no text is no "not yet" that could be polled forever."""
+    with pytest.raises(DecodeError) as caught:
+        final(SAMPLE, change(SAMPLE.processing, status=status, created_at=[]))
+
+    assert caught.value.operation is not None
+    assert caught.value.operation.id == SAMPLE.id
+
+
+@every_route
+@pytest.mark.parametrize("name", ["operation", "stem_separation", "data", ""])
+def test_other_envelopes(example: Example, name: str) -> None:
+    """Three names of the contract are INFERRED or UNKNOWN, so any other name serves."""
+    data = {name: example.ready[example.envelope]}
+
+    assert poll(example, data) == poll(example, example.ready)
+    assert submit(example, data).id == example.id
+    assert final(example, data) == final(example, example.ready)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"request_id": "r1"},
+        {"meta": {"id": "r1"}},
+        {"account": {"id": 5}},
+        {"links": []},
+        {"sample": None},
+        {"sample": "op_01kd0000000000000000000003"},
+        {"warnings": [{"id": OTHER_ID}]},
+        {"upper": {"id": OTHER_ID.upper()}},
+        {"long": {"id": OTHER_ID + "0"}},
+    ],
+    ids=str,
+)
+def test_members_beside_the_envelope(more: dict[str, Any]) -> None:
+    """Whatever stands beside it, the operation is the only object whose id looks like an operation's."""
+    assert poll(SAMPLE, {**more, "operation": SAMPLE.ready["sample"]}).id == SAMPLE.id
+
+
+def test_the_known_name_goes_first() -> None:
+    """Under its known name the operation is taken, also beside another, and whatever its id looks like."""
+    data = {"parent": {"id": OTHER_ID}, **SAMPLE.ready}
+
+    assert poll(SAMPLE, data).id == SAMPLE.id
+    handle = Handle(SAMPLE.route, "sample-17")
+    odd = answer(change(SAMPLE.ready, id="sample-17"))
+    assert wire.read_operation(odd, POLL, handle=handle).id == "sample-17"
+
+
+def test_envelope_of_an_unknown_route() -> None:
+    """An operation of a route this version does not know is found all the same."""
+    handle = Handle("create.new_opera", SAMPLE.id)
+    operation = wire.read_operation(answer({"opera": SAMPLE.ready["sample"]}), POLL, handle=handle)
+
+    assert (operation.handle, operation.request) == (handle, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({}, "holds 0 operations"),
+        ({"sample": None}, "holds 0 operations, not one; its members: sample"),
+        ({"sample": [SAMPLE.ready["sample"]]}, "holds 0 operations"),
+        ({"detail": "fine"}, "its members: detail"),
+        ({"a": {"id": OTHER_ID}, "b": {"id": SAMPLE.id}}, "holds 2 operations, not one; its members: a, b"),
+        (SAMPLE.ready["sample"], "holds 0 operations"),
+        ([SAMPLE.ready], "no object"),
+        ("ready", "no object: ready"),
+        (5, "no object: 5"),
+        (None, "no object: None"),
+    ],
+)
+@pytest.mark.parametrize("read", [submit, poll, final])
+def test_no_operation_to_be_found(read: Any, data: object, told: str) -> None:
+    """No operation, or more than one under unknown names: a DecodeError that says what was there."""
+    with pytest.raises(DecodeError) as caught:
+        read(SAMPLE, data)
+
+    assert told in str(caught.value)
+    assert f"/v1/{SAMPLE.route}" in str(caught.value)
+    assert (caught.value.path, caught.value.operation) == ("", None)
+
+
+@pytest.mark.parametrize("identity", [OTHER_ID, None, 5, {"id": SAMPLE.id}])
+@pytest.mark.parametrize("read", [poll, final])
+def test_answers_about_another_operation(read: Any, identity: object) -> None:
+    """A poll answered with another operation is a DecodeError, never that operation."""
+    with pytest.raises(DecodeError, match=f"operation {SAMPLE.id}.* is about another operation") as caught:
+        read(SAMPLE, change(SAMPLE.ready, id=identity))
+
+    assert caught.value.path == "id"
+    assert (OTHER_ID in str(caught.value)) == (identity == OTHER_ID)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"OK", b"<html>fine</html>", b'{"sample": {"id"', b"[" * 100_000, b"\xff"],
+    ids=lambda body: ascii(body[:9]),
+)
+def test_a_success_that_is_no_json(body: bytes) -> None:
+    """A 2xx that is no JSON is as good as no answer: a TransportError, so the same key may go again."""
+    call = wire.submit(SAMPLE.request, b"{}")
+    with pytest.raises(TransportError, match="status 200, but not JSON") as caught:
+        wire.read_submitted(Answer(200, {}, body), call, request=SAMPLE.request)
+
+    assert caught.value.retryable
+    assert SAMPLE.body["idempotency_key"] in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OperationError("bad_source", "Not audio."), "failed: bad_source: Not audio.; to try again"),
+        (OperationError("internal_error", ""), "failed: internal_error; to try again"),
+        (None, "failed: no reason given; to try again"),
+    ],
+)
+def test_failure(error: OperationError | None, told: str) -> None:
+    """Why an operation failed is told in the service's words, with its handle, and that a new key is needed."""
+    operation = Operation(route=SAMPLE.route, id=SAMPLE.id, status=Status.FAILED, request=None, error=error)
+    text = wire.read_failure(operation)
+
+    assert text.startswith(f"operation {HANDLE} ")
+    assert told in text
+    assert text.endswith("make a new request (with a new idempotency key)")
+
+
+def test_call_is_a_value() -> None:
+    """A call is plain data: what to send, and what it is about."""
+    assert Call("PUT", "/v1/a.b", b"{}", "key") == Call("PUT", "/v1/a.b", b"{}", "key")

@@ -1,0 +1,210 @@
+"""Webhooks: their body and signature, retries, duplicates, losses, and where they never go."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from aiohttp import web
+from caller import Caller, opened, until
+from standardwebhooks import Webhook
+
+from soundpiece_async.simulator import Simulator
+from soundpiece_async.simulator.webhooks import Event, read_secret, sign
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+OTHER_SECRET = "whsec_" + "b3RoZXIgc2VjcmV0IG9mIHRoZSBhY2NvdW50"
+UNHEARD = "http://127.0.0.1:9/nobody"
+
+
+@attrs.define
+class Receiver:
+    """A user's server: answers with the statuses it was given, then 204, and keeps what it got."""
+
+    url: str = ""
+    statuses: list[int] = attrs.field(factory=list)
+    delay: float = 0.0
+    got: list[tuple[dict[str, str], bytes]] = attrs.field(factory=list)
+
+    async def receive(self, request: web.BaseRequest) -> web.Response:
+        """Take one delivery."""
+        self.got.append((dict(request.headers), await request.read()))
+        await anyio.sleep(self.delay)
+        status = self.statuses.pop(0) if self.statuses else 204
+        return web.Response(status=status, headers={"Location": self.url} if status == 302 else None)
+
+    async def expect(self, count: int) -> None:
+        """Wait for that many deliveries, and a moment longer for none more."""
+        with anyio.fail_after(5):
+            while len(self.got) < count:
+                await anyio.sleep(0.005)
+        await anyio.sleep(0.05)
+        assert len(self.got) == count
+
+
+@asynccontextmanager
+async def listening(**options: Any) -> AsyncIterator[Receiver]:
+    """A receiver on a port of its own."""
+    receiver = Receiver(**options)
+    runner = web.ServerRunner(web.Server(receiver.receive, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+async def submit(caller: Caller, url: str) -> str:
+    """Submit an effect with a callback, and wait until it has ended; gives its id."""
+    operation = await caller.run("create.new_fx", prompt="slam", duration=0.5, callback_url=url)
+    return str(operation["id"])
+
+
+async def test_signs_as_the_contract_computes() -> None:
+    """The test vector of the contract (section 9) comes out."""
+    body = b'{"type":"create.new_sample.failed","data":{"id":"op_01kd0000000000000000000003","status":"failed"}}'
+    event = Event(id="msg_test_0001", operation="op", url="", timestamp=1795341600, body=body)
+
+    headers = sign(event, keys=(read_secret(SECRET),))
+
+    assert headers["webhook-signature"] == "v1,wszklMCqPgAiC8WLliEJhfIMz7OvVTo+FDjtDj66d5k="
+
+
+async def test_delivers_the_news() -> None:
+    """One POST per operation that ended: type, bare operation, a signature any standard library accepts."""
+    async with listening() as receiver, opened(allow_private_callbacks=True, webhook_secret=SECRET) as caller:
+        identity = await submit(caller, receiver.url)
+        await receiver.expect(1)
+        current = (await caller.get(identity)).operation
+        await until(lambda: len(caller.sim.deliveries) == 1)
+
+    headers, body = receiver.got[0]
+    news = json.loads(body)
+    assert Webhook(SECRET).verify(body, headers) == news
+    assert headers["Content-Type"] == "application/json"
+    assert news["type"] == "create.new_fx.ready"
+    assert news["data"].keys() == current.keys()
+    assert "callback_url" not in news["data"]
+    assert (news["data"]["id"], news["data"]["output"]["duration"]) == (identity, 0.5)
+    delivery = caller.sim.deliveries[0]
+    assert (delivery.operation, delivery.attempt, delivery.status) == (identity, 1, 204)
+    assert (caller.sim.statistics().webhooks_sent, caller.sim.statistics().webhooks_delivered) == (1, 1)
+
+
+async def test_tells_of_failures() -> None:
+    """A failed operation is news too."""
+    async with listening() as receiver, opened(allow_private_callbacks=True, durations=lambda _: 1e9) as caller:
+        submitted = await caller.put("create.new_fx", prompt="x", duration=1, callback_url=receiver.url)
+        caller.sim.finish(submitted.operation["id"], failure="sad")
+        await receiver.expect(1)
+
+    news = json.loads(receiver.got[0][1])
+    assert (news["type"], news["data"]["error"]["code"]) == ("create.new_fx.failed", "sad")
+
+
+async def test_signs_with_every_secret() -> None:
+    """While secrets rotate, each of them verifies."""
+    options = {"allow_private_callbacks": True, "webhook_secret": (OTHER_SECRET, SECRET)}
+    async with listening() as receiver, opened(**options) as caller:
+        await submit(caller, receiver.url)
+        await receiver.expect(1)
+
+    headers, body = receiver.got[0]
+    assert len(headers["webhook-signature"].split(" ")) == 2
+    for secret in (SECRET, OTHER_SECRET):
+        assert Webhook(secret).verify(body, headers)
+
+
+async def test_tries_again_unchanged() -> None:
+    """What is not a 2xx, redirects included, is tried again: same id, timestamp, body and signature."""
+    async with listening(statuses=[500, 302, 410]) as receiver, opened(allow_private_callbacks=True) as caller:
+        await submit(caller, receiver.url)
+        await receiver.expect(4)
+        await until(lambda: caller.sim.statistics().webhooks_delivered == 1)
+
+    own = [
+        {name: value for name, value in headers.items() if name.startswith("webhook-")} for headers, _ in receiver.got
+    ]
+    assert all(headers == own[0] for headers in own)
+    assert len({body for _, body in receiver.got}) == 1
+    assert [(d.attempt, d.status) for d in caller.sim.deliveries] == [(1, 500), (2, 302), (3, 410), (4, 204)]
+    assert abs(int(own[0]["webhook-timestamp"]) - time.time()) < 5
+
+
+async def test_gives_up() -> None:
+    """After the last attempt nothing more is sent; nobody listening counts like an error."""
+    async with listening(statuses=[500] * 9) as receiver:
+        async with opened(allow_private_callbacks=True, webhook_attempts=2) as caller:
+            await submit(caller, receiver.url)
+            await submit(caller, UNHEARD)
+            await receiver.expect(2)
+            await until(lambda: caller.sim._courier.counts["given_up"] == 2)
+
+    assert sorted(str(delivery.status) for delivery in caller.sim.deliveries) == ["500", "500", "None", "None"]
+    assert caller.sim.statistics().webhooks_delivered == 0
+
+
+async def test_waits_only_so_long() -> None:
+    """A receiver that takes longer than the timeout has not received."""
+    options = {"allow_private_callbacks": True, "webhook_timeout": 0.05, "webhook_attempts": 1}
+    async with listening(delay=0.3) as receiver, opened(**options) as caller:
+        await submit(caller, receiver.url)
+        await until(lambda: len(caller.sim.deliveries) == 1)
+
+        assert caller.sim.deliveries[0].status is None
+
+
+async def test_doubles_and_loses() -> None:
+    """Shares of the webhooks come twice, with the same id, or never."""
+    async with listening() as receiver, opened(allow_private_callbacks=True, webhook_duplicates=1.0) as caller:
+        await submit(caller, receiver.url)
+        await receiver.expect(2)
+    async with opened(allow_private_callbacks=True, webhook_loss=1.0) as lossy:
+        await submit(lossy, receiver.url)
+        await anyio.sleep(0.05)
+
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+    assert lossy.sim.deliveries == []
+    assert lossy.sim.statistics().webhooks_lost == 1
+
+
+async def test_stays_at_home() -> None:
+    """Callbacks to public hosts are accepted and withheld; without a secret, or a callback, nothing is sent at all."""
+    async with opened() as caller:
+        await submit(caller, "https://hooks.example.com/soundpiece")
+        await caller.run()
+        assert caller.sim.statistics().webhooks_withheld == 1
+        refused = await caller.put("create.new_fx", prompt="x", duration=1, callback_url="https://127.0.0.1/hook")
+        assert refused.status == 422
+    async with listening() as receiver, opened(allow_private_callbacks=True, webhook_secret=None) as silent:
+        await submit(silent, receiver.url)
+        await receiver.expect(0)
+        assert silent.sim.statistics().webhooks_sent == 0
+
+
+async def test_can_come_late() -> None:
+    """A receiver that hangs delays no other."""
+    async with (
+        listening(delay=0.5) as slow,
+        listening() as quick,
+        opened(allow_private_callbacks=True, webhook_attempts=1) as caller,
+    ):
+        await submit(caller, slow.url)
+        await submit(caller, quick.url)
+        await quick.expect(1)
+        assert len(caller.sim.deliveries) == 1
+        assert repr(caller.sim._courier) == "<Courier {'sent': 2, 'delivered': 1}, 0 posted>"
+
+
+async def test_refuses_secrets_that_are_none() -> None:
+    """A signing secret is base64 behind its prefix."""
+    with pytest.raises(ValueError, match="whsec_"):
+        Simulator(webhook_secret="whsec_not base64")

@@ -1,0 +1,253 @@
+import math
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+import soundfile
+from conftest import STUCK, settings, simulate
+
+from soundpiece_async import (
+    AutoCutDown,
+    Failed,
+    Handle,
+    InsufficientCredits,
+    InvalidRequest,
+    Limits,
+    NewFx,
+    NewInstrumental,
+    NewSample,
+    NewSong,
+    RemixInstrumental,
+    RemixSong,
+    Request,
+    SeparateStems,
+    Session,
+    SessionClosed,
+    Succeeded,
+    WaitTimeout,
+)
+from soundpiece_async.simulator import Faults, Simulator
+
+pytestmark = pytest.mark.anyio
+
+SOURCE = "https://media.example.com/mix.wav"
+
+
+def fx(number: int) -> NewFx:
+    return NewFx(f"door number {number}", duration=0.2)
+
+
+def of_every_kind(number: int) -> Request:
+    prompt = f"piece {number}"
+    return (
+        NewSong("[Verse]\nRain again", prompt=prompt),
+        NewInstrumental(prompt),
+        NewSample(prompt, duration=0.3, loopable=True),
+        NewFx(prompt, duration=0.2),
+        RemixSong(SOURCE, lyrics="Rain", prompt=prompt, n_variations=2),
+        RemixInstrumental(SOURCE),
+        SeparateStems(SOURCE),
+        AutoCutDown(SOURCE, target_duration=0.2),
+    )[number % 8]
+
+
+@pytest.mark.timeout(120)
+async def test_three_hundred_pieces_survive_seeded_faults(tmp_path: Path) -> None:
+    """Every piece is made once and saved whole, whatever goes wrong on the way, and nothing is left behind."""
+    faults = Faults(server_error=0.05, reset_after=0.10, cut=0.20)
+    async with Simulator(seed=7, speed=400, track_seconds=(0.2, 0.3), faults=faults) as sim:
+        wanted = [of_every_kind(number) for number in range(300)]
+        async with Session(settings(sim, limits=Limits(polls=16))) as session:
+            async with session.run_many(wanted, save_to=tmp_path) as results:
+                done = [result async for result in results]
+        assert [result for result in done if isinstance(result, Failed)] == []
+        assert {result.request.idempotency_key for result in done} == {request.idempotency_key for request in wanted}
+        assert len(done) == len(sim.operations) == 300
+        assert sim.peak_polls <= 16
+        assert all(not request.authorized for request in sim.log if request.host == "output")
+    files = [file for result in done if isinstance(result, Succeeded) for file in result.files]
+    assert sorted(file.path for file in files) == sorted(tmp_path.iterdir())  # so there is no .part either
+    for file in files:
+        audio, rate = soundfile.read(file.path)
+        assert (rate, len(audio) / rate) == (file.sample_rate, pytest.approx(file.duration))
+        assert file.path.stat().st_size == file.bytes
+
+
+async def test_results_come_in_order_of_completion() -> None:
+    """A slow piece does not hold back the others."""
+    async with (
+        simulate(durations={"create.new_song": 200.0, "create.new_fx": 2.0}) as sim,
+        Session(settings(sim)) as session,
+    ):
+        async with session.run_many([NewSong("a", prompt="b"), fx(1), fx(2)]) as results:
+            routes = [result.request.route async for result in results]
+    assert routes == ["create.new_fx", "create.new_fx", "create.new_song"]
+
+
+async def test_results_come_in_order_of_requests_when_asked(sim: Simulator) -> None:
+    """``ordered`` gives the results in the order of the requests."""
+    wanted = [of_every_kind(number) for number in range(16)]
+    async with Session(settings(sim)) as session:
+        async with session.run_many(wanted, ordered=True) as results:
+            assert [result.request async for result in results] == wanted
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_requests_are_read_no_faster_than_results_are_taken(session: Session, *, ordered: bool) -> None:
+    """A piece holds its place until its result is taken, so that at most that many are read ahead."""
+    read = 0
+
+    def requests() -> Iterator[NewFx]:
+        nonlocal read
+        for number in range(30):
+            read += 1
+            yield fx(number)
+
+    taken = 0
+    async with session.run_many(requests(), max_in_flight=4, ordered=ordered) as results:
+        async for _ in results:
+            taken += 1
+            assert read <= taken - 1 + 4
+            await anyio.sleep(0.01)
+    assert (read, taken) == (30, 30)
+
+
+async def test_an_iterable_that_raises_ends_the_reading_and_not_the_pieces(session: Session) -> None:
+    """What is in flight is still given out; then the iterable's own error is raised, bare."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        yield fx(1)
+        yield fx(2)
+        raise LookupError("no more lines")
+
+    done = []
+    with pytest.raises(LookupError, match="no more lines"):
+        async with session.run_many(requests()) as results:
+            async for result in results:
+                done.append(result)  # noqa: PERF401 - the loop raises at its end
+    assert [type(result) for result in done] == [Succeeded, Succeeded]
+
+
+async def test_an_error_of_the_body_comes_out_bare(session: Session) -> None:
+    """No exception group: the caller's own error leaves the context manager as it was raised."""
+    with pytest.raises(KeyError):
+        async with session.run_many(fx(number) for number in range(5)) as results:
+            async for _ in results:
+                raise KeyError("mine")
+    assert session.statistics().in_flight == 0
+
+
+async def test_leaving_early_cancels_and_tells_what_still_runs() -> None:
+    """Leaving early stops everything; ``pending`` holds the handles to come back to."""
+    closed = False
+
+    async def requests() -> AsyncIterator[Request]:
+        nonlocal closed
+        try:
+            yield NewSong("slow", prompt="x")
+            yield fx(1)
+            for number in range(1000):
+                yield fx(number)
+        finally:
+            closed = True
+
+    async with (
+        simulate(durations={"create.new_song": math.inf, "create.new_fx": 1.0}) as sim,
+        Session(settings(sim)) as session,
+    ):
+        async with session.run_many(requests(), max_in_flight=2) as results:
+            async for _ in results:
+                break
+        assert closed
+        assert any(handle.route == "create.new_song" for handle in results.pending)
+        assert all(isinstance(handle, Handle) for handle in results.pending)
+        assert session.statistics().in_flight == 0
+        with anyio.fail_after(5):
+            while sim.open_requests:
+                await anyio.sleep(0.01)
+        await session.run(fx(2))  # the session is none the worse
+
+
+async def test_an_account_without_credits_stops_the_submissions() -> None:
+    """After 402 the rest is answered with that error and nothing is sent; what is in flight is delivered."""
+    async with Simulator(seed=1, speed=200, track_seconds=(0.2, 0.3), credits=10) as sim:
+        async with Session(settings(sim, limits=Limits(submits=4))) as session:
+            async with session.run_many(fx(number) for number in range(200)) as results:
+                done = [result async for result in results]
+            succeeded = [result for result in done if isinstance(result, Succeeded)]
+            failed = [result for result in done if isinstance(result, Failed)]
+            assert (len(succeeded), len(failed)) == (10, 190)
+            assert all(isinstance(result.error, InsufficientCredits) for result in failed)
+            assert sum(request.method == "PUT" for request in sim.log) <= 10 + 4
+            sim.top_up(5)
+            assert isinstance(await session.run(failed[0].request), Succeeded)  # tried again: it was topped up
+
+
+async def test_the_same_object_twice_is_one_operation_one_file_two_results(
+    sim: Simulator, session: Session, tmp_path: Path
+) -> None:
+    """One object is one piece of work, however often it is asked for."""
+    request = fx(1)
+    async with session.run_many([request, request], save_to=tmp_path) as results:
+        done = [result async for result in results]
+    assert len(sim.operations) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+    assert [result.request is request for result in done] == [True, True]
+    assert all(isinstance(result, Succeeded) for result in done)
+
+
+async def test_one_bad_piece_never_stops_the_others(session: Session) -> None:
+    """What is wrong with one piece is that piece's result: a bad request, a timeout, or no request at all."""
+    requests = [NewFx("", duration=1), fx(1), "no request", NewFx("late", duration=1)]
+    async with session.run_many(requests, ordered=True) as results:  # type: ignore[type-var]  # junk on purpose
+        first, second, third, fourth = [result async for result in results]
+    assert isinstance(first, Failed)
+    assert isinstance(first.error, InvalidRequest)
+    assert first.error.field == "prompt"
+    assert isinstance(second, Succeeded)
+    assert isinstance(third, Failed)
+    assert isinstance(third.error, InvalidRequest)
+    assert isinstance(fourth, Succeeded)
+
+
+async def test_a_piece_that_takes_too_long_is_a_failure_with_its_operation() -> None:
+    """``timeout`` is per piece; the operation runs on and is known."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        async with session.run_many([fx(1)], timeout=0.1) as results:
+            (result,) = [result async for result in results]
+        assert isinstance(result, Failed)
+        assert isinstance(result.error, WaitTimeout)
+        assert result.operation is not None
+        assert result.operation.id in sim.operations
+
+
+async def test_closing_the_session_ends_the_iteration() -> None:
+    """Who still iterates gets ``SessionClosed``, and not a cancellation from nowhere."""
+    async with simulate(durations=STUCK) as sim, anyio.create_task_group() as group:
+        session = Session(settings(sim))
+        await session.start()
+
+        async def iterate() -> None:
+            async with session.run_many([fx(1)]) as results:
+                with pytest.raises(SessionClosed):
+                    await anext(results)
+
+        group.start_soon(iterate)
+        with anyio.fail_after(5):
+            while not sim.open_requests:
+                await anyio.sleep(0.01)
+        await session.aclose()
+
+
+async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session) -> None:
+    """Wrong use is a clear error."""
+    run = session.run_many([fx(1)])
+    with pytest.raises(RuntimeError, match="async with"):
+        await anext(run)
+    async with run:
+        assert "RunMany" in repr(run)
+    with pytest.raises(RuntimeError, match="once"):
+        await run.__aenter__()
+    with pytest.raises(InvalidRequest):
+        session.run_many([fx(1)], max_in_flight=0)

@@ -1,0 +1,315 @@
+"""The command line in this process: exit codes, one line for every failure, every route, and never the key."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import attrs
+import pytest
+import soundfile
+from anyio.from_thread import start_blocking_portal
+
+from soundpiece_async import InvalidRequest
+from soundpiece_async._core.requests import ROUTES
+from soundpiece_async.cli import main
+from soundpiece_async.cli.endings import FAILED, explain
+from soundpiece_async.cli.interruption import SIGNALS, Interruption
+from soundpiece_async.cli.run import Members
+from soundpiece_async.simulator import Fault, Simulator
+
+SECRET = "spk_a_key_that_nobody_may_ever_see"
+SOURCE = "https://media.example.com/track.wav"
+
+FLAGS = {
+    "create.new_song": ["--lyrics", "[Verse]\nRain", "--prompt", "synthwave"],
+    "create.new_instrumental": ["--reference", SOURCE],
+    "create.new_sample": ["--prompt", "drum loop", "--duration", "1.5", "--loopable"],
+    "create.new_fx": ["--prompt", "thunder", "--duration", "1"],
+    "create.remix_song": ["--source", SOURCE, "--lyrics", "La", "--prompt", "house", "--n-variations", "2"],
+    "create.remix_instrumental": ["--source", SOURCE],
+    "adapt.separate_stems": ["--source", SOURCE],
+    "adapt.auto_cut_down": ["--source", SOURCE, "--target-duration", "1.5"],
+}
+FILES = {"create.new_song": 2, "create.new_instrumental": 2, "create.remix_song": 2, "adapt.separate_stems": 4}
+
+Serve = Callable[..., Simulator]
+Streams = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Open simulators in a thread of their own, and lead this process's environment to the last one."""
+    with start_blocking_portal() as portal, ExitStack() as opened:
+
+        def start(**settings: Any) -> Simulator:
+            simulator = Simulator(**{"speed": 500.0, "track_seconds": (2.0, 2.5)} | settings)
+            opened.enter_context(portal.wrap_async_context_manager(simulator))
+            for name, value in simulator.environ.items():
+                monkeypatch.setenv(name, value)
+            return simulator
+
+        yield start
+
+
+def complaint(streams: Streams) -> str:
+    """Give the one line on standard error, when that is all there is."""
+    out, err = streams.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("soundpiece: ")
+    return err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["simulate"]])
+def test_help(command: list[str], capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command explains itself, exits with 0, and shows no key."""
+    monkeypatch.setenv("SOUNDPIECE_API_KEY", SECRET)
+    assert main([*command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert "Usage: soundpiece" in out
+    assert err == ""
+    assert SECRET not in out
+
+
+def test_version(capsys: Streams) -> None:
+    """``--version`` prints the version of the package."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sing"], "Unknown command"),
+        (["run"], "ROUTE"),
+        (["run", "create.new_opera"], "create.new_song"),
+        (["run", "create.new_fx", "--prompt", "x", "--duration", "long"], "--duration"),
+        (["run", "create.new_fx", "--prompt", "x"], "create.new_fx needs --duration; its flags are"),
+        (
+            ["run", "adapt.separate_stems", "--source", SOURCE, "--prompt", "x"],
+            "adapt.separate_stems does not take --prompt; its flags are --source --callback-url --idempotency-key",
+        ),
+        (["run", "create.new_song", "--lyrics", "@/nowhere/words.txt"], "/nowhere/words.txt"),
+        (["run", "create.new_fx", "--api-key", SECRET], "--api-key"),
+        (["run", "create.new_fx", SECRET], "spk_..."),
+        (["simulate", "--speed", "0"], "--speed"),
+        (["simulate", "--port", "70000"], "--port"),
+        (["demo", "here", "there"], "there"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong usage is one line that says what is wrong, and exit code 2; a key that was typed is not repeated."""
+    monkeypatch.setenv("SOUNDPIECE_API_KEY", SECRET)
+    assert main(arguments) == 2
+    said = complaint(capsys)
+    assert says in said
+    assert SECRET not in said
+
+
+def test_every_member_has_a_flag() -> None:
+    """Whatever a request class takes, ``run`` takes too, and nothing else."""
+    members = {name for kind in ROUTES.values() for name in attrs.fields_dict(kind)}
+    assert set(attrs.fields_dict(Members)) == members
+    assert set(FLAGS) == set(ROUTES)
+
+
+@pytest.mark.parametrize("route", FLAGS)
+def test_run(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """Each route ends in whole audio files, whose paths are the results; progress goes to standard error."""
+    simulator = serve()
+    assert main(["run", route, *FLAGS[route], "--save-to", str(tmp_path), "--name", "mine"]) == 0
+    out, err = capsys.readouterr()
+    paths = [Path(line) for line in out.splitlines()]
+    assert len(paths) == FILES.get(route, 1)
+    for path in paths:
+        assert path.parent == tmp_path
+        assert path.name.startswith("mine")
+        assert len(soundfile.read(path)[0]) > 0
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert [operation.route.name for operation in simulator.operations.values()] == [route]
+    assert f"{route}/op_" in err
+    assert simulator.api_key not in out + err
+
+
+def test_run_json(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """``--json`` gives one line; the same key gives the same operation again, and pays for it once."""
+    simulator = serve()
+    key = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a01"
+    flags = [*FLAGS["create.new_fx"], "--idempotency-key", key, "--timeout", "20", "--json"]
+    seen = []
+    for _ in range(2):
+        assert main(["run", "create.new_fx", *flags, "--save-to", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1
+        seen.append(json.loads(out))
+    assert seen[0]["id"] == seen[1]["id"]
+    assert len(simulator.operations) == 1
+    assert seen[0]["idempotency_key"] == key
+    (file,) = seen[0]["files"]
+    assert Path(file["path"]).stat().st_size == file["bytes"]
+    assert (file["sample_rate"], file["channels"], file["kind"]) == (44100, 2, None)
+
+
+def test_lyrics_from_a_file(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """``--lyrics @FILE`` sends what the file holds."""
+    simulator = serve()
+    words = tmp_path / "words.txt"
+    words.write_text("[Verse]\nÄpfel und Öl\n", encoding="utf-8")
+    out = tmp_path / "out"
+    assert main(["run", "create.new_song", "--prompt", "folk", "--lyrics", f"@{words}", "--save-to", str(out)]) == 0
+    (operation,) = simulator.operations.values()
+    assert operation.submission.echo["lyrics"] == "[Verse]\nÄpfel und Öl\n"
+    assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompt", "says"),
+    [
+        ({"SOUNDPIECE_API_KEY": ""}, "x", "SOUNDPIECE_API_KEY"),
+        ({"SOUNDPIECE_API_KEY": "Bearer " + SECRET}, "x", "malformed"),
+        ({"SOUNDPIECE_API_KEY": SECRET}, "x", "401"),
+        ({"SOUNDPIECE_BASE_URL": "http://api.soundpiece.co"}, "x", "https"),
+        ({"SOUNDPIECE_BASE_URL": "http://127.0.0.1:9"}, "x", "127.0.0.1:9"),
+        ({}, "x" * 1025, "prompt"),
+    ],
+)
+def test_refusals(
+    changes: dict[str, str],
+    prompt: str,
+    says: str,
+    *,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Streams,
+) -> None:
+    """What cannot be submitted is one line and exit code 1, without the key."""
+    serve()
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run", "create.new_fx", "--prompt", prompt, "--duration", "1", "--timeout", "0.1"]) == 1
+    said = complaint(capsys)
+    assert says in said
+    assert SECRET not in said
+
+
+def test_empty_account(serve: Serve, capsys: Streams) -> None:
+    """An account without credits is one line and exit code 1."""
+    serve(credits=0)
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"]]) == 1
+    assert "credits" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "says"),
+    [
+        ({"durations": {"create.new_fx": 1e6}}, ["--timeout", "0.2"], "create.new_fx/op_"),
+        ({}, ["--save-to", __file__], "test_cli.py"),
+    ],
+)
+def test_failures_later_on(
+    settings: dict[str, object], flags: list[str], says: str, serve: Serve, capsys: Streams
+) -> None:
+    """What goes wrong after the submission is the last line and exit code 1; the key to come back with stands above."""
+    serve(**settings)
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], *flags]) == 1
+    *progress, last = capsys.readouterr().err.splitlines()
+    assert "--idempotency-key" in progress[0]
+    assert last.startswith("soundpiece: ")
+    assert says in last
+
+
+def test_failed_operation(serve: Serve, capsys: Streams) -> None:
+    """When the service gives up on the work, its code and message are shown."""
+    serve().inject(Fault.FAIL, route="create.new_fx")
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"]]) == 1
+    assert "internal_error" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("package", ["cyclopts", "rich", "numpy"])
+@pytest.mark.parametrize("command", ["demo", "simulate"])
+def test_missing_extra(
+    package: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams, tmp_path: Path
+) -> None:
+    """A package that is not installed is one line with the command that installs it, and exit code 2."""
+    for name in [name for name in sys.modules if name.startswith(("soundpiece_async.cli.", "soundpiece_async.sim"))]:
+        if not name.endswith((".endings", ".speech", ".interruption")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(tmp_path)
+    assert main([command]) == 2
+    assert 'pip install "soundpiece-async[cli' in complaint(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output into a closed pipe is a quiet failure, also when the interpreter flushes at its end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "stderr", closed)
+        assert main(["--help"]) == FAILED
+        assert main(["sing"]) == 2
+
+
+def test_faults_of_ours_are_seen() -> None:
+    """What nobody foresaw keeps its traceback; of several errors the first is told."""
+    with pytest.raises(ZeroDivisionError):
+        explain(ZeroDivisionError())
+    group = ExceptionGroup("", [ExceptionGroup("", [InvalidRequest("no", field="x")]), OSError("late")])
+    assert explain(group) == (1, "soundpiece: no")
+
+
+def test_signal_before_the_loop() -> None:
+    """A signal that comes before there is a loop ends the work at its first await."""
+    begun: list[str] = []
+
+    async def work() -> None:
+        begun.append("before")
+        await anyio.lowlevel.checkpoint()
+        begun.append("after")
+
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert anyio.run(interruption.guard, work) == 130
+        assert "noted=True" in repr(interruption)
+    assert begun == ["before"]
+
+
+def test_second_signal() -> None:
+    """A second signal does not disturb the cleaning up after the first, and a late one does nothing at all."""
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await anyio.sleep(5)
+        finally:
+            with anyio.CancelScope(shield=True):
+                os.kill(os.getpid(), signal.SIGINT)
+                await anyio.sleep(0.01)
+                ended.append("clean")
+
+    with Interruption() as interruption:
+        assert anyio.run(interruption.guard, work) == 130
+        os.kill(os.getpid(), signal.SIGINT)
+    assert ended == ["clean"]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_handlers_are_given_back(*, last: bool) -> None:
+    """The handlers of before come back, unless the process is about to end."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with Interruption(last=last):
+        pass
+    after = [signal.getsignal(number) for number in SIGNALS]
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+    assert (after == before) is not last

@@ -1,0 +1,195 @@
+"""The demo and the simulated service as processes: what they leave behind, with and without a terminal, and signals."""
+
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import attrs
+import pytest
+import soundfile
+
+from soundpiece_async import Statistics
+from soundpiece_async._core.requests import ROUTES
+from soundpiece_async.cli import demo, main
+from soundpiece_async.cli.display import Board, Stage
+from soundpiece_async.cli.plan import PIECES
+
+READY = "ready to be interrupted"
+PROGRAM = f"""
+import sys
+from soundpiece_async.cli import main
+print({READY!r}, file=sys.stderr, flush=True)
+sys.exit(main())
+"""
+
+
+@contextmanager
+def soundpiece(*arguments: str, folder: Path, errors: int = subprocess.PIPE) -> Iterator["subprocess.Popen[str]"]:
+    """Start the command line as a process in a folder, and yield when its first instruction is the next."""
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-W", "default", "-c", PROGRAM, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=os.environ | {"TERM": "xterm"},
+    )
+    with process:
+        try:
+            if process.stderr is not None:
+                assert process.stderr.readline().strip() == READY
+            yield process
+        finally:
+            process.kill()
+
+
+@attrs.frozen
+class End:
+    """How a process ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def interrupt(process: "subprocess.Popen[str]", number: signal.Signals) -> End:
+    """Send a signal, and see how the process ends."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    return End(process.returncode, out, err)
+
+
+def test_plan() -> None:
+    """The demo has 24 pieces over all eight routes, no name begins with another, and each comes after one there is."""
+    names = [piece.name for piece in PIECES]
+    assert len(names) == 24
+    assert not [(one, two) for one in names for two in names if one != two and one.startswith(two)]
+    assert {piece.make(*["https://x.example"] * (piece.after is not None)).route for piece in PIECES} == set(ROUTES)
+    for number, piece in enumerate(PIECES):
+        assert piece.after is None or piece.after in names[:number]
+
+
+@pytest.mark.parametrize("interactive", ["0", "1"])
+def test_demo(
+    interactive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A demo saves decodable files of every piece, leaves nothing half-done, and tells what it did in plain lines."""
+    monkeypatch.setattr(demo, "SPEED", 100.0)
+    monkeypatch.setattr(demo, "TRACK_SECONDS", (2.0, 3.0))
+    monkeypatch.setenv("TTY_COMPATIBLE", interactive)
+    monkeypatch.setenv("TTY_INTERACTIVE", interactive)
+    assert main(["demo", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    err = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", err)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".flac"}
+    for piece in PIECES:
+        assert [name for name in names if name.startswith(piece.name)]
+        assert f"\n {piece.name} " in out
+        assert re.search(rf"{piece.name} +done +waited [\d.]+ s, \d files?, [\d.]+ MB$", err, re.MULTILINE)
+    assert all(len(soundfile.read(path)[0]) > 0 for path in tmp_path.iterdir())
+    for route in ROUTES:
+        assert f" {route} " in out
+    last = out.splitlines()[-1]
+    took, waits = re.fullmatch(
+        rf"24 pieces, {len(names)} files, [\d.]+ MB in ([\d.]+) s, .*; the waits alone add up to ([\d.]+) s", last
+    ).groups()  # type: ignore[union-attr]  # None is a failure too
+    assert float(took) > 0
+    assert float(waits) > 0
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [(0.05, signal.SIGINT), (0.4, signal.SIGTERM), (1.0, signal.SIGINT), (2.0, signal.SIGTERM), (3.0, signal.SIGINT)],
+)
+def test_interrupted_demo(moment: float, number: signal.Signals, tmp_path: Path) -> None:
+    """Whenever the demo is interrupted: one word, code 130, only whole files, and nothing of the rest."""
+    with soundpiece("demo", folder=tmp_path) as process:
+        time.sleep(moment)
+        end = interrupt(process, number)
+    assert (end.code, end.out) == (130, "")
+    assert end.err.splitlines()[-1] == "interrupted"
+    assert not re.search("Traceback|Warning|Exception|never", end.err), end.err
+    for path in tmp_path.glob("*/*"):
+        assert path.suffix == ".flac"
+        assert len(soundfile.read(path)[0]) > 0
+
+
+def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
+    """An interrupted demo gives the terminal its cursor back."""
+    terminal, far_end = pty.openpty()
+    with soundpiece("demo", folder=tmp_path, errors=far_end) as process:
+        os.close(far_end)
+        shown = b""
+        while b"generating" not in shown:
+            shown += os.read(terminal, 4096)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # how a terminal says that nobody is at its far end
+            while chunk := os.read(terminal, 4096):
+                shown += chunk
+        assert process.wait(timeout=10) == 130
+    os.close(terminal)
+    assert shown.rstrip().endswith(b"interrupted")
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    assert not list(tmp_path.glob("*/*.part*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_simulate(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The simulated service prints what leads any client to it, serves until it is told to stop, and stops cleanly."""
+    with soundpiece("simulate", "--speed", "500", "--seed", "7", folder=tmp_path) as process:
+        assert process.stdout is not None
+        for expected in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL"):
+            export, name, value = re.split("[ =]", process.stdout.readline().strip(), maxsplit=2)
+            assert (export, name) == ("export", expected)
+            monkeypatch.setenv(name, value)
+        assert main(["run", "create.new_fx", "--prompt", "rain", "--duration", "1", "--save-to", str(tmp_path)]) == 0
+        assert len(soundfile.read(capsys.readouterr().out.strip())[0]) == 44100
+        assert interrupt(process, number) == End(130, "", "interrupted\n")
+
+
+def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that is taken is one line and exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["simulate", "--port", str(taken.getsockname()[1])]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "address" in err
+
+
+def test_measure(tmp_path: Path) -> None:
+    """The bytes of a piece are those of its files written in this run, growing and finished ones."""
+    for name, size in {"fx-door.flac.part": 5, "fx-door.flac.part.json": 50, "fx-riser.flac": 7, "other": 9}.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+    old = tmp_path / "fx-chimes.flac"
+    old.write_bytes(b"old")
+    os.utime(old, (1000.0, 1000.0))
+    sizes = demo.measure(tmp_path, since=2000.0)
+    assert {name: size for name, size in sizes.items() if size} == {"fx-door": 5, "fx-riser": 7}
+    assert set(sizes) == {piece.name for piece in PIECES}
+
+
+def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal a downloading piece shows its bytes, and the first line sums up."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with Board(["one", "two"]) as board:
+        board.show("one", Stage.DOWNLOADING)
+        board.refresh(Statistics(polls_out=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+        assert "3 polls out, 1 of 2 ready, 2.5 MB received" in shown
+        assert re.search(r"one +downloading +1\.2 MB", shown)
+        assert re.search(r"two +queued", shown)
+        board.show("two", Stage.DONE)
+        assert repr(board) == "<Board 1 of 2 done>"

@@ -1,0 +1,127 @@
+"""The rules of the house: what is public, what imports what, and that what is written works."""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import simulate
+
+import soundpiece_async
+from soundpiece_async import Session
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "soundpiece_async"
+README = (ROOT / "README.md").read_text()
+CLIENT = [path for path in PACKAGE.rglob("*.py") if "simulator" not in path.parts]
+
+
+def imports(path: Path) -> set[str]:
+    """Give the top-level modules a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def test_the_public_list_is_sorted_and_complete() -> None:
+    """``__all__`` lists what ``__init__`` imports, and nothing else is public."""
+    names = soundpiece_async.__all__
+    assert names == sorted(names)
+    public = {name for name, value in vars(soundpiece_async).items() if name[0] != "_" and not inspect.ismodule(value)}
+    assert set(names) == public
+
+
+def test_the_readme_names_every_public_name() -> None:
+    """A name that is exported is a name that is explained."""
+    missing = [name for name in soundpiece_async.__all__ if not re.search(rf"`[^`]*\b{name}\b[^`]*`", README)]
+    assert missing == []
+
+
+def test_only_the_transport_knows_aiohttp_and_only_the_codec_knows_cattrs() -> None:
+    """One door to the network, one to the models."""
+    knows = {
+        name: [str(path.relative_to(PACKAGE)) for path in CLIENT if name in imports(path)]
+        for name in ("aiohttp", "cattrs", "asyncio")
+    }
+    typing_only = "_session.py"  # names aiohttp's TraceConfig in an annotation
+    assert [file for file in knows["aiohttp"] if file not in (typing_only, "__init__.py")] == ["_transport.py"]
+    assert knows["cattrs"] == ["_core/codec.py"]
+    assert [file for file in knows["asyncio"] if "cli" not in file] == ["_lifetime.py"]
+
+
+def test_the_simulator_shares_no_code_with_the_client() -> None:
+    """If both used one codec, a wrong name would be wrong on both sides, and every test would pass."""
+    for path in (PACKAGE / "simulator").rglob("*.py"):
+        foreign = {name for name in imports(path) if name.startswith("soundpiece_async")}
+        assert all(name.startswith("soundpiece_async.simulator") for name in foreign), path
+
+
+def test_importing_the_package_needs_no_extra() -> None:
+    """The extras are imported where they are used."""
+    code = "import sys, soundpiece_async; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+    assert not {"numpy", "soundfile", "cyclopts", "rich", "uvloop", "orjson"} & set(done.stdout.split())
+
+
+def test_files_and_functions_stay_readable() -> None:
+    """No file over 300 lines, no function over 50."""
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno <= 50, f"{path}: {node.name}"
+
+
+@pytest.mark.anyio
+async def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed there is what a newcomer will try first."""
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    async with simulate() as sim:
+        for name, value in sim.environ.items():
+            monkeypatch.setenv(name, value)
+        main = block.replace("asyncio.run(main())", "")
+        namespace: dict[str, object] = {}
+        exec(compile(main, "README.md", "exec"), namespace)  # noqa: S102 - our own README
+        await namespace["main"]()  # type: ignore[operator]
+        files = list((tmp_path / "out").iterdir())
+        assert len(files) >= 2 + 1 + 4 + 10
+        assert all(path.suffix == ".flac" for path in files)
+        assert {request.route for request in sim.log if request.method == "PUT"} >= {
+            "create.new_song",
+            "create.new_fx",
+            "adapt.separate_stems",
+            "create.new_instrumental",
+        }
+
+
+def test_the_readmes_commands_are_those_of_the_workshop() -> None:
+    """The landing runs the very test command that README.md prints."""
+    run = (ROOT / ".ci" / "run").read_text()
+    assert "<!-- test command -->" in run
+    assert re.search(r"<!-- test command -->\n```sh\n.*nox.*\n```", README)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_every_module_can_be_imported() -> None:
+    """No file is left that nothing can load."""
+    for path in PACKAGE.rglob("*.py"):
+        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+
+
+def test_a_session_shows_nothing_it_should_not() -> None:
+    """Public methods are documented."""
+    for name, member in inspect.getmembers(Session, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.getdoc(member), name

@@ -1,0 +1,84 @@
+import anyio
+import pytest
+from conftest import STUCK, settings, simulate
+
+from soundpiece_async import Handle, Limits, NewFx, Session, ValidationError, WaitTimeout
+from soundpiece_async._poller import DELIVERED
+from soundpiece_async._reader import REMEMBERED
+from soundpiece_async.simulator import Fault
+
+pytestmark = pytest.mark.anyio
+
+
+def fx(number: int = 0) -> NewFx:
+    return NewFx(f"door {number}", duration=0.1)
+
+
+async def test_polls_never_exceed_their_limit_and_nobody_starves() -> None:
+    """Sixty operations on four slots: all are noticed, and the server never sees a fifth poll."""
+    async with simulate(speed=500) as sim, Session(settings(sim, limits=Limits(polls=4))) as session:
+        async with session.run_many(fx(number) for number in range(60)) as results:
+            assert len([result async for result in results]) == 60
+        assert sim.peak_polls <= 4
+        assert session.statistics().ready == 60
+
+
+async def test_everyone_is_looked_at_while_all_take_long() -> None:
+    """With more operations than slots the slots go round."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim, limits=Limits(polls=2))) as session:
+        operations = [await session.submit(fx(number)) for number in range(10)]
+        async with anyio.create_task_group() as group:
+            for operation in operations:
+                group.start_soon(session.wait, operation)
+            with anyio.fail_after(10):
+                while {request.operation for request in sim.log if request.method == "GET"} < set(sim.operations):
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.RESET_AFTER, Fault.CUT, Fault.RATE_LIMITED, Fault.STALL])
+async def test_a_failed_poll_is_a_later_turn(fault: Fault) -> None:
+    """Nothing but the caller's own timeout gives up on an operation."""
+    async with simulate() as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        sim.inject(fault, method="GET", times=2, seconds=0.3)
+        assert (await session.wait(operation, timeout=20)).outputs
+
+
+async def test_what_cannot_be_read_ends_the_wait() -> None:
+    """A refusal that trying again would not mend is raised to every waiter; the session is none the worse."""
+    async with simulate() as sim, Session(settings(sim)) as session:
+        for _ in range(2):
+            with pytest.raises(ValidationError, match="op_none"):
+                await session.wait(Handle("create.new_fx", "op_none"))
+        await session.run(fx())
+
+
+async def test_detection_lag_is_measured() -> None:
+    """Seen inside a hold there is no lag; an operation that was ready before anybody looked has one."""
+    async with simulate(durations=STUCK, speed=20) as sim, Session(settings(sim)) as session:
+        first, second = await session.submit(fx(1)), await session.submit(fx(2))
+        with pytest.raises(WaitTimeout):
+            await session.wait(first, timeout=0.01)
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.wait, second)
+            await anyio.sleep(0.2)
+            sim.finish(second.id)
+        assert session.statistics().detection_lag_max == 0.0
+
+
+async def test_memories_are_bounded() -> None:
+    """Deliveries nobody waits for, and outputs nobody asks for again, are forgotten in the end."""
+    async with simulate() as sim, Session(settings(sim)) as session:
+        operation = (await session.run(fx())).operation
+        for number in range(max(DELIVERED, REMEMBERED) + 10):
+            copy = type(operation)(
+                route=operation.route,
+                id=f"op_{number:026d}",
+                status=operation.status,
+                request=operation.request,
+                outputs=operation.outputs,
+            )
+            session.deliver(copy)
+        assert f"remembers={REMEMBERED}" in repr(session._reader)
+        assert len(session._poller._delivered) == DELIVERED

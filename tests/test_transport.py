@@ -1,0 +1,260 @@
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+import anyio
+import attrs
+import pytest
+from conftest import STUCK, settings, simulate
+
+from soundpiece_async import (
+    ApiError,
+    BadRequest,
+    DecodeError,
+    InsufficientCredits,
+    Limits,
+    NewFx,
+    RetryRules,
+    ServerError,
+    Session,
+    Timeouts,
+    TransportError,
+)
+from soundpiece_async._transport import Transport
+from soundpiece_async.simulator import Fault, Simulator
+
+pytestmark = pytest.mark.anyio
+
+
+def fx(number: int = 0) -> NewFx:
+    return NewFx(f"door {number}", duration=0.2)
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    """Serve these very bytes to every connection, and give the URL."""
+
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await stream.receive()
+                await stream.send(answer)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+        yield f"http://127.0.0.1:{port}"
+        group.cancel_scope.cancel()
+
+
+def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
+
+
+IMPATIENT = {"retries": RetryRules(submit_for=0), "timeouts": Timeouts(connect=2, submit=0.3, poll=0.3, read=0.3)}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.SERVER_ERROR,
+        Fault.BAD_GATEWAY,
+        Fault.GATEWAY_TIMEOUT,
+        Fault.RESET_BEFORE,
+        Fault.RESET_AFTER,
+        Fault.CUT,
+        Fault.RATE_LIMITED,
+    ],
+)
+async def test_a_submit_is_repeated_with_the_same_bytes(sim: Simulator, session: Session, fault: Fault) -> None:
+    """Whatever loses the answer, the same key and body go again, and one operation is made."""
+    sim.inject(fault, method="PUT", times=2)
+    operation = await session.submit(fx())
+    submits = [request for request in sim.log if request.method == "PUT"]
+    assert len(submits) >= 3
+    assert len({request.body for request in submits}) == 1
+    assert list(sim.operations) == [operation.id]
+
+
+async def test_a_stalled_answer_is_given_up_after_the_attempt_timeout(sim: Simulator) -> None:
+    """One attempt takes no longer than its timeout; the next one is answered."""
+    sim.inject(Fault.STALL, method="PUT", seconds=30)
+    async with Session(settings(sim, timeouts=Timeouts(submit=0.2))) as session:
+        with anyio.fail_after(10):
+            await session.submit(fx())
+    assert len(sim.operations) == 1
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 413, 418])
+async def test_a_refusal_is_never_repeated(sim: Simulator, session: Session, status: int) -> None:
+    """Other 4xx say no, and mean it."""
+    sim.inject(Fault.SERVER_ERROR, method="PUT", status=status)
+    with pytest.raises(ApiError) as caught:
+        await session.submit(fx())
+    assert caught.value.status == status
+    assert not caught.value.retryable
+    assert len(sim.log) == 1
+
+
+async def test_the_budget_ends_the_trying_and_the_object_can_go_again(sim: Simulator) -> None:
+    """After ``submit_for`` the last error is raised; the same object is still the same piece of work."""
+    sim.inject(Fault.SERVER_ERROR, method="PUT", times=1)
+    async with Session(settings(sim, retries=RetryRules(submit_for=0))) as session:
+        request = fx()
+        with pytest.raises(ServerError, match=request.idempotency_key) as caught:
+            await session.submit(request)
+        assert "gave up after 1 attempts" in caught.value.__notes__[0]
+        await session.submit(request)
+    assert len({request.body for request in sim.log}) == 1
+
+
+async def test_waiting_for_the_rate_limit_uses_up_no_budget(sim: Simulator) -> None:
+    """A 429 is waited out, however small the budget and the attempt timeout are."""
+    sim.inject(Fault.RATE_LIMITED, method="PUT", times=2, seconds=1)
+    async with Session(settings(sim, **IMPATIENT)) as session:
+        await session.submit(fx())
+        assert session.statistics().rate_limited == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "told"),
+    [
+        (http(b"<html>busy</html>", headers="Content-Type: text/html\r\n"), TransportError, "not JSON"),
+        (http(b'{"fx": {"id": "op_'), TransportError, "not JSON"),
+        (http(b"[]"), DecodeError, "no object"),
+        (http(b"null"), DecodeError, "no object"),
+        (http(b"{}"), DecodeError, "0 operations"),
+        (http(b'{"fx": {"status": "processing"}}'), DecodeError, "id"),
+        (http(b""), TransportError, "not JSON"),
+        (http(b"moved", status="307 Temporary", headers="Location: https://evil.example/\r\n"), ApiError, "redirect"),
+        (http(b'{"detail": "no"}', status="400 Bad"), BadRequest, "no"),
+        (http(b'{"detail": {"credits": 0}}', status="402 Pay"), InsufficientCredits, "top up"),
+        (http(b"", status="503 Busy"), ServerError, "503"),
+        (b"", TransportError, "no usable answer"),
+        (b"rubbish\r\n\r\n", TransportError, "no usable answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", TransportError, "no usable answer"),
+    ],
+)
+async def test_everything_the_network_can_say_is_one_of_our_errors(
+    sim: Simulator, answer: bytes, error: type[Exception], told: str
+) -> None:
+    """HTML, half a JSON, the wrong shape, redirects, nothing at all: never a foreign exception."""
+    async with answering(answer) as url, Session(settings(sim, base_url=url, **IMPATIENT)) as session:
+        with pytest.raises(error, match=told) as caught:
+            await session.submit(fx())
+        assert "create.new_fx" in str(caught.value)
+
+
+async def test_a_key_that_comes_back_is_scrubbed(sim: Simulator) -> None:
+    """A server, or a proxy, that repeats the key in a body or a header does not get it into an exception."""
+    body = f'{{"detail": "bad key {sim.api_key}"}}'.encode()
+    answer = http(body, status="401 No", headers=f"X-Echo: Bearer {sim.api_key}\r\nX-Request-Id: r-7\r\n")
+    async with answering(answer) as url, Session(settings(sim, base_url=url)) as session:
+        with pytest.raises(ApiError, match="r-7") as caught:
+            await session.submit(fx())
+    shown = f"{caught.value!r} {caught.value.body} {caught.value.detail} {dict(caught.value.headers)}"
+    assert "bad key spk_…" in shown
+    assert sim.api_key not in shown
+
+
+async def test_nobody_there_is_a_transport_error(sim: Simulator) -> None:
+    """Refused connections and names that do not resolve."""
+    for url in ("http://127.0.0.1:9", "https://nobody.invalid"):
+        async with Session(settings(sim, base_url=url, **IMPATIENT)) as session:
+            with pytest.raises(TransportError, match="no usable answer"):
+                await session.submit(fx())
+
+
+async def test_long_polls_never_hold_up_a_submit() -> None:
+    """Polls, submits and downloads have slots of their own (one pool for all was measured to stop every submit)."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim, limits=Limits(polls=2, submits=1))) as session:
+        async with anyio.create_task_group() as group:
+            for number in range(4):
+                group.start_soon(session.wait, await session.submit(fx(number)))
+            with anyio.fail_after(5):
+                while sim.open_requests < 1:
+                    await anyio.sleep(0.01)
+                for number in range(10):
+                    await session.submit(fx(10 + number))
+            group.cancel_scope.cancel()
+        assert sim.peak_polls <= 2
+
+
+async def test_requests_say_who_they_are_and_tracing_sees_them(sim: Simulator) -> None:
+    """The User-Agent names us and aiohttp; ``trace_configs`` is aiohttp's own hook for instrumentation."""
+    seen: list[str] = []
+    trace = aiohttp.TraceConfig()
+
+    async def start(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
+        seen.append(params.method)
+
+    trace.on_request_start.append(start)
+    async with Session(settings(sim), trace_configs=[trace]) as session:
+        await session.run(fx())
+    assert sim.log[0].user_agent == f"soundpiece-async/0.1.0 aiohttp/{aiohttp.__version__}"
+    assert seen[0] == "PUT"
+    assert len(seen) == len(sim.log)
+
+
+async def test_the_services_clock_is_read_from_its_answers() -> None:
+    """A local clock that is an hour off does not spoil ages and expiry times; junk in ``Date`` is ignored."""
+    async with simulate(clock_skew=3600) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        assert operation.created_at is not None
+        assert abs((session._transport.now - operation.created_at).total_seconds()) < 5
+    for date in ("Date: yesterday\r\n", "Date: Sun, 22 Nov 2026 10:00:00\r\n", ""):
+        async with answering(http(b"{}", headers=date)) as url, Session(settings(sim, base_url=url)) as session:
+            with pytest.raises(DecodeError):
+                await session.submit(fx())
+
+
+async def test_redirects_of_the_output_host_are_followed_with_care(sim: Simulator) -> None:
+    """Within http(s), a few times, never from https to http, and nowhere else."""
+    async with Transport(settings(sim)) as transport:
+        async with answering(http(b"fLaC")) as there:
+            moved = http(b"", status="302 Found", headers=f"Location: {there}/file?sig=secret\r\n")
+            async with answering(moved) as here, transport.stream(f"{here}/a?sig=secret") as stream:
+                assert b"".join([block async for block in stream.blocks]) == b"fLaC"
+        for target in ("ftp://x.example/a?sig=secret", "/again?sig=secret"):
+            moved = http(b"", status="302 Found", headers=f"Location: {target}\r\n")
+            async with answering(moved) as here:
+                with pytest.raises(TransportError, match="redirect") as caught:
+                    async with transport.stream(f"{here}/a?sig=secret"):
+                        pytest.fail("it led nowhere")
+                assert "secret" not in f"{caught.value!r}{caught.value.__cause__!r}"
+
+
+async def test_a_stream_that_breaks_says_where_without_the_signature(sim: Simulator) -> None:
+    """A cut or stalled body, and an answer that is no HTTP, are transport errors without secrets, chain included."""
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nfLaC"
+    async with Transport(settings(sim, **IMPATIENT)) as transport:
+        assert "Transport" in repr(transport)
+        for answer in (cut, b"rubbish\r\n\r\n"):
+            async with answering(answer) as url:
+                with pytest.raises(TransportError) as caught:
+                    async with transport.stream(f"{url}/a?sig=secret") as stream:
+                        assert [block async for block in stream.blocks]
+                error: BaseException | None = caught.value
+                while error is not None:
+                    assert "secret" not in f"{error!r}{error}"
+                    error = error.__cause__
+
+
+async def test_a_transport_that_is_not_open_says_so(sim: Simulator) -> None:
+    """Nothing is sent through a transport nobody opened."""
+    with pytest.raises(RuntimeError, match="not open"):
+        async with Transport(settings(sim)).stream("http://127.0.0.1:9/"):
+            pytest.fail("it is closed")
+
+
+async def test_a_setting_changed_is_a_setting_heeded(sim: Simulator) -> None:
+    """A ceiling paces every request of the session, from the first on."""
+    limits = attrs.evolve(Limits(), requests_per_second=20.0)
+    async with Session(settings(sim, limits=limits)) as session:
+        started = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            for number in range(35):
+                group.start_soon(session.submit, fx(number))
+        assert anyio.current_time() - started > (35 - 20 - 1) / 20.0
+        assert session.statistics().rate == pytest.approx(20.0)

@@ -1,0 +1,206 @@
+"""The public names as a user writes them; type-checked only, by mypy and pyright, never run."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, assert_type
+
+from soundpiece_async._core.errors import (
+    ApiError,
+    CorruptAudio,
+    DecodeError,
+    DownloadError,
+    FieldError,
+    InvalidRequest,
+    OperationFailed,
+    RateLimited,
+    SoundpieceError,
+    ValidationError,
+    WaitTimeout,
+)
+from soundpiece_async._core.models import (
+    Failed,
+    Operation,
+    OperationError,
+    SavedFile,
+    Statistics,
+    Status,
+    Succeeded,
+)
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import (
+    AudioSource,
+    AutoCutDown,
+    NewFx,
+    NewInstrumental,
+    NewSample,
+    NewSong,
+    RemixInstrumental,
+    RemixSong,
+    Request,
+    SeparateStems,
+)
+from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
+
+
+def make_requests(output: Output) -> list[Request]:
+    """Every request, with what is positional, and every kind of source."""
+    url = "https://media.example.com/song.wav"
+    return [
+        NewSong("la", prompt="synthwave"),
+        NewSong(lyrics="la", reference=url, callback_url="https://hooks.example.com/"),
+        NewInstrumental("synthwave"),
+        NewInstrumental(reference=AudioSource(url)),
+        NewSample("rock", duration=8, loopable=True),
+        NewFx("door slams", duration=2.5, idempotency_key="7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a01"),
+        RemixSong(output, lyrics="la", prompt="pop", n_variations=2),
+        RemixInstrumental(url),
+        SeparateStems(output),
+        AutoCutDown(source=AudioSource(url), target_duration=30),
+    ]
+
+
+def read_request(request: NewSong) -> None:
+    """What a request says of itself."""
+    assert_type(request.lyrics, str)
+    assert_type(request.prompt, str | None)
+    assert_type(request.reference, str | AudioSource | Output | None)
+    assert_type(request.idempotency_key, str)
+    assert_type(request.callback_url, str | None)
+    assert_type(NewSong.route, str)
+
+
+def read_operation(operation: Operation[NewSong]) -> None:
+    """What the service says, with the request it answers still of its own class."""
+    assert_type(operation.request, NewSong)
+    assert_type(operation.route, str)
+    assert_type(operation.id, str)
+    assert_type(operation.status, Status)
+    assert_type(operation.status.final, bool)
+    assert_type(operation.created_at, datetime | None)
+    assert_type(operation.idempotency_key, str | None)
+    assert_type(operation.outputs, tuple[Output, ...])
+    assert_type(operation.error, OperationError | None)
+    assert_type(operation.raw, Mapping[str, Any])
+    assert_type(operation.handle, Handle)
+
+
+def widen(operation: Operation[NewSong]) -> Operation[Request]:
+    """An operation of one class serves where one of any class is asked for."""
+    return operation
+
+
+def read_foreign(operation: Operation[NewFx | None]) -> float:
+    """Of an operation known by its handle only, the request may be unknown."""
+    assert_type(operation.request, NewFx | None)
+    return 0.0 if operation.request is None else operation.request.duration
+
+
+def use_outputs(outputs: Iterable[Output]) -> list[AutoCutDown]:
+    """An output is the source of the next request."""
+    return [AutoCutDown(output, target_duration=(output.duration or 60) / 2) for output in outputs]
+
+
+def read_output(output: Output) -> None:
+    """One file of a ready operation."""
+    assert_type(output.url, str)
+    assert_type(output.expires_at, datetime | None)
+    assert_type(output.duration, float | None)
+    assert_type(output.kind, str | None)
+    assert_type(output.handle, Handle)
+    assert_type(output.index, int)
+
+
+def keep_handle(operation: Operation[NewFx]) -> Handle:
+    """Keep a handle as text, and read it back."""
+    return Handle.parse(str(operation.handle))
+
+
+def take(result: Succeeded[NewFx] | Failed[NewFx]) -> str:
+    """Tell the outcomes of a bulk run apart; there is no third."""
+    match result:
+        case Succeeded(request=request, operation=operation, files=files):
+            assert_type(request, NewFx)
+            assert_type(operation, Operation[NewFx])
+            assert_type(files, tuple[SavedFile, ...])
+            return operation.id
+        case Failed(request=request, operation=last, error=error):
+            assert_type(request, NewFx)
+            assert_type(last, Operation[NewFx] | None)
+            assert_type(error, SoundpieceError)
+            return str(error)
+
+
+def read_file(file: SavedFile) -> None:
+    """A file on disk."""
+    assert_type(file.path, Path)
+    assert_type(file.bytes, int)
+    assert_type(file.sha256, str)
+    assert_type(file.duration, float)
+    assert_type(file.sample_rate, int)
+    assert_type(file.channels, int)
+    assert_type(file.output, Output)
+
+
+def read_error(error: SoundpieceError) -> None:
+    """Every error's facts; the special ones before the general."""
+    match error:
+        case RateLimited():
+            assert_type(error.retry_after, float | None)
+        case ValidationError():
+            assert_type(error.fields, tuple[FieldError, ...])
+        case ApiError():
+            assert_type(error.headers, Mapping[str, str])
+            assert_type(error.status, int)
+        case InvalidRequest():
+            assert_type(error.field, str)
+        case DecodeError():
+            assert_type(error.operation, Operation[Any] | None)
+            assert_type(error.path, str)
+        case OperationFailed():
+            assert_type(error.operation, Operation[Any])
+        case WaitTimeout():
+            assert_type(error.operation, Operation[Any] | None)
+            assert_type(error.handle, Handle)
+        case DownloadError():
+            assert_type(error.path, str)
+            assert_type(error.received, int)
+        case _:
+            assert_type(error.retryable, bool)
+
+
+def catch(operation: Operation[NewFx]) -> None:
+    """Errors are caught by our classes, and some by Python's own."""
+    try:
+        raise OperationFailed("gave up", operation=operation)
+    except (CorruptAudio, DownloadError) as error:
+        assert_type(error.url, str)
+    except TimeoutError as error:
+        assert_type(error, TimeoutError)
+    invalid: ValueError = InvalidRequest("too long", field="prompt")
+    late: TimeoutError = WaitTimeout("late", handle=operation.handle)
+    raise invalid from late
+
+
+def set_up(environ: Mapping[str, str]) -> Settings:
+    """Every knob."""
+    settings = Settings(
+        api_key="spk_...",
+        base_url="https://api.soundpiece.co",
+        limits=Limits(submits=4, polls=50, downloads=2, in_flight=100, requests_per_second=2.5),
+        timeouts=Timeouts(connect=5, submit=20, poll=30, read=15.5),
+        retries=RetryRules(submit_for=60, download_stalls=3),
+        verify="full",
+        validate=False,
+        confirm_webhooks=True,
+    )
+    assert_type(settings.verify, Literal["header", "full", "none"])
+    assert_type(settings.limits.requests_per_second, float | None)
+    return Settings.from_environ(environ)
+
+
+def read_statistics(statistics: Statistics) -> None:
+    """What a progress display asks."""
+    assert_type(statistics.in_flight, int)
+    assert_type(statistics.rate, float | None)
+    assert_type(statistics.detection_lag, float)
