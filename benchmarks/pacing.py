@@ -10,14 +10,9 @@ import argparse
 import itertools
 import random
 import statistics
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import attrs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that it runs from anywhere
-
 from _account import Account, Client, FixedWindow, Gated, Sent, TokenBucket, Ungated, World
 
 START = 10.0  # seconds that do not count

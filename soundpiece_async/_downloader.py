@@ -159,18 +159,18 @@ class Downloader:
         """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
         replace = False
         while True:
-            match await disk.run(partial(part.claim, overwrite=replace)):
-                case Claim.TAKEN:
-                    await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
-                case Claim.DONE:
-                    found = await self._compare(part.target, source=source, disk=disk, inspect=inspect)
-                    if isinstance(found, SavedFile):
-                        return found
-                    if not overwrite:
-                        raise found
-                    replace = True
-                case Claim.MINE:
-                    return await self._fetch(part, source=source, disk=disk, inspect=inspect)
+            claim = await disk.run(partial(part.claim, overwrite=replace))
+            if claim is Claim.MINE:
+                return await self._fetch(part, source=source, disk=disk, inspect=inspect)
+            if claim is Claim.TAKEN:
+                await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
+                continue
+            found = await self._compare(part.target, source=source, disk=disk, inspect=inspect)
+            if isinstance(found, SavedFile):
+                return found
+            if not overwrite:
+                raise found
+            replace = True
 
     async def _fetch(self, part: PartFile, *, source: Source, disk: Disk, inspect: Inspect) -> SavedFile:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""

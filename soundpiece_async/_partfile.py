@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -215,14 +215,11 @@ def _open(path: Path) -> io.FileIO:
 
 def _open_locked(path: Path) -> io.FileIO | None:
     """Open a file and take its lock, or leave everything as it was (rule 1)."""
-    file = _open(path)
-    try:
+    with ExitStack() as closing:
+        file = closing.enter_context(_open(path))
         if _lock(file.fileno()) and _is_still(file, path):
+            closing.pop_all()
             return file
-    except OSError:
-        file.close()
-        raise
-    file.close()
     return None
 
 

@@ -112,6 +112,16 @@ class Poller:
         if len(self._delivered) > DELIVERED:
             self._delivered.popitem(last=False)
 
+    async def confirm(self, operation: Operation[Any]) -> None:
+        """Read the state that a webhook announced, and believe that; if it cannot be read, a poll finds it later."""
+        try:
+            read = await self._reader.read(operation.handle, request=operation.request)
+        except SoundpieceError as error:
+            logger.warning("operation %s: a webhook could not be confirmed: %s", operation.handle, error)
+        else:
+            if read.status.final:
+                self.deliver(read)
+
     async def run(self) -> None:
         """Carry out what the scheduler says, until cancelled."""
         permit: Ticket | None = None

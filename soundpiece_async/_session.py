@@ -1,6 +1,5 @@
 """The front room: submit, wait, download, run."""
 
-import logging
 import os
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable
@@ -13,7 +12,7 @@ import attrs
 
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core import names, wire
-from soundpiece_async._core.errors import InvalidRequest, OperationFailed, SoundpieceError
+from soundpiece_async._core.errors import InvalidRequest, OperationFailed
 from soundpiece_async._core.models import Operation, SavedFile, Statistics, Status, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
@@ -27,8 +26,6 @@ from soundpiece_async._transport import Transport
 
 if TYPE_CHECKING:
     from aiohttp import TraceConfig
-
-logger = logging.getLogger("soundpiece_async.session")
 
 Folder: TypeAlias = str | os.PathLike[str]
 R = TypeVar("R", bound=Request)
@@ -143,7 +140,13 @@ class Session:
                 known = final if known is None else attrs.evolve(final, request=known.request)
         return _succeed(known)
 
-    async def refresh(self, operation: Operation[E] | Handle) -> Operation[E]:
+    @overload
+    async def refresh(self, operation: Operation[E]) -> Operation[E]: ...
+
+    @overload
+    async def refresh(self, operation: Handle) -> Operation[Request | None]: ...
+
+    async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
         """Ask once how an operation stands, whatever its status. Raises as ``submit``."""
         with self._life.inside():
             return await self._refresh(operation)
@@ -178,20 +181,17 @@ class Session:
         with self._life.inside():
             if isinstance(what, Output):
                 siblings = self._reader.recall(what.handle) or (await self._refresh(what.handle)).outputs
-                files = dict(zip((one.index for one in siblings), names.file_names(name or what.handle.id, siblings)))
-                path = Path(to, files[what.index])
-                return await self._downloader.save(what, path, overwrite=overwrite)
+                titles = names.file_names(name or what.handle.id, siblings)
+                files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}
+                if what.index not in files:
+                    raise InvalidRequest(f"operation {what.handle} lists no output {what.index}", field="what")
+                return await self._downloader.save(what, Path(to, files[what.index]), overwrite=overwrite)
             operation = what if isinstance(what, Operation) and what.status.final else await self._refresh(what)
-            if operation.status is Status.FAILED:
-                raise OperationFailed(wire.read_failure(operation), operation=operation)
-            if operation.status is not Status.READY:
-                raise InvalidRequest(
-                    f"operation {operation.handle} is {operation.status}: wait for it before downloading",
-                    field="operation",
-                )
-            return await self._downloader.save_all(
-                operation.outputs, Path(to), name or operation.id, overwrite=overwrite
-            )
+            if not operation.status.final:
+                told = f"operation {operation.handle} is {operation.status}: wait for it before downloading"
+                raise InvalidRequest(told, field="what")
+            outputs = _succeed(operation).outputs
+            return await self._downloader.save_all(outputs, Path(to), name or operation.id, overwrite=overwrite)
 
     async def run(self, request: R, *, save_to: Folder | None = None, timeout: float | None = None) -> Succeeded[R]:
         """Submit, wait and, when ``save_to`` names a folder, download; timeout and errors are those of the three."""
@@ -249,7 +249,7 @@ class Session:
         if not operation.status.final:
             return
         if self._settings.confirm_webhooks:
-            self._life.spawn(self._confirm, operation)
+            self._life.spawn(self._poller.confirm, operation)
         else:
             self._poller.deliver(operation)
 
@@ -281,16 +281,6 @@ class Session:
         if isinstance(what, Operation):
             return await self._reader.read(what.handle, request=what.request)
         return await self._reader.read(what, request=None)
-
-    async def _confirm(self, operation: Operation[Any]) -> None:
-        """Read the state a webhook announced, and believe that; a poll finds it later if this fails."""
-        try:
-            read = await self._reader.read(operation.handle, request=operation.request)
-        except SoundpieceError as error:
-            logger.warning("operation %s: a webhook could not be confirmed: %s", operation.handle, error)
-        else:
-            if read.status.final:
-                self._poller.deliver(read)
 
 
 def _succeed(operation: Operation[Any]) -> Operation[Any]:

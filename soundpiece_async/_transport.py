@@ -130,10 +130,11 @@ class Transport:
         slots = self._submits if turn is Turn.SUBMIT else self._reads
         attempts, spent = 0, 0.0
         while True:
+            started = anyio.current_time()
             try:
                 async with slots:
                     ticket = await self.pacer.take(turn)
-                    started = anyio.current_time()
+                    started = anyio.current_time()  # again: no time in our own queues counts
                     return read(await self._exchange(call, ticket, check, timeout=self._settings.timeouts.submit))
             except RateLimited:
                 continue  # the gate is closed now, and waiting in it is the whole answer to a 429

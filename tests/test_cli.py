@@ -3,24 +3,18 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.lowlevel
 import attrs
 import pytest
 import soundfile
 from anyio.from_thread import start_blocking_portal
 
-from soundpiece_async import InvalidRequest
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import main
-from soundpiece_async.cli.endings import FAILED, explain
-from soundpiece_async.cli.interruption import SIGNALS, Interruption
 from soundpiece_async.cli.run import Members
 from soundpiece_async.simulator import Fault, Simulator
 
@@ -49,7 +43,8 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     with start_blocking_portal() as portal, ExitStack() as opened:
 
         def start(**settings: Any) -> Simulator:
-            simulator = Simulator(**{"speed": 500.0, "track_seconds": (2.0, 2.5)} | settings)
+            options: dict[str, Any] = {"speed": 500.0, "track_seconds": (2.0, 2.5)} | settings
+            simulator = Simulator(**options)
             opened.enter_context(portal.wrap_async_context_manager(simulator))
             for name, value in simulator.environ.items():
                 monkeypatch.setenv(name, value)
@@ -232,84 +227,11 @@ def test_failed_operation(serve: Serve, capsys: Streams) -> None:
     assert "internal_error" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("package", ["cyclopts", "rich", "numpy"])
-@pytest.mark.parametrize("command", ["demo", "simulate"])
-def test_missing_extra(
-    package: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams, tmp_path: Path
-) -> None:
-    """A package that is not installed is one line with the command that installs it, and exit code 2."""
-    for name in [name for name in sys.modules if name.startswith(("soundpiece_async.cli.", "soundpiece_async.sim"))]:
-        if not name.endswith((".endings", ".speech", ".interruption")):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.chdir(tmp_path)
-    assert main([command]) == 2
-    assert 'pip install "soundpiece-async[cli' in complaint(capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output into a closed pipe is a quiet failure, also when the interpreter flushes at its end."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as closed:
-        monkeypatch.setattr(sys, "stdout", closed)
-        monkeypatch.setattr(sys, "stderr", closed)
-        assert main(["--help"]) == FAILED
-        assert main(["sing"]) == 2
-
-
-def test_faults_of_ours_are_seen() -> None:
-    """What nobody foresaw keeps its traceback; of several errors the first is told."""
-    with pytest.raises(ZeroDivisionError):
-        explain(ZeroDivisionError())
-    group = ExceptionGroup("", [ExceptionGroup("", [InvalidRequest("no", field="x")]), OSError("late")])
-    assert explain(group) == (1, "soundpiece: no")
-
-
-def test_signal_before_the_loop() -> None:
-    """A signal that comes before there is a loop ends the work at its first await."""
-    begun: list[str] = []
-
-    async def work() -> None:
-        begun.append("before")
-        await anyio.lowlevel.checkpoint()
-        begun.append("after")
-
-    with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert anyio.run(interruption.guard, work) == 130
-        assert "noted=True" in repr(interruption)
-    assert begun == ["before"]
-
-
-def test_second_signal() -> None:
-    """A second signal does not disturb the cleaning up after the first, and a late one does nothing at all."""
-    ended: list[str] = []
-
-    async def work() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            await anyio.sleep(5)
-        finally:
-            with anyio.CancelScope(shield=True):
-                os.kill(os.getpid(), signal.SIGINT)
-                await anyio.sleep(0.01)
-                ended.append("clean")
-
-    with Interruption() as interruption:
-        assert anyio.run(interruption.guard, work) == 130
-        os.kill(os.getpid(), signal.SIGINT)
-    assert ended == ["clean"]
-
-
-@pytest.mark.parametrize("last", [True, False])
-def test_handlers_are_given_back(*, last: bool) -> None:
-    """The handlers of before come back, unless the process is about to end."""
-    before = [signal.getsignal(number) for number in SIGNALS]
-    with Interruption(last=last):
-        pass
-    after = [signal.getsignal(number) for number in SIGNALS]
-    for number, handler in zip(SIGNALS, before, strict=True):
-        signal.signal(number, handler)
-    assert (after == before) is not last
+def test_interrupted_submission(serve: Serve, capsys: Streams) -> None:
+    """Who interrupts a submission is told the key, because the work may have been accepted and is paid for then."""
+    serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT)).inject(Fault.STALL, method="PUT", seconds=5.0)
+    key = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a02"
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--idempotency-key", key]) == 130
+    hint, last = capsys.readouterr().err.splitlines()
+    assert hint.endswith(f"--idempotency-key {key}")
+    assert last == "interrupted"

@@ -1,5 +1,6 @@
 """The demo and the simulated service as processes: what they leave behind, with and without a terminal, and signals."""
 
+import io
 import os
 import pty
 import re
@@ -158,6 +159,21 @@ def test_simulate(
         assert interrupt(process, number) == End(130, "", "interrupted\n")
 
 
+def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line of the simulated service is flushed at once, so that a program can wait for it."""
+    to_come = ["export SOUNDPIECE_API_KEY=", "export SOUNDPIECE_BASE_URL="]
+
+    class Reader(io.StringIO):
+        def flush(self) -> None:
+            if to_come and to_come.pop(0) in self.getvalue() and not to_come:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sys, "stdout", reader := Reader())
+    assert main(["simulate"]) == 130
+    assert re.fullmatch(r"export SOUNDPIECE_API_KEY=spk_\w+\nexport SOUNDPIECE_BASE_URL=http:\S+\n", reader.getvalue())
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
     """A port that is taken is one line and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -165,6 +181,17 @@ def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "address" in err
+
+
+def test_sweep(tmp_path: Path) -> None:
+    """What a stopped demo left half-done is removed, and nothing that belongs to anyone else."""
+    own = ["neon-rain-song-1.flac.part", "neon-rain-song-1.flac.part.json"]
+    others = ["neon-rain-song-1.flac", "mine.flac.part", "mine.flac.part.json"]
+    for name in own + others:
+        (tmp_path / name).touch()
+    demo.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+    demo.sweep(tmp_path / "nowhere")
 
 
 def test_measure(tmp_path: Path) -> None:

@@ -22,17 +22,17 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plainstream import plain_stream
 from rawserver import Act, RawServer
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, SoundpieceError, TransportError
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._core.settings import Verify
+from soundpiece_async._core.settings import Settings, Timeouts, Verify
 from soundpiece_async._downloader import Downloader
 from soundpiece_async._fetching import MOST_REFUSALS, ServerClock, Source
 from soundpiece_async._filling import Disk, fill
 from soundpiece_async._partfile import Claim, PartFile
+from soundpiece_async._transport import Transport
 
 pytestmark = pytest.mark.anyio
 
@@ -96,7 +96,15 @@ class Bench:
         return sorted(path.name for path in self.target.parent.iterdir()) if self.target.parent.exists() else []
 
 
-Setting = Callable[..., Any]
+@asynccontextmanager
+async def opened(*, read: float) -> AsyncIterator[Transport]:
+    """Give a transport whose API nobody asks."""
+    transport = Transport(Settings(api_key="spk_none", base_url="http://localhost:1", timeouts=Timeouts(read=read)))
+    await transport.open()
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
 
 
 @asynccontextmanager
@@ -112,12 +120,14 @@ async def bench(
     sleep: Callable[[float], Awaitable[None]] = no_pause,
 ) -> AsyncIterator[Bench]:
     server = RawServer(files or {PATH: SONG}, script=script, default=default)
-    async with server, plain_stream(read=read) as stream:
+    async with server, opened(read=read) as transport:
 
         async def renew(output: Output) -> Output:
             return await made.renew(output)
 
-        downloader = Downloader(stream=stream, renew=renew, limit=limit, verify=verify, stalls=stalls, sleep=sleep)
+        downloader = Downloader(
+            stream=transport.stream, renew=renew, limit=limit, verify=verify, stalls=stalls, sleep=sleep
+        )
         made = Bench(server, downloader, folder / "out" / "song.flac")
         yield made
         assert downloader.streams_out == 0
@@ -210,9 +220,9 @@ async def test_a_stalled_stream_is_resumed(tmp_path: Path) -> None:
     ("default", "reason"),
     [
         (Act(status=503), "busy"),
-        (Act(cut=0), "no usable answer|the stream broke"),
+        (Act(cut=0), "no usable answer"),
         (Act(framing="close", ranges=False), "does not say how long"),
-        (Act(etag=None, cut=1_000), "the stream broke"),
+        (Act(etag=None, cut=1_000), "no usable answer"),
     ],
 )
 async def test_patience_ends(tmp_path: Path, default: Act, reason: str) -> None:
@@ -660,6 +670,7 @@ async def test_full_decodes_what_encoders_write(tmp_path: Path, subtype: str, ch
         (lambda data: data[:-2_000], "decoded|MD5"),
         (lambda data: data[:60], "decoded"),
         (lambda data: damage(data, 20, bytes([data[20] & 0xFE, data[21] & 0x0F | 0xB0])), "8, 16 and 24 bits"),
+        (lambda data: damage(data, 21, bytes([data[21] & 0xF0, 0, 0, 0, 0])), "does not say how long"),
     ],
 )
 async def test_full_finds_what_the_header_hides(tmp_path: Path, spoil: Callable[[bytes], bytes], reason: str) -> None:
@@ -679,9 +690,9 @@ async def test_full_finds_what_the_header_hides(tmp_path: Path, spoil: Callable[
         assert b.target.read_bytes() == encode()
 
 
-async def test_an_encoder_may_leave_md5_and_length_out(tmp_path: Path) -> None:
-    """Zeros in STREAMINFO say that the encoder did not know: then decoding is all there is to check."""
-    body = damage(damage(encode(), 21, bytes([0xF0 & encode()[21], 0, 0, 0, 0])), 26, NO_MD5)
+async def test_an_encoder_may_leave_the_md5_out(tmp_path: Path) -> None:
+    """Zeros in its place say that the encoder did not know: then decoding every sample is all there is to check."""
+    body = damage(encode(), 26, NO_MD5)
     async with bench(tmp_path, files={PATH: body}, verify="full") as b:
         saved = await b.downloader.save(b.output(duration=0.5), b.target)
 
@@ -707,10 +718,11 @@ async def test_streams_are_bounded(tmp_path: Path) -> None:
     async with bench(tmp_path, default=Act(pause=0.001), limit=3) as b, anyio.create_task_group() as group:
         for number in range(12):
             group.start_soon(b.downloader.save, b.output(), b.target.with_name(f"{number}.flac"))
-        await anyio.sleep(0.02)
-        assert b.downloader.streams_out == 3
+        with anyio.fail_after(5):
+            while b.downloader.streams_out < 3:
+                await anyio.sleep(0.001)
 
-    assert b.server.most_open <= 3
+    assert b.server.most_open == 3
 
 
 async def test_slow_streams_are_written_before_they_are_long(tmp_path: Path) -> None:
@@ -727,6 +739,14 @@ async def test_large_files_go_by_in_batches(tmp_path: Path) -> None:
     body = flac_like(5_000_000)
     async with bench(tmp_path, Act(cut=3_000_000), files={PATH: body}) as b:
         assert await b.save() == body
+
+
+async def test_a_fault_of_the_last_step_is_told(tmp_path: Path) -> None:
+    """What goes wrong in closing comes out as any other fault of the disk, not in a group."""
+    async with bench(tmp_path) as b:
+        disk = Disk(Source(b.output(), target="song.flac", host=b.downloader._host), threads=anyio.CapacityLimiter(1))
+        with pytest.raises(DownloadError, match="file system"):
+            await disk.finish(tmp_path.unlink)
 
 
 class FullPart(PartFile):
@@ -828,12 +848,12 @@ acts = st.builds(
 )
 
 
-# a host that puts junk inside a body of unannounced length says that it belongs to the file: nobody can know better;
-# nor if what it announces too much is as long as the junk
-acts = acts.map(lambda act: attrs.evolve(act, excess=b"") if act.framing == "chunked" else act)
+# a host that puts junk inside a body of unannounced length says that it belongs to the file, and so does one that
+# announces too much and fills it with junk: nobody can know better
+acts = acts.map(lambda act: attrs.evolve(act, excess=b"") if act.framing == "chunked" or act.announce else act)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=st.lists(acts, max_size=8), before=st.none() | st.integers(0, len(SHORT)))
 def test_a_file_is_whole_or_not_there(script: list[Act], before: int | None) -> None:
     """Whatever the host does: after a return the file is one of its files to the last byte, after an error none."""
@@ -902,10 +922,10 @@ async def test_cancelled_anywhere_it_leaves_only_what_can_be_continued(
     turn, finished = 0, False
     while not finished:
         turn += 1
-        async with bench(tmp_path / str(turn), Act(cut=100_000), Act(status=403)) as b:
+        async with bench(tmp_path / str(turn), Act(cut=10_000), Act(status=403), files={PATH: SHORT}) as b:
             if there:
                 b.target.parent.mkdir(parents=True)
-                b.target.write_bytes(SONG)
+                b.target.write_bytes(SHORT)
             finished = await asyncio.create_task(save_until(b, turn=turn, way=way))
             for _ in range(100):  # a look at a file that is there may still be under way in its thread
                 if not open_files(tmp_path):
@@ -914,8 +934,8 @@ async def test_cancelled_anywhere_it_leaves_only_what_can_be_continued(
             assert not open_files(tmp_path)
             assert b.downloader.streams_out == b.downloader._threads.borrowed_tokens == 0
             assert b.left() in ([], ["song.flac"], KEPT)
-            assert not b.target.exists() or b.target.read_bytes() == SONG
-            assert await b.save() == SONG
+            assert not b.target.exists() or b.target.read_bytes() == SHORT
+            assert await b.save() == SHORT
             assert not b.downloader._queues
     assert turn > 10
 
@@ -939,7 +959,7 @@ CHILD = """
     import sys
     import anyio
     from pathlib import Path
-    from plainstream import plain_stream
+    from test_downloader import opened
     from soundpiece_async._core.outputs import Handle, Output
     from soundpiece_async._downloader import Downloader
 
@@ -947,8 +967,8 @@ CHILD = """
         async def renew(output):
             return output
 
-        async with plain_stream() as stream, anyio.create_task_group() as group:
-            downloader = Downloader(stream=stream, renew=renew, limit=8)
+        async with opened(read=5) as transport, anyio.create_task_group() as group:
+            downloader = Downloader(stream=transport.stream, renew=renew, limit=8)
             for number in range(100):
                 output = Output(url=f"{origin}/{number}", handle=Handle("create.new_song", "op_1"), index=number)
                 group.start_soon(downloader.save, output, Path(folder, f"{number}.flac"))

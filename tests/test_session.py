@@ -453,7 +453,7 @@ def test_a_forgotten_close_is_a_resource_warning() -> None:
 async def test_the_key_is_never_shown(
     sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not in a log at DEBUG, a repr, an exception, or a file; signed queries neither; nor does the output host get it."""
+    """Not in a log at DEBUG, a repr, an exception, or a file; nor a signed query; nor does the output host get it."""
     caplog.set_level(logging.DEBUG)
     told: list[object] = []
     sim.inject(Fault.SERVER_ERROR, method="PUT")

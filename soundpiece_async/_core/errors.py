@@ -218,7 +218,7 @@ class DownloadError(SoundpieceError):
 
     def __init__(self, message: str, *, url: str, path: str, received: int = 0) -> None:
         super().__init__(message)
-        self.url = redact(url)
+        self.url: str = redact(url)
         self.path = path
         self.received = received
 

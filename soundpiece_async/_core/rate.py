@@ -6,8 +6,9 @@ The service tells nobody its limit and sends no quota headers (contract section 
 1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.
 2. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
 3. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
-   The faster a session, the slower it grows: that is what draws several processes together (TCP's additive increase,
-   multiplicative decrease, with a steeper growth law, because a 429 is rarer and dearer than a lost packet).
+   The faster a session, the slower it grows: that draws several processes together, as TCP's additive increase and
+   multiplicative decrease do, with a steeper law because a 429 is rarer than a lost packet. Above 4/s all grow by the
+   same factor: there the pull is that the faster meets more 429s, and equal shares take many minutes instead of two.
 4. Three 429s almost in a row mean a lower limit: deep cuts, then a quicker search upwards until the next 429.
 5. A permit nobody waited for proves nothing: an idle session does not grow.
 """
@@ -19,7 +20,7 @@ _FIRST_RATE = 0.5  # permits/s with which the ramp begins: eight processes on a 
 _LOWEST_RATE = 0.02  # permits/s; a session at the bottom still asks once in 50 s
 _RAMP_SECONDS = 2.0  # the ramp is _FIRST_RATE + (t / this) ** 3: 2.5/s after 2.5 s, 100/s after 9.3 s
 _RAMP_EXIT = 0.6  # the ramp overshoots by what the account had saved up
-_EARLY_SECONDS, _EARLY_PERMITS = 2.0, 4.0  # a 429 sooner than either after the last cut is no chance hit
+_EARLY_SECONDS, _EARLY_PERMITS = 2.0, 2.0  # a 429 sooner than either after the last cut is no chance hit
 _SETTLE_CUT, _SETTLED_CUT = 0.8, 0.9
 _STREAK_CUT, _LOWER_LIMIT_CUT = 0.8, 0.7
 _SEARCH_PER_SECOND, _SEARCH_PER_PERMIT = 0.05, 0.01  # growth of the search after a lower limit; the smaller counts

@@ -1,8 +1,7 @@
 """Whom to poll next, and how: slots buy coverage, permits buy looks.
 
-A poll takes a slot until it is answered, and a permit of the account's rate. A long poll (a *hold*) covers one
-operation for up to 20 s; a short one (a *look*) takes its slot for a round trip. A hold that is cancelled costs a
-connection. The rules:
+A poll takes a slot until it is answered, and a permit of the account's rate. A long one (a *hold*) covers an operation
+for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancelled hold costs a connection. The rules:
 
 1. An operation is WAITING, RESTING (not before a time), LOOKED (a short poll is out) or HELD (a long one is). `begin`
    gives a slot, `settle` takes it back, nothing else does: polls out never exceed slots, and nobody has two.

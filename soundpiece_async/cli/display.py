@@ -61,7 +61,7 @@ class Finished:
 
 
 class Page(Console):
-    """A console that says so when its reader has left; rich itself would end the process, in the middle of all tasks."""
+    """A console that raises when its reader has left; rich itself would end the process, whatever its tasks do."""
 
     def on_broken_pipe(self) -> None:
         """Go on raising what rich caught."""

@@ -8,7 +8,6 @@ nothing, because cleaning up is short.
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from functools import partial
 from types import FrameType
 from typing import Self
 
@@ -49,7 +48,7 @@ class Interruption:
         with anyio.CancelScope() as scope:
             if self.noted:
                 scope.cancel()
-            self._cancel = partial(loop.call_soon_threadsafe, scope.cancel)
+            self._cancel = lambda: loop.call_soon_threadsafe(scope.cancel)
             try:
                 await work()
             finally:

@@ -23,7 +23,10 @@ class MisfitError(Exception):
         self, kind: str, message: str, *, context: Mapping[str, object] | None = None, below: tuple[str, ...] = ()
     ) -> None:
         super().__init__(message)
-        self.kind, self.message, self.context, self.below = kind, message, context, below
+        self.kind: str = kind
+        self.message: str = message
+        self.context: Mapping[str, object] | None = context
+        self.below: tuple[str, ...] = below
 
 
 def check_text(value: object, *, longest: int) -> str:

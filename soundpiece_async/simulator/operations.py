@@ -10,7 +10,7 @@ from soundpiece_async.simulator.music import Piece
 from soundpiece_async.simulator.schema import Route, Submission
 
 Status = Literal["processing", "ready", "failed"]
-NEWS = {"added_since": {"anything": [1, None, "more"]}}
+NEWS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}
 """A member that no client knows: new members are no breaking change (contract section 11)."""
 
 
@@ -19,7 +19,8 @@ class RefusalError(Exception):
 
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         super().__init__(status, body)
-        self.status, self.body = status, body
+        self.status: int = status
+        self.body: Mapping[str, Any] = body
 
 
 @attrs.frozen(kw_only=True)

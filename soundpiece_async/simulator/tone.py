@@ -32,12 +32,12 @@ try:
     import soundfile
 
     from soundpiece_async.simulator.studio import drums, foley, space, voices
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
-        f"the simulator makes its audio with numpy and soundfile, and {missing.name} is not installed: "
+        f"the simulator makes its audio with numpy and soundfile, and {_missing.name} is not installed: "
         "pip install soundpiece-async[simulator]",
-        name=missing.name,
-    ) from missing
+        name=_missing.name,
+    ) from _missing
 
 __all__ = [
     "LAYERS",

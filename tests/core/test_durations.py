@@ -44,7 +44,7 @@ def test_the_first_finishes_replace_the_guess() -> None:
 
 @pytest.mark.parametrize("every", [0.5, 5.0, 20.0])
 def test_the_modes_of_two_models_are_found(every: float) -> None:
-    """Half around 8 s and half around 60 s: the hazard peaks at both, even when looks are rare; between is the floor."""
+    """Half around 8 s, half around 60 s: the hazard peaks at both, even when looks are rare; between is the floor."""
     dice, durations = random.Random(1), Durations()
     for _ in range(600):
         watch_one(durations, max(1.0, dice.gauss(8, 1) if dice.random() < 0.5 else dice.gauss(60, 6)), every=every)

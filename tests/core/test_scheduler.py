@@ -7,7 +7,7 @@ import pytest
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
-PROCESSING, FINISHED, FAILED, DROPPED = Outcome
+PROCESSING, FINISHED, _, DROPPED = Outcome
 
 
 def watch(scheduler: Scheduler, keys: Iterable[Hashable], *, now: float = 0.0, age: float | None = 0.0) -> None:
@@ -22,11 +22,6 @@ def begin_all(scheduler: Scheduler, *, now: float, rate: float | None = None) ->
         scheduler.begin(action, now=now)
         begun.append(action)
     return begun
-
-
-def settle_all(scheduler: Scheduler, polls: Iterable[Poll], *, now: float, outcome: Outcome) -> None:
-    for poll in polls:
-        scheduler.settle(poll.key, now=now, outcome=outcome)
 
 
 def teach(scheduler: Scheduler, durations: Iterable[float], *, route: str = ROUTE) -> None:
@@ -158,123 +153,6 @@ def test_a_hold_is_dropped_when_holds_shut_all_others_out() -> None:
     assert isinstance(scheduler.next_action(16.0), Drop)
 
 
-def test_a_drop_that_crossed_the_answer_is_no_harm() -> None:
-    """The hold that was to be dropped may still finish: that settles it, and the next drop is free."""
-    scheduler = Scheduler(slots=2)
-    watch(scheduler, "ab", now=0.0)
-    begin_all(scheduler, now=0.0)
-    watch(scheduler, "cdef", now=0.1)
-    action = scheduler.next_action(16.0)
-    assert isinstance(action, Drop)
-    scheduler.begin(action, now=16.0)
-    scheduler.settle(action.key, now=16.0, outcome=FINISHED)
-
-    assert isinstance(scheduler.next_action(16.0), Poll)
-
-
-def test_holds_that_nobody_wants_are_not_dropped_again() -> None:
-    """A hold that was forgotten is being cancelled already."""
-    scheduler = Scheduler(slots=1)
-    watch(scheduler, "ab", now=0.0)
-    scheduler.begin(Poll("a", wait=True), now=0.0)
-
-    assert scheduler.forget("a", now=1.0) is True
-    assert isinstance(scheduler.next_action(16.0), Sleep)
-    scheduler.settle("a", now=16.0, outcome=DROPPED)
-    assert scheduler.next_action(16.0) == Poll("b", wait=True)
-
-
-@pytest.mark.parametrize("jitter", [0.0, 1.0])
-def test_failed_polls_are_later_turns(jitter: float) -> None:
-    """Rests double from half a second to a second up to 16 to 32 s, and never end; an answer forgets them."""
-    scheduler = Scheduler(slots=1)
-    watch(scheduler, ["a"])
-    now, rests = 0.0, []
-    for _ in range(8):
-        assert scheduler.next_action(now) == Poll("a", wait=True)
-        scheduler.begin(Poll("a", wait=True), now=now)
-        scheduler.settle("a", now=now, outcome=FAILED, jitter=jitter)
-        action = scheduler.next_action(now)
-        assert isinstance(action, Sleep)
-        assert action.until is not None
-        rests.append(action.until - now)
-        now = action.until
-    assert rests == pytest.approx([rest * (0.5 + jitter / 2) for rest in (1, 2, 4, 8, 16, 32, 32, 32)])
-
-    assert scheduler.next_action(now) == Poll("a", wait=True)
-    scheduler.begin(Poll("a", wait=True), now=now)
-    scheduler.settle("a", now=now + 20, outcome=PROCESSING)
-    scheduler.begin(Poll("a", wait=True), now=now + 20)
-    scheduler.settle("a", now=now + 20, outcome=FAILED, jitter=1.0)
-    assert scheduler.next_action(now + 20) == Sleep(pytest.approx(now + 21))
-
-
-def test_who_rests_keeps_nobody_waiting() -> None:
-    """One operation whose polls fail takes no turn from the others; it may leave while it rests."""
-    scheduler = Scheduler(slots=1)
-    watch(scheduler, "ab")
-    scheduler.begin(Poll("a", wait=False), now=5.0)
-    scheduler.settle("a", now=5.0, outcome=FAILED)
-
-    assert scheduler.next_action(5.0) == Poll("b", wait=True)
-    assert repr(scheduler).startswith("<Scheduler 0/1 slots (0 held), 1 waiting, 1 resting")
-    assert scheduler.forget("a", now=5.0) is False
-    assert scheduler.forget("b", now=5.0) is False
-    assert scheduler.next_action(60.0) == Sleep(None)
-
-
-def test_a_broken_hold_is_no_tight_loop() -> None:
-    """Long polls answered at once come once a second (contract section 6), after one short one for the round trip."""
-    scheduler = Scheduler(slots=1)
-    watch(scheduler, ["a"])
-    now, polls = 0.0, []
-    while now < 10.0:
-        match scheduler.next_action(now):
-            case Poll() as poll:
-                scheduler.begin(poll, now=now)
-                polls.append((round(now, 3), poll.wait))
-                now += 0.05
-                scheduler.settle("a", now=now, outcome=PROCESSING)
-            case Sleep(until=float() as until):
-                now = until
-            case action:
-                pytest.fail(f"nothing to do: {action}")
-
-    assert polls[:3] == [(0.0, True), (0.05, False), (0.1, True)]
-    assert polls[3:] == [(pytest.approx(0.1 + second), True) for second in range(1, 10)]
-
-
-def test_a_short_hold_is_no_broken_hold() -> None:
-    """A server that really holds for a hundredth is polled again at once, and all else follows its pace."""
-    scheduler = Scheduler(slots=1)
-    watch(scheduler, ["a"])
-    now = 0.0
-    for _ in range(60):
-        action = scheduler.next_action(now)
-        assert isinstance(action, Poll)
-        scheduler.begin(action, now=now)
-        now += 0.2 if action.wait else 0.002
-        scheduler.settle("a", now=now, outcome=PROCESSING)
-    scheduler.begin(Poll("a", wait=True), now=now)
-    scheduler.settle("a", now=now, outcome=FAILED, jitter=1.0)
-
-    assert scheduler.next_action(now) == Sleep(pytest.approx(now + 0.01, rel=0.01))
-    assert scheduler.rtt == pytest.approx(0.002)
-
-
-def test_results_of_looks_tell_the_round_trip() -> None:
-    """Any answer to a short poll does, a result too; a hold does not."""
-    scheduler = Scheduler(slots=2)
-    watch(scheduler, "ab")
-    scheduler.begin(Poll("a", wait=True), now=0.0)
-    scheduler.settle("a", now=7.0, outcome=FINISHED)
-    assert scheduler.rtt == 0.1
-    scheduler.begin(Poll("b", wait=False), now=7.0)
-    scheduler.settle("b", now=7.03, outcome=FINISHED)
-
-    assert scheduler.rtt == pytest.approx(0.03)
-
-
 def test_what_a_webhook_will_report_is_looked_at_rarely() -> None:
     """It gets no hold, and few looks as long as it is not late for its route; a hold once it is very late."""
     scheduler = Scheduler(slots=4)
@@ -300,41 +178,6 @@ def test_what_a_webhook_will_report_is_looked_at_rarely() -> None:
     assert len([look for look in looks if look > 40.0]) > len([look for look in looks if look < 40.0])
 
 
-def test_webhooks_teach_durations_too() -> None:
-    """News from elsewhere that an operation has finished is a finish at that age."""
-    scheduler = Scheduler(slots=4)
-    for number in range(50):
-        scheduler.watch(number, route=ROUTE, now=0.0, pushed=True)
-        assert scheduler.forget(number, now=12.0, finished=True) is False
-
-    assert scheduler._routes[ROUTE].rate == pytest.approx(1 / 12, rel=0.1)
-
-
-def test_news_that_crossed_the_answer_counts_once() -> None:
-    """A webhook and then the cancelled poll's answer are one finish."""
-    scheduler = Scheduler(slots=4)
-    watch(scheduler, "a")
-    scheduler.begin(Poll("a", wait=True), now=0.0)
-    assert scheduler.forget("a", now=9.0, finished=True) is True
-    assert scheduler.forget("a", now=9.0, finished=True) is True
-    scheduler.settle("a", now=9.0, outcome=FINISHED)
-
-    assert sum(scheduler._routes[ROUTE]._events) == pytest.approx(1)
-    assert scheduler.forget("a", now=9.0) is False
-
-
-def test_a_result_during_a_hold_is_known_to_the_instant() -> None:
-    """A hold that ends at 9 s with the result tells more than a look at 9 s: it ran until then."""
-    held, looked = Scheduler(slots=1), Scheduler(slots=1)
-    for scheduler, wait in ((held, True), (looked, False)):
-        watch(scheduler, "a")
-        scheduler.begin(Poll("a", wait=wait), now=0.0 if wait else 8.95)
-        scheduler.settle("a", now=9.0, outcome=FINISHED)
-
-    assert max(held._routes[ROUTE]._events) == pytest.approx(1)
-    assert max(looked._routes[ROUTE]._events) < 0.5
-
-
 def test_an_old_operation_is_looked_at_first() -> None:
     """One that was submitted again (its age is known), or attached by its handle (it is not), may long be finished."""
     for age in (40.0, None):
@@ -356,36 +199,6 @@ def test_an_unknown_age_can_become_known() -> None:
     pieces = scheduler._pieces
     assert [(pieces[key].aged, pieces[key].born) for key in ("waiting", "held")] == [(True, -29.0)] * 2
     assert (pieces["known"].aged, pieces["known"].pushed, scheduler._waiting.pushed) == (False, True, 1)
-
-
-def test_who_comes_back_while_the_poll_is_being_cancelled_keeps_its_place() -> None:
-    """Forgotten and watched again before the cancelled poll has settled: still one poll at a time, and not lost."""
-    scheduler = Scheduler(slots=2)
-    watch(scheduler, ["a"])
-    scheduler.begin(Poll("a", wait=True), now=0.0)
-    assert scheduler.forget("a", now=1.0) is True
-    watch(scheduler, ["a"], now=1.0)
-
-    assert scheduler.next_action(1.0) == Sleep(None)
-    scheduler.settle("a", now=1.0, outcome=DROPPED)
-    assert scheduler.next_action(1.0) == Poll("a", wait=True)
-
-
-def test_lag_is_the_time_since_somebody_was_last_seen() -> None:
-    """At worst a result came right after the last answer; inside a hold none goes unnoticed, webhooks do not count."""
-    scheduler = Scheduler(slots=2)
-    assert scheduler.lag(0.0) == 0.0
-    scheduler.watch("pushed", route=ROUTE, now=0.0, pushed=True)
-    watch(scheduler, "abc", now=1.0)
-    scheduler.begin(Poll("a", wait=True), now=1.0)
-    assert scheduler.lag(5.0) == 4.0
-
-    scheduler.begin(Poll("b", wait=False), now=5.0)
-    scheduler.settle("b", now=5.0, outcome=PROCESSING)
-    scheduler.begin(Poll("c", wait=False), now=5.0)
-    assert scheduler.lag(6.0) == 5.0
-    scheduler.settle("c", now=6.0, outcome=FAILED)
-    assert scheduler.lag(7.0) == 6.0
 
 
 def test_routes_are_learned_apart() -> None:

@@ -62,7 +62,7 @@ GROOVES: dict[str, dict[str, str]] = {
         "shaker": "--3---2---3---2-",
     },
 }
-BASSES = {  # r root, o its octave, f the fifth; each sounds until the next
+BASSES: dict[str, tuple[str, ...]] = {  # r root, o its octave, f the fifth; each sounds until the next
     "four": ("--r---r---r---r-", "--r-r-r---r-r-o-"),
     "drive": ("r-r-r-r-r-r-r-r-", "r-r-o-r-r-r-o-r-"),
     "breaks": ("r---------r-----", "r-----r---r---f-"),

@@ -84,7 +84,7 @@ MOODS: dict[Mode, tuple[str, ...]] = {
     "dorian": ("moody", "groovy", "mysterious", "cool", "hypnotic", "dorian"),
 }
 PACES = {"fast": 1.25, "energetic": 1.15, "driving": 1.1, "slow": 0.8, "calm": 0.85, "relaxed": 0.9, "dreamy": 0.9}
-TIMBRES = {
+TIMBRES: dict[str, tuple[str, ...]] = {
     "keys": ("piano", "rhodes", "keys", "keyboard"),
     "pluck": ("guitar", "harp", "kalimba", "ukulele", "banjo", "pizzicato"),
     "bell": ("bell", "bells", "music box", "marimba", "vibraphone", "celesta"),
@@ -98,7 +98,7 @@ SOLOS: dict[Layer, tuple[str, ...]] = {  # a sample that names one part is that 
     "vocals": ("vocal", "vocals", "acapella", "a cappella", "choir", "voice"),
     "other": ("riff", "melody", "arpeggio", "chords", "pad", "piano", "guitar", "strings", "texture"),
 }
-EFFECTS = {
+EFFECTS: dict[str, tuple[str, ...]] = {
     "riser": ("riser", "rise", "rising", "build up", "buildup", "uplifter", "swell"),
     "impact": ("impact", "hit", "boom", "slam", "slams", "door", "explosion", "thud", "punch", "crash", "stomp"),
     "whoosh": ("whoosh", "swoosh", "swish", "pass by", "sweep", "transition", "flyby"),

@@ -1,0 +1,201 @@
+"""The gate under random joins, leavings, answers and clock steps; and against accounts that tell it nothing."""
+
+from collections import deque
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from soundpiece_async._core.pacing import Gate, Ticket, Turn
+
+CEILING = 7.0
+
+
+class GateMachine(RuleBasedStateMachine):
+    """What must hold whatever the order of events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate(ceiling=CEILING, quota=5)
+        self.now = 0.0
+        self.queues: dict[Turn, deque[Ticket]] = {turn: deque() for turn in Turn}
+        self.out: list[Ticket] = []
+        self.admitted: list[float] = []
+        self.refunded = 0
+        self.closed_until = 0.0
+        self.submits_past_polls = 0
+
+    def take(self) -> list[Ticket]:
+        """Admit, and check each one against the model."""
+        before = self.gate.wakes_at(now=self.now)
+        admitted = self.gate.admit(now=self.now)
+        assert bool(admitted) == (before is not None and before <= self.now)
+        for ticket in admitted:
+            assert self.now >= self.closed_until
+            assert self.queues[ticket.turn].popleft() is ticket
+            self.check_order(ticket.turn)
+            self.admitted.append(self.now)
+        self.out += admitted
+        return admitted
+
+    def check_order(self, turn: Turn) -> None:
+        """Renewals pass all; at most three submits in a row pass a waiting poll."""
+        if turn is not Turn.RENEWAL:
+            assert not self.queues[Turn.RENEWAL]
+        if turn is Turn.SUBMIT and self.queues[Turn.POLL]:
+            self.submits_past_polls += 1
+            assert self.submits_past_polls <= 3
+        elif turn is not Turn.RENEWAL:
+            self.submits_past_polls = 0
+
+    @rule(turn=st.sampled_from(Turn), count=st.integers(1, 5))
+    def join(self, turn: Turn, count: int) -> None:
+        """Some join."""
+        for _ in range(count):
+            self.queues[turn].append(self.gate.join(turn, now=self.now))
+
+    @rule(seconds=st.floats(0, 3))
+    def wait(self, seconds: float) -> None:
+        """Time goes by."""
+        self.now += seconds
+        self.take()
+
+    @rule()
+    def wait_as_told(self) -> None:
+        """At the time it names, the gate lets somebody in."""
+        wakes_at = self.gate.wakes_at(now=self.now)
+        if wakes_at is not None:
+            self.now = wakes_at
+            assert self.take()
+
+    @rule(data=st.data())
+    def leave_queue(self, data: st.DataObject) -> None:
+        """One that waits is cancelled."""
+        waiting = [ticket for queue in self.queues.values() for ticket in queue]
+        if waiting:
+            ticket = data.draw(st.sampled_from(waiting))
+            self.queues[ticket.turn].remove(ticket)
+            self.gate.leave(ticket, now=self.now)
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data(), sent=st.booleans())
+    def leave_wire(self, data: st.DataObject, *, sent: bool) -> None:
+        """One that was admitted is cancelled, before or after it was sent."""
+        ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.gate.leave(ticket, now=self.now, sent=sent)
+        self.refunded += not sent
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data(), kind=st.sampled_from(["good", "good", "bad", "429"]), wait=st.none() | st.floats(0, 5))
+    def answer(self, data: st.DataObject, kind: str, wait: float | None) -> None:
+        """An answer of any kind comes in."""
+        ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        limited = kind == "429"
+        self.gate.answered(ticket, now=self.now, limited=limited, retry_after=wait, jitter=0.5, usable=kind == "good")
+        if limited:
+            self.closed_until = max(self.closed_until, self.now + (wait or 0.0))
+
+    @invariant()
+    def counts_agree(self) -> None:
+        """The gate counts as the model does."""
+        assert self.gate.waiting == sum(map(len, self.queues.values()))
+        assert self.gate.in_flight == len(self.out)
+
+    @invariant()
+    def bucket_holds(self) -> None:
+        """Over any stretch of time: one second saved, one in hand, and those given back unused."""
+        for first, start in enumerate(self.admitted):
+            count = len(self.admitted) - first
+            assert count <= CEILING * (self.now - start + 1) + 1 + self.refunded + 1e-6
+
+    def teardown(self) -> None:
+        """With good answers from here on, everyone is admitted in the end."""
+        for ticket in self.out:
+            self.gate.answered(ticket, now=self.now, limited=False)
+        self.out.clear()
+        for _ in range(self.gate.waiting):
+            if not self.gate.waiting:
+                break
+            wakes_at = self.gate.wakes_at(now=self.now)
+            assert wakes_at is not None
+            self.now = wakes_at
+            for ticket in self.take():
+                self.gate.answered(ticket, now=self.now, limited=False)
+            self.out.clear()
+        assert self.gate.waiting == 0
+
+
+TestGateMachine = GateMachine.TestCase
+TestGateMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Bucket:
+    """An account of `rate` requests per second that saves one second of them."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.level, self.at = rate, rate, 0.0
+
+    def grants(self, now: float) -> bool:
+        """Answer one request; False is a 429."""
+        self.level = min(self.rate, self.level + (now - self.at) * self.rate)
+        self.at = now
+        if self.level < 1:
+            return False
+        self.level -= 1
+        return True
+
+
+def saturate(account: Bucket, gates: list[Gate], *, start: float, until: float) -> tuple[list[int], int]:
+    """Let sessions with work without end share an account; give what each was granted, and the number of 429s."""
+    granted, refused = [0] * len(gates), 0
+    for gate in gates:
+        while gate.waiting < 2:
+            gate.join(Turn.SUBMIT, now=start)
+    while True:
+        wakes = [gate.wakes_at(now=start) for gate in gates]
+        start, number = min((wake, number) for number, wake in enumerate(wakes) if wake is not None)
+        if start >= until:
+            return granted, refused
+        gate = gates[number]
+        for ticket in gate.admit(now=start)[:1]:
+            good = account.grants(start)
+            granted[number] += good
+            refused += not good
+            gate.answered(ticket, now=start, limited=not good, retry_after=1.0, jitter=(start * 997) % 1)
+            gate.join(Turn.SUBMIT, now=start)
+
+
+@pytest.mark.parametrize("rate", [5.0, 20.0, 100.0])
+def test_an_unknown_limit_is_learned(rate: float) -> None:
+    """After ten seconds a lone session uses nine tenths of a limit nobody told it, at two 429s in a hundred or less."""
+    account, gates = Bucket(rate), [Gate()]
+    saturate(account, gates, start=0, until=10)
+    [granted], refused = saturate(account, gates, start=10, until=130)
+
+    assert granted >= 0.9 * rate * 120
+    assert refused <= 0.02 * (granted + refused)
+
+
+def test_a_halved_limit_is_followed() -> None:
+    """Ten seconds after the first 429 of a lower limit the session is within a tenth of it, and uses most of it."""
+    account, gates = Bucket(20), [Gate()]
+    saturate(account, gates, start=0, until=60)
+    account.rate = 10
+    saturate(account, gates, start=60, until=72)
+    [granted], refused = saturate(account, gates, start=72, until=102)
+
+    assert granted >= 0.85 * 300
+    assert granted + refused <= 1.1 * 300
+
+
+def test_sessions_share_without_talking() -> None:
+    """A session that comes to a limit another one has all to itself ends up with at least half as much as the other."""
+    account, old, new = Bucket(8), Gate(), Gate()
+    saturate(account, [old], start=0, until=60)
+    saturate(account, [old, new], start=60, until=360)
+    granted, refused = saturate(account, [old, new], start=360, until=660)
+
+    assert min(granted) >= 0.5 * max(granted)
+    assert sum(granted) >= 0.9 * 8 * 300
+    assert refused <= 0.03 * sum(granted)
