@@ -51,7 +51,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types as strictly as mypy can, and that every public name has one."""
-    install(session, "test", "typing")
+    install(session, "typing")
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async")

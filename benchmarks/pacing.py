@@ -40,10 +40,18 @@ class Scenario:
     def __str__(self) -> str:
         return f"{self.rate:.0f}/s, {self.account}, {self.sessions} session{'s' * (self.sessions > 1)}"
 
-    def play(self, make: Callable[[random.Random], Client], *, seed: int, seconds: float, halve: bool) -> list[Sent]:
-        """Run it."""
+    def play(
+        self,
+        make: Callable[[random.Random], Client],
+        *,
+        seed: int,
+        seconds: float,
+        halve: bool = False,
+        stagger: float = 0.1,
+    ) -> list[Sent]:
+        """Run it; the sessions start `stagger` seconds after one another."""
         world = World(ACCOUNTS[self.account](self.rate), make, sessions=self.sessions, seed=seed)
-        return world.run(seconds, halve_at=HALVES_AT if halve else seconds)
+        return world.run(seconds, stagger=stagger, halve_at=HALVES_AT if halve else seconds)
 
 
 @attrs.frozen
@@ -103,6 +111,7 @@ class Report:
         self.limited = Figure("share of requests answered 429 after 10 s", "<= 0.02", lambda value: value <= 0.02)
         self.into_pause = Figure("requests sent into a known pause", "= 0", lambda value: value == 0)
         self.unfair = Figure("8 sessions, R >= 20: worst distance from 1/8", "<= 0.20", lambda value: value <= 0.20)
+        self.apart = Figure("the same, started 1 s after one another", "<= 0.20", lambda value: value <= 0.20)
         self.offered = Figure("limit halved: offered, 10 to 40 s after its 429", "<= 1.10", lambda value: value <= 1.10)
         self.regained = Figure("limit halved: used, 10 to 40 s after its 429", ">= 0.90", lambda value: value >= 0.90)
 
@@ -119,6 +128,12 @@ class Report:
             line += f"  furthest from an equal share {distance:.2f}"
         return line
 
+    def started_apart(self, scenario: Scenario, log: list[Sent]) -> str:
+        """Measure the shares of sessions that did not start together, and describe them."""
+        distance = unfairness(log, scenario.sessions)
+        self.apart.add(distance, scenario)
+        return f"{scenario!s:34} started 1 s after one another: furthest from an equal share {distance:.2f}"
+
     def halved(self, scenario: Scenario, log: list[Sent]) -> str:
         """Measure a run whose limit halves, and describe it."""
         first = next((sent.at for sent in log if sent.limited and sent.at >= HALVES_AT), None)
@@ -132,7 +147,7 @@ class Report:
     def print(self) -> None:
         """Print the table."""
         print(f"\n{'figure':46} {'goal':>9} {'median':>9} {'worst':>9} {'holds':>12}  worst in")
-        for figure in (self.used, self.limited, self.into_pause, self.unfair, self.offered, self.regained):
+        for figure in (self.used, self.limited, self.into_pause, self.unfair, self.apart, self.offered, self.regained):
             print(figure.row())
 
 
@@ -155,7 +170,7 @@ def compare(scenario: Scenario, *, seconds: float) -> None:
     }
     print(f"\n{scenario}: beside it")
     for name, make in clients.items():
-        log = scenario.play(make, seed=1, seconds=seconds, halve=False)
+        log = scenario.play(make, seed=1, seconds=seconds)
         seen = Outcome.between(START, seconds, log, rate=scenario.rate)
         print(f"  {name:46} used {seen.used:.3f}  429s {seen.limited:.4f}  sent into a pause {seen.into_pause}")
 
@@ -173,9 +188,9 @@ def main() -> None:
         scenario = Scenario(account, rate, sessions)
         seconds = FAIR_UNTIL if sessions == max(SESSIONS) else 180.0
         for seed in range(1, seeds + 1):
-            print(
-                report.steady(scenario, scenario.play(Gated, seed=seed, seconds=seconds, halve=False), seconds=seconds)
-            )
+            print(report.steady(scenario, scenario.play(Gated, seed=seed, seconds=seconds), seconds=seconds))
+            if rate >= 20 and sessions == max(SESSIONS):
+                print(report.started_apart(scenario, scenario.play(Gated, seed=seed, seconds=seconds, stagger=1.0)))
             if rate >= 20:  # half of 5/s is no whole number of requests per window
                 log = scenario.play(Gated, seed=seed, seconds=HALVES_AT + 80, halve=True)
                 print(report.halved(scenario, log), flush=True)

@@ -1,8 +1,10 @@
 """The command line in this process: exit codes, one line for every failure, every route, and never the key."""
 
+import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,7 +96,9 @@ def test_version(capsys: Streams) -> None:
         (["run", "create.new_song", "--lyrics", "@/nowhere/words.txt"], "/nowhere/words.txt"),
         (["run", "create.new_fx", "--api-key", SECRET], "--api-key"),
         (["run", "create.new_fx", SECRET], "spk_..."),
+        (["run", "create.new_fx", "--timeout", "-1"], "--timeout"),
         (["simulate", "--speed", "0"], "--speed"),
+        (["simulate", "--speed", "nan"], "--speed"),
         (["simulate", "--port", "70000"], "--port"),
         (["demo", "here", "there"], "there"),
     ],
@@ -162,6 +166,15 @@ def test_lyrics_from_a_file(serve: Serve, tmp_path: Path, capsys: Streams) -> No
     (operation,) = simulator.operations.values()
     assert operation.submission.echo["lyrics"] == "[Verse]\nÄpfel und Öl\n"
     assert str(out) in capsys.readouterr().out
+
+
+def test_paths_nobody_can_print(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that standard output cannot express is printed with escapes."""
+    serve()
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", str(tmp_path / "é\udcff")]) == 0
+    assert b"\\xe9\\udcff/op_" in written.getvalue()
 
 
 @pytest.mark.parametrize(

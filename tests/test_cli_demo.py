@@ -84,7 +84,7 @@ def test_demo(
 ) -> None:
     """A demo saves decodable files of every piece, leaves nothing half-done, and tells what it did in plain lines."""
     monkeypatch.setattr(demo, "SPEED", 100.0)
-    monkeypatch.setattr(demo, "TRACK_SECONDS", (2.0, 3.0))
+    monkeypatch.setattr(demo, "TRACK_SECONDS", (1.0, 1.5))
     monkeypatch.setenv("TTY_COMPATIBLE", interactive)
     monkeypatch.setenv("TTY_INTERACTIVE", interactive)
     assert main(["demo", str(tmp_path)]) == 0

@@ -96,15 +96,9 @@ class Bench:
         return sorted(path.name for path in self.target.parent.iterdir()) if self.target.parent.exists() else []
 
 
-@asynccontextmanager
-async def opened(*, read: float) -> AsyncIterator[Transport]:
-    """Give a transport whose API nobody asks."""
-    transport = Transport(Settings(api_key="spk_none", base_url="http://localhost:1", timeouts=Timeouts(read=read)))
-    await transport.open()
-    try:
-        yield transport
-    finally:
-        await transport.aclose()
+def transport(*, read: float) -> Transport:
+    """Make a transport whose API nobody asks."""
+    return Transport(Settings(api_key="spk_none", base_url="http://localhost:1", timeouts=Timeouts(read=read)))
 
 
 @asynccontextmanager
@@ -120,7 +114,7 @@ async def bench(
     sleep: Callable[[float], Awaitable[None]] = no_pause,
 ) -> AsyncIterator[Bench]:
     server = RawServer(files or {PATH: SONG}, script=script, default=default)
-    async with server, opened(read=read) as transport:
+    async with server, transport(read=read) as network:
 
         async def renew(output: Output) -> Output:
             return await made.renew(output)
@@ -959,7 +953,7 @@ CHILD = """
     import sys
     import anyio
     from pathlib import Path
-    from test_downloader import opened
+    from test_downloader import transport
     from soundpiece_async._core.outputs import Handle, Output
     from soundpiece_async._downloader import Downloader
 
@@ -967,8 +961,8 @@ CHILD = """
         async def renew(output):
             return output
 
-        async with opened(read=5) as transport, anyio.create_task_group() as group:
-            downloader = Downloader(stream=transport.stream, renew=renew, limit=8)
+        async with transport(read=5) as network, anyio.create_task_group() as group:
+            downloader = Downloader(stream=network.stream, renew=renew, limit=8)
             for number in range(100):
                 output = Output(url=f"{origin}/{number}", handle=Handle("create.new_song", "op_1"), index=number)
                 group.start_soon(downloader.save, output, Path(folder, f"{number}.flac"))

@@ -8,7 +8,8 @@ The service tells nobody its limit and sends no quota headers (contract section 
 3. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
    The faster a session, the slower it grows: that draws several processes together, as TCP's additive increase and
    multiplicative decrease do, with a steeper law because a 429 is rarer than a lost packet. Above 4/s all grow by the
-   same factor: there the pull is that the faster meets more 429s, and equal shares take many minutes instead of two.
+   same factor, and only the faster one's more frequent 429s pull: unequal starts there last for many minutes
+   (`benchmarks/pacing.py` shows how unequal).
 4. Three 429s almost in a row mean a lower limit: deep cuts, then a quicker search upwards until the next 429.
 5. A permit nobody waited for proves nothing: an idle session does not grow.
 """

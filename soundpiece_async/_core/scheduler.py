@@ -262,8 +262,9 @@ class Scheduler:
         """Return a hold that is worth dropping (rule 6), `worth` being that of the best look."""
         if self._dropping:
             return None
-        weakest = self._held.weakest(now, step=4 * STEP * self._tempo.hold)
-        shut_out = len(self._held) >= self._slots and worth > SHUT_OUT * self._tempo.hold
+        hold = self._tempo.hold
+        weakest = self._held.weakest(now, step=4 * STEP * hold)
+        shut_out = len(self._held) >= self._slots and worth > SHUT_OUT * hold
         swap = weakest and self._waiting.hottest() > SWAP * weakest.prospects(now)[1]
         return weakest if shut_out or swap else None
 

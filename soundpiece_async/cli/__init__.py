@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Every foreseeable failure is one line on standard error; only a fault of this library itself shows a traceback.
 
     Args:
-        arguments: what follows the program's name; by default those of this process, and then the signals stay caught
-            until it is gone, so that a late Ctrl-C cannot disturb the interpreter's own end.
+        arguments: what follows the program's name; by default those of this process, and then signals are ignored
+            afterwards, until it is gone: a late Ctrl-C cannot disturb the interpreter's own end.
     """
     with Interruption(last=arguments is None) as interruption:
         try:

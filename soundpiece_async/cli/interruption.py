@@ -22,7 +22,7 @@ class Interruption:
     """Catches the signals from its ``with`` on; use it in the main thread.
 
     Args:
-        last: nothing comes after this but the end of the process: go on catching until then.
+        last: nothing comes after this but the end of the process: ignore them until then.
     """
 
     def __init__(self, *, last: bool = False) -> None:
@@ -38,9 +38,9 @@ class Interruption:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._last:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            # the interpreter takes handlers back before its own end, but leaves an ignored signal ignored
+            signal.signal(number, signal.SIG_IGN if self._last else handler)
 
     async def guard(self, work: Callable[[], Awaitable[None]]) -> int:
         """Do the work until it ends or a signal comes, also one that came earlier; gives the exit code."""

@@ -8,26 +8,16 @@ from typing import Annotated
 
 import anyio
 import attrs
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from soundpiece_async import Operation, Request, RetryRules, SavedFile, Session, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.flags import POSITIVE, TEXT
 from soundpiece_async.cli.speech import count, say, size, tell
 
 PATIENCE = 60.0
 """Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
-
-
-def read_text(_: object, tokens: Sequence[Token]) -> str:
-    """Take a text from the command line, or from the file that ``@`` points to."""
-    text = tokens[0].value
-    if not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"--lyrics {text}: {error}") from error
 
 
 @Parameter(name="*")
@@ -49,7 +39,7 @@ class Members:
     """
 
     prompt: str | None = None
-    lyrics: Annotated[str | None, Parameter(converter=read_text)] = None
+    lyrics: Annotated[str | None, TEXT] = None
     reference: str | None = None
     source: str | None = None
     duration: float | None = None
@@ -70,7 +60,7 @@ async def run(
     members: Members = NONE,
     save_to: Path = Path(),
     name: str | None = None,
-    timeout: float | None = None,
+    timeout: Annotated[float | None, POSITIVE] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
     """Make one piece, wait for it, and save its files, whose paths are printed.

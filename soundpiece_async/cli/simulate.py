@@ -6,12 +6,13 @@ import anyio
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from soundpiece_async.cli.flags import POSITIVE
 from soundpiece_async.cli.speech import say
 
 
 async def simulate(
     *,
-    speed: Annotated[float, Parameter(validator=Number(gt=0))] = 1.0,
+    speed: Annotated[float, POSITIVE] = 1.0,
     seed: int = 0,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
 ) -> None:

@@ -9,8 +9,10 @@ _KEY = re.compile(r"spk_[^\s'\"]+")
 
 
 def say(line: str) -> None:
-    """Print a result."""
-    print(line, flush=True)  # noqa: T201 - it is a command line
+    """Print a result; what the encoding of standard output cannot express (as in a path) is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = line.encode(encoding, "backslashreplace").decode(encoding)
+    print(text, flush=True)  # noqa: T201 - it is a command line
 
 
 def tell(line: str) -> None:
