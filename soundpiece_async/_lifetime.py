@@ -71,9 +71,10 @@ class Lifetime:
         self.closed = True
         self._stop.set()
         self._interrupt()
-        await asyncio.wait((self._root,))
-        while self._calls:
-            await self._quiet.wait()
+        with anyio.CancelScope(shield=True):  # both have been told to end, and will
+            await asyncio.wait((self._root,))
+            while self._calls:
+                await self._quiet.wait()
         if not self._root.cancelled() and (fault := self._root.exception()) is not None:
             raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault
 

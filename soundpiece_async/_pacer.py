@@ -51,14 +51,14 @@ class Pacer:
             now=anyio.current_time(),
             limited=limited,
             retry_after=retry_after,
-            jitter=random.random(),  # noqa: S311 - spreads requests, guards nothing
+            jitter=_throw_dice(),
             usable=status < 500,  # noqa: PLR2004 - what 5xx means
         )
         self._admit()
 
     def unanswered(self, ticket: Ticket) -> None:
         """Say that no usable answer came."""
-        self.gate.answered(ticket, now=anyio.current_time(), limited=False, usable=False)
+        self.gate.answered(ticket, now=anyio.current_time(), limited=False, usable=False, jitter=_throw_dice())
         self._admit()
 
     def give_back(self, ticket: Ticket, *, sent: bool = False) -> None:
@@ -87,3 +87,7 @@ class Pacer:
         if self._waiting:
             self._changed.set()
         return mine
+
+
+def _throw_dice() -> float:
+    return random.random()  # noqa: S311 - spreads requests, guards nothing

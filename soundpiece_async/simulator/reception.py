@@ -71,6 +71,8 @@ class Reception:
             self._scopes.add(scope)
             try:
                 return await self._attend(request, entry, desk)
+            except ConnectionResetError:
+                pass  # the client has left: nobody is there to be answered
             except web.HTTPRequestEntityTooLarge as error:
                 entry.status = error.status
                 return _respond(reply_json({"detail": error.reason}, status=error.status))
