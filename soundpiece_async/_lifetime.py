@@ -68,12 +68,13 @@ class Lifetime:
             self.closed = True
             return
         self._check_loop()
-        self.closed = True
+        if not self.closed:
+            self.closed, self._quiet = True, anyio.Event()
         self._stop.set()
         self._interrupt()
         with anyio.CancelScope(shield=True):  # both have been told to end, and will
             await asyncio.wait((self._root,))
-            while self._calls:
+            if self._calls:
                 await self._quiet.wait()
         if not self._root.cancelled() and (fault := self._root.exception()) is not None:
             raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault

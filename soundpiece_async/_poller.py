@@ -161,8 +161,12 @@ class Poller:
                 result = wire.read_final(answer, call, handle=watch.handle, request=watch.request)
                 outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
         except SoundpieceError as error:
-            outcome, result = (Outcome.FAILED, None) if error.retryable else (Outcome.FINISHED, error)
             logger.info("%s: %s: %s", call, "looking again later" if error.retryable else "giving up", error)
+            if error.retryable:
+                outcome = Outcome.FAILED
+            else:
+                result = error
+                self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
         finally:
             now = anyio.current_time()
             watch.scope = None

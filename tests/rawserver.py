@@ -160,7 +160,7 @@ class RawServer:
             self.sent += len(piece)
         if act.cut is None and act.framing == "chunked":
             writer.write(b"0\r\n\r\n")
-        if act.cut is not None:
+        if act.cut is not None or act.announce:
             await asyncio.sleep(act.stall)
         if act.reset:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

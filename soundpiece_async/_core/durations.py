@@ -24,6 +24,7 @@ EDGES = (0.0, *(FIRST * RATIO**power for power in range(BINS - 1)))
 PRIOR = 1.0
 FLOOR = 0.3
 MEMORY = 2000.0
+TRUSTED = 60.0
 BELIEF = 0.1  # how many finishes the first guess is worth: the first real one replaces it
 INSTANT = 1e-9  # finishes to expect: where there are fewer there is nothing to spread over
 NEWS = 1 / 32  # the share of fresh exposure that makes the curve worth drawing again
@@ -51,12 +52,17 @@ class Durations:
         self._draw()
 
     def __repr__(self) -> str:
-        return f"<Durations from {sum(self._events):.0f} finishes, one in {1 / self.rate:.3g} s>"
+        return f"<Durations from {self._finishes:.0f} finishes, one in {1 / self.rate:.3g} s>"
 
     @property
     def rate(self) -> float:
         """Finishes per second of running, at whatever age."""
         return self._rate
+
+    @property
+    def trusted(self) -> bool:
+        """Whether so many finishes are known that peaks and valleys of the curve are more than chance."""
+        return self._finishes >= TRUSTED
 
     def hazard(self, age: float) -> float:
         """Return the chance per second to finish at this age; never zero."""
@@ -103,11 +109,13 @@ class Durations:
 
     def _draw(self) -> None:
         """Draw the curve again from events and exposure (rules 3 to 5)."""
-        if sum(self._events) > MEMORY:
+        self._finishes = sum(self._events)
+        if self._finishes > MEMORY:
+            self._finishes /= 2
             self._events = [count / 2 for count in self._events]
             self._exposure = [seconds / 2 for seconds in self._exposure]
         self._known, self._fresh = sum(self._exposure), 0.0
-        self._rate = rate = (sum(self._events) + BELIEF) / (self._known + BELIEF * self._guess)
+        self._rate = rate = (self._finishes + BELIEF) / (self._known + BELIEF * self._guess)
         self._floor = floor = max(FLOOR * rate, self._least)
         events, exposure = _blur(self._events), _blur(self._exposure)
         self._hazard = [

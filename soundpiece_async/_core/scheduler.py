@@ -13,8 +13,8 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 5. A hold goes to whom it saves most: the looks that `hold` seconds at its hazard h would cost at the going price p,
    hold x sqrt(2 h p), plus what this look is worth above p, or less what is lost by coming before a look is due. The
    going price is what recent polls were worth.
-6. A hold is dropped only for an operation of `SWAP` times its hazard (two modes, mixed routes), or when holds that were
-   begun in quieter times have every slot and a look is worth an eighth of a hold; the weakest first, one at a time.
+6. A hold is dropped only for an operation of `SWAP` times its hazard (two modes, mixed routes; routes known well), or
+   if holds begun in quieter times have all slots and a look is worth 1/8 of a hold; the weakest first, one at a time.
 7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
 8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
    (contract section 6). "At once" is a few round trips; while that is not known, its next poll is short, to learn it.
@@ -253,9 +253,7 @@ class Scheduler:
         crowd = self._waiting.count - self._waiting.pushed + self.polls - self._slots
         if crowd <= 0:
             return self._slots
-        looks = self._waiting.heat / sqrt(2 * PRICE * self._tempo.hold)
-        if rate is not None:
-            looks = min(looks, rate)
+        looks = min(self._waiting.heat / sqrt(2 * PRICE * self._tempo.hold), inf if rate is None else rate)
         return self._slots - max(1, min(ceil(looks * self._tempo.trip * SPARE), crowd, self._slots))
 
     def _weak_enough(self, worth: float, now: float) -> Piece | None:
@@ -265,7 +263,7 @@ class Scheduler:
         hold = self._tempo.hold
         weakest = self._held.weakest(now, step=4 * STEP * hold)
         shut_out = len(self._held) >= self._slots and worth > SHUT_OUT * hold
-        swap = weakest and self._waiting.hottest() > SWAP * weakest.prospects(now)[1]
+        swap = weakest and weakest.route.trusted and self._waiting.hottest() > SWAP * weakest.prospects(now)[1]
         return weakest if shut_out or swap else None
 
     def _take_answer(self, piece: Piece, now: float, *, held: bool) -> float:

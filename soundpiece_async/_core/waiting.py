@@ -89,6 +89,7 @@ class Line:
     worth: float = 0.0
     hazard: float = 0.0
     holdable: bool = True
+    trusted: bool = False
 
     @property
     def head(self) -> Piece:
@@ -106,7 +107,7 @@ class Line:
         """Work out what a look at the head is worth now."""
         piece = self.head
         finishes, self.hazard = piece.prospects(now)
-        self.holdable = True
+        self.holdable, self.trusted = True, piece.route.trusted
         if piece.pushed:
             doubt = LOST / (LOST + (1 - LOST) * piece.route.survival(now - piece.born))
             finishes, self.hazard, self.holdable = finishes * doubt, self.hazard * doubt, doubt > 1 / 2
@@ -138,6 +139,7 @@ class Waiting:
         self._lines: dict[tuple[Durations, bool, int], Line] = {}
         self._stale: dict[Line, None] = {}
         self._weighed = -inf
+        self._patience = 0.0
         self._touched = 0
         self.count = 0
         self.pushed = 0
@@ -168,12 +170,17 @@ class Waiting:
             self._stale.pop(line, None)
 
     def weigh(self, now: float, *, step: float) -> None:
-        """Weigh the lines, if it is `step` seconds since, or many heads ago; else only those with a new head."""
-        if now - self._weighed >= step or self._touched >= TOUCHED:
+        """Weigh the lines if it is `step` seconds since, or many heads ago; else only those with a new head.
+
+        Where people wait for minutes, seconds change little: a step is at least a two-thousandth of the longest wait.
+        """
+        if now - self._weighed >= max(step, self._patience) or self._touched >= TOUCHED:
+            lines = self._lines.values()
             self._weighed, self._touched = now, 0
-            for line in self._lines.values():
+            for line in lines:
                 line.weigh(now)
-            self.heat = sum(len(line.pieces) * sqrt(line.hazard) for line in self._lines.values())
+            self.heat = sum(len(line.pieces) * sqrt(line.hazard) for line in lines)
+            self._patience = max(now - line.head.since for line in lines) / 2000
         else:
             self._touched += len(self._stale)
             for line in self._stale:
@@ -190,8 +197,8 @@ class Waiting:
         return max(lines, key=lambda line: line.saves(hold, price=price), default=None)
 
     def hottest(self) -> float:
-        """Return the largest hazard of those who may be held."""
-        return max((line.hazard for line in self._lines.values() if line.holdable), default=0.0)
+        """Return the largest hazard of those who may be held, on routes that are known well."""
+        return max((line.hazard for line in self._lines.values() if line.holdable and line.trusted), default=0.0)
 
     def pays_in(self, price: float) -> float:
         """Return in how many seconds the first look will be worth its price. Somebody must wait."""

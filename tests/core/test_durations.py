@@ -65,6 +65,20 @@ def test_a_constant_hazard_is_learned_as_constant() -> None:
         assert durations.hazard(age) == pytest.approx(0.13, rel=0.25)
 
 
+def test_a_curve_is_trusted_when_it_is_more_than_chance() -> None:
+    """A few dozen finishes draw peaks by chance; sixty are believed."""
+    durations = Durations()
+    trusted = []
+    for _ in range(60):
+        watch_one(durations, 10.0, every=1.0)
+        trusted.append(durations.trusted)
+
+    assert trusted[30] is False
+    assert trusted[-1] is durations.trusted
+    watch_one(durations, 100.0, every=10.0)
+    assert durations.trusted is True
+
+
 def test_operations_that_still_run_count() -> None:
     """A thousand seconds of running without a finish lower the hazard, though nothing has finished."""
     durations = Durations()

@@ -142,6 +142,19 @@ def test_a_hold_is_dropped_for_three_times_its_hazard() -> None:
     assert scheduler.next_action(18.5) == Poll("hot", wait=True)
 
 
+def test_no_hold_is_dropped_on_hearsay() -> None:
+    """Peaks in a curve drawn from a few finishes are chance: they are not worth a connection."""
+    scheduler = Scheduler(slots=4)
+    teach(scheduler, [8.0] * 20 + [60.0] * 20)
+    watch(scheduler, range(5), now=0.0)
+    begin_all(scheduler, now=0.0)
+    watch(scheduler, ["hot"], now=11.0)
+    scheduler.begin(Poll("hot", wait=False), now=17.0)
+    scheduler.settle("hot", now=17.1, outcome=PROCESSING)
+
+    assert not isinstance(scheduler.next_action(18.5), Drop)
+
+
 def test_a_hold_is_dropped_when_holds_shut_all_others_out() -> None:
     """Holds begun in quieter times leave no slot for looks: one gives way once a look is worth an eighth of a hold."""
     scheduler = Scheduler(slots=2)

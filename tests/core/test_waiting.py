@@ -123,6 +123,19 @@ def test_weighing_is_for_a_while() -> None:
     assert waiting.best_look().worth > worth
 
 
+def test_long_waits_are_weighed_less_often() -> None:
+    """After an hour of waiting a second more changes nothing: the step grows with the longest wait."""
+    waiting = Waiting()
+    waiting.add(make_piece(1, since=0.0))
+    waiting.weigh(3600.0, step=0.05)
+    worth = waiting.best_look().worth
+
+    waiting.weigh(3601.0, step=0.05)
+    assert waiting.best_look().worth == worth
+    waiting.weigh(3602.0, step=0.05)
+    assert waiting.best_look().worth > worth
+
+
 def test_a_line_that_lost_its_head_is_weighed_by_the_next() -> None:
     """After the head had its turn the line is worth what the next one is."""
     waiting, route = Waiting(), Durations()

@@ -1,0 +1,142 @@
+"""A downloader before a host that misbehaves, and audio for it: what its tests share."""
+
+import hashlib
+import io
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import attrs
+import pytest
+from rawserver import Act, RawServer
+
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.resuming import Known
+from soundpiece_async._core.settings import Settings, Timeouts, Verify
+from soundpiece_async._downloader import Downloader
+from soundpiece_async._partfile import Claim, PartFile
+from soundpiece_async._transport import Transport
+
+HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")
+PATH = "/song.flac"
+KEPT = ["song.flac.part", "song.flac.part.json"]
+
+
+def flac_like(size: int, *, seed: int = 0, samples: int = 44_100, rate: int = 44_100) -> bytes:
+    """A real header before noise: all that the check of headers looks at."""
+    noise = random.Random(seed).randbytes(size - 42)
+    packed = rate << 44 | 1 << 41 | 15 << 36 | samples
+    head = b"fLaC\x80\0\0\x22\x10\0\x10\0" + bytes(6) + packed.to_bytes(8) + hashlib.sha256(noise).digest()[:16]
+    return head + noise
+
+
+SONG = flac_like(300_000)
+OTHER = flac_like(300_000, seed=1)
+
+
+SHORT, SHORT_TOO = flac_like(40_000), flac_like(40_000, seed=1)
+
+
+async def no_pause(_: float) -> None:
+    await anyio.lowlevel.checkpoint()
+
+
+@attrs.define
+class Bench:
+    """A downloader before a host, and what it asked of the API."""
+
+    server: RawServer
+    downloader: Downloader
+    target: Path
+    renewed: list[Output] = attrs.field(factory=list)
+    life: timedelta = timedelta(minutes=15)
+
+    def output(self, path: str = PATH, **changes: Any) -> Output:
+        """The song as the API would describe it."""
+        base = Output(url=self.server.url(path), handle=HANDLE, duration=1.0, expires_at=datetime.now(UTC) + self.life)
+        return attrs.evolve(base, **changes)
+
+    async def renew(self, output: Output) -> Output:
+        """Sign afresh."""
+        await anyio.lowlevel.checkpoint()
+        self.renewed.append(output)
+        return attrs.evolve(
+            output,
+            url=self.server.url(output.path, f"sig=fresh{len(self.renewed)}"),
+            expires_at=datetime.now(UTC) + self.life,
+        )
+
+    async def save(self, **options: Any) -> bytes:
+        """Save the song, and give what is on disk then."""
+        saved = await self.downloader.save(self.output(), self.target, **options)
+        data = self.target.read_bytes()
+        assert saved.sha256 == hashlib.sha256(data).hexdigest()
+        assert (saved.path, saved.bytes) == (self.target, len(data))
+        assert self.left() == [self.target.name]
+        return data
+
+    def left(self) -> list[str]:
+        """All files in the folder."""
+        return sorted(path.name for path in self.target.parent.iterdir()) if self.target.parent.exists() else []
+
+
+def transport(*, read: float) -> Transport:
+    """Make a transport whose API nobody asks."""
+    return Transport(Settings(api_key="spk_none", base_url="http://localhost:1", timeouts=Timeouts(read=read)))
+
+
+@asynccontextmanager
+async def bench(
+    folder: Path,
+    *script: Act,
+    default: Act | None = None,
+    verify: Verify = "header",
+    stalls: int = 6,
+    limit: int = 8,
+    read: float = 5.0,
+    files: dict[str, bytes] | None = None,
+    sleep: Callable[[float], Awaitable[None]] = no_pause,
+) -> AsyncIterator[Bench]:
+    server = RawServer(files or {PATH: SONG}, script=script, default=default)
+    async with server, transport(read=read) as network:
+
+        async def renew(output: Output) -> Output:
+            return await made.renew(output)
+
+        downloader = Downloader(
+            stream=network.stream, renew=renew, limit=limit, verify=verify, stalls=stalls, sleep=sleep
+        )
+        made = Bench(server, downloader, folder / "out" / "song.flac")
+        yield made
+        assert downloader.streams_out == 0
+        assert all(request.method == "GET" for request in server.requests)
+
+
+def leave(b: Bench, data: bytes, *, note: str | None = None, **changes: Any) -> None:
+    """Leave behind what a process that was killed leaves behind."""
+    part = PartFile(b.target, source=changes.pop("source", f"{HANDLE}#0"))
+    b.target.parent.mkdir(parents=True)
+    assert part.claim(overwrite=False) is Claim.MINE
+    etag = f'"{hashlib.sha256(SONG).hexdigest()[:16]}"'
+    part.restart(Known(**{"etag": etag, "size": len(SONG), **changes}))
+    part.append([data])
+    part.close()
+    if note is not None:
+        b.target.with_name("song.flac.part.json").write_text(note)
+
+
+def encode(subtype: str = "PCM_16", *, seconds: float = 0.5, channels: int = 2) -> bytes:
+    np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (int(44_100 * seconds), channels))
+    file = io.BytesIO()
+    soundfile.write(file, noise, 44_100, format="FLAC", subtype=subtype)
+    return file.getvalue()
+
+
+def damage(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]

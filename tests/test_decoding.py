@@ -1,0 +1,72 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from downloading import PATH, bench, damage, encode
+
+from soundpiece_async._core.errors import CorruptAudio, SettingsError
+
+pytestmark = pytest.mark.anyio
+
+NO_MD5 = bytes(16)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+async def test_full_decodes_what_encoders_write(tmp_path: Path, subtype: str, channels: int) -> None:
+    """With verify="full" sound files pass, whatever their width, also those that were there already."""
+    async with bench(tmp_path, files={PATH: encode(subtype, channels=channels)}, verify="full") as b:
+        for _ in range(2):
+            saved = await b.downloader.save(b.output(duration=0.5), b.target)
+
+        assert (saved.sample_rate, saved.channels) == (44_100, channels)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: damage(data, 26, b"0123456789abcdef"), "MD5"),
+        (lambda data: damage(damage(data, 26, NO_MD5), len(data) // 2, bytes(64)), "decoded"),
+        (lambda data: damage(data, len(data) // 2, bytes(64)), "decoded|MD5"),
+        (lambda data: data[:-2_000], "decoded|MD5"),
+        (lambda data: data[:60], "decoded"),
+        (lambda data: damage(data, 20, bytes([data[20] & 0xFE, data[21] & 0x0F | 0xB0])), "8, 16 and 24 bits"),
+        (lambda data: damage(data, 21, bytes([data[21] & 0xF0, 0, 0, 0, 0])), "does not say how long"),
+    ],
+)
+async def test_full_finds_what_the_header_hides(tmp_path: Path, spoil: Callable[[bytes], bytes], reason: str) -> None:
+    """Every frame is decoded and the MD5 of the audio compared: a damage behind the header is CorruptAudio."""
+    body = spoil(encode())
+    async with bench(tmp_path, files={PATH: body}, verify="full") as b:
+        output = b.output(duration=0.5)
+        with pytest.raises(CorruptAudio, match=reason):
+            await b.downloader.save(output, b.target)
+        assert b.left() == []
+
+        b.target.write_bytes(body)
+        with pytest.raises(CorruptAudio, match="the file that is there is damaged"):
+            await b.downloader.save(output, b.target)
+        b.server.files[PATH] = encode()
+        await b.downloader.save(output, b.target, overwrite=True)
+        assert b.target.read_bytes() == encode()
+
+
+async def test_an_encoder_may_leave_the_md5_out(tmp_path: Path) -> None:
+    """Zeros in its place say that the encoder did not know: then decoding every sample is all there is to check."""
+    body = damage(encode(), 26, NO_MD5)
+    async with bench(tmp_path, files={PATH: body}, verify="full") as b:
+        saved = await b.downloader.save(b.output(duration=0.5), b.target)
+
+        assert saved.duration == 0.5
+
+
+async def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without soundfile verify="full" says which extra to install, before anything is fetched."""
+    monkeypatch.delitem(sys.modules, "soundpiece_async._decoding", raising=False)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    async with bench(tmp_path, verify="full") as b:
+        with pytest.raises(SettingsError, match=r"soundpiece-async\[verify\]"):
+            await b.save()
+        assert not b.server.requests
+        assert not b.target.parent.exists()

@@ -1,0 +1,162 @@
+import hashlib
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from downloading import KEPT, PATH, SONG, bench
+from rawserver import Act
+
+from soundpiece_async._core.errors import DownloadError, TransportError
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._fetching import MOST_REFUSALS, ServerClock
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_bytes_are_continued_under_their_etag_only(tmp_path: Path) -> None:
+    """Every Range carries the ETag as If-Range, and no encoding is asked for."""
+    async with bench(tmp_path, Act(cut=100_000)) as b:
+        await b.save()
+
+        first, second = b.server.requests
+        assert first.headers["accept-encoding"] == "identity"
+        assert "if-range" not in first.headers
+        assert second.headers["if-range"] == f'"{hashlib.sha256(SONG).hexdigest()[:16]}"'
+
+
+async def test_a_stalled_stream_is_resumed(tmp_path: Path) -> None:
+    """A host that says nothing for the read timeout is asked again, for the rest."""
+    async with bench(tmp_path, Act(cut=100_000, stall=10), read=0.2) as b:
+        assert await b.save() == SONG
+        assert b.server.ranges == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize(
+    ("default", "reason"),
+    [
+        (Act(status=503), "busy"),
+        (Act(cut=0), "no usable answer"),
+        (Act(framing="close", ranges=False), "does not say how long"),
+        (Act(etag=None, cut=1_000), "no usable answer"),
+    ],
+)
+async def test_patience_ends(tmp_path: Path, default: Act, reason: str) -> None:
+    """So many attempts in a row without a new byte end in a DownloadError, and leave no file with the final name."""
+    async with bench(tmp_path, default=default, stalls=3, verify="none") as b:
+        with pytest.raises(DownloadError, match=reason) as caught:
+            await b.save()
+
+        assert not b.target.exists()
+        assert len(b.server.requests) == (3 if default.status or default.cut == 0 else 4)
+        assert caught.value.path == str(b.target)
+        assert "secret" not in f"{caught.value}{caught.value.url}"
+        assert caught.value.received == b.downloader.received
+        assert isinstance(caught.value.__cause__, TransportError) == (default.cut is not None)
+        assert b.left() == ([] if default.etag is None or default.status or default.cut == 0 else KEPT)
+
+
+async def test_progress_renews_patience(tmp_path: Path) -> None:
+    """Only attempts in a row count: a host that gives a little each time is worth going on with."""
+    async with bench(tmp_path, *[Act(cut=20_000), Act(status=503)] * 14, stalls=2) as b:
+        assert await b.save() == SONG
+        assert len(b.server.requests) == 29
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+async def test_a_refused_url_is_renewed(tmp_path: Path, status: int) -> None:
+    """A refusal, in the middle of a file too, has the URL signed afresh, and the old bytes are continued."""
+    async with bench(tmp_path, Act(cut=100_000), Act(status=status)) as b:
+        saved = await b.downloader.save(b.output(), b.target)
+
+        assert b.target.read_bytes() == SONG
+        assert b.server.ranges == [None, "bytes=100000-", "bytes=100000-"]
+        assert [request.target for request in b.server.requests] == [
+            f"{PATH}?sig=secret",
+            f"{PATH}?sig=secret",
+            f"{PATH}?sig=fresh1",
+        ]
+        assert saved.output.url.endswith("fresh1")
+
+
+async def test_refusals_are_bounded(tmp_path: Path) -> None:
+    """Four refusals in a row without a new byte end in a DownloadError; the URL was renewed between them."""
+    async with bench(tmp_path, default=Act(status=403)) as b:
+        with pytest.raises(DownloadError, match="refused the URL"):
+            await b.save()
+
+        assert len(b.server.requests) == MOST_REFUSALS == 4
+        assert len(b.renewed) == 3
+
+
+async def test_a_new_byte_forgives_refusals(tmp_path: Path) -> None:
+    """Honest URLs may live for seconds only: as long as each brings something, it goes on."""
+    refused = [Act(status=403)] * 3
+    async with bench(tmp_path, *refused, Act(cut=1), *refused, Act(cut=100), *refused) as b:
+        assert await b.save() == SONG
+        assert len(b.renewed) == 9
+
+
+@pytest.mark.parametrize(("life", "renewals"), [(timedelta(minutes=15), 0), (timedelta(seconds=50), 1)])
+async def test_a_url_near_its_end_is_renewed_before_it_is_used(tmp_path: Path, life: timedelta, renewals: int) -> None:
+    """A fresh URL is used whatever its remaining life: here none of them lives long enough."""
+    async with bench(tmp_path) as b:
+        b.life = life
+
+        assert await b.save() == SONG
+        assert len(b.renewed) == renewals
+        assert len(b.server.requests) == 1
+
+
+@pytest.mark.parametrize(("expires_at", "renewals"), [(None, 0), (datetime(2020, 1, 1), 1)])  # noqa: DTZ001 - what a service may send
+async def test_any_expiry_is_understood(tmp_path: Path, expires_at: datetime | None, renewals: int) -> None:
+    """An output may have no end, or one without a time zone, which then is UTC."""
+    async with bench(tmp_path) as b:
+        await b.downloader.save(b.output(expires_at=expires_at), b.target)
+
+        assert len(b.renewed) == renewals
+
+
+@pytest.mark.parametrize(
+    ("ahead", "left", "renewals"),
+    [(timedelta(hours=1), timedelta(minutes=30), 1), (timedelta(hours=-1), timedelta(minutes=-30), 0)],
+)
+async def test_the_hosts_clock_counts(tmp_path: Path, ahead: timedelta, left: timedelta, renewals: int) -> None:
+    """Once the host has told its time, remaining life is judged by it, whatever the local clock says."""
+    date = {"Date": format_datetime(datetime.now(UTC) + ahead, usegmt=True)}
+    async with bench(tmp_path, Act(headers=date)) as b:
+        await b.save()
+        output = b.output(expires_at=datetime.now(UTC) + left)
+        await b.downloader.save(output, b.target.with_name("two.flac"))
+
+        assert len(b.renewed) == renewals
+
+
+def test_the_clock_reads_what_it_understands() -> None:
+    """The age of a cached answer belongs to its date; nonsense is ignored."""
+    clock = ServerClock()
+    for junk in ({}, {"date": "yesterday"}, {"date": "Mon, 23 Nov 2026 10:00:00 GMT", "age": "old"}):
+        clock.read(junk)
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=1)
+
+    clock.read({"date": "Mon, 23 Nov 2026 10:00:00 GMT", "age": "60"})
+    assert timedelta(0) <= clock.now() - datetime(2026, 11, 23, 10, 1, tzinfo=UTC) < timedelta(seconds=1)
+
+
+async def test_errors_of_the_renewal_come_out_as_they_are(tmp_path: Path) -> None:
+    """When the API cannot sign afresh, its error is the answer; what arrived is kept."""
+    refusal = TransportError("the API is down")
+
+    async def renew(_: Output) -> Output:
+        await anyio.lowlevel.checkpoint()
+        raise refusal
+
+    async with bench(tmp_path, Act(cut=1_000), Act(status=403)) as b:
+        b.downloader._host.renew = renew
+        with pytest.raises(TransportError) as caught:
+            await b.save()
+
+        assert caught.value is refusal
+        assert b.left() == KEPT

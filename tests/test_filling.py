@@ -1,0 +1,138 @@
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from downloading import OTHER, PATH, SONG, bench, flac_like
+from rawserver import Act
+
+from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._fetching import Source
+from soundpiece_async._filling import Disk, fill
+from soundpiece_async._partfile import PartFile
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("script", "ranges"),
+    [
+        ([Act(cut=100_000)], [None, "bytes=100000-"]),
+        ([Act(cut=100_000), Act(cut=50_000), Act(cut=1)], [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"]),
+        ([Act(cut=0)], [None, None]),
+        ([Act(cut=100_000, reset=True)], None),
+        ([Act(cut=100_000, framing="chunked")], [None, "bytes=100000-"]),
+        ([Act(framing="chunked")], [None]),
+        ([Act(cut=100_000), Act(framing="chunked")], [None, "bytes=100000-"]),
+        ([Act(framing="close")], [None, "bytes=300000-"]),
+        ([Act(framing="close", cut=100_000)], [None, "bytes=100000-"]),
+        ([Act(framing="close", etag=None)], [None, "bytes=300000-"]),
+        ([Act(framing="close", etag=None, cut=100_000)], [None, "bytes=100000-", None]),
+        ([Act(cut=100_000), Act(shift=1)], [None, "bytes=100000-", None]),
+        ([Act(cut=100_000), Act(shift=-1)], [None, "bytes=100000-", None]),
+        ([Act(cut=100_000), Act(ranges=False)], [None, "bytes=100000-"]),
+        ([Act(cut=100_000), Act(ranges=False, cut=1_000)], [None, "bytes=100000-", "bytes=1000-"]),
+        ([Act(cut=100_000), Act(most=50_000)], [None, "bytes=100000-", "bytes=150000-"]),
+        ([Act(cut=100_000), Act(status=416)], [None, "bytes=100000-", None]),
+        ([Act(cut=100_000), Act(status=416, headers={"Content-Range": "bytes */7"})], [None, "bytes=100000-", None]),
+        ([Act(cut=100_000, etag=None)], [None, None]),
+        ([Act(cut=100_000, etag='W/"weak"')], [None, None]),
+        ([Act(cut=100_000, etag='"another"')], [None, "bytes=100000-"]),
+        ([Act(cut=100_000), Act(etag='"another"', ranges=False, cut=10)], [None, "bytes=100000-", "bytes=10-"]),
+        ([Act(excess=b"junk")], [None]),
+        ([Act(cut=100_000), Act(framing="chunked", excess=b"junk")], [None, "bytes=100000-", None]),
+        ([Act(announce=5)], [None, "bytes=300000-", None]),
+        ([Act(cut=100_000), Act(announce=5)], [None, "bytes=100000-", None]),
+        ([Act(cut=100_000, framing="chunked"), Act(total=False)], [None, "bytes=100000-", "bytes=300000-"]),
+        ([Act(status=503), Act(status=429), Act(status=500), Act(status=302)], [None] * 5),
+        ([Act(headers={"Content-Encoding": "gzip"})], [None, None]),
+        ([Act(body=b"", framing="close")], [None, None]),
+        ([Act(cut=100_000), Act(body=OTHER, ranges=False, cut=99_000)], [None, "bytes=100000-", "bytes=99000-"]),
+    ],
+)
+async def test_no_fault_tears_a_file(tmp_path: Path, script: list[Act], ranges: list[str | None] | None) -> None:
+    """After each fault the download goes on where proof allows it, and from the beginning where it does not."""
+    async with bench(tmp_path, *script) as b:
+        assert await b.save() == SONG
+        assert ranges is None or b.server.ranges == ranges
+
+
+async def test_slow_streams_are_written_before_they_are_long(tmp_path: Path) -> None:
+    """A stream slower than a batch a quarter second reaches the disk all the same."""
+    async with bench(tmp_path, default=Act(pause=0.06)) as b, anyio.create_task_group() as group:
+        group.start_soon(b.save)
+        await anyio.sleep(0.6)
+        part = b.target.with_name("song.flac.part")
+        assert 0 < part.stat().st_size < len(SONG)
+
+
+async def test_large_files_go_by_in_batches(tmp_path: Path) -> None:
+    """More than a few batches keep their order and their hash."""
+    body = flac_like(5_000_000)
+    async with bench(tmp_path, Act(cut=3_000_000), files={PATH: body}) as b:
+        assert await b.save() == body
+
+
+async def test_a_fault_of_the_last_step_is_told(tmp_path: Path) -> None:
+    """What goes wrong in closing comes out as any other fault of the disk, not in a group."""
+    async with bench(tmp_path) as b:
+        disk = Disk(Source(b.output(), target="song.flac", host=b.downloader._host), threads=anyio.CapacityLimiter(1))
+        with pytest.raises(DownloadError, match="file system"):
+            await disk.finish(tmp_path.unlink)
+
+
+class FullPart(PartFile):
+    """A part on a disk without room."""
+
+    error = 28
+
+    def append(self, blocks: Any) -> None:  # noqa: ARG002 - none is written
+        """Fail."""
+        raise OSError(self.error, os.strerror(self.error))
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(28, "the disk is full"), (122, "the disk is full"), (5, "Input/output")]
+)
+@pytest.mark.parametrize("act", [Act(pause=0.02), Act(cut=10)])
+async def test_a_full_disk_ends_a_download_at_once(tmp_path: Path, number: int, reason: str, act: Act) -> None:
+    """ENOSPC and EDQUOT say so, other faults say theirs; nothing is tried again, also when the stream broke as well."""
+    async with bench(tmp_path, default=act) as b:
+        source = Source(b.output(), target="song.flac", host=b.downloader._host)
+        disk = Disk(source, threads=anyio.CapacityLimiter(1))
+        part = FullPart(tmp_path / "song.flac", source="s")
+        part.error = number
+        part.claim(overwrite=False)
+        try:
+            with pytest.raises(DownloadError, match=reason):
+                await fill(part, source=source, disk=disk)
+        finally:
+            part.close()
+
+        assert len(b.server.requests) == 1
+        assert repr(source).startswith("<Source http://127.0.0.1:")
+        assert "secret" not in repr(source)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let this process write no file beyond 100,000 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
+async def test_a_real_limit_of_the_system_is_met(tmp_path: Path) -> None:
+    """A write the system refuses ends the download at once; a batch that does not fit is thrown away."""
+    async with bench(tmp_path) as b:
+        with pytest.raises(DownloadError, match="File too large"):
+            await b.save()
+
+        assert len(b.server.requests) == 1
+        assert b.left() == []

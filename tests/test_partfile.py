@@ -1,0 +1,175 @@
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from downloading import KEPT, SONG, bench, leave
+from rawserver import Act
+
+from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._core.resuming import Known
+from soundpiece_async._partfile import Claim, PartFile
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_arrived_is_kept_for_the_next_process(tmp_path: Path) -> None:
+    """Given up with bytes in hand, a ``.part`` and its note stay, and another downloader goes on from them."""
+    async with bench(tmp_path, Act(cut=200_000), default=Act(status=500), stalls=2) as b:
+        with pytest.raises(DownloadError):
+            await b.save()
+        assert b.left() == KEPT
+
+    async with bench(tmp_path) as b:
+        assert await b.save() == SONG
+        assert b.server.ranges == ["bytes=200000-"]
+        assert b.downloader.received == 100_000
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "ranges"),
+    [
+        (SONG[:5_000], {}, ["bytes=5000-"]),
+        (SONG[:5_000], {"size": None}, ["bytes=5000-"]),
+        (SONG, {}, ["bytes=299999-"]),
+        (SONG, {"size": None}, ["bytes=300000-"]),
+        (SONG + b"more", {}, [None]),
+        (SONG + b"more", {"size": None}, ["bytes=300004-", None]),
+        (SONG[:5_000], {"size": 400_000}, ["bytes=5000-", None]),
+        (SONG[:5_000], {"etag": '"old"'}, ["bytes=5000-"]),
+        (SONG[:5_000], {"source": "another"}, [None]),
+        (SONG[:5_000], {"note": "{}"}, [None]),
+        (SONG[:5_000], {"note": '{"source": '}, [None]),
+        (SONG[:5_000], {"note": "[]"}, [None]),
+        (SONG[:1], {"size": 1}, [None]),
+    ],
+)
+async def test_a_part_is_used_when_its_note_says_so(
+    tmp_path: Path, data: bytes, changes: dict[str, Any], ranges: list[str | None]
+) -> None:
+    """What a dead process left is gone on with under its ETag, size and source, else thrown away."""
+    async with bench(tmp_path) as b:
+        leave(b, data, **changes)
+
+        assert await b.save() == SONG
+        assert b.server.ranges == ranges
+
+
+async def test_a_part_without_a_note_is_thrown_away(tmp_path: Path) -> None:
+    """Bytes that nothing describes are not used."""
+    async with bench(tmp_path) as b:
+        leave(b, SONG[:5_000])
+        b.target.with_name("song.flac.part.json").unlink()
+
+        assert await b.save() == SONG
+        assert b.server.ranges == [None]
+
+
+async def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path: Path) -> None:
+    """Nothing is written outside the folder."""
+    async with bench(tmp_path) as b:
+        b.target.parent.mkdir()
+        victim = tmp_path / "victim"
+        victim.write_bytes(b"precious")
+        b.target.with_name("song.flac.part").symlink_to(victim)
+
+        with pytest.raises(DownloadError, match="file system"):
+            await b.save()
+        assert victim.read_bytes() == b"precious"
+
+
+async def test_processes_wait_for_each_other(tmp_path: Path) -> None:
+    """While another holder of the ``.part`` works, nothing is asked; its file is then taken as it is."""
+    async with bench(tmp_path) as b, anyio.create_task_group() as group:
+        b.target.parent.mkdir()
+        other = PartFile(b.target, source="another process")
+        assert other.claim(overwrite=False) is Claim.MINE
+        other.append([SONG])
+
+        group.start_soon(b.save)
+        await anyio.sleep(0.15)
+        assert not b.server.requests
+        other.publish()
+        await anyio.sleep(0.15)
+        assert not b.left()[1:]
+        other.close()
+
+    assert b.server.ranges == ["bytes=0-41"]
+
+
+async def test_a_holder_that_gives_up_is_followed(tmp_path: Path) -> None:
+    """The lock of a process that failed passes on, though its ``.part`` was removed meanwhile."""
+    async with bench(tmp_path) as b, anyio.create_task_group() as group:
+        b.target.parent.mkdir()
+        other = PartFile(b.target, source="another process")
+        assert other.claim(overwrite=False) is Claim.MINE
+
+        group.start_soon(b.save)
+        await anyio.sleep(0.15)
+        other.close()
+
+    assert b.target.read_bytes() == SONG
+
+
+def test_a_lock_belongs_to_the_file_that_is_there(tmp_path: Path) -> None:
+    """One claim at a time; a closed one is never made again, and using it is a mistake of ours."""
+    one, two = (PartFile(tmp_path / "x.flac", source="s") for _ in range(2))
+
+    assert repr(one) == f"<PartFile {tmp_path / 'x.flac.part'} new length=0 {Known()}>"
+    assert one.claim(overwrite=False) is Claim.MINE
+    assert "open" in repr(one)
+    assert two.claim(overwrite=False) is Claim.TAKEN
+    one.close()
+    one.close()
+    assert "closed" in repr(one)
+    assert one.claim(overwrite=False) is Claim.TAKEN
+    assert two.claim(overwrite=False) is Claim.MINE
+    two.close()
+    with pytest.raises(RuntimeError, match="after it was closed"):
+        two.head()
+    assert not list(tmp_path.iterdir())
+
+
+class LatePath(type(Path())):  # the concrete class of this system
+    """A target that is published between the first look and the lock."""
+
+    looks = 0
+
+    def exists(self) -> bool:
+        """Lie once."""
+        LatePath.looks += 1
+        return LatePath.looks > 1
+
+
+def test_a_target_published_before_the_lock_was_had_is_seen(tmp_path: Path) -> None:
+    """After the lock is had, the target is looked for once more, and the empty ``.part`` goes away."""
+    LatePath.looks = 0
+    part = PartFile(LatePath(tmp_path / "x.flac"), source="s")
+
+    assert part.claim(overwrite=False) is Claim.DONE
+    assert not list(tmp_path.iterdir())
+    assert part.claim(overwrite=True) is Claim.MINE
+    part.close()
+
+
+def test_a_lock_that_cannot_be_had_leaves_no_handle(tmp_path: Path) -> None:
+    """What is in the place of the ``.part`` and is no file is an error, and nothing stays open."""
+    (tmp_path / "x.flac.part").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        PartFile(tmp_path / "x.flac", source="s").claim(overwrite=False)
+
+
+def test_any_number_of_blocks_is_written_at_once(tmp_path: Path) -> None:
+    """Blocks may be many and small, and the hash is of what is on disk."""
+    blocks = [bytes([number % 251]) * (number % 7) for number in range(5_000)]
+    part = PartFile(tmp_path / "x.flac", source="s")
+    part.claim(overwrite=False)
+    part.append(blocks)
+    part.append([])
+
+    assert part.path.read_bytes() == b"".join(blocks)
+    assert (part.length, part.sha256()) == (len(b"".join(blocks)), hashlib.sha256(b"".join(blocks)).hexdigest())
+    part.close()
