@@ -1,0 +1,294 @@
+"""What it costs to bring 1 GB to disk: our downloader beside curl and the usual recipes, each in a process of its own.
+
+    python benchmarks/downloading.py                      1 GB, 3 rounds, 8 streams: some minutes
+    python benchmarks/downloading.py --quick              a quarter of it, one round
+    python benchmarks/downloading.py --streams 32 --folder /mnt/disk
+
+Needs nginx (Debian: ``apt-get install nginx-light``; it is started here, on a free port of loopback) and curl; httpx
+(``pip install httpx``) joins in when it is there. 64 files of 16 MiB, a FLAC header before noise,
+go through loopback to a real disk. Rounds alternate between the clients; before each the files of the last one are
+deleted and the disk is synced. Loop lag is how late a ticker of 5 ms wakes on the client's own event loop.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import aiofiles
+import aiohttp
+import anyio
+import attrs
+
+from soundpiece_async import Settings, _partfile
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._downloader import Downloader
+from soundpiece_async._transport import Transport
+
+SIZE = 16 << 20
+CHUNK = 64 << 10
+TICK = 0.005
+CURL, HTTPX, RECIPE, BARE, OURS = "curl --parallel", "httpx + aiofiles", "aiohttp + aiofiles", "ours, no hash", "ours"
+GOALS = (
+    (OURS, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 3.4),
+    (OURS, "lag p99, ms", lambda row, _: row["lag_p99"], 15),
+    (OURS, "RSS, MB", lambda row, _: row["rss"], 80),
+    (BARE, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 2.0),
+    (BARE, "CPU / the recipe's", lambda row, rows: row["cpu"] / rows[RECIPE]["cpu"], 0.5),
+    (BARE, "CPU / httpx's", lambda row, rows: row["cpu"] / rows[HTTPX]["cpu"] if HTTPX in rows else math.nan, 0.25),
+    (BARE, "lag p99, ms", lambda row, _: row["lag_p99"], 10),
+    (BARE, "RSS, MB", lambda row, _: row["rss"], 80),
+)
+
+
+@attrs.frozen
+class Job:
+    """What one client has to do."""
+
+    origin: str
+    folder: str
+    files: int
+    streams: int
+
+    def pairs(self) -> list[tuple[str, Path]]:
+        """Where from, and where to."""
+        return [(f"{self.origin}/{number}.flac", Path(self.folder, f"{number}.flac")) for number in range(self.files)]
+
+
+async def fetch_with_httpx(job: Job) -> None:
+    """Stream into aiofiles, as httpx's documentation shows."""
+    import httpx  # noqa: PLC0415 - only when it is there
+
+    slots = anyio.CapacityLimiter(job.streams)
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=job.streams)) as client:
+
+        async def fetch(url: str, path: Path) -> None:
+            async with slots, client.stream("GET", url) as response, aiofiles.open(path, "wb") as file:
+                async for chunk in response.aiter_bytes():
+                    await file.write(chunk)
+
+        await fetch_all(job, fetch)
+
+
+async def fetch_with_recipe(job: Job) -> None:
+    """Stream into aiofiles in chunks of 64 KiB, as most code with aiohttp does."""
+    slots = anyio.CapacityLimiter(job.streams)
+    async with aiohttp.ClientSession() as session:
+
+        async def fetch(url: str, path: Path) -> None:
+            async with slots, session.get(url) as response, aiofiles.open(path, "wb") as file:
+                async for chunk in response.content.iter_chunked(CHUNK):
+                    await file.write(chunk)
+
+        await fetch_all(job, fetch)
+
+
+async def fetch_with_ours(job: Job) -> None:
+    """Save as a session does: resumable, checked, synced, renamed."""
+
+    async def renew(output: Output) -> Output:
+        return output
+
+    async with Transport(Settings(api_key="spk_none", base_url="http://localhost")) as transport:
+        downloader = Downloader(stream=transport.stream, renew=renew, limit=job.streams)
+
+        async def fetch(url: str, path: Path) -> None:
+            await downloader.save(Output(url=url, handle=Handle("create.new_song", path.stem)), path)
+
+        await fetch_all(job, fetch)
+
+
+async def fetch_without_hash(job: Job) -> None:
+    """Save as a session does, but for the sha256: what the transfer alone costs."""
+    nothing = types.SimpleNamespace(update=lambda _: None, hexdigest=lambda: "")
+    vars(_partfile)["hashlib"] = types.SimpleNamespace(sha256=lambda: nothing, file_digest=lambda *_: nothing)
+    await fetch_with_ours(job)
+
+
+async def fetch_all(job: Job, fetch: Callable[[str, Path], Awaitable[None]]) -> None:
+    """Start everything at once; the client bounds its streams."""
+    async with anyio.create_task_group() as group:
+        for url, path in job.pairs():
+            group.start_soon(fetch, url, path)
+
+
+CLIENTS = {
+    HTTPX: fetch_with_httpx,
+    RECIPE: fetch_with_recipe,
+    BARE: fetch_without_hash,
+    OURS: fetch_with_ours,
+}
+
+
+async def measure(client: str, job: Job) -> dict[str, float]:
+    """Run a client beside the ticker, and give what it used up."""
+    lags: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            due = time.perf_counter() + TICK
+            await asyncio.sleep(TICK)
+            lags.append(time.perf_counter() - due)
+
+    ticker = asyncio.create_task(tick())
+    cpu, wall = time.process_time(), time.perf_counter()
+    await CLIENTS[client](job)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    ticker.cancel()
+    lags.sort()
+    return {
+        "cpu": cpu,
+        "wall": wall,
+        "rss": peak_rss(),
+        "lag_p99": lags[int(len(lags) * 0.99)] * 1000,
+        "lag_max": lags[-1] * 1000,
+    }
+
+
+def peak_rss() -> float:
+    """Give the most memory this program held, in MB; what rusage says includes the process that started it."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) / 1024 if match else math.nan
+
+
+def run_curl(job: Job) -> dict[str, float]:
+    """Let curl fetch everything, and give what it used up."""
+    lines = "".join(f'url = "{url}"\noutput = "{path}"\n' for url, path in job.pairs())
+    command = ["curl", "--silent", "--fail", "--parallel", "--parallel-max", str(job.streams), "--config", "-"]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - our own words
+    assert process.stdin is not None  # noqa: S101 - for type checkers: it was asked for above
+    process.stdin.write(lines.encode())
+    process.stdin.close()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"curl failed with {process.returncode}")
+    return {
+        "cpu": used.ru_utime + used.ru_stime,
+        "wall": time.perf_counter() - started,
+        "rss": math.nan,
+        "lag_p99": math.nan,
+        "lag_max": math.nan,
+    }
+
+
+def run_round(client: str, job: Job) -> dict[str, float]:
+    """Run one client on an empty, quiet folder, and see that it did its work."""
+    shutil.rmtree(job.folder, ignore_errors=True)
+    Path(job.folder).mkdir()
+    os.sync()
+    if client == CURL:
+        row = run_curl(job)
+    else:
+        words = [sys.executable, __file__, "--client", client, "--job", json.dumps(attrs.asdict(job))]
+        answer = subprocess.run(words, stdout=subprocess.PIPE, check=True)  # noqa: S603 - our own words
+        row = json.loads(answer.stdout)
+    if sum(path.stat().st_size for path in Path(job.folder).glob("*.flac")) != job.files * SIZE:
+        raise SystemExit(f"{client} did not bring everything")
+    return row
+
+
+def make_files(folder: Path, count: int) -> None:
+    """Make bodies a downloader takes for FLAC: a header of 44.1 kHz stereo before noise."""
+    folder.mkdir()
+    noise = random.Random(0).randbytes(SIZE - 42)
+    packed = 44_100 << 44 | 1 << 41 | 15 << 36 | 44_100 * 60
+    for number in range(count):
+        md5 = hashlib.sha256(str(number).encode()).digest()[:16]
+        head = b"fLaC\x80\0\0\x22\x10\0\x10\0" + bytes(6) + packed.to_bytes(8) + md5
+        (folder / f"{number}.flac").write_bytes(head + noise)
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Let nginx serve a folder on a free port of loopback, and give its origin."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        raise SystemExit("this needs nginx: apt-get install nginx-light")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = folder.with_name("nginx.conf")
+    config.write_text(
+        f"user {getpass.getuser()}; daemon off; worker_processes 1; pid {folder}.pid; error_log {folder}.log;\n"
+        "events { worker_connections 256; }\n"
+        f"http {{ access_log off; sendfile on; tcp_nopush on; server {{ listen 127.0.0.1:{port}; root {folder}; }} }}\n"
+    )
+    server = subprocess.Popen([program, "-e", f"{folder}.log", "-c", str(config)])  # noqa: S603 - found above
+    try:
+        for _ in range(100):
+            with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def show(rows: dict[str, dict[str, float]], *, size: int) -> None:
+    """Print the medians, and how they stand to the goals."""
+    print(f"{'':20} {'CPU s':>7} {'/ curl':>7} {'MB/s':>7} {'RSS MB':>7} {'lag p99':>8} {'max ms':>7}")
+    for client, row in rows.items():
+        print(
+            f"{client:20} {row['cpu']:7.2f} {row['cpu'] / rows[CURL]['cpu']:7.2f} {size / row['wall'] / 1e6:7.0f} "
+            f"{row['rss']:7.0f} {row['lag_p99']:8.1f} {row['lag_max']:7.1f}"
+        )
+    print()
+    for client, what, read, goal in GOALS:
+        value = read(rows[client], rows)
+        print(f"{client:20} {what:18} {value:6.2f}  goal <= {goal:<5} {'met' if value <= goal else 'NOT MET'}")
+
+
+def main() -> None:
+    """Read the command line, and run the rounds."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="16 files, one round")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--streams", type=int, default=8)
+    options.add_argument("--folder", type=Path, default=Path.cwd(), help="on the disk to write to")
+    options.add_argument("--client", help=argparse.SUPPRESS)
+    options.add_argument("--job", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.client:
+        print(json.dumps(asyncio.run(measure(chosen.client, Job(**json.loads(chosen.job))))))
+        return
+    files, rounds = (16, 1) if chosen.quick else (64, chosen.rounds)
+    clients = [client for client in (CURL, *CLIENTS) if client != HTTPX or find_spec("httpx")]
+    found: dict[str, list[dict[str, Any]]] = {client: [] for client in clients}
+    with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="downloading-") as place:
+        Path(place).chmod(0o755)
+        make_files(Path(place, "served"), files)
+        with serve(Path(place, "served")) as origin:
+            job = Job(origin, str(Path(place, "saved")), files, chosen.streams)
+            for _ in range(rounds):
+                for client in clients:
+                    found[client].append(run_round(client, job))
+    medians = {
+        client: {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+        for client, rows in found.items()
+    }
+    show(medians, size=files * SIZE)
+
+
+if __name__ == "__main__":
+    main()
