@@ -47,11 +47,14 @@ from soundpiece_async._core.requests import (
     SeparateStems,
 )
 from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
+from soundpiece_async._journal import Journal
 from soundpiece_async._session import Session
+from soundpiece_async._streaming import AudioStream
 
 __all__ = [
     "ApiError",
     "AudioSource",
+    "AudioStream",
     "AuthenticationError",
     "AutoCutDown",
     "BadRequest",
@@ -63,6 +66,7 @@ __all__ = [
     "Handle",
     "InsufficientCredits",
     "InvalidRequest",
+    "Journal",
     "JournalError",
     "Limits",
     "NewFx",

@@ -3,16 +3,19 @@
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, aclosing
+from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from soundpiece_async._core.errors import AuthenticationError, InsufficientCredits, SoundpieceError
+from soundpiece_async._core.errors import AuthenticationError, InsufficientCredits, JournalError, SoundpieceError
 from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
+from soundpiece_async._way import Brakes, Work
 
 R = TypeVar("R", bound=Request)
 
@@ -28,16 +31,16 @@ class RunMany(Generic[R]):
         self,
         requests: Iterable[R] | AsyncIterable[R],
         *,
-        submit: Callable[[R, Callable[[], None]], Awaitable[Operation[R]]],
-        finish: Callable[[Operation[R]], Awaitable[Succeeded[R]]],
+        work: Work[R],
+        refusal: Callable[[], SoundpieceError | None],
         inside: Callable[[], AbstractContextManager[None]],
         start: Callable[[Callable[..., Coroutine[Any, Any, None]]], Awaitable[None]],
         limit: int,
         ordered: bool,
     ) -> None:
         self._requests = requests
-        self._submit = submit
-        self._finish = finish
+        self._work = work
+        self._brakes = Brakes(sending=self._check, asking=self._check_key)
         self._inside = inside
         self._start = start
         self._limit = limit
@@ -47,6 +50,7 @@ class RunMany(Generic[R]):
         self._early: dict[int, Succeeded[R] | Failed[R]] = {}
         self._read = self._taken = 0
         self._refusal: SoundpieceError | None = None
+        self._latest_refusal = refusal
         self._fault: BaseException | None = None
         self._entered = False
 
@@ -63,6 +67,7 @@ class RunMany(Generic[R]):
             raise RuntimeError("a run_many is entered once: call session.run_many again")
         self._entered = True
         self._places = anyio.Semaphore(self._limit)
+        self._outdated = self._latest_refusal()  # of before: whoever starts a run wants it tried again
         self._news, self._ended, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
         with self._inside():
             await self._start(self._host)
@@ -74,6 +79,8 @@ class RunMany(Generic[R]):
         self._left.cancel()
         with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
             await self._ended.wait()
+        if error is None:
+            self._hand_back()
 
     def __aiter__(self) -> AsyncIterator[Succeeded[R] | Failed[R]]:
         return self
@@ -90,15 +97,20 @@ class RunMany(Generic[R]):
         with self._inside():
             while (result := self._take()) is None:
                 if self._ended.is_set():
-                    if self._fault is not None:
-                        fault, self._fault = self._fault, None
-                        raise fault
+                    self._hand_back()
                     raise StopAsyncIteration
-                self._news = anyio.Event()
+                if self._news.is_set():  # others may wait for the same news
+                    self._news = anyio.Event()
                 await self._news.wait()
         self._taken += 1
         self._places.release()
         return result
+
+    def _hand_back(self) -> None:
+        """Raise what ended the run, once and as it is."""
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
 
     def _take(self) -> Succeeded[R] | Failed[R] | None:
         if not self._ordered:
@@ -115,6 +127,8 @@ class RunMany(Generic[R]):
             with self._left:
                 async with aclosing(_iterate(self._requests)) as requests, anyio.create_task_group() as pieces:
                     await self._read_all(requests, pieces)
+        except Exception as fault:  # noqa: BLE001 - what closing the caller's iterable raises is the caller's, too
+            self._fault = self._fault or fault
         finally:
             self._ended.set()
             self._news.set()
@@ -126,7 +140,9 @@ class RunMany(Generic[R]):
                 request = await anext(requests)
             except StopAsyncIteration:
                 return
-            except Exception as fault:  # noqa: BLE001 - whatever the caller's iterable raises is handed back to the caller
+            except BaseException as fault:
+                if anyio.current_effective_deadline() == -inf:
+                    raise  # it is us who are cancelled, and not something that the iterable waits for
                 self._fault = fault
                 return
             pieces.start_soon(self._run, self._read, request)
@@ -144,23 +160,31 @@ class RunMany(Generic[R]):
         self._news.set()
 
     async def _piece(self, number: int, request: R) -> Succeeded[R] | Failed[R]:
-        operation: Operation[R] | None = None
         try:
-            self._check()
-            operation = self._running[number] = await self._submit(request, self._check)
-            return await self._finish(operation)
-        except (AuthenticationError, InsufficientCredits) as error:
-            if operation is None:
-                self._refusal = error
-            return Failed(request=request, operation=operation, error=error)
+            return await self._work(request, brakes=self._brakes, know=partial(self._running.__setitem__, number))
+        except JournalError:  # a run that cannot be recorded must end
+            raise
         except SoundpieceError as error:
-            known = getattr(error, "operation", None) or operation
+            if isinstance(error, AuthenticationError | InsufficientCredits):
+                self._refusal = error
+            known = getattr(error, "operation", None) or self._running.get(number)
             return Failed(request=request, operation=known, error=error)
 
     def _check(self) -> None:
-        """Send nothing more once the account has refused: ten thousand jobs must not collect ten thousand refusals."""
+        """Send nothing more once the account has refused, here or elsewhere in the session.
+
+        Ten thousand jobs must not collect ten thousand refusals; nor one refusal the tracebacks of ten thousand jobs.
+        """
+        latest = self._latest_refusal()
+        if self._refusal is None and latest is not self._outdated:
+            self._refusal = latest
         if self._refusal is not None:
-            raise self._refusal
+            raise self._refusal.with_traceback(None)
+
+    def _check_key(self) -> None:
+        """Ask nothing more once the key was refused; an account without credits still answers."""
+        if isinstance(self._refusal, AuthenticationError):
+            raise self._refusal.with_traceback(None)
 
 
 async def _iterate(requests: Iterable[R] | AsyncIterable[R]) -> AsyncGenerator[R]:

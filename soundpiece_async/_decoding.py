@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -52,7 +52,7 @@ def _pack_24(block: Samples) -> bytes:
 
 
 # libsndfile gives samples at the left of their integer: 8 bits in 16, 24 in 32
-_PACKERS: dict[int, tuple[str, Callable[[Samples], bytes]]] = {
+_PACKERS: dict[int, tuple[Literal["int16", "int32"], Callable[[Samples], bytes]]] = {
     8: ("int16", _pack_8),
     16: ("int16", _pack_16),
     24: ("int32", _pack_24),

@@ -1,4 +1,4 @@
-"""One output to one file, or nothing.
+"""One output to one file or object, or nothing. What is said of files here; of objects in ``_uploading``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
 2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
@@ -12,27 +12,32 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import attrs
 
-from soundpiece_async._core import flac, resuming
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, SoundpieceError
-from soundpiece_async._core.flac import FlacHeader, HeaderError
+from soundpiece_async._comparing import First, find_difference
+from soundpiece_async._core.errors import CorruptAudio, DownloadError, SoundpieceError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._fetching import OutputHost, Setback, Source
-from soundpiece_async._filling import Disk, closing, demand, fill
+from soundpiece_async._disk import Disk, OnDisk
+from soundpiece_async._fetching import OutputHost, Source
+from soundpiece_async._filling import fill
+from soundpiece_async._inspecting import Inspect, describe, prepare_inspection
 from soundpiece_async._partfile import Claim, PartFile, read_facts
+from soundpiece_async._passing import Passage
+from soundpiece_async._places import Place, Places
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from soundpiece_async._transport import Stream
+    from soundpiece_async._network import Stream
+    from soundpiece_async._objects import Target
 
 logger = logging.getLogger("soundpiece_async.downloader")
 
@@ -40,9 +45,6 @@ THREADS = 4
 """Worker threads for file work: more make the event loop late, because they hold the interpreter's lock in turn."""
 LOCK_POLL = 0.1
 """Seconds between two looks at a lock that another process holds."""
-
-Inspect = Callable[[bytes, Path, float | None], tuple[FlacHeader | None, str | None]]
-_FIRST_BYTES = {"Accept-Encoding": "identity", "Range": f"bytes=0-{flac.HEADER_BYTES - 1}"}
 
 
 class Downloader:
@@ -53,6 +55,8 @@ class Downloader:
         renew: gives the output with its URL signed afresh; its errors leave ``save`` as they are.
         limit: streams at once.
         verify: ``"header"``, ``"full"`` (extra ``verify``) or ``"none"``, as in ``Settings``.
+        keep_corrupt: keep what failed its check, as ``<name>.corrupt``.
+        max_bytes: of one file; None: any number.
         stalls: attempts in a row without a new byte, after which a download gives up.
         sleep: waits between attempts.
     """
@@ -64,16 +68,25 @@ class Downloader:
         renew: Callable[[Output], Awaitable[Output]],
         limit: int,
         verify: Verify = "header",
+        keep_corrupt: bool = False,
+        max_bytes: int | None = None,
         stalls: int = 6,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.saved = 0
         self._verify: Verify = verify
+        self._keep_corrupt = keep_corrupt
         self._host = OutputHost(
-            stream=stream, renew=renew, slots=anyio.CapacityLimiter(limit), stalls=stalls, sleep=sleep
+            stream=stream,
+            renew=renew,
+            slots=anyio.CapacityLimiter(limit),
+            stalls=stalls,
+            sleep=sleep,
+            max_bytes=max_bytes,
         )
+        self._places = Places()
         self._threads = anyio.CapacityLimiter(THREADS)
-        self._queues: dict[Path, _Queue] = {}
+        self._queues: dict[object, _Queue] = {}
 
     def __repr__(self) -> str:
         return (
@@ -91,7 +104,16 @@ class Downloader:
         """Bytes of bodies that came from the output host, those fetched twice included."""
         return self._host.received
 
-    async def save(self, output: Output, target: Path, *, overwrite: bool = False) -> SavedFile:
+    def open(self, output: Output, *, pass_on: Callable[[list[bytes]], Awaitable[None]]) -> Passage:
+        """Prepare to pass an output on, to whoever makes something else of it than a file.
+
+        Raises:
+            SettingsError: ``verify="full"``: frames are decoded from files only.
+        """
+        source = Source(output, target="a stream", host=self._host)
+        return Passage(source, pass_on=pass_on, verify=self._verify, threads=self._threads)
+
+    async def save(self, output: Output, target: "Path | Target", *, overwrite: bool = False) -> SavedFile:
         """Bring an output to ``target``, whose folder is made if missing.
 
         Cancelled or failed, it leaves at most a ``.part`` and its note, from which the next call goes on. A file
@@ -100,12 +122,14 @@ class Downloader:
         Raises:
             CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
             DownloadError: it cannot be had or written, or another file is there and ``overwrite`` is false.
-            SettingsError: ``verify="full"`` without the extra ``verify``.
+            SettingsError: ``verify="full"`` without the extra ``verify``, or for an object.
             SoundpieceError: whatever ``renew`` raises.
         """
+        if not isinstance(target, Path):
+            return await self._upload(output, target, overwrite=overwrite)
         source = Source(output, target=str(target), host=self._host)
         disk = Disk(source, threads=self._threads)
-        inspect = await disk.run(_prepare_inspection, self._verify)
+        inspect = await disk.run(prepare_inspection, self._verify)
         part = PartFile(target, source=f"{output.handle}#{output.index}")
         async with self._alone(await disk.run(target.absolute)):
             try:
@@ -114,10 +138,20 @@ class Downloader:
             finally:
                 await disk.finish(part.close)
 
+    async def save_in(self, output: Output, to: Place, name: str, *, overwrite: bool = False) -> SavedFile:
+        """Bring an output to a place, under a name that is safe.
+
+        Raises:
+            InvalidRequest, SettingsError: there is no such place, or it cannot be used as the environment is.
+            SoundpieceError: as ``save``.
+        """
+        target = await anyio.to_thread.run_sync(self._places.find, to, limiter=self._threads)
+        return await self.save(output, target(name), overwrite=overwrite)
+
     async def save_all(
-        self, outputs: Sequence[Output], folder: Path, stem: str, *, overwrite: bool = False
+        self, outputs: Sequence[Output], to: Place, stem: str, *, overwrite: bool = False
     ) -> list[SavedFile]:
-        """Bring all outputs of an operation into a folder, at once, under the names ``file_names`` gives them.
+        """Bring all outputs of an operation to a place, at once, under the names ``file_names`` gives them.
 
         Raises:
             SoundpieceError: the first of them that could not be saved, once the others are; notes name further ones.
@@ -127,7 +161,7 @@ class Downloader:
 
         async def save(place: int, name: str) -> None:
             try:
-                files[place] = await self.save(outputs[place], folder / name, overwrite=overwrite)
+                files[place] = await self.save_in(outputs[place], to, name, overwrite=overwrite)
             except SoundpieceError as error:
                 errors.append(error)
 
@@ -140,8 +174,20 @@ class Downloader:
             raise errors[0]
         return [files[place] for place in range(len(outputs))]
 
+    async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
+        """Bring an output to an object."""
+        uploading: Any = importlib.import_module("soundpiece_async._uploading")  # there is a target: obstore is here
+        source = Source(output, target=target.url, host=self._host)
+        async with self._alone(target.url):
+            saved: SavedFile
+            saved, fetched = await uploading.upload(
+                target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
+            )
+        self.saved += fetched
+        return saved
+
     @asynccontextmanager
-    async def _alone(self, target: Path) -> AsyncGenerator[None]:
+    async def _alone(self, target: object) -> AsyncGenerator[None]:
         """Wait until no other task of this process works on a target (rule 2)."""
         queue = self._queues.setdefault(target, _Queue())
         queue.length += 1
@@ -175,17 +221,20 @@ class Downloader:
     async def _fetch(self, part: PartFile, *, source: Source, disk: Disk, inspect: Inspect) -> SavedFile:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""
         fault: str | None = None
-        for _ in range(2):
-            await fill(part, source=source, disk=disk)
+        for fault_before in (False, True):
+            await fill(OnDisk(part, disk=disk), source=source)
             header, fault = await disk.run(inspect, await disk.run(part.head), part.path, source.output.duration)
             if fault is None:
                 size, sha256 = part.length, part.sha256()
                 await disk.run(part.publish)
                 self.saved += 1
                 logger.info("%s: saved as %s, %d bytes", source.output.handle, part.target, size)
-                return _describe(part.target, size=size, sha256=sha256, header=header, output=source.output)
+                return describe(part.target, size=size, sha256=sha256, header=header, output=source.output)
             logger.warning("%s: %s is not what it should be: %s", source.output.handle, part.target, fault)
-            await disk.run(part.restart, Known())
+            if fault_before and self._keep_corrupt:
+                fault = f"{fault}; it is kept as {await disk.run(part.set_aside)}"
+            else:
+                await disk.run(part.restart, Known())
             source.forget()
         raise source.fail(
             f"{fault}; it was fetched twice. Settings(verify='none') takes it as it is", error=CorruptAudio
@@ -194,23 +243,17 @@ class Downloader:
     async def _compare(
         self, target: Path, *, source: Source, disk: Disk, inspect: Inspect
     ) -> SavedFile | DownloadError:
-        """Take the file that is there, or say why not (rule 3): STREAMINFO holds the MD5 of the audio."""
+        """Take the file that is there, or say why not (rule 3)."""
         facts = await disk.run(read_facts, target)
-        remote = await source.persist(lambda: _FIRST_BYTES, partial(_read_first, source=source))
-        if remote.size is None:
-            return source.fail(
-                "a file is there, and the host does not say how long its own is; overwrite=True fetches it"
-            )
-        if (remote.head, remote.size) != (facts.head, facts.size):
-            return source.fail(
-                "a different file is already there; choose another name, or overwrite=True to replace it"
-            )
+        difference = await find_difference(First(facts.head, facts.size), source=source)
+        if difference is not None:
+            return difference
         header, fault = await disk.run(inspect, facts.head, target, source.output.duration)
         if fault is not None:
             return source.fail(
                 f"the file that is there is damaged: {fault}; overwrite=True fetches it", error=CorruptAudio
             )
-        return _describe(target, size=facts.size, sha256=facts.sha256, header=header, output=source.output)
+        return describe(target, size=facts.size, sha256=facts.sha256, header=header, output=source.output)
 
 
 @attrs.define(eq=False)
@@ -219,75 +262,3 @@ class _Queue:
 
     lock: anyio.Lock = attrs.field(factory=anyio.Lock)
     length: int = 0
-
-
-@attrs.frozen
-class _First:
-    """How the host's file begins, and how long it is, if the host says so."""
-
-    head: bytes
-    size: int | None
-
-
-async def _read_first(stream: "Stream", *, source: Source) -> _First:
-    """Read the first bytes; a host without ranges sends more, which is read only where nothing else says how much."""
-    demand(resuming.judge(stream.status, stream.headers, have=0, known=Known()))
-    size = resuming.read_total(stream.headers)
-    count_all = size is None and "content-range" not in stream.headers
-    head, arrived = b"", 0
-    async with closing(stream.blocks):
-        async for block in stream.blocks:
-            source.receive(len(block))
-            arrived += len(block)
-            head += block[: flac.HEADER_BYTES - len(head)]
-            if len(head) == flac.HEADER_BYTES and not count_all:
-                break
-    if size is not None and len(head) < min(size, flac.HEADER_BYTES):
-        raise Setback(f"the body ended after {len(head)} bytes")
-    return _First(head, arrived if count_all else size)
-
-
-def _prepare_inspection(verify: Verify) -> Inspect:
-    """Load what a check needs. Blocks: the decoder is a large import."""
-    if verify != "full":
-        return partial(_inspect, verify=verify, decode=None)
-    try:
-        decoding = importlib.import_module("soundpiece_async._decoding")
-    except ImportError as error:
-        raise SettingsError(
-            f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
-        ) from error
-    return partial(_inspect, verify=verify, decode=decoding.find_fault)
-
-
-def _inspect(
-    head: bytes,
-    path: Path,
-    duration: float | None,
-    *,
-    verify: Verify,
-    decode: Callable[[Path, FlacHeader], str | None] | None,
-) -> tuple[FlacHeader | None, str | None]:
-    """Give what a file's header says, and what is wrong with the file, if anything. Blocks when it decodes."""
-    try:
-        header = flac.read_header(head)
-    except HeaderError as error:
-        return None, None if verify == "none" else str(error)
-    fault = None if verify == "none" else flac.find_fault(header, duration=duration)
-    if fault is None and decode is not None:
-        fault = decode(path, header)
-    return header, fault
-
-
-def _describe(path: Path, *, size: int, sha256: str, header: FlacHeader | None, output: Output) -> SavedFile:
-    """Make the record of a saved file; without a header (``verify="none"``) the length is the announced one."""
-    duration = None if header is None else header.duration
-    return SavedFile(
-        path=path,
-        bytes=size,
-        sha256=sha256,
-        duration=duration if duration is not None else output.duration or 0.0,
-        sample_rate=0 if header is None else header.sample_rate,
-        channels=0 if header is None else header.channels,
-        output=output,
-    )

@@ -22,7 +22,7 @@ from soundpiece_async._core.outputs import Output
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from soundpiece_async._transport import Stream
+    from soundpiece_async._network import Stream
 
 T = TypeVar("T")
 
@@ -43,6 +43,10 @@ class Setback(Exception):  # noqa: N818 - no error yet: it becomes one when ther
     def __init__(self, why: str, *, refused: bool = False) -> None:
         super().__init__(why)
         self.refused = refused
+
+
+class TooLarge(Exception):  # noqa: N818 - as Setback: it becomes an error where it is caught
+    """The file is larger than it may be; never leaves this floor, and is not tried again."""
 
 
 @attrs.define(eq=False)
@@ -78,6 +82,7 @@ class OutputHost:
         slots: bounds the streams.
         stalls: attempts in a row without a new byte, after which a download gives up.
         sleep: waits between attempts.
+        max_bytes: of one file; None: as many as it has.
         received: bytes of bodies, since the start.
     """
 
@@ -86,6 +91,7 @@ class OutputHost:
     slots: anyio.CapacityLimiter
     stalls: int
     sleep: Callable[[float], Awaitable[None]]
+    max_bytes: int | None = None
     clock: ServerClock = attrs.field(factory=ServerClock)
     received: int = 0
 
@@ -130,7 +136,7 @@ class Source:
         """Ask until ``read`` makes something of the answer; it raises ``Setback`` when it cannot.
 
         Raises:
-            DownloadError: too many attempts in a row brought no new byte.
+            DownloadError: too many attempts in a row brought no new byte, or the file is larger than it may be.
             SoundpieceError: what ``renew`` or ``read`` raise.
         """
         while True:
@@ -140,11 +146,23 @@ class Source:
                     async with self._host.stream(self.output.url, headers=ask()) as stream:
                         self._host.clock.read(stream.headers)
                         return await read(stream)
+                except TooLarge as error:
+                    raise self.fail(str(error)) from None
                 except (TransportError, Setback) as error:
                     setback = error
             delay = self._count(setback)
             logger.info("%s: trying again in %.2f s: %s", self.output.handle, delay, setback)
             await self._host.sleep(delay)
+
+    def admit(self, size: int) -> None:
+        """Say how large the file is at least.
+
+        Raises:
+            TooLarge: that is more than it may be.
+        """
+        most = self._host.max_bytes
+        if most is not None and size > most:
+            raise TooLarge(f"it has {size} bytes or more, and Limits.max_bytes allows {most}")
 
     def receive(self, size: int) -> None:
         """Count bytes of a body, new or not."""

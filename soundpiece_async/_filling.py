@@ -1,102 +1,65 @@
-"""Fills a part file from a source: blocks are collected, and written by a thread while the next ones arrive.
+"""Fills a vessel from a source: blocks are collected, and handed over in batches while the next ones arrive.
 
 One hop to a thread for each MiB, not for each block: hops are the costly part of the usual recipe, and a write on the
 event loop stops it whenever the page cache is being flushed. Per stream, two batches are in memory: one being
-collected, one being written.
+collected, one being taken.
 """
 
-import errno
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Protocol
 
-import aiofiles.os
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.streams.memory import MemoryObjectSendStream
 
 from soundpiece_async._core import resuming
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
-from soundpiece_async._fetching import Setback, Source
-from soundpiece_async._partfile import PartFile
+from soundpiece_async._fetching import Setback, Source, TooLarge
 
 if TYPE_CHECKING:
-    from soundpiece_async._transport import Stream
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+    from soundpiece_async._network import Stream
 
 BATCH = 1 << 20
-"""Bytes collected before they are written."""
+"""Bytes collected before they are handed over."""
 BATCH_AGE = 0.25
-"""Seconds after which fewer are written too, so that a slow stream loses little when its process is killed."""
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Seconds after which fewer are handed over too, so that a slow stream loses little when its process is killed."""
 
 
 class Overrun(Setback):
     """A body longer than announced: none of it can be trusted."""
 
 
-class Disk:
-    """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
+class Vessel(Protocol):
+    """What a body is poured into.
 
-    def __init__(self, source: Source, *, threads: anyio.CapacityLimiter) -> None:
-        self._source = source
-        self._threads = threads
+    Attributes:
+        known: what the host has said of the file.
+    """
 
-    async def run(self, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-        """Call in a thread, and wait for its end."""
-        with self._explained():
-            return await anyio.to_thread.run_sync(call, *args, limiter=self._threads)
+    known: Known
 
-    async def finish(self, call: Callable[[], None]) -> None:
-        """Call in a thread and see it through, whoever cancels: only then does the cancellation go on.
+    @property
+    def length(self) -> int:
+        """Bytes of the file that are here."""
 
-        A shield alone does not hold against asyncio's own ``task.cancel()``, but that never hits a task group's child.
-        """
-        faults: list[DownloadError] = []
+    async def restart(self, known: Known) -> None:
+        """Throw the bytes away; the next ones belong to ``known``."""
 
-        async def work() -> None:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self.run(call)
-                except DownloadError as error:
-                    faults.append(error)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(work)
-        if faults:
-            raise faults[0]
-
-    async def make_folder(self, folder: Path) -> None:
-        """Make a folder, if missing, and those above it."""
-        with self._explained():
-            await aiofiles.os.makedirs(folder, exist_ok=True)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                why = f"the disk is full ({error.strerror}); free some space, then call download again"
-            else:
-                why = f"the file system said: {error}"
-            raise self._source.fail(why) from error
+    async def append(self, blocks: list[bytes]) -> None:
+        """Take the bytes that follow; a DownloadError of it ends the download."""
 
 
-async def fill(part: PartFile, *, source: Source, disk: Disk) -> None:
-    """Bring the whole file into the part.
+async def fill(vessel: Vessel, *, source: Source) -> None:
+    """Bring the whole file into the vessel.
 
     Raises:
-        SoundpieceError: it cannot be had; what came is kept for the next call.
+        SoundpieceError: it cannot be had; what came stays in the vessel, unless the file is larger than is wanted.
     """
     await source.persist(
-        lambda: resuming.ask(part.length, part.known), partial(_read_answer, part, source=source, disk=disk)
+        lambda: resuming.ask(vessel.length, vessel.known), partial(_read_answer, vessel, source=source)
     )
 
 
@@ -120,62 +83,61 @@ def closing(blocks: AsyncIterator[bytes]) -> AbstractAsyncContextManager[Any]:
     return aclosing(blocks) if hasattr(blocks, "aclose") else nullcontext()
 
 
-async def _read_answer(part: PartFile, stream: "Stream", *, source: Source, disk: Disk) -> None:
+async def _read_answer(vessel: Vessel, stream: "Stream", *, source: Source) -> None:
     """Take from an answer what it brings; returning means that the file is whole."""
-    verdict = resuming.judge(stream.status, stream.headers, have=part.length, known=part.known)
+    verdict = resuming.judge(stream.status, stream.headers, have=vessel.length, known=vessel.known)
     if isinstance(verdict, Useless):
-        await disk.run(part.restart, Known())
+        await vessel.restart(Known())
     take = demand(verdict)
     if isinstance(take, Whole):
         return
-    if take.start:
-        part.known = take.known
-    else:
-        await disk.run(part.restart, take.known)
     try:
-        await _pour(
-            stream.blocks, part, room=None if take.end is None else take.end - take.start, source=source, disk=disk
-        )
-    except Overrun:
-        await disk.run(part.restart, Known())
+        source.admit(take.known.size or take.end or 0)
+        if take.start:
+            vessel.known = take.known
+        else:
+            await vessel.restart(take.known)
+        await _pour(stream.blocks, vessel, end=take.end, source=source)
+    except (Overrun, TooLarge):
+        await vessel.restart(Known())
         raise
-    _check_end(part, take)
+    _check_end(vessel, take)
 
 
-def _check_end(part: PartFile, take: Take) -> None:
+def _check_end(vessel: Vessel, take: Take) -> None:
     """Find out whether a body that ended cleanly was the rest of the file (``resuming``, rule 5)."""
-    size = part.known.size
-    if part.length == size or (size is None and take.certain):
+    size = vessel.known.size
+    if vessel.length == size or (size is None and take.certain):
         return
     if size is None and take.end is None:
-        part.known = attrs.evolve(part.known, ended=True)
+        vessel.known = attrs.evolve(vessel.known, ended=True)
         raise Setback("the host does not say how long the file is, and its end has to be confirmed")
-    raise Setback(f"the body ended at byte {part.length} of {size if size is not None else 'an unknown number'}")
+    raise Setback(f"the body ended at byte {vessel.length} of {size if size is not None else 'an unknown number'}")
 
 
-async def _pour(blocks: AsyncIterator[bytes], part: PartFile, *, room: int | None, source: Source, disk: Disk) -> None:
-    """Write a body behind what is there; when it breaks, what had arrived is written before the fault is raised."""
-    faults: list[DownloadError | TransportError | Setback] = []
+async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, end: int | None, source: Source) -> None:
+    """Put a body behind what is there; when it breaks, what had arrived is taken before the fault is raised."""
+    faults: list[DownloadError | TooLarge | TransportError | Setback] = []
     send, receive = anyio.create_memory_object_stream[list[bytes]](0)
 
-    async def write() -> None:
+    async def take() -> None:
         async with receive:
             async for batch in receive:
-                await disk.run(part.append, batch)
-                source.reach(part.length)
+                await vessel.append(batch)
+                source.reach(vessel.length)
 
-    async def write_or_stop() -> None:
+    async def take_or_stop() -> None:
         try:
-            await write()
+            await take()
         except DownloadError as error:
             faults.insert(0, error)
-            writing.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
+            taking.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
 
-    async with anyio.create_task_group() as writing, send, closing(blocks):
-        writing.start_soon(write_or_stop)
+    async with anyio.create_task_group() as taking, send, closing(blocks):
+        taking.start_soon(take_or_stop)
         try:
-            await _collect(blocks, send, room=room, source=source)
-        except (TransportError, Setback) as error:
+            await _collect(blocks, send, start=vessel.length, end=end, source=source)
+        except (TooLarge, TransportError, Setback) as error:
             faults.append(error)
     if faults:
         raise faults[0]
@@ -185,18 +147,20 @@ async def _collect(
     blocks: AsyncIterator[bytes],
     batches: MemoryObjectSendStream[list[bytes]],
     *,
-    room: int | None,
+    start: int,
+    end: int | None,
     source: Source,
 ) -> None:
-    """Hand blocks on in batches."""
+    """Hand blocks on in batches; they begin at byte ``start`` of the file."""
     batch: list[bytes] = []
-    size = arrived = 0
+    size, reached = 0, start
     begun = anyio.current_time()
     try:
         async for block in blocks:
             source.receive(len(block))
-            arrived += len(block)
-            if room is not None and arrived > room:
+            reached += len(block)
+            source.admit(reached)
+            if end is not None and reached > end:
                 raise Overrun("the host sent more bytes than it had announced")
             batch.append(block)
             size += len(block)

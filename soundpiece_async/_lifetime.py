@@ -5,8 +5,10 @@ caller awaits runs in the caller's own task, inside ``inside``, and is interrupt
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -14,9 +16,13 @@ import anyio
 from soundpiece_async._core.errors import SessionClosed
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
+    from anyio.abc import TaskGroup, TaskStatus
 
 Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+
+logger = logging.getLogger("soundpiece_async.lifetime")
+
+_HOME: ContextVar["Lifetime | None"] = ContextVar("soundpiece session this task is a child of", default=None)
 
 
 class Lifetime:
@@ -24,6 +30,7 @@ class Lifetime:
 
     def __init__(self) -> None:
         self.closed = False
+        self._over = False  # the root task has ended, or is about to
         self._root: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._group: TaskGroup | None = None
@@ -68,6 +75,8 @@ class Lifetime:
             self.closed = True
             return
         self._check_loop()
+        if _HOME.get() is self:
+            raise SessionClosed("a session cannot be closed from inside one of its own runs: it would wait for itself")
         if not self.closed:
             self.closed, self._quiet = True, anyio.Event()
         self._stop.set()
@@ -85,7 +94,7 @@ class Lifetime:
             raise SessionClosed(
                 "the session is not open: use 'async with Session() as session', or await session.start()"
             )
-        if self.closed or self._root is None or self._root.done():
+        if self.closed or self._over or self._root is None:
             raise SessionClosed("the session is closed")
         self._check_loop()
 
@@ -105,16 +114,28 @@ class Lifetime:
             raise SessionClosed("the session was closed meanwhile")
 
     def spawn(self, task: Task, *args: object) -> None:
-        """Start a child of the root task. It must handle its own errors: one that escapes ends the session."""
+        """Start a child of the root task. Its errors are logged: nobody waits for it, and the session lives on."""
+
+        async def guard() -> None:
+            try:
+                await task(*args)
+            except Exception:
+                logger.exception("a background task failed")
+
         self.check()
         if self._group is not None:
-            self._group.start_soon(task, *args)
+            self._group.start_soon(guard)
 
     async def start_child(self, task: Task) -> None:
         """Start a child of the root task and wait until it says that it has started; its errors are its own, too."""
+
+        async def child(*, task_status: "TaskStatus[None]") -> None:
+            _HOME.set(self)  # a task has the context of whoever starts it, and that is the caller
+            await task(task_status=task_status)
+
         self.check()
         if self._group is not None:
-            await self._group.start(task)
+            await self._group.start(child)
 
     async def _live(
         self,
@@ -123,16 +144,20 @@ class Lifetime:
         opened: anyio.Event,
     ) -> None:
         try:
-            async with house, anyio.create_task_group() as group:
-                for task in background:
-                    group.start_soon(task)
-                self._group = group
-                opened.set()
-                await self._stop.wait()
-                group.cancel_scope.cancel()
+            async with house:
+                try:
+                    async with anyio.create_task_group() as group:
+                        for task in background:
+                            group.start_soon(task)
+                        self._group = group
+                        opened.set()
+                        await self._stop.wait()
+                        group.cancel_scope.cancel()
+                finally:
+                    self._over = True
+                    self._interrupt()
         finally:
             opened.set()
-            self._interrupt()
 
     def _interrupt(self) -> None:
         for scope in tuple(self._calls):

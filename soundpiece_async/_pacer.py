@@ -1,13 +1,20 @@
 """Runs the account gate: a request to the API goes on the wire only when the gate admits it."""
 
 import logging
+import math
 import random
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import anyio
 
 from soundpiece_async._core.pacing import Gate, Ticket, Turn
 
 logger = logging.getLogger("soundpiece_async.pacer")
+
+
+class OutOfPatience(Exception):  # noqa: N818 - no error yet: whoever waited knows what it is one of
+    """The service was silent for too long while a request waited for its turn."""
 
 
 class Pacer:
@@ -22,18 +29,65 @@ class Pacer:
         self.sent = 0
         self._waiting: dict[Ticket, anyio.Event] = {}
         self._changed = anyio.Event()
+        self._silence = 0.0
+        self._silent_since: float | None = None
+        self._patient: dict[anyio.CancelScope, float] = {}
 
     def __repr__(self) -> str:
-        return f"<Pacer sent={self.sent} waiting={len(self._waiting)} {self.gate!r}>"
+        return f"<Pacer sent={self.sent} waiting={len(self._waiting)} silence={self._silence:.3g} {self.gate!r}>"
 
-    async def take(self, turn: Turn) -> Ticket:
-        """Wait for a permit, to be ended by ``answered``, ``unanswered`` or ``give_back``; cancelled, none is left."""
+    @property
+    def silence(self) -> float:
+        """Seconds since the start in which requests went one at a time, for want of usable answers.
+
+        A pause after a 429 is no part of it: that is an answer, and says nothing of the service's health.
+        """
+        return self._silence + (0.0 if self._silent_since is None else anyio.current_time() - self._silent_since)
+
+    @property
+    def closed_for(self) -> float:
+        """Seconds until the pause of the last 429 ends; 0.0: there is none."""
+        until = self.gate.closed_until
+        return 0.0 if until is None else max(0.0, until - anyio.current_time())
+
+    @contextmanager
+    def patience(self, until: float) -> Generator[None]:
+        """Break off a wait inside once the clock of the ``silence`` says ``until``.
+
+        Otherwise ten thousand requests that go one at a time would wait for ever. Time in a queue while the service is
+        well, or has answered 429, takes no patience.
+
+        Raises:
+            OutOfPatience: it was broken off.
+        """
+        with anyio.CancelScope() as scope:
+            self._patient[scope] = until
+            if self._silent_since is not None:
+                scope.deadline = anyio.current_time() + until - self.silence
+            try:
+                yield
+            finally:
+                del self._patient[scope]
+        if scope.cancelled_caught:
+            raise OutOfPatience
+
+    async def take(self, turn: Turn, *, until: float = math.inf) -> Ticket:
+        """Wait for a permit, to be ended by ``answered``, ``limited`` or ``give_back``; cancelled, none is left.
+
+        Args:
+            turn: who goes first.
+            until: when patience ends, by the clock of the ``silence``. Whose turn it is at once needs none.
+
+        Raises:
+            OutOfPatience: it ended.
+        """
         ticket = self.gate.join(turn, now=anyio.current_time())
         if not self._admit(ticket):
             event = self._waiting[ticket] = anyio.Event()
             self._changed.set()
             try:
-                await event.wait()
+                with self.patience(until):
+                    await event.wait()
             except BaseException:
                 self._waiting.pop(ticket, None)
                 self.give_back(ticket)
@@ -41,24 +95,20 @@ class Pacer:
         self.sent += 1
         return ticket
 
-    def answered(self, ticket: Ticket, *, status: int, retry_after: float | None) -> None:
-        """Say what became of a request: the gate learns from a 429, and the retry quota from a 5xx."""
-        limited = status == 429  # noqa: PLR2004 - too many requests (contract section 10)
-        if limited and self.gate.limited_count == 0:
-            logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
-        self.gate.answered(
-            ticket,
-            now=anyio.current_time(),
-            limited=limited,
-            retry_after=retry_after,
-            jitter=_throw_dice(),
-            usable=status < 500,  # noqa: PLR2004 - what 5xx means
-        )
+    def answered(self, ticket: Ticket, *, usable: bool) -> None:
+        """Say that an answer came, or that none did, or one of no use: a 5xx, or a 200 with an error page."""
+        probing = self.gate.probing
+        self.gate.answered(ticket, now=anyio.current_time(), limited=False, usable=usable, jitter=_throw_dice())
+        if self.gate.probing and not probing:
+            logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
         self._admit()
 
-    def unanswered(self, ticket: Ticket) -> None:
-        """Say that no usable answer came."""
-        self.gate.answered(ticket, now=anyio.current_time(), limited=False, usable=False, jitter=_throw_dice())
+    def limited(self, ticket: Ticket, *, retry_after: float | None) -> None:
+        """Say that the answer was a 429, with the seconds it asks to wait."""
+        if self.gate.limited_count == 0:
+            logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
+        now, jitter = anyio.current_time(), _throw_dice()
+        self.gate.answered(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
         self._admit()
 
     def give_back(self, ticket: Ticket, *, sent: bool = False) -> None:
@@ -86,7 +136,19 @@ class Pacer:
             mine = mine or admitted is ticket
         if self._waiting:
             self._changed.set()
+        self._listen()
         return mine
+
+    def _listen(self) -> None:
+        """Start or stop the clock of the silence, and with it the deadlines of those who lose patience by it."""
+        silent = self.gate.probing and self.gate.closed_until is None
+        if silent is (self._silent_since is not None):
+            return
+        now = anyio.current_time()
+        self._silence = self.silence
+        self._silent_since = now if silent else None
+        for scope, end in self._patient.items():
+            scope.deadline = now + end - self._silence if silent else math.inf
 
 
 def _throw_dice() -> float:

@@ -132,6 +132,15 @@ class PartFile:
             self._note.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
 
+    def set_aside(self) -> Path:
+        """Rename the file to ``<name>.corrupt``, in place of an earlier one, for whoever asks what it was."""
+        with self._one_at_a_time:
+            file = self._open_file()
+            if sys.platform == "win32":  # pragma: no cover - an open file cannot be renamed there
+                file.close()
+            self._note.unlink(missing_ok=True)
+            return self.path.replace(self.target.with_name(f"{self.target.name}.corrupt"))
+
     def close(self) -> None:
         """Give the lock back, and remove what nobody could go on with. Closing twice is no error."""
         with self._one_at_a_time:

@@ -10,7 +10,7 @@ import attrs
 
 from soundpiece_async._core import wire
 from soundpiece_async._core.errors import SoundpieceError, WaitTimeout
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.requests import Request
@@ -34,7 +34,7 @@ class _Watch:
     waiters: int = 0
     resolved: anyio.Event = attrs.field(factory=anyio.Event)
     scope: anyio.CancelScope | None = None  # of the poll that is out
-    outcome: Operation[Any] | SoundpieceError | None = None
+    outcome: Operation[Any] | Exception | None = None
 
 
 class Poller:
@@ -47,7 +47,7 @@ class Poller:
     """
 
     def __init__(self, transport: Transport, reader: Reader, *, slots: int) -> None:
-        self.ready = self.failed = 0
+        self.noticed = 0
         self.lag_sum = self.lag_max = 0.0
         self._transport = transport
         self._reader = reader
@@ -78,7 +78,6 @@ class Poller:
         """
         delivered = self._delivered.pop(handle, None)
         if delivered is not None:
-            self._count(delivered, 0.0)
             return delivered
         watch = self._watches.get(handle) or self._watch(handle, known)
         watch.waiters += 1
@@ -135,6 +134,8 @@ class Poller:
                             permit = await self._transport.pacer.take(Turn.POLL)
                             continue
                         watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
+                        if self._transport.pacer.gate.probing:  # all wait for this one answer: it must not be held back
+                            poll = attrs.evolve(poll, wait=False)
                         watch.scope = anyio.CancelScope()
                         self._scheduler.begin(poll, now=now)
                         polls.start_soon(self._poll, watch, poll, permit, watch.scope)
@@ -154,11 +155,14 @@ class Poller:
         call = wire.poll(watch.handle, wait=poll.wait)
         started = anyio.current_time()
         outcome = Outcome.DROPPED
-        result: Operation[Any] | SoundpieceError | None = None
+        result: Operation[Any] | Exception | None = None
         try:
             with scope:
-                answer = await self._transport.poll(call, permit)
-                result = wire.read_final(answer, call, handle=watch.handle, request=watch.request)
+                result = await self._transport.poll(
+                    call,
+                    permit,
+                    read=lambda answer: wire.read_final(answer, call, handle=watch.handle, request=watch.request),
+                )
                 outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
         except SoundpieceError as error:
             logger.info("%s: %s: %s", call, "looking again later" if error.retryable else "giving up", error)
@@ -167,6 +171,10 @@ class Poller:
             else:
                 result = error
                 self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
+        except Exception as fault:
+            logger.exception("%s: a fault of ours", call)
+            result = fault  # its waiters get it, and the other polls go on
+            self._scheduler.forget(watch, now=anyio.current_time())
         finally:
             now = anyio.current_time()
             watch.scope = None
@@ -202,19 +210,15 @@ class Poller:
         if watch.scope is not None:
             watch.scope.cancel()
 
-    def _resolve(self, watch: _Watch, outcome: Operation[Any] | SoundpieceError, *, lag: float = 0.0) -> None:
+    def _resolve(self, watch: _Watch, outcome: Operation[Any] | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:
             return  # nobody waits any more, or other news came first
         if isinstance(outcome, Operation):
             outcome = self._reader.fix(outcome)
-            self._count(outcome, lag)
+            logger.info("operation %s is %s", outcome.handle, outcome.status)
+            self.noticed += 1
+            self.lag_sum += lag
+            self.lag_max = max(self.lag_max, lag)
         watch.outcome = outcome
         watch.resolved.set()
         self._unwatch(watch, finished=isinstance(outcome, Operation))
-
-    def _count(self, operation: Operation[Any], lag: float) -> None:
-        logger.info("operation %s is %s", operation.handle, operation.status)
-        self.ready += operation.status is Status.READY
-        self.failed += operation.status is Status.FAILED
-        self.lag_sum += lag
-        self.lag_max = max(self.lag_max, lag)

@@ -7,11 +7,12 @@ import anyio
 import attrs
 
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import DownloadError
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.errors import DownloadError, SoundpieceError
+from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.requests import Request
+from soundpiece_async._core.validation import demand_handle
 from soundpiece_async._transport import Transport
 
 R = TypeVar("R", bound=Request | None)
@@ -20,21 +21,36 @@ REMEMBERED = 4096
 """Operations whose outputs are remembered, the least recently used going first."""
 
 
+@attrs.define(eq=False)
+class _Renewal:
+    """A request for fresh URLs, shared by all that wait for it; so is its failure."""
+
+    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+    error: SoundpieceError | None = None
+
+
 class Reader:
     """One per session. ``fix`` sees every operation that is read, whoever reads it."""
 
     def __init__(self, transport: Transport) -> None:
+        self.ready = self.failed = 0
         self._transport = transport
         self._outputs: OrderedDict[Handle, tuple[Output, ...]] = OrderedDict()
-        self._renewing: dict[Handle, anyio.Lock] = {}
+        self._renewing: dict[Handle, _Renewal] = {}
 
     def __repr__(self) -> str:
         return f"<Reader remembers={len(self._outputs)} renewing={len(self._renewing)}>"
 
     def fix(self, operation: Operation[R]) -> Operation[R]:
-        """Give an operation's outputs the numbers they had when they were first seen."""
-        if not operation.outputs:
+        """Give an operation's outputs the numbers they had when they were first seen, and count it when it is final."""
+        if not operation.status.final:
             return operation
+        if operation.handle not in self._outputs:
+            self.ready += operation.status is Status.READY
+            self.failed += operation.status is Status.FAILED
+        return self._number(operation)
+
+    def _number(self, operation: Operation[R]) -> Operation[R]:
         known = self._outputs.get(operation.handle)
         outputs = operation.outputs if known is None else renumber(operation.outputs, known)
         self._outputs[operation.handle] = outputs
@@ -42,6 +58,11 @@ class Reader:
         if len(self._outputs) > REMEMBERED:
             self._outputs.popitem(last=False)
         return attrs.evolve(operation, outputs=outputs)
+
+    def remember(self, operation: Operation[Any]) -> None:
+        """Take over what an earlier process saw of an operation; what this one has seen itself is newer."""
+        if operation.handle not in self._outputs:
+            self._number(operation)
 
     def recall(self, handle: Handle) -> tuple[Output, ...]:
         """Give the outputs as they were last seen, or nothing."""
@@ -56,6 +77,11 @@ class Reader:
             )
         )
 
+    async def refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
+        """Read an operation again, with the request it had, if that is known."""
+        request = what.request if isinstance(what, Operation) else None
+        return await self.read(demand_handle(what), request=request)
+
     async def renew(self, output: Output) -> Output:
         """Get an output's URL signed afresh; one request serves all that ask for the same operation at the same time.
 
@@ -63,21 +89,31 @@ class Reader:
             DownloadError: the operation does not list this output any more.
             SoundpieceError: the request failed.
         """
-        lock = self._renewing.setdefault(output.handle, anyio.Lock())
+        renewal = self._renewing.setdefault(output.handle, _Renewal())
         try:
-            async with lock:
-                latest = self._find(output)
-                if latest is None or latest.url == output.url:
-                    await self.read(output.handle, request=None, turn=Turn.RENEWAL)
-                    latest = self._find(output)
+            async with renewal.lock:
+                if renewal.error is not None:  # or each would try again for a whole budget, one after the other
+                    raise renewal.error
+                latest = await self._sign_afresh(output)
+        except SoundpieceError as error:
+            renewal.error = error
+            raise
         finally:
-            if not lock.statistics().tasks_waiting:
+            state = renewal.lock.statistics()
+            if not (state.locked or state.tasks_waiting):
                 self._renewing.pop(output.handle, None)
         if latest is None:
             raise DownloadError(
                 f"operation {output.handle} lists no output {output.index} any more", url=output.url, path=""
             )
         return latest
+
+    async def _sign_afresh(self, output: Output) -> Output | None:
+        latest = self._find(output)
+        if latest is not None and latest.url != output.url:
+            return latest  # somebody asked meanwhile
+        await self.read(output.handle, request=None, turn=Turn.RENEWAL)
+        return self._find(output)
 
     def _find(self, output: Output) -> Output | None:
         return next((one for one in self.recall(output.handle) if one.index == output.index), None)

@@ -2,32 +2,37 @@
 
 import os
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable
-from pathlib import Path
+from collections.abc import AsyncIterable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-import anyio
 import attrs
 
 from soundpiece_async._bulk import RunMany
-from soundpiece_async._core import names, wire
-from soundpiece_async._core.errors import InvalidRequest, OperationFailed
-from soundpiece_async._core.models import Operation, SavedFile, Statistics, Status, Succeeded
+from soundpiece_async._core import wire
+from soundpiece_async._core.errors import InvalidRequest
+from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.validation import demand_handle
+from soundpiece_async._delivery import deliver
 from soundpiece_async._downloader import Downloader
+from soundpiece_async._journal import Journal
 from soundpiece_async._lifetime import Lifetime
+from soundpiece_async._places import Place, demand_place
 from soundpiece_async._poller import Poller
 from soundpiece_async._reader import Reader
+from soundpiece_async._recording import Recording
+from soundpiece_async._streaming import AudioStream
 from soundpiece_async._submitter import Submitter
 from soundpiece_async._transport import Transport
+from soundpiece_async._way import Way
 
 if TYPE_CHECKING:
     from aiohttp import TraceConfig
 
-Folder: TypeAlias = str | os.PathLike[str]
 R = TypeVar("R", bound=Request)
 E = TypeVar("E", bound=Request | None)
 
@@ -71,6 +76,8 @@ class Session:
             renew=self._reader.renew,
             limit=self._settings.limits.downloads,
             verify=self._settings.verify,
+            keep_corrupt=self._settings.keep_corrupt,
+            max_bytes=self._settings.limits.max_bytes,
             stalls=self._settings.retries.download_stalls,
         )
         await self._life.start(self._transport, self._transport.pacer.run, self._poller.run)
@@ -108,8 +115,7 @@ class Session:
             DecodeError: the answer is not of the contract's shape, or echoes another request.
             SessionClosed: the session is closed.
         """
-        with self._life.inside():
-            return await self._submitter.submit(request)
+        return await self._submit(request)
 
     @overload
     async def wait(self, operation: Operation[E], *, timeout: float | None = None) -> Operation[E]: ...
@@ -133,12 +139,12 @@ class Session:
             SessionClosed: the session is closed.
         """
         known = operation if isinstance(operation, Operation) else None
-        handle = operation.handle if isinstance(operation, Operation) else operation
+        handle = demand_handle(operation)
         with self._life.inside():
             if known is None or not known.status.final:
                 final = await self._poller.wait(handle, known=known, timeout=timeout)
                 known = final if known is None else attrs.evolve(final, request=known.request)
-        return _succeed(known)
+        return wire.demand_ready(known)
 
     @overload
     async def refresh(self, operation: Operation[E]) -> Operation[E]: ...
@@ -149,52 +155,56 @@ class Session:
     async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
         """Ask once how an operation stands, whatever its status. Raises as ``submit``."""
         with self._life.inside():
-            return await self._refresh(operation)
+            return await self._reader.refresh(operation)
 
     @overload
     async def download(
-        self, what: Output, to: Folder, *, name: str | None = None, overwrite: bool = False
+        self, what: Output, to: Place, *, name: str | None = None, overwrite: bool = False
     ) -> SavedFile: ...
 
     @overload
     async def download(
-        self, what: Operation[Any] | Handle, to: Folder, *, name: str | None = None, overwrite: bool = False
+        self, what: Operation[Any] | Handle, to: Place, *, name: str | None = None, overwrite: bool = False
     ) -> list[SavedFile]: ...
 
     async def download(
-        self, what: Operation[Any] | Handle | Output, to: Folder, *, name: str | None = None, overwrite: bool = False
+        self, what: Operation[Any] | Handle | Output, to: Place, *, name: str | None = None, overwrite: bool = False
     ) -> list[SavedFile] | SavedFile:
-        """Bring the files of a ready operation, or one of them, into a folder; a file with its final name is whole.
+        """Bring the files of a ready operation, or one of them, to a folder or store; what has its name is whole.
 
         Args:
             what: an operation, its handle, or one of its outputs.
-            to: the folder; made if it is missing.
+            to: the folder, made if it is missing; or, with the extra ``obstore``, the URL of one in an object store
+                (``s3://bucket/songs``), or a store of obstore's: then nothing is written on this machine.
             name: what the files are called, instead of the operation's id; made safe.
             overwrite: replace another file that is in the way; the same file is never fetched again.
 
         Raises:
-            InvalidRequest: the operation is not ready yet: wait for it first.
+            InvalidRequest: the operation is not ready yet: wait for it first. Or there is no such place.
             OperationFailed: it never will be.
             DownloadError: a file could not be had; the others are there. ``CorruptAudio``: it is not what it claims.
+            SettingsError: an extra or a store's credentials are missing; or ``verify="full"``, which needs files.
             SessionClosed: the session is closed.
         """
         with self._life.inside():
-            if isinstance(what, Output):
-                siblings = self._reader.recall(what.handle) or (await self._refresh(what.handle)).outputs
-                titles = names.file_names(name or what.handle.id, siblings)
-                files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}
-                if what.index not in files:
-                    raise InvalidRequest(f"operation {what.handle} lists no output {what.index}", field="what")
-                return await self._downloader.save(what, Path(to, files[what.index]), overwrite=overwrite)
-            operation = what if isinstance(what, Operation) and what.status.final else await self._refresh(what)
-            if not operation.status.final:
-                told = f"operation {operation.handle} is {operation.status}: wait for it before downloading"
-                raise InvalidRequest(told, field="what")
-            outputs = _succeed(operation).outputs
-            return await self._downloader.save_all(outputs, Path(to), name or operation.id, overwrite=overwrite)
+            return await deliver(
+                what, to, name=name, overwrite=overwrite, reader=self._reader, downloader=self._downloader
+            )
 
-    async def run(self, request: R, *, save_to: Folder | None = None, timeout: float | None = None) -> Succeeded[R]:
-        """Submit, wait and, when ``save_to`` names a folder, download; timeout and errors are those of the three."""
+    def stream(self, output: Output) -> AudioStream:
+        """Pass an output on instead of saving it: ``async with session.stream(output) as audio``, then iterate.
+
+        What comes out is checked as a file would be, and goes on by itself over drops and expired URLs; nothing is
+        kept. An output that cannot be had is an error when the stream is entered. ``AudioStream`` says the rest.
+        """
+        self._life.check()
+        return AudioStream(
+            output, open_passage=self._downloader.open, inside=self._life.inside, start=self._life.start_child
+        )
+
+    async def run(self, request: R, *, save_to: Place | None = None, timeout: float | None = None) -> Succeeded[R]:
+        """Submit, wait and, when ``save_to`` names a place, download; timeout and errors are those of the three."""
+        demand_place(save_to, verify=self._settings.verify)
         operation = await self.wait(await self.submit(request), timeout=timeout)
         files = () if save_to is None else tuple(await self.download(operation, save_to))
         return Succeeded(request=request, operation=operation, files=files)
@@ -203,7 +213,8 @@ class Session:
         self,
         requests: Iterable[R] | AsyncIterable[R],
         *,
-        save_to: Folder | None = None,
+        save_to: Place | None = None,
+        journal: Journal | None = None,
         timeout: float | None = None,
         max_in_flight: int | None = None,
         ordered: bool = False,
@@ -216,27 +227,25 @@ class Session:
         Args:
             requests: any iterable or async iterable, read no further ahead than ``max_in_flight``. What it raises ends
                 the reading; what is in flight is still given out, then its error is raised.
-            save_to: the folder for the files; None: nothing is downloaded.
+            save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
+            journal: records the run, so that the same call goes on with it after a crash, an outage or a 402. Equal
+                requests are told apart by how often they occur; those with a key of their own by that. What has ended
+                is given out without a request, and with an empty ``Operation.raw``.
             timeout: seconds to wait for each piece, once submitted.
             max_in_flight: pieces begun and not yet taken by the consumer; by default ``Limits.in_flight``.
             ordered: give results in the order of the requests instead of the order of completion.
         """
-        if max_in_flight is not None and (isinstance(max_in_flight, bool) or max_in_flight < 1):
+        if max_in_flight is not None and (type(max_in_flight) is not int or max_in_flight < 1):
             raise InvalidRequest(f"max_in_flight must be at least 1, not {max_in_flight!r}", field="max_in_flight")
-
-        async def finish(operation: Operation[R]) -> Succeeded[R]:
-            final = await self.wait(operation, timeout=timeout)
-            files = () if save_to is None else tuple(await self.download(final, save_to))
-            return Succeeded(request=operation.request, operation=final, files=files)
-
-        async def submit(request: R, check: Callable[[], None]) -> Operation[R]:
-            with self._life.inside():
-                return await self._submitter.submit(request, check=check)
-
+        demand_place(save_to, verify=self._settings.verify)
+        way: Way[R] = Way(
+            submit=self._submit, wait=partial(self.wait, timeout=timeout), download=self.download, save_to=save_to
+        )
+        recording = journal and Recording(journal, way=way, prepare=self._prepare, remember=self._reader.remember)
         return RunMany(
             requests,
-            submit=submit,
-            finish=finish,
+            work=recording.run if recording else way.run,
+            refusal=lambda: self._submitter.refusal,
             inside=self._life.inside,
             start=self._life.start_child,
             limit=self._settings.limits.in_flight if max_in_flight is None else max_in_flight,
@@ -257,34 +266,30 @@ class Session:
         """Count what happened since the start; cheap enough to ask ten times a second."""
         self._life.check()
         poller, gate = self._poller, self._transport.pacer.gate
-        closed_until = gate.closed_until
-        ended = poller.ready + poller.failed
         return Statistics(
             submitted=self._submitter.submitted,
             in_flight=poller.in_flight,
             submits_out=self._transport.submits_out,
             polls_out=self._transport.polls_out,
-            ready=poller.ready,
-            failed=poller.failed,
+            ready=self._reader.ready,
+            failed=self._reader.failed,
             downloads_out=self._downloader.streams_out,
             downloads=self._downloader.saved,
             bytes=self._downloader.received,
             requests=self._transport.pacer.sent,
             rate_limited=gate.limited_count,
             rate=gate.rate,
-            closed_for=max(0.0, closed_until - anyio.current_time()) if closed_until is not None else 0.0,
-            detection_lag=poller.lag_sum / ended if ended else 0.0,
+            closed_for=self._transport.pacer.closed_for,
+            queued=self._transport.queued,
+            one_at_a_time=gate.probing,
+            detection_lag=poller.lag_sum / max(1, poller.noticed),
             detection_lag_max=poller.lag_max,
         )
 
-    async def _refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
-        if isinstance(what, Operation):
-            return await self._reader.read(what.handle, request=what.request)
-        return await self._reader.read(what, request=None)
+    async def _submit(self, request: R, **how: Any) -> Operation[R]:
+        with self._life.inside():
+            return await self._submitter.submit(request, **how)
 
-
-def _succeed(operation: Operation[Any]) -> Operation[Any]:
-    """Give a final operation back, if it did not fail."""
-    if operation.status is Status.FAILED:
-        raise OperationFailed(wire.read_failure(operation), operation=operation)
-    return operation
+    async def _prepare(self, request: Request) -> bytes:
+        with self._life.inside():
+            return await self._submitter.prepare(request)

@@ -1,7 +1,7 @@
 """One request object, one operation: made into bytes once, sent until it is answered, and never again after that."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -9,7 +9,13 @@ import anyio
 import attrs
 
 from soundpiece_async._core import codec, validation, wire
-from soundpiece_async._core.errors import DecodeError, InvalidRequest
+from soundpiece_async._core.errors import (
+    AuthenticationError,
+    DecodeError,
+    InsufficientCredits,
+    InvalidRequest,
+    SoundpieceError,
+)
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.pacing import Turn
@@ -34,6 +40,28 @@ class _Piece:
     error: DecodeError | None = None
 
 
+@attrs.define(eq=False)
+class Sending:
+    """A PUT whose bytes were fixed earlier, perhaps by another process, and what becomes of it.
+
+    Attributes:
+        body: the bytes, made by ``Submitter.prepare``; so the request is not held against the contract again.
+        announce: awaited before each attempt.
+        left: PUTs that left.
+        refused: how many of them were answered by a refusal: no work began (contract section 7).
+    """
+
+    body: bytes = attrs.field(repr=False)
+    announce: Callable[[], Awaitable[None]]
+    left: int = 0
+    refused: int = 0
+
+    @property
+    def in_doubt(self) -> bool:
+        """True when the service may have accepted it all the same."""
+        return self.left > self.refused
+
+
 class Submitter:
     """One per session.
 
@@ -45,6 +73,7 @@ class Submitter:
 
     def __init__(self, transport: Transport, reader: Reader, *, validate: bool) -> None:
         self.submitted = 0
+        self.refusal: SoundpieceError | None = None  # the latest; a bulk run that goes on meanwhile stops at it
         self._transport = transport
         self._reader = reader
         self._validate = validate
@@ -53,32 +82,36 @@ class Submitter:
     def __repr__(self) -> str:
         return f"<Submitter submitted={self.submitted} remembers={len(self._pieces)}>"
 
-    async def submit(self, request: R, *, check: Callable[[], None] = lambda: None) -> Operation[R]:
+    async def prepare(self, request: Request) -> bytes:
+        """Make the body every PUT of this request will have. Nothing is sent but renewals; raises as ``submit``."""
+        piece = self._know(request, validate=self._validate)
+        async with piece.lock:
+            return await self._encode(request, piece)
+
+    async def submit(
+        self, request: R, *, check: Callable[[], None] = lambda: None, sending: Sending | None = None
+    ) -> Operation[R]:
         """Send a request, or give the operation it already became.
 
         Args:
             request: the piece of work.
             check: called when it is this request's turn to be sent; may raise, and nothing is sent.
+            sending: the body, where it is fixed already.
 
         Raises:
             InvalidRequest: refused here, nothing was sent.
             SoundpieceError: see ``Transport.ask`` and ``wire.read_submitted``.
         """
-        piece = self._know(request)
+        piece = self._know(request, validate=self._validate and sending is None)
         async with piece.lock:
             if piece.error is not None:
-                raise piece.error
-            operation = piece.operation
-            if operation is None:
-                operation = piece.operation = await self._send(request, piece, check)
+                raise _renew(piece.error, request)
+            operation = piece.operation = piece.operation or await self._send(request, piece, check, sending)
         return attrs.evolve(operation, request=request)
 
-    def _know(self, request: Request) -> _Piece:
-        if not isinstance(request, Request):
-            raise InvalidRequest(
-                f"not a request: {type(request).__name__}; use one of the eight classes", field="request"
-            )
-        if self._validate:
+    def _know(self, request: Request, *, validate: bool) -> _Piece:
+        validation.demand_request(request)
+        if validate:
             validation.validate(request)
         key = request.idempotency_key
         piece = self._pieces.get(key)
@@ -93,20 +126,39 @@ class Submitter:
             )
         return piece
 
-    async def _send(self, request: Request, piece: _Piece, check: Callable[[], None]) -> Operation[Any]:
+    async def _encode(self, request: Request, piece: _Piece) -> bytes:
         if piece.body is None:
             piece.body = codec.encode_request(await self._freshen(request))
-        call = wire.submit(request, piece.body)
+        return piece.body
+
+    async def _send(
+        self, request: Request, piece: _Piece, check: Callable[[], None], sending: Sending | None
+    ) -> Operation[Any]:
+        if sending is not None:
+            piece.body = sending.body
+        call = wire.submit(request, await self._encode(request, piece))
+
+        def leave() -> None:
+            check()
+            if sending is not None:
+                sending.left += 1
+
+        def read(answer: wire.Answer) -> Operation[Any]:
+            if sending is not None:
+                sending.refused += 400 <= answer.status < 500  # noqa: PLR2004 - what 4xx means
+            try:
+                return wire.read_submitted(answer, call, request=request)
+            except (AuthenticationError, InsufficientCredits) as refusal:
+                self.refusal = refusal
+                raise
+
         try:
-            operation: Operation[Any] = await self._transport.ask(
-                call,
-                turn=Turn.SUBMIT,
-                read=lambda answer: wire.read_submitted(answer, call, request=request),
-                check=check,
+            operation = await self._transport.ask(
+                call, turn=Turn.SUBMIT, read=read, check=leave, announce=None if sending is None else sending.announce
             )
         except DecodeError as error:
             if error.operation is not None:  # the work was accepted: sending again could only pay for it twice
-                piece.error = error
+                piece.error = _renew(error, None)
                 self.submitted += 1
             raise
         self.submitted += 1
@@ -120,3 +172,9 @@ class Submitter:
             if isinstance(source, Output) and source.expires_at and source.expires_at - self._transport.now < FRESH:
                 changes[name] = await self._reader.renew(source)
         return attrs.evolve(request, **changes)
+
+
+def _renew(error: DecodeError, request: Request | None) -> DecodeError:
+    """Make an error anew: the one that was raised keeps the request alive, by its operation and by its traceback."""
+    operation = error.operation and attrs.evolve(error.operation, request=request)
+    return DecodeError(str(error), path=error.path, operation=operation)

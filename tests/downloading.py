@@ -3,7 +3,7 @@
 import hashlib
 import io
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,6 +101,7 @@ async def bench(
     read: float = 5.0,
     files: dict[str, bytes] | None = None,
     sleep: Callable[[float], Awaitable[None]] = no_pause,
+    **options: Any,
 ) -> AsyncIterator[Bench]:
     server = RawServer(files or {PATH: SONG}, script=script, default=default)
     async with server, transport(read=read) as network:
@@ -109,7 +110,7 @@ async def bench(
             return await made.renew(output)
 
         downloader = Downloader(
-            stream=network.stream, renew=renew, limit=limit, verify=verify, stalls=stalls, sleep=sleep
+            stream=network.stream, renew=renew, limit=limit, verify=verify, stalls=stalls, sleep=sleep, **options
         )
         made = Bench(server, downloader, folder / "out" / "song.flac")
         yield made
@@ -140,3 +141,29 @@ def encode(subtype: str = "PCM_16", *, seconds: float = 0.5, channels: int = 2) 
 
 def damage(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
+
+
+class CancelAt:
+    """Runs a coroutine in a task, and cancels it when it waits for the n-th time."""
+
+    def __init__(self, coroutine: Any, *, turn: int, cancel: Callable[[], object]) -> None:
+        self.coroutine = coroutine
+        self.turn = turn
+        self.cancel = cancel
+        self.turns = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waiting = self.coroutine.__await__()
+        step, value = waiting.send, None
+        while True:
+            try:
+                awaited = step(value)
+            except StopIteration as end:
+                return end.value
+            self.turns += 1
+            if self.turns == self.turn:
+                self.cancel()
+            try:
+                step, value = waiting.send, (yield awaited)
+            except BaseException as error:  # noqa: BLE001 - handed on to the coroutine
+                step, value = waiting.throw, error

@@ -161,7 +161,7 @@ class RawServer:
         if act.cut is None and act.framing == "chunked":
             writer.write(b"0\r\n\r\n")
         if act.cut is not None or act.announce:
-            await asyncio.sleep(act.stall)
+            await asyncio.sleep(max(act.stall, 0.02))  # what was sent arrives: a client drops what it has not read yet
         if act.reset:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -1,17 +1,31 @@
 """Every public coroutine, cancelled at every one of its awaits: nothing is lost, and nothing is left behind."""
 
 import asyncio
+import itertools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import attrs
 import pytest
-from conftest import settings, simulate
+from conftest import STUCK, settings, simulate
+from leftovers import assert_idle, no_task_left, until
 
-from soundpiece_async import NewFx, RemixInstrumental, SeparateStems, Session, Status
-from soundpiece_async.simulator import Simulator
+from soundpiece_async import (
+    Handle,
+    NewFx,
+    Output,
+    RemixInstrumental,
+    SeparateStems,
+    Session,
+    SessionClosed,
+    Status,
+    WaitTimeout,
+)
+from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -60,16 +74,8 @@ def quiet(sim: Simulator, session: Session) -> Callable[[], Awaitable[None]]:
     """Make a check that no slot, permit, poll, stream or request is left, and that the session works."""
 
     async def check() -> None:
-        with anyio.fail_after(5):
-            while sim.open_requests or session._poller._scheduler.polls:
-                await anyio.sleep(0.002)
-        now = session.statistics()
-        assert (now.in_flight, now.submits_out, now.polls_out, now.downloads_out) == (0, 0, 0, 0)
-        transport = session._transport
-        assert transport._submits.statistics().tasks_waiting == transport._reads.statistics().tasks_waiting == 0
-        assert transport._reads.borrowed_tokens == 0
-        assert not transport.pacer._waiting
-        assert not session._reader._renewing
+        await until(lambda: not sim.open_requests)
+        await assert_idle(session)
 
     return check
 
@@ -141,6 +147,91 @@ async def test_run_many_can_be_cancelled_anywhere(tmp_path: Path) -> None:
 
         assert await every_step(call, quiet(sim, session)) > 3
         assert len(sim.operations) == 3
+
+
+async def test_confirming_a_webhook_can_be_cancelled_anywhere() -> None:
+    """What was not confirmed changes nothing, and can be confirmed again."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
+        operation = await session.submit(NewFx("door", duration=0.1))
+        sim.finish(operation.id)
+        assert await every_step(lambda: session._poller.confirm(operation), quiet(sim, session)) > 2
+        assert (await session.wait(operation)).status is Status.READY
+        polls = [request for request in sim.log if request.wait]
+        assert polls == []  # the news was kept for whoever comes
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_closing_ends_the_confirming_of_a_webhook(steps: int) -> None:
+    """A session can be closed at any moment after ``deliver``."""
+    async with simulate(durations=STUCK) as sim, no_task_left():
+        async with Session(settings(sim, confirm_webhooks=True)) as session:
+            operation = await session.submit(NewFx("door", duration=0.1))
+            sim.finish(operation.id)
+            session.deliver(await session.refresh(operation))
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+        with pytest.raises(SessionClosed):
+            session.deliver(operation)
+
+
+async def close_the_gate(sim: Simulator, session: Session) -> None:
+    """Have the account refuse everything for an hour."""
+    sim.inject(Fault.SERVER_ERROR, status=429, headers={"Retry-After": "3600"})
+    with anyio.move_on_after(5) as waiting:
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.refresh, Handle("create.new_fx", "op_" + "7" * 26))
+            await until(lambda: session.statistics().closed_for > 3000)
+            group.cancel_scope.cancel()
+    assert not waiting.cancelled_caught
+
+
+@pytest.mark.parametrize("name", ["submit", "wait", "refresh", "renew", "run", "run_many"])
+async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
+    """Whoever waits for the account's limit gives slot and place back, and has sent nothing."""
+    async with simulate(durations=STUCK) as sim, no_task_left(), Session(settings(sim)) as session:
+        operation = await session.submit(NewFx("door", duration=0.1))
+        await close_the_gate(sim, session)
+        asked = len(sim.log)
+
+        async def run_many() -> None:
+            async with session.run_many([NewFx("door", duration=0.1)] * 3) as results:
+                await anext(results)
+
+        output = Output(url="http://a/b", expires_at=None, duration=1.0, handle=operation.handle, index=0)
+        calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "submit": lambda: session.submit(NewFx("door", duration=0.1)),
+            "wait": lambda: session.wait(operation),
+            "refresh": lambda: session.refresh(operation),
+            "renew": lambda: session._reader.renew(output),
+            "run": lambda: session.run(NewFx("door", duration=0.1)),
+            "run_many": run_many,
+        }
+        for step in itertools.count(1):
+            task = asyncio.create_task(_run(calls[name](), step))
+            left, _ = await asyncio.wait((task,), timeout=0.1)
+            task.cancel()  # it waits for the gate, and has no more awaits than that
+            await asyncio.wait((task,))
+            await assert_idle(session)
+            if not left:
+                break
+        assert step > 1
+        assert len(sim.log) == asked
+        assert session.statistics().closed_for > 3000
+
+
+async def test_a_deadline_holds_inside_a_closed_gate() -> None:
+    """``timeout`` is the caller's clock: what the account's limit does to the polls is no excuse."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(NewFx("door", duration=0.1))
+        await close_the_gate(sim, session)
+        for what in (operation, operation.handle):
+            started = anyio.current_time()
+            with pytest.raises(WaitTimeout):
+                await session.wait(what, timeout=0.05)
+            assert anyio.current_time() - started < 1
+        await assert_idle(session)
+        session.deliver(attrs.evolve(operation, status=Status.READY))
+        assert (await session.wait(operation)).status is Status.READY  # news need no permit
 
 
 async def test_start_and_close_can_be_cancelled_anywhere() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import attrs
 import pytest
 from downloading import OTHER, PATH, SONG, bench, flac_like
 from rawserver import Act
@@ -202,3 +203,48 @@ async def test_one_bad_output_does_not_stop_the_others(tmp_path: Path) -> None:
 
         assert [path.name for path in tmp_path.iterdir()] == ["take-2.flac"]
         assert len(caught.value.__notes__) == 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_bad_bytes_are_kept_only_when_asked_for(tmp_path: Path, keep: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+    """With ``keep_corrupt`` what failed its check twice stays beside its place, and the message says where."""
+    body = WRONG[0][0]
+    async with bench(tmp_path, files={PATH: body}, keep_corrupt=keep) as b:
+        for _ in range(2):
+            with pytest.raises(
+                CorruptAudio, match="kept as .*song.flac.corrupt; it was" if keep else "announced; it was"
+            ):
+                await b.save()
+            assert b.left() == (["song.flac.corrupt"] if keep else [])
+
+        assert not keep or b.target.with_name("song.flac.corrupt").read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("act", "requests", "received"),
+    [
+        (Act(), 1, 0),
+        (Act(framing="chunked"), 1, 250_000),
+        (Act(framing="close"), 1, 250_000),
+        (Act(cut=100_000), 2, 100_000),
+    ],
+)
+async def test_a_file_that_is_too_large_is_given_up_at_once(
+    tmp_path: Path, act: Act, requests: int, received: int
+) -> None:
+    """As soon as the host says, or shows, that it is longer than ``max_bytes``; nothing is kept of it."""
+    host = [act] if act.cut is None else [attrs.evolve(act, framing="chunked"), Act()]
+    async with bench(tmp_path, *host, max_bytes=250_000) as b:
+        with pytest.raises(DownloadError, match=r"Limits.max_bytes allows 250000") as caught:
+            await b.save()
+
+        assert len(b.server.requests) == requests
+        assert received <= caught.value.received < 300_000
+        assert b.left() == []
+        assert b.downloader.streams_out == 0
+
+
+async def test_a_file_of_just_the_size_is_not_too_large(tmp_path: Path) -> None:
+    """The limit is what may be."""
+    async with bench(tmp_path, max_bytes=len(SONG)) as b:
+        assert await b.save() == SONG

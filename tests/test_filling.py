@@ -11,8 +11,9 @@ from downloading import OTHER, PATH, SONG, bench, flac_like
 from rawserver import Act
 
 from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._disk import Disk, OnDisk
 from soundpiece_async._fetching import Source
-from soundpiece_async._filling import Disk, fill
+from soundpiece_async._filling import fill
 from soundpiece_async._partfile import PartFile
 
 pytestmark = pytest.mark.anyio
@@ -106,10 +107,11 @@ async def test_a_full_disk_ends_a_download_at_once(tmp_path: Path, number: int, 
         disk = Disk(source, threads=anyio.CapacityLimiter(1))
         part = FullPart(tmp_path / "song.flac", source="s")
         part.error = number
+        assert "OnDisk <PartFile" in repr(OnDisk(part, disk=disk))
         part.claim(overwrite=False)
         try:
             with pytest.raises(DownloadError, match=reason):
-                await fill(part, source=source, disk=disk)
+                await fill(OnDisk(part, disk=disk), source=source)
         finally:
             part.close()
 

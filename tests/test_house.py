@@ -52,8 +52,8 @@ def test_only_the_transport_knows_aiohttp_and_only_the_codec_knows_cattrs() -> N
         name: [str(path.relative_to(PACKAGE)) for path in CLIENT if name in imports(path)]
         for name in ("aiohttp", "cattrs", "asyncio")
     }
-    only_when_asked = {"_session.py", "webhooks.py"}  # names a type of it; makes a handler for its server
-    assert set(knows["aiohttp"]) - only_when_asked == {"_transport.py"}
+    only_when_asked = {"_session.py", "_transport.py", "webhooks.py"}  # a type of it; a handler for its server
+    assert set(knows["aiohttp"]) - only_when_asked == {"_network.py"}
     assert knows["cattrs"] == ["_core/codec.py"]
     assert [file for file in knows["asyncio"] if "cli" not in file] == ["_lifetime.py"]
 
@@ -69,7 +69,7 @@ def test_importing_the_package_needs_no_extra() -> None:
     """The extras are imported where they are used."""
     code = "import sys, soundpiece_async; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
-    assert not {"numpy", "soundfile", "cyclopts", "rich", "uvloop", "orjson"} & set(done.stdout.split())
+    assert not {"numpy", "soundfile", "cyclopts", "rich", "uvloop", "orjson", "obstore"} & set(done.stdout.split())
 
 
 def test_files_and_functions_stay_readable() -> None:
@@ -125,3 +125,18 @@ def test_a_session_shows_nothing_it_should_not() -> None:
     for name, member in inspect.getmembers(Session, inspect.isfunction):
         if not name.startswith("_"):
             assert inspect.getdoc(member), name
+
+
+def test_the_examples_in_the_docs_are_python() -> None:
+    """What is printed can be compiled, and names only what the package has."""
+    blocks = [
+        (path.name, block)
+        for path in (ROOT / "docs").glob("*.md")
+        for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    ]
+    assert blocks
+    for name, block in blocks:
+        for node in ast.walk(ast.parse(block, name)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("soundpiece_async"):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), name

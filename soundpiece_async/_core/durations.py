@@ -12,11 +12,14 @@ events over exposure, in bins of age that grow by a fifth:
 4. A floor is added, `FLOOR` times the overall rate and at least one finish in five holds: the quiet stretch between
    two modes, and ages that nobody has reached yet, are looked at rarely but not never.
 5. Beyond `MEMORY` finishes all is halved: a service that grows slower is believed after a while.
+6. Those a webhook will report are exposed while nothing is heard of them, as far as they are believed to run.
 
 All ages and durations are seconds.
 """
 
 from bisect import bisect_right
+from collections.abc import Collection
+from itertools import accumulate, pairwise
 from math import exp, expm1
 
 FIRST, RATIO, BINS = 0.01, 1.2, 72  # the edges are 0, 10 ms, 12 ms, ... 59 minutes
@@ -47,6 +50,7 @@ class Durations:
         self._least = 0.2 / hold
         self._events = [0.0] * BINS
         self._exposure = [0.0] * BINS
+        self._silent = [0.0] * BINS
         self._known = 0.0  # seconds of exposure that the curve is drawn from
         self._fresh = 0.0  # and those since
         self._draw()
@@ -93,6 +97,29 @@ class Durations:
         if self._fresh >= self._known * NEWS:
             self._draw()
 
+    def listen(self, silent: Collection[tuple[float, float]], *, loss: float) -> None:
+        """Count those of whom nothing was heard (rule 6), instead of those counted before.
+
+        Args:
+            silent: For each the age at which it was last seen, and its age now.
+            loss: The share of webhooks that get lost.
+        """
+        if not silent and not any(self._silent):
+            return
+        crossing, parts = [0.0] * BINS, [0.0] * BINS
+        for since, until in silent:
+            first, last = bin_of(since), bin_of(until)
+            survival = (1 - loss) * self.survival(until)
+            running = survival / (survival + loss)
+            crossing[first] += running
+            crossing[last] -= running
+            parts[first] -= running * (since - EDGES[first])
+            parts[last] += running * (until - EDGES[last])
+        widths = (*(high - low for low, high in pairwise(EDGES)), 0.0)
+        whole = accumulate(crossing)
+        self._silent = [count * width + part for count, width, part in zip(whole, widths, parts, strict=True)]
+        self._draw()
+
     def _spread(self, since: float, until: float) -> None:
         """Spread one finish over the stretch it must lie in; up to it, the operation was exposed."""
         gone = -expm1(-self._learned(since, until))
@@ -114,10 +141,11 @@ class Durations:
             self._finishes /= 2
             self._events = [count / 2 for count in self._events]
             self._exposure = [seconds / 2 for seconds in self._exposure]
-        self._known, self._fresh = sum(self._exposure), 0.0
+        exposure = [seen + silent for seen, silent in zip(self._exposure, self._silent, strict=True)]
+        self._known, self._fresh = sum(exposure), 0.0
         self._rate = rate = (self._finishes + BELIEF) / (self._known + BELIEF * self._guess)
         self._floor = floor = max(FLOOR * rate, self._least)
-        events, exposure = _blur(self._events), _blur(self._exposure)
+        events, exposure = _blur(self._events), _blur(exposure)
         self._hazard = [
             (count + PRIOR) / (seconds + PRIOR / rate) + floor for count, seconds in zip(events, exposure, strict=True)
         ]

@@ -232,7 +232,15 @@ class JournalError(SoundpieceError):
 
 
 class WebhookError(SoundpieceError):
-    """A delivery that is not one of ours: junk, a wrong signature, too old, or too large."""
+    """A delivery that is not one of ours: junk, a wrong signature, too old, or too large.
+
+    Attributes:
+        status: the HTTP status to answer it with: 400 junk, 401 a wrong signature, 413 too large.
+    """
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def _revive(kind: type[SoundpieceError], args: tuple[object, ...]) -> SoundpieceError:

@@ -78,16 +78,17 @@ class Operation(Generic[R_co]):
 
 @attrs.frozen(kw_only=True)
 class SavedFile:
-    """A whole, verified file on disk.
+    """A whole, verified file on disk, or object in a store.
 
     Attributes:
-        path: where it is.
+        path: where it is. Of an object, what its URL reads as a path: good for its name, and no file of this machine.
         bytes: its size.
         sha256: of its bytes, as hex.
         duration: length in seconds, by its own header.
         sample_rate: in Hz, by its own header.
         channels: by its own header.
         output: what it was made from.
+        url: where an object is, as ``s3://bucket/songs/take.flac``; None: it is a file, at ``path``.
     """
 
     path: Path
@@ -97,6 +98,7 @@ class SavedFile:
     sample_rate: int
     channels: int
     output: Output
+    url: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -133,6 +135,8 @@ class Statistics:
         rate_limited: answers 429.
         rate: requests per second the account gate gives now; None: unlimited.
         closed_for: seconds until the gate opens again; 0: it is open.
+        queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
+        one_at_a_time: the service gives no usable answers; until one succeeds, requests go out singly and ever rarer.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
     """
@@ -150,5 +154,7 @@ class Statistics:
     rate_limited: int = 0
     rate: float | None = None
     closed_for: float = 0.0
+    queued: int = 0
+    one_at_a_time: bool = False
     detection_lag: float = 0.0
     detection_lag_max: float = 0.0

@@ -61,6 +61,12 @@ def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
     return [f"{name}{_ENDING}" for name in _tell_apart(names)]
 
 
+def number_stem(stem: str, number: int) -> str:
+    """Put a number behind a stem, which is cut where it would get too long."""
+    mark = f"-{number}"
+    return f"{_clean(stem, longest=LONGEST_STEM - len(mark))}{mark}"
+
+
 def _clean(text: str, *, longest: int) -> str:
     """Apply rules 1 and 2; ``longest`` is in bytes."""
     kept = (

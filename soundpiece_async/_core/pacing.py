@@ -140,7 +140,7 @@ class Gate:
     def __repr__(self) -> str:
         closed = self._closed_until
         state = "open" if closed is None else f"closed until {closed:.3f}"
-        serial = "" if self._quota.left else ", one at a time"
+        serial = ", one at a time" if self.probing else ""
         return f"<Gate {state}{serial}, {describe_rate(self.rate)}, {self.waiting} waiting, {self.in_flight} in flight>"
 
     @property
@@ -152,6 +152,11 @@ class Gate:
     def closed_until(self) -> float | None:
         """When the pause of the last 429 ends; None once somebody was let in, or tried to be, after it."""
         return self._closed_until
+
+    @property
+    def probing(self) -> bool:
+        """Whether requests go out one at a time, because the service gives no usable answers (rule 4)."""
+        return not self._quota.left
 
     @property
     def waiting(self) -> int:
@@ -196,14 +201,9 @@ class Gate:
         """Say when `admit` could next let somebody in; None when nobody waits, or only an answer can help."""
         if not self.waiting or self._probe is not None:
             return None
-        times = [now]
-        if self._closed_until is not None:
-            times.append(self._closed_until)
-        if self.rate is not None:
-            times.append(self._due)
-        if not self._quota.left:
-            times.append(self._probe_at)
-        return max(times)
+        paced = None if self.rate is None else self._due
+        times = (now, self._closed_until, paced, self._probe_at if self.probing else None)
+        return max(time for time in times if time is not None)
 
     def answered(
         self,
@@ -236,7 +236,7 @@ class Gate:
                 self._in_row = 0
         else:
             self._quota.fail()
-            if was_probe or not self._quota.left:
+            if was_probe or self.probing:
                 self._probe_at = max(self._probe_at, now + self._probe_pause(jitter))
                 self._probes += was_probe
 
@@ -252,7 +252,7 @@ class Gate:
     def _may_send(self, now: float) -> bool:
         if now < self._due and self._learned.rate is not None:
             return False
-        return self._quota.left > 0 or (self._probe is None and now >= self._probe_at)
+        return not self.probing or (self._probe is None and now >= self._probe_at)
 
     def _let_in(self, queue: OrderedDict[Ticket, None], now: float) -> Ticket:
         ticket, _ = queue.popitem(last=False)
@@ -264,7 +264,7 @@ class Gate:
             ticket.cost = 1 / rate
             self._learned.spend(wanted=ticket.since <= self._due)
             self._due = max(self._due, now - _SAVED_SECONDS) + ticket.cost
-        if not self._quota.left:
+        if self.probing:
             self._probe = ticket
         return ticket
 

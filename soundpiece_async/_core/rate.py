@@ -4,14 +4,18 @@ The service tells nobody its limit and sends no quota headers (contract section 
 `LearnedRate` turns those into permits per second:
 
 1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.
-2. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
-3. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
+2. A 429 to a ramp that still crawls is the burst of a process that has just begun: both begin their ramps together.
+3. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
+4. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
    The faster a session, the slower it grows: that draws several processes together, as TCP's additive increase and
-   multiplicative decrease do, with a steeper law because a 429 is rarer than a lost packet. Above 4/s all grow by the
+   multiplicative decrease do, with a steeper law because a 429 is rarer than a lost packet. Above 3.4/s all grow by the
    same factor, and only the faster one's more frequent 429s pull: unequal starts there last for many minutes
    (`benchmarks/pacing.py` shows how unequal).
-4. Three 429s almost in a row mean a lower limit: deep cuts, then a quicker search upwards until the next 429.
-5. A permit nobody waited for proves nothing: an idle session does not grow.
+5. Three 429s almost in a row mean a lower limit: deep cuts, then a quicker search upwards until the next 429.
+6. A permit nobody waited for proves nothing: an idle session does not grow.
+
+Why it is not fairer: sessions have in common only the share of requests that is refused. One that meets n 429s knows it
+to 1/sqrt(n), and an even steeper rule 4 for all rates alike would need more than one request in 50 refused at 2.5/s.
 """
 
 import math
@@ -20,6 +24,8 @@ from enum import Enum, auto
 _FIRST_RATE = 0.5  # permits/s with which the ramp begins: eight processes on a limit of 5/s still fit
 _LOWEST_RATE = 0.02  # permits/s; a session at the bottom still asks once in 50 s
 _RAMP_SECONDS = 2.0  # the ramp is _FIRST_RATE + (t / this) ** 3: 2.5/s after 2.5 s, 100/s after 9.3 s
+_CRAWL_SECONDS = 3.0  # until then a ramp is below 4/s, and one restarted has lost next to nothing
+_RESTARTS = 8  # an account so small that the crawl itself is too fast must get out of rule 2
 _RAMP_EXIT = 0.6  # the ramp overshoots by what the account had saved up
 _EARLY_SECONDS, _EARLY_PERMITS = 2.0, 2.0  # a 429 sooner than either after the last cut is no chance hit
 _SETTLE_CUT, _SETTLED_CUT = 0.8, 0.9
@@ -27,7 +33,7 @@ _STREAK_CUT, _LOWER_LIMIT_CUT = 0.8, 0.7
 _SEARCH_PER_SECOND, _SEARCH_PER_PERMIT = 0.05, 0.01  # growth of the search after a lower limit; the smaller counts
 _FIRST_STEP, _LEAST_STEP, _STEP_SHRINK = 0.2, 0.1, 0.8  # the steady cut, as a logarithm: bold at first, then fine
 _FORGIVEN_GROWTH = 0.5  # the part of the growth since the last cut that a 429 takes back at least
-_QUIET_AT, _QUIET_SECONDS, _QUIET_POWER, _QUIET_MOST = 2.5, 25.0, 3.0, 120.0  # rule 3: 25 s at 2.5/s, at most 120 s
+_QUIET_AT, _QUIET_SECONDS, _QUIET_POWER, _QUIET_MOST = 2.5, 25.0, 3.0, 60.0  # rule 4: 25 s at 2.5/s, at most 60 s
 _QUIET_PERMITS, _QUIET_CRAWL = 20.0, 2.0  # and never above one 429 in 20 permits; fewer below 2/s
 _WARM_SECONDS, _WARM_SHARE = 120.0, 0.4  # a young session takes 0.4 of the quiet time: it has most to learn
 _PATIENCE, _HURRY = 1.5, 4.0  # after 1.5 quiet times without a 429 somebody must have left: growth goes faster
@@ -57,12 +63,13 @@ class LearnedRate:
         self._steady_for = 0.0  # seconds of wanted permits since the ramp
         self._step = _FIRST_STEP
         self._streak = 0  # 429s in a row that came early
+        self._restarts = 0
 
     def __repr__(self) -> str:
         return f"<LearnedRate {self._stage.name.lower()} {describe_rate(self.rate)}>"
 
     def spend(self, *, wanted: bool) -> None:
-        """Note a permit spent; only a `wanted` one, that somebody waited for, lets the rate grow (rule 5)."""
+        """Note a permit spent; only a `wanted` one, that somebody waited for, lets the rate grow (rule 6)."""
         if self.rate is None or not wanted or self._stage is _Stage.FREE:
             return
         seconds = 1 / self.rate
@@ -83,6 +90,8 @@ class LearnedRate:
         match self._stage:
             case _Stage.FREE:
                 self._stage, rate = _Stage.RAMP, _FIRST_RATE
+            case _Stage.RAMP if self._age < _CRAWL_SECONDS and self._restarts < _RESTARTS:
+                self._restarts, rate = self._restarts + 1, _FIRST_RATE
             case _Stage.RAMP:
                 self._stage, rate = _Stage.SETTLE, rate * _RAMP_EXIT
             case _Stage.SETTLE | _Stage.SEARCH if early:
@@ -99,7 +108,7 @@ class LearnedRate:
         return self.rate is not None and self._age < max(_EARLY_SECONDS, _EARLY_PERMITS / self.rate)
 
     def _steady_cut(self, *, early: bool) -> float:
-        """Give the factor of a cut; one early 429 is chance, two are a sign, three a lower limit (rule 4)."""
+        """Give the factor of a cut; one early 429 is chance, two are a sign, three a lower limit (rule 5)."""
         self._streak = self._streak + 1 if early else 0
         match self._streak:
             case 0 | 1:
@@ -119,7 +128,7 @@ class LearnedRate:
         return self._step * seconds / quiet * math.exp(hurry)
 
     def _quiet(self, rate: float) -> float:
-        """Give the seconds that should pass between two 429s at that rate (rule 3)."""
+        """Give the seconds that should pass between two 429s at that rate (rule 4)."""
         warm = _WARM_SHARE + (1 - _WARM_SHARE) * min(1.0, self._steady_for / _WARM_SECONDS)
         steep = min(_QUIET_MOST, _QUIET_SECONDS * math.pow(min(10.0, rate / _QUIET_AT), _QUIET_POWER))
         return warm * steep + _QUIET_PERMITS / rate * max(1.0, _QUIET_CRAWL / rate)

@@ -33,6 +33,24 @@ Source: TypeAlias = str | AudioSource | Output
 """What ``source`` and ``reference`` take: a URL, an ``AudioSource``, or an ``Output`` of an earlier operation."""
 
 
+class MadeKey(str):
+    """An idempotency key that was made here: text like any other, but a journal can tell it from one that was given.
+
+    A given key is what a piece of a bulk run is known by; a made one is new in every process.
+    """
+
+    __slots__ = ()
+
+
+def _make_key() -> MadeKey:
+    return MadeKey(uuid4())
+
+
+def _keep_key(key: object) -> str:
+    """Make text of a key, a ``UUID`` too; ``str`` would make plain text of a made one."""
+    return key if isinstance(key, MadeKey) else str(key)
+
+
 @attrs.frozen(kw_only=True)
 class Request:
     """What all eight share. One object is one piece of work: submitted twice, it is still made (and paid for) once.
@@ -47,7 +65,7 @@ class Request:
     envelope: ClassVar[str]
     """Member of an answer that holds the operation; where the contract only infers it, any other name works too."""
 
-    idempotency_key: str = attrs.field(factory=lambda: str(uuid4()), converter=str)
+    idempotency_key: str = attrs.field(factory=_make_key, converter=_keep_key)
     callback_url: str | None = attrs.field(default=None, repr=_show_url)
 
 
@@ -204,6 +222,7 @@ __all__ = [
     "ROUTES",
     "AudioSource",
     "AutoCutDown",
+    "MadeKey",
     "NewFx",
     "NewInstrumental",
     "NewSample",

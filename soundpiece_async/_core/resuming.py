@@ -134,7 +134,7 @@ def _judge_no_such_range(headers: Mapping[str, str], *, have: int, known: Known)
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     total = int(match["total"]) if match and match["total"] else None
     if _offset(have, known) and total == have and known.size in (None, total):
-        return Whole(total)
+        return Whole(have)
     return Useless(f"the host has nothing from byte {have} on (416), and does not say that the file ends there")
 
 

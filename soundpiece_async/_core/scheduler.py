@@ -18,8 +18,7 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
 8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
    (contract section 6). "At once" is a few round trips; while that is not known, its next poll is short, to learn it.
-9. An operation that a webhook will report counts as one whose finish is missed only if the webhook is lost: looked at
-   rarely, closer when it is late for what its route usually takes, held only then.
+9. An operation that a webhook will report is left alone until it is late (`silence.py`), then polled as any other.
 10. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
 
 Times are seconds on the caller's clock.
@@ -93,8 +92,7 @@ class Scheduler:
         self._price = 0.0
         self._routes: dict[str, Durations] = {}
         self._pieces: dict[Hashable, Piece] = {}
-        self._waiting = Waiting()
-        self._resting = Resting()
+        self._waiting, self._resting = Waiting(), Resting()
         self._looked, self._held = Out(Stage.LOOKED), Out(Stage.HELD)
         self._dropping: Piece | None = None
 
@@ -169,6 +167,7 @@ class Scheduler:
         if not out:
             self._leave(piece)
         if finished:  # a webhook is news of this moment: until now it ran
+            self._waiting.silence.take_webhook(now)
             piece.learn(now, finished=False)
             piece.learn(now, finished=True)
         piece.gone = True
@@ -189,6 +188,7 @@ class Scheduler:
         if not waiting.count or (full and not self._held):
             return Sleep(next_rest if next_rest < inf else None)
         hold, price = self._tempo.hold, PRICE * self._tempo.hold
+        waiting.listen(now, hold=hold)
         waiting.weigh(now, step=hold * STEP)
         places = self._places(rate)
         if not full and len(self._held) < places and (best := waiting.best_hold(hold, price=max(self._price, price))):
@@ -200,8 +200,8 @@ class Scheduler:
             return Sleep(now + hold / 80)
         if line.worth >= price:
             return Poll(line.head.key, wait=False)
-        rest = waiting.pays_in(price)  # if hazards stay as they are: so see again soon
-        return Sleep(min(next_rest, now + min(max(rest, hold / 8000), hold / 40)))
+        pays_in = max(waiting.pays_in(price), hold / 8000)  # if hazards stay as they are: so see again soon
+        return Sleep(min(next_rest, now + min(pays_in, hold / 40)))
 
     def begin(self, action: Poll | Drop, *, now: float) -> None:
         """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
@@ -270,8 +270,7 @@ class Scheduler:
         """Learn from an answer without a result, and return how long the operation has to rest (rule 8)."""
         took = now - piece.sent
         piece.learn(now, finished=False)
-        piece.failures = 0
-        piece.suspect = False
+        piece.failures, piece.suspect = 0, False
         if not held:
             self._tempo.take_look(took)
         elif not self._tempo.suspects(took):
@@ -287,8 +286,10 @@ class Scheduler:
         took, trip = now - piece.sent, self._tempo.trip
         if not held:
             self._tempo.take_look(took)
-        elif took > 2 * trip:
+        if held and took > 2 * trip:
             piece.learn(now - trip, finished=False)
+        elif piece.pushed and not piece.gone:  # it was there before: the webhook got lost
+            self._waiting.silence.take_miss()
         piece.learn(now, finished=True)
         piece.gone = True
 

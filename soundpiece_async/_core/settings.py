@@ -17,7 +17,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """How much goes on at once."""
+    """How much goes on at once, and how large a file may be."""
 
     submits: int = 16
     """PUTs on the wire."""
@@ -27,12 +27,16 @@ class Limits:
     """Streams from the output host. At full speed 8 keep the event loop prompt, 32 do not (measured)."""
     in_flight: int = 1000
     """Pieces of one ``run_many`` begun and not yet taken by its consumer."""
+    max_bytes: int | None = None
+    """Bytes one file may have: what announces, or sends, more ends in a DownloadError at once. None: any number."""
     requests_per_second: float | None = None
     """A ceiling on requests to the API; None: unlimited until the service answers 429 (its limit is UNKNOWN)."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("submits", "polls", "downloads", "in_flight"):
             _check_count(f"limits.{name}", getattr(self, name))
+        if self.max_bytes is not None:
+            _check_count("limits.max_bytes", self.max_bytes)
         if self.requests_per_second is not None:
             _check_positive("limits.requests_per_second", self.requests_per_second)
 
@@ -44,9 +48,9 @@ class Timeouts:
     connect: float = 10.0
     """Until a connection stands, TLS included."""
     submit: float = 30.0
-    """Without a byte of a PUT's answer."""
+    """A PUT or a single read as a whole, from connecting to the last byte."""
     poll: float = 35.0
-    """Without a byte of a poll's answer: the service holds a long poll for up to 20 s (contract section 6)."""
+    """A poll as a whole: the service holds a long one for up to 20 s (contract section 6)."""
     read: float = 30.0
     """Without a byte of a download; a download as a whole has no limit."""
 
@@ -60,7 +64,9 @@ class RetryRules:
     """When to stop trying again. A 429, or waiting in a queue of ours, uses up nothing."""
 
     submit_for: float = 300.0
-    """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key."""
+    """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key.
+
+    While the service gives usable answers to nobody, requests go one at a time, and waiting for that turn is trying."""
     download_stalls: int = 6
     """Attempts in a row that bring no new byte, after which a download gives up."""
 
@@ -84,6 +90,7 @@ class Settings:
         retries: when to stop trying again.
         verify: ``"header"`` checks size, magic, STREAMINFO and length of each file; ``"full"`` also decodes every frame
             and compares its MD5 (extra ``verify``); ``"none"`` checks the size only.
+        keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for whoever asks what it was.
         validate: check requests against the contract at submit; off, because the service may loosen its rules.
         confirm_webhooks: read the state with one GET before believing a webhook.
     """
@@ -94,6 +101,7 @@ class Settings:
     timeouts: Timeouts = attrs.field(factory=Timeouts)
     retries: RetryRules = attrs.field(factory=RetryRules)
     verify: Verify = "header"
+    keep_corrupt: bool = False
     validate: bool = True
     confirm_webhooks: bool = False
 
@@ -119,6 +127,7 @@ class Settings:
             ("limits", Limits),
             ("timeouts", Timeouts),
             ("retries", RetryRules),
+            ("keep_corrupt", bool),
             ("validate", bool),
             ("confirm_webhooks", bool),
         ):

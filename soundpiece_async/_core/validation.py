@@ -12,13 +12,35 @@ from uuid import UUID
 import attrs
 
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.models import Operation
+from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import AudioSource, NewInstrumental, NewSong, Request
 
 LONGEST_PROMPT = 1024
 LONGEST_LYRICS = 3000
 LONGEST_CALLBACK = 2048
 MOST_VARIATIONS = 3
+
+
+def demand_handle(what: object) -> Handle:
+    """Give the handle of an operation, or refuse what is none: a text that was stored is read by ``Handle.parse``."""
+    match what:
+        case Operation():
+            return what.handle
+        case Handle():
+            return what
+    kind = type(what).__name__
+    raise InvalidRequest(f"neither an operation nor a handle: {kind}; Handle.parse reads a text", field="operation")
+
+
+def demand_request(value: object) -> None:
+    """Refuse what is no request at all; even ``Settings(validate=False)`` does.
+
+    Raises:
+        InvalidRequest: the field is ``request``.
+    """
+    if not isinstance(value, Request):
+        raise InvalidRequest(f"not a request: {type(value).__name__}; use one of the eight classes", field="request")
 
 
 def validate(request: Request) -> None:

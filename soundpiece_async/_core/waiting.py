@@ -26,8 +26,8 @@ from operator import attrgetter
 import attrs
 
 from soundpiece_async._core.durations import Durations, bin_of
+from soundpiece_async._core.silence import Silence
 
-LOST = 0.001  # the share of webhooks that never come, believed beforehand
 TOUCHED = 64  # heads changed before all lines are weighed again
 UNKNOWN = -1  # the bin of those whose age nobody knows
 
@@ -103,15 +103,13 @@ class Line:
         if late:
             self.pieces.move_to_end(piece.key, last=False)
 
-    def weigh(self, now: float) -> None:
-        """Work out what a look at the head is worth now."""
+    def weigh(self, now: float, *, late: float = 1.0) -> None:
+        """Work out what a look at the head is worth now: nothing before it is late, if a webhook will report it."""
         piece = self.head
         finishes, self.hazard = piece.prospects(now)
-        self.holdable, self.trusted = True, piece.route.trusted
-        if piece.pushed:
-            doubt = LOST / (LOST + (1 - LOST) * piece.route.survival(now - piece.born))
-            finishes, self.hazard, self.holdable = finishes * doubt, self.hazard * doubt, doubt > 1 / 2
-        self.worth = finishes * finishes / (2 * self.hazard)
+        self.holdable = not piece.pushed or piece.route.survival(now - piece.born) <= late
+        self.trusted = piece.route.trusted
+        self.worth = finishes * finishes / (2 * self.hazard) if self.holdable else 0.0
 
     def saves(self, hold: float, *, price: float) -> float:
         """Return what holding the head saves: the looks that so many seconds would cost, and this one if it is due.
@@ -136,10 +134,10 @@ class Waiting:
     """
 
     def __init__(self) -> None:
+        self.silence = Silence()
         self._lines: dict[tuple[Durations, bool, int], Line] = {}
         self._stale: dict[Line, None] = {}
-        self._weighed = -inf
-        self._patience = 0.0
+        self._weighed, self._patience = -inf, 0.0
         self._touched = 0
         self.count = 0
         self.pushed = 0
@@ -174,18 +172,31 @@ class Waiting:
 
         Where people wait for minutes, seconds change little: a step is at least a two-thousandth of the longest wait.
         """
+        late = self.silence.late
         if now - self._weighed >= max(step, self._patience) or self._touched >= TOUCHED:
             lines = self._lines.values()
             self._weighed, self._touched = now, 0
             for line in lines:
-                line.weigh(now)
-            self.heat = sum(len(line.pieces) * sqrt(line.hazard) for line in lines)
+                line.weigh(now, late=late)
+            self.heat = sum(len(line.pieces) * sqrt(line.hazard) for line in lines if line.holdable)
             self._patience = max(now - line.head.since for line in lines) / 2000
         else:
             self._touched += len(self._stale)
             for line in self._stale:
-                line.weigh(now)
+                line.weigh(now, late=late)
         self._stale.clear()
+
+    def listen(self, now: float, *, hold: float) -> None:
+        """Let the routes count those of whom nothing was heard; not all the time, it takes a microsecond for each."""
+        if not self.silence.is_due(now, hold=hold):
+            return
+        silent: dict[Durations, list[tuple[float, float]]] = {route: [] for route, _, _ in self._lines}
+        if self.silence.means_running(now, hold=hold):
+            for (route, pushed, spot), line in self._lines.items():
+                if pushed and spot != UNKNOWN:
+                    silent[route] += ((piece.seen - piece.born, now - piece.born) for piece in line.pieces.values())
+        for route, ages in silent.items():
+            route.listen(ages, loss=self.silence.loss)
 
     def best_look(self) -> Line:
         """Return the line whose head it is worth most to look at. Somebody must wait."""

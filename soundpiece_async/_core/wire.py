@@ -17,6 +17,7 @@ from soundpiece_async._core.errors import (
     FieldError,
     InsufficientCredits,
     NotFound,
+    OperationFailed,
     RateLimited,
     ServerError,
     TransportError,
@@ -188,6 +189,17 @@ def read_failure(operation: Operation[Any]) -> str:
     error = operation.error
     why = ": ".join(part for part in (error.code, error.message) if part) if error else "no reason given"
     return f"operation {operation.handle} failed: {why}; to try again, make a new request (with a new idempotency key)"
+
+
+def demand_ready(operation: Operation[Any]) -> Operation[Any]:
+    """Give a final operation back.
+
+    Raises:
+        OperationFailed: it did not become what it should.
+    """
+    if operation.status is Status.FAILED:
+        raise OperationFailed(read_failure(operation), operation=operation)
+    return operation
 
 
 def _read_fields(detail: object) -> tuple[FieldError, ...]:

@@ -12,7 +12,7 @@ from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.run import run
 from soundpiece_async.cli.simulate import simulate
 
-app = App(
+app: App = App(
     name="soundpiece",
     help="Songs, instrumentals, samples, effects, remixes, stems and cut-downs by the Soundpiece API.",
     console=Page(),

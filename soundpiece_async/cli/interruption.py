@@ -26,7 +26,7 @@ class Interruption:
     """
 
     def __init__(self, *, last: bool = False) -> None:
-        self.noted = False
+        self.noted: bool = False
         self._last = last
         self._cancel: Callable[[], object] = _do_nothing
 

@@ -58,8 +58,37 @@ def test_the_ramp_finds_the_scale_in_ten_seconds() -> None:
     assert repr(rate).startswith("<LearnedRate ramp ")
 
 
+def test_sessions_that_begin_apart_end_their_ramps_alike() -> None:
+    """One that began seconds earlier meets the burst of the next in its crawl, and begins again with it."""
+    first, second = LearnedRate(), LearnedRate()
+    first.lower()
+    spend(first, seconds=1)
+    second.lower()
+    first.lower()
+
+    for rate in (first, second):
+        spend(rate, seconds=7)
+    assert now_at(first) == now_at(second) > 20
+
+
+def test_a_ramp_does_not_crawl_for_ever() -> None:
+    """An account too small for the crawl itself ends it after eight tries, and is then learned from below."""
+    rate = LearnedRate()
+    for _ in range(9):
+        rate.lower()
+        assert now_at(rate) == 0.5
+        assert "ramp" in repr(rate)
+        rate.spend(wanted=True)
+
+    rate.lower()
+    assert "settle" in repr(rate)
+    for _ in range(6):
+        rate.lower()
+    assert now_at(rate) < 0.3
+
+
 def test_the_ramp_ends_with_its_first_429() -> None:
-    """The overshoot is cut, the next early 429s cut on, and the first quiet stretch ends the settling."""
+    """Past its crawl the overshoot is cut, the next early 429s cut on, and the first quiet stretch ends the settling."""
     rate = LearnedRate()
     rate.lower()
     spend(rate, seconds=6)
@@ -91,9 +120,9 @@ def test_one_429_costs_little() -> None:
 
 
 def test_a_faster_session_grows_less() -> None:
-    """In the same time, the slower of two grows by the larger factor, up to 4/s: that draws them together."""
+    """In the same time, the slower of two grows by the larger factor, up to 3/s: that draws them together."""
     factors = []
-    for at in (2, 3, 4):
+    for at in (2, 2.5, 3):
         rate = LearnedRate()
         settle(rate, at=at)
         before = now_at(rate)

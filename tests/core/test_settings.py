@@ -20,10 +20,18 @@ def test_defaults() -> None:
     assert attrs.asdict(settings) == {
         "api_key": KEY,
         "base_url": "https://api.soundpiece.co",
-        "limits": {"submits": 16, "polls": 100, "downloads": 8, "in_flight": 1000, "requests_per_second": None},
+        "limits": {
+            "submits": 16,
+            "polls": 100,
+            "downloads": 8,
+            "in_flight": 1000,
+            "max_bytes": None,
+            "requests_per_second": None,
+        },
         "timeouts": {"connect": 10, "submit": 30, "poll": 35, "read": 30},
         "retries": {"submit_for": 300, "download_stalls": 6},
         "verify": "header",
+        "keep_corrupt": False,
         "validate": True,
         "confirm_webhooks": False,
     }

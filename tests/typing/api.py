@@ -5,6 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
+from obstore.store import MemoryStore
+
 from soundpiece_async._core.errors import (
     ApiError,
     CorruptAudio,
@@ -41,6 +43,7 @@ from soundpiece_async._core.requests import (
     SeparateStems,
 )
 from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
+from soundpiece_async._session import Session
 
 
 def make_requests(output: Output) -> list[Request]:
@@ -134,12 +137,25 @@ def take(result: Succeeded[NewFx] | Failed[NewFx]) -> str:
 def read_file(file: SavedFile) -> None:
     """A file on disk."""
     assert_type(file.path, Path)
+    assert_type(file.url, str | None)
     assert_type(file.bytes, int)
     assert_type(file.sha256, str)
     assert_type(file.duration, float)
     assert_type(file.sample_rate, int)
     assert_type(file.channels, int)
     assert_type(file.output, Output)
+
+
+async def choose_places(session: Session, operation: Operation[NewFx], store: MemoryStore) -> None:
+    """A folder, a URL or a store; and one output passed on."""
+    assert_type(await session.download(operation, "s3://songs"), list[SavedFile])
+    assert_type(await session.download(operation.handle, Path("out")), list[SavedFile])
+    assert_type(await session.download(operation.outputs[0], store, name="door"), SavedFile)
+    async with session.stream(operation.outputs[0]) as audio:
+        assert_type(audio.headers, dict[str, str])
+        assert_type(audio.size, int | None)
+        async for block in audio:
+            assert_type(block, bytes)
 
 
 def read_error(error: SoundpieceError) -> None:

@@ -1,0 +1,228 @@
+"""The pieces of a recorded run: where each stands, what ends one for good, and how it is stored.
+
+1. A piece goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
+   ``submitted`` on an operation exists, and nothing is ever submitted again.
+2. ``failed`` is what the same key cannot mend. An outage, an empty account or a wrong API key leave the state as it is.
+3. How long the service remembers a key is UNKNOWN (contract section 5): what was sent a day ago and never answered is
+   *uncertain*. That is never stored: it follows from ``sending`` and the time.
+"""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import attrs
+
+from soundpiece_async._core import wire
+from soundpiece_async._core.errors import (
+    ApiError,
+    BadRequest,
+    CorruptAudio,
+    DecodeError,
+    DownloadError,
+    OperationFailed,
+    SoundpieceError,
+    ValidationError,
+)
+from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Request
+
+R = TypeVar("R", bound=Request)
+
+FORGOTTEN_AFTER = 24 * 3600.0
+"""Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
+
+MENDABLE = frozenset({401, 402, 403, 404, 405, 407, 408, 425, 429})
+"""Refusals of a PUT that the same key gets over: account, base URL, proxy or pace are at fault, not the piece."""
+
+
+class State(StrEnum):
+    """How far a piece came."""
+
+    PLANNED = "planned"
+    """Its key and body are fixed; no PUT has left."""
+    SENDING = "sending"
+    """A PUT may have left; no answer is known."""
+    SUBMITTED = "submitted"
+    """The service gave an operation id."""
+    READY = "ready"
+    """Its outputs and their numbers are known."""
+    SAVED = "saved"
+    """Its files are whole and on disk."""
+    FAILED = "failed"
+    """The same key cannot mend it; files that could not be had are tried again all the same: that costs nothing."""
+    UNCERTAIN = "uncertain"
+    """``SENDING`` for more than a day (rule 3)."""
+
+
+@attrs.frozen
+class Failure:
+    """Why a piece failed, in a form that can be stored.
+
+    Attributes:
+        kind: the class of the error.
+        code: the operation's error code, or the HTTP status, or empty.
+        text: for people.
+        retryable: whether the same request may come out well when it is bought anew, with a new key.
+    """
+
+    kind: str
+    code: str
+    text: str
+    retryable: bool
+
+
+@attrs.frozen(kw_only=True)
+class FileRecord:
+    """A saved file as it is stored: ``path`` is relative to the journal's folder, so that both may move, or a URL."""
+
+    path: str
+    bytes: int
+    sha256: str
+    duration: float
+    sample_rate: int
+    channels: int
+    index: int
+    url: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Piece:
+    """One piece as it is stored.
+
+    Attributes:
+        number: in the journal.
+        digest: of the request it was made from.
+        key: the idempotency key.
+        route: of the request.
+        body: the bytes of every PUT.
+        state: as stored, so never ``UNCERTAIN``.
+        sent_at: when its first PUT left, in seconds since 1970.
+        operation: the operation's id.
+        created_at: when the service says it was submitted.
+        outputs, files: what it became.
+        failure: why it failed.
+    """
+
+    number: int
+    digest: bytes = attrs.field(repr=False)
+    key: str
+    route: str
+    body: bytes = attrs.field(repr=False)
+    state: State
+    sent_at: float | None = None
+    operation: str | None = None
+    created_at: datetime | None = None
+    outputs: tuple[Output, ...] = ()
+    files: tuple[FileRecord, ...] = ()
+    failure: Failure | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True when it failed for good."""
+        return self.failure is not None and not self.outputs
+
+    def is_uncertain(self, *, now: float) -> bool:
+        """Say whether it was sent too long ago to be sent again unasked (rule 3); ``now`` in seconds since 1970."""
+        return self.state is State.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
+
+
+def explain(error: SoundpieceError, *, request: Request, submitted: bool) -> Failure | None:
+    """Say whether an error ends a piece for good (rule 2), and what to store then.
+
+    Args:
+        error: what went wrong.
+        request: of the piece.
+        submitted: whether an operation exists. Asking for one costs nothing, so a refused GET ends nothing.
+
+    Returns:
+        None: the state stays, and the next run goes on from it.
+    """
+    kind = type(error).__name__
+    match error:
+        case OperationFailed(operation=Operation(error=OperationError(code=code, message=message))):
+            return Failure(kind, code, message, retryable=True)  # contract section 8
+        case ApiError(status=status) if not submitted and 400 <= status < 500 and status not in MENDABLE:  # noqa: PLR2004 - what 4xx means
+            return Failure(kind, str(status), str(error), retryable=False)
+        case DecodeError(operation=Operation(), path=path) if path in {m.name for m in attrs.fields(type(request))}:
+            return Failure(kind, "", str(error), retryable=True)  # the echo is another request's; its work is not ours
+        case DownloadError() if isinstance(error, CorruptAudio) or error.__cause__ is None:
+            return Failure(kind, "", str(error), retryable=True)  # with a cause, the disk or the network is at fault
+    return None
+
+
+def revive(piece: Piece, request: R) -> Operation[R]:
+    """Give the operation of a stored piece as far as it is known; ``raw`` is empty.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if piece.operation is None:
+        raise ValueError(f"piece {piece.key} has no operation")
+    error = None
+    if piece.failure is not None and piece.failure.kind == OperationFailed.__name__:
+        error = OperationError(piece.failure.code, piece.failure.text)
+    return Operation(
+        route=piece.route,
+        id=piece.operation,
+        status=Status.FAILED if error else Status.READY if piece.outputs else Status.PROCESSING,
+        created_at=piece.created_at,
+        idempotency_key=piece.key,
+        request=request,
+        outputs=piece.outputs,
+        error=error,
+    )
+
+
+def revive_error(failure: Failure, *, operation: Operation[Any] | None) -> SoundpieceError:
+    """Give the error that a stored failure stands for; details such as ``fields`` are only in its text."""
+    match failure.kind:
+        case "OperationFailed" if operation is not None:
+            return OperationFailed(wire.read_failure(operation), operation=operation)
+        case "DecodeError":
+            return DecodeError(failure.text, operation=operation)
+        case kind if failure.code.isdigit():
+            classes: dict[str, type[ApiError]] = {"BadRequest": BadRequest, "ValidationError": ValidationError}
+            return classes.get(kind, ApiError)(failure.text, status=int(failure.code))
+    return SoundpieceError(failure.text)
+
+
+def write_outputs(outputs: tuple[Output, ...]) -> str:
+    """Write outputs as JSON, without the operation they belong to."""
+    return json.dumps(
+        [
+            {
+                "index": output.index,
+                "kind": output.kind,
+                "duration": output.duration,
+                "expires_at": output.expires_at.isoformat() if output.expires_at else None,
+                "url": output.url,
+            }
+            for output in outputs
+        ]
+    )
+
+
+def read_outputs(text: str, *, handle: Handle) -> tuple[Output, ...]:
+    """Read what ``write_outputs`` wrote; ValueError, TypeError or KeyError if it did not."""
+    return tuple(
+        Output(**{**members, "expires_at": read_time(members["expires_at"]), "handle": handle})
+        for members in json.loads(text)
+    )
+
+
+def write_files(files: tuple[FileRecord, ...]) -> str:
+    """Write the records of files as JSON."""
+    return json.dumps([attrs.asdict(file) for file in files])
+
+
+def read_files(text: str) -> tuple[FileRecord, ...]:
+    """Read what ``write_files`` wrote; ValueError or TypeError if it did not."""
+    return tuple(FileRecord(**members) for members in json.loads(text))
+
+
+def read_time(text: str | None) -> datetime | None:
+    """Read an ISO 8601 time, or None; ValueError if it is none."""
+    return None if text is None else datetime.fromisoformat(text)

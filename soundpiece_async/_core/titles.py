@@ -1,0 +1,38 @@
+"""What the files of one run are called, when many operations share a folder.
+
+1. Two operations never get the same file name, nor two that differ by case alone: some file systems make them one.
+2. Who comes first gets the name as it is, who comes later a number behind it; asked again, each gets its own.
+"""
+
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from soundpiece_async._core.names import file_names, number_stem
+
+if TYPE_CHECKING:
+    from soundpiece_async._core.models import Operation
+    from soundpiece_async._core.outputs import Handle
+
+
+class Titles:
+    """One per run. It remembers every name it gave, about 200 bytes each."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, Handle] = {}
+
+    def __repr__(self) -> str:
+        return f"<Titles given={len(self._owners)}>"
+
+    def give(self, operation: "Operation[Any]", stem: str) -> str:
+        """Give the name under which the files of an operation get names that are theirs alone."""
+        titles = (stem if number == 1 else number_stem(stem, number) for number in count(1))
+        return next(title for title in titles if self._claim(title, operation))
+
+    def _claim(self, title: str, operation: "Operation[Any]") -> bool:
+        """Take the names of an operation's files under a title, unless one of them is another's."""
+        owner = operation.handle
+        wanted = [name.casefold() for name in file_names(title, operation.outputs)]
+        free = all(self._owners.get(name, owner) == owner for name in wanted)
+        if free:
+            self._owners.update(dict.fromkeys(wanted, owner))
+        return free

@@ -1,0 +1,182 @@
+"""The journal's file: SQLite, opened, checked, migrated, and written in groups. Everything here blocks.
+
+1. One connection, one thread at a time. WAL, so that a reader (``soundpiece status``) disturbs nobody.
+2. A group of jobs is one transaction: all of them, or none.
+3. With WAL a commit survives the death of the process whatever ``synchronous`` is; only a power cut can undo it. So
+   NORMAL, which leaves the waiting for the disk to the checkpoints, is enough for what can be found out again at no
+   cost: that a piece is planned, ready, saved or failed. FULL is for what must not be undone: that a PUT may have
+   left (its key is all that keeps the resend from being paid for), and which operation came of it. A FULL commit
+   brings to the disk whatever NORMAL ones stand before it.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+from soundpiece_async._core.errors import JournalError
+
+Job: TypeAlias = Callable[[sqlite3.Connection], Any]
+
+APPLICATION = 0x53504A4C
+"""SQLite's ``application_id``: a file without it is none of ours."""
+
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        """
+        CREATE TABLE piece (
+            number INTEGER PRIMARY KEY,
+            digest BLOB NOT NULL,      -- of route and members, without the key
+            occurrence INTEGER,        -- the n-th of that digest; NULL: its key was given
+            key TEXT NOT NULL UNIQUE,
+            state TEXT NOT NULL,
+            sent_at REAL,              -- when the first PUT left, in seconds since 1970
+            route TEXT NOT NULL,
+            operation TEXT,
+            created_at TEXT,
+            outputs TEXT,              -- JSON
+            files TEXT,                -- JSON; paths are relative to this folder
+            error_kind TEXT,
+            error_code TEXT,
+            error_text TEXT,
+            retryable INTEGER,         -- whether a new piece, with a new key, may come out well
+            body BLOB NOT NULL         -- every PUT is these very bytes
+        )
+        """,
+        "CREATE UNIQUE INDEX piece_content ON piece (digest, occurrence)",
+        "CREATE INDEX piece_state ON piece (state, sent_at)",
+    ),
+)
+"""The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full: free some space, then run the same again; nothing is lost",
+    sqlite3.SQLITE_NOTADB: "it is damaged, or no journal: move it away and keep it, the files beside it are whole",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: move it away and keep it, the files beside it are whole",
+    sqlite3.SQLITE_READONLY: "it may not be written: mend its permissions, then run the same again; nothing is lost",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is there, and its permissions",
+    sqlite3.SQLITE_IOERR: "the disk is full or failing: mend that, then run the same again; nothing is lost",
+    sqlite3.SQLITE_BUSY: "another program has locked it: end that, then run the same again; nothing is lost",
+}
+_PRIMARY_CODE = 0xFF
+
+
+class Database:
+    """An open journal.
+
+    Args:
+        path: the file; made, unless it is only to be read.
+        read_only: only look; nothing is made or migrated.
+        migrations: as ``MIGRATIONS``.
+
+    Raises:
+        JournalError: it is damaged, of a newer schema, not ours, or cannot be had; it was not changed.
+    """
+
+    def __init__(
+        self, path: Path, *, read_only: bool = False, migrations: Sequence[Sequence[str]] = MIGRATIONS
+    ) -> None:
+        self.commits: int = 0
+        self._path = path
+        self._read_only = read_only
+        self._one_at_a_time = threading.Lock()
+        self._closed = False
+        try:
+            if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._connection = sqlite3.connect(
+                f"file:{quote(os.fsencode(path))}?mode={'ro' if read_only else 'rw'}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            self._connection.row_factory = sqlite3.Row
+        except (sqlite3.Error, OSError) as error:
+            raise self._explain(error) from error
+        try:
+            self._prepare(migrations)
+        except (sqlite3.Error, JournalError) as error:
+            self.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._explain(error) from error
+            raise
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "read-only" if self._read_only else "open"
+        return f"<Database {self._path} {state} commits={self.commits}>"
+
+    def commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
+        """Run jobs in one transaction, and give their results.
+
+        Args:
+            jobs: each is called with the connection.
+            durable: wait until the transaction is on the disk (rule 3).
+
+        Raises:
+            JournalError: none of them took effect.
+        """
+        with self._one_at_a_time:
+            if self._closed:
+                raise JournalError(f"the journal {self._path} is closed")
+            try:
+                return self._commit(jobs, durable=durable)
+            except sqlite3.Error as error:
+                raise self._explain(error) from error
+
+    def close(self) -> None:
+        """Close the file; its write-ahead log is merged into it. Closing twice is no error."""
+        with self._one_at_a_time:
+            self._closed = True
+            self._connection.close()
+
+    def _commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._connection.execute("BEGIN")
+        try:
+            results = [job(self._connection) for job in jobs]
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # some errors have ended it already
+                self._connection.execute("ROLLBACK")
+            raise
+        self.commits += 1
+        return results
+
+    def _prepare(self, migrations: Sequence[Sequence[str]]) -> None:
+        """Find out what the file is, and bring it up to date."""
+        version, application = self._ask("PRAGMA user_version"), self._ask("PRAGMA application_id")
+        new = not version and not application and not self._ask("SELECT count(*) FROM sqlite_master")
+        if not new and application != APPLICATION:
+            raise JournalError(f"{self._path} is no journal of ours; it was not changed")
+        if version > len(migrations):
+            raise JournalError(
+                f"the journal {self._path} was written by a newer version of soundpiece_async (schema {version}, this "
+                f"one knows {len(migrations)}): update; it was not changed"
+            )
+        found = self._ask("PRAGMA quick_check(1)")
+        if found != "ok":
+            raise JournalError(f"the journal {self._path} is damaged ({found}): {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+        if self._read_only:
+            if version < len(migrations):
+                raise JournalError(f"the journal {self._path} has to be brought up to date first, by a run")
+            return
+        self._ask("PRAGMA journal_mode = WAL")
+        for number, statements in enumerate(migrations[version:], start=version + 1):
+            steps = (f"PRAGMA application_id = {APPLICATION}", *statements, f"PRAGMA user_version = {number}")
+            self._commit([_execute(statement) for statement in steps], durable=True)
+
+    def _ask(self, statement: str) -> Any:
+        return self._connection.execute(statement).fetchone()[0]
+
+    def _explain(self, error: sqlite3.Error | OSError) -> JournalError:
+        if isinstance(error, OSError):
+            return JournalError(f"the journal {self._path} cannot be had: {error}; nothing was done")
+        advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE, "nothing was changed")
+        return JournalError(f"the journal {self._path} failed ({error}): {advice}")
+
+
+def _execute(statement: str) -> Job:
+    return lambda connection: connection.execute(statement)

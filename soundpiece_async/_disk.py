@@ -1,0 +1,107 @@
+"""The blocking work of one save, done in worker threads: file work, and the hashing of what passes by."""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple, Unpack
+
+import aiofiles.os
+import anyio
+import anyio.to_thread
+
+from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._core.resuming import Known
+from soundpiece_async._fetching import Source
+from soundpiece_async._partfile import PartFile
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Disk:
+    """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
+
+    def __init__(self, source: Source, *, threads: anyio.CapacityLimiter) -> None:
+        self._source = source
+        self._threads = threads
+
+    async def run(self, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        """Call in a thread, and wait for its end."""
+        with self._explained():
+            return await anyio.to_thread.run_sync(call, *args, limiter=self._threads)
+
+    async def finish(self, call: Callable[[], None]) -> None:
+        """Call in a thread and see it through, whoever cancels: only then does the cancellation go on.
+
+        A shield alone does not hold against asyncio's own ``task.cancel()``, but that never hits a task group's child.
+        """
+        faults: list[DownloadError] = []
+
+        async def work() -> None:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self.run(call)
+                except DownloadError as error:
+                    faults.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+        if faults:
+            raise faults[0]
+
+    async def make_folder(self, folder: Path) -> None:
+        """Make a folder, if missing, and those above it."""
+        with self._explained():
+            await aiofiles.os.makedirs(folder, exist_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                why = f"the disk is full ({error.strerror}); free some space, then call download again"
+            else:
+                why = f"the file system said: {error}"
+            raise self._source.fail(why) from error
+
+
+class OnDisk:
+    """A part file as ``fill`` fills it: what blocks goes to a thread.
+
+    Args:
+        part: claimed, and open.
+        disk: runs its work.
+    """
+
+    def __init__(self, part: PartFile, *, disk: Disk) -> None:
+        self._part = part
+        self._disk = disk
+
+    def __repr__(self) -> str:
+        return f"<OnDisk {self._part!r}>"
+
+    @property
+    def length(self) -> int:
+        """Bytes written."""
+        return self._part.length
+
+    @property
+    def known(self) -> Known:
+        """What the host has said of the file."""
+        return self._part.known
+
+    @known.setter
+    def known(self, known: Known) -> None:
+        self._part.known = known
+
+    async def restart(self, known: Known) -> None:
+        """Throw the bytes away; the next ones belong to ``known``."""
+        await self._disk.run(self._part.restart, known)
+
+    async def append(self, blocks: Sequence[bytes]) -> None:
+        """Write blocks behind what is there."""
+        await self._disk.run(self._part.append, blocks)

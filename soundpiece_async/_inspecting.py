@@ -1,0 +1,86 @@
+"""Whether a file is what it should be: its header, what was announced of it, and, if wanted, every frame."""
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from soundpiece_async._core import flac
+from soundpiece_async._core.errors import SettingsError
+from soundpiece_async._core.flac import FlacHeader, HeaderError
+from soundpiece_async._core.models import SavedFile
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.settings import Verify
+
+Inspect = Callable[[bytes, Path, float | None], tuple[FlacHeader | None, str | None]]
+
+
+def prepare_inspection(verify: Verify) -> Inspect:
+    """Load what a check of files needs. Blocks: the decoder is a large import.
+
+    Raises:
+        SettingsError: ``verify="full"`` without the extra ``verify``.
+    """
+    if verify != "full":
+        return partial(_inspect_file, verify=verify, decode=None)
+    try:
+        decoding = importlib.import_module("soundpiece_async._decoding")
+    except ImportError as error:
+        raise SettingsError(
+            f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
+        ) from error
+    return partial(_inspect_file, verify=verify, decode=decoding.find_fault)
+
+
+def demand_header_check(verify: Verify) -> None:
+    """Refuse a check that needs a file where there is none, rather than to leave it out unsaid.
+
+    Raises:
+        SettingsError: ``verify="full"``.
+    """
+    if verify == "full":
+        raise SettingsError(
+            "verify='full' decodes files, and a stream or an object is none: use a session with verify='header', which "
+            "checks size and header, or download into a folder"
+        )
+
+
+def inspect(head: bytes, duration: float | None, *, verify: Verify) -> tuple[FlacHeader | None, str | None]:
+    """Give what a header says, and what is wrong with it, if anything; with ``verify="none"`` nothing is."""
+    try:
+        header = flac.read_header(head)
+    except HeaderError as error:
+        return None, None if verify == "none" else str(error)
+    return header, None if verify == "none" else flac.find_fault(header, duration=duration)
+
+
+def describe(
+    path: Path, *, size: int, sha256: str, header: FlacHeader | None, output: Output, url: str | None = None
+) -> SavedFile:
+    """Make the record of a saved file; without a header (``verify="none"``) the length is the announced one."""
+    duration = None if header is None else header.duration
+    return SavedFile(
+        path=path,
+        bytes=size,
+        sha256=sha256,
+        duration=duration if duration is not None else output.duration or 0.0,
+        sample_rate=0 if header is None else header.sample_rate,
+        channels=0 if header is None else header.channels,
+        output=output,
+        url=url,
+    )
+
+
+def _inspect_file(
+    head: bytes,
+    path: Path,
+    duration: float | None,
+    *,
+    verify: Verify,
+    decode: Callable[[Path, FlacHeader], str | None] | None,
+) -> tuple[FlacHeader | None, str | None]:
+    """Check a header, and then the file behind it. Blocks when it decodes."""
+    header, fault = inspect(head, duration, verify=verify)
+    if header is not None and fault is None and decode is not None:
+        fault = decode(path, header)
+    return header, fault

@@ -1,0 +1,134 @@
+"""The durable record of a bulk run: opened, locked, counted, closed. What is written in it is ``_ledger``'s."""
+
+import os
+import time
+import warnings
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio.to_thread
+
+from soundpiece_async._core.errors import JournalError
+from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._database import Database
+from soundpiece_async._folderlock import FolderLock
+from soundpiece_async._ledger import Ledger, see_through
+
+JOURNAL = "journal.sqlite3"
+LOCK = "journal.lock"
+
+
+class Journal:
+    """The record of a bulk run, for ``Session.run_many(..., journal=journal)``: with it, the same run goes on.
+
+    Use it as ``async with Journal.open(folder) as journal``; where it is opened and closed in different places, as
+    ``journal = await Journal.open(folder)`` and ``await journal.aclose()``. It holds every piece's key and body before
+    they are sent, its operation, its outputs and its files, and never the API key. Bodies and outputs hold signed URLs,
+    so the file can be read by its owner only.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, read_only: bool) -> None:
+        self.folder: Path = Path(folder).absolute()
+        self.resubmit_uncertain = resubmit_uncertain
+        self.read_only = read_only
+        self._lock = FolderLock(self.folder / LOCK)
+        self._ledger: Ledger | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "not open" if self._ledger is None else "open"
+        return f"<Journal {self.folder} {state} {self._ledger!r}>"
+
+    @classmethod
+    def open(
+        cls, folder: str | os.PathLike[str], *, resubmit_uncertain: bool = False, read_only: bool = False
+    ) -> "Journal":
+        """Open the journal of a folder, best the one the files go to; both are made if they are missing.
+
+        Args:
+            folder: holds the journal, ``journal.sqlite3``. It may be moved, with the files in it.
+            resubmit_uncertain: send pieces again that were sent more than a day ago and never answered. The service may
+                have forgotten their keys by now, and make, and charge for, them once more.
+            read_only: look at a journal that another process may be writing, without locking it; not for ``run_many``.
+
+        Raises:
+            JournalError: when it is entered or awaited. Another process works in the folder (the message says which);
+                or the journal is damaged, written by a newer version, or cannot be had. Nothing was changed.
+        """
+        return cls(folder, resubmit_uncertain=resubmit_uncertain, read_only=read_only)
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self.__aenter__().__await__()
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            raise JournalError(f"the journal of {self.folder} was closed: open it again with Journal.open")
+        if self._ledger is None:
+            try:
+                await see_through(self._open)
+            except BaseException:
+                await self.aclose()
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if self._ledger is not None and not self._closed:
+            warnings.warn("a soundpiece journal was not closed", ResourceWarning, source=self, stacklevel=1)
+
+    async def aclose(self) -> None:
+        """Close the journal, and let the next process in; what was begun is written first. Twice is fine."""
+        self._closed = True
+        if self._ledger is not None:
+            await self._ledger.close()
+        self._lock.give_back()
+
+    async def count(self) -> dict[State, int]:
+        """Count the pieces in each state; states without pieces are left out."""
+        return await self.ledger.count(now=time.time())
+
+    async def browse(self, state: State | str, *, after: int = 0, limit: int = 1000) -> list[Piece]:
+        """Give the pieces in a state, such as ``uncertain``, in the order they were planned.
+
+        Args:
+            state: one of ``count``'s.
+            after: the ``number`` of the piece to go on behind.
+            limit: pieces at most.
+        """
+        return await self.ledger.browse(State(state), now=time.time(), after=after, limit=limit)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What ``run_many`` reads and writes.
+
+        Raises:
+            JournalError: the journal is not open.
+        """
+        if self._ledger is None or self._closed:
+            raise JournalError(
+                f"the journal of {self.folder} is not open: use 'async with Journal.open(folder) as journal'"
+            )
+        return self._ledger
+
+    async def _open(self) -> None:
+        database = await anyio.to_thread.run_sync(self._open_files)
+        self._ledger = Ledger(database)
+
+    def _open_files(self) -> Database:
+        """Take the lock, then open the database. Blocks."""
+        if not self.read_only:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.take(now=datetime.now(UTC))
+            except OSError as error:
+                raise JournalError(
+                    f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"
+                ) from error
+        return Database(self.folder / JOURNAL, read_only=self.read_only)

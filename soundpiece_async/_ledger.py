@@ -1,0 +1,256 @@
+"""The journal's pages: reads and writes pieces, many callers at a time, one transaction for all that wait.
+
+1. A call returns when what it wrote is committed. While one transaction is on its way to the disk, what comes in is
+   collected for the next: alone, a caller waits for nobody; a thousand cost one transaction.
+2. Once begun, a transaction is seen through, whoever is cancelled: it is the others' as well.
+3. One task at a time works on a piece.
+"""
+
+import sqlite3
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from soundpiece_async._core import pieces
+from soundpiece_async._core.errors import JournalError
+from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.models import Operation
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, Failure, FileRecord, Piece, State
+from soundpiece_async._database import Database, Job
+
+T = TypeVar("T")
+
+_STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
+
+
+@attrs.define(eq=False)
+class _Batch:
+    """What goes into one transaction."""
+
+    jobs: list[Job] = attrs.field(factory=list)
+    durable: bool = False
+    done: anyio.Event = attrs.field(factory=anyio.Event)
+    results: list[Any] = attrs.field(factory=list)
+    error: Exception | None = None
+
+
+@attrs.define(eq=False)
+class _Queue:
+    """Tasks that want the same piece, the one at work included."""
+
+    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+    length: int = 0
+
+
+class Ledger:
+    """What ``run_many`` writes in; one per open journal.
+
+    Args:
+        database: the file.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._batch = _Batch()
+        self._turn = anyio.Lock()
+        self._threads = anyio.CapacityLimiter(1)
+        self._queues: dict[Identity, _Queue] = {}
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self._database!r} collected={len(self._batch.jobs)} pieces at work={len(self._queues)}>"
+
+    @asynccontextmanager
+    async def alone(self, identity: Identity) -> AsyncGenerator[None]:
+        """Wait until no other task works on this piece (rule 3)."""
+        name = identity if identity.key is None else attrs.evolve(identity, digest=b"")
+        queue = self._queues.setdefault(name, _Queue())
+        queue.length += 1
+        try:
+            async with queue.lock:
+                yield
+        finally:
+            queue.length -= 1
+            if not queue.length:
+                del self._queues[name]
+
+    async def find(self, identity: Identity) -> Piece | None:
+        """Look a piece up; a key that was given wins over everything else the request says."""
+        if identity.key is not None:
+            return await self._read("SELECT * FROM piece WHERE key = ?", _plain(identity.key))
+        return await self._read(
+            "SELECT * FROM piece WHERE digest = ? AND occurrence = ?", identity.digest, identity.occurrence
+        )
+
+    async def plan(self, identity: Identity, *, key: str, route: str, body: bytes) -> Piece | None:
+        """Write a new piece down, or give None if another one has this key."""
+        values = (identity.digest, identity.occurrence, key, route, body)
+        return await self._read(
+            "INSERT INTO piece (digest, occurrence, key, route, body, state) VALUES (?, ?, ?, ?, ?, 'planned') "
+            "ON CONFLICT (key) DO NOTHING RETURNING *",
+            *values,
+        )
+
+    async def announce(self, piece: Piece, *, now: float) -> None:
+        """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
+
+        The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
+        """
+        await self._change(piece, "state = 'sending', sent_at = coalesce(sent_at, ?)", now, durable=True)
+
+    async def recall(self, piece: Piece) -> None:
+        """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
+        await self._change(piece, "state = 'planned', sent_at = NULL")
+
+    async def submitted(self, piece: Piece, operation: Operation[Any]) -> None:
+        """Write down which operation a piece became; from now on nothing is submitted for it."""
+        created = operation.created_at.isoformat() if operation.created_at else None
+        changes = "state = 'submitted', operation = ?, created_at = ?"
+        await self._change(piece, changes, operation.id, created, durable=True)
+
+    async def ready(self, piece: Piece, operation: Operation[Any]) -> None:
+        """Write down the outputs, with the numbers they have from now on."""
+        await self._change(piece, "state = 'ready', outputs = ?", pieces.write_outputs(operation.outputs))
+
+    async def saved(self, piece: Piece, files: tuple[FileRecord, ...]) -> None:
+        """Write down the files; an earlier failure to have them is over."""
+        changes = (
+            "state = 'saved', files = ?, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
+        )
+        await self._change(piece, changes, pieces.write_files(files))
+
+    async def failed(self, piece: Piece, failure: Failure) -> None:
+        """Write down why a piece will not be had."""
+        changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?"
+        values = (failure.kind, _plain(failure.code), _plain(failure.text), failure.retryable)
+        await self._change(piece, changes, *values)
+
+    async def count(self, *, now: float) -> dict[State, int]:
+        """Count the pieces in each state; ``now`` in seconds since 1970."""
+        rows = await self._query(f"SELECT {_STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
+        try:
+            return {State(state): number for state, number in rows}
+        except ValueError as error:
+            raise JournalError(f"the journal cannot be read: {error}") from error
+
+    async def browse(self, state: State, *, now: float, after: int, limit: int) -> list[Piece]:
+        """Give pieces in a state, in the order they were planned, those behind the number ``after``."""
+        query = f"SELECT * FROM piece WHERE {_STATE} = :state AND number > :after ORDER BY number LIMIT :limit"  # noqa: S608 - constants
+        rows = await self._query(query, {"state": state, "now": now, "limit": limit, "after": after})
+        return [_read_piece(row) for row in rows]
+
+    async def inspect(self, call: Callable[[], T]) -> T:
+        """Call something quick that blocks, off the event loop, together with what else is waiting."""
+
+        def attempt(_: sqlite3.Connection) -> tuple[T | None, Exception | None]:
+            try:
+                return call(), None
+            except Exception as error:  # noqa: BLE001 - raised below: it is this caller's, and not the transaction's
+                return None, error
+
+        result, error = await self._do(attempt)
+        if error is not None:
+            raise error
+        return cast("T", result)
+
+    async def close(self) -> None:
+        """Close the file, once what was begun is written."""
+        await see_through(self._wait_and_close)
+
+    async def _wait_and_close(self) -> None:
+        async with self._turn:
+            await anyio.to_thread.run_sync(self._database.close, limiter=self._threads)
+
+    async def _read(self, statement: str, *values: object) -> Piece | None:
+        row = await self._do(lambda connection: _fetch(connection, statement, values))
+        return None if not row else _read_piece(row[0])
+
+    async def _query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
+        return await self._do(lambda connection: _fetch(connection, statement, values))
+
+    async def _change(self, piece: Piece, changes: str, *values: object, durable: bool = False) -> None:
+        statement = f"UPDATE piece SET {changes} WHERE number = ?"  # noqa: S608 - the changes are the constants above
+        await self._do(lambda connection: connection.execute(statement, (*values, piece.number)), durable=durable)
+
+    async def _do(self, job: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """Put a job into the next transaction, and wait for that; the first of a batch writes it for all (rule 1)."""
+        batch, place = self._batch, len(self._batch.jobs)
+        batch.jobs.append(job)
+        batch.durable |= durable
+        if place:
+            await batch.done.wait()
+        else:
+            await see_through(partial(self._write, batch))
+        if batch.error is not None:
+            raise batch.error
+        result: T = batch.results[place]
+        return result
+
+    async def _write(self, batch: _Batch) -> None:
+        async with self._turn:
+            self._batch = _Batch()
+            try:
+                batch.results = await anyio.to_thread.run_sync(
+                    partial(self._database.commit, batch.jobs, durable=batch.durable), limiter=self._threads
+                )
+            except Exception as error:  # noqa: BLE001 - raised again, by every caller
+                batch.error = error
+            finally:
+                batch.done.set()
+
+
+async def see_through(work: Callable[[], Awaitable[None]]) -> None:
+    """Do work that must not be left half done: a cancellation goes on only when it has ended (rule 2).
+
+    A shield alone does not hold against asyncio's own ``task.cancel()``, but that never hits a task group's child.
+    """
+    faults: list[Exception] = []
+
+    async def shielded() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - raised again below, without a group around it
+                faults.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(shielded)
+    if faults:
+        raise faults[0]
+
+
+def _plain(text: str) -> str:
+    """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
+    return text.encode(errors="replace").decode()
+
+
+def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[sqlite3.Row]:
+    return connection.execute(statement, values).fetchall()
+
+
+def _read_piece(row: sqlite3.Row) -> Piece:
+    """Make a piece of its row; what is in the file may have been edited."""
+    try:
+        operation = row["operation"]
+        outputs, files, kind = row["outputs"], row["files"], row["error_kind"]
+        return Piece(
+            number=row["number"],
+            digest=row["digest"],
+            key=row["key"],
+            route=row["route"],
+            body=row["body"],
+            state=State(row["state"]),
+            sent_at=row["sent_at"],
+            operation=operation,
+            created_at=pieces.read_time(row["created_at"]),
+            outputs=pieces.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
+            files=pieces.read_files(files) if files else (),
+            failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error

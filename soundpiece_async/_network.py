@@ -1,0 +1,227 @@
+"""The one door to the network; the only client file that imports aiohttp. It tries nothing again.
+
+Two sessions of aiohttp, because the key must never reach the output host: one carries it and knows only the API's
+origin, the other is bare. Neither limits connections by itself: a shared pool lets long polls stop every submit
+(measured), so the limits are ours, one for each kind of request.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Self
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import anyio
+import attrs
+from yarl import URL
+
+from soundpiece_async._core.clock import ServiceClock
+from soundpiece_async._core.errors import TransportError, redact
+from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.wire import Answer, Call
+
+logger = logging.getLogger("soundpiece_async.network")
+
+MOST_REDIRECTS = 5
+LARGEST_ANSWER = 8 << 20
+"""Bytes of an answer of the API, unpacked; an operation takes a few thousand, so more is no answer of this service."""
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@attrs.frozen
+class Stream:
+    """An answer of the output host: status, headers (names in lower case), and the body in the blocks it arrives in."""
+
+    status: int
+    headers: Mapping[str, str]
+    blocks: AsyncIterator[bytes]
+
+
+class Network:
+    """One attempt at a time. Open it inside the event loop that uses it.
+
+    Args:
+        settings: origin, key and timeouts.
+        trace_configs: passed through to aiohttp, so that instrumentation (OpenTelemetry's, for one) works.
+    """
+
+    def __init__(self, settings: Settings, *, trace_configs: Iterable[aiohttp.TraceConfig] = ()) -> None:
+        self._clock = ServiceClock()
+        self._settings = settings
+        self._traces = list(trace_configs)
+        self._api: aiohttp.ClientSession | None = None
+        self._outputs: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        state = "not open" if self._api is None else "closed" if self._api.closed else "open"
+        return f"<Network {self._settings.base_url} {state} {self._clock!r}>"
+
+    @property
+    def now(self) -> datetime:
+        """The time by the service's clock, as far as its ``Date`` headers tell; expiry is meant by that clock."""
+        return self._clock.now(wall=datetime.now(UTC), steady=anyio.current_time())
+
+    async def __aenter__(self) -> Self:
+        """Make the two sessions; nothing is sent."""
+        agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
+        self._api = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            headers={
+                "Authorization": f"Bearer {self._settings.api_key}",
+                "Accept": "application/json",
+                "User-Agent": agent,
+            },
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=self._traces,
+            middlewares=(_send_once,),
+        )
+        self._outputs = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            headers={"User-Agent": agent},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=self._traces,
+            middlewares=(_send_once,),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close both sessions and every connection of theirs."""
+        with anyio.CancelScope(shield=True):
+            await _opened(self._api).close()
+            await _opened(self._outputs).close()
+
+    async def fetch(self, call: Call, *, timeout: float) -> Answer:
+        """Put a call on the wire and take its whole answer: bounded in time and size, however it trickles in.
+
+        Args:
+            call: what to send; a redirect is an answer, because the key goes nowhere else.
+            timeout: seconds for everything: connecting (which has its own limit, too), sending, and the last byte.
+
+        Raises:
+            TransportError: there was no answer, or none that ends.
+        """
+        connect = self._settings.timeouts.connect
+        limits = aiohttp.ClientTimeout(total=timeout, connect=connect, sock_connect=connect)
+        headers = {"Content-Type": "application/json"} if call.body is not None else None
+        url = URL(self._settings.base_url + call.target, encoded=True)
+        try:
+            async with _opened(self._api).request(
+                call.method, url, data=call.body, headers=headers, timeout=limits, allow_redirects=False
+            ) as response:
+                body = await _read_answer(response)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            failure = _no_answer(str(call), error)
+        else:
+            return self._take(call, response, body)
+        raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
+
+    def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+        answer = self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
+        self._clock.read(answer.headers.get("date"), wall=datetime.now(UTC), steady=anyio.current_time())
+        logger.debug("%s: status %s, %d bytes", call, answer.status, len(body))
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
+        """Open a signed URL, exactly as it is given, without the key.
+
+        Redirects are followed within http(s), never from https to http.
+
+        Raises:
+            TransportError: no usable answer, or the stream broke while ``blocks`` were read.
+        """
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            connect=self._settings.timeouts.connect,
+            sock_connect=self._settings.timeouts.connect,
+            sock_read=self._settings.timeouts.read,
+        )
+        what = f"GET {redact(url)}"
+        try:
+            for _ in range(MOST_REDIRECTS + 1):
+                async with _opened(self._outputs).get(
+                    URL(url, encoded=True), headers=headers, timeout=timeout, allow_redirects=False
+                ) as response:
+                    target = response.headers.get("Location") if response.status in REDIRECTS else None
+                    if target is None:
+                        names = {k.lower(): v for k, v in response.headers.items()}
+                        yield Stream(response.status, names, _read_blocks(response, what))
+                        return
+                    url = _follow(url, target)
+            failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            failure = _no_answer(what, error)
+        raise failure  # out here, where it has no context: aiohttp's errors may hold the signed URL
+
+    def _scrub(self, answer: Answer) -> Answer:
+        """Take the key out of an answer that repeats it, before any of it can reach an exception or a log."""
+        key = self._settings.api_key
+        if key.encode() not in answer.body and not any(key in value for value in answer.headers.values()):
+            return answer
+        return Answer(
+            answer.status,
+            {name: value.replace(key, "spk_…") for name, value in answer.headers.items()},
+            answer.body.replace(key.encode(), "spk_…".encode()),
+        )
+
+
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
+
+    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
+    aiohttp repeats after two kinds of error only; here they become another.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+    announced, size = response.content_length or 0, 0
+    blocks: list[bytes] = []
+    while max(announced, size) <= LARGEST_ANSWER:
+        block = await response.content.readany()
+        if not block:
+            return b"".join(blocks)
+        blocks.append(block)
+        size += len(block)
+    response.close()
+    raise aiohttp.ClientPayloadError(f"the answer is larger than {LARGEST_ANSWER} bytes")
+
+
+async def _read_blocks(response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
+    try:
+        while block := await response.content.readany():
+            yield block
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        failure = _no_answer(what, error)
+    else:
+        return
+    raise failure
+
+
+def _follow(url: str, target: str) -> str:
+    """Give the address a redirect leads to, if it is one we may go to."""
+    following = urljoin(url, target)
+    scheme = urlsplit(following).scheme
+    if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
+        raise TransportError(f"GET {redact(url)}: refusing a redirect to {redact(following)}")
+    return following
+
+
+def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    if session is None:
+        raise RuntimeError("the transport is not open")
+    return session
+
+
+def _no_answer(what: str, error: Exception) -> TransportError:
+    why = "timed out" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+        why = type(error).__name__  # their text holds the whole URL, or the headers sent
+    return TransportError(f"{what}: no usable answer: {why}")

@@ -1,0 +1,176 @@
+"""Passes an output on as it arrives, each byte once and in order, and keeps nothing of it.
+
+1. Nothing is passed on before the header was checked; what fails that check is fetched anew once.
+2. What was passed on cannot be taken back. A host that has to begin again (no ranges, another ETag) must send the same
+   bytes again: they are compared by their hash and not passed on twice. Other bytes end the passage with an error.
+3. ``run`` returns when all bytes that were announced have been passed on; every other end is an error.
+"""
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from soundpiece_async._core import flac
+from soundpiece_async._core.errors import CorruptAudio, DownloadError
+from soundpiece_async._core.resuming import Known
+from soundpiece_async._core.settings import Verify
+from soundpiece_async._fetching import Source
+from soundpiece_async._filling import fill
+from soundpiece_async._inspecting import demand_header_check, inspect
+
+if TYPE_CHECKING:
+    from soundpiece_async._core.flac import FlacHeader
+
+logger = logging.getLogger("soundpiece_async.downloader")
+
+
+class Passage:
+    """One output on its way through this process.
+
+    Args:
+        source: where it comes from.
+        pass_on: gets the file in blocks, and waits as long as it likes.
+        verify: ``"header"`` or ``"none"``.
+        threads: bounds the worker threads, which do the hashing.
+
+    Attributes:
+        known: what the host has said of the file.
+        length: bytes of the file that came, since the host last began.
+        passed: bytes that were passed on.
+        size: bytes of the whole file, as the host said before the first were passed on, or None.
+        header: what the file's header says, once it was checked, if there is one.
+
+    Raises:
+        SettingsError: ``verify="full"``, for which a file would have to be kept.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        pass_on: Callable[[list[bytes]], Awaitable[None]],
+        verify: Verify,
+        threads: anyio.CapacityLimiter,
+    ) -> None:
+        demand_header_check(verify)
+        self.source = source
+        self.known = Known()
+        self.length = 0
+        self.passed = 0
+        self.size: int | None = None
+        self.header: FlacHeader | None = None
+        self._pass_on = pass_on
+        self._verify: Verify = verify
+        self._threads = threads
+        self._checked = False
+        self._held: list[bytes] = []
+        self._digest = hashlib.sha256()
+        self._again = hashlib.sha256()
+
+    def __repr__(self) -> str:
+        return f"<Passage {self.source!r} passed={self.passed} length={self.length} checked={self._checked}>"
+
+    async def run(self) -> None:
+        """Bring the whole file through.
+
+        Raises:
+            CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
+            DownloadError: it cannot be had, or not to its end.
+            SoundpieceError: what renewing its URL raises.
+        """
+        try:
+            await self._bring()
+        except CorruptAudio as error:  # of its header, so nothing was passed on (rule 1)
+            logger.warning("%s", error)
+            self.source.forget()
+            await self.restart(Known())
+            await self._bring()
+
+    def sha256(self) -> str:
+        """Give the hash of all that was passed on, as hex."""
+        return self._digest.hexdigest()
+
+    async def restart(self, known: Known) -> None:
+        """Begin again; what was passed on has to come once more (rule 2)."""
+        if self.size is not None and known.size not in (None, self.size):
+            raise self._differs()
+        self.known, self.length, self._held = known, 0, []
+        self._again = hashlib.sha256()
+
+    async def append(self, blocks: list[bytes]) -> None:
+        """Take the bytes that follow, and pass on what is new of them."""
+        old, new = _split(blocks, self.passed - self.length)
+        if old:
+            await self._compare(old)
+        self.length += _size(new)
+        if not self._checked:
+            self._held += new
+            if _size(self._held) < flac.HEADER_BYTES:
+                return
+            new = self._check()
+        await self._hand_over(new)
+
+    async def _hand_over(self, blocks: list[bytes]) -> None:
+        if blocks:
+            if not self.passed:
+                self.size = self.known.size
+            await self._hash(self._digest, blocks)
+            self.passed += _size(blocks)
+            await self._pass_on(blocks)
+
+    async def _bring(self) -> None:
+        await fill(self, source=self.source)
+        if self.length < self.passed or self.size not in (None, self.length):
+            raise self._differs()
+        if not self._checked:  # shorter than any header; with verify="none" nobody minds
+            await self._hand_over(self._check())
+
+    def _check(self) -> list[bytes]:
+        """Check the header, and give what was held back until then (rule 1)."""
+        head = b"".join(self._held)[: flac.HEADER_BYTES]
+        header, fault = inspect(head, self.source.output.duration, verify=self._verify)
+        if fault is not None:
+            raise self.source.fail(f"{fault}. Settings(verify='none') takes it as it is", error=CorruptAudio)
+        held, self._held = self._held, []
+        self.header, self._checked = header, True
+        return held
+
+    async def _compare(self, blocks: list[bytes]) -> None:
+        """Hash what comes once more, and compare it where that ends (rule 2)."""
+        await self._hash(self._again, blocks)
+        self.length += _size(blocks)
+        if self.length == self.passed and self._again.digest() != self._digest.digest():
+            raise self._differs()
+
+    def _differs(self) -> DownloadError:
+        return self.source.fail(
+            f"the host began again, with other bytes than the first {self.passed}, which were passed on; ask once more"
+        )
+
+    async def _hash(self, digest: "hashlib._Hash", blocks: list[bytes]) -> None:
+        def update() -> None:
+            for block in blocks:
+                digest.update(block)
+
+        await anyio.to_thread.run_sync(update, limiter=self._threads)
+
+
+def _size(blocks: Iterable[bytes]) -> int:
+    return sum(map(len, blocks))
+
+
+def _split(blocks: list[bytes], at: int) -> tuple[list[bytes], list[bytes]]:
+    """Divide blocks behind byte ``at``, if that is above 0."""
+    left: list[bytes] = []
+    for place, block in enumerate(blocks):
+        if at <= 0:
+            return left, blocks[place:]
+        if len(block) > at:
+            return [*left, block[:at]], [block[at:], *blocks[place + 1 :]]
+        left.append(block)
+        at -= len(block)
+    return left, []

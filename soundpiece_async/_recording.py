@@ -1,0 +1,186 @@
+"""The way of one piece with a journal: each step is written down before the next one begins.
+
+1. Key and body are committed before the PUT leaves, the operation's id before anything waits, the numbers of the
+   outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
+   goes on, and nothing is bought twice.
+2. What the journal knows is not asked for again: ended pieces are given out of it without a request.
+3. Bytes that are on record are the bytes that are sent (contract section 5), whatever the request says by now.
+"""
+
+import logging
+import time
+import weakref
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Generic, TypeVar
+from uuid import uuid4
+
+import attrs
+
+from soundpiece_async._core import identities, pieces, validation
+from soundpiece_async._core.errors import DecodeError, InvalidRequest, JournalError, SoundpieceError
+from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.models import Failed, Operation, Succeeded
+from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._core.requests import MadeKey, Request
+from soundpiece_async._journal import Journal
+from soundpiece_async._shelf import Shelf
+from soundpiece_async._submitter import Sending
+from soundpiece_async._way import Brakes, Way
+
+R = TypeVar("R", bound=Request)
+
+logger = logging.getLogger("soundpiece_async.journal")
+
+
+class Recording(Generic[R]):
+    """One per run: it counts which occurrence of its content a request is.
+
+    Args:
+        journal: open, and not read-only.
+        way: the stages.
+        prepare: makes the body of a new piece.
+        remember: takes over the numbers of the outputs that an earlier process saw.
+
+    Raises:
+        JournalError: the journal is not open, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        way: Way[R],
+        prepare: Callable[[Request], Awaitable[bytes]],
+        remember: Callable[[Operation[Any]], None],
+    ) -> None:
+        if journal.read_only:
+            raise JournalError(f"the journal of {journal.folder} was opened to be read only")
+        self._ledger = journal.ledger
+        self._resubmit_uncertain = journal.resubmit_uncertain
+        self._way = way
+        self._shelf = Shelf(journal.folder, wanted_in=way.save_to)
+        self._prepare = prepare
+        self._remember = remember
+        self._seen: Counter[bytes] = Counter()
+        self._alive: dict[tuple[bytes, str], Identity] = {}
+
+    def __repr__(self) -> str:
+        return f"<Recording {self._ledger!r} seen={self._seen.total()}>"
+
+    async def run(
+        self, request: R, *, brakes: Brakes, know: Callable[[Operation[R]], None]
+    ) -> Succeeded[R] | Failed[R]:
+        """Take a piece on from where the journal says that it stands."""
+        identity = self._identify(request)
+        async with self._ledger.alone(identity):
+            piece = await self._claim(request, identity, brakes)
+            operation = None if piece.operation is None else pieces.revive(piece, request)
+            if piece.failure is not None and piece.ended:
+                error = pieces.revive_error(piece.failure, operation=operation)
+                return Failed(request=request, operation=operation, error=error)
+            if operation is None and piece.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
+                return Failed(request=request, operation=None, error=_explain_doubt(piece))
+            if operation is None:
+                operation = await self._submit(piece, request, brakes)
+                know(operation)
+                return await self._finish(piece, operation)
+            know(operation)
+            self._remember(operation)
+            found = await self._ledger.inspect(partial(self._shelf.look, piece))
+            if found.files is not None:
+                return Succeeded(request=request, operation=operation, files=found.files)
+            brakes.asking()
+            return await self._finish(piece, operation, overwrite=found.ours)
+
+    def _identify(self, request: R) -> Identity:
+        """Say which piece a request is; the same object again is the same piece."""
+        validation.demand_request(request)
+        digest, key = identities.digest(request), identities.given_key(request)
+        if key is not None:
+            return Identity(digest=digest, key=key)
+        name = (digest, request.idempotency_key)
+        known = self._alive.get(name)
+        if known is None:
+            self._seen[digest] += 1
+            known = self._alive[name] = Identity(digest=digest, occurrence=self._seen[digest])
+            weakref.finalize(request, self._alive.pop, name, None).atexit = False
+        return known
+
+    async def _claim(self, request: R, identity: Identity, brakes: Brakes) -> Piece:
+        """Find a piece, or write it down with the key and the body it will always have."""
+        while (piece := await self._ledger.find(identity)) is None:
+            brakes.sending()
+            body = await self._prepare(request)
+            key = request.idempotency_key
+            piece = await self._ledger.plan(identity, key=key, route=request.route, body=body)
+            if piece is not None:
+                return piece
+            if identity.key is None:  # another piece has its key: as one made of this request by attrs.evolve
+                request = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
+        if piece.route != request.route:
+            raise InvalidRequest(
+                f"{request.route}: idempotency key {piece.key} stands for a piece of {piece.route} in the journal; use "
+                "a fresh one",
+                field="idempotency_key",
+            )
+        if piece.digest != identity.digest:
+            logger.warning("%s: the key stands for another request in the journal, which goes on", piece.key)
+        return piece
+
+    async def _submit(self, piece: Piece, request: R, brakes: Brakes) -> Operation[R]:
+        """Send a piece, and write down what is known of it, whatever comes back."""
+
+        async def announce() -> None:
+            if not sending.left:
+                await self._ledger.announce(piece, now=time.time())
+
+        brakes.sending()
+        sending = Sending(piece.body, announce)
+        keyed = request if piece.key == request.idempotency_key else attrs.evolve(request, idempotency_key=piece.key)
+        try:
+            operation = await self._way.submit(keyed, check=brakes.sending, sending=sending)
+        except DecodeError as error:
+            if error.operation is not None:
+                await self._ledger.submitted(piece, error.operation)
+            await self._fail(piece, error, request)
+            raise
+        except SoundpieceError as error:
+            failed = await self._fail(piece, error, request, submitted=False)
+            if not failed and piece.state is State.PLANNED and not sending.in_doubt:
+                await self._ledger.recall(piece)
+            raise
+        await self._ledger.submitted(piece, operation)
+        return attrs.evolve(operation, request=request)
+
+    async def _finish(self, piece: Piece, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
+        """Wait and download, as far as that is not done."""
+        try:
+            if not operation.status.final:
+                operation = await self._way.wait(operation)
+                await self._ledger.ready(piece, operation)
+            files = await self._way.save(operation, overwrite=overwrite)
+        except SoundpieceError as error:
+            await self._fail(piece, error, operation.request)
+            raise
+        if files:
+            await self._ledger.saved(piece, self._shelf.record(files))
+        return Succeeded(request=operation.request, operation=operation, files=files)
+
+    async def _fail(self, piece: Piece, error: SoundpieceError, request: R, *, submitted: bool = True) -> bool:
+        """Write down an error that ends a piece for good; say whether it is one."""
+        failure = pieces.explain(error, request=request, submitted=submitted)
+        if failure is not None:
+            await self._ledger.failed(piece, failure)
+        return failure is not None
+
+
+def _explain_doubt(piece: Piece) -> JournalError:
+    sent = datetime.fromtimestamp(piece.sent_at or 0.0, UTC)
+    return JournalError(
+        f"piece {piece.key} is uncertain: it was sent at {sent:%Y-%m-%d %H:%M:%S} UTC and never answered, and whether "
+        "the service still knows its key is unknown; Journal.open(..., resubmit_uncertain=True) sends it again, at the "
+        "risk of paying for it twice"
+    )

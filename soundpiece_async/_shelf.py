@@ -1,0 +1,118 @@
+"""Where the files of recorded pieces are: what is written down of them, and what is still there."""
+
+import os
+from pathlib import Path
+
+import attrs
+
+from soundpiece_async._core.addresses import read_path, split_url
+from soundpiece_async._core.models import SavedFile
+from soundpiece_async._core.pieces import FileRecord, Piece
+from soundpiece_async._places import Place, load_objects, read_place
+
+
+@attrs.frozen
+class Found:
+    """What a look at the files of a piece gave.
+
+    Attributes:
+        files: all of them, if nothing more has to be fetched; None: something has.
+        ours: whether what is in their place was saved by a run on record, and so may be replaced.
+    """
+
+    files: tuple[SavedFile, ...] | None
+    ours: bool = False
+
+
+class Shelf:
+    """Files as a run wants them, beside files as the journal has them on record.
+
+    Args:
+        folder: the journal's, which paths on record are relative to.
+        wanted_in: where this run wants the files; None: it wants none.
+    """
+
+    def __init__(self, folder: Path, *, wanted_in: Place | None) -> None:
+        self._folder = folder
+        self._wanted_in = wanted_in
+
+    def __repr__(self) -> str:
+        return f"<Shelf {self._folder} wanted in={self._wanted_in!r}>"
+
+    def look(self, piece: Piece) -> Found:
+        """Look for the files of a piece; an object in a store is believed to be there, as asking costs. Blocks."""
+        if self._wanted_in is None:
+            return Found(() if piece.outputs else None)
+        wanted = read_place(self._wanted_in)
+        where = _normalise(wanted) if isinstance(wanted, Path) else _find_url(wanted)
+        if not piece.files or any(self._locate(file) != where for file in piece.files):
+            return Found(None)
+        numbers = {output.index for output in piece.outputs}
+        if not all(file.index in numbers and self._is_whole(file) for file in piece.files):
+            return Found(None, ours=True)
+        folder = wanted if isinstance(wanted, Path) else None
+        return Found(tuple(_restore(piece, file, folder=folder) for file in piece.files), ours=True)
+
+    def record(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
+        """Make what is written down of saved files."""
+        return tuple(
+            FileRecord(
+                path=os.path.relpath(file.path, self._folder) if file.url is None else file.path.name,
+                bytes=file.bytes,
+                sha256=file.sha256,
+                duration=file.duration,
+                sample_rate=file.sample_rate,
+                channels=file.channels,
+                index=file.output.index,
+                url=file.url,
+            )
+            for file in files
+        )
+
+    def _locate(self, file: FileRecord) -> str:
+        """Say in which folder, or store, a file on record is."""
+        if file.url is not None:
+            return f"{file.url.rpartition('/')[0]}/"
+        return _normalise((self._folder / file.path).parent)
+
+    def _is_whole(self, file: FileRecord) -> bool:
+        if file.url is None:
+            return _size(self._folder / file.path) == file.bytes
+        if file.url.startswith("file:///"):
+            return _size(read_path(file.url)) == file.bytes
+        return ":///" not in file.url  # without a bucket it was this process's memory, or we cannot tell where
+
+
+def _find_url(place: object) -> str:
+    """Give the URL of a folder in a store, as files on record have it. Blocks: obstore is a large import."""
+    if isinstance(place, str):
+        return "".join(split_url(place))
+    url: str = load_objects().locate(place)
+    return url
+
+
+def _normalise(folder: Path) -> str:
+    return os.path.normpath(folder.absolute())
+
+
+def _restore(piece: Piece, file: FileRecord, *, folder: Path | None) -> SavedFile:
+    name = Path(file.path).name
+    (output,) = (output for output in piece.outputs if output.index == file.index)
+    return SavedFile(
+        path=read_path(file.url or name) if folder is None else folder / name,
+        bytes=file.bytes,
+        sha256=file.sha256,
+        duration=file.duration,
+        sample_rate=file.sample_rate,
+        channels=file.channels,
+        output=output,
+        url=file.url,
+    )
+
+
+def _size(path: Path) -> int | None:
+    """Give the size of a file, or None if there is none. Blocks."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

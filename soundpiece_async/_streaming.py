@@ -1,0 +1,150 @@
+"""One output passed on to somebody else, as a web app does it: verified, in order, with nothing kept."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from anyio.abc import TaskStatus
+
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._passing import Passage
+
+
+class AudioStream:
+    """What ``Session.stream`` gives: enter it, and iterate over blocks of bytes.
+
+    Entering waits until the header was checked, so that an output that cannot be had is an error there, before a web
+    app has answered anything. Drops and expired URLs are mended out of sight. When the file does not come to its
+    announced end, the iteration ends with an error: who passes the bytes on must not end his own answer well then.
+    It takes one place of ``Limits.downloads`` until it is left, however slow its reader is.
+
+    Its host task is a child of the session's root task, as that of ``RunMany``: it may be entered, read and left by
+    different tasks, and nothing yields inside a task group (PEP 789).
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        open_passage: Callable[..., Passage],
+        inside: Callable[[], AbstractContextManager[None]],
+        start: Callable[[Callable[..., Coroutine[Any, Any, None]]], Awaitable[None]],
+    ) -> None:
+        self._output = output
+        self._open_passage = open_passage
+        self._inside = inside
+        self._start = start
+        self._passage: Passage | None = None
+        self._blocks: deque[bytes] = deque()
+        self._fault: Exception | None = None
+        self._hosted = self._over = False
+
+    def __repr__(self) -> str:
+        state = "new" if self._passage is None else "over" if self._over else "open"
+        return f"<AudioStream {self._output.handle}#{self._output.index} {state} {self._passage!r}>"
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole file, or None when the host does not say."""
+        return self._entered().size
+
+    @property
+    def content_type(self) -> str:
+        """The media type: the service makes FLAC (contract section 6), and its header was checked."""
+        return "audio/flac"
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds, by the file's own header, else as the service announced."""
+        header = self._entered().header
+        return self._output.duration if header is None or header.duration is None else header.duration
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers for an answer that passes the stream on: the type and, if it is known, the length."""
+        length = {} if self.size is None else {"Content-Length": str(self.size)}
+        return {"Content-Type": self.content_type, **length}
+
+    async def __aenter__(self) -> Self:
+        if self._passage is not None:
+            raise RuntimeError("an audio stream is entered once: call session.stream again")
+        self._passage = self._open_passage(self._output, pass_on=self._offer)
+        self._news, self._wanted, self._ended = anyio.Event(), anyio.Event(), anyio.Event()
+        self._left = anyio.CancelScope()
+        try:
+            with self._inside():
+                await self._start(self._host)
+                await self._news.wait()
+            self._look_for_fault()
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Give the next block.
+
+        Raises:
+            DownloadError: the rest cannot be had.
+            SessionClosed: the session was closed meanwhile.
+        """
+        self._entered()
+        with self._inside():
+            while not self._blocks and not self._over:
+                self._news = anyio.Event()
+                self._wanted.set()
+                await self._news.wait()
+        if self._blocks:
+            return self._blocks.popleft()
+        self._look_for_fault()
+        raise StopAsyncIteration
+
+    def _entered(self) -> Passage:
+        if self._passage is None:
+            raise RuntimeError("use 'async with session.stream(output) as audio'")
+        return self._passage
+
+    def _look_for_fault(self) -> None:
+        if self._over and self._fault is not None:
+            raise self._fault
+
+    async def _offer(self, blocks: list[bytes]) -> None:
+        """Put blocks where the reader takes them, and wait until they are taken: one batch is here, one behind it."""
+        self._blocks.extend(blocks)
+        self._wanted = anyio.Event()
+        self._news.set()
+        await self._wanted.wait()
+
+    async def _host(self, *, task_status: TaskStatus[None]) -> None:
+        """Bring the output through; a child of the session's root task."""
+        passage, self._hosted = self._entered(), True
+        self._fault = passage.source.fail("the stream was left, or the session closed, before the end")
+        task_status.started()
+        try:
+            with self._left:
+                await passage.run()
+                self._fault = None
+        except Exception as fault:  # noqa: BLE001 - a fault of ours too is the reader's to raise; the session goes on
+            self._fault = fault
+        finally:
+            self._over = True
+            self._news.set()
+            self._ended.set()
+
+    async def _leave(self) -> None:
+        self._left.cancel()
+        if self._hosted:
+            with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
+                await self._ended.wait()
+        self._blocks.clear()

@@ -1,0 +1,180 @@
+"""One output to one object, or nothing, without a copy on this machine; loaded when one is asked for.
+
+1. An object is published when the file is whole and its header is what it should be: only then does the body that
+   obstore reads come to an end. In every other case it breaks off, and obstore takes the upload back.
+2. So an upload is never cancelled, but broken off: what is cancelled stays in the bucket, unseen and paid for.
+3. An object that is there already is compared by size and first bytes, and not fetched again when it is the same.
+"""
+
+import hashlib
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Self
+
+import anyio
+import anyio.to_thread
+
+from soundpiece_async._comparing import First, find_difference
+from soundpiece_async._core import flac
+from soundpiece_async._core.errors import CorruptAudio, DownloadError, SoundpieceError, TransportError
+from soundpiece_async._core.models import SavedFile
+from soundpiece_async._core.settings import Verify
+from soundpiece_async._fetching import Source
+from soundpiece_async._inspecting import demand_header_check, describe, inspect
+from soundpiece_async._objects import StoreError, Target
+from soundpiece_async._passing import Passage
+
+logger = logging.getLogger("soundpiece_async.downloader")
+
+READ_AT_ONCE = 8 << 20
+"""Bytes of an object that are read by one request."""
+BREAKING_OFF = 10.0
+"""Seconds an upload that was broken off has to take itself back; later it is left to the bucket's own rules."""
+
+
+class BrokenOffError(Exception):
+    """Tells obstore that the rest will not come."""
+
+
+class Body:
+    """A file as obstore reads it, in tasks of its own making; it ends well only once it is declared whole (rule 1)."""
+
+    def __init__(self) -> None:
+        self._whole = False
+        self._send, self._receive = anyio.create_memory_object_stream[bytes](0)
+
+    def __repr__(self) -> str:
+        return f"<Body whole={self._whole} {self._receive.statistics()}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._receive.receive()
+        except anyio.EndOfStream:
+            if self._whole:
+                raise StopAsyncIteration from None
+            raise BrokenOffError from None
+
+    async def write(self, blocks: list[bytes]) -> None:
+        """Pass blocks on; returns when they are taken."""
+        await self._send.send(b"".join(blocks))
+
+    def finish(self) -> None:
+        """Declare what was written to be the whole file."""
+        self._whole = True
+        self._send.close()
+
+    def break_off(self) -> None:
+        """Let it end badly, unless it is finished."""
+        self._send.close()
+
+    def close(self) -> None:
+        """Give both ends back; nobody reads any more."""
+        self._send.close()
+        self._receive.close()
+
+
+async def upload(
+    target: Target, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter, overwrite: bool
+) -> tuple[SavedFile, bool]:
+    """Bring an output to its object; say, too, whether it had to be fetched.
+
+    Raises:
+        CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
+        DownloadError: it cannot be had or written, or another object is there and ``overwrite`` is false.
+        SettingsError: ``verify="full"``.
+        SoundpieceError: what renewing the URL raises.
+    """
+    demand_header_check(verify)
+    with _explained(source):
+        size = await target.measure()
+    if size is not None:
+        found = await _compare(target, size, source=source, verify=verify, threads=threads)
+        if isinstance(found, SavedFile):
+            return found, False
+        if not overwrite:
+            raise found
+    body = Body()
+    passage = Passage(source, pass_on=body.write, verify=verify, threads=threads)
+    await _send(target, body, passage)
+    logger.info("%s: saved as %s, %d bytes", source.output.handle, target.url, passage.passed)
+    saved = describe(
+        target.path,
+        size=passage.passed,
+        sha256=passage.sha256(),
+        header=passage.header,
+        output=source.output,
+        url=target.url,
+    )
+    return saved, True
+
+
+async def _send(target: Target, body: Body, passage: Passage) -> None:
+    """Write while the file arrives; whichever of the two fails ends the other."""
+    faults: list[SoundpieceError] = []
+    fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
+
+    async def write() -> None:
+        with writing:
+            try:
+                with _explained(passage.source):
+                    await target.write(body)
+            except BrokenOffError:
+                return
+            except SoundpieceError as error:
+                faults.append(error)
+                fetching.cancel()
+            written.set()
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            try:
+                with fetching:
+                    await passage.run()
+                    body.finish()
+                    await written.wait()
+            except SoundpieceError as error:
+                faults.append(error)
+            finally:
+                body.break_off()
+                writing.deadline = anyio.current_time() + BREAKING_OFF
+    finally:
+        body.close()
+    if faults:
+        raise faults[0]
+
+
+async def _compare(
+    target: Target, size: int, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter
+) -> SavedFile | DownloadError:
+    """Take the object that is there, or say why not (rule 3)."""
+    with _explained(source):
+        head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
+    difference = await find_difference(First(head, size), source=source)
+    if difference is not None:
+        return difference
+    header, fault = inspect(head, source.output.duration, verify=verify)
+    if fault is not None:
+        return source.fail(
+            f"the object that is there is damaged: {fault}; overwrite=True fetches it", error=CorruptAudio
+        )
+    digest = hashlib.sha256()
+    for start in range(0, size, READ_AT_ONCE):
+        with _explained(source):
+            block = await target.read(start, min(size, start + READ_AT_ONCE))
+        await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
+    return describe(
+        target.path, size=size, sha256=digest.hexdigest(), header=header, output=source.output, url=target.url
+    )
+
+
+@contextmanager
+def _explained(source: Source) -> Generator[None]:
+    try:
+        yield
+    except StoreError as error:  # the cause says that not the file is at fault
+        raise source.fail(f"the object store said: {error}") from TransportError(str(error))

@@ -1,0 +1,71 @@
+"""A process that does bulk runs and may be killed at any moment; ``test_kills.py`` starts it and talks to it.
+
+It loads the library once and forks for each run, because starting an interpreter takes longer than a run. One line of
+JSON on its standard input is one run; it answers ``begun <process id>`` and ``ended <status>``.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+from soundpiece_async import Journal, NewFx, Request, SeparateStems, Session, Settings
+
+SOURCE = "https://media.example.com/mix.wav"
+
+
+def lines() -> list[Request]:
+    """One piece of four files, and two equal ones."""
+    return [SeparateStems(SOURCE), NewFx("door", duration=0.1), NewFx("door", duration=0.1)]
+
+
+def die_at(step: int, connection: sqlite3.Connection) -> None:
+    """Kill this process at the n-th boundary of a transaction that changes something: before, and after, its commit."""
+    changes = connection.total_changes
+    passed = 0
+    changing = False
+
+    def trace(statement: str) -> None:
+        nonlocal changes, passed, changing
+        after = changing and statement.startswith("PRAGMA synchronous")
+        changing = connection.total_changes > changes
+        if after:
+            changes, changing = connection.total_changes, False
+        before = changing and statement == "COMMIT"
+        passed += before or after
+        if passed == step and (before or after):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    connection.set_trace_callback(trace)
+
+
+async def run(command: dict[str, Any]) -> None:
+    """Run so many of the lines once."""
+    settings = Settings(api_key=command["api_key"], base_url=command["url"])
+    folder = Path(command["folder"])
+    async with Session(settings) as session, Journal.open(folder) as journal:
+        if command.get("die_at"):
+            die_at(command["die_at"], journal.ledger._database._connection)
+        async with session.run_many(lines()[: command["count"]], save_to=folder, journal=journal) as results:
+            async for _ in results:
+                pass
+
+
+def main() -> None:
+    """Fork for each command, and say how the child ended."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            asyncio.run(run(json.loads(line)))
+            os._exit(0)
+        print("begun", child, flush=True)  # noqa: T201 - it is spoken to
+        _, status = os.waitpid(child, 0)
+        print("ended", os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - it is spoken to
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundpiece_async._core.budget import BACKOFF_BASE, BACKOFF_CAP, Budget
+
+JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
+SECONDS = st.floats(min_value=0, max_value=1000)
+
+
+def test_the_pauses_double_up_to_the_cap() -> None:
+    """A service in trouble is asked ever less often."""
+    budget = Budget(math.inf)
+    pauses = [budget.fail(took=1, jitter=0.5) for _ in range(8)]
+    assert pauses == [0.25, 0.5, 1, 2, 4, 8, 10, 10]
+    assert repr(budget) == "<Budget inf s left after 8 attempts>"
+
+
+@given(seconds=SECONDS, tries=st.lists(st.tuples(SECONDS, JITTER), min_size=1))
+def test_nothing_is_tried_after_the_budget(seconds: float, tries: list[tuple[float, float]]) -> None:
+    """A pause is given only if the next attempt still begins in time, whatever attempts and pauses there were."""
+    budget, spent = Budget(seconds), 0.0
+    for took, jitter in tries:
+        pause = budget.fail(took=took, jitter=jitter)
+        spent += took + (pause or 0.0)
+        if pause is None:
+            widest = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (budget.attempts - 1))
+            assert spent + jitter * widest >= seconds - 1e-6
+            return
+        assert spent <= seconds + 1e-6
+
+
+def test_a_silent_service_uses_it_up_like_attempts() -> None:
+    """Waiting for a turn while nobody gets an answer is trying, too."""
+    budget = Budget(10)
+    budget.wait(9.9)
+    assert budget.fail(took=0.05, jitter=0) == 0
+    assert budget.fail(took=0.1, jitter=0) is None
+
+
+def test_no_budget_is_one_attempt() -> None:
+    """With 0 seconds the first failure is the last."""
+    assert Budget(0).fail(took=0.01, jitter=0.5) is None

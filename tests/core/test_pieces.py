@@ -1,0 +1,256 @@
+import string
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundpiece_async._core.errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequest,
+    CorruptAudio,
+    DecodeError,
+    DownloadError,
+    InsufficientCredits,
+    InvalidRequest,
+    JournalError,
+    NotFound,
+    OperationFailed,
+    RateLimited,
+    ServerError,
+    SessionClosed,
+    SoundpieceError,
+    TransportError,
+    ValidationError,
+    WaitTimeout,
+)
+from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.pieces import (
+    FORGOTTEN_AFTER,
+    Failure,
+    FileRecord,
+    Piece,
+    State,
+    explain,
+    read_files,
+    read_outputs,
+    read_time,
+    revive,
+    revive_error,
+    write_files,
+    write_outputs,
+)
+from soundpiece_async._core.requests import NewFx
+
+REQUEST = NewFx("door", duration=2.5)
+HANDLE = Handle("create.new_fx", "op_1")
+OUTPUT = Output(
+    url="https://out.example.com/a?sig=1", expires_at=datetime(2026, 11, 23, 1, tzinfo=UTC), duration=2.5, handle=HANDLE
+)
+PIECE = Piece(number=1, digest=b"d", key="k", route="create.new_fx", body=b"{}", state=State.PLANNED)
+
+
+def operation(**changes: Any) -> Operation[NewFx]:
+    return attrs.evolve(
+        Operation(route="create.new_fx", id="op_1", status=Status.PROCESSING, request=REQUEST), **changes
+    )
+
+
+def failed() -> Operation[NewFx]:
+    return operation(status=Status.FAILED, error=OperationError("too_loud", "It is too loud."))
+
+
+def download_error(cause: Exception | None, kind: type[DownloadError] = DownloadError) -> DownloadError:
+    error = kind("no file", url="https://out.example.com/a", path="a.flac")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransportError("no answer"),
+        ServerError("500", status=500),
+        RateLimited("429", status=429),
+        AuthenticationError("401", status=401),
+        AuthenticationError("403", status=403),
+        InsufficientCredits("402", status=402),
+        NotFound("wrong base URL", status=404),
+        ApiError("a proxy wants a password", status=407),
+        ApiError("a redirect", status=302),
+        WaitTimeout("late", handle=HANDLE),
+        SessionClosed("closed"),
+        InvalidRequest("too long", field="prompt"),
+        JournalError("full"),
+        DecodeError("no object"),
+        DecodeError("a new shape", path="outputs[0].url", operation=operation()),
+        download_error(OSError(28, "No space left on device")),
+        download_error(TransportError("no answer")),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("submitted", [False, True])
+def test_what_the_same_key_may_mend_ends_nothing(error: SoundpieceError, *, submitted: bool) -> None:
+    """An outage, the account, a full disk, a deadline or a wrong setting leave the piece where it stands."""
+    assert explain(error, request=REQUEST, submitted=submitted) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (BadRequest("unreadable", status=400), "400", False),
+        (ApiError("key used for another body", status=409), "409", False),
+        (ValidationError("too long", status=422), "422", False),
+        (DecodeError("echoes another prompt", path="prompt", operation=operation()), "", True),
+    ],
+)
+def test_what_ends_a_piece_at_its_submit(error: SoundpieceError, code: str, *, retryable: bool) -> None:
+    """A refusal of the request itself, and an operation that is not the work asked for."""
+    expected = Failure(type(error).__name__, code, str(error), retryable)
+
+    assert explain(error, request=REQUEST, submitted=False) == expected
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+def test_a_refused_get_ends_nothing(status: int) -> None:
+    """Once an operation exists, asking for it again costs nothing."""
+    assert explain(ApiError("no", status=status), request=REQUEST, submitted=True) is None
+
+
+def test_what_ends_a_submitted_piece() -> None:
+    """The service gave up on it, or its file cannot be had although disk and network are well."""
+    gave_up = OperationFailed("failed", operation=failed())
+
+    assert explain(gave_up, request=REQUEST, submitted=True) == Failure(
+        "OperationFailed", "too_loud", "It is too loud.", retryable=True
+    )
+    for error in (download_error(None), download_error(OSError(), CorruptAudio)):
+        failure = explain(error, request=REQUEST, submitted=True)
+        assert failure == Failure(type(error).__name__, "", "no file", retryable=True)
+
+
+def test_uncertain_is_what_was_sent_long_ago_and_never_answered() -> None:
+    """A day after the first PUT nobody knows whether the service still knows the key; an answer ends the doubt."""
+    sending = attrs.evolve(PIECE, state=State.SENDING, sent_at=1000.0)
+
+    assert not sending.is_uncertain(now=1000.0 + FORGOTTEN_AFTER)
+    assert sending.is_uncertain(now=1001.0 + FORGOTTEN_AFTER)
+    assert not sending.is_uncertain(now=0.0)
+    for state in (State.PLANNED, State.SUBMITTED, State.SAVED):
+        assert not attrs.evolve(sending, state=state).is_uncertain(now=1e9)
+    assert not attrs.evolve(sending, sent_at=None).is_uncertain(now=1e9)
+
+
+def test_a_piece_without_its_files_has_not_ended() -> None:
+    """Files that could not be had are tried again: the work is paid for, and a download costs nothing."""
+    failure = Failure("CorruptAudio", "", "damaged", retryable=True)
+
+    assert attrs.evolve(PIECE, state=State.FAILED, failure=failure).ended
+    assert not attrs.evolve(PIECE, state=State.FAILED, failure=failure, outputs=(OUTPUT,)).ended
+    assert not PIECE.ended
+
+
+def test_an_operation_comes_back_as_far_as_it_was_known() -> None:
+    """Submitted it is processing, with outputs it is ready, with its failure it failed; the request is the caller's."""
+    submitted = attrs.evolve(PIECE, state=State.SUBMITTED, operation="op_1", created_at=OUTPUT.expires_at)
+    ready = attrs.evolve(submitted, state=State.READY, outputs=(OUTPUT,))
+    gave_up = attrs.evolve(submitted, failure=Failure("OperationFailed", "c", "m", retryable=True))
+    torn = attrs.evolve(ready, failure=Failure("CorruptAudio", "", "m", retryable=True))
+
+    expected = operation(idempotency_key="k", created_at=OUTPUT.expires_at)
+    assert revive(submitted, REQUEST) == expected
+    assert revive(submitted, REQUEST).request is REQUEST
+    assert revive(ready, REQUEST) == attrs.evolve(expected, status=Status.READY, outputs=(OUTPUT,))
+    assert revive(gave_up, REQUEST) == attrs.evolve(expected, status=Status.FAILED, error=OperationError("c", "m"))
+    assert revive(torn, REQUEST) == revive(ready, REQUEST)
+    with pytest.raises(ValueError, match="no operation"):
+        revive(PIECE, REQUEST)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadRequest("unreadable", status=400),
+        ApiError("key used for another body", status=409),
+        ValidationError("too long", status=422),
+        DecodeError("echoes another prompt", path="prompt", operation=failed()),
+    ],
+)
+def test_an_error_comes_back_as_what_it_was(error: SoundpieceError) -> None:
+    """Class, text and status are those of the run in which it happened."""
+    failure = explain(error, request=REQUEST, submitted=False)
+    assert failure is not None
+    again = revive_error(failure, operation=failed())
+
+    assert (type(again), str(again)) == (type(error), str(error))
+    assert getattr(again, "status", None) == getattr(error, "status", None)
+    assert getattr(again, "operation", None) == getattr(error, "operation", None)
+
+
+def test_a_failed_operation_comes_back_with_its_error() -> None:
+    """The code and the words of the service, and what to do next."""
+    failure = Failure("OperationFailed", "too_loud", "It is too loud.", retryable=True)
+    again = revive_error(failure, operation=failed())
+
+    assert isinstance(again, OperationFailed)
+    assert again.operation == failed()
+    assert "too_loud: It is too loud." in str(again)
+    assert "make a new request" in str(again)
+
+
+def test_an_error_of_an_unknown_class_keeps_its_text() -> None:
+    """A journal edited by hand still tells why."""
+    again = revive_error(Failure("Strange", "", "because", retryable=False), operation=None)
+
+    assert (type(again), str(again)) == (SoundpieceError, "because")
+
+
+moments = st.none() | st.datetimes(timezones=st.just(UTC))
+outputs = st.builds(
+    Output,
+    url=st.text(),
+    expires_at=moments,
+    duration=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    kind=st.none() | st.text(),
+    handle=st.just(HANDLE),
+    index=st.integers(0, 9),
+)
+records = st.builds(
+    FileRecord,
+    path=st.text(),
+    bytes=st.integers(0),
+    sha256=st.text(string.hexdigits),
+    duration=st.floats(0, 1e6),
+    sample_rate=st.integers(0),
+    channels=st.integers(0, 8),
+    index=st.integers(0, 9),
+)
+
+
+@given(st.lists(outputs))
+def test_outputs_come_back_as_they_were(found: list[Output]) -> None:
+    """Numbers, kinds, lengths, times and URLs; the operation is the piece's."""
+    assert read_outputs(write_outputs(tuple(found)), handle=HANDLE) == tuple(found)
+
+
+@given(st.lists(records))
+def test_files_come_back_as_they_were(found: list[FileRecord]) -> None:
+    """Everything a saved file is known by."""
+    assert read_files(write_files(tuple(found))) == tuple(found)
+
+
+def test_times_may_be_missing() -> None:
+    """The service need not say when an operation was made."""
+    assert read_time(None) is None
+    assert read_time("2026-11-23T01:00:00+00:00") == OUTPUT.expires_at
+
+
+def test_a_piece_hides_what_is_long_or_secret() -> None:
+    """A body may hold a signed URL, so it is not in the repr; and neither are the URLs of outputs."""
+    shown = repr(attrs.evolve(PIECE, body=b'{"source":"sig=1"}', outputs=(OUTPUT,)))
+
+    assert "sig=1" not in shown

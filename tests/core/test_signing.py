@@ -1,0 +1,337 @@
+import base64
+import json
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from soundpiece_async import NewSample, OperationError, SettingsError, Status, WebhookError
+from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.signing import SKEW, Delivery, read_delivery, read_secret, sign
+
+# the test vector of contract section 9
+SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+NOW = 1795341600
+BODY = b'{"type":"create.new_sample.failed","data":{"id":"op_01kd0000000000000000000003","status":"failed"}}'
+HEADERS = {
+    "webhook-id": "msg_test_0001",
+    "webhook-timestamp": "1795341600",
+    "webhook-signature": "v1,wszklMCqPgAiC8WLliEJhfIMz7OvVTo+FDjtDj66d5k=",
+}
+KEY = bytes(range(32))
+OTHER = b"another key of the account"
+
+
+def make_headers(body: bytes, *, key: bytes = KEY, identity: str = "msg_1", timestamp: object = NOW) -> dict[str, str]:
+    """Sign as the service does."""
+    signature = sign(key, identity=identity, timestamp=str(timestamp), body=body).decode()
+    return {"webhook-id": identity, "webhook-timestamp": str(timestamp), "webhook-signature": signature}
+
+
+def read(
+    headers: Any, body: bytes = BODY, *, keys: tuple[bytes, ...] = (KEY,), now: float = NOW, tolerance: float = 300.0
+) -> Delivery:
+    """Read with the settings of most tests."""
+    return read_delivery(headers, body, keys=keys, now=now, tolerance=tolerance)
+
+
+def read_news(payload: object) -> Delivery:
+    """Read a payload that is signed well."""
+    body = json.dumps(payload).encode()
+    return read(make_headers(body), body)
+
+
+def refuse(headers: Any, body: bytes = BODY, **details: Any) -> WebhookError:
+    """Expect a refusal, and give it."""
+    with pytest.raises(WebhookError) as caught:
+        read(headers, body, **details)
+    return caught.value
+
+
+def make_sample(**changes: Any) -> dict[str, Any]:
+    """An operation as a webhook brings it: bare, without an envelope."""
+    return {
+        "id": "op_01kd0000000000000000000003",
+        "status": "ready",
+        "created_at": "2026-11-22T10:00:00Z",
+        "idempotency_key": "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03",
+        "prompt": "rock, guitar",
+        "duration": 8,
+        "loopable": True,
+        "output": {
+            "url": "https://cdn.example/a.flac?sig=SECRET",
+            "expires_at": "2026-11-22T10:15:40Z",
+            "duration": 8.0,
+        },
+        "error": None,
+        **changes,
+    }
+
+
+def test_the_contracts_vector() -> None:
+    """The secret of the vector is the 32 bytes 0 to 31, and its signature fits."""
+    assert read_secret(SECRET) == KEY
+    assert make_headers(BODY, identity="msg_test_0001") == HEADERS
+
+    delivery = read(HEADERS)
+
+    assert (delivery.id, delivery.type) == ("msg_test_0001", "create.new_sample.failed")
+    assert (delivery.route, delivery.status) == ("create.new_sample", Status.FAILED)
+    assert delivery.operation is not None
+    assert delivery.operation.error == OperationError(code="internal_error", message="")
+
+
+def test_news_of_a_ready_operation() -> None:
+    """The bare object under ``data`` becomes an operation whose request is rebuilt from the echo."""
+    delivery = read_news({"type": "create.new_sample.ready", "data": make_sample(), "timestamp": "whatever"})
+
+    operation = delivery.operation
+    assert operation is not None
+    assert operation.request == NewSample(
+        "rock, guitar", duration=8, loopable=True, idempotency_key="7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
+    )
+    assert (operation.route, operation.status, operation.status.final) == (delivery.route, delivery.status, True)
+    assert [output.duration for output in operation.outputs] == [8.0]
+    assert "SECRET" not in repr(delivery)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_every_route(route: str) -> None:
+    """A route has a dot of its own: the type is split at the last one."""
+    delivery = read_news({"type": f"{route}.ready", "data": make_sample(outputs=[])})
+    assert (delivery.route, delivery.status) == (route, "ready")
+    assert delivery.operation is not None
+
+
+@given(
+    body=st.binary(), identity=st.from_regex(r"[!-~]{1,40}", fullmatch=True), key=st.binary(min_size=24, max_size=64)
+)
+def test_any_standard_library_signs_for_us(body: bytes, identity: str, key: bytes) -> None:
+    """What ``standardwebhooks`` signs is taken, and what we sign it takes, over any bytes that are text."""
+    text = body.decode("latin-1")
+    library = Webhook(f"whsec_{base64.b64encode(key).decode()}")
+    now = int(time.time())
+    theirs = library.sign(identity, datetime.fromtimestamp(now, tz=UTC), text)
+    headers = make_headers(text.encode(), key=key, identity=identity, timestamp=now)
+
+    assert headers["webhook-signature"] == theirs
+    library.verify(text, headers, json_parse=False)
+
+
+@given(at=st.integers(0, len(BODY) - 1), bit=st.integers(0, 7))
+def test_a_changed_body_is_refused(at: int, bit: int) -> None:
+    """One bit of the raw bytes is enough, wherever it is."""
+    changed = bytearray(BODY)
+    changed[at] ^= 1 << bit
+    assert refuse(HEADERS, bytes(changed)).status == 401
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"webhook-id": "msg_test_0002"},
+        {"webhook-timestamp": "1795341601"},
+        {"webhook-timestamp": "01795341600"},
+        {"webhook-signature": HEADERS["webhook-signature"].lower()},
+        {"webhook-signature": HEADERS["webhook-signature"][:-1]},
+        {"webhook-signature": "v1," + "A" * 43 + "="},
+        {"webhook-signature": HEADERS["webhook-signature"].replace("v1,", "v2,")},
+        {"webhook-signature": HEADERS["webhook-signature"].replace("v1,", "v1a,")},
+        {"webhook-signature": HEADERS["webhook-signature"].removeprefix("v1,")},
+        {"webhook-signature": HEADERS["webhook-signature"].replace(",", " ")},
+        {"webhook-signature": "v1,"},
+        {"webhook-signature": " "},
+    ],
+)
+def test_a_signature_of_something_else_is_refused(changes: Mapping[str, str]) -> None:
+    """Id, timestamp and body are signed together, and only entries of version ``v1`` count: 401."""
+    assert refuse({**HEADERS, **changes}).status == 401
+
+
+def test_secrets_and_signatures_in_rotation() -> None:
+    """One fitting pair suffices, whatever else is there."""
+    right = HEADERS["webhook-signature"]
+    other = make_headers(BODY, key=OTHER, identity="msg_test_0001")["webhook-signature"]
+    both = {**HEADERS, "webhook-signature": f"v2,AAAA {other} v1,junk  {right}"}
+
+    for keys in ((KEY,), (OTHER,), (KEY, OTHER), (OTHER, KEY), (b"retired", KEY)):
+        assert read(both, keys=keys).id == "msg_test_0001"
+    assert read({**HEADERS, "webhook-signature": other}, keys=(KEY, OTHER)).id == "msg_test_0001"
+    assert refuse(both, keys=(b"retired",)).status == 401
+    assert refuse(both, keys=()).status == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {name.title(): value for name, value in HEADERS.items()},
+        {**HEADERS, "content-type": "application/json", "cookie": "ä"},
+        [(name.encode(), value.encode()) for name, value in HEADERS.items()],
+        [*HEADERS.items(), ("x-twice", "1"), ("x-twice", "2")],
+    ],
+    ids=["titled", "with others", "asgi", "pairs"],
+)
+def test_headers_of_any_framework(headers: Any) -> None:
+    """Names in any case, as a mapping or as pairs, text or bytes; other headers are none of our business."""
+    assert read(headers).id == "msg_test_0001"
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("value", [None, "", "a\nb", "ä", "\ud800", "１７９５３４１６００", ["v"], b"\xff"])  # noqa: RUF001 - digits, for int()
+def test_headers_that_make_no_sense(name: str, value: object) -> None:
+    """A header of ours that is absent, empty or not plain ASCII is junk: 400."""
+    rest = {key: text for key, text in HEADERS.items() if key != name}
+    error = refuse(rest if value is None else {**rest, name: value})
+    assert (error.status, name in str(error)) == (400, True)
+
+
+@pytest.mark.parametrize("timestamp", ["-1795341600", "+1795341600", "1795341600.0", "1e9", "nan", "now", "9" * 13])
+def test_timestamps_are_whole_seconds(timestamp: str) -> None:
+    """Anything else is junk, even when it is signed."""
+    assert refuse(make_headers(BODY, timestamp=timestamp)).status == 400
+
+
+def test_headers_there_twice() -> None:
+    """Which of two would count is anybody's guess, so neither does: 400."""
+    for name, value in HEADERS.items():
+        assert refuse([*HEADERS.items(), (name.upper(), value)]).status == 400
+
+
+@given(
+    age=st.floats(-1e10, 1e10, allow_nan=False),
+    tolerance=st.floats(1, 1e6) | st.just(float("inf")),
+)
+@example(age=300.0, tolerance=300.0)
+@example(age=-300.0, tolerance=300.0)
+@example(age=300.5, tolerance=300.0)
+@example(age=-300.5, tolerance=300.0)
+@example(age=-SKEW - 1, tolerance=float("inf"))
+def test_timestamps_of_both_directions(age: float, tolerance: float) -> None:
+    """Not older than the tolerance; from the future not by more than that, nor than clocks differ."""
+    if -min(tolerance, SKEW) <= (NOW + age) - NOW <= tolerance:
+        assert read(HEADERS, now=NOW + age, tolerance=tolerance).id == "msg_test_0001"
+    else:
+        assert refuse(HEADERS, now=NOW + age, tolerance=tolerance).status == 400
+
+
+def test_a_wrong_signature_is_told_before_a_wrong_time() -> None:
+    """A stranger learns nothing about the clock, and an operator is not sent to look at it."""
+    assert refuse({**HEADERS, "webhook-signature": "v1,x"}, now=0).status == 401
+
+
+@pytest.mark.parametrize(
+    ("kind", "route", "status"),
+    [
+        ("create.new_video.ready", "create.new_video", "ready"),
+        ("create.new_fx.progress", "create.new_fx", "progress"),
+        ("create.new_fx.processing", "create.new_fx", "processing"),
+        ("account.credits_low", "account", "credits_low"),
+        ("ping", "", "ping"),
+        ("", "", ""),
+        ("\ud800.", "\ud800", ""),
+        ("ready", "", "ready"),
+    ],
+)
+@pytest.mark.parametrize("data", [None, 5, {"id": "x", "status": "ready"}])
+def test_types_of_a_later_version(kind: str, route: str, status: str, data: object) -> None:
+    """They are read, have no operation, and nobody looks at their data."""
+    delivery = read_news({"type": kind, "data": data})
+    assert (delivery.type, delivery.route, delivery.status, delivery.operation) == (kind, route, status, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b"null",
+        b'"create.new_fx.ready"',
+        b"[]",
+        b"{}",
+        b'{"type": 5}',
+        b'{"type": null, "data": {}}',
+        b'{"type": "create.new_fx.ready"}',
+        b'{"type": "create.new_fx.ready", "data": null}',
+        b'{"type": "create.new_fx.ready", "data": []}',
+        b'{"type": "create.new_fx.ready", "data": {}}',
+        b'{"type": "create.new_fx.ready", "data": {"id": "op 1", "status": "ready"}}',
+        b'{"type": "create.new_fx.ready", "data": {"id": "op_1", "status": 5}}',
+        b'{"type": "create.new_fx.ready", "data": {"id": "op_1", "status": "ready", "output": 5}}',
+        b'{"type": "create.new_fx.ready", "data": {"id": "op_1", "status": "processing"}}',
+        b'{"type": "create.new_fx.ready", "data": {"id": "op_1", "status": "failed"}}',
+        b'{"type": "create.new_fx.failed", "data": {"id": "op_1", "status": "ready"}}',
+        b'{"type": "create.new_fx.ready", "data": {"fx": {"id": "op_1", "status": "ready"}}}',
+    ],
+)
+def test_signed_bodies_of_another_shape(body: bytes) -> None:
+    """A signature does not make sense of nonsense: 400, and the message names the event."""
+    error = refuse(make_headers(body), body)
+    assert (error.status, "msg_1" in str(error)) == (400, True)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("ready"),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(sorted(make_sample())), inner, max_size=6)
+    ),
+    max_leaves=12,
+)
+fields = {**make_sample(), "outputs": (), "source": {}, "lyrics": "", "request": None, "raw": None, "handle": None}
+members = st.fixed_dictionaries(
+    {"id": st.just("op_1") | anything, "status": st.sampled_from(["ready", "failed"]) | anything},
+    optional=dict.fromkeys(fields.keys() - {"id", "status"}, anything),
+)
+texts = st.text(st.characters(exclude_categories=())) | st.binary(max_size=60)
+
+
+@given(kind=st.sampled_from([f"{route}.{end}" for route in ROUTES for end in ("ready", "failed")]), data=members)
+def test_fuzzed_operations_are_read_or_refused(kind: str, data: object) -> None:
+    """Whatever JSON is under ``data``: an operation of that status, or a ``WebhookError``."""
+    with suppress(WebhookError):
+        delivery = read_news({"type": kind, "data": data})
+        assert delivery.operation is not None
+        assert delivery.operation.status is delivery.status
+
+
+@given(
+    headers=st.dictionaries(st.sampled_from(sorted(HEADERS)) | texts, texts | st.sampled_from(sorted(HEADERS.values())))
+    | st.lists(st.tuples(texts, texts)),
+    body=st.binary() | st.just(BODY),
+)
+def test_fuzzed_requests_are_refused(headers: Any, body: bytes) -> None:
+    """Whatever a stranger sends, short of the right signature, is a ``WebhookError``."""
+    assert refuse(headers, body).status in (400, 401)
+
+
+@given(timestamp=st.integers(0, NOW * 500), identity=st.text(st.characters(codec="utf-8")), body=st.binary())
+def test_fuzzed_events_are_refused(timestamp: int, identity: str, body: bytes) -> None:
+    """Nor does a right signature over arbitrary bytes lead anywhere else."""
+    assert refuse(make_headers(body, timestamp=timestamp, identity=identity), body).status == 400
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "whsec_", "whsec_not base64", "whsec_é", "spk_0123_4567", None, b"whsec_AAAA", 5]
+)
+def test_secrets_that_are_none(secret: Any) -> None:
+    """A wrong secret, an API key or an unset variable is a wrong setting, and stays out of the message."""
+    with pytest.raises(SettingsError) as caught:
+        read_secret(secret)
+    assert "spk_" not in str(caught.value)
+    assert "0123" not in str(caught.value)
+
+
+@given(key=st.binary(min_size=1, max_size=100))
+def test_secrets_of_any_length(key: bytes) -> None:
+    """How long a key is, is the service's affair; a lost prefix or padding is forgiven."""
+    text = base64.b64encode(key).decode()
+    assert {read_secret(secret) for secret in (f"whsec_{text}", text, f"whsec_{text.rstrip('=')}")} == {key}

@@ -1,0 +1,59 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.names import LONGEST_STEM, file_names
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.titles import Titles
+
+
+def operation(name: str, *, files: int = 1) -> Operation[None]:
+    handle = Handle("create.new_song", name)
+    outputs = tuple(Output(url=f"https://x/{n}", handle=handle, index=n) for n in range(files))
+    return Operation(route=handle.route, id=name, status=Status.READY, request=None, outputs=outputs)
+
+
+def test_names_that_differ_by_case_alone_get_a_number() -> None:
+    """Who comes first keeps the name; asked again, each gets its own."""
+    titles = Titles()
+
+    assert titles.give(operation("1"), "Rain") == "Rain"
+    assert titles.give(operation("2"), "rain") == "rain-2"
+    assert titles.give(operation("3"), "RAIN") == "RAIN-3"
+    assert titles.give(operation("2"), "rain") == "rain-2"
+    assert titles.give(operation("1"), "Rain") == "Rain"
+    assert repr(titles) == "<Titles given=3>"
+
+
+def test_a_name_does_not_meet_the_numbers_of_another() -> None:
+    """Several outputs have numbers in their names, which others may be called."""
+    titles = Titles()
+
+    assert titles.give(operation("1", files=2), "take") == "take"
+    assert titles.give(operation("2"), "take-1") == "take-1-2"
+    assert titles.give(operation("3"), "take") == "take"
+
+
+def test_long_names_are_numbered_too() -> None:
+    """The number is behind what is cut, not cut itself."""
+    titles = Titles()
+
+    names = [titles.give(operation(str(n)), "é" * LONGEST_STEM) for n in range(12)]
+
+    assert len(set(names)) == 12
+    assert all(len(name.encode()) <= LONGEST_STEM for name in names[1:])
+
+
+@given(st.lists(st.tuples(st.text("aA-12/é.", max_size=4), st.integers(1, 3)), max_size=12))
+def test_no_two_files_are_one(pieces: list[tuple[str, int]]) -> None:
+    """Whatever pieces are called, however many files they have."""
+    titles = Titles()
+    operations = [operation(str(number), files=files) for number, (_, files) in enumerate(pieces)]
+
+    names = [
+        name.casefold()
+        for one, (stem, _) in zip(operations, pieces, strict=True)
+        for name in file_names(titles.give(one, stem), one.outputs)
+    ]
+
+    assert len(set(names)) == len(names)

@@ -1,0 +1,46 @@
+"""What must be gone when a call has ended, however it ended."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from soundpiece_async import Session, Settings
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait for something that is about to happen."""
+    with anyio.fail_after(5):
+        while not reached():
+            await anyio.sleep(0.002)
+
+
+async def assert_idle(session: Session) -> None:
+    """Assert that a session that was asked for nothing more holds no slot, no permit and no place in a queue."""
+    await until(lambda: not session._poller._scheduler.polls)
+    now = session.statistics()
+    assert (now.in_flight, now.submits_out, now.polls_out, now.downloads_out) == (0, 0, 0, 0)
+    transport = session._transport
+    gate = transport.pacer.gate
+    assert transport._reads.borrowed_tokens == 0
+    assert now.queued == gate.waiting == len(transport.pacer._waiting) == len(transport.pacer._patient)
+    assert gate.waiting <= 1  # the poller's own place, as long as the gate is closed
+    assert gate.in_flight == 0
+    assert not session._reader._renewing
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Session]:
+    """Open a session that must be idle at its end."""
+    async with Session(settings) as session:
+        yield session
+        await assert_idle(session)
+
+
+@asynccontextmanager
+async def no_task_left() -> AsyncIterator[None]:
+    """Expect that every task begun inside has ended soon after."""
+    before = asyncio.all_tasks()
+    yield
+    await until(lambda: not [task for task in asyncio.all_tasks() - before if "TestRunner" not in repr(task)])

@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import attrs
+import obstore
+import pytest
+from conftest import settings, simulate
+from obstore.store import MemoryStore
+
+from soundpiece_async import (
+    CorruptAudio,
+    DownloadError,
+    InvalidRequest,
+    Journal,
+    Limits,
+    NewFx,
+    SeparateStems,
+    Session,
+    SessionClosed,
+    Settings,
+    SettingsError,
+    Succeeded,
+)
+from soundpiece_async.simulator import Simulator
+
+pytestmark = pytest.mark.anyio
+
+
+async def names(store: MemoryStore) -> list[str]:
+    return sorted([entry["path"] async for page in obstore.list(store) for entry in page])
+
+
+async def test_files_go_to_a_store(session: Session) -> None:
+    """``run`` and ``download`` take a store where they take a folder, with the same names."""
+    store = MemoryStore()
+
+    done = await session.run(NewFx("door slams", duration=2.5), save_to=store)
+    stems = await session.run(SeparateStems(done.operation.outputs[0]), save_to=store)
+    bass = next(output for output in stems.operation.outputs if output.kind == "bass")
+    again = await session.download(bass, store, name="mine")
+
+    assert done.files[0].url == f"memory:///{done.operation.id}.flac"
+    assert again.path.name == "mine-bass.flac"
+    assert await names(store) == sorted(file.path.name for file in (*done.files, *stems.files, again))
+
+
+async def test_many_pieces_go_to_a_store(session: Session) -> None:
+    """As to a folder."""
+    store = MemoryStore()
+
+    async with session.run_many((NewFx(f"take {n}", duration=1) for n in range(5)), save_to=store) as results:
+        urls = [result.files[0].url async for result in results if isinstance(result, Succeeded)]
+
+    assert len(urls) == 5
+    assert [f"memory:///{name}" for name in await names(store)] == sorted(map(str, urls))
+
+
+async def test_a_journal_knows_objects(session: Session, sim: Simulator, tmp_path: Path) -> None:
+    """A second run gives out what is in the store without a request."""
+    place = (tmp_path / "songs").as_uri()
+    found, sent = [], []
+    for _ in range(2):
+        requests = [NewFx(f"take {n}", duration=1) for n in range(3)]
+        async with (
+            Journal.open(tmp_path) as journal,
+            session.run_many(requests, save_to=place, journal=journal) as results,
+        ):
+            found.append({result.files[0].url async for result in results if isinstance(result, Succeeded)})
+        sent.append(len(sim.log))
+
+    assert found[0] == found[1]
+    assert len(found[0]) == 3
+    assert sent[0] == sent[1]
+
+
+@pytest.mark.parametrize("to", ["ftp://host/x", Path("s3://songs")])
+async def test_a_place_is_refused_before_anything_is_paid(session: Session, sim: Simulator, to: str | Path) -> None:
+    """What can be saved nowhere is not made."""
+    with pytest.raises(InvalidRequest):
+        await session.run(NewFx("door slams", duration=1), save_to=to)
+    with pytest.raises(InvalidRequest):
+        session.run_many([], save_to=to)
+    assert len(sim.log) == 0
+
+
+async def test_a_full_check_refuses_a_store_before_anything_is_paid(sim: Simulator) -> None:
+    """A check that cannot be made is not left out unsaid."""
+    async with Session(settings(sim, verify="full")) as session:
+        with pytest.raises(SettingsError, match="decodes files"):
+            await session.run(NewFx("door slams", duration=1), save_to=MemoryStore())
+        assert len(sim.log) == 0
+
+
+async def test_an_output_is_passed_on(session: Session, tmp_path: Path) -> None:
+    """What the stream gives is what a file would hold."""
+    done = await session.run(NewFx("door slams", duration=1), save_to=tmp_path)
+
+    async with session.stream(done.operation.outputs[0]) as audio:
+        data = b"".join([block async for block in audio])
+        assert audio.headers["Content-Length"] == str(len(data))
+
+    assert data == done.files[0].path.read_bytes()
+
+
+async def test_an_expired_url_does_not_show_in_a_stream() -> None:
+    """It is signed afresh through the session."""
+    async with simulate(url_lifetime=1) as sim, Session(settings(sim)) as session:
+        done = await session.run(NewFx("door slams", duration=1))
+        async with session.stream(done.operation.outputs[0]) as audio:
+            assert b"".join([block async for block in audio]).startswith(b"fLaC")
+
+
+async def test_a_stream_needs_an_open_session(sim: Simulator) -> None:
+    """As everything does."""
+    session = Session(settings(sim))
+    async with session:
+        done = await session.run(NewFx("door slams", duration=1))
+    with pytest.raises(SessionClosed):
+        session.stream(done.operation.outputs[0])
+    with pytest.raises(SessionClosed):
+        Session(Settings(api_key="spk_x")).stream(done.operation.outputs[0])
+
+
+async def test_the_settings_reach_the_downloader(sim: Simulator, tmp_path: Path) -> None:
+    """``max_bytes`` bounds files, objects and streams; ``keep_corrupt`` keeps what was no audio."""
+    async with Session(settings(sim, limits=Limits(max_bytes=100))) as session:
+        done = await session.run(NewFx("door slams", duration=1))
+        for place in (tmp_path, MemoryStore()):
+            with pytest.raises(DownloadError, match="max_bytes"):
+                await session.download(done.operation, place)
+        with pytest.raises(DownloadError, match="max_bytes"):
+            async with session.stream(done.operation.outputs[0]):
+                pytest.fail("it was entered")
+    async with Session(settings(sim, keep_corrupt=True)) as session:
+        wrong = attrs.evolve(done.operation.outputs[0], duration=99.0)
+        with pytest.raises(CorruptAudio, match="kept as"):
+            await session.download(wrong, tmp_path)
+
+    assert [path.suffix for path in tmp_path.iterdir()] == [".corrupt"]
+
+
+async def test_an_output_the_operation_does_not_have_is_refused(session: Session, tmp_path: Path) -> None:
+    """Its name is unknown, and so is what it would be."""
+    done = await session.run(NewFx("door slams", duration=1))
+
+    with pytest.raises(InvalidRequest, match="lists no output 7"):
+        await session.download(attrs.evolve(done.operation.outputs[0], index=7), tmp_path)

@@ -1,0 +1,208 @@
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
+from leftovers import no_task_left, opened
+from rawapi import Act, Peer, RawApi
+
+from soundpiece_async import (
+    AudioSource,
+    Handle,
+    NewFx,
+    Output,
+    RetryRules,
+    SeparateStems,
+    ServerError,
+    Session,
+    Settings,
+    Status,
+    Timeouts,
+    TransportError,
+    WaitTimeout,
+)
+
+pytestmark = pytest.mark.anyio
+
+KEY = "spk_for_tests"
+BRISK = Timeouts(connect=2, submit=0.4, poll=0.4, read=0.4)
+CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left() -> AsyncIterator[None]:
+    """No test leaves a task."""
+    async with no_task_left():
+        yield
+
+
+def fx(number: int = 0) -> NewFx:
+    return NewFx(f"door {number}", duration=0.2)
+
+
+def settings(url: str, *, submit_for: float = 0.0) -> Settings:
+    return Settings(api_key=KEY, base_url=url, timeouts=BRISK, retries=RetryRules(submit_for=submit_for))
+
+
+async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], *acts: Act) -> None:
+    """Make a call at a server with these acts; name the fault in what comes of it."""
+    try:
+        with anyio.fail_after(25):
+            async with RawApi(*acts, blind=EFFECTLESS.values()) as api:
+                async with opened(settings(api.url, submit_for=10)) as session:
+                    await call(api, session)
+                while api.open:  # no socket is left
+                    await anyio.sleep(0.002)
+    except BaseException as error:
+        error.add_note(f"the fault: {name}")
+        raise
+
+
+async def strike_all(call: Callable[[RawApi, Session], Awaitable[None]], *, names: Iterable[str] = LIGHT) -> None:
+    """Make a call at as many servers as there are faults, all at the same time; the second attempt is answered."""
+    async with anyio.create_task_group() as group:
+        for name in names:
+            group.start_soon(struck, name, call, FAULTS[name])
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_a_submit_says_what_happened_and_can_go_again(name: str) -> None:
+    """The caller sees one of two errors, soon; the same object goes again with the same bytes and is made once."""
+    async with RawApi(FAULTS[name], blind=EFFECTLESS.values()) as api, opened(settings(api.url)) as session:
+        request = fx()
+        with anyio.fail_after(3), pytest.raises((TransportError, ServerError)) as caught:
+            await session.submit(request)
+        assert f"PUT /v1/create.new_fx (idempotency key {request.idempotency_key})" in str(caught.value)
+        assert len(str(caught.value)) < 600
+        assert KEY not in repr(caught.value) + repr(caught.value.__cause__)
+        assert caught.value.__notes__ == ["gave up after 1 attempts; sent again, the same object is one piece of work"]
+        assert len(api.puts) == 1
+        assert len(api.created) == (name not in EFFECTLESS)
+        operation = await session.submit(request)
+        assert list(api.created.values()) == [operation.id]
+        assert api.puts == [api.puts[0]] * 2
+
+
+async def test_every_attempt_of_a_submit_is_one_request() -> None:
+    """Also on a connection kept alive, which aiohttp by itself would repeat past the gate; the statistics agree."""
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        for act in (FAULTS["hangs up later"], FAULTS["resets later"]):
+            await session.submit(fx())
+            api.script.append(act)
+            before = len(api.requests)
+            with pytest.raises(TransportError):
+                await session.submit(fx())
+            assert len(api.requests) == before + 1
+        assert session.statistics().requests == len(api.requests)
+
+
+async def test_a_submit_survives_everything() -> None:
+    """Within its budget the caller sees nothing of it."""
+
+    async def submit(api: RawApi, session: Session) -> None:
+        operation = await session.submit(fx())
+        assert list(api.created.values()) == [operation.id]
+        assert len(set(api.puts)) == 1
+
+    await strike_all(submit)
+
+
+async def test_a_wait_survives_everything() -> None:
+    """A poll without a usable answer is a later turn, and nothing is submitted again."""
+
+    async def wait(api: RawApi, session: Session) -> None:
+        operation = await session.wait(Handle("create.new_fx", "op_" + "7" * 26), timeout=20)
+        assert operation.status is Status.READY
+        assert len(api.requests) >= 2
+        assert not api.puts
+
+    await strike_all(wait)
+    await strike_all(wait, names=HEAVY)
+
+
+async def test_a_wait_keeps_to_its_own_deadline() -> None:
+    """Whatever a poll is stuck in, the caller's clock decides, and nothing is lost."""
+
+    async def wait(api: RawApi, session: Session) -> None:
+        api.script.extend([api.script[0]] * 10)
+        started = anyio.current_time()
+        with pytest.raises(WaitTimeout) as caught:
+            await session.wait(Handle("create.new_fx", "op_" + "7" * 26), timeout=0.2)
+        assert anyio.current_time() - started < 1
+        api.script.clear()
+        assert (await session.wait(caught.value.handle, timeout=20)).status is Status.READY
+
+    await strike_all(wait, names=[name for name in FAULTS if "stall" in name or "dribble" in name])
+
+
+async def test_a_single_read_survives_everything() -> None:
+    """``refresh`` tries again within the same budget as a submit."""
+
+    async def refresh(api: RawApi, session: Session) -> None:
+        assert (await session.refresh(Handle("create.new_fx", "op_" + "7" * 26))).status is Status.READY
+        assert len(api.requests) >= 2
+
+    await strike_all(refresh)
+
+
+async def test_a_renewal_survives_everything() -> None:
+    """A source about to expire is signed afresh, then sent: once, whatever happened to the renewal."""
+
+    async def submit(api: RawApi, session: Session) -> None:
+        source = Output(
+            url="http://127.0.0.1:9/a.flac?sig=0",
+            expires_at=None,
+            duration=1.0,
+            handle=Handle("create.new_fx", "op_" + "7" * 26),
+            index=0,
+        )
+        renewed = await session._reader.renew(source)
+        assert renewed.url == api.output["url"]
+        await session.submit(SeparateStems(AudioSource(renewed.url)))
+        assert len(set(api.puts)) == len(api.created) == 1
+        assert len(api.requests) >= 3
+
+    await strike_all(submit)
+
+
+async def test_nobody_there() -> None:
+    """Refused connections and names that do not resolve: submits and reads say so, waits go on to their deadline."""
+    for url in ("http://127.0.0.1:9", "https://nobody.invalid"):
+        async with opened(settings(url)) as session:
+            handle = Handle("create.new_fx", "op_1")
+            for call in (session.submit(fx()), session.refresh(handle)):
+                with pytest.raises(TransportError, match="no usable answer: Cannot connect to host"):
+                    await call
+            with pytest.raises(WaitTimeout):
+                await session.wait(handle, timeout=0.1)
+
+
+async def test_a_certificate_nobody_vouches_for_is_refused() -> None:
+    """No request, and so no key, goes through a connection that cannot be trusted."""
+    asyncio.get_running_loop().set_debug(False)  # in debug mode asyncio takes a failed handshake for a server's error
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    async with RawApi(tls=context) as api, opened(settings(api.url)) as session:
+        with pytest.raises(TransportError, match="self-signed certificate"):
+            await session.submit(fx())
+        assert api.requests == []
+    async with RawApi() as api, opened(settings(api.url.replace("http:", "https:"))) as session:
+        with pytest.raises(TransportError, match="no usable answer"):  # and one that speaks no TLS at all
+            await session.submit(fx())
+        assert api.requests == []
+
+
+async def mislabel(peer: Peer, honest: bytes, *, kind: str) -> None:
+    await peer.send(honest.replace(b"application/json", kind.encode() + b"\r\nConnection: close"))
+
+
+async def test_a_content_type_proves_nothing() -> None:
+    """The body decides: good JSON is taken whatever it is called (contract section 1 promises JSON only)."""
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        for kind in ("text/html", "application/octet-stream", "text/plain; charset=utf-16"):
+            api.script.append(partial(mislabel, kind=kind))
+            assert (await session.submit(fx())).id in api.created.values()

@@ -1,0 +1,485 @@
+import asyncio
+import gc
+import os
+import resource
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import attrs
+import pytest
+
+from soundpiece_async import Journal, JournalError
+from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, Failure, FileRecord, Piece, State
+from soundpiece_async._database import MIGRATIONS, Database
+from soundpiece_async._ledger import Ledger
+
+pytestmark = pytest.mark.anyio
+
+NOBODY = 65534
+HANDLE = Handle("create.new_fx", "op_1")
+OUTPUT = Output(url="https://out.example.com/a?sig=1", duration=2.5, kind="bass", handle=HANDLE, index=3)
+OPERATION = Operation(
+    route="create.new_fx",
+    id="op_1",
+    status=Status.READY,
+    created_at=datetime(2026, 11, 23, tzinfo=UTC),
+    request=None,
+    outputs=(OUTPUT,),
+)
+FILE = FileRecord(path="a.flac", bytes=9, sha256="ab", duration=2.5, sample_rate=44100, channels=2, index=3)
+
+
+def name(number: int) -> Identity:
+    return Identity(digest=number.to_bytes(16, "big"), occurrence=1)
+
+
+async def plan(ledger: Ledger, number: int = 1) -> Piece:
+    piece = await ledger.plan(name(number), key=f"key {number}", route="create.new_fx", body=b"{}")
+    assert piece is not None
+    return piece
+
+
+async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
+    """Each state is there when the call returns, with all that the next run needs to go on."""
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        assert await ledger.find(name(1)) is None
+        piece = await plan(ledger)
+        assert piece == Piece(
+            number=1, digest=name(1).digest, key="key 1", route="create.new_fx", body=b"{}", state=State.PLANNED
+        )
+        await ledger.announce(piece, now=100.0)
+        await ledger.announce(piece, now=200.0)
+        expected = attrs.evolve(piece, state=State.SENDING, sent_at=100.0)
+        assert await ledger.find(name(1)) == expected
+        await ledger.submitted(piece, OPERATION)
+        expected = attrs.evolve(expected, state=State.SUBMITTED, operation="op_1", created_at=OPERATION.created_at)
+        assert await ledger.find(name(1)) == expected
+        await ledger.ready(piece, OPERATION)
+        expected = attrs.evolve(expected, state=State.READY, outputs=(OUTPUT,))
+        assert await ledger.find(name(1)) == expected
+        failure = Failure("CorruptAudio", "", "half a pair: \ud800", retryable=True)
+        await ledger.failed(piece, failure)
+        failed = attrs.evolve(expected, state=State.FAILED, failure=attrs.evolve(failure, text="half a pair: ?"))
+        assert await ledger.find(name(1)) == failed
+        await ledger.saved(piece, (FILE,))
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.ledger.find(name(1)) == attrs.evolve(expected, state=State.SAVED, files=(FILE,))
+        assert await journal.ledger.find(Identity(digest=b"other", key="key 1")) is not None
+        assert await journal.ledger.find(Identity(digest=b"other", key="\ud800")) is None
+
+
+async def test_a_refused_piece_is_planned_again(tmp_path: Path) -> None:
+    """Nothing came of its PUT, so the day after which it would be uncertain has not begun."""
+    async with Journal.open(tmp_path) as journal:
+        piece = await plan(journal.ledger)
+        await journal.ledger.announce(piece, now=100.0)
+        await journal.ledger.recall(piece)
+        assert await journal.ledger.find(name(1)) == piece
+
+
+async def test_a_key_stands_for_one_piece(tmp_path: Path) -> None:
+    """The second piece with a key is not written down."""
+    async with Journal.open(tmp_path) as journal:
+        await plan(journal.ledger)
+        assert await journal.ledger.plan(name(2), key="key 1", route="create.new_fx", body=b"{}") is None
+        assert await journal.count() == {State.PLANNED: 1}
+
+
+async def test_pieces_are_counted_and_listed_by_state(tmp_path: Path) -> None:
+    """What was sent a day ago and never answered is uncertain, and counted as nothing else."""
+    async with Journal.open(tmp_path) as journal:
+        made = [await plan(journal.ledger, number) for number in range(1, 8)]
+        for piece in made[:4]:
+            await journal.ledger.announce(piece, now=time.time() - FORGOTTEN_AFTER - 1)
+        await journal.ledger.announce(made[4], now=time.time())
+        await journal.ledger.submitted(made[0], OPERATION)
+        assert await journal.count() == {
+            State.PLANNED: 2,
+            State.SENDING: 1,
+            State.SUBMITTED: 1,
+            State.UNCERTAIN: 3,
+        }
+        first, second = await journal.browse("uncertain", limit=2)
+        (third,) = await journal.browse(State.UNCERTAIN, after=second.number)
+        assert [first.key, second.key, third.key] == ["key 2", "key 3", "key 4"]
+        assert [piece.key for piece in await journal.browse("sending")] == ["key 5"]
+
+
+async def test_many_callers_share_a_transaction(tmp_path: Path) -> None:
+    """A thousand changes at once cost a few commits, and every caller gets its own answer."""
+    async with Journal.open(tmp_path) as journal:
+        made: dict[int, Piece] = {}
+
+        async def write(number: int) -> None:
+            made[number] = await plan(journal.ledger, number)
+
+        before = journal.ledger._database.commits
+        async with anyio.create_task_group() as group:
+            for number in range(1000):
+                group.start_soon(write, number)
+        assert journal.ledger._database.commits - before <= 3
+        assert all(piece.key == f"key {number}" for number, piece in made.items())
+        assert await journal.count() == {State.PLANNED: 1000}
+
+
+async def test_a_transaction_waits_for_the_disk_when_one_of_its_jobs_must(tmp_path: Path) -> None:
+    """Before a PUT leaves, its key is on the disk; what can be found out again costs no such wait."""
+    seen = []
+
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        piece = await plan(ledger)
+
+        async def look() -> None:
+            seen.append(await ledger._do(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]))
+
+        await look()
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            group.start_soon(partial(ledger.announce, piece, now=1.0))
+        await look()
+    assert seen == [1, 2, 1]  # NORMAL, FULL, NORMAL
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Path, *, native: bool) -> None:
+    """The first of a batch writes for all; cancelled, by anyio or by asyncio, it still sees that through."""
+    async with Journal.open(tmp_path) as journal:
+        await journal.ledger._turn.acquire()  # so that a batch collects
+        async with anyio.create_task_group() as group:
+            if native:
+                first = asyncio.create_task(plan(journal.ledger, 1))
+                await anyio.sleep(0.01)
+                first.cancel()
+            else:
+                scope = anyio.CancelScope()
+
+                async def leave() -> None:
+                    with scope:
+                        await plan(journal.ledger, 1)
+
+                group.start_soon(leave)
+                await anyio.sleep(0.01)
+                scope.cancel()
+            group.start_soon(plan, journal.ledger, 2)
+            await anyio.sleep(0.01)
+            journal.ledger._turn.release()
+        if native:
+            with pytest.raises(asyncio.CancelledError):
+                await first
+        assert await journal.count() == {State.PLANNED: 2}
+
+
+async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(tmp_path: Path) -> None:
+    """All of a transaction or none: with one bad job the others are told so, and the next one works."""
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        errors = []
+
+        async def attempt(work: Callable[[], Awaitable[object]]) -> None:
+            with pytest.raises(JournalError, match="no such table") as caught:
+                await work()
+            errors.append(caught.value)
+
+        await ledger._turn.acquire()  # so that they come into one transaction
+        async with anyio.create_task_group() as group:
+            group.start_soon(attempt, partial(plan, ledger, 1))
+            group.start_soon(attempt, partial(ledger._query, "SELECT * FROM nowhere", {}))
+            group.start_soon(attempt, partial(plan, ledger, 2))
+            await anyio.sleep(0.01)
+            ledger._turn.release()
+        assert len(errors) == 3
+        with pytest.raises(ZeroDivisionError):
+            await ledger.inspect(lambda: 1 // 0)
+        await plan(ledger, 1)
+        assert await journal.count() == {State.PLANNED: 1}
+
+
+async def test_one_task_at_a_time_works_on_a_piece(tmp_path: Path) -> None:
+    """A second one waits; tasks of other pieces do not; a given key is one piece whatever else the request says."""
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        order = []
+
+        async def work(identity: Identity, label: str) -> None:
+            async with ledger.alone(identity):
+                order.append(label)
+                await anyio.sleep(0.02)
+                order.append(label)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work, Identity(digest=b"1", key="k"), "a")
+            group.start_soon(work, Identity(digest=b"2", key="k"), "b")
+            group.start_soon(work, name(1), "c")
+        assert "".join(order).replace("c", "") == "aabb"
+        assert order.index("c") == 1
+        assert "pieces at work=0" in repr(ledger)
+
+
+async def test_a_folder_has_one_run(tmp_path: Path) -> None:
+    """The second one ends at once, and is told who the first is."""
+    async with Journal.open(tmp_path) as journal:
+        with pytest.raises(JournalError, match=rf"process {os.getpid()} on .+, since \d{{4}}-"):
+            await Journal.open(tmp_path)
+        assert "open" in repr(journal)
+        assert "held" in repr(journal._lock)
+    async with await Journal.open(tmp_path) as journal:
+        assert await journal.count() == {}
+
+
+async def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    """Another process holds the folder, is named, and is killed: there is no stale lock."""
+    code = (
+        "import asyncio, sys, soundpiece_async as s\n"
+        "async def main():\n"
+        "    async with s.Journal.open(sys.argv[1]):\n"
+        "        print('open', flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen(  # noqa: S603, ASYNC220 - our own code
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"open\n"
+        with pytest.raises(JournalError, match=f"process {first.pid} on"):
+            await Journal.open(tmp_path)
+        first.send_signal(signal.SIGKILL)
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.count() == {}
+
+
+async def test_a_lock_file_without_a_name_still_locks(tmp_path: Path) -> None:
+    """Who holds it may not have written its name yet."""
+    async with Journal.open(tmp_path):
+        (tmp_path / "journal.lock").write_text("")
+        with pytest.raises(JournalError, match="another process"):
+            await Journal.open(tmp_path)
+
+
+async def test_a_reader_disturbs_nobody_and_changes_nothing(tmp_path: Path) -> None:
+    """A journal can be looked at while a run is writing it."""
+    async with Journal.open(tmp_path) as journal:
+        await plan(journal.ledger)
+        async with Journal.open(tmp_path, read_only=True) as reader:
+            assert await reader.count() == {State.PLANNED: 1}
+            assert "read-only" in repr(reader)
+            with pytest.raises(JournalError, match="may not be written"):
+                await plan(reader.ledger, 2)
+        await plan(journal.ledger, 2)
+    with pytest.raises(JournalError, match="check that it is there"):
+        await Journal.open(tmp_path / "nowhere", read_only=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+async def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+    """Bodies and outputs hold signed URLs, which are secrets for as long as they are valid."""
+    async with Journal.open(tmp_path / "a" / "b") as journal:
+        await plan(journal.ledger)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").iterdir()}
+    assert {name for name, mode in modes.items() if mode != 0o600} == set()
+    assert {"journal.sqlite3", "journal.sqlite3-wal", "journal.lock"} <= set(modes)
+
+
+async def test_a_closed_journal_says_so(tmp_path: Path) -> None:
+    """Closing twice is fine; using or entering it afterwards is a clear error."""
+    journal = Journal.open(tmp_path)
+    with pytest.raises(JournalError, match="is not open"):
+        _ = journal.ledger
+    assert "not open" in repr(journal)
+    await journal
+    ledger = journal.ledger
+    await journal.aclose()
+    await journal.aclose()
+    assert "closed" in repr(journal)
+    assert "free" in repr(journal._lock)
+    with pytest.raises(JournalError, match="is not open"):
+        await journal.count()
+    with pytest.raises(JournalError, match="is closed"):
+        await plan(ledger)
+    with pytest.raises(JournalError, match="was closed"):
+        await journal
+
+
+async def test_a_forgotten_close_gives_a_warning(tmp_path: Path) -> None:
+    """As with a session."""
+    forgotten = [await Journal.open(tmp_path)]
+    database, lock = forgotten[0].ledger._database, forgotten[0]._lock
+
+    def forget() -> None:
+        forgotten.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="journal was not closed"):
+        forget()
+    database.close()
+    lock.give_back()
+
+
+async def test_opening_can_be_cancelled_anywhere(tmp_path: Path) -> None:
+    """Whenever it happens, nobody holds the folder afterwards."""
+    for delay in (0.0, 0.001, 0.003, 0.01):
+        task = asyncio.create_task(Journal.open(tmp_path).__aenter__())
+        await anyio.sleep(delay)
+        task.cancel()
+        try:
+            journal = await task
+        except asyncio.CancelledError:
+            continue
+        await journal.aclose()
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.count() == {}
+
+
+def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
+    """A journal of a later version cannot be understood, and is not changed."""
+    path = tmp_path / "journal.sqlite3"
+    Database(path, migrations=(*MIGRATIONS, ["CREATE TABLE later (number)"])).close()
+    before = path.read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(JournalError, match=r"newer version.*schema 2, this one knows 1"):
+            Database(path, read_only=read_only)
+    assert path.read_bytes() == before
+
+
+def test_an_older_schema_is_migrated_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Each step is one transaction with its version number, and what was written stays."""
+    path = tmp_path / "journal.sqlite3"
+    old = Database(path)
+    insert = "INSERT INTO piece (digest, key, route, body, state) VALUES (x'00', 'k', 'r', '{}', 'planned')"
+    old.commit([lambda connection: connection.execute(insert)], durable=True)
+    old.close()
+    steps = [*MIGRATIONS, ["ALTER TABLE piece ADD COLUMN note TEXT", "UPDATE piece SET note = 'kept'"]]
+    with pytest.raises(JournalError, match="brought up to date first"):
+        Database(path, read_only=True, migrations=steps)
+    with pytest.raises(JournalError, match="syntax error"):
+        Database(path, migrations=[*MIGRATIONS, [*steps[1], "NONSENSE"]])
+    new = Database(path, migrations=steps)
+    assert new.commit([lambda connection: connection.execute("SELECT key, note FROM piece").fetchall()], durable=False)
+    assert new._ask("PRAGMA user_version") == 2
+    new.close()
+
+
+def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    """A file or a database of somebody else is not written into."""
+    path = tmp_path / "journal.sqlite3"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE theirs (number)")
+    other.close()
+    with pytest.raises(JournalError, match="no journal of ours"):
+        Database(path)
+    path.write_bytes(b"RIFF" * 1000)
+    with pytest.raises(JournalError, match="damaged, or no journal"):
+        Database(path)
+    assert path.read_bytes() == b"RIFF" * 1000
+
+
+async def test_a_damaged_journal_is_seen_at_once(tmp_path: Path) -> None:
+    """Not after hours of work, when the damaged page is read; and it is not made worse."""
+    async with Journal.open(tmp_path) as journal:
+        async with anyio.create_task_group() as group:
+            for number in range(500):
+                group.start_soon(plan, journal.ledger, number)
+    path = tmp_path / "journal.sqlite3"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + bytes(8192) + whole[16384:])
+    damaged = path.read_bytes()
+    with pytest.raises(JournalError, match="damaged"):
+        await Journal.open(tmp_path)
+    assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.count() == {State.PLANNED: 500}
+
+
+async def test_a_row_edited_into_nonsense_is_named(tmp_path: Path) -> None:
+    """The file may be opened with any tool, so it may be broken with any tool."""
+    async with Journal.open(tmp_path) as journal:
+        piece = await plan(journal.ledger)
+        await journal.ledger._change(piece, "outputs = 'x'")
+        with pytest.raises(JournalError, match="piece 1 of the journal cannot be read"):
+            await journal.ledger.find(name(1))
+        await journal.ledger._change(piece, "state = 'lost'")
+        with pytest.raises(JournalError, match="lost"):
+            await journal.count()
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder in which we may not write; root may everywhere, and becomes somebody else for as long."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o555)
+        if os.geteuid() == 0:
+            os.seteuid(NOBODY)
+            try:
+                yield folder
+            finally:
+                os.seteuid(0)
+        else:
+            yield folder
+        folder.chmod(0o755)
+
+
+async def test_a_read_only_folder_is_a_clear_error(read_only_folder: Path) -> None:
+    """Whether the folder is there or would have to be made."""
+    for folder in (read_only_folder, read_only_folder / "out"):
+        with pytest.raises(JournalError, match=r"cannot hold a journal.*choose a folder"):
+            await Journal.open(folder)
+    assert list(read_only_folder.iterdir()) == []
+
+
+async def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    """As when something else has its name; the lock is given back."""
+    (tmp_path / "journal.sqlite3").mkdir()
+    with pytest.raises(JournalError, match="cannot be had"):
+        await Journal.open(tmp_path)
+    (tmp_path / "journal.sqlite3").rmdir()
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.count() == {}
+
+
+async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """What was committed stays, what was not is told, and with room again the same journal goes on."""
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        await plan(ledger)
+        pages = await ledger._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+        await ledger._do(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        with pytest.raises(JournalError, match=r"the disk is full: free some space.*nothing is lost"):
+            await ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
+        assert await journal.count() == {State.PLANNED: 1}
+        await ledger._do(lambda connection: connection.execute("PRAGMA max_page_count = 100000").fetchone())
+        await ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.count() == {State.PLANNED: 2}
+
+
+async def test_a_file_that_may_grow_no_further_loses_nothing(tmp_path: Path) -> None:
+    """A quota: the system itself refuses the write, in the middle of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with Journal.open(tmp_path) as journal:
+        await plan(journal.ledger)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with pytest.raises(JournalError, match="nothing is lost"):
+                await journal.ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(200_000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await plan(journal.ledger, 3)
+    async with Journal.open(tmp_path) as journal:
+        assert sorted(piece.key for piece in await journal.browse("planned")) == ["key 1", "key 3"]

@@ -1,0 +1,136 @@
+"""Killed with SIGKILL at every state change and at every request, a run goes on: nothing lost, nothing bought twice."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+import soundfile
+from anyio.abc import Process
+from anyio.streams.text import TextReceiveStream
+from bulkprocess import lines
+from conftest import settings, simulate
+
+from soundpiece_async import Journal, Session, Succeeded
+from soundpiece_async._core.pieces import State
+from soundpiece_async.simulator import Simulator
+from soundpiece_async.simulator.log import Request
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+KILLED = -signal.SIGKILL
+
+
+@attrs.define
+class Victim:
+    """The process that does the runs."""
+
+    process: Process
+    answers: TextReceiveStream
+    unread: str = ""
+    child: int = 0
+
+    async def run(self, sim: Simulator, folder: Path, *, count: int = 3, **command: Any) -> int:
+        """Let it do one run of so many pieces; gives the status it ended with."""
+        command |= {"url": sim.url, "api_key": sim.api_key, "folder": str(folder), "count": count}
+        assert self.process.stdin is not None
+        await self.process.stdin.send(f"{json.dumps(command)}\n".encode())
+        self.child = await self._hear("begun")
+        return await self._hear("ended")
+
+    async def _hear(self, word: str) -> int:
+        with anyio.fail_after(20):
+            while "\n" not in self.unread:
+                self.unread += await self.answers.receive()
+        line, _, self.unread = self.unread.partition("\n")
+        assert line.startswith(word)
+        return int(line.split()[1])
+
+
+@pytest.fixture
+async def victim() -> AsyncIterator[Victim]:
+    script = Path(__file__).with_name("bulkprocess.py")
+    async with await anyio.open_process([sys.executable, str(script)], stderr=None) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        yield Victim(process, TextReceiveStream(process.stdout))
+        await process.stdin.aclose()
+
+
+async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
+    """Go on with the run, and check that every piece was made once and every file is whole."""
+    async with Session(settings(sim)) as session, Journal.open(folder) as journal:
+        async with session.run_many(lines()[:count], save_to=folder, journal=journal) as results:
+            done = [result async for result in results]
+        assert await journal.count() == {State.SAVED: count}
+    assert all(isinstance(result, Succeeded) for result in done), done
+    files = [file for result in done if isinstance(result, Succeeded) for file in result.files]
+    assert len(sim.operations) == count
+    assert len(files) == 3 + count
+    bodies = {(request.key, request.body) for request in sim.log if request.method == "PUT"}
+    assert len(bodies) == count  # a key is always sent with the same bytes
+    journal_files = {"journal.sqlite3", "journal.lock"}
+    assert {path.name for path in folder.iterdir()} - journal_files == {file.path.name for file in files}
+    for file in files:
+        assert file.path.stat().st_size == file.bytes
+        assert len(soundfile.read(file.path)[0]) == round(file.duration * file.sample_rate)
+
+
+@pytest.mark.parametrize(
+    ("host", "method", "kept"),
+    [("api", "PUT", True), ("api", "PUT", False), ("api", "GET", True), ("output", "GET", True)],
+)
+async def test_killed_at_every_request(victim: Victim, tmp_path: Path, host: str, method: str, *, kept: bool) -> None:
+    """Whether the service still did what was asked for or not; for every n, as long as there is an n-th request."""
+    step, status = 0, KILLED
+    while status == KILLED:
+        step += 1
+        seen = 0
+
+        async def kill(request: Request) -> None:
+            nonlocal seen
+            if (request.host, request.method) == (host, method):
+                seen += 1
+                if seen == step:  # noqa: B023 - called within this turn of the loop
+                    os.kill(victim.child, signal.SIGKILL)
+                    if not kept:
+                        await anyio.sleep_forever()  # until the server sees that nobody is there any more
+
+        async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
+            folder = tmp_path / str(step)
+            status = await victim.run(sim, folder, count=2)
+            await check(sim, folder, count=2)
+    assert status == 0
+    assert step > 2
+
+
+async def test_killed_at_every_state_change(victim: Victim, tmp_path: Path) -> None:
+    """Just before a transaction is committed, and right after."""
+    step, status = 0, KILLED
+    while status == KILLED:
+        step += 1
+        async with simulate(speed=2000, track_seconds=(0.1, 0.1)) as sim:
+            folder = tmp_path / str(step)
+            status = await victim.run(sim, folder, count=1, die_at=step)
+            await check(sim, folder, count=1)
+    assert status == 0
+    assert (
+        step == 10
+    )  # planned, sending, submitted, ready, before and after; before saved, after which there is nothing
+
+
+async def test_killed_again_and_again(victim: Victim, tmp_path: Path) -> None:
+    """A run that never gets further than a few state changes still comes to its end."""
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1)) as sim:
+        deaths = 0
+        while await victim.run(sim, tmp_path, die_at=8) == KILLED:
+            deaths += 1
+            assert deaths < 30
+        assert deaths > 1
+        await check(sim, tmp_path)

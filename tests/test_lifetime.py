@@ -1,0 +1,240 @@
+"""What ends a session and what must not: faults of a child, of a caller's iterable, of closing from the wrong place."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from conftest import STUCK, settings, simulate
+
+from soundpiece_async import Failed, Handle, InvalidRequest, NewFx, Session, SessionClosed, Succeeded
+from soundpiece_async._lifetime import Lifetime
+
+pytestmark = pytest.mark.anyio
+
+
+def fx(number: int = 0) -> NewFx:
+    return NewFx(f"door {number}", duration=0.1)
+
+
+async def test_a_cancellation_inside_the_iterable_is_its_error_and_no_end(session: Session) -> None:
+    """An iterable that awaits something cancelled has failed: the run does not end as if it were complete."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        yield fx(1)
+        lost = asyncio.get_running_loop().create_future()
+        lost.cancel()
+        await lost
+
+    done = []
+    with pytest.raises(asyncio.CancelledError):
+        async with session.run_many(requests()) as results:
+            async for result in results:
+                done.append(result)  # noqa: PERF401 - the loop raises at its end
+    assert [type(result) for result in done] == [Succeeded]
+    await session.run(fx(2))
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_an_iterable_that_fails_to_close_says_so_and_harms_nobody_else(session: Session, *, early: bool) -> None:
+    """The error of its cleanup comes out of the context manager, bare; the session lives on."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        try:
+            for number in range(3):
+                yield fx(number)
+        finally:
+            raise RuntimeError("the database is gone")
+
+    with pytest.raises(RuntimeError, match="the database is gone"):
+        async with session.run_many(requests(), max_in_flight=1) as results:
+            async for result in results:
+                assert isinstance(result, Succeeded)
+                if early:
+                    break
+    await session.run(fx(9))
+
+
+async def test_an_error_of_the_body_goes_before_that_of_the_iterable(session: Session) -> None:
+    """Who leaves with an error of their own gets that one."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        try:
+            yield fx()
+        finally:
+            raise RuntimeError("later")
+
+    with pytest.raises(KeyError, match="first"):
+        async with session.run_many(requests()) as results:
+            await anext(results)
+            raise KeyError("first")
+
+
+async def test_several_tasks_may_take_results(session: Session) -> None:
+    """Each result goes to one of them, and all of them see the end."""
+    taken: list[Any] = []
+
+    async def take(results: AsyncIterator[Any]) -> None:
+        async for result in results:
+            taken.append(result)
+            await anyio.lowlevel.checkpoint()
+
+    with anyio.fail_after(10):
+        async with session.run_many(fx(number) for number in range(20)) as results, anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(take, results)
+    assert len(taken) == 20
+
+
+async def test_a_session_is_not_closed_from_inside_its_own_run(session: Session) -> None:
+    """It would wait for itself: refused, as the iterable's own error."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        yield fx()
+        await session.aclose()
+
+    with anyio.fail_after(5), pytest.raises(SessionClosed, match="from inside"):
+        async with session.run_many(requests()) as results:
+            async for _ in results:
+                pass
+    await session.run(fx(1))
+
+
+async def test_a_fault_of_ours_in_a_poll_goes_to_its_waiters_alone(
+    session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is, it is logged, given to those who wait, and does not end the session."""
+    operation = await session.submit(fx())
+
+    def stumble(_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(session._transport._network, "_scrub", stumble)
+        with pytest.raises(ZeroDivisionError):
+            await session.wait(operation)
+    assert any(record.exc_info for record in caplog.records)
+    assert (await session.wait(operation)).outputs
+
+
+async def test_a_fault_in_the_background_is_logged(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for it, and the session lives on."""
+
+    async def stumble() -> None:
+        raise ZeroDivisionError
+
+    with caplog.at_level(logging.ERROR):
+        session._life.spawn(stumble)
+        with anyio.fail_after(5):
+            while not caplog.records:
+                await anyio.sleep(0.001)
+    await session.run(fx())
+
+
+async def test_a_text_is_no_handle(session: Session) -> None:
+    """The natural slip after storing ``str(handle)`` is a clear error, the first time and the second."""
+    text: Any = str(Handle("create.new_fx", "op_1"))
+    for call in (session.wait, session.refresh):
+        for _ in range(2):
+            with pytest.raises(InvalidRequest, match=r"Handle\.parse"):
+                await call(text)
+    with pytest.raises(InvalidRequest, match=r"Handle\.parse"):
+        await session.download(text, "nowhere")
+    with pytest.raises(InvalidRequest, match="max_in_flight"):
+        session.run_many([fx()], max_in_flight="3")  # type: ignore[arg-type]  # junk on purpose
+
+
+async def test_final_operations_are_counted_once_each(session: Session) -> None:
+    """However an operation is found to have ended, and however often it is looked at."""
+    request = fx()
+    done = await session.run(request)
+    for _ in range(3):
+        await session.refresh(done.operation)
+        await session.wait(done.operation.handle)
+    assert (session.statistics().ready, session.statistics().failed) == (1, 0)
+
+
+async def test_a_run_that_breaks_gives_its_pieces_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours in one piece ends that run, as it is, and not the session."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        calls = 0
+
+        async def stumble(*_: object, **__: object) -> None:
+            nonlocal calls
+            calls += 1
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as broken:
+            broken.setattr(session._poller, "wait", stumble)
+            with pytest.raises(ZeroDivisionError):
+                async with session.run_many([fx(1)]) as results:
+                    async for result in results:
+                        assert isinstance(result, Failed)
+        assert calls == 1
+        await session.submit(fx(2))
+
+
+@asynccontextmanager
+async def _never_opens() -> AsyncIterator[None]:
+    raise ConnectionError("no house")
+    yield
+
+
+@asynccontextmanager
+async def _opens() -> AsyncIterator[None]:
+    yield
+
+
+async def test_what_keeps_a_session_from_opening_is_raised_by_the_start() -> None:
+    """A start that fails leaves nothing, and cannot be repeated."""
+    life = Lifetime()
+    with pytest.raises(ConnectionError, match="no house"):
+        await life.start(_never_opens())
+    with pytest.raises(SessionClosed):
+        life.check()
+    with pytest.raises(SessionClosed):
+        life.check_new()
+
+
+async def test_a_background_task_that_breaks_ends_the_session_with_its_reason() -> None:
+    """Without its gate or its scheduler a session is over: calls say so, and closing tells why."""
+    broke = anyio.Event()
+
+    async def breaks() -> None:
+        await broke.wait()
+        raise ZeroDivisionError("a bug")
+
+    life = Lifetime()
+    await life.start(_opens(), breaks)
+    with pytest.raises(SessionClosed, match="meanwhile"), life.inside():
+        broke.set()
+        await anyio.sleep_forever()
+    with pytest.raises(SessionClosed, match="closed"):
+        life.check()
+    with pytest.raises(SessionClosed, match=r"a fault of its own.*a bug"):
+        await life.close()
+    assert "closed" in repr(life)
+
+
+async def test_two_closes_both_wait_for_the_end() -> None:
+    """Closing twice at once is as good as once."""
+    async with simulate(durations=STUCK) as sim:
+        session = Session(settings(sim))
+        await session.start()
+        async with anyio.create_task_group() as group:
+
+            async def wait() -> None:
+                with pytest.raises(SessionClosed):
+                    await session.wait(await session.submit(fx()))
+
+            group.start_soon(wait)
+            with anyio.fail_after(5):
+                while not sim.open_requests:
+                    await anyio.sleep(0.002)
+                async with anyio.create_task_group() as closing:
+                    closing.start_soon(session.aclose)
+                    closing.start_soon(session.aclose)

@@ -1,0 +1,283 @@
+import itertools
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import closing
+
+import anyio
+import pytest
+from faults import FAULTS, answer, hang_up
+from leftovers import assert_idle, no_task_left, opened, until
+from rawapi import RawApi, http
+
+from soundpiece_async import (
+    Handle,
+    InsufficientCredits,
+    NewFx,
+    RetryRules,
+    Session,
+    Settings,
+    SoundpieceError,
+    Status,
+    Timeouts,
+    TransportError,
+)
+from soundpiece_async._core.pacing import Turn
+from soundpiece_async._pacer import OutOfPatience, Pacer
+from soundpiece_async.simulator import Simulator
+
+pytestmark = pytest.mark.anyio
+
+QUOTA = 100
+HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """No debug mode: two thousand tasks take their time in it."""
+    return "asyncio", {"debug": False}
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left() -> AsyncIterator[None]:
+    async with no_task_left():
+        yield
+
+
+def fx(number: int = 0) -> NewFx:
+    return NewFx(f"door {number}", duration=0.1)
+
+
+def patient(url: str, *, submit_for: float, api_key: str = "spk_for_tests") -> Settings:
+    timeouts = Timeouts(connect=2, submit=1, poll=1)
+    return Settings(api_key=api_key, base_url=url, timeouts=timeouts, retries=RetryRules(submit_for=submit_for))
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+async def exhaust(session: Session) -> None:
+    """Ask a service that is down until the quota is used up; without a budget each call is one request."""
+
+    async def refresh() -> None:
+        with pytest.raises(SoundpieceError):
+            await session.refresh(HANDLE)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(QUOTA):
+            group.start_soon(refresh)
+    assert session.statistics().one_at_a_time
+    assert session.statistics().requests == QUOTA
+
+
+async def test_a_dead_service_is_not_hammered() -> None:
+    """Two thousand submits at a closed port: some hundred attempts, and each submit ends when its budget does."""
+    async with opened(patient(f"http://127.0.0.1:{free_port()}", submit_for=1.0)) as session:
+        errors: list[TransportError] = []
+        took: list[float] = []
+
+        async def submit(number: int) -> None:
+            started = anyio.current_time()
+            with pytest.raises(TransportError) as caught:
+                await session.submit(fx(number))
+            took.append(anyio.current_time() - started)
+            errors.append(caught.value)
+
+        async with anyio.create_task_group() as group:
+            for number in range(2000):
+                group.start_soon(submit, number)
+            await until(lambda: session.statistics().one_at_a_time)
+            now = session.statistics()
+            assert (now.submits_out, now.closed_for, now.rate_limited) == (16, 0.0, 0)
+            assert now.queued > 1800
+        assert session.statistics().requests < QUOTA + 16 + 10
+        assert max(took) < 10  # a second, and what two thousand tasks need on a busy machine; in turn it would be minutes
+        assert len(errors) == 2000
+        unsent = [error for error in errors if "not sent" in str(error)]
+        assert len(unsent) > 2000 - QUOTA - 26
+        assert "Cannot connect to host" in str(unsent[0])  # it says what the others met
+        assert unsent[0].__notes__ == ["gave up after 0 attempts; sent again, the same object is one piece of work"]
+        assert len({str(error) for error in errors}) == 2000  # each with its own key
+
+
+async def test_when_the_service_comes_back_all_go_through() -> None:
+    """Two thousand submits waiting for it: one finds out, the others follow, and each is made once."""
+    port = free_port()
+    sim = Simulator(seed=1, speed=200, port=port)
+    async with opened(patient(f"http://127.0.0.1:{port}", submit_for=60, api_key=sim.api_key)) as session:
+        async with anyio.create_task_group() as group:
+            for number in range(2000):
+                group.start_soon(session.submit, fx(number))
+            await until(lambda: session.statistics().one_at_a_time)
+            await anyio.sleep(0.2)
+            before = session.statistics().requests
+            await group.start(live, sim)
+            with anyio.fail_after(25):
+                while session.statistics().submitted < 2000:
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        assert before < QUOTA + 16 + 10
+        assert len(sim.operations) == 2000
+        assert sim.statistics().submits == 2000
+        assert not session.statistics().one_at_a_time
+
+
+async def live(sim: Simulator, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async with sim:
+        task_status.started()
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("name", ["hangs up", "500", "502, HTML", "200, a page", "half a JSON", "nothing"])
+async def test_every_useless_answer_costs_quota(name: str) -> None:
+    """Also a 200 that is no JSON: a broken proxy is as dead as a closed port."""
+    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+        api.always = FAULTS[name]
+        await exhaust(session)
+        assert len(api.requests) == QUOTA
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 No", "402 Pay", "404 Not Found", "409 No", "422 No", "429 Slow"])
+async def test_a_service_that_answers_costs_none(status: str) -> None:
+    """A refusal is an answer: nothing is wrong with the service."""
+    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+        api.script.append(answer(http(b'{"detail": "no"}', status=status, headers="Retry-After: 0.01\r\n")))
+        with pytest.raises(SoundpieceError) if "429" not in status else anyio.fail_after(5):
+            await session.refresh(HANDLE)
+        quota = session._transport.pacer.gate._quota
+        assert quota.left == quota.capacity == QUOTA
+
+
+async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
+    """Ever more rarely, until one succeeds; then all may go, and some quota is back."""
+    caplog.set_level(logging.WARNING, "soundpiece_async")
+    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+        api.always = hang_up
+        await exhaust(session)
+        pacer = session._transport.pacer
+        stamps = []
+        async with anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                ticket = await pacer.take(Turn.SUBMIT)
+                stamps.append(anyio.current_time())
+                assert len(stamps) > 4 or pacer.gate.in_flight == 1
+                await anyio.sleep(0.01)
+                pacer.answered(ticket, usable=len(stamps) > 3)
+
+            for _ in range(20):
+                group.start_soon(ask)
+        pauses = [later - sooner for sooner, later in itertools.pairwise(stamps[:4])]
+        assert pauses[1] > 1.5 * pauses[0] > 0.1
+        assert stamps[-1] - stamps[3] < 0.1
+        assert not session.statistics().one_at_a_time
+        assert pacer.silence > sum(pauses)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:
+    """Who would have to wait for a turn is told at once; whose turn it is, goes: or nobody ever would."""
+    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+        api.always = hang_up
+        await exhaust(session)
+        with pytest.raises(TransportError, match="not sent: the service gives no usable answers; the latest: GET"):
+            await session.refresh(HANDLE)
+        assert len(api.requests) == QUOTA
+        api.always = None
+        await anyio.sleep(0.15)  # more than the first pause
+        assert (await session.refresh(HANDLE)).status is Status.READY
+        assert len(api.requests) == QUOTA + 1
+
+
+async def test_waiting_for_a_turn_uses_up_the_budget_and_the_own_error_is_told() -> None:
+    """Who was sent before, and then waits in vain, tells what became of that attempt."""
+    async with RawApi() as api, opened(patient(api.url, submit_for=1.2)) as session:
+        api.always = FAULTS["500"]
+        async with anyio.create_task_group() as group:
+
+            async def submit(number: int) -> None:
+                with pytest.raises(SoundpieceError) as caught:
+                    await session.submit(fx(number))
+                told = str(caught.value)
+                assert "status 500" in told
+                assert ("not sent" in told) == ("after 0 attempts" in caught.value.__notes__[0])
+
+            for number in range(300):
+                group.start_soon(submit, number)
+        assert QUOTA <= len(api.requests) < QUOTA + 16 + 10
+
+
+async def test_a_pause_after_a_429_takes_no_patience() -> None:
+    """The account's limit is waited for, also by those who wait for a service that is down, and by their slots."""
+    pacer = Pacer(ceiling=None)
+    for _ in range(QUOTA):
+        pacer.answered(await pacer.take(Turn.SUBMIT), usable=False)
+    await anyio.sleep(0.15)
+    probe = await pacer.take(Turn.SUBMIT)
+    silence = pacer.silence
+    assert silence == pytest.approx(0.15, abs=0.1)
+    async with anyio.create_task_group() as group:
+        ended: list[float] = []
+
+        async def wait(seconds: float) -> None:
+            started = anyio.current_time()
+            with pytest.raises(OutOfPatience):
+                await pacer.take(Turn.SUBMIT, until=silence + seconds)
+            ended.append(anyio.current_time() - started)
+
+        group.start_soon(pacer.take, Turn.SUBMIT)  # goes next, and is never answered
+        group.start_soon(wait, 0.2)
+        await anyio.sleep(0.1)
+        pacer.limited(probe, retry_after=0.4)
+        await anyio.sleep(0.3)
+        group.start_soon(wait, 0.15)
+        assert (ended, pacer.silence) == ([], pytest.approx(silence + 0.1, abs=0.05))
+        group.start_soon(pacer.run)
+        await until(lambda: len(ended) == 2)
+        group.cancel_scope.cancel()
+    assert pacer.gate.closed_until is None
+    assert ended[1] > 0.4  # 0.1 s of its patience before the pause, the rest after it
+    assert not pacer._patient
+
+
+async def test_the_one_poll_that_goes_is_not_held() -> None:
+    """All wait for its answer, so a service that is back is known to be at once, and not after 20 s."""
+    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+        api.always = hang_up
+        await exhaust(session)
+        api.always, api.ready = None, False
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(session.wait, Handle("create.new_fx", f"op_{number:026d}"))
+            await until(lambda: len(api.requests) > QUOTA + 5)
+            group.cancel_scope.cancel()
+        polls = [asked.target for asked in api.requests[QUOTA:]]
+        assert "wait=true" not in polls[0]
+        assert any("wait=true" in poll for poll in polls)
+        assert not session.statistics().one_at_a_time
+
+
+async def test_a_probe_that_is_refused_or_cancelled_lets_the_next_one_go() -> None:
+    """The one place there is never stays with somebody who left."""
+    async with RawApi() as api, opened(patient(api.url, submit_for=5)) as session:
+
+        def refuse() -> None:
+            raise InsufficientCredits("no more", status=402)
+
+        api.script.extend([hang_up] * QUOTA)
+        async with opened(patient(api.url, submit_for=0)) as hasty:
+            await exhaust(hasty)
+            await anyio.sleep(0.15)
+            with pytest.raises(InsufficientCredits):
+                await hasty._submitter.submit(fx(), check=refuse)
+            await assert_idle(hasty)
+            api.script.append(FAULTS["stalls"])
+            with anyio.move_on_after(0.1) as scope:
+                await hasty.submit(fx())
+            assert scope.cancelled_caught
+            await assert_idle(hasty)
+            assert (await hasty.submit(fx())).id in api.created.values()
+        assert not session.statistics().one_at_a_time  # each session has a quota of its own

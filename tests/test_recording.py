@@ -1,0 +1,560 @@
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import attrs
+import pytest
+from conftest import STUCK, settings, simulate
+from obstore.store import LocalStore, MemoryStore
+
+from soundpiece_async import (
+    AuthenticationError,
+    CorruptAudio,
+    DecodeError,
+    Failed,
+    InsufficientCredits,
+    InvalidRequest,
+    Journal,
+    JournalError,
+    NewFx,
+    NewInstrumental,
+    NewSample,
+    NewSong,
+    Operation,
+    OperationFailed,
+    Output,
+    Request,
+    RetryRules,
+    SeparateStems,
+    Session,
+    SoundpieceError,
+    Status,
+    Succeeded,
+    TransportError,
+    ValidationError,
+    WaitTimeout,
+)
+from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
+from soundpiece_async._recording import Recording
+from soundpiece_async._submitter import Sending
+from soundpiece_async._way import Brakes, Way
+from soundpiece_async.simulator import Fault, Simulator
+
+pytestmark = pytest.mark.anyio
+
+KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
+FREE = Brakes(sending=lambda: None, asking=lambda: None)
+Result = Succeeded[Any] | Failed[Any]
+
+
+def fx(number: int, **changes: Any) -> NewFx:
+    return NewFx(f"door number {number}", duration=0.2, **changes)
+
+
+async def run(sim: Simulator, folder: Path, requests: Iterable[Request], **how: Any) -> list[Result]:
+    """Run pieces as a new process would: with a new session and a newly opened journal."""
+    opening = {name: how.pop(name) for name in ("resubmit_uncertain",) if name in how}
+    changes = {name: how.pop(name) for name in ("retries", "validate", "api_key") if name in how}
+    async with Session(settings(sim, **changes)) as session, Journal.open(folder, **opening) as journal:
+        async with session.run_many(
+            requests, **{"save_to": folder, "journal": journal, "ordered": True, **how}
+        ) as done:
+            return [result async for result in done]
+
+
+def succeeded(results: Iterable[Result]) -> list[Succeeded[Any]]:
+    found = list(results)
+    assert [result for result in found if isinstance(result, Failed)] == []
+    return [result for result in found if isinstance(result, Succeeded)]
+
+
+def the_failure(results: Iterable[Result]) -> SoundpieceError:
+    (result,) = results
+    assert isinstance(result, Failed)
+    return result.error
+
+
+def puts(sim: Simulator) -> list[tuple[str | None, bytes]]:
+    return [(request.key, request.body) for request in sim.log if request.method == "PUT"]
+
+
+async def states(folder: Path) -> dict[State, int]:
+    async with Journal.open(folder) as journal:
+        return await journal.count()
+
+
+async def edit(folder: Path, statement: str, *values: object) -> None:
+    async with Journal.open(folder) as journal:
+        await journal.ledger._do(lambda connection: connection.execute(statement, values))
+
+
+async def test_what_is_finished_is_given_out_without_a_request(sim: Simulator, tmp_path: Path) -> None:
+    """The second run sends nothing at all, and gives the same operations and files, of the caller's own requests."""
+    first = succeeded(await run(sim, tmp_path, [fx(1), NewSong("la", prompt="pop"), fx(2)]))
+    before = len(sim.log)
+    wanted = [fx(1), NewSong("la", prompt="pop"), fx(2)]
+    second = succeeded(await run(sim, tmp_path, wanted))
+
+    assert len(sim.log) == before
+    assert [result.request is request for result, request in zip(second, wanted, strict=True)] == [True] * 3
+    for old, new in zip(first, second, strict=True):
+        assert new.files == old.files
+        assert new.operation.handle == old.operation.handle
+        assert (new.operation.status, new.operation.raw) == (Status.READY, {})
+        assert new.operation == attrs.evolve(old.operation, request=new.request)
+    assert await states(tmp_path) == {State.SAVED: 3}
+
+
+async def test_equal_requests_are_told_apart_by_their_number(sim: Simulator, tmp_path: Path) -> None:
+    """Two equal lines are two pieces; an inserted line moves none, an edited one is new, later ones are added."""
+    await run(sim, tmp_path, [fx(1), fx(1), fx(2)])
+    assert len(sim.operations) == 3
+    again = succeeded(await run(sim, tmp_path, [fx(2), fx(3), fx(1), fx(1)]))
+    assert len(sim.operations) == 4
+    assert len({result.operation.id for result in again}) == 4
+    await run(sim, tmp_path, [fx(1), fx(1), fx(1), fx(2)])
+    assert len(sim.operations) == 5
+
+
+async def test_the_same_object_twice_is_one_piece(sim: Simulator, tmp_path: Path) -> None:
+    """With a journal as without one: one operation, one file, two results; and so it is in the next run."""
+    for _ in range(2):
+        request = fx(1)
+        first, second = succeeded(await run(sim, tmp_path, [request, request]))
+        assert first.files == second.files
+        assert first.operation.handle == second.operation.handle
+    assert len(sim.operations) == len(puts(sim)) == 1
+    assert len(list(tmp_path.glob("*.flac"))) == 1
+
+
+async def test_an_evolved_request_is_a_piece_of_its_own(sim: Simulator, tmp_path: Path) -> None:
+    """It has other content, and so gets another key, although it took over that of a piece on record."""
+    first = fx(1)
+    second = attrs.evolve(first, prompt="window")
+    (one,) = succeeded(await run(sim, tmp_path, [first]))
+    (two,) = succeeded(await run(sim, tmp_path, [second]))
+
+    assert len(sim.operations) == 2
+    assert one.operation.idempotency_key == first.idempotency_key != two.operation.idempotency_key
+    assert two.request is second
+
+
+async def test_a_given_key_wins(sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the whole identity: whatever the line says by now, its piece is the one with that key."""
+    (first,) = succeeded(await run(sim, tmp_path, [fx(1, idempotency_key=KEY)]))
+    with caplog.at_level(logging.WARNING):
+        edited, other, plain = succeeded(
+            await run(sim, tmp_path, [fx(2, idempotency_key=KEY), fx(1, idempotency_key=uuid4()), fx(1)])
+        )
+
+    assert edited.operation.handle == first.operation.handle
+    assert KEY in caplog.text
+    assert len({first.operation.id, other.operation.id, plain.operation.id}) == len(sim.operations) == 3
+
+
+async def test_a_key_taken_from_an_earlier_result_finds_its_piece(sim: Simulator, tmp_path: Path) -> None:
+    """A key the journal made is as good as one that was given."""
+    (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+    (again,) = succeeded(await run(sim, tmp_path, [fx(1, idempotency_key=first.operation.idempotency_key)]))
+    assert again.files == first.files
+    assert len(sim.operations) == 1
+
+
+async def test_a_given_key_stays_on_its_route(sim: Simulator, tmp_path: Path) -> None:
+    """A piece of another kind cannot be the same piece."""
+    await run(sim, tmp_path, [fx(1, idempotency_key=KEY)])
+    error = the_failure(await run(sim, tmp_path, [NewInstrumental("calm", idempotency_key=KEY)]))
+    assert isinstance(error, InvalidRequest)
+    assert error.field == "idempotency_key"
+    assert len(sim.operations) == 1
+
+
+async def test_what_was_submitted_is_awaited(tmp_path: Path) -> None:
+    """Once an operation exists, nothing is submitted again; who leaves early learns what still runs."""
+    async with simulate(durations=STUCK) as sim:
+        first = await run(sim, tmp_path, [fx(1), fx(2)], timeout=0.1)
+        assert [type(result.error) for result in first if isinstance(result, Failed)] == [WaitTimeout, WaitTimeout]
+        assert await states(tmp_path) == {State.SUBMITTED: 2}
+        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+            async with session.run_many([fx(2), fx(1)], save_to=tmp_path, journal=journal) as results:
+                with anyio.fail_after(5):
+                    while len(results.pending) < 2:
+                        await anyio.sleep(0.01)
+            assert {handle.id for handle in results.pending} == set(sim.operations)
+        for operation in sim.operations:
+            sim.finish(operation)
+        succeeded(await run(sim, tmp_path, [fx(1), fx(2)]))
+        assert len(puts(sim)) == len(sim.operations) == 2
+
+
+async def test_an_empty_account_stops_and_the_same_run_goes_on(tmp_path: Path) -> None:
+    """After 402 nothing is lost and nothing uncertain: topped up, the same keys and bytes go again."""
+    async with simulate(credits=5) as sim:
+        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+            lines = (fx(number) for number in range(30))
+            async with session.run_many(lines, save_to=tmp_path, journal=journal) as results:
+                done = [result async for result in results]
+        refused = [result for result in done if isinstance(result, Failed)]
+        assert len(refused) == 25
+        assert {type(result.error) for result in refused} == {InsufficientCredits}
+        assert len(puts(sim)) <= 5 + 16
+        found = await states(tmp_path)
+        assert found[State.SAVED] == 5
+        assert set(found) == {State.SAVED, State.PLANNED}
+        sim.top_up(25)
+        again = succeeded(await run(sim, tmp_path, [fx(number) for number in reversed(range(30))]))
+        assert len({result.operation.id for result in again}) == len(sim.operations) == 30
+        bodies = dict(puts(sim))
+        assert Counter(puts(sim)).keys() == set(bodies.items())  # one body for each key, however often it went
+        assert len(bodies) == 30
+
+
+async def test_after_402_what_is_in_the_journal_is_still_finished(tmp_path: Path) -> None:
+    """Saved pieces are given out, submitted ones awaited; only what would have to be sent is not."""
+    async with simulate(credits=2, durations=STUCK) as sim:
+        await run(sim, tmp_path, [fx(1)], timeout=0.1)
+        await run(sim, tmp_path, [fx(2)], timeout=0.1)
+        for operation in sim.operations:
+            sim.finish(operation)
+        succeeded(await run(sim, tmp_path, [fx(2)]))
+        done = await run(sim, tmp_path, [fx(3), fx(2), fx(1), fx(4)], max_in_flight=1)
+        assert [type(result) for result in done] == [Failed, Succeeded, Succeeded, Failed]
+        assert sum(key is not None for key, _ in puts(sim)) == 3
+
+
+async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
+    """After 401 what would have to be asked for is refused without a request; what is on disk needs none."""
+    async with simulate(durations=STUCK) as sim:
+        await run(sim, tmp_path, map(fx, range(6)), timeout=0.1)
+        sim.finish(next(iter(sim.operations)))
+        await run(sim, tmp_path, map(fx, range(6)), timeout=0.1)
+        assert await states(tmp_path) == {State.SAVED: 1, State.SUBMITTED: 5}
+        before = len(sim.log)
+        done = await run(sim, tmp_path, map(fx, range(8)), api_key="spk_wrong", max_in_flight=1)
+        refused = [type(result.error) for result in done if isinstance(result, Failed)]
+        assert refused == [AuthenticationError] * 7
+        assert len(sim.log) == before + 1
+        assert await states(tmp_path) == {State.SAVED: 1, State.SUBMITTED: 5}
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, partial(Path.write_bytes, data=b"fLaC")])
+async def test_a_file_that_is_missing_or_of_another_size_is_fetched_again(
+    sim: Simulator, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """The work is not bought again; the file is the one that was on record."""
+    (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+    spoil(first.files[0].path)
+    (second,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+    assert second.files[0].sha256 == first.files[0].sha256
+    assert second.files[0].path.stat().st_size == first.files[0].bytes
+    assert len(puts(sim)) == 1
+
+
+async def test_a_strangers_file_is_not_replaced(sim: Simulator, tmp_path: Path) -> None:
+    """Only what was on record may be; and the piece goes on once the way is free."""
+    (first,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=None))
+    path = tmp_path / f"{first.operation.id}.flac"
+    path.write_bytes(b"not ours")
+    error = the_failure(await run(sim, tmp_path, [fx(1)]))
+    assert "different file" in str(error)
+    assert path.read_bytes() == b"not ours"
+    path.unlink()
+    succeeded(await run(sim, tmp_path, [fx(1)]))
+
+
+async def test_files_may_be_wanted_elsewhere_or_not_at_all(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run says where it wants them; the same folder may be spelt in another way."""
+    (nowhere,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=None))
+    assert nowhere.files == ()
+    assert await states(tmp_path) == {State.READY: 1}
+    before = len(puts(sim))
+    (here,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+    (there,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=tmp_path / "there"))
+    requests = len(sim.log)
+    monkeypatch.chdir(tmp_path)
+    (spelt,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to="here/../there"))
+    (none,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=None))
+
+    assert (len(puts(sim)), len(sim.log)) == (before, requests)
+    assert here.files[0].path.parent == tmp_path
+    assert there.files[0].path.parent == tmp_path / "there"
+    assert spelt.files[0].path == Path("here/../there", there.files[0].path.name)
+    assert none.files == ()
+
+
+async def test_objects_in_a_store_are_on_record_too(sim: Simulator, tmp_path: Path) -> None:
+    """A store that is a folder of this machine is looked into; one in memory is another one in the next process."""
+    store = f"file://{tmp_path}/store"
+    (first,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=store))
+    before = len(sim.log)
+    (again,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=f"{store}/"))
+    (local,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=LocalStore(tmp_path / "store")))
+    assert len(sim.log) == before
+    assert again.files == first.files
+    assert first.files[0].url == f"{store}/{first.operation.id}.flac"
+    first.files[0].path.unlink()
+    assert local.files == succeeded(await run(sim, tmp_path, [fx(1)], save_to=store))[0].files == first.files
+    for _ in range(2):
+        before = len(sim.log)
+        succeeded(await run(sim, tmp_path, [fx(1)], save_to=MemoryStore()))
+        assert len(sim.log) > before
+    assert len(puts(sim)) == 1
+
+
+async def test_an_object_in_a_bucket_is_believed_to_be_there(sim: Simulator, tmp_path: Path) -> None:
+    """To ask for each of a hundred thousand would cost as many requests."""
+    (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+    url = f"s3://bucket/out/{first.operation.id}.flac"
+    await edit(tmp_path, "UPDATE piece SET files = json_set(files, '$[0].url', ?)", url)
+    (again,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to="s3://bucket/out"))
+    assert (again.files[0].url, again.files[0].sha256) == (url, first.files[0].sha256)
+
+
+async def test_a_folder_may_be_moved(sim: Simulator, tmp_path: Path) -> None:
+    """Paths on record are relative to the journal's folder."""
+    folder, moved = tmp_path / "out", tmp_path / "moved"
+    (first,) = succeeded(await run(sim, folder, [fx(1)]))
+    before = len(sim.log)
+    folder.rename(moved)
+    (second,) = succeeded(await run(sim, moved, [fx(1)]))
+    assert len(sim.log) == before
+    assert second.files[0].path == moved / first.files[0].path.name
+
+
+async def test_outputs_keep_their_numbers(tmp_path: Path) -> None:
+    """Their order is not promised; a later process still gives each file the number it had at first."""
+    async with simulate(shuffle_outputs=True, variations=6, url_lifetime=30.0) as sim:
+        (first,) = succeeded(await run(sim, tmp_path, [NewInstrumental("calm")], save_to=None))
+        (second,) = succeeded(await run(sim, tmp_path, [NewInstrumental("calm")]))
+    expected = {output.index: output.path for output in first.operation.outputs}
+    assert {file.output.index: file.output.path for file in second.files} == expected
+    assert [file.path.stem.rpartition("-")[2] for file in second.files] == ["1", "2", "3", "4", "5", "6"]
+
+
+async def test_an_output_from_the_journal_is_a_source(tmp_path: Path) -> None:
+    """Its URL may have expired meanwhile: it is signed afresh, and what is sent then is on record."""
+    async with simulate(url_lifetime=30.0) as sim:
+        await run(sim, tmp_path, [fx(1)])
+        (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+        sim.expire_urls()
+        stems = succeeded(await run(sim, tmp_path, [SeparateStems(first.operation.outputs[0])]))
+        await run(sim, tmp_path, [SeparateStems(attrs.evolve(first.operation.outputs[0], url="https://a.example/b"))])
+        assert len(stems[0].files) == 4
+        assert len(sim.operations) == 2
+
+
+async def test_a_failed_operation_is_not_tried_again(tmp_path: Path) -> None:
+    """It is given out with the words of the service, without a request; to try again takes a new request."""
+    async with simulate() as sim:
+        sim.inject(Fault.FAIL, code="too_loud")
+        first = the_failure(await run(sim, tmp_path, [fx(1)]))
+        before = len(sim.log)
+        (again,) = await run(sim, tmp_path, [fx(1)])
+        assert len(sim.log) == before
+    assert isinstance(again, Failed)
+    assert again.operation is not None
+    assert again.operation.status is Status.FAILED
+    assert isinstance(again.error, OperationFailed)
+    assert (str(again.error), type(again.error)) == (str(first), type(first))
+    assert await states(tmp_path) == {State.FAILED: 1}
+
+
+async def test_a_refused_request_is_not_sent_again(sim: Simulator, tmp_path: Path) -> None:
+    """The same bytes would be refused again; the reason is on record."""
+    first = the_failure(await run(sim, tmp_path, [NewFx("", duration=1)], validate=False))
+    before = len(sim.log)
+    again = the_failure(await run(sim, tmp_path, [NewFx("", duration=1)], validate=False))
+    assert len(sim.log) == before
+    assert (type(again), str(again)) == (type(first), str(first))
+    assert isinstance(again, ValidationError)
+    assert again.status == 422
+
+
+async def test_what_is_refused_here_is_not_on_record(sim: Simulator, tmp_path: Path) -> None:
+    """A request that breaks the contract, or is none, was never sent, and may be right for a later version."""
+    requests: list[Any] = [NewFx("", duration=1), "no request", NewSample("a", duration={1})]  # type: ignore[arg-type]  # junk on purpose
+    done = await run(sim, tmp_path, requests)
+    fields = [
+        result.error.field for result in done if isinstance(result, Failed) and isinstance(result.error, InvalidRequest)
+    ]
+    assert fields == ["prompt", "request", "duration"]
+    assert await states(tmp_path) == {}
+
+
+async def test_a_damaged_file_is_tried_again_by_the_next_run(sim: Simulator, tmp_path: Path) -> None:
+    """It counts as failed, but the work is paid for and a download costs nothing."""
+    sim.inject(Fault.CORRUPT, at=0, host="output", times=2)
+    assert isinstance(the_failure(await run(sim, tmp_path, [fx(1)])), CorruptAudio)
+    assert await states(tmp_path) == {State.FAILED: 1}
+    succeeded(await run(sim, tmp_path, [fx(1)]))
+    assert await states(tmp_path) == {State.SAVED: 1}
+    assert len(puts(sim)) == 1
+
+
+async def test_an_outage_leaves_the_state(sim: Simulator, tmp_path: Path) -> None:
+    """Nobody knows whether the PUT was accepted, so the next run sends the same bytes; it is made once."""
+    sim.inject(Fault.RESET_AFTER, method="PUT")
+    error = the_failure(await run(sim, tmp_path, [fx(1)], retries=RetryRules(submit_for=0.001)))
+    assert isinstance(error, TransportError)
+    assert await states(tmp_path) == {State.SENDING: 1}
+    succeeded(await run(sim, tmp_path, [fx(1)]))
+    first, second = puts(sim)
+    assert first == second
+    assert len(sim.operations) == 1
+
+
+async def test_a_refusal_after_an_outage_leaves_the_doubt(tmp_path: Path) -> None:
+    """One PUT of the piece was never answered: that a later one was refused does not undo it."""
+    async with simulate(credits=0) as sim:
+        sim.inject(Fault.RESET_BEFORE, method="PUT")
+        error = the_failure(await run(sim, tmp_path, [fx(1)]))
+        assert isinstance(error, InsufficientCredits)
+        assert len(puts(sim)) == 2
+        assert await states(tmp_path) == {State.SENDING: 1}
+
+
+async def test_a_rate_limit_leaves_no_doubt(tmp_path: Path) -> None:
+    """A 429 is an answer: no work began, so a refusal after it leaves the piece planned."""
+    async with simulate(credits=0) as sim:
+        sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=0)
+        await run(sim, tmp_path, [fx(1)])
+        assert len(puts(sim)) == 2
+        assert await states(tmp_path) == {State.PLANNED: 1}
+
+
+async def test_what_was_sent_long_ago_is_not_sent_again_unasked(sim: Simulator, tmp_path: Path) -> None:
+    """How long a key is remembered is unknown: after a day the piece is uncertain, and only the user may say send."""
+    sim.inject(Fault.RESET_AFTER, method="PUT")
+    await run(sim, tmp_path, [fx(1)], retries=RetryRules(submit_for=0.001))
+    await edit(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", FORGOTTEN_AFTER)
+    error = the_failure(await run(sim, tmp_path, [fx(1)]))
+    assert isinstance(error, JournalError)
+    assert "resubmit_uncertain" in str(error)
+    assert len(puts(sim)) == 1
+    assert await states(tmp_path) == {State.UNCERTAIN: 1}
+    succeeded(await run(sim, tmp_path, [fx(1)], resubmit_uncertain=True))
+    first, second = puts(sim)
+    assert first == second
+
+
+def songs() -> list[Request]:
+    return [NewSong("la " * 900, prompt=f"song {number}") for number in range(8)]
+
+
+def forbid_growth(connection: sqlite3.Connection) -> None:
+    """Let the file have no page more than it has."""
+    connection.execute("PRAGMA max_page_count = 1").fetchone()
+
+
+async def test_a_run_that_cannot_be_recorded_ends(sim: Simulator, tmp_path: Path) -> None:
+    """A full disk is a bare JournalError; with room again the same run goes on, and nothing was bought twice."""
+    done = 0
+    with pytest.raises(JournalError, match="the disk is full: free some space"):
+        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+            async with session.run_many(songs(), save_to=tmp_path, journal=journal, max_in_flight=4) as results:
+                async for _ in results:
+                    done += 1
+                    if done == 2:
+                        await journal.ledger._do(forbid_growth)
+    assert len(sim.operations) < 8
+    again = succeeded(await run(sim, tmp_path, songs()))
+    assert len({result.operation.id for result in again}) == len(sim.operations) == 8
+
+
+async def test_the_key_of_the_account_is_nowhere(sim: Simulator, tmp_path: Path) -> None:
+    """Not in the journal, its log, or the lock."""
+    async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        async with session.run_many([fx(1)], save_to=tmp_path, journal=journal) as results:
+            succeeded([result async for result in results])
+        for path in tmp_path.iterdir():
+            assert sim.api_key.encode() not in path.read_bytes(), path
+
+
+async def test_a_journal_must_be_open_and_for_writing(sim: Simulator, session: Session, tmp_path: Path) -> None:
+    """That is said before anything is read or sent."""
+    with pytest.raises(JournalError, match="is not open"):
+        session.run_many([fx(1)], journal=Journal.open(tmp_path))
+    await run(sim, tmp_path, [])
+    async with Journal.open(tmp_path, read_only=True) as journal:
+        with pytest.raises(JournalError, match="read only"):
+            session.run_many([fx(1)], journal=journal)
+
+
+async def prepare_nothing(_: Request) -> bytes:
+    return b"{}"
+
+
+def recording(
+    journal: Journal,
+    submit: Callable[..., Awaitable[Any]],
+    prepare: Callable[[Request], Awaitable[bytes]] = prepare_nothing,
+) -> Recording[Any]:
+    """Make a recording of which only the preparation and the submit are ever reached."""
+
+    async def unreachable(*_: object, **__: object) -> Any:
+        raise AssertionError("nothing is awaited or downloaded here")
+
+    way = Way[Any](submit=submit, wait=unreachable, download=unreachable, save_to=None)
+    return Recording(journal, way=way, prepare=prepare, remember=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("path", "operation", "state"),
+    [("prompt", "op_1", State.FAILED), ("outputs[0].url", "op_1", State.SUBMITTED), ("", None, State.SENDING)],
+)
+async def test_an_answer_that_cannot_be_read(tmp_path: Path, path: str, operation: str | None, state: State) -> None:
+    """An id that is known is on record at once; an echo of another request ends the piece, a new shape does not."""
+
+    async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:
+        await sending.announce()
+        check()
+        sending.left += 1
+        known = operation and Operation(route=request.route, id=operation, status=Status.PROCESSING, request=request)
+        raise DecodeError("strange", path=path, operation=known or None)
+
+    async with Journal.open(tmp_path) as journal:
+        one = recording(journal, submit)
+        with pytest.raises(DecodeError):
+            await one.run(fx(1), brakes=FREE, know=lambda _: None)
+        (piece,) = await journal.browse(state)
+        assert piece.operation == operation
+        assert "Recording" in repr(one)
+        assert "Shelf" in repr(one._shelf)
+
+
+async def test_a_given_key_wins_a_race_too(tmp_path: Path) -> None:
+    """When another task makes a piece with this key at the same time, that is the piece."""
+    async with Journal.open(tmp_path) as journal:
+        other = Identity(digest=b"other", occurrence=1)
+
+        async def prepare(request: Request) -> bytes:
+            await journal.ledger.plan(other, key=KEY, route=request.route, body=b"first")
+            return b"second"
+
+        async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:
+            check()
+            assert (request.idempotency_key, sending.body) == (KEY, b"first")
+            raise TransportError("seen enough")
+
+        one = recording(journal, submit, prepare)
+        with pytest.raises(TransportError, match="seen enough"):
+            await one.run(fx(1, idempotency_key=KEY), brakes=FREE, know=lambda _: None)
+        assert await journal.count() == {State.PLANNED: 1}
+
+
+async def test_a_record_without_its_output_is_fetched_again(sim: Simulator, tmp_path: Path) -> None:
+    """Whatever was edited in the journal, at worst a file is fetched once more."""
+    await run(sim, tmp_path, [fx(1)])
+    await edit(tmp_path, "UPDATE piece SET files = replace(files, '\"index\": 0', '\"index\": 7')")
+    (again,) = succeeded(await run(sim, tmp_path, [fx(1)]))
+    assert isinstance(again.files[0].output, Output)
+    assert len(puts(sim)) == 1

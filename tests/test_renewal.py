@@ -1,0 +1,89 @@
+import anyio
+import pytest
+from faults import hang_up, stall
+from leftovers import no_task_left, opened, until
+from rawapi import RawApi
+
+from soundpiece_async import DownloadError, Handle, Output, RetryRules, Settings, Timeouts, TransportError
+
+pytestmark = pytest.mark.anyio
+
+OLD = Output(url="http://a/b", expires_at=None, duration=1.0, handle=Handle("create.new_fx", "op_" + "7" * 26), index=0)
+
+
+def settings(url: str, *, submit: float = 5) -> Settings:
+    return Settings(
+        api_key="spk_for_tests", base_url=url, timeouts=Timeouts(submit=submit), retries=RetryRules(submit_for=0)
+    )
+
+
+async def test_one_request_serves_all_who_wait() -> None:
+    """Eight downloads of one operation have its URLs signed once; who comes later with the old one gets the new one."""
+    async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
+        urls = []
+
+        async def renew() -> None:
+            urls.append((await session._reader.renew(OLD)).url)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(renew)
+        await renew()
+        assert urls == [api.output["url"]] * 9
+        assert len(api.requests) == 1
+
+
+async def test_everybody_who_waits_shares_its_failure() -> None:
+    """At a dead service eight waiters take one budget, not eight in a row; who comes after it tries again."""
+    async with no_task_left(), RawApi(stall) as api, opened(settings(api.url, submit=0.3)) as session:
+        errors = []
+
+        async def renew() -> None:
+            with pytest.raises(TransportError) as caught:
+                await session._reader.renew(OLD)
+            errors.append(caught.value)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(renew)
+        assert len(set(map(id, errors))) == len(api.requests) == 1
+        assert len(errors) == 8
+        assert (await session._reader.renew(OLD)).url == api.output["url"]
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+async def test_one_that_leaves_does_not_end_it_for_the_others(leaver: int) -> None:
+    """When the one that asks is cancelled the next one asks; when one that waits is, nothing changes."""
+    async with no_task_left(), RawApi(stall) as api, opened(settings(api.url, submit=0.5)) as session:
+        scopes = [anyio.CancelScope(), anyio.CancelScope()]
+        outcomes: list[object] = []
+
+        async def renew(scope: anyio.CancelScope) -> None:
+            with scope:
+                try:
+                    outcomes.append(await session._reader.renew(OLD))
+                except TransportError as error:
+                    outcomes.append(error)
+
+        async with anyio.create_task_group() as group:
+            for scope in scopes:
+                group.start_soon(renew, scope)
+            await until(lambda: len(api.requests) == 1)
+            scopes[leaver].cancel()
+            await anyio.sleep(0.02)
+            if leaver:
+                group.start_soon(renew, anyio.CancelScope())  # joins the one that still asks
+        kinds = [type(outcome) for outcome in outcomes]
+        assert kinds == ([TransportError, TransportError] if leaver else [Output])
+        assert len(api.requests) == (1 if leaver else 2)
+
+
+async def test_an_output_that_is_gone_is_told() -> None:
+    """The operation does not list it any more: no URL can be had."""
+    async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
+        api.ready = False
+        with pytest.raises(DownloadError, match="lists no output 0 any more"):
+            await session._reader.renew(OLD)
+        api.script.append(hang_up)
+        with pytest.raises(TransportError):
+            await session._reader.renew(OLD)
