@@ -24,7 +24,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
-from soundpiece_async import Handle, Limits, Session, Settings
+from soundpiece_async import Handle, Limits, Session, Settings, Timeouts
 from soundpiece_async._poller import Poller
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
@@ -42,11 +42,12 @@ Wait = Callable[[str], Awaitable[object]]
 
 @attrs.frozen
 class Held:
-    """What one client showed: KiB and microseconds per poll, the share of a core while held, lateness in seconds."""
+    """What one client showed: KiB per poll, CPU seconds per poll, the share of a core while held, lateness in seconds."""
 
     kib: float
     opening: float
     core: float
+    ending: float = 0.0
     lags: tuple[float, ...] = ()
 
     def lag(self, share: float) -> float:
@@ -56,7 +57,7 @@ class Held:
     def __str__(self) -> str:
         row = f"{self.kib:9.1f} {self.opening * 1e6:11.0f} {self.core:12.3%}"
         if self.lags:
-            row += f" {self.lag(0.5) * 1000:15.1f} {self.lag(0.99) * 1000:6.1f} {self.lag(1) * 1000:7.1f}"
+            row += f" {self.ending * 1e6:10.0f} {self.lag(0.5) * 1000:15.1f} {self.lag(0.99) * 1000:6.1f} {self.lag(1) * 1000:7.1f}"
         return row
 
 
@@ -127,7 +128,8 @@ def raise_file_limit() -> None:
 
 @asynccontextmanager
 async def _open_ours(url: str, slots: int) -> AsyncIterator[Wait]:
-    settings = Settings(api_key=KEY, base_url=url, limits=Limits(polls=slots))
+    patience = Timeouts(connect=60)  # ten thousand connections at once take a busy machine longer than ten seconds
+    settings = Settings(api_key=KEY, base_url=url, limits=Limits(polls=slots), timeouts=patience)
     async with Session(settings) as session:
         yield lambda identity: session.wait(Handle(ROUTE, identity))
 
@@ -194,11 +196,13 @@ async def _measure(client: str, count: int, pipe: Connection, *, slots: int, idl
         if client == WAITING:
             await _cancel(tasks)
             return Held(kib=kib, opening=opened / count, core=core)
+        begun = time.process_time()
         pipe.send("end")
         await asyncio.wait(tasks)
+        ending = (time.process_time() - begun) / count
     ended: dict[str, float] = await asyncio.to_thread(pipe.recv)
     lags = tuple(known[identity] - ended[identity] for identity in known)
-    return Held(kib=kib, opening=opened / count, core=core, lags=lags)
+    return Held(kib=kib, opening=opened / count, core=core, ending=ending, lags=lags)
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

@@ -122,7 +122,7 @@ def weigh(count: int, *, idle: float) -> Iterator[Figure]:
     each, task = weigh_waiting(count)
     print(f"\n{count} waiting: {each:.2f} KiB each in scheduler and poller, {task:.2f} for the task that waits")
     yield Figure(f"{count} waiting: KiB each", "<= 2", f"{each:.2f}", each <= 2)
-    heads = f"{'KiB each':>9} {'us to open':>11} {'% of a core':>12} {'ended to known':>15} {'p99':>6} {'max ms':>7}"
+    heads = f"{'KiB each':>9} {'us to open':>11} {'% of a core':>12} {'us to end':>10} {'ended to known':>15} {'p99':>6} {'max ms':>7}"
     print(f"\n{f'{count} held':20} {heads}")
     rows = {}
     for client in CLIENTS:

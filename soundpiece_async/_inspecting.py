@@ -1,6 +1,7 @@
 """Whether a file is what it should be: its header, what was announced of it, and, if wanted, every frame."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from soundpiece_async._core.errors import SettingsError
 from soundpiece_async._core.flac import FlacHeader, HeaderError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._core.settings import Verify
+from soundpiece_async._core.settings import Settings, Verify
 
 Inspect = Callable[[bytes, Path, float | None], tuple[FlacHeader | None, str | None]]
 
@@ -30,6 +31,18 @@ def prepare_inspection(verify: Verify) -> Inspect:
             f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
         ) from error
     return partial(_inspect_file, verify=verify, decode=decoding.find_fault)
+
+
+def demand_decoder(settings: Settings) -> None:
+    """Refuse what is no ``Settings``, or a full check without its extra: now, and not after the work was paid for.
+
+    Raises:
+        SettingsError: either of the two.
+    """
+    if not isinstance(settings, Settings):
+        raise SettingsError(f"a session takes Settings, not {type(settings).__name__}: Session(Settings(api_key=...))")
+    if settings.verify == "full" and importlib.util.find_spec("soundfile") is None:
+        raise SettingsError("verify='full' decodes audio and needs soundfile: pip install 'soundpiece-async[verify]'")
 
 
 def demand_header_check(verify: Verify) -> None:

@@ -19,6 +19,7 @@ from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.validation import demand_handle
 from soundpiece_async._delivery import deliver
 from soundpiece_async._downloader import Downloader
+from soundpiece_async._inspecting import demand_decoder
 from soundpiece_async._journal import Journal
 from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._places import Place, demand_place
@@ -53,7 +54,8 @@ class Session:
 
     def __init__(self, settings: Settings | None = None, *, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
         self._life = Lifetime()
-        self._settings = settings if settings is not None else Settings.from_environ(os.environ)
+        self._settings = Settings.from_environ(os.environ) if settings is None else settings
+        demand_decoder(self._settings)
         self._traces = tuple(trace_configs)
 
     def __repr__(self) -> str:

@@ -214,23 +214,22 @@ def test_empty_account(serve: Serve, capsys: Streams) -> None:
     assert "credits" in complaint(capsys)
 
 
-@pytest.mark.parametrize(
-    ("settings", "flags", "says"),
-    [
-        ({"durations": {"create.new_fx": 1e6}}, ["--timeout", "0.2"], "create.new_fx/op_"),
-        ({}, ["--save-to", __file__], "test_cli.py"),
-    ],
-)
-def test_failures_later_on(
-    settings: dict[str, object], flags: list[str], says: str, serve: Serve, capsys: Streams
-) -> None:
+def test_a_place_that_cannot_be(serve: Serve, capsys: Streams) -> None:
+    """A folder that cannot be made is found before anything is paid for."""
+    simulator = serve()
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", __file__]) == 1
+    assert "test_cli.py" in complaint(capsys)
+    assert not simulator.operations
+
+
+def test_failures_later_on(serve: Serve, capsys: Streams) -> None:
     """What goes wrong after the submission is the last line and exit code 1; the key to come back with stands above."""
-    serve(**settings)
-    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], *flags]) == 1
+    serve(durations={"create.new_fx": 1e6})
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--timeout", "0.2"]) == 1
     *progress, last = capsys.readouterr().err.splitlines()
     assert "--idempotency-key" in progress[0]
     assert last.startswith("soundpiece: ")
-    assert says in last
+    assert "create.new_fx/op_" in last
 
 
 def test_failed_operation(serve: Serve, capsys: Streams) -> None:

@@ -503,6 +503,17 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert "not started" in repr(Session())
     with pytest.raises(SettingsError):
         Session(Settings(api_key="sk-other"))
+    with pytest.raises(SettingsError, match="Session\\(Settings"):
+        Session("spk_the_key_itself")  # type: ignore[arg-type]  # the natural slip
+
+
+def test_a_full_check_without_its_extra_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the first download, when the work is paid for."""
+    full = Settings(api_key="spk_x", verify="full")
+    assert Session(full)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match="soundpiece-async\\[verify\\]"):
+        Session(full)
 
 
 async def test_failed_pieces_keep_their_operation() -> None:

@@ -76,6 +76,7 @@ async def run(
         as_json: print one line of JSON instead.
     """
     request = build_request(route, members)
+    await anyio.Path(save_to).mkdir(parents=True, exist_ok=True)  # before anything is paid for
     rules = RetryRules(submit_for=PATIENCE if timeout is None else timeout)
     async with Session(attrs.evolve(Settings.from_environ(os.environ), retries=rules)) as session:
         operation = await _submit(session, request)
