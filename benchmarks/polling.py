@@ -122,8 +122,8 @@ def weigh(count: int, *, idle: float) -> Iterator[Figure]:
     each, task = weigh_waiting(count)
     print(f"\n{count} waiting: {each:.2f} KiB each in scheduler and poller, {task:.2f} for the task that waits")
     yield Figure(f"{count} waiting: KiB each", "<= 2", f"{each:.2f}", each <= 2)
-    heads = f"{'KiB each':>9} {'us to open':>11} {'% of a core':>12} {'us to end':>10} {'ended to known':>15} {'p99':>6} {'max ms':>7}"
-    print(f"\n{f'{count} held':20} {heads}")
+    heads = ("KiB each", "us to open", "% of a core", "us to end", "ended to known", "p99", "max ms")
+    print("\n{:20} {:>9} {:>11} {:>12} {:>10} {:>15} {:>6} {:>7}".format(f"{count} held", *heads))
     rows = {}
     for client in CLIENTS:
         rows[client] = hold(client, count, idle=idle)
@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="real seconds of a cell")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    cells, seconds, count, idle = CELLS, options.seconds, 10_000, 10.0
+    cells, seconds, count, idle = CELLS, options.seconds, 10_000, 12.0
     if options.quick:
         cells, seconds, count, idle = QUICK, 15.0, 2000, 2.0
     figures: list[Figure] = []

@@ -5,6 +5,7 @@ event loop stops it whenever the page cache is being flushed. Per stream, two ba
 collected, one being taken.
 """
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
@@ -33,15 +34,18 @@ class Overrun(Setback):
 
 
 class Vessel(Protocol):
-    """What a body is poured into.
-
-    Attributes:
-        known: what the host has said of the file.
-    """
-
-    known: Known
+    """What a body is poured into."""
 
     @property
+    @abstractmethod
+    def known(self) -> Known:
+        """What the host has said of the file."""
+
+    @known.setter
+    def known(self, known: Known) -> None: ...
+
+    @property
+    @abstractmethod
     def length(self) -> int:
         """Bytes of the file that are here."""
 

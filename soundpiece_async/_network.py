@@ -134,18 +134,18 @@ class Network:
         Raises:
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
+        times = self._settings.timeouts
         timeout = aiohttp.ClientTimeout(
-            total=None,
-            connect=self._settings.timeouts.connect,
-            sock_connect=self._settings.timeouts.connect,
-            sock_read=self._settings.timeouts.read,
+            total=None, connect=times.connect, sock_connect=times.connect, sock_read=times.read
         )
         what = f"GET {redact(url)}"
         try:
             for _ in range(MOST_REDIRECTS + 1):
-                async with _opened(self._outputs).get(
-                    URL(url, encoded=True), headers=headers, timeout=timeout, allow_redirects=False
-                ) as response:
+                with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
+                    response = await _opened(self._outputs).get(
+                        URL(url, encoded=True), headers=headers, timeout=timeout, allow_redirects=False
+                    )
+                async with response:
                     target = response.headers.get("Location") if response.status in REDIRECTS else None
                     if target is None:
                         names = {k.lower(): v for k, v in response.headers.items()}

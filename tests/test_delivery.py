@@ -3,7 +3,7 @@ from pathlib import Path
 import attrs
 import obstore
 import pytest
-from conftest import settings, simulate
+from conftest import STUCK, settings, simulate
 from obstore.store import MemoryStore
 
 from soundpiece_async import (
@@ -144,3 +144,12 @@ async def test_an_output_the_operation_does_not_have_is_refused(session: Session
 
     with pytest.raises(InvalidRequest, match="lists no output 7"):
         await session.download(attrs.evolve(done.operation.outputs[0], index=7), tmp_path)
+
+
+async def test_what_is_not_ready_is_refused(tmp_path: Path) -> None:
+    """An operation that still runs has no files yet."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(NewFx("door slams", duration=1))
+        for what in (operation, operation.handle):
+            with pytest.raises(InvalidRequest, match="wait for it before downloading"):
+                await session.download(what, tmp_path)

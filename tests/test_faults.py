@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
-from leftovers import no_task_left, opened
+from leftovers import no_task_left, opened, until
 from rawapi import Act, Peer, RawApi
 
 from soundpiece_async import (
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "spk_for_tests"
 BRISK = Timeouts(connect=2, submit=0.4, poll=0.4, read=0.4)
+SHORT = Timeouts(connect=0.2, submit=0.2, poll=0.2, read=0.2)
 CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
 
 
@@ -85,6 +87,17 @@ async def test_a_submit_says_what_happened_and_can_go_again(name: str) -> None:
         operation = await session.submit(request)
         assert list(api.created.values()) == [operation.id]
         assert api.puts == [api.puts[0]] * 2
+
+
+@pytest.mark.parametrize("name", ["floods", "floods as announced", "bomb"])
+async def test_an_answer_without_end_is_broken_off(name: str) -> None:
+    """At 8 MiB, unpacked, and not by the clock: a hostile or broken proxy takes neither memory nor time."""
+    async with RawApi(*[FAULTS[name]] * 2) as api:
+        generous = attrs.evolve(settings(api.url), timeouts=Timeouts(submit=30))
+        async with opened(generous) as session:
+            for call in (session.submit(fx()), session.refresh(Handle("create.new_fx", "op_1"))):
+                with anyio.fail_after(10), pytest.raises(TransportError, match="answer is larger than 8388608 bytes"):
+                    await call
 
 
 async def test_every_attempt_of_a_submit_is_one_request() -> None:
@@ -167,6 +180,23 @@ async def test_a_renewal_survives_everything() -> None:
         assert len(api.requests) >= 3
 
     await strike_all(submit)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hangs up", "resets", "stalls", "stalls in the headers", "cut in the headers", "dribbles headers"),
+        *("dribbles 1xx", "no HTTP", "a header without end"),
+    ],
+)
+async def test_a_stream_says_what_happened(name: str) -> None:
+    """An output host that gives no headers is told soon, without the signature; the downloader goes on from there."""
+    async with RawApi(FAULTS[name]) as api, opened(attrs.evolve(settings(api.url), timeouts=SHORT)) as session:
+        with anyio.fail_after(5), pytest.raises(TransportError, match="no usable answer") as caught:
+            async with session._transport.stream(f"{api.url}/a.flac?sig=secret"):
+                pytest.fail("there was no answer")
+        assert "secret" not in repr(caught.value) + repr(caught.value.__cause__)
+        await until(lambda: not api.open)
 
 
 async def test_nobody_there() -> None:

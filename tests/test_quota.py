@@ -94,7 +94,9 @@ async def test_a_dead_service_is_not_hammered() -> None:
             assert (now.submits_out, now.closed_for, now.rate_limited) == (16, 0.0, 0)
             assert now.queued > 1800
         assert session.statistics().requests < QUOTA + 16 + 10
-        assert max(took) < 10  # a second, and what two thousand tasks need on a busy machine; in turn it would be minutes
+        assert (
+            max(took) < 10
+        )  # a second, and what two thousand tasks need on a busy machine; in turn it would be minutes
         assert len(errors) == 2000
         unsent = [error for error in errors if "not sent" in str(error)]
         assert len(unsent) > 2000 - QUOTA - 26
@@ -171,11 +173,11 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
             for _ in range(20):
                 group.start_soon(ask)
         pauses = [later - sooner for sooner, later in itertools.pairwise(stamps[:4])]
-        assert pauses[1] > 1.5 * pauses[0] > 0.1
-        assert stamps[-1] - stamps[3] < 0.1
+        assert all(pause > least for pause, least in zip(pauses, (0.099, 0.199, 0.399), strict=True))
+        assert stamps[-1] - stamps[3] < 0.399  # all the others, together
         assert not session.statistics().one_at_a_time
         assert pacer.silence > sum(pauses)
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert [record.levelname for record in caplog.records if record.name.startswith("soundpiece")] == ["WARNING"]
 
 
 async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:

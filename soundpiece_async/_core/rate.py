@@ -4,7 +4,8 @@ The service tells nobody its limit and sends no quota headers (contract section 
 `LearnedRate` turns those into permits per second:
 
 1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.
-2. A 429 to a ramp that still crawls is the burst of a process that has just begun: both begin their ramps together.
+2. A 429 to a ramp that moves and still crawls is the burst of a process that has just begun, as a rule: both begin
+   their ramps together.
 3. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
 4. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
    The faster a session, the slower it grows: that draws several processes together, as TCP's additive increase and
@@ -90,7 +91,7 @@ class LearnedRate:
         match self._stage:
             case _Stage.FREE:
                 self._stage, rate = _Stage.RAMP, _FIRST_RATE
-            case _Stage.RAMP if self._age < _CRAWL_SECONDS and self._restarts < _RESTARTS:
+            case _Stage.RAMP if 0 < self._age < _CRAWL_SECONDS and self._restarts < _RESTARTS:
                 self._restarts, rate = self._restarts + 1, _FIRST_RATE
             case _Stage.RAMP:
                 self._stage, rate = _Stage.SETTLE, rate * _RAMP_EXIT

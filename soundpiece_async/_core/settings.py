@@ -61,7 +61,7 @@ class Timeouts:
 
 @attrs.frozen(kw_only=True)
 class RetryRules:
-    """When to stop trying again. A 429, or waiting in a queue of ours, uses up nothing."""
+    """When to stop trying again. A 429 uses up nothing, nor does a queue of ours while the service is well."""
 
     submit_for: float = 300.0
     """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key.

@@ -87,8 +87,18 @@ def test_a_ramp_does_not_crawl_for_ever() -> None:
     assert now_at(rate) < 0.3
 
 
+def test_a_ramp_that_never_moved_is_not_begun_again() -> None:
+    """A 429 to a session that nobody hurries tells of the limit: it is followed at once."""
+    rate = LearnedRate()
+    rate.lower()
+    rate.spend(wanted=False)
+    rate.lower()
+
+    assert now_at(rate) == pytest.approx(0.3)
+
+
 def test_the_ramp_ends_with_its_first_429() -> None:
-    """Past its crawl the overshoot is cut, the next early 429s cut on, and the first quiet stretch ends the settling."""
+    """Past its crawl: the overshoot is cut, early 429s cut on, and the first quiet stretch ends the settling."""
     rate = LearnedRate()
     rate.lower()
     spend(rate, seconds=6)
@@ -156,7 +166,7 @@ def test_a_higher_limit_is_found() -> None:
     rate = LearnedRate()
     settle(rate, at=20)
     before = now_at(rate)
-    spend(rate, seconds=400)
+    spend(rate, seconds=150)
 
     assert now_at(rate) > 2 * before
 
@@ -166,7 +176,7 @@ def test_growth_beyond_is_taken_back() -> None:
     rate = LearnedRate()
     settle(rate, at=20)
     before = now_at(rate)
-    spend(rate, seconds=400)
+    spend(rate, seconds=150)
     peak = now_at(rate)
     rate.lower()
 
