@@ -149,7 +149,8 @@ class Network:
                     target = response.headers.get("Location") if response.status in REDIRECTS else None
                     if target is None:
                         names = {k.lower(): v for k, v in response.headers.items()}
-                        yield Stream(response.status, names, _read_blocks(response, what))
+                        first = await response.content.readany()  # at once: what is not read when it breaks is lost
+                        yield Stream(response.status, names, _read_blocks(response, what, first))
                         return
                     url = _follow(url, target)
             failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
@@ -194,10 +195,11 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     raise aiohttp.ClientPayloadError(f"the answer is larger than {LARGEST_ANSWER} bytes")
 
 
-async def _read_blocks(response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
+async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncIterator[bytes]:
     try:
-        while block := await response.content.readany():
+        while block:
             yield block
+            block = await response.content.readany()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         failure = _no_answer(what, error)
     else:
