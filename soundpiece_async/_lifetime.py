@@ -88,15 +88,16 @@ class Lifetime:
         if not self._root.cancelled() and (fault := self._root.exception()) is not None:
             raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault
 
-    def check(self) -> None:
-        """Raise ``SessionClosed`` unless the session is open, and open in the running event loop."""
+    def check(self) -> "TaskGroup":
+        """Give the root's task group; ``SessionClosed`` unless it is open, and open in the running event loop."""
         if self._root is None and not self.closed:
             raise SessionClosed(
                 "the session is not open: use 'async with Session() as session', or await session.start()"
             )
-        if self.closed or self._over or self._root is None:
+        if self.closed or self._over or self._group is None:
             raise SessionClosed("the session is closed")
         self._check_loop()
+        return self._group
 
     @contextmanager
     def inside(self) -> Generator[None]:
@@ -122,9 +123,7 @@ class Lifetime:
             except Exception:
                 logger.exception("a background task failed")
 
-        self.check()
-        if self._group is not None:
-            self._group.start_soon(guard)
+        self.check().start_soon(guard)
 
     async def start_child(self, task: Task) -> None:
         """Start a child of the root task and wait until it says that it has started; its errors are its own, too."""
@@ -133,9 +132,7 @@ class Lifetime:
             _HOME.set(self)  # a task has the context of whoever starts it, and that is the caller
             await task(task_status=task_status)
 
-        self.check()
-        if self._group is not None:
-            await self._group.start(child)
+        await self.check().start(child)
 
     async def _live(
         self,

@@ -14,7 +14,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.requests import Request
-from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
 
@@ -33,7 +33,7 @@ class _Watch:
     seen: float  # when it was last known to be processing
     waiters: int = 0
     resolved: anyio.Event = attrs.field(factory=anyio.Event)
-    scope: anyio.CancelScope | None = None  # of the poll that is out
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)  # of the latest poll
     outcome: Operation[Any] | Exception | None = None
 
 
@@ -142,12 +142,12 @@ class Poller:
                         permit = None
                     case Drop(key=held) as drop:
                         self._scheduler.begin(drop, now=now)
-                        self._cancel_poll(held)  # type: ignore[arg-type]  # as above
-                    case Sleep(until=until):
+                        held.scope.cancel()  # type: ignore[attr-defined]  # as above
+                    case sleep:
                         if permit is not None:
                             self._transport.pacer.give_back(permit)
                             permit = None
-                        with anyio.move_on_after(None if until is None else max(0.0, until - now)):
+                        with anyio.move_on_after(None if sleep.until is None else max(0.0, sleep.until - now)):
                             await self._changed.wait()
 
     async def _poll(self, watch: _Watch, poll: Poll, permit: Ticket, scope: anyio.CancelScope) -> None:
@@ -177,7 +177,6 @@ class Poller:
             self._scheduler.forget(watch, now=anyio.current_time())
         finally:
             now = anyio.current_time()
-            watch.scope = None
             self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random())  # noqa: S311 - spreads polls
             self._changed.set()
         if outcome is Outcome.PROCESSING:
@@ -203,12 +202,8 @@ class Poller:
         """Stop looking at an operation, and end the poll that nobody needs any more."""
         del self._watches[watch.handle]
         if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
-            self._cancel_poll(watch)
-        self._changed.set()
-
-    def _cancel_poll(self, watch: _Watch) -> None:
-        if watch.scope is not None:
             watch.scope.cancel()
+        self._changed.set()
 
     def _resolve(self, watch: _Watch, outcome: Operation[Any] | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:

@@ -11,7 +11,17 @@ import anyio.lowlevel
 import pytest
 from conftest import STUCK, settings, simulate
 
-from soundpiece_async import Failed, Handle, InvalidRequest, NewFx, Session, SessionClosed, Succeeded
+from soundpiece_async import (
+    AuthenticationError,
+    Failed,
+    Handle,
+    InsufficientCredits,
+    InvalidRequest,
+    NewFx,
+    Session,
+    SessionClosed,
+    Succeeded,
+)
 from soundpiece_async._lifetime import Lifetime
 
 pytestmark = pytest.mark.anyio
@@ -238,3 +248,53 @@ async def test_two_closes_both_wait_for_the_end() -> None:
                 async with anyio.create_task_group() as closing:
                     closing.start_soon(session.aclose)
                     closing.start_soon(session.aclose)
+
+
+async def test_closing_waits_until_every_call_has_unwound() -> None:
+    """What a call must finish on its way out, it finishes before ``close`` returns."""
+    life, unwound = Lifetime(), False
+    await life.start(_opens())
+    began = anyio.Event()
+
+    async def call() -> None:
+        nonlocal unwound
+        with pytest.raises(SessionClosed), life.inside():
+            try:
+                began.set()
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.05)
+                unwound = True
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await began.wait()
+        await life.close()
+        assert unwound
+
+
+async def test_leaving_while_the_iterable_waits_cancels_it(session: Session) -> None:
+    """A source that has nothing to say yet does not keep the context manager."""
+    waiting = anyio.Event()
+
+    async def requests() -> AsyncIterator[NewFx]:
+        yield fx()
+        waiting.set()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        async with session.run_many(requests()) as results:
+            await anext(results)
+            await waiting.wait()
+
+
+async def test_once_the_key_is_refused_nothing_more_is_asked(session: Session) -> None:
+    """An empty account still answers questions; a refused key does not."""
+    run = session.run_many([fx()])
+    for refusal in (None, InsufficientCredits("no", status=402)):
+        run._refusal = refusal
+        run._brakes.asking()
+    run._refusal = AuthenticationError("no", status=401)
+    with pytest.raises(AuthenticationError):
+        run._brakes.asking()

@@ -3,6 +3,7 @@ import pytest
 from conftest import STUCK, settings, simulate
 
 from soundpiece_async import Handle, Limits, NewFx, Session, ValidationError, WaitTimeout
+from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
 from soundpiece_async._poller import DELIVERED
 from soundpiece_async._reader import REMEMBERED
 from soundpiece_async.simulator import Fault
@@ -82,3 +83,49 @@ async def test_memories_are_bounded() -> None:
             session.deliver(copy)
         assert f"remembers={REMEMBERED}" in repr(session._reader)
         assert len(session._poller._delivered) == DELIVERED
+
+
+async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
+    """The connection is given up, its slot goes to another, and the operation gets a later turn."""
+
+    class Impatient(Scheduler):
+        """Drops the first hold, once."""
+
+        held: object = None
+
+        def begin(self, action: Poll | Drop, *, now: float) -> None:
+            super().begin(action, now=now)
+            self.held = action.key if isinstance(action, Poll) and action.wait and self.held is None else ()
+
+        def next_action(self, now: float, *, rate: float | None = None) -> Poll | Drop | Sleep:
+            if self.held:
+                return Drop(self.held)
+            return super().next_action(now, rate=rate)
+
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        session._poller._scheduler = Impatient(slots=1)
+        operation = await session.submit(fx())
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.wait, operation)
+            with anyio.fail_after(5):
+                while sum(request.method == "GET" for request in sim.log) < 2:
+                    await anyio.sleep(0.005)
+            sim.finish(operation.id)
+        assert sim.peak_polls == 1
+
+
+async def test_a_permit_that_comes_too_late_is_given_back() -> None:
+    """Who waited has gone while the gate was closed: the permit is not used, and not kept."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=1)
+        with anyio.move_on_after(0.1):
+            await session.submit(fx(1))
+        with pytest.raises(WaitTimeout):
+            await session.wait(operation, timeout=0.1)
+        gate = session._transport.pacer.gate
+        assert gate.waiting == 1
+        with anyio.fail_after(5):
+            while gate.waiting or gate.in_flight:
+                await anyio.sleep(0.01)
+        assert all(request.method == "PUT" for request in sim.log)

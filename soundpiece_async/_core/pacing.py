@@ -183,8 +183,9 @@ class Gate:
             ticket.place = _Place.GONE
         elif ticket.place is _Place.OUT:
             self._return(ticket)
-            if not sent and ticket.epoch == self._epoch:  # a cut since has reset the permits
-                self._due = max(self._due - ticket.cost, now - _SAVED_SECONDS)
+            if not sent and ticket.epoch == self._epoch and self.rate is not None:  # a cut since has reset the permits
+                cost = min(ticket.cost, 1 / self.rate)  # one permit at today's rate, and not at a slower one of before
+                self._due = max(self._due - cost, now - _SAVED_SECONDS)
 
     def admit(self, *, now: float) -> list[Ticket]:
         """Let in those that may send now, in the order in which they should."""
