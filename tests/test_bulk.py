@@ -130,6 +130,17 @@ async def test_an_iterable_that_raises_ends_the_reading_and_not_the_pieces(sessi
     assert [type(result) for result in done] == [Succeeded, Succeeded]
 
 
+async def test_any_asynchronous_iterable_will_do(session: Session) -> None:
+    """A channel, for one: requests are taken as they come."""
+    send, receive = anyio.create_memory_object_stream[NewFx](5)
+    async with receive:
+        with send:
+            for number in range(3):
+                send.send_nowait(fx(number))
+        async with session.run_many(receive) as results:
+            assert len([result async for result in results]) == 3
+
+
 async def test_an_error_of_the_body_comes_out_bare(session: Session) -> None:
     """No exception group: the caller's own error leaves the context manager as it was raised."""
     with pytest.raises(KeyError):
