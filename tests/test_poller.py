@@ -1,8 +1,9 @@
 import anyio
+import attrs
 import pytest
 from conftest import STUCK, settings, simulate
 
-from soundpiece_async import Handle, Limits, NewFx, Session, ValidationError, WaitTimeout
+from soundpiece_async import Handle, Limits, NewFx, Session, Status, ValidationError, WaitTimeout
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
 from soundpiece_async._poller import DELIVERED
 from soundpiece_async._reader import REMEMBERED
@@ -129,3 +130,20 @@ async def test_a_permit_that_comes_too_late_is_given_back() -> None:
             while gate.waiting or gate.in_flight:
                 await anyio.sleep(0.01)
         assert all(request.method == "PUT" for request in sim.log)
+
+
+async def test_news_for_an_operation_nobody_waits_for_any_more_is_no_news() -> None:
+    """A result that comes when its last waiter has just left, or after a webhook, is dropped."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        ready = attrs.evolve(operation, status=Status.READY)
+        with pytest.raises(WaitTimeout):
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.wait, operation)
+                await anyio.sleep(0.05)
+                watch = session._poller._watches[operation.handle]
+                group.cancel_scope.cancel()
+            session._poller._resolve(watch, ready)
+            assert watch.outcome is None
+            assert session.statistics().ready == 0
+            await session.wait(operation, timeout=0.01)
