@@ -33,7 +33,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests, warnings as errors; on the oldest interpreter, hold the branch coverage at 100 %."""
+    """Run the tests, warnings as errors; on the oldest interpreter, hold the branch coverage."""
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[0] else []
