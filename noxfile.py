@@ -1,12 +1,13 @@
 """The workshop: ``nox`` runs the tests on every interpreter that is here, the lint and the type checks."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2024.10"
-nox.options.sessions = ["lint", "typing", "tests"]
+nox.options.sessions = ["lint", "typing", "tests", "browser"]
 nox.options.error_on_missing_interpreters = False  # a missing interpreter is skipped with a word, also on a CI machine
 nox.options.reuse_venv = "yes"
 
@@ -38,6 +39,18 @@ def tests(session: nox.Session) -> None:
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[0] else []
     session.run("pytest", "-q", "-n", "3", *coverage, *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
+def browser(session: nox.Session) -> None:
+    """Use the pages as a person would, in a real Chromium; installed where that is possible, else skipped with a word."""
+    if not shutil.which("chromium"):
+        if not shutil.which("apt-get") or os.geteuid() != 0:
+            session.skip("no chromium on the PATH, and no way to install it: these tests need it")
+        session.run("apt-get", "update", "-q", external=True, silent=True)
+        session.run("apt-get", "install", "-y", "-q", "chromium", external=True, silent=True)
+    install(session, "test", "browser")
+    session.run("pytest", "-q", "tests/browser", *session.posargs)
 
 
 @nox.session
