@@ -43,7 +43,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def browser(session: nox.Session) -> None:
-    """Use the pages as a person would, in a real Chromium; installed where that is possible, else skipped with a word."""
+    """Use the pages as a person would, in a real Chromium, which is installed if that is possible."""
     if not shutil.which("chromium"):
         if not shutil.which("apt-get") or os.geteuid() != 0:
             session.skip("no chromium on the PATH, and no way to install it: these tests need it")

@@ -1,55 +1,59 @@
 """Asyncio-first client for the Soundpiece audio API: fan out, poll under one limit, stream verified FLAC to disk."""
 
-from soundpiece_async._bulk import RunMany
-from soundpiece_async._core.errors import (
-    ApiError,
-    AuthenticationError,
-    BadRequest,
-    CorruptAudio,
-    DecodeError,
-    DownloadError,
-    FieldError,
-    InsufficientCredits,
-    InvalidRequest,
-    JournalError,
-    NotFound,
-    OperationFailed,
-    RateLimited,
-    ServerError,
-    SessionClosed,
-    SettingsError,
-    SoundpieceError,
-    TransportError,
-    ValidationError,
-    WaitTimeout,
-    WebhookError,
-)
-from soundpiece_async._core.models import (
-    Failed,
-    Operation,
-    OperationError,
-    SavedFile,
-    Statistics,
-    Status,
-    Succeeded,
-)
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import (
-    AudioSource,
-    AutoCutDown,
-    NewFx,
-    NewInstrumental,
-    NewSample,
-    NewSong,
-    RemixInstrumental,
-    RemixSong,
-    Request,
-    SeparateStems,
-)
-from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
-from soundpiece_async._journal import Journal
-from soundpiece_async._session import Session
-from soundpiece_async._streaming import AudioStream
+from importlib import import_module
+
+TYPE_CHECKING = False  # as typing has it, which is slow to load
+if TYPE_CHECKING:
+    from soundpiece_async._bulk import RunMany
+    from soundpiece_async._core.errors import (
+        ApiError,
+        AuthenticationError,
+        BadRequest,
+        CorruptAudio,
+        DecodeError,
+        DownloadError,
+        FieldError,
+        InsufficientCredits,
+        InvalidRequest,
+        JournalError,
+        NotFound,
+        OperationFailed,
+        RateLimited,
+        ServerError,
+        SessionClosed,
+        SettingsError,
+        SoundpieceError,
+        TransportError,
+        ValidationError,
+        WaitTimeout,
+        WebhookError,
+    )
+    from soundpiece_async._core.models import (
+        Failed,
+        Operation,
+        OperationError,
+        SavedFile,
+        Statistics,
+        Status,
+        Succeeded,
+    )
+    from soundpiece_async._core.outputs import Handle, Output
+    from soundpiece_async._core.requests import (
+        AudioSource,
+        AutoCutDown,
+        NewFx,
+        NewInstrumental,
+        NewSample,
+        NewSong,
+        RemixInstrumental,
+        RemixSong,
+        Request,
+        SeparateStems,
+    )
+    from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
+    from soundpiece_async._journal import Journal
+    from soundpiece_async._session import Session
+    from soundpiece_async._streaming import AudioStream
 
 __all__ = [
     "ApiError",
@@ -101,3 +105,29 @@ __all__ = [
     "WaitTimeout",
     "WebhookError",
 ]
+
+_ROOMS = (
+    "_core.errors",
+    "_core.models",
+    "_core.outputs",
+    "_core.requests",
+    "_core.settings",
+    "_bulk",
+    "_journal",
+    "_streaming",
+    "_session",
+)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first asked for (PEP 562): the command line has to catch Ctrl-C before that."""
+    if name in __all__:
+        for room in _ROOMS:
+            module = import_module(f"{__name__}.{room}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -33,11 +33,28 @@ def imports(path: Path) -> set[str]:
 
 
 def test_the_public_list_is_sorted_and_complete() -> None:
-    """``__all__`` lists what ``__init__`` imports, and nothing else is public."""
+    """``__all__`` lists what type checkers see imported, each can be had, and there is nothing else."""
     names = soundpiece_async.__all__
     assert names == sorted(names)
-    public = {name for name, value in vars(soundpiece_async).items() if name[0] != "_" and not inspect.ismodule(value)}
-    assert set(names) == public
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    shown = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(shown) == sorted([*names, "import_module"])
+    assert set(names) <= set(dir(soundpiece_async))
+    for name in names:
+        assert getattr(soundpiece_async, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Sessions'"):
+        soundpiece_async.Sessions  # noqa: B018 - asking is what is tested
+
+
+def test_the_command_line_is_quick_to_catch_signals() -> None:
+    """Before it does, nothing is imported but what Python itself has loaded, the signals and our first two files."""
+    code = f"""import sys
+sys.path.append({str(ROOT)!r})
+loaded = set(sys.modules)
+from soundpiece_async.cli import main
+print(*set(sys.modules) - loaded)"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+    assert not {"typing", "asyncio", "anyio", "attr"} & set(done.stdout.split())
 
 
 def test_the_readme_names_every_public_name() -> None:
@@ -67,7 +84,9 @@ def test_the_simulator_shares_no_code_with_the_client() -> None:
 
 def test_importing_the_package_needs_no_extra() -> None:
     """The extras are imported where they are used."""
-    code = "import sys, soundpiece_async; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = (
+        "import sys; from soundpiece_async import *; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
     assert not {"numpy", "soundfile", "cyclopts", "rich", "uvloop", "orjson", "obstore"} & set(done.stdout.split())
 

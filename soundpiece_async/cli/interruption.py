@@ -5,15 +5,13 @@ cleaning up after the first Ctrl-C. Here a signal only cancels the work, at one 
 nothing, because cleaning up is short.
 """
 
-import asyncio
 import signal
-from collections.abc import Awaitable, Callable
-from types import FrameType
-from typing import Self
 
-import anyio
-
-from soundpiece_async.cli.endings import DONE, INTERRUPTED
+TYPE_CHECKING = False  # the module typing itself would take longer to load than all of this file
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import FrameType
+    from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,7 +31,7 @@ class Interruption:
     def __repr__(self) -> str:
         return f"<Interruption noted={self.noted}>"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -42,8 +40,12 @@ class Interruption:
             # the interpreter takes handlers back before its own end, but leaves an ignored signal ignored
             signal.signal(number, signal.SIG_IGN if self._last else handler)
 
-    async def guard(self, work: Callable[[], Awaitable[None]]) -> int:
-        """Do the work until it ends or a signal comes, also one that came earlier; gives the exit code."""
+    async def guard(self, work: "Callable[[], Awaitable[None]]") -> bool:
+        """Do the work until it ends or a signal comes, also one that came earlier; says whether one did."""
+        import asyncio  # noqa: PLC0415 - both take their time, and by now the signals are in our hands
+
+        import anyio  # noqa: PLC0415
+
         loop = asyncio.get_running_loop()  # anyio has no way to call into the loop from a signal handler
         with anyio.CancelScope() as scope:
             if self.noted:
@@ -53,9 +55,9 @@ class Interruption:
                 await work()
             finally:
                 self._cancel = _do_nothing
-        return INTERRUPTED if scope.cancelled_caught else DONE
+        return scope.cancelled_caught
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _note(self, _number: int, _frame: "FrameType | None") -> None:
         self.noted = True
         self._cancel()
 

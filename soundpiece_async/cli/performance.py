@@ -1,0 +1,33 @@
+"""One command line from its words to its exit code."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+import anyio
+
+from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, explain
+from soundpiece_async.cli.interruption import Interruption
+from soundpiece_async.cli.speech import drain, tell
+
+
+def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
+    """Do what a command line says, and say how it ended; None stands for this process's own."""
+    try:
+        code = _try(sys.argv[1:] if arguments is None else arguments, interruption)
+    except Exception as error:  # noqa: BLE001 - explain raises again what it cannot explain
+        code, why = explain(error)
+    else:
+        why = "interrupted" if code == INTERRUPTED else ""
+    with suppress(BrokenPipeError):
+        if why:
+            tell(why)
+    return code if drain() else code or FAILED
+
+
+def _try(arguments: Sequence[str], interruption: Interruption) -> int:
+    """Read the command line and do it; a signal that comes before the loop runs counts once it does."""
+    from soundpiece_async.cli.commands import parse  # noqa: PLC0415 - cyclopts may be missing, and that is explained
+
+    work = parse(arguments)
+    return DONE if work is None else INTERRUPTED if anyio.run(interruption.guard, work) else DONE
