@@ -24,6 +24,7 @@ def show_pyenv_interpreters() -> None:
 
 
 show_pyenv_interpreters()
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of some hundred processes compiles all that it imports
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -34,11 +35,17 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests, warnings as errors; on the oldest interpreter, hold the branch coverage."""
+    """Run the tests, warnings as errors.
+
+    The oldest interpreter holds the branch coverage, the next one the simulator against the machine-readable contract,
+    and on the newest all loops are in debug mode.
+    """
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[0] else []
     session.run("pytest", "-q", "-n", "3", *coverage, *session.posargs)
+    if session.python == PYTHONS[1]:
+        session.run("pytest", "-q", "-n", "2", "tests/openapi")
 
 
 @nox.session(python=PYTHONS[-1])

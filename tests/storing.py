@@ -11,7 +11,6 @@ from typing import Any
 import anyio.to_thread
 import attrs
 import obstore
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from soundpiece_async._objects import Target, open_folder
@@ -53,6 +52,8 @@ def count_pending(url: str) -> int:
 @contextmanager
 def serve_s3() -> Iterator[str]:
     """Run an S3 server with one bucket; gives its URL."""
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # noqa: PLC0415 - takes two seconds
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

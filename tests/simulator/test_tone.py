@@ -81,7 +81,7 @@ def test_a_file_is_what_a_flac_reader_expects(style: str) -> None:
     assert np.array_equal(decode(data), samples(score))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     prompt=st.one_of(st.text(max_size=60), st.sampled_from(STRANGE)),
     seed=st.integers(-(2**70), 2**70),
@@ -108,9 +108,9 @@ def test_a_strange_prompt_still_sounds(prompt: str, style: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["song", "fx"])
-@pytest.mark.parametrize("seconds", [0.05, 120.0])
+@pytest.mark.parametrize("seconds", [0.05, 60.0])
 def test_a_length_may_be_extreme(style: str, seconds: float) -> None:
-    """From a twentieth of a second to two minutes: exact, audible at every stage, not clipped."""
+    """From a twentieth of a second to a minute: exact, audible at every stage, not clipped."""
     pcm = samples(compose("upbeat pop", seed=8, style=style, seconds=seconds))
     parts = np.array_split(pcm[: -len(pcm) // 8], 4)
 
