@@ -122,10 +122,8 @@ _ROOMS = (
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for (PEP 562): the command line has to catch Ctrl-C before that."""
     if name in __all__:
-        for room in _ROOMS:
-            module = import_module(f"{__name__}.{room}")
-            if hasattr(module, name):
-                return globals().setdefault(name, getattr(module, name))
+        modules = (import_module(f"{__name__}.{room}") for room in _ROOMS)
+        return globals().setdefault(name, next(getattr(module, name) for module in modules if hasattr(module, name)))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
