@@ -38,8 +38,8 @@ _share = attrs.validators.and_(attrs.validators.ge(0.0), attrs.validators.le(1.0
 class Simulator:
     """The Soundpiece API on the loopback interface: `async with Simulator(speed=100) as sim`, then talk to `sim.url`.
 
-    It may be entered and left in different tasks, and only once. What it answers follows from `seed` and the requests,
-    see `world`; it never talks to anything outside private networks.
+    It may be entered and left in different tasks, and only once; while it is open, any thread may use it. What it
+    answers follows from `seed` and the requests, see `world`; it never talks to anything outside private networks.
 
     Attributes:
         seed: Where all chance comes from.
@@ -224,8 +224,7 @@ class Simulator:
     def finish(self, operation: str, *, failure: str | None = None) -> None:
         """End an operation now, by its id; with the code of a `failure` it fails."""
         error = None if failure is None else OperationError(code=failure)
-        self._world.finish(operation, now=anyio.current_time(), failure=error)
-        self._timeline.catch_up()
+        self._life.call(partial(self._timeline.finish, operation, failure=error))
 
     def retake(self, operation: str) -> None:
         """Put other audio of the same length behind the URLs of a ready operation: its ETags change."""

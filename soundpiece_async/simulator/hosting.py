@@ -50,6 +50,27 @@ class Life:
             with anyio.CancelScope(shield=True):
                 await self._task
 
+    def call(self, function: Callable[[], None]) -> None:
+        """Call something in the loop this lives in, from that loop or from any other thread."""
+        loop = None if self._task is None else self._task.get_loop()
+        if loop is None or not loop.is_running():
+            raise RuntimeError("the Simulator's loop does not run now: nothing can be done to it")
+        if _is_running_here(loop):
+            function()
+            return
+
+        async def call() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(call(), loop).result()
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:  # none runs in this thread
+        return False
+
 
 @asynccontextmanager
 async def listen(handler: Handler, *, host: str, port: int) -> AsyncIterator[str]:

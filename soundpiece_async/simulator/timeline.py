@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 import attrs
 
-from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.operations import Operation, OperationError
 from soundpiece_async.simulator.world import World
 
 
@@ -46,6 +46,11 @@ class Timeline:
         if self.world.next_due < self._alarm:
             self._earlier.set()
         return now
+
+    def finish(self, identity: str, *, failure: OperationError | None) -> None:
+        """End an operation now; with a failure it fails."""
+        self.world.finish(identity, now=anyio.current_time(), failure=failure)
+        self.catch_up()
 
     async def wait(self, operation: Operation, *, seconds: float) -> None:
         """Wait until the operation has ended, at most `seconds`."""

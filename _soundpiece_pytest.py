@@ -1,0 +1,177 @@
+"""The pytest plugin: a simulated service for each test, or one for the run, and a session that talks to it.
+
+pytest loads this in every run, also of projects that never use it. So it is a file beside the package, inside which
+nothing can be imported without the rest, and it imports what it needs when a fixture is asked for.
+
+Every simulator lives in the loop of one thread, which outlives the loops of the tests. Needs the extra `pytest`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from anyio.from_thread import BlockingPortal
+
+    from soundpiece_async import Session, Settings
+    from soundpiece_async.simulator import Simulator
+
+Scope: TypeAlias = Literal["function", "class", "module", "package", "session"]
+
+_MARKER = """\
+soundpiece(scope="function", **options): the test's simulated service, made with these options of \
+soundpiece_async.simulator.Simulator on top of soundpiece_options; scope="session": the one that all such tests share"""
+_LOOP_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
+_GIVE_UP = 2.0
+"""Seconds after which a submit without a usable answer is given up: a test has no five minutes for an outage."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; and, where pytest-asyncio is at work, the session in its words."""
+    config.addinivalue_line("markers", _MARKER)
+    if config.pluginmanager.has_plugin("asyncio"):
+        config.pluginmanager.register(_make_asyncio_fixtures(), "soundpiece-asyncio")
+
+
+@pytest.fixture(scope="session")
+def soundpiece_options() -> dict[str, Any]:
+    """Options of every simulator; override it in your conftest.py, the marker's come on top.
+
+    By default pieces are ready some 500 times sooner than the real service's, songs are short, and webhooks may go to
+    a receiver on this machine.
+    """
+    return {"speed": 500.0, "track_seconds": (0.3, 0.6), "allow_private_callbacks": True}
+
+
+@pytest.fixture
+def soundpiece_simulator(request: pytest.FixtureRequest, soundpiece_options: dict[str, Any]) -> Iterator[Simulator]:
+    """The test's own simulated service, with the options of its `soundpiece` markers, the closest first."""
+    marks = list(request.node.iter_markers("soundpiece"))
+    if any(mark.args for mark in marks):
+        pytest.fail("@pytest.mark.soundpiece takes options by name only", pytrace=False)
+    options = {name: value for mark in reversed(marks) for name, value in mark.kwargs.items()}
+    match options.pop("scope", "function"):
+        case "function":
+            yield from _run_simulator(request, soundpiece_options | options)
+        case "session" if not options:
+            yield request.getfixturevalue("soundpiece_shared_simulator")
+        case "session":
+            pytest.fail("the shared simulator is made with soundpiece_options, not with a marker's", pytrace=False)
+        case scope:
+            pytest.fail(f'a simulator has the scope "function" or "session", not {scope!r}', pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def soundpiece_shared_simulator(
+    request: pytest.FixtureRequest, soundpiece_options: dict[str, Any]
+) -> Iterator[Simulator]:
+    """One simulated service for the whole run, for fixtures of that scope, as an application that is started once."""
+    yield from _run_simulator(request, soundpiece_options)
+
+
+@pytest.fixture
+def soundpiece_settings(soundpiece_simulator: Simulator) -> Settings:
+    """Settings that lead to the simulator; outages are given up after two seconds."""
+    from soundpiece_async import RetryRules, Settings  # noqa: PLC0415 - only now somebody wants it
+
+    return Settings(
+        api_key=soundpiece_simulator.api_key,
+        base_url=soundpiece_simulator.url,
+        retries=RetryRules(submit_for=_GIVE_UP),
+    )
+
+
+@pytest.fixture
+def soundpiece_environ(soundpiece_simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment variables that lead a `Session()` to the simulator, set for this test."""
+    secret = soundpiece_simulator.webhook_secret
+    environ = dict(soundpiece_simulator.environ)
+    if isinstance(secret, str):
+        environ["SOUNDPIECE_WEBHOOK_SECRET"] = secret
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return environ
+
+
+@pytest.fixture
+def soundpiece_session(request: pytest.FixtureRequest) -> Session:
+    """An open session in the test's own loop, under pytest-asyncio or anyio's plugin; it talks to the simulator."""
+    session: Session = request.getfixturevalue(_choose_session(request))
+    return session
+
+
+@pytest.fixture
+async def _soundpiece_session_anyio(soundpiece_settings: Settings) -> AsyncIterator[Session]:
+    async with _make_session(soundpiece_settings) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def _soundpiece_thread() -> Iterator[BlockingPortal]:
+    """The thread that all simulators live in; opening one more takes it a millisecond."""
+    from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - only now somebody wants it
+
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+def _run_simulator(request: pytest.FixtureRequest, options: dict[str, Any]) -> Iterator[Simulator]:
+    try:
+        from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - it renders audio: half a second of imports
+    except ModuleNotFoundError as error:
+        pytest.fail(f'no {error.name}, no simulator: pip install "soundpiece-async[pytest]"', pytrace=False)
+    try:
+        simulator = Simulator(**options)
+    except (TypeError, ValueError) as error:
+        pytest.fail(f"such a simulator cannot be: {error}", pytrace=False)
+    portal: BlockingPortal = request.getfixturevalue("_soundpiece_thread")
+    with portal.wrap_async_context_manager(simulator):
+        yield simulator
+
+
+def _make_session(settings: Settings) -> Session:
+    from soundpiece_async import Session  # noqa: PLC0415 - only now somebody wants it
+
+    return Session(settings)
+
+
+def _choose_session(request: pytest.FixtureRequest) -> str:
+    """Name the fixture that opens a session in the very loop that the test will run in."""
+    mark = request.node.get_closest_marker("asyncio")
+    if mark is not None and request.config.pluginmanager.has_plugin("soundpiece-asyncio"):
+        scope = mark.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
+        return f"_soundpiece_session_asyncio_{scope}"
+    if "anyio_backend" not in request.fixturenames:
+        pytest.fail(
+            "soundpiece_session needs an asynchronous test, run by pytest-asyncio or by anyio's plugin", pytrace=False
+        )
+    if request.getfixturevalue("anyio_backend_name") != "asyncio":
+        pytest.fail(
+            "soundpiece_async runs on asyncio alone: override the fixture anyio_backend to return 'asyncio'",
+            pytrace=False,
+        )
+    return "_soundpiece_session_anyio"
+
+
+def _make_asyncio_fixtures() -> ModuleType:
+    """Make one fixture for each loop that pytest-asyncio may run a test in: a session is of one loop."""
+    import pytest_asyncio  # noqa: PLC0415 - it is optional, and there: pytest has loaded it
+
+    def make(scope: Scope) -> Callable[..., Any]:
+        async def open_session(soundpiece_settings: Settings) -> AsyncIterator[Session]:
+            async with _make_session(soundpiece_settings) as session:
+                yield session
+
+        fixture: Callable[..., Any] = pytest_asyncio.fixture(
+            open_session, loop_scope=scope, name=f"_soundpiece_session_asyncio_{scope}"
+        )
+        return fixture
+
+    fixtures = ModuleType("soundpiece_asyncio", "The session fixture of `_soundpiece_pytest`, for pytest-asyncio.")
+    vars(fixtures).update({scope: make(scope) for scope in _LOOP_SCOPES})
+    return fixtures
