@@ -1,9 +1,11 @@
 """The pytest plugin as users meet it: inner test runs, under each runner of asynchronous tests."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -200,3 +202,11 @@ def test_a_simulator_in_a_thread_is_used_from_another() -> None:
             simulator.finish("op_1")
     with pytest.raises(RuntimeError, match="does not run"):
         simulator.finish("op_1")
+
+
+def test_the_page_about_testing_holds(run: Run) -> None:
+    """Its application and its tests, as one file."""
+    page = (Path(__file__).parent.parent / "docs" / "testing.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    result = run("\n".join(blocks), "--durations=0", asyncio_mode="strict")
+    result.assert_outcomes(passed=sum(block.count("def test_") for block in blocks))

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from soundpiece_async._core import showing
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
@@ -75,6 +76,12 @@ class Operation(Generic[R_co]):
         """Route and id: what to store to come back to this operation."""
         return Handle(self.route, self.id)
 
+    def __rich_repr__(self) -> showing.Fields:
+        return showing.operation_fields(self)
+
+    def _repr_html_(self) -> str:
+        return showing.operation_html(self)
+
 
 @attrs.frozen(kw_only=True)
 class SavedFile:
@@ -100,6 +107,12 @@ class SavedFile:
     output: Output
     url: str | None = None
 
+    def __rich_repr__(self) -> showing.Fields:
+        return showing.file_fields(self)
+
+    def _repr_html_(self) -> str:
+        return showing.file_html(self)
+
 
 @attrs.frozen(kw_only=True)
 class Succeeded(Generic[R_co]):
@@ -108,6 +121,12 @@ class Succeeded(Generic[R_co]):
     request: R_co
     operation: Operation[R_co]
     files: tuple[SavedFile, ...] = ()
+
+    def __rich_repr__(self) -> showing.Fields:
+        return showing.succeeded_fields(self)
+
+    def _repr_html_(self) -> str:
+        return showing.succeeded_html(self)
 
 
 @attrs.frozen(kw_only=True)
