@@ -7,43 +7,43 @@ from typing import Any, Literal, assert_type
 
 from obstore.store import MemoryStore
 
-from soundpiece_async._core.errors import (
+from soundpiece_async import (
     ApiError,
+    AudioSource,
+    AutoCutDown,
     CorruptAudio,
     DecodeError,
     DownloadError,
-    FieldError,
-    InvalidRequest,
-    OperationFailed,
-    RateLimited,
-    SoundpieceError,
-    ValidationError,
-    WaitTimeout,
-)
-from soundpiece_async._core.models import (
     Failed,
-    Operation,
-    OperationError,
-    SavedFile,
-    Statistics,
-    Status,
-    Succeeded,
-)
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import (
-    AudioSource,
-    AutoCutDown,
+    FieldError,
+    Handle,
+    InvalidRequest,
+    Limits,
     NewFx,
     NewInstrumental,
     NewSample,
     NewSong,
+    Operation,
+    OperationError,
+    OperationFailed,
+    Output,
+    RateLimited,
     RemixInstrumental,
     RemixSong,
     Request,
+    RetryRules,
+    SavedFile,
     SeparateStems,
+    Session,
+    Settings,
+    SoundpieceError,
+    Statistics,
+    Status,
+    Succeeded,
+    Timeouts,
+    ValidationError,
+    WaitTimeout,
 )
-from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
-from soundpiece_async._session import Session
 
 
 def make_requests(output: Output) -> list[Request]:

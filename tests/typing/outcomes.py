@@ -1,0 +1,134 @@
+"""What a user's type checker knows of results, and what it refuses; checked by mypy and pyright, never run.
+
+A line that ends in ``type: ignore`` and ``pyright: ignore`` must be an error for both: once one of them finds nothing
+wrong with it, its comment is unused, and that is an error.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any, assert_never, assert_type
+
+from soundpiece_async import (
+    Failed,
+    Handle,
+    InvalidRequest,
+    Journal,
+    NewFx,
+    NewSong,
+    Operation,
+    Output,
+    Request,
+    RunMany,
+    SavedFile,
+    SeparateStems,
+    Session,
+    Settings,
+    SoundpieceError,
+    Status,
+    Succeeded,
+    WaitTimeout,
+)
+
+
+def read(value: object) -> None:
+    """Use what was read."""
+    assert value
+
+
+async def run_one(session: Session) -> str:
+    """The class of the request comes back with every answer."""
+    request = NewSong("[Verse]\nRain again", prompt="synthwave")
+    operation = await session.submit(request)
+    assert_type(operation, Operation[NewSong])
+    assert_type(await session.wait(operation, timeout=300), Operation[NewSong])
+    assert_type(await session.refresh(operation), Operation[NewSong])
+    done = await session.run(request, save_to="out")
+    assert_type(done, Succeeded[NewSong])
+    assert_type(done.request.lyrics, str)
+    assert_type(done.operation.request.lyrics, str)
+    assert_type(done.files, tuple[SavedFile, ...])
+    return done.operation.request.lyrics
+
+
+async def come_back(session: Session, handle: Handle) -> None:
+    """Of an operation known by its handle, the request may be of any class, or unknown."""
+    operation = await session.wait(handle)
+    assert_type(operation, Operation[Request | None])
+    read(operation.request.lyrics)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    if isinstance(operation.request, NewSong):
+        assert_type(operation.request.lyrics, str)
+
+
+async def run_many(session: Session, journal: Journal, songs: AsyncIterator[NewSong]) -> None:
+    """Results of one class, or of the union of several."""
+    async with session.run_many(songs, journal=journal) as results:
+        assert_type(results, RunMany[NewSong])
+        async for result in results:
+            assert_type(result, Succeeded[NewSong] | Failed[NewSong])
+            assert_type(result.request.lyrics, str)
+    mixed: list[NewSong | NewFx] = [NewSong("la", prompt="pop"), NewFx("thud", duration=1)]
+    async with session.run_many(mixed, ordered=True) as either:
+        async for outcome in either:
+            match outcome:
+                case Succeeded(request=NewSong() as song):
+                    assert_type(song.lyrics, str)
+                case Succeeded(request=NewFx(duration=duration)):
+                    assert_type(duration, float)
+                case _:
+                    assert_type(outcome.request.idempotency_key, str)
+
+
+def match_all(outcome: Succeeded[NewFx] | Failed[NewFx]) -> str:
+    """There are two outcomes, and a checker knows it."""
+    match outcome:
+        case Succeeded(operation=operation):
+            return operation.id
+        case Failed(error=error):
+            assert_type(error, SoundpieceError)
+            return str(error)
+        case _:
+            assert_never(outcome)
+
+
+def forget_one(outcome: Succeeded[NewFx] | Failed[NewFx]) -> str:
+    """Who forgets an outcome is told."""
+    match outcome:
+        case Succeeded(operation=operation):
+            return operation.id
+        case _:
+            assert_never(outcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def misspell(session: Session, output: Output, outcome: Succeeded[NewFx] | Failed[NewFx]) -> None:
+    """What there is not is refused before it runs."""
+    NewSong(lyrics="la", promt="pop")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    NewSong("la", "pop")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    NewFx("thud")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    NewFx("thud", duration="1 s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SeparateStems(source=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Settings("spk_key")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Settings(api_key="spk_key", verify="ful")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    done = await session.run(NewFx("thud", duration=1))
+    read(done.request.lyrics)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    read(done.operation.outputs[0].uri)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    read(outcome.files)  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue]
+    await session.run("la")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    await session.wait("create.new_fx/op_1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await session.download(done.operation)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    session.deliver(output)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def change(request: NewFx, operation: Operation[NewFx], error: WaitTimeout | InvalidRequest) -> None:
+    """Nothing that the service said, and nothing that was asked for, can be changed."""
+    request.duration = 2.0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    operation.status = Status.READY  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    read(error.field)  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def narrow(operation: Operation[Request]) -> Operation[NewSong]:
+    """An operation of any class is none of a special one."""
+    return operation  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+def keep(operation: Operation[Any]) -> Operation[NewSong]:
+    """Whoever says ``Any`` is believed."""
+    return operation
