@@ -1,0 +1,42 @@
+"""A pipeline: several instrumentals at once, each split into stems, and each stem cut down.
+
+    python examples/pipeline.py out "ambient, slow" "house, piano"
+
+An output is the source of the next request as it is. Its URL may expire on the way: the session gets a fresh one.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from soundpiece_async import AutoCutDown, NewInstrumental, Output, SavedFile, SeparateStems, Session
+
+
+async def cut(session: Session, stem: Output, out: Path, *, name: str, seconds: float) -> SavedFile:
+    """Cut one stem down, and save it under a name that people understand."""
+    done = await session.run(AutoCutDown(stem, target_duration=seconds))
+    return await session.download(done.operation.outputs[0], out, name=f"{name}-{stem.kind}", overwrite=True)
+
+
+async def produce(session: Session, prompt: str, out: Path, *, seconds: float) -> list[SavedFile]:
+    """Go the whole way with one prompt; the last step is taken with all stems at the same time."""
+    track = await session.run(NewInstrumental(prompt))
+    stems = await session.run(SeparateStems(track.operation.outputs[0]))
+    async with asyncio.TaskGroup() as group:
+        cuts = [
+            group.create_task(cut(session, stem, out, name=prompt, seconds=seconds)) for stem in stems.operation.outputs
+        ]
+    return [task.result() for task in cuts]
+
+
+async def main(out: Path, prompts: list[str], *, seconds: float = 10.0) -> None:
+    """Produce everything at once: the session sees to it that the service is not overrun."""
+    async with Session() as session, asyncio.TaskGroup() as group:
+        tracks = [group.create_task(produce(session, prompt, out, seconds=seconds)) for prompt in prompts]
+        for track in tracks:
+            for file in await track:
+                print(f"{file.duration:6.1f} s  {file.path}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))
