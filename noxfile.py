@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10"
-nox.options.sessions = ["lint", "typing", "tests", "browser"]
+nox.options.sessions = ["lint", "typing", "tests", "browser", "package"]
 nox.options.error_on_missing_interpreters = False  # a missing interpreter is skipped with a word, also on a CI machine
 nox.options.reuse_venv = "yes"
 
@@ -58,6 +58,14 @@ def browser(session: nox.Session) -> None:
         session.run("apt-get", "install", "-y", "-q", "chromium", external=True, silent=True)
     install(session, "test", "browser")
     session.run("pytest", "-q", "tests/browser", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build what people install, try it in an environment with nothing else, and execute the example notebook."""
+    project = nox.project.load_toml("pyproject.toml")
+    session.install("-q", "-e", ".[simulator]", *nox.project.dependency_groups(project, "package"))
+    session.run("pytest", "-q", "-c", "tests/package/pytest.ini", "tests/package", *session.posargs)
 
 
 @nox.session

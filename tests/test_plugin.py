@@ -112,7 +112,8 @@ async def test_trio(soundpiece_session): ...
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run tests in this process; the plugin is loaded anew, as pytest does it at its start."""
-    monkeypatch.delitem(sys.modules, "_soundpiece_pytest")
+    for name in ("soundpiece_async", "soundpiece_async.pytest_plugin"):
+        monkeypatch.delitem(sys.modules, name)
 
     def run_tests(code: str, *arguments: str, **ini: str) -> pytest.RunResult:
         lines = {"filterwarnings": "error", **ini}
@@ -163,7 +164,7 @@ def test_mistakes_are_explained_in_a_line(run: Run) -> None:
             "soundpiece_async runs on asyncio alone: override the fixture anyio_backend to return 'asyncio'",
         ]
     )
-    result.stdout.no_fnmatch_line("*_soundpiece_pytest.py*")
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
 
 
 def test_a_missing_extra_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +181,7 @@ def test_nothing_is_imported_before_it_is_asked_for(pytester: pytest.Pytester) -
     pytester.makepyfile("def test_nothing(): ...")
     environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "_soundpiece_pytest", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "soundpiece_async.pytest_plugin", "-p", "no:cacheprovider"],
         cwd=pytester.path,
         env=environ,
         capture_output=True,
@@ -188,8 +189,8 @@ def test_nothing_is_imported_before_it_is_asked_for(pytester: pytest.Pytester) -
         check=True,
     )
     loaded = set(done.stdout.partition("\nloaded ")[2].split())
-    assert "_soundpiece_pytest" in loaded
-    assert not {"soundpiece_async", "aiohttp", "anyio", "attrs", "numpy"} & loaded
+    assert {name for name in loaded if "soundpiece" in name} == {"soundpiece_async", "soundpiece_async.pytest_plugin"}
+    assert not {"aiohttp", "anyio", "attrs", "numpy"} & loaded
 
 
 def test_a_simulator_in_a_thread_is_used_from_another() -> None:

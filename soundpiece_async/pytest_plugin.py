@@ -1,8 +1,6 @@
 """The pytest plugin: a simulated service for each test, or one for the run, and a session that talks to it.
 
-pytest loads this in every run, also of projects that never use it. So it is a file beside the package, inside which
-nothing can be imported without the rest, and it imports what it needs when a fixture is asked for.
-
+pytest loads this in every run, also of projects that never use it, so it imports the rest when a fixture is asked for.
 Every simulator lives in the loop of one thread, which outlives the loops of the tests. Needs the extra `pytest`.
 """
 
@@ -172,6 +170,6 @@ def _make_asyncio_fixtures() -> ModuleType:
         )
         return fixture
 
-    fixtures = ModuleType("soundpiece_asyncio", "The session fixture of `_soundpiece_pytest`, for pytest-asyncio.")
+    fixtures = ModuleType("soundpiece_asyncio", "The session fixture of this plugin, for pytest-asyncio.")
     vars(fixtures).update({scope: make(scope) for scope in _LOOP_SCOPES})
     return fixtures
