@@ -27,6 +27,7 @@ Fields: TypeAlias = Iterator[tuple[str, Any]]
 """What ``__rich_repr__`` yields: names and values, which ``rich`` shows in its own way."""
 
 _URL = re.compile(r"https?://[^\s<>\"']+", re.IGNORECASE)
+_MEGA = 1_000_000
 _SHARED = frozenset({"idempotency_key", "callback_url"})
 """What all requests have, and nobody looks for in a table."""
 
@@ -85,7 +86,7 @@ def _operation_rows(operation: "Operation[Any]") -> list[tuple[str, str]]:
 
 
 def _file_rows(file: "SavedFile") -> list[tuple[str, str]]:
-    sound = f"{file.duration:.2f} s, {file.sample_rate} Hz, {_count(file.channels)}, {file.bytes / 1e6:.2f} MB"
+    sound = f"{file.duration:.2f} s, {file.sample_rate} Hz, {_count(file.channels)}, {_size(file.bytes)}"
     rows = [("file", _cell(file.url or str(file.path))), ("audio", _cell(sound))]
     if file.url is None and not file.path.is_absolute():
         source = escape(quote(file.path.as_posix()))
@@ -127,3 +128,7 @@ def _cell(value: object) -> str:
 
 def _count(channels: int) -> str:
     return "1 channel" if channels == 1 else f"{channels} channels"
+
+
+def _size(count: int) -> str:
+    return f"{count / _MEGA:.2f} MB" if count >= _MEGA else f"{count / 1000:.1f} kB"

@@ -38,7 +38,7 @@ FILE = SavedFile(
     channels=2,
     output=OUTPUTS[0],
 )
-SUCCEEDED = Succeeded(request=SONG, operation=OPERATION, files=(FILE, attrs.evolve(FILE, channels=1)))
+SUCCEEDED = Succeeded(request=SONG, operation=OPERATION, files=(FILE, attrs.evolve(FILE, channels=1, bytes=4321)))
 
 
 def read_rows(html: str) -> list[tuple[str, str]]:
@@ -126,7 +126,7 @@ def test_a_piece_is_its_operation_and_its_files() -> None:
     """One table, a player for each file."""
     rows = read_rows(SUCCEEDED._repr_html_())
     assert [name for name, _ in rows[-6:]] == ["file", "audio", "", "file", "audio", ""]
-    assert rows[-2][1] == "12.50 s, 48000 Hz, 1 channel, 2.35 MB"
+    assert rows[-2][1] == "12.50 s, 48000 Hz, 1 channel, 4.3 kB"
     assert len(read_sources(SUCCEEDED._repr_html_())) == 2
 
 
