@@ -140,11 +140,15 @@ def _make_session(settings: Settings) -> Session:
 
 def _choose_session(request: pytest.FixtureRequest) -> str:
     """Name the fixture that opens a session in the very loop that the test will run in."""
-    mark = request.node.get_closest_marker("asyncio")
-    if mark is not None and request.config.pluginmanager.has_plugin("soundpiece-asyncio"):
+    asyncio = request.config.pluginmanager.has_plugin("soundpiece-asyncio")
+    mark = request.node.get_closest_marker("asyncio") if asyncio else None
+    by_anyio = "anyio_backend" in request.fixturenames
+    if mark is not None and by_anyio:
+        pytest.fail("both pytest-asyncio and anyio's plugin want to run this test, each in its own loop", pytrace=False)
+    if mark is not None:
         scope = mark.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
         return f"_soundpiece_session_asyncio_{scope}"
-    if "anyio_backend" not in request.fixturenames:
+    if not by_anyio:
         pytest.fail(
             "soundpiece_session needs an asynchronous test, run by pytest-asyncio or by anyio's plugin", pytrace=False
         )

@@ -106,6 +106,11 @@ def test_synchronous(soundpiece_session): ...
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_trio(soundpiece_session): ...
+
+@pytest.mark.anyio
+@pytest.mark.asyncio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_both(soundpiece_session): ...
 """
 
 
@@ -152,7 +157,7 @@ def test_markers_make_the_simulator(run: Run) -> None:
 def test_mistakes_are_explained_in_a_line(run: Run) -> None:
     """What cannot be is no traceback through the plugin."""
     result = run(MISTAKES)
-    result.assert_outcomes(errors=7)
+    result.assert_outcomes(errors=8)
     result.stdout.fnmatch_lines(
         [
             "@pytest.mark.soundpiece takes options by name only",
@@ -162,6 +167,7 @@ def test_mistakes_are_explained_in_a_line(run: Run) -> None:
             "the shared simulator is made with soundpiece_options, not with a marker's",
             "soundpiece_session needs an asynchronous test, run by pytest-asyncio or by anyio's plugin",
             "soundpiece_async runs on asyncio alone: override the fixture anyio_backend to return 'asyncio'",
+            "both pytest-asyncio and anyio's plugin want to run this test, each in its own loop",
         ]
     )
     result.stdout.no_fnmatch_line("*pytest_plugin.py*")
