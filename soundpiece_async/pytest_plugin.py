@@ -24,16 +24,15 @@ Scope: TypeAlias = Literal["function", "class", "module", "package", "session"]
 _MARKER = """\
 soundpiece(scope="function", **options): the test's simulated service, made with these options of \
 soundpiece_async.simulator.Simulator on top of soundpiece_options; scope="session": the one that all such tests share"""
+_FOR_ASYNCIO = "soundpiece for asyncio"
 _LOOP_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
 _GIVE_UP = 2.0
 """Seconds after which a submit without a usable answer is given up: a test has no five minutes for an outage."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; and, where pytest-asyncio is at work, the session in its words."""
+    """Register the marker."""
     config.addinivalue_line("markers", _MARKER)
-    if config.pluginmanager.has_plugin("asyncio"):
-        config.pluginmanager.register(_make_asyncio_fixtures(), "soundpiece-asyncio")
 
 
 @pytest.fixture(scope="session")
@@ -140,12 +139,14 @@ def _make_session(settings: Settings) -> Session:
 
 def _choose_session(request: pytest.FixtureRequest) -> str:
     """Name the fixture that opens a session in the very loop that the test will run in."""
-    asyncio = request.config.pluginmanager.has_plugin("soundpiece-asyncio")
-    mark = request.node.get_closest_marker("asyncio") if asyncio else None
+    plugins = request.config.pluginmanager
+    mark = request.node.get_closest_marker("asyncio") if plugins.has_plugin("asyncio") else None
     by_anyio = "anyio_backend" in request.fixturenames
     if mark is not None and by_anyio:
         pytest.fail("both pytest-asyncio and anyio's plugin want to run this test, each in its own loop", pytrace=False)
     if mark is not None:
+        if not plugins.has_plugin(_FOR_ASYNCIO):
+            plugins.register(_make_asyncio_fixtures(), _FOR_ASYNCIO)
         scope = mark.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
         return f"_soundpiece_session_asyncio_{scope}"
     if not by_anyio:
@@ -162,7 +163,7 @@ def _choose_session(request: pytest.FixtureRequest) -> str:
 
 def _make_asyncio_fixtures() -> ModuleType:
     """Make one fixture for each loop that pytest-asyncio may run a test in: a session is of one loop."""
-    import pytest_asyncio  # noqa: PLC0415 - it is optional, and there: pytest has loaded it
+    import pytest_asyncio  # noqa: PLC0415 - it is optional, and here: it runs this test
 
     def make(scope: Scope) -> Callable[..., Any]:
         async def open_session(soundpiece_settings: Settings) -> AsyncIterator[Session]:
