@@ -2,8 +2,8 @@
 
 Rules:
 
-1. A saved file has a player if its path is relative: Jupyter resolves such a ``src`` against the notebook, in whose
-   folder the kernel runs. By an absolute path it serves nothing.
+1. A saved file has a player if its path is relative: JupyterLab resolves such a ``src`` against the notebook, in whose
+   folder the kernel runs (seen in version 4). By an absolute path it serves nothing.
 2. The player links to the file and does not carry it: as a data URI a song of 20 MB becomes 27 MB of the notebook, and
    Jupyter stops a cell that puts out more than 3 MB in 3 s.
 3. It loads nothing until it is played: a notebook may show hundreds.
