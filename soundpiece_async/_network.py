@@ -20,7 +20,7 @@ from yarl import URL
 
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError, redact
-from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.settings import LOOPBACK, Settings
 from soundpiece_async._core.wire import Answer, Call
 
 logger = logging.getLogger("soundpiece_async.network")
@@ -66,9 +66,10 @@ class Network:
 
     async def __aenter__(self) -> Self:
         """Make the two sessions; nothing is sent."""
+        tls = self._settings.ssl_context or True
         agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
             headers={
                 "Authorization": f"Bearer {self._settings.api_key}",
                 "Accept": "application/json",
@@ -79,7 +80,7 @@ class Network:
             middlewares=(_send_once,),
         )
         self._outputs = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
@@ -110,7 +111,13 @@ class Network:
         url = URL(self._settings.base_url + call.target, encoded=True)
         try:
             async with _opened(self._api).request(
-                call.method, url, data=call.body, headers=headers, timeout=limits, allow_redirects=False
+                call.method,
+                url,
+                data=call.body,
+                headers=headers,
+                timeout=limits,
+                allow_redirects=False,
+                proxy=self._choose_proxy(url),
             ) as response:
                 body = await _read_answer(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -142,8 +149,13 @@ class Network:
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
+                    address = URL(url, encoded=True)
                     response = await _opened(self._outputs).get(
-                        URL(url, encoded=True), headers=headers, timeout=timeout, allow_redirects=False
+                        address,
+                        headers=headers,
+                        timeout=timeout,
+                        allow_redirects=False,
+                        proxy=self._choose_proxy(address),
                     )
                 async with response:
                     target = response.headers.get("Location") if response.status in REDIRECTS else None
@@ -157,6 +169,10 @@ class Network:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = _no_answer(what, error)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the signed URL
+
+    def _choose_proxy(self, url: URL) -> str | None:
+        """Give the proxy, but for this machine: its own "this machine" is another one."""
+        return None if url.host in LOOPBACK else self._settings.proxy
 
     def _scrub(self, answer: Answer) -> Answer:
         """Take the key out of an answer that repeats it, before any of it can reach an exception or a log."""

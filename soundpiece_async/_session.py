@@ -45,7 +45,7 @@ class Session:
     (as web frameworks do it). Any number of tasks of its event loop may use it at once; one session is enough.
 
     Args:
-        settings: by default read from ``SOUNDPIECE_API_KEY`` and ``SOUNDPIECE_BASE_URL``.
+        settings: by default what ``Settings.from_environ`` reads: ``SOUNDPIECE_API_KEY`` and two more.
         trace_configs: passed through to aiohttp, for instrumentation.
 
     Raises:

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import Literal
 from urllib.parse import urlsplit
 
 import attrs
 
-from soundpiece_async._core.errors import SettingsError
+from soundpiece_async._core.errors import SettingsError, redact
 
 Verify = Literal["header", "full", "none"]
 
@@ -78,6 +79,11 @@ class RetryRules:
         _check_count("retries.download_stalls", self.download_stalls)
 
 
+def _show_proxy(proxy: str | None) -> str:
+    """Leave out the user and password that a proxy's URL may hold."""
+    return repr(proxy if proxy is None else redact(proxy))
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What a session needs to know. Wrong values are a ``SettingsError`` here, before any request.
@@ -93,6 +99,9 @@ class Settings:
         keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for whoever asks what it was.
         validate: check requests against the contract at submit; off, because the service may loosen its rules.
         confirm_webhooks: read the state with one GET before believing a webhook.
+        proxy: an http(s) proxy, as ``http://user:password@proxy.example:3128``, for every host but this machine. What
+            goes to https hosts, so the key, is tunnelled. None: none, whatever ``HTTPS_PROXY`` says.
+        ssl_context: for certificates of your own. None: the authorities this machine trusts (``SSL_CERT_FILE``).
     """
 
     api_key: str = attrs.field(repr=False)
@@ -104,23 +113,31 @@ class Settings:
     keep_corrupt: bool = False
     validate: bool = True
     confirm_webhooks: bool = False
+    proxy: str | None = attrs.field(default=None, repr=_show_proxy)
+    ssl_context: SSLContext | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read ``SOUNDPIECE_API_KEY`` and, when set, ``SOUNDPIECE_BASE_URL``.
+        """Read ``SOUNDPIECE_API_KEY`` and, when set, ``SOUNDPIECE_BASE_URL`` and ``SOUNDPIECE_PROXY``.
 
         Raises:
-            SettingsError: the key is not set, or one of the two makes no sense.
+            SettingsError: the key is not set, or one of the three makes no sense.
         """
         if not environ.get("SOUNDPIECE_API_KEY"):
             raise SettingsError(
                 "no API key: set SOUNDPIECE_API_KEY, or pass Session(Settings(api_key=...)); the dashboard makes keys"
             )
-        return cls(api_key=environ["SOUNDPIECE_API_KEY"], base_url=environ.get("SOUNDPIECE_BASE_URL") or BASE_URL)
+        return cls(
+            api_key=environ["SOUNDPIECE_API_KEY"],
+            base_url=environ.get("SOUNDPIECE_BASE_URL") or BASE_URL,
+            proxy=environ.get("SOUNDPIECE_PROXY") or None,
+        )
 
     def __attrs_post_init__(self) -> None:
         _check_key(self.api_key)
         _check_base_url(self.base_url)
+        if self.proxy is not None:
+            _check_proxy(self.proxy)
         if self.verify not in ("header", "full", "none"):
             raise SettingsError(f"verify must be 'header', 'full' or 'none', not {self.verify!r}")
         for name, kind in (
@@ -133,6 +150,8 @@ class Settings:
         ):
             if not isinstance(getattr(self, name), kind):
                 raise SettingsError(f"{name} must be {kind.__name__}, not {getattr(self, name)!r}")
+        if not isinstance(self.ssl_context, SSLContext | None):
+            raise SettingsError(f"ssl_context must be an ssl.SSLContext, not {type(self.ssl_context).__name__}")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
 
 
@@ -164,6 +183,17 @@ def _check_base_url(url: object) -> None:
         raise SettingsError(
             f"base_url must be https for {host}: every request carries the key (http is for this machine only)"
         )
+
+
+def _check_proxy(url: object) -> None:
+    """Refuse what is no proxy, without repeating it: it may hold a password."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        usable = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError("proxy must be an http(s) URL with a host, as http://proxy.example:3128")
 
 
 def _is_number(value: object) -> bool:

@@ -34,6 +34,8 @@ def test_defaults() -> None:
         "keep_corrupt": False,
         "validate": True,
         "confirm_webhooks": False,
+        "proxy": None,
+        "ssl_context": None,
     }
 
 

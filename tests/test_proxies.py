@@ -1,0 +1,162 @@
+"""A proxy and certificates of one's own: everything goes through a tunnel, and nothing secret is seen in it."""
+
+import asyncio
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import attrs
+import pytest
+import trustme
+from conftest import settings, simulate
+
+from soundpiece_async import NewFx, RetryRules, Session, Settings, SettingsError, TransportError
+from soundpiece_async.simulator import Simulator
+
+API, FILES = "api.soundpiece.test", "files.soundpiece.test"
+AUTHORITY = trustme.CA()
+
+pytestmark = pytest.mark.anyio
+
+
+@attrs.define
+class Proxy:
+    """A proxy that tunnels to the two hosts of a simulator, each behind TLS, and keeps what it sees."""
+
+    ports: dict[str, int] = attrs.field(factory=dict)
+    url: str = ""
+    refuse: bytes = b""
+    asked: list[str] = attrs.field(factory=list)
+    seen: bytearray = attrs.field(factory=bytearray)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take one connection."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.seen += head
+        self.asked.append(head.partition(b"\r\n")[0].decode())
+        if self.refuse:
+            writer.write(self.refuse)
+            writer.close()
+            return
+        host = head.split()[1].decode().partition(":")[0]
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await pipe(reader, writer, self.ports[host], tap=self.seen)
+
+
+async def pipe(reader: Any, writer: Any, port: int, *, tap: bytearray | None = None) -> None:
+    """Join a connection to a port of this machine, until both ends have gone."""
+    far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def copy(source: Any, target: Any) -> None:
+        try:
+            while data := await source.read(65_536):
+                if tap is not None:
+                    tap.extend(data)
+                target.write(data)
+        except (OSError, ssl.SSLError):
+            pass
+        target.close()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(copy, reader, far_writer)
+        group.start_soon(copy, far_reader, writer)
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[Simulator]:
+    async with simulate(durations={"create.new_fx": 2.0}) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def proxy(sim: Simulator) -> AsyncIterator[Proxy]:
+    """The simulator as two https hosts that only this proxy can find."""
+    proxy, context = Proxy(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert(API, FILES).configure_cert(context)
+    async with AsyncExitStack() as opened:
+        for host, origin in ((API, sim.url), (FILES, sim.output_url)):
+            proxy.ports[host] = await opened.enter_async_context(listen(urlsplit(origin).port, context))
+        server = await opened.enter_async_context(await asyncio.start_server(proxy.serve, "127.0.0.1", 0))
+        proxy.url = f"http://me:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        sim._world.signer.origin = f"https://{FILES}"
+        yield proxy
+
+
+@asynccontextmanager
+async def listen(port: Any, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """Put TLS in front of a port of this machine."""
+    server = await asyncio.start_server(lambda reader, writer: pipe(reader, writer, port), "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def far(sim: Simulator, proxy: Proxy, **changes: Any) -> Settings:
+    """Settings for the simulator as it is behind the proxy."""
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    hard = {"retries": RetryRules(submit_for=0), "proxy": proxy.url, "ssl_context": context}
+    return settings(sim, base_url=f"https://{API}", **{**hard, **changes})
+
+
+async def test_a_piece_through_a_proxy(sim: Simulator, proxy: Proxy, tmp_path: Path) -> None:
+    """Both hosts are reached by a tunnel, and neither the key nor a signed URL is in what the proxy sees."""
+    async with Session(far(sim, proxy)) as session:
+        done = await session.run(NewFx("door", duration=1), save_to=tmp_path)
+    assert done.files[0].path.exists()
+    assert {line.split()[1] for line in proxy.asked} == {f"{API}:443", f"{FILES}:443"}
+    assert b"Basic " + b64encode(b"me:secret") in proxy.seen
+    assert sim.api_key.encode() not in proxy.seen
+    assert b"/v1/" not in proxy.seen
+    assert urlsplit(done.operation.outputs[0].url).query.encode() not in proxy.seen
+
+
+async def test_certificates_of_an_authority_nobody_knows(sim: Simulator, proxy: Proxy) -> None:
+    """Without the context they are refused: nothing is sent."""
+    async with Session(far(sim, proxy, ssl_context=None)) as session:
+        with pytest.raises(TransportError, match="certificate verify failed"):
+            await session.submit(NewFx("door", duration=1))
+    assert not sim.log
+
+
+async def test_a_proxy_that_refuses(sim: Simulator, proxy: Proxy) -> None:
+    """It is a fault of the network, and its password is not in the message."""
+    proxy.refuse = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    async with Session(far(sim, proxy)) as session:
+        with pytest.raises(TransportError) as caught:
+            await session.submit(NewFx("door", duration=1))
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(caught.value.__cause__)
+
+
+async def test_this_machine_needs_no_proxy(sim: Simulator) -> None:
+    """A proxy's "this machine" is another one."""
+    async with Session(settings(sim, proxy="http://127.0.0.1:9")) as session:
+        await session.run(NewFx("door", duration=1))
+
+
+def test_a_proxys_password_is_not_shown() -> None:
+    """Nor is anything of what cannot be read as one."""
+    assert "secret" not in repr(Settings(api_key="spk_x", proxy="http://me:secret@proxy.example:3128"))
+    assert "proxy=None" in repr(Settings(api_key="spk_x"))
+    for wrong in ("socks5://me:secret@host:1", "me:secret", "http://:secret@", "http://[secret", 3128):
+        with pytest.raises(SettingsError, match="proxy") as caught:
+            Settings(api_key="spk_x", proxy=wrong)  # type: ignore[arg-type]
+        assert "secret" not in str(caught.value)
+
+
+def test_a_context_is_a_context() -> None:
+    """Anything else would be an error of aiohttp's, later."""
+    with pytest.raises(SettingsError, match=r"ssl_context must be an ssl\.SSLContext, not bool"):
+        Settings(api_key="spk_x", ssl_context=False)  # type: ignore[arg-type]
+
+
+def test_the_proxy_of_the_environment() -> None:
+    """It has a name of its own, so that nothing changes where ``HTTPS_PROXY`` is set for others."""
+    environ = {"SOUNDPIECE_API_KEY": "spk_x", "SOUNDPIECE_PROXY": "http://proxy.example:3128", "HTTPS_PROXY": "junk"}
+    assert Settings.from_environ(environ).proxy == "http://proxy.example:3128"
+    assert Settings.from_environ({"SOUNDPIECE_API_KEY": "spk_x", "SOUNDPIECE_PROXY": ""}).proxy is None
