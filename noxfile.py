@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10"
-nox.options.sessions = ["lint", "typing", "tests", "browser", "package"]
+nox.options.sessions = ["lint", "typing", "docs", "tests", "browser", "package"]
 nox.options.error_on_missing_interpreters = False  # a missing interpreter is skipped with a word, also on a CI machine
 nox.options.reuse_venv = "yes"
 
@@ -84,6 +84,15 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into site/: every warning is an error, and nothing may come from outside."""
+    project = nox.project.load_toml("pyproject.toml")
+    session.install("-q", *nox.project.dependency_groups(project, "docs"))  # the package is read, not imported
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/_site/mkdocs.yml", *session.posargs)
 
 
 @nox.session

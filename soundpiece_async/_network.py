@@ -66,10 +66,10 @@ class Network:
 
     async def __aenter__(self) -> Self:
         """Make the two sessions; nothing is sent."""
-        tls = self._settings.ssl_context or True
         agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
+            connector=self._make_connector(),
+            proxy=self._choose_proxy(URL(self._settings.base_url)),
             headers={
                 "Authorization": f"Bearer {self._settings.api_key}",
                 "Accept": "application/json",
@@ -80,7 +80,7 @@ class Network:
             middlewares=(_send_once,),
         )
         self._outputs = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
+            connector=self._make_connector(),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
@@ -111,13 +111,7 @@ class Network:
         url = URL(self._settings.base_url + call.target, encoded=True)
         try:
             async with _opened(self._api).request(
-                call.method,
-                url,
-                data=call.body,
-                headers=headers,
-                timeout=limits,
-                allow_redirects=False,
-                proxy=self._choose_proxy(url),
+                call.method, url, data=call.body, headers=headers, timeout=limits, allow_redirects=False
             ) as response:
                 body = await _read_answer(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -169,6 +163,9 @@ class Network:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = _no_answer(what, error)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the signed URL
+
+    def _make_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=0, ssl=self._settings.ssl_context or True)
 
     def _choose_proxy(self, url: URL) -> str | None:
         """Give the proxy, but for this machine: its own "this machine" is another one."""

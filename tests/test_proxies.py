@@ -90,8 +90,16 @@ async def proxy(sim: Simulator) -> AsyncIterator[Proxy]:
 @asynccontextmanager
 async def listen(port: Any, context: ssl.SSLContext) -> AsyncIterator[int]:
     """Put TLS in front of a port of this machine."""
-    server = await asyncio.start_server(lambda reader, writer: pipe(reader, writer, port), "127.0.0.1", 0, ssl=context)
-    async with server:
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await writer.start_tls(context)
+        except OSError:  # a client that does not trust us; with ``ssl=`` asyncio itself would complain of it
+            writer.close()
+        else:
+            await pipe(reader, writer, port)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
 
 

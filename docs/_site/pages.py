@@ -1,0 +1,65 @@
+"""Hooks of the site: pages that live elsewhere in the project, and the promise that nothing comes from outside."""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent.parent
+ELSEWHERE = {"benchmarks/README.md": "benchmarks.md", "CHANGELOG.md": "changelog.md"}
+"""Files beside docs/, and the pages they are on the site."""
+
+_LINK = re.compile(r"\[(?P<label>[^\]]*)\]\((?P<target>\.\./[^)#\s]+)(?P<anchor>#[\w-]+)?\)")
+_SCRIPT = re.compile(r"\[(`?[\w/]+\.py`?)\]\([\w/]+\.py\)")
+_OUTSIDE = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
+
+
+def on_config(config: Any) -> None:
+    """Leave out of the navigation what is not there (yet); what is there and not in it is an error of mkdocs'."""
+    config.nav = [entry for entry in map(_prune, config.nav) if entry]
+
+
+def _prune(entry: Any) -> Any:
+    """Give an entry of the navigation without the pages that are missing; nothing, if nothing is left."""
+    match entry:
+        case str(page):
+            return page if page in ELSEWHERE.values() or (ROOT / "docs" / page).is_file() else None
+        case {**titled}:
+            return {title: inner for title, within in titled.items() if (inner := _prune(within))}
+        case list(entries):
+            return [kept for kept in map(_prune, entries) if kept]
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Add the pages that are written elsewhere."""
+    for source, page in ELSEWHERE.items():
+        text = _SCRIPT.sub(r"\1", (ROOT / source).read_text().replace("](../docs/", "]("))
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Let links that leave docs/ lead to those pages; of any other, which a site cannot have, keep the words."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def lead(link: re.Match[str]) -> str:
+        place = posixpath.normpath(posixpath.join("docs", folder, link["target"]))
+        if place.startswith("docs/"):
+            return link[0]
+        if place not in ELSEWHERE:
+            return link["label"]
+        return f"[{link['label']}]({posixpath.relpath(ELSEWHERE[place], folder)}{link['anchor'] or ''})"
+
+    return _LINK.sub(lead, markdown)
+
+
+def on_post_build(*, config: Any) -> None:
+    """Refuse a site that a browser would have to fetch something for."""
+    for page in Path(config.site_dir).rglob("*.html"):
+        found = _OUTSIDE.search(page.read_text())
+        if found:
+            raise PluginError(f"{page.name} needs something from outside: {found[0]}")

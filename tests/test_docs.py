@@ -1,0 +1,196 @@
+"""What is written works: every block runs, every command is understood, every link leads somewhere."""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import settings, simulate
+from documents import (
+    CLI,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    Block,
+    check_command,
+    list_commands,
+    read_anchors,
+    read_blocks,
+    read_commands,
+    read_links,
+    read_prose,
+    with_help,
+)
+
+import soundpiece_async
+from soundpiece_async import Session
+from soundpiece_async._core.requests import ROUTES
+from soundpiece_async.cli.endings import UsageError
+
+BLOCKS = {str(page.relative_to(ROOT)): read_blocks(page) for page in PAGES}
+RUNNABLE = [name for name, blocks in BLOCKS.items() if any(block.language == "python" for block in blocks)]
+
+
+DURATIONS = dict.fromkeys(ROUTES, 4.0) | {"create.new_instrumental": 80.0}
+"""Seconds, to be divided by the speed. Examples of what is still being made take an instrumental."""
+
+FEW = 3
+
+FILES = {"README.md": 2 + 1 + 4 + 10, "docs/tutorials/bulk-job.md": 6, "docs/tutorials/pipeline.md": 8}
+"""What comes of some of them, at least."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", RUNNABLE)
+async def test_every_program_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a page from its top, with the environment a reader has, and compare what it prints."""
+    monkeypatch.chdir(tmp_path)
+    async with simulate(durations=DURATIONS, allow_private_callbacks=True) as simulator:
+        for variable, value in simulator.environ.items():
+            monkeypatch.setenv(variable, value)
+        monkeypatch.setenv("SOUNDPIECE_WEBHOOK_SECRET", str(simulator.webhook_secret))
+        async with Session(settings(simulator)) as session:
+            namespace: dict[str, Any] = {"__name__": name, "session": session, "simulator": simulator}
+            for block in BLOCKS[name]:
+                if block.language == "python" and block.runs:
+                    await block.run(namespace)
+    left = Counter(path.suffix for path in tmp_path.rglob("*"))
+    assert left[".part"] == 0
+    assert left[".flac"] >= FILES.get(name, 0)
+
+
+def test_every_block_is_looked_at() -> None:
+    """It is of a language we know; those that say that they cannot be run are few."""
+    blocks = [block for page in BLOCKS.values() for block in page]
+    assert {block.language for block in blocks} <= LANGUAGES
+    assert sum(not block.runs for block in blocks) <= FEW
+    assert [page.name for page in PAGES if re.search(r"\n\n {4,}\S", read_prose(page))] == []  # those nothing looks at
+
+
+SHELL = [block for blocks in BLOCKS.values() for block in blocks if block.language == "sh"]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.place)
+def test_every_command_is_understood(block: Block) -> None:
+    """What is to be typed can be typed."""
+    commands = list(read_commands(block))
+    assert commands
+    for command in commands:
+        check_command(command)
+
+
+def test_every_command_is_documented_with_its_help_of_today() -> None:
+    """Run ``python tests/documents.py`` to bring the help texts in ``docs/cli.md`` up to date."""
+    text = CLI.read_text()
+    assert text == with_help(text), "docs/cli.md is out of date: python tests/documents.py"
+    for command in list_commands()[1:]:
+        assert re.search(rf"^## soundpiece {command}\n\n\w", text, re.MULTILINE), f"no word about {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Files exist, and so do the headings that links name."""
+    for link in read_links(page):
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), link
+        if anchor:
+            assert anchor in read_anchors(file), link
+
+
+def test_the_failure_guide_has_every_error() -> None:
+    """Each class has a heading of its own, and an example behind it."""
+    sections = re.split(r"^#{2,3} ", (ROOT / "docs" / "failures.md").read_text(), flags=re.MULTILINE)
+    known = {section.partition("\n")[0].strip("`"): section for section in sections}
+    for name in soundpiece_async.__all__:
+        if issubclass(getattr(soundpiece_async, name), Exception):
+            assert "```python" in known[name], name
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """The reference is made from the code, page by page: no name may be forgotten."""
+    pages = "\n".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    shown = set(re.findall(r"^::: soundpiece_async\.(\w+)$", pages, re.MULTILINE))
+    assert set(soundpiece_async.__all__) <= shown
+
+
+def test_the_readme_names_every_public_name() -> None:
+    """A name that is exported is a name that is explained."""
+    readme = read_prose(ROOT / "README.md")
+    assert [name for name in soundpiece_async.__all__ if not re.search(rf"`[^`]*\b{name}\b[^`]*`", readme)] == []
+
+
+def test_the_readmes_test_command_is_that_of_the_landing() -> None:
+    """The landing runs the very command that README.md prints."""
+    run = ROOT / ".ci" / "run"
+    assert "<!-- test command -->" in run.read_text()
+    assert os.access(run, os.X_OK)
+    assert re.search(r"<!-- test command -->\n```sh\n.*nox.*\n```", (ROOT / "README.md").read_text())
+
+
+PAGE = """
+```python
+import asyncio
+
+async def main():
+    print("one", __name__)
+
+asyncio.run(main())
+```
+
+```text
+… __main__
+```
+
+Prose between.
+
+```python
+print(await asyncio.sleep(0, "two"), __name__)
+```
+
+```text
+two
+```
+
+```python title="not run: it is a test"
+1 / 0
+```
+"""
+
+
+@pytest.mark.anyio
+async def test_a_page_is_read_as_its_rules_say(tmp_path: Path) -> None:
+    """Programs and continued blocks, what they print, and what is not run; a wrong page is found out."""
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    program, continued, skipped = read_blocks(page)
+    assert (program.is_program, program.runs) == (True, True)
+    assert (continued.is_program, skipped.runs) == (False, False)
+    namespace: dict[str, Any] = {"__name__": "a page"}
+    await program.run(namespace)
+    with pytest.raises(AssertionError, match="two a page"):
+        await continued.run(namespace)
+    with pytest.raises(ZeroDivisionError):
+        await skipped.run(namespace)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "soundpiece sing",
+        "soundpiece sing --help",
+        "soundpiece run create.new_fx --loud",
+        "pip install 'soundpiece-async[loud]'",
+        "python benchmarks/missing.py",
+        "rm -rf out",
+    ],
+)
+def test_a_command_that_would_not_work_is_found(line: str) -> None:
+    """Behind an operator as well, and with variables before it."""
+    block = Block(page=CLI, line=1, language="sh", info="", code=f"export A=b && C=d {line} > file # a comment\n")
+    export, command = read_commands(block)
+    check_command(export)
+    with pytest.raises((AssertionError, UsageError)):
+        check_command(command)
