@@ -49,6 +49,21 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE UNIQUE INDEX piece_content ON piece (digest, occurrence)",
         "CREATE INDEX piece_state ON piece (state, sent_at)",
     ),
+    (
+        "ALTER TABLE piece ADD COLUMN name TEXT",  # the file stem its line asks for
+        "ALTER TABLE piece ADD COLUMN metadata TEXT",  # JSON, the user's
+        "ALTER TABLE piece ADD COLUMN title TEXT",  # the stem its files have
+        "ALTER TABLE piece ADD COLUMN given_key TEXT",  # what its key was before it was bought anew: still its identity
+        # seconds since 1970; ended: saved or failed
+        "ALTER TABLE piece ADD COLUMN submitted_at REAL",
+        "ALTER TABLE piece ADD COLUMN ready_at REAL",
+        "ALTER TABLE piece ADD COLUMN ended_at REAL",
+        "CREATE INDEX piece_given_key ON piece (given_key) WHERE given_key IS NOT NULL",
+        # whose a file name is, without regard to case
+        "CREATE TABLE file_name (name TEXT PRIMARY KEY, piece INTEGER NOT NULL) WITHOUT ROWID",
+        # what the next process has to know of this one's run, as JSON
+        "CREATE TABLE run (member TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    ),
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 

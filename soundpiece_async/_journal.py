@@ -11,8 +11,9 @@ from typing import Any, Self
 
 import anyio.to_thread
 
-from soundpiece_async._core.errors import JournalError
-from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._core.errors import InvalidRequest, JournalError
+from soundpiece_async._core.pieces import Label, Piece, State
+from soundpiece_async._core.requests import Request
 from soundpiece_async._database import Database
 from soundpiece_async._folderlock import FolderLock
 from soundpiece_async._ledger import Ledger, see_through
@@ -36,6 +37,7 @@ class Journal:
         self.read_only = read_only
         self._lock = FolderLock(self.folder / LOCK)
         self._ledger: Ledger | None = None
+        self._labels: dict[str, Label] = {}
         self._closed = False
 
     def __repr__(self) -> str:
@@ -103,6 +105,30 @@ class Journal:
             limit: pieces at most.
         """
         return await self.ledger.browse(State(state), now=time.time(), after=after, limit=limit)
+
+    def annotate(self, request: Request, *, name: str | None = None, metadata: Any = None) -> None:
+        """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
+
+        Neither counts for which piece it is; what was said last counts. Files that have their names keep them.
+
+        Args:
+            request: the very object that will be given.
+            name: the stem of its files; made safe, and numbered where several pieces want the same.
+            metadata: any JSON value; ``browse`` gives it back, as ``Piece.metadata``.
+
+        Raises:
+            InvalidRequest: the metadata has no JSON form.
+        """
+        label = Label(name, metadata)
+        try:
+            label.as_text()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidRequest(f"metadata has no JSON form: {error}", field="metadata") from error
+        self._labels[request.idempotency_key] = label
+
+    def take_label(self, request: Request) -> Label | None:
+        """Give what was said of a request, once."""
+        return self._labels.pop(request.idempotency_key, None)
 
     @property
     def ledger(self) -> Ledger:

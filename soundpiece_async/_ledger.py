@@ -6,6 +6,7 @@
 3. One task at a time works on a piece.
 """
 
+import json
 import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,9 +21,9 @@ from soundpiece_async._core import pieces
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation
-from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, Failure, FileRecord, Piece, State
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, Label, Piece, State
 from soundpiece_async._database import Database, Job
+from soundpiece_async._rows import plain, read_piece, write_ready
 
 T = TypeVar("T")
 
@@ -82,19 +83,27 @@ class Ledger:
     async def find(self, identity: Identity) -> Piece | None:
         """Look a piece up; a key that was given wins over everything else the request says."""
         if identity.key is not None:
-            return await self._read("SELECT * FROM piece WHERE key = ?", _plain(identity.key))
+            key = plain(identity.key)
+            return await self._read("SELECT * FROM piece WHERE key = ? OR given_key = ?", key, key)
         return await self._read(
             "SELECT * FROM piece WHERE digest = ? AND occurrence = ?", identity.digest, identity.occurrence
         )
 
-    async def plan(self, identity: Identity, *, key: str, route: str, body: bytes) -> Piece | None:
+    async def plan(
+        self, identity: Identity, *, key: str, route: str, body: bytes, label: Label = UNLABELLED
+    ) -> Piece | None:
         """Write a new piece down, or give None if another one has this key."""
-        values = (identity.digest, identity.occurrence, key, route, body)
+        values = (identity.digest, identity.occurrence, key, route, body, *label.as_text())
         return await self._read(
-            "INSERT INTO piece (digest, occurrence, key, route, body, state) VALUES (?, ?, ?, ?, ?, 'planned') "
-            "ON CONFLICT (key) DO NOTHING RETURNING *",
+            "INSERT INTO piece (digest, occurrence, key, route, body, name, metadata, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
             *values,
         )
+
+    async def label(self, piece: Piece, label: Label) -> Piece:
+        """Write down another name or other metadata; files that have a title already keep it."""
+        await self._change(piece, "name = ?, metadata = ?", *label.as_text())
+        return attrs.evolve(piece, name=label.name, metadata=label.metadata)
 
     async def announce(self, piece: Piece, *, now: float) -> None:
         """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
@@ -107,28 +116,43 @@ class Ledger:
         """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
         await self._change(piece, "state = 'planned', sent_at = NULL")
 
-    async def submitted(self, piece: Piece, operation: Operation[Any]) -> None:
+    async def submitted(self, piece: Piece, operation: Operation[Any], *, now: float) -> None:
         """Write down which operation a piece became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
-        changes = "state = 'submitted', operation = ?, created_at = ?"
-        await self._change(piece, changes, operation.id, created, durable=True)
+        changes = "state = 'submitted', operation = ?, created_at = ?, submitted_at = ?"
+        await self._change(piece, changes, operation.id, created, now, durable=True)
 
-    async def ready(self, piece: Piece, operation: Operation[Any]) -> None:
-        """Write down the outputs, with the numbers they have from now on."""
-        await self._change(piece, "state = 'ready', outputs = ?", pieces.write_outputs(operation.outputs))
+    async def ready(self, piece: Piece, operation: Operation[Any], *, now: float) -> str:
+        """Write down the outputs, with the numbers they have from now on; gives the title of their files."""
+        return await self._do(lambda connection: write_ready(connection, piece, operation, now))
 
-    async def saved(self, piece: Piece, files: tuple[FileRecord, ...]) -> None:
+    async def saved(self, piece: Piece, files: tuple[FileRecord, ...], *, now: float) -> None:
         """Write down the files; an earlier failure to have them is over."""
         changes = (
-            "state = 'saved', files = ?, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
+            "state = 'saved', files = ?, ended_at = ?, "
+            "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
         )
-        await self._change(piece, changes, pieces.write_files(files))
+        await self._change(piece, changes, pieces.write_files(files), now)
 
-    async def failed(self, piece: Piece, failure: Failure) -> None:
+    async def failed(self, piece: Piece, failure: Failure, *, now: float) -> None:
         """Write down why a piece will not be had."""
-        changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?"
-        values = (failure.kind, _plain(failure.code), _plain(failure.text), failure.retryable)
+        changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"
+        values = (failure.kind, plain(failure.code), plain(failure.text), failure.retryable, now)
         await self._change(piece, changes, *values)
+
+    async def keep(self, **members: Any) -> None:
+        """Write down what the next run has to know of this one, as JSON; what has that name goes."""
+        rows = [(name, json.dumps(value)) for name, value in members.items()]
+        statement = "INSERT OR REPLACE INTO run (member, value) VALUES (?, ?)"
+        await self._do(lambda connection: connection.executemany(statement, rows))
+
+    async def kept(self) -> dict[str, Any]:
+        """Give what was kept."""
+        rows = await self._query("SELECT member, value FROM run", {})
+        try:
+            return {name: json.loads(value) for name, value in rows}
+        except ValueError as error:
+            raise JournalError(f"the journal cannot be read: {error}") from error
 
     async def count(self, *, now: float) -> dict[State, int]:
         """Count the pieces in each state; ``now`` in seconds since 1970."""
@@ -142,7 +166,7 @@ class Ledger:
         """Give pieces in a state, in the order they were planned, those behind the number ``after``."""
         query = f"SELECT * FROM piece WHERE {_STATE} = :state AND number > :after ORDER BY number LIMIT :limit"  # noqa: S608 - constants
         rows = await self._query(query, {"state": state, "now": now, "limit": limit, "after": after})
-        return [_read_piece(row) for row in rows]
+        return [read_piece(row) for row in rows]
 
     async def inspect(self, call: Callable[[], T]) -> T:
         """Call something quick that blocks, off the event loop, together with what else is waiting."""
@@ -168,7 +192,7 @@ class Ledger:
 
     async def _read(self, statement: str, *values: object) -> Piece | None:
         row = await self._do(lambda connection: _fetch(connection, statement, values))
-        return None if not row else _read_piece(row[0])
+        return None if not row else read_piece(row[0])
 
     async def _query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
         return await self._do(lambda connection: _fetch(connection, statement, values))
@@ -224,33 +248,5 @@ async def see_through(work: Callable[[], Awaitable[None]]) -> None:
         raise faults[0]
 
 
-def _plain(text: str) -> str:
-    """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
-    return text.encode(errors="replace").decode()
-
-
 def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[sqlite3.Row]:
     return connection.execute(statement, values).fetchall()
-
-
-def _read_piece(row: sqlite3.Row) -> Piece:
-    """Make a piece of its row; what is in the file may have been edited."""
-    try:
-        operation = row["operation"]
-        outputs, files, kind = row["outputs"], row["files"], row["error_kind"]
-        return Piece(
-            number=row["number"],
-            digest=row["digest"],
-            key=row["key"],
-            route=row["route"],
-            body=row["body"],
-            state=State(row["state"]),
-            sent_at=row["sent_at"],
-            operation=operation,
-            created_at=pieces.read_time(row["created_at"]),
-            outputs=pieces.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
-            files=pieces.read_files(files) if files else (),
-            failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error

@@ -23,7 +23,7 @@ from soundpiece_async._core import identities, pieces, validation
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, JournalError, SoundpieceError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Failed, Operation, Succeeded
-from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._core.pieces import UNLABELLED, Label, Piece, State
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._journal import Journal
 from soundpiece_async._shelf import Shelf
@@ -59,6 +59,7 @@ class Recording(Generic[R]):
         if journal.read_only:
             raise JournalError(f"the journal of {journal.folder} was opened to be read only")
         self._ledger = journal.ledger
+        self._take_label = journal.take_label
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._way = way
         self._shelf = Shelf(journal.folder, wanted_in=way.save_to)
@@ -74,9 +75,11 @@ class Recording(Generic[R]):
         self, request: R, *, brakes: Brakes, know: Callable[[Operation[R]], None]
     ) -> Succeeded[R] | Failed[R]:
         """Take a piece on from where the journal says that it stands."""
-        identity = self._identify(request)
+        identity, label = self._identify(request), self._take_label(request)
         async with self._ledger.alone(identity):
-            piece = await self._claim(request, identity, brakes)
+            piece = await self._claim(request, identity, brakes, label=label or UNLABELLED)
+            if label is not None and label != Label(piece.name, piece.metadata):
+                piece = await self._ledger.label(piece, label)
             operation = None if piece.operation is None else pieces.revive(piece, request)
             if piece.failure is not None and piece.ended:
                 error = pieces.revive_error(piece.failure, operation=operation)
@@ -109,13 +112,13 @@ class Recording(Generic[R]):
             weakref.finalize(request, self._alive.pop, name, None).atexit = False
         return known
 
-    async def _claim(self, request: R, identity: Identity, brakes: Brakes) -> Piece:
+    async def _claim(self, request: R, identity: Identity, brakes: Brakes, *, label: Label) -> Piece:
         """Find a piece, or write it down with the key and the body it will always have."""
         while (piece := await self._ledger.find(identity)) is None:
             brakes.sending()
             body = await self._prepare(request)
             key = request.idempotency_key
-            piece = await self._ledger.plan(identity, key=key, route=request.route, body=body)
+            piece = await self._ledger.plan(identity, key=key, route=request.route, body=body, label=label)
             if piece is not None:
                 return piece
             if identity.key is None:  # another piece has its key: as one made of this request by attrs.evolve
@@ -144,7 +147,7 @@ class Recording(Generic[R]):
             operation = await self._way.submit(keyed, check=brakes.sending, sending=sending)
         except DecodeError as error:
             if error.operation is not None:
-                await self._ledger.submitted(piece, error.operation)
+                await self._ledger.submitted(piece, error.operation, now=time.time())
             await self._fail(piece, error, request)
             raise
         except SoundpieceError as error:
@@ -152,28 +155,30 @@ class Recording(Generic[R]):
             if not failed and piece.state is State.PLANNED and not sending.in_doubt:
                 await self._ledger.recall(piece)
             raise
-        await self._ledger.submitted(piece, operation)
+        await self._ledger.submitted(piece, operation, now=time.time())
         return attrs.evolve(operation, request=request)
 
     async def _finish(self, piece: Piece, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
+        title = piece.title
         try:
             if not operation.status.final:
                 operation = await self._way.wait(operation)
-                await self._ledger.ready(piece, operation)
-            files = await self._way.save(operation, overwrite=overwrite)
+            if title is None:
+                title = await self._ledger.ready(piece, operation, now=time.time())
+            files = await self._way.save(operation, title=title, overwrite=overwrite)
         except SoundpieceError as error:
             await self._fail(piece, error, operation.request)
             raise
         if files:
-            await self._ledger.saved(piece, self._shelf.record(files))
+            await self._ledger.saved(piece, self._shelf.record(files), now=time.time())
         return Succeeded(request=operation.request, operation=operation, files=files)
 
     async def _fail(self, piece: Piece, error: SoundpieceError, request: R, *, submitted: bool = True) -> bool:
         """Write down an error that ends a piece for good; say whether it is one."""
         failure = pieces.explain(error, request=request, submitted=submitted)
         if failure is not None:
-            await self._ledger.failed(piece, failure)
+            await self._ledger.failed(piece, failure, now=time.time())
         return failure is not None
 
 

@@ -62,9 +62,11 @@ class Way(Generic[R]):
         final = await self.wait(operation)
         return Succeeded(request=request, operation=final, files=await self.save(final))
 
-    async def save(self, operation: Operation[Any], *, overwrite: bool = False) -> tuple[SavedFile, ...]:
-        """Bring the files of a ready operation to where they are wanted."""
+    async def save(
+        self, operation: Operation[Any], *, title: str | None = None, overwrite: bool = False
+    ) -> tuple[SavedFile, ...]:
+        """Bring the files of a ready operation to where they are wanted, under a title that somebody gave them."""
         if self.save_to is None:
             return ()
-        name = self.titles.give(operation, operation.id)
+        name = title or self.titles.give(operation, operation.id)
         return tuple(await self.download(operation, self.save_to, name=name, overwrite=overwrite))

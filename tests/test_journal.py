@@ -12,17 +12,27 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 
 import anyio
 import attrs
 import pytest
 
-from soundpiece_async import Journal, JournalError
+from soundpiece_async import InvalidRequest, Journal, JournalError, NewFx
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, Failure, FileRecord, Piece, State
+from soundpiece_async._core.pieces import (
+    FORGOTTEN_AFTER,
+    Failure,
+    FileRecord,
+    Label,
+    Piece,
+    State,
+    write_files,
+    write_outputs,
+)
 from soundpiece_async._database import MIGRATIONS, Database
 from soundpiece_async._ledger import Ledger
 
@@ -65,19 +75,22 @@ async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
         await ledger.announce(piece, now=200.0)
         expected = attrs.evolve(piece, state=State.SENDING, sent_at=100.0)
         assert await ledger.find(name(1)) == expected
-        await ledger.submitted(piece, OPERATION)
-        expected = attrs.evolve(expected, state=State.SUBMITTED, operation="op_1", created_at=OPERATION.created_at)
+        await ledger.submitted(piece, OPERATION, now=300.0)
+        expected = attrs.evolve(
+            expected, state=State.SUBMITTED, operation="op_1", created_at=OPERATION.created_at, submitted_at=300.0
+        )
         assert await ledger.find(name(1)) == expected
-        await ledger.ready(piece, OPERATION)
-        expected = attrs.evolve(expected, state=State.READY, outputs=(OUTPUT,))
+        assert await ledger.ready(piece, OPERATION, now=400.0) == "op_1"
+        expected = attrs.evolve(expected, state=State.READY, outputs=(OUTPUT,), title="op_1", ready_at=400.0)
         assert await ledger.find(name(1)) == expected
         failure = Failure("CorruptAudio", "", "half a pair: \ud800", retryable=True)
-        await ledger.failed(piece, failure)
-        failed = attrs.evolve(expected, state=State.FAILED, failure=attrs.evolve(failure, text="half a pair: ?"))
-        assert await ledger.find(name(1)) == failed
-        await ledger.saved(piece, (FILE,))
+        await ledger.failed(piece, failure, now=500.0)
+        told = attrs.evolve(failure, text="half a pair: ?")
+        assert await ledger.find(name(1)) == attrs.evolve(expected, state=State.FAILED, failure=told, ended_at=500.0)
+        await ledger.saved(piece, (FILE,), now=600.0)
     async with Journal.open(tmp_path) as journal:
-        assert await journal.ledger.find(name(1)) == attrs.evolve(expected, state=State.SAVED, files=(FILE,))
+        saved = attrs.evolve(expected, state=State.SAVED, files=(FILE,), ended_at=600.0)
+        assert await journal.ledger.find(name(1)) == saved
         assert await journal.ledger.find(Identity(digest=b"other", key="key 1")) is not None
         assert await journal.ledger.find(Identity(digest=b"other", key="\ud800")) is None
 
@@ -106,7 +119,7 @@ async def test_pieces_are_counted_and_listed_by_state(tmp_path: Path) -> None:
         for piece in made[:4]:
             await journal.ledger.announce(piece, now=time.time() - FORGOTTEN_AFTER - 1)
         await journal.ledger.announce(made[4], now=time.time())
-        await journal.ledger.submitted(made[0], OPERATION)
+        await journal.ledger.submitted(made[0], OPERATION, now=1.0)
         assert await journal.count() == {
             State.PLANNED: 2,
             State.SENDING: 1,
@@ -351,7 +364,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     Database(path, migrations=(*MIGRATIONS, ["CREATE TABLE later (number)"])).close()
     before = path.read_bytes()
     for read_only in (False, True):
-        with pytest.raises(JournalError, match=r"newer version.*schema 2, this one knows 1"):
+        with pytest.raises(JournalError, match=r"newer version.*schema 3, this one knows 2"):
             Database(path, read_only=read_only)
     assert path.read_bytes() == before
 
@@ -367,11 +380,106 @@ def test_an_older_schema_is_migrated_whole_or_not_at_all(tmp_path: Path) -> None
     with pytest.raises(JournalError, match="brought up to date first"):
         Database(path, read_only=True, migrations=steps)
     with pytest.raises(JournalError, match="syntax error"):
-        Database(path, migrations=[*MIGRATIONS, [*steps[1], "NONSENSE"]])
+        Database(path, migrations=[*MIGRATIONS, [*steps[-1], "NONSENSE"]])
     new = Database(path, migrations=steps)
     assert new.commit([lambda connection: connection.execute("SELECT key, note FROM piece").fetchall()], durable=False)
-    assert new._ask("PRAGMA user_version") == 2
+    assert new._ask("PRAGMA user_version") == len(steps)
     new.close()
+
+
+async def test_a_journal_of_the_first_schema_goes_on(tmp_path: Path) -> None:
+    """Every piece comes through the migration as it was; what it had no place for is not known."""
+    rows = [
+        ("planned", None, None, None),
+        ("sending", None, None, None),
+        ("submitted", "op_3", None, None),
+        ("ready", "op_4", write_outputs((OUTPUT,)), None),
+        ("saved", "op_5", write_outputs((OUTPUT,)), write_files((FILE,))),
+    ]
+    insert = (
+        "INSERT INTO piece (digest, occurrence, key, route, body, state, operation, outputs, files)"
+        "VALUES (?, 1, 'key ' || ?, 'create.new_fx', '{}', ?, ?, ?, ?)"
+    )
+    old = Database(tmp_path / "journal.sqlite3", migrations=MIGRATIONS[:1])
+    for number, row in enumerate(rows, start=1):
+        old.commit([methodcaller("execute", insert, (name(number).digest, number, *row))], durable=True)
+    old.close()
+    async with Journal.open(tmp_path) as journal:
+        found = [await journal.ledger.find(name(number)) for number in range(1, 6)]
+        assert [piece and piece.state for piece in found] == [row[0] for row in rows]
+        for piece in found:
+            assert piece is not None
+            assert (piece.name, piece.metadata, piece.title) == (None, None, None)
+            assert (piece.submitted_at, piece.ready_at, piece.ended_at) == (None, None, None)
+        ready, saved = found[3:]
+        assert ready is not None
+        assert saved is not None
+        assert (ready.outputs, saved.files) == (
+            (attrs.evolve(OUTPUT, handle=Handle("create.new_fx", "op_4")),),
+            (FILE,),
+        )
+        assert await journal.ledger.ready(ready, attrs.evolve(OPERATION, id="op_4"), now=5.0) == "op_4"
+        assert await journal.ledger.kept() == {}
+
+
+async def test_names_are_given_once(tmp_path: Path) -> None:
+    """Who asks for a name that others have, in whatever case, gets a number, and keeps it; ten thousand do as well."""
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        wanted = ["Take", "take", "take-2", None, "../con", "\ud800", "take"]
+        titles = []
+        for number, text in enumerate(wanted):
+            piece = await ledger.plan(name(number), key=f"{number}", route="r", body=b"", label=Label(text))
+            assert piece is not None
+            titles.append(await ledger.ready(piece, OPERATION, now=1.0))
+            assert await ledger.ready(piece, OPERATION, now=1.0) == titles[-1]
+        assert titles == ["Take", "take-2", "take-2-2", "op_1", "_con", "_", "take-3"]
+
+
+async def test_what_comes_in_pieces_is_told_apart_file_by_file(tmp_path: Path) -> None:
+    """Two outputs called x are x-1 and x-2, so a single one that is to be called x-1 gets another name."""
+    two = attrs.evolve(OPERATION, outputs=tuple(attrs.evolve(OUTPUT, kind=None, index=index) for index in (0, 1)))
+    one = attrs.evolve(OPERATION, outputs=two.outputs[:1])
+    async with Journal.open(tmp_path) as journal:
+        pieces = [
+            await journal.ledger.plan(name(number), key=f"{number}", route="r", body=b"", label=Label(text))
+            for number, text in enumerate(["x", "x-1", "x"])
+        ]
+        assert all(pieces)
+        titles = [
+            await journal.ledger.ready(piece, operation, now=1.0)
+            for piece, operation in zip(pieces, [two, one, one], strict=True)
+            if piece is not None
+        ]
+        assert titles == ["x", "x-1-2", "x"]
+
+
+async def test_a_label_may_change(tmp_path: Path) -> None:
+    """Name and metadata are the user's: what was said last counts, until the files have a title."""
+    async with Journal.open(tmp_path) as journal:
+        ledger = journal.ledger
+        label = Label("one", {"album": ["ä", 1]})
+        piece = await ledger.plan(name(1), key="k", route="r", body=b"", label=label)
+        assert piece is not None
+        assert (piece.name, piece.metadata) == ("one", {"album": ["ä", 1]})
+        piece = await ledger.label(piece, Label("two"))
+        assert await ledger.find(name(1)) == piece
+        assert (piece.name, piece.metadata) == ("two", None)
+        assert await ledger.ready(piece, OPERATION, now=1.0) == "two"
+        with pytest.raises(InvalidRequest, match="no JSON form"):
+            journal.annotate(NewFx("door", duration=1), metadata=float("nan"))
+
+
+async def test_what_the_next_run_has_to_know_is_kept(tmp_path: Path) -> None:
+    """Any JSON under a name, the last one; an edited one is a clear error."""
+    async with Journal.open(tmp_path) as journal:
+        await journal.ledger.keep(jobs="a.jsonl", options={"polls": 6})
+        await journal.ledger.keep(jobs="b.jsonl")
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.ledger.kept() == {"jobs": "b.jsonl", "options": {"polls": 6}}
+        await journal.ledger._do(lambda connection: connection.execute("UPDATE run SET value = 'x'"))
+        with pytest.raises(JournalError, match="cannot be read"):
+            await journal.ledger.kept()
 
 
 def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:

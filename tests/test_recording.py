@@ -479,6 +479,35 @@ async def test_the_key_of_the_account_is_nowhere(sim: Simulator, tmp_path: Path)
             assert sim.api_key.encode() not in path.read_bytes(), path
 
 
+async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator, tmp_path: Path) -> None:
+    """Files are called as was said, in the next run too; a line that was only renamed is bought no second time."""
+
+    async def run_named(*names: str | None) -> list[str]:
+        requests = [fx(number) for number, _ in enumerate(names)]
+        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+            for number, name in enumerate(names):
+                if name is not None:
+                    journal.annotate(requests[number], name=name, metadata={"line": number, "name": name})
+            async with session.run_many(requests, save_to=tmp_path, journal=journal, ordered=True) as results:
+                done = succeeded([result async for result in results])
+        return [file.path.name for result in done for file in result.files]
+
+    files = await run_named("take", "take", "../journal.sqlite3")
+    assert sorted(files[:2]) == ["take-2.flac", "take.flac"]
+    assert files[2] == "_journal.sqlite3.flac"
+    (tmp_path / "take-2.flac").unlink()
+    assert await run_named("other", "take", None) == files
+    assert await run_named("other", "take", None, "take") == [*files, "take-3.flac"]
+    assert len(sim.operations) == 4
+    async with Journal.open(tmp_path) as journal:
+        found = sorted(await journal.browse("saved"), key=lambda piece: piece.metadata["line"])
+        assert [piece.metadata["name"] for piece in found] == ["other", "take", "../journal.sqlite3", "take"]
+        assert journal._labels == {}
+        for piece in found:
+            times = (piece.sent_at, piece.submitted_at, piece.ready_at, piece.ended_at)
+            assert times == tuple(sorted(time or 0 for time in times))
+
+
 async def test_a_journal_must_be_open_and_for_writing(sim: Simulator, session: Session, tmp_path: Path) -> None:
     """That is said before anything is read or sent."""
     with pytest.raises(JournalError, match="is not open"):

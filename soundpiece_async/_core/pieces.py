@@ -88,6 +88,27 @@ class FileRecord:
     url: str | None = None
 
 
+@attrs.frozen
+class Label:
+    """What a user wants with a piece, and what is no part of what it is (design, section 7).
+
+    Attributes:
+        name: the stem of its files.
+        metadata: any JSON value.
+    """
+
+    name: str | None = None
+    metadata: Any = attrs.field(default=None, repr=False)
+
+    def as_text(self) -> tuple[str | None, str | None]:
+        """Give both as they are stored; ValueError or TypeError if the metadata has no JSON form."""
+        metadata = None if self.metadata is None else json.dumps(self.metadata, allow_nan=False)
+        return self.name and self.name.encode(errors="replace").decode(), metadata
+
+
+UNLABELLED = Label()
+
+
 @attrs.frozen(kw_only=True)
 class Piece:
     """One piece as it is stored.
@@ -104,6 +125,11 @@ class Piece:
         created_at: when the service says it was submitted.
         outputs, files: what it became.
         failure: why it failed.
+        name: the file stem that was asked for.
+        metadata: any JSON value, kept for the user.
+        title: the stem of its files, none of which is another piece's; None: nobody knows yet what they are.
+        submitted_at, ready_at, ended_at: when its operation, its outputs, and its files or its failure came to be
+            known here, in seconds since 1970.
     """
 
     number: int
@@ -118,6 +144,12 @@ class Piece:
     outputs: tuple[Output, ...] = ()
     files: tuple[FileRecord, ...] = ()
     failure: Failure | None = None
+    name: str | None = None
+    metadata: Any = attrs.field(default=None, repr=False)
+    title: str | None = None
+    submitted_at: float | None = None
+    ready_at: float | None = None
+    ended_at: float | None = None
 
     @property
     def ended(self) -> bool:

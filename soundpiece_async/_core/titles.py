@@ -4,6 +4,7 @@
 2. Who comes first gets the name as it is, who comes later a number behind it; asked again, each gets its own.
 """
 
+from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ class Titles:
 
     def give(self, operation: "Operation[Any]", stem: str) -> str:
         """Give the name under which the files of an operation get names that are theirs alone."""
-        titles = (stem if number == 1 else number_stem(stem, number) for number in count(1))
+        titles = (number_title(stem, number) for number in count(1))
         return next(title for title in titles if self._claim(title, operation))
 
     def _claim(self, title: str, operation: "Operation[Any]") -> bool:
@@ -36,3 +37,19 @@ class Titles:
         if free:
             self._owners.update(dict.fromkeys(wanted, owner))
         return free
+
+
+def number_title(stem: str, number: int) -> str:
+    """Give the n-th title of a stem, from 1."""
+    return stem if number == 1 else number_stem(stem, number)
+
+
+def find_free(is_free: Callable[[int], bool]) -> int:
+    """Find a number from 1 that is free, with few questions also where a hundred thousand are taken without a gap."""
+    taken, free = 0, 1
+    while not is_free(free):
+        taken, free = free, free * 2
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (taken, middle) if is_free(middle) else (middle, free)
+    return free

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.names import LONGEST_STEM, file_names
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.titles import Titles
+from soundpiece_async._core.titles import Titles, find_free
 
 
 def operation(name: str, *, files: int = 1) -> Operation[None]:
@@ -57,3 +57,22 @@ def test_no_two_files_are_one(pieces: list[tuple[str, int]]) -> None:
     ]
 
     assert len(set(names)) == len(names)
+
+
+@given(st.sets(st.integers(1, 40), max_size=30))
+def test_a_free_number_is_found(taken: set[int]) -> None:
+    """It is one that nobody has; where the taken ones have no gap it is the next."""
+    found = find_free(lambda number: number not in taken)
+
+    assert found not in taken
+    assert found > 0
+    if taken == set(range(1, len(taken) + 1)):
+        assert found == len(taken) + 1
+
+
+def test_a_free_number_is_found_with_few_questions() -> None:
+    """A hundred thousand lines may all ask for one name."""
+    asked: list[int] = []
+
+    assert find_free(lambda number: bool(asked.append(number)) or number > 100_000) == 100_001
+    assert len(asked) < 40

@@ -1,0 +1,73 @@
+"""Rows of the journal as pieces, and what has to be worked out within a transaction. Everything here blocks."""
+
+import json
+import sqlite3
+from itertools import chain
+from typing import Any
+
+from soundpiece_async._core import pieces
+from soundpiece_async._core.errors import JournalError
+from soundpiece_async._core.models import Operation
+from soundpiece_async._core.names import file_names, safe_stem
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.pieces import Failure, Piece, State
+from soundpiece_async._core.titles import find_free, number_title
+
+
+def plain(text: str) -> str:
+    """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
+    return text.encode(errors="replace").decode()
+
+
+def read_piece(row: sqlite3.Row) -> Piece:
+    """Make a piece of its row; what is in the file may have been edited.
+
+    Raises:
+        JournalError: it cannot be understood.
+    """
+    try:
+        operation = row["operation"]
+        outputs, files, kind, metadata = row["outputs"], row["files"], row["error_kind"], row["metadata"]
+        return Piece(
+            number=row["number"],
+            digest=row["digest"],
+            key=row["key"],
+            route=row["route"],
+            body=row["body"],
+            state=State(row["state"]),
+            sent_at=row["sent_at"],
+            operation=operation,
+            created_at=pieces.read_time(row["created_at"]),
+            outputs=pieces.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
+            files=pieces.read_files(files) if files else (),
+            failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
+            metadata=None if metadata is None else json.loads(metadata),
+            **{name: row[name] for name in ("name", "title", "submitted_at", "ready_at", "ended_at")},
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error
+
+
+def write_ready(connection: sqlite3.Connection, piece: Piece, operation: Operation[Any], now: float) -> str:
+    """Write down the outputs of a piece, and give the title its files have from now on.
+
+    It is the name that was asked for, or the operation's id; with a number where another piece's files have that.
+    """
+    stem = safe_stem(piece.name or operation.id)
+
+    def names(number: int) -> list[str]:
+        return [name.casefold() for name in file_names(number_title(stem, number), operation.outputs)]
+
+    def is_free(number: int) -> bool:
+        found = [connection.execute("SELECT piece FROM file_name WHERE name = ?", [name]) for name in names(number)]
+        return all(owner == piece.number for (owner,) in chain.from_iterable(found))
+
+    number = find_free(is_free)
+    title = number_title(stem, number)
+    owned = [(name, piece.number) for name in names(number)]
+    connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
+    connection.execute(
+        "UPDATE piece SET state = 'ready', outputs = ?, title = ?, ready_at = coalesce(ready_at, ?) WHERE number = ?",
+        (pieces.write_outputs(operation.outputs), title, now, piece.number),
+    )
+    return title
