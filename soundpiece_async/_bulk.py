@@ -62,6 +62,14 @@ class RunMany(Generic[R]):
         """Handles of the operations that were submitted and have not ended; also after leaving early."""
         return tuple(operation.handle for operation in self._running.values())
 
+    def stop(self, why: SoundpieceError) -> None:
+        """Send nothing more; what is in flight is finished, and given out as ever.
+
+        As after a 401 or 402, each request that was not sent yet is answered by a ``Failed``, whose error is ``why``,
+        and the requests are read on: end them, too, to end the run. With a journal the same run goes on later.
+        """
+        self._refusal = self._refusal or why
+
     async def __aenter__(self) -> Self:
         if self._entered:
             raise RuntimeError("a run_many is entered once: call session.run_many again")

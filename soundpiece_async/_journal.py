@@ -31,9 +31,12 @@ class Journal:
     so the file can be read by its owner only.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, read_only: bool) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, retry_failed: bool, read_only: bool
+    ) -> None:
         self.folder: Path = Path(folder).absolute()
         self.resubmit_uncertain = resubmit_uncertain
+        self.retry_failed = retry_failed
         self.read_only = read_only
         self._lock = FolderLock(self.folder / LOCK)
         self._ledger: Ledger | None = None
@@ -46,7 +49,12 @@ class Journal:
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike[str], *, resubmit_uncertain: bool = False, read_only: bool = False
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        resubmit_uncertain: bool = False,
+        retry_failed: bool = False,
+        read_only: bool = False,
     ) -> "Journal":
         """Open the journal of a folder, best the one the files go to; both are made if they are missing.
 
@@ -54,13 +62,15 @@ class Journal:
             folder: holds the journal, ``journal.sqlite3``. It may be moved, with the files in it.
             resubmit_uncertain: send pieces again that were sent more than a day ago and never answered. The service may
                 have forgotten their keys by now, and make, and charge for, them once more.
+            retry_failed: buy pieces that failed for good anew, with new keys, once in each run. Nothing else ever makes
+                a new key; files that could not be had are tried again by every run, with the one they have.
             read_only: look at a journal that another process may be writing, without locking it; not for ``run_many``.
 
         Raises:
             JournalError: when it is entered or awaited. Another process works in the folder (the message says which);
                 or the journal is damaged, written by a newer version, or cannot be had. Nothing was changed.
         """
-        return cls(folder, resubmit_uncertain=resubmit_uncertain, read_only=read_only)
+        return cls(folder, resubmit_uncertain=resubmit_uncertain, retry_failed=retry_failed, read_only=read_only)
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()

@@ -8,6 +8,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -62,6 +63,8 @@ class Ledger:
         self._turn = anyio.Lock()
         self._threads = anyio.CapacityLimiter(1)
         self._queues: dict[Identity, _Queue] = {}
+        self.passed: Counter[State] = Counter()
+        """How many pieces of this process's runs have an operation, and outputs, whenever they came to them."""
 
     def __repr__(self) -> str:
         return f"<Ledger {self._database!r} collected={len(self._batch.jobs)} pieces at work={len(self._queues)}>"
@@ -104,6 +107,16 @@ class Ledger:
         """Write down another name or other metadata; files that have a title already keep it."""
         await self._change(piece, "name = ?, metadata = ?", *label.as_text())
         return attrs.evolve(piece, name=label.name, metadata=label.metadata)
+
+    async def renew(self, piece: Piece, *, digest: bytes, key: str, body: bytes) -> Piece:
+        """Plan a piece that failed anew, with a new key; the old one still finds it."""
+        renewed = await self._read(
+            "UPDATE piece SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
+            "sent_at = NULL, operation = NULL, created_at = NULL, submitted_at = NULL, ended_at = NULL, "
+            "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ? RETURNING *",
+            *(digest, key, body, piece.number),
+        )
+        return renewed or piece
 
     async def announce(self, piece: Piece, *, now: float) -> None:
         """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.

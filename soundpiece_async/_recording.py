@@ -10,7 +10,6 @@
 import logging
 import time
 import weakref
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +25,7 @@ from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.pieces import UNLABELLED, Label, Piece, State
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._journal import Journal
+from soundpiece_async._occurrences import Occurrences
 from soundpiece_async._shelf import Shelf
 from soundpiece_async._submitter import Sending
 from soundpiece_async._way import Brakes, Way
@@ -61,15 +61,17 @@ class Recording(Generic[R]):
         self._ledger = journal.ledger
         self._take_label = journal.take_label
         self._resubmit_uncertain = journal.resubmit_uncertain
+        self._retry_failed = journal.retry_failed
         self._way = way
         self._shelf = Shelf(journal.folder, wanted_in=way.save_to)
         self._prepare = prepare
         self._remember = remember
-        self._seen: Counter[bytes] = Counter()
+        self._seen = Occurrences()
+        self._renewed: set[int] = set()
         self._alive: dict[tuple[bytes, str], Identity] = {}
 
     def __repr__(self) -> str:
-        return f"<Recording {self._ledger!r} seen={self._seen.total()}>"
+        return f"<Recording {self._ledger!r} {self._seen!r}>"
 
     async def run(
         self, request: R, *, brakes: Brakes, know: Callable[[Operation[R]], None]
@@ -80,7 +82,11 @@ class Recording(Generic[R]):
             piece = await self._claim(request, identity, brakes, label=label or UNLABELLED)
             if label is not None and label != Label(piece.name, piece.metadata):
                 piece = await self._ledger.label(piece, label)
+            if self._retry_failed and piece.ended and piece.number not in self._renewed:
+                piece = await self._renew(piece, request, identity.digest, brakes)
             operation = None if piece.operation is None else pieces.revive(piece, request)
+            self._ledger.passed[State.SUBMITTED] += operation is not None
+            self._ledger.passed[State.READY] += bool(piece.outputs)
             if piece.failure is not None and piece.ended:
                 error = pieces.revive_error(piece.failure, operation=operation)
                 return Failed(request=request, operation=operation, error=error)
@@ -107,8 +113,8 @@ class Recording(Generic[R]):
         name = (digest, request.idempotency_key)
         known = self._alive.get(name)
         if known is None:
-            self._seen[digest] += 1
-            known = self._alive[name] = Identity(digest=digest, occurrence=self._seen[digest])
+            occurrence, _ = self._seen.count(digest)
+            known = self._alive[name] = Identity(digest=digest, occurrence=occurrence)
             weakref.finalize(request, self._alive.pop, name, None).atexit = False
         return known
 
@@ -133,6 +139,15 @@ class Recording(Generic[R]):
             logger.warning("%s: the key stands for another request in the journal, which goes on", piece.key)
         return piece
 
+    async def _renew(self, piece: Piece, request: R, digest: bytes, brakes: Brakes) -> Piece:
+        """Give a piece that failed for good a new key, with which it is bought anew; once in a run."""
+        brakes.sending()
+        fresh = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
+        body = await self._prepare(fresh)
+        renewed = await self._ledger.renew(piece, digest=digest, key=fresh.idempotency_key, body=body)
+        self._renewed.add(piece.number)
+        return renewed
+
     async def _submit(self, piece: Piece, request: R, brakes: Brakes) -> Operation[R]:
         """Send a piece, and write down what is known of it, whatever comes back."""
 
@@ -156,6 +171,7 @@ class Recording(Generic[R]):
                 await self._ledger.recall(piece)
             raise
         await self._ledger.submitted(piece, operation, now=time.time())
+        self._ledger.passed[State.SUBMITTED] += 1
         return attrs.evolve(operation, request=request)
 
     async def _finish(self, piece: Piece, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
@@ -164,6 +180,7 @@ class Recording(Generic[R]):
         try:
             if not operation.status.final:
                 operation = await self._way.wait(operation)
+                self._ledger.passed[State.READY] += 1
             if title is None:
                 title = await self._ledger.ready(piece, operation, now=time.time())
             files = await self._way.save(operation, title=title, overwrite=overwrite)

@@ -24,6 +24,7 @@ from soundpiece_async import (
     SeparateStems,
     Session,
     SessionClosed,
+    SoundpieceError,
     Succeeded,
     WaitTimeout,
 )
@@ -263,3 +264,23 @@ async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session)
         await run.__aenter__()
     with pytest.raises(InvalidRequest):
         session.run_many([fx(1)], max_in_flight=0)
+
+
+async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    """Nothing more is sent; who was not sent is answered by the reason that was given, the first one."""
+    why = SoundpieceError("enough")
+    async with simulate(durations=STUCK) as sim:
+        async with Session(settings(sim)) as session:
+            async with session.run_many(map(fx, range(6)), save_to=tmp_path, max_in_flight=4) as results:
+                with anyio.fail_after(5):
+                    while len(results.pending) < 4:
+                        await anyio.sleep(0.01)
+                results.stop(why)
+                results.stop(SoundpieceError("once more"))
+                for operation in sim.operations:
+                    sim.finish(operation)
+                done = [result async for result in results]
+        assert len(sim.operations) == 4
+    errors = [result.error for result in done if isinstance(result, Failed)]
+    assert errors == [why, why]
+    assert len(done) == 6

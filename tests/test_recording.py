@@ -60,7 +60,7 @@ def fx(number: int, **changes: Any) -> NewFx:
 
 async def run(sim: Simulator, folder: Path, requests: Iterable[Request], **how: Any) -> list[Result]:
     """Run pieces as a new process would: with a new session and a newly opened journal."""
-    opening = {name: how.pop(name) for name in ("resubmit_uncertain",) if name in how}
+    opening = {name: how.pop(name) for name in ("resubmit_uncertain", "retry_failed") if name in how}
     changes = {name: how.pop(name) for name in ("retries", "validate", "api_key") if name in how}
     async with Session(settings(sim, **changes)) as session, Journal.open(folder, **opening) as journal:
         async with session.run_many(
@@ -368,6 +368,39 @@ async def test_a_failed_operation_is_not_tried_again(tmp_path: Path) -> None:
     assert await states(tmp_path) == {State.FAILED: 1}
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_only_retry_failed_buys_anew(tmp_path: Path, key: str | None) -> None:
+    """With a new key and new bytes, once in a run; the line still finds its piece, whatever key it gives."""
+    how: dict[str, Any] = {} if key is None else {"idempotency_key": key}
+    async with simulate() as sim:
+        for _ in range(3):
+            sim.inject(Fault.FAIL)
+            the_failure(await run(sim, tmp_path, [fx(1, **how)], retry_failed=True))
+        assert await states(tmp_path) == {State.FAILED: 1}
+        (known,) = await run(sim, tmp_path, [fx(1, **how)])
+        assert isinstance(known, Failed)
+        assert len(puts(sim)) == 3
+        twice = fx(1, **how)
+        (one, two) = succeeded(await run(sim, tmp_path, [twice, twice], retry_failed=True))
+        succeeded(await run(sim, tmp_path, [fx(1, **how)], retry_failed=True))
+        sent = puts(sim)
+        assert one.files == two.files
+        assert one.request is twice
+        assert len(set(sent)) == len(dict(sent)) == len(sent) == len(sim.operations) == 4
+        assert all(str(sent_key).encode() in body for sent_key, body in sent)
+        assert await states(tmp_path) == {State.SAVED: 1}
+
+
+async def test_what_fails_again_in_one_run_is_tried_once(tmp_path: Path) -> None:
+    """The same object twice in a run is one piece, and one more purchase, and not two."""
+    async with simulate() as sim:
+        for _ in range(2):
+            sim.inject(Fault.FAIL, times=1)
+            request = fx(1)
+            await run(sim, tmp_path, [request, request], retry_failed=True, max_in_flight=1)
+        assert len(puts(sim)) == 2
+
+
 async def test_a_refused_request_is_not_sent_again(sim: Simulator, tmp_path: Path) -> None:
     """The same bytes would be refused again; the reason is on record."""
     first = the_failure(await run(sim, tmp_path, [NewFx("", duration=1)], validate=False))
@@ -477,6 +510,21 @@ async def test_the_key_of_the_account_is_nowhere(sim: Simulator, tmp_path: Path)
             succeeded([result async for result in results])
         for path in tmp_path.iterdir():
             assert sim.api_key.encode() not in path.read_bytes(), path
+
+
+async def test_it_is_counted_what_came_how_far(tmp_path: Path) -> None:
+    """Those of an earlier run included: that is what a progress bar shows."""
+    async with simulate() as sim:
+        await run(sim, tmp_path, [fx(1)])
+        await run(sim, tmp_path, [fx(2)], save_to=None)
+        sim.inject(Fault.FAIL)
+        await run(sim, tmp_path, [fx(3)])
+        sim.inject(Fault.FAIL)
+        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+            for _ in range(2):
+                async with session.run_many(map(fx, range(1, 5)), save_to=tmp_path, journal=journal) as results:
+                    assert len([result async for result in results]) == 4
+            assert journal.ledger.passed == {State.SUBMITTED: 8, State.READY: 4}
 
 
 async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator, tmp_path: Path) -> None:
