@@ -9,7 +9,7 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -28,7 +28,10 @@ from soundpiece_async._rows import plain, read_piece, write_ready
 
 T = TypeVar("T")
 
-_STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
+STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
+"""The state of a piece now, with ``:now`` in seconds since 1970 (rule 3 of ``pieces``)."""
+_BY_KEY = "key = :key OR given_key = :key"
+_BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
 
 
 @attrs.define(eq=False)
@@ -85,12 +88,19 @@ class Ledger:
 
     async def find(self, identity: Identity) -> Piece | None:
         """Look a piece up; a key that was given wins over everything else the request says."""
-        if identity.key is not None:
-            key = plain(identity.key)
-            return await self._read("SELECT * FROM piece WHERE key = ? OR given_key = ?", key, key)
-        return await self._read(
-            "SELECT * FROM piece WHERE digest = ? AND occurrence = ?", identity.digest, identity.occurrence
-        )
+        condition, values = _select(identity)
+        rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)  # noqa: S608 - constants
+        return read_piece(rows[0]) if rows else None
+
+    async def look_up(self, identities: Sequence[Identity], *, now: float) -> list[State | None]:
+        """Say how far pieces are, many at once; None: there is no such piece."""
+
+        def look(connection: sqlite3.Connection, identity: Identity) -> State | None:
+            condition, values = _select(identity)
+            rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})  # noqa: S608 - constants
+            return State(rows[0][0]) if rows else None
+
+        return await self._do(lambda connection: [look(connection, identity) for identity in identities])
 
     async def plan(
         self, identity: Identity, *, key: str, route: str, body: bytes, label: Label = UNLABELLED
@@ -161,7 +171,7 @@ class Ledger:
 
     async def kept(self) -> dict[str, Any]:
         """Give what was kept."""
-        rows = await self._query("SELECT member, value FROM run", {})
+        rows = await self.query("SELECT member, value FROM run", {})
         try:
             return {name: json.loads(value) for name, value in rows}
         except ValueError as error:
@@ -169,7 +179,7 @@ class Ledger:
 
     async def count(self, *, now: float) -> dict[State, int]:
         """Count the pieces in each state; ``now`` in seconds since 1970."""
-        rows = await self._query(f"SELECT {_STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
+        rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
         try:
             return {State(state): number for state, number in rows}
         except ValueError as error:
@@ -177,9 +187,13 @@ class Ledger:
 
     async def browse(self, state: State, *, now: float, after: int, limit: int) -> list[Piece]:
         """Give pieces in a state, in the order they were planned, those behind the number ``after``."""
-        query = f"SELECT * FROM piece WHERE {_STATE} = :state AND number > :after ORDER BY number LIMIT :limit"  # noqa: S608 - constants
-        rows = await self._query(query, {"state": state, "now": now, "limit": limit, "after": after})
+        query = f"SELECT * FROM piece WHERE {STATE} = :state AND number > :after ORDER BY number LIMIT :limit"  # noqa: S608 - constants
+        rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
         return [read_piece(row) for row in rows]
+
+    async def query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
+        """Ask the tables themselves; for ``_overview``."""
+        return await self._do(lambda connection: _fetch(connection, statement, values))
 
     async def inspect(self, call: Callable[[], T]) -> T:
         """Call something quick that blocks, off the event loop, together with what else is waiting."""
@@ -206,9 +220,6 @@ class Ledger:
     async def _read(self, statement: str, *values: object) -> Piece | None:
         row = await self._do(lambda connection: _fetch(connection, statement, values))
         return None if not row else read_piece(row[0])
-
-    async def _query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
-        return await self._do(lambda connection: _fetch(connection, statement, values))
 
     async def _change(self, piece: Piece, changes: str, *values: object, durable: bool = False) -> None:
         statement = f"UPDATE piece SET {changes} WHERE number = ?"  # noqa: S608 - the changes are the constants above
@@ -263,3 +274,10 @@ async def see_through(work: Callable[[], Awaitable[None]]) -> None:
 
 def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[sqlite3.Row]:
     return connection.execute(statement, values).fetchall()
+
+
+def _select(identity: Identity) -> tuple[str, dict[str, object]]:
+    """Say how a piece is found; a key that was given wins over everything else the request says."""
+    if identity.key is not None:
+        return _BY_KEY, {"key": plain(identity.key)}
+    return _BY_CONTENT, {"digest": identity.digest, "occurrence": identity.occurrence}

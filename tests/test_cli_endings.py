@@ -64,7 +64,7 @@ def test_signal_before_the_loop() -> None:
 
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert anyio.run(interruption.guard, work)
+        assert anyio.run(interruption.guard, work) is None
         assert "noted=True" in repr(interruption)
     assert begun == ["before"]
 
@@ -84,7 +84,7 @@ def test_second_signal() -> None:
                 ended.append("clean")
 
     with Interruption() as interruption:
-        assert anyio.run(interruption.guard, work)
+        assert anyio.run(interruption.guard, work) is None
         os.kill(os.getpid(), signal.SIGINT)
     assert ended == ["clean"]
 

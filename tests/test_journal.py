@@ -211,7 +211,7 @@ async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(t
         await ledger._turn.acquire()  # so that they come into one transaction
         async with anyio.create_task_group() as group:
             group.start_soon(attempt, partial(plan, ledger, 1))
-            group.start_soon(attempt, partial(ledger._query, "SELECT * FROM nowhere", {}))
+            group.start_soon(attempt, partial(ledger.query, "SELECT * FROM nowhere", {}))
             group.start_soon(attempt, partial(plan, ledger, 2))
             await anyio.sleep(0.01)
             ledger._turn.release()

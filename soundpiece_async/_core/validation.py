@@ -5,7 +5,7 @@ this off (contract section 11). Where a range is UNKNOWN, only what can never be
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -49,20 +49,24 @@ def validate(request: Request) -> None:
     Raises:
         InvalidRequest: with the member at fault in ``field``.
     """
-    kind = type(request)
-    for member in attrs.fields(kind):
+    for field, wrong in find_faults(request):
+        raise InvalidRequest(f"{request.route}: {field} {wrong}; nothing was sent", field=field)
+
+
+def find_faults(request: Request) -> Iterator[tuple[str, str]]:
+    """Give each member the contract rules out, and what is wrong with it."""
+    for member in attrs.fields(type(request)):
         value = getattr(request, member.name)
         if value is None and member.default is None:
             continue
         wrong = RULES[member.name](value)
         if wrong:
-            raise InvalidRequest(f"{request.route}: {member.name} {wrong}; nothing was sent", field=member.name)
+            yield member.name, wrong
     if isinstance(request, NewSong | NewInstrumental) and (request.prompt is None) == (request.reference is None):
-        have = "neither" if request.prompt is None else "both"
-        raise InvalidRequest(
-            f"{request.route}: exactly one of prompt and reference must be given, not {have}; nothing was sent",
-            field="prompt" if request.prompt is None else "reference",
-        )
+        if request.prompt is None:
+            yield "prompt", "is missing: exactly one of prompt and reference must be given, not neither"
+        else:
+            yield "reference", "is one too many: exactly one of prompt and reference must be given, not both"
 
 
 def _text(longest: int) -> Callable[[object], str]:

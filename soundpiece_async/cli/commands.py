@@ -23,7 +23,7 @@ app.command(run)
 app.command(simulate)
 
 
-def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[None]] | None:
+def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | None:
     """Give the work a command line stands for; None when that was to show the help or the version.
 
     Raises:

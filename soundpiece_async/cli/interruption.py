@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM, noted and never thrown.
 
 By itself Python turns Ctrl-C into an exception between any two instructions: in the middle of an import, or of the
-cleaning up after the first Ctrl-C. Here a signal only cancels the work, at one of its awaits; a second one changes
-nothing, because cleaning up is short.
+cleaning up after the first Ctrl-C. Here a signal only cancels the work, at one of its awaits; another one after that
+changes nothing, because cleaning up is short. Work that has a better end than to be cancelled says so (``Politely``):
+then the first signal asks for that end, and the second one cancels.
 """
 
 import signal
@@ -27,6 +28,7 @@ class Interruption:
         self.noted: bool = False
         self._last = last
         self._cancel: Callable[[], object] = _do_nothing
+        self.ask: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return f"<Interruption noted={self.noted}>"
@@ -40,26 +42,55 @@ class Interruption:
             # the interpreter takes handlers back before its own end, but leaves an ignored signal ignored
             signal.signal(number, signal.SIG_IGN if self._last else handler)
 
-    async def guard(self, work: "Callable[[], Awaitable[None]]") -> bool:
-        """Do the work until it ends or a signal comes, also one that came earlier; says whether one did."""
+    async def guard(self, work: "Callable[[], Awaitable[int | None]]") -> "int | None":
+        """Do the work until it ends or a signal comes, also one that came earlier; gives its exit code, or then None."""
         import asyncio  # noqa: PLC0415 - both take their time, and by now the signals are in our hands
 
         import anyio  # noqa: PLC0415
 
         loop = asyncio.get_running_loop()  # anyio has no way to call into the loop from a signal handler
         with anyio.CancelScope() as scope:
+            code = None
             if self.noted:
                 scope.cancel()
             self._cancel = lambda: loop.call_soon_threadsafe(scope.cancel)
+            _guards.append(self)
             try:
-                await work()
+                code = await work()
             finally:
+                _guards.remove(self)
                 self._cancel = _do_nothing
-        return scope.cancelled_caught
+        return None if scope.cancelled_caught else code or 0
 
     def _note(self, _number: int, _frame: "FrameType | None") -> None:
+        first = not self.noted
         self.noted = True
-        self._cancel()
+        (self.ask if first and self.ask else self._cancel)()
+
+
+_guards: "list[Interruption]" = []
+"""The one that guards the work going on."""
+
+
+class Politely:
+    """Within this, the first signal only calls ``ask``, in the event loop; the second one cancels, as ever."""
+
+    def __init__(self, ask: "Callable[[], object]") -> None:
+        self._ask = ask
+
+    def __repr__(self) -> str:
+        return f"<Politely {self._ask!r}>"
+
+    def __enter__(self) -> None:
+        import asyncio  # noqa: PLC0415 - as above
+
+        loop = asyncio.get_running_loop()
+        for guard in _guards:
+            guard.ask = lambda: loop.call_soon_threadsafe(self._ask)
+
+    def __exit__(self, *_: object) -> None:
+        for guard in _guards:
+            guard.ask = None
 
 
 def _do_nothing() -> None:

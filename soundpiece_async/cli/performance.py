@@ -30,4 +30,5 @@ def _try(arguments: Sequence[str], interruption: Interruption) -> int:
     from soundpiece_async.cli.commands import parse  # noqa: PLC0415 - cyclopts may be missing, and that is explained
 
     work = parse(arguments)
-    return DONE if work is None else INTERRUPTED if anyio.run(interruption.guard, work) else DONE
+    code = DONE if work is None else anyio.run(interruption.guard, work)
+    return INTERRUPTED if code is None else code

@@ -1,0 +1,118 @@
+"""From the lines of a jobs file to pieces of work, or to what is wrong with them. Blocks, but for ``in_thread``."""
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import anyio.to_thread
+import attrs
+
+from soundpiece_async import AudioSource, Request
+from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.validation import find_faults
+from soundpiece_async._occurrences import Occurrences
+from soundpiece_async.cli.lines import OWN, Line, read_lines
+
+T = TypeVar("T")
+
+CHUNK = 200
+"""Lines read in one visit to a worker thread: about ten milliseconds of work."""
+_LONGEST_FAULT = 300
+
+
+@attrs.frozen
+class Job:
+    """A line that may be sent: its request, and what the user wants with it."""
+
+    line: int
+    request: Request
+    name: str | None
+    metadata: Any
+
+
+@attrs.frozen
+class Bad:
+    """A line that may not, and why."""
+
+    line: int
+    fault: str
+
+
+def read_jobs(path: Path) -> Iterator[Job | Bad]:
+    """Read a jobs file once.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    keys = Occurrences()
+    for line in read_lines(path):
+        job = _make_job(line)
+        if isinstance(job, Job) and line.members is not None and line.members.get("idempotency_key") is not None:
+            times, first = keys.count(UUID(job.request.idempotency_key).bytes, line.number)
+            if times > 1:
+                job = Bad(line.number, f"idempotency_key: is that of line {first}, and a key stands for one piece")
+        yield job
+
+
+async def in_thread(items: Iterator[T]) -> AsyncGenerator[T]:
+    """Give what a blocking iterator gives, read some way ahead in a worker thread."""
+    while chunk := await anyio.to_thread.run_sync(lambda: list(islice(items, CHUNK))):
+        for item in chunk:
+            yield item
+
+
+def _make_job(line: Line) -> Job | Bad:
+    """Make a piece of work of a line, or say everything that is wrong with it."""
+    members = {name: value for name, value in (line.members or {}).items() if value is not None}
+    faults = [*line.faults]
+    if not faults:
+        faults += _check_members(members)
+    if not faults:
+        given = {name: _read_member(name, value) for name, value in members.items() if name not in OWN}
+        request = ROUTES[members["route"]](**given)
+        faults += [f"{field}: {wrong}" for field, wrong in find_faults(request)]
+        if not faults:
+            return Job(line.number, request, members.get("name"), members.get("metadata"))
+    return Bad(line.number, _shorten("; ".join(faults)))
+
+
+def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
+    """Say which members are missing or too many, and what no rule of the contract would find."""
+    route = members.get("route")
+    if not isinstance(route, str) or route not in ROUTES:
+        wrong = "is missing" if route is None else f"{route!r} is none"
+        yield f"route: {wrong}; the routes are {', '.join(ROUTES)}"
+        return
+    own = attrs.fields_dict(ROUTES[route])
+    for name in members:
+        if name not in own and name not in OWN:
+            yield f"{name}: {route} does not take it; it takes {', '.join((*own, 'name', 'metadata'))}"
+    for name, member in own.items():
+        if member.default is attrs.NOTHING and name not in members:
+            yield f"{name}: is missing"
+    if not isinstance(members.get("name", "x"), str) or not members.get("name", "x").strip():
+        yield "name: must be text that can name a file"
+    for name, value in members.items():
+        if not _is_text(value):
+            yield f"{name}: holds what is not UTF-8"
+        if name in ("source", "reference") and isinstance(value, dict) and list(value) != ["url"]:
+            yield f'{name}: must be a URL, or {{"url": "..."}}'
+
+
+def _is_text(value: object) -> bool:
+    """Tell whether text can be sent: bytes that were no UTF-8, and halves of surrogate pairs, cannot."""
+    text = value["url"] if isinstance(value, dict) and "url" in value else value
+    return not isinstance(text, str) or text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _read_member(name: str, value: Any) -> Any:
+    return AudioSource(value["url"]) if name in ("source", "reference") and isinstance(value, dict) else value
+
+
+def _shorten(text: str) -> str:
+    """Cut what is long, and show what would move a terminal's cursor."""
+    cut = text[:_LONGEST_FAULT]
+    shown = cut if cut.isprintable() else cut.encode("unicode_escape").decode()
+    return f"{shown}{'...' * (len(text) > _LONGEST_FAULT)}"
