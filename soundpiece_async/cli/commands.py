@@ -6,6 +6,7 @@ from functools import partial
 
 from cyclopts import App, CycloptsError, Parameter
 
+from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
@@ -18,6 +19,8 @@ app: App = App(
     console=Page(),
     default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: nothing here is on by default
 )
+app.command(bulk)
+app.command(resume)
 app.command(demo)
 app.command(run)
 app.command(simulate)

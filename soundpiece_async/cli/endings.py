@@ -7,6 +7,8 @@ from soundpiece_async import SoundpieceError
 DONE = 0
 FAILED = 1
 USAGE = 2
+REFUSED = 3
+"""The account was refused: a wrong key, or no credits."""
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
 

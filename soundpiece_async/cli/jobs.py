@@ -56,11 +56,10 @@ def read_jobs(path: Path) -> Iterator[Job | Bad]:
         yield job
 
 
-async def in_thread(items: Iterator[T]) -> AsyncGenerator[T]:
-    """Give what a blocking iterator gives, read some way ahead in a worker thread."""
+async def in_thread(items: Iterator[T]) -> AsyncGenerator[list[T]]:
+    """Give what a blocking iterator gives, a chunk at a time, made in a worker thread."""
     while chunk := await anyio.to_thread.run_sync(lambda: list(islice(items, CHUNK))):
-        for item in chunk:
-            yield item
+        yield chunk
 
 
 def _make_job(line: Line) -> Job | Bad:

@@ -15,6 +15,7 @@ from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE, TEXT
 from soundpiece_async.cli.speech import count, say, size, tell
+from soundpiece_async.cli.tally import describe_files
 
 PATIENCE = 60.0
 """Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
@@ -117,18 +118,7 @@ def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waite
             "status": operation.status,
             "idempotency_key": operation.request.idempotency_key,
             "waited": round(waited, 3),
-            "files": [
-                {
-                    "path": str(file.path),
-                    "bytes": file.bytes,
-                    "sha256": file.sha256,
-                    "duration": file.duration,
-                    "sample_rate": file.sample_rate,
-                    "channels": file.channels,
-                    "kind": file.output.kind,
-                }
-                for file in files
-            ],
+            "files": describe_files(files),
         }
     )
 

@@ -45,3 +45,16 @@ def size(length: int) -> str:
 def count(files: Sized) -> str:
     """Write how many files there are."""
     return f"{len(files)} file{'s' * (len(files) != 1)}"
+
+
+def span(seconds: float) -> str:
+    """Write a length of time for people."""
+    minutes = round(seconds / 60)
+    if seconds < 100:  # noqa: PLR2004 - what still reads well
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - the same
+
+
+def plural(number: int, noun: str) -> str:
+    """Write how many there are of something."""
+    return f"{number} {noun}{'s' * (number != 1)}"

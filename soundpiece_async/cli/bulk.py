@@ -1,0 +1,113 @@
+"""``soundpiece bulk`` and ``soundpiece resume``: all that a file of jobs asks for, whatever happens meanwhile."""
+
+import hashlib
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from soundpiece_async import Journal, JournalError
+from soundpiece_async._folderlock import FolderLock
+from soundpiece_async._journal import LOCK
+from soundpiece_async.cli.bulkrun import BulkRun
+from soundpiece_async.cli.endings import DONE, UsageError
+from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms
+from soundpiece_async.cli.speech import plural, tell
+from soundpiece_async.cli.survey import check, demand_jobs, preview
+
+
+async def bulk(jobs: Path, out: Path, /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
+    """Make every piece that a file asks for, and save its files; the same command goes on after whatever stopped it.
+
+    Each line of the file is one piece: a JSON object, or a record of CSV below a header. It has a member "route", the
+    members of that route's request, and if you like a "name" for its files and any "metadata". The whole file is
+    checked before anything is sent. Paths of the files are printed as they are saved.
+
+    The API key comes from SOUNDPIECE_API_KEY, and SOUNDPIECE_BASE_URL names another service than the real one.
+
+    Exit codes: 0 all saved, 1 some failed or are not finished, 2 wrong usage or bad lines, 3 stopped by the account
+    (a refused key, no credits), 130 interrupted. Ctrl-C, or SIGTERM, lets what is in flight end; twice stops at once.
+
+    Args:
+        jobs: the file; by its ending CSV, or else JSONL.
+        out: the folder for the files, and for the journal that lets the same command go on.
+        knobs: how hard to work.
+        terms: on what terms.
+    """
+    return await _carry_out(Order(jobs=jobs, out=out, knobs=knobs, terms=terms))
+
+
+async def resume(out: Path, /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
+    """Go on with the run of a folder: as bulk once more, with the file and the options it had.
+
+    Args:
+        out: the folder.
+        knobs: instead of those it had.
+        terms: those of earlier runs do not count.
+    """
+    try:
+        async with Journal.open(out, read_only=True) as journal:
+            kept = await journal.ledger.kept()
+    except JournalError as error:
+        raise UsageError(str(error)) from error
+    if not isinstance(kept.get("jobs"), str):
+        raise UsageError(f"{out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
+    jobs = await _find_jobs(kept["jobs"], out)
+    if await _hash(jobs) != kept.get("sha256"):
+        tell(f"{jobs} has changed since the last run: what is new in it is made, too")
+    options = kept.get("options")
+    knobs = knobs.or_else(options if isinstance(options, dict) else {})
+    return await _carry_out(Order(jobs=jobs, out=out, knobs=knobs, terms=terms))
+
+
+async def _carry_out(order: Order) -> int:
+    await demand_jobs(order.jobs)
+    if order.terms.dry_run:
+        _ = order.knobs.limits  # wrong ones are wrong in a rehearsal, too
+        await check(order.jobs)
+        await preview(order)
+        return DONE
+    session = order.knobs.make_session()
+    await _demand_folder(order.out)
+    lines = await check(order.jobs)
+    journal = await _open(order)
+    async with journal, session:
+        await journal.ledger.keep(
+            jobs=str(await anyio.Path(order.jobs).absolute()),
+            sha256=await _hash(order.jobs),
+            lines=lines,
+            options=order.knobs.given,
+        )
+        tell(f"{plural(lines, 'line')} of {order.jobs}, into {order.out}")
+        return await BulkRun(order, lines=lines, journal=journal, session=session).carry_out()
+
+
+async def _open(order: Order) -> Journal:
+    try:
+        return await Journal.open(
+            order.out, resubmit_uncertain=order.terms.resubmit_uncertain, retry_failed=order.terms.retry_failed
+        )
+    except JournalError as error:
+        raise UsageError(str(error)) from error
+
+
+async def _demand_folder(out: Path) -> None:
+    """Refuse a folder that another process works in, before a long file is checked; opening its journal does, too."""
+    holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
+    if holder is not None:
+        raise UsageError(f"{out} is being worked on by {holder}; nothing was done: let it end, or end it, first")
+
+
+async def _find_jobs(remembered: str, out: Path) -> Path:
+    """Find the jobs file where it was; or, when the folder was moved with it, beside the folder."""
+    jobs = Path(remembered)
+    beside = out.parent / jobs.name
+    return beside if not await anyio.Path(jobs).exists() and await anyio.Path(beside).exists() else jobs
+
+
+async def _hash(path: Path) -> str:
+    def read() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return await anyio.to_thread.run_sync(read)

@@ -1,0 +1,187 @@
+"""One run of a jobs file: feeds its lines, takes the results, and knows how it has to end."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from soundpiece_async import (
+    AuthenticationError,
+    Failed,
+    Journal,
+    Request,
+    RunMany,
+    Session,
+    SoundpieceError,
+    Succeeded,
+)
+from soundpiece_async._overview import measure_waits
+from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED, UsageError
+from soundpiece_async.cli.interruption import politely
+from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
+from soundpiece_async.cli.knobs import Order
+from soundpiece_async.cli.progress import Picture
+from soundpiece_async.cli.speech import plural, say, size, span, tell
+from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
+
+SHOWN = 20
+"""Failures that are told one by one."""
+
+
+class Feed:
+    """The requests of a jobs file, and the lines they came from, for as long as they are under way.
+
+    Args:
+        path: of the jobs file; checked before.
+        journal: takes names and metadata.
+    """
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self.ended = False
+        """Set this, and it gives no more."""
+        self._path = path
+        self._journal = journal
+        self._jobs: dict[str, Job] = {}
+
+    def __repr__(self) -> str:
+        return f"<Feed {self._path} under way={len(self._jobs)}{' ended' * self.ended}>"
+
+    async def read(self) -> AsyncGenerator[Request]:
+        """Give the requests, in the order of their lines.
+
+        Raises:
+            UsageError: the file is not any more what it was when it was checked.
+        """
+        async with aclosing(in_thread(read_jobs(self._path))) as chunks:
+            async for chunk in chunks:
+                for job in chunk:
+                    if self.ended:
+                        return
+                    if isinstance(job, Bad):
+                        raise UsageError(f"{self._path} was changed meanwhile; line {job.line}: {job.fault}")
+                    self._journal.annotate(job.request, name=job.name, metadata=job.metadata)
+                    self._jobs[job.request.idempotency_key] = job
+                    yield job.request
+
+    def take(self, request: Request) -> Job:
+        """Give the line of a request, once."""
+        return self._jobs.pop(request.idempotency_key)
+
+
+class BulkRun:
+    """Makes what the lines of a jobs file ask for.
+
+    Args:
+        order: what to do.
+        lines: how many there are.
+        journal, session: open.
+    """
+
+    def __init__(self, order: Order, *, lines: int, journal: Journal, session: Session) -> None:
+        self.tally = Tally(lines)
+        self._order = order
+        self._journal = journal
+        self._feed = Feed(order.jobs, journal)
+        self._interrupted = anyio.Event()
+        self._started = anyio.current_time()
+        self._picture = Picture(self.tally, passed=journal.ledger.passed, statistics=session.statistics)
+        self._results: RunMany[Request] = session.run_many(
+            self._feed.read(),
+            save_to=order.out,
+            journal=journal,
+            timeout=order.knobs.piece_timeout,
+        )
+
+    def __repr__(self) -> str:
+        return f"<BulkRun {self._feed!r} {self.tally!r}>"
+
+    async def carry_out(self) -> int:
+        """Run to the end, whichever it is, and give the exit code."""
+        with politely(self._interrupt):
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self._picture.follow)
+                beside.start_soon(self._explain_interruption)
+                async with self._results as results:
+                    async for result in results:
+                        await self._take(result)
+                beside.cancel_scope.cancel()
+        return self._end()
+
+    async def _take(self, result: Result) -> None:
+        """Count a result and print it, and stop where it says so."""
+        job = self._feed.take(result.request)
+        ending = self.tally.add(result)
+        if self.tally.refusal is not None:
+            self._feed.ended = True
+        if self.tally.fresh_failures >= self._order.terms.enough_failures:
+            self._stop(Stopped("too many pieces failed"))
+        if ending is Ending.UNSENT:
+            return
+        if isinstance(result, Failed) and self.tally.failures <= SHOWN:
+            tell(f"{self._order.jobs}:{job.line}: {ending}: {result.error}")
+        lines = [describe(job, result, ending)] if self._order.terms.as_json else _list_paths(result)
+        if lines:
+            # in a thread: a reader may let us wait for as long as it likes
+            await anyio.to_thread.run_sync(say, "\n".join(lines), abandon_on_cancel=True)
+
+    def _interrupt(self) -> None:
+        self._interrupted.set()
+        self._stop(Stopped("the run was interrupted before this piece was sent"))
+
+    def _stop(self, why: SoundpieceError) -> None:
+        """Read and submit nothing more; what is in flight is finished."""
+        self._feed.ended = True
+        self._results.stop(why)
+
+    async def _explain_interruption(self) -> None:
+        """Say what a signal led to, and how long that takes."""
+        await self._interrupted.wait()
+        under_way = self._results.pending
+        waits = await measure_waits(self._journal.ledger)
+        longest = [waits[handle.route].longest for handle in under_way if handle.route in waits]
+        takes = f"which takes up to about {span(max(longest))}" if longest else "and how long that takes is not known"
+        tell(
+            f"interrupted: nothing more is submitted; {plural(len(under_way), 'piece')} in flight will be finished, "
+            f"{takes}. Interrupt again to stop at once: nothing is lost, either way"
+        )
+
+    def _end(self) -> int:
+        """Sum up, say how to go on, and give the exit code."""
+        tally, out = self.tally, self._order.out
+        counts = tally.as_members()
+        took = anyio.current_time() - self._started
+        if self._order.terms.as_json:
+            say(_sum_up(counts, seconds=took))
+        told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
+        tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
+        if tally.failures > SHOWN:
+            tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {out}")
+        go_on = f"the same command, or soundpiece resume {out}, goes on with the same keys: nothing is paid for twice"
+        if tally.refusal is not None:
+            tell(f"stopped by the account: {tally.refusal}")
+            tell(f"{_advise(tally.refusal)}; then {go_on}")
+            return INTERRUPTED if self._interrupted.is_set() else REFUSED
+        if counts["left"] or counts["unfinished"]:
+            tell(f"not all is done: {go_on}")
+        if self._interrupted.is_set():
+            return INTERRUPTED
+        return FAILED if tally.failures else DONE
+
+
+def _sum_up(counts: dict[str, int], *, seconds: float) -> str:
+    """Write the last line of JSON."""
+    return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
+
+
+def _list_paths(result: Succeeded[Any] | Failed[Any]) -> list[str]:
+    return [str(file.path) for file in result.files] if isinstance(result, Succeeded) else []
+
+
+def _advise(refusal: SoundpieceError) -> str:
+    if isinstance(refusal, AuthenticationError):
+        return "check SOUNDPIECE_API_KEY in the dashboard, and from which addresses it may be used"
+    return "top the account up in the dashboard"

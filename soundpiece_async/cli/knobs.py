@@ -1,0 +1,121 @@
+"""The options of a bulk run: how hard it works, which the journal remembers, and on what terms, which it does not."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import attrs
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from soundpiece_async import Limits, RetryRules, Session, Settings, SettingsError
+from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.flags import POSITIVE
+
+PATIENCE = 3600.0
+"""Seconds an outage may last before pieces are left to the next run. A job of one night has that time."""
+
+Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Knobs:
+    """How hard a run works; None: what the library does by itself.
+
+    Args:
+        in_flight: pieces that are begun and not finished yet, at most (1000).
+        polls: polls on the wire, at most (100).
+        downloads: files fetched at a time (8).
+        requests_per_second: a ceiling; by default the account's limit is learned.
+        piece_timeout: seconds to wait for a piece once it is submitted; the next run waits for it again (for ever).
+        verify: how files are checked: full decodes them, too (header).
+    """
+
+    in_flight: Count = None
+    polls: Count = None
+    downloads: Count = None
+    requests_per_second: Annotated[float | None, POSITIVE] = None
+    piece_timeout: Annotated[float | None, POSITIVE] = None
+    verify: Literal["header", "full", "none"] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are not None."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+    def or_else(self, remembered: Mapping[str, Any]) -> "Knobs":
+        """Fill in what is not given here from what an earlier run was given."""
+        known = {name: value for name, value in remembered.items() if name in attrs.fields_dict(Knobs)}
+        return Knobs(**{**known, **self.given})
+
+    @property
+    def limits(self) -> Limits:
+        """Those that are limits of a session, with its defaults."""
+        names = ("in_flight", "polls", "downloads", "requests_per_second")
+        try:
+            return Limits(**{name: value for name, value in self.given.items() if name in names})
+        except SettingsError as error:
+            raise UsageError(str(error)) from error
+
+    def make_session(self) -> Session:
+        """Make a session of the environment and these; it is not open yet.
+
+        Raises:
+            UsageError: they make no sense, or the key is not set.
+        """
+        try:
+            settings = Settings.from_environ(os.environ)
+            return Session(
+                attrs.evolve(
+                    settings,
+                    limits=self.limits,
+                    retries=RetryRules(submit_for=PATIENCE),
+                    verify=self.verify or settings.verify,
+                )
+            )
+        except SettingsError as error:
+            raise UsageError(str(error)) from error
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Terms:
+    """On what terms a run works.
+
+    Args:
+        retry_failed: buy pieces that failed for good once more, with new keys. Nothing else makes a new key.
+        resubmit_uncertain: send pieces again that were sent more than a day ago and never answered, at the risk of
+            paying for them twice.
+        fail_fast: stop submitting at the first failure.
+        max_failures: stop submitting after so many failures.
+        dry_run: say what there is to do, and send nothing.
+        as_json: print one line of JSON for each result, and a summary as the last one.
+    """
+
+    retry_failed: bool = False
+    resubmit_uncertain: bool = False
+    fail_fast: bool = False
+    max_failures: Count = None
+    dry_run: bool = False
+    as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False
+
+    @property
+    def enough_failures(self) -> float:
+        """After how many failures to stop."""
+        return 1 if self.fail_fast else self.max_failures or float("inf")
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """What is to be done."""
+
+    jobs: Path
+    out: Path
+    knobs: Knobs
+    terms: Terms
+
+
+PLAIN = Knobs()
+STRICT = Terms()

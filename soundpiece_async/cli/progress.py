@@ -1,0 +1,146 @@
+"""What a bulk run shows of itself meanwhile, on standard error: bars on a terminal, and else a line now and then."""
+
+import sys
+from collections import Counter, deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import anyio
+import attrs
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from soundpiece_async import Statistics
+from soundpiece_async._core.pieces import State
+from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.speech import size, span, tell
+from soundpiece_async.cli.tally import Ending, Tally
+
+REFRESH = 0.25
+"""Seconds between two pictures on a terminal."""
+INTERVAL = 5.0
+"""Seconds between two lines where there is none."""
+WINDOW = 60.0
+"""Seconds that the pace is measured over."""
+
+
+@attrs.frozen
+class Pace:
+    """How fast it goes, per second of late, and how many seconds are left at this pace, if that can be said."""
+
+    lines: float
+    bytes: float
+    left: float | None
+
+
+class Pacemeter:
+    """Measures the pace over the latest minute."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int, int]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Pacemeter samples={len(self._samples)}>"
+
+    def measure(self, *, now: float, lines: int, received: int, left: int) -> Pace:
+        """Take in how many lines have ended and how many bytes came by now, in seconds; and say how many are left."""
+        self._samples.append((now, lines, received))
+        while now - self._samples[0][0] > WINDOW:
+            self._samples.popleft()
+        since, before, bytes_before = self._samples[0]
+        elapsed = max(now - since, REFRESH)
+        pace = (lines - before) / elapsed
+        return Pace(pace, (received - bytes_before) / elapsed, left / pace if pace else None)
+
+
+class Picture:
+    """The progress of a run; ``follow`` keeps it up to date until it is cancelled.
+
+    Args:
+        tally: what ended so far.
+        passed: how many lines have an operation, and outputs.
+        statistics: of the session.
+    """
+
+    def __init__(self, tally: Tally, *, passed: Counter[State], statistics: Callable[[], Statistics]) -> None:
+        self._tally = tally
+        self._passed = passed
+        self._statistics = statistics
+        self._pacemeter = Pacemeter()
+        self._note = Text()
+        console = Page(stderr=True, highlight=False)
+        self._live = console.is_interactive
+        self._bars = Progress(TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), console=console)
+        self._tasks = {name: self._bars.add_task(name, total=tally.lines) for name in self._counts()}
+        self._screen = Live(
+            get_renderable=lambda: Group(self._bars, self._note),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # a result would else be printed into the bars
+        )
+
+    def __repr__(self) -> str:
+        return f"<Picture {self._counts()}>"
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._screen.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._screen.stop()
+
+    async def follow(self) -> None:
+        """Show how it goes, until cancelled."""
+        with self:
+            while True:
+                await anyio.sleep(REFRESH if self._live else INTERVAL)
+                self.refresh()
+
+    def refresh(self) -> None:
+        """Show how it goes."""
+        counts = self._counts()
+        news = self._report()
+        if not self._live:
+            told = ", ".join(f"{number} {name}" for name, number in counts.items())
+            tell(f"of {self._tally.lines}: {told}; {news}")
+            return
+        for name, number in counts.items():
+            self._bars.update(self._tasks[name], completed=number)
+        self._note = Text(news, style="dim")
+        self._screen.refresh()
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            "submitted": self._passed[State.SUBMITTED],
+            "ready": self._passed[State.READY],
+            "saved": self._tally.endings[Ending.SAVED],
+            "failed": self._tally.failures,
+        }
+
+    def _report(self) -> str:
+        """Say how fast it goes, what holds it up, and how long it will take."""
+        known = self._statistics()
+        ended = self._tally.ended
+        pace = self._pacemeter.measure(
+            now=anyio.current_time(), lines=ended, received=known.bytes, left=self._tally.lines - ended
+        )
+        left = "time left unknown" if pace.left is None else f"{span(pace.left)} left"
+        limit = "no limit met" if known.rate is None else f"{known.rate:.1f} requests/s"
+        parts = [
+            f"{pace.lines:.1f} lines/s",
+            f"{size(round(pace.bytes))}/s",
+            limit,
+            f"{known.rate_limited} answers 429",
+        ]
+        if known.closed_for > 0:
+            parts.append(f"told to wait {known.closed_for:.0f} s")
+        if known.one_at_a_time:
+            parts.append("the service gives no usable answers")
+        return ", ".join([*parts, f"noticed within {known.detection_lag:.1f} s", left])

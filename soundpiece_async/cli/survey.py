@@ -1,0 +1,170 @@
+"""Looks through a whole jobs file before anything is sent: is every line right, and what is there to do?"""
+
+import json
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+import anyio
+from rich import box
+from rich.table import Table
+
+from soundpiece_async import Journal
+from soundpiece_async._core import identities
+from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.pieces import State
+from soundpiece_async._journal import JOURNAL
+from soundpiece_async._occurrences import Occurrences
+from soundpiece_async._overview import Waits, measure_waits
+from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
+from soundpiece_async.cli.knobs import Order
+from soundpiece_async.cli.speech import plural, say, span, tell
+
+SHOWN = 20
+"""Bad lines that are told one by one."""
+
+Plan = Mapping[str, Counter[State | None]]
+"""How many lines of each route are how far; None: the journal does not know them."""
+
+UNDER_WAY = (State.SENDING, State.SUBMITTED, State.READY)
+
+
+async def demand_jobs(path: Path) -> None:
+    """Refuse what is no file: it is read twice, so it cannot be a pipe.
+
+    Raises:
+        UsageError: it is not there, or something else.
+    """
+    try:
+        mode = (await anyio.Path(path).stat()).st_mode
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is no file, as it has to be: it is read twice, to check it before anything is sent")
+
+
+async def check(path: Path) -> int:
+    """Check every line, and tell which are wrong; gives the number of those that are right.
+
+    Raises:
+        UsageError: some are wrong.
+    """
+    right = wrong = 0
+    async with aclosing(in_thread(read_jobs(path))) as chunks:
+        async for chunk in chunks:
+            for job in chunk:
+                if isinstance(job, Bad):
+                    wrong += 1
+                    if wrong <= SHOWN:
+                        tell(f"{path}:{job.line}: {job.fault}")
+                else:
+                    right += 1
+    if wrong:
+        shown = f", the first {SHOWN} of them above" if wrong > SHOWN else ""
+        raise UsageError(f"{path} has {plural(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent")
+    return right
+
+
+async def preview(order: Order) -> None:
+    """Print what a run would find to do, and how long that may take; nothing is sent, locked or written."""
+    async with AsyncExitStack() as stack:
+        journal = None
+        if await anyio.Path(order.out, JOURNAL).exists():
+            journal = await stack.enter_async_context(Journal.open(order.out, read_only=True))
+        plan = await _plan(order.jobs, journal)
+        waits = {} if journal is None else await measure_waits(journal.ledger)
+    to_do = {route: sum(_find_work(states, order)) for route, states in plan.items()}
+    seconds = estimate(to_do, waits, order=order)
+    if order.terms.as_json:
+        say(json.dumps({"dry_run": {"routes": _as_members(plan, to_do), "seconds": seconds}}))
+        return
+    _print_plan(plan, to_do)
+    learned = sum(wait.number for wait in waits.values())
+    if not sum(to_do.values()):
+        say("nothing is left to do")
+    elif seconds is None:
+        say("how long that takes is not known: no piece was made in this folder yet")
+    else:
+        say(f"about {span(seconds)}, by the {plural(learned, 'piece')} made so far")
+
+
+def estimate(to_do: Mapping[str, int], waits: Mapping[str, Waits], *, order: Order) -> float | None:
+    """Give about how many seconds pieces will take, by how long others took; None: there were none.
+
+    As many run at a time as may be in flight, the last one runs alone, and a ceiling on requests holds for the two,
+    at least, that each piece takes.
+    """
+    if not waits:
+        return None
+    usual = sum(wait.mean * wait.number for wait in waits.values()) / sum(wait.number for wait in waits.values())
+    means = {route: waits[route].mean if route in waits else usual for route, number in to_do.items() if number}
+    work = sum(to_do[route] * mean for route, mean in means.items()) / order.knobs.limits.in_flight
+    requests = 2 * sum(to_do.values()) / (order.knobs.limits.requests_per_second or float("inf"))
+    return max(work, requests) + max(means.values(), default=0.0)
+
+
+async def _plan(path: Path, journal: Journal | None) -> Plan:
+    """Look every line up in the journal."""
+    plan: dict[str, Counter[State | None]] = {}
+    async with aclosing(in_thread(_identify(path))) as chunks:
+        async for chunk in chunks:
+            states: Sequence[State | None] = [None] * len(chunk)
+            if journal is not None:
+                states = await journal.ledger.look_up([identity for _, identity in chunk], now=time.time())
+            for (route, _), state in zip(chunk, states, strict=True):
+                plan.setdefault(route, Counter())[state] += 1
+    return plan
+
+
+def _identify(path: Path) -> Iterator[tuple[str, Identity]]:
+    """Say which piece each line is, as a run would."""
+    seen = Occurrences()
+    for job in read_jobs(path):
+        if isinstance(job, Job):
+            digest, key = identities.digest(job.request), identities.given_key(job.request)
+            occurrence = seen.count(digest)[0] if key is None else None
+            yield job.request.route, Identity(digest=digest, occurrence=occurrence, key=key)
+
+
+def _find_work(states: Counter[State | None], order: Order) -> Iterator[int]:
+    """Count what a run would take on."""
+    for state, number in states.items():
+        left_alone = (
+            state is State.SAVED
+            or (state is State.FAILED and not order.terms.retry_failed)
+            or (state is State.UNCERTAIN and not order.terms.resubmit_uncertain)
+        )
+        if not left_alone:
+            yield number
+
+
+def _as_members(plan: Plan, to_do: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    return {
+        route: {"lines": states.total(), **{state or "new": states[state] for state in states}, "to_do": to_do[route]}
+        for route, states in sorted(plan.items(), key=lambda item: item[0])
+    }
+
+
+def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
+    """Print a row for each route, and one for all."""
+    console = Page(highlight=False)
+    table = Table("route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in ("lines", "saved", "under way", "failed", "uncertain", "to do"):
+        table.add_column(heading, justify="right")
+    total: Counter[State | None] = Counter()
+    for route, states in sorted(plan.items(), key=lambda item: item[0]):
+        total += states
+        table.add_row(*_row(route, states, to_do[route]))
+    table.add_row(*_row("all", total, sum(to_do.values())), style="bold")
+    console.print(table)
+
+
+def _row(title: str, states: Counter[State | None], to_do: int) -> tuple[str, ...]:
+    under_way = sum(states[state] for state in UNDER_WAY)
+    numbers = (states.total(), states[State.SAVED], under_way, states[State.FAILED], states[State.UNCERTAIN], to_do)
+    return (title, *map(str, numbers))

@@ -1,0 +1,140 @@
+"""What came of the lines of a run: counted, and written as one line each."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import attrs
+
+from soundpiece_async import (
+    AuthenticationError,
+    Failed,
+    InsufficientCredits,
+    InvalidRequest,
+    JournalError,
+    Request,
+    SavedFile,
+    SoundpieceError,
+    Succeeded,
+)
+from soundpiece_async._core import pieces
+from soundpiece_async.cli.jobs import Job
+
+Result = Succeeded[Request] | Failed[Request]
+
+
+class Ending(StrEnum):
+    """What a run can make of a line."""
+
+    SAVED = "saved"
+    FAILED = "failed"
+    """For good: only ``--retry-failed`` tries again."""
+    UNFINISHED = "unfinished"
+    """Not in this run; the next one goes on."""
+    UNCERTAIN = "uncertain"
+    """Sent long ago and never answered: only ``--resubmit-uncertain`` sends it again."""
+    UNSENT = "unsent"
+    """The run was stopped first."""
+
+
+class Stopped(SoundpieceError):  # noqa: N818 - named as the errors of the library are
+    """The reason of a run of its own to stop submitting: a signal, or too many failures."""
+
+
+def judge(result: Result) -> Ending:
+    """Say what became of a line."""
+    match result:
+        case Succeeded():
+            return Ending.SAVED
+        case Failed(error=Stopped() | AuthenticationError() | InsufficientCredits()):
+            return Ending.UNSENT
+        case Failed(error=JournalError()):
+            return Ending.UNCERTAIN
+        case Failed(error=InvalidRequest()):
+            return Ending.FAILED  # its key is another route's in the journal
+        case Failed(request=request, operation=operation, error=error):
+            final = is_old(error) or pieces.explain(error, request=request, submitted=operation is not None)
+            return Ending.FAILED if final else Ending.UNFINISHED
+
+
+def is_old(error: SoundpieceError) -> bool:
+    """Tell an error that the journal has on record from one of this run: only that was ever raised."""
+    return error.__traceback__ is None
+
+
+@attrs.define
+class Tally:
+    """How many lines there are, and what came of them so far; ``fresh_failures`` are those of this run."""
+
+    lines: int
+    endings: Counter[Ending] = attrs.field(factory=Counter)
+    fresh_failures: int = 0
+    files: int = 0
+    bytes: int = 0
+    refusal: SoundpieceError | None = None
+
+    @property
+    def failures(self) -> int:
+        """Lines that this run could not bring to their files, whatever the reason, except that it was stopped."""
+        return sum(self.endings[one] for one in (Ending.FAILED, Ending.UNFINISHED, Ending.UNCERTAIN))
+
+    @property
+    def ended(self) -> int:
+        """Lines that a result was given of."""
+        return self.endings[Ending.SAVED] + self.failures
+
+    def add(self, result: Result) -> Ending:
+        """Count a result."""
+        ending = judge(result)
+        self.endings[ending] += 1
+        match result:
+            case Succeeded(files=files):
+                self.files += len(files)
+                self.bytes += sum(file.bytes for file in files)
+            case Failed(error=AuthenticationError() | InsufficientCredits() as refusal):
+                self.refusal = self.refusal or refusal
+            case Failed(error=error) if ending is not Ending.UNSENT and not is_old(error):
+                self.fresh_failures += 1
+        return ending
+
+    def as_members(self) -> dict[str, int]:
+        """Give the counts as members of a JSON object; what has no result is left."""
+        counts = {str(one): self.endings[one] for one in Ending if one is not Ending.UNSENT}
+        left = self.lines - self.ended
+        return {"lines": self.lines, **counts, "left": left, "files": self.files, "bytes": self.bytes}
+
+
+def describe(job: Job, result: Result, ending: Ending) -> str:
+    """Write one line of JSON about a result; no signed URL is in it."""
+    operation = result.operation
+    members: dict[str, Any] = {
+        "line": job.line,
+        "name": job.name,
+        "metadata": job.metadata,
+        "route": job.request.route,
+        "status": ending,
+        "id": operation and operation.id,
+        "idempotency_key": operation and operation.idempotency_key,
+        "files": describe_files(result.files) if isinstance(result, Succeeded) else [],
+    }
+    if isinstance(result, Failed):
+        members["error"] = {"kind": type(result.error).__name__, "text": str(result.error)}
+    return json.dumps(members)
+
+
+def describe_files(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
+    """Give what is known of files, as JSON has it."""
+    return [
+        {
+            "path": str(file.path),
+            "bytes": file.bytes,
+            "sha256": file.sha256,
+            "duration": file.duration,
+            "sample_rate": file.sample_rate,
+            "channels": file.channels,
+            "kind": file.output.kind,
+        }
+        for file in files
+    ]
