@@ -2,15 +2,19 @@
 
 import math
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
 import hypothesis
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from soundpiece_async import Limits, RetryRules, Session, Settings, Timeouts
 from soundpiece_async.simulator import Simulator
+
+Serve = Callable[..., Simulator]
 
 hypothesis.settings.register_profile("prompt", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("prompt")
@@ -39,6 +43,22 @@ async def session(sim: Simulator) -> AsyncIterator[Session]:
     """A session that talks to the simulator."""
     async with Session(settings(sim)) as opened:
         yield opened
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Open simulators in a thread of their own, and lead this process's environment to the last one."""
+    with start_blocking_portal() as portal, ExitStack() as opened:
+
+        def start(**settings: Any) -> Simulator:
+            options: dict[str, Any] = {"speed": 500.0, "track_seconds": (2.0, 2.5)} | settings
+            simulator = Simulator(**options)
+            opened.enter_context(portal.wrap_async_context_manager(simulator))
+            for name, value in simulator.environ.items():
+                monkeypatch.setenv(name, value)
+            return simulator
+
+        yield start
 
 
 def simulate(**changes: Any) -> Simulator:

@@ -5,20 +5,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 import soundfile
-from anyio.from_thread import start_blocking_portal
+from conftest import Serve
 
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import main
 from soundpiece_async.cli.run import Members
-from soundpiece_async.simulator import Fault, Simulator
+from soundpiece_async.simulator import Fault
 
 SECRET = "spk_a_key_that_nobody_may_ever_see"
 SOURCE = "https://media.example.com/track.wav"
@@ -35,24 +32,7 @@ FLAGS = {
 }
 FILES = {"create.new_song": 2, "create.new_instrumental": 2, "create.remix_song": 2, "adapt.separate_stems": 4}
 
-Serve = Callable[..., Simulator]
 Streams = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Open simulators in a thread of their own, and lead this process's environment to the last one."""
-    with start_blocking_portal() as portal, ExitStack() as opened:
-
-        def start(**settings: Any) -> Simulator:
-            options: dict[str, Any] = {"speed": 500.0, "track_seconds": (2.0, 2.5)} | settings
-            simulator = Simulator(**options)
-            opened.enter_context(portal.wrap_async_context_manager(simulator))
-            for name, value in simulator.environ.items():
-                monkeypatch.setenv(name, value)
-            return simulator
-
-        yield start
 
 
 def complaint(streams: Streams) -> str:
@@ -64,7 +44,7 @@ def complaint(streams: Streams) -> str:
     return err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["simulate"]])
+@pytest.mark.parametrize("command", [[], ["bulk"], ["demo"], ["resume"], ["run"], ["simulate"], ["status"], ["verify"]])
 def test_help(command: list[str], capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command explains itself, exits with 0, and shows no key."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", SECRET)

@@ -1,4 +1,4 @@
-"""The three commands, and how a command line becomes the work it stands for."""
+"""The commands, and how a command line becomes the work it stands for."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +12,8 @@ from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.run import run
 from soundpiece_async.cli.simulate import simulate
+from soundpiece_async.cli.status import status
+from soundpiece_async.cli.verify import verify
 
 app: App = App(
     name="soundpiece",
@@ -21,6 +23,8 @@ app: App = App(
 )
 app.command(bulk)
 app.command(resume)
+app.command(status)
+app.command(verify)
 app.command(demo)
 app.command(run)
 app.command(simulate)

@@ -98,6 +98,7 @@ class Picture:
 
     async def follow(self) -> None:
         """Show how it goes, until cancelled."""
+        self._report()  # the pace counts from now
         with self:
             while True:
                 await anyio.sleep(REFRESH if self._live else INTERVAL)

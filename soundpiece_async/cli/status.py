@@ -1,0 +1,164 @@
+"""``soundpiece status``: how far a bulk run is, while it works and afterwards."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio.to_thread
+import attrs
+from cyclopts import Parameter
+from rich import box
+from rich.table import Table
+
+from soundpiece_async import Journal, JournalError
+from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._folderlock import FolderLock
+from soundpiece_async._journal import LOCK
+from soundpiece_async._ledger import Ledger
+from soundpiece_async._overview import Reason, count_by_route, count_ended_since, list_reasons
+from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.speech import plural, say, span
+
+SHOWN = 20
+"""Reasons, and uncertain pieces, that are listed."""
+LATELY = 300.0
+"""Seconds that the pace is measured over."""
+
+
+@attrs.frozen(kw_only=True)
+class Standing:
+    """How a run stands.
+
+    Attributes:
+        holder: the process that works on it now.
+        lines: of its jobs file; None: it is no run of ``soundpiece bulk``.
+        routes: how many pieces of each are how far.
+        reasons: why some failed.
+        uncertain: pieces that only the user can decide about, the first of them.
+        pace: pieces that ended in the latest minutes, per second.
+    """
+
+    holder: str | None
+    lines: int | None
+    routes: Mapping[str, Mapping[State, int]]
+    reasons: tuple[Reason, ...]
+    uncertain: tuple[Piece, ...]
+    pace: float
+
+    @property
+    def states(self) -> dict[State, int]:
+        """How many pieces are how far."""
+        totals = dict.fromkeys(State, 0)
+        for counts in self.routes.values():
+            for state, number in counts.items():
+                totals[state] += number
+        return totals
+
+    @property
+    def unread(self) -> int:
+        """Lines of the jobs file that no piece was made of yet; edited and removed ones make this too small."""
+        return max(0, (self.lines or 0) - sum(self.states.values()))
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end, at this pace; None: nobody works on it, or nothing ended lately."""
+        ended = self.states[State.SAVED] + self.states[State.FAILED] + self.states[State.UNCERTAIN]
+        open_ones = sum(self.states.values()) + self.unread - ended
+        return open_ones / self.pace if self.holder and self.pace else None
+
+
+async def status(
+    out: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False
+) -> None:
+    """Say how far the run of a folder is: what is saved, failed and under way, and why some failed.
+
+    It reads the journal only, and disturbs nobody who is writing it.
+
+    Args:
+        out: the folder.
+        as_json: print one JSON object instead.
+    """
+    standing = await read_standing(out)
+    if as_json:
+        say(json.dumps(as_members(standing)))
+        return
+    _print_table(standing)
+    for line in _describe(standing):
+        say(line)
+
+
+async def read_standing(out: Path) -> Standing:
+    """Read how the run of a folder stands.
+
+    Raises:
+        UsageError: it has no journal that can be read.
+    """
+    holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
+    try:
+        async with Journal.open(out, read_only=True) as journal:
+            return await _read(journal, journal.ledger, holder)
+    except JournalError as error:
+        raise UsageError(str(error)) from error
+
+
+async def _read(journal: Journal, ledger: Ledger, holder: str | None) -> Standing:
+    now = time.time()
+    lines = (await ledger.kept()).get("lines")
+    return Standing(
+        holder=holder,
+        lines=lines if isinstance(lines, int) else None,
+        routes=await count_by_route(ledger, now=now),
+        reasons=tuple(await list_reasons(ledger)),
+        uncertain=tuple(await journal.browse(State.UNCERTAIN, limit=SHOWN)),
+        pace=await count_ended_since(ledger, now - LATELY) / LATELY,
+    )
+
+
+def as_members(standing: Standing) -> dict[str, Any]:
+    """Give a standing as members of a JSON object."""
+    return {
+        "lines": standing.lines,
+        "unread": standing.unread,
+        "states": standing.states,
+        "routes": standing.routes,
+        "reasons": [attrs.asdict(reason) for reason in standing.reasons],
+        "uncertain": [
+            {"key": piece.key, "route": piece.route, "name": piece.name, "sent_at": piece.sent_at}
+            for piece in standing.uncertain
+        ],
+        "worked_on_by": standing.holder,
+        "seconds_left": standing.left,
+    }
+
+
+def _print_table(standing: Standing) -> None:
+    """Print a row for each route, and one for all."""
+    table = Table("route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for state in State:
+        table.add_column(state, justify="right")
+    for route, counts in standing.routes.items():
+        table.add_row(route, *(str(counts.get(state, 0)) for state in State))
+    table.add_row("all", *map(str, standing.states.values()), style="bold")
+    Page(highlight=False).print(table)
+
+
+def _describe(standing: Standing) -> list[str]:
+    """Say what the table does not."""
+    told = []
+    if standing.holder:
+        left = "" if standing.left is None else f"; about {span(standing.left)} left"
+        told.append(f"being worked on by {standing.holder}{left}")
+    else:
+        told.append("nobody works on it now")
+    if standing.unread:
+        told.append(f"{plural(standing.unread, 'line')} of the jobs file not begun")
+    for reason in standing.reasons[:SHOWN]:
+        code = f" {reason.code}" if reason.code else ""
+        told.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
+    told += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in standing.uncertain]
+    if standing.uncertain:
+        told.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")
+    return told
