@@ -98,9 +98,11 @@ class Journal:
     async def aclose(self) -> None:
         """Close the journal, and let the next process in; what was begun is written first. Twice is fine."""
         self._closed = True
-        if self._ledger is not None:
-            await self._ledger.close()
-        self._lock.give_back()
+        try:
+            if self._ledger is not None:
+                await self._ledger.close()
+        finally:  # a cancellation comes out of there, once all is written
+            self._lock.give_back()
 
     async def count(self) -> dict[State, int]:
         """Count the pieces in each state; states without pieces are left out."""

@@ -358,6 +358,18 @@ async def test_opening_can_be_cancelled_anywhere(tmp_path: Path) -> None:
         assert await journal.count() == {}
 
 
+async def test_a_cancelled_run_leaves_the_folder(tmp_path: Path) -> None:
+    """Its journal is closed, and the next one may come in, although a cancellation is on its way through."""
+    with anyio.CancelScope() as scope:
+        async with Journal.open(tmp_path) as journal:
+            await plan(journal.ledger)
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert "free" in repr(journal._lock)
+    async with Journal.open(tmp_path) as journal:
+        assert await journal.count() == {State.PLANNED: 1}
+
+
 def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     """A journal of a later version cannot be understood, and is not changed."""
     path = tmp_path / "journal.sqlite3"

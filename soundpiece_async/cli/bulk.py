@@ -53,6 +53,7 @@ async def resume(out: Path, /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -
     if not isinstance(kept.get("jobs"), str):
         raise UsageError(f"{out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
     jobs = await _find_jobs(kept["jobs"], out)
+    await demand_jobs(jobs)
     if await _hash(jobs) != kept.get("sha256"):
         tell(f"{jobs} has changed since the last run: what is new in it is made, too")
     options = kept.get("options")

@@ -1,0 +1,470 @@
+"""``soundpiece bulk`` and its kin in this process: what is printed, what is sent, how it ends, and how it goes on."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anyio
+import pytest
+import soundfile
+from conftest import STUCK, Serve
+
+from soundpiece_async import Journal
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
+from soundpiece_async._folderlock import FolderLock
+from soundpiece_async.cli import main
+from soundpiece_async.cli.status import as_members, read_standing
+from soundpiece_async.simulator import Fault, Simulator
+from soundpiece_async.simulator.log import Request
+
+Streams = pytest.CaptureFixture[str]
+
+FAST: dict[str, Any] = {"speed": 2000.0, "track_seconds": (0.1, 0.2)}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, with ``jobs.jsonl`` and ``out``."""
+    monkeypatch.chdir(tmp_path)
+
+
+def fx(number: int, **members: Any) -> dict[str, Any]:
+    return {"route": "create.new_fx", "prompt": f"door {number}", "duration": 0.1, **members}
+
+
+def write(lines: Iterable[object], name: str = "jobs.jsonl") -> str:
+    Path(name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return name
+
+
+def bulk(*flags: str) -> int:
+    return main(["bulk", "jobs.jsonl", "out", *flags])
+
+
+def puts(simulator: Simulator) -> list[tuple[str | None, bytes]]:
+    return [(request.key, request.body) for request in simulator.log if request.method == "PUT"]
+
+
+def count() -> dict[State, int]:
+    async def look() -> dict[State, int]:
+        async with Journal.open("out", read_only=True) as journal:
+            return await journal.count()
+
+    return anyio.run(look)
+
+
+def edit(statement: str, *values: object) -> None:
+    async def change() -> None:
+        async with Journal.open("out") as journal:
+            await journal.ledger._do(lambda connection: connection.execute(statement, values))
+
+    anyio.run(change)
+
+
+def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
+    """Their paths are the results; the second time nothing is sent, and the same is printed."""
+    simulator = serve(**FAST)
+    write(
+        [
+            fx(1, name="same"),
+            fx(1, name="same"),
+            fx(2, metadata=["kept"]),
+            {
+                "route": "adapt.separate_stems",
+                "source": {"url": "https://media.example.com/a.wav"},
+                "name": "../../mix",
+            },
+        ]
+    )
+    assert bulk() == 0
+    out, err = capsys.readouterr()
+    paths = sorted(out.splitlines())
+    names = {Path(path).name for path in paths}
+    assert {"same.flac", "same-2.flac", "_.._mix-vocals.flac"} <= names
+    assert len(paths) == len(names) == 7
+    assert {Path(path).parent for path in paths} == {Path("out")}
+    assert all(len(soundfile.read(path)[0]) for path in paths)
+    assert "4 lines: 4 saved, 0 failed, 0 unfinished, 0 uncertain, 0 left; 7 files" in err
+    sent = len(simulator.log)
+    assert bulk() == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == paths
+    assert main(["resume", "out"]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == paths
+    assert len(simulator.log) == sent
+    assert len(simulator.operations) == 4
+    assert simulator.api_key not in out + err
+    assert count() == {State.SAVED: 4}
+
+
+def test_json_is_one_line_for_each_result(serve: Serve, capsys: Streams) -> None:
+    """With all that is needed to find its line and its files; the summary is the last one."""
+    serve(**FAST).inject(Fault.FAIL, code="too_loud")
+    write([fx(1, name="one", metadata={"n": 1})])
+    assert bulk("--json") == 1
+    failed, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (failed["line"], failed["name"], failed["metadata"], failed["status"]) == (1, "one", {"n": 1}, "failed")
+    assert failed["error"]["kind"] == "OperationFailed"
+    assert "too_loud" in failed["error"]["text"]
+    assert failed["files"] == []
+    assert (summary["summary"]["lines"], summary["summary"]["failed"]) == (1, 1)
+    assert bulk("--json", "--retry-failed") == 0
+    saved, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert saved["id"] != failed["id"]
+    assert saved["idempotency_key"] != failed["idempotency_key"]
+    (file,) = saved["files"]
+    assert (file["path"], file["bytes"]) == ("out/one.flac", Path("out/one.flac").stat().st_size)
+    assert (summary["summary"]["saved"], summary["summary"]["files"]) == (1, 1)
+
+
+def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Streams) -> None:
+    """Up to twenty, then how many; nothing is made, not even the folder."""
+    simulator = serve(**FAST)
+    write([fx(0), *(fx(number, prompt="x" * 2000) for number in range(25))])
+    assert bulk() == 2
+    out, err = capsys.readouterr()
+    *told, last = err.splitlines()
+    assert out == ""
+    assert len(told) == 20
+    assert told[0] == "jobs.jsonl:2: prompt: has 2000 characters, and must have 1 to 1024"
+    assert "25 bad lines of 26, the first 20 of them above; nothing was sent" in last
+    write([fx(0), fx(1, colour="red")])
+    assert bulk("--dry-run") == 2
+    assert "1 bad line of 2; nothing was sent" in capsys.readouterr().err
+    assert simulator.log == []
+    assert not Path("out").exists()
+
+
+def test_one_bad_line_at_the_end_of_fifty_megabytes(serve: Serve, capsys: Streams) -> None:
+    """It is found before the first one is sent."""
+    simulator = serve(**FAST)
+    line = json.dumps(fx(1, metadata="x" * 100_000)) + "\n"
+    with Path("jobs.jsonl").open("w") as file:
+        file.writelines([line] * 500)
+        file.write('{"route": "create.new_fx", "prompt": "", "duration": 1}')
+    assert Path("jobs.jsonl").stat().st_size > 50e6
+    assert bulk() == 2
+    assert capsys.readouterr().err.startswith("jobs.jsonl:501: prompt: has 0 characters")
+    assert simulator.log == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bulk", "nowhere.jsonl", "out"], "nowhere.jsonl cannot be read: No such file"),
+        (["bulk", ".", "out"], ". is no file, as it has to be"),
+        (["bulk", "jobs.jsonl", "jobs.jsonl"], "cannot hold a journal"),
+        (["bulk", "jobs.jsonl", "out", "--polls", "0"], "--polls"),
+        (["bulk", "jobs.jsonl", "out", "--max-failures", "0"], "--max-failures"),
+        (["bulk", "jobs.jsonl", "out", "--verify", "hard"], "--verify"),
+        (["bulk", "jobs.jsonl", "out", "--requests-per-second", "0"], "--requests-per-second"),
+        (["resume", "out"], "check that it is there"),
+        (["status", "out"], "check that it is there"),
+        (["verify", "out"], "check that it is there"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], says: str, serve: Serve, capsys: Streams) -> None:
+    """One line, exit code 2, and nothing is sent."""
+    simulator = serve(**FAST)
+    write([fx(1)])
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert err.startswith("soundpiece: ")
+    assert simulator.log == []
+
+
+def test_a_missing_key_is_wrong_usage(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """It is found before a long file is checked; a rehearsal needs none."""
+    serve(**FAST)
+    monkeypatch.delenv("SOUNDPIECE_API_KEY")
+    write([fx(1)])
+    assert bulk() == 2
+    assert "SOUNDPIECE_API_KEY" in capsys.readouterr().err
+    assert bulk("--dry-run") == 0
+    assert not Path("out").exists()
+
+
+def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
+    """Exit code 3, and what to do; topped up, the same command goes on with the same keys, and buys nothing twice."""
+    simulator = serve(credits=3, **FAST)
+    write(fx(number) for number in range(40))
+    assert bulk("--in-flight", "4") == 3
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert "40 lines: 3 saved, 0 failed, 0 unfinished, 0 uncertain, 37 left" in err
+    assert "stopped by the account: " in err
+    assert "top the account up in the dashboard; then the same command, or soundpiece resume out, goes on" in err
+    assert len(puts(simulator)) < 12
+    simulator.top_up(40)
+    assert bulk("--in-flight", "4") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 40
+    assert len(simulator.operations) == len(dict(puts(simulator))) == 40
+    bodies = Counter(puts(simulator))
+    assert len(bodies) == 40
+
+
+def test_a_refused_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """Exit code 3, whatever the number of lines, after few requests."""
+    simulator = serve(**FAST)
+    monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_wrong")
+    write(fx(number) for number in range(500))
+    assert bulk("--in-flight", "20") == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "check SOUNDPIECE_API_KEY" in err
+    assert "spk_wrong" not in err
+    assert len(simulator.log) <= 20
+
+
+@pytest.mark.parametrize(("flags", "most"), [(["--fail-fast"], 1), (["--max-failures", "3"], 3)])
+def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[str], most: int) -> None:
+    """Those of this run: what failed in an earlier one stops nothing, and is not bought again."""
+    simulator = serve(**FAST)
+    simulator.inject(Fault.FAIL, times=2 * most)
+    write(fx(number) for number in range(20))
+    for run in range(1, 3):
+        assert bulk("--in-flight", "1", *flags) == 1
+        assert count()[State.FAILED] == run * most
+    assert bulk(*flags) == 1
+    assert count() == {State.FAILED: 2 * most, State.SAVED: 20 - 2 * most}
+    assert "not all is done" in capsys.readouterr().err
+    assert len(simulator.operations) == 20
+
+
+def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> None:
+    """Counts for each route, what is done, and how long the rest may take, by how long others took; nothing is sent."""
+    simulator = serve(**FAST)
+    song = {"route": "create.new_song", "lyrics": "la", "prompt": "pop", "idempotency_key": str(UUID(int=7))}
+    write([fx(1), fx(1), fx(2), song])
+    assert bulk("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "how long that takes is not known" in out
+    assert re.search(r"create.new_fx +3 +0 +0 +0 +0 +3 *\n", out)
+    simulator.inject(Fault.FAIL, route="create.new_song")
+    assert bulk() == 1
+    sent = len(simulator.log)
+    write([fx(1), fx(1), fx(2), fx(3), fx(1), song])
+    capsys.readouterr()
+    assert bulk("--dry-run") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"create.new_fx +5 +3 +0 +0 +0 +2 *\n", out)
+    assert re.search(r"create.new_song +1 +0 +0 +1 +0 +0 *\n", out)
+    assert re.search(r"all +6 +3 +0 +1 +0 +2 *\n", out)
+    assert "by the 3 pieces made so far" in out
+    assert main(["resume", "out", "--dry-run", "--json", "--retry-failed", "--requests-per-second", "0.5"]) == 0
+    plan = json.loads(capsys.readouterr().out)["dry_run"]
+    assert plan["routes"]["create.new_fx"] == {"lines": 5, "saved": 3, "new": 2, "to_do": 2}
+    assert plan["routes"]["create.new_song"] == {"lines": 1, "failed": 1, "to_do": 1}
+    assert plan["seconds"] > 2 * 3 / 0.5
+    assert len(simulator.log) == sent
+    write([fx(1)])
+    assert bulk("--dry-run") == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_resume_remembers_the_file_and_the_options(
+    serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is called; what is given again wins; what is new in the file is made, too; both may have moved."""
+    serve(**FAST)
+    write([fx(1)])
+    assert bulk("--verify", "full", "--polls", "7", "--piece-timeout", "9.5") == 0
+    write([fx(1), fx(2)])
+    Path("moved").mkdir()
+    monkeypatch.chdir("moved")
+    assert main(["resume", "../out", "--polls", "8"]) == 0
+    out, err = capsys.readouterr()
+    assert "jobs.jsonl has changed since the last run" in err
+    assert len({Path(path).name for path in out.splitlines()}) == 2
+    monkeypatch.chdir("..")
+    for name in ("jobs.jsonl", "out"):
+        Path(name).rename(Path("moved", name))
+    assert main(["resume", "moved/out"]) == 0
+    assert "has changed" not in capsys.readouterr().err
+
+    async def look() -> dict[str, Any]:
+        async with Journal.open("moved/out", read_only=True) as journal:
+            return await journal.ledger.kept()
+
+    kept = anyio.run(look)
+    assert kept["options"] == {"verify": "full", "polls": 8, "piece_timeout": 9.5}
+    assert (kept["jobs"], kept["lines"]) == (str(Path("moved/jobs.jsonl").absolute()), 2)
+    Path("moved/jobs.jsonl").unlink()
+    assert main(["resume", "moved/out"]) == 2
+    assert "jobs.jsonl cannot be read" in capsys.readouterr().err
+
+
+def test_resume_needs_a_run_of_bulk(capsys: Streams) -> None:
+    """A journal of a program's own has no jobs file; junk that was edited in is no option."""
+
+    async def make(**members: Any) -> None:
+        async with Journal.open("out") as journal:
+            await journal.ledger.keep(**members)
+
+    anyio.run(make)
+    assert main(["resume", "out"]) == 2
+    assert "has no run of soundpiece bulk: soundpiece bulk JOBS out begins one" in capsys.readouterr().err
+    write([])
+    anyio.run(partial(make, jobs="jobs.jsonl", options=["junk"]))
+    assert main(["resume", "out", "--dry-run"]) == 0
+    anyio.run(partial(make, options={"polls": "many", "colour": "red"}))
+    assert main(["resume", "out", "--dry-run"]) == 2
+    assert "polls must be a whole number" in capsys.readouterr().err
+
+
+def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
+    """The second one ends at once with exit code 2, and says who the first is; looking is free."""
+    serve(**FAST)
+    write([fx(1)])
+    assert bulk() == 0
+    lock = FolderLock(Path("out", "journal.lock"))
+    assert lock.find_holder() is None
+    lock.take(now=datetime.now(UTC))
+    capsys.readouterr()
+    assert bulk() == 2
+    assert f"out is being worked on by process {os.getpid()} on " in capsys.readouterr().err
+    assert main(["status", "out"]) == 0
+    assert f"being worked on by process {os.getpid()} on " in capsys.readouterr().out
+    lock.give_back()
+    assert main(["status", "out"]) == 0
+    assert "nobody works on it now" in capsys.readouterr().out
+    assert FolderLock(Path("nowhere", "journal.lock")).find_holder() is None
+
+
+def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
+    """While it works and afterwards: how many are how far, why some failed, and which are uncertain."""
+    seen: list[dict[str, Any]] = []
+
+    async def look(request: Request) -> None:
+        if request.host == "output" and not seen:
+            seen.append(as_members(await read_standing(Path("out"))))
+
+    simulator = serve(on_request=look, **FAST)
+    simulator.inject(Fault.FAIL, route="create.new_sample", code="too_loud", times=2)
+    sample = {"route": "create.new_sample", "prompt": "kick", "duration": 0.1}
+    write([sample, sample, *(fx(number) for number in range(5))])
+    assert bulk("--in-flight", "1") == 1
+    capsys.readouterr()
+    (meanwhile,) = seen
+    assert (meanwhile["states"]["failed"], meanwhile["states"]["ready"], meanwhile["unread"]) == (2, 1, 4)
+    assert f"process {os.getpid()} on" in meanwhile["worked_on_by"]
+    assert meanwhile["seconds_left"] > 0
+    edit("UPDATE piece SET state = 'sending', sent_at = sent_at - ? WHERE number = 7", FORGOTTEN_AFTER)
+    assert main(["status", "out"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"create.new_fx +0 +0 +0 +0 +4 +0 +1 *\n", out)
+    assert re.search(r"all +0 +0 +0 +0 +4 +2 +1 *\n", out)
+    assert "2 failed: OperationFailed too_loud, as: " in out
+    assert "--resubmit-uncertain sends uncertain ones again" in out
+    assert main(["status", "out", "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert (after["lines"], after["unread"], after["seconds_left"], after["worked_on_by"]) == (7, 0, None, None)
+    assert [(reason["code"], reason["number"]) for reason in after["reasons"]] == [("too_loud", 2)]
+    assert [piece["route"] for piece in after["uncertain"]] == ["create.new_fx"]
+    edit("UPDATE piece SET operation = NULL, outputs = NULL WHERE number = 7")
+    assert bulk() == 1
+    assert "0 unfinished, 1 uncertain, 0 left" in capsys.readouterr().err
+    assert bulk("--resubmit-uncertain") == 1
+    assert count() == {State.SAVED: 5, State.FAILED: 2}
+    assert len(simulator.operations) == 7
+
+
+def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
+    """Missing, cut, changed without a trace, or never the audio its header promises; the rest is whole."""
+    serve(**FAST)
+    write(fx(number, name=f"f{number}") for number in range(5))
+    assert bulk() == 0
+    capsys.readouterr()
+    assert main(["verify", "out", "--full"]) == 0
+    assert "5 files, 0." in capsys.readouterr().err
+    Path("out/f0.flac").unlink()
+    with Path("out/f1.flac").open("ab") as file:
+        file.write(b"x")
+    changed = Path("out/f2.flac").read_bytes()[:-1] + b"\0"
+    Path("out/f2.flac").write_bytes(changed)
+    digest = hashlib.sha256(changed).hexdigest()
+    edit("UPDATE piece SET files = json_set(files, '$[0].url', 's3://b/f4.flac') WHERE name = 'f4'")
+    assert main(["verify", "out"]) == 1
+    out, err = capsys.readouterr()
+    assert sorted(line.partition(":")[0] for line in out.splitlines()) == [f"out/f{number}.flac" for number in range(3)]
+    assert "cannot be read: No such file" in out
+    assert "bytes, and had" in out
+    assert "its sha256 is not the one it had" in out
+    assert "4 files" in err
+    assert "3 bad; 1 object in a store not looked at" in err
+    edit("UPDATE piece SET files = json_set(files, '$[0].sha256', ?) WHERE name = 'f2'", digest)
+    assert main(["verify", "out", "--json"]) == 1
+    capsys.readouterr()
+    assert main(["verify", "out", "--json", "--full"]) == 1
+    *bad, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {line["path"] for line in bad} == {f"out/f{number}.flac" for number in range(3)}
+    assert summary == {"summary": {"files": 4, "bad": 3, "not_looked_at": 1}}
+
+
+def slow(seconds: float) -> dict[str, Any]:
+    """Let operations take so long, in real time."""
+    return {**FAST, "durations": {"create.new_fx": seconds * FAST["speed"]}}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, number: signal.Signals) -> None:
+    """Nothing more is submitted, it is said how long it takes, and the exit code is 130; the same command goes on."""
+    arrived: Counter[str] = Counter()
+
+    def interrupt(request: Request) -> None:
+        arrived[request.method] += 1
+        if request.method == "PUT" and arrived["PUT"] == 6:
+            os.kill(os.getpid(), number)
+
+    simulator = serve(on_request=interrupt, **slow(0.15))
+    write(fx(number) for number in range(30))
+    assert bulk("--in-flight", "3") == 130
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(simulator.operations) <= 9
+    told = r"interrupted: nothing more is submitted; [0-3] pieces? in flight will be finished, (which|and how long)"
+    assert re.search(told, err)
+    assert err.splitlines()[-1] == "interrupted"
+    assert set(count()) == {State.SAVED}
+    assert bulk() == 0
+    assert len(simulator.operations) == 30
+
+
+def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
+    """Although nothing in flight would ever end; and nothing is lost."""
+    puts_seen = 0
+
+    def interrupt(request: Request) -> None:
+        nonlocal puts_seen
+        puts_seen += request.method == "PUT"
+        if (request.method == "PUT" and puts_seen == 3) or (request.method == "GET" and puts_seen >= 3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    simulator = serve(on_request=interrupt, **{**FAST, "durations": STUCK})
+    write(fx(number) for number in range(10))
+    assert bulk("--in-flight", "3") == 130
+    assert count() == {State.SUBMITTED: 3}
+    assert "0 saved" not in capsys.readouterr().err
+    assert len(simulator.operations) == 3
+
+
+def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Streams) -> None:
+    """While the file is checked there is nothing in flight to wait for: it ends at once."""
+    simulator = serve(**FAST)
+    write(fx(number) for number in range(20_000))
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    assert bulk() == 130
+    timer.join()
+    assert len(simulator.operations) < 20_000
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"

@@ -1,0 +1,219 @@
+"""What may stand in a jobs file, and what is said of what may not."""
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soundpiece_async import AudioSource, NewFx, NewSample, NewSong, RemixSong, SeparateStems
+from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
+from soundpiece_async.cli.lines import LONGEST
+
+FX = '{"route": "create.new_fx", "prompt": "door", "duration": 2.5}'
+URL = "https://media.example.com/mix.wav"
+KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
+
+
+def read(folder: Path, content: bytes | str, name: str = "jobs.jsonl") -> list[Job | Bad]:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(read_jobs(path))
+
+
+def only(found: list[Job | Bad]) -> str:
+    """Give what is said of the only line, which is a bad one."""
+    (bad,) = found
+    assert isinstance(bad, Bad), bad
+    return bad.fault
+
+
+def line(**members: Any) -> str:
+    return json.dumps({"route": "create.new_fx", "prompt": "door", "duration": 2.5} | members)
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_jsonl_as_it_comes(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    """With a mark at the beginning, Windows line ends and blank lines; the numbers of lines are an editor's."""
+    found = read(tmp_path, mark + end.join([FX.encode(), b"", b"  \t", FX.encode()]), "jobs.txt")
+
+    assert [(type(job), job.line) for job in found] == [(Job, 1), (Job, 4)]
+    assert isinstance(found[0], Job)
+    assert isinstance(found[0].request, NewFx)
+    assert (found[0].request.prompt, found[0].request.duration) == ("door", 2.5)
+
+
+def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+    """That is no mistake of a line's."""
+    assert read(tmp_path, "") == read(tmp_path, "", "jobs.csv") == read(tmp_path, codecs.BOM_UTF8) == []
+
+
+def test_a_line_says_what_to_call_it_and_what_to_keep(tmp_path: Path) -> None:
+    """Name and metadata are no members of the request; null is as if it were not there."""
+    wanted = {"name": "../x", "metadata": {"a": [1, None]}, "callback_url": None, "idempotency_key": KEY}
+    (job,) = read(tmp_path, line(**wanted))
+
+    assert isinstance(job, Job)
+    assert (job.name, job.metadata) == ("../x", {"a": [1, None]})
+    assert job.request == NewFx("door", duration=2.5, idempotency_key=KEY)
+
+
+@pytest.mark.parametrize("source", [URL, {"url": URL}])
+def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
+    """As Python's callers have it, and as the API has it."""
+    text = json.dumps({"route": "adapt.separate_stems", "source": source})
+    (job,) = read(tmp_path, text)
+
+    assert isinstance(job, Job)
+    assert isinstance(job.request, SeparateStems)
+    assert job.request.source in (URL, AudioSource(URL))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1]", "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ("{", "is no JSON: Expecting property name enclosed in double quotes (column 2)"),
+        (FX[:-1] + ', "x": NaN}', "NaN is no JSON number"),
+        (FX[:-1] + ', "metadata": {"a": 1, "a": 2}}', "member 'a' is there twice"),
+        ("[" * 100_000, "is no JSON: "),
+        ('{"a": ' + "9" * 5000 + "}", "is no JSON: "),
+        (b'{"route": "create.new_fx", "prompt": "\xff"}', "is not UTF-8, at byte 39"),
+        (FX.encode("utf-16"), "is not UTF-8, at byte 1"),
+        ('{"prompt": "x"}', "route: is missing; the routes are create.new_song, "),
+        (line(route="create.new_opera"), "route: 'create.new_opera' is none; the routes are"),
+        (line(route=["create.new_fx"]), "route: ['create.new_fx'] is none"),
+        (line(colour="red"), "colour: create.new_fx does not take it; it takes idempotency_key, callback_url, prompt"),
+        (line(duration=None), "duration: is missing"),
+        (line(prompt="x" * 1025, duration=-1), "prompt: has 1025 characters"),
+        (line(prompt="x" * 1025, duration=-1), "; duration: must be a number of seconds above 0, not -1"),
+        (line(prompt={"url": URL}), "prompt: must be text, not dict"),
+        (line(prompt="\ud800"), "prompt: holds what is not UTF-8"),
+        (line(duration="2.5"), "duration: must be a number of seconds, not str"),
+        (line(duration=True), "duration: must be a number of seconds, not bool"),
+        (line(idempotency_key="mine"), "idempotency_key: must be a UUID"),
+        (line(name=""), "name: must be text that can name a file"),
+        (line(name=7), "name: must be text that can name a file"),
+        ('{"route": "create.new_song", "lyrics": "la"}', "prompt: is missing: exactly one of prompt and reference"),
+        ('{"route": "adapt.separate_stems", "source": {"URL": 1}}', 'source: must be a URL, or {"url": "..."}'),
+        ('{"route": "adapt.separate_stems", "source": {"url": 1}}', "source: must be a URL"),
+        ('{"route": "adapt.separate_stems", "source": "ftp://a/b"}', "source: must be an http(s) URL"),
+        ('{"route": "\\u001b[2Jx"}', "route: '\\x1b[2Jx' is none"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_bad_lines_say_what_is_wrong(tmp_path: Path, text: bytes | str, says: str) -> None:
+    """The member first; several faults of one line in one line."""
+    assert says in only(read(tmp_path, text))
+
+
+def test_what_is_said_is_short_and_harmless(tmp_path: Path) -> None:
+    """A line may hold anything, and a terminal obeys some of it."""
+    fault = only(read(tmp_path, line(**{"\x1b[2J\n" + "x" * 9000: 1})))
+
+    assert fault.isprintable()
+    assert len(fault) < 500
+
+
+def test_a_line_that_never_ends_is_not_held(tmp_path: Path) -> None:
+    """What is longer than a mebibyte is passed over; one byte less is read; the next line is the next."""
+    longest = line(metadata="x" * (LONGEST - len(line(metadata="")) - 1))
+    found = read(tmp_path, f"{longest}\n{longest}xx\n{'y' * 3 * LONGEST}\n{FX}\n{'z' * 2 * LONGEST}")
+
+    assert [(type(job), job.line) for job in found] == [(Job, 1), (Bad, 2), (Bad, 3), (Job, 4), (Bad, 5)]
+    assert isinstance(found[1], Bad)
+    assert found[1].fault == f"is longer than {LONGEST} bytes"
+
+
+@pytest.mark.parametrize("second", [KEY, KEY.upper()])
+def test_a_key_stands_for_one_line(tmp_path: Path, second: str) -> None:
+    """Two lines with one key would be one piece, and one file less than lines."""
+    first, twin = read(tmp_path, f"\n{line(idempotency_key=KEY)}\n{line(idempotency_key=second)}")
+
+    assert isinstance(first, Job)
+    assert twin == Bad(3, "idempotency_key: is that of line 2, and a key stands for one piece")
+
+
+CSV = "route,prompt,duration,loopable,n_variations,source,lyrics,name,metadata\r\n"
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_csv_as_it_comes(tmp_path: Path, mark: bytes) -> None:
+    """Quotes, line breaks in cells, blank lines; cells are typed as the request has them, empty ones are absent."""
+    rows = (
+        'create.new_fx,"a ""loud"", wet\r\ndoor",2.5,,,,,door 1,"{""a"": [1]}"\r\n'
+        "\r\n"
+        " create.new_sample ,kick,1,TRUE,,,,,plain text\r\n"
+        ",,,,,,,,\r\n"
+        f'create.remix_song,house,,,2,{URL},"[Verse]\nla\n",,\n'
+        "create.new_sample,kick,1,no,,,,,"
+    )
+    found = read(tmp_path, mark + (CSV + rows).encode(), "jobs.CSV")
+
+    assert [job.line for job in found] == [2, 5, 7, 10]
+    fx, sample, remix, other = (job for job in found if isinstance(job, Job))
+    assert (fx.request.prompt, fx.request.duration) == ('a "loud", wet\r\ndoor', 2.5)  # type: ignore[attr-defined]
+    assert (fx.name, fx.metadata) == ("door 1", {"a": [1]})
+    assert isinstance(sample.request, NewSample)
+    assert isinstance(other.request, NewSample)
+    assert (sample.request.loopable, sample.request.duration, other.request.loopable) == (True, 1.0, False)
+    assert (sample.name, sample.metadata) == (None, "plain text")
+    assert isinstance(remix.request, RemixSong)
+    assert (remix.request.n_variations, remix.request.lyrics) == (2, "[Verse]\nla\n")
+
+
+def test_a_csv_needs_only_the_columns_it_uses(tmp_path: Path) -> None:
+    """In any order, with blanks around their names."""
+    (job,) = read(tmp_path, "prompt , route,lyrics\npop,create.new_song,la\n", "jobs.csv")
+
+    assert isinstance(job, Job)
+    assert isinstance(job.request, NewSong)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "says"),
+    [
+        ("prompt,duration\nx,1\n", 1, "the header has no column 'route'; the columns there may be are route, name"),
+        ("route;prompt\nx;1\n", 1, "the header has no column 'route'"),
+        ("route,colour,prompt\nx,1,2\n", 1, "the header has unknown columns: 'colour'"),
+        ("\n\nroute,prompt,prompt\nx,1,2\n", 3, "the header has prompt twice"),
+        (f"{CSV}create.new_fx,door\n", 2, "has 2 cells, and the header 9"),
+        (f"{CSV}create.new_fx,door,long,,,,,,\n", 2, "duration: must be a number, and is 'long'"),
+        (f"{CSV}create.new_fx,door,nan,,,,,,\n", 2, "duration: must be a number of seconds above 0, not nan"),
+        (f"{CSV}create.new_fx,door,2,yes,,,,,\n", 2, "loopable: create.new_fx does not take it"),
+        (f"{CSV}create.new_sample,kick,2,maybe,,,,,\n", 2, "loopable: must be true or false, and is 'maybe'"),
+        (f"{CSV}create.remix_song,a,,,2.5,{URL},la,,\n", 2, "n_variations: must be a whole number, and is '2.5'"),
+        (f"{CSV}create.new_fx,door,2,,,,,,{{\n", 2, "metadata: is no JSON"),
+        (f"{CSV},door,2,,,,,,\n", 2, "route: is missing"),
+        (f'{CSV}create.new_fx,"do"or,2,,,,,,\n', 2, "is no CSV: ',' expected after '\"'"),
+        (f'{CSV}create.new_fx,"door,2,,,,,,\n\n', 2, "is no CSV: unexpected end of data"),
+        (CSV.encode() + b"create.new_fx,t\xfcr,2,,,,,,\n", 2, "prompt: holds what is not UTF-8"),
+        (CSV.encode() + b"create.new_fx,tor,2,,,,,,t\xfcr\n", 2, "metadata: holds what is not UTF-8"),
+    ],
+)
+def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: bytes | str, at: int, says: str) -> None:
+    """With the line its record begins in."""
+    found = read(tmp_path, text, "jobs.csv")
+
+    assert says in only(found)
+    assert found[0].line == at
+
+
+def test_csv_goes_on_behind_a_bad_record(tmp_path: Path) -> None:
+    """One mistake hides no other."""
+    found = read(tmp_path, f'{CSV}create.new_fx,"do"or,2,,,,,,\ncreate.new_fx,door,2,,,,,,\n', "jobs.csv")
+
+    assert [(type(job), job.line) for job in found] == [(Bad, 2), (Job, 3)]
+
+
+@pytest.mark.anyio
+async def test_a_file_is_read_in_a_thread(tmp_path: Path) -> None:
+    """A chunk at a time, and no further than is asked for."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(f"{FX}\n" * 450)
+    chunks = [len(chunk) async for chunk in in_thread(read_jobs(path))]
+
+    assert chunks == [200, 200, 50]
