@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from soundpiece_async import Journal, NewFx, Request, SeparateStems, Session, Settings
+from soundpiece_async import Journal, NewFx, Request, SeparateStems, Session, Settings, cli
+from soundpiece_async.cli import commands  # loaded here, once, and not by every child
 
+COMMANDS = commands.app
 SOURCE = "https://media.example.com/mix.wav"
 
 
@@ -43,7 +45,7 @@ def die_at(step: int, connection: sqlite3.Connection) -> None:
     connection.set_trace_callback(trace)
 
 
-async def run(command: dict[str, Any]) -> None:
+async def run(command: dict[str, Any]) -> int:
     """Run so many of the lines once."""
     settings = Settings(api_key=command["api_key"], base_url=command["url"])
     folder = Path(command["folder"])
@@ -53,6 +55,16 @@ async def run(command: dict[str, Any]) -> None:
         async with session.run_many(lines()[: command["count"]], save_to=folder, journal=journal) as results:
             async for _ in results:
                 pass
+    return 0
+
+
+def call(command: dict[str, Any]) -> int:
+    """Be the command line, which prints into a file: our own standard output is spoken for."""
+    os.environ |= {"SOUNDPIECE_API_KEY": command["api_key"], "SOUNDPIECE_BASE_URL": command["url"]}
+    with Path(command["folder"]).with_suffix(".printed").open("a") as printed:
+        os.dup2(printed.fileno(), sys.stdout.fileno())
+        os.dup2(printed.fileno(), sys.stderr.fileno())
+    return cli.main(command["arguments"])
 
 
 def main() -> None:
@@ -60,8 +72,8 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            asyncio.run(run(json.loads(line)))
-            os._exit(0)
+            command = json.loads(line)
+            os._exit(call(command) if "arguments" in command else asyncio.run(run(command)))
         print("begun", child, flush=True)  # noqa: T201 - it is spoken to
         _, status = os.waitpid(child, 0)
         print("ended", os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201 - it is spoken to

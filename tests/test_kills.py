@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
-from bulkprocess import lines
+from bulkprocess import SOURCE, lines
 from conftest import settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
@@ -134,3 +134,41 @@ async def test_killed_again_and_again(victim: Victim, tmp_path: Path) -> None:
             assert deaths < 30
         assert deaths > 1
         await check(sim, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "method", "step"), [("api", "PUT", 1), ("api", "PUT", 4), ("api", "GET", 3), ("output", "GET", 2)]
+)
+async def test_the_command_is_killed(victim: Victim, tmp_path: Path, host: str, method: str, step: int) -> None:
+    """The same command goes on: as many pieces as lines, none bought twice, each file whole, and status says so."""
+    jobs, folder = tmp_path / "jobs.csv", tmp_path / "out"
+    jobs.write_text(
+        "route,prompt,source,duration,name\n"
+        + "create.new_fx,door,,0.1,same\n" * 3
+        + f"adapt.separate_stems,,{SOURCE},,same\n" * 2
+    )
+    seen = 0
+
+    async def kill(request: Request) -> None:
+        nonlocal seen
+        if (request.host, request.method) == (host, method):
+            seen += 1
+            if seen == step:
+                os.kill(victim.child, signal.SIGKILL)
+
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
+        command = ["bulk", str(jobs), str(folder)]
+        assert await victim.run(sim, folder, arguments=command) == KILLED
+        assert await victim.run(sim, folder, arguments=command) == 0
+        sent = len(sim.log)
+        assert await victim.run(sim, folder, arguments=["resume", str(folder)]) == 0
+        assert await victim.run(sim, folder, arguments=["status", str(folder), "--json"]) == 0
+        assert (len(sim.operations), len(sim.log)) == (5, sent)
+    (told,) = (json.loads(line) for line in folder.with_suffix(".printed").read_text().splitlines() if line[0] == "{")
+    assert {state: number for state, number in told["states"].items() if number} == {"saved": 5}
+    assert (told["unread"], told["worked_on_by"]) == (0, None)
+    files = sorted(path.name for path in folder.glob("*.flac*"))
+    names = {"same.flac", "same-2.flac", "same-3.flac"}
+    assert {name for name in files if "vocals" not in name and "drums" not in name} >= names
+    assert len(files) == 3 + 2 * 4
+    assert all(len(soundfile.read(folder / name)[0]) for name in files)

@@ -26,7 +26,7 @@ from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture
 from soundpiece_async.cli.speech import plural, say, size, span, tell
-from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
+from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe, is_full_disk
 
 SHOWN = 20
 """Failures that are told one by one."""
@@ -119,6 +119,8 @@ class BulkRun:
             self._feed.ended = True
         if self.tally.fresh_failures >= self._order.terms.enough_failures:
             self._stop(Stopped("too many pieces failed"))
+        if isinstance(result, Failed) and is_full_disk(result.error):
+            self._stop(Stopped("files cannot be written"))
         if ending is Ending.UNSENT:
             return
         if isinstance(result, Failed) and self.tally.failures <= SHOWN:
