@@ -21,7 +21,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._overview import measure_waits
 from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED, UsageError
-from soundpiece_async.cli.interruption import politely
+from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture
@@ -101,7 +101,7 @@ class BulkRun:
 
     async def carry_out(self) -> int:
         """Run to the end, whichever it is, and give the exit code."""
-        with politely(self._interrupt):
+        with Politely(self._interrupt):
             async with anyio.create_task_group() as beside:
                 beside.start_soon(self._picture.follow)
                 beside.start_soon(self._explain_interruption)

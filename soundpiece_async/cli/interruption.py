@@ -43,7 +43,7 @@ class Interruption:
             signal.signal(number, signal.SIG_IGN if self._last else handler)
 
     async def guard(self, work: "Callable[[], Awaitable[int | None]]") -> "int | None":
-        """Do the work until it ends or a signal comes, also one that came earlier; gives its exit code, or then None."""
+        """Do the work until it ends or a signal comes, also one that came earlier; its exit code, or then None."""
         import asyncio  # noqa: PLC0415 - both take their time, and by now the signals are in our hands
 
         import anyio  # noqa: PLC0415

@@ -1,0 +1,129 @@
+"""What a bulk run shows meanwhile, and the small words for people."""
+
+import re
+from collections import Counter
+
+import anyio
+import pytest
+
+from soundpiece_async import (
+    DownloadError,
+    Failed,
+    InsufficientCredits,
+    InvalidRequest,
+    JournalError,
+    NewFx,
+    SoundpieceError,
+    Statistics,
+    Succeeded,
+    TransportError,
+)
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.pieces import State
+from soundpiece_async.cli import progress
+from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
+from soundpiece_async.cli.speech import plural, span
+from soundpiece_async.cli.tally import Ending, Stopped, Tally, is_full_disk, judge
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = NewFx("door", duration=1)
+OPERATION = Operation(route="create.new_fx", id="op_1", status=Status.READY, request=REQUEST)
+BUSY = Statistics(bytes=4_000_000, rate=9.5, rate_limited=3, closed_for=12.0, one_at_a_time=True, detection_lag=0.25)
+
+
+def raised(error: SoundpieceError, cause: Exception | None = None) -> SoundpieceError:
+    """Give an error as it is once it was raised."""
+    try:
+        raise error from cause
+    except SoundpieceError as caught:
+        return caught
+
+
+def picture(statistics: Statistics = BUSY) -> Picture:
+    tally = Tally(20, endings=Counter({Ending.SAVED: 5, Ending.FAILED: 1, Ending.UNFINISHED: 1}))
+    return Picture(tally, passed=Counter({State.SUBMITTED: 12, State.READY: 8}), statistics=lambda: statistics)
+
+
+async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """With how many are how far, how fast it goes, what holds it up, and how long it takes."""
+    seen = picture()
+    seen.refresh()
+    assert capsys.readouterr().err == (
+        "of 20: 12 submitted, 8 ready, 5 saved, 2 failed; 0.0 lines/s, 0.0 MB/s, 9.5 requests/s, 3 answers 429, told "
+        "to wait 12 s, the service gives no usable answers, noticed within 0.2 s, time left unknown\n"
+    )
+    picture(Statistics()).refresh()
+    assert "no limit met, 0 answers 429, noticed within 0.0 s" in capsys.readouterr().err
+    assert "'saved': 5" in repr(seen)
+
+
+async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One for each stage, and a line below; they are gone in the end."""
+    for name, value in {"TERM": "xterm", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "200"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(progress, "REFRESH", 0.001)
+    seen = picture()
+    with anyio.move_on_after(0.1):
+        await seen.follow()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    for name, number in (("submitted", 12), ("ready", 8), ("saved", 5), ("failed", 2)):
+        assert re.search(rf"{name} +\S+ +{number}/20", shown)
+    assert "9.5 requests/s, 3 answers 429, told to wait 12 s" in shown
+
+
+def test_the_pace_is_that_of_late() -> None:
+    """Of the latest minute, so that what is left is told by how it goes now; and no pace tells nothing."""
+    meter = Pacemeter()
+    assert meter.measure(now=0.0, lines=0, received=0, left=100) == Pace(0.0, 0.0, None)
+    assert meter.measure(now=10.0, lines=20, received=1000, left=80) == Pace(2.0, 100.0, 40.0)
+    assert meter.measure(now=70.0, lines=80, received=1000, left=20) == Pace(1.0, 0.0, 20.0)
+    assert meter.measure(now=200.0, lines=80, received=1000, left=20) == Pace(0.0, 0.0, None)
+    assert repr(meter) == "<Pacemeter samples=1>"
+
+
+@pytest.mark.parametrize(
+    ("error", "operation", "ending"),
+    [
+        (raised(Stopped("enough")), None, Ending.UNSENT),
+        (raised(InsufficientCredits("402", status=402)), None, Ending.UNSENT),
+        (JournalError("sent long ago"), None, Ending.UNCERTAIN),
+        (raised(InvalidRequest("another route's key", field="idempotency_key")), None, Ending.FAILED),
+        (SoundpieceError("on record"), None, Ending.FAILED),
+        (raised(TransportError("no answer")), None, Ending.UNFINISHED),
+        (raised(DownloadError("not here", url="", path="")), OPERATION, Ending.FAILED),
+        (raised(DownloadError("no disk", url="", path=""), OSError(28, "full")), OPERATION, Ending.UNFINISHED),
+    ],
+    ids=repr,
+)
+def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[NewFx] | None, ending: Ending) -> None:
+    """For good, until the next run, until the user says so, or not begun; only what was raised now is of this run."""
+    result = Failed(request=REQUEST, operation=operation, error=error)
+    tally = Tally(2)
+    assert judge(result) is tally.add(result) is ending
+    assert tally.fresh_failures == (ending in (Ending.FAILED, Ending.UNFINISHED) and str(error) != "on record")
+    assert tally.failures == (ending is not Ending.UNSENT)
+    assert (tally.refusal is error) == isinstance(error, InsufficientCredits)
+    assert judge(Succeeded(request=REQUEST, operation=OPERATION)) is Ending.SAVED
+    assert tally.as_members()["left"] == 1 + (ending is Ending.UNSENT)
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (raised(DownloadError("", url="", path=""), OSError(28, "full")), True),
+        (raised(DownloadError("", url="", path=""), OSError(36, "name too long")), False),
+        (raised(DownloadError("", url="", path=""), TransportError("no answer")), False),
+        (raised(DownloadError("", url="", path="")), False),
+        (raised(TransportError(""), OSError(28, "full")), False),
+    ],
+)
+def test_a_full_disk_is_told_from_other_troubles(error: SoundpieceError, *, full: bool) -> None:
+    """Only what the next file would meet as well stops a run."""
+    assert is_full_disk(error) is full
+
+
+def test_lengths_and_numbers_for_people() -> None:
+    """As they read best."""
+    assert [span(seconds) for seconds in (0.2, 99, 100, 5900, 7260)] == ["0 s", "99 s", "2 min", "98 min", "2 h 1 min"]
+    assert [plural(number, "line") for number in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
