@@ -17,13 +17,17 @@ from uuid import UUID
 import anyio
 import pytest
 import soundfile
-from conftest import STUCK, Serve
+from conftest import STUCK, Serve, settings
 
-from soundpiece_async import Journal
+from soundpiece_async import Journal, Session
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
 from soundpiece_async._folderlock import FolderLock
 from soundpiece_async.cli import main
+from soundpiece_async.cli.bulkrun import BulkRun
+from soundpiece_async.cli.interruption import Politely
+from soundpiece_async.cli.knobs import Knobs, Order, Terms
 from soundpiece_async.cli.status import as_members, read_standing
+from soundpiece_async.cli.verify import Verification
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.log import Request
 
@@ -206,6 +210,8 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     assert "stopped by the account: " in err
     assert "top the account up in the dashboard; then the same command, or soundpiece resume out, goes on" in err
     assert len(puts(simulator)) < 12
+    assert main(["status", "out"]) == 0
+    assert "lines of the jobs file not begun" in capsys.readouterr().out
     simulator.top_up(40)
     assert bulk("--in-flight", "4") == 0
     assert len(capsys.readouterr().out.splitlines()) == 40
@@ -240,6 +246,58 @@ def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[st
     assert count() == {State.FAILED: 2 * most, State.SAVED: 20 - 2 * most}
     assert "not all is done" in capsys.readouterr().err
     assert len(simulator.operations) == 20
+
+
+def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
+    """Twenty of them, and where the rest is."""
+    serve(**FAST).inject(Fault.FAIL, times=23)
+    write(fx(number) for number in range(23))
+    assert bulk() == 1
+    err = capsys.readouterr().err
+    assert len(re.findall(r"^jobs.jsonl:\d+: failed: ", err, re.MULTILINE)) == 20
+    assert "the first 20 failures stand above; for the reasons of all: soundpiece status out" in err
+
+
+def test_a_file_that_changes_meanwhile_is_a_clear_error(
+    serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in flight then is finished; exit code 2."""
+    simulator = serve(**FAST)
+    write([fx(1), fx(2, prompt="")])
+
+    async def overlook(_: Path) -> int:
+        return 2
+
+    monkeypatch.setattr("soundpiece_async.cli.bulk.check", overlook)
+    for flags in ((), ("--dry-run",)):
+        assert bulk(*flags) == 2
+        assert "jobs.jsonl was changed meanwhile; jobs.jsonl:2: prompt: has 0 char" in capsys.readouterr().err
+    assert len(simulator.operations) == 1
+
+
+@pytest.mark.anyio
+async def test_a_run_shows_its_state(sim: Simulator) -> None:
+    """As everything here that lives for long."""
+    order = Order(jobs=Path(write([fx(1)])), out=Path("out"), knobs=Knobs(), terms=Terms())
+    async with Session(settings(sim)) as session, Journal.open("out") as journal:
+        run = BulkRun(order, lines=1, journal=journal, session=session)
+        assert repr(run).startswith("<BulkRun <Feed jobs.jsonl under way=0> Tally(lines=1")
+        assert await run.carry_out() == 0
+        looked = Verification(journal, out=Path("out"), inspect=None, as_json=False)
+        assert await looked.carry_out() == 0
+        assert repr(looked).startswith("<Verification {'whole': 1")
+    assert repr(Politely(print)).startswith("<Politely ")
+
+
+@pytest.mark.anyio
+async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """Every few seconds, on standard error."""
+    monkeypatch.setattr("soundpiece_async.cli.verify.INTERVAL", 0.001)
+    async with Journal.open("out") as journal:
+        looked = Verification(journal, out=Path("out"), inspect=None, as_json=False)
+        with anyio.move_on_after(0.05):
+            await looked._tell_progress()
+    assert "0 files, 0.0 MB\n" in capsys.readouterr().err
 
 
 def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> None:
@@ -373,6 +431,10 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     assert [(reason["code"], reason["number"]) for reason in after["reasons"]] == [("too_loud", 2)]
     assert [piece["route"] for piece in after["uncertain"]] == ["create.new_fx"]
     edit("UPDATE piece SET operation = NULL, outputs = NULL WHERE number = 7")
+    edit("UPDATE piece SET error_kind = 'DownloadError', error_code = '' WHERE number = 1")
+    assert main(["status", "out"]) == 0
+    assert "1 failed: DownloadError, as: " in capsys.readouterr().out
+    edit("UPDATE piece SET error_kind = 'OperationFailed', error_code = 'too_loud' WHERE number = 1")
     assert bulk() == 1
     assert "0 unfinished, 1 uncertain, 0 left" in capsys.readouterr().err
     assert bulk("--resubmit-uncertain") == 1

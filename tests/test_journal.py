@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from soundpiece_async._core.pieces import (
     write_outputs,
 )
 from soundpiece_async._database import MIGRATIONS, Database
+from soundpiece_async._folderlock import FolderLock
 from soundpiece_async._ledger import Ledger
 
 pytestmark = pytest.mark.anyio
@@ -274,6 +276,19 @@ async def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
         first.send_signal(signal.SIGKILL)
     async with Journal.open(tmp_path) as journal:
         assert await journal.count() == {}
+
+
+def test_who_looks_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """To find out who has the lock is to hold it for an instant: who wants to keep it tries a little longer."""
+    lock, other = FolderLock(tmp_path / "lock"), FolderLock(tmp_path / "lock")
+    other.take(now=datetime.now(UTC))
+    assert (lock.find_holder() or "").startswith(f"process {os.getpid()} on ")
+    timer = threading.Timer(0.01, other.give_back)
+    timer.start()
+    lock.take(now=datetime.now(UTC))
+    timer.join()
+    lock.give_back()
+    assert lock.find_holder() is None
 
 
 async def test_a_lock_file_without_a_name_still_locks(tmp_path: Path) -> None:

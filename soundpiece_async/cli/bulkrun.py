@@ -20,11 +20,11 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._overview import measure_waits
-from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED, UsageError
+from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED
 from soundpiece_async.cli.interruption import Politely
-from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
+from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
-from soundpiece_async.cli.progress import Picture
+from soundpiece_async.cli.progress import Picture, beside
 from soundpiece_async.cli.speech import plural, say, size, span, tell
 from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe, is_full_disk
 
@@ -58,11 +58,10 @@ class Feed:
         """
         async with aclosing(in_thread(read_jobs(self._path))) as chunks:
             async for chunk in chunks:
-                for job in chunk:
+                for line in chunk:
                     if self.ended:
                         return
-                    if isinstance(job, Bad):
-                        raise UsageError(f"{self._path} was changed meanwhile; line {job.line}: {job.fault}")
+                    job = demand_right(self._path, line)
                     self._journal.annotate(job.request, name=job.name, metadata=job.metadata)
                     self._jobs[job.request.idempotency_key] = job
                     yield job.request
@@ -102,13 +101,9 @@ class BulkRun:
     async def carry_out(self) -> int:
         """Run to the end, whichever it is, and give the exit code."""
         with Politely(self._interrupt):
-            async with anyio.create_task_group() as beside:
-                beside.start_soon(self._picture.follow)
-                beside.start_soon(self._explain_interruption)
-                async with self._results as results:
-                    async for result in results:
-                        await self._take(result)
-                beside.cancel_scope.cancel()
+            async with beside(self._picture.follow, self._explain_interruption), self._results as results:
+                async for result in results:
+                    await self._take(result)
         return self._end()
 
     async def _take(self, result: Result) -> None:

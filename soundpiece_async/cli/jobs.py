@@ -13,6 +13,7 @@ from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
 from soundpiece_async._occurrences import Occurrences
+from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.lines import OWN, Line, read_lines
 
 T = TypeVar("T")
@@ -54,6 +55,17 @@ def read_jobs(path: Path) -> Iterator[Job | Bad]:
             if times > 1:
                 job = Bad(line.number, f"idempotency_key: is that of line {first}, and a key stands for one piece")
         yield job
+
+
+def demand_right(path: Path, job: Job | Bad) -> Job:
+    """Take a line of a file that was checked before.
+
+    Raises:
+        UsageError: it is not any more what it was.
+    """
+    if isinstance(job, Bad):
+        raise UsageError(f"{path} was changed meanwhile; {path}:{job.line}: {job.fault}")
+    return job
 
 
 async def in_thread(items: Iterator[T]) -> AsyncGenerator[list[T]]:

@@ -2,7 +2,8 @@
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +26,16 @@ INTERVAL = 5.0
 """Seconds between two lines where there is none."""
 WINDOW = 60.0
 """Seconds that the pace is measured over."""
+
+
+@asynccontextmanager
+async def beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+    """Do what never ends by itself, for as long as this lasts."""
+    async with anyio.create_task_group() as group:
+        for task in tasks:
+            group.start_soon(task)
+        yield
+        group.cancel_scope.cancel()
 
 
 @attrs.frozen

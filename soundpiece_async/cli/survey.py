@@ -21,7 +21,7 @@ from soundpiece_async._occurrences import Occurrences
 from soundpiece_async._overview import Waits, measure_waits
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
+from soundpiece_async.cli.jobs import Bad, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.speech import plural, say, span, tell
 
@@ -125,10 +125,10 @@ def _identify(path: Path) -> Iterator[tuple[str, Identity]]:
     """Say which piece each line is, as a run would."""
     seen = Occurrences()
     for job in read_jobs(path):
-        if isinstance(job, Job):
-            digest, key = identities.digest(job.request), identities.given_key(job.request)
-            occurrence = seen.count(digest)[0] if key is None else None
-            yield job.request.route, Identity(digest=digest, occurrence=occurrence, key=key)
+        request = demand_right(path, job).request
+        digest, key = identities.digest(request), identities.given_key(request)
+        occurrence = seen.count(digest)[0] if key is None else None
+        yield request.route, Identity(digest=digest, occurrence=occurrence, key=key)
 
 
 def _find_work(states: Counter[State | None], order: Order) -> Iterator[int]:

@@ -59,9 +59,9 @@ def judge(result: Result) -> Ending:
             return Ending.UNCERTAIN
         case Failed(error=InvalidRequest()):
             return Ending.FAILED  # its key is another route's in the journal
-        case Failed(request=request, operation=operation, error=error):
-            final = is_old(error) or pieces.explain(error, request=request, submitted=operation is not None)
-            return Ending.FAILED if final else Ending.UNFINISHED
+    error, submitted = result.error, result.operation is not None
+    final = is_old(error) or pieces.explain(error, request=result.request, submitted=submitted)
+    return Ending.FAILED if final else Ending.UNFINISHED
 
 
 def is_old(error: SoundpieceError) -> bool:

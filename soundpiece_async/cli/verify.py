@@ -17,7 +17,7 @@ from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.pieces import FileRecord, State
 from soundpiece_async._inspecting import Inspect, prepare_inspection
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
-from soundpiece_async.cli.progress import INTERVAL
+from soundpiece_async.cli.progress import INTERVAL, beside
 from soundpiece_async.cli.speech import plural, say, size, tell
 
 PAGE = 500
@@ -74,14 +74,11 @@ class Verification:
 
     async def carry_out(self) -> int:
         """Look at every file, and give the exit code."""
-        async with anyio.create_task_group() as beside:
-            beside.start_soon(self._tell_progress)
-            async with aclosing(self._list()) as pages:
-                async for page in pages:
-                    async with anyio.create_task_group() as group:
-                        for file in page:
-                            group.start_soon(self._look, file)
-            beside.cancel_scope.cancel()
+        async with beside(self._tell_progress), aclosing(self._list()) as pages:
+            async for page in pages:
+                async with anyio.create_task_group() as group:
+                    for file in page:
+                        group.start_soon(self._look, file)
         return self._end()
 
     async def _list(self) -> AsyncGenerator[list[FileRecord]]:
