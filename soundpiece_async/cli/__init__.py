@@ -16,6 +16,8 @@ __all__ = ["main"]
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Carry out one command line and give its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
+    ``bulk`` and ``resume`` also give 3: stopped by the account.
+
     Every foreseeable failure is one line on standard error; only a fault of this library itself shows a traceback.
 
     Args:

@@ -72,15 +72,18 @@ async def _carry_out(order: Order) -> int:
     await _demand_folder(order.out)
     lines = await check(order.jobs)
     journal = await _open(order)
-    async with journal, session:
-        await journal.ledger.keep(
-            jobs=str(await anyio.Path(order.jobs).absolute()),
-            sha256=await _hash(order.jobs),
-            lines=lines,
-            options=order.knobs.given,
-        )
-        tell(f"{plural(lines, 'line')} of {order.jobs}, into {order.out}")
-        return await BulkRun(order, lines=lines, journal=journal, session=session).carry_out()
+    async with journal:
+        async with session:
+            await journal.ledger.keep(
+                jobs=str(await anyio.Path(order.jobs).absolute()),
+                sha256=await _hash(order.jobs),
+                lines=lines,
+                options=order.knobs.given,
+            )
+            tell(f"{plural(lines, 'line')} of {order.jobs}, into {order.out}")
+            run = BulkRun(order, lines=lines, journal=journal, session=session)
+            await run.carry_out()
+        return run.end()
 
 
 async def _open(order: Order) -> Journal:

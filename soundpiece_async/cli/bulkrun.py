@@ -98,13 +98,12 @@ class BulkRun:
     def __repr__(self) -> str:
         return f"<BulkRun {self._feed!r} {self.tally!r}>"
 
-    async def carry_out(self) -> int:
-        """Run to the end, whichever it is, and give the exit code."""
+    async def carry_out(self) -> None:
+        """Run to the end, whichever it is."""
         with Politely(self._interrupt):
-            async with beside(self._picture.follow, self._explain_interruption), self._results as results:
-                async for result in results:
+            async with beside(self._picture.follow, self._explain_interruption), self._results:
+                async for result in self._results:
                     await self._take(result)
-        return self._end()
 
     async def _take(self, result: Result) -> None:
         """Count a result and print it, and stop where it says so."""
@@ -146,7 +145,7 @@ class BulkRun:
             f"{takes}. Interrupt again to stop at once: nothing is lost, either way"
         )
 
-    def _end(self) -> int:
+    def end(self) -> int:
         """Sum up, say how to go on, and give the exit code."""
         tally, out = self.tally, self._order.out
         counts = tally.as_members()

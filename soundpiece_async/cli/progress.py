@@ -2,10 +2,10 @@
 
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import attrs
@@ -29,7 +29,7 @@ WINDOW = 60.0
 
 
 @asynccontextmanager
-async def beside(*tasks: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+async def beside(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
     """Do what never ends by itself, for as long as this lasts."""
     async with anyio.create_task_group() as group:
         for task in tasks:

@@ -46,9 +46,11 @@ async def verify(
     try:
         inspect = await anyio.to_thread.run_sync(prepare_inspection, "full") if full else None
         async with Journal.open(out, read_only=True) as journal:
-            return await Verification(journal, out=out, inspect=inspect, as_json=as_json).carry_out()
+            verification = Verification(journal, out=out, inspect=inspect, as_json=as_json)
+            await verification.carry_out()
     except (JournalError, SettingsError) as error:
         raise UsageError(str(error)) from error
+    return verification.end()
 
 
 class Verification:
@@ -72,14 +74,13 @@ class Verification:
     def __repr__(self) -> str:
         return f"<Verification {dict(self._counts)}>"
 
-    async def carry_out(self) -> int:
-        """Look at every file, and give the exit code."""
+    async def carry_out(self) -> None:
+        """Look at every file."""
         async with beside(self._tell_progress), aclosing(self._list()) as pages:
             async for page in pages:
                 async with anyio.create_task_group() as group:
                     for file in page:
                         group.start_soon(self._look, file)
-        return self._end()
 
     async def _list(self) -> AsyncGenerator[list[FileRecord]]:
         last = 0
@@ -105,7 +106,7 @@ class Verification:
             await anyio.sleep(INTERVAL)
             tell(f"{plural(self._counts['whole'] + self._counts['bad'], 'file')}, {size(self._counts['bytes'])}")
 
-    def _end(self) -> int:
+    def end(self) -> int:
         """Sum up, and give the exit code."""
         counts = self._counts
         looked_at = counts["whole"] + counts["bad"]
