@@ -41,7 +41,7 @@ class Feed:
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
-        self.ended = False
+        self.ended: bool = False
         """Set this, and it gives no more."""
         self._path = path
         self._journal = journal
@@ -81,7 +81,7 @@ class BulkRun:
     """
 
     def __init__(self, order: Order, *, lines: int, journal: Journal, session: Session) -> None:
-        self.tally = Tally(lines)
+        self.tally: Tally = Tally(lines)
         self._order = order
         self._journal = journal
         self._feed = Feed(order.jobs, journal)

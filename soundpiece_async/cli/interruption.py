@@ -49,8 +49,8 @@ class Interruption:
         import anyio  # noqa: PLC0415
 
         loop = asyncio.get_running_loop()  # anyio has no way to call into the loop from a signal handler
+        code = None
         with anyio.CancelScope() as scope:
-            code = None
             if self.noted:
                 scope.cancel()
             self._cancel = lambda: loop.call_soon_threadsafe(scope.cancel)
