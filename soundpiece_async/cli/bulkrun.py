@@ -141,8 +141,8 @@ class BulkRun:
         longest = [waits[handle.route].longest for handle in under_way if handle.route in waits]
         takes = f"which takes up to about {span(max(longest))}" if longest else "and how long that takes is not known"
         tell(
-            f"interrupted: nothing more is submitted; {plural(len(under_way), 'piece')} in flight will be finished, "
-            f"{takes}. Interrupt again to stop at once: nothing is lost, either way"
+            f"interrupted: nothing more is submitted; {plural(len(under_way), 'piece')} in flight will be finished"
+            f"{f', {takes}' * bool(under_way)}. Interrupt again to stop at once: nothing is lost, either way"
         )
 
     def end(self) -> int:
