@@ -136,9 +136,7 @@ async def test_killed_again_and_again(victim: Victim, tmp_path: Path) -> None:
         await check(sim, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("host", "method", "step"), [("api", "PUT", 1), ("api", "PUT", 4), ("api", "GET", 3), ("output", "GET", 2)]
-)
+@pytest.mark.parametrize(("host", "method", "step"), [("api", "PUT", 4), ("api", "GET", 3), ("output", "GET", 2)])
 async def test_the_command_is_killed(victim: Victim, tmp_path: Path, host: str, method: str, step: int) -> None:
     """The same command goes on: as many pieces as lines, none bought twice, each file whole, and status says so."""
     jobs, folder = tmp_path / "jobs.csv", tmp_path / "out"
