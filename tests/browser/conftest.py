@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from studio import Service, Studio, open_service, open_studio
 
 QUIET = [
     "--no-sandbox",  # as root, as on a build machine
@@ -31,6 +32,7 @@ def chromium() -> Iterator[Browser]:
 def page(chromium: Browser) -> Iterator[Page]:
     """A fresh page on which any error, of script or of network, fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(8_000)
     opened = context.new_page()
     faults: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))
@@ -38,3 +40,17 @@ def page(chromium: Browser) -> Iterator[Page]:
     yield opened
     context.close()
     assert faults == []
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """A simulated service for the tests of a file."""
+    with open_service() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def studio(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio for the tests of a file."""
+    with open_studio(tmp_path_factory.mktemp("studio") / "data", service) as opened:
+        yield opened
