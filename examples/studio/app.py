@@ -1,4 +1,4 @@
-"""The web application: one session per process, opened at start and closed at shutdown; a page, and what it asks for."""
+"""The web application: one session per process, opened at start, closed at shutdown; a page, and what it asks for."""
 
 import asyncio
 import json
@@ -16,12 +16,15 @@ from store import Store
 from work import Studio
 
 from soundpiece_async import Session
-from soundpiece_async.webhooks import aiohttp_handler
+from soundpiece_async.webhooks import Webhooks, aiohttp_handler
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STATIC = Path(__file__).parent / "static"
 STUDIO = web.AppKey("studio", Studio)
 FOLDER = web.AppKey("folder", Path)
-HEAR = web.AppKey("hear", Callable[[web.Request], Awaitable[web.Response]])
+SESSION = web.AppKey("session", Session)
+WEBHOOKS = web.AppKey("webhooks", Webhooks)
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 
 _logger = logging.getLogger("studio")
@@ -42,22 +45,20 @@ def make_app(folder: Path, *, own_url: str, speed: float) -> web.Application:
         async with AsyncExitStack() as stack:
             store = stack.enter_context(closing(Store(folder / "studio.sqlite")))
             service = await stack.enter_async_context(open_service(os.environ, own_url=own_url, speed=speed))
-            session = await stack.enter_async_context(Session(service.settings))
+            session = app[SESSION] = await stack.enter_async_context(Session(service.settings))
             pieces = await store.load()
             if service.simulator is not None:
                 pieces = await restore(service.simulator, session, store, pieces)
-            studio = app[STUDIO] = Studio(
-                session, store, app[FOLDER], callback=service.callback, service=service.name
-            )
+            studio = app[STUDIO] = Studio(session, store, app[FOLDER], callback=service.callback, service=service.name)
             if service.webhooks is not None:
-                app[HEAR] = aiohttp_handler(service.webhooks, session.deliver)
+                app[WEBHOOKS] = service.webhooks
             work = asyncio.create_task(studio.run(pieces))
             yield
             work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
 
-    app = web.Application()
+    app = web.Application(middlewares=[_keep_strangers_out])
     app[FOLDER] = folder / "audio"
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(_let_go)
@@ -80,6 +81,14 @@ def make_app(folder: Path, *, own_url: str, speed: float) -> web.Application:
 async def _let_go(app: web.Application) -> None:
     """End the event streams first, or the server would wait for browsers that never leave."""
     app[STUDIO].close()
+
+
+@web.middleware
+async def _keep_strangers_out(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let no page of another site spend the credits of whoever visits it."""
+    if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise web.HTTPForbidden
+    return await handler(request)
 
 
 async def _protect(_: web.Request, response: web.StreamResponse) -> None:
@@ -135,6 +144,8 @@ async def _send_audio(request: web.Request) -> web.FileResponse:
 
 
 async def _hear(request: web.Request) -> web.Response:
-    if HEAR not in request.app:
+    """Take the service's news, if any is expected."""
+    app = request.app
+    if WEBHOOKS not in app:
         raise web.HTTPNotFound
-    return await request.app[HEAR](request)
+    return await aiohttp_handler(app[WEBHOOKS], app[SESSION].deliver)(request)

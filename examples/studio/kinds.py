@@ -62,7 +62,7 @@ def read_wish(form: Any, *, parents: Mapping[int, Piece], callback: str | None) 
         parent, take = None, 0
         if "source" in members:
             parent, take = int(form["parent"]), int(form.get("take", 0))
-            parents[parent].files[take]  # noqa: B018 - it must be there
+            parents[parent].files[take]  # it must be there
         piece = Piece(
             key=str(key), kind=kind.route, wishes=wishes, parent=parent, take=take, source="", callback=callback
         )
@@ -79,15 +79,17 @@ def make_request(piece: Piece) -> Request:
     return kind(**piece.wishes, **source, idempotency_key=piece.key, callback_url=piece.callback)
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception) -> str:  # noqa: PLR0911 - one line for each kind of error
     """Say in plain words what happened, and what to do."""
     match error:
         case InsufficientCredits():
-            return "The account has no credits left. Nothing was made and nothing was charged: top it up, then try again."
+            return (
+                "The account has no credits left. Nothing was made and nothing was charged: top it up, then try again."
+            )
         case AuthenticationError():
             return "The service does not accept the API key. Check SOUNDPIECE_API_KEY, then try again."
         case ValidationError(fields=fields) if fields:
-            return "The service cannot make this: " + "; ".join(f"{_name(one.loc)} – {one.msg}" for one in fields) + "."
+            return "The service cannot make this: " + "; ".join(f"{_name(one.loc)}: {one.msg}" for one in fields) + "."
         case OperationFailed(operation=operation):
             said = operation.error.message.rstrip(".") if operation.error else "it gave no reason"
             return f"The service could not finish this piece: {said}. Trying again makes it anew."

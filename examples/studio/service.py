@@ -9,7 +9,7 @@ import attrs
 from kinds import make_request
 from store import Piece, Store
 
-from soundpiece_async import Session, Settings
+from soundpiece_async import Handle, Session, Settings
 from soundpiece_async.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HOOK = "/hooks/soundpiece"
 """Where the service posts its news."""
+
+SIMULATED = "Simulated service, nothing is paid"
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +50,8 @@ async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float
     if "SOUNDPIECE_API_KEY" in environ:
         public, secret = environ.get("STUDIO_PUBLIC_URL"), environ.get("SOUNDPIECE_WEBHOOK_SECRET")
         settings = Settings.from_environ(environ)
-        name = urlsplit(settings.base_url).netloc
+        parts = urlsplit(settings.base_url)
+        name = parts.netloc if parts.scheme == "https" else SIMULATED  # plain http reaches no further than this machine
         if not (public and secret):
             yield Service(name=name, settings=settings)
             return
@@ -59,9 +62,9 @@ async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float
 
     from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - an extra, which a real service does not need
 
-    async with Simulator(speed=speed, track_seconds=(16.0, 28.0), allow_private_callbacks=True) as simulator:
+    async with Simulator(speed=speed, track_seconds=(12.0, 20.0), allow_private_callbacks=True) as simulator:
         yield Service(
-            name="Simulated service, nothing is paid",
+            name=SIMULATED,
             settings=Settings(api_key=simulator.api_key, base_url=simulator.url, validate=False),
             webhooks=Webhooks([str(simulator.webhook_secret)]),
             callback=own_url + HOOK,
@@ -76,18 +79,19 @@ async def restore(simulator: "Simulator", session: Session, store: Store, pieces
     """
     restored: dict[int, Piece] = {}
     for piece in pieces:
-        parent = restored.get(piece.parent or 0)
-        if piece.handle is None and piece.state == "failed" or piece.spent:
-            restored[piece.id] = piece
-            continue
-        if parent is not None:
-            outputs = (await session.refresh(await session.submit(make_request(parent)))).outputs
-            piece = attrs.evolve(piece, source=outputs[piece.take].url)
-        operation = await session.submit(make_request(piece))
-        if piece.ended:
-            simulator.finish(operation.id)
-        state = "making" if piece.state == "sending" else piece.state
-        piece = attrs.evolve(piece, handle=str(operation.handle), state=state)
-        await store.save(piece)
-        restored[piece.id] = piece
+        known = piece.handle is not None or piece.state == "sending"
+        restored[piece.id] = await _ask_again(piece, restored, simulator, session) if known else piece
+        await store.save(restored[piece.id])
     return list(restored.values())
+
+
+async def _ask_again(piece: Piece, restored: Mapping[int, Piece], simulator: "Simulator", session: Session) -> Piece:
+    if piece.parent is not None:  # the URLs of the earlier service are as forgotten as its work
+        parent = await session.refresh(Handle.parse(str(restored[piece.parent].handle)))
+        piece = attrs.evolve(piece, source=parent.outputs[piece.take].url)
+    operation = await session.submit(make_request(piece))
+    if piece.ended:
+        simulator.finish(operation.id)
+    return attrs.evolve(
+        piece, handle=str(operation.handle), state="making" if piece.state == "sending" else piece.state
+    )

@@ -65,10 +65,14 @@ class Store:
     """The database. SQLite blocks, so one thread at a time does its work, and the event loop goes on."""
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=1)
         self._database.row_factory = sqlite3.Row
-        self._database.execute("pragma journal_mode = wal")
-        self._database.execute(_TABLE)
+        try:
+            self._database.execute("pragma locking_mode = exclusive")  # two studios would make everything twice
+            self._database.execute("pragma journal_mode = wal")
+            self._database.execute(_TABLE)
+        except sqlite3.OperationalError as error:
+            raise SystemExit(f"{path} cannot be used, perhaps another studio has it open: {error}") from error
         self._turn = anyio.CapacityLimiter(1)
 
     def close(self) -> None:
@@ -98,8 +102,7 @@ class Store:
         await self._run(partial(self._database.execute, "delete from pieces where id = ?", (piece.id,)))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        with anyio.CancelScope(shield=True):  # what was begun is written, whoever goes away meanwhile
-            return await anyio.to_thread.run_sync(work, limiter=self._turn)
+        return await anyio.to_thread.run_sync(work, limiter=self._turn)
 
 
 def _marks(names: Iterable[str]) -> str:

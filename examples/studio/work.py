@@ -10,8 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import anyio
+import anyio.abc
 import attrs
-from anyio.abc import TaskGroup
 from kinds import explain, make_request
 from store import OVER, Piece, Store
 
@@ -59,7 +59,7 @@ class Studio:
         self._session = session
         self._store = store
         self._folder = folder
-        self._group: TaskGroup | None = None
+        self._group: anyio.abc.TaskGroup | None = None
         self._revision = 0
         self._touched: dict[int, int] = {}  # piece: the revision in which it last changed
         self._bell = anyio.Event()
@@ -211,7 +211,9 @@ def _record(file: SavedFile) -> dict[str, Any]:
 def _describe(piece: Piece) -> dict[str, Any]:
     """Say of a piece what the page needs; keys and signed URLs stay here."""
     names = ("id", "kind", "wishes", "parent", "take", "state", "problem", "created", "started", "ended")
-    files = [{"url": f"/audio/{file['name']}", "seconds": file["seconds"], "kind": file["kind"]} for file in piece.files]
+    files = [
+        {"url": f"/audio/{file['name']}", "seconds": file["seconds"], "kind": file["kind"]} for file in piece.files
+    ]
     return {**{name: getattr(piece, name) for name in names}, "files": files}
 
 

@@ -42,15 +42,15 @@ def page(chromium: Browser) -> Iterator[Page]:
     assert faults == []
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    """A simulated service for the tests of a file."""
+    """A simulated service for all tests that do no harm to it."""
     with open_service() as opened:
         yield opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def studio(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A studio for the tests of a file."""
+    """A studio for them."""
     with open_studio(tmp_path_factory.mktemp("studio") / "data", service) as opened:
         yield opened

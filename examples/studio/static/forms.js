@@ -91,24 +91,24 @@ const ROUTES = { cut: "adapt.auto_cut_down", song: "create.remix_song", instrume
 let asked;
 
 const answer = new Form(dialog.querySelector("form"), async (wishes, key) => {
-  const { kind, piece, take, begin } = asked;
-  await begin({ kind: ROUTES[kind], key, wishes, parent: piece.id, take });
+  const { what, piece, take, begin } = asked;
+  await begin({ kind: ROUTES[what], key, wishes, parent: piece.id, take });
   dialog.close();
 });
 document.getElementById("ask-cancel").addEventListener("click", () => dialog.close());
 
 /** Ask what is to be made of one take of a piece: `cut`, or a remix of a `song` or an `instrumental`. */
-export function ask(kind, { piece, title, begin }) {
-  asked = { kind, piece, take: piece.take_shown, begin };
+export function ask(what, { piece, take, title, seconds }, begin) {
+  asked = { what, piece, take, begin };
   const fields = answer.element.elements;
-  const [heading, verb] = TITLES[kind];
+  const [heading, verb] = TITLES[what];
   dialog.querySelector("h2").textContent = heading;
-  document.getElementById("ask-about").textContent = title;
+  document.getElementById("ask-about").textContent = piece.files.length > 1 ? `${title}, take ${take + 1}` : title;
   answer.button.textContent = verb;
   answer.key = makeKey();
   answer.complain("");
-  for (const part of dialog.querySelectorAll("[data-ask]")) part.hidden = !part.dataset.ask.split(" ").includes(kind);
-  fields.target_duration.value = Math.max(1, Math.round(piece.seconds / 2));
+  for (const part of dialog.querySelectorAll("[data-ask]")) part.hidden = !part.dataset.ask.split(" ").includes(what);
+  fields.target_duration.value = Math.max(1, Math.round(seconds / 2));
   fields.prompt.value = piece.wishes.prompt ?? "";
   fields.lyrics.value = piece.wishes.lyrics ?? "";
   answer.arrange();

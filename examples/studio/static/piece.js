@@ -2,23 +2,7 @@
 
 import { Player } from "./player.js";
 import { draw, imagined, peaksOf } from "./wave.js";
-
-const NAMES = {
-  "create.new_song": "Song",
-  "create.new_instrumental": "Instrumental",
-  "create.new_sample": "Sample",
-  "create.new_fx": "Effect",
-  "create.remix_song": "Remix",
-  "create.remix_instrumental": "Remix",
-  "adapt.separate_stems": "Stems",
-  "adapt.auto_cut_down": "Cut-down",
-};
-const STEMS = "adapt.separate_stems";
-const SONGS = ["create.new_song", "create.remix_song"];
-const MUSIC = [...SONGS, "create.new_instrumental", "create.remix_instrumental", "adapt.auto_cut_down"];
-
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+import { MUSIC, SONGS, STEMS, capital, clock, describe, fileName, titleOf } from "./words.js";
 
 const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) entry.target.dispatchEvent(new Event("appear"));
@@ -48,33 +32,14 @@ export class PieceView {
 
   update(piece) {
     this.piece = piece;
-    this.$("h3").textContent = this.name();
-    this.$(".meta").textContent = this.describe();
+    this.$("h3").textContent = titleOf(piece, this.acts.find(piece.parent));
+    this.$(".meta").textContent = describe(piece, this.take);
     if (piece.state === this.state) return;
     this.element.dataset.state = this.state = piece.state;
     if (piece.state === "ready") this.furnish();
     else this.vacate();
     this.$(".status").textContent = "";
     this.tick();
-  }
-
-  name() {
-    const { kind, wishes, parent } = this.piece;
-    if (!parent) return wishes.prompt || "Untitled";
-    const of = this.acts.find(parent);
-    const take = of && of.files.length > 1 && of.kind !== STEMS ? ` of take ${this.piece.take + 1}` : "";
-    if (kind === "adapt.auto_cut_down") return `Cut to ${wishes.target_duration} s${take}`;
-    if (kind === STEMS) return `Stems${take}`;
-    return wishes.prompt ? `Remix${take}: ${wishes.prompt}` : `Remix${take}`;
-  }
-
-  describe() {
-    const { kind, files, wishes, parent } = this.piece;
-    const parts = parent ? [] : [NAMES[kind]];
-    if (wishes.loopable) parts.push("loop");
-    if (files.length > 1 && kind !== STEMS) parts.push(`${files.length} takes`);
-    if (files.length) parts.push(clock(files[this.take]?.seconds ?? files[0].seconds));
-    return parts.join(" · ");
   }
 
   /** Something to look at while there is nothing to hear. */
@@ -101,13 +66,14 @@ export class PieceView {
     if (MUSIC.includes(kind)) {
       const family = SONGS.includes(kind) ? "song" : "instrumental";
       this.button("Split into stems", () => this.split());
-      this.button("Cut down…", () => this.acts.ask("cut", this.chosen(), this.title));
-      if (kind !== "adapt.auto_cut_down") this.button("Remix…", () => this.acts.ask(family, this.chosen(), this.title));
+      this.button("Cut down…", () => this.ask("cut"));
+      if (kind !== "adapt.auto_cut_down") this.button("Remix…", () => this.ask(family));
     }
   }
 
-  chosen() {
-    return { ...this.piece, take_shown: this.take, seconds: this.files[0].seconds };
+  ask(what) {
+    const { piece, take, title } = this;
+    this.acts.ask(what, { piece, take, title, seconds: this.files[0].seconds });
   }
 
   async split() {
@@ -215,9 +181,8 @@ export class PieceView {
     this.$(".actions").querySelectorAll("a").forEach((link) => link.remove());
     for (const file of files) {
       const link = document.createElement("a");
-      const name = [this.acts.find(this.piece.parent)?.wishes.prompt, this.title, file.kind].filter(Boolean).join(" ");
       link.href = file.url;
-      link.download = `${name.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80)}.flac`;
+      link.download = fileName(this.acts.find(this.piece.parent)?.wishes.prompt, this.title, file.kind);
       link.textContent = file.kind ? `${capital(file.kind)} FLAC` : "Download FLAC";
       this.$(".actions").append(link);
     }
@@ -257,7 +222,8 @@ export class PieceView {
     this.element.classList.toggle("playing", playing);
     this.$(".play").ariaLabel = `${playing ? "Pause" : "Play"} ${this.title}`;
     this.draw();
-    if (playing) requestAnimationFrame(() => this.follow());
+    cancelAnimationFrame(this.frame);
+    if (playing) this.frame = requestAnimationFrame(() => this.follow());
   }
 
   draw() {
@@ -295,6 +261,7 @@ export class PieceView {
     this.draw();
   }
 
+  /** Add a button, after the others and before the links. */
   button(text, act) {
     const button = Object.assign(document.createElement("button"), { type: "button", className: "plain", textContent: text });
     button.addEventListener("click", act);

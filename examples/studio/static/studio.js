@@ -28,7 +28,7 @@ async function begin(wish) {
 
 const acts = {
   begin,
-  ask: (kind, piece, title, family) => ask(kind, { piece, title, family, begin }),
+  ask: (what, about) => ask(what, about, begin),
   again: (piece) => fetch(`/pieces/${piece.id}/again`, { method: "POST" }),
   dismiss: (piece) => fetch(`/pieces/${piece.id}`, { method: "DELETE" }),
   find: (id) => pieces.get(id),
