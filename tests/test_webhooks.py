@@ -19,7 +19,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from soundpiece_async import NewFx, Operation, OperationFailed, Session, SessionClosed, SettingsError, WebhookError
+from soundpiece_async import (
+    NewFx,
+    Operation,
+    OperationFailed,
+    Session,
+    SessionClosed,
+    SettingsError,
+    Status,
+    ValidationError,
+    WebhookError,
+)
+from soundpiece_async._poller import DELIVERED
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Webhooks, aiohttp_handler, asgi_app
 
@@ -350,6 +361,20 @@ async def test_a_webhook_is_confirmed_by_one_read_when_asked() -> None:
             with pytest.raises(OperationFailed, match="sad"):
                 await session.wait(operation, timeout=5)
         assert polls(sim) == 1
+
+
+async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, session: Session) -> None:
+    """Whoever waits later has it without a request, and once; what came too long ago is found by polling."""
+    news = [
+        Operation[Any](route=NewFx.route, id=f"op_{n}", status=Status.READY, request=None) for n in range(DELIVERED + 1)
+    ]
+    for operation in news:
+        session.deliver(operation)
+    assert (await session.wait(news[1].handle)).id == "op_1"
+    assert sim.log == []
+    for forgotten in news[:2]:
+        with pytest.raises(ValidationError):  # the simulator knows of none
+            await session.wait(forgotten.handle)
 
 
 async def test_a_lost_webhook_is_noticed_by_a_poll() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from aiohttp import web
 from app import make_app
 
+from soundpiece_async import SettingsError
+
 
 def main() -> None:
     """Serve until Ctrl-C."""
@@ -18,15 +20,18 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     own_url = f"http://127.0.0.1:{options.port}"
-    web.run_app(
-        make_app(options.data, own_url=own_url, speed=options.speed),
-        host=options.host,
-        port=options.port,
-        handler_cancellation=True,  # a browser that leaves ends its event stream, and nothing else
-        shutdown_timeout=2,
-        access_log=None,
-        print=lambda _: print(f"The studio is open: {own_url}  (Ctrl-C closes it)", flush=True),
-    )
+    try:
+        web.run_app(
+            make_app(options.data, own_url=own_url, speed=options.speed),
+            host=options.host,
+            port=options.port,
+            handler_cancellation=True,  # a browser that leaves ends its event stream, and nothing else
+            shutdown_timeout=2,
+            access_log=None,
+            print=lambda _: print(f"The studio is open: {own_url}  (Ctrl-C closes it)", flush=True),
+        )
+    except (SettingsError, OSError) as error:  # a wrong key, an occupied port
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -59,10 +59,7 @@ def read_wish(form: Any, *, parents: Mapping[int, Piece], callback: str | None) 
         kind, key = KINDS[form["kind"]], UUID(form.get("key") or str(uuid4()))
         members = {field.name for field in attrs.fields(kind)}
         wishes = {name: form["wishes"][name] for name in members - _OURS if name in form["wishes"]}
-        parent, take = None, 0
-        if "source" in members:
-            parent, take = int(form["parent"]), int(form.get("take", 0))
-            parents[parent].files[take]  # it must be there
+        parent, take = _read_source(form, parents) if "source" in members else (None, 0)
         piece = Piece(
             key=str(key), kind=kind.route, wishes=wishes, parent=parent, take=take, source="", callback=callback
         )
@@ -70,6 +67,14 @@ def read_wish(form: Any, *, parents: Mapping[int, Piece], callback: str | None) 
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UnclearWishError("Something is missing in this wish: reload the page and try again.") from error
     return piece
+
+
+def _read_source(form: Any, parents: Mapping[int, Piece]) -> tuple[int, int]:
+    """Give the piece, and which file of it, that a wish is about; both must be there."""
+    parent, take = int(form["parent"]), int(form.get("take", 0))
+    if not 0 <= take < len(parents[parent].files):
+        raise IndexError(take)
+    return parent, take
 
 
 def make_request(piece: Piece) -> Request:

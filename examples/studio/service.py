@@ -47,7 +47,7 @@ async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float
     ``SOUNDPIECE_API_KEY`` chooses the real one. It sends webhooks if ``STUDIO_PUBLIC_URL`` says where this studio can
     be reached, and ``SOUNDPIECE_WEBHOOK_SECRET`` what they are signed with.
     """
-    if "SOUNDPIECE_API_KEY" in environ:
+    if environ.get("SOUNDPIECE_API_KEY"):
         public, secret = environ.get("STUDIO_PUBLIC_URL"), environ.get("SOUNDPIECE_WEBHOOK_SECRET")
         settings = Settings.from_environ(environ)
         parts = urlsplit(settings.base_url)

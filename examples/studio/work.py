@@ -16,15 +16,16 @@ from kinds import explain, make_request
 from store import OVER, Piece, Store
 
 from soundpiece_async import (
-    ApiError,
     DecodeError,
     Handle,
+    NotFound,
     Operation,
     OperationFailed,
     Output,
     SavedFile,
     Session,
     SoundpieceError,
+    ValidationError,
 )
 
 _logger = logging.getLogger("studio")
@@ -95,8 +96,8 @@ class Studio:
             return
         piece = attrs.evolve(piece, problem="", state="sending" if piece.handle is None else "making")
         if piece.spent:
-            key = str(uuid4())
-            piece = attrs.evolve(piece, key=key, spent=False, handle=None, source=None, state="sending", started=0.0)
+            afresh: dict[str, Any] = {"key": str(uuid4()), "source": None, "handle": None, "started": 0.0, "ended": 0.0}
+            piece = attrs.evolve(piece, spent=False, state="sending", **afresh)
         self._show(piece)  # at once, so that a second click finds it no longer failed
         await self._store.save(piece)
         self._start(piece)
@@ -162,7 +163,9 @@ class Studio:
             await self._fail(self.pieces[piece.id], fault)
 
     async def _fail(self, piece: Piece, error: Exception) -> None:
-        lost = isinstance(error, ApiError) and piece.handle is not None  # the service does not know it any more
+        lost = (
+            isinstance(error, NotFound | ValidationError) and piece.handle is not None
+        )  # the service knows it no more
         spent = lost or isinstance(error, OperationFailed)
         await self._change(piece, state="failed", problem=explain(error), spent=spent)
 

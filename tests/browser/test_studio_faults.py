@@ -68,6 +68,18 @@ def test_audio_that_cannot_be_had(page: Page, studio: Studio, service: Service) 
     assert len(service.puts) == before
 
 
+def test_a_key_that_was_revoked(page: Page, studio: Studio, service: Service) -> None:
+    """The piece was accepted before: with a good key the studio goes on waiting for it, and pays for nothing more."""
+    service.sim.inject(Fault.SERVER_ERROR, method="GET", host="api", status=401)
+    page.goto(studio.url)
+    track = make(page, "Instrumental", "locked door")
+    expect(track).to_contain_text("The service does not accept the API key.")
+    before = len(service.puts)
+    track.get_by_role("button", name="Try again").click()
+    expect_ready(track)
+    assert len(service.puts) == before
+
+
 def test_a_server_that_is_away(chromium: Browser, studio: Studio, service: Service) -> None:
     """A wish that could not be sent stays in the form; sent again, it has the key it had."""
     before = len(service.puts)
@@ -88,6 +100,7 @@ def test_what_makes_no_sense_is_refused(page: Page, studio: Studio) -> None:
     """Whatever is posted: 400 with a word, never a 500, and nothing is begun."""
     page.goto(studio.url)
     bodies = ["", "[]", "null", '{"kind": "create.nothing"}', '{"kind": "create.new_fx", "wishes": null}']
+    bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1, "take": -1}']
     bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 999}', '{"kind": "create.new_fx", "key": 5}']
     bodies += ['{"kind": "create.new_fx", "wishes": {}}', '{"kind": ["x"], "wishes": {}}', "\ud83d{"]
     for body in bodies:
