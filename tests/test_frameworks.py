@@ -21,8 +21,12 @@ from anyio.abc import TaskGroup
 from conftest import STUCK, settings, simulate
 from leftovers import no_task_left, until
 from standardwebhooks import Webhook
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
-from soundpiece_async import NewFx, Session
+from soundpiece_async import Handle, NewFx, Session
 from soundpiece_async.simulator import Simulator
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "web-apps.md").read_text()
@@ -113,6 +117,8 @@ SERVERS: dict[str, Callable[[Any], AbstractAsyncContextManager[str]]] = {
     "Quart": serve_asgi,
 }
 
+CANCELLING = ("aiohttp", "Quart")  # these cancel a handler whose client has gone
+
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("framework", SERVERS)
@@ -129,7 +135,7 @@ async def test_the_guides_application(framework: str, monkeypatch: pytest.Monkey
                 exec(code, vars(module))  # noqa: S102 - our own guide
                 async with anyio.create_task_group() as staying:
                     async with SERVERS[framework](module.app) as url:
-                        await visit(browser, url, sim)
+                        await visit(browser, url, sim, cancels=framework in CANCELLING)
                         known = len(sim.operations)
                         staying.start_soon(stay, browser, url)
                         await until(lambda known=known: len(sim.operations) > known)
@@ -145,7 +151,7 @@ async def stay(browser: ClientSession, url: str) -> None:
             assert answer.status >= 500
 
 
-async def visit(browser: ClientSession, url: str, sim: Simulator) -> None:
+async def visit(browser: ClientSession, url: str, sim: Simulator, *, cancels: bool) -> None:
     """Come and leave; come and be told by a webhook; come and be told by a poll."""
     answers: list[str] = []
     impatience = anyio.CancelScope()
@@ -166,7 +172,10 @@ async def visit(browser: ClientSession, url: str, sim: Simulator) -> None:
 
     async with anyio.create_task_group() as visitors:
         left = await begin(visitors, come_and_leave)
+        await until(lambda: sim.open_requests == 1)
         impatience.cancel()
+        if cancels:  # nobody waits any more, so nobody asks
+            await until(lambda: sim.open_requests == 0)
         heard = await begin(visitors, come)
         headers, body = make_news(sim, heard)
         for expected in ((headers, 204), (headers, 204), ({**headers, "webhook-id": "msg_2"}, 401)):
@@ -178,3 +187,26 @@ async def visit(browser: ClientSession, url: str, sim: Simulator) -> None:
         for identity in (left, polled):
             sim.finish(identity)
     assert answers == [f"create.new_fx/{heard}", f"create.new_fx/{polled}"]
+
+
+@pytest.mark.anyio
+async def test_a_stream_whose_reader_went_away() -> None:
+    """Starlette cancels what makes a streaming answer: the operation runs on, and the session serves the next."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+
+        async def tell() -> AsyncIterator[str]:
+            operation = await session.submit(NewFx("door slams", duration=0.3))
+            yield str(operation.handle)
+            yield str((await session.wait(operation)).status)
+
+        async def stream(_: Request) -> StreamingResponse:
+            return StreamingResponse(tell())
+
+        async with serve_asgi(Starlette(routes=[Route("/", stream)])) as url, ClientSession() as browser:
+            async with browser.get(url) as answer:
+                handle = Handle.parse((await answer.content.readany()).decode())
+                await until(lambda: session.statistics().in_flight == 1)
+            await until(lambda: session.statistics().in_flight == 0)
+            assert sim.operations[handle.id].status == "processing"
+            sim.finish(handle.id)
+            assert (await session.wait(handle, timeout=5)).outputs

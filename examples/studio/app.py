@@ -120,8 +120,8 @@ async def _begin(request: web.Request) -> web.Response:
     """Take a wish. It is stored, and will be made whatever becomes of this browser, before this is answered."""
     studio = request.app[STUDIO]
     try:
-        wish = read_wish(await request.json(), parents=studio.pieces, callback=studio.callback)
-    except (UnclearWishError, ValueError) as error:  # what is no JSON is a ValueError
+        wish = read_wish(await request.read(), parents=studio.pieces, callback=studio.callback)
+    except UnclearWishError as error:
         return web.json_response({"problem": str(error)}, status=400)
     piece = await asyncio.shield(studio.begin(wish))
     return web.json_response({"id": piece.id}, status=201)

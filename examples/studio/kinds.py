@@ -1,5 +1,6 @@
 """From what a person wished to a request of the library, and from an error to plain words."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
@@ -49,13 +50,14 @@ class UnclearWishError(Exception):
     """The page asked for something that is no piece; the message is for people."""
 
 
-def read_wish(form: Any, *, parents: Mapping[int, Piece], callback: str | None) -> Piece:
-    """Make a piece, not yet stored, of what the page sent.
+def read_wish(body: bytes, *, parents: Mapping[int, Piece], callback: str | None) -> Piece:
+    """Make a piece, not yet stored, of the JSON the page sent.
 
     Raises:
         UnclearWishError: it makes no sense.
     """
     try:
+        form = json.loads(body, parse_constant=_refuse)
         kind, key = KINDS[form["kind"]], UUID(form.get("key") or str(uuid4()))
         members = {field.name for field in attrs.fields(kind)}
         wishes = {name: form["wishes"][name] for name in members - _OURS if name in form["wishes"]}
@@ -64,9 +66,13 @@ def read_wish(form: Any, *, parents: Mapping[int, Piece], callback: str | None) 
             key=str(key), kind=kind.route, wishes=wishes, parent=parent, take=take, source="", callback=callback
         )
         make_request(piece)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise UnclearWishError("Something is missing in this wish: reload the page and try again.") from error
     return piece
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"no browser reads {constant}")
 
 
 def _read_source(form: Any, parents: Mapping[int, Piece]) -> tuple[int, int]:

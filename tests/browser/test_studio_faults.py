@@ -100,7 +100,8 @@ def test_what_makes_no_sense_is_refused(page: Page, studio: Studio) -> None:
     """Whatever is posted: 400 with a word, never a 500, and nothing is begun."""
     page.goto(studio.url)
     bodies = ["", "[]", "null", '{"kind": "create.nothing"}', '{"kind": "create.new_fx", "wishes": null}']
-    bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1, "take": -1}']
+    bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1, "take": -1}', "[" * 100_000]
+    bodies += ['{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": NaN}}']
     bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 999}', '{"kind": "create.new_fx", "key": 5}']
     bodies += ['{"kind": "create.new_fx", "wishes": {}}', '{"kind": ["x"], "wishes": {}}', "\ud83d{"]
     for body in bodies:

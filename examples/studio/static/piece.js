@@ -192,6 +192,7 @@ export class PieceView {
   async measure() {
     if (this.piece.state !== "ready" || this.measured) return;
     this.measured = true;
+    const { take } = this;
     await Promise.all(this.files.map(async (file, n) => {
       const lane = this.lanes[n];
       try {
@@ -201,7 +202,7 @@ export class PieceView {
         this.$(".status").textContent = "The audio of this piece cannot be read.";
       }
     }));
-    this.element.dataset.measured = this.take;
+    this.element.dataset.measured = take;
   }
 
   async toggle() {
