@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from studio import Service, Studio, open_service, open_studio
 
 QUIET = [
@@ -15,6 +15,8 @@ QUIET = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+expect.set_options(timeout=10_000)  # milliseconds; for machines that have other work too
 
 
 @pytest.fixture(scope="session")

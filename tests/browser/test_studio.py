@@ -31,7 +31,7 @@ def test_stems_are_soloed_and_muted(page: Page, studio: Studio) -> None:
     """Four tracks in step; a mute silences one, a solo all others, and all mutes together everything."""
     page.goto(studio.url)
     song = expect_ready(make(page, "Song", "disco", Lyrics="[Verse]\nLights"))
-    song.get_by_role("button", name="Split into stems").click()
+    song.get_by_role("button", name="Split into stems").dblclick()  # is one wish all the same
     stems = expect_ready(piece(page, "Stems of take 1"))
     stems.get_by_role("button", name="Play").click()
     expect_loudness(page, heard=True)

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 from studio import browse, expect_loudness, expect_ready, make, open_service, open_studio, piece
 
 from soundpiece_async.simulator import Fault
+
+pytestmark = pytest.mark.timeout(90)  # seconds: each starts the studio several times
 
 
 def test_killed_while_it_waits_and_while_it_sends_then_closed(chromium: Browser, tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 const NUMBERS = new Set(["duration", "target_duration", "n_variations"]);
 
 /** A key for one piece of work; kept until the server has it, so that asking twice makes it once. */
-const makeKey = () => self.crypto.randomUUID?.();
+export function makeKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID is for secure pages only
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
+}
 
 /** Reads a form, says what is missing in it, and sends it; fields that are hidden do not count. */
 export class Form {

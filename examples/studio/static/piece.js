@@ -1,5 +1,6 @@
 // One piece on the page: waiting, playing, split into stems, failed.
 
+import { makeKey } from "./forms.js";
 import { Player } from "./player.js";
 import { draw, imagined, peaksOf } from "./wave.js";
 import { MUSIC, SONGS, STEMS, capital, clock, describe, fileName, titleOf } from "./words.js";
@@ -10,7 +11,7 @@ const seen = new IntersectionObserver((entries) => {
 
 export class PieceView {
   constructor(piece, acts) {
-    Object.assign(this, { piece, acts, take: 0, lanes: [], state: null });
+    Object.assign(this, { piece, acts, take: 0, lanes: [], state: null, splits: [] });
     this.element = document.getElementById("piece").content.firstElementChild.cloneNode(true);
     this.$ = (selector) => this.element.querySelector(selector);
     const heading = this.$("h3");
@@ -77,8 +78,10 @@ export class PieceView {
   }
 
   async split() {
+    const { piece, take } = this;
+    const key = (this.splits[take] ??= makeKey()); // a second click is the same wish
     try {
-      await this.acts.begin({ kind: STEMS, key: self.crypto.randomUUID?.(), wishes: {}, parent: this.piece.id, take: this.take });
+      await this.acts.begin({ kind: STEMS, key, wishes: {}, parent: piece.id, take });
     } catch (error) {
       this.$(".status").textContent = error.message;
     }
