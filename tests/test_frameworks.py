@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +14,12 @@ from typing import Any
 
 import anyio
 import pytest
-import uvicorn
 import uvloop
-from aiohttp import ClientError, ClientSession, ClientTimeout, web
+from aiohttp import ClientError, ClientSession, ClientTimeout
 from anyio.abc import TaskGroup
 from conftest import STUCK, settings, simulate
 from leftovers import no_task_left, until
+from serving import serve_aiohttp, serve_asgi
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -72,30 +72,6 @@ def test_a_session_lives_in_fixtures(tmp_path: Path) -> None:
         check=False,
     )
     assert "2 passed in" in done.stdout, done.stdout
-
-
-@asynccontextmanager
-async def serve_aiohttp(app: Any) -> AsyncIterator[str]:
-    """Serve as ``web.run_app(app, handler_cancellation=True)`` does."""
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def serve_asgi(app: Any) -> AsyncIterator[str]:
-    """Serve as uvicorn does, lifespan included."""
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0.2)
-    server = uvicorn.Server(config)
-    async with anyio.create_task_group() as group:
-        group.start_soon(server.serve)
-        await until(lambda: server.started)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
 
 
 def make_news(sim: Simulator, identity: str) -> tuple[dict[str, str], str]:

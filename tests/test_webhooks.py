@@ -13,6 +13,7 @@ import anyio
 import pytest
 from aiohttp import ClientSession, web
 from conftest import STUCK, settings, simulate
+from serving import serve_aiohttp
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -64,23 +65,11 @@ def fx(url: str, **changes: Any) -> NewFx:
 
 
 @asynccontextmanager
-async def serve(app: web.Application) -> AsyncIterator[str]:
-    """Run an aiohttp application; a handler whose client went away is cancelled."""
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
 async def open_aiohttp(checks: Webhooks, deliver: Deliver) -> AsyncIterator[Post]:
     """A receiver on aiohttp, and what posts to it over a real socket."""
     app = web.Application()
     app.router.add_post("/hook", aiohttp_handler(checks, deliver))
-    async with serve(app) as url, ClientSession() as client:
+    async with serve_aiohttp(app) as url, ClientSession() as client:
 
         async def post(headers: dict[str, str], body: bytes) -> int:
             async with client.post(f"{url}/hook", headers=headers, data=body) as response:
@@ -239,7 +228,7 @@ async def test_a_body_that_breaks_the_protocol_is_junk() -> None:
     ]
     app = web.Application()
     app.router.add_post("/hook", aiohttp_handler(make_webhooks(), never))
-    async with serve(app) as url:
+    async with serve_aiohttp(app) as url:
         for body in bodies:
             host, port = url.removeprefix("http://").split(":")
             async with await anyio.connect_tcp(host, int(port)) as stream:
@@ -294,7 +283,7 @@ async def receiving(sim: Simulator, **changes: Any) -> AsyncIterator[tuple[Sessi
     async with Session(settings(sim, validate=False, **changes)) as session:  # plain http, for the callback
         app = web.Application()
         app.router.add_post("/hook", aiohttp_handler(Webhooks([str(sim.webhook_secret)]), session.deliver))
-        async with serve(app) as url:
+        async with serve_aiohttp(app) as url:
             yield session, f"{url}/hook"
 
 
@@ -408,7 +397,7 @@ async def test_a_visitor_who_goes_away_cancels_nothing_but_the_waiting(framework
 
             app = web.Application()
             app.router.add_get("/", handle)
-            async with serve(app) as front, ClientSession() as browser, browser.get(front):
+            async with serve_aiohttp(app) as front, ClientSession() as browser, browser.get(front):
                 pass  # never answered
 
         async def visit_starlette() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing, suppress
@@ -26,8 +25,6 @@ FOLDER = web.AppKey("folder", Path)
 SESSION = web.AppKey("session", Session)
 WEBHOOKS = web.AppKey("webhooks", Webhooks)
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-
-_logger = logging.getLogger("studio")
 
 
 def make_app(folder: Path, *, own_url: str, speed: float) -> web.Application:
