@@ -73,25 +73,22 @@ async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float
 
 
 async def restore(simulator: "Simulator", session: Session, store: Store, pieces: Iterable[Piece]) -> list[Piece]:
-    """Ask a new simulated service for everything an earlier one was asked for: unlike the real one, it forgets.
+    """Ask a new simulated service for everything an earlier one had accepted: unlike the real one, it forgets.
 
     What was over is over at once; what was not, it makes anew. Nothing of this is needed with the real service.
     """
     restored: dict[int, Piece] = {}
-    for piece in pieces:
-        known = piece.handle is not None or piece.state == "sending"
-        restored[piece.id] = await _ask_again(piece, restored, simulator, session) if known else piece
-        await store.save(restored[piece.id])
+    for stored in pieces:
+        # the URLs of the earlier service are as forgotten as its work: they are looked up again before they are needed
+        piece = attrs.evolve(stored, source=None)
+        if piece.handle is not None:
+            if piece.parent is not None:
+                parent = await session.refresh(Handle.parse(str(restored[piece.parent].handle)))
+                piece = attrs.evolve(piece, source=parent.outputs[piece.take].url)
+            operation = await session.submit(make_request(piece))
+            if piece.ended:
+                simulator.finish(operation.id)
+            piece = attrs.evolve(piece, handle=str(operation.handle))
+        restored[piece.id] = piece
+        await store.save(piece)
     return list(restored.values())
-
-
-async def _ask_again(piece: Piece, restored: Mapping[int, Piece], simulator: "Simulator", session: Session) -> Piece:
-    if piece.parent is not None:  # the URLs of the earlier service are as forgotten as its work
-        parent = await session.refresh(Handle.parse(str(restored[piece.parent].handle)))
-        piece = attrs.evolve(piece, source=parent.outputs[piece.take].url)
-    operation = await session.submit(make_request(piece))
-    if piece.ended:
-        simulator.finish(operation.id)
-    return attrs.evolve(
-        piece, handle=str(operation.handle), state="making" if piece.state == "sending" else piece.state
-    )

@@ -87,6 +87,19 @@ class Studio:
             time.sleep(0.02)
         raise AssertionError(self.log.read_text())
 
+    def be_doubled(self) -> str:
+        """Start another one on the same folder, which must not work; gives what that says."""
+        done = subprocess.run(  # noqa: S603 - as above
+            [sys.executable, STUDIO, "--port", "0", "--data", self.folder],
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 1
+        return done.stderr
+
     def kill(self) -> None:
         """Give it no chance to do anything more."""
         assert self._process is not None

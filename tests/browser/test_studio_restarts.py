@@ -56,6 +56,7 @@ def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Pa
                 page.wait_for_timeout(10)
             studio.kill()
             studio.start()
+            assert "another studio has it open" in studio.be_doubled()
             expect_ready(stems)
             assert stems.locator(".time").inner_text() == song.locator(".time").inner_text()
         first, second = (entry.body for entry in service.puts[1:])

@@ -24,18 +24,32 @@ function measure(buffer) {
   });
 }
 
+/** What was measured once is kept, for files never change; a browser may keep nothing, and then it is measured again. */
+const memory = {
+  recall(url) {
+    try {
+      const kept = localStorage.getItem(`peaks ${url}`);
+      return kept && Array.from(kept, (letter) => (letter.charCodeAt(0) - 40) / 80);
+    } catch {
+      return null;
+    }
+  },
+  keep(url, peaks) {
+    try {
+      localStorage.setItem(`peaks ${url}`, peaks.map((peak) => String.fromCharCode(40 + Math.round(peak * 80))).join(""));
+    } catch { /* no room, or not allowed */ }
+  },
+};
+
 let turn = Promise.resolve(); // one file at a time: a long song takes tens of megabytes while it is decoded
 
-/** The peaks of a file; files never change, so what was measured once is kept. */
+/** The peaks of a file. */
 export function peaksOf(url) {
-  const kept = localStorage.getItem(`peaks ${url}`);
-  if (kept) return Promise.resolve(Array.from(kept, (letter) => (letter.charCodeAt(0) - 40) / 80));
+  const kept = memory.recall(url);
+  if (kept) return Promise.resolve(kept);
   const mine = turn.then(async () => {
     const peaks = measure(await decode(url));
-    try {
-      const letters = peaks.map((peak) => String.fromCharCode(40 + Math.round(peak * 80)));
-      localStorage.setItem(`peaks ${url}`, letters.join(""));
-    } catch { /* no room: it is measured again another time */ }
+    memory.keep(url, peaks);
     return peaks;
   });
   turn = mine.catch(() => {});
