@@ -1,19 +1,42 @@
 """One session per process, opened at start and closed at shutdown, in every place a user would do that."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import anyio
 import pytest
 import uvloop
-from aiohttp import ClientSession, web
-from conftest import settings, simulate
+from aiohttp import ClientError, ClientSession, ClientTimeout
+from anyio.abc import TaskGroup
+from conftest import STUCK, settings, simulate
+from leftovers import no_task_left, until
+from serving import serve_aiohttp, serve_asgi
+from standardwebhooks import Webhook
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
-from soundpiece_async import NewFx, Session
+from soundpiece_async import Handle, NewFx, Session
+from soundpiece_async.simulator import Simulator
 
-SESSION = web.AppKey("session", Session)
+GUIDE = (Path(__file__).parents[1] / "docs" / "web-apps.md").read_text()
+
+
+def example(title: str) -> str:
+    """Give the code that the guide shows under a title, or after a phrase."""
+    found = re.search(rf"{title}.*?```python\n(.*?)```", GUIDE, re.DOTALL)
+    assert found
+    return found[1]
 
 
 async def use() -> None:
@@ -31,49 +54,135 @@ def test_a_session_works_under_every_runner(run: Callable[[object], None]) -> No
 
 @pytest.mark.asyncio
 async def test_a_session_works_under_pytest_asyncio() -> None:
-    """The other plugin for asynchronous tests, with a fixture of its own."""
+    """The other plugin for asynchronous tests, within one test."""
     await use()
 
 
+def test_a_session_lives_in_fixtures(tmp_path: Path) -> None:
+    """The guide's two, each shared by the tests of a file: opened and closed by the plugins, without a warning."""
+    (tmp_path / "test_with_anyio.py").write_text(example("anyio's plugin"))
+    (tmp_path / "test_with_asyncio.py").write_text(example("With pytest-asyncio"))
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-o", "asyncio_default_fixture_loop_scope=function"]
+    done = subprocess.run(  # noqa: S603 - our own guide, as a user would run it
+        [*command, "-p", "no:schemathesis", "-p", "no:hypothesispytest", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+    assert "2 passed in" in done.stdout, done.stdout
+
+
+def make_news(sim: Simulator, identity: str) -> tuple[dict[str, str], str]:
+    """A delivery as the service signs it, of an operation that it says is ready."""
+    output = {"url": f"{sim.output_url}/audio/x.flac", "expires_at": "2030-01-01T00:00:00Z", "duration": 2.5}
+    data = {"id": identity, "status": "ready", "output": output}
+    body = json.dumps({"type": "create.new_fx.ready", "data": data})
+    now = datetime.now(tz=UTC)
+    signature = Webhook(str(sim.webhook_secret)).sign("msg_1", now, body)
+    stamp = str(int(now.timestamp()))
+    return {"webhook-id": "msg_1", "webhook-timestamp": stamp, "webhook-signature": signature}, body
+
+
+SERVERS: dict[str, Callable[[Any], AbstractAsyncContextManager[str]]] = {
+    "aiohttp": serve_aiohttp,
+    "Starlette": serve_asgi,
+    "FastAPI": serve_asgi,
+    "Litestar": serve_asgi,
+    "Quart": serve_asgi,
+}
+
+CANCELLING = ("aiohttp", "Quart")  # these cancel a handler whose client has gone
+
+
 @pytest.mark.anyio
-async def test_a_session_lives_as_long_as_an_aiohttp_application() -> None:
-    """``cleanup_ctx`` opens it at start-up and closes it at shut-down; handlers share it."""
-    async with simulate() as sim:
+@pytest.mark.parametrize("framework", SERVERS)
+async def test_the_guides_application(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor is served, a webhook heard, one who goes away does no harm; a reload leaves nothing, whoever waits."""
+    code = compile(example(f"## {framework}"), framework, "exec")
+    async with simulate(durations=STUCK) as sim:
+        for name, value in {**sim.environ, "SOUNDPIECE_WEBHOOK_SECRET": str(sim.webhook_secret)}.items():
+            monkeypatch.setenv(name, value)
+        async with no_task_left(), ClientSession(timeout=ClientTimeout(total=10)) as browser:
+            for _ in range(2):  # a reload runs the module anew
+                module = ModuleType("guide")
+                monkeypatch.setitem(sys.modules, "guide", module)
+                exec(code, vars(module))  # noqa: S102 - our own guide
+                async with anyio.create_task_group() as staying:
+                    async with SERVERS[framework](module.app) as url:
+                        await visit(browser, url, sim, cancels=framework in CANCELLING)
+                        known = len(sim.operations)
+                        staying.start_soon(stay, browser, url)
+                        await until(lambda known=known: len(sim.operations) > known)
+                for identity in list(sim.operations):
+                    sim.finish(identity)
+        await until(lambda: sim.open_requests == 0)
 
-        async def open_session(app: web.Application) -> AsyncIterator[None]:
-            async with Session(settings(sim)) as app[SESSION]:
-                yield
 
-        async def make(request: web.Request) -> web.Response:
-            done = await request.app[SESSION].run(NewFx("door", duration=0.2))
-            return web.Response(text=str(done.operation.handle))
+async def stay(browser: ClientSession, url: str) -> None:
+    """Come, and still wait for an answer when the server is closed."""
+    with suppress(ClientError):
+        async with browser.get(f"{url}/door") as answer:
+            assert answer.status >= 500
 
-        app = web.Application()
-        app.cleanup_ctx.append(open_session)
-        app.router.add_get("/", make)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        async with ClientSession() as browser, browser.get(f"http://{host}:{port}/") as response:
-            assert (await response.text()).startswith("create.new_fx/op_")
-        await runner.cleanup()
-        assert "closed" in repr(app[SESSION])
+
+async def visit(browser: ClientSession, url: str, sim: Simulator, *, cancels: bool) -> None:
+    """Come and leave; come and be told by a webhook; come and be told by a poll."""
+    answers: list[str] = []
+    impatience = anyio.CancelScope()
+
+    async def come() -> None:
+        async with browser.get(f"{url}/door") as answer:
+            answers.append((await answer.json())["operation"])
+
+    async def come_and_leave() -> None:
+        with impatience:
+            await come()
+
+    async def begin(group: TaskGroup, way: Callable[[], Awaitable[None]]) -> str:
+        known = set(sim.operations)
+        group.start_soon(way)
+        await until(lambda: len(sim.operations) > len(known))
+        return next(iter(sim.operations.keys() - known))
+
+    async with anyio.create_task_group() as visitors:
+        left = await begin(visitors, come_and_leave)
+        await until(lambda: sim.open_requests == 1)
+        impatience.cancel()
+        if cancels:  # nobody waits any more, so nobody asks
+            await until(lambda: sim.open_requests == 0)
+        heard = await begin(visitors, come)
+        headers, body = make_news(sim, heard)
+        for expected in ((headers, 204), (headers, 204), ({**headers, "webhook-id": "msg_2"}, 401)):
+            async with browser.post(f"{url}/hooks/soundpiece", data=body, headers=expected[0]) as answer:
+                assert answer.status == expected[1]
+    assert sim.operations[left].status == "processing"
+    async with anyio.create_task_group() as visitors:
+        polled = await begin(visitors, come)
+        for identity in (left, polled):
+            sim.finish(identity)
+    assert answers == [f"create.new_fx/{heard}", f"create.new_fx/{polled}"]
 
 
 @pytest.mark.anyio
-async def test_a_session_lives_as_long_as_a_starlette_application() -> None:
-    """The lifespan opens and closes it, each in whatever task the server uses."""
-    async with simulate() as sim:
+async def test_a_stream_whose_reader_went_away() -> None:
+    """Starlette cancels what makes a streaming answer: the operation runs on, and the session serves the next."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
 
-        @asynccontextmanager
-        async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Session]]:
-            async with Session(settings(sim)) as session:
-                yield {"session": session}
+        async def tell() -> AsyncIterator[str]:
+            operation = await session.submit(NewFx("door slams", duration=0.3))
+            yield str(operation.handle)
+            yield str((await session.wait(operation)).status)
 
-        app = Starlette(lifespan=lifespan)
-        async with app.router.lifespan_context(app) as state:
-            session = state["session"]
-            assert (await session.run(NewFx("door", duration=0.2))).operation.outputs
-        assert "closed" in repr(session)
+        async def stream(_: Request) -> StreamingResponse:
+            return StreamingResponse(tell())
+
+        async with serve_asgi(Starlette(routes=[Route("/", stream)])) as url, ClientSession() as browser:
+            async with browser.get(url) as answer:
+                handle = Handle.parse((await answer.content.readany()).decode())
+                await until(lambda: session.statistics().in_flight == 1)
+            await until(lambda: session.statistics().in_flight == 0)
+            assert sim.operations[handle.id].status == "processing"
+            sim.finish(handle.id)
+            assert (await session.wait(handle, timeout=5)).outputs

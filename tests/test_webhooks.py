@@ -13,13 +13,25 @@ import anyio
 import pytest
 from aiohttp import ClientSession, web
 from conftest import STUCK, settings, simulate
+from serving import serve_aiohttp
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from soundpiece_async import NewFx, Operation, OperationFailed, Session, SessionClosed, SettingsError, WebhookError
+from soundpiece_async import (
+    NewFx,
+    Operation,
+    OperationFailed,
+    Session,
+    SessionClosed,
+    SettingsError,
+    Status,
+    ValidationError,
+    WebhookError,
+)
+from soundpiece_async._poller import DELIVERED
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Webhooks, aiohttp_handler, asgi_app
 
@@ -53,23 +65,11 @@ def fx(url: str, **changes: Any) -> NewFx:
 
 
 @asynccontextmanager
-async def serve(app: web.Application) -> AsyncIterator[str]:
-    """Run an aiohttp application; a handler whose client went away is cancelled."""
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
 async def open_aiohttp(checks: Webhooks, deliver: Deliver) -> AsyncIterator[Post]:
     """A receiver on aiohttp, and what posts to it over a real socket."""
     app = web.Application()
     app.router.add_post("/hook", aiohttp_handler(checks, deliver))
-    async with serve(app) as url, ClientSession() as client:
+    async with serve_aiohttp(app) as url, ClientSession() as client:
 
         async def post(headers: dict[str, str], body: bytes) -> int:
             async with client.post(f"{url}/hook", headers=headers, data=body) as response:
@@ -228,7 +228,7 @@ async def test_a_body_that_breaks_the_protocol_is_junk() -> None:
     ]
     app = web.Application()
     app.router.add_post("/hook", aiohttp_handler(make_webhooks(), never))
-    async with serve(app) as url:
+    async with serve_aiohttp(app) as url:
         for body in bodies:
             host, port = url.removeprefix("http://").split(":")
             async with await anyio.connect_tcp(host, int(port)) as stream:
@@ -283,7 +283,7 @@ async def receiving(sim: Simulator, **changes: Any) -> AsyncIterator[tuple[Sessi
     async with Session(settings(sim, validate=False, **changes)) as session:  # plain http, for the callback
         app = web.Application()
         app.router.add_post("/hook", aiohttp_handler(Webhooks([str(sim.webhook_secret)]), session.deliver))
-        async with serve(app) as url:
+        async with serve_aiohttp(app) as url:
             yield session, f"{url}/hook"
 
 
@@ -352,6 +352,20 @@ async def test_a_webhook_is_confirmed_by_one_read_when_asked() -> None:
         assert polls(sim) == 1
 
 
+async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, session: Session) -> None:
+    """Whoever waits later has it without a request, and once; what came too long ago is found by polling."""
+    news = [
+        Operation[Any](route=NewFx.route, id=f"op_{n}", status=Status.READY, request=None) for n in range(DELIVERED + 1)
+    ]
+    for operation in news:
+        session.deliver(operation)
+    assert (await session.wait(news[1].handle)).id == "op_1"
+    assert sim.log == []
+    for forgotten in news[:2]:
+        with pytest.raises(ValidationError):  # the simulator knows of none
+            await session.wait(forgotten.handle)
+
+
 async def test_a_lost_webhook_is_noticed_by_a_poll() -> None:
     """Polling is the safety net, once it is known how long the route takes."""
     async with simulate(allow_private_callbacks=True, webhook_loss=1.0) as sim:
@@ -383,7 +397,7 @@ async def test_a_visitor_who_goes_away_cancels_nothing_but_the_waiting(framework
 
             app = web.Application()
             app.router.add_get("/", handle)
-            async with serve(app) as front, ClientSession() as browser, browser.get(front):
+            async with serve_aiohttp(app) as front, ClientSession() as browser, browser.get(front):
                 pass  # never answered
 
         async def visit_starlette() -> None:

@@ -1,0 +1,38 @@
+"""Run the studio: ``python examples/studio``, then open the address it prints."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from aiohttp import web
+from app import make_app
+
+from soundpiece_async import SettingsError
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="A small web application that makes music with Soundpiece.")
+    parser.add_argument("--host", default="127.0.0.1", help="put a login of your own in front before you change this")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--data", type=Path, default=Path("studio-data"), help="the folder for what it remembers")
+    parser.add_argument("--speed", type=float, default=4.0, help="of the simulated service; 1 is realistic")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    own_url = f"http://127.0.0.1:{options.port}"
+    try:
+        web.run_app(
+            make_app(options.data, own_url=own_url, speed=options.speed),
+            host=options.host,
+            port=options.port,
+            handler_cancellation=True,  # a browser that leaves ends its event stream, and nothing else
+            shutdown_timeout=2,
+            access_log=None,
+            print=lambda _: print(f"The studio is open: {own_url}  (Ctrl-C closes it)", flush=True),
+        )
+    except (SettingsError, OSError) as error:  # a wrong key, an occupied port
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

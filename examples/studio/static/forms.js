@@ -1,0 +1,120 @@
+// The two forms: a new piece, and what is to be made of one that is there.
+
+const NUMBERS = new Set(["duration", "target_duration", "n_variations"]);
+
+/** A key for one piece of work; kept until the server has it, so that asking twice makes it once. */
+export function makeKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID is for secure pages only
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
+}
+
+/** Reads a form, says what is missing in it, and sends it; fields that are hidden do not count. */
+export class Form {
+  constructor(element, send) {
+    Object.assign(this, { element, send, key: makeKey() });
+    this.button = element.querySelector(".primary");
+    this.problem = element.querySelector(".problem");
+    element.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
+    element.addEventListener("change", () => this.arrange());
+    element.addEventListener("input", (event) => { event.target.removeAttribute("aria-invalid"); this.complain(""); });
+    element.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.submit();
+    });
+    this.arrange();
+  }
+
+  /** Show the fields that belong to the chosen kind. */
+  arrange() {
+    const kind = this.element.elements.kind?.value;
+    for (const part of this.element.querySelectorAll("[data-for]")) {
+      part.hidden = !part.dataset.for.split(" ").includes(kind);
+    }
+    for (const field of this.element.elements) field.disabled = Boolean(field.closest("[hidden]:not(.problem)"));
+  }
+
+  fill(values) {
+    for (const [name, value] of Object.entries(values)) {
+      if (value !== undefined && this.element.elements[name]) this.element.elements[name].value = value;
+    }
+    this.arrange();
+    this.element.elements.prompt.focus();
+  }
+
+  read() {
+    const wishes = {};
+    for (const field of this.element.elements) {
+      if (!field.name || field.disabled || (field.type === "radio" && !field.checked)) continue;
+      if (field.type === "checkbox") wishes[field.name] = field.checked;
+      else wishes[field.name] = NUMBERS.has(field.name) ? field.valueAsNumber : field.value.trim();
+    }
+    return wishes;
+  }
+
+  /** Find the first field that will not do; the words are ours, because a browser speaks its own language. */
+  findFault() {
+    for (const field of this.element.elements) {
+      if (!field.name || field.disabled) continue;
+      const name = field.labels[0]?.querySelector("span")?.textContent;
+      if (field.type === "number" && !field.validity.valid) {
+        return [field, `${name}: a number from ${field.min} to ${field.max}.`];
+      }
+      if (field.required && !field.value.trim()) return [field, `${name}: write a few words.`];
+    }
+    return [];
+  }
+
+  complain(text) {
+    this.problem.textContent = text;
+    this.problem.hidden = !text;
+  }
+
+  async submit() {
+    if (this.button.ariaDisabled === "true") return;
+    const [field, fault] = this.findFault();
+    this.complain(fault ?? "");
+    if (field) {
+      field.setAttribute("aria-invalid", "true");
+      field.focus();
+      return;
+    }
+    this.button.ariaDisabled = "true"; // it stays where the keyboard is
+    try {
+      await this.send(this.read(), this.key);
+      this.key = makeKey();
+    } catch (error) {
+      this.complain(error.message);
+    }
+    this.button.ariaDisabled = "false";
+  }
+}
+
+const dialog = document.getElementById("ask");
+const TITLES = { cut: ["Cut down", "Cut"], song: ["Remix", "Remix"], instrumental: ["Remix", "Remix"] };
+const ROUTES = { cut: "adapt.auto_cut_down", song: "create.remix_song", instrumental: "create.remix_instrumental" };
+let asked;
+
+const answer = new Form(dialog.querySelector("form"), async (wishes, key) => {
+  const { what, piece, take, begin } = asked;
+  await begin({ kind: ROUTES[what], key, wishes, parent: piece.id, take });
+  dialog.close();
+});
+document.getElementById("ask-cancel").addEventListener("click", () => dialog.close());
+
+/** Ask what is to be made of one take of a piece: `cut`, or a remix of a `song` or an `instrumental`. */
+export function ask(what, { piece, take, title, seconds }, begin) {
+  asked = { what, piece, take, begin };
+  const fields = answer.element.elements;
+  const [heading, verb] = TITLES[what];
+  dialog.querySelector("h2").textContent = heading;
+  document.getElementById("ask-about").textContent = piece.files.length > 1 ? `${title}, take ${take + 1}` : title;
+  answer.button.textContent = verb;
+  answer.key = makeKey();
+  answer.complain("");
+  for (const part of dialog.querySelectorAll("[data-ask]")) part.hidden = !part.dataset.ask.split(" ").includes(what);
+  fields.target_duration.value = Math.max(1, Math.round(seconds / 2));
+  fields.prompt.value = piece.wishes.prompt ?? "";
+  fields.lyrics.value = piece.wishes.lyrics ?? "";
+  answer.arrange();
+  dialog.showModal();
+}
