@@ -28,6 +28,7 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit the memory 
 OURS, RUNWAY, OPENAI, REPLICATE, FAL = "ours", "runwayml", "openai", "replicate", "fal-client"
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_HOST = re.compile(rb"\r\nhost: *(\S+)", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -53,6 +54,7 @@ class Request:
     """One request, read."""
 
     method: str
+    host: str
     path: str
     query: dict[str, list[str]]
     body: bytes
@@ -64,11 +66,12 @@ class Request:
 
 
 class Works:
-    """The operations of one service."""
+    """The operations of one service; on trial they end at once, so that a client can warm up."""
 
     def __init__(self, shortest: float, longest: float, *, seed: int) -> None:
         self._dice = random.Random(seed)
         self._range = shortest, longest
+        self.trial = True
         self.all: dict[str, Work] = {}
 
     @property
@@ -78,7 +81,8 @@ class Works:
 
     def add(self, asked: dict[str, Any]) -> Work:
         """Begin an operation."""
-        work = Work(f"op_{len(self.all):026d}", self.now + self._dice.uniform(*self._range), asked)
+        lasts = 0.0 if self.trial else self._dice.uniform(*self._range)
+        work = Work(f"op_{len(self.all):026d}", self.now + lasts, asked)
         self.all[work.id] = work
         return work
 
@@ -140,10 +144,10 @@ def answer_replicate(works: Works, request: Request) -> Reply:
 
 
 def answer_fal(works: Works, request: Request) -> Reply:
-    """POST /<app>, GET /<app>/requests/<id>/status, GET /<app>/requests/<id>; the client completes the addresses."""
+    """POST /<app>, GET /<app>/requests/<id>/status, GET /<app>/requests/<id>."""
     if request.method == "POST":
         work = works.add(request.json)
-        url = f"{request.path}/requests/{work.id}"
+        url = f"http://{request.host}{request.path}/requests/{work.id}"
         urls = {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
         return 0, lambda: {"request_id": work.id, **urls, "queue_position": 0}
     work = works.all[request.path.split("/requests/")[1].partition("/")[0]]
@@ -192,7 +196,7 @@ class Connected(asyncio.Protocol):
         self._tally.requests += 1
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         path, _, query = target.partition("?")
-        at, tell = self._answer(Request(method, path, parse_qs(query), body))
+        at, tell = self._answer(Request(method, _read_host(head), path, parse_qs(query), body))
         if at:
             asyncio.get_running_loop().call_at(at, self._send, tell)
         else:
@@ -206,6 +210,11 @@ class Connected(asyncio.Protocol):
         self._transport.write(head.encode() + body)
 
 
+def _read_host(head: bytes) -> str:
+    found = _HOST.search(head)
+    return found[1].decode() if found else ""
+
+
 @attrs.frozen
 class Service:
     """A fake that runs in another process."""
@@ -214,11 +223,12 @@ class Service:
     _pipe: Connection
 
     def begin(self) -> None:
-        """Count requests and connections from now on."""
+        """End the trial: operations take their time, requests and connections are counted."""
         self._pipe.send("begin")
+        self._pipe.recv()
 
     def look(self) -> tuple[Tally, dict[str, float]]:
-        """Give what was counted, and when each operation ended (or will)."""
+        """Give what was counted, and when each operation (by its id) ended, or will."""
         self._pipe.send("look")
         return self._pipe.recv()
 
@@ -250,6 +260,8 @@ async def _serve(pipe: Connection, api: str, works: Works) -> None:
     pipe.send(server.sockets[0].getsockname()[1])
     while True:
         if await asyncio.to_thread(pipe.recv) == "begin":
+            works.trial = False
             tally.requests, tally.most_connections = 0, tally.connections
+            pipe.send(None)
         else:
             pipe.send((tally, {work.id: work.due for work in works.all.values()}))
