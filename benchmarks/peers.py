@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import gc
 import math
-import resource
 import statistics
 import sys
 import time
@@ -31,7 +30,7 @@ import _figures
 import aiohttp
 import attrs
 from _chart import draw
-from _fakes import FAL, OPENAI, OURS, REPLICATE, RUNWAY, SPAWN, Service, serve
+from _fakes import FAL, OPENAI, OURS, REPLICATE, RUNWAY, SPAWN, Service, serve, weigh_process
 from _figures import Figure
 
 from soundpiece_async import Limits, NewFx, Session, Settings
@@ -187,10 +186,12 @@ async def _measure(client: str, service: Service, count: int) -> Seen:
     async with CLIENTS[client](service.url, count) as follow:
         await follow(0)  # on trial: what is imported late or opened once is no cost of an operation
         service.begin()
-        before, began = _weigh_process(), time.process_time()
+        gc.collect()
+        before, began = weigh_process(), time.process_time()
         tasks = [asyncio.create_task(note(number)) for number in range(1, count + 1)]
         await asyncio.sleep(SHORTEST - 1)
-        kib = (_weigh_process() - before) / count
+        gc.collect()
+        kib = (weigh_process() - before) / count
         await asyncio.gather(*tasks)
         cpu = (time.process_time() - began) / count
     tally, ended = service.look()
@@ -203,12 +204,6 @@ async def _measure(client: str, service: Service, count: int) -> Seen:
         connections=tally.most_connections,
         kib=kib,
     )
-
-
-def _weigh_process() -> float:
-    """Return the memory this process holds, in KiB."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
 
 
 def find_middle(rounds: list[Seen]) -> Seen:
