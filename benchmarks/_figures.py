@@ -1,4 +1,4 @@
-"""The last table of every benchmark: figure, goal, measured, holds; for people, and with `--json FILE` for programs."""
+"""The table every benchmark ends with: figure, goal, measured, holds; for people, and by `--json FILE` for programs."""
 
 import argparse
 import json
@@ -21,35 +21,37 @@ class Figure:
 
     @classmethod
     def at_most(cls, name: str, goal: float, measured: float, *, form: str = "{:.3g}") -> "Figure":
-        """Compare with a goal that is a ceiling; `form` writes the measured, unit and all."""
+        """Compare with a goal that is a ceiling; `form` writes what was measured."""
         return cls(name, f"<= {goal:g}", form.format(measured), measured <= goal)
 
     def __str__(self) -> str:
         return ROW.format(self.name, self.goal, self.measured, "yes" if self.holds else "NO")
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Let a script be asked for its table in a file."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
+def add_options(parser: argparse.ArgumentParser, *, quick: str) -> None:
+    """Let a script be asked for less, described by `quick`, and for its table in a file."""
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the last table there, too")
 
 
 def report(figures: Iterable[Figure], options: argparse.Namespace) -> int:
     """Print the table, write it where `--json` says, and give the exit status: 1 when a goal is missed."""
     rows = list(figures)
-    show(rows)
+    print("\n" + ROW.format("figure", "goal", "measured", "holds"), *rows, sep="\n", flush=True)
+    return write(rows, options)
+
+
+def write(figures: Iterable[Figure], options: argparse.Namespace) -> int:
+    """Do the same without printing, for a script with a richer table of its own."""
+    rows = list(figures)
     if options.json:
         options.json.write_text(json.dumps([attrs.asdict(row) for row in rows]))
     return not all(row.holds for row in rows)
 
 
 def skip(reason: str, options: argparse.Namespace) -> int:
-    """Say what keeps this script from measuring; no figures are no failure."""
-    print(f"skipped: {reason}")
+    """Say what keeps a script from measuring: no figures are no failure."""
+    print(f"skipped: {reason}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"skipped": reason}))
     return 0
-
-
-def show(figures: Iterable[Figure]) -> None:
-    """Print the table."""
-    print("\n" + ROW.format("figure", "goal", "measured", "holds"), *figures, sep="\n", flush=True)
