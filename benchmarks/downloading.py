@@ -220,16 +220,9 @@ def make_files(folder: Path, count: int) -> None:
         (folder / f"{number}.flac").write_bytes(head + noise)
 
 
-def find_nginx() -> str | None:
-    """Find the server, which Debian hides from ordinary users."""
-    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-
-
 @contextlib.contextmanager
-def serve(folder: Path) -> Iterator[str]:
+def serve(folder: Path, *, program: str) -> Iterator[str]:
     """Let nginx serve a folder on a free port of loopback, and give its origin."""
-    program = find_nginx()
-    assert program is not None  # noqa: S101 - for type checkers: main has looked
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -281,7 +274,8 @@ def main() -> int:
     if chosen.client:
         print(json.dumps(asyncio.run(measure(chosen.client, Job(**json.loads(chosen.job))))))
         return 0
-    if not (shutil.which("curl") and find_nginx()):
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx is None or shutil.which("curl") is None:
         return _figures.skip("this needs curl and nginx: apt-get install curl nginx-light", chosen)
     files, rounds = (16, 1) if chosen.quick else (64, chosen.rounds)
     clients = [client for client in (CURL, *CLIENTS) if client != HTTPX or find_spec("httpx")]
@@ -289,7 +283,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="downloading-") as place:
         Path(place).chmod(0o755)
         make_files(Path(place, "served"), files)
-        with serve(Path(place, "served")) as origin:
+        with serve(Path(place, "served"), program=nginx) as origin:
             job = Job(origin, str(Path(place, "saved")), files, chosen.streams)
             for _ in range(rounds):
                 for client in clients:
