@@ -37,7 +37,7 @@ class Outcome:
 
 
 def run(path: Path, *, quick: bool) -> Outcome:
-    """Run one script; it writes its table at its very end, so without one it has crashed."""
+    """Run one script; it hands its table over (`_figures`) at its very end, so without one it has crashed."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "figures.json")
         words = [sys.executable, str(path), "--json", str(table), *(["--quick"] if quick else [])]
@@ -70,7 +70,7 @@ def show(outcomes: list[Outcome]) -> None:
     print("\n" + ROW.format("script", "figure", "goal", "measured", "holds"))
     for outcome in outcomes:
         for figure in outcome.figures:
-            print(ROW.format(outcome.script, *attrs.astuple(figure)[:3], "yes" if figure.holds else "NO"))
+            print(ROW.format(outcome.script, *attrs.astuple(figure)[:3], figure.verdict))
         if outcome.skipped:
             print(f"{outcome.script:12} skipped: {outcome.skipped}")
         if outcome.crashed:
@@ -80,7 +80,7 @@ def show(outcomes: list[Outcome]) -> None:
 def sum_up(outcomes: list[Outcome], *, others: float) -> str:
     """Say how many goals were missed, and whether the machine may be to blame."""
     figures = [figure for outcome in outcomes for figure in outcome.figures]
-    missed = sum(not figure.holds for figure in figures)
+    missed = sum(figure.holds is False for figure in figures)
     goals = "goal" if missed == 1 else "goals"
     text = f"{len(figures)} figures, {missed} {goals} missed; other work took {others:.0%} of the machine"
     return f"{text}: measure times and lateness again when it is quiet" if others > BUSY else text
@@ -88,7 +88,7 @@ def sum_up(outcomes: list[Outcome], *, others: float) -> str:
 
 def main() -> int:
     """Run what was asked for; 1 when a script crashed."""
-    scripts = [path for path in sorted(HERE.glob("*.py")) if not path.name.startswith("_")]
+    scripts = [path for path in sorted(HERE.glob("*.py")) if path.name[0] != "_" and "picture" not in path.name]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the quick form of each")
     parser.add_argument("--only", nargs="+", choices=[path.stem for path in scripts], metavar="NAME")

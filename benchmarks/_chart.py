@@ -33,8 +33,7 @@ def draw(panels: list[Panel], path: Path, *, title: str, ours: str) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415 - only who wants a picture needs it
 
     clients = list(panels[0].values)
-    look = {"font.family": "sans-serif", "font.sans-serif": FONTS, "text.color": INK, "font.size": 10}
-    with plt.rc_context(look):
+    with plt.rc_context({"font.family": "sans-serif", "font.sans-serif": FONTS, "text.color": INK, "font.size": 10}):
         figure, axes = plt.subplots(1, len(panels), figsize=(10.5, 0.42 * len(clients) + 1.25), sharey=True)
         for panel, axis in zip(panels, axes, strict=True):
             _draw_panel(panel, axis, ours=ours)

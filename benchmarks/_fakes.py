@@ -232,7 +232,8 @@ class Service:
     def look(self) -> tuple[Tally, dict[str, float]]:
         """Give what was counted, and when each operation (by its id) ended, or will."""
         self._pipe.send("look")
-        return self._pipe.recv()
+        seen: tuple[Tally, dict[str, float]] = self._pipe.recv()
+        return seen
 
 
 @contextmanager

@@ -129,7 +129,7 @@ async def open_openai(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: A
 @asynccontextmanager
 async def open_replicate(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: ARG001 - its own limits
     """A prediction every half second."""
-    from replicate import Client  # noqa: PLC0415 - only when it is there
+    from replicate.client import Client  # noqa: PLC0415 - only when it is there
 
     client = Client(api_token=KEY, base_url=url)
 
