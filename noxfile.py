@@ -33,6 +33,17 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-q", "-e", ".[all]", *nox.project.dependency_groups(project, *groups))
 
 
+def provide(session: nox.Session, program: str, *, package: str) -> bool:
+    """Install a Debian package if its program is missing and that is possible; says whether the program is there."""
+    if shutil.which(program) or shutil.which(program, path="/usr/sbin"):
+        return True
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        return False
+    session.run("apt-get", "update", "-q", external=True, silent=True)
+    session.run("apt-get", "install", "-y", "-q", package, external=True, silent=True)
+    return True
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run the tests, warnings as errors.
@@ -51,11 +62,8 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1])
 def browser(session: nox.Session) -> None:
     """Use the pages as a person would, in a real Chromium, which is installed if that is possible."""
-    if not shutil.which("chromium"):
-        if not shutil.which("apt-get") or os.geteuid() != 0:
-            session.skip("no chromium on the PATH, and no way to install it: these tests need it")
-        session.run("apt-get", "update", "-q", external=True, silent=True)
-        session.run("apt-get", "install", "-y", "-q", "chromium", external=True, silent=True)
+    if not provide(session, "chromium", package="chromium"):
+        session.skip("no chromium on the PATH, and no way to install it: these tests need it")
     install(session, "test", "browser")
     session.run("pytest", "-q", "tests/browser", *session.posargs)
 
@@ -84,6 +92,16 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async")
+
+
+@nox.session(python=PYTHONS[0])
+def bench(session: nox.Session) -> None:
+    """Measure everything in its quick form, some minutes, and print one table; `-- --only peers` does less."""
+    for program, package in {"curl": "curl", "nginx": "nginx-light"}.items():
+        if not provide(session, program, package=package):
+            session.warn(f"no {program}, and no way to install it: what needs it will say so")
+    install(session, "bench")
+    session.run("python", "benchmarks", "--quick", *session.posargs)
 
 
 @nox.session

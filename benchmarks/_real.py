@@ -9,6 +9,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Iterator
+from math import inf
 from multiprocessing.connection import Connection
 
 import anyio
@@ -72,7 +73,7 @@ class Diary:
 
     def ready_before(self, seconds: float) -> list[str]:
         """Return the operations that count: ready in the first so many seconds."""
-        return [name for name in self.watched if self.ready[name] < self.began + seconds]
+        return [name for name in self.watched if self.ready.get(name, inf) < self.began + seconds]
 
 
 def play(cell: Cell, *, seconds: float, seed: int) -> Diary:
@@ -134,6 +135,9 @@ async def _play(cell: Cell, pipe: Connection, *, seconds: float, seed: int) -> D
             if name not in diary.found:
                 await session.wait(Handle(NewFx.route, name))
         group.cancel_scope.cancel()
+    diary.watched = {
+        name: since for name, since in diary.watched.items() if name in diary.ready
+    }  # others came too late
     return diary
 
 

@@ -20,8 +20,10 @@ import statistics
 import sys
 from collections.abc import Iterator
 
+import _figures
 import _virtual
 import attrs
+from _figures import Figure
 from _holding import CLIENTS, OURS, WAITING, hold, weigh_waiting
 from _policies import Ours
 from _real import DELAY, Cell, Diary, play
@@ -32,7 +34,6 @@ CELLS = [
     Cell("lognormal", 40, 64, 40, speed=4),
 ]
 QUICK = [Cell("lognormal", 300, 64, 200, speed=4)]
-ROW = "{:64} {:>9} {:>9} {:>6}"
 
 
 @attrs.frozen
@@ -54,19 +55,6 @@ class Score:
 
     def __str__(self) -> str:
         return f"{self.mean:7.3f} {self.at(0.5):7.3f} {self.at(0.95):7.2f} {self.at(0.99):7.2f} {self.requests:9.2f}"
-
-
-@attrs.frozen
-class Figure:
-    """One row of the last table."""
-
-    name: str
-    goal: str
-    measured: str
-    holds: bool
-
-    def __str__(self) -> str:
-        return ROW.format(self.name, self.goal, self.measured, "yes" if self.holds else "NO")
 
 
 def score_real(diary: Diary, *, seconds: float) -> Score:
@@ -140,7 +128,7 @@ def weigh(count: int, *, idle: float) -> Iterator[Figure]:
 def main() -> int:
     """Run what was asked for, and print the table; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one short cell and 1,000 polls")
+    _figures.add_options(parser, quick="one short cell and 1,000 polls")
     parser.add_argument("--only", choices=["cells", "held"])
     parser.add_argument("--seconds", type=float, default=60.0, help="real seconds of a cell")
     parser.add_argument("--seed", type=int, default=1)
@@ -154,8 +142,7 @@ def main() -> int:
             figures += compare(cell, seconds=seconds, seed=options.seed + number)
     if options.only != "cells":
         figures += weigh(count, idle=idle)
-    print("\n" + ROW.format("figure", "goal", "measured", "holds"), *figures, sep="\n")
-    return not all(figure.holds for figure in figures)
+    return _figures.report(figures, options)
 
 
 if __name__ == "__main__":

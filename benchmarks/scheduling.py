@@ -16,11 +16,14 @@ import argparse
 import itertools
 import math
 import random
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import _figures
 import attrs
+from _figures import Figure
 from _policies import POLICIES, SIMPLE, Ours
 from _virtual import DURATIONS, ONE_WAY, Work, World
 
@@ -118,30 +121,71 @@ def find_losses(scores: dict[str, Score]) -> Iterator[str]:
                 yield f"p99 {ours.p99:.2f} s, {policy} {theirs.p99:.2f} s with {theirs.requests:.1f} requests"
 
 
-def find_goals(cell: Cell, scores: dict[str, Score]) -> Iterator[tuple[str, bool]]:
+@attrs.frozen
+class Goal:
+    """What one cell is measured against."""
+
+    name: str
+    limit: float
+    value: float
+    unit: str = ""
+    least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the value keeps to the limit."""
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+    @property
+    def bound(self) -> str:
+        """The limit in words."""
+        return f"{'>=' if self.least else '<='} {self.limit:.4g}{self.unit}"
+
+    @property
+    def measured(self) -> str:
+        """The value in words."""
+        return f"{self.value:.3g}{self.unit}"
+
+    def __str__(self) -> str:
+        return f"{'reached' if self.reached else 'MISSED '}  {self.name}: {self.measured} {self.bound}"
+
+
+def find_goals(cell: Cell, scores: dict[str, Score]) -> Iterator[Goal]:
     """Measure a cell against what we promise, as ratios within one run."""
     ours, fifo, short = scores["ours"], scores["FIFO long polls"], scores["short polls in turn"]
     stream = cell.arrivals == "stream"
-    mean = DURATIONS[cell.durations][1]
     if cell.operations <= cell.slots and cell.operations <= 10 * cell.rate:
-        yield f"mean {ours.mean * 1000:.1f} ms <= one way + 10 ms", ours.mean <= ONE_WAY + 0.01
-        yield f"requests {ours.requests:.2f} <= 2 + duration / 20 s", ours.requests <= 2 + mean / 20
+        yield Goal("M <= L: mean lateness over one way", 10, (ours.mean - ONE_WAY) * 1000, " ms")
+        yield Goal(
+            f"M <= L, {cell.durations}: requests per operation", 2 + DURATIONS[cell.durations][1] / 20, ours.requests
+        )
     if cell.durations == "lognormal":
-        yield f"no cancels: {ours.cancels:.4f}", ours.cancels == 0
+        yield Goal("lognormal: cancelled polls per operation", 0, ours.cancels)
     if stream and (cell.operations, cell.slots, cell.rate) == (1000, 128, 100):
         of_fifo, of_short = (0.27, 0.65) if cell.durations == "lognormal" else (0.08, 0.35)
-        yield f"{ours.mean / fifo.mean:.3f} of FIFO <= {of_fifo}", ours.mean <= of_fifo * fifo.mean
-        yield f"{ours.mean / short.mean:.3f} of short <= {of_short}", ours.mean <= of_short * short.mean
-        yield f"{ours.requests:.2f} requests, no more than short {short.requests:.2f}", ours.requests <= short.requests
-        yield f"cancels {ours.cancels:.3f} <= 0.6", ours.cancels <= 0.6
-        yield f"permits used {ours.used:.1%} >= 98 %", ours.used >= 0.98
+        yield Goal(f"{cell.durations} stream, M=1000, L=128: mean / FIFO's", of_fifo, ours.mean / fifo.mean)
+        yield Goal(f"{cell.durations} stream, M=1000, L=128: mean / short polls'", of_short, ours.mean / short.mean)
+        yield Goal("streams, M=1000, L=128: requests / short polls'", 1, ours.requests / short.requests)
+        yield Goal("streams, M=1000, L=128: cancelled polls per operation", 0.6, ours.cancels)
+        yield Goal("streams, M=1000, L=128: permits used", 0.98, ours.used, least=True)
     if stream and cell.durations == "lognormal" and (cell.operations, cell.slots, cell.rate) == (100, 8, 20):
-        yield f"{ours.mean / fifo.mean:.3f} of FIFO <= 0.12", ours.mean <= 0.12 * fifo.mean
-        yield f"{ours.mean / short.mean:.3f} of short <= 0.85", ours.mean <= 0.85 * short.mean
+        yield Goal("lognormal stream, M=100, L=8: mean / FIFO's", 0.12, ours.mean / fifo.mean)
+        yield Goal("lognormal stream, M=100, L=8: mean / short polls'", 0.85, ours.mean / short.mean)
     if cell.durations == "bimodal" and cell.rate == 5:
-        yield f"p99 {ours.p99:.1f} s, not worse than short {short.p99:.1f} s", ours.p99 <= short.p99
+        yield Goal("bimodal, R=5: 99th percentile / short polls'", 1, ours.p99 / short.p99)
     if cell.operations == 10_000:
-        yield f"a decision takes {ours.decision:.1f} us <= 30 us", ours.decision <= 30
+        yield Goal("M=10,000: microseconds for a decision", 30, ours.decision)
+
+
+def sum_up(goals: list[Goal], losses: list[str]) -> Iterator[Figure]:
+    """Give each goal one row, with the worst of all cells that have it."""
+    for name in dict.fromkeys(goal.name for goal in goals):
+        same = [goal for goal in goals if goal.name == name]
+        worst = (min if same[0].least else max)(same, key=lambda goal: goal.value)
+        missed = sum(not goal.reached for goal in same)
+        count = f" ({missed} of {len(same)} cells missed)" if missed else f" ({len(same)} cells)" * (len(same) > 1)
+        yield Figure(f"{name}{count}", worst.bound, worst.measured, not missed)
+    yield Figure("cells in which a simple policy with no more requests is better", "0", str(len(losses)), not losses)
 
 
 def plot(results: list[tuple[Cell, dict[str, Score]]], path: Path) -> None:
@@ -172,31 +216,32 @@ def choose(arguments: argparse.Namespace) -> list[Cell]:
     return [cell for cell in itertools.starmap(Cell, itertools.product(*axes)) if cell.feasible]
 
 
-def main() -> None:
-    """Play the cells, print their tables, and say what was missed."""
+def main() -> int:
+    """Play the cells, print their tables, and say what was missed; 1 when something was."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few cells, some seconds")
+    _figures.add_options(parser, quick="a few cells, some seconds")
     parser.add_argument("-m", type=int, nargs="+", default=[100, 1000, 10_000], help="operations in flight")
     parser.add_argument("-l", type=int, nargs="+", default=[8, 32, 128], help="polls out at most")
     parser.add_argument("-r", type=float, nargs="+", default=[5, 20, 100, math.inf], help="requests per second, or inf")
     parser.add_argument("--jobs", type=int, default=1, help="processes; with more than one, us/decision is less exact")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw latency against requests per operation")
     arguments = parser.parse_args()
-    results, missed = [], []
+    results, goals, losses = [], [], []
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for cell, scores in pool.map(play_all, choose(arguments)):
             results.append((cell, scores))
             print(f"\n{cell}\n{HEAD}")
             for policy, score in scores.items():
                 print(f"{policy:20} {score}")
-            for goal, reached in find_goals(cell, scores):
-                print(f"  {'reached' if reached else 'MISSED '}  {goal}")
-                missed += [] if reached else [f"{cell}: {goal}"]
-            missed += [f"{cell}: {loss}" for loss in find_losses(scores)]
-    print(f"\n{len(results)} cells, {len(missed)} times missed or beaten", *missed, sep="\n  ")
+            for goal in find_goals(cell, scores):
+                print(f"  {goal}")
+                goals.append(goal)
+            losses += [f"{cell}: {loss}" for loss in find_losses(scores)]
+    print(f"\n{len(results)} cells, {len(losses)} times beaten", *losses, sep="\n  ")
     if arguments.plot:
         plot(results, arguments.plot)
+    return _figures.report(sum_up(goals, losses), arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,8 +21,10 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import _figures
 import anyio
 import attrs
+from _figures import Figure
 from aiohttp import web
 
 from soundpiece_async import (
@@ -69,19 +71,6 @@ class Run:
             by_route[piece.route].append(piece.took)
         usual = {route: statistics.quantiles(times, n=10)[-1] for route, times in by_route.items()}
         return [piece.known - max(piece.took, usual[piece.route]) for piece in self.pieces if piece.lost]
-
-
-@attrs.frozen(kw_only=True)
-class Figure:
-    """One row of the table."""
-
-    name: str
-    goal: str
-    measured: float
-    holds: bool
-
-    def __str__(self) -> str:
-        return f"{self.name:62} {self.goal:>8} {self.measured:9.3f} {'yes' if self.holds else 'NO':>6}"
 
 
 def make_pieces(count: int, url: str | None, *, every_route: bool) -> list[Request]:
@@ -171,15 +160,10 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
     print(f"all delivered: noticed {statistics.median(lag):.3f} s late, {max(lag):.3f} s at worst")
     print(f"{lost:.0%} lost: the {len(late)} are noticed {statistics.median(late):.3f} s late by the goal's measure\n")
     return [
-        figure("requests per piece, all delivered", 1.3, runs["all"].requests),
-        figure(f"requests per piece, {lost:.0%} lost", 1.6, runs["some"].requests),
-        figure("a lost one noticed, s after max(end, 90th percentile), worst", LATE, max(late)),
+        Figure.at_most("requests per piece, all delivered", 1.3, runs["all"].requests),
+        Figure.at_most(f"requests per piece, {lost:.0%} lost", 1.6, runs["some"].requests),
+        Figure.at_most("a lost one noticed, s after max(end, 90th percentile), worst", LATE, max(late)),
     ]
-
-
-def figure(name: str, goal: float, measured: float) -> Figure:
-    """Compare with a goal that is a ceiling."""
-    return Figure(name=name, goal=f"<= {goal:g}", measured=measured, holds=measured <= goal)
 
 
 def main() -> int:
@@ -190,11 +174,11 @@ def main() -> int:
     parser.add_argument("--loss", type=float, default=0.1, help="the share of webhooks that get lost")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--all", action="store_true", help="pieces of all eight routes")
-    figures = anyio.run(measure, parser.parse_args())
-    print(f"{'figure':62} {'goal':>8} {'measured':>9} {'holds':>6}")
-    for row in figures:
-        print(row)
-    return not all(row.holds for row in figures)
+    _figures.add_options(parser, quick="100 pieces")
+    options = parser.parse_args()
+    if options.quick:
+        options.pieces = min(options.pieces, 100)
+    return _figures.report(anyio.run(measure, options), options)
 
 
 if __name__ == "__main__":
