@@ -163,7 +163,7 @@ class TestPolls:
 
     async def test_holds_until_the_end(self) -> None:
         """A held poll is answered when its operation ends, whoever else waits for it."""
-        async with opened(durations=stuck) as caller:
+        async with opened(durations=stuck, speed=1.0) as caller:
             sim, identity = caller.sim, (await caller.put()).operation["id"]
             answers: list[Answer] = []
 
