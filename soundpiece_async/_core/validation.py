@@ -6,6 +6,7 @@ this off (contract section 11). Where a range is UNKNOWN, only what can never be
 
 import math
 from collections.abc import Callable
+from functools import cache
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import attrs
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import AudioSource, NewInstrumental, NewSong, Request
+from soundpiece_async._core.requests import AudioSource, MadeKey, NewInstrumental, NewSong, Request
 
 LONGEST_PROMPT = 1024
 LONGEST_LYRICS = 3000
@@ -49,20 +50,24 @@ def validate(request: Request) -> None:
     Raises:
         InvalidRequest: with the member at fault in ``field``.
     """
-    kind = type(request)
-    for member in attrs.fields(kind):
-        value = getattr(request, member.name)
-        if value is None and member.default is None:
+    for name, optional, rule in _list_rules(type(request)):
+        value = getattr(request, name)
+        if value is None and optional:
             continue
-        wrong = RULES[member.name](value)
+        wrong = rule(value)
         if wrong:
-            raise InvalidRequest(f"{request.route}: {member.name} {wrong}; nothing was sent", field=member.name)
+            raise InvalidRequest(f"{request.route}: {name} {wrong}; nothing was sent", field=name)
     if isinstance(request, NewSong | NewInstrumental) and (request.prompt is None) == (request.reference is None):
         have = "neither" if request.prompt is None else "both"
         raise InvalidRequest(
             f"{request.route}: exactly one of prompt and reference must be given, not {have}; nothing was sent",
             field="prompt" if request.prompt is None else "reference",
         )
+
+
+@cache
+def _list_rules(kind: type[Request]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
+    return tuple((member.name, member.default is None, RULES[member.name]) for member in attrs.fields(kind))
 
 
 def _text(longest: int) -> Callable[[object], str]:
@@ -110,6 +115,8 @@ def _callback(value: object) -> str:
 
 
 def _key(value: object) -> str:
+    if type(value) is MadeKey:
+        return ""
     try:
         UUID(str(value))
     except ValueError:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 
 import anyio
 
@@ -30,4 +31,7 @@ def _try(arguments: Sequence[str], interruption: Interruption) -> int:
     from soundpiece_async.cli.commands import parse  # noqa: PLC0415 - cyclopts may be missing, and that is explained
 
     work = parse(arguments)
-    return DONE if work is None else INTERRUPTED if anyio.run(interruption.guard, work) else DONE
+    if work is None:
+        return DONE
+    loop = {"use_uvloop": find_spec("uvloop") is not None}  # of the extra fast
+    return INTERRUPTED if anyio.run(interruption.guard, work, backend_options=loop) else DONE
