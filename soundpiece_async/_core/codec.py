@@ -38,9 +38,10 @@ def encode_request(request: Request) -> bytes:
     Raises:
         InvalidRequest: a member has no JSON form (NaN, infinity, a lone surrogate, an object of another type).
     """
+    kind: type = type(request)  # a plain class, which a cache may hold
     members = {
         name: _to_wire(name, value)
-        for name in _list_members(type(request))
+        for name in _list_members(kind)
         if (value := getattr(request, name)) is not None
     }
     try:
@@ -115,9 +116,10 @@ def decode_operation(members: Mapping[str, Any], *, route: str, request: Request
         "raw": members,
     }
     try:
-        return _BUILD(prepared, Operation[Any])
+        operation: Operation[Any] = _BUILD(prepared, Operation[Any])
     except Exception:  # noqa: BLE001 - whatever it is: the careful converter meets it again, and says where
         return _build_carefully(prepared, handle)
+    return operation
 
 
 def _build_carefully(prepared: Mapping[str, Any], handle: Handle) -> Operation[Any]:
@@ -144,7 +146,7 @@ def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
 
 
 @cache
-def _list_members(kind: type[Request]) -> tuple[str, ...]:
+def _list_members(kind: type[Any]) -> tuple[str, ...]:
     return tuple(member.name for member in attrs.fields(kind))
 
 

@@ -7,6 +7,7 @@ this off (contract section 11). Where a range is UNKNOWN, only what can never be
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -50,7 +51,8 @@ def validate(request: Request) -> None:
     Raises:
         InvalidRequest: with the member at fault in ``field``.
     """
-    for name, optional, rule in _list_rules(type(request)):
+    kind: type = type(request)  # a plain class, which a cache may hold
+    for name, optional, rule in _list_rules(kind):
         value = getattr(request, name)
         if value is None and optional:
             continue
@@ -66,7 +68,7 @@ def validate(request: Request) -> None:
 
 
 @cache
-def _list_rules(kind: type[Request]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
+def _list_rules(kind: type[Any]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
     return tuple((member.name, member.default is None, RULES[member.name]) for member in attrs.fields(kind))
 
 
