@@ -1,7 +1,8 @@
-"""A service that costs next to nothing: it answers every PUT at once with the operation that the contract describes.
+"""A service that costs next to nothing: it answers every PUT with the operation that the contract describes.
 
 A bare asyncio protocol in a process of its own, on a core of its own. It reads no JSON: the members of the request are
-echoed as the bytes they came in, behind an id and a status. What is measured then is the client.
+echoed as the bytes they came in, behind an id and a status. What is measured then is the client. It answers once so
+many have asked: a client slower than the service would else have only a few of its connections in use at a time.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ _BODY = (
 class Echo(asyncio.Protocol):
     """One kept-alive connection; the client sends its next request when it has read the answer to the last."""
 
-    served = 0
+    def __init__(self, waiting: list[tuple[asyncio.Transport, bytes]], together: int) -> None:
+        self._waiting, self._together = waiting, together
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way back."""
@@ -38,20 +40,24 @@ class Echo(asyncio.Protocol):
         self._read += data
         head, end, body = self._read.partition(b"\r\n\r\n")
         found = _LENGTH.search(head)
-        if end and found and len(body) == int(found[1]):
-            self._read = b""
-            Echo.served += 1
-            answer = _BODY % (Echo.served, body[1:])
-            self._transport.write(_HEAD % len(answer) + answer)
+        if not end or found is None or len(body) < int(found[1]):
+            return
+        self._read = b""
+        self._waiting.append((self._transport, body[1:]))
+        if len(self._waiting) == self._together:
+            for number, (transport, members) in enumerate(self._waiting):
+                answer = _BODY % (number, members)
+                transport.write(_HEAD % len(answer) + answer)
+            self._waiting.clear()
 
 
 @contextmanager
-def serve() -> Iterator[str]:
+def serve(together: int) -> Iterator[str]:
     """Run the service on another core than this process, which stays on its own, and give its origin."""
     cores = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_run, args=(there, cores[-1]), daemon=True)
+    process = context.Process(target=_run, args=(there, cores[-1], together), daemon=True)
     process.start()
     os.sched_setaffinity(0, {cores[0]})
     try:
@@ -62,12 +68,14 @@ def serve() -> Iterator[str]:
         process.join()
 
 
-def _run(pipe: Connection, core: int) -> None:
+def _run(pipe: Connection, core: int, together: int) -> None:
     os.sched_setaffinity(0, {core})
-    asyncio.run(_serve(pipe))
+    asyncio.run(_serve(pipe, together))
 
 
-async def _serve(pipe: Connection) -> None:
-    server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0, backlog=1024)
+async def _serve(pipe: Connection, together: int) -> None:
+    waiting: list[tuple[asyncio.Transport, bytes]] = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Echo(waiting, together), "127.0.0.1", 0, backlog=1024)
     pipe.send(server.sockets[0].getsockname()[1])
     await server.serve_forever()

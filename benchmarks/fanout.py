@@ -136,7 +136,7 @@ def be_cell(cell: str, *, quick: bool) -> None:
     for connections in CONNECTIONS:
         slices = (80 if quick else 400) * 32 // connections
         beside_httpx = cell == "asyncio 1"
-        with serve() as origin:
+        with serve(connections) as origin:
             found[connections] = RUN[loop](measure(origin, connections, slices, beside_httpx=beside_httpx))
     print(json.dumps(found))
 
