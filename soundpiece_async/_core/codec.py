@@ -40,9 +40,7 @@ def encode_request(request: Request) -> bytes:
     """
     kind: type = type(request)  # a plain class, which a cache may hold
     members = {
-        name: _to_wire(name, value)
-        for name in _list_members(kind)
-        if (value := getattr(request, name)) is not None
+        name: _to_wire(name, value) for name in _list_members(kind) if (value := getattr(request, name)) is not None
     }
     try:
         return _dump(members)
