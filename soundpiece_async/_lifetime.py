@@ -27,7 +27,7 @@ _HOME: ContextVar["Lifetime | None"] = ContextVar("soundpiece session this task 
 
 
 class Lifetime:
-    """Open once, closed once. The only place that imports asyncio: anyio's tasks all have a scope around them."""
+    """Open once, closed once. It needs asyncio itself: anyio's tasks all have a scope around them."""
 
     def __init__(self) -> None:
         self.closed = False
