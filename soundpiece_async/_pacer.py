@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Generator
 from contextlib import contextmanager
+from time import monotonic
 
 import anyio
 
@@ -42,13 +43,13 @@ class Pacer:
 
         A pause after a 429 is no part of it: that is an answer, and says nothing of the service's health.
         """
-        return self._silence + (0.0 if self._silent_since is None else anyio.current_time() - self._silent_since)
+        return self._silence + (0.0 if self._silent_since is None else monotonic() - self._silent_since)
 
     @property
     def closed_for(self) -> float:
         """Seconds until the pause of the last 429 ends; 0.0: there is none."""
         until = self.gate.closed_until
-        return 0.0 if until is None else max(0.0, until - anyio.current_time())
+        return 0.0 if until is None else max(0.0, until - monotonic())
 
     @contextmanager
     def patience(self, until: float) -> Generator[None]:
@@ -81,7 +82,7 @@ class Pacer:
         Raises:
             OutOfPatience: it ended.
         """
-        ticket = self.gate.join(turn, now=anyio.current_time())
+        ticket = self.gate.join(turn, now=monotonic())
         if not self._admit(ticket):
             event = self._waiting[ticket] = anyio.Event()
             self._changed.set()
@@ -98,8 +99,8 @@ class Pacer:
     def answered(self, ticket: Ticket, *, usable: bool) -> None:
         """Say that an answer came, or that none did, or one of no use: a 5xx, or a 200 with an error page."""
         probing = self.gate.probing
-        self.gate.answered(ticket, now=anyio.current_time(), limited=False, usable=usable, jitter=_throw_dice())
-        if self.gate.probing and not probing:
+        self.gate.answered(ticket, now=monotonic(), limited=False, usable=usable, jitter=_throw_dice())
+        if not usable and not probing and self.gate.probing:
             logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
         self._admit()
 
@@ -107,13 +108,13 @@ class Pacer:
         """Say that the answer was a 429, with the seconds it asks to wait."""
         if self.gate.limited_count == 0:
             logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
-        now, jitter = anyio.current_time(), _throw_dice()
+        now, jitter = monotonic(), _throw_dice()
         self.gate.answered(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
         self._admit()
 
     def give_back(self, ticket: Ticket, *, sent: bool = False) -> None:
         """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""
-        self.gate.leave(ticket, now=anyio.current_time(), sent=sent)
+        self.gate.leave(ticket, now=monotonic(), sent=sent)
         self._admit()
 
     async def run(self) -> None:
@@ -121,7 +122,7 @@ class Pacer:
         while True:
             self._changed = anyio.Event()
             self._admit()
-            now = anyio.current_time()
+            now = monotonic()
             wakes_at = self.gate.wakes_at(now=now)
             with anyio.move_on_after(None if wakes_at is None else max(0.0, wakes_at - now)):
                 await self._changed.wait()
@@ -129,7 +130,7 @@ class Pacer:
     def _admit(self, ticket: Ticket | None = None) -> bool:
         """Let those go whose turn it is, and say whether ``ticket`` is among them."""
         mine = False
-        for admitted in self.gate.admit(now=anyio.current_time()):
+        for admitted in self.gate.admit(now=monotonic()):
             event = self._waiting.pop(admitted, None)
             if event is not None:
                 event.set()
@@ -144,7 +145,7 @@ class Pacer:
         silent = self.gate.probing and self.gate.closed_until is None
         if silent is (self._silent_since is not None):
             return
-        now = anyio.current_time()
+        now = monotonic()
         self._silence = self.silence
         self._silent_since = now if silent else None
         for scope, end in self._patient.items():

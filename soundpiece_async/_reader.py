@@ -48,9 +48,10 @@ class Reader:
         if operation.handle not in self._outputs:
             self.ready += operation.status is Status.READY
             self.failed += operation.status is Status.FAILED
-        return self._number(operation)
+        return self.number(operation)
 
-    def _number(self, operation: Operation[R]) -> Operation[R]:
+    def number(self, operation: Operation[R]) -> Operation[R]:
+        """Do so, and count nothing."""
         known = self._outputs.get(operation.handle)
         outputs = operation.outputs if known is None else renumber(operation.outputs, known)
         self._outputs[operation.handle] = outputs
@@ -62,7 +63,7 @@ class Reader:
     def remember(self, operation: Operation[Any]) -> None:
         """Take over what an earlier process saw of an operation; what this one has seen itself is newer."""
         if operation.handle not in self._outputs:
-            self._number(operation)
+            self.number(operation)
 
     def recall(self, handle: Handle) -> tuple[Output, ...]:
         """Give the outputs as they were last seen, or nothing."""

@@ -289,7 +289,7 @@ class Session:
         )
 
     async def _submit(self, request: R, **how: Any) -> Operation[R]:
-        with self._life.inside():
+        with self._life.briefly():
             return await self._submitter.submit(request, **how)
 
     async def _prepare(self, request: Request) -> bytes:

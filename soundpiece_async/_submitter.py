@@ -1,8 +1,9 @@
 """One request object, one operation: made into bytes once, sent until it is answered, and never again after that."""
 
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -33,10 +34,10 @@ FRESH = timedelta(seconds=60)
 class _Piece:
     """What is known of one idempotency key, for as long as its request object lives."""
 
-    owner: "weakref.ref[Request]"
-    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+    owner: "weakref.ref[Request]"  # its end takes this piece out of the book
+    lock: anyio.Lock = attrs.field(factory=partial(anyio.Lock, fast_acquire=True))
     body: bytes | None = None
-    operation: Operation[Any] | None = None  # without its request, which would otherwise keep itself alive
+    raw: Mapping[str, Any] | None = None  # of its operation, which holds the request: that would keep itself alive
     error: DecodeError | None = None
 
 
@@ -106,8 +107,9 @@ class Submitter:
         async with piece.lock:
             if piece.error is not None:
                 raise _renew(piece.error, request)
-            operation = piece.operation = piece.operation or await self._send(request, piece, check, sending)
-        return attrs.evolve(operation, request=request)
+            if piece.raw is None:
+                return await self._send(request, piece, check, sending)
+        return self._reader.number(codec.decode_operation(piece.raw, route=request.route, request=request))
 
     def _know(self, request: Request, *, validate: bool) -> _Piece:
         validation.demand_request(request)
@@ -116,8 +118,8 @@ class Submitter:
         key = request.idempotency_key
         piece = self._pieces.get(key)
         if piece is None:
-            piece = self._pieces[key] = _Piece(weakref.ref(request))
-            weakref.finalize(request, self._pieces.pop, key, None).atexit = False
+            pieces = self._pieces
+            piece = pieces[key] = _Piece(weakref.ref(request, lambda _: pieces.pop(key, None)))
         owner = piece.owner()
         if owner is not None and owner is not request and owner != request:
             raise InvalidRequest(
@@ -132,8 +134,8 @@ class Submitter:
         return piece.body
 
     async def _send(
-        self, request: Request, piece: _Piece, check: Callable[[], None], sending: Sending | None
-    ) -> Operation[Any]:
+        self, request: R, piece: _Piece, check: Callable[[], None], sending: Sending | None
+    ) -> Operation[R]:
         if sending is not None:
             piece.body = sending.body
         call = wire.submit(request, await self._encode(request, piece))
@@ -162,7 +164,8 @@ class Submitter:
                 self.submitted += 1
             raise
         self.submitted += 1
-        return attrs.evolve(self._reader.fix(operation), request=None)
+        piece.raw = operation.raw
+        return self._reader.fix(operation)
 
     async def _freshen(self, request: Request) -> Request:
         """Renew the URL of a source that is an output of an earlier operation and about to expire."""
@@ -171,7 +174,7 @@ class Submitter:
             source = getattr(request, name, None)
             if isinstance(source, Output) and source.expires_at and source.expires_at - self._transport.now < FRESH:
                 changes[name] = await self._reader.renew(source)
-        return attrs.evolve(request, **changes)
+        return attrs.evolve(request, **changes) if changes else request
 
 
 def _renew(error: DecodeError, request: Request | None) -> DecodeError:

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
@@ -111,7 +112,7 @@ class Transport:
             except OutOfPatience:
                 raise self._give_up(call, error, budget) from None
             budget.wait(self.pacer.silence - silence)
-            started = anyio.current_time()
+            started = monotonic()
             try:
                 return await self._exchange(call, ticket, read, check, timeout=self._settings.timeouts.submit)
             except RateLimited:
@@ -122,7 +123,7 @@ class Transport:
                 error = failure
             finally:
                 slots.release()
-            pause = budget.fail(took=anyio.current_time() - started, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing
+            pause = budget.fail(took=monotonic() - started, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing
             if pause is None:
                 raise self._give_up(call, error, budget)
             logger.info("%s: trying again in %.1f s: %s", call, pause, error)

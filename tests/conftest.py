@@ -8,16 +8,22 @@ from typing import Any
 
 import attrs
 import hypothesis
+import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
 
 from soundpiece_async import Limits, RetryRules, Session, Settings, Timeouts
+from soundpiece_async._core import codec
 from soundpiece_async.simulator import Simulator
 
 Serve = Callable[..., Simulator]
 
 hypothesis.settings.register_profile("prompt", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("prompt")
+
+
+READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.loads)}
+"""What reads JSON without the extra ``fast``, and with it: the same must come out."""
 
 
 def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
@@ -29,6 +35,14 @@ def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """Asyncio only; on the newest interpreter in debug mode, whose own checks nearly double the time."""
     return "asyncio", {"debug": sys.version_info >= (3, 13)}
+
+
+@pytest.fixture(scope="module", params=READERS)
+def reader(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], Any]]:
+    """Read all JSON of a file's tests by each: ``pytestmark = pytest.mark.usefixtures("reader")``."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(codec, "decode_json", READERS[request.param])
+        yield READERS[request.param]
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ this off (contract section 11). Where a range is UNKNOWN, only what can never be
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -14,7 +16,7 @@ import attrs
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import AudioSource, NewInstrumental, NewSong, Request
+from soundpiece_async._core.requests import AudioSource, MadeKey, NewInstrumental, NewSong, Request
 
 LONGEST_PROMPT = 1024
 LONGEST_LYRICS = 3000
@@ -55,18 +57,24 @@ def validate(request: Request) -> None:
 
 def find_faults(request: Request) -> Iterator[tuple[str, str]]:
     """Give each member the contract rules out, and what is wrong with it."""
-    for member in attrs.fields(type(request)):
-        value = getattr(request, member.name)
-        if value is None and member.default is None:
+    kind: type = type(request)  # a plain class, which a cache may hold
+    for name, optional, rule in _list_rules(kind):
+        value = getattr(request, name)
+        if value is None and optional:
             continue
-        wrong = RULES[member.name](value)
+        wrong = rule(value)
         if wrong:
-            yield member.name, wrong
+            yield name, wrong
     if isinstance(request, NewSong | NewInstrumental) and (request.prompt is None) == (request.reference is None):
         if request.prompt is None:
             yield "prompt", "is missing: exactly one of prompt and reference must be given, not neither"
         else:
             yield "reference", "is one too many: exactly one of prompt and reference must be given, not both"
+
+
+@cache
+def _list_rules(kind: type[Any]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
+    return tuple((member.name, member.default is None, RULES[member.name]) for member in attrs.fields(kind))
 
 
 def _text(longest: int) -> Callable[[object], str]:
@@ -114,6 +122,8 @@ def _callback(value: object) -> str:
 
 
 def _key(value: object) -> str:
+    if type(value) is MadeKey:
+        return ""
     try:
         UUID(str(value))
     except ValueError:

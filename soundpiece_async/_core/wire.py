@@ -236,6 +236,8 @@ def _quote(text: str | bytes) -> str:
 def _same(name: str, sent: Any, echoed: Any) -> bool:
     """Compare as JSON values: 8 is 8.0, but true is not 1; an echoed object may have more members, or fewer."""
     match sent:
+        case str() if sent == echoed:
+            return True
         case dict():
             return isinstance(echoed, dict) and all(
                 echoed.get(inner) is None or _same(inner, value, echoed[inner]) for inner, value in sent.items()

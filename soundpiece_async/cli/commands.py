@@ -19,6 +19,7 @@ app: App = App(
     name="soundpiece",
     help="Songs, instrumentals, samples, effects, remixes, stems and cut-downs by the Soundpiece API.",
     console=Page(),
+    help_format="plaintext",  # there is no markup in ours, and what reads it takes long to load
     default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: nothing here is on by default
 )
 app.command(bulk)

@@ -4,15 +4,18 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from soundpiece_async import Limits, Operation, Session, Settings
+from soundpiece_async import Limits, Operation, Settings
 from soundpiece_async.cli.display import Board, Finished, Stage, print_table
 from soundpiece_async.cli.plan import PIECES, Piece
 from soundpiece_async.cli.speech import count, say, size, tell
+
+if TYPE_CHECKING:
+    from soundpiece_async import Session
 
 SLOTS = 6
 """Polls on the wire: fewer than pieces, so that the scheduler has to share them."""
@@ -32,7 +35,8 @@ async def demo(out: Path = Path("soundpiece-demo"), /) -> None:
     Args:
         out: the folder for the files; files of an earlier demo in it are replaced.
     """
-    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing, and --help needs none
+    from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
+    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
 
     tell(f"{len(PIECES)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}")
     started = anyio.current_time()
@@ -76,7 +80,7 @@ def measure(out: Path, *, since: float) -> dict[str, int]:
     return sizes
 
 
-async def _make_all(session: Session, out: Path) -> list[Finished]:
+async def _make_all(session: "Session", out: Path) -> list[Finished]:
     """Make every piece in a task of its own."""
     with Board(piece.name for piece in PIECES) as board:
         studio = _Studio(session, out, board)
@@ -89,7 +93,7 @@ async def _make_all(session: Session, out: Path) -> list[Finished]:
     return [studio.finished[piece.name] for piece in PIECES]
 
 
-async def _follow(session: Session, out: Path, board: Board) -> None:
+async def _follow(session: "Session", out: Path, board: Board) -> None:
     """Keep the picture fresh, until cancelled."""
     look = partial(measure, out, since=time.time())
     while True:
@@ -100,7 +104,7 @@ async def _follow(session: Session, out: Path, board: Board) -> None:
 class _Studio:
     """Makes pieces, each from submission to its files; one made from another waits until that one is ready."""
 
-    def __init__(self, session: Session, out: Path, board: Board) -> None:
+    def __init__(self, session: "Session", out: Path, board: Board) -> None:
         self.finished: dict[str, Finished] = {}
         self._session = session
         self._out = out

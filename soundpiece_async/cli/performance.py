@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 
 import anyio
 
@@ -30,5 +31,8 @@ def _try(arguments: Sequence[str], interruption: Interruption) -> int:
     from soundpiece_async.cli.commands import parse  # noqa: PLC0415 - cyclopts may be missing, and that is explained
 
     work = parse(arguments)
-    code = DONE if work is None else anyio.run(interruption.guard, work)
+    if work is None:
+        return DONE
+    loop = {"use_uvloop": find_spec("uvloop") is not None}  # of the extra fast
+    code = anyio.run(interruption.guard, work, backend_options=loop)
     return INTERRUPTED if code is None else code

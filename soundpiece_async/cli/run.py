@@ -4,18 +4,21 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import attrs
 from cyclopts import Parameter
 
-from soundpiece_async import Operation, Request, RetryRules, SavedFile, Session, Settings
+from soundpiece_async import Operation, Request, RetryRules, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE, TEXT
 from soundpiece_async.cli.speech import count, say, size, tell
 from soundpiece_async.cli.tally import describe_files
+
+if TYPE_CHECKING:
+    from soundpiece_async import Session
 
 PATIENCE = 60.0
 """Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
@@ -77,6 +80,8 @@ async def run(
         as_json: print one line of JSON instead.
     """
     request = build_request(route, members)
+    from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
+
     await anyio.Path(save_to).mkdir(parents=True, exist_ok=True)  # before anything is paid for
     rules = RetryRules(submit_for=PATIENCE if timeout is None else timeout)
     async with Session(attrs.evolve(Settings.from_environ(os.environ), retries=rules)) as session:
@@ -123,7 +128,7 @@ def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waite
     )
 
 
-async def _submit(session: Session, request: Request) -> Operation[Request]:
+async def _submit(session: "Session", request: Request) -> Operation[Request]:
     try:
         return await session.submit(request)
     except anyio.get_cancelled_exc_class():

@@ -13,6 +13,9 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import SeparateStems
 from soundpiece_async._core.wire import Answer, Call
 
+pytestmark = pytest.mark.usefixtures("reader")
+"""With orjson and without."""
+
 HANDLE = Handle(SAMPLE.route, SAMPLE.id)
 POLL = wire.poll(HANDLE, wait=True)
 OTHER_ID = "op_01kd0000000000000000000099"

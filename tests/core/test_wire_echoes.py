@@ -22,6 +22,9 @@ from soundpiece_async._core.errors import DecodeError
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import NewFx, NewSample, Request, SeparateStems
 
+pytestmark = pytest.mark.usefixtures("reader")
+"""With orjson and without."""
+
 OTHER_ID = "op_01kd0000000000000000000099"
 
 

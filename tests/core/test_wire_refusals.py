@@ -12,6 +12,9 @@ from soundpiece_async._core.errors import ApiError, FieldError, SoundpieceError
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.wire import Answer
 
+pytestmark = pytest.mark.usefixtures("reader")
+"""With orjson and without."""
+
 HANDLE = Handle(SAMPLE.route, SAMPLE.id)
 POLL = wire.poll(HANDLE, wait=True)
 

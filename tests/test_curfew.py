@@ -1,0 +1,136 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from soundpiece_async._core.errors import SessionClosed
+from soundpiece_async._curfew import Call, Curfew
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def calling(enter: Callable[[], Call]) -> AsyncIterator["tuple[Call, asyncio.Task[None]]"]:
+    """A task that waits inside a call."""
+    calls: list[Call] = []
+
+    async def wait() -> None:
+        with enter() as call:
+            calls.append(call)
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    try:
+        yield calls[0], task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def close() -> Call:
+    return Call(lambda _: None, SessionClosed)
+
+
+async def test_what_takes_too_long_is_ended_and_nothing_else() -> None:
+    """One timer is enough: each call has its own time, and one that is over in time is left alone."""
+    curfew, ended = Curfew(0.05), []
+
+    async def call(number: int, after: float, wait: Awaitable[object]) -> None:
+        await anyio.sleep(after)
+        try:
+            with curfew.watch():
+                await wait
+        except TimeoutError:
+            ended.append((number, asyncio.current_task().cancelling()))  # type: ignore[union-attr]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, 1, 0.0, asyncio.sleep(30))
+        group.start_soon(call, 2, 0.0, asyncio.sleep(0.001))
+        group.start_soon(call, 3, 0.02, asyncio.sleep(30))
+        await anyio.sleep(0.01)
+        assert repr(curfew) == "<Curfew 0.05 s for 1 calls>"
+
+    assert ended == [(1, 0), (3, 0)]
+    assert curfew._timer is None
+    assert repr(curfew) == "<Curfew 0.05 s for 0 calls>"
+
+
+async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> None:
+    """While one that was ended still cleans up, the next one is watched all the same."""
+    curfew = Curfew(0.02)
+
+    async def linger() -> None:
+        with pytest.raises(TimeoutError), curfew.watch():
+            try:
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(0.1)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(linger)
+        await anyio.sleep(0.05)
+        with pytest.raises(TimeoutError), curfew.watch():
+            await asyncio.sleep(30)
+        assert repr(curfew) == "<Curfew 0.02 s for 1 calls>"
+
+
+async def test_a_call_is_ended_once() -> None:
+    """Whoever waits gets the error it was ended by, and the task goes on as if nothing had been."""
+    async with calling(close) as (call, task):
+        call.cancel()
+        call.cancel()
+        with pytest.raises(SessionClosed):
+            await task
+    assert task.cancelling() == 0
+
+
+async def test_the_tasks_own_end_counts_more() -> None:
+    """A task that is cancelled itself ends as cancelled, though its call was ended, too."""
+    async with calling(close) as (call, task):
+        call.cancel()
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_a_call_within_a_call() -> None:
+    """When the session closes as the time is up, the outer one says what it was."""
+    curfew = Curfew(30)
+
+    async def wait() -> None:
+        with close() as outer, curfew.watch() as inner:
+            asyncio.get_running_loop().call_soon(outer.cancel)
+            asyncio.get_running_loop().call_soon(inner.cancel)
+            await asyncio.sleep(30)
+
+    with pytest.raises(SessionClosed):
+        await wait()
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_an_error_of_its_own_is_kept() -> None:
+    """What a call raises while it is ended is raised, and the task is not left cancelled."""
+
+    async def wait() -> None:
+        with close() as call:
+            asyncio.get_running_loop().call_soon(call.cancel)
+            try:
+                await asyncio.sleep(30)
+            finally:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await wait()
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_scope_of_the_caller_ends_it_as_ever() -> None:
+    """A time-out around a call is the caller's: it is not taken for ours."""
+    curfew = Curfew(30)
+    with anyio.move_on_after(0.01) as scope, curfew.watch():
+        await anyio.sleep(30)
+    assert scope.cancelled_caught
+    assert curfew._timer is None
