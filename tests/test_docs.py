@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -52,7 +54,10 @@ async def test_every_program_runs(name: str, tmp_path: Path, monkeypatch: pytest
             monkeypatch.setenv(variable, value)
         monkeypatch.setenv("SOUNDPIECE_WEBHOOK_SECRET", str(simulator.webhook_secret))
         async with Session(settings(simulator)) as session:
-            namespace: dict[str, Any] = {"__name__": name, "session": session, "simulator": simulator}
+            page = ModuleType(name)
+            monkeypatch.setitem(sys.modules, name, page)  # where frameworks look up the types of a handler
+            namespace: dict[str, Any] = vars(page)
+            namespace |= {"session": session, "simulator": simulator}
             for block in BLOCKS[name]:
                 if block.language == "python" and block.runs:
                     await block.run(namespace)
