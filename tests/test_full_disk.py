@@ -15,7 +15,7 @@ from conftest import Serve
 
 from soundpiece_async.cli import main
 
-LINES = 8
+LINES, SECONDS = 6, 6
 
 Grow = Callable[[], None]
 
@@ -29,10 +29,10 @@ def mount(*arguments: str) -> bool:
 
 
 def limit_files(folder: Path) -> Iterator[Grow]:
-    """Let no file get larger than 100 kB."""
+    """Let no file get larger than 150 kB: the journal of the first piece does not, and its audio does."""
     folder.mkdir(exist_ok=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
         yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     finally:
@@ -62,18 +62,20 @@ def test_a_full_disk_loses_nothing(
     """The run stops before it buys what it could not keep; with room again it goes on, and buys nothing twice."""
     simulator = serve(speed=2000.0, track_seconds=(0.1, 0.1))
     jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
-    line: dict[str, Any] = {"route": "create.new_fx", "prompt": "door", "duration": 3}
+    line: dict[str, Any] = {"route": "create.new_fx", "prompt": "door", "duration": SECONDS}
+    jobs.write_text("")
+    assert main(["bulk", str(jobs), str(out)]) == 0  # so that the journal is there
     jobs.write_text(f"{json.dumps(line)}\n" * LINES)
 
-    assert main(["bulk", str(jobs), str(out), "--in-flight", "3"]) == 1
+    assert main(["bulk", str(jobs), str(out), "--in-flight", "1"]) == 1
     err = capsys.readouterr().err
     assert "nothing is lost" in err or "goes on with the same keys: nothing is paid for twice" in err
     assert "disk" in err or "No space left" in err or "File too large" in err
     assert len(simulator.operations) < LINES
     for path in out.glob("*.flac"):
-        assert len(soundfile.read(path)[0]) == 3 * 44100
+        assert len(soundfile.read(path)[0]) == SECONDS * 44100
     grow()
-    assert main(["bulk", str(jobs), str(out), "--in-flight", "3"]) == 0
+    assert main(["bulk", str(jobs), str(out), "--in-flight", "1"]) == 0
     assert len(simulator.operations) == LINES
     assert len({request.key for request in simulator.log if request.method == "PUT"}) == LINES
     assert len(list(out.glob("*.flac"))) == LINES
