@@ -32,10 +32,7 @@ from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
 
 BLOCKS = {str(page.relative_to(ROOT)): read_blocks(page) for page in PAGES}
-SERVED = "docs/web-apps.md"  # test_frameworks.py serves its applications, each as a module of its own
-RUNNABLE = [
-    name for name, blocks in BLOCKS.items() if name != SERVED and any(block.language == "python" for block in blocks)
-]
+RUNNABLE = [name for name, blocks in BLOCKS.items() if any(block.language == "python" for block in blocks)]
 
 
 DURATIONS = dict.fromkeys(ROUTES, 4.0) | {"create.new_instrumental": 80.0}
