@@ -48,7 +48,7 @@ def open_service(**changes: Any) -> Iterator[Service]:
     """Run a simulator; short audio and quick work by default."""
     with start_blocking_portal() as portal:
         sim = Simulator(
-            **{"speed": 60, "track_seconds": (2.0, 3.0), "allow_private_callbacks": True, "seed": 3, **changes}
+            **{"speed": 60, "track_seconds": (3.0, 4.0), "allow_private_callbacks": True, "seed": 3, **changes}
         )
         with portal.wrap_async_context_manager(sim):
             yield Service(sim, portal)

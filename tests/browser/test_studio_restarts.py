@@ -1,5 +1,7 @@
 """The studio is killed at bad moments, and started again: nothing is lost, and nothing is paid for twice."""
 
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,12 @@ def test_killed_while_it_waits_and_while_it_sends_then_closed(chromium: Browser,
             expect(page.get_by_text("Reconnecting")).to_be_hidden(timeout=10_000)
             expect(sending).to_have_attribute("data-state", "making")
 
-            assert studio.stop() == 0  # an open page does not keep it from closing in good order
+            with closing(HTTPConnection("127.0.0.1", studio.port)) as events:
+                events.request("GET", "/events")
+                stream = events.getresponse()
+                assert studio.stop() == 0  # an open page does not keep it from closing in good order
+                assert stream.read().endswith(b"\n\n")  # nor is its stream cut off
+                stream.close()
             studio.start()
             service.finish_all()
             expect_ready(waiting)
