@@ -108,15 +108,16 @@ class Journal:
         """Count the pieces in each state; states without pieces are left out."""
         return await self.ledger.count(now=time.time())
 
-    async def browse(self, state: State | str, *, after: int = 0, limit: int = 1000) -> list[Piece]:
+    async def browse(self, state: State | str | None = None, *, after: int = 0, limit: int = 1000) -> list[Piece]:
         """Give the pieces in a state, such as ``uncertain``, in the order they were planned.
 
         Args:
-            state: one of ``count``'s.
+            state: one of ``count``'s; None: any.
             after: the ``number`` of the piece to go on behind.
             limit: pieces at most.
         """
-        return await self.ledger.browse(State(state), now=time.time(), after=after, limit=limit)
+        wanted = None if state is None else State(state)
+        return await self.ledger.browse(wanted, now=time.time(), after=after, limit=limit)
 
     def annotate(self, request: Request, *, name: str | None = None, metadata: Any = None) -> None:
         """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.

@@ -185,9 +185,10 @@ class Ledger:
         except ValueError as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
-    async def browse(self, state: State, *, now: float, after: int, limit: int) -> list[Piece]:
-        """Give pieces in a state, in the order they were planned, those behind the number ``after``."""
-        query = f"SELECT * FROM piece WHERE {STATE} = :state AND number > :after ORDER BY number LIMIT :limit"  # noqa: S608 - constants
+    async def browse(self, state: State | None, *, now: float, after: int, limit: int) -> list[Piece]:
+        """Give pieces in a state, or in any, in the order they were planned, those behind the number ``after``."""
+        wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
+        query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"  # noqa: S608 - constants
         rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
         return [read_piece(row) for row in rows]
 

@@ -17,7 +17,12 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """Print one line of news or of complaint, whatever it consists of; a key that someone typed is not repeated."""
-    print(_KEY.sub("spk_...", " ".join(line.split())), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
+    print(hush(" ".join(line.split())), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
+
+
+def hush(text: str) -> str:
+    """Leave out a key that was typed where none belongs."""
+    return _KEY.sub("spk_...", text)
 
 
 def drain() -> bool:

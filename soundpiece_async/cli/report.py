@@ -1,0 +1,167 @@
+"""What a bulk run leaves behind for people and programs: ``report.html`` and ``report.json`` beside its files.
+
+1. The journal is read a page at a time, once, and rows go to the disk as they come: memory does not grow with the run.
+2. Either file is replaced at once, as a whole.
+3. Whatever a line, a file name or the service says stays text: in the page no ``<`` of theirs is left for a browser to
+   find, and its policy lets nothing run but the page's own script, and nothing be fetched but the files beside it.
+4. No URL keeps what may sign it, and the key of an account is in neither file, wherever it was typed.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from functools import cache
+from hashlib import sha256
+from html import escape
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import anyio.to_thread
+
+from soundpiece_async import Journal
+from soundpiece_async._core.pieces import Piece
+from soundpiece_async.cli.describing import describe, make_row, scrub, write_time
+from soundpiece_async.cli.summary import Summary
+
+HTML, JSON = "report.html", "report.json"
+PAGE = 500
+"""Pieces that are in memory at a time."""
+
+_PLACE = re.compile(r"\{\{(\w+)\}\}")
+
+
+async def write_report(journal: Journal) -> Path:
+    """Write both files into the journal's folder, and give the path of the one for people.
+
+    Raises:
+        JournalError: the journal cannot be read.
+        OSError: the folder cannot be written; earlier reports are as they were.
+    """
+    with ExitStack() as stack:
+        report = await anyio.to_thread.run_sync(lambda: stack.enter_context(_Report(journal.folder, now=time.time())))
+        after = 0
+        while pieces := await journal.browse(after=after, limit=PAGE):
+            await anyio.to_thread.run_sync(report.add, pieces)
+            after = pieces[-1].number
+        return await anyio.to_thread.run_sync(report.finish)
+
+
+class _Report:
+    """The two files while they grow; everything here blocks."""
+
+    def __init__(self, folder: Path, *, now: float) -> None:
+        self._folder = folder
+        self._sums = Summary(now=now)
+        with ExitStack() as stack:
+            self._lines = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            self._blocks = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Write a page of pieces."""
+        block = []
+        for piece in pieces:
+            reason = self._sums.add(piece)
+            described = describe(piece, now=self._sums.now)
+            self._lines.write(b",\n" if self._lines.tell() else b"")
+            self._lines.write(_write(described))
+            block.append(make_row(piece, described, route=self._sums.routes[piece.route], reason=reason))
+        self._blocks.write(b'<script type="application/json" data-pieces>%s</script>\n' % _embed(block))
+
+    def finish(self) -> Path:
+        """Put the files together, and once both are on the disk, in their place."""
+        summary = {"made_at": self._sums.now, "version": version("soundpiece-async"), **self._sums.sum_up()}
+        head = b'{"summary": %s,\n"pieces": [\n' % _write(scrub(_date_summary(summary)))
+        shown = {**summary, "folder": self._folder.name, "routes": list(self._sums.routes)}
+        with ExitStack() as leftovers:
+            for name, parts in ((JSON, (head, self._lines, b"\n]}\n")), (HTML, self._fill_page(scrub(shown)))):
+                leftovers.callback(self._part(name).unlink, missing_ok=True)
+                _write_file(self._part(name), parts)
+            for name in (JSON, HTML):
+                self._part(name).replace(self._folder / name)
+        return self._folder / HTML
+
+    def _part(self, name: str) -> Path:
+        return self._folder / f".{name}.part"
+
+    def _fill_page(self, shown: dict[str, Any]) -> Iterable[bytes | BinaryIO]:
+        """Put what belongs there in each place of the template, which only the template itself can have."""
+        style, script = _asset("report.css"), _asset("report.js")
+        policy = (
+            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+            "media-src 'self' file:; base-uri 'none'; form-action 'none'"
+        )
+        values: dict[str, bytes | BinaryIO] = {
+            "policy": policy.encode(),
+            "title": escape(f"{self._folder.name}: bulk run").encode(errors="replace"),
+            "style": style.encode(),
+            "script": script.encode(),
+            "summary": _embed(shown),
+            "pieces": self._blocks,
+        }
+        for number, part in enumerate(_PLACE.split(_asset(HTML))):
+            yield values[part] if number % 2 else part.encode()
+
+
+def _write_file(path: Path, parts: Iterable[bytes | BinaryIO]) -> None:
+    """Write what is given, and see it on the disk."""
+    with path.open("wb") as file:
+        for part in parts:
+            if isinstance(part, bytes):
+                file.write(part)
+            else:
+                part.seek(0)
+                shutil.copyfileobj(part, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _date_summary(summary: dict[str, Any]) -> dict[str, Any]:
+    """Write times for programs that are not this page: as ISO 8601."""
+    throughput = summary["throughput"]
+    bins = [
+        {"from": write_time(start), "saved": saved, "failed": failed} for start, saved, failed in throughput["bins"]
+    ]
+    return {
+        **summary,
+        **{name: write_time(summary[name]) for name in ("made_at", "began", "ended")},
+        "throughput": {"seconds": throughput["width"], "bins": bins},
+    }
+
+
+def _write(value: Any) -> bytes:
+    """Write JSON; halves of surrogate pairs, which no file can hold, become question marks."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+
+
+def _embed(value: Any) -> bytes:
+    """Write JSON that can stand in a page: nothing in it ends the element, or begins another (rule 3)."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").encode(errors="replace")
+
+
+def _digest(text: str) -> str:
+    """Name a script or style in a policy."""
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("soundpiece_async.cli").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,153 @@
+"""What a report says of a whole run, counted while its pieces pass by: a long run needs little more memory."""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import attrs
+
+from soundpiece_async._core.pieces import Piece, State
+
+SHARES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
+BINS = 144
+"""The most bars a chart has: more could not be told apart."""
+WIDTHS: tuple[int, ...] = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400)
+"""Seconds a bar may stand for; each divides the next. Beyond, they double."""
+REASONS = 50
+"""Reasons that are told apart; codes come from the service, and may be any number."""
+OTHERS = ("other reasons", "")
+
+_WIDER: dict[int, int] = dict(pairwise(WIDTHS))
+_LAST = 253_402_300_800.0  # the year 10,000
+
+
+@attrs.define(eq=False)
+class Timeline:
+    """Pieces that ended, saved and failed, in bins of equal width; it widens until ``BINS`` of them span the run."""
+
+    width: int = WIDTHS[0]
+    bins: dict[int, tuple[int, int]] = attrs.field(factory=dict)
+
+    def add(self, moment: float, *, saved: bool) -> None:
+        """Count a piece; ``moment`` is in seconds since 1970."""
+        self._put(int(moment // self.width), saved, not saved)
+        while max(self.bins) - min(self.bins) >= BINS:
+            before, old = self.bins, self.width
+            self.bins, self.width = {}, _WIDER.get(old, 2 * old)
+            for place, counts in before.items():
+                self._put(place * old // self.width, *counts)
+
+    def rows(self) -> list[tuple[int, int, int]]:
+        """Give start, saved and failed of each bin with pieces, in the order of time."""
+        return [(place * self.width, *counts) for place, counts in sorted(self.bins.items())]
+
+    def _put(self, place: int, saved: int, failed: int) -> None:
+        before = self.bins.get(place, (0, 0))
+        self.bins[place] = (before[0] + saved, before[1] + failed)
+
+
+@attrs.define(eq=False)
+class Reason:
+    """Why pieces failed: the kind of error and its code, the text of the first, and how many they are."""
+
+    id: int
+    kind: str
+    code: str
+    text: str
+    retryable: bool
+    pieces: int = 0
+
+
+class Summary:
+    """Counts pieces.
+
+    Args:
+        now: in seconds since 1970; it decides which pieces are uncertain.
+    """
+
+    def __init__(self, *, now: float) -> None:
+        self.now = now
+        self.counts: Counter[str] = Counter()
+        self.routes: dict[str, int] = {}
+        self.timeline: Timeline = Timeline()
+        self._waits: dict[str, array[float]] = {}
+        self._reasons: dict[tuple[str, str], Reason] = {}
+        self._files = self._bytes = 0
+        self._seconds = 0.0
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    def add(self, piece: Piece) -> Reason | None:
+        """Count a piece; gives the reason why it failed, if it did."""
+        state = read_state(piece, now=self.now)
+        self.counts[state] += 1
+        self.routes.setdefault(piece.route, len(self.routes))
+        self._files += len(piece.files)
+        self._bytes += sum(file.bytes for file in piece.files)
+        self._seconds += sum(file.duration for file in piece.files)
+        if (wait := read_wait(piece)) is not None:
+            self._waits.setdefault(piece.route, array("f")).append(wait)
+        self._keep_time(piece, state)
+        if piece.failure is None:
+            return None
+        failure = piece.failure
+        name = (failure.kind, failure.code)
+        if name not in self._reasons and len(self._reasons) >= REASONS:
+            name = OTHERS
+        reason = self._reasons.setdefault(name, Reason(len(self._reasons), *name, failure.text, failure.retryable))
+        reason.pieces += 1
+        return reason
+
+    def sum_up(self) -> dict[str, Any]:
+        """Give everything that was counted, ready for JSON; all times are in seconds."""
+        return {
+            "pieces": self.counts.total(),
+            "counts": {state.value: self.counts[state] for state in State if self.counts[state]},
+            "files": self._files,
+            "bytes": self._bytes,
+            "seconds": round(self._seconds, 3),
+            "began": self._began,
+            "ended": self._ended,
+            "waiting": [_rank(route, self._waits[route]) for route in self.routes if route in self._waits],
+            "throughput": {"width": self.timeline.width, "bins": self.timeline.rows()},
+            "failures": [
+                attrs.asdict(reason) for reason in sorted(self._reasons.values(), key=lambda reason: -reason.pieces)
+            ],
+        }
+
+    def _keep_time(self, piece: Piece, state: State) -> None:
+        began, ended = read_moment(piece.sent_at), read_moment(piece.ended_at)
+        if began is not None:
+            self._began = began if self._began is None else min(self._began, began)
+        if ended is not None and state in (State.SAVED, State.FAILED):
+            self._ended = ended if self._ended is None else max(self._ended, ended)
+            self.timeline.add(ended, saved=state is State.SAVED)
+
+
+def read_state(piece: Piece, *, now: float) -> State:
+    """Give the state of a piece, which may be uncertain."""
+    return State.UNCERTAIN if piece.is_uncertain(now=now) else piece.state
+
+
+def read_wait(piece: Piece) -> float | None:
+    """Give the seconds from the answer to the PUT to the known end of the work; None if a clock was set back."""
+    accepted, ready = read_moment(piece.submitted_at), read_moment(piece.ready_at)
+    return None if accepted is None or ready is None or ready < accepted else ready - accepted
+
+
+def read_moment(seconds: float | None) -> float | None:
+    """Give seconds since 1970 if they are a time that people use: a file may have been edited."""
+    return seconds if seconds is not None and 0 <= seconds < _LAST else None
+
+
+def _rank(route: str, waits: Sequence[float]) -> dict[str, Any]:
+    ranked = sorted(waits)
+    last = len(ranked) - 1
+    return {
+        "route": route,
+        "pieces": len(ranked),
+        **{name: round(ranked[math.ceil(share * last)], 3) for name, share in SHARES.items()},
+    }

@@ -1,0 +1,233 @@
+"""The page that a bulk run leaves behind, opened from the disk as people open it."""
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from reporting import FAILED, a_night, make_audio, make_journal, saved
+
+from soundpiece_async import Journal
+from soundpiece_async.cli.report import write_report
+
+HOSTILE = "</script><img src=x onerror=hacked=1><script>hacked=1</script><b>bold\u202e"
+COUNT = 10_000
+ROWS = "#table tbody tr:not(.more)"
+
+
+def make_report(folder: Path, rows: list[Any]) -> Path:
+    """Write the report of a journal with these rows, in a thread: this one's loop is Playwright's."""
+
+    async def work() -> Path:
+        await make_journal(folder, rows)
+        async with Journal.open(folder, read_only=True) as journal:
+            return await write_report(journal)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(partial(anyio.run, work)).result()
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a report of ten thousand pieces; the files of the first hundred are there."""
+    folder = tmp_path_factory.mktemp("night")
+    rows = a_night(COUNT, seconds=6500)
+    make_audio(folder / "tone.flac")
+    for row in rows[:100]:
+        for file in json.loads(row["files"] or "[]"):
+            os.link(folder / "tone.flac", folder / file["path"])
+    return make_report(folder, rows).as_uri()
+
+
+@pytest.fixture
+def listen(page: Page) -> Callable[[], list[str]]:
+    """Give what the page fetched so far."""
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url))
+    return lambda: fetched
+
+
+def wait(page: Page, condition: str) -> None:
+    """Wait for a condition in the page; Playwright's own way would be stopped by its policy."""
+    page.evaluate(f"async () => {{ while (!({condition})) await new Promise((go) => setTimeout(go, 20)); }}")
+
+
+def shown(page: Page) -> str:
+    """Give the line that says which pieces are shown."""
+    return page.locator("#found").inner_text()
+
+
+def first(page: Page, column: str = "name") -> str:
+    """Give what stands in the first row."""
+    return page.locator(f"{ROWS} .{column}").first.inner_text()
+
+
+def test_ten_thousand_pieces_are_shown_a_page_at_a_time(
+    page: Page, night: str, listen: Callable[[], list[str]]
+) -> None:
+    """All are in the page, few are in its document, and nothing is fetched until it is played."""
+    page.goto(night)
+    expect(page.get_by_role("heading", level=1)).to_have_text("9,647 of 10,000 pieces are saved.")
+    assert shown(page) == "1 to 50 of 10,000 pieces"
+    assert page.locator(ROWS).count() == 50
+    assert page.locator("audio").count() == sum(
+        len(json.loads(row["files"] or "[]")) for row in a_night(COUNT, seconds=6500)[:50]
+    )
+    assert page.evaluate("document.querySelectorAll('*').length") < 5000
+    assert page.locator("#throughput .good").count() > 90
+    assert page.locator("#waiting tbody tr").count() == 8
+    assert page.get_by_role("list", name="Pieces by state").inner_text().split("\n") == [
+        "9,647 saved",
+        "256 failed",
+        "97 planned",
+    ]
+    assert listen() == [night]
+
+
+def test_a_file_is_heard(page: Page, night: str) -> None:
+    """Chromium plays FLAC; one file at a time, from where it is told to, and on to the next if that is wanted."""
+    page.goto(night)
+    play = page.locator(".play")
+    play.nth(0).click()
+    wait(page, "document.querySelectorAll('audio')[0].currentTime > 0.2")
+    assert str(play.nth(0).get_attribute("aria-label")).startswith("Pause ")
+    play.nth(1).click()
+    wait(page, "document.querySelectorAll('audio')[1].currentTime > 0")
+    paused = page.evaluate("[...document.querySelectorAll('audio')].map((audio) => audio.paused).slice(0, 3)")
+    assert paused == [True, False, True]
+    page.get_by_label("Play on to the next").check()
+    page.locator(".player input").nth(1).fill("1.9")
+    wait(page, "document.querySelectorAll('audio')[2].currentTime > 0")
+    assert str(play.nth(2).get_attribute("aria-label")).startswith("Pause ")
+
+
+def test_pieces_are_found_sorted_and_turned_over(page: Page, night: str) -> None:
+    """Everything applies to all pieces, and not just to those on the page."""
+    page.goto(night)
+    page.get_by_label("State").last.select_option("failed")
+    assert shown(page) == "1 to 50 of 256 pieces"
+    assert set(page.locator(f"{ROWS} .state").all_inner_texts()) == {"failed"}
+    page.get_by_label("Search").fill("content 00088")
+    expect(page.locator("#found")).to_have_text("1 to 1 of 1 piece")
+    assert first(page) == "signal-meadow-00088"
+    assert "content policy" in page.locator(f"{ROWS} .error").inner_text()
+    page.get_by_label("Search").fill("no such piece")
+    expect(page.locator("#found")).to_have_text("No piece is like that.")
+    page.get_by_role("button", name="Show all").click()
+    assert shown(page) == "1 to 50 of 10,000 pieces"
+    page.get_by_role("button", name="Waited").click()
+    page.get_by_role("button", name="Waited").click()
+    assert page.get_by_role("columnheader", name="Waited").get_attribute("aria-sort") == "descending"
+    waits = [float(text.split(" ")[0].replace(":", "")) for text in page.locator(f"{ROWS} .waited").all_inner_texts()]
+    assert waits == sorted(waits, reverse=True)
+    page.get_by_label("Page", exact=True).fill("200")
+    page.get_by_label("Page", exact=True).press("Enter")
+    assert shown(page) == "9,951 to 10,000 of 10,000 pieces"
+    page.get_by_role("button", name="Back", exact=True).click()
+    assert shown(page) == "9,901 to 9,950 of 10,000 pieces"
+    page.get_by_label("Route").last.select_option("adapt.separate_stems")
+    assert set(page.locator(f"{ROWS} .route").all_inner_texts()) == {"separate stems"}
+
+
+def test_a_reason_leads_to_its_pieces(page: Page, night: str) -> None:
+    """From what failed to which failed, and back."""
+    page.goto(night)
+    reason = page.locator("#failures li").nth(2)
+    assert "422" in reason.inner_text()
+    count = reason.locator(".number").inner_text()
+    reason.get_by_role("button").click()
+    assert shown(page) == f"1 to {count} of {count} pieces that failed with 422"
+    assert page.evaluate("document.activeElement.id") == "pieces"
+
+
+def test_it_works_without_a_mouse(page: Page, night: str) -> None:
+    """Every control is reached and used by keyboard, and the focus stays where it was."""
+    page.goto(night)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # skip to the pieces
+    names = []
+    for _ in range(14):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
+    assert names[:4] == ["search", "state", "route", "play-on"]
+    assert names[4:11] == ["No.", "Piece", "Route", "State", "Waited", "Length", "Files"]
+    assert names[11] == first(page)
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    details = page.locator("#table .more")
+    expect(details).to_contain_text("Operation")
+    page.keyboard.press("Enter")
+    expect(details).to_have_count(0)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    wait(page, "document.querySelectorAll('audio')[0].currentTime > 0")
+    page.keyboard.press("Tab")
+    page.keyboard.press("End")
+    wait(page, "document.querySelectorAll('audio')[0].ended")
+    page.get_by_role("button", name="Next", exact=True).focus()
+    page.keyboard.press("Enter")
+    assert shown(page) == "51 to 100 of 10,000 pieces"
+    assert page.evaluate("document.activeElement.innerText") == "Next"
+    page.get_by_text("As a table").focus()
+    page.keyboard.press("Enter")
+    assert page.get_by_role("region", name="Throughput as a table").locator("tr").count() > 90
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_everyone_can_use_it(chromium: Browser, night: str, scheme: Any, width: int) -> None:
+    """The checks of axe find nothing, by day and by night, on a desk and on a phone, which need not scroll sideways."""
+    context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(night)
+    page.locator(".name").first.click()
+    page.get_by_text("As a table").click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+def test_hostile_words_do_nothing(page: Page, tmp_path: Path, listen: Callable[[], list[str]]) -> None:
+    """A name, a prompt, metadata, an error and a folder that try to be markup are shown as what they are."""
+    folder = tmp_path / "<img src=x onerror=hacked=1>"
+    folder.mkdir()
+    words = {
+        "name": HOSTILE,
+        "title": HOSTILE,
+        "body": json.dumps({"prompt": HOSTILE}).encode(),
+        "metadata": json.dumps(HOSTILE),
+        "error_text": HOSTILE,
+        "error_code": HOSTILE,
+        "route": HOSTILE,
+    }
+    rows = [saved("100% #1?"), saved("gone"), saved("c") | words, FAILED | words]
+    make_audio(folder / "100% #1?.flac", seconds=0.3)
+    address = make_report(folder, rows).as_uri()
+    page.goto(address)
+    assert page.locator("img, b:has-text('bold')").count() == page.locator("#failures b").count() - 1
+    names = page.locator(f"{ROWS} .name").all_inner_texts()
+    assert names == ["100% #1?", "gone", HOSTILE, HOSTILE]
+    for name in page.locator(f"{ROWS} .name").all():
+        name.click()
+    assert page.locator("#folder").inner_text() == folder.name
+    assert page.evaluate("typeof hacked") == "undefined"
+    page.locator(".play").nth(0).click()
+    wait(page, "document.querySelectorAll('audio')[0].ended")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert all(url.startswith(folder.as_uri()) for url in listen())
+
+
+def test_a_file_that_is_gone_is_said_to_be(page: Page, tmp_path: Path) -> None:
+    """A page may be moved away from its files."""
+    page.on("console", lambda _: None)
+    page.goto(make_report(tmp_path, [saved("gone")]).as_uri())
+    page.locator(".play").click()
+    expect(page.get_by_role("alert")).to_contain_text("is it still beside this page?")
