@@ -9,12 +9,14 @@ from typing import Any
 
 import attrs
 import pytest
+from conftest import simulate
 from hypothesis import given
 from hypothesis import strategies as st
 from reporting import BEGAN, FAILED, SIGNATURE, STEMS, make_journal, saved
 
 from soundpiece_async import Journal
 from soundpiece_async._core.pieces import Failure, Piece, State
+from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.describing import describe, make_row, scrub
 from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.summary import BINS, REASONS, Summary, Timeline
@@ -301,3 +303,27 @@ def test_a_timeline_never_has_too_many_bins_and_loses_nothing(ends: list[tuple[f
         counts = expected.setdefault(int(moment // timeline.width) * timeline.width, [0, 0])
         counts[not was_saved] += 1
     assert rows == [(start, *counts) for start, counts in sorted(expected.items())]
+
+
+async def test_a_bulk_run_leaves_its_report_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that is resumed; one that cannot write it says so, and is not done."""
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    jobs.write_text('{"route": "create.new_fx", "prompt": "door", "duration": 1, "name": "door", "metadata": [7]}\n')
+    async with simulate() as sim:
+        for name, value in sim.environ.items():
+            monkeypatch.setenv(name, value)
+        assert await bulk(jobs, out) == 0
+        (told,) = json.loads((out / "report.json").read_bytes())["pieces"]
+        assert (told["name"], told["metadata"], told["state"]) == ("door", [7], "saved")
+        assert (out / told["files"][0]["path"]).stat().st_size == told["files"][0]["bytes"]
+        assert told["waited"] is not None
+        for name in ("report.json", "report.html"):
+            text = (out / name).read_text()
+            assert sim.api_key not in text
+            assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+        assert str(out / "report.html") in capsys.readouterr().err
+        (out / ".report.html.part").mkdir()
+        assert await resume(out) == 1
+    assert "the report cannot be written" in capsys.readouterr().err

@@ -10,8 +10,9 @@ from soundpiece_async import Journal, JournalError
 from soundpiece_async._folderlock import FolderLock
 from soundpiece_async._journal import LOCK
 from soundpiece_async.cli.bulkrun import BulkRun
-from soundpiece_async.cli.endings import DONE, UsageError
+from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms
+from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.speech import plural, tell
 from soundpiece_async.cli.survey import check, demand_jobs, preview
 
@@ -83,7 +84,19 @@ async def _carry_out(order: Order) -> int:
             tell(f"{plural(lines, 'line')} of {order.jobs}, into {order.out}")
             run = BulkRun(order, lines=lines, journal=journal, session=session)
             await run.carry_out()
-        return run.end()
+        trouble = await _report(journal)
+        return run.end() or trouble
+
+
+async def _report(journal: Journal) -> int:
+    """Leave the report behind; a run that could not is none that is done."""
+    try:
+        page = await write_report(journal)
+    except OSError as error:
+        tell(f"the report cannot be written: {error}; the files and the journal are whole")
+        return FAILED
+    tell(f"to look at it and hear it: {page}")
+    return DONE
 
 
 async def _open(order: Order) -> Journal:
