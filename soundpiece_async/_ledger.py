@@ -49,7 +49,7 @@ class _Batch:
 class _Queue:
     """Tasks that want the same piece, the one at work included."""
 
-    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+    lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
     length: int = 0
 
 
@@ -63,7 +63,7 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._batch = _Batch()
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._threads = anyio.CapacityLimiter(1)
         self._queues: dict[Identity, _Queue] = {}
         self.passed: Counter[State] = Counter()

@@ -45,7 +45,10 @@ def digest(request: Request) -> bytes:
     for member in attrs.fields(type(request)):
         if member.name == "idempotency_key":
             continue
-        text = _canonise(request, member.name, getattr(request, member.name))
+        value = getattr(request, member.name)
+        if value is member.default:  # most are, and then need not be written to be compared
+            continue
+        text = _canonise(request, member.name, value)
         if member.default is attrs.NOTHING or text != _canonise(request, member.name, member.default):
             members[member.name] = text
     whole = json.dumps([request.route, members], sort_keys=True)
