@@ -3,7 +3,7 @@
 1. A timer of the kernel (``ITIMER_PROF``) interrupts the process after every few milliseconds of CPU. What the loop's
    thread has used since the last look, by its own clock, goes to what it is doing now: so the parts add up to it all.
 2. What it is doing is said by the innermost file on its stack that belongs to a stage. Files that stages share (the
-   transport, aiohttp) are passed over; what has no stage below it is what asyncio and the sockets cost by themselves.
+   transport, aiohttp) are passed over; what has no stage below it is what the sockets and the event loop cost.
 3. Jobs in worker threads are not looked at but measured, each by its thread's clock; they belong to the stage whose
    file asked for them. What is left of the process's CPU is what handing over to threads costs, and those of aiofiles.
 """
@@ -52,7 +52,7 @@ STAGES = {
     ),
     "run_many": ("_bulk", "_way"),
 }
-REST, LOOP, THREADS = "session, shared", "asyncio, sockets", "threads, rest"
+REST, SOCKETS, LOOP, THREADS = "session", "sockets", "event loop", "threads, rest"
 
 _OWN = {name: stage for stage, names in STAGES.items() for name in names}
 
@@ -101,9 +101,9 @@ class Sampling:
             if name not in self._stages:
                 self._stages[name] = _find_stage(name)
             stage = self._stages[name]
-            if stage is not None and stage != REST:
-                return stage
-            found = stage or found
+            if stage in STAGES:
+                return str(stage)
+            found = stage if stage and found == LOOP else found
             frame = frame.f_back
         return found
 
@@ -125,6 +125,6 @@ class Sampling:
 
 def _find_stage(name: str) -> str | None:
     path = Path(name)
-    if "soundpiece_async" not in path.parts:
-        return None
-    return _OWN.get(path.stem, REST)
+    if "soundpiece_async" in path.parts:
+        return _OWN.get(path.stem, REST)
+    return SOCKETS if "aiohttp" in path.parts or path.stem == "selector_events" else None
