@@ -136,7 +136,7 @@ def a_night(count: int, *, seconds: float, seed: int = 1) -> list[Mapping[str, A
         body = (
             {"prompt": prompt}
             if route.startswith("create.new")
-            else {"source": f"https://media.example.com/{number}.wav?{SIGNATURE}", "prompt": prompt}
+            else {"source": {"url": f"https://media.example.com/{number}.wav?{SIGNATURE}"}, "prompt": prompt}
         )
         stem = f"{dice.choice(NOUNS)}-{dice.choice(NOUNS)}-{number:05}"
         kinds: tuple[str | None, ...] = STEMS if route == "adapt.separate_stems" else (None,)

@@ -197,7 +197,11 @@ async def test_no_signature_and_no_key_of_an_account_is_in_a_report(tmp_path: Pa
     words = {
         "name": f"see {key}",
         "body": json.dumps(
-            {"prompt": f"as in {url}, with {key}", "source": f"https://x.example/a b?{SIGNATURE}"}
+            {
+                "prompt": f"as in {url}, with {key}",
+                "source": {"url": f"https://x.example/a b?{SIGNATURE}"},
+                "callback_url": f"https://x.example/ c?{SIGNATURE}",
+            }
         ).encode(),
         "metadata": json.dumps({"from": url, f"{key} {url}": [key]}),
     }
@@ -209,7 +213,7 @@ async def test_no_signature_and_no_key_of_an_account_is_in_a_report(tmp_path: Pa
         assert SIGNATURE not in text
         assert "user:word" not in text
         assert key not in text
-    assert told["pieces"][0]["request"]["source"] == "https://x.example/a b?…"
+    assert told["pieces"][0]["request"]["source"] == {"url": "https://x.example/a b?…"}
     assert told["pieces"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_..."
     assert page.rows[0][4].startswith("as in https://media.example.com/a.wav?… with spk_...")
 
@@ -235,10 +239,14 @@ async def test_files_are_where_a_browser_finds_them(tmp_path: Path) -> None:
 
 async def test_the_page_shows_what_a_piece_is_best_known_by(tmp_path: Path) -> None:
     """The stem of its files, else the name asked for, else its operation, else its number; long texts are cut."""
-    long = {"body": json.dumps({"lyrics": "la " * 500, "reference": "https://x.example/y"}).encode()}
-    rows = [saved("a") | {"title": "a-2"}, {"name": "b"}, {"operation": "op_1"}, long]
+    long = {
+        "body": json.dumps({"lyrics": "la " * 500, "reference": {"url": "https://x.example/y"}, "source": 1}).encode()
+    }
+    remix = json.dumps({"source": {"url": f"https://x.example/y?{SIGNATURE}"}, "prompt": "as\n a waltz"}).encode()
+    rows = [saved("a") | {"title": "a-2"}, {"name": "b", "body": remix}, {"operation": "op_1"}, long]
     told, page = await report(tmp_path, *rows)
     assert [row[1] for row in page.rows] == ["a-2", "b", "op_1", "piece 4"]
+    assert page.rows[1][4] == "as a waltz · https://x.example/y?…"
     assert len(page.rows[3][4]) == 160
     assert told["pieces"][3]["request"]["lyrics"] == "la " * 500
 
@@ -262,6 +270,7 @@ def test_what_json_cannot_hold_is_left_out() -> None:
     for _ in range(100_000):
         deep = [deep]
     odd = planned(metadata=deep, body=b"{", sent_at=1e300, ended_at=-1.0, state=State.SAVED)
+    assert describe(attrs.evolve(odd, body=b"[]"), now=BEGAN)["request"] == {}
     described = describe(odd, now=BEGAN)
     assert described["metadata"] == "(nested too deeply to be shown)"
     assert described["request"] == {}

@@ -51,15 +51,14 @@ def describe(piece: Piece, *, now: float) -> dict[str, Any]:
 
 def make_row(piece: Piece, described: Mapping[str, Any], *, route: int, reason: Reason | None) -> list[Any]:
     """Give what the page shows of a piece, in the order that its script knows (``FIELDS``)."""
-    request, metadata, error = described["request"], described["metadata"], described["error"]
-    words = (request.get(name) for name in ("prompt", "lyrics", "reference", "source"))
+    metadata, error = described["metadata"], described["error"]
     wait = described["waited"]
     return [
         piece.number,
         described["title"] or described["name"] or piece.operation or f"piece {piece.number}",
         route,
         described["state"],
-        _clip(" · ".join(" ".join(str(word).split()) for word in words if word), TEXT),
+        _clip(_sum_up(described["request"]), TEXT),
         read_moment(piece.submitted_at),
         wait,
         read_moment(piece.ended_at),
@@ -106,14 +105,32 @@ def _scrub_deep(metadata: Any) -> Any:
 def _read_request(piece: Piece) -> dict[str, Any]:
     """Give the members of a request, but for the key; a URL in it may hold a blank, so it is redacted as a whole."""
     try:
-        members = json.loads(piece.body)
-    except ValueError:
-        return {}
+        members = dict(json.loads(piece.body))
+    except (ValueError, TypeError):
+        return {}  # the file was edited
     return {
-        name: redact(value) if name in _URLS and isinstance(value, str) else value
+        name: _redact_member(value) if name in _URLS else value
         for name, value in members.items()
         if name != "idempotency_key"
     }
+
+
+def _redact_member(value: Any) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case {"url": str(url)}:
+            return {**value, "url": redact(url)}
+        case _:
+            return value
+
+
+def _sum_up(request: Mapping[str, Any]) -> str:
+    """Give the words of a request on one line, and then what it is made from."""
+    words = [request.get(name) for name in ("prompt", "lyrics")]
+    sources = [request.get(name) for name in ("reference", "source")]
+    urls = [source.get("url") if isinstance(source, dict) else source for source in sources]
+    return " · ".join(" ".join(str(word).split()) for word in words + urls if word)
 
 
 def _make_player(file: Mapping[str, Any]) -> list[Any]:

@@ -4,7 +4,8 @@
 2. Either file is replaced at once, as a whole.
 3. Whatever a line, a file name or the service says stays text: in the page no ``<`` of theirs is left for a browser to
    find, and its policy lets nothing run but the page's own script, and nothing be fetched but the files beside it.
-4. No URL keeps what may sign it, and the key of an account is in neither file, wherever it was typed.
+4. No URL keeps what may sign it, and the key of an account is in neither file, wherever it was typed; only the paths
+   of files have to stay what they are.
 """
 
 import json
