@@ -62,6 +62,7 @@ def test_the_route_is_part_of_the_content() -> None:
 def test_members_at_their_defaults_count_as_absent() -> None:
     """A later version may have more members; pieces of this one must still be found."""
     assert digest(NewSample("a", duration=1, loopable=False)) == digest(NewSample("a", duration=1))
+    assert digest(RemixInstrumental(URL, n_variations=1.0)) == digest(RemixInstrumental(URL))  # type: ignore[arg-type]
     # unvalidated, true is not 1
     assert digest(RemixInstrumental(URL, n_variations=True)) != digest(RemixInstrumental(URL))
 
