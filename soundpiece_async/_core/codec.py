@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from types import NoneType
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import attrs
 import cattrs
@@ -122,7 +122,7 @@ def decode_operation(members: Mapping[str, Any], *, route: str, request: Request
 
 def _build_carefully(prepared: Mapping[str, Any], handle: Handle) -> Operation[Any]:
     try:
-        return cast("Operation[Any]", _CAREFUL.structure(prepared, Operation[Any]))
+        return _CAREFUL.structure(prepared, Operation[Any])
     except cattrs.BaseValidationError as error:
         wrong, _, path = cattrs.transform_error(error)[0].partition(" @ $.")
         raise DecodeError(
