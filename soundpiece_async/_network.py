@@ -18,6 +18,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import anyio
 import attrs
+from aiohttp import hdrs
+from aiohttp.connector import Connection
 from yarl import URL
 
 from soundpiece_async._core.clock import ServiceClock
@@ -41,6 +43,22 @@ class Stream:
     status: int
     headers: Mapping[str, str]
     blocks: AsyncIterator[bytes]
+
+
+class _Response(aiohttp.ClientResponse):
+    """Keeps aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
+
+    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
+    aiohttp repeats after two kinds of error only, both met while it waits for the headers; here they become another.
+    A middleware could do that too, at 500 bytes for each poll that is out.
+    """
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Wait for status and headers."""
+        try:
+            return await super().start(connection)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 class Network:
@@ -76,22 +94,22 @@ class Network:
         self._api = aiohttp.ClientSession(
             connector=self._make_connector(),
             proxy=self._choose_proxy(URL(self._settings.base_url)),
-            headers={
-                "Authorization": f"Bearer {self._settings.api_key}",
-                "Accept": "application/json",
-                "User-Agent": agent,
+            headers={  # under aiohttp's own names for them: other strings are copied for each request
+                hdrs.AUTHORIZATION: f"Bearer {self._settings.api_key}",
+                hdrs.ACCEPT: "application/json",
+                hdrs.USER_AGENT: agent,
             },
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),  # the rest: ``fetch``
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # the rest: ``fetch``
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
-            middlewares=(_send_once,),
+            response_class=_Response,
         )
         self._outputs = aiohttp.ClientSession(
             connector=self._make_connector(),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
-            middlewares=(_send_once,),
+            response_class=_Response,
             auto_decompress=False,
         )
         return self
@@ -186,18 +204,6 @@ class Network:
         return Answer(answer.status, headers, answer.body.replace(self._key, mark.encode()))
 
 
-async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
-
-    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
-    aiohttp repeats after two kinds of error only; here they become another.
-    """
-    try:
-        return await handler(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(str(error)) from error
-
-
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     """Take a whole answer, whose last byte gives its connection back; ``async with`` would cost a tenth of a submit."""
     announced, size = response.content_length or 0, 0
@@ -244,6 +250,6 @@ def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
 
 def _no_answer(what: str, error: Exception) -> TransportError:
     why = "timed out" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+    if isinstance(error, aiohttp.ClientResponseError | ValueError) and not isinstance(error, OSError):
         why = type(error).__name__  # their text holds the whole URL, or the headers sent
     return TransportError(f"{what}: no usable answer: {why}")

@@ -272,7 +272,7 @@ class Session:
             submitted=self._submitter.submitted,
             in_flight=poller.in_flight,
             submits_out=self._transport.submits_out,
-            polls_out=self._transport.polls_out,
+            polls_out=self._poller.polls_out,
             ready=self._reader.ready,
             failed=self._reader.failed,
             downloads_out=self._downloader.streams_out,
