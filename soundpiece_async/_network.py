@@ -6,7 +6,7 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -73,6 +73,7 @@ class Network:
         self._clock = ServiceClock()
         self._settings = settings
         self._key = settings.api_key.encode()
+        self._base = urlsplit(settings.base_url)
         self._traces = list(trace_configs)
         self._curfew = cache(Curfew)
         self._api: aiohttp.ClientSession | None = None
@@ -130,19 +131,24 @@ class Network:
         Raises:
             TransportError: there was no answer, or none that ends.
         """
-        headers = {"Content-Type": "application/json"} if call.body is not None else None
-        url = URL(self._settings.base_url + call.target, encoded=True)
         try:
             with self._curfew(timeout).watch():
-                response = await _opened(self._api).request(
-                    call.method, url, data=call.body, headers=headers, allow_redirects=False
-                )
+                response = await self._send(call)
                 body = await _read_answer(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = _no_answer(str(call), error)
         else:
             return self._take(call, response, body)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
+
+    def _send(self, call: Call) -> Awaitable[aiohttp.ClientResponse]:
+        headers = {hdrs.CONTENT_TYPE: "application/json"} if call.body is not None else None
+        path, _, query = call.target.partition("?")
+        base = self._base  # of the URL only what differs is a string of its own
+        url = URL.build(
+            scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
+        )
+        return _opened(self._api).request(call.method, url, data=call.body, headers=headers, allow_redirects=False)
 
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         answer = self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
@@ -160,9 +166,7 @@ class Network:
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
         times = self._settings.timeouts
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=times.connect, sock_connect=times.connect, sock_read=times.read
-        )
+        timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
         what = f"GET {redact(url)}"
         try:
             for _ in range(MOST_REDIRECTS + 1):

@@ -148,7 +148,7 @@ class Poller:
                         if self._transport.pacer.gate.probing:  # all wait for this one answer: it must not be held back
                             poll = attrs.evolve(poll, wait=False)
                         self._scheduler.begin(poll, now=now)
-                        watch.poll = polls.start_soon(self._poll, watch, poll, permit, name="poll")
+                        watch.poll = polls.start_soon(self._poll, watch, poll.wait, permit, now, name="poll")
                         permit = None
                     case Drop(key=held) as drop:
                         self._scheduler.begin(drop, now=now)
@@ -160,26 +160,15 @@ class Poller:
                         with anyio.move_on_after(None if sleep.until is None else max(0.0, sleep.until - now)):
                             await self._changed.wait()
 
-    async def _poll(self, watch: _Watch, poll: Poll, permit: Ticket) -> None:
+    async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""
-        call = wire.poll(watch.handle, wait=poll.wait)
-        started = anyio.current_time()
         outcome = Outcome.DROPPED
         result: Operation[Any] | Exception | None = None
         try:
-            result = await self._transport.poll(call, permit, read=watch.read)
+            result = await self._transport.poll(wire.poll(watch.handle, wait=wait), permit, read=watch.read)
             outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
-        except SoundpieceError as error:
-            logger.info("%s: %s: %s", call, "looking again later" if error.retryable else "giving up", error)
-            if error.retryable:
-                outcome = Outcome.FAILED
-            else:
-                result = error
-                self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
-        except Exception as fault:
-            logger.exception("%s: a fault of ours", call)
-            result = fault  # its waiters get it, and the other polls go on
-            self._scheduler.forget(watch, now=anyio.current_time())
+        except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
+            outcome, result = self._take_fault(watch, error)
         finally:
             now = anyio.current_time()
             self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random())  # noqa: S311 - spreads polls
@@ -188,8 +177,21 @@ class Poller:
             watch.seen = now
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
-            at_once = not poll.wait or now - started < 2 * self._scheduler.rtt
+            at_once = not wait or now - started < 2 * self._scheduler.rtt
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
+
+    def _take_fault(self, watch: _Watch, error: Exception) -> tuple[Outcome, Exception | None]:
+        """Tell a poll that is worth another turn from one whose error its waiters get."""
+        match error:
+            case SoundpieceError(retryable=True):
+                logger.info("%s: looking again later: %s", watch.handle, error)
+                return Outcome.FAILED, None
+            case SoundpieceError():
+                logger.info("%s: giving up: %s", watch.handle, error)
+            case fault:
+                logger.error("%s: a fault of ours", watch.handle, exc_info=fault)
+        self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
+        return Outcome.DROPPED, error
 
     def _watch(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
         now = anyio.current_time()
