@@ -24,10 +24,13 @@ async def deliver(
     """Save the files of a ready operation, or one of them; as ``Session.download``, which says the rest.
 
     Raises:
-        InvalidRequest: the operation is not ready, or has no such output, or there is no such place.
+        InvalidRequest: the operation is not ready, or has no such output, or there is no such place; or ``name`` is no
+            text.
         OperationFailed: it never will be ready.
         SoundpieceError: as ``Downloader.save``.
     """
+    if not isinstance(name, str | None):
+        raise InvalidRequest(f"name must be text, not {name!r}", field="name")
     if isinstance(what, Output):
         siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
         titles = file_names(name or what.handle.id, siblings)

@@ -19,7 +19,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async._comparing import First, find_difference
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, SoundpieceError
+from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Output
@@ -157,12 +157,12 @@ class Downloader:
             SoundpieceError: the first of them that could not be saved, once the others are; notes name further ones.
         """
         files: dict[int, SavedFile] = {}
-        errors: list[SoundpieceError] = []
+        errors: list[Exception] = []
 
         async def save(place: int, name: str) -> None:
             try:
                 files[place] = await self.save_in(outputs[place], to, name, overwrite=overwrite)
-            except SoundpieceError as error:
+            except Exception as error:  # noqa: BLE001 - raised below, bare: a fault of ours stops the others no more than theirs
                 errors.append(error)
 
         async with anyio.create_task_group() as saving:

@@ -153,3 +153,18 @@ async def test_what_is_not_ready_is_refused(tmp_path: Path) -> None:
         for what in (operation, operation.handle):
             with pytest.raises(InvalidRequest, match="wait for it before downloading"):
                 await session.download(what, tmp_path)
+
+
+async def test_what_names_no_file_is_refused(session: Session, tmp_path: Path) -> None:
+    """NUL and lone surrogates in a path are an InvalidRequest before anything is paid for; a name goes without them."""
+    done = await session.run(NewFx("door slams", duration=1))
+    for wrong in ("songs\0", tmp_path / "\ud800"):
+        for call in (session.download(done.operation, wrong), session.run(NewFx("door", duration=1), save_to=wrong)):
+            with pytest.raises(InvalidRequest, match="cannot be a path"):
+                await call
+    with pytest.raises(InvalidRequest, match="name must be text"):
+        await session.download(done.operation, tmp_path, name=7)  # type: ignore[call-overload] # a mistake
+    files = await session.download(done.operation, tmp_path, name="do\0or\ud800")
+
+    assert [file.path.name for file in files] == ["door.flac"]
+    assert session.statistics().submitted == 1
