@@ -33,6 +33,15 @@ class Disk:
         with self._explained():
             return await anyio.to_thread.run_sync(call, *args, limiter=self._threads)
 
+    async def run_in(self, folder: Path, call: Callable[[], T]) -> T:
+        """Call in a thread something that needs a folder; it is made, with those above it, only if it is missing."""
+        with self._explained():
+            try:
+                return await anyio.to_thread.run_sync(call, limiter=self._threads)
+            except FileNotFoundError:
+                await aiofiles.os.makedirs(folder, exist_ok=True)
+                return await anyio.to_thread.run_sync(call, limiter=self._threads)
+
     async def finish(self, call: Callable[[], None]) -> None:
         """Call in a thread and see it through, whoever cancels: only then does the cancellation go on.
 
@@ -51,11 +60,6 @@ class Disk:
             group.start_soon(work)
         if faults:
             raise faults[0]
-
-    async def make_folder(self, folder: Path) -> None:
-        """Make a folder, if missing, and those above it."""
-        with self._explained():
-            await aiofiles.os.makedirs(folder, exist_ok=True)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -103,5 +107,6 @@ class OnDisk:
         await self._disk.run(self._part.restart, known)
 
     async def append(self, blocks: Sequence[bytes]) -> None:
-        """Write blocks behind what is there."""
-        await self._disk.run(self._part.append, blocks)
+        """Write blocks behind what is there; for none of them no thread is woken."""
+        if blocks:
+            await self._disk.run(self._part.append, blocks)
