@@ -21,6 +21,11 @@ Ts = TypeVarTuple("Ts")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+def is_full(error: DownloadError) -> bool:
+    """Tell whether a download failed for want of room."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM
+
+
 class Disk:
     """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
 

@@ -73,7 +73,7 @@ async def test_slow_streams_are_written_before_they_are_long(tmp_path: Path) -> 
         assert part.stat().st_size < len(SONG)
 
 
-class SlowToBegin:
+class _SlowToBegin:
     """A vessel that needs a while before it takes the first byte."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class SlowToBegin:
 async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
     """What arrives meanwhile is read, so that a stream that breaks then is gone on with behind it."""
     async with bench(tmp_path, Act(cut=100_000)) as b:
-        vessel = SlowToBegin()
+        vessel = _SlowToBegin()
         await fill(vessel, source=Source(b.output(), target="here", host=b.downloader._host))
 
         assert vessel.data == SONG
