@@ -79,7 +79,7 @@ class Piece:
 
 @attrs.define(eq=False)
 class Line:
-    """Those who differ only in when they last had a turn; worth and hazard are those of the head, who waited longest."""
+    """Those who differ only in when they last had a turn; worth and hazard are those of the head, the longest here."""
 
     pieces: OrderedDict[Hashable, Piece] = attrs.field(factory=OrderedDict)
     worth: float = 0.0
@@ -100,7 +100,7 @@ class Line:
             self.pieces.move_to_end(piece.key, last=False)
 
     def weigh(self, now: float, *, late: float = 1.0) -> float:
-        """Work out what a look at the head is worth now, nothing if a webhook may report it; return how long it waits."""
+        """Work out what a look at the head is worth now, nothing while a webhook may come; return how long it waits."""
         piece = self.head
         finishes, self.hazard = piece.prospects(now)
         self.holdable = not piece.pushed or piece.route.survival(now - piece.born) <= late
