@@ -1,12 +1,16 @@
 """Which files an operation has, what they are called, and the way of them to where they are wanted."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
+
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import InvalidRequest
+from soundpiece_async._core.errors import DownloadError, InvalidRequest
 from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._disk import is_full
 from soundpiece_async._downloader import Downloader
 from soundpiece_async._places import Place
 from soundpiece_async._reader import Reader
@@ -24,10 +28,13 @@ async def deliver(
     """Save the files of a ready operation, or one of them; as ``Session.download``, which says the rest.
 
     Raises:
-        InvalidRequest: the operation is not ready, or has no such output, or there is no such place.
+        InvalidRequest: the operation is not ready, or has no such output, or there is no such place; or ``name`` is no
+            text.
         OperationFailed: it never will be ready.
         SoundpieceError: as ``Downloader.save``.
     """
+    if not isinstance(name, str | None):
+        raise InvalidRequest(f"name must be text, not {name!r}", field="name")
     if isinstance(what, Output):
         siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
         titles = file_names(name or what.handle.id, siblings)
@@ -41,3 +48,47 @@ async def deliver(
         raise InvalidRequest(told, field="what")
     outputs = wire.demand_ready(operation).outputs
     return await downloader.save_all(outputs, to, name or operation.id, overwrite=overwrite)
+
+
+class UntilFull:
+    """The downloads of one run: once the disk is full, those under way and all that would follow end with that error.
+
+    Else each of ten thousand would begin a file, and leave its beginning on a disk without room.
+
+    Args:
+        download: as ``Session.download``.
+    """
+
+    def __init__(self, download: Callable[..., Awaitable[list[SavedFile]]]) -> None:
+        self._download = download
+        self._running: set[anyio.CancelScope] = set()
+        self._full: DownloadError | None = None
+
+    def __repr__(self) -> str:
+        return f"<UntilFull running={len(self._running)} full={self._full is not None}>"
+
+    async def __call__(self, operation: Operation[Any], to: Place, *, name: str, overwrite: bool) -> list[SavedFile]:
+        """Download the files of one operation.
+
+        Raises:
+            SoundpieceError: as ``Session.download``, or because the disk is full.
+        """
+        if self._full is None:
+            with anyio.CancelScope() as scope:
+                self._running.add(scope)
+                try:
+                    return await self._download(operation, to, name=name, overwrite=overwrite)
+                except DownloadError as error:
+                    if is_full(error):
+                        self._full = error
+                        for other in self._running:
+                            other.cancel()
+                    raise
+                finally:
+                    self._running.discard(scope)
+        raise DownloadError(
+            f"{operation.handle}: its files were not saved: another piece of this run found the disk full; free some "
+            "space, then download it again by its handle",
+            url="",
+            path=str(to),
+        ) from (self._full and self._full.__cause__)

@@ -21,6 +21,11 @@ Ts = TypeVarTuple("Ts")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+def is_full(error: DownloadError) -> bool:
+    """Tell whether a download failed for want of room."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM
+
+
 class Disk:
     """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
 
@@ -32,6 +37,15 @@ class Disk:
         """Call in a thread, and wait for its end."""
         with self._explained():
             return await anyio.to_thread.run_sync(call, *args, limiter=self._threads)
+
+    async def run_in(self, folder: Path, call: Callable[[], T]) -> T:
+        """Call in a thread something that needs a folder; it is made, with those above it, only if it is missing."""
+        with self._explained():
+            try:
+                return await anyio.to_thread.run_sync(call, limiter=self._threads)
+            except FileNotFoundError:
+                await aiofiles.os.makedirs(folder, exist_ok=True)
+                return await anyio.to_thread.run_sync(call, limiter=self._threads)
 
     async def finish(self, call: Callable[[], None]) -> None:
         """Call in a thread and see it through, whoever cancels: only then does the cancellation go on.
@@ -51,11 +65,6 @@ class Disk:
             group.start_soon(work)
         if faults:
             raise faults[0]
-
-    async def make_folder(self, folder: Path) -> None:
-        """Make a folder, if missing, and those above it."""
-        with self._explained():
-            await aiofiles.os.makedirs(folder, exist_ok=True)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -103,5 +112,6 @@ class OnDisk:
         await self._disk.run(self._part.restart, known)
 
     async def append(self, blocks: Sequence[bytes]) -> None:
-        """Write blocks behind what is there."""
-        await self._disk.run(self._part.append, blocks)
+        """Write blocks behind what is there; for none of them no thread is woken."""
+        if blocks:
+            await self._disk.run(self._part.append, blocks)

@@ -19,7 +19,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async._comparing import First, find_difference
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, SoundpieceError
+from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Output
@@ -36,6 +36,7 @@ from soundpiece_async._places import Place, Places
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from soundpiece_async._core.flac import FlacHeader
     from soundpiece_async._network import Stream
     from soundpiece_async._objects import Target
 
@@ -87,6 +88,7 @@ class Downloader:
         self._places = Places()
         self._threads = anyio.CapacityLimiter(THREADS)
         self._queues: dict[object, _Queue] = {}
+        self._inspect: Inspect | None = None
 
     def __repr__(self) -> str:
         return (
@@ -129,14 +131,15 @@ class Downloader:
             return await self._upload(output, target, overwrite=overwrite)
         source = Source(output, target=str(target), host=self._host)
         disk = Disk(source, threads=self._threads)
-        inspect = await disk.run(prepare_inspection, self._verify)
+        if self._inspect is None:
+            self._inspect = await disk.run(prepare_inspection, self._verify)
         part = PartFile(target, source=f"{output.handle}#{output.index}")
-        async with self._alone(await disk.run(target.absolute)):
+        async with self._alone(target if target.is_absolute() else await disk.run(target.absolute)):
             try:
-                await disk.make_folder(target.parent)
-                return await self._take(part, source=source, disk=disk, inspect=inspect, overwrite=overwrite)
+                return await self._take(part, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
             finally:
-                await disk.finish(part.close)
+                if not part.closed:
+                    await disk.finish(part.close)
 
     async def save_in(self, output: Output, to: Place, name: str, *, overwrite: bool = False) -> SavedFile:
         """Bring an output to a place, under a name that is safe.
@@ -157,12 +160,12 @@ class Downloader:
             SoundpieceError: the first of them that could not be saved, once the others are; notes name further ones.
         """
         files: dict[int, SavedFile] = {}
-        errors: list[SoundpieceError] = []
+        errors: list[Exception] = []
 
         async def save(place: int, name: str) -> None:
             try:
                 files[place] = await self.save_in(outputs[place], to, name, overwrite=overwrite)
-            except SoundpieceError as error:
+            except Exception as error:  # noqa: BLE001 - raised below, bare: a fault of ours stops the others no more than theirs
                 errors.append(error)
 
         async with anyio.create_task_group() as saving:
@@ -205,7 +208,7 @@ class Downloader:
         """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
         replace = False
         while True:
-            claim = await disk.run(partial(part.claim, overwrite=replace))
+            claim = await disk.run_in(part.target.parent, partial(part.claim, overwrite=replace))
             if claim is Claim.MINE:
                 return await self._fetch(part, source=source, disk=disk, inspect=inspect)
             if claim is Claim.TAKEN:
@@ -223,13 +226,13 @@ class Downloader:
         fault: str | None = None
         for fault_before in (False, True):
             await fill(OnDisk(part, disk=disk), source=source)
-            header, fault = await disk.run(inspect, await disk.run(part.head), part.path, source.output.duration)
+            header, fault = await disk.run(_publish_if_good, part, inspect, source.output.duration)
             if fault is None:
-                size, sha256 = part.length, part.sha256()
-                await disk.run(part.publish)
                 self.saved += 1
-                logger.info("%s: saved as %s, %d bytes", source.output.handle, part.target, size)
-                return describe(part.target, size=size, sha256=sha256, header=header, output=source.output)
+                logger.info("%s: saved as %s, %d bytes", source.output.handle, part.target, part.length)
+                return describe(
+                    part.target, size=part.length, sha256=part.sha256(), header=header, output=source.output
+                )
             logger.warning("%s: %s is not what it should be: %s", source.output.handle, part.target, fault)
             if fault_before and self._keep_corrupt:
                 fault = f"{fault}; it is kept as {await disk.run(part.set_aside)}"
@@ -254,6 +257,16 @@ class Downloader:
                 f"the file that is there is damaged: {fault}; overwrite=True fetches it", error=CorruptAudio
             )
         return describe(target, size=facts.size, sha256=facts.sha256, header=header, output=source.output)
+
+
+def _publish_if_good(
+    part: PartFile, inspect: Inspect, duration: float | None
+) -> tuple["FlacHeader | None", str | None]:
+    """Check a part and give it its name: one stay in a thread. Gives what ``inspect`` says."""
+    header, fault = inspect(part.head(), part.path, duration)
+    if fault is None:
+        part.publish()
+    return header, fault
 
 
 @attrs.define(eq=False)

@@ -97,11 +97,7 @@ async def _read_answer(vessel: Vessel, stream: "Stream", *, source: Source) -> N
         return
     try:
         source.admit(take.known.size or take.end or 0)
-        if take.start:
-            vessel.known = take.known
-        else:
-            await vessel.restart(take.known)
-        await _pour(stream.blocks, vessel, end=take.end, source=source)
+        await _pour(stream.blocks, vessel, take=take, source=source)
     except (Overrun, TooLarge):
         await vessel.restart(Known())
         raise
@@ -119,28 +115,35 @@ def _check_end(vessel: Vessel, take: Take) -> None:
     raise Setback(f"the body ended at byte {vessel.length} of {size if size is not None else 'an unknown number'}")
 
 
-async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, end: int | None, source: Source) -> None:
-    """Put a body behind what is there; when it breaks, what had arrived is taken before the fault is raised."""
+async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, source: Source) -> None:
+    """Put a body where it belongs; when it breaks, what had arrived is taken before the fault is raised.
+
+    It is read from the first moment on, whatever the vessel has to do before: what is not read when it breaks is lost.
+    """
     faults: list[DownloadError | TooLarge | TransportError | Setback] = []
     send, receive = anyio.create_memory_object_stream[list[bytes]](0)
 
-    async def take() -> None:
+    async def fill_vessel() -> None:
         async with receive:
+            if take.start:
+                vessel.known = take.known
+            else:
+                await vessel.restart(take.known)
             async for batch in receive:
                 await vessel.append(batch)
                 source.reach(vessel.length)
 
-    async def take_or_stop() -> None:
+    async def fill_or_stop() -> None:
         try:
-            await take()
+            await fill_vessel()
         except DownloadError as error:
             faults.insert(0, error)
-            taking.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
+            filling.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
 
-    async with anyio.create_task_group() as taking, send, closing(blocks):
-        taking.start_soon(take_or_stop)
+    async with anyio.create_task_group() as filling, send, closing(blocks):
+        filling.start_soon(fill_or_stop)
         try:
-            await _collect(blocks, send, start=vessel.length, end=end, source=source)
+            await _collect(blocks, send, start=take.start, end=take.end, source=source)
         except (TooLarge, TransportError, Setback) as error:
             faults.append(error)
     if faults:

@@ -6,7 +6,7 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -18,6 +18,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import anyio
 import attrs
+from aiohttp import hdrs
+from aiohttp.connector import Connection
 from yarl import URL
 
 from soundpiece_async._core.clock import ServiceClock
@@ -43,6 +45,22 @@ class Stream:
     blocks: AsyncIterator[bytes]
 
 
+class _Response(aiohttp.ClientResponse):
+    """Keeps aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
+
+    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
+    aiohttp repeats after two kinds of error only, both met while it waits for the headers; here they become another.
+    A middleware could do that too, at 500 bytes for each poll that is out.
+    """
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Wait for status and headers."""
+        try:
+            return await super().start(connection)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            raise aiohttp.ClientConnectionError(str(error)) from error
+
+
 class Network:
     """One attempt at a time. Open it inside the event loop that uses it.
 
@@ -55,6 +73,7 @@ class Network:
         self._clock = ServiceClock()
         self._settings = settings
         self._key = settings.api_key.encode()
+        self._base = urlsplit(settings.base_url)
         self._traces = list(trace_configs)
         self._curfew = cache(Curfew)
         self._api: aiohttp.ClientSession | None = None
@@ -76,22 +95,22 @@ class Network:
         self._api = aiohttp.ClientSession(
             connector=self._make_connector(),
             proxy=self._choose_proxy(URL(self._settings.base_url)),
-            headers={
-                "Authorization": f"Bearer {self._settings.api_key}",
-                "Accept": "application/json",
-                "User-Agent": agent,
+            headers={  # under aiohttp's own names for them: other strings are copied for each request
+                hdrs.AUTHORIZATION: f"Bearer {self._settings.api_key}",
+                hdrs.ACCEPT: "application/json",
+                hdrs.USER_AGENT: agent,
             },
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),  # the rest: ``fetch``
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # the rest: ``fetch``
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
-            middlewares=(_send_once,),
+            response_class=_Response,
         )
         self._outputs = aiohttp.ClientSession(
             connector=self._make_connector(),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
-            middlewares=(_send_once,),
+            response_class=_Response,
             auto_decompress=False,
         )
         return self
@@ -112,19 +131,24 @@ class Network:
         Raises:
             TransportError: there was no answer, or none that ends.
         """
-        headers = {"Content-Type": "application/json"} if call.body is not None else None
-        url = URL(self._settings.base_url + call.target, encoded=True)
         try:
             with self._curfew(timeout).watch():
-                response = await _opened(self._api).request(
-                    call.method, url, data=call.body, headers=headers, allow_redirects=False
-                )
+                response = await self._send(call)
                 body = await _read_answer(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = _no_answer(str(call), error)
         else:
             return self._take(call, response, body)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
+
+    def _send(self, call: Call) -> Awaitable[aiohttp.ClientResponse]:
+        headers = {hdrs.CONTENT_TYPE: "application/json"} if call.body is not None else None
+        path, _, query = call.target.partition("?")
+        base = self._base  # of the URL only what differs is a string of its own
+        url = URL.build(
+            scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
+        )
+        return _opened(self._api).request(call.method, url, data=call.body, headers=headers, allow_redirects=False)
 
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         answer = self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
@@ -142,9 +166,7 @@ class Network:
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
         times = self._settings.timeouts
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=times.connect, sock_connect=times.connect, sock_read=times.read
-        )
+        timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
         what = f"GET {redact(url)}"
         try:
             for _ in range(MOST_REDIRECTS + 1):
@@ -184,18 +206,6 @@ class Network:
             return answer
         headers = {name: value.replace(key, mark) for name, value in answer.headers.items()}
         return Answer(answer.status, headers, answer.body.replace(self._key, mark.encode()))
-
-
-async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
-
-    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
-    aiohttp repeats after two kinds of error only; here they become another.
-    """
-    try:
-        return await handler(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
@@ -244,6 +254,6 @@ def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
 
 def _no_answer(what: str, error: Exception) -> TransportError:
     why = "timed out" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+    if isinstance(error, aiohttp.ClientResponseError | ValueError) and not isinstance(error, OSError):
         why = type(error).__name__  # their text holds the whole URL, or the headers sent
     return TransportError(f"{what}: no usable answer: {why}")

@@ -63,6 +63,7 @@ class PartFile:
     Attributes:
         length: bytes written and, in ``digest``, counted.
         known: what the host has said of the file.
+        closed: there is nothing left to do.
     """
 
     def __init__(self, target: Path, *, source: str) -> None:
@@ -74,11 +75,11 @@ class PartFile:
         self._source = source
         self._digest = hashlib.sha256()
         self._file: io.FileIO | None = None
-        self._closed = False
+        self.closed = False
         self._one_at_a_time = threading.Lock()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "new" if self._file is None else "open"
+        state = "closed" if self.closed else "new" if self._file is None else "open"
         return f"<PartFile {self.path} {state} length={self.length} {self.known}>"
 
     def claim(self, *, overwrite: bool) -> Claim:
@@ -86,7 +87,7 @@ class PartFile:
         with self._one_at_a_time:
             if self.target.exists() and not overwrite:
                 return Claim.DONE
-            self._file = file = None if self._closed else _open_locked(self.path)
+            self._file = file = None if self.closed else _open_locked(self.path)
             if file is None:
                 return Claim.TAKEN
             if self.target.exists() and not overwrite:  # published between the first look and the lock
@@ -122,7 +123,7 @@ class PartFile:
         return self._digest.hexdigest()
 
     def publish(self) -> None:
-        """Give the file its final name, so that it survives a power cut right after."""
+        """Give the file its final name, so that it survives a power cut right after, and close it."""
         with self._one_at_a_time:
             file = self._open_file()
             os.fsync(file.fileno())
@@ -131,6 +132,7 @@ class PartFile:
             self.path.replace(self.target)
             self._note.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
+            self._close()
 
     def set_aside(self) -> Path:
         """Rename the file to ``<name>.corrupt``, in place of an earlier one, for whoever asks what it was."""
@@ -144,8 +146,11 @@ class PartFile:
     def close(self) -> None:
         """Give the lock back, and remove what nobody could go on with. Closing twice is no error."""
         with self._one_at_a_time:
-            self._closed = True
-            self._release()
+            self._close()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._release()
 
     def _release(self) -> None:
         if self._file is None:

@@ -33,6 +33,8 @@ def read_place(to: Place) -> "Path | str | ObjectStore":
     Raises:
         InvalidRequest: it is none of them.
     """
+    if isinstance(to, str | os.PathLike):
+        _check_text(os.fspath(to))
     if isinstance(to, str):
         scheme, mark, _ = to.partition("://")
         if not mark:
@@ -49,6 +51,16 @@ def read_place(to: Place) -> "Path | str | ObjectStore":
     if not hasattr(to, "put_async"):
         raise InvalidRequest(f"{to!r} is no folder, no URL and no store of obstore's", field="to")
     return to
+
+
+def _check_text(text: object) -> None:
+    """Refuse what no system takes for a path: it would be met in a thread, once the work was paid for."""
+    try:
+        usable = isinstance(text, str) and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise InvalidRequest(f"{redact(str(text))!a} cannot be a path, or a URL, on this system", field="to")
 
 
 def demand_place(to: Place | None, *, verify: Verify) -> None:

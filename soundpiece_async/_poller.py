@@ -3,6 +3,7 @@
 import logging
 import random
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler
+from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
 
@@ -33,8 +35,12 @@ class _Watch:
     seen: float  # when it was last known to be processing
     waiters: int = 0
     resolved: anyio.Event = attrs.field(factory=anyio.Event)
-    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)  # of the latest poll
+    poll: anyio.TaskHandle[None] = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
+
+    def read(self, answer: Answer, call: Call) -> Operation[Any] | None:
+        """Read what a poll brought, or give None: not yet."""
+        return wire.read_final(answer, call, handle=self.handle, request=self.request)
 
 
 class Poller:
@@ -64,6 +70,11 @@ class Poller:
         """Operations somebody waits for."""
         return len(self._watches)
 
+    @property
+    def polls_out(self) -> int:
+        """Polls holding a slot now."""
+        return self._scheduler.polls
+
     async def wait(self, handle: Handle, *, known: Operation[Any] | None, timeout: float | None) -> Operation[Any]:
         """Wait until an operation is final. Cancelling only detaches: the poll ends with the last of its waiters.
 
@@ -82,7 +93,7 @@ class Poller:
         watch = self._watches.get(handle) or self._watch(handle, known)
         watch.waiters += 1
         try:
-            with anyio.move_on_after(timeout):
+            with nullcontext() if timeout is None else anyio.move_on_after(timeout):  # a scope takes 600 bytes
                 await watch.resolved.wait()
         finally:
             watch.waiters -= 1
@@ -136,13 +147,12 @@ class Poller:
                         watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
                         if self._transport.pacer.gate.probing:  # all wait for this one answer: it must not be held back
                             poll = attrs.evolve(poll, wait=False)
-                        watch.scope = anyio.CancelScope()
                         self._scheduler.begin(poll, now=now)
-                        polls.start_soon(self._poll, watch, poll, permit, watch.scope)
+                        watch.poll = polls.start_soon(self._poll, watch, poll.wait, permit, now, name="poll")
                         permit = None
                     case Drop(key=held) as drop:
                         self._scheduler.begin(drop, now=now)
-                        held.scope.cancel()  # type: ignore[attr-defined]  # as above
+                        held.poll.cancel()  # type: ignore[attr-defined]  # as above
                     case sleep:
                         if permit is not None:
                             self._transport.pacer.give_back(permit)
@@ -150,31 +160,15 @@ class Poller:
                         with anyio.move_on_after(None if sleep.until is None else max(0.0, sleep.until - now)):
                             await self._changed.wait()
 
-    async def _poll(self, watch: _Watch, poll: Poll, permit: Ticket, scope: anyio.CancelScope) -> None:
+    async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""
-        call = wire.poll(watch.handle, wait=poll.wait)
-        started = anyio.current_time()
         outcome = Outcome.DROPPED
         result: Operation[Any] | Exception | None = None
         try:
-            with scope:
-                result = await self._transport.poll(
-                    call,
-                    permit,
-                    read=lambda answer: wire.read_final(answer, call, handle=watch.handle, request=watch.request),
-                )
-                outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
-        except SoundpieceError as error:
-            logger.info("%s: %s: %s", call, "looking again later" if error.retryable else "giving up", error)
-            if error.retryable:
-                outcome = Outcome.FAILED
-            else:
-                result = error
-                self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
-        except Exception as fault:
-            logger.exception("%s: a fault of ours", call)
-            result = fault  # its waiters get it, and the other polls go on
-            self._scheduler.forget(watch, now=anyio.current_time())
+            result = await self._transport.poll(wire.poll(watch.handle, wait=wait), permit, read=watch.read)
+            outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
+        except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
+            outcome, result = self._take_fault(watch, error)
         finally:
             now = anyio.current_time()
             self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random())  # noqa: S311 - spreads polls
@@ -183,8 +177,21 @@ class Poller:
             watch.seen = now
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
-            at_once = not poll.wait or now - started < 2 * self._scheduler.rtt
+            at_once = not wait or now - started < 2 * self._scheduler.rtt
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
+
+    def _take_fault(self, watch: _Watch, error: Exception) -> tuple[Outcome, Exception | None]:
+        """Tell a poll that is worth another turn from one whose error its waiters get."""
+        match error:
+            case SoundpieceError(retryable=True):
+                logger.info("%s: looking again later: %s", watch.handle, error)
+                return Outcome.FAILED, None
+            case SoundpieceError():
+                logger.info("%s: giving up: %s", watch.handle, error)
+            case fault:
+                logger.error("%s: a fault of ours", watch.handle, exc_info=fault)
+        self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
+        return Outcome.DROPPED, error
 
     def _watch(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
         now = anyio.current_time()
@@ -202,7 +209,7 @@ class Poller:
         """Stop looking at an operation, and end the poll that nobody needs any more."""
         del self._watches[watch.handle]
         if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
-            watch.scope.cancel()
+            watch.poll.cancel()
         self._changed.set()
 
     def _resolve(self, watch: _Watch, outcome: Operation[Any] | Exception, *, lag: float = 0.0) -> None:

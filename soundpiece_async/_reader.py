@@ -1,6 +1,7 @@
 """Reads operations afresh, and remembers the numbers of their outputs and the latest URLs."""
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -74,7 +75,7 @@ class Reader:
         call = wire.poll(handle, wait=False)
         return self.fix(
             await self._transport.ask(
-                call, turn=turn, read=lambda answer: wire.read_operation(answer, call, handle=handle, request=request)
+                call, turn=turn, read=partial(wire.read_operation, handle=handle, request=request)
             )
         )
 

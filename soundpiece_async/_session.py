@@ -17,7 +17,7 @@ from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.validation import demand_handle
-from soundpiece_async._delivery import deliver
+from soundpiece_async._delivery import UntilFull, deliver
 from soundpiece_async._downloader import Downloader
 from soundpiece_async._inspecting import demand_decoder
 from soundpiece_async._journal import Journal
@@ -240,8 +240,9 @@ class Session:
         if max_in_flight is not None and (type(max_in_flight) is not int or max_in_flight < 1):
             raise InvalidRequest(f"max_in_flight must be at least 1, not {max_in_flight!r}", field="max_in_flight")
         demand_place(save_to, verify=self._settings.verify)
+        download = UntilFull(self.download)
         way: Way[R] = Way(
-            submit=self._submit, wait=partial(self.wait, timeout=timeout), download=self.download, save_to=save_to
+            submit=self._submit, wait=partial(self.wait, timeout=timeout), download=download, save_to=save_to
         )
         recording = journal and Recording(journal, way=way, prepare=self._prepare, remember=self._reader.remember)
         return RunMany(
@@ -272,7 +273,7 @@ class Session:
             submitted=self._submitter.submitted,
             in_flight=poller.in_flight,
             submits_out=self._transport.submits_out,
-            polls_out=self._transport.polls_out,
+            polls_out=self._poller.polls_out,
             ready=self._reader.ready,
             failed=self._reader.failed,
             downloads_out=self._downloader.streams_out,

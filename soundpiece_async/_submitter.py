@@ -145,7 +145,7 @@ class Submitter:
             if sending is not None:
                 sending.left += 1
 
-        def read(answer: wire.Answer) -> Operation[Any]:
+        def read(answer: wire.Answer, call: wire.Call) -> Operation[Any]:
             if sending is not None:
                 sending.refused += 400 <= answer.status < 500  # noqa: PLR2004 - what 4xx means
             try:

@@ -32,6 +32,10 @@ T = TypeVar("T")
 logger = logging.getLogger("soundpiece_async.transport")
 
 
+def _allow() -> None:
+    """Send whatever it is."""
+
+
 class Transport:
     """Sends what ``wire`` describes, under the account's gate. Open it inside the event loop that uses it.
 
@@ -42,7 +46,6 @@ class Transport:
 
     def __init__(self, settings: Settings, *, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
         self.pacer = Pacer(ceiling=settings.limits.requests_per_second)
-        self.polls_out = 0
         self._network = Network(settings, trace_configs=trace_configs)
         self.stream = self._network.stream
         self._settings = settings
@@ -51,7 +54,7 @@ class Transport:
         self._reads = anyio.CapacityLimiter(settings.limits.submits)
 
     def __repr__(self) -> str:
-        return f"<Transport {self._network!r} submits={self.submits_out} polls={self.polls_out} {self.pacer!r}>"
+        return f"<Transport {self._network!r} submits={self.submits_out} {self.pacer!r}>"
 
     @property
     def now(self) -> datetime:
@@ -83,8 +86,8 @@ class Transport:
         call: Call,
         *,
         turn: Turn,
-        read: Callable[[Answer], T],
-        check: Callable[[], None] = lambda: None,
+        read: Callable[[Answer, Call], T],
+        check: Callable[[], None] = _allow,
         announce: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
         """Send a call until it is answered for good: the one place where submits and single reads are tried again.
@@ -96,7 +99,7 @@ class Transport:
         Args:
             call: what to send.
             turn: who goes first at the gate; submits have slots of their own.
-            read: makes the result of an answer, or raises what it stands for.
+            read: makes the result of an answer to the call, or raises what it stands for.
             check: called when it is this call's turn to be sent; may raise, and nothing is sent.
             announce: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
 
@@ -151,23 +154,25 @@ class Transport:
             slots.release()
             raise
 
-    async def poll(self, call: Call, ticket: Ticket, *, read: Callable[[Answer], T]) -> T:
+    def poll(self, call: Call, ticket: Ticket, *, read: Callable[[Answer, Call], T]) -> Awaitable[T]:
         """Send one poll with a permit already taken; a failure is the scheduler's to repeat. Raises as ``read``."""
-        self.polls_out += 1
-        try:
-            return await self._exchange(call, ticket, read, lambda: None, timeout=self._settings.timeouts.poll)
-        finally:
-            self.polls_out -= 1
+        return self._exchange(call, ticket, read, _allow, timeout=self._settings.timeouts.poll)
 
     async def _exchange(
-        self, call: Call, ticket: Ticket, read: Callable[[Answer], T], check: Callable[[], None], *, timeout: float
+        self,
+        call: Call,
+        ticket: Ticket,
+        read: Callable[[Answer, Call], T],
+        check: Callable[[], None],
+        *,
+        timeout: float,
     ) -> T:
         """Make one attempt, and tell the gate what became of it: what an answer is good for, ``read`` finds out."""
         sent = False
         try:
             check()
             sent = True
-            result = read(await self._network.fetch(call, timeout=timeout))
+            result = read(await self._network.fetch(call, timeout=timeout), call)
         except BaseException as error:
             match error:
                 case RateLimited() if sent:

@@ -1,5 +1,11 @@
+import errno
+import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import anyio
+import anyio.to_thread
 import attrs
 import obstore
 import pytest
@@ -9,6 +15,7 @@ from obstore.store import MemoryStore
 from soundpiece_async import (
     CorruptAudio,
     DownloadError,
+    Failed,
     InvalidRequest,
     Journal,
     Limits,
@@ -19,7 +26,9 @@ from soundpiece_async import (
     Settings,
     SettingsError,
     Succeeded,
+    _partfile,
 )
+from soundpiece_async._downloader import THREADS
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -153,3 +162,73 @@ async def test_what_is_not_ready_is_refused(tmp_path: Path) -> None:
         for what in (operation, operation.handle):
             with pytest.raises(InvalidRequest, match="wait for it before downloading"):
                 await session.download(what, tmp_path)
+
+
+async def test_what_names_no_file_is_refused(session: Session, tmp_path: Path) -> None:
+    """NUL and lone surrogates in a path are an InvalidRequest before anything is paid for; a name goes without them."""
+    done = await session.run(NewFx("door slams", duration=1))
+    for wrong in ("songs\0", tmp_path / "\ud800"):
+        for call in (session.download(done.operation, wrong), session.run(NewFx("door", duration=1), save_to=wrong)):
+            with pytest.raises(InvalidRequest, match="cannot be a path"):
+                await call
+    with pytest.raises(InvalidRequest, match="name must be text"):
+        await session.download(done.operation, tmp_path, name=7)  # type: ignore[call-overload] # a mistake
+    files = await session.download(done.operation, tmp_path, name="do\0or\ud800")
+
+    assert [file.path.name for file in files] == ["door.flac"]
+    assert session.statistics().submitted == 1
+
+
+@pytest.mark.parametrize("downloads", [1, 4])
+async def test_a_full_disk_stops_the_downloads_of_a_run(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, downloads: int
+) -> None:
+    """Whoever is under way, or would follow, ends with that error, and with the operation; its own run is the limit."""
+    written: list[int] = []
+
+    def fill_up(*_: object) -> None:
+        written.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with Session(settings(sim, limits=Limits(downloads=downloads))) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(_partfile, "_write_all", fill_up)
+            requests = [NewFx(f"door {number}", duration=1) for number in range(12)]
+            async with session.run_many(requests, save_to=tmp_path, max_in_flight=8) as results:
+                failed = [result async for result in results]
+        assert len(written) <= downloads
+        for result in failed:
+            assert isinstance(result, Failed)
+            assert isinstance(result.error, DownloadError)
+            assert "the disk" in str(result.error)
+            assert isinstance(result.error.__cause__, OSError)
+        assert not list(tmp_path.glob("*.flac"))
+        async with session.run_many(requests, save_to=tmp_path) as results:
+            assert {type(result) async for result in results} == {Succeeded}
+
+
+async def test_a_slow_disk_slows_downloads_only(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While writes hang in every thread that downloads have, work is submitted and awaited as ever."""
+    hanging, go_on = threading.Semaphore(0), threading.Event()
+    write = _partfile._write_all
+
+    def crawl(file: Any, blocks: Any) -> None:
+        hanging.release()
+        assert go_on.wait(8)
+        write(file, blocks)
+
+    monkeypatch.setattr(_partfile, "_write_all", crawl)
+    done = await session.run(NewFx("door slams", duration=1))
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(partial(session.download, done.operation, tmp_path, name=f"door {number}"))
+        for _ in range(THREADS):
+            await anyio.to_thread.run_sync(hanging.acquire)
+        other = await session.run(NewFx("it creaks", duration=1))
+        assert not list(tmp_path.glob("*.flac"))
+        go_on.set()
+
+    assert other.operation.id != done.operation.id
+    assert len(list(tmp_path.glob("*.flac"))) == 8

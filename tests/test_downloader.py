@@ -244,3 +244,13 @@ async def test_a_file_of_just_the_size_is_not_too_large(tmp_path: Path) -> None:
     """The limit is what may be."""
     async with bench(tmp_path, max_bytes=len(SONG)) as b:
         assert await b.save() == SONG
+
+
+async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path) -> None:
+    """Whatever is raised where several files are saved, no group is put around it, and the others are saved."""
+    async with bench(tmp_path, files={"/a": SONG}) as b:
+        outputs = [b.output("/b", index=0, expires_at="soon"), b.output("/a", index=1)]
+        with pytest.raises(AttributeError):
+            await b.downloader.save_all(outputs, tmp_path, "take")
+
+        assert [path.name for path in tmp_path.iterdir()] == ["take-2.flac"]

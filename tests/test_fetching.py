@@ -160,3 +160,12 @@ async def test_errors_of_the_renewal_come_out_as_they_are(tmp_path: Path) -> Non
 
         assert caught.value is refusal
         assert b.left() == KEPT
+
+
+async def test_a_url_is_used_as_it_is(tmp_path: Path) -> None:
+    """No character of it is encoded again, or decoded: the signature would break."""
+    query = "sig=a%2Fb%2bc+d%7E&e=%C3%BC&f=[x]"
+    async with bench(tmp_path) as b:
+        await b.downloader.save(b.output(url=b.server.url(PATH, query)), b.target)
+
+        assert b.server.requests[0].target == f"{PATH}?{query}"

@@ -11,6 +11,7 @@ from downloading import OTHER, PATH, SONG, bench, flac_like
 from rawserver import Act
 
 from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._core.resuming import Known
 from soundpiece_async._disk import Disk, OnDisk
 from soundpiece_async._fetching import Source
 from soundpiece_async._filling import fill
@@ -66,9 +67,39 @@ async def test_slow_streams_are_written_before_they_are_long(tmp_path: Path) -> 
     """A stream slower than a batch a quarter second reaches the disk all the same."""
     async with bench(tmp_path, default=Act(pause=0.06)) as b, anyio.create_task_group() as group:
         group.start_soon(b.save)
-        await anyio.sleep(0.6)
         part = b.target.with_name("song.flac.part")
-        assert 0 < part.stat().st_size < len(SONG)
+        while not (part.exists() and part.stat().st_size):
+            await anyio.sleep(0.01)
+        assert part.stat().st_size < len(SONG)
+
+
+class _SlowToBegin:
+    """A vessel that needs a while before it takes the first byte."""
+
+    def __init__(self) -> None:
+        self.known = Known()
+        self.data = b""
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    async def restart(self, known: Known) -> None:
+        await anyio.sleep(0.1)
+        self.known, self.data = known, b""
+
+    async def append(self, blocks: list[bytes]) -> None:
+        self.data += b"".join(blocks)
+
+
+async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
+    """What arrives meanwhile is read, so that a stream that breaks then is gone on with behind it."""
+    async with bench(tmp_path, Act(cut=100_000)) as b:
+        vessel = _SlowToBegin()
+        await fill(vessel, source=Source(b.output(), target="here", host=b.downloader._host))
+
+        assert vessel.data == SONG
+        assert b.server.ranges == [None, "bytes=100000-"]
 
 
 async def test_large_files_go_by_in_batches(tmp_path: Path) -> None:

@@ -19,6 +19,13 @@ def test_a_place_is_a_folder_a_url_or_a_store() -> None:
     assert read_place(store) is store
 
 
+class BytesPath:
+    """A path of bytes: a system would take it, we do not."""
+
+    def __fspath__(self) -> bytes:
+        return b"songs"
+
+
 @pytest.mark.parametrize(
     ("to", "reason"),
     [
@@ -26,6 +33,10 @@ def test_a_place_is_a_folder_a_url_or_a_store() -> None:
         ("https://user:word@host/x?sig=1", "names no store"),
         (Path("s3://songs/x"), "pass it as text"),
         (7, "no folder"),
+        ("song\0s", "cannot be a path"),
+        (Path("song\ud800s"), "cannot be a path"),
+        (BytesPath(), "cannot be a path"),
+        ("s3://user:word@songs\0", "cannot be a path"),
     ],
 )
 def test_what_is_no_place_is_refused(to: object, reason: str) -> None:

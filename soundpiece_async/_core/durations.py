@@ -74,12 +74,16 @@ class Durations:
 
     def expect(self, since: float, until: float) -> float:
         """Return the finishes to expect between two ages: the integral of the hazard, which may exceed one."""
+        return self.look_ahead(since, until)[0]
+
+    def look_ahead(self, since: float, until: float) -> tuple[float, float]:
+        """Return the finishes to expect between two ages, and the hazard at the second one."""
         first, last = bisect_right(EDGES, since) - 1, bisect_right(EDGES, until) - 1
         hazard = self._hazard
         if first == last:
-            return hazard[last] * (until - since)
+            return hazard[last] * (until - since), hazard[last]
         begun = self._sums[first] + hazard[first] * (since - EDGES[first])
-        return self._sums[last] + hazard[last] * (until - EDGES[last]) - begun
+        return self._sums[last] + hazard[last] * (until - EDGES[last]) - begun, hazard[last]
 
     def survival(self, age: float) -> float:
         """Return the share of operations that take longer than this."""

@@ -68,8 +68,7 @@ class Piece:
         """Return the finishes to expect since the last turn, and the hazard now; at an unknown age the overall rate."""
         if not self.aged:
             return self.route.rate * (now - self.since), self.route.rate
-        age = now - self.born
-        return self.route.expect(self.since - self.born, age), self.route.hazard(age)
+        return self.route.look_ahead(self.since - self.born, now - self.born)
 
     def learn(self, now: float, *, finished: bool) -> None:
         """Take in that it was seen, running or finished; from an unknown age nothing is learned."""
@@ -80,10 +79,7 @@ class Piece:
 
 @attrs.define(eq=False)
 class Line:
-    """Those who are alike but for when they last had a turn; the head has waited longest.
-
-    Worth and hazard are those of the head.
-    """
+    """Those who differ only in when they last had a turn; worth and hazard are those of the head, the longest here."""
 
     pieces: OrderedDict[Hashable, Piece] = attrs.field(factory=OrderedDict)
     worth: float = 0.0
@@ -103,13 +99,14 @@ class Line:
         if late:
             self.pieces.move_to_end(piece.key, last=False)
 
-    def weigh(self, now: float, *, late: float = 1.0) -> None:
-        """Work out what a look at the head is worth now: nothing before it is late, if a webhook will report it."""
+    def weigh(self, now: float, *, late: float = 1.0) -> float:
+        """Work out what a look at the head is worth now, nothing while a webhook may come; return how long it waits."""
         piece = self.head
         finishes, self.hazard = piece.prospects(now)
         self.holdable = not piece.pushed or piece.route.survival(now - piece.born) <= late
         self.trusted = piece.route.trusted
         self.worth = finishes * finishes / (2 * self.hazard) if self.holdable else 0.0
+        return now - piece.since
 
     def saves(self, hold: float, *, price: float) -> float:
         """Return what holding the head saves: the looks that so many seconds would cost, and this one if it is due.
@@ -117,8 +114,8 @@ class Line:
         A look not yet due is worth less than its price; what is lost by paying it early falls with the square of the
         time still missing.
         """
-        early = 1 - sqrt(self.worth / price)
-        lost = price * early * early if early > 0 else price - self.worth
+        early = 1 - sqrt(self.worth / price) if self.worth < price else 0.0
+        lost = price * early * early if early else price - self.worth
         return hold * sqrt(2 * self.hazard * price) - lost
 
     def pays_in(self, price: float) -> float:
@@ -174,12 +171,12 @@ class Waiting:
         """
         late = self.silence.late
         if now - self._weighed >= max(step, self._patience) or self._touched >= TOUCHED:
-            lines = self._lines.values()
-            self._weighed, self._touched = now, 0
-            for line in lines:
-                line.weigh(now, late=late)
-            self.heat = sum(len(line.pieces) * sqrt(line.hazard) for line in lines if line.holdable)
-            self._patience = max(now - line.head.since for line in lines) / 2000
+            self._weighed, self._touched, self.heat, longest = now, 0, 0.0, 0.0
+            for line in self._lines.values():
+                longest = max(longest, line.weigh(now, late=late))
+                if line.holdable:
+                    self.heat += len(line.pieces) * sqrt(line.hazard)
+            self._patience = longest / 2000
         else:
             self._touched += len(self._stale)
             for line in self._stale:
@@ -204,8 +201,11 @@ class Waiting:
 
     def best_hold(self, hold: float, *, price: float) -> Line | None:
         """Return the line whose head saves most by being held; None if nobody may be."""
-        lines = (line for line in self._lines.values() if line.holdable)
-        return max(lines, key=lambda line: line.saves(hold, price=price), default=None)
+        best, most = None, -inf
+        for line in self._lines.values():  # the longest part of a decision: no generator, no key
+            if line.holdable and (saved := line.saves(hold, price=price)) > most:
+                best, most = line, saved
+        return best
 
     def hottest(self) -> float:
         """Return the largest hazard of those who may be held, on routes that are known well."""

@@ -42,7 +42,7 @@ class Call:
         method: PUT or GET.
         target: path and query below the base URL.
         body: JSON bytes, of a PUT.
-        about: the idempotency key or the operation id.
+        about: the idempotency key of a PUT, the operation id of a GET.
     """
 
     method: str
@@ -51,7 +51,8 @@ class Call:
     about: str
 
     def __str__(self) -> str:
-        return f"{self.method} {self.target.partition('?')[0]} ({self.about})"
+        what = "idempotency key" if self.method == "PUT" else "operation"
+        return f"{self.method} {self.target.partition('?')[0]} ({what} {self.about})"
 
 
 @attrs.frozen
@@ -65,13 +66,13 @@ class Answer:
 
 def submit(request: Request, body: bytes) -> Call:
     """Ask for a piece of work (contract section 3); ``body`` is what ``codec.encode_request`` made of it, once."""
-    return Call("PUT", f"/v1/{request.route}", body, f"idempotency key {request.idempotency_key}")
+    return Call("PUT", f"/v1/{request.route}", body, str(request.idempotency_key))
 
 
 def poll(handle: Handle, *, wait: bool) -> Call:
     """Ask how an operation stands; ``wait`` lets the service hold the answer for up to 20 s (contract section 2.3)."""
     query = {"id": handle.id, "wait": "true"} if wait else {"id": handle.id}
-    return Call("GET", f"/v1/{handle.route}?{urlencode(query)}", None, f"operation {handle.id}")
+    return Call("GET", f"/v1/{handle.route}?{urlencode(query)}", None, handle.id)
 
 
 def read_submitted(answer: Answer, call: Call, *, request: Request) -> Operation[Any]:
