@@ -10,7 +10,7 @@ import aiofiles.os
 import anyio
 import anyio.to_thread
 
-from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._fetching import Source
 from soundpiece_async._partfile import PartFile
@@ -19,11 +19,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_HOPELESS = _NO_ROOM | {errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-def is_full(error: DownloadError) -> bool:
-    """Tell whether a download failed for want of room."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM
+def is_full(error: SoundpieceError) -> bool:
+    """Tell whether a download failed for what the next file would meet as well: no room, as a rule."""
+    cause = error.__cause__
+    return isinstance(error, DownloadError) and isinstance(cause, OSError) and cause.errno in _HOPELESS
 
 
 class Disk:

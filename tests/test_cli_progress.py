@@ -20,10 +20,11 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.pieces import State
+from soundpiece_async._disk import is_full
 from soundpiece_async.cli import progress
 from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
 from soundpiece_async.cli.speech import plural, span
-from soundpiece_async.cli.tally import Ending, Stopped, Tally, is_full_disk, judge
+from soundpiece_async.cli.tally import Ending, Stopped, Tally, judge
 
 pytestmark = pytest.mark.anyio
 
@@ -120,7 +121,7 @@ def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[New
 )
 def test_a_full_disk_is_told_from_other_troubles(error: SoundpieceError, *, full: bool) -> None:
     """Only what the next file would meet as well stops a run."""
-    assert is_full_disk(error) is full
+    assert is_full(error) is full
 
 
 def test_lengths_and_numbers_for_people() -> None:

@@ -68,10 +68,6 @@ class Durations:
         """Whether so many finishes are known that peaks and valleys of the curve are more than chance."""
         return self._finishes >= TRUSTED
 
-    def hazard(self, age: float) -> float:
-        """Return the chance per second to finish at this age; never zero."""
-        return self._hazard[bisect_right(EDGES, age) - 1]
-
     def expect(self, since: float, until: float) -> float:
         """Return the finishes to expect between two ages: the integral of the hazard, which may exceed one."""
         return self.look_ahead(since, until)[0]

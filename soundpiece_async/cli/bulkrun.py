@@ -19,6 +19,7 @@ from soundpiece_async import (
     SoundpieceError,
     Succeeded,
 )
+from soundpiece_async._disk import is_full
 from soundpiece_async._overview import measure_waits
 from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED
 from soundpiece_async.cli.interruption import Politely
@@ -26,7 +27,7 @@ from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture, beside
 from soundpiece_async.cli.speech import plural, say, size, span, tell
-from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe, is_full_disk
+from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
 
 SHOWN = 20
 """Failures that are told one by one."""
@@ -113,7 +114,7 @@ class BulkRun:
             self._feed.ended = True
         if self.tally.fresh_failures >= self._order.terms.enough_failures:
             self._stop(Stopped("too many pieces failed"))
-        if isinstance(result, Failed) and is_full_disk(result.error):
+        if isinstance(result, Failed) and is_full(result.error):
             self._stop(Stopped("files cannot be written"))
         if ending is Ending.UNSENT:
             return

@@ -1,6 +1,5 @@
 """What came of the lines of a run: counted, and written as one line each."""
 
-import errno
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ import attrs
 
 from soundpiece_async import (
     AuthenticationError,
-    DownloadError,
     Failed,
     InsufficientCredits,
     InvalidRequest,
@@ -23,9 +21,6 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import pieces
 from soundpiece_async.cli.jobs import Job
-
-DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
-"""What the next file would meet as well."""
 
 Result = Succeeded[Request] | Failed[Request]
 
@@ -67,12 +62,6 @@ def judge(result: Result) -> Ending:
 def is_old(error: SoundpieceError) -> bool:
     """Tell an error that the journal has on record from one of this run: only that was ever raised."""
     return error.__traceback__ is None
-
-
-def is_full_disk(error: SoundpieceError) -> bool:
-    """Tell that files cannot be written any more, so that what is bought from now on could not be kept."""
-    cause = error.__cause__
-    return isinstance(error, DownloadError) and isinstance(cause, OSError) and cause.errno in DISK_FAULTS
 
 
 @attrs.define
