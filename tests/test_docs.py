@@ -1,9 +1,11 @@
 """What is written works: every block runs, every command is understood, every link leads somewhere."""
 
+import logging
 import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +46,18 @@ FILES = {"README.md": 2 + 1 + 4 + 10, "docs/tutorials/bulk-job.md": 6, "docs/tut
 """What comes of some of them, at least."""
 
 
+@pytest.fixture
+def _logs_as_before() -> Iterator[None]:
+    """What a page sets up for the logs of a program is not for the tests that come after it."""
+    logger = logging.getLogger("soundpiece_async")
+    level, handlers, propagate = logger.level, [*logger.handlers], logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:], logger.propagate = handlers, propagate
+
+
 @pytest.mark.anyio
+@pytest.mark.usefixtures("_logs_as_before")
 @pytest.mark.parametrize("name", RUNNABLE)
 async def test_every_program_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a page from its top, with the environment a reader has, and compare what it prints."""
