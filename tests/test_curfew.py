@@ -1,6 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -36,26 +37,26 @@ def close() -> Call:
 
 async def test_what_takes_too_long_is_ended_and_nothing_else() -> None:
     """One timer is enough: each call has its own time, and one that is over in time is left alone."""
-    curfew, ended = Curfew(0.05), []
+    curfew, ended = Curfew(0.5), []
 
-    async def call(number: int, after: float, wait: Awaitable[object]) -> None:
+    async def call(number: int, *, after: float, takes: float) -> None:
         await anyio.sleep(after)
         try:
             with curfew.watch():
-                await wait
+                await asyncio.sleep(takes)
         except TimeoutError:
             ended.append((number, asyncio.current_task().cancelling()))  # type: ignore[union-attr]
 
     async with anyio.create_task_group() as group:
-        group.start_soon(call, 1, 0.0, asyncio.sleep(30))
-        group.start_soon(call, 2, 0.0, asyncio.sleep(0.001))
-        group.start_soon(call, 3, 0.02, asyncio.sleep(30))
-        await anyio.sleep(0.01)
-        assert repr(curfew) == "<Curfew 0.05 s for 1 calls>"
+        group.start_soon(partial(call, 1, after=0.0, takes=30))
+        group.start_soon(partial(call, 2, after=0.0, takes=0))
+        group.start_soon(partial(call, 3, after=0.1, takes=30))
 
     assert ended == [(1, 0), (3, 0)]
     assert curfew._timer is None
-    assert repr(curfew) == "<Curfew 0.05 s for 0 calls>"
+    assert repr(curfew) == "<Curfew 0.5 s for 0 calls>"
+    with curfew.watch():
+        assert repr(curfew) == "<Curfew 0.5 s for 1 calls>"
 
 
 async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> None:
