@@ -185,6 +185,7 @@ def test_nothing_is_imported_before_it_is_asked_for(pytester: pytest.Pytester) -
     """Every project with this package installed loads the plugin in each run: it must cost nothing."""
     pytester.makeconftest("import sys\ndef pytest_unconfigure(): print('\\nloaded', *sorted(sys.modules))")
     pytester.makepyfile("def test_nothing(): ...")
+    pytester.makeini("[pytest]")  # or one above this folder counts
     environ = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "soundpiece_async.pytest_plugin", "-p", "no:cacheprovider"],
