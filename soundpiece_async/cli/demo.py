@@ -40,6 +40,7 @@ async def demo(out: Path = Path("soundpiece-demo"), /) -> None:
 
     tell(f"{len(PIECES)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}")
     started = anyio.current_time()
+    await anyio.Path(out).mkdir(parents=True, exist_ok=True)  # a folder that cannot be is told at once
     try:
         async with Simulator(speed=SPEED, track_seconds=TRACK_SECONDS) as service:
             settings = Settings(api_key=service.api_key, base_url=service.url, limits=Limits(polls=SLOTS))
