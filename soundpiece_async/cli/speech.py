@@ -30,7 +30,7 @@ def open_mouth() -> None:
     """Give a process that was started without them (``>&-``) streams that lead nowhere: Python has None for them."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
 
 
 def drain() -> bool:
