@@ -84,7 +84,8 @@ class Lifetime:
             self.closed, self._quiet = True, anyio.Event()
         self._stop.set()
         self._interrupt()
-        await see_through(partial(self._await_end, self._root))
+        with anyio.CancelScope(shield=True):  # outside of it, too, or a cancelled scope would win over the body's error
+            await see_through(partial(self._await_end, self._root))
         if not self._root.cancelled() and (fault := self._root.exception()) is not None:
             raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault
 

@@ -324,6 +324,14 @@ async def test_a_close_that_is_cancelled_closes_first(step: int) -> None:
             await waiting
 
 
+async def test_an_error_of_the_body_goes_before_a_cancelled_scope(sim: Simulator) -> None:
+    """Closing puts nothing in its place."""
+    with pytest.raises(KeyError, match="mine"), anyio.CancelScope() as scope:
+        async with Session(settings(sim)):
+            scope.cancel()
+            raise KeyError("mine")
+
+
 @pytest.mark.parametrize("step", range(3, 8))
 async def test_a_loop_that_ends_while_a_session_closes_leaves_no_connection(step: int) -> None:
     """After a second Ctrl-C ``asyncio.run`` cancels every task, the session's own too, wherever it is."""
