@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple, Unpack
 
@@ -14,6 +15,7 @@ from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._fetching import Source
 from soundpiece_async._partfile import PartFile
+from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -50,23 +52,8 @@ class Disk:
                 return await anyio.to_thread.run_sync(call, limiter=self._threads)
 
     async def finish(self, call: Callable[[], None]) -> None:
-        """Call in a thread and see it through, whoever cancels: only then does the cancellation go on.
-
-        A shield alone does not hold against asyncio's own ``task.cancel()``, but that never hits a task group's child.
-        """
-        faults: list[DownloadError] = []
-
-        async def work() -> None:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self.run(call)
-                except DownloadError as error:
-                    faults.append(error)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(work)
-        if faults:
-            raise faults[0]
+        """Call in a thread and see it through, whoever cancels."""
+        await see_through(partial(self.run, call))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

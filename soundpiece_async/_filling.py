@@ -16,7 +16,7 @@ import attrs
 from anyio.streams.memory import MemoryObjectSendStream
 
 from soundpiece_async._core import resuming
-from soundpiece_async._core.errors import DownloadError, TransportError
+from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
 from soundpiece_async._fetching import Setback, Source, TooLarge
 
@@ -120,7 +120,7 @@ async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, sou
 
     It is read from the first moment on, whatever the vessel has to do before: what is not read when it breaks is lost.
     """
-    faults: list[DownloadError | TooLarge | TransportError | Setback] = []
+    faults: list[Exception] = []
     send, receive = anyio.create_memory_object_stream[list[bytes]](0)
 
     async def fill_vessel() -> None:
@@ -136,7 +136,7 @@ async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, sou
     async def fill_or_stop() -> None:
         try:
             await fill_vessel()
-        except DownloadError as error:
+        except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
             faults.insert(0, error)
             filling.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
 
@@ -144,7 +144,7 @@ async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, sou
         filling.start_soon(fill_or_stop)
         try:
             await _collect(blocks, send, start=take.start, end=take.end, source=source)
-        except (TooLarge, TransportError, Setback) as error:
+        except Exception as error:  # noqa: BLE001 - the same
             faults.append(error)
     if faults:
         raise faults[0]

@@ -16,7 +16,8 @@ from soundpiece_async._core.pieces import Label, Piece, State
 from soundpiece_async._core.requests import Request
 from soundpiece_async._database import Database
 from soundpiece_async._folderlock import FolderLock
-from soundpiece_async._ledger import Ledger, see_through
+from soundpiece_async._ledger import Ledger
+from soundpiece_async._shielding import see_through
 
 JOURNAL = "journal.sqlite3"
 LOCK = "journal.lock"

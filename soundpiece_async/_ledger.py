@@ -11,7 +11,7 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -27,6 +27,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, Label, Piece, State
 from soundpiece_async._database import Database, Job
 from soundpiece_async._rows import plain, read_piece, write_ready
+from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
 
@@ -260,26 +261,6 @@ class Ledger:
                 batch.error = error
             finally:
                 batch.done.set()
-
-
-async def see_through(work: Callable[[], Awaitable[None]]) -> None:
-    """Do work that must not be left half done: a cancellation goes on only when it has ended (rule 2).
-
-    A shield alone does not hold against asyncio's own ``task.cancel()``, but that never hits a task group's child.
-    """
-    faults: list[Exception] = []
-
-    async def shielded() -> None:
-        with anyio.CancelScope(shield=True):
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001 - raised again below, without a group around it
-                faults.append(error)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(shielded)
-    if faults:
-        raise faults[0]
 
 
 def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[sqlite3.Row]:

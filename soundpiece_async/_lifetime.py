@@ -9,12 +9,14 @@ import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
 from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._curfew import Call
+from soundpiece_async._shielding import see_through
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
@@ -82,12 +84,16 @@ class Lifetime:
             self.closed, self._quiet = True, anyio.Event()
         self._stop.set()
         self._interrupt()
-        with anyio.CancelScope(shield=True):  # both have been told to end, and will
-            await asyncio.wait((self._root,))
-            if self._calls:
-                await self._quiet.wait()
+        with anyio.CancelScope(shield=True):  # outside of it, too, or a cancelled scope would win over the body's error
+            await see_through(partial(self._await_end, self._root))
         if not self._root.cancelled() and (fault := self._root.exception()) is not None:
             raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault
+
+    async def _await_end(self, root: "asyncio.Task[None]") -> None:
+        """Wait until the root task and every call have ended: they have been told to, and will."""
+        await asyncio.wait((root,))
+        if self._calls:
+            await self._quiet.wait()
 
     def check(self) -> "TaskGroup":
         """Give the root's task group; ``SessionClosed`` unless it is open, and open in the running event loop."""
@@ -172,8 +178,15 @@ class Lifetime:
             call.cancel()
 
     def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
-            raise SessionClosed("this session belongs to another event loop: make one session per loop")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
+            raise SessionClosed(
+                "this session belongs to another event loop: make one session per loop; from a thread without one, use "
+                "loop.call_soon_threadsafe"
+            )
 
 
 def _closed_meanwhile() -> SessionClosed:

@@ -118,8 +118,10 @@ class Network:
     async def __aexit__(self, *_: object) -> None:
         """Close both sessions and every connection of theirs."""
         with anyio.CancelScope(shield=True):
-            await _opened(self._api).close()
-            await _opened(self._outputs).close()
+            try:
+                await _opened(self._api).close()
+            finally:  # asyncio's own cancel, as at the end of a loop, knows no shield
+                await _opened(self._outputs).close()
 
     async def fetch(self, call: Call, *, timeout: float) -> Answer:
         """Put a call on the wire and take its whole answer: bounded in time and size, however it trickles in.

@@ -11,12 +11,11 @@ import attrs
 
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.validation import demand_handle
+from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_timeout
 from soundpiece_async._delivery import UntilFull, deliver
 from soundpiece_async._downloader import Downloader
 from soundpiece_async._inspecting import demand_decoder
@@ -141,10 +140,10 @@ class Session:
             SessionClosed: the session is closed.
         """
         known = operation if isinstance(operation, Operation) else None
-        handle = demand_handle(operation)
+        demand_timeout(timeout)
         with self._life.inside():
             if known is None or not known.status.final:
-                final = await self._poller.wait(handle, known=known, timeout=timeout)
+                final = await self._poller.wait(demand_handle(operation), known=known, timeout=timeout)
                 known = final if known is None else attrs.evolve(final, request=known.request)
         return wire.demand_ready(known)
 
@@ -205,7 +204,11 @@ class Session:
         )
 
     async def run(self, request: R, *, save_to: Place | None = None, timeout: float | None = None) -> Succeeded[R]:
-        """Submit, wait and, when ``save_to`` names a place, download; timeout and errors are those of the three."""
+        """Submit, wait and, when ``save_to`` names a place, download. Raises as the three do.
+
+        ``timeout`` is that of ``wait``: it begins once the work was accepted. The submit has ``RetryRules.submit_for``.
+        """
+        demand_timeout(timeout)
         demand_place(save_to, verify=self._settings.verify)
         operation = await self.wait(await self.submit(request), timeout=timeout)
         files = () if save_to is None else tuple(await self.download(operation, save_to))
@@ -237,13 +240,11 @@ class Session:
             max_in_flight: pieces begun and not yet taken by the consumer; by default ``Limits.in_flight``.
             ordered: give results in the order of the requests instead of the order of completion.
         """
-        if max_in_flight is not None and (type(max_in_flight) is not int or max_in_flight < 1):
-            raise InvalidRequest(f"max_in_flight must be at least 1, not {max_in_flight!r}", field="max_in_flight")
+        demand_timeout(timeout)
+        demand_in_flight(max_in_flight)
         demand_place(save_to, verify=self._settings.verify)
-        download = UntilFull(self.download)
-        way: Way[R] = Way(
-            submit=self._submit, wait=partial(self.wait, timeout=timeout), download=download, save_to=save_to
-        )
+        wait, download = partial(self.wait, timeout=timeout), UntilFull(self.download)
+        way: Way[R] = Way(submit=self._submit, wait=wait, download=download, save_to=save_to)
         recording = journal and Recording(journal, way=way, prepare=self._prepare, remember=self._reader.remember)
         return RunMany(
             requests,

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from soundpiece_async._comparing import First, find_difference
 from soundpiece_async._core import flac
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, SoundpieceError, TransportError
+from soundpiece_async._core.errors import CorruptAudio, DownloadError, TransportError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._fetching import Source
@@ -114,7 +114,7 @@ async def upload(
 
 async def _send(target: Target, body: Body, passage: Passage) -> None:
     """Write while the file arrives; whichever of the two fails ends the other."""
-    faults: list[SoundpieceError] = []
+    faults: list[Exception] = []
     fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
 
     async def write() -> None:
@@ -124,7 +124,7 @@ async def _send(target: Target, body: Body, passage: Passage) -> None:
                     await target.write(body)
             except BrokenOffError:
                 return
-            except SoundpieceError as error:
+            except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
                 faults.append(error)
                 fetching.cancel()
             written.set()
@@ -137,7 +137,7 @@ async def _send(target: Target, body: Body, passage: Passage) -> None:
                     await passage.run()
                     body.finish()
                     await written.wait()
-            except SoundpieceError as error:
+            except Exception as error:  # noqa: BLE001 - the same
                 faults.append(error)
             finally:
                 body.break_off()

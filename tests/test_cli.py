@@ -194,11 +194,12 @@ def test_empty_account(serve: Serve, capsys: Streams) -> None:
     assert "credits" in complaint(capsys)
 
 
-def test_a_place_that_cannot_be(serve: Serve, capsys: Streams) -> None:
-    """A folder that cannot be made is found before anything is paid for."""
+@pytest.mark.parametrize("folder", [__file__, "/proc/self"])
+def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> None:
+    """A folder that cannot be made, or takes no files (here, not even root's), is found before anything is paid for."""
     simulator = serve()
-    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", __file__]) == 1
-    assert "test_cli.py" in complaint(capsys)
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder]) == 1
+    assert folder in complaint(capsys)
     assert not simulator.operations
 
 

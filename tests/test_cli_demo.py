@@ -183,6 +183,16 @@ def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert "address" in err
 
 
+def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told at once, in one line, and not when the first piece is ready."""
+    (tmp_path / "file").touch()
+    assert main(["demo", str(tmp_path / "file" / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "queued" not in err
+    assert "Not a directory" in err.splitlines()[-1]
+
+
 def test_sweep(tmp_path: Path) -> None:
     """What a stopped demo left half-done is removed, and nothing that belongs to anyone else."""
     own = ["neon-rain-song-1.flac.part", "neon-rain-song-1.flac.part.json"]

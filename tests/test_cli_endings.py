@@ -45,6 +45,16 @@ def test_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
         assert main(["sing"]) == USAGE
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["--help"], 0), (["sing"], USAGE)])
+def test_no_streams_at_all(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with its streams closed, a process has None for them; what it does counts, and nothing else."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(arguments) == code
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()  # type: ignore[union-attr]  # it leads nowhere, but it is one
+
+
 def test_faults_of_ours_are_seen() -> None:
     """What nobody foresaw keeps its traceback; of several errors the first is told."""
     with pytest.raises(ZeroDivisionError):

@@ -20,6 +20,7 @@ from soundpiece_async import (
     Journal,
     Limits,
     NewFx,
+    SavedFile,
     SeparateStems,
     Session,
     SessionClosed,
@@ -28,6 +29,7 @@ from soundpiece_async import (
     Succeeded,
     _partfile,
 )
+from soundpiece_async._delivery import UntilFull
 from soundpiece_async._downloader import THREADS
 from soundpiece_async.simulator import Simulator
 
@@ -232,3 +234,35 @@ async def test_a_slow_disk_slows_downloads_only(
 
     assert other.operation.id != done.operation.id
     assert len(list(tmp_path.glob("*.flac"))) == 8
+
+
+async def test_a_full_disk_ends_the_downloads_of_a_run(session: Session) -> None:
+    """Those under way end with that error, and those that would follow do not begin."""
+    operation = await session.submit(NewFx("door slams", duration=1))
+    begun: list[str] = []
+    ended: list[str] = []
+
+    async def save(_: object, to: str, **__: object) -> list[SavedFile]:
+        begun.append(to)
+        if to == "full":
+            raise DownloadError("no", url="", path="") from OSError(errno.ENOSPC, "no room")
+        await anyio.sleep_forever()
+        return []
+
+    download = UntilFull(save)
+
+    async def call(to: str) -> None:
+        with pytest.raises(DownloadError) as caught:
+            await download(operation, to, name="door", overwrite=False)
+        ended.append(str(caught.value))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(call, "other")
+        await anyio.wait_all_tasks_blocked()
+        assert repr(download) == "<UntilFull running=1 full=False>"
+        await call("full")
+    await call("late")
+    assert begun == ["other", "full"]
+    assert ended[0] == "no"
+    assert all("found the disk full" in text for text in ended[1:])
+    assert repr(download) == "<UntilFull running=0 full=True>"

@@ -151,6 +151,35 @@ async def test_a_full_disk_ends_a_download_at_once(tmp_path: Path, number: int, 
         assert "secret" not in repr(source)
 
 
+class BrokenPart(PartFile):
+    """A part with a bug."""
+
+    def append(self, blocks: Any) -> None:  # noqa: ARG002 - none is written
+        """Fail."""
+        raise ZeroDivisionError
+
+
+def count_wrongly(_: int) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("side", ["writing", "reading"])
+async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path, side: str) -> None:
+    """Whatever it is, and on whichever side of the two: no caller has to look into a group."""
+    async with bench(tmp_path) as b:
+        source = Source(b.output(), target="song.flac", host=b.downloader._host)
+        disk = Disk(source, threads=anyio.CapacityLimiter(1))
+        part = (BrokenPart if side == "writing" else PartFile)(tmp_path / "song.flac", source="s")
+        if side == "reading":
+            source.receive = count_wrongly  # type: ignore[method-assign]  # a bug
+        part.claim(overwrite=False)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                await fill(OnDisk(part, disk=disk), source=source)
+        finally:
+            part.close()
+
+
 @pytest.fixture
 def small_files() -> Iterator[None]:
     """Let this process write no file beyond 100,000 bytes."""

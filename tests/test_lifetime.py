@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from conftest import STUCK, settings, simulate
+from leftovers import until
 
 from soundpiece_async import (
     AuthenticationError,
@@ -23,6 +26,7 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._lifetime import Lifetime
+from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -298,3 +302,75 @@ async def test_once_the_key_is_refused_nothing_more_is_asked(session: Session) -
     run._refusal = AuthenticationError("no", status=401)
     with pytest.raises(AuthenticationError):
         run._brakes.asking()
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+async def test_a_close_that_is_cancelled_closes_first(step: int) -> None:
+    """Asyncio's own cancel, which knows no shield, goes on only when nothing of the session is left."""
+    async with simulate(durations=STUCK) as sim:
+        session = Session(settings(sim))
+        await session.start()
+        waiting = asyncio.create_task(session.wait(await session.submit(fx())))
+        await until(lambda: sim.open_requests == 1)
+        closing = asyncio.create_task(session.aclose())
+        for _ in range(step):
+            await asyncio.sleep(0)
+        assert closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert session._life._root is not None
+        assert session._life._root.done()
+        with pytest.raises(SessionClosed):
+            await waiting
+
+
+async def test_an_error_of_the_body_goes_before_a_cancelled_scope(sim: Simulator) -> None:
+    """Closing puts nothing in its place."""
+    with pytest.raises(KeyError, match="mine"), anyio.CancelScope() as scope:
+        async with Session(settings(sim)):
+            scope.cancel()
+            raise KeyError("mine")
+
+
+@pytest.mark.parametrize("step", range(3, 8))
+async def test_a_loop_that_ends_while_a_session_closes_leaves_no_connection(step: int) -> None:
+    """After a second Ctrl-C ``asyncio.run`` cancels every task, the session's own too, wherever it is."""
+    async with simulate(durations=STUCK) as sim:
+        session = Session(settings(sim))
+        await session.start()
+        operation = await session.submit(fx())
+        before = asyncio.all_tasks()
+        waiting, closing = asyncio.create_task(session.wait(operation)), asyncio.create_task(session.aclose())
+        for _ in range(step):
+            await asyncio.sleep(0)
+        root = session._life._root
+        assert root is not None
+        for task in {root} | (asyncio.all_tasks() - before):
+            task.cancel()
+        await asyncio.gather(root, waiting, closing, return_exceptions=True)
+        network = session._transport._network
+        assert network._api is not None
+        assert network._outputs is not None
+        assert (network._api.closed, network._outputs.closed) == (True, True)
+
+
+async def test_a_thread_is_told_to_call_into_the_loop(session: Session) -> None:
+    """A web framework's worker thread has no loop: a webhook it got is not delivered from there."""
+    operation = await session.submit(fx())
+    for call in (session.statistics, lambda: session.deliver(operation)):
+        with pytest.raises(SessionClosed, match="call_soon_threadsafe"):
+            await anyio.to_thread.run_sync(call)
+
+
+@pytest.mark.parametrize("timeout", ["5", math.nan, True])
+async def test_what_is_no_timeout_is_refused_before_anything_is_paid(sim: Simulator, timeout: Any) -> None:
+    """Not when the wait begins, and not as the end of a whole run."""
+    async with Session(settings(sim)) as session:
+        handle = Handle("create.new_fx", "op_1")
+        for call in (lambda: session.run(fx(), timeout=timeout), lambda: session.wait(handle, timeout=timeout)):
+            with pytest.raises(InvalidRequest, match="timeout must be") as caught:
+                await call()
+            assert caught.value.field == "timeout"
+        with pytest.raises(InvalidRequest, match="timeout must be"):
+            session.run_many([fx()], timeout=timeout)
+    assert sim.log == []

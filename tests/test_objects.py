@@ -250,6 +250,30 @@ async def test_a_slow_store_slows_the_host(tmp_path: Path, monkeypatch: pytest.M
         assert b.downloader.streams_out == 0
 
 
+class BrokenTarget(SlowTarget):
+    """A store with a bug."""
+
+    async def write(self, blocks: AsyncIterable[bytes]) -> None:
+        """Fail."""
+        async for _ in blocks:
+            raise ZeroDivisionError
+
+
+async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path) -> None:
+    """Whatever it is, on either side: no caller has to look into a group."""
+
+    async def stumble(_: Any) -> Any:
+        await anyio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    async with bench(tmp_path, Act(), Act(status=403)) as b:
+        b.downloader._host.renew = stumble
+        for kind in (BrokenTarget, SlowTarget):
+            target = kind(store=None, key="song.flac", url="memory:///song.flac")  # type: ignore[arg-type] # asks none
+            with pytest.raises(ZeroDivisionError):
+                await b.downloader.save(b.output(), target)
+
+
 async def test_errors_of_a_renewal_come_out_bare(tmp_path: Path, shop: Shop) -> None:
     """When the API cannot sign afresh, its error is the answer, and the upload is taken back."""
     refusal = TransportError("the API is down")

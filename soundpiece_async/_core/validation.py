@@ -35,6 +35,28 @@ def demand_handle(what: object) -> Handle:
     raise InvalidRequest(f"neither an operation nor a handle: {kind}; Handle.parse reads a text", field="operation")
 
 
+def demand_timeout(timeout: object) -> None:
+    """Refuse what is no time to wait, before anything is sent and paid for.
+
+    Raises:
+        InvalidRequest: the field is ``timeout``.
+    """
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise InvalidRequest(f"timeout must be a number of seconds, or None, not {timeout!r}", field="timeout")
+
+
+def demand_in_flight(limit: object) -> None:
+    """Refuse what bounds no run.
+
+    Raises:
+        InvalidRequest: the field is ``max_in_flight``.
+    """
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise InvalidRequest(f"max_in_flight must be at least 1, not {limit!r}", field="max_in_flight")
+
+
 def demand_request(value: object) -> None:
     """Refuse what is no request at all; even ``Settings(validate=False)`` does.
 

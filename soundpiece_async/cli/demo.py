@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from soundpiece_async import Limits, Operation, Settings
 from soundpiece_async.cli.display import Board, Finished, Stage, print_table
+from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.plan import PIECES, Piece
 from soundpiece_async.cli.speech import count, say, size, tell
 
@@ -40,6 +41,7 @@ async def demo(out: Path = Path("soundpiece-demo"), /) -> None:
 
     tell(f"{len(PIECES)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}")
     started = anyio.current_time()
+    await prepare(out)
     try:
         async with Simulator(speed=SPEED, track_seconds=TRACK_SECONDS) as service:
             settings = Settings(api_key=service.api_key, base_url=service.url, limits=Limits(polls=SLOTS))

@@ -31,7 +31,7 @@ def explain(error: Exception) -> tuple[int, str]:
             return explain(first)
         case UsageError():
             return USAGE, f"soundpiece: {error}"
-        case ModuleNotFoundError(name=str(package)) if package in EXTRAS:
+        case ModuleNotFoundError(name=str(module)) if (package := module.partition(".")[0]) in EXTRAS:
             return USAGE, f'soundpiece: {package} is not installed: pip install "soundpiece-async[{EXTRAS[package]}]"'
         case BrokenPipeError():
             return FAILED, ""  # whoever read our output has left, and wants to hear no more

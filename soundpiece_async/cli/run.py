@@ -14,6 +14,7 @@ from soundpiece_async import Operation, Request, RetryRules, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE, TEXT
+from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.speech import count, say, size, tell
 from soundpiece_async.cli.tally import describe_files
 
@@ -82,7 +83,7 @@ async def run(
     request = build_request(route, members)
     from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
 
-    await anyio.Path(save_to).mkdir(parents=True, exist_ok=True)  # before anything is paid for
+    await prepare(save_to)
     rules = RetryRules(submit_for=PATIENCE if timeout is None else timeout)
     async with Session(attrs.evolve(Settings.from_environ(os.environ), retries=rules)) as session:
         operation = await _submit(session, request)

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sized
+from pathlib import Path
 
 _KEY = re.compile(r"spk_[^\s'\"]+")
 
@@ -23,6 +24,13 @@ def tell(line: str) -> None:
 def hush(text: str) -> str:
     """Leave out a key that was typed where none belongs."""
     return _KEY.sub("spk_...", text)
+
+
+def open_mouth() -> None:
+    """Give a process that was started without them (``>&-``) streams that lead nowhere: Python has None for them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
 
 
 def drain() -> bool:

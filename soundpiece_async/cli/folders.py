@@ -1,0 +1,21 @@
+"""The folder for the files: made, and tried, before anything is asked for and paid."""
+
+import tempfile
+from pathlib import Path
+
+import anyio.to_thread
+
+
+async def prepare(folder: Path) -> None:
+    """Make a folder, and find out whether files can be put into it.
+
+    Raises:
+        OSError: they cannot.
+    """
+
+    def attempt() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            """It could be made, which is all there is to know."""
+
+    await anyio.to_thread.run_sync(attempt)
