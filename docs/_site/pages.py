@@ -18,22 +18,6 @@ _SCRIPT = re.compile(r"\[(`?[\w/]+\.py`?)\]\([\w/]+\.py\)")
 _OUTSIDE = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 
 
-def on_config(config: Any) -> None:
-    """Leave out of the navigation what is not there (yet); what is there and not in it is an error of mkdocs'."""
-    config.nav = [entry for entry in map(_prune, config.nav) if entry]
-
-
-def _prune(entry: Any) -> Any:
-    """Give an entry of the navigation without the pages that are missing; nothing, if nothing is left."""
-    match entry:
-        case str(page):
-            return page if page in ELSEWHERE.values() or (ROOT / "docs" / page).is_file() else None
-        case {**titled}:
-            return {title: inner for title, within in titled.items() if (inner := _prune(within))}
-        case list(entries):
-            return [kept for kept in map(_prune, entries) if kept]
-
-
 def on_files(files: Files, *, config: Any) -> Files:
     """Add the pages that are written elsewhere."""
     for source, page in ELSEWHERE.items():

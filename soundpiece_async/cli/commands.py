@@ -1,8 +1,10 @@
 """The commands, and how a command line becomes the work it stands for."""
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -22,13 +24,16 @@ app: App = App(
     help_format="plaintext",  # there is no markup in ours, and what reads it takes long to load
     default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: nothing here is on by default
 )
-app.command(bulk)
-app.command(resume)
-app.command(status)
-app.command(verify)
-app.command(demo)
-app.command(run)
-app.command(simulate)
+
+
+def _lay_out(command: Callable[..., Any]) -> str:
+    """Give what a command says of itself, a line for each paragraph: terminals have widths of their own."""
+    about = inspect.cleandoc(str(command.__doc__)).partition("\n\nArgs:")[0]
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", about)
+
+
+for _command in (bulk, resume, status, verify, demo, run, simulate):
+    app.command(_command, help=_lay_out(_command))
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | None:

@@ -86,8 +86,7 @@ class Terms:
 
     Args:
         retry_failed: buy pieces that failed for good once more, with new keys. Nothing else makes a new key.
-        resubmit_uncertain: send pieces again that were sent more than a day ago and never answered, at the risk of
-            paying for them twice.
+        resubmit_uncertain: send again what was sent over a day ago and never answered, and may be paid for twice.
         fail_fast: stop submitting at the first failure.
         max_failures: stop submitting after so many failures.
         dry_run: say what there is to do, and send nothing.

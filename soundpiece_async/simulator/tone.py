@@ -35,7 +35,7 @@ try:
 except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         f"the simulator makes its audio with numpy and soundfile, and {_missing.name} is not installed: "
-        "pip install soundpiece-async[simulator]",
+        "pip install 'soundpiece-async[simulator]'",
         name=_missing.name,
     ) from _missing
 

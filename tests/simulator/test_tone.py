@@ -263,7 +263,7 @@ def test_without_its_extra_the_error_says_what_to_install(package: str, monkeypa
     assert spec is not None
     assert spec.loader is not None
 
-    with pytest.raises(ModuleNotFoundError, match=r"pip install soundpiece-async\[simulator\]") as caught:
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'soundpiece-async\[simulator\]'") as caught:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
     assert caught.value.name == package

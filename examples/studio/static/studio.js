@@ -83,7 +83,10 @@ function announce(piece) {
 function showFigures(figures) {
   const making = [...pieces.values()].filter((piece) => !["ready", "failed"].includes(piece.state)).length;
   const parts = [making ? `${making} in the making` : pieces.size ? `${pieces.size} in all` : ""];
-  if (figures) parts.push(`${figures.requests} requests`, `${(figures.bytes / 1e6).toFixed(1)} MB received`);
+  if (figures) {
+    const { requests, bytes } = figures;
+    parts.push(`${requests} request${requests === 1 ? "" : "s"}`, `${(bytes / 1e6).toFixed(1)} MB received`);
+  }
   $("figures").textContent = parts.join(" · ");
 }
 
