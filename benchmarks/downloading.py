@@ -40,9 +40,10 @@ import anyio
 import attrs
 from _figures import Figure
 
-from soundpiece_async import Settings, _partfile
+from soundpiece_async import Settings
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._downloader import Downloader
+from soundpiece_async._download import partfile
+from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._transport import Transport
 
 SIZE = 16 << 20
@@ -121,7 +122,7 @@ async def fetch_with_ours(job: Job) -> None:
 async def fetch_without_hash(job: Job) -> None:
     """Save as a session does, but for the sha256: what the transfer alone costs."""
     nothing = types.SimpleNamespace(update=lambda _: None, hexdigest=lambda: "")
-    vars(_partfile)["hashlib"] = types.SimpleNamespace(sha256=lambda: nothing, file_digest=lambda *_: nothing)
+    vars(partfile)["hashlib"] = types.SimpleNamespace(sha256=lambda: nothing, file_digest=lambda *_: nothing)
     await fetch_with_ours(job)
 
 

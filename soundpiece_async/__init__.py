@@ -51,9 +51,9 @@ if TYPE_CHECKING:
         SeparateStems,
     )
     from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
-    from soundpiece_async._journal import Journal
+    from soundpiece_async._download.streaming import AudioStream
+    from soundpiece_async._record.journal import Journal
     from soundpiece_async._session import Session
-    from soundpiece_async._streaming import AudioStream
 
 __all__ = [
     "ApiError",
@@ -113,8 +113,8 @@ _ROOMS = (
     "_core.requests",
     "_core.settings",
     "_bulk",
-    "_journal",
-    "_streaming",
+    "_record.journal",
+    "_download.streaming",
     "_session",
 )
 

@@ -16,16 +16,16 @@ from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_timeout
-from soundpiece_async._delivery import UntilFull, deliver
-from soundpiece_async._downloader import Downloader
-from soundpiece_async._inspecting import demand_decoder
-from soundpiece_async._journal import Journal
+from soundpiece_async._download.delivery import UntilFull, deliver
+from soundpiece_async._download.downloader import Downloader
+from soundpiece_async._download.inspecting import demand_decoder
+from soundpiece_async._download.places import Place, demand_place
+from soundpiece_async._download.streaming import AudioStream
 from soundpiece_async._lifetime import Lifetime
-from soundpiece_async._places import Place, demand_place
 from soundpiece_async._poller import Poller
 from soundpiece_async._reader import Reader
-from soundpiece_async._recording import Recording
-from soundpiece_async._streaming import AudioStream
+from soundpiece_async._record.journal import Journal
+from soundpiece_async._record.recording import Recording
 from soundpiece_async._submitter import Submitter
 from soundpiece_async._transport import Transport
 from soundpiece_async._way import Way

@@ -8,7 +8,7 @@ import attrs
 from soundpiece_async._core.models import Failed, Operation, SavedFile, Succeeded
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.titles import Titles
-from soundpiece_async._places import Place
+from soundpiece_async._download.places import Place
 
 R = TypeVar("R", bound=Request)
 

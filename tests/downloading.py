@@ -18,8 +18,8 @@ from rawserver import Act, RawServer
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify
-from soundpiece_async._downloader import Downloader
-from soundpiece_async._partfile import Claim, PartFile
+from soundpiece_async._download.downloader import Downloader
+from soundpiece_async._download.partfile import Claim, PartFile
 from soundpiece_async._transport import Transport
 
 HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")

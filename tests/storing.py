@@ -13,7 +13,7 @@ import attrs
 import obstore
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from soundpiece_async._objects import Target, open_folder
+from soundpiece_async._download.objects import Target, open_folder
 
 BUCKET = "songs"
 

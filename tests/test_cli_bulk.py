@@ -21,7 +21,7 @@ from conftest import STUCK, Serve, settings
 
 from soundpiece_async import Journal, Session
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
-from soundpiece_async._folderlock import FolderLock
+from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulkrun import BulkRun
 from soundpiece_async.cli.interruption import Politely

@@ -20,7 +20,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.pieces import State
-from soundpiece_async._disk import is_full
+from soundpiece_async._download.disk import is_full
 from soundpiece_async.cli import progress
 from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
 from soundpiece_async.cli.speech import plural, span

@@ -27,10 +27,10 @@ from soundpiece_async import (
     Settings,
     SettingsError,
     Succeeded,
-    _partfile,
 )
-from soundpiece_async._delivery import UntilFull
-from soundpiece_async._downloader import THREADS
+from soundpiece_async._download import partfile
+from soundpiece_async._download.delivery import UntilFull
+from soundpiece_async._download.downloader import THREADS
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -194,7 +194,7 @@ async def test_a_full_disk_stops_the_downloads_of_a_run(
 
     async with Session(settings(sim, limits=Limits(downloads=downloads))) as session:
         with monkeypatch.context() as patch:
-            patch.setattr(_partfile, "_write_all", fill_up)
+            patch.setattr(partfile, "_write_all", fill_up)
             requests = [NewFx(f"door {number}", duration=1) for number in range(12)]
             async with session.run_many(requests, save_to=tmp_path, max_in_flight=8) as results:
                 failed = [result async for result in results]
@@ -214,14 +214,14 @@ async def test_a_slow_disk_slows_downloads_only(
 ) -> None:
     """While writes hang in every thread that downloads have, work is submitted and awaited as ever."""
     hanging, go_on = threading.Semaphore(0), threading.Event()
-    write = _partfile._write_all
+    write = partfile._write_all
 
     def crawl(file: Any, blocks: Any) -> None:
         hanging.release()
         assert go_on.wait(8)
         write(file, blocks)
 
-    monkeypatch.setattr(_partfile, "_write_all", crawl)
+    monkeypatch.setattr(partfile, "_write_all", crawl)
     done = await session.run(NewFx("door slams", duration=1))
     async with anyio.create_task_group() as group:
         for number in range(8):

@@ -135,7 +135,7 @@ CHILD = """
     from pathlib import Path
     from downloading import transport
     from soundpiece_async._core.outputs import Handle, Output
-    from soundpiece_async._downloader import Downloader
+    from soundpiece_async._download.downloader import Downloader
 
     async def main(origin, folder):
         async def renew(output):

@@ -11,7 +11,7 @@ from rawserver import Act
 
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._fetching import MOST_REFUSALS, ServerClock
+from soundpiece_async._download.fetching import MOST_REFUSALS, ServerClock
 
 pytestmark = pytest.mark.anyio
 

@@ -12,10 +12,10 @@ from rawserver import Act
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._disk import Disk, OnDisk
-from soundpiece_async._fetching import Source
-from soundpiece_async._filling import fill
-from soundpiece_async._partfile import PartFile
+from soundpiece_async._download.disk import Disk, OnDisk
+from soundpiece_async._download.fetching import Source
+from soundpiece_async._download.filling import fill
+from soundpiece_async._download.partfile import PartFile
 
 pytestmark = pytest.mark.anyio
 

@@ -34,9 +34,9 @@ from soundpiece_async._core.pieces import (
     write_files,
     write_outputs,
 )
-from soundpiece_async._database import MIGRATIONS, Database
-from soundpiece_async._folderlock import FolderLock
-from soundpiece_async._ledger import Ledger
+from soundpiece_async._record.database import MIGRATIONS, Database
+from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._record.ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 

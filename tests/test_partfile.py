@@ -10,7 +10,7 @@ from rawserver import Act
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._partfile import Claim, PartFile
+from soundpiece_async._download.partfile import Claim, PartFile
 
 pytestmark = pytest.mark.anyio
 

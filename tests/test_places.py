@@ -6,7 +6,7 @@ from obstore.store import MemoryStore
 
 from soundpiece_async._core.addresses import SCHEMES, read_path, split_url
 from soundpiece_async._core.errors import InvalidRequest, SettingsError
-from soundpiece_async._places import Places, demand_place, read_place
+from soundpiece_async._download.places import Places, demand_place, read_place
 
 
 def test_a_place_is_a_folder_a_url_or_a_store() -> None:
@@ -77,7 +77,7 @@ def test_an_objects_path_is_good_for_its_name() -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is sent, and where it is used; folders need no extra."""
     monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.delitem(sys.modules, "soundpiece_async._objects", raising=False)
+    monkeypatch.delitem(sys.modules, "soundpiece_async._download.objects", raising=False)
 
     for call in (lambda: demand_place("s3://songs", verify="header"), lambda: Places().find("s3://songs")):
         with pytest.raises(SettingsError, match=r"pip install 'soundpiece-async\[obstore\]'"):

@@ -42,7 +42,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
-from soundpiece_async._recording import Recording
+from soundpiece_async._record.recording import Recording
 from soundpiece_async._submitter import Sending
 from soundpiece_async._way import Brakes, Way
 from soundpiece_async.simulator import Fault, Simulator

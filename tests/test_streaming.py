@@ -11,8 +11,8 @@ from downloading import OTHER, PATH, SHORT, SONG, Bench, CancelAt, bench, flac_l
 from rawserver import Act
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SessionClosed, SettingsError, TransportError
+from soundpiece_async._download.streaming import AudioStream
 from soundpiece_async._lifetime import Lifetime
-from soundpiece_async._streaming import AudioStream
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ import anyio
 import anyio.to_thread
 
 from soundpiece_async import Journal, JournalError
-from soundpiece_async._folderlock import FolderLock
-from soundpiece_async._journal import LOCK
+from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._record.journal import LOCK
 from soundpiece_async.cli.bulkrun import BulkRun
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms

@@ -19,8 +19,8 @@ from soundpiece_async import (
     SoundpieceError,
     Succeeded,
 )
-from soundpiece_async._disk import is_full
-from soundpiece_async._overview import measure_waits
+from soundpiece_async._download.disk import is_full
+from soundpiece_async._record.overview import measure_waits
 from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.pieces import Piece, State
-from soundpiece_async._folderlock import FolderLock
-from soundpiece_async._journal import LOCK
-from soundpiece_async._ledger import Ledger
-from soundpiece_async._overview import Reason, count_by_route, count_ended_since, list_reasons
+from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._record.journal import LOCK
+from soundpiece_async._record.ledger import Ledger
+from soundpiece_async._record.overview import Reason, count_by_route, count_ended_since, list_reasons
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.speech import plural, say, span

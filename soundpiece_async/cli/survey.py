@@ -16,9 +16,9 @@ from soundpiece_async import Journal
 from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import State
-from soundpiece_async._journal import JOURNAL
-from soundpiece_async._occurrences import Occurrences
-from soundpiece_async._overview import Waits, measure_waits
+from soundpiece_async._record.journal import JOURNAL
+from soundpiece_async._record.occurrences import Occurrences
+from soundpiece_async._record.overview import Waits, measure_waits
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.jobs import Bad, demand_right, in_thread, read_jobs

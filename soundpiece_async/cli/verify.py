@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.pieces import FileRecord, State
-from soundpiece_async._inspecting import Inspect, prepare_inspection
+from soundpiece_async._download.inspecting import Inspect, prepare_inspection
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.progress import INTERVAL, beside
 from soundpiece_async.cli.speech import plural, say, size, tell

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._passing import Passage
+from soundpiece_async._download.passing import Passage
 
 
 class AudioStream:

@@ -10,9 +10,9 @@ from soundpiece_async._core.errors import DownloadError, InvalidRequest
 from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._disk import is_full
-from soundpiece_async._downloader import Downloader
-from soundpiece_async._places import Place
+from soundpiece_async._download.disk import is_full
+from soundpiece_async._download.downloader import Downloader
+from soundpiece_async._download.places import Place
 from soundpiece_async._reader import Reader
 
 

@@ -25,8 +25,8 @@ from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, Label, Piece, State
-from soundpiece_async._database import Database, Job
-from soundpiece_async._rows import plain, read_piece, write_ready
+from soundpiece_async._record.database import Database, Job
+from soundpiece_async._record.rows import plain, read_piece, write_ready
 from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
@@ -200,7 +200,7 @@ class Ledger:
         return [read_piece(row) for row in rows]
 
     async def query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
-        """Ask the tables themselves; for ``_overview``."""
+        """Ask the tables themselves; for ``_record.overview``."""
         return await self._do(lambda connection: _fetch(connection, statement, values))
 
     async def inspect(self, call: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 import attrs
 
 from soundpiece_async._core.pieces import State
-from soundpiece_async._ledger import STATE, Ledger
+from soundpiece_async._record.ledger import STATE, Ledger
 
 
 @attrs.frozen

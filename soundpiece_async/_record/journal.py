@@ -1,4 +1,4 @@
-"""The durable record of a bulk run: opened, locked, counted, closed. What is written in it is ``_ledger``'s."""
+"""The durable record of a bulk run: opened, locked, counted, closed. What is written in it is ``_record.ledger``'s."""
 
 import os
 import time
@@ -14,9 +14,9 @@ import anyio.to_thread
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.pieces import Label, Piece, State
 from soundpiece_async._core.requests import Request
-from soundpiece_async._database import Database
-from soundpiece_async._folderlock import FolderLock
-from soundpiece_async._ledger import Ledger
+from soundpiece_async._record.database import Database
+from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._record.ledger import Ledger
 from soundpiece_async._shielding import see_through
 
 JOURNAL = "journal.sqlite3"

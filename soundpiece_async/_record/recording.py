@@ -24,9 +24,9 @@ from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.pieces import UNLABELLED, Label, Piece, State
 from soundpiece_async._core.requests import MadeKey, Request
-from soundpiece_async._journal import Journal
-from soundpiece_async._occurrences import Occurrences
-from soundpiece_async._shelf import Shelf
+from soundpiece_async._record.journal import Journal
+from soundpiece_async._record.occurrences import Occurrences
+from soundpiece_async._record.shelf import Shelf
 from soundpiece_async._submitter import Sending
 from soundpiece_async._way import Brakes, Way
 

@@ -25,7 +25,7 @@ def prepare_inspection(verify: Verify) -> Inspect:
     if verify != "full":
         return partial(_inspect_file, verify=verify, decode=None)
     try:
-        decoding = importlib.import_module("soundpiece_async._decoding")
+        decoding = importlib.import_module("soundpiece_async._download.decoding")
     except ImportError as error:
         raise SettingsError(
             f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"

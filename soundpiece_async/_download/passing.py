@@ -18,9 +18,9 @@ from soundpiece_async._core import flac
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._fetching import Source
-from soundpiece_async._filling import fill
-from soundpiece_async._inspecting import demand_header_check, inspect
+from soundpiece_async._download.fetching import Source
+from soundpiece_async._download.filling import fill
+from soundpiece_async._download.inspecting import demand_header_check, inspect
 
 if TYPE_CHECKING:
     from soundpiece_async._core.flac import FlacHeader

@@ -8,7 +8,7 @@ import attrs
 from soundpiece_async._core.addresses import read_path, split_url
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.pieces import FileRecord, Piece
-from soundpiece_async._places import Place, load_objects, read_place
+from soundpiece_async._download.places import Place, load_objects, read_place
 
 
 @attrs.frozen

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 from soundpiece_async._core.addresses import SCHEMES
 from soundpiece_async._core.errors import InvalidRequest, SettingsError, redact
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._inspecting import demand_header_check
+from soundpiece_async._download.inspecting import demand_header_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from obstore.store import ObjectStore
 
-    from soundpiece_async._objects import Folder, Target
+    from soundpiece_async._download.objects import Folder, Target
 
 Place: TypeAlias = Union[str, os.PathLike[str], "ObjectStore"]
 """A folder, the URL of one in an object store, or a store of obstore's, whose prefix is the folder."""
@@ -84,7 +84,7 @@ def load_objects() -> Any:
         SettingsError: the extra is missing.
     """
     try:
-        return importlib.import_module("soundpiece_async._objects")
+        return importlib.import_module("soundpiece_async._download.objects")
     except ImportError as error:
         raise SettingsError(f"object stores {_NEEDED} ({error.name} is missing)") from error
 

@@ -15,15 +15,15 @@ from typing import Self
 import anyio
 import anyio.to_thread
 
-from soundpiece_async._comparing import First, find_difference
 from soundpiece_async._core import flac
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, TransportError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._fetching import Source
-from soundpiece_async._inspecting import demand_header_check, describe, inspect
-from soundpiece_async._objects import StoreError, Target
-from soundpiece_async._passing import Passage
+from soundpiece_async._download.comparing import First, find_difference
+from soundpiece_async._download.fetching import Source
+from soundpiece_async._download.inspecting import demand_header_check, describe, inspect
+from soundpiece_async._download.objects import StoreError, Target
+from soundpiece_async._download.passing import Passage
 
 logger = logging.getLogger("soundpiece_async.downloader")
 

@@ -12,8 +12,8 @@ import attrs
 from soundpiece_async._core import flac, resuming
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._fetching import Setback, Source
-from soundpiece_async._filling import closing, demand
+from soundpiece_async._download.fetching import Setback, Source
+from soundpiece_async._download.filling import closing, demand
 
 if TYPE_CHECKING:
     from soundpiece_async._network import Stream

@@ -18,7 +18,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from soundpiece_async._core import resuming
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
-from soundpiece_async._fetching import Setback, Source, TooLarge
+from soundpiece_async._download.fetching import Setback, Source, TooLarge
 
 if TYPE_CHECKING:
     from soundpiece_async._network import Stream

@@ -1,4 +1,4 @@
-"""One output to one file or object, or nothing. What is said of files here; of objects in ``_uploading``.
+"""One output to one file or object, or nothing. What is said of files here; of objects in ``_download.uploading``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
 2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
@@ -18,27 +18,27 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._comparing import First, find_difference
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._disk import Disk, OnDisk
-from soundpiece_async._fetching import OutputHost, Source
-from soundpiece_async._filling import fill
-from soundpiece_async._inspecting import Inspect, describe, prepare_inspection
-from soundpiece_async._partfile import Claim, PartFile, read_facts
-from soundpiece_async._passing import Passage
-from soundpiece_async._places import Place, Places
+from soundpiece_async._download.comparing import First, find_difference
+from soundpiece_async._download.disk import Disk, OnDisk
+from soundpiece_async._download.fetching import OutputHost, Source
+from soundpiece_async._download.filling import fill
+from soundpiece_async._download.inspecting import Inspect, describe, prepare_inspection
+from soundpiece_async._download.partfile import Claim, PartFile, read_facts
+from soundpiece_async._download.passing import Passage
+from soundpiece_async._download.places import Place, Places
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from soundpiece_async._core.flac import FlacHeader
+    from soundpiece_async._download.objects import Target
     from soundpiece_async._network import Stream
-    from soundpiece_async._objects import Target
 
 logger = logging.getLogger("soundpiece_async.downloader")
 
@@ -179,7 +179,9 @@ class Downloader:
 
     async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
         """Bring an output to an object."""
-        uploading: Any = importlib.import_module("soundpiece_async._uploading")  # there is a target: obstore is here
+        uploading: Any = importlib.import_module(
+            "soundpiece_async._download.uploading"
+        )  # there is a target: obstore is here
         source = Source(output, target=target.url, host=self._host)
         async with self._alone(target.url):
             saved: SavedFile

@@ -13,8 +13,8 @@ import anyio.to_thread
 
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._fetching import Source
-from soundpiece_async._partfile import PartFile
+from soundpiece_async._download.fetching import Source
+from soundpiece_async._download.partfile import PartFile
 from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""The durable record of a bulk run: written before each step, read by the next run."""
