@@ -220,6 +220,20 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     assert len(bodies) == 40
 
 
+def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> None:
+    """Wherever its line stands by now; nothing is sent for it."""
+    simulator = serve(credits=1, **{**FAST, "durations": STUCK})
+    write([fx(0)])
+    assert bulk("--piece-timeout", "0.05") == 1
+    assert count() == {State.SUBMITTED: 1}
+    for operation in simulator.operations:
+        simulator.finish(operation)
+    write(fx(number) for number in reversed(range(500)))
+    assert bulk("--in-flight", "2") == 3
+    assert count()[State.SAVED] == 1
+    assert len(puts(simulator)) < 20
+
+
 def test_a_refused_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
     """Exit code 3, whatever the number of lines, after few requests."""
     simulator = serve(**FAST)
@@ -501,6 +515,16 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     assert set(count()) == {State.SAVED}
     assert bulk() == 0
     assert len(simulator.operations) == 30
+
+
+def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
+    """What waits for the hour that a 429 asks for was not sent, and will not be: nobody has to wait for that."""
+    simulator = serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT), **FAST)
+    simulator.inject(Fault.RATE_LIMITED, seconds=3600)
+    write(fx(number) for number in range(30))
+    assert bulk("--in-flight", "1") == 130
+    assert "30 lines: 0 saved, 0 failed, 0 unfinished, 0 uncertain, 30 left" in capsys.readouterr().err
+    assert count() == {State.PLANNED: 1}
 
 
 def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:

@@ -110,8 +110,8 @@ class BulkRun:
         """Count a result and print it, and stop where it says so."""
         job = self._feed.take(result.request)
         ending = self.tally.add(result)
-        if self.tally.refusal is not None:
-            self._feed.ended = True
+        if isinstance(self.tally.refusal, AuthenticationError):
+            self._feed.ended = True  # and after a 402 what was submitted earlier is still awaited, whatever its line
         if self.tally.fresh_failures >= self._order.terms.enough_failures:
             self._stop(Stopped("too many pieces failed"))
         if isinstance(result, Failed) and is_full(result.error):
