@@ -297,7 +297,7 @@ async def test_a_run_shows_its_state(sim: Simulator) -> None:
         run = BulkRun(order, lines=1, journal=journal, session=session)
         assert repr(run).startswith("<BulkRun <Feed jobs.jsonl under way=0> Tally(lines=1")
         await run.carry_out()
-        looked = Verification(journal, out=Path("out"), inspect=None, as_json=False)
+        looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         await looked.carry_out()
         assert repr(looked).startswith("<Verification {'whole': 1")
     assert run.end() == looked.end() == 0
@@ -309,7 +309,7 @@ async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.Monkey
     """Every few seconds, on standard error."""
     monkeypatch.setattr("soundpiece_async.cli.verify.INTERVAL", 0.001)
     async with Journal.open("out") as journal:
-        looked = Verification(journal, out=Path("out"), inspect=None, as_json=False)
+        looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         with anyio.move_on_after(0.05):
             await looked._tell_progress()
     assert "0 files, 0.0 MB\n" in capsys.readouterr().err
@@ -487,6 +487,23 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     *bad, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert {line["path"] for line in bad} == {f"out/f{number}.flac" for number in range(3)}
     assert summary == {"summary": {"files": 4, "bad": 3, "not_looked_at": 1}}
+
+
+def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve) -> None:
+    """Nothing is sent for it, and the damaged file is kept."""
+    simulator = serve(**FAST)
+    write(fx(number, name=f"f{number}") for number in range(3))
+    assert bulk() == 0
+    whole = Path("out/f1.flac").read_bytes()
+    Path("out/f1.flac").write_bytes(whole[:-1] + b"\0")
+    Path("out/f2.flac").unlink()
+    assert main(["verify", "out", "--set-aside"]) == 1
+    assert main(["resume", "out"]) == 0
+    assert main(["verify", "out", "--full"]) == 0
+    assert Path("out/f1.flac").read_bytes() == whole
+    assert Path("out/f1.flac.damaged").read_bytes() == whole[:-1] + b"\0"
+    assert not Path("out/f2.flac.damaged").exists()
+    assert len(puts(simulator)) == 3
 
 
 def slow(seconds: float) -> dict[str, Any]:
