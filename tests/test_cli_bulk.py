@@ -270,6 +270,7 @@ def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
     err = capsys.readouterr().err
     assert len(re.findall(r"^jobs.jsonl:\d+: failed: ", err, re.MULTILINE)) == 20
     assert "the first 20 failures stand above; for the reasons of all: soundpiece status out" in err
+    assert "--retry-failed" in err
 
 
 def test_a_file_that_changes_meanwhile_is_a_clear_error(
