@@ -55,11 +55,8 @@ class Attempts:
 
     def fail(self, error: SoundpieceError) -> None:
         """Note how one ended."""
-        match error:
-            case TransportError():
-                self.in_vain += not error.sent
-            case ApiError():
-                self.in_vain += 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
+        refused = isinstance(error, ApiError) and 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
+        self.in_vain += refused or (isinstance(error, TransportError) and not error.sent)
 
 
 class Transport:

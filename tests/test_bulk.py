@@ -266,6 +266,10 @@ async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session)
         await run.__aenter__()
     with pytest.raises(InvalidRequest):
         session.run_many([fx(1)], max_in_flight=0)
+    stopped, why = session.run_many([fx(1)]), SoundpieceError("enough")
+    stopped.stop(why)
+    async with stopped:
+        assert [result.error for result in [one async for one in stopped] if isinstance(result, Failed)] == [why]
 
 
 async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) -> None:

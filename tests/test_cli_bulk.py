@@ -345,6 +345,9 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     write([fx(1)])
     assert bulk("--dry-run") == 0
     assert "nothing is left to do" in capsys.readouterr().out
+    Path("out/journal.sqlite3").write_bytes(b"RIFF" * 1000)
+    assert bulk("--dry-run") == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_resume_remembers_the_file_and_the_options(
