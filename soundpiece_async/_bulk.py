@@ -33,6 +33,7 @@ class RunMany(Generic[R]):
         *,
         work: Work[R],
         refusal: Callable[[], SoundpieceError | None],
+        recheck: Callable[[], None],
         inside: Callable[[], AbstractContextManager[None]],
         start: Callable[[Callable[..., Coroutine[Any, Any, None]]], Awaitable[None]],
         limit: int,
@@ -50,7 +51,7 @@ class RunMany(Generic[R]):
         self._early: dict[int, Succeeded[R] | Failed[R]] = {}
         self._read = self._taken = 0
         self._refusal: SoundpieceError | None = None
-        self._latest_refusal = refusal
+        self._latest_refusal, self._recheck = refusal, recheck
         self._fault: BaseException | None = None
         self._entered = False
 
@@ -66,9 +67,12 @@ class RunMany(Generic[R]):
         """Send nothing more; what is in flight is finished, and given out as ever.
 
         As after a 401 or 402, each request that was not sent yet is answered by a ``Failed``, whose error is ``why``,
-        and the requests are read on: end them, too, to end the run. With a journal the same run goes on later.
+        those at once that wait for their turn; and the requests are read on: end them, too, to end the run. With a
+        journal the same run goes on later.
         """
         self._refusal = self._refusal or why
+        if self._entered:
+            self._recheck()
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -173,8 +177,9 @@ class RunMany(Generic[R]):
         except JournalError:  # a run that cannot be recorded must end
             raise
         except SoundpieceError as error:
-            if isinstance(error, AuthenticationError | InsufficientCredits):
+            if isinstance(error, AuthenticationError | InsufficientCredits) and error is not self._refusal:
                 self._refusal = error
+                self._recheck()
             known = getattr(error, "operation", None) or self._running.get(number)
             return Failed(request=request, operation=known, error=error)
 

@@ -34,6 +34,8 @@ MOST_REDIRECTS = 5
 LARGEST_ANSWER = 8 << 20
 """Bytes of an answer of the API, unpacked; an operation takes a few thousand, so more is no answer of this service."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""What aiohttp raises before it has written anything."""
 
 
 @attrs.frozen
@@ -258,4 +260,4 @@ def _no_answer(what: str, error: Exception) -> TransportError:
     why = "timed out" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError | ValueError) and not isinstance(error, OSError):
         why = type(error).__name__  # their text holds the whole URL, or the headers sent
-    return TransportError(f"{what}: no usable answer: {why}")
+    return TransportError(f"{what}: no usable answer: {why}", sent=not isinstance(error, NO_CONNECTION))

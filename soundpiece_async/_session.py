@@ -250,6 +250,7 @@ class Session:
             requests,
             work=recording.run if recording else way.run,
             refusal=lambda: self._submitter.refusal,
+            recheck=lambda: self._transport.pacer.recheck(),  # noqa: PLW0108 - there is no transport before the start
             inside=self._life.inside,
             start=self._life.start_child,
             limit=self._settings.limits.in_flight if max_in_flight is None else max_in_flight,

@@ -21,8 +21,9 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.requests import Request
+from soundpiece_async._pacer import allow
 from soundpiece_async._reader import Reader
-from soundpiece_async._transport import Transport
+from soundpiece_async._transport import Attempts, Transport
 
 R = TypeVar("R", bound=Request)
 
@@ -48,19 +49,12 @@ class Sending:
     Attributes:
         body: the bytes, made by ``Submitter.prepare``; so the request is not held against the contract again.
         announce: awaited before each attempt.
-        left: PUTs that left.
-        refused: how many of them were answered by a refusal: no work began (contract section 7).
+        attempts: the PUTs so far.
     """
 
     body: bytes = attrs.field(repr=False)
     announce: Callable[[], Awaitable[None]]
-    left: int = 0
-    refused: int = 0
-
-    @property
-    def in_doubt(self) -> bool:
-        """True when the service may have accepted it all the same."""
-        return self.left > self.refused
+    attempts: Attempts = attrs.field(factory=Attempts)
 
 
 class Submitter:
@@ -90,13 +84,13 @@ class Submitter:
             return await self._encode(request, piece)
 
     async def submit(
-        self, request: R, *, check: Callable[[], None] = lambda: None, sending: Sending | None = None
+        self, request: R, *, check: Callable[[], None] = allow, sending: Sending | None = None
     ) -> Operation[R]:
         """Send a request, or give the operation it already became.
 
         Args:
             request: the piece of work.
-            check: called when it is this request's turn to be sent; may raise, and nothing is sent.
+            check: as for ``Transport.ask``.
             sending: the body, where it is fixed already.
 
         Raises:
@@ -140,14 +134,7 @@ class Submitter:
             piece.body = sending.body
         call = wire.submit(request, await self._encode(request, piece))
 
-        def leave() -> None:
-            check()
-            if sending is not None:
-                sending.left += 1
-
         def read(answer: wire.Answer, call: wire.Call) -> Operation[Any]:
-            if sending is not None:
-                sending.refused += 400 <= answer.status < 500  # noqa: PLR2004 - what 4xx means
             try:
                 return wire.read_submitted(answer, call, request=request)
             except (AuthenticationError, InsufficientCredits) as refusal:
@@ -156,7 +143,12 @@ class Submitter:
 
         try:
             operation = await self._transport.ask(
-                call, turn=Turn.SUBMIT, read=read, check=leave, announce=None if sending is None else sending.announce
+                call,
+                turn=Turn.SUBMIT,
+                read=read,
+                check=check,
+                announce=None if sending is None else sending.announce,
+                attempts=None if sending is None else sending.attempts,
             )
         except DecodeError as error:
             if error.operation is not None:  # the work was accepted: sending again could only pay for it twice

@@ -1,13 +1,15 @@
 """Sends calls until they are answered: a slot, a permit, an attempt, and the budget of the trying.
 
 Three clocks, each with its own owner. An *attempt* is bounded by ``Timeouts``, from connecting to the last byte. The
-*budget* of a submit or a single read, ``RetryRules.submit_for``, is what attempts and the pauses between them use up,
-and waiting for a turn while the service gives usable answers to nobody; a 429, or a queue of ours while the service is
-well, uses up neither. The *deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the
-scheduler repeats them until the deadline.
+*budget* of a submit or a single read, ``RetryRules.submit_for``, is what attempts without a usable answer (connection
+faults, timeouts, 5xx, a 2xx that is no JSON) and the pauses between them use up, and waiting for a turn while the
+service gives usable answers to nobody; a 429, or a queue of ours while the service is well, uses up neither. The
+*deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the scheduler repeats them
+until the deadline.
 """
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
@@ -15,14 +17,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
+import attrs
 
 from soundpiece_async._core.budget import Budget
-from soundpiece_async._core.errors import RateLimited, SoundpieceError, TransportError
+from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._network import Network
-from soundpiece_async._pacer import OutOfPatience, Pacer
+from soundpiece_async._pacer import OutOfPatience, Pacer, allow
 
 if TYPE_CHECKING:
     from aiohttp import TraceConfig
@@ -32,8 +35,28 @@ T = TypeVar("T")
 logger = logging.getLogger("soundpiece_async.transport")
 
 
-def _allow() -> None:
-    """Send whatever it is."""
+@attrs.define(eq=False)
+class Attempts:
+    """What became of the attempts at one call.
+
+    Attributes:
+        made: those that were begun.
+        in_vain: how many of them certainly led to nothing: there was no connection, or a refusal came back, after which
+            no work begins (contract section 7).
+    """
+
+    made: int = 0
+    in_vain: int = 0
+
+    @property
+    def in_doubt(self) -> bool:
+        """True when the service may have accepted the call all the same."""
+        return self.made > self.in_vain
+
+    def fail(self, error: SoundpieceError) -> None:
+        """Note how one ended."""
+        refused = isinstance(error, ApiError) and 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
+        self.in_vain += refused or (isinstance(error, TransportError) and not error.sent)
 
 
 class Transport:
@@ -87,37 +110,37 @@ class Transport:
         *,
         turn: Turn,
         read: Callable[[Answer, Call], T],
-        check: Callable[[], None] = _allow,
+        check: Callable[[], None] = allow,
         announce: Callable[[], Awaitable[None]] | None = None,
+        attempts: Attempts | None = None,
     ) -> T:
         """Send a call until it is answered for good: the one place where submits and single reads are tried again.
 
-        The same bytes every time. Attempts without a usable answer (connection faults, timeouts, 5xx, a 2xx that is no
-        JSON), the pauses between them, and waiting for a turn while the service gives no usable answers to anybody, use
-        up ``RetryRules.submit_for``. A 429 does not: the gate waits for it.
+        The same bytes every time; the beginning of this file says what uses up ``RetryRules.submit_for``.
 
         Args:
             call: what to send.
             turn: who goes first at the gate; submits have slots of their own.
             read: makes the result of an answer to the call, or raises what it stands for.
-            check: called when it is this call's turn to be sent; may raise, and nothing is sent.
+            check: called when it is this call's turn, and at ``Pacer.recheck``; may raise, and nothing is sent.
             announce: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
+            attempts: keeps count of them.
 
         Raises:
             SoundpieceError: what ``read`` makes of the answer; retryable ones only when the budget is used up.
         """
         slots = self._submits if turn is Turn.SUBMIT else self._reads
-        budget, error = Budget(self._settings.retries.submit_for), None
+        budget, error, timeout = Budget(self._settings.retries.submit_for), None, self._settings.timeouts.submit
         while True:
             silence = self.pacer.silence
             try:
-                ticket = await self._line_up(slots, turn, announce, until=silence + budget.left)
+                ticket = await self._line_up(slots, turn, announce, check, until=silence + budget.left)
             except OutOfPatience:
                 raise self._give_up(call, error, budget) from None
             budget.wait(self.pacer.silence - silence)
             started = monotonic()
             try:
-                return await self._exchange(call, ticket, read, check, timeout=self._settings.timeouts.submit)
+                return await self._exchange(call, ticket, read, check, timeout=timeout, attempts=attempts)
             except RateLimited:
                 continue  # the gate is closed now, and waiting in it is the whole answer to a 429
             except SoundpieceError as failure:
@@ -130,13 +153,15 @@ class Transport:
             if pause is None:
                 raise self._give_up(call, error, budget)
             logger.info("%s: trying again in %.1f s: %s", call, pause, error)
-            await anyio.sleep(pause)
+            with self.pacer.patience(math.inf, check=check):
+                await anyio.sleep(pause)
 
     async def _line_up(
         self,
         slots: anyio.CapacityLimiter,
         turn: Turn,
         announce: Callable[[], Awaitable[None]] | None,
+        check: Callable[[], None],
         *,
         until: float,
     ) -> Ticket:
@@ -144,19 +169,19 @@ class Transport:
         try:
             slots.acquire_nowait()
         except anyio.WouldBlock:
-            with self.pacer.patience(until):
+            with self.pacer.patience(until, check=check):
                 await slots.acquire()
         try:
             if announce is not None:
                 await announce()
-            return await self.pacer.take(turn, until=until)
+            return await self.pacer.take(turn, until=until, check=check)
         except BaseException:
             slots.release()
             raise
 
     def poll(self, call: Call, ticket: Ticket, *, read: Callable[[Answer, Call], T]) -> Awaitable[T]:
         """Send one poll with a permit already taken; a failure is the scheduler's to repeat. Raises as ``read``."""
-        return self._exchange(call, ticket, read, _allow, timeout=self._settings.timeouts.poll)
+        return self._exchange(call, ticket, read, allow, timeout=self._settings.timeouts.poll)
 
     async def _exchange(
         self,
@@ -166,14 +191,19 @@ class Transport:
         check: Callable[[], None],
         *,
         timeout: float,
+        attempts: Attempts | None = None,
     ) -> T:
         """Make one attempt, and tell the gate what became of it: what an answer is good for, ``read`` finds out."""
         sent = False
         try:
             check()
             sent = True
+            if attempts is not None:
+                attempts.made += 1
             result = read(await self._network.fetch(call, timeout=timeout), call)
         except BaseException as error:
+            if sent and attempts is not None and isinstance(error, SoundpieceError):
+                attempts.fail(error)
             match error:
                 case RateLimited() if sent:
                     self.pacer.limited(ticket, retry_after=error.retry_after)
@@ -189,7 +219,7 @@ class Transport:
     def _give_up(self, call: Call, error: SoundpieceError | None, budget: Budget) -> SoundpieceError:
         if error is None:
             error = TransportError(
-                f"{call}: not sent: the service gives no usable answers; the latest: {self._trouble}"
+                f"{call}: not sent: the service gives no usable answers; the latest: {self._trouble}", sent=False
             )
         error.add_note(f"gave up after {budget.attempts} attempts; sent again, the same object is one piece of work")
         return error

@@ -13,6 +13,7 @@ from soundpiece_async import (
     Handle,
     InsufficientCredits,
     InvalidRequest,
+    Journal,
     Limits,
     NewFx,
     NewInstrumental,
@@ -28,7 +29,8 @@ from soundpiece_async import (
     Succeeded,
     WaitTimeout,
 )
-from soundpiece_async.simulator import Faults, Simulator
+from soundpiece_async._core.pieces import State
+from soundpiece_async.simulator import Fault, Faults, Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -264,6 +266,10 @@ async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session)
         await run.__aenter__()
     with pytest.raises(InvalidRequest):
         session.run_many([fx(1)], max_in_flight=0)
+    stopped, why = session.run_many([fx(1)]), SoundpieceError("enough")
+    stopped.stop(why)
+    async with stopped:
+        assert [result.error for result in [one async for one in stopped] if isinstance(result, Failed)] == [why]
 
 
 async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) -> None:
@@ -284,3 +290,41 @@ async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) 
     errors = [result.error for result in done if isinstance(result, Failed)]
     assert errors == [why, why]
     assert len(done) == 6
+
+
+async def test_a_run_is_stopped_while_the_gate_is_closed(tmp_path: Path) -> None:
+    """Who waits for a slot, or for the hour a 429 asks for, is answered at once, and not in doubt; others wait on."""
+    why = SoundpieceError("enough")
+    async with simulate() as sim:
+        sim.inject(Fault.RATE_LIMITED, method="PUT", times=9, seconds=3600)
+        async with Session(settings(sim, limits=Limits(submits=2))) as session, Journal.open(tmp_path) as journal:
+            async with session.run_many(map(fx, range(6)), max_in_flight=6, journal=journal) as results:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(session.submit, fx(7))
+                    with anyio.fail_after(5):
+                        while not session.statistics().closed_for or session.statistics().queued < 7:
+                            await anyio.sleep(0.01)
+                        results.stop(why)
+                        done = [result async for result in results]
+                    assert session.statistics().queued == 1
+                    group.cancel_scope.cancel()
+            assert await journal.count() == {State.PLANNED: 6}
+        assert sim.operations == {}
+    assert [result.error for result in done if isinstance(result, Failed)] == [why] * 6
+
+
+async def test_a_run_is_stopped_between_two_attempts() -> None:
+    """The pause after a failure is no reason to go on, either."""
+    async with simulate() as sim:
+        sim.inject(Fault.SERVER_ERROR, method="PUT", times=99)
+        async with Session(settings(sim)) as session:
+            async with session.run_many([fx(1)]) as results:
+                with anyio.fail_after(5):
+                    while len(sim.log) < 3:
+                        await anyio.sleep(0.01)
+                results.stop(SoundpieceError("enough"))
+                sent = len(sim.log)
+                (result,) = [result async for result in results]
+        assert isinstance(result, Failed)
+        assert str(result.error) == "enough"
+        assert len(sim.log) <= sent + 1  # one that was on its way

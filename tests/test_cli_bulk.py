@@ -220,6 +220,20 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     assert len(bodies) == 40
 
 
+def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> None:
+    """Wherever its line stands by now; nothing is sent for it."""
+    simulator = serve(credits=1, **{**FAST, "durations": STUCK})
+    write([fx(0)])
+    assert bulk("--piece-timeout", "0.05") == 1
+    assert count() == {State.SUBMITTED: 1}
+    for operation in simulator.operations:
+        simulator.finish(operation)
+    write(fx(number) for number in reversed(range(500)))
+    assert bulk("--in-flight", "2") == 3
+    assert count()[State.SAVED] == 1
+    assert len(puts(simulator)) < 20
+
+
 def test_a_refused_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
     """Exit code 3, whatever the number of lines, after few requests."""
     simulator = serve(**FAST)
@@ -256,6 +270,7 @@ def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
     err = capsys.readouterr().err
     assert len(re.findall(r"^jobs.jsonl:\d+: failed: ", err, re.MULTILINE)) == 20
     assert "the first 20 failures stand above; for the reasons of all: soundpiece status out" in err
+    assert "--retry-failed" in err
 
 
 def test_a_file_that_changes_meanwhile_is_a_clear_error(
@@ -283,7 +298,7 @@ async def test_a_run_shows_its_state(sim: Simulator) -> None:
         run = BulkRun(order, lines=1, journal=journal, session=session)
         assert repr(run).startswith("<BulkRun <Feed jobs.jsonl under way=0> Tally(lines=1")
         await run.carry_out()
-        looked = Verification(journal, out=Path("out"), inspect=None, as_json=False)
+        looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         await looked.carry_out()
         assert repr(looked).startswith("<Verification {'whole': 1")
     assert run.end() == looked.end() == 0
@@ -295,7 +310,7 @@ async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.Monkey
     """Every few seconds, on standard error."""
     monkeypatch.setattr("soundpiece_async.cli.verify.INTERVAL", 0.001)
     async with Journal.open("out") as journal:
-        looked = Verification(journal, out=Path("out"), inspect=None, as_json=False)
+        looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         with anyio.move_on_after(0.05):
             await looked._tell_progress()
     assert "0 files, 0.0 MB\n" in capsys.readouterr().err
@@ -330,6 +345,9 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     write([fx(1)])
     assert bulk("--dry-run") == 0
     assert "nothing is left to do" in capsys.readouterr().out
+    Path("out/journal.sqlite3").write_bytes(b"RIFF" * 1000)
+    assert bulk("--dry-run") == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_resume_remembers_the_file_and_the_options(
@@ -475,6 +493,23 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     assert summary == {"summary": {"files": 4, "bad": 3, "not_looked_at": 1}}
 
 
+def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve) -> None:
+    """Nothing is sent for it, and the damaged file is kept."""
+    simulator = serve(**FAST)
+    write(fx(number, name=f"f{number}") for number in range(3))
+    assert bulk() == 0
+    whole = Path("out/f1.flac").read_bytes()
+    Path("out/f1.flac").write_bytes(whole[:-1] + b"\0")
+    Path("out/f2.flac").unlink()
+    assert main(["verify", "out", "--set-aside"]) == 1
+    assert main(["resume", "out"]) == 0
+    assert main(["verify", "out", "--full"]) == 0
+    assert Path("out/f1.flac").read_bytes() == whole
+    assert Path("out/f1.flac.damaged").read_bytes() == whole[:-1] + b"\0"
+    assert not Path("out/f2.flac.damaged").exists()
+    assert len(puts(simulator)) == 3
+
+
 def slow(seconds: float) -> dict[str, Any]:
     """Let operations take so long, in real time."""
     return {**FAST, "durations": {"create.new_fx": seconds * FAST["speed"]}}
@@ -501,6 +536,16 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     assert set(count()) == {State.SAVED}
     assert bulk() == 0
     assert len(simulator.operations) == 30
+
+
+def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
+    """What waits for the hour that a 429 asks for was not sent, and will not be: nobody has to wait for that."""
+    simulator = serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT), **FAST)
+    simulator.inject(Fault.RATE_LIMITED, seconds=3600)
+    write(fx(number) for number in range(30))
+    assert bulk("--in-flight", "1") == 130
+    assert "30 lines: 0 saved, 0 failed, 0 unfinished, 0 uncertain, 30 left" in capsys.readouterr().err
+    assert count() == {State.PLANNED: 1}
 
 
 def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:

@@ -173,11 +173,24 @@ def test_a_csv_needs_only_the_columns_it_uses(tmp_path: Path) -> None:
     assert isinstance(job.request, NewSong)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_is_what_spreadsheet_programs_write(tmp_path: Path, separator: str) -> None:
+    """Semicolons where the comma is for decimals, columns without names at the end, names with a capital letter."""
+    text = "Route,Prompt,Duration,,\r\ncreate.new_fx,door,2.5,,\r\n,,,,\r\n".replace(",", separator)
+    (job,) = read(tmp_path, text, "jobs.csv")
+
+    assert isinstance(job, Job)
+    assert job.request.duration == 2.5  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("text", "at", "says"),
     [
         ("prompt,duration\nx,1\n", 1, "the header has no column 'route'; the columns there may be are route, name"),
-        ("route;prompt\nx;1\n", 1, "the header has no column 'route'"),
+        ("route|prompt\nx|1\n", 1, "the header has no column 'route'"),
+        ("route;prompt\n".encode("utf-16"), 1, "is not UTF-8"),
+        ("route;prompt;duration\ncreate.new_fx;door;0,5\n", 2, "duration: must be a number, and is '0,5'"),
+        ("route,prompt,,\ncreate.new_fx,door,,hm\n", 2, "has 'hm' in a column without a name"),
         ("route,colour,prompt\nx,1,2\n", 1, "the header has unknown columns: 'colour'"),
         ("\n\nroute,prompt,prompt\nx,1,2\n", 3, "the header has prompt twice"),
         (f"{CSV}create.new_fx,door\n", 2, "has 2 cells, and the header 9"),

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from operator import methodcaller
@@ -553,21 +554,39 @@ async def test_a_row_edited_into_nonsense_is_named(tmp_path: Path) -> None:
             await journal.count()
 
 
-@pytest.fixture
-def read_only_folder() -> Iterator[Path]:
-    """A folder in which we may not write; root may everywhere, and becomes somebody else for as long."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        folder.chmod(0o555)
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Let us write in a folder no more; root may everywhere, and becomes somebody else for as long."""
+    folder.chmod(0o555)
+    try:
         if os.geteuid() == 0:
             os.seteuid(NOBODY)
             try:
-                yield folder
+                yield
             finally:
                 os.seteuid(0)
         else:
-            yield folder
+            yield
+    finally:
         folder.chmod(0o755)
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder in which we may not write."""
+    with tempfile.TemporaryDirectory() as made, unwritable(Path(made)):
+        yield Path(made)
+
+
+async def test_a_journal_is_looked_at_where_nothing_may_be_written() -> None:
+    """As on a medium that is kept for later; SQLite by itself wants to write beside it."""
+    with tempfile.TemporaryDirectory() as made:
+        async with Journal.open(made) as journal:
+            await plan(journal.ledger, 1)
+        Path(made, "journal.sqlite3").chmod(0o644)
+        with unwritable(Path(made)):
+            async with Journal.open(made, read_only=True) as journal:
+                assert await journal.count() == {State.PLANNED: 1}
 
 
 async def test_a_read_only_folder_is_a_clear_error(read_only_folder: Path) -> None:

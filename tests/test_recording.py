@@ -1,4 +1,5 @@
 import logging
+import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -61,7 +62,7 @@ def fx(number: int, **changes: Any) -> NewFx:
 async def run(sim: Simulator, folder: Path, requests: Iterable[Request], **how: Any) -> list[Result]:
     """Run pieces as a new process would: with a new session and a newly opened journal."""
     opening = {name: how.pop(name) for name in ("resubmit_uncertain", "retry_failed") if name in how}
-    changes = {name: how.pop(name) for name in ("retries", "validate", "api_key") if name in how}
+    changes = {name: how.pop(name) for name in ("retries", "validate", "api_key", "base_url") if name in how}
     async with Session(settings(sim, **changes)) as session, Journal.open(folder, **opening) as journal:
         async with session.run_many(
             requests, **{"save_to": folder, "journal": journal, "ordered": True, **how}
@@ -464,6 +465,32 @@ async def test_a_rate_limit_leaves_no_doubt(tmp_path: Path) -> None:
         assert await states(tmp_path) == {State.PLANNED: 1}
 
 
+async def test_a_connection_that_was_refused_leaves_no_doubt(sim: Simulator, tmp_path: Path) -> None:
+    """Nothing left this machine, so a day of such an outage makes nothing uncertain; a lost answer is another thing."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    patience = RetryRules(submit_for=0.5)
+    await run(sim, tmp_path, [fx(1)], retries=patience, base_url=url)
+    assert await states(tmp_path) == {State.PLANNED: 1}
+    sim.inject(Fault.RESET_BEFORE, method="PUT")
+    await run(sim, tmp_path, [fx(1)], retries=RetryRules(submit_for=0.001))
+    assert await states(tmp_path) == {State.SENDING: 1}
+    await run(sim, tmp_path, [fx(1)], retries=patience, base_url=url)
+    assert await states(tmp_path) == {State.SENDING: 1}  # by the PUT of before
+
+
+async def test_who_is_cancelled_at_a_closed_gate_leaves_no_doubt(tmp_path: Path) -> None:
+    """It was about to be sent, and never was."""
+    async with simulate() as sim, Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        sim.inject(Fault.RATE_LIMITED, method="PUT", times=9, seconds=3600)
+        async with session.run_many(map(fx, range(3)), journal=journal):
+            with anyio.fail_after(5):
+                while session.statistics().queued < 3:
+                    await anyio.sleep(0.01)
+            assert await journal.count() == {State.SENDING: 3}
+        assert await journal.count() == {State.PLANNED: 3}
+
+
 async def test_what_was_sent_long_ago_is_not_sent_again_unasked(sim: Simulator, tmp_path: Path) -> None:
     """How long a key is remembered is unknown: after a day the piece is uncertain, and only the user may say send."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
@@ -594,7 +621,7 @@ async def test_an_answer_that_cannot_be_read(tmp_path: Path, path: str, operatio
     async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:
         await sending.announce()
         check()
-        sending.left += 1
+        sending.attempts.made += 1
         known = operation and Operation(route=request.route, id=operation, status=Status.PROCESSING, request=request)
         raise DecodeError("strange", path=path, operation=known or None)
 

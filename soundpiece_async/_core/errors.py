@@ -65,9 +65,18 @@ class SessionClosed(SoundpieceError):  # noqa: N818 - the public name is fixed b
 
 
 class TransportError(SoundpieceError):
-    """No usable answer: no connection, a drop, a timeout, or a 2xx that is not JSON. The same key may go again."""
+    """No usable answer: no connection, a drop, a timeout, or a 2xx that is not JSON. The same key may go again.
+
+    Attributes:
+        sent: False when nothing of the request left, for certain, because there was no connection; of several attempts
+            it is about the last one.
+    """
 
     retryable: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 @attrs.frozen

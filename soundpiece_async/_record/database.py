@@ -67,10 +67,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 
+_KEEP = "keep it: a run without it buys everything anew; try '.recover' of the sqlite3 program with a copy first"
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, then run the same again; nothing is lost",
-    sqlite3.SQLITE_NOTADB: "it is damaged, or no journal: move it away and keep it, the files beside it are whole",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: move it away and keep it, the files beside it are whole",
+    sqlite3.SQLITE_NOTADB: f"it is damaged, or no journal: {_KEEP}",
+    sqlite3.SQLITE_CORRUPT: f"it is damaged: {_KEEP}",
     sqlite3.SQLITE_READONLY: "it may not be written: mend its permissions, then run the same again; nothing is lost",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is there, and its permissions",
     sqlite3.SQLITE_IOERR: "the disk is full or failing: mend that, then run the same again; nothing is lost",
@@ -103,7 +104,7 @@ class Database:
             if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(
-                f"file:{quote(os.fsencode(path))}?mode={'ro' if read_only else 'rw'}",
+                f"file:{quote(os.fsencode(path))}?{_choose_mode(path, read_only=read_only)}",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
@@ -173,7 +174,7 @@ class Database:
             )
         found = self._ask("PRAGMA quick_check(1)")
         if found != "ok":
-            raise JournalError(f"the journal {self._path} is damaged ({found}): {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+            raise JournalError(f"the journal {self._path} is damaged ({found}): {_KEEP}")
         if self._read_only:
             if version < len(migrations):
                 raise JournalError(f"the journal {self._path} has to be brought up to date first, by a run")
@@ -191,6 +192,15 @@ class Database:
             return JournalError(f"the journal {self._path} cannot be had: {error}; nothing was done")
         advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE, "nothing was changed")
         return JournalError(f"the journal {self._path} failed ({error}): {advice}")
+
+
+def _choose_mode(path: Path, *, read_only: bool) -> str:
+    """Say how to open a file; SQLite wants to write beside one it reads, unless nobody can be writing it."""
+    if not read_only:
+        return "mode=rw"
+    writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    resting = not writable and not path.with_name(f"{path.name}-wal").exists()
+    return f"mode=ro{'&immutable=1' * resting}"
 
 
 def _execute(statement: str) -> Job:

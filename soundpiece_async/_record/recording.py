@@ -152,7 +152,7 @@ class Recording(Generic[R]):
         """Send a piece, and write down what is known of it, whatever comes back."""
 
         async def announce() -> None:
-            if not sending.left:
+            if not sending.attempts.made:
                 await self._ledger.announce(piece, now=time.time())
 
         brakes.sending()
@@ -165,9 +165,9 @@ class Recording(Generic[R]):
                 await self._ledger.submitted(piece, error.operation, now=time.time())
             await self._fail(piece, error, request)
             raise
-        except SoundpieceError as error:
-            failed = await self._fail(piece, error, request, submitted=False)
-            if not failed and piece.state is State.PLANNED and not sending.in_doubt:
+        except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
+            failed = isinstance(error, SoundpieceError) and await self._fail(piece, error, request, submitted=False)
+            if not failed and piece.state is State.PLANNED and not sending.attempts.in_doubt:
                 await self._ledger.recall(piece)
             raise
         await self._ledger.submitted(piece, operation, now=time.time())

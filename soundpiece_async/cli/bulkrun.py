@@ -110,8 +110,8 @@ class BulkRun:
         """Count a result and print it, and stop where it says so."""
         job = self._feed.take(result.request)
         ending = self.tally.add(result)
-        if self.tally.refusal is not None:
-            self._feed.ended = True
+        if isinstance(self.tally.refusal, AuthenticationError):
+            self._feed.ended = True  # and after a 402 what was submitted earlier is still awaited, whatever its line
         if self.tally.fresh_failures >= self._order.terms.enough_failures:
             self._stop(Stopped("too many pieces failed"))
         if isinstance(result, Failed) and is_full(result.error):
@@ -157,6 +157,8 @@ class BulkRun:
         tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
         if tally.failures > SHOWN:
             tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {out}")
+        if counts["failed"]:
+            tell("what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed")
         go_on = f"the same command, or soundpiece resume {out}, goes on with the same keys: nothing is paid for twice"
         if tally.refusal is not None:
             tell(f"stopped by the account: {tally.refusal}")

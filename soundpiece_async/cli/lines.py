@@ -6,9 +6,10 @@ What is wrong with a line is said, and the next one is read. Line numbers are th
 import codecs
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import attrs
 
@@ -22,6 +23,9 @@ MEMBERS: tuple[str, ...] = tuple(
     dict.fromkeys(member.name for kind in ROUTES.values() for member in attrs.fields(kind))
 )
 """The members of all requests."""
+
+SEPARATORS = ",;\t"
+"""What stands between the cells of CSV: a spreadsheet program takes the one of its country."""
 
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -96,8 +100,9 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _read_csv(text: Iterable[str]) -> Iterator[Line]:
-    rows = csv.reader(text, strict=True)
+def _read_csv(text: TextIO) -> Iterator[Line]:
+    first = text.readline()
+    rows = csv.reader(chain([first], text), delimiter=max(SEPARATORS, key=first.count), strict=True)
     header: list[str] | None = None
     while True:
         number = rows.line_num + 1
@@ -109,7 +114,7 @@ def _read_csv(text: Iterable[str]) -> Iterator[Line]:
             yield Line(number, None, (f"is no CSV: {error}",))
             continue
         if header is None and row:
-            header = [cell.strip() for cell in row]
+            header = [cell.strip().lower() for cell in row]
             faults = _check_header(header)
             if faults:
                 yield Line(number, None, faults)
@@ -121,8 +126,10 @@ def _read_csv(text: Iterable[str]) -> Iterator[Line]:
 def _check_header(header: Sequence[str]) -> tuple[str, ...]:
     """Say what is wrong with the names of the columns; then no line can be understood."""
     known = (*OWN, *MEMBERS)
-    foreign = [name for name in header if name not in known]
-    twins = sorted({name for name in header if header.count(name) > 1})
+    foreign = [name for name in header if name and name not in known]
+    twins = sorted({name for name in header if name and header.count(name) > 1})
+    if any("\udc80" <= letter <= "\udcff" for letter in "".join(header)):
+        return ("is not UTF-8",)
     if "route" not in header:
         return (f"the header has no column 'route'; the columns there may be are {', '.join(known)}",)
     if foreign:
@@ -140,6 +147,9 @@ def _read_row(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
     faults = []
     for name, cell in zip(header, row, strict=True):
         if not cell:
+            continue
+        if not name:
+            faults.append(f"has {cell!r} in a column without a name")
             continue
         read = _READERS.get(name, _READERS.get(types.get(name), str))
         try:

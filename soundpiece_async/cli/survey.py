@@ -12,7 +12,7 @@ import anyio
 from rich import box
 from rich.table import Table
 
-from soundpiece_async import Journal
+from soundpiece_async import Journal, JournalError
 from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import State
@@ -75,7 +75,10 @@ async def preview(order: Order) -> None:
     async with AsyncExitStack() as stack:
         journal = None
         if await anyio.Path(order.out, JOURNAL).exists():
-            journal = await stack.enter_async_context(Journal.open(order.out, read_only=True))
+            try:
+                journal = await stack.enter_async_context(Journal.open(order.out, read_only=True))
+            except JournalError as error:
+                raise UsageError(str(error)) from error
         plan = await _plan(order.jobs, journal)
         waits = {} if journal is None else await measure_waits(journal.ledger)
     to_do = {route: sum(_find_work(states, order)) for route, states in plan.items()}

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -31,22 +31,24 @@ async def verify(
     /,
     *,
     full: bool = False,
+    set_aside: bool = False,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> int:
     """Compare every saved file of a folder with the journal: its size and its sha256; those that differ are printed.
 
     Exit codes: 0 all are well, 1 some are not, 2 there is no journal. What is missing or of another size is fetched
-    again by soundpiece resume; what is damaged, too, once it is removed.
+    again by soundpiece resume; what is damaged otherwise, too, once it is set aside.
 
     Args:
         out: the folder.
         full: decode each file, too, and compare its audio with the MD5 in its own header.
+        set_aside: give each file that differs the name NAME.damaged.
         as_json: print one line of JSON for each that differs, and a summary as the last one.
     """
     try:
         inspect = await anyio.to_thread.run_sync(prepare_inspection, "full") if full else None
         async with Journal.open(out, read_only=True) as journal:
-            verification = Verification(journal, out=out, inspect=inspect, as_json=as_json)
+            verification = Verification(journal, out=out, inspect=inspect, set_aside=set_aside, as_json=as_json)
             await verification.carry_out()
     except (JournalError, SettingsError) as error:
         raise UsageError(str(error)) from error
@@ -60,13 +62,15 @@ class Verification:
         journal: open.
         out: its folder, as paths are to be printed.
         inspect: decodes a file; None: do not.
+        set_aside: rename what is damaged.
         as_json: how to print.
     """
 
-    def __init__(self, journal: Journal, *, out: Path, inspect: Inspect | None, as_json: bool) -> None:
+    def __init__(self, journal: Journal, *, out: Path, inspect: Inspect | None, set_aside: bool, as_json: bool) -> None:
         self._journal = journal
         self._out = out
         self._inspect = inspect
+        self._set_aside = set_aside
         self._as_json = as_json
         self._counts: Counter[str] = Counter()
         self._threads = anyio.CapacityLimiter(os.cpu_count() or 1)
@@ -100,6 +104,8 @@ class Verification:
         if fault:
             members = {"path": str(path), "fault": fault}
             say(json.dumps(members) if self._as_json else f"{path}: {fault}")
+            if self._set_aside:
+                await anyio.to_thread.run_sync(set_aside, path, limiter=self._threads)
 
     async def _tell_progress(self) -> None:
         while True:
@@ -119,6 +125,12 @@ class Verification:
         stored = f"; {plural(counts['in a store'], 'object')} in a store not looked at" if counts["in a store"] else ""
         tell(f"{plural(looked_at, 'file')}, {size(counts['bytes'])}: {counts['bad']} bad{stored}")
         return FAILED if counts["bad"] else DONE
+
+
+def set_aside(path: Path) -> None:
+    """Give a damaged file, if it is there, a name under which no run finds it. Blocks."""
+    with suppress(FileNotFoundError):
+        path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> str | None:
