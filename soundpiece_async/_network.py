@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, 
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from time import monotonic
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -90,6 +89,8 @@ class Network:
 
     async def __aenter__(self) -> Self:
         """Make the two sessions; nothing is sent."""
+        from importlib.metadata import version  # noqa: PLC0415 - slow to load, and needed once a session is opened
+
         connect = self._settings.timeouts.connect
         agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
