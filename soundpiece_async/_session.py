@@ -137,7 +137,7 @@ class Session:
         """
         known = operation if isinstance(operation, Operation) else None
         demand_timeout(timeout)
-        with self._life.inside():
+        with self._life.briefly():
             if known is None or not known.status.final:
                 final = await self._poller.wait(demand_handle(operation), known=known, timeout=timeout)
                 known = final if known is None else attrs.evolve(final, request=known.request)
