@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, 
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
+from http import HTTPStatus
 from time import monotonic
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -154,10 +155,11 @@ class Network:
         return _opened(self._api).request(call.method, url, data=call.body, headers=headers, allow_redirects=False)
 
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
-        answer = self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
-        self._clock.read(answer.headers.get("date"), wall=datetime.now(UTC), steady=monotonic())
-        logger.debug("%s: status %s, %d bytes", call, answer.status, len(body))
-        return answer
+        self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
+        logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
+        if response.status == HTTPStatus.OK and self._key not in body:
+            return Answer(response.status, {}, body)
+        return self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
