@@ -157,9 +157,7 @@ class Network:
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
-        if response.status == HTTPStatus.OK and self._key not in body:
-            return Answer(response.status, {}, body)
-        return self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
+        return self._scrub(response, body)
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -204,13 +202,13 @@ class Network:
         """Give the proxy, but for this machine: its own "this machine" is another one."""
         return None if url.host in LOOPBACK else self._settings.proxy
 
-    def _scrub(self, answer: Answer) -> Answer:
-        """Take the key out of an answer that repeats it, before any of it can reach an exception or a log."""
+    def _scrub(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+        """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log."""
+        if response.status == HTTPStatus.OK and self._key not in body:
+            return Answer(response.status, {}, body)
         key, mark = self._settings.api_key, "spk_…"
-        if self._key not in answer.body and key not in "\n".join(answer.headers.values()):
-            return answer
-        headers = {name: value.replace(key, mark) for name, value in answer.headers.items()}
-        return Answer(answer.status, headers, answer.body.replace(self._key, mark.encode()))
+        headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
+        return Answer(response.status, headers, body.replace(self._key, mark.encode()))
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
