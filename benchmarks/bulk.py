@@ -28,7 +28,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import _figures
 import attrs
+from _figures import Figure
 from _sampling import LOOP, REST, SOCKETS, STAGES, THREADS, Sampling
 
 from soundpiece_async import Failed, Journal, NewFx, Session, Settings, TransportError
@@ -39,21 +41,8 @@ T = TypeVar("T")
 
 SPAWN = multiprocessing.get_context("spawn")
 SPEED = 1000.0
+MOST = 0.15  # of the CPU, for the journal
 FLAT = 25.0  # MB: what the allocator keeps of a busy moment, which comes by chance, and 0.1 KB for each line
-ROW = "{:66} {:>9} {:>12} {:>6}"
-
-
-@attrs.frozen
-class Figure:
-    """One row of the last table; without a goal it only tells."""
-
-    name: str
-    measured: str
-    goal: str = "-"
-    holds: bool | None = None
-
-    def __str__(self) -> str:
-        return ROW.format(self.name, self.goal, self.measured, {True: "yes", False: "NO", None: "-"}[self.holds])
 
 
 @attrs.frozen(kw_only=True)
@@ -180,14 +169,23 @@ def split(address: tuple[str, str], pieces: int) -> Iterator[Figure]:
             f"{jobs / pieces:11.2f}",
             flush=True,
         )
-    each = {stage: f"{used / pieces * 1e6:.0f} us" for stage, used in seen.by_stage.items()}
     share = seen.by_stage["journal"] / seen.cpu
-    yield Figure(f"{pieces} pieces: a second, with the service on the same machine", f"{pieces / seen.wall:.0f}")
-    yield Figure("CPU per piece", f"{seen.cpu / pieces * 1e6:.0f} us")
+    yield tell(f"{pieces} pieces: a second, with the service on the same machine", f"{pieces / seen.wall:.0f}")
+    yield tell("CPU per piece", f"{seen.cpu / pieces * 1e6:.0f} us")
     for stage in ("submit", "poll", "download", "journal"):
-        yield Figure(f"CPU per piece: {stage}", each[stage])
-    yield Figure("transactions per piece", f"{seen.commits / pieces:.2f}")
-    yield Figure("the journal's share, by stages", f"{share:.1%}", "<= 15 %", share <= 0.15)
+        yield tell(f"CPU per piece: {stage}", f"{seen.by_stage[stage] / pieces * 1e6:.0f} us")
+    yield tell("transactions per piece", f"{seen.commits / pieces:.2f}")
+    yield keep_share("the journal's share, by stages", share)
+
+
+def tell(name: str, measured: str) -> Figure:
+    """Make a figure nothing was promised of."""
+    return Figure(name, "-", measured, None)
+
+
+def keep_share(name: str, share: float) -> Figure:
+    """Make the figure of the journal's share of the CPU."""
+    return Figure(name, "<= 15 %", f"{share:.1%}", share <= MOST)
 
 
 def compare(address: tuple[str, str], pieces: int, *, rounds: int) -> Iterator[Figure]:
@@ -198,24 +196,23 @@ def compare(address: tuple[str, str], pieces: int, *, rounds: int) -> Iterator[F
         shares.append(1 - bare / recorded)
         print(f"{pieces} pieces: {bare:.2f} s of CPU without a journal, {recorded:.2f} s with one", flush=True)
     share = statistics.median(shares)
-    yield Figure(f"the journal's share, {rounds} pairs of runs of {pieces}", f"{share:.1%}", "<= 15 %", share <= 0.15)
+    yield keep_share(f"the journal's share, {rounds} pairs of runs of {pieces}", share)
 
 
 def weigh(marks: list[int]) -> Iterator[Figure]:
     """Plan lines, and give the memory."""
     peaks, reported, cpu = alone(plan, marks)
     print(f"\n{marks[-1]} lines planned, {cpu * 1e6:.0f} us of CPU each")
-    yield Figure(f"{marks[0]} lines planned: MB at most", f"{peaks[0]:.0f}")
+    yield tell(f"{marks[0]} lines planned: MB at most", f"{peaks[0]:.0f}")
     for lines, peak in zip(marks[1:], peaks[1:], strict=True):
-        more = peak - peaks[0]
-        yield Figure(f"{lines} lines planned: MB more", f"{more:.0f}", f"<= {FLAT:g}", more <= FLAT)
-    yield Figure(f"{marks[-1]} lines and their report: MB at most", f"{reported:.0f}", "<= 250", reported <= 250)
+        yield Figure.at_most(f"{lines} lines planned: MB more", FLAT, peak - peaks[0], form="{:.0f}")
+    yield Figure.at_most(f"{marks[-1]} lines and their report: MB at most", 250, reported, form="{:.0f}")
 
 
 def main() -> int:
     """Measure, and print the table; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="500 pieces, 10,000 lines")
+    _figures.add_options(parser, quick="500 pieces, 10,000 lines")
     parser.add_argument("--only", choices=["split", "pairs", "memory"])
     parser.add_argument("--pieces", type=int)
     options = parser.parse_args()
@@ -232,8 +229,7 @@ def main() -> int:
                 figures += compare(address, pair, rounds=rounds)
     if options.only in (None, "memory"):
         figures += weigh(marks)
-    print("\n" + ROW.format("figure", "goal", "measured", "holds"), *figures, sep="\n")
-    return any(figure.holds is False for figure in figures)
+    return _figures.report(figures, options)
 
 
 if __name__ == "__main__":

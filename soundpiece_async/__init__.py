@@ -106,23 +106,16 @@ __all__ = [
     "WebhookError",
 ]
 
-_ROOMS = (
-    "_core.errors",
-    "_core.models",
-    "_core.outputs",
-    "_core.requests",
-    "_core.settings",
-    "_bulk",
-    "_record.journal",
-    "_download.streaming",
-    "_session",
-)
+_ROOMS = ("_core.errors", "_core.models", "_core.outputs", "_core.requests", "_core.settings")
+_LARGE = {"AudioStream": "_download.streaming", "Journal": "_record.journal", "RunMany": "_bulk", "Session": "_session"}
+"""Names whose rooms are loaded for nobody else's sake."""
 
 
 def __getattr__(name: str) -> object:
     """Load a public name when it is first asked for (PEP 562): the command line has to catch Ctrl-C before that."""
     if name in __all__:
-        modules = (import_module(f"{__name__}.{room}") for room in _ROOMS)
+        rooms = (_LARGE[name],) if name in _LARGE else _ROOMS
+        modules = (import_module(f"{__name__}.{room}") for room in rooms)
         return globals().setdefault(name, next(getattr(module, name) for module in modules if hasattr(module, name)))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -126,7 +126,7 @@ class Lifetime:
         self._calls.add(call)
         return call
 
-    def _leave(self, call: anyio.CancelScope | Call) -> None:
+    def _leave(self, call: "anyio.CancelScope | Call") -> None:
         self._calls.discard(call)
         if not self._calls:
             self._quiet.set()
@@ -155,7 +155,7 @@ class Lifetime:
         self,
         house: AbstractAsyncContextManager[object],
         background: Iterable[Task],
-        opened: anyio.Event,
+        opened: "anyio.Event",
     ) -> None:
         try:
             async with house:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, 
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from http import HTTPStatus
 from time import monotonic
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -92,6 +92,8 @@ class Network:
 
     async def __aenter__(self) -> Self:
         """Make the two sessions; nothing is sent."""
+        from importlib.metadata import version  # noqa: PLC0415 - slow to load, and needed once a session is opened
+
         connect = self._settings.timeouts.connect
         agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
@@ -155,10 +157,9 @@ class Network:
         return _opened(self._api).request(call.method, url, data=call.body, headers=headers, allow_redirects=False)
 
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
-        answer = self._scrub(Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body))
-        self._clock.read(answer.headers.get("date"), wall=datetime.now(UTC), steady=monotonic())
-        logger.debug("%s: status %s, %d bytes", call, answer.status, len(body))
-        return answer
+        self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
+        logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
+        return self._scrub(response, body)
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -203,13 +204,13 @@ class Network:
         """Give the proxy, but for this machine: its own "this machine" is another one."""
         return None if url.host in LOOPBACK else self._settings.proxy
 
-    def _scrub(self, answer: Answer) -> Answer:
-        """Take the key out of an answer that repeats it, before any of it can reach an exception or a log."""
+    def _scrub(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+        """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log."""
+        if response.status == HTTPStatus.OK and self._key not in body:
+            return Answer(response.status, {}, body)
         key, mark = self._settings.api_key, "spk_…"
-        if self._key not in answer.body and key not in "\n".join(answer.headers.values()):
-            return answer
-        headers = {name: value.replace(key, mark) for name, value in answer.headers.items()}
-        return Answer(answer.status, headers, answer.body.replace(self._key, mark.encode()))
+        headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
+        return Answer(response.status, headers, body.replace(self._key, mark.encode()))
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:

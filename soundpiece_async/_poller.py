@@ -34,8 +34,8 @@ class _Watch:
     request: Request | None
     seen: float  # when it was last known to be processing
     waiters: int = 0
-    resolved: anyio.Event = attrs.field(factory=anyio.Event)
-    poll: anyio.TaskHandle[None] = attrs.field(init=False)  # the latest one, once there is one
+    resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
+    poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
 
     def read(self, answer: Answer, call: Call) -> Operation[Any] | None:

@@ -26,7 +26,7 @@ REMEMBERED = 4096
 class _Renewal:
     """A request for fresh URLs, shared by all that wait for it; so is its failure."""
 
-    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
+    lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock())  # noqa: PLW0108 - anyio loads it when used
     error: SoundpieceError | None = None
 
 

@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -36,7 +35,7 @@ class _Piece:
     """What is known of one idempotency key, for as long as its request object lives."""
 
     owner: "weakref.ref[Request]"  # its end takes this piece out of the book
-    lock: anyio.Lock = attrs.field(factory=partial(anyio.Lock, fast_acquire=True))
+    lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
     body: bytes | None = None
     raw: Mapping[str, Any] | None = None  # of its operation, which holds the request: that would keep itself alive
     error: DecodeError | None = None

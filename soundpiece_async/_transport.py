@@ -158,7 +158,7 @@ class Transport:
 
     async def _line_up(
         self,
-        slots: anyio.CapacityLimiter,
+        slots: "anyio.CapacityLimiter",
         turn: Turn,
         announce: Callable[[], Awaitable[None]] | None,
         check: Callable[[], None],

@@ -124,7 +124,7 @@ async def test_a_fault_of_ours_in_a_poll_goes_to_its_waiters_alone(
     """Whatever it is, it is logged, given to those who wait, and does not end the session."""
     operation = await session.submit(fx())
 
-    def stumble(_: object) -> None:
+    def stumble(*_: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:

@@ -1,4 +1,4 @@
-"""Bytes to models and back; the only file that knows cattrs. Its converter is built once."""
+"""Bytes to models and back; the only file that knows cattrs. Its converters are built once, when first needed."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def decode_operation(members: Mapping[str, Any], *, route: str, request: Request
         "raw": members,
     }
     try:
-        operation: Operation[Any] = _BUILD(prepared, Operation[Any])
+        operation: Operation[Any] = _find_builder()(prepared, Operation[Any])
     except Exception:  # noqa: BLE001 - whatever it is: the careful converter meets it again, and says where
         return _build_carefully(prepared, handle)
     return operation
@@ -122,7 +122,7 @@ def decode_operation(members: Mapping[str, Any], *, route: str, request: Request
 
 def _build_carefully(prepared: Mapping[str, Any], handle: Handle) -> Operation[Any]:
     try:
-        return _CAREFUL.structure(prepared, Operation[Any])
+        return _get_converter(careful=True).structure(prepared, Operation[Any])
     except cattrs.BaseValidationError as error:
         wrong, _, path = cattrs.transform_error(error)[0].partition(" @ $.")
         raise DecodeError(
@@ -136,8 +136,9 @@ def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
     """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
     if members.get("idempotency_key") is None:
         return None  # a key of our own making would stand for another piece of work
+    told = {name: value for name, value in members.items() if value is not None}
     try:
-        return _QUICK.structure({k: v for k, v in members.items() if v is not None}, ROUTES[route])
+        return _get_converter(careful=False).structure(told, ROUTES[route])
     except (TypeError, ValueError, KeyError):
         return None
 
@@ -249,8 +250,9 @@ def _optional(shape: Any, converter: cattrs.Converter) -> Callable[[object, obje
     return lambda value, _: None if value is None else structure(value, kind)
 
 
-def _build_converter(*, careful: bool) -> cattrs.Converter:
-    """Make the converter; only a ``careful`` one says where something is wrong, which takes its time."""
+@cache
+def _get_converter(*, careful: bool) -> cattrs.Converter:
+    """Make the converter, once; only a ``careful`` one says where something is wrong, which takes its time."""
     converter = cattrs.Converter(detailed_validation=careful)
     for primitive in (str, bool, int):
         converter.register_structure_hook(primitive, _check_type(primitive))
@@ -272,7 +274,10 @@ def _build_converter(*, careful: bool) -> cattrs.Converter:
     return converter
 
 
+@cache
+def _find_builder() -> Callable[[object, object], Any]:
+    return _get_converter(careful=False).get_structure_hook(Operation[Any])
+
+
 _STATUSES = {status.value: status for status in Status}
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-_QUICK, _CAREFUL = _build_converter(careful=False), _build_converter(careful=True)
-_BUILD = _QUICK.get_structure_hook(Operation[Any])

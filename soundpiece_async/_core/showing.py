@@ -11,7 +11,6 @@ Rules:
 
 import re
 from collections.abc import Iterator
-from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
@@ -89,7 +88,7 @@ def _file_rows(file: "SavedFile") -> list[tuple[str, str]]:
     sound = f"{file.duration:.2f} s, {file.sample_rate} Hz, {_count(file.channels)}, {_size(file.bytes)}"
     rows = [("file", _cell(file.url or str(file.path))), ("audio", _cell(sound))]
     if file.url is None and not file.path.is_absolute():
-        source = escape(quote(file.path.as_posix()))
+        source = _escape(quote(file.path.as_posix()))
         rows.append(("", f'<audio controls preload="none" src="{source}"></audio>'))
     return rows
 
@@ -123,7 +122,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 def _cell(value: object) -> str:
     """Write one value; lists and the lines of lyrics below one another."""
     text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-    return escape(text).replace("\n", "<br>")
+    return _escape(text).replace("\n", "<br>")
 
 
 def _count(channels: int) -> str:
@@ -132,3 +131,9 @@ def _count(channels: int) -> str:
 
 def _size(count: int) -> str:
     return f"{count / _MEGA:.2f} MB" if count >= _MEGA else f"{count / 1000:.1f} kB"
+
+
+def _escape(text: str) -> str:
+    from html import escape  # noqa: PLC0415 - with its table of all entities it is slow to load
+
+    return escape(text)

@@ -57,7 +57,7 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """What came back: status, headers (names in lower case) and the whole body."""
+    """What came back: status, headers (names in lower case; of a success none, nobody asks) and the whole body."""
 
     status: int
     headers: Mapping[str, str]

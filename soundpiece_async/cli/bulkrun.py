@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -14,8 +14,6 @@ from soundpiece_async import (
     Failed,
     Journal,
     Request,
-    RunMany,
-    Session,
     SoundpieceError,
     Succeeded,
 )
@@ -28,6 +26,9 @@ from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture, beside
 from soundpiece_async.cli.speech import plural, say, size, span, tell
 from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
+
+if TYPE_CHECKING:
+    from soundpiece_async import RunMany, Session
 
 SHOWN = 20
 """Failures that are told one by one."""
@@ -81,7 +82,7 @@ class BulkRun:
         journal, session: open.
     """
 
-    def __init__(self, order: Order, *, lines: int, journal: Journal, session: Session) -> None:
+    def __init__(self, order: Order, *, lines: int, journal: Journal, session: "Session") -> None:
         self.tally: Tally = Tally(lines)
         self._order = order
         self._journal = journal

@@ -3,15 +3,18 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from soundpiece_async import Limits, RetryRules, Session, Settings, SettingsError
+from soundpiece_async import Limits, RetryRules, Settings, SettingsError
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE
+
+if TYPE_CHECKING:
+    from soundpiece_async import Session
 
 PATIENCE = 3600.0
 """Seconds an outage may last before pieces are left to the next run. A job of one night has that time."""
@@ -59,12 +62,14 @@ class Knobs:
         except SettingsError as error:
             raise UsageError(str(error)) from error
 
-    def make_session(self) -> Session:
+    def make_session(self) -> "Session":
         """Make a session of the environment and these; it is not open yet.
 
         Raises:
             UsageError: they make no sense, or the key is not set.
         """
+        from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
+
         try:
             settings = Settings.from_environ(os.environ)
             return Session(
