@@ -1,41 +1,37 @@
-"""The front room: submit, wait, download, run. What only some programs need is loaded when it is first asked for."""
-
-from __future__ import annotations
+"""The front room: submit, wait, download, run."""
 
 import os
 import warnings
+from collections.abc import AsyncIterable, Iterable
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
+from soundpiece_async._bulk import RunMany
 from soundpiece_async._core import wire
-from soundpiece_async._core.models import Operation, Statistics, Succeeded
+from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
+from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_timeout
+from soundpiece_async._download.delivery import UntilFull, deliver
+from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.inspecting import demand_decoder
-from soundpiece_async._download.places import demand_place
-from soundpiece_async._download.saving import Saving
+from soundpiece_async._download.places import Place, demand_place
+from soundpiece_async._download.streaming import AudioStream
 from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._poller import Poller
 from soundpiece_async._reader import Reader
+from soundpiece_async._record.journal import Journal
+from soundpiece_async._record.recording import Recording
 from soundpiece_async._submitter import Submitter
 from soundpiece_async._transport import Transport
+from soundpiece_async._way import Way
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
-    from types import TracebackType
-
     from aiohttp import TraceConfig
-
-    from soundpiece_async._bulk import RunMany
-    from soundpiece_async._core.models import SavedFile
-    from soundpiece_async._core.outputs import Handle, Output
-    from soundpiece_async._download.places import Place
-    from soundpiece_async._download.streaming import AudioStream
-    from soundpiece_async._record.journal import Journal
-    from soundpiece_async._way import Work
 
 R = TypeVar("R", bound=Request)
 E = TypeVar("E", bound=Request | None)
@@ -55,14 +51,14 @@ class Session:
         SettingsError: no key is set, or a setting makes no sense; nothing was sent.
     """
 
-    def __init__(self, settings: Settings | None = None, *, trace_configs: Iterable[TraceConfig] = ()) -> None:
+    def __init__(self, settings: Settings | None = None, *, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
         self._life = Lifetime()
         self._settings = Settings.from_environ(os.environ) if settings is None else settings
         demand_decoder(self._settings)
         self._traces = tuple(trace_configs)
 
     def __repr__(self) -> str:
-        parts = (self._submitter, self._poller, self._saving, self._transport) if self._life.started else ()
+        parts = (self._submitter, self._poller, self._downloader, self._transport) if self._life.started else ()
         return f"<Session {' '.join(map(repr, (self._life, *parts)))}>"
 
     async def start(self) -> None:
@@ -76,7 +72,15 @@ class Session:
         self._reader = Reader(self._transport)
         self._submitter = Submitter(self._transport, self._reader, validate=self._settings.validate)
         self._poller = Poller(self._transport, self._reader, slots=self._settings.limits.polls)
-        self._saving = Saving(self._settings, transport=self._transport, reader=self._reader)
+        self._downloader = Downloader(
+            stream=self._transport.stream,
+            renew=self._reader.renew,
+            limit=self._settings.limits.downloads,
+            verify=self._settings.verify,
+            keep_corrupt=self._settings.keep_corrupt,
+            max_bytes=self._settings.limits.max_bytes,
+            stalls=self._settings.retries.download_stalls,
+        )
         await self._life.start(self._transport, self._transport.pacer.run, self._poller.run)
 
     async def aclose(self) -> None:
@@ -184,7 +188,9 @@ class Session:
             SessionClosed: the session is closed.
         """
         with self._life.inside():
-            return await self._saving.deliver(what, to, name=name, overwrite=overwrite)
+            return await deliver(
+                what, to, name=name, overwrite=overwrite, reader=self._reader, downloader=self._downloader
+            )
 
     def stream(self, output: Output) -> AudioStream:
         """Pass an output on instead of saving it: ``async with session.stream(output) as audio``, then iterate.
@@ -193,7 +199,9 @@ class Session:
         kept. An output that cannot be had is an error when the stream is entered. ``AudioStream`` says the rest.
         """
         self._life.check()
-        return self._saving.stream(output, life=self._life)
+        return AudioStream(
+            output, open_passage=self._downloader.open, inside=self._life.inside, start=self._life.start_child
+        )
 
     async def run(self, request: R, *, save_to: Place | None = None, timeout: float | None = None) -> Succeeded[R]:
         """Submit, wait and, when ``save_to`` names a place, download. Raises as the three do.
@@ -235,20 +243,12 @@ class Session:
         demand_timeout(timeout)
         demand_in_flight(max_in_flight)
         demand_place(save_to, verify=self._settings.verify)
-        from soundpiece_async._bulk import RunMany  # noqa: PLC0415 - see the top
-        from soundpiece_async._download.delivery import UntilFull  # noqa: PLC0415
-        from soundpiece_async._way import Way  # noqa: PLC0415
-
         wait, download = partial(self.wait, timeout=timeout), UntilFull(self.download)
         way: Way[R] = Way(submit=self._submit, wait=wait, download=download, save_to=save_to)
-        work: Work[R] = way.run
-        if journal is not None:
-            from soundpiece_async._record.recording import Recording  # noqa: PLC0415
-
-            work = Recording(journal, way=way, prepare=self._prepare, remember=self._reader.remember).run
+        recording = journal and Recording(journal, way=way, prepare=self._prepare, remember=self._reader.remember)
         return RunMany(
             requests,
-            work=work,
+            work=recording.run if recording else way.run,
             refusal=lambda: self._submitter.refusal,
             recheck=lambda: self._transport.pacer.recheck(),  # noqa: PLW0108 - there is no transport before the start
             inside=self._life.inside,
@@ -278,9 +278,9 @@ class Session:
             polls_out=self._poller.polls_out,
             ready=self._reader.ready,
             failed=self._reader.failed,
-            downloads_out=self._saving.streams_out,
-            downloads=self._saving.saved,
-            bytes=self._saving.received,
+            downloads_out=self._downloader.streams_out,
+            downloads=self._downloader.saved,
+            bytes=self._downloader.received,
             requests=self._transport.pacer.sent,
             rate_limited=gate.limited_count,
             rate=gate.rate,

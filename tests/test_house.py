@@ -53,29 +53,16 @@ print(*set(sys.modules) - loaded)"""
     assert not {"typing", "asyncio", "anyio", "attr"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    ("program", "unneeded"),
-    [
-        (
-            "from soundpiece_async import Session",
-            {
-                "soundpiece_async._download.downloader",
-                "soundpiece_async._bulk",
-                "soundpiece_async._record",
-                "sqlite3",
-                "html",
-            },
-        ),
-        ("from soundpiece_async.cli.commands import app; app('--help', exit_on_error=False)", {"aiohttp", "uvloop"}),
-    ],
-)
-def test_only_what_is_needed_is_loaded(program: str, unneeded: set[str]) -> None:
-    """Submitting needs no downloads and no journals, and the help of the command line needs no network."""
-    tell = f"import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {program}"
-    done = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+def test_help_needs_no_network() -> None:
+    """It comes at once: the library itself is loaded by the commands that use it."""
+    code = """import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from soundpiece_async.cli.commands import app
+app("--help", exit_on_error=False)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
     loaded = set(done.stderr.split())
     assert "soundpiece_async._core.requests" in loaded
-    assert not loaded & unneeded
+    assert not loaded & {"aiohttp", "uvloop"}
 
 
 def test_only_the_transport_knows_aiohttp_and_only_the_codec_knows_cattrs() -> None:
