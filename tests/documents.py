@@ -166,7 +166,7 @@ def check_command(command: list[str]) -> None:
             assert parse(arguments) is not None, command
         case ["python", "-m", "pip", "install", *packages] | ["pip", "install", *packages]:
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-            for extra in re.findall(r"\[([\w,]+)\]", " ".join(packages)):
+            for extra in re.findall(r"(?:\.|soundpiece-async)\[([\w,]+)\]", " ".join(packages)):
                 assert set(extra.split(",")) <= set(project["optional-dependencies"]), command
         case ["python", "-m", "nox", *_] | ["nox", *_] | ["python", "-m", "asyncio" | "pytest", *_] | ["pytest", *_]:
             pass
