@@ -148,8 +148,8 @@ class Pacer:
     async def run(self) -> None:
         """Wake those who wait, when their time has come, until cancelled."""
         while True:
-            self._changed = anyio.Event()
             self._admit()
+            self._changed = anyio.Event()  # after admitting, which says itself that something changed
             now = monotonic()
             wakes_at = self.gate.wakes_at(now=now)
             with anyio.move_on_after(None if wakes_at is None else max(0.0, wakes_at - now)):

@@ -3,7 +3,7 @@ import attrs
 import pytest
 from conftest import STUCK, settings, simulate
 
-from soundpiece_async import Handle, Limits, NewFx, Session, Status, ValidationError, WaitTimeout
+from soundpiece_async import Handle, Limits, NewFx, Session, Status, Timeouts, ValidationError, WaitTimeout
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
 from soundpiece_async._poller import DELIVERED
 from soundpiece_async._reader import REMEMBERED
@@ -58,13 +58,17 @@ async def test_what_cannot_be_read_ends_the_wait() -> None:
 
 async def test_detection_lag_is_measured() -> None:
     """Seen inside a hold there is no lag; an operation that was ready before anybody looked has one."""
-    async with simulate(durations=STUCK, speed=20) as sim, Session(settings(sim)) as session:
+    patient = Timeouts(connect=5, submit=5, poll=30, read=5)
+    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim, timeouts=patient)) as session:
         first, second = await session.submit(fx(1)), await session.submit(fx(2))
         with pytest.raises(WaitTimeout):
             await session.wait(first, timeout=0.01)
         async with anyio.create_task_group() as group:
             group.start_soon(session.wait, second)
-            await anyio.sleep(0.2)
+            with anyio.fail_after(5):
+                while all(request.operation != second.id for request in sim.log if request.method == "GET"):
+                    await anyio.sleep(0.01)
+            await anyio.sleep(0.1 + 4 * session._poller._scheduler.rtt)  # an answer at once would be no hold's
             sim.finish(second.id)
         assert session.statistics().detection_lag_max == 0.0
 

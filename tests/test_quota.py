@@ -22,7 +22,7 @@ from soundpiece_async import (
     Timeouts,
     TransportError,
 )
-from soundpiece_async._core.pacing import Turn
+from soundpiece_async._core.pacing import Gate, Turn
 from soundpiece_async._pacer import OutOfPatience, Pacer
 from soundpiece_async.simulator import Simulator
 
@@ -241,6 +241,28 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
     assert ended == [0.9, 1.0]
     assert pacer.gate.closed_until is None
     assert not pacer._patient
+
+
+async def test_waiting_for_a_turn_is_no_work() -> None:
+    """While the gate is closed nobody looks again and again: its end, or something new, wakes those who wait."""
+
+    class Watched(Gate):
+        looks = 0
+
+        def wakes_at(self, *, now: float) -> float | None:
+            self.looks += 1
+            return super().wakes_at(now=now)
+
+    pacer = Pacer(ceiling=None)
+    gate = pacer.gate = Watched()
+    pacer.limited(await pacer.take(Turn.SUBMIT), retry_after=0.2)
+    async with anyio.create_task_group() as group:
+        group.start_soon(pacer.run)
+        for _ in range(5):
+            group.start_soon(pacer.take, Turn.POLL)
+        await until(lambda: pacer.sent == 2)
+        group.cancel_scope.cancel()
+    assert gate.looks < 20
 
 
 async def test_the_one_poll_that_goes_is_not_held() -> None:

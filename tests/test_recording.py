@@ -233,9 +233,9 @@ async def test_after_402_what_is_in_the_journal_is_still_finished(tmp_path: Path
 async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
     """After 401 what would have to be asked for is refused without a request; what is on disk needs none."""
     async with simulate(durations=STUCK) as sim:
-        await run(sim, tmp_path, map(fx, range(6)), timeout=0.1)
-        sim.finish(next(iter(sim.operations)))
-        await run(sim, tmp_path, map(fx, range(6)), timeout=0.1)
+        await run(sim, tmp_path, map(fx, range(6)), timeout=0.1, max_in_flight=1)
+        sim.finish(next(iter(sim.operations)))  # the first one's
+        await run(sim, tmp_path, [fx(0)])
         assert await states(tmp_path) == {State.SAVED: 1, State.SUBMITTED: 5}
         before = len(sim.log)
         done = await run(sim, tmp_path, map(fx, range(8)), api_key="spk_wrong", max_in_flight=1)

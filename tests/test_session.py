@@ -334,7 +334,7 @@ async def test_a_webhook_wakes_the_waiters() -> None:
         assert (await session.wait(operation)).status is Status.READY
 
 
-async def test_a_webhook_is_believed_only_once_confirmed_when_asked() -> None:
+async def test_a_webhook_is_believed_only_once_confirmed_when_asked(caplog: pytest.LogCaptureFixture) -> None:
     """With ``confirm_webhooks`` one GET decides; a lie changes nothing."""
     async with simulate(durations=STUCK) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
         operation = await session.submit(fx())
@@ -346,7 +346,8 @@ async def test_a_webhook_is_believed_only_once_confirmed_when_asked() -> None:
         session.deliver(ready)
         assert (await session.wait(operation, timeout=5)).outputs
         session.deliver(attrs.evolve(ready, id="op_" + "0" * 26))
-        await until(lambda: sim.log[-1].operation == "op_" + "0" * 26)
+        await until(lambda: "could not be confirmed" in caplog.text)
+        assert sim.log[-1].operation == "op_" + "0" * 26
 
 
 async def test_statistics_count_what_happened(session: Session, tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ class PartFile:
             os.fsync(file.fileno())
             if sys.platform == "win32":  # pragma: no cover - an open file cannot be renamed there
                 file.close()
+            self._note.unlink(missing_ok=True)  # first: killed in between, nothing is left that nobody looks at again
             self.path.replace(self.target)
-            self._note.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
             self._close()
 

@@ -27,7 +27,8 @@ class Renders:
     made: int = attrs.field(default=0, init=False)
     _kept: OrderedDict[Score, Render] = attrs.field(factory=OrderedDict, init=False)
     _pending: dict[Score, anyio.Lock] = attrs.field(factory=dict, init=False)
-    _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(2), init=False)
+    # one at a time: two and the event loop would spend as long again on handing each other the interpreter
+    _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(1), init=False)
 
     def __repr__(self) -> str:
         """How many files and bytes are kept."""

@@ -1,0 +1,35 @@
+"""What comes in, without the rest of the simulator."""
+
+import random
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from soundpiece_async.simulator import Faults
+from soundpiece_async.simulator.faults import Mischief, Strike
+from soundpiece_async.simulator.hosting import listen
+from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.reception import Desk, Reception
+from soundpiece_async.simulator.replies import Reply
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_client_that_is_gone_is_no_error() -> None:
+    """A connection that was lost just before its answer is hung up on, and the request is open no longer."""
+    reception = Reception(mischief=Mischief(Faults(), dice=random.Random(1)))
+
+    async def answer(_entry: Request, _strike: Strike | None) -> Reply:
+        return Reply(body=b"fLaC")
+
+    async def receive(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return await reception.receive(request, Desk(host="output", identify=lambda _: None, answer=answer))
+
+    async with listen(receive, host="127.0.0.1", port=0) as url, aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.post(url)  # a GET is sent again by aiohttp itself
+    (request,) = reception.log
+    assert (reception.open_requests, request.status, request.held is not None) == (0, 200, True)
