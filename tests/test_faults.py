@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "spk_for_tests"
 BRISK = Timeouts(connect=2, submit=0.4, poll=0.4, read=0.4)
+PATIENT = Timeouts(connect=2, submit=1, poll=1, read=1)  # for many at a time
 SHORT = Timeouts(connect=0.2, submit=0.2, poll=0.2, read=0.2)
 CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
 
@@ -46,8 +47,8 @@ def fx(number: int = 0) -> NewFx:
     return NewFx(f"door {number}", duration=0.2)
 
 
-def settings(url: str, *, submit_for: float = 0.0) -> Settings:
-    return Settings(api_key=KEY, base_url=url, timeouts=BRISK, retries=RetryRules(submit_for=submit_for))
+def settings(url: str, *, submit_for: float = 0.0, timeouts: Timeouts = BRISK) -> Settings:
+    return Settings(api_key=KEY, base_url=url, timeouts=timeouts, retries=RetryRules(submit_for=submit_for))
 
 
 async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], *acts: Act) -> None:
@@ -55,7 +56,7 @@ async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], 
     try:
         with anyio.fail_after(25):
             async with RawApi(*acts, blind=EFFECTLESS.values()) as api:
-                async with opened(settings(api.url, submit_for=10)) as session:
+                async with opened(settings(api.url, submit_for=20, timeouts=PATIENT)) as session:
                     await call(api, session)
                 while api.open:  # no socket is left
                     await anyio.sleep(0.002)
