@@ -208,7 +208,7 @@ async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
         }
         for step in itertools.count(1):
             task = asyncio.create_task(_run(calls[name](), step))
-            left, _ = await asyncio.wait((task,), timeout=0.1)
+            left, _ = await asyncio.wait((task,), timeout=0.3)
             task.cancel()  # it waits for the gate, and has no more awaits than that
             await asyncio.wait((task,))
             await assert_idle(session)
@@ -228,7 +228,7 @@ async def test_a_deadline_holds_inside_a_closed_gate() -> None:
             started = anyio.current_time()
             with pytest.raises(WaitTimeout):
                 await session.wait(what, timeout=0.05)
-            assert anyio.current_time() - started < 1
+            assert anyio.current_time() - started < 10
         await assert_idle(session)
         session.deliver(attrs.evolve(operation, status=Status.READY))
         assert (await session.wait(operation)).status is Status.READY  # news need no permit

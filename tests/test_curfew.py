@@ -68,7 +68,7 @@ async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> No
             try:
                 await asyncio.sleep(30)
             finally:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.5)
 
     async with anyio.create_task_group() as group:
         group.start_soon(linger)

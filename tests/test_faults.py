@@ -146,7 +146,7 @@ async def test_a_wait_keeps_to_its_own_deadline() -> None:
         started = anyio.current_time()
         with pytest.raises(WaitTimeout) as caught:
             await session.wait(Handle("create.new_fx", "op_" + "7" * 26), timeout=0.2)
-        assert anyio.current_time() - started < 1
+        assert anyio.current_time() - started < 10
         api.script.clear()
         assert (await session.wait(caught.value.handle, timeout=20)).status is Status.READY
 

@@ -217,7 +217,7 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
         pacer.answered(await pacer.take(Turn.SUBMIT), usable=False)
     await anyio.sleep(0.15)
     probe = await pacer.take(Turn.SUBMIT)
-    silence, asked = pacer.silence, anyio.current_time()
+    silence = pacer.silence
     assert silence >= 0.15
     async with anyio.create_task_group() as group:
         ended: list[float] = []
@@ -231,10 +231,10 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
         group.start_soon(wait, 1.0)
         await anyio.sleep(0.1)
         pacer.limited(probe, retry_after=1.2)
-        heard = silence + anyio.current_time() - asked
+        heard = pacer.silence
         await anyio.sleep(1.1)
         group.start_soon(wait, 0.9)
-        assert (ended, pacer.silence) == ([], pytest.approx(heard, abs=0.05))  # the pause is nobody's silence
+        assert (ended, pacer.silence) == ([], heard)  # the pause is nobody's silence
         group.start_soon(pacer.run)
         await until(lambda: len(ended) == 2)
         group.cancel_scope.cancel()

@@ -52,7 +52,7 @@ def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
 
 
-IMPATIENT = {"retries": RetryRules(submit_for=0), "timeouts": Timeouts(connect=2, submit=0.3, poll=0.3, read=0.3)}
+IMPATIENT = {"retries": RetryRules(submit_for=0), "timeouts": Timeouts(connect=2, submit=0.8, poll=0.8, read=0.8)}
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,11 @@ class TestRefusals:
 
     async def test_refuses_expired_urls(self) -> None:
         """A URL dies after its lifetime; a GET of the operation signs a fresh one for the same path."""
-        async with opened(url_lifetime=0.3) as caller:
+        async with opened(url_lifetime=1.0) as caller:
             operation = await caller.run("create.new_fx", prompt="slam", duration=0.5)
             old = operation["output"]["url"]
             assert (await caller.fetch(old)).status == 200
-            await anyio.sleep(0.35)
+            await anyio.sleep(1.05)
             dead = await caller.fetch(old)
             fresh = (await caller.get(operation["id"])).operation["output"]["url"]
 
