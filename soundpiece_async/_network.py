@@ -7,7 +7,7 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
@@ -170,13 +170,22 @@ class Network:
         Raises:
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
+        what = f"GET {redact(url)}"
+        response, first = await self._open(url, headers=headers, what=what)
+        async with response:
+            names = {k.lower(): v for k, v in response.headers.items()}
+            yield Stream(response.status, names, _read_blocks(response, what, first))
+
+    async def _open(
+        self, url: str, *, headers: Mapping[str, str] | None, what: str
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Follow redirects to an answer, and read its first block at once: if it breaks, what came is lost."""
         times = self._settings.timeouts
         timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
-        what = f"GET {redact(url)}"
         try:
             for _ in range(MOST_REDIRECTS + 1):
+                address = URL(url, encoded=True)
                 with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
-                    address = URL(url, encoded=True)
                     response = await _opened(self._outputs).get(
                         address,
                         headers=headers,
@@ -184,13 +193,13 @@ class Network:
                         allow_redirects=False,
                         proxy=self._choose_proxy(address),
                     )
-                async with response:
+                async with AsyncExitStack() as left:
+                    await left.enter_async_context(response)
                     target = response.headers.get("Location") if response.status in REDIRECTS else None
                     if target is None:
-                        names = {k.lower(): v for k, v in response.headers.items()}
-                        first = await response.content.readany()  # at once: what is not read when it breaks is lost
-                        yield Stream(response.status, names, _read_blocks(response, what, first))
-                        return
+                        first = await response.content.readany()
+                        left.pop_all()
+                        return response, first
                     url = _follow(url, target)
             failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

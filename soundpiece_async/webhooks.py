@@ -63,7 +63,7 @@ class Webhooks:
         clock: seconds since 1970.
 
     Raises:
-        SettingsError: a secret or the tolerance is none.
+        SettingsError: a secret, the tolerance or the size is none.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Webhooks:
             raise SettingsError("webhooks need a signing secret: without one nothing could be told from junk")
         if not tolerance > 0:
             raise SettingsError(f"tolerance must be above 0 seconds, not {tolerance!r}")
+        if not max_bytes > 0:
+            raise SettingsError(f"max_bytes must be above 0, not {max_bytes!r}: it is the largest body taken")
         self.max_bytes = max_bytes
         self._tolerance = tolerance
         self._clock = clock
