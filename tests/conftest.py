@@ -1,5 +1,6 @@
 """What every test needs: the backend, a fast simulator, and sessions that talk to it."""
 
+import asyncio
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,8 +19,11 @@ from soundpiece_async.simulator import Simulator
 
 Serve = Callable[..., Simulator]
 
-hypothesis.settings.register_profile("prompt", max_examples=40, deadline=None)
+hypothesis.settings.register_profile("prompt", max_examples=25, deadline=None)
 hypothesis.settings.load_profile("prompt")
+
+# frames kept of where each handle of a loop in debug mode was made: ten of them take longer than the tests themselves
+asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
 
 
 READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.loads)}

@@ -31,8 +31,8 @@ from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
 
-GATHERING = 50e-6
-"""Seconds between the beginnings of two transactions for each piece at work: a thousand pieces make twenty a second."""
+GATHERING = 100e-6
+"""Seconds between the beginnings of two transactions for each piece at work: a thousand pieces make ten a second."""
 
 STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
 """The state of a piece now, with ``:now`` in seconds since 1970 (rule 3 of ``pieces``)."""
