@@ -110,7 +110,7 @@ async def test_cancelled_anywhere_it_leaves_only_what_can_be_continued(
             assert b.left() in ([], ["song.flac"], KEPT)
             assert not b.target.exists() or b.target.read_bytes() == SHORT
             assert await b.save() == SHORT
-            assert not b.downloader._queues
+            assert not b.downloader._targets
     assert turn > 10
 
 

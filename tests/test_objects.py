@@ -178,7 +178,7 @@ async def test_cancelled_anywhere_an_upload_is_taken_back(tmp_path: Path) -> Non
             finished = not scope.cancel_called
             assert await shop.names() == [] or await shop.read() == SONG
             assert b.downloader.streams_out == b.downloader._threads.borrowed_tokens == 0
-            assert not b.downloader._queues
+            assert not b.downloader._targets
     assert turn > 5
 
 

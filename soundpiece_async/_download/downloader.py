@@ -8,15 +8,13 @@
 
 import importlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-import attrs
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
@@ -32,6 +30,7 @@ from soundpiece_async._download.inspecting import Inspect, describe, prepare_ins
 from soundpiece_async._download.partfile import Claim, PartFile, read_facts
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Place, Places
+from soundpiece_async._locks import Locks
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -87,12 +86,12 @@ class Downloader:
         )
         self._places = Places()
         self._threads = anyio.CapacityLimiter(THREADS)
-        self._queues: dict[object, _Queue] = {}
+        self._targets = Locks()  # rule 2
         self._inspect: Inspect | None = None
 
     def __repr__(self) -> str:
         return (
-            f"<Downloader streams={self.streams_out}/{self._host.slots.total_tokens:.0f} targets={len(self._queues)} "
+            f"<Downloader streams={self.streams_out}/{self._host.slots.total_tokens:.0f} targets={len(self._targets)} "
             f"saved={self.saved} received={self.received} verify={self._verify}>"
         )
 
@@ -134,7 +133,7 @@ class Downloader:
         if self._inspect is None:
             self._inspect = await disk.run(prepare_inspection, self._verify)
         part = PartFile(target, source=f"{output.handle}#{output.index}")
-        async with self._alone(target if target.is_absolute() else await disk.run(target.absolute)):
+        async with self._targets.hold(target if target.is_absolute() else await disk.run(target.absolute)):
             try:
                 return await self._take(part, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
             finally:
@@ -183,26 +182,13 @@ class Downloader:
             "soundpiece_async._download.uploading"
         )  # there is a target: obstore is here
         source = Source(output, target=target.url, host=self._host)
-        async with self._alone(target.url):
+        async with self._targets.hold(target.url):
             saved: SavedFile
             saved, fetched = await uploading.upload(
                 target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
             )
         self.saved += fetched
         return saved
-
-    @asynccontextmanager
-    async def _alone(self, target: object) -> AsyncGenerator[None]:
-        """Wait until no other task of this process works on a target (rule 2)."""
-        queue = self._queues.setdefault(target, _Queue())
-        queue.length += 1
-        try:
-            async with queue.lock:
-                yield
-        finally:
-            queue.length -= 1
-            if not queue.length:
-                del self._queues[target]
 
     async def _take(
         self, part: PartFile, *, source: Source, disk: Disk, inspect: Inspect, overwrite: bool
@@ -269,11 +255,3 @@ def _publish_if_good(
     if fault is None:
         part.publish()
     return header, fault
-
-
-@attrs.define(eq=False)
-class _Queue:
-    """Tasks that want the same target, the one at work included."""
-
-    lock: anyio.Lock = attrs.field(factory=anyio.Lock)
-    length: int = 0

@@ -11,8 +11,8 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -25,6 +25,7 @@ from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, Label, Piece, State
+from soundpiece_async._locks import Locks
 from soundpiece_async._record.database import Database, Job
 from soundpiece_async._record.rows import plain, read_piece, write_ready
 from soundpiece_async._shielding import see_through
@@ -51,14 +52,6 @@ class _Batch:
     error: Exception | None = None
 
 
-@attrs.define(eq=False)
-class _Queue:
-    """Tasks that want the same piece, the one at work included."""
-
-    lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
-    length: int = 0
-
-
 class Ledger:
     """What ``run_many`` writes in; one per open journal.
 
@@ -72,26 +65,16 @@ class Ledger:
         self._turn = anyio.Lock(fast_acquire=True)
         self._begun = -math.inf
         self._threads = anyio.CapacityLimiter(1)
-        self._queues: dict[Identity, _Queue] = {}
+        self._at_work = Locks()
         self.passed: Counter[State] = Counter()
         """How many pieces of this process's runs have an operation, and outputs, whenever they came to them."""
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._database!r} collected={len(self._batch.jobs)} pieces at work={len(self._queues)}>"
+        return f"<Ledger {self._database!r} collected={len(self._batch.jobs)} pieces at work={len(self._at_work)}>"
 
-    @asynccontextmanager
-    async def alone(self, identity: Identity) -> AsyncGenerator[None]:
+    def alone(self, identity: Identity) -> AbstractAsyncContextManager[None]:
         """Wait until no other task works on this piece (rule 3)."""
-        name = identity if identity.key is None else attrs.evolve(identity, digest=b"")
-        queue = self._queues.setdefault(name, _Queue())
-        queue.length += 1
-        try:
-            async with queue.lock:
-                yield
-        finally:
-            queue.length -= 1
-            if not queue.length:
-                del self._queues[name]
+        return self._at_work.hold(identity if identity.key is None else attrs.evolve(identity, digest=b""))
 
     async def find(self, identity: Identity) -> Piece | None:
         """Look a piece up; a key that was given wins over everything else the request says."""
@@ -249,7 +232,7 @@ class Ledger:
 
     async def _write(self, batch: _Batch) -> None:
         async with self._turn:
-            pause = self._begun + GATHERING * len(self._queues) - anyio.current_time()
+            pause = self._begun + GATHERING * len(self._at_work) - anyio.current_time()
             if pause > 0:
                 await anyio.sleep(pause)
             self._begun, self._batch = anyio.current_time(), _Batch()
