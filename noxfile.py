@@ -51,12 +51,12 @@ def tests(session: nox.Session) -> None:
     """Run the tests, warnings as errors.
 
     The oldest interpreter holds the branch coverage, the next one the simulator against the machine-readable contract,
-    and on the newest all loops are in debug mode.
+    and on the newest the loops that matter most are in debug mode (`WATCHED` in `tests/conftest.py`).
     """
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[0] else []
-    session.run("pytest", "-q", "-n", "3", "--dist", "worksteal", *coverage, *session.posargs)
+    session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *session.posargs)
     if session.python == PYTHONS[1]:
         session.run("pytest", "-q", "-n", "2", "tests/openapi")
 

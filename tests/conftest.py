@@ -25,6 +25,11 @@ hypothesis.settings.load_profile("prompt")
 # frames kept of where each handle of a loop in debug mode was made: ten of them take longer than the tests themselves
 asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
 
+WATCHED = {
+    *("test_bulk", "test_cancellation", "test_curfew", "test_downloader", "test_journal", "test_lifetime"),
+    *("test_poller", "test_session", "test_streaming", "test_webhooks"),
+}
+"""Files whose tests use a loop in debug mode, on the newest interpreter."""
 
 READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.loads)}
 """What reads JSON without the extra ``fast``, and with it: the same must come out."""
@@ -36,9 +41,9 @@ def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
 
 
 @pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """Asyncio only; on the newest interpreter in debug mode, whose own checks nearly double the time."""
-    return "asyncio", {"debug": sys.version_info >= (3, 13)}
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Asyncio only; on the newest interpreter in debug mode where our tasks live and end, as that doubles the time."""
+    return "asyncio", {"debug": sys.version_info >= (3, 13) and request.module.__name__ in WATCHED}
 
 
 @pytest.fixture(scope="module", params=READERS)

@@ -56,7 +56,7 @@ def of_every_kind(number: int) -> Request:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the loop's own checks would take most of the time
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # not in debug mode, which would take most of the time
 async def test_three_hundred_pieces_survive_seeded_faults(tmp_path: Path) -> None:
     """Every piece is made once and saved whole, whatever goes wrong on the way, and nothing is left behind."""
     faults = Faults(server_error=0.05, reset_after=0.10, cut=0.20)

@@ -1,4 +1,3 @@
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
@@ -214,7 +213,6 @@ async def test_nobody_there() -> None:
 
 async def test_a_certificate_nobody_vouches_for_is_refused() -> None:
     """No request, and so no key, goes through a connection that cannot be trusted."""
-    asyncio.get_running_loop().set_debug(False)  # in debug mode asyncio takes a failed handshake for a server's error
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(CERTIFICATE)
     async with RawApi(tls=context) as api, opened(settings(api.url)) as session:

@@ -32,12 +32,6 @@ QUOTA = 100
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
 
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """No debug mode: two thousand tasks take their time in it."""
-    return "asyncio", {"debug": False}
-
-
 @pytest.fixture(autouse=True)
 async def _nothing_is_left() -> AsyncIterator[None]:
     async with no_task_left():
