@@ -154,6 +154,36 @@ def test_a_target_published_before_the_lock_was_had_is_seen(tmp_path: Path) -> N
     part.close()
 
 
+def test_the_note_of_one_killed_while_it_published_goes_away(tmp_path: Path) -> None:
+    """Killed between the rename and the removal of its note: the next look at the file removes it, and nothing else."""
+    target = tmp_path / "x.flac"
+    target.write_bytes(SONG)
+    (tmp_path / "x.flac.part.json").write_text("{}")
+
+    assert PartFile(target, source="s").claim(overwrite=False) is Claim.DONE
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == SONG
+
+
+def test_a_rename_that_fails_can_be_gone_on_with(tmp_path: Path) -> None:
+    """A folder is in the place of the target: once it is gone, only the last byte is fetched again."""
+    target = tmp_path / "x.flac"
+    part = PartFile(target, source="s")
+    assert part.claim(overwrite=False) is Claim.MINE
+    part.restart(Known(etag='"1"', size=len(SONG)))
+    part.append([SONG])
+    target.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        part.publish()
+    part.close()
+    target.rmdir()
+
+    again = PartFile(target, source="s")
+    assert again.claim(overwrite=False) is Claim.MINE
+    assert (again.length, again.known.size) == (len(SONG) - 1, len(SONG))
+    again.close()
+
+
 def test_a_lock_that_cannot_be_had_leaves_no_handle(tmp_path: Path) -> None:
     """What is in the place of the ``.part`` and is no file is an error, and nothing stays open."""
     (tmp_path / "x.flac.part").mkdir()

@@ -85,12 +85,12 @@ class PartFile:
     def claim(self, *, overwrite: bool) -> Claim:
         """Try to become the only writer, and take over what may be gone on with; never waits. The folder must exist."""
         with self._one_at_a_time:
-            if self.target.exists() and not overwrite:
+            if self.target.exists() and not overwrite and not self._note.exists():
                 return Claim.DONE
             self._file = file = None if self.closed else _open_locked(self.path)
             if file is None:
                 return Claim.TAKEN
-            if self.target.exists() and not overwrite:  # published between the first look and the lock
+            if self.target.exists() and not overwrite:  # published meanwhile, or by one killed before its note was gone
                 self._release()
                 return Claim.DONE
             self._resume(file)
@@ -129,8 +129,8 @@ class PartFile:
             os.fsync(file.fileno())
             if sys.platform == "win32":  # pragma: no cover - an open file cannot be renamed there
                 file.close()
-            self._note.unlink(missing_ok=True)  # first: killed in between, nothing is left that nobody looks at again
             self.path.replace(self.target)
+            self._note.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
             self._close()
 
