@@ -58,6 +58,7 @@ def tests(session: nox.Session) -> None:
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[0] else []
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *session.posargs)
     if session.python == PYTHONS[1]:
+        install(session, "test", "openapi")
         session.run("pytest", "-q", "-n", "2", "tests/openapi")
 
 

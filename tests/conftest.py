@@ -40,6 +40,13 @@ def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
     return math.inf
 
 
+@pytest.hookimpl(trylast=True)  # while the workers start: they are given their first tests after it
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the tables of Unicode made, which hypothesis then keeps in a file: or every worker makes them for itself."""
+    if not hasattr(session.config, "workerinput"):
+        hypothesis.strategies.text().validate()
+
+
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     """Asyncio only; on the newest interpreter in debug mode where our tasks live and end, as that doubles the time."""

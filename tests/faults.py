@@ -1,5 +1,6 @@
 """Everything a network can do to one answer, as acts of a ``RawApi``; which of them strike before any effect."""
 
+import functools
 import gzip
 import json
 from itertools import repeat
@@ -98,8 +99,16 @@ async def flood_announced(peer: Peer, _: bytes) -> None:
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", *repeat(b" " * 0x10000, 10_000))
 
 
-BOMB = gzip.compress(b" " * (64 << 20), compresslevel=9)
-"""64 MiB of blanks in 64 KiB."""
+@functools.cache
+def bomb() -> bytes:
+    """Pack 64 MiB of blanks into 64 KiB."""
+    return http(gzip.compress(b" " * (64 << 20)), headers="Content-Encoding: gzip\r\n")
+
+
+async def explode(peer: Peer, _: bytes) -> None:
+    """Answer with very much in very little."""
+    await peer.send(bomb())
+
 
 EFFECTLESS: dict[str, Act] = {
     "hangs up": hang_up,
@@ -125,7 +134,7 @@ LATER: dict[str, Act] = {
     "dribbles a body": dribble_body,
     "floods": flood,
     "floods as announced": flood_announced,
-    "bomb": answer(http(BOMB, headers="Content-Encoding: gzip\r\n")),
+    "bomb": explode,
     "broken gzip": answer(http(b"no gzip", headers="Content-Encoding: gzip\r\n")),
     "no HTTP": answer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
     "a header without end": answer(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000),

@@ -1,6 +1,7 @@
 """The rules of the house: what is public, and what imports what. Whether what is written works: test_docs.py."""
 
 import ast
+import functools
 import importlib
 import inspect
 import subprocess
@@ -17,6 +18,7 @@ PACKAGE = ROOT / "soundpiece_async"
 CLIENT = [path for path in PACKAGE.rglob("*.py") if "simulator" not in path.parts]
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Give the top-level modules a file imports, wherever in the file."""
     found = set()
