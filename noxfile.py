@@ -64,14 +64,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[-1])
 def browser(session: nox.Session) -> None:
-    """Use the pages as a person would, in a real Chromium, which is installed if that is possible.
-
-    Two files at a time: people wait more than they work.
-    """
+    """Use the pages as a person would, in a real Chromium, which is installed if that is possible."""
     if not provide(session, "chromium", package="chromium"):
         session.skip("no chromium on the PATH, and no way to install it: these tests need it")
     install(session, "test", "browser")
-    session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/browser", *session.posargs)
+    session.run("pytest", "-q", "-n", "2", "--dist", "worksteal", "tests/browser", *session.posargs)
 
 
 @nox.session
