@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import AsyncIterable, Iterable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
@@ -15,7 +14,7 @@ from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succ
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_timeout
+from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_operation, demand_timeout
 from soundpiece_async._download.delivery import UntilFull, deliver
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.inspecting import demand_decoder
@@ -95,9 +94,7 @@ class Session:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -258,9 +255,12 @@ class Session:
         )
 
     def deliver(self, operation: Operation[Any]) -> None:
-        """Take a webhook's news: it wakes the same waiters a poll would. It may come before the PUT has answered."""
+        """Take a webhook's news: it wakes the same waiters a poll would. It may come before the PUT has answered.
+
+        Raises ``InvalidRequest`` for what is no operation: a ``Delivery`` of an unknown type has none.
+        """
         self._life.check()
-        if not operation.status.final:
+        if not demand_operation(operation).status.final:
             return
         if self._settings.confirm_webhooks:
             self._life.spawn(self._poller.confirm, operation)

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from soundpiece_async import (
+    InvalidRequest,
     NewFx,
     Operation,
     OperationFailed,
@@ -365,6 +366,14 @@ async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, s
     for forgotten in news[:2]:
         with pytest.raises(ValidationError):  # the simulator knows of none
             await session.wait(forgotten.handle)
+
+
+@pytest.mark.parametrize("wrong", [None, {"id": "op_1", "status": "ready"}])
+async def test_what_is_no_operation_is_not_delivered(session: Session, wrong: Any) -> None:
+    """The news of an unknown type has no operation, and whoever passes that on is told."""
+    with pytest.raises(InvalidRequest, match=f"not an operation: {type(wrong).__name__}") as refusal:
+        session.deliver(wrong)
+    assert refusal.value.field == "operation"
 
 
 async def test_a_lost_webhook_is_noticed_by_a_poll() -> None:

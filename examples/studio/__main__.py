@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("studio-data"), help="the folder for what it remembers")
     parser.add_argument("--speed", type=float, default=4.0, help="of the simulated service; 1 is realistic")
     options = parser.parse_args()
+    if not options.port:
+        parser.error("--port must be a number known beforehand: it is part of the address that webhooks are sent to")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     own_url = f"http://127.0.0.1:{options.port}"
     try:

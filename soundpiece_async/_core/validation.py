@@ -35,6 +35,13 @@ def demand_handle(what: object) -> Handle:
     raise InvalidRequest(f"neither an operation nor a handle: {kind}; Handle.parse reads a text", field="operation")
 
 
+def demand_operation(what: object) -> Operation[Any]:
+    """Refuse what is no operation: the news of a type that this version does not know has none."""
+    if isinstance(what, Operation):
+        return what
+    raise InvalidRequest(f"not an operation: {type(what).__name__}; nothing was delivered", field="operation")
+
+
 def demand_timeout(timeout: object) -> None:
     """Refuse what is no time to wait, before anything is sent and paid for.
 
