@@ -23,7 +23,7 @@ from soundpiece_async import Journal, Session
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async.cli import main
-from soundpiece_async.cli.bulkrun import BulkRun
+from soundpiece_async.cli.bulkrun import BulkRun, promise
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.knobs import Knobs, Order, Terms
 from soundpiece_async.cli.status import as_members, read_standing
@@ -531,12 +531,27 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(simulator.operations) <= 9
     told = r"interrupted: nothing more is submitted; [0-3] pieces? in flight will be finished"
-    assert re.search(rf"{told}(, which takes up to|, and how long|[.] Interrupt again)", err)
+    assert re.search(rf"{told}(, in up to about|, and how long|[.] Interrupt again)", err)
     assert err.splitlines()[-1] == "interrupted"
     assert set(count()) <= {State.SAVED, State.PLANNED}  # one that was about to be sent stays planned
     assert count()[State.SAVED] == len(simulator.operations)
     assert bulk() == 0
     assert len(simulator.operations) == 30
+
+
+@pytest.mark.parametrize(
+    ("pieces", "longest", "closed_for", "told"),
+    [
+        (0, None, 3600, "0 pieces in flight will be finished. Interrupt"),
+        (1, None, 0.2, "1 piece in flight will be finished, and how long that takes is not known. Interrupt"),
+        (2, 40, 0, "2 pieces in flight will be finished, in up to about 40 s. Interrupt"),
+        (2, 40, 3600, "up to about 40 s, after the 60 min that the service said to wait. Interrupt"),
+    ],
+)
+def test_who_interrupts_is_told_how_long_it_takes(
+    pieces: int, longest: float | None, closed_for: float, told: str
+) -> None:
+    assert told in promise(pieces, longest=longest, closed_for=closed_for)
 
 
 def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:

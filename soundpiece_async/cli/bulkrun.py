@@ -89,6 +89,7 @@ class BulkRun:
         self._feed = Feed(order.jobs, journal)
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
+        self._statistics = session.statistics
         self._picture = Picture(self.tally, passed=journal.ledger.passed, statistics=session.statistics)
         self._results: RunMany[Request] = session.run_many(
             self._feed.read(),
@@ -140,12 +141,9 @@ class BulkRun:
         await self._interrupted.wait()
         under_way = self._results.pending
         waits = await measure_waits(self._journal.ledger)
-        longest = [waits[handle.route].longest for handle in under_way if handle.route in waits]
-        takes = f"which takes up to about {span(max(longest))}" if longest else "and how long that takes is not known"
-        tell(
-            f"interrupted: nothing more is submitted; {plural(len(under_way), 'piece')} in flight will be finished"
-            f"{f', {takes}' * bool(under_way)}. Interrupt again to stop at once: nothing is lost, either way"
-        )
+        longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
+        told = promise(len(under_way), longest=longest, closed_for=self._statistics().closed_for)
+        tell(f"interrupted: nothing more is submitted; {told}")
 
     def end(self) -> int:
         """Sum up, say how to go on, and give the exit code."""
@@ -170,6 +168,15 @@ class BulkRun:
         if self._interrupted.is_set():
             return INTERRUPTED
         return FAILED if tally.failures else DONE
+
+
+def promise(pieces: int, *, longest: float | None, closed_for: float) -> str:
+    """Say what happens to so many pieces in flight, and when: their longest wait so far, and the gate's, in seconds."""
+    told = f"{plural(pieces, 'piece')} in flight will be finished"
+    if pieces:
+        told += ", and how long that takes is not known" if longest is None else f", in up to about {span(longest)}"
+        told += f", after the {span(closed_for)} that the service said to wait" if round(closed_for) else ""
+    return f"{told}. Interrupt again to stop at once: nothing is lost, either way"
 
 
 def _sum_up(counts: dict[str, int], *, seconds: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
-from studio import browse, expect_loudness, expect_ready, make, open_service, open_studio, piece
+from studio import Studio, browse, expect_loudness, expect_ready, make, open_service, open_studio, piece
 
 from soundpiece_async.simulator import Fault
 
@@ -63,7 +63,9 @@ def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Pa
                 page.wait_for_timeout(10)
             studio.kill()
             studio.start()
-            assert "another studio has it open" in studio.be_doubled()
+            another = studio.start_another(port=studio.port)
+            assert another.returncode == 1
+            assert "another studio has it open" in another.stderr
             expect_ready(stems)
             assert stems.locator(".time").inner_text() == song.locator(".time").inner_text()
         first, second = (entry.body for entry in service.puts[1:])
@@ -88,3 +90,11 @@ def test_the_simulated_service_comes_back_too(chromium: Browser, tmp_path: Path)
         cut = expect_ready(page.get_by_role("article", name="of take 2"))
         cut.get_by_role("button", name="Play").click()
         expect_loudness(page, heard=True)
+
+
+def test_a_port_that_is_not_known_beforehand_is_refused(tmp_path: Path) -> None:
+    """It is part of the address that webhooks are sent to."""
+    refused = Studio(tmp_path / "data").start_another(port=0)
+    assert refused.returncode == 2
+    assert "--port must be a number known beforehand" in refused.stderr
+    assert not (tmp_path / "data").exists()
