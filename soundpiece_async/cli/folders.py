@@ -10,12 +10,16 @@ async def prepare(folder: Path) -> None:
     """Make a folder, and find out whether files can be put into it.
 
     Raises:
-        OSError: they cannot.
+        OSError: they cannot; with a note that says what to do.
     """
 
     def attempt() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            """It could be made, which is all there is to know."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                """It could be made, which is all there is to know."""
+        except OSError as error:
+            error.add_note(f"files cannot be put into {folder}: name a folder that can be written to; nothing was sent")
+            raise
 
     await anyio.to_thread.run_sync(attempt)
