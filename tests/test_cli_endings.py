@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +54,22 @@ def test_no_streams_at_all(arguments: list[str], code: int, monkeypatch: pytest.
     assert main(arguments) == code
     for stream in (sys.stdout, sys.stderr):
         stream.close()  # type: ignore[union-attr]  # it leads nowhere, but it is one
+
+
+def test_started_with_its_input_closed(tmp_path: Path) -> None:
+    """The event loop must not get the number of standard input: uvloop would abort the process (exit code 134)."""
+    program = f"exec {sys.executable} -c 'from soundpiece_async.cli import main; raise SystemExit(main())'"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SOUNDPIECE")}
+    done = subprocess.run(  # noqa: S603 - our own words
+        ["/bin/sh", "-c", f"{program} run create.new_fx --prompt x --duration 1 <&-"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.startswith("soundpiece: ")
+    assert done.returncode == 1
 
 
 def test_faults_of_ours_are_seen() -> None:

@@ -27,10 +27,13 @@ def hush(text: str) -> str:
 
 
 def open_mouth() -> None:
-    """Give a process that was started without them (``>&-``) streams that lead nowhere: Python has None for them."""
-    for name in ("stdout", "stderr"):
+    """Give a process that was started without them (``>&-``) streams that lead nowhere: Python has None for them.
+
+    Also without input: the loop would get its number for something of its own, and uvloop aborts when it closes that.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
 
 
 def drain() -> bool:
