@@ -49,10 +49,16 @@ class Reader:
         if operation.handle not in self._outputs:
             self.ready += operation.status is Status.READY
             self.failed += operation.status is Status.FAILED
-        return self.number(operation)
+        return self._number(operation)
 
-    def number(self, operation: Operation[R]) -> Operation[R]:
-        """Do so, and count nothing."""
+    def remember(self, operation: Operation[R]) -> Operation[R]:
+        """Take an operation as it was seen earlier, perhaps by another process; what was seen since is newer."""
+        if not operation.status.final:
+            return operation  # it says nothing yet of the outputs
+        known = self._outputs.get(operation.handle)
+        return self._number(operation) if known is None else attrs.evolve(operation, outputs=known)
+
+    def _number(self, operation: Operation[R]) -> Operation[R]:
         known = self._outputs.get(operation.handle)
         outputs = operation.outputs if known is None else renumber(operation.outputs, known)
         self._outputs[operation.handle] = outputs
@@ -60,11 +66,6 @@ class Reader:
         if len(self._outputs) > REMEMBERED:
             self._outputs.popitem(last=False)
         return attrs.evolve(operation, outputs=outputs)
-
-    def remember(self, operation: Operation[Any]) -> None:
-        """Take over what an earlier process saw of an operation; what this one has seen itself is newer."""
-        if operation.handle not in self._outputs:
-            self.number(operation)
 
     def recall(self, handle: Handle) -> tuple[Output, ...]:
         """Give the outputs as they were last seen, or nothing."""

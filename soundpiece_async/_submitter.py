@@ -102,7 +102,7 @@ class Submitter:
                 raise _renew(piece.error, request)
             if piece.raw is None:
                 return await self._send(request, piece, check, sending)
-        return self._reader.number(codec.decode_operation(piece.raw, route=request.route, request=request))
+        return self._reader.remember(codec.decode_operation(piece.raw, route=request.route, request=request))
 
     def _know(self, request: Request, *, validate: bool) -> _Piece:
         validation.demand_request(request)

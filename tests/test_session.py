@@ -308,6 +308,34 @@ async def test_the_order_of_outputs_is_fixed_at_first_sight(tmp_path: Path) -> N
             assert [output.index for output in again.outputs] == [0, 1, 2]
 
 
+async def test_an_object_submitted_again_leaves_its_outputs_as_they_are(tmp_path: Path) -> None:
+    """Before it is ready the operation is counted all the same; after that numbers and fresh URLs stay."""
+    async with simulate(shuffle_outputs=True) as sim, Session(settings(sim)) as session:
+        for number in range(6):  # each time in another order: one of them would be mixed up
+            request = RemixInstrumental(f"{SOURCE}?{number}", n_variations=3)
+            await session.submit(request)
+            done = await session.wait(await session.submit(request))
+            files = await session.download(done, tmp_path / f"{number}")
+            await session.submit(request)
+            sim.expire_urls()
+            again = await session.download(done, tmp_path / f"again-{number}")
+            assert [file.sha256 for file in again] == [file.sha256 for file in files]
+        assert session.statistics().ready == 6
+
+
+async def test_an_operation_that_was_ready_at_once_is_given_again_with_its_latest_urls() -> None:
+    """A PUT may answer with a final operation: its URLs are of then, and those signed since are newer."""
+    async with simulate(durations={"create.new_fx": 0.0}) as sim, Session(settings(sim)) as session:
+        request = fx()
+        sim.inject(Fault.RESET_AFTER, method="PUT")  # the PUT that is answered is a replay
+        first = await session.submit(request)
+        sim.expire_urls()
+        (fresh,) = (await session.refresh(first)).outputs
+        assert first.outputs != (fresh,)
+        assert (await session.submit(request)).outputs == (fresh,)
+        assert session.statistics().ready == 1
+
+
 async def test_next_years_service_is_understood() -> None:
     """Unknown members, statuses and kinds do not break anything: a status that is unknown counts as not final."""
     async with simulate(forward=True) as sim, Session(settings(sim)) as session:

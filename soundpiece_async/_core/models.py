@@ -146,7 +146,7 @@ class Statistics:
         submitted: operations the service accepted from this session.
         in_flight: operations somebody here waits for now.
         submits_out, polls_out: requests on the wire now.
-        ready, failed: operations seen to end so.
+        ready, failed: operations seen to end so; one that is read again after 4096 others is counted again.
         downloads_out: streams open now.
         downloads: files saved.
         bytes: bytes received from the output host.
