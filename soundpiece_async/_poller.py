@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import SoundpieceError, WaitTimeout
+from soundpiece_async._core.errors import SoundpieceError, WaitTimeout, duplicate
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
@@ -108,8 +108,10 @@ class Poller:
                 )
             case Operation() as operation:
                 return operation
-            case error:
-                raise error
+            case SoundpieceError() as error:
+                raise duplicate(error)
+            case fault:
+                raise fault
 
     def deliver(self, operation: Operation[Any]) -> None:
         """Take a webhook's news of a final operation; kept for a while when nobody waits for it yet."""

@@ -8,7 +8,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import DownloadError, SoundpieceError
+from soundpiece_async._core.errors import DownloadError, SoundpieceError, duplicate
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
 from soundpiece_async._core.pacing import Turn
@@ -96,7 +96,7 @@ class Reader:
         try:
             async with renewal.lock:
                 if renewal.error is not None:  # or each would try again for a whole budget, one after the other
-                    raise renewal.error
+                    raise duplicate(renewal.error)
                 latest = await self._sign_afresh(output)
         except SoundpieceError as error:
             renewal.error = error

@@ -1,3 +1,6 @@
+import asyncio
+import traceback
+
 import anyio
 import attrs
 import pytest
@@ -54,6 +57,18 @@ async def test_what_cannot_be_read_ends_the_wait() -> None:
             with pytest.raises(ValidationError, match="op_none"):
                 await session.wait(Handle("create.new_fx", "op_none"))
         await session.run(fx())
+
+
+async def test_every_waiter_gets_an_error_of_its_own() -> None:
+    """An error that a hundred raise would collect the tracebacks of a hundred, and the notes that each adds."""
+    async with simulate() as sim, Session(settings(sim)) as session:
+        results = await asyncio.gather(
+            *(session.wait(Handle("create.new_fx", "op_none")) for _ in range(100)), return_exceptions=True
+        )
+        depths = [len(traceback.extract_tb(error.__traceback__)) for error in results if isinstance(error, Exception)]
+        assert len(depths) == len(set(map(id, results))) == 100
+        assert max(depths) == min(depths)
+        assert sum(request.method == "GET" for request in sim.log) == 1
 
 
 async def test_detection_lag_is_measured() -> None:

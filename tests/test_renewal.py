@@ -46,8 +46,9 @@ async def test_everybody_who_waits_shares_its_failure() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(8):
                 group.start_soon(renew)
-        assert len(set(map(id, errors))) == len(api.requests) == 1
-        assert len(errors) == 8
+        assert len(api.requests) == 1
+        assert len({str(error) for error in errors}) == 1
+        assert len(set(map(id, errors))) == 8  # or one would collect the tracebacks of all
         assert (await session._reader.renew(OLD)).url == api.output["url"]
 
 

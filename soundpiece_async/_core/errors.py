@@ -24,7 +24,7 @@
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import attrs
@@ -32,6 +32,9 @@ import attrs
 if TYPE_CHECKING:
     from soundpiece_async._core.models import Operation
     from soundpiece_async._core.outputs import Handle
+
+
+E = TypeVar("E", bound="SoundpieceError")
 
 
 class SoundpieceError(Exception):
@@ -252,10 +255,20 @@ class WebhookError(SoundpieceError):
         self.status = status
 
 
-def _revive(kind: type[SoundpieceError], args: tuple[object, ...]) -> SoundpieceError:
+def _revive(kind: type[E], args: tuple[object, ...]) -> E:
     error = kind.__new__(kind)
     error.args = args
     return error
+
+
+def duplicate(error: E) -> E:
+    """Give an equal error to raise: one that many raise would collect the traceback, and the notes, of each of them."""
+    copy: E = _revive(type(error), error.args)
+    copy.__dict__ |= error.__dict__
+    if notes := getattr(error, "__notes__", None):
+        copy.__notes__ = list(notes)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def redact(url: str) -> str:

@@ -54,7 +54,7 @@ class Recording(Generic[R]):
         *,
         way: Way[R],
         prepare: Callable[[Request], Awaitable[bytes]],
-        remember: Callable[[Operation[Any]], None],
+        remember: Callable[[Operation[Any]], object],
     ) -> None:
         if journal.read_only:
             raise JournalError(f"the journal of {journal.folder} was opened to be read only")

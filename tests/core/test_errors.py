@@ -108,7 +108,7 @@ def pickle_and_back(error: SoundpieceError) -> object:
 
 
 @pytest.mark.parametrize("name", TREE)
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickle_and_back])
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickle_and_back, errors.duplicate])
 def test_errors_travel(name: str, clone: Any) -> None:
     """An error survives copying and pickling with its facts and notes, so that worker processes can raise it."""
     error = make(name)
@@ -117,6 +117,21 @@ def test_errors_travel(name: str, clone: Any) -> None:
 
     assert type(twin) is type(error)
     assert (str(twin), vars(twin)) == (str(error), vars(error))
+
+
+def test_a_duplicate_goes_its_own_way() -> None:
+    """It has the cause of the error, but neither its traceback nor any note that comes later."""
+    error = make("TransportError")
+    error.add_note("gave up")
+    error.__cause__ = OSError("reset")
+    with pytest.raises(SoundpieceError):
+        raise error
+    twin = errors.duplicate(error)
+    twin.add_note("of this one")
+
+    assert (twin.__cause__, twin.__traceback__) == (error.__cause__, None)
+    assert error.__notes__ == ["gave up"]
+    assert not hasattr(errors.duplicate(make("TransportError")), "__notes__")
 
 
 @pytest.mark.parametrize(
