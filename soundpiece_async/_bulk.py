@@ -1,20 +1,27 @@
 """Many pieces at once: reads requests no faster than results are taken, and hands the results out as they come."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, suppress
 from functools import partial
-from math import inf
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from soundpiece_async._core.errors import AuthenticationError, InsufficientCredits, JournalError, SoundpieceError
+from soundpiece_async._core.errors import (
+    AuthenticationError,
+    InsufficientCredits,
+    JournalError,
+    SessionClosed,
+    SoundpieceError,
+)
 from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
+from soundpiece_async._curfew import Call
+from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._way import Brakes, Work
 
 R = TypeVar("R", bound=Request)
@@ -34,16 +41,14 @@ class RunMany(Generic[R]):
         work: Work[R],
         refusal: Callable[[], SoundpieceError | None],
         recheck: Callable[[], None],
-        inside: Callable[[], AbstractContextManager[None]],
-        start: Callable[[Callable[..., Coroutine[Any, Any, None]]], Awaitable[None]],
+        life: Lifetime,
         limit: int,
         ordered: bool,
     ) -> None:
         self._requests = requests
         self._work = work
         self._brakes = Brakes(sending=self._check, asking=self._check_key)
-        self._inside = inside
-        self._start = start
+        self._life = life
         self._limit = limit
         self._ordered = ordered
         self._running: dict[int, Operation[R]] = {}
@@ -53,6 +58,7 @@ class RunMany(Generic[R]):
         self._refusal: SoundpieceError | None = None
         self._latest_refusal, self._recheck = refusal, recheck
         self._fault: BaseException | None = None
+        self._reading: Call | None = None
         self._entered = False
 
     def __repr__(self) -> str:
@@ -81,14 +87,14 @@ class RunMany(Generic[R]):
         self._places = anyio.Semaphore(self._limit)
         self._outdated = self._latest_refusal()  # of before: whoever starts a run wants it tried again
         self._news, self._ended, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
-        with self._inside():
-            await self._start(self._host)
+        with self._life.inside():
+            await self._life.start_child(self._host)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._left.cancel()
+        self._break_off()
         with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
             await self._ended.wait()
         if error is None:
@@ -106,7 +112,7 @@ class RunMany(Generic[R]):
         """
         if not self._entered:
             raise RuntimeError("use 'async with session.run_many(...) as results'")
-        with self._inside():
+        with self._life.inside():
             while (result := self._take()) is None:
                 if self._ended.is_set():
                     self._hand_back()
@@ -137,15 +143,28 @@ class RunMany(Generic[R]):
         task_status.started()
         try:
             with self._left:
-                async with aclosing(_iterate(self._requests)) as requests, anyio.create_task_group() as pieces:
-                    await self._read_all(requests, pieces)
-        except Exception as fault:  # noqa: BLE001 - what closing the caller's iterable raises is the caller's, too
-            self._fault = self._fault or fault
+                async with anyio.create_task_group() as pieces:
+                    await self._read_all(pieces)
         finally:
             self._ended.set()
             self._news.set()
 
-    async def _read_all(self, requests: AsyncIterator[R], pieces: TaskGroup) -> None:
+    async def _read_all(self, pieces: TaskGroup) -> None:
+        """Read until the end, or until the run is left or the session closed.
+
+        The iterable is the caller's: it is cancelled as asyncio does it, once, and what it does then has its time.
+        """
+        with suppress(SessionClosed), anyio.CancelScope(shield=True), self._life.briefly() as reading:
+            self._reading = reading
+            try:
+                async with aclosing(_iterate(self._requests)) as requests:
+                    await self._read_each(requests, pieces, reading)
+            except Exception as fault:  # noqa: BLE001 - what closing the caller's iterable raises is the caller's, too
+                self._fault = self._fault or fault
+            finally:
+                self._reading = None
+
+    async def _read_each(self, requests: AsyncIterator[R], pieces: TaskGroup, reading: Call) -> None:
         while True:
             await self._places.acquire()
             try:
@@ -153,19 +172,27 @@ class RunMany(Generic[R]):
             except StopAsyncIteration:
                 return
             except BaseException as fault:
-                if anyio.current_effective_deadline() == -inf:
-                    raise  # it is us who are cancelled, and not something that the iterable waits for
-                self._fault = fault
+                if reading.cancelled:
+                    raise
+                self._fault = fault  # also a cancellation: of something that the iterable waited for
                 return
+            if reading.cancelled:
+                return  # the iterable would go on as if nothing had happened
             pieces.start_soon(self._run, self._read, request)
             self._read += 1
+
+    def _break_off(self) -> None:
+        """Cancel the pieces, and the reading."""
+        self._left.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def _run(self, number: int, request: R) -> None:
         try:
             result = await self._piece(number, request)
         except Exception as fault:  # noqa: BLE001 - a fault of ours ends this run, and not the session
             self._fault = fault
-            self._left.cancel()
+            self._break_off()
             return
         self._running.pop(number, None)
         self._results.append((number, result))

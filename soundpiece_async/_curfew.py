@@ -20,11 +20,11 @@ class Call:
         raising: makes the error that stands for having been ended.
     """
 
-    __slots__ = ("_before", "_cancelled", "_leave", "_raising", "_task")
+    __slots__ = ("_before", "_leave", "_raising", "_task", "cancelled")
 
     def __init__(self, leave: "Callable[[Call], object]", raising: Callable[[], Exception]) -> None:
         self._leave, self._raising = leave, raising
-        self._cancelled = False
+        self.cancelled = False
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
@@ -34,13 +34,13 @@ class Call:
 
     def cancel(self) -> None:
         """End it at what it awaits; twice is once."""
-        if not self._cancelled:
-            self._cancelled = True
+        if not self.cancelled:
+            self.cancelled = True
             self._task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._leave(self)
-        if self._cancelled and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
+        if self.cancelled and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise self._raising() from error
 
 

@@ -25,7 +25,7 @@ Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
 logger = logging.getLogger("soundpiece_async.lifetime")
 
-_HOME: ContextVar["Lifetime | None"] = ContextVar("soundpiece session this task is a child of", default=None)
+_CHILD: ContextVar[object] = ContextVar("the child of a soundpiece session that this task is, or came from")
 
 
 class Lifetime:
@@ -38,6 +38,7 @@ class Lifetime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._group: TaskGroup | None = None
         self._calls: set[anyio.CancelScope | Call] = set()
+        self._children: set[object] = set()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "not started" if self._root is None else "open"
@@ -78,7 +79,7 @@ class Lifetime:
             self.closed = True
             return
         self._check_loop()
-        if _HOME.get() is self:
+        if _CHILD.get(None) in self._children:
             raise SessionClosed("a session cannot be closed from inside one of its own runs: it would wait for itself")
         if not self.closed:
             self.closed, self._quiet = True, anyio.Event()
@@ -146,8 +147,13 @@ class Lifetime:
         """Start a child of the root task and wait until it says that it has started; its errors are its own, too."""
 
         async def child(*, task_status: "TaskStatus[None]") -> None:
-            _HOME.set(self)  # a task has the context of whoever starts it, and that is the caller
-            await task(task_status=task_status)
+            mark = object()
+            _CHILD.set(mark)  # inherited by every task that is started from here, and some of them outlive it
+            self._children.add(mark)
+            try:
+                await task(task_status=task_status)
+            finally:
+                self._children.discard(mark)
 
         await self.check().start(child)
 
@@ -158,18 +164,17 @@ class Lifetime:
         opened: "anyio.Event",
     ) -> None:
         try:
-            async with house:
+            async with house, anyio.create_task_group() as group:
                 try:
-                    async with anyio.create_task_group() as group:
-                        for task in background:
-                            group.start_soon(task)
-                        self._group = group
-                        opened.set()
-                        await self._stop.wait()
-                        group.cancel_scope.cancel()
+                    for task in background:
+                        group.start_soon(task)
+                    self._group = group
+                    opened.set()
+                    await self._stop.wait()
                 finally:
                     self._over = True
-                    self._interrupt()
+                    self._interrupt()  # before the group waits for its children: one may be behind a shield
+                    group.cancel_scope.cancel()
         finally:
             opened.set()
 

@@ -228,7 +228,8 @@ class Session:
 
         Args:
             requests: any iterable or async iterable, read no further ahead than ``max_in_flight``. What it raises ends
-                the reading; what is in flight is still given out, then its error is raised.
+                the reading; what is in flight is still given out, then its error is raised. A generator is closed, and
+                what it awaits then runs to its end, however the run is left.
             save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
             journal: records the run, so that the same call goes on with it after a crash, an outage or a 402. Equal
                 requests are told apart by how often they occur; those with a key of their own by that. What has ended
@@ -248,8 +249,7 @@ class Session:
             work=recording.run if recording else way.run,
             refusal=lambda: self._submitter.refusal,
             recheck=lambda: self._transport.pacer.recheck(),  # noqa: PLW0108 - there is no transport before the start
-            inside=self._life.inside,
-            start=self._life.start_child,
+            life=self._life,
             limit=self._settings.limits.in_flight if max_in_flight is None else max_in_flight,
             ordered=ordered,
         )

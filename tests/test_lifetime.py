@@ -1,10 +1,11 @@
 """What ends a session and what must not: faults of a child, of a caller's iterable, of closing from the wrong place."""
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -116,6 +117,102 @@ async def test_a_session_is_not_closed_from_inside_its_own_run(session: Session)
             async for _ in results:
                 pass
     await session.run(fx(1))
+
+
+async def test_what_an_iterable_left_behind_may_close_the_session(sim: Simulator) -> None:
+    """A task that was started during a run, and outlives it, is no part of it any more."""
+    session, over, tasks = Session(settings(sim)), anyio.Event(), []
+    await session.start()
+
+    async def close_later() -> None:
+        await over.wait()
+        await session.aclose()
+
+    async def requests() -> AsyncIterator[NewFx]:
+        tasks.append(asyncio.create_task(close_later()))
+        yield fx()
+
+    async with session.run_many(requests()) as results:
+        assert [type(result) async for result in results] == [Succeeded]
+    over.set()
+    await tasks[0]
+
+
+class Source:
+    """Requests from something that takes awaits to be closed, as a database does."""
+
+    def __init__(self, *, waits: bool, stubborn: bool = False) -> None:
+        self.waits, self.stubborn = waits, stubborn
+        self.begun, self.closed = anyio.Event(), False
+
+    async def read(self) -> AsyncIterator[NewFx]:
+        """Yield requests for ever; when it waits, one and then none."""
+        try:
+            for number in itertools.count():
+                yield fx(number)
+                self.begun.set()
+                try:
+                    await anyio.sleep(60 if self.waits else 0)
+                except asyncio.CancelledError:
+                    if not self.stubborn:
+                        raise
+        finally:
+            await anyio.sleep(0.01)
+            await anyio.lowlevel.checkpoint()
+            self.closed = True
+
+
+LEAVING = ["early", "error", "cancelled", "session closed", "session broken", "run broken"]
+
+
+@pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize(("waits", "stubborn"), [(False, False), (True, False), (True, True)])
+async def test_an_iterable_is_closed_in_its_own_time(
+    monkeypatch: pytest.MonkeyPatch, how: str, *, waits: bool, stubborn: bool
+) -> None:
+    """However a run is left, what the iterable awaits in its ``finally`` runs to its end, and before the run ends."""
+    source = Source(waits=waits, stubborn=stubborn)
+
+    async def consume(session: Session) -> None:
+        async with session.run_many(source.read(), max_in_flight=2) as results:
+            result = await anext(results)
+            if waits:
+                await source.begun.wait()
+            match how:
+                case "early":
+                    return
+                case "error":
+                    raise KeyError("first")
+                case "cancelled":
+                    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)  # type: ignore[union-attr]
+                case "session closed":
+                    asyncio.get_running_loop().call_soon(closing.append, asyncio.create_task(session.aclose()))
+                case "session broken":
+                    monkeypatch.setattr(session._poller._scheduler, "next_action", lambda *_, **__: 1 / 0)
+                    session._poller._changed.set()
+                case _:
+                    results._fault = ZeroDivisionError()
+                    results._break_off()
+            assert isinstance(result, Succeeded)
+            async for _ in results:
+                pass
+
+    closing: list[asyncio.Task[None]] = []
+    expected = {
+        "error": KeyError,
+        "cancelled": asyncio.CancelledError,
+        "session closed": SessionClosed,
+        "session broken": SessionClosed,
+        "run broken": ZeroDivisionError,
+    }
+    async with simulate() as sim:
+        session = Session(settings(sim))
+        await session.start()
+        with anyio.fail_after(10), nullcontext() if how == "early" else pytest.raises(expected[how]):
+            await asyncio.create_task(consume(session))
+        assert source.closed
+        with pytest.raises(SessionClosed, match="fault of its own") if how == "session broken" else nullcontext():
+            await session.aclose()
 
 
 async def test_a_fault_of_ours_in_a_poll_goes_to_its_waiters_alone(
