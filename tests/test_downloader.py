@@ -109,6 +109,14 @@ async def test_a_look_is_repeated_as_a_download_is(tmp_path: Path) -> None:
         assert len(b.renewed) == 1
 
 
+async def test_a_folder_that_lies_too_deep_is_an_error(tmp_path: Path) -> None:
+    """Python makes folders by calling itself for each one above; who asks for thousands is told so."""
+    async with bench(tmp_path) as b:
+        with pytest.raises(DownloadError, match="too deep"):
+            await b.downloader.save(b.output(), tmp_path / ("d/" * 1900) / "song.flac")
+        assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
     """What cannot be read or replaced is a DownloadError that repeats what the system says."""
     async with bench(tmp_path) as b:

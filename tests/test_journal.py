@@ -597,6 +597,13 @@ async def test_a_read_only_folder_is_a_clear_error(read_only_folder: Path) -> No
     assert list(read_only_folder.iterdir()) == []
 
 
+async def test_a_folder_that_lies_too_deep_is_a_clear_error(tmp_path: Path) -> None:
+    """Python makes folders by calling itself for each one above; who asks for thousands is told so."""
+    with pytest.raises(JournalError, match=r"cannot hold a journal.*recursion"):
+        await Journal.open(tmp_path / ("d/" * 1900))
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     """As when something else has its name; the lock is given back."""
     (tmp_path / "journal.sqlite3").mkdir()

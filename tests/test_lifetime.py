@@ -459,7 +459,7 @@ async def test_a_thread_is_told_to_call_into_the_loop(session: Session) -> None:
             await anyio.to_thread.run_sync(call)
 
 
-@pytest.mark.parametrize("timeout", ["5", math.nan, True])
+@pytest.mark.parametrize("timeout", ["5", math.nan, True, pytest.param(10**400, id="huge")])
 async def test_what_is_no_timeout_is_refused_before_anything_is_paid(sim: Simulator, timeout: Any) -> None:
     """Not when the wait begins, and not as the end of a whole run."""
     async with Session(settings(sim)) as session:

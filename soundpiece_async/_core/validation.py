@@ -5,6 +5,7 @@ this off (contract section 11). Where a range is UNKNOWN, only what can never be
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -50,8 +51,14 @@ def demand_timeout(timeout: object) -> None:
     """
     if timeout is None:
         return
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
-        raise InvalidRequest(f"timeout must be a number of seconds, or None, not {timeout!r}", field="timeout")
+    try:
+        fits = isinstance(timeout, int | float) and not isinstance(timeout, bool) and not math.isnan(timeout)
+    except OverflowError:  # a whole number beyond any float, which a clock could not be set to
+        fits = False
+    if not fits:
+        raise InvalidRequest(
+            f"timeout must be a number of seconds, or None, not {reprlib.repr(timeout)}", field="timeout"
+        )
 
 
 def demand_in_flight(limit: object) -> None:

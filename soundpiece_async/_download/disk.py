@@ -65,6 +65,8 @@ class Disk:
             else:
                 why = f"the file system said: {error}"
             raise self._source.fail(why) from error
+        except RecursionError as error:  # making a folder calls itself for each one above it
+            raise self._source.fail("its folder lies too deep, below too many others; choose another one") from error
 
 
 class OnDisk:

@@ -167,7 +167,7 @@ class Journal:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.take(now=datetime.now(UTC))
-            except OSError as error:
+            except (OSError, RecursionError) as error:  # this one for a folder below hundreds that are missing
                 raise JournalError(
                     f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"
                 ) from error
