@@ -162,7 +162,7 @@ def test_mistakes_are_explained_in_a_line(run: Run) -> None:
         [
             "@pytest.mark.soundpiece takes options by name only",
             "such a simulator cannot be: *'colour'",
-            "such a simulator cannot be: 'speed' must be > 0.0: -1",
+            "such a simulator cannot be: 'speed' must be a finite number above 0: -1",
             'a simulator has the scope "function" or "session", not \'class\'',
             "the shared simulator is made with soundpiece_options, not with a marker's",
             "soundpiece_session needs an asynchronous test, run by pytest-asyncio or by anyio's plugin",

@@ -12,7 +12,9 @@ from typing import Literal, Self, Unpack
 import aiohttp
 import anyio
 import attrs
+from attrs.validators import instance_of, optional
 
+from soundpiece_async.simulator import arguments
 from soundpiece_async.simulator.faults import Details, Fault, Faults, Mischief
 from soundpiece_async.simulator.hosting import Life, listen
 from soundpiece_async.simulator.links import Signer
@@ -30,8 +32,6 @@ from soundpiece_async.simulator.world import Durations, World
 
 _HOLD = 20.0
 """Seconds a `wait=true` is held at most (contract section 6)."""
-_positive = attrs.validators.gt(0.0)
-_share = attrs.validators.and_(attrs.validators.ge(0.0), attrs.validators.le(1.0))
 
 
 @attrs.define(eq=False, kw_only=True, repr=False)
@@ -76,35 +76,37 @@ class Simulator:
     """
 
     seed: int = 0
-    speed: float = attrs.field(default=1.0, validator=_positive)
-    faults: Faults = attrs.field(factory=Faults)
-    api_key: str = attrs.field(default=attrs.Factory(lambda self: _make_api_key(self.seed), takes_self=True))
-    requests_per_second: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
-    burst: float | None = None
-    credits: int | None = None
-    url_lifetime: float = 900.0
+    speed: float = attrs.field(default=1.0, validator=arguments.POSITIVE_FINITE)
+    faults: Faults = attrs.field(factory=Faults, validator=instance_of(Faults))
+    api_key: str = attrs.field(
+        default=attrs.Factory(lambda self: _make_api_key(self.seed), takes_self=True), validator=arguments.TEXT
+    )
+    requests_per_second: float | None = attrs.field(default=None, validator=optional(arguments.POSITIVE))
+    burst: float | None = attrs.field(default=None, validator=optional(arguments.BURST))
+    credits: int | None = attrs.field(default=None, validator=optional(arguments.SIZE))
+    url_lifetime: float = attrs.field(default=900.0, validator=arguments.POSITIVE_FINITE)
     stable_paths: bool = True
-    track_seconds: tuple[float, float] = (8.0, 20.0)
-    variations: int = 2
-    durations: Durations = None
-    replay: Literal["current", "snapshot"] = "current"
+    track_seconds: tuple[float, float] = attrs.field(default=(8.0, 20.0), validator=arguments.SPAN)
+    variations: int = attrs.field(default=2, validator=arguments.COUNT)
+    durations: Durations = attrs.field(default=None, validator=arguments.check_durations)
+    replay: Literal["current", "snapshot"] = attrs.field(default="current", validator=arguments.REPLAY)
     shuffle_outputs: bool = False
     forward: bool = False
-    clock_skew: float = 0.0
-    download_rate: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    clock_skew: float = attrs.field(default=0.0, validator=arguments.FINITE)
+    download_rate: float | None = attrs.field(default=None, validator=optional(arguments.POSITIVE))
     webhook_secret: str | tuple[str, ...] | None = attrs.field(
         default=attrs.Factory(lambda self: _make_webhook_secret(self.seed), takes_self=True)
     )
-    webhook_attempts: int = 4
-    webhook_timeout: float = 10.0
-    webhook_loss: float = attrs.field(default=0.0, validator=_share)
-    webhook_duplicates: float = attrs.field(default=0.0, validator=_share)
+    webhook_attempts: int = attrs.field(default=4, validator=arguments.COUNT)
+    webhook_timeout: float = attrs.field(default=10.0, validator=arguments.POSITIVE)
+    webhook_loss: float = attrs.field(default=0.0, validator=arguments.SHARE)
+    webhook_duplicates: float = attrs.field(default=0.0, validator=arguments.SHARE)
     allow_private_callbacks: bool = False
-    on_request: Hook | None = None
-    cache_bytes: int = 64 << 20
+    on_request: Hook | None = attrs.field(default=None, validator=optional(arguments.CALLABLE))
+    cache_bytes: int = attrs.field(default=64 << 20, validator=arguments.SIZE)
     host: str = "127.0.0.1"
-    port: int = 0
-    output_port: int = 0
+    port: int = attrs.field(default=0, validator=arguments.PORT)
+    output_port: int = attrs.field(default=0, validator=arguments.PORT)
     url: str = attrs.field(default="", init=False)
     output_url: str = attrs.field(default="", init=False)
     _world: World = attrs.field(init=False)

@@ -29,6 +29,11 @@ class MisfitError(Exception):
         self.below: tuple[str, ...] = below
 
 
+def refuse_value(reason: str) -> MisfitError:
+    """The refusal by a rule of the service's own; FastAPI empties the exception that Pydantic puts in the context."""
+    return MisfitError("value_error", f"Value error, {reason}", context={"error": {}})
+
+
 def check_text(value: object, *, longest: int) -> str:
     """A string of 1 to `longest` code points (how the service counts is unknown: contract section 2.1)."""
     if not isinstance(value, str):
@@ -144,7 +149,7 @@ def check_callback(value: object, *, private: bool) -> str | None:
         return None
     url = check_url(check_text(value, longest=2048), schemes=("http", "https") if private else ("https",))
     if not private and is_private(urlsplit(url).hostname or ""):
-        raise MisfitError("value_error", "Value error, callback_url must not point to a private address")
+        raise refuse_value("callback_url must not point to a private address")
     return url
 
 

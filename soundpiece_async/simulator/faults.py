@@ -9,18 +9,21 @@ Rules:
    real ones (RST).
 """
 
+import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, get_args
 
 import attrs
 
+from soundpiece_async.simulator.arguments import ERROR_STATUS, NOT_EMPTY, SECONDS, SHARE, refuse_unless
 from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.schema import ROUTES
 
 Host = Literal["api", "output"]
-_share = attrs.validators.and_(attrs.validators.ge(0.0), attrs.validators.le(1.0))
+HOSTS: tuple[str, ...] = get_args(Host)
 
 
 class Fault(StrEnum):
@@ -68,20 +71,28 @@ class Faults:
     section 8).
     """
 
-    server_error: float = attrs.field(default=0.0, validator=_share)
-    bad_gateway: float = attrs.field(default=0.0, validator=_share)
-    gateway_timeout: float = attrs.field(default=0.0, validator=_share)
-    reset_before: float = attrs.field(default=0.0, validator=_share)
-    reset_after: float = attrs.field(default=0.0, validator=_share)
-    stall: float = attrs.field(default=0.0, validator=_share)
-    stall_seconds: float = 60.0
-    cut: float = attrs.field(default=0.0, validator=_share)
-    corrupt: float = attrs.field(default=0.0, validator=_share)
+    server_error: float = attrs.field(default=0.0, validator=SHARE)
+    bad_gateway: float = attrs.field(default=0.0, validator=SHARE)
+    gateway_timeout: float = attrs.field(default=0.0, validator=SHARE)
+    reset_before: float = attrs.field(default=0.0, validator=SHARE)
+    reset_after: float = attrs.field(default=0.0, validator=SHARE)
+    stall: float = attrs.field(default=0.0, validator=SHARE)
+    stall_seconds: float = attrs.field(default=60.0, validator=SECONDS)
+    cut: float = attrs.field(default=0.0, validator=SHARE)
+    corrupt: float = attrs.field(default=0.0, validator=SHARE)
     ignore_range: bool = False
     hide_etag: bool = False
-    expired_status: int = 403
-    fail: float = attrs.field(default=0.0, validator=_share)
-    failure_codes: tuple[str | None, ...] = ("internal_error", "simulated_future_code")
+    expired_status: int = attrs.field(default=403, validator=ERROR_STATUS)
+    fail: float = attrs.field(default=0.0, validator=SHARE)
+    failure_codes: tuple[str | None, ...] = attrs.field(
+        default=("internal_error", "simulated_future_code"), validator=NOT_EMPTY
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for host in HOSTS:
+            shares = _shares(self, host)
+            if math.fsum(shares.values()) > 1:
+                raise ValueError(f"these shares of the requests to the {host} host add up to more than 1: {shares}")
 
 
 @attrs.frozen(kw_only=True)
@@ -147,14 +158,20 @@ class Mischief:
         self.counts: Counter[str] = Counter()
         self._dice = dice
         self._injections: list[Injection] = []
-        self._shares = {host: _shares(faults, host) for host in ("api", "output")}
+        self._shares = {host: _shares(faults, host) for host in HOSTS}
 
     def __repr__(self) -> str:
         """The faults that struck, and how many are waiting."""
         return f"<Mischief {dict(self.counts)}, {len(self._injections)} waiting>"
 
     def inject(self, fault: Fault, **details: Unpack[Details]) -> None:
-        """Let a fault strike the next requests that match; earlier injections go first."""
+        """Let a fault strike the next requests that match; earlier injections go first.
+
+        Raises TypeError or ValueError for what could never strike.
+        """
+        for name, value in details.items():
+            _check_detail(name, value)
+        fault = Fault(fault)
         conditions = dict(_ALWAYS.get(fault, {}))
         conditions |= {name: value for name in _CONDITIONS if isinstance(value := details.get(name), str)}
         strike = Strike(
@@ -198,6 +215,26 @@ class Mischief:
             if dice < 0:
                 return Strike(fault=fault)
         return None
+
+
+_KNOWN: Mapping[str, Collection[object]] = {
+    "host": (None, *HOSTS),
+    "method": (None, "GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"),
+    "route": (None, *ROUTES),
+}
+_LEAST = {"skip": 0, "times": 1, "at": 0, "seconds": 0, "status": 100}
+
+
+def _check_detail(name: str, value: object) -> None:
+    """Refuse a detail that nobody knows, or one that fits no request: the test that gives it would wait in vain."""
+    if name not in Details.__annotations__:
+        raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(Details.__annotations__)}")
+    if name in _KNOWN:
+        known = _KNOWN[name]
+        refuse_unless(known.__contains__, f"one of {', '.join(map(str, known))}", name, value)
+    if name in _LEAST:
+        least = _LEAST[name]
+        refuse_unless(lambda it: it >= least, f"a number, at least {least}", name, value)
 
 
 def _shares(faults: Faults, host: str) -> dict[Fault, float]:

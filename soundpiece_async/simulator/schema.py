@@ -9,7 +9,7 @@ Rules:
    by its plain path, as the documentation does; when it cannot be told which was meant, each path names its body.
 """
 
-import math
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -28,12 +28,15 @@ from soundpiece_async.simulator.checks import (
     check_seconds,
     check_source,
     check_variations,
+    refuse_value,
 )
 
 FieldError = dict[str, Any]
 _OPERATION_ID = re.compile(r"op_[0-9a-z]{26}")
 _ID_PATTERN = "^op_[0-9a-z]{26}$"
-_ABSENT = object()
+_MISSING = MisfitError("missing", "Field required")
+ABSENT = object()
+"""Stands for a member, or a body, that was not sent."""
 
 
 class InvalidRequestError(Exception):
@@ -50,7 +53,7 @@ class Member:
 
     name: str
     check: Callable[[object], object]
-    default: object = _ABSENT
+    default: object = ABSENT
 
 
 @attrs.frozen(kw_only=True)
@@ -151,8 +154,7 @@ ROUTES: Mapping[str, Route] = {route.name: route for route in _ALL}
 def check_body(route: Route, body: object, *, private_callbacks: bool = False) -> Submission:
     """Read the decoded body of a PUT, or raise `InvalidRequestError` with every fault in it."""
     if not isinstance(body, dict):
-        kind, message = NO_OBJECT
-        raise InvalidRequestError([{"type": kind, "loc": ["body"], "msg": message}])
+        raise InvalidRequestError(_refuse_whole(route, body))
     callback = Member("callback_url", partial(check_callback, private=private_callbacks), default=None)
     envelope, errors = _read((Member("idempotency_key", check_key), callback), body)
     echo, own_errors = _read([member for member in route.members if member.name not in route.bodies], body)
@@ -171,16 +173,14 @@ def check_query(query: Mapping[str, str]) -> tuple[str, bool]:
     errors: list[FieldError] = []
     identity = query.get("id")
     if identity is None:
-        errors.append({"type": "missing", "loc": ["query", "id"], "msg": "Field required", "input": None})
+        errors.append(_error(("query", "id"), _MISSING, None))
     elif not _OPERATION_ID.fullmatch(identity):
         message, context = f"String should match pattern '{_ID_PATTERN}'", {"pattern": _ID_PATTERN}
-        errors.append(
-            _error(("query", "id"), MisfitError("string_pattern_mismatch", message, context=context), identity)
-        )
+        errors.append(_error(("query", "id"), MisfitError("string_pattern_mismatch", message, context=context), query))
     wait = query.get("wait", "false")
     if wait not in ("true", "false"):
         message = "Input should be a valid boolean, unable to interpret input"
-        errors.append(_error(("query", "wait"), MisfitError("bool_parsing", message), wait))
+        errors.append(_error(("query", "wait"), MisfitError("bool_parsing", message), query))
     if identity is None or errors:
         raise InvalidRequestError(errors)
     return identity, wait == "true"
@@ -191,8 +191,16 @@ def refuse_operation(identity: str) -> InvalidRequestError:
 
     How the service reports it is unknown, but not by a 404 (contract section 7).
     """
-    misfit = MisfitError("value_error", "Value error, no operation of this route has this id")
-    return InvalidRequestError([_error(("query", "id"), misfit, identity)])
+    misfit = refuse_value("no operation of this route has this id")
+    return InvalidRequestError([_error(("query", "id"), misfit, {"id": identity})])
+
+
+def _refuse_whole(route: Route, body: object) -> list[FieldError]:
+    """What is said of a body that is no object: once, or once for each of two bodies (rule 4)."""
+    if body is ABSENT:
+        return [_error(("body",), _MISSING, None)]
+    whole = _error(("body",), MisfitError(*NO_OBJECT), body)
+    return [_within(name, whole) for name in route.bodies.values()] or [whole]
 
 
 def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[str, Any], list[FieldError]]:
@@ -200,16 +208,16 @@ def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[s
     values: dict[str, Any] = {}
     errors: list[FieldError] = []
     for member in members:
-        value = body.get(member.name, _ABSENT)
-        if value is _ABSENT and member.default is not _ABSENT:
+        value = body.get(member.name, ABSENT)
+        if value is ABSENT and member.default is not ABSENT:
             values[member.name] = member.default
-        elif value is _ABSENT:
-            errors.append(_missing(member.name))
+        elif value is ABSENT:
+            errors.append(_error(("body", member.name), _MISSING, body))
         else:
             try:
                 values[member.name] = member.check(value)
             except MisfitError as misfit:
-                errors.append(_error(("body", member.name), misfit, value))
+                errors.append(_error(("body", member.name), misfit, body))
     return values, errors
 
 
@@ -227,11 +235,7 @@ def _choose(route: Route, body: Mapping[str, object]) -> tuple[dict[str, Any], l
             return {}, [_within(route.bodies[name], error) for name, (_, errors) in read.items() for error in errors]
         case _:
             names = " and ".join(route.bodies)
-            return {}, [{"type": "value_error", "loc": ["body"], "msg": f"Value error, send only one of {names}"}]
-
-
-def _missing(name: str) -> FieldError:
-    return {"type": "missing", "loc": ["body", name], "msg": "Field required"}
+            return {}, [_error(("body",), refuse_value(f"send only one of {names}"), body)]
 
 
 def _within(alternative: str, error: FieldError) -> FieldError:
@@ -240,12 +244,31 @@ def _within(alternative: str, error: FieldError) -> FieldError:
     return error | {"loc": [head, alternative, *tail]}
 
 
-def _error(path: tuple[str, ...], misfit: MisfitError, value: object) -> FieldError:
-    """One entry of a 422's `detail`; the refused value stands in it when it is a scalar that JSON can hold."""
-    error: FieldError = {"type": misfit.kind, "loc": [*path, *misfit.below], "msg": misfit.message}
-    plain = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
-    if plain:
-        error["input"] = value
+def _error(path: tuple[str, ...], misfit: MisfitError, whole: object) -> FieldError:
+    """One entry of a 422's `detail`; `whole` is the body, or the query."""
+    location = (*path, *misfit.below)
+    error: FieldError = {"type": misfit.kind, "loc": list(location), "msg": misfit.message}
+    refused = _find(whole, location[1:])
+    if _is_json(refused):
+        error["input"] = refused
     if misfit.context is not None:
         error["ctx"] = dict(misfit.context)
     return error
+
+
+def _find(whole: object, path: tuple[str, ...]) -> object:
+    """The value at a path, or what it is missing from."""
+    for name in path:
+        if not isinstance(whole, Mapping) or name not in whole:
+            return whole
+        whole = whole[name]
+    return whole
+
+
+def _is_json(value: object) -> bool:
+    """Whether JSON has words for it; Python's own reader lets NaN and infinity in."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True

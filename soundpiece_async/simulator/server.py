@@ -15,6 +15,7 @@ from soundpiece_async.simulator.operations import Operation, OperationError, Ref
 from soundpiece_async.simulator.pacing import Bucket
 from soundpiece_async.simulator.replies import Reply, reply_json, reply_limited
 from soundpiece_async.simulator.schema import (
+    ABSENT,
     ROUTES,
     InvalidRequestError,
     Route,
@@ -77,9 +78,7 @@ class Api:
         return await self._poll(route, entry)
 
     def _submit(self, route: Route, entry: Request, strike: Strike | None) -> Reply:
-        if entry.json is None and _is_json(entry) and entry.body.strip() not in (b"", b"null"):
-            raise RefusalError(400, {"detail": "There was an error parsing the body"})
-        submission = check_body(route, entry.json, private_callbacks=self.private_callbacks)
+        submission = check_body(route, _read_body(entry), private_callbacks=self.private_callbacks)
         forced = strike is not None and strike.fault is Fault.FAIL
         failure = OperationError(code=strike.code or "internal_error") if strike is not None and forced else None
         now = self.timeline.catch_up()
@@ -107,6 +106,17 @@ class Api:
         return reply_json({operation.route.envelope: document, **world.manner.news})
 
 
+def _read_body(entry: Request) -> object:
+    """What FastAPI takes for the body: JSON only if it claims to be that, or else text, or nothing at all."""
+    if not entry.body:
+        return ABSENT
+    if not _is_json(entry):
+        return entry.body.decode(errors="replace")
+    if entry.json is None and entry.body.strip() != b"null":
+        raise RefusalError(400, {"detail": "There was an error parsing the body"})
+    return entry.json
+
+
 def _decode(entry: Request) -> object:
     """The JSON of a body, None when it is none."""
     if not _is_json(entry):
@@ -118,6 +128,6 @@ def _decode(entry: Request) -> object:
 
 
 def _is_json(entry: Request) -> bool:
-    """Whether the body claims to be JSON; FastAPI takes any other for no object at all (422)."""
+    """Whether the body claims to be JSON."""
     media_type = entry.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

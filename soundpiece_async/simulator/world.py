@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 
+from soundpiece_async.simulator.arguments import check_duration
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.links import Signer, Ticket, read_link
 from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
@@ -220,7 +221,7 @@ class World:
             case Mapping():
                 return self.durations.get(route.name, drawn)
             case _:
-                return self.durations(route.name)
+                return check_duration(route.name, self.durations(route.name))
 
     def _fate(self, dice: random.Random) -> OperationError | None:
         """The error an operation ends with, if the shares will have it."""

@@ -1,13 +1,14 @@
 """The words in which requests are refused, and what of them is echoed."""
 
 import json
+import math
 
 import pytest
 from bodies import BODIES, KEY, SOURCE, echo, errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async.simulator.schema import ROUTES, InvalidRequestError, check_body, check_query
+from soundpiece_async.simulator.schema import ABSENT, ROUTES, InvalidRequestError, check_body, check_query
 
 IDENTITY = "op_01kd0000000000000000000001"
 
@@ -62,6 +63,118 @@ def test_words_errors_as_pydantic_does() -> None:
             "input": "",
             "ctx": {"min_length": 1},
         }
+    ]
+
+
+OTHER = {"idempotency_key": KEY, "prompt": "rain", "duration": 1}
+NO_OBJECT = "Input should be a valid dictionary or object to extract fields from"
+NO_URL = "Input should be a valid URL, relative URL without a base"
+PRIVATE = "Value error, callback_url must not point to a private address"
+BOTH = {"idempotency_key": KEY, "prompt": "rain", "reference": SOURCE}
+
+AS_FASTAPI_WRITES_IT: list[tuple[str, object, dict[str, object]]] = [
+    # what a body is refused with, as FastAPI 0.165 and Pydantic 2.14 answered models of the same members
+    ("create.new_fx", [], {"type": "model_attributes_type", "loc": ["body"], "msg": NO_OBJECT, "input": []}),
+    ("create.new_fx", "x", {"type": "model_attributes_type", "loc": ["body"], "msg": NO_OBJECT, "input": "x"}),
+    ("create.new_fx", None, {"type": "model_attributes_type", "loc": ["body"], "msg": NO_OBJECT, "input": None}),
+    ("create.new_fx", ABSENT, {"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}),
+    (
+        "create.new_fx",
+        {"idempotency_key": KEY, "prompt": "rain"},
+        {
+            "type": "missing",
+            "loc": ["body", "duration"],
+            "msg": "Field required",
+            "input": {"idempotency_key": KEY, "prompt": "rain"},
+        },
+    ),
+    (
+        "create.new_fx",
+        OTHER | {"prompt": ["rain"]},
+        {
+            "type": "string_type",
+            "loc": ["body", "prompt"],
+            "msg": "Input should be a valid string",
+            "input": ["rain"],
+        },
+    ),
+    (
+        "create.new_fx",
+        OTHER | {"prompt": None},
+        {"type": "string_type", "loc": ["body", "prompt"], "msg": "Input should be a valid string", "input": None},
+    ),
+    (
+        "create.new_fx",
+        OTHER | {"duration": {}},
+        {"type": "float_type", "loc": ["body", "duration"], "msg": "Input should be a valid number", "input": {}},
+    ),
+    (
+        "create.new_fx",
+        OTHER | {"callback_url": "https://localhost/"},
+        {
+            "type": "value_error",
+            "loc": ["body", "callback_url"],
+            "msg": PRIVATE,
+            "input": "https://localhost/",
+            "ctx": {"error": {}},
+        },
+    ),
+    (
+        "adapt.separate_stems",
+        {"idempotency_key": KEY, "source": {}},
+        {"type": "missing", "loc": ["body", "source", "url"], "msg": "Field required", "input": {}},
+    ),
+    (
+        "adapt.separate_stems",
+        {"idempotency_key": KEY, "source": [1]},
+        {"type": "model_attributes_type", "loc": ["body", "source"], "msg": NO_OBJECT, "input": [1]},
+    ),
+    (
+        "adapt.separate_stems",
+        {"idempotency_key": KEY, "source": {"url": "nope"}},
+        {
+            "type": "url_parsing",
+            "loc": ["body", "source", "url"],
+            "msg": NO_URL,
+            "input": "nope",
+            "ctx": {"error": "relative URL without a base"},
+        },
+    ),
+    (
+        "create.new_instrumental",
+        BOTH,
+        {
+            "type": "value_error",
+            "loc": ["body"],
+            "msg": "Value error, send only one of prompt and reference",
+            "input": BOTH,
+            "ctx": {"error": {}},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "entry"), AS_FASTAPI_WRITES_IT)
+def test_shows_what_is_refused(route: str, body: object, entry: dict[str, object]) -> None:
+    """The value at the path stands in the entry, whatever it is; of what is missing, the object it is missing from."""
+    with pytest.raises(InvalidRequestError) as refusal:
+        check_body(ROUTES[route], body)
+    assert refusal.value.errors == [entry]
+
+
+@pytest.mark.parametrize("value", [math.nan, [math.inf]])
+def test_leaves_out_what_json_has_no_words_for(value: object) -> None:
+    """Python reads NaN in a body; it could not be written into an answer."""
+    with pytest.raises(InvalidRequestError) as refusal:
+        check_body(ROUTES["create.new_fx"], OTHER | {"duration": value})
+    assert [entry.keys() for entry in refusal.value.errors] == [{"type", "loc", "msg"}]
+
+
+def test_names_both_bodies_to_what_is_no_object() -> None:
+    """Neither of the two can have been meant."""
+    assert errors("create.new_song", []) == [
+        ("model_attributes_type", "body.CreateNewSongPromptRequest"),
+        ("model_attributes_type", "body.CreateNewSongReferenceRequest"),
     ]
 
 

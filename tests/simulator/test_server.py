@@ -86,14 +86,23 @@ class TestRefusals:
 
         assert (answer.status, list(answer.json)) == (400, ["detail"])
 
-    @pytest.mark.parametrize(("body", "media_type"), [(b"", "application/json"), (b"{}", "text/plain"), (b"x", "")])
-    async def test_refuses_what_is_no_object(self, body: bytes, media_type: str) -> None:
+    @pytest.mark.parametrize(
+        ("body", "media_type", "kind", "shown"),
+        [
+            (b"", "application/json", "missing", None),
+            (b"null", "application/json", "model_attributes_type", None),
+            (b"{}", "text/plain", "model_attributes_type", "{}"),
+            (b"\xff", "", "model_attributes_type", "\ufffd"),
+        ],
+    )
+    async def test_refuses_what_is_no_object(self, body: bytes, media_type: str, kind: str, shown: object) -> None:
         """An empty body, or one that does not claim to be JSON, is no object: 422."""
         async with opened() as caller:
             answer = await caller.ask("PUT", "/v1/create.new_fx", data=body, headers={"Content-Type": media_type})
 
         assert answer.status == 422
-        assert answer.json["detail"][0]["loc"] == ["body"]
+        (error,) = answer.json["detail"]
+        assert (error["type"], error["loc"], error["input"]) == (kind, ["body"], shown)
 
     async def test_refuses_members_and_parameters(self) -> None:
         """A 422 lists the faults of the body or of the query."""

@@ -1,0 +1,77 @@
+"""What a simulator may be told: validators, whose ValueError says which argument, what it must be, and what it was."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from soundpiece_async.simulator.schema import ROUTES
+
+if TYPE_CHECKING:
+    import attrs
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def demand(what: str, fits: Callable[[Any], bool]) -> Validator:
+    """Make a validator; a value that cannot even be compared does not fit."""
+
+    def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+        refuse_unless(fits, what, attribute.name, value)
+
+    return check
+
+
+def refuse_unless(fits: Callable[[Any], bool], what: str, name: str, value: object) -> None:
+    """Raise the ValueError of an argument that does not fit."""
+    try:
+        good = fits(value)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name!r} must be {what}: {value!r}")
+
+
+def whole(least: int, most: float = math.inf) -> Validator:
+    """Make the validator of a whole number."""
+    what = f"a whole number, at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
+    return demand(what, lambda value: isinstance(value, int) and least <= value <= most)
+
+
+def _is_span(value: tuple[float, float]) -> bool:
+    shortest, longest = value
+    return 0 < shortest <= longest < math.inf
+
+
+FINITE = demand("a finite number", math.isfinite)
+POSITIVE = demand("a number above 0", lambda value: value > 0)
+POSITIVE_FINITE = demand("a finite number above 0", lambda value: 0 < value < math.inf)
+SECONDS = demand("a finite number of seconds, at least 0", lambda value: 0 <= value < math.inf)
+SHARE = demand("a share from 0 to 1", lambda value: 0 <= value <= 1)
+COUNT = whole(1)
+SIZE = whole(0)
+PORT = whole(0, 65535)
+ERROR_STATUS = whole(400, 599)
+BURST = demand("a number, at least 1", lambda value: value >= 1)
+REPLAY = demand("'current' or 'snapshot'", lambda value: value in ("current", "snapshot"))
+TEXT = demand("text that is not empty", lambda value: isinstance(value, str) and value != "")
+SPAN = demand("two numbers of seconds above 0, the smaller one first", _is_span)
+CALLABLE = demand("callable", callable)
+NOT_EMPTY = demand("at least one", lambda value: len(value) > 0)
+
+
+def check_duration(route: str, seconds: float) -> float:
+    """A processing time; NaN would come neither before nor after any other time."""
+    refuse_unless(
+        lambda value: value >= 0, "seconds, at least 0 (math.inf: for ever)", f"durations of {route}", seconds
+    )
+    return seconds
+
+
+def check_durations(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    """Processing times: none, those of some routes, or a callable, whose answers are checked when it is asked."""
+    if isinstance(value, Mapping):
+        for route, seconds in value.items():
+            refuse_unless(ROUTES.__contains__, f"by routes, of {', '.join(ROUTES)}", attribute.name, route)
+            check_duration(route, seconds)
+    else:
+        refuse_unless(lambda it: it is None or callable(it), "a mapping, a callable or None", attribute.name, value)
