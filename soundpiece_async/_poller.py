@@ -102,7 +102,7 @@ class Poller:
         match watch.outcome:
             case None:
                 raise WaitTimeout(
-                    f"operation {handle} was not ready within {timeout} s; it runs on: wait for it again by its handle",
+                    f"operation {handle} was not ready within {timeout} s; it runs on: wait for it again",
                     handle=handle,
                     operation=known,
                 )

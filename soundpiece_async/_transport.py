@@ -221,5 +221,7 @@ class Transport:
             error = TransportError(
                 f"{call}: not sent: the service gives no usable answers; the latest: {self._trouble}", sent=False
             )
-        error.add_note(f"gave up after {budget.attempts} attempts; sent again, the same object is one piece of work")
+        error.add_note(
+            f"gave up after {budget.attempts} attempts; sent again, the same object (or key) is one piece of work"
+        )
         return error

@@ -81,7 +81,9 @@ async def test_a_submit_says_what_happened_and_can_go_again(name: str) -> None:
         assert f"PUT /v1/create.new_fx (idempotency key {request.idempotency_key})" in str(caught.value)
         assert len(str(caught.value)) < 600
         assert KEY not in repr(caught.value) + repr(caught.value.__cause__)
-        assert caught.value.__notes__ == ["gave up after 1 attempts; sent again, the same object is one piece of work"]
+        assert caught.value.__notes__ == [
+            "gave up after 1 attempts; sent again, the same object (or key) is one piece of work"
+        ]
         assert len(api.puts) == 1
         assert len(api.created) == (name not in EFFECTLESS)
         operation = await session.submit(request)

@@ -125,7 +125,7 @@ class Settings:
         """
         if not environ.get("SOUNDPIECE_API_KEY"):
             raise SettingsError(
-                "no API key: set SOUNDPIECE_API_KEY, or pass Session(Settings(api_key=...)); the dashboard makes keys"
+                "no API key: set SOUNDPIECE_API_KEY (in code: Session(Settings(api_key=...))); the dashboard makes keys"
             )
         return cls(
             api_key=environ["SOUNDPIECE_API_KEY"],

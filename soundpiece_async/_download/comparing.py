@@ -37,9 +37,13 @@ async def find_difference(here: First, *, source: Source) -> DownloadError | Non
     """
     remote = await source.persist(lambda: _FIRST_BYTES, partial(_read_first, source=source))
     if remote.size is None:
-        return source.fail("a file is there, and the host does not say how long its own is; overwrite=True fetches it")
+        return source.fail(
+            "a file is there, and the host does not say how long its own is; remove it, or pass overwrite=True"
+        )
     if remote != here:
-        return source.fail("a different file is already there; choose another name, or overwrite=True to replace it")
+        return source.fail(
+            "a different file is already there; choose another name or folder, remove it, or pass overwrite=True"
+        )
     return None
 
 

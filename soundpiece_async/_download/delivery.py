@@ -88,7 +88,7 @@ class UntilFull:
                     self._running.discard(scope)
         raise DownloadError(
             f"{operation.handle}: its files were not saved: another piece of this run found the disk full; free some "
-            "space, then download it again by its handle",
+            "space, then download it again",
             url="",
             path=str(to),
         ) from (self._full and self._full.__cause__)

@@ -61,7 +61,7 @@ class Disk:
             yield
         except OSError as error:
             if error.errno in _NO_ROOM:
-                why = f"the disk is full ({error.strerror}); free some space, then call download again"
+                why = f"the disk is full ({error.strerror}); free some space, then download it again"
             else:
                 why = f"the file system said: {error}"
             raise self._source.fail(why) from error

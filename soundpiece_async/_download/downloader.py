@@ -242,7 +242,7 @@ class Downloader:
         header, fault = await disk.run(inspect, facts.head, target, source.output.duration)
         if fault is not None:
             return source.fail(
-                f"the file that is there is damaged: {fault}; overwrite=True fetches it", error=CorruptAudio
+                f"the file that is there is damaged: {fault}; remove it, or pass overwrite=True", error=CorruptAudio
             )
         return describe(target, size=facts.size, sha256=facts.sha256, header=header, output=source.output)
 

@@ -197,7 +197,7 @@ class Source:
         if self._refusals >= MOST_REFUSALS or self._stalls >= self._host.stalls:
             raise self.fail(
                 f"{setback}; {self._refusals + self._stalls} attempts in a row brought no new byte after the first "
-                f"{self._furthest}; call download again to go on from what was kept"
+                f"{self._furthest}; download it again to go on from what was kept"
             ) from (setback if isinstance(setback, TransportError) else None)
         tries = self._refusals + self._stalls
         return pacing.backoff(tries, base=BACKOFF_BASE, cap=BACKOFF_CAP, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing

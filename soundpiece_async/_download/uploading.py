@@ -160,7 +160,7 @@ async def _compare(
     header, fault = inspect(head, source.output.duration, verify=verify)
     if fault is not None:
         return source.fail(
-            f"the object that is there is damaged: {fault}; overwrite=True fetches it", error=CorruptAudio
+            f"the object that is there is damaged: {fault}; remove it, or pass overwrite=True", error=CorruptAudio
         )
     digest = hashlib.sha256()
     for start in range(0, size, READ_AT_ONCE):

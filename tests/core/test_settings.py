@@ -245,7 +245,9 @@ def test_from_environ() -> None:
 @pytest.mark.parametrize("environ", [{}, {"SOUNDPIECE_API_KEY": ""}, {"SOUNDPIECE_BASE_URL": "http://localhost"}])
 def test_environ_without_a_key(environ: dict[str, str]) -> None:
     """Without a key the message says how to give one."""
-    with pytest.raises(SettingsError, match=r"set SOUNDPIECE_API_KEY, or pass Session\(Settings\(api_key=\.\.\.\)\)"):
+    with pytest.raises(
+        SettingsError, match=r"set SOUNDPIECE_API_KEY \(in code: Session\(Settings\(api_key=\.\.\.\)\)\)"
+    ):
         Settings.from_environ(environ)
 
 
