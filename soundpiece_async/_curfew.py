@@ -24,7 +24,7 @@ class Call:
 
     def __init__(self, leave: "Callable[[Call], object]", raising: Callable[[], Exception]) -> None:
         self._leave, self._raising = leave, raising
-        self.cancelled = False
+        self.cancelled: bool = False
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()

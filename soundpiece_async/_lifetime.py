@@ -32,7 +32,7 @@ class Lifetime:
     """Open once, closed once. It needs asyncio itself: anyio's tasks all have a scope around them."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.closed: bool = False
         self._over = False  # the root task has ended, or is about to
         self._root: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
