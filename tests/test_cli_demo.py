@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import soundfile
 
 from soundpiece_async import Statistics
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli import demo, main
+from soundpiece_async.cli import demo, display, main
 from soundpiece_async.cli.display import Board, Stage
 from soundpiece_async.cli.plan import PIECES
 
@@ -95,7 +95,7 @@ def test_demo(
     for piece in PIECES:
         assert [name for name in names if name.startswith(piece.name)]
         assert f"\n {piece.name} " in out
-        assert re.search(rf"{piece.name} +done +waited [\d.]+ s, \d files?, [\d.]+ MB$", err, re.MULTILINE)
+        assert re.search(rf"{piece.name} +done +waited [\d.]+ s, \d files?, [\d.]+ [kM]B$", err, re.MULTILINE)
     assert all(len(soundfile.read(path)[0]) > 0 for path in tmp_path.iterdir())
     for route in ROUTES:
         assert f" {route} " in out
@@ -141,6 +141,36 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
     assert shown.rstrip().endswith(b"interrupted")
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
     assert not list(tmp_path.glob("*/*.part*"))
+
+
+@pytest.mark.parametrize(("make_pair", "pictures"), [(pty.openpty, 3), (os.pipe, 2)])
+def test_bytes_grow(make_pair: Callable[[], tuple[int, int]], pictures: int, tmp_path: Path) -> None:
+    """While a piece is downloaded its bytes are seen to grow, on a terminal and in a log; before, there are words."""
+    reading, writing = make_pair()
+    with soundpiece("demo", folder=tmp_path, errors=writing) as process:
+        os.close(writing)
+        shown = ""
+        seen: dict[str, list[str]] = {}
+        while max(map(len, seen.values()), default=0) < pictures:
+            chunk = os.read(reading, 65536)
+            assert chunk, shown
+            shown += chunk.decode()
+            seen = {}
+            for name, size in re.findall(
+                r"(\S+) +(?:\x1b\S+)?downloading +(?:\x1b\S+ *)?\d files?, (\d\S* [kM]B)", shown
+            ):
+                if size not in seen.setdefault(name, []):
+                    seen[name].append(size)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):
+            while os.read(reading, 65536):
+                """It is not to wait for its reader."""
+        assert process.wait(timeout=25) == 130
+    os.close(reading)
+    assert "2 files, no bytes yet" in shown
+    for sizes in seen.values():
+        numbers = [float(number) * {"kB": 1e3, "MB": 1e6}[unit] for number, unit in map(str.split, sizes)]
+        assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -222,11 +252,28 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     monkeypatch.setenv("COLUMNS", "100")
     with Board(["one", "two"]) as board:
-        board.show("one", Stage.DOWNLOADING)
+        board.show("one", Stage.DOWNLOADING, "2 files")
+        board.refresh(Statistics(), {})
+        assert "2 files, no bytes yet" in capsys.readouterr().err
         board.refresh(Statistics(polls_out=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
         assert "3 polls out, 1 of 2 ready, 2.5 MB received" in shown
-        assert re.search(r"one +downloading +1\.2 MB", shown)
+        assert re.search(r"one +downloading +2 files, 1\.2 MB", shown)
         assert re.search(r"two +queued", shown)
         board.show("two", Stage.DONE)
         assert repr(board) == "<Board 1 of 2 done>"
+
+
+def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a download is told of when its bytes have grown, and not for every picture."""
+    monkeypatch.setenv("TTY_INTERACTIVE", "0")
+    with Board(["one", "two"]) as board:
+        board.show("one", Stage.DOWNLOADING, "2 files")
+        for length in (0, 180_000, 400_000):
+            board.refresh(Statistics(), {"one": length, "two": length})
+        monkeypatch.setattr(display, "INTERVAL", 0.0)
+        for length in (400_000, 400_001, 1_400_000):
+            board.refresh(Statistics(), {"one": length})
+    lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    told = ["no bytes yet", "180 kB", "400 kB", "1.4 MB"]
+    assert lines == ["one queued", "two queued", *(f"one downloading 2 files, {words}" for words in told)]

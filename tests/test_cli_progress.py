@@ -23,7 +23,7 @@ from soundpiece_async._core.pieces import State
 from soundpiece_async._download.disk import is_full
 from soundpiece_async.cli import progress
 from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
-from soundpiece_async.cli.speech import plural, span
+from soundpiece_async.cli.speech import plural, size, span
 from soundpiece_async.cli.tally import Ending, Stopped, Tally, judge
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str
     seen = picture()
     seen.refresh()
     assert capsys.readouterr().err == (
-        "of 20: 12 submitted, 8 ready, 5 saved, 2 failed; 0.0 lines/s, 0.0 MB/s, 9.5 requests/s, 3 answers 429, told "
+        "of 20: 12 submitted, 8 ready, 5 saved, 2 failed; 0.0 lines/s, 0 B/s, 9.5 requests/s, 3 answers 429, told "
         "to wait 12 s, the service gives no usable answers, noticed within 0.2 s, time left unknown\n"
     )
     picture(Statistics()).refresh()
@@ -128,3 +128,6 @@ def test_lengths_and_numbers_for_people() -> None:
     """As they read best."""
     assert [span(seconds) for seconds in (0.2, 99, 100, 5900, 7260)] == ["0 s", "99 s", "2 min", "98 min", "2 h 1 min"]
     assert [plural(number, "line") for number in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
+    lengths = (0, 999, 1000, 9949, 180_400, 999_499, 999_500, 1_440_000, 46_000_000, 31_000_000_000, 2 * 10**15)
+    expected = ["0 B", "999 B", "1.0 kB", "9.9 kB", "180 kB", "999 kB", "1.0 MB", "1.4 MB", "46 MB", "31 GB", "2000 TB"]
+    assert [size(length) for length in lengths] == expected

@@ -24,6 +24,8 @@ SPEED = 8.0
 """How many times faster than the real service the simulated one works: the demo is to end within 20 s."""
 TRACK_SECONDS = (12.0, 20.0)
 """The length of its songs: rendering them costs real time."""
+DOWNLOAD_RATE = 1.25e6
+"""Bytes per second of each download: over the loopback alone a file is here before a picture of its way is drawn."""
 REFRESH = 0.125
 """Seconds between two pictures of the progress."""
 
@@ -43,7 +45,7 @@ async def demo(out: Path = Path("soundpiece-demo"), /) -> None:
     started = anyio.current_time()
     await prepare(out)
     try:
-        async with Simulator(speed=SPEED, track_seconds=TRACK_SECONDS) as service:
+        async with Simulator(speed=SPEED, track_seconds=TRACK_SECONDS, download_rate=DOWNLOAD_RATE) as service:
             settings = Settings(api_key=service.api_key, base_url=service.url, limits=Limits(polls=SLOTS))
             async with Session(settings) as session:
                 finished = await _make_all(session, out)

@@ -1,9 +1,10 @@
 """What the demo shows: one line for each piece while it is made, and a table at the end.
 
 On a terminal the lines of unfinished pieces stay in place and change, and finished ones scroll away above them. Without
-one, every step is a plain line of its own.
+one, every step is a plain line of its own, and so is how far a download is, now and then.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import TracebackType
@@ -21,6 +22,8 @@ from soundpiece_async.cli.speech import size
 
 PAPER = 100
 """Columns of output that goes to a file or a pipe."""
+INTERVAL = 1.0
+"""Seconds, at least, between two plain lines about one download."""
 
 
 class Stage(StrEnum):
@@ -79,6 +82,8 @@ class Board:
         self._console = Page(stderr=True, highlight=False)
         self._stages = dict.fromkeys(names, Stage.QUEUED)
         self._notes: dict[str, str] = {}
+        self._sizes: Mapping[str, int] = {}
+        self._told: dict[str, tuple[float, str]] = {}
         self._summary = ""
         self._live = Live(
             get_renderable=self._draw,
@@ -113,15 +118,25 @@ class Board:
             self._console.print(self._line(name))
 
     def refresh(self, statistics: Statistics, sizes: Mapping[str, int]) -> None:
-        """Bring the lines on a terminal up to date; ``sizes`` are the bytes on disk by piece."""
-        for name, stage in self._stages.items():
-            if stage is Stage.DOWNLOADING:
-                self._notes[name] = size(sizes.get(name, 0))
+        """Bring the lines on a terminal up to date, or tell of what grew; ``sizes`` are the bytes on disk by piece."""
+        self._sizes = sizes
+        if not self._console.is_interactive:
+            self._tell_growth(time.monotonic())
+            return
         self._summary = (
             f"{statistics.polls_out} polls out, {statistics.ready} of {len(self._stages)} ready, "
             f"{size(statistics.bytes)} received"
         )
         self._live.refresh()
+
+    def _tell_growth(self, now: float) -> None:
+        """Print a line for each download whose bytes are not those it was told with last."""
+        for name, stage in self._stages.items():
+            told_at, told = self._told.get(name, (-INTERVAL, size(0)))
+            length = size(self._sizes.get(name, 0))
+            if stage is Stage.DOWNLOADING and length != told and now - told_at >= INTERVAL:
+                self._told[name] = now, length
+                self._console.print(self._line(name))
 
     def _draw(self) -> Group:
         rows = [self._line(name) for name, stage in self._stages.items() if stage is not Stage.DONE]
@@ -129,7 +144,11 @@ class Board:
 
     def _line(self, name: str) -> Text:
         stage = self._stages[name]
-        line = Text.assemble(f"{name:<22}", (f"{stage:<13}", COLOURS[stage]), self._notes.get(name, ""), no_wrap=True)
+        note = self._notes.get(name, "")
+        if stage is Stage.DOWNLOADING:
+            length = self._sizes.get(name, 0)
+            note += f", {size(length)}" if length else ", no bytes yet"
+        line = Text.assemble(f"{name:<22}", (f"{stage:<13}", COLOURS[stage]), note, no_wrap=True)
         line.rstrip()
         return line
 

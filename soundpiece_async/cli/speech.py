@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sized
 from pathlib import Path
 
+UNITS = ("B", "kB", "MB", "GB", "TB")
 _KEY = re.compile(r"spk_[^\s'\"]+")
 
 
@@ -54,8 +55,12 @@ def drain() -> bool:
 
 
 def size(length: int) -> str:
-    """Write a number of bytes for people."""
-    return f"{length / 1e6:.1f} MB"
+    """Write a number of bytes for people, as the report does."""
+    amount, units = float(length), iter(UNITS)
+    unit = next(units)
+    while amount >= 999.5 and unit != UNITS[-1]:  # noqa: PLR2004 - what would be rounded to 1000
+        amount, unit = amount / 1000, next(units)
+    return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # noqa: PLR2004 - two digits say enough
 
 
 def count(files: Sized) -> str:
