@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,12 +32,26 @@ sys.exit(main())
 """
 
 
+PYTHON = (sys.executable, "-W", "default")
+CONTROL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, sys.argv[1:])
+"""
+CONTROLLED = (sys.executable, "-c", CONTROL, *PYTHON)
+"""With standard error, a terminal, as the one whose closing is a SIGHUP."""
+
+
 @contextmanager
-def soundpiece(*arguments: str, folder: Path, errors: int = subprocess.PIPE) -> Iterator["subprocess.Popen[str]"]:
+def soundpiece(
+    *arguments: str, folder: Path, errors: int = subprocess.PIPE, start: Sequence[str] = PYTHON
+) -> Iterator["subprocess.Popen[str]"]:
     """Start the command line as a process in a folder, and yield when its first instruction is the next."""
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-W", "default", "-c", PROGRAM, *arguments],
+        [*start, "-c", PROGRAM, *arguments],
         cwd=folder,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
@@ -109,7 +123,7 @@ def test_demo(
 
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [(0.05, signal.SIGINT), (0.6, signal.SIGTERM), (1.8, signal.SIGINT)],
+    [(0.05, signal.SIGINT), (0.6, signal.SIGTERM), (1.8, signal.SIGINT), (2.5, signal.SIGHUP)],
 )
 def test_interrupted_demo(moment: float, number: signal.Signals, tmp_path: Path) -> None:
     """Whenever the demo is interrupted: one word, code 130, only whole files, and nothing of the rest."""
@@ -141,6 +155,30 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
     assert shown.rstrip().endswith(b"interrupted")
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
     assert not list(tmp_path.glob("*/*.part*"))
+
+
+def test_closed_terminal(tmp_path: Path) -> None:
+    """Whose terminal is closed sweeps up all the same, and has no one to complain to."""
+    terminal, far_end = pty.openpty()
+    with soundpiece("demo", folder=tmp_path, errors=far_end, start=CONTROLLED) as process:
+        os.close(far_end)
+        shown = b""
+        while not list(tmp_path.glob("*/*.part")):
+            shown += os.read(terminal, 4096)
+        os.close(terminal)
+        assert process.wait(timeout=25) in {1, 130}  # whichever came first, a picture for nobody or the signal
+    assert not list(tmp_path.glob("*/*.part*"))
+
+
+def test_outliving_a_terminal(tmp_path: Path) -> None:
+    """Under ``nohup`` the work goes on."""
+    with soundpiece("simulate", folder=tmp_path, start=("nohup", *PYTHON)) as process:
+        assert process.stdout is not None
+        assert "KEY" in process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        assert interrupt(process, signal.SIGTERM).code == 130
 
 
 @pytest.mark.parametrize(("make_pair", "pictures"), [(pty.openpty, 3), (os.pipe, 2)])

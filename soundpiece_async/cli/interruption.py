@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noted and never thrown.
+"""Ctrl-C, SIGTERM and the SIGHUP of a terminal that is closed, noted and never thrown.
 
 By itself Python turns Ctrl-C into an exception between any two instructions: in the middle of an import, or of the
 cleaning up after the first Ctrl-C. Here a signal only cancels the work, at one of its awaits; another one after that
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: "tuple[signal.Signals, ...]" = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+)
 
 
 class Interruption:
@@ -34,7 +38,7 @@ class Interruption:
         return f"<Interruption noted={self.noted}>"
 
     def __enter__(self) -> "Self":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS if not _outlives(number)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,6 +95,11 @@ class Politely:
     def __exit__(self, *_: object) -> None:
         for guard in _guards:
             guard.ask = None
+
+
+def _outlives(number: signal.Signals) -> bool:
+    """Tell whether this process is to outlive its terminal: ``nohup`` starts it with SIGHUP ignored."""
+    return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _do_nothing() -> None:

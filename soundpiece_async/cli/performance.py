@@ -21,7 +21,7 @@ def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
         code, why = explain(error)
     else:
         why = "interrupted" if code == INTERRUPTED else ""
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # nobody is there to hear it: a pipe whose reader has left, a terminal that was closed
         if why:
             tell(why)
     return code if drain() else code or FAILED

@@ -38,7 +38,7 @@ def open_mouth() -> None:
 
 
 def drain() -> bool:
-    """Write out what is buffered; False when a reader has left, as in ``soundpiece --help | head -1``.
+    """Write out what is buffered; False when it cannot be: a reader has left, a terminal was closed, a disk is full.
 
     What cannot be written goes nowhere then, or the interpreter would try again at its end, and complain.
     """
@@ -46,7 +46,7 @@ def drain() -> bool:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             complete = False
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
