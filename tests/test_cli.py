@@ -81,6 +81,21 @@ def test_version(capsys: Streams) -> None:
         (["simulate", "--speed", "nan"], "--speed"),
         (["simulate", "--port", "70000"], "--port"),
         (["demo", "here", "there"], "there"),
+        (["sing"], "See: soundpiece --help"),
+        (["run"], "See: soundpiece run --help"),
+        (["run", "create.new_fx", "--api-key", SECRET], "See: soundpiece run --help"),
+        (["run", "create.new_fx", "--prompt"], "--prompt requires an argument. See:"),
+        (["run", "create.new_fx", "--name", "x", "--prompt", "-x"], "If -x is its value, write --prompt=-x. See:"),
+        (["run", "create.new_fx", "--prompt", f"-{SECRET}"], "write --prompt=-spk_..."),
+        (
+            ["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", ""],
+            "--save-to: The name of the folder is",
+        ),
+        (["demo", ""], 'The name of the folder is empty; the folder you are in is "."'),
+        (["bulk", __file__, ""], "The name of the folder is empty"),
+        (["resume", ""], "The name of the folder is empty"),
+        (["status", ""], "The name of the folder is empty"),
+        (["verify", ""], "The name of the folder is empty"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +105,14 @@ def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypat
     said = complaint(capsys)
     assert says in said
     assert SECRET not in said
+
+
+def test_a_value_may_begin_with_a_dash(serve: Serve, tmp_path: Path) -> None:
+    """As the message says; and a folder may be the one you are in."""
+    simulator = serve()
+    assert main(["run", "create.new_fx", "--prompt=-x", "--duration", "1", "--save-to", str(tmp_path)]) == 0
+    (operation,) = simulator.operations.values()
+    assert operation.submission.echo["prompt"] == "-x"
 
 
 def test_every_member_has_a_flag() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import anyio
 import anyio.to_thread
@@ -11,13 +12,14 @@ from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
 from soundpiece_async.cli.bulkrun import BulkRun
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
+from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms
 from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.speech import plural, tell
 from soundpiece_async.cli.survey import check, demand_jobs, preview
 
 
-async def bulk(jobs: Path, out: Path, /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
+async def bulk(jobs: Path, out: Annotated[Path, FOLDER], /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
     """Make every piece that a file asks for, and save its files; the same command goes on after whatever stopped it.
 
     Each line of the file is one piece: a JSON object, or a record of CSV below a header. It has a member "route", the
@@ -38,7 +40,7 @@ async def bulk(jobs: Path, out: Path, /, *, knobs: Knobs = PLAIN, terms: Terms =
     return await _carry_out(Order(jobs=jobs, out=out, knobs=knobs, terms=terms))
 
 
-async def resume(out: Path, /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
+async def resume(out: Annotated[Path, FOLDER], /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
     """Go on with the run of a folder: as bulk once more, with the file and the options it had.
 
     Args:

@@ -4,9 +4,10 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.demo import demo
@@ -36,6 +37,15 @@ for _command in (bulk, resume, status, verify, demo, run, simulate):
     app.command(_command, help=_lay_out(_command))
 
 
+def _explain_dash(error: CycloptsError, arguments: Sequence[str]) -> str:
+    """Say how to write a value that begins with a dash, when a flag seems to have none because of it."""
+    if isinstance(error, MissingArgumentError) and error.keyword is not None:
+        for flag, value in pairwise(arguments):
+            if flag == error.keyword and value.startswith("-"):
+                return f" If {value} is its value, write {flag}={value}."
+    return ""
+
+
 def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | None:
     """Give the work a command line stands for; None when that was to show the help or the version.
 
@@ -45,7 +55,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | Non
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise UsageError(f"{error} See: soundpiece --help") from error
+        words = " ".join(("soundpiece", *(error.command_chain or ())))
+        raise UsageError(f"{error}{_explain_dash(error, arguments)} See: {words} --help") from error
     work = partial(command, *bound.args, **bound.kwargs)
     if inspect.iscoroutinefunction(command):
         return work

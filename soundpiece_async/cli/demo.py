@@ -4,13 +4,14 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import anyio.to_thread
 
 from soundpiece_async import Limits, Operation, Settings
 from soundpiece_async.cli.display import Board, Finished, Stage, print_table
+from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.plan import PIECES, Piece
 from soundpiece_async.cli.speech import count, say, size, tell
@@ -30,7 +31,7 @@ REFRESH = 0.125
 """Seconds between two pictures of the progress."""
 
 
-async def demo(out: Path = Path("soundpiece-demo"), /) -> None:
+async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> None:
     """Make 24 pieces of music over all eight routes, in less than 20 seconds, with no account and no network.
 
     A simulated service runs inside this command. Songs are split, cut and remixed as soon as they are ready.

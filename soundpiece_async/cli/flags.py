@@ -26,5 +26,13 @@ def read_text(_: object, tokens: Sequence[Token]) -> str:
         raise UsageError(f"--lyrics {text}: {error}") from error
 
 
+def read_folder(_: object, tokens: Sequence[Token]) -> Path:
+    """Take a folder from the command line; an empty name, as of a variable that is not set, means none."""
+    if not tokens[0].value:
+        raise ValueError('The name of the folder is empty; the folder you are in is ".".')
+    return Path(tokens[0].value)
+
+
+FOLDER = Parameter(converter=read_folder)
 POSITIVE = Parameter(validator=check_positive)
 TEXT = Parameter(converter=read_text)

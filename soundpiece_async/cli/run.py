@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from soundpiece_async import Operation, Request, RetryRules, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import POSITIVE, TEXT
+from soundpiece_async.cli.flags import FOLDER, POSITIVE, TEXT
 from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.speech import count, say, size, tell
 from soundpiece_async.cli.tally import describe_files
@@ -63,7 +63,7 @@ async def run(
     /,
     *,
     members: Members = NONE,
-    save_to: Path = Path(),
+    save_to: Annotated[Path, FOLDER] = Path(),
     name: str | None = None,
     timeout: Annotated[float | None, POSITIVE] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,

@@ -20,6 +20,7 @@ from soundpiece_async._record.ledger import Ledger
 from soundpiece_async._record.overview import Reason, count_by_route, count_ended_since, list_reasons
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.speech import plural, say, span
 
 SHOWN = 20
@@ -71,7 +72,10 @@ class Standing:
 
 
 async def status(
-    out: Path, /, *, as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False
+    out: Annotated[Path, FOLDER],
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
     """Say how far the run of a folder is: what is saved, failed and under way, and why some failed.
 

@@ -17,6 +17,7 @@ from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.pieces import FileRecord, State
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
+from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.progress import INTERVAL, beside
 from soundpiece_async.cli.speech import plural, say, size, tell
 
@@ -27,7 +28,7 @@ _HEAD = 64
 
 
 async def verify(
-    out: Path,
+    out: Annotated[Path, FOLDER],
     /,
     *,
     full: bool = False,
