@@ -226,6 +226,19 @@ def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> N
     assert not simulator.operations
 
 
+def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """Python makes folders by calling itself for each one above; who asks for thousands is told, and pays nothing."""
+    simulator = serve()
+    folder = str(tmp_path / ("d/" * 1900))
+    for command in (["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder], ["demo", folder]):
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.splitlines()[-1].startswith("soundpiece: the folder lies too deep, ")
+    assert not simulator.operations
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failures_later_on(serve: Serve, capsys: Streams) -> None:
     """What goes wrong after the submission is the last line and exit code 1; the key to come back with stands above."""
     serve(durations={"create.new_fx": 1e6})

@@ -21,5 +21,8 @@ async def prepare(folder: Path) -> None:
         except OSError as error:
             error.add_note(f"files cannot be put into {folder}: name a folder that can be written to; nothing was sent")
             raise
+        except RecursionError as error:  # Python makes a folder by calling itself for each missing one above it
+            why = "the folder lies too deep, below too many missing ones: name another one; nothing was sent"
+            raise OSError(why) from error
 
     await anyio.to_thread.run_sync(attempt)
