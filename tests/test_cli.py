@@ -85,6 +85,9 @@ def test_version(capsys: Streams) -> None:
         (["run"], "See: soundpiece run --help"),
         (["run", "create.new_fx", "--api-key", SECRET], "See: soundpiece run --help"),
         (["run", "create.new_fx", "--prompt"], "--prompt requires an argument. See:"),
+        (["run", "create.new_fx", "--prompt", "--duration", "1"], "--prompt requires an argument. See:"),
+        (["run", "create.new_fx", "--prompt", "--duration=1"], "--prompt requires an argument. See:"),
+        (["run", "create.new_fx", "--prompt", "- la la"], "If - la la is its value, write '--prompt=- la la'. See:"),
         (["run", "create.new_fx", "--name", "x", "--prompt", "-x"], "If -x is its value, write --prompt=-x. See:"),
         (["run", "create.new_fx", "--prompt", f"-{SECRET}"], "write --prompt=-spk_..."),
         (

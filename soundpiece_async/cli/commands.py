@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -39,10 +40,11 @@ for _command in (bulk, resume, status, verify, demo, run, simulate):
 
 def _explain_dash(error: CycloptsError, arguments: Sequence[str]) -> str:
     """Say how to write a value that begins with a dash, when a flag seems to have none because of it."""
-    if isinstance(error, MissingArgumentError) and error.keyword is not None:
+    if isinstance(error, MissingArgumentError) and error.app:
+        flags = {name for argument in error.app.assemble_argument_collection() for name in argument.names}
         for flag, value in pairwise(arguments):
-            if flag == error.keyword and value.startswith("-"):
-                return f" If {value} is its value, write {flag}={value}."
+            if flag == error.keyword and value.startswith("-") and value.partition("=")[0] not in flags:
+                return f" If {value} is its value, write {shlex.quote(f'{flag}={value}')}."
     return ""
 
 
