@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -99,6 +99,8 @@ def test_demo(
     """A demo saves decodable files of every piece, leaves nothing half-done, and tells what it did in plain lines."""
     monkeypatch.setattr(demo, "SPEED", 100.0)
     monkeypatch.setattr(demo, "TRACK_SECONDS", (1.0, 1.5))
+    monkeypatch.setattr(demo, "DOWNLOAD_RATE", 2e5)
+    monkeypatch.setattr(display, "INTERVAL", 0.2)
     monkeypatch.setenv("TTY_COMPATIBLE", interactive)
     monkeypatch.setenv("TTY_INTERACTIVE", interactive)
     assert main(["demo", str(tmp_path)]) == 0
@@ -119,11 +121,24 @@ def test_demo(
     ).groups()  # type: ignore[union-attr]  # None is a failure too
     assert float(took) > 0
     assert float(waits) > 0
+    assert re.search(r" downloading +\d files?, no bytes yet", err)
+    assert any(len(sizes) > 1 for sizes in grown(err).values())
+
+
+def grown(text: str) -> dict[str, list[float]]:
+    """Give the different numbers of bytes that were shown of each piece while it was downloaded, smallest first."""
+    sizes: dict[str, list[float]] = {}
+    for name, number, unit in re.findall(r"(\S+) +downloading +\d files?, ([\d.]+) ([kM])B", text):
+        shown = float(number) * {"k": 1e3, "M": 1e6}[unit]
+        if shown not in sizes.setdefault(name, []):
+            sizes[name].append(shown)
+    assert all(shown == sorted(shown) for shown in sizes.values())
+    return sizes
 
 
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [(0.05, signal.SIGINT), (0.6, signal.SIGTERM), (1.8, signal.SIGINT), (2.5, signal.SIGHUP)],
+    [(0.05, signal.SIGINT), (0.6, signal.SIGTERM), (1.8, signal.SIGHUP)],
 )
 def test_interrupted_demo(moment: float, number: signal.Signals, tmp_path: Path) -> None:
     """Whenever the demo is interrupted: one word, code 130, only whole files, and nothing of the rest."""
@@ -179,36 +194,6 @@ def test_outliving_a_terminal(tmp_path: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
         assert interrupt(process, signal.SIGTERM).code == 130
-
-
-@pytest.mark.parametrize(("make_pair", "pictures"), [(pty.openpty, 3), (os.pipe, 2)])
-def test_bytes_grow(make_pair: Callable[[], tuple[int, int]], pictures: int, tmp_path: Path) -> None:
-    """While a piece is downloaded its bytes are seen to grow, on a terminal and in a log; before, there are words."""
-    reading, writing = make_pair()
-    with soundpiece("demo", folder=tmp_path, errors=writing) as process:
-        os.close(writing)
-        shown = ""
-        seen: dict[str, list[str]] = {}
-        while max(map(len, seen.values()), default=0) < pictures:
-            chunk = os.read(reading, 65536)
-            assert chunk, shown
-            shown += chunk.decode()
-            seen = {}
-            for name, size in re.findall(
-                r"(\S+) +(?:\x1b\S+)?downloading +(?:\x1b\S+ *)?\d files?, (\d\S* [kM]B)", shown
-            ):
-                if size not in seen.setdefault(name, []):
-                    seen[name].append(size)
-        process.send_signal(signal.SIGINT)
-        with suppress(OSError):
-            while os.read(reading, 65536):
-                """It is not to wait for its reader."""
-        assert process.wait(timeout=25) == 130
-    os.close(reading)
-    assert "2 files, no bytes yet" in shown
-    for sizes in seen.values():
-        numbers = [float(number) * {"kB": 1e3, "MB": 1e6}[unit] for number, unit in map(str.split, sizes)]
-        assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

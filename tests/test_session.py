@@ -312,15 +312,18 @@ async def test_an_object_submitted_again_leaves_its_outputs_as_they_are(tmp_path
     """Before it is ready the operation is counted all the same; after that numbers and fresh URLs stay."""
     async with simulate(shuffle_outputs=True) as sim, Session(settings(sim)) as session:
         for number in range(6):  # each time in another order: one of them would be mixed up
-            request = RemixInstrumental(f"{SOURCE}?{number}", n_variations=3)
+            request = NewInstrumental(f"take {number}")
             await session.submit(request)
             done = await session.wait(await session.submit(request))
-            files = await session.download(done, tmp_path / f"{number}")
             await session.submit(request)
-            sim.expire_urls()
-            again = await session.download(done, tmp_path / f"again-{number}")
-            assert [file.sha256 for file in again] == [file.sha256 for file in files]
+            again = await session.refresh(done)
+            assert [output.path for output in again.outputs] == [output.path for output in done.outputs]
         assert session.statistics().ready == 6
+        files = await session.download(done, tmp_path / "before")
+        await session.submit(request)
+        sim.expire_urls()
+        renewed = await session.download(done, tmp_path / "after")
+        assert [file.sha256 for file in renewed] == [file.sha256 for file in files]
 
 
 async def test_an_operation_that_was_ready_at_once_is_given_again_with_its_latest_urls() -> None:
