@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 LONGEST = 600.0
 """Seconds of audio asked for in one request; the published schema names no bound (contract section 3.3)."""
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_NO_HEX = re.compile(r"[^0-9a-f-]", re.IGNORECASE)
+_GROUPS = (8, 4, 4, 4, 12)
+_LONGEST_KEY = len("urn:uuid:") + sum(_GROUPS) + len(_GROUPS) - 1
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -38,10 +40,7 @@ def check_text(value: object, *, longest: int) -> str:
     """A string of 1 to `longest` code points (how the service counts is unknown: contract section 2.1)."""
     if not isinstance(value, str):
         raise MisfitError("string_type", "Input should be a valid string")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise MisfitError(
-            "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
-        )
+    _check_unicode(value)
     if not value:
         raise MisfitError("string_too_short", "String should have at least 1 character", context={"min_length": 1})
     if len(value) > longest:
@@ -64,8 +63,9 @@ def check_key(value: object) -> str:
     """An idempotency key: a UUID of any version in its usual spelling, given back in lower case."""
     if not isinstance(value, str):
         raise MisfitError("uuid_type", "UUID input should be a string, bytes or UUID object")
-    if not _UUID.fullmatch(value):
-        reason = "unable to parse string as a UUID"
+    _check_unicode(value)
+    reason = _reason_against_key(value)
+    if reason is not None:
         raise MisfitError("uuid_parsing", f"Input should be a valid UUID, {reason}", context={"error": reason})
     return value.lower()
 
@@ -76,7 +76,7 @@ def check_seconds(value: object) -> float:
         if _is_number(value):
             raise MisfitError("float_type", "Input should be a valid number")
         raise MisfitError("float_parsing", "Input should be a valid number, unable to parse string as a number")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_number(value):
         raise MisfitError("float_type", "Input should be a valid number")
     if isinstance(value, float) and not math.isfinite(value):
         raise MisfitError("finite_number", "Input should be a finite number")
@@ -112,15 +112,19 @@ def check_boolean(value: object) -> bool:
     """A JSON boolean, and nothing that merely looks like one."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
         raise MisfitError("bool_parsing", "Input should be a valid boolean, unable to interpret input")
     raise MisfitError("bool_type", "Input should be a valid boolean")
 
 
-def check_url(value: object, *, schemes: tuple[str, ...] = ("http", "https")) -> str:
+def check_url(value: object, *, schemes: tuple[str, ...] = ("http", "https"), longest: float = math.inf) -> str:
     """An absolute URL of one of the schemes, echoed as it was sent."""
     if not isinstance(value, str):
         raise MisfitError("url_type", "URL input should be a string or URL")
+    _check_unicode(value)
+    if len(value) > longest:
+        message = f"URL should have at most {longest} characters"
+        raise MisfitError("url_too_long", message, context={"max_length": longest})
     reason = _reason_against(value)
     if reason is not None:
         raise MisfitError("url_parsing", f"Input should be a valid URL, {reason}", context={"error": reason})
@@ -147,7 +151,7 @@ def check_callback(value: object, *, private: bool) -> str | None:
     """A callback URL or null: https and a public host, unless `private` hosts (and then http) are allowed."""
     if value is None:
         return None
-    url = check_url(check_text(value, longest=2048), schemes=("http", "https") if private else ("https",))
+    url = check_url(value, schemes=("http", "https") if private else ("https",), longest=2048)
     if not private and is_private(urlsplit(url).hostname or ""):
         raise refuse_value("callback_url must not point to a private address")
     return url
@@ -164,25 +168,52 @@ def is_private(host: str) -> bool:
 NO_OBJECT = ("model_attributes_type", "Input should be a valid dictionary or object to extract fields from")
 
 
-def _is_number(text: str) -> bool:
+def _check_unicode(text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise MisfitError(
+            "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
+        )
+
+
+def _is_number(value: str | float) -> bool:
+    """Whether a float can hold it: some texts are no numbers, and some integers are beyond any float."""
     try:
-        float(text)
-    except ValueError:
+        float(value)
+    except (ValueError, OverflowError):
         return False
     return True
+
+
+def _reason_against_key(text: str) -> str | None:
+    """What is wrong with the spelling of a UUID, if anything; spellings without hyphens are too short."""
+    stranger = _NO_HEX.search(text)
+    if stranger is not None:
+        return f"invalid character: found `{stranger[0]}` at {stranger.start()}"
+    groups = text.split("-")
+    if len(groups) == 1 or len(text) > _LONGEST_KEY:
+        return f"invalid length: found {len(text)}"
+    if len(groups) != len(_GROUPS):
+        return f"invalid group count: expected {len(_GROUPS)}, found {len(groups)}"
+    for place, (group, length) in enumerate(zip(groups, _GROUPS, strict=True)):
+        if len(group) != length:
+            return f"invalid group length in group {place}: expected {length}, found {len(group)}"
+    return None
 
 
 def _reason_against(url: str) -> str | None:
     """What is wrong with the spelling of a URL, if anything."""
     if not url:
         return "input is empty"
-    if _BLANK.search(url) or any("\ud800" <= character <= "\udfff" for character in url):
+    if _BLANK.search(url):
         return "invalid international domain name"
     try:
         parts = urlsplit(url)
+    except ValueError:
+        return "invalid IPv6 address" if "[" in url else "invalid international domain name"
+    try:
         _ = parts.port
     except ValueError:
-        return "invalid port number or IP address"
+        return "invalid port number"
     if not parts.scheme:
         return "relative URL without a base"
-    return None if parts.hostname else "empty host"
+    return None if parts.hostname or parts.scheme not in ("http", "https") else "empty host"

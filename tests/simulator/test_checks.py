@@ -2,11 +2,12 @@
 
 import math
 import uuid
+from collections.abc import Callable
 
 import pytest
 from bodies import BODIES, KEY, echo, member
 
-from soundpiece_async.simulator.checks import LONGEST, is_private
+from soundpiece_async.simulator.checks import LONGEST, MisfitError, check_key, check_url, is_private
 from soundpiece_async.simulator.schema import ROUTES, check_body
 
 
@@ -45,7 +46,7 @@ def test_counts_code_points() -> None:
         (0, "greater_than"),
         (-1.5, "greater_than"),
         (LONGEST + 1, "less_than_equal"),
-        (10**400, "less_than_equal"),
+        (10**400, "float_type"),
     ],
 )
 def test_refuses_lengths(value: object, kind: str) -> None:
@@ -70,18 +71,75 @@ def test_refuses_counts(value: object, kind: str) -> None:
     assert member("n_variations", value, "create.remix_instrumental") == [(kind, "body.n_variations")]
 
 
-@pytest.mark.parametrize(("value", "kind"), [("true", "bool_parsing"), (1, "bool_parsing"), (None, "bool_type")])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("true", "bool_parsing"), (1, "bool_parsing"), (2.0, "bool_parsing"), (1.5, "bool_type"), (None, "bool_type")],
+)
 def test_refuses_booleans(value: object, kind: str) -> None:
     """Only true and false are booleans."""
     assert member("loopable", value) == [(kind, "body.loopable")]
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(3, "uuid_type"), ("nope", "uuid_parsing"), (uuid.UUID(KEY).hex, "uuid_parsing")]
+    ("value", "kind"),
+    [
+        (3, "uuid_type"),
+        ("nope", "uuid_parsing"),
+        (uuid.UUID(KEY).hex, "uuid_parsing"),
+        (uuid.UUID(KEY).urn, "uuid_parsing"),
+        ("half a pair \ud83c", "string_unicode"),
+    ],
 )
 def test_refuses_keys(value: object, kind: str) -> None:
     """An idempotency key is a UUID in its usual spelling."""
     assert member("idempotency_key", value) == [(kind, "body.idempotency_key")]
+
+
+def reason(check: Callable[[object], object], value: str) -> object:
+    """What a refusal says of a spelling, in its message and in its context."""
+    with pytest.raises(MisfitError) as refusal:
+        check(value)
+    told = (refusal.value.context or {})["error"]
+    assert refusal.value.message.endswith(f", {told}")
+    return told
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [  # as Pydantic 2.14 answered
+        ("", "invalid length: found 0"),
+        ("3fa85f64", "invalid length: found 8"),
+        (f"{KEY}-{KEY}", "invalid length: found 73"),
+        (f"{KEY[:-1]}g", "invalid character: found `g` at 35"),
+        (f" {KEY}", "invalid character: found ` ` at 0"),
+        (KEY.replace("-", "", 1), "invalid group count: expected 5, found 4"),
+        (f"{KEY}-", "invalid group count: expected 5, found 6"),
+        (KEY[:-1], "invalid group length in group 4: expected 12, found 11"),
+        ("1-2-3-4-5", "invalid group length in group 0: expected 8, found 1"),
+    ],
+)
+def test_says_what_is_wrong_with_a_key(key: str, told: str) -> None:
+    """The first fault is named, and where it is."""
+    assert reason(check_key, key) == told
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [  # as Pydantic 2.14 answered
+        ("", "input is empty"),
+        ("mix.wav", "relative URL without a base"),
+        ("//host/x", "relative URL without a base"),
+        ("https://", "empty host"),
+        ("https://ho st/x", "invalid international domain name"),
+        ("https://host]/", "invalid international domain name"),
+        ("https://[::1/x", "invalid IPv6 address"),
+        ("https://host:port/", "invalid port number"),
+        ("https://host:65536/", "invalid port number"),
+    ],
+)
+def test_says_what_is_wrong_with_a_url(url: str, told: str) -> None:
+    """The part of it that cannot be."""
+    assert reason(check_url, url) == told
 
 
 @pytest.mark.parametrize(
@@ -94,8 +152,9 @@ def test_refuses_keys(value: object, kind: str) -> None:
         ("https://ho st/x", "url_parsing"),
         ("https://host:port/", "url_parsing"),
         ("https://[::1/x", "url_parsing"),
-        ("https://host/\ud83c", "url_parsing"),
+        ("https://host/\ud83c", "string_unicode"),
         ("ftp://host/x", "url_scheme"),
+        ("mailto:someone@host", "url_scheme"),
     ],
 )
 def test_refuses_sources(url: object, kind: str) -> None:
@@ -107,8 +166,9 @@ def test_refuses_sources(url: object, kind: str) -> None:
 @pytest.mark.parametrize(
     ("callback", "kind"),
     [
-        ("", "string_too_short"),
-        ("https://host.example/" + "x" * 2048, "string_too_long"),
+        (5, "url_type"),
+        ("", "url_parsing"),
+        ("https://host.example/" + "x" * 2048, "url_too_long"),
         ("http://host.example/", "url_scheme"),
         ("https://localhost/", "value_error"),
         ("https://127.0.0.1/", "value_error"),
@@ -117,7 +177,7 @@ def test_refuses_sources(url: object, kind: str) -> None:
         ("https://db.internal/", "value_error"),
     ],
 )
-def test_refuses_callbacks(callback: str, kind: str) -> None:
+def test_refuses_callbacks(callback: object, kind: str) -> None:
     """A callback is a public https URL of 1 to 2048 characters."""
     assert member("callback_url", callback) == [(kind, "body.callback_url")]
 

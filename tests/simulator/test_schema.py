@@ -110,6 +110,27 @@ AS_FASTAPI_WRITES_IT: list[tuple[str, object, dict[str, object]]] = [
     ),
     (
         "create.new_fx",
+        OTHER | {"duration": 0},
+        {
+            "type": "greater_than",
+            "loc": ["body", "duration"],
+            "msg": "Input should be greater than 0",
+            "input": 0,
+            "ctx": {"gt": 0.0},
+        },
+    ),
+    (
+        "create.new_fx",
+        OTHER | {"callback_url": [1]},
+        {
+            "type": "url_type",
+            "loc": ["body", "callback_url"],
+            "msg": "URL input should be a string or URL",
+            "input": [1],
+        },
+    ),
+    (
+        "create.new_fx",
         OTHER | {"callback_url": "https://localhost/"},
         {
             "type": "value_error",
@@ -234,6 +255,22 @@ def test_refuses_queries(query: dict[str, str], found: list[tuple[str, list[str]
         check_query(query)
 
     assert [(error["type"], error["loc"]) for error in refusal.value.errors] == found
+
+
+def test_shows_what_a_query_is_refused_for() -> None:
+    """Of an id that is missing there is nothing to show."""
+    with pytest.raises(InvalidRequestError) as refusal:
+        check_query({"wait": "junk"})
+
+    assert refusal.value.errors == [
+        {"type": "missing", "loc": ["query", "id"], "msg": "Field required", "input": None},
+        {
+            "type": "bool_parsing",
+            "loc": ["query", "wait"],
+            "msg": "Input should be a valid boolean, unable to interpret input",
+            "input": "junk",
+        },
+    ]
 
 
 JSON = st.recursive(
