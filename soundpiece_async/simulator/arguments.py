@@ -10,31 +10,39 @@ if TYPE_CHECKING:
     import attrs
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+Rule = tuple[str, Callable[[Any], bool]]
+"""What a value must be, in words and as code."""
 
 
 def demand(what: str, fits: Callable[[Any], bool]) -> Validator:
-    """Make a validator; a value that cannot even be compared does not fit."""
+    """Make a validator of a rule."""
 
     def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-        refuse_unless(fits, what, attribute.name, value)
+        refuse_unless((what, fits), attribute.name, value)
 
     return check
 
 
-def refuse_unless(fits: Callable[[Any], bool], what: str, name: str, value: object) -> None:
-    """Raise the ValueError of an argument that does not fit."""
+def refuse_unless(rule: Rule, name: str, value: object) -> None:
+    """Raise the ValueError of an argument that does not fit; what cannot even be compared does not."""
+    what, fits = rule
     try:
         good = fits(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
         raise ValueError(f"{name!r} must be {what}: {value!r}")
 
 
-def whole(least: int, most: float = math.inf) -> Validator:
-    """Make the validator of a whole number."""
+def whole(least: int, most: float = math.inf) -> Rule:
+    """Make the rule of a whole number."""
     what = f"a whole number, at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
-    return demand(what, lambda value: isinstance(value, int) and least <= value <= most)
+    return what, lambda value: isinstance(value, int) and least <= value <= most
+
+
+def one_of(*known: object) -> Rule:
+    """Make the rule of a choice."""
+    return f"one of {', '.join(map(str, known))}", known.__contains__
 
 
 def _is_span(value: tuple[float, float]) -> bool:
@@ -44,13 +52,13 @@ def _is_span(value: tuple[float, float]) -> bool:
 
 FINITE = demand("a finite number", math.isfinite)
 POSITIVE = demand("a number above 0", lambda value: value > 0)
-POSITIVE_FINITE = demand("a finite number above 0", lambda value: 0 < value < math.inf)
-SECONDS = demand("a finite number of seconds, at least 0", lambda value: 0 <= value < math.inf)
+POSITIVE_FINITE = demand("a finite number above 0", lambda value: value > 0 and math.isfinite(value))
+SECONDS: Rule = ("a finite number of seconds, at least 0", lambda value: 0 <= value < math.inf)
 SHARE = demand("a share from 0 to 1", lambda value: 0 <= value <= 1)
-COUNT = whole(1)
-SIZE = whole(0)
-PORT = whole(0, 65535)
-ERROR_STATUS = whole(400, 599)
+COUNT = demand(*whole(1))
+SIZE = demand(*whole(0))
+PORT = demand(*whole(0, 65535))
+ERROR_STATUS = demand(*whole(400, 599))
 BURST = demand("a number, at least 1", lambda value: value >= 1)
 REPLAY = demand("'current' or 'snapshot'", lambda value: value in ("current", "snapshot"))
 TEXT = demand("text that is not empty", lambda value: isinstance(value, str) and value != "")
@@ -61,9 +69,8 @@ NOT_EMPTY = demand("at least one", lambda value: len(value) > 0)
 
 def check_duration(route: str, seconds: float) -> float:
     """A processing time; NaN would come neither before nor after any other time."""
-    refuse_unless(
-        lambda value: value >= 0, "seconds, at least 0 (math.inf: for ever)", f"durations of {route}", seconds
-    )
+    rule = "seconds, at least 0 (math.inf: for ever)", lambda value: value >= 0
+    refuse_unless(rule, f"durations of {route}", seconds)
     return seconds
 
 
@@ -71,7 +78,8 @@ def check_durations(_: object, attribute: "attrs.Attribute[Any]", value: object)
     """Processing times: none, those of some routes, or a callable, whose answers are checked when it is asked."""
     if isinstance(value, Mapping):
         for route, seconds in value.items():
-            refuse_unless(ROUTES.__contains__, f"by routes, of {', '.join(ROUTES)}", attribute.name, route)
+            refuse_unless(one_of(*ROUTES), f"a route in {attribute.name}", route)
             check_duration(route, seconds)
     else:
-        refuse_unless(lambda it: it is None or callable(it), "a mapping, a callable or None", attribute.name, value)
+        rule = "a mapping, a callable or None", lambda given: given is None or callable(given)
+        refuse_unless(rule, attribute.name, value)

@@ -12,13 +12,23 @@ Rules:
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal, TypedDict, Unpack, get_args
 
 import attrs
 
-from soundpiece_async.simulator.arguments import ERROR_STATUS, NOT_EMPTY, SECONDS, SHARE, refuse_unless
+from soundpiece_async.simulator.arguments import (
+    ERROR_STATUS,
+    NOT_EMPTY,
+    SECONDS,
+    SHARE,
+    Rule,
+    demand,
+    one_of,
+    refuse_unless,
+    whole,
+)
 from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.schema import ROUTES
 
@@ -77,7 +87,7 @@ class Faults:
     reset_before: float = attrs.field(default=0.0, validator=SHARE)
     reset_after: float = attrs.field(default=0.0, validator=SHARE)
     stall: float = attrs.field(default=0.0, validator=SHARE)
-    stall_seconds: float = attrs.field(default=60.0, validator=SECONDS)
+    stall_seconds: float = attrs.field(default=60.0, validator=demand(*SECONDS))
     cut: float = attrs.field(default=0.0, validator=SHARE)
     corrupt: float = attrs.field(default=0.0, validator=SHARE)
     ignore_range: bool = False
@@ -169,9 +179,10 @@ class Mischief:
 
         Raises TypeError or ValueError for what could never strike.
         """
-        for name, value in details.items():
-            _check_detail(name, value)
+        refuse_unless(one_of(*Fault), "fault", fault)
         fault = Fault(fault)
+        for name, value in details.items():
+            _check_detail(fault, name, value)
         conditions = dict(_ALWAYS.get(fault, {}))
         conditions |= {name: value for name in _CONDITIONS if isinstance(value := details.get(name), str)}
         strike = Strike(
@@ -217,24 +228,27 @@ class Mischief:
         return None
 
 
-_KNOWN: Mapping[str, Collection[object]] = {
-    "host": (None, *HOSTS),
-    "method": (None, "GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"),
-    "route": (None, *ROUTES),
+_RULES: Mapping[str, Rule] = {
+    "host": one_of(None, *HOSTS),
+    "method": one_of(None, "GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"),
+    "route": one_of(None, *ROUTES),
+    "operation": ("an id or None", lambda value: value is None or isinstance(value, str)),
+    "skip": whole(0),
+    "times": whole(1),
+    "at": whole(0),
+    "seconds": SECONDS,
+    "status": whole(200, 599),
 }
-_LEAST = {"skip": 0, "times": 1, "at": 0, "seconds": 0, "status": 100}
 
 
-def _check_detail(name: str, value: object) -> None:
+def _check_detail(fault: Fault, name: str, value: object) -> None:
     """Refuse a detail that nobody knows, or one that fits no request: the test that gives it would wait in vain."""
     if name not in Details.__annotations__:
         raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(Details.__annotations__)}")
-    if name in _KNOWN:
-        known = _KNOWN[name]
-        refuse_unless(known.__contains__, f"one of {', '.join(map(str, known))}", name, value)
-    if name in _LEAST:
-        least = _LEAST[name]
-        refuse_unless(lambda it: it >= least, f"a number, at least {least}", name, value)
+    if name in _RULES:
+        refuse_unless(_RULES[name], name, value)
+    if name in _ALWAYS.get(fault, {}):
+        refuse_unless(one_of(None, _ALWAYS[fault][name]), f"{name} of {fault}", value)
 
 
 def _shares(faults: Faults, host: str) -> dict[Fault, float]:

@@ -40,6 +40,13 @@ def test_refuses_what_makes_no_sense(name: str, value: Any) -> None:
         Simulator(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["speed", "url_lifetime", "clock_skew"])
+def test_refuses_a_number_beyond_any_float(name: str) -> None:
+    """It is compared like any other, and overflows where it is first divided."""
+    with pytest.raises(ValueError, match=name):
+        Simulator(**{name: 10**400})
+
+
 def test_takes_what_makes_sense() -> None:
     """The bounds themselves, integers for numbers, and durations in both forms."""
     Simulator(speed=1, burst=1, credits=0, track_seconds=(1, 1), variations=1, port=65535, cache_bytes=0)
@@ -79,15 +86,23 @@ def test_refuses_shares_that_cannot_be(faults: dict[str, Any], told: str) -> Non
 @pytest.mark.parametrize(
     ("fault", "details", "told"),
     [
-        ("no_such", {}, "no_such"),
+        ("no_such", {}, "'fault' must be one of server_error, .*: 'no_such'"),
         (Fault.FAIL, {"kode": "x"}, "has no 'kode'"),
         (Fault.FAIL, {"route": "new_fx"}, "'route' must be one of"),
         (Fault.CUT, {"host": "files"}, "'host' must be one of"),
         (Fault.STALL, {"method": "put"}, "'method' must be one of"),
-        (Fault.STALL, {"times": 0}, "'times' must be a number, at least 1"),
-        (Fault.STALL, {"skip": -1}, "'skip' must be a number, at least 0"),
-        (Fault.STALL, {"seconds": math.nan}, "'seconds' must be a number, at least 0"),
-        (Fault.CUT, {"at": "5"}, "'at' must be a number, at least 0"),
+        (Fault.STALL, {"operation": 5}, "'operation' must be an id or None: 5"),
+        (Fault.STALL, {"times": 0}, "'times' must be a whole number, at least 1"),
+        (Fault.STALL, {"times": 1.5}, "'times' must be a whole number, at least 1"),
+        (Fault.STALL, {"skip": -1}, "'skip' must be a whole number, at least 0"),
+        (Fault.STALL, {"seconds": math.nan}, "'seconds' must be a finite number of seconds, at least 0"),
+        (Fault.RATE_LIMITED, {"seconds": math.inf}, "'seconds' must be a finite number of seconds, at least 0"),
+        (Fault.SERVER_ERROR, {"status": 100}, "'status' must be a whole number from 200 to 599"),
+        (Fault.SERVER_ERROR, {"status": 1000}, "'status' must be a whole number from 200 to 599"),
+        (Fault.CUT, {"at": "5"}, "'at' must be a whole number, at least 0"),
+        (Fault.CUT, {"at": 1.5}, "'at' must be a whole number, at least 0"),
+        (Fault.FAIL, {"method": "GET"}, "'method of fail' must be one of None, PUT: 'GET'"),
+        (Fault.IGNORE_RANGE, {"host": "api"}, "'host of ignore_range' must be one of None, output: 'api'"),
     ],
 )
 def test_refuses_a_fault_that_could_never_strike(fault: Any, details: dict[str, Any], told: str) -> None:
@@ -99,3 +114,4 @@ def test_refuses_a_fault_that_could_never_strike(fault: Any, details: dict[str, 
 def test_takes_a_fault_by_its_value() -> None:
     """As it stands in a table of cases."""
     Simulator().inject("cut", host=None, at=0)  # type: ignore[arg-type]
+    Simulator().inject(Fault.FAIL, host="api", method=None, operation=None, times=1, skip=0, code="x")
