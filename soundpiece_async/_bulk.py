@@ -159,7 +159,9 @@ class RunMany(Generic[R]):
             try:
                 async with aclosing(_iterate(self._requests)) as requests:
                     await self._read_each(requests, pieces, reading)
-            except Exception as fault:  # noqa: BLE001 - what closing the caller's iterable raises is the caller's, too
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as fault:  # noqa: BLE001 - what closing the caller's iterable raises is the caller's, too
                 self._fault = self._fault or fault
             finally:
                 self._reading = None

@@ -74,6 +74,22 @@ async def test_an_iterable_that_fails_to_close_says_so_and_harms_nobody_else(ses
     await session.run(fx(9))
 
 
+async def test_an_iterable_with_a_task_group_across_its_yields_harms_only_its_run(session: Session) -> None:
+    """Left early, it makes a group of its own end (PEP 789): that is told, and the session lives on."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        async with anyio.create_task_group():
+            for number in range(9):
+                yield fx(number)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with session.run_many(requests(), max_in_flight=1) as results:
+            await anext(results)
+    assert caught.group_contains(GeneratorExit)
+    async with session.run_many(requests()) as results:
+        assert len([result async for result in results]) == 9
+
+
 async def test_an_error_of_the_body_goes_before_that_of_the_iterable(session: Session) -> None:
     """Who leaves with an error of their own gets that one."""
 
