@@ -64,6 +64,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[-1])
+def thorough(session: nox.Session) -> None:
+    """Run whole what the tests only sample: every damaged bit, every turn of the loop. Many minutes."""
+    install(session, "test")
+    session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", "--thorough", "--timeout", "3600", *session.posargs)
+
+
+@nox.session(python=PYTHONS[-1])
 def browser(session: nox.Session) -> None:
     """Use the pages as a person would, in a real Chromium, which is installed if that is possible."""
     if not provide(session, "chromium", package="chromium"):

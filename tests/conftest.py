@@ -40,6 +40,24 @@ def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
     return math.inf
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs whole what is sampled by default."""
+    text = "run only the tests that sample what they try (fixture `thorough`), and let them try all of it"
+    parser.addoption("--thorough", action="store_true", help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep only the tests that sample, when they are to run whole."""
+    if config.getoption("thorough"):
+        items[:] = [item for item in items if "thorough" in getattr(item, "fixturenames", ())]
+
+
+@pytest.fixture
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether to try everything: every bit, every turn of the loop; else a sample, so that the suite stays quick."""
+    return bool(request.config.getoption("thorough"))
+
+
 @pytest.hookimpl(trylast=True)  # while the workers start: they are given their first tests after it
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Have the tables of Unicode made, which hypothesis then keeps in a file: or every worker makes them for itself."""
