@@ -2,10 +2,12 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from aiohttp import web
 from app import make_app
+from yarl import URL
 
 from soundpiece_async import SettingsError
 
@@ -22,9 +24,12 @@ def main() -> None:
         parser.error("--port must be a number known beforehand: it is part of the address that webhooks are sent to")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     own_url = f"http://127.0.0.1:{options.port}"
+    other_urls = [url for url in [os.environ.get("STUDIO_PUBLIC_URL")] if url]
+    if options.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened to
+        other_urls.append(str(URL.build(scheme="http", host=options.host, port=options.port)))
     try:
         web.run_app(
-            make_app(options.data, own_url=own_url, speed=options.speed),
+            make_app(options.data, own_url=own_url, speed=options.speed, other_urls=other_urls),
             host=options.host,
             port=options.port,
             handler_cancellation=True,  # a browser that leaves ends its event stream, and nothing else
@@ -32,7 +37,7 @@ def main() -> None:
             access_log=None,
             print=lambda _: print(f"The studio is open: {own_url}  (Ctrl-C closes it)", flush=True),
         )
-    except (SettingsError, OSError) as error:  # a wrong key, an occupied port
+    except (SettingsError, OSError, ValueError) as error:  # a wrong key, an occupied port, no URL
         raise SystemExit(str(error)) from error
 
 

@@ -3,37 +3,41 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
 from aiohttp import web
+from guard import make_guard, own_origins, protect
 from kinds import UnclearWishError, read_wish
 from service import HOOK, open_service, restore
 from store import Store
 from work import Studio
+from yarl import URL
 
 from soundpiece_async import Session
 from soundpiece_async.webhooks import Webhooks, aiohttp_handler
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STATIC = Path(__file__).parent / "static"
 STUDIO = web.AppKey("studio", Studio)
 FOLDER = web.AppKey("folder", Path)
 SESSION = web.AppKey("session", Session)
 WEBHOOKS = web.AppKey("webhooks", Webhooks)
-POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+LARGEST_WISH = 1 << 16
+NUMBER = "{id:[0-9]{1,15}}"
+write_json = partial(json.dumps, allow_nan=False)  # NaN and Infinity, which Python would write, no browser reads
 
 
-def make_app(folder: Path, *, own_url: str, speed: float) -> web.Application:
-    """Make the application.
+def make_app(folder: Path, *, own_url: str, speed: float, other_urls: Iterable[str] = ()) -> web.Application:
+    """Build the application.
 
     Args:
         folder: for the database and the audio.
         own_url: where it will be reached on this machine.
         speed: of the simulated service.
+        other_urls: other addresses it may be reached by, such as that of a proxy in front of it.
     """
 
     async def live(app: web.Application) -> AsyncIterator[None]:
@@ -55,21 +59,22 @@ def make_app(folder: Path, *, own_url: str, speed: float) -> web.Application:
             with suppress(asyncio.CancelledError):
                 await work
 
-    app = web.Application(middlewares=[_keep_strangers_out])
+    origins = own_origins(URL(own_url).port or 80, other_urls)
+    app = web.Application(middlewares=[make_guard(origins)], client_max_size=LARGEST_WISH)
     app[FOLDER] = folder / "audio"
     app.cleanup_ctx.append(live)
     app.on_shutdown.append(_let_go)
-    app.on_response_prepare.append(_protect)
+    app.on_response_prepare.append(protect)
     app.add_routes(
         [
             web.get("/", _show_page),
             web.get("/events", _follow),
             web.post("/pieces", _begin),
-            web.post(r"/pieces/{id:\d+}/again", _try_again),
-            web.delete(r"/pieces/{id:\d+}", _dismiss),
-            web.get(r"/audio/{name:[\w-]+\.flac}", _send_audio),
+            web.post(f"/pieces/{NUMBER}/again", _try_again),
+            web.delete(f"/pieces/{NUMBER}", _dismiss),
+            web.get(r"/audio/{name:[\w-]{1,200}\.flac}", _send_audio),
             web.post(HOOK, _hear),
-            web.static("/static", STATIC),
+            web.get(r"/static/{name:[a-z]{1,40}\.[a-z]{2,4}}", _send_static),
         ]
     )
     return app
@@ -80,22 +85,12 @@ async def _let_go(app: web.Application) -> None:
     app[STUDIO].close()
 
 
-@web.middleware
-async def _keep_strangers_out(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let no page of another site spend the credits of whoever visits it."""
-    if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        raise web.HTTPForbidden
-    return await handler(request)
-
-
-async def _protect(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.setdefault("Content-Security-Policy", POLICY)
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    response.headers.setdefault("Cache-Control", "no-cache")
-
-
 async def _show_page(_: web.Request) -> web.FileResponse:
     return web.FileResponse(STATIC / "index.html")
+
+
+async def _send_static(request: web.Request) -> web.FileResponse:
+    return web.FileResponse(STATIC / request.match_info["name"])
 
 
 async def _follow(request: web.Request) -> web.StreamResponse:
@@ -108,7 +103,7 @@ async def _follow(request: web.Request) -> web.StreamResponse:
     while not studio.closing:
         news = studio.news(since=seen)
         seen = news["revision"]
-        await response.write(f"data: {json.dumps(news)}\n\n".encode())
+        await response.write(f"data: {write_json(news)}\n\n".encode())
         await studio.changed(seen)
     return response
 
@@ -119,9 +114,9 @@ async def _begin(request: web.Request) -> web.Response:
     try:
         wish = read_wish(await request.read(), parents=studio.pieces, callback=studio.callback)
     except UnclearWishError as error:
-        return web.json_response({"problem": str(error)}, status=400)
+        return web.json_response({"problem": str(error)}, status=400, dumps=write_json)
     piece = await asyncio.shield(studio.begin(wish))
-    return web.json_response({"id": piece.id}, status=201)
+    return web.json_response({"id": piece.id}, status=201, dumps=write_json)
 
 
 async def _try_again(request: web.Request) -> web.Response:

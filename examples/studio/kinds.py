@@ -1,8 +1,9 @@
 """From what a person wished to a request of the library, and from an error to plain words."""
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import attrs
@@ -45,6 +46,9 @@ KINDS: Mapping[str, type[Request]] = {
 _OURS = frozenset({"idempotency_key", "callback_url", "source", "reference"})
 """Members the studio fills in by itself."""
 
+LONGEST, LARGEST = 16_000, 1e9
+"""Bytes of a text, and the largest number: more than the service takes, and what every browser can show."""
+
 
 class UnclearWishError(Exception):
     """The page asked for something that is no piece; the message is for people."""
@@ -57,27 +61,47 @@ def read_wish(body: bytes, *, parents: Mapping[int, Piece], callback: str | None
         UnclearWishError: it makes no sense.
     """
     try:
-        form = json.loads(body, parse_constant=_refuse)
+        form = json.loads(body, parse_constant=_refuse, parse_float=_read_number)
         kind, key = KINDS[form["kind"]], UUID(form.get("key") or str(uuid4()))
-        members = {field.name for field in attrs.fields(kind)}
-        wishes = {name: form["wishes"][name] for name in members - _OURS if name in form["wishes"]}
+        members = {field.name: field.type for field in attrs.fields(kind)}
+        wishes = {
+            name: _check(form["wishes"][name], members[name]) for name in members.keys() - _OURS & form["wishes"].keys()
+        }
         parent, take = _read_source(form, parents) if "source" in members else (None, 0)
         piece = Piece(
             key=str(key), kind=kind.route, wishes=wishes, parent=parent, take=take, source="", callback=callback
         )
         make_request(piece)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnclearWishError("Something is missing in this wish: reload the page and try again.") from error
     return piece
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"no browser reads {constant}")
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(what)
+
+
+def _read_number(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse(digits)
+
+
+def _check(value: Any, wanted: Any) -> Any:
+    """Return a wish if it is of the kind that its member takes: what is stored here is shown to everybody."""
+    if isinstance(value, bool):
+        fits = wanted is bool
+    elif isinstance(value, str):
+        fits = len(value.encode()) <= LONGEST and wanted in (str, str | None)  # no half of a character can be encoded
+    else:
+        fits = isinstance(value, int | float if wanted is float else wanted) and abs(value or 0) <= LARGEST
+    return value if fits else _refuse(repr(wanted))
 
 
 def _read_source(form: Any, parents: Mapping[int, Piece]) -> tuple[int, int]:
-    """Give the piece, and which file of it, that a wish is about; both must be there."""
-    parent, take = int(form["parent"]), int(form.get("take", 0))
+    """Return the piece, and which file of it, that a wish is about; both must be there."""
+    parent, take = form["parent"], form.get("take", 0)
+    if type(parent) is not int or type(take) is not int:
+        raise TypeError("numbers of pieces are whole")
     if not 0 <= take < len(parents[parent].files):
         raise IndexError(take)
     return parent, take

@@ -1,5 +1,6 @@
 """Who makes the music: the real service when there is a key, else a simulated one in this very process."""
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -9,11 +10,13 @@ import attrs
 from kinds import make_request
 from store import Piece, Store
 
-from soundpiece_async import Handle, Session, Settings
+from soundpiece_async import Handle, Session, Settings, SoundpieceError
 from soundpiece_async.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from soundpiece_async.simulator import Simulator
+
+_logger = logging.getLogger("studio")
 
 HOOK = "/hooks/soundpiece"
 """Where the service posts its news."""
@@ -81,14 +84,21 @@ async def restore(simulator: "Simulator", session: Session, store: Store, pieces
     for stored in pieces:
         # the URLs of the earlier service are as forgotten as its work: they are looked up again before they are needed
         piece = attrs.evolve(stored, source=None)
-        if piece.handle is not None:
-            if piece.parent is not None:
-                parent = await session.refresh(Handle.parse(str(restored[piece.parent].handle)))
-                piece = attrs.evolve(piece, source=parent.outputs[piece.take].url)
-            operation = await session.submit(make_request(piece))
-            if piece.ended:
-                simulator.finish(operation.id)
-            piece = attrs.evolve(piece, handle=str(operation.handle))
+        try:
+            if piece.handle is not None:
+                piece = await _submit_anew(simulator, session, piece, restored)
+        except (SoundpieceError, LookupError, TypeError, ValueError) as error:  # edited, or of another version
+            _logger.warning("piece %s is not known to the simulated service: %r", piece.id, error)
         restored[piece.id] = piece
         await store.save(piece)
     return list(restored.values())
+
+
+async def _submit_anew(simulator: "Simulator", session: Session, piece: Piece, restored: Mapping[int, Piece]) -> Piece:
+    if piece.parent is not None:
+        parent = await session.refresh(Handle.parse(str(restored[piece.parent].handle)))
+        piece = attrs.evolve(piece, source=parent.outputs[piece.take].url)
+    operation = await session.submit(make_request(piece))
+    if piece.ended:
+        simulator.finish(operation.id)
+    return attrs.evolve(piece, handle=str(operation.handle))

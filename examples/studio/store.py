@@ -1,6 +1,7 @@
 """What the studio remembers: one row a piece, in SQLite, written before anything is sent."""
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,6 +13,8 @@ import anyio.to_thread
 import attrs
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("studio")
 
 State = Literal["sending", "making", "fetching", "ready", "failed"]
 OVER: frozenset[State] = frozenset({"ready", "failed"})
@@ -80,9 +83,15 @@ class Store:
         self._database.close()
 
     async def load(self) -> list[Piece]:
-        """Give all pieces, the oldest first."""
+        """Return all pieces that can be read, the oldest first; one that cannot keeps nobody from the others."""
         rows = await self._run(lambda: self._database.execute("select * from pieces order by id").fetchall())
-        return [_read(row) for row in rows]
+        pieces = []
+        for row in rows:
+            try:
+                pieces.append(_read(row))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                _logger.warning("piece %s in the database cannot be read: %r", row["id"], error)
+        return pieces
 
     async def add(self, piece: Piece) -> Piece:
         """Store a new piece, and give it with its number; one whose key is known already is given as it is."""
@@ -111,9 +120,10 @@ def _marks(names: Iterable[str]) -> str:
 
 def _write(piece: Piece, names: Iterable[str]) -> dict[str, Any]:
     values = {name: getattr(piece, name) for name in names}
-    return values | {name: json.dumps(values[name]) for name in _JSON}
+    return values | {name: json.dumps(values[name], allow_nan=False) for name in _JSON}
 
 
 def _read(row: sqlite3.Row) -> Piece:
     values = {name: row[name] for name in _NAMES}
-    return Piece(**values | {name: json.loads(values[name]) for name in _JSON} | {"spent": bool(values["spent"])})
+    values |= {name: json.loads(values[name], parse_constant=lambda _: None) for name in _JSON}
+    return Piece(**values | {"spent": bool(values["spent"])})

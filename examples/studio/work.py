@@ -1,6 +1,8 @@
 """The work: each piece on its way from a wish to its files, any number at once, and across restarts."""
 
+import json
 import logging
+import sqlite3
 import statistics
 import time
 from collections import defaultdict
@@ -69,12 +71,20 @@ class Studio:
         """Take over the pieces of an earlier process, go on with those that are not over, and work until cancelled."""
         async with anyio.create_task_group() as self._group:
             for piece in pieces:
-                self._show(piece)
-                if piece.state == "sending" and time.time() - piece.created > FORGOTTEN:
-                    await self._change(piece, state="failed", problem=UNCERTAIN)
-                elif piece.state not in OVER:
-                    self._start(piece)
+                try:
+                    await self._take_over(piece)
+                except (LookupError, TypeError, ValueError) as error:  # edited, or of another version
+                    _logger.warning("piece %s cannot be shown: %r", piece.id, error)
             await anyio.sleep_forever()
+
+    async def _take_over(self, piece: Piece) -> None:
+        uncertain = piece.state == "sending" and time.time() - piece.created > FORGOTTEN
+        json.dumps(_describe(piece), allow_nan=False)  # one that no browser reads would keep the others from all pages
+        self._show(piece)
+        if uncertain:
+            await self._change(piece, state="failed", problem=UNCERTAIN)
+        elif piece.state not in OVER:
+            self._start(piece)
 
     def close(self) -> None:
         """Let everyone who waits for news go."""
@@ -167,7 +177,12 @@ class Studio:
             isinstance(error, NotFound | ValidationError) and piece.handle is not None
         )  # the service knows it no more
         spent = lost or isinstance(error, OperationFailed)
-        await self._change(piece, state="failed", problem=explain(error), spent=spent)
+        failed = attrs.evolve(piece, state="failed", problem=explain(error), spent=spent)
+        self._show(failed)
+        try:
+            await self._store.save(failed)
+        except sqlite3.Error:  # the database cannot be written; the others go on
+            _logger.exception("piece %d: its failure was not stored", piece.id)
 
     async def _send(self, piece: Piece) -> Piece:
         if piece.parent is not None and not piece.source:

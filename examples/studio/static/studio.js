@@ -52,22 +52,30 @@ function place(view, piece) {
   card.append(view.element);
 }
 
+function show(piece) {
+  const before = pieces.get(piece.id);
+  pieces.set(piece.id, piece);
+  if (!views.has(piece.id)) {
+    views.set(piece.id, new PieceView(piece, acts));
+    place(views.get(piece.id), piece);
+  }
+  views.get(piece.id).update(piece);
+  if (before && before.state !== piece.state) announce(piece);
+}
+
 function take(news) {
   late = Date.now() / 1000 - news.now;
   usual = news.usual;
   for (const piece of news.pieces) {
-    const before = pieces.get(piece.id);
-    pieces.set(piece.id, piece);
-    if (!views.has(piece.id)) {
-      views.set(piece.id, new PieceView(piece, acts));
-      place(views.get(piece.id), piece);
+    try {
+      show(piece);
+    } catch (error) { // one that cannot be shown hides no other
+      console.error(`piece ${piece.id}`, error);
     }
-    views.get(piece.id).update(piece);
-    if (before && before.state !== piece.state) announce(piece);
   }
   for (const id of [...pieces.keys()].filter((known) => !news.ids.includes(known))) {
     pieces.delete(id);
-    views.get(id).remove();
+    views.get(id)?.remove();
     views.delete(id);
   }
   $("empty").hidden = pieces.size > 0;
