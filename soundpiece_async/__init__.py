@@ -1,6 +1,6 @@
 """Asyncio-first client for the Soundpiece audio API: fan out, poll under one limit, stream verified FLAC to disk."""
 
-from importlib import import_module
+from soundpiece_async._version import __version__ as __version__
 
 TYPE_CHECKING = False  # as typing has it, which is slow to load
 if TYPE_CHECKING:
@@ -106,18 +106,29 @@ __all__ = [
     "WebhookError",
 ]
 
-_ROOMS = ("_core.errors", "_core.models", "_core.outputs", "_core.requests", "_core.settings")
-_LARGE = {"AudioStream": "_download.streaming", "Journal": "_record.journal", "RunMany": "_bulk", "Session": "_session"}
-"""Names whose rooms are loaded for nobody else's sake."""
+if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
 
+    def __getattr__(name: str) -> object:
+        """Load a public name when it is first asked for (PEP 562): the command line has to catch Ctrl-C before that.
 
-def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for (PEP 562): the command line has to catch Ctrl-C before that."""
-    if name in __all__:
-        rooms = (_LARGE[name],) if name in _LARGE else _ROOMS
-        modules = (import_module(f"{__name__}.{room}") for room in rooms)
-        return globals().setdefault(name, next(getattr(module, name) for module in modules if hasattr(module, name)))
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        By import statements, which programs that freeze a package can see.
+        """
+        match name:
+            case _ if name not in __all__:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            case "AudioStream":
+                from soundpiece_async._download import streaming as module
+            case "Journal":
+                from soundpiece_async._record import journal as module
+            case "RunMany":
+                from soundpiece_async import _bulk as module
+            case "Session":
+                from soundpiece_async import _session as module
+            case _:
+                from soundpiece_async._core import errors, models, outputs, requests, settings
+
+                module = next(each for each in (errors, models, outputs, requests, settings) if hasattr(each, name))
+        return globals().setdefault(name, getattr(module, name))
 
 
 def __dir__() -> list[str]:

@@ -27,6 +27,7 @@ from soundpiece_async._core.errors import TransportError, redact
 from soundpiece_async._core.settings import LOOPBACK, Settings
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
+from soundpiece_async._version import __version__
 
 logger = logging.getLogger("soundpiece_async.network")
 
@@ -92,10 +93,8 @@ class Network:
 
     async def __aenter__(self) -> Self:
         """Make the two sessions; nothing is sent."""
-        from importlib.metadata import version  # noqa: PLC0415 - slow to load, and needed once a session is opened
-
         connect = self._settings.timeouts.connect
-        agent = f"soundpiece-async/{version('soundpiece-async')} aiohttp/{aiohttp.__version__}"
+        agent = f"soundpiece-async/{__version__} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
             connector=self._make_connector(),
             proxy=self._choose_proxy(URL(self._settings.base_url)),

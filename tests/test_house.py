@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +36,9 @@ def test_the_public_list_is_sorted_and_complete() -> None:
     names = soundpiece_async.__all__
     assert names == sorted(names)
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    shown = [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert sorted(shown) == sorted([*names, "import_module"])
+    (shown,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = [alias.name for node in ast.walk(shown) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(seen) == names
     assert set(names) <= set(dir(soundpiece_async))
     for name in names:
         assert getattr(soundpiece_async, name).__name__ == name
@@ -113,6 +115,56 @@ def test_every_module_can_be_imported() -> None:
     """No file is left that nothing can load."""
     for path in PACKAGE.rglob("*.py"):
         importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+
+
+def test_import_statements_lead_to_every_module() -> None:
+    """Programs that freeze a package (PyInstaller, Nuitka) follow statements, and nothing else."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    entrances = {"soundpiece_async", "soundpiece_async.webhooks", "soundpiece_async.pytest_plugin"}
+    entrances |= {"soundpiece_async.cli", "soundpiece_async.simulator"}
+    reached: set[str] = set()
+    coming = set(entrances)
+    while coming:
+        name = coming.pop()
+        reached.add(name)
+        tree = ast.parse(modules[name].read_text())
+        found = {name.rpartition(".")[0]}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.Name | ast.Attribute):
+                assert ast.unparse(node) not in {"import_module", "importlib.import_module", "__import__"}, name
+        coming |= found & modules.keys() - reached
+    assert reached == modules.keys()
+
+
+def test_a_copy_without_metadata_works(tmp_path: Path) -> None:
+    """Vendored, or on PYTHONPATH: the version is in the package, and a session opens."""
+    shutil.copytree(PACKAGE, tmp_path / "soundpiece_async", ignore=shutil.ignore_patterns("__pycache__"))
+    code = """import asyncio, importlib.metadata, sys
+real = importlib.metadata.distribution
+def distribution(name):
+    if name.replace("_", "-") == "soundpiece-async":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+importlib.metadata.distribution = distribution
+import soundpiece_async
+from soundpiece_async.cli import main
+async def open_one():
+    async with soundpiece_async.Session(soundpiece_async.Settings(api_key="spk_1")):
+        print(soundpiece_async.__file__)
+asyncio.run(open_one())
+sys.exit(main(["--version"]))
+"""
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [str(tmp_path / "soundpiece_async/__init__.py"), soundpiece_async.__version__]
 
 
 def test_a_session_shows_nothing_it_should_not() -> None:

@@ -6,12 +6,11 @@
 4. What fails its check is fetched anew once; then it is what the host has.
 """
 
-import importlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -178,12 +177,10 @@ class Downloader:
 
     async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
         """Bring an output to an object."""
-        uploading: Any = importlib.import_module(
-            "soundpiece_async._download.uploading"
-        )  # there is a target: obstore is here
+        from soundpiece_async._download import uploading  # noqa: PLC0415 - there is a target: obstore is here
+
         source = Source(output, target=target.url, host=self._host)
         async with self._targets.hold(target.url):
-            saved: SavedFile
             saved, fetched = await uploading.upload(
                 target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
             )

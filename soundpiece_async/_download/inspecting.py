@@ -1,6 +1,5 @@
 """Whether a file is what it should be: its header, what was announced of it, and, if wanted, every frame."""
 
-import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import partial
@@ -25,11 +24,13 @@ def prepare_inspection(verify: Verify) -> Inspect:
     if verify != "full":
         return partial(_inspect_file, verify=verify, decode=None)
     try:
-        decoding = importlib.import_module("soundpiece_async._download.decoding")
+        import soundfile  # noqa: F401, PLC0415 - large, and its extra may be missing
     except ImportError as error:
         raise SettingsError(
             f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
         ) from error
+    from soundpiece_async._download import decoding  # noqa: PLC0415 - it needs soundfile
+
     return partial(_inspect_file, verify=verify, decode=decoding.find_fault)
 
 

@@ -1,6 +1,5 @@
 """Where files go: a folder, or what obstore calls a store (extra ``obstore``)."""
 
-import importlib
 import importlib.util
 import os
 import re
@@ -84,9 +83,12 @@ def load_objects() -> Any:
         SettingsError: the extra is missing.
     """
     try:
-        return importlib.import_module("soundpiece_async._download.objects")
+        import obstore  # noqa: F401, PLC0415 - its extra may be missing
     except ImportError as error:
         raise SettingsError(f"object stores {_NEEDED} ({error.name} is missing)") from error
+    from soundpiece_async._download import objects  # noqa: PLC0415 - it needs obstore
+
+    return objects
 
 
 class Places:

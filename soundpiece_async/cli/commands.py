@@ -10,6 +10,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
+from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.display import Page
@@ -21,6 +22,7 @@ from soundpiece_async.cli.verify import verify
 
 app: App = App(
     name="soundpiece",
+    version=__version__,
     help="Songs, instrumentals, samples, effects, remixes, stems and cut-downs by the Soundpiece API.",
     console=Page(),
     help_format="plaintext",  # there is no markup in ours, and what reads it takes long to load

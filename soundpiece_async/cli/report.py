@@ -20,7 +20,6 @@ from contextlib import ExitStack
 from functools import cache
 from hashlib import sha256
 from html import escape
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ import anyio.to_thread
 
 from soundpiece_async import Journal
 from soundpiece_async._core.pieces import Piece
+from soundpiece_async._version import __version__
 from soundpiece_async.cli.describing import describe, make_row, scrub, write_time
 from soundpiece_async.cli.summary import Summary
 
@@ -88,7 +88,7 @@ class _Report:
 
     def finish(self) -> Path:
         """Put the files together, and once both are on the disk, in their place."""
-        summary = {"made_at": self._sums.now, "version": version("soundpiece-async"), **self._sums.sum_up()}
+        summary = {"made_at": self._sums.now, "version": __version__, **self._sums.sum_up()}
         head = b'{"summary": %s,\n"pieces": [\n' % _write(scrub(_date_summary(summary)))
         shown = {**summary, "folder": self._folder.name, "routes": list(self._sums.routes)}
         with ExitStack() as leftovers:

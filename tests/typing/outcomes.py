@@ -7,6 +7,7 @@ wrong with it, its comment is unused, and that is an error.
 from collections.abc import AsyncIterator
 from typing import Any, assert_never, assert_type
 
+import soundpiece_async
 from soundpiece_async import (
     Failed,
     Handle,
@@ -100,6 +101,7 @@ def forget_one(outcome: Succeeded[NewFx] | Failed[NewFx]) -> str:
 
 async def misspell(session: Session, output: Output, outcome: Succeeded[NewFx] | Failed[NewFx]) -> None:
     """What there is not is refused before it runs."""
+    soundpiece_async.NewSongg  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
     NewSong(lyrics="la", promt="pop")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     NewSong("la", "pop")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     NewFx("thud")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
