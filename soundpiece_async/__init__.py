@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         InvalidRequest,
         JournalError,
         NotFound,
+        NotReady,
         OperationFailed,
         RateLimited,
         ServerError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         Succeeded,
     )
     from soundpiece_async._core.outputs import Handle, Output
+    from soundpiece_async._core.pieces import JobRecord, JobState
     from soundpiece_async._core.requests import (
         AudioSource,
         AutoCutDown,
@@ -50,7 +52,8 @@ if TYPE_CHECKING:
         Request,
         SeparateStems,
     )
-    from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
+    from soundpiece_async._core.settings import Limits, RetryPolicy, Settings, Timeouts
+    from soundpiece_async._download.places import Destination
     from soundpiece_async._download.streaming import AudioStream
     from soundpiece_async._record.journal import Journal
     from soundpiece_async._session import Session
@@ -64,12 +67,15 @@ __all__ = [
     "BadRequest",
     "CorruptAudio",
     "DecodeError",
+    "Destination",
     "DownloadError",
     "Failed",
     "FieldError",
     "Handle",
     "InsufficientCredits",
     "InvalidRequest",
+    "JobRecord",
+    "JobState",
     "Journal",
     "JournalError",
     "Limits",
@@ -78,6 +84,7 @@ __all__ = [
     "NewSample",
     "NewSong",
     "NotFound",
+    "NotReady",
     "Operation",
     "OperationError",
     "OperationFailed",
@@ -86,7 +93,7 @@ __all__ = [
     "RemixInstrumental",
     "RemixSong",
     "Request",
-    "RetryRules",
+    "RetryPolicy",
     "RunMany",
     "SavedFile",
     "SeparateStems",
@@ -118,6 +125,8 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
             case "AudioStream":
                 from soundpiece_async._download import streaming as module
+            case "Destination":
+                from soundpiece_async._download import places as module
             case "Journal":
                 from soundpiece_async._record import journal as module
             case "RunMany":
@@ -125,9 +134,10 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
             case "Session":
                 from soundpiece_async import _session as module
             case _:
-                from soundpiece_async._core import errors, models, outputs, requests, settings
+                from soundpiece_async._core import errors, models, outputs, pieces, requests, settings
 
-                module = next(each for each in (errors, models, outputs, requests, settings) if hasattr(each, name))
+                rooms = (errors, models, outputs, pieces, requests, settings)
+                module = next(room for room in rooms if hasattr(room, name))
         return globals().setdefault(name, getattr(module, name))
 
 

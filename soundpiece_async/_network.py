@@ -23,7 +23,8 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from soundpiece_async._core.clock import ServiceClock
-from soundpiece_async._core.errors import TransportError, redact
+from soundpiece_async._core.errors import TransportError
+from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import LOOPBACK, Settings
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
@@ -169,7 +170,7 @@ class Network:
         Raises:
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
-        what = f"GET {redact(url)}"
+        what = f"GET {redact_url(url)}"
         response, first = await self._open(url, headers=headers, what=what)
         async with response:
             names = {k.lower(): v for k, v in response.headers.items()}
@@ -255,7 +256,7 @@ def _follow(url: str, target: str) -> str:
     following = urljoin(url, target)
     scheme = urlsplit(following).scheme
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
-        raise TransportError(f"GET {redact(url)}: refusing a redirect to {redact(following)}")
+        raise TransportError(f"GET {redact_url(url)}: refusing a redirect to {redact_url(following)}")
     return following
 
 

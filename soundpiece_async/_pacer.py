@@ -60,7 +60,7 @@ class Pacer:
         return self._silence + (0.0 if self._silent_since is None else monotonic() - self._silent_since)
 
     @property
-    def closed_for(self) -> float:
+    def paused_for(self) -> float:
         """Seconds until the pause of the last 429 ends; 0.0: there is none."""
         until = self.gate.closed_until
         return 0.0 if until is None else max(0.0, until - monotonic())

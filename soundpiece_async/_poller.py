@@ -71,7 +71,7 @@ class Poller:
         return len(self._watches)
 
     @property
-    def polls_out(self) -> int:
+    def active_polls(self) -> int:
         """Polls holding a slot now."""
         return self._scheduler.polls
 

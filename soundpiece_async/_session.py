@@ -1,6 +1,5 @@
 """The front room: submit, wait, download, run."""
 
-import os
 import warnings
 from collections.abc import AsyncIterable, Iterable
 from functools import partial
@@ -18,7 +17,7 @@ from soundpiece_async._core.validation import demand_handle, demand_in_flight, d
 from soundpiece_async._download.delivery import UntilFull, deliver
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.inspecting import demand_decoder
-from soundpiece_async._download.places import Place, demand_place
+from soundpiece_async._download.places import Destination, demand_place
 from soundpiece_async._download.streaming import AudioStream
 from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._poller import Poller
@@ -43,16 +42,25 @@ class Session:
     (as web frameworks do it). Any number of tasks of its event loop may use it at once; one session is enough.
 
     Args:
-        settings: by default what ``Settings.from_environ`` reads: ``SOUNDPIECE_API_KEY`` and two more.
+        settings: by default ``Settings()``, which reads the environment.
+        api_key: instead of that of the settings or of ``SOUNDPIECE_API_KEY``.
+        base_url: instead of that of the settings or of ``SOUNDPIECE_BASE_URL``.
         trace_configs: passed through to aiohttp, for instrumentation.
 
     Raises:
         SettingsError: no key is set, or a setting makes no sense; nothing was sent.
     """
 
-    def __init__(self, settings: Settings | None = None, *, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        trace_configs: "Iterable[TraceConfig]" = (),
+    ) -> None:
         self._life = Lifetime()
-        self._settings = Settings.from_environ(os.environ) if settings is None else settings
+        self._settings = _override(settings, api_key=api_key, base_url=base_url)
         demand_decoder(self._settings)
         self._traces = tuple(trace_configs)
 
@@ -98,7 +106,8 @@ class Session:
         await self.aclose()
 
     def __del__(self) -> None:
-        if self._life.started and not self._life.closed:
+        life: Lifetime | None = getattr(self, "_life", None)  # a session whose making failed has none
+        if life is not None and life.started and not life.closed:
             warnings.warn("a soundpiece session was not closed", ResourceWarning, source=self, stacklevel=1)
 
     async def submit(self, request: R) -> Operation[R]:
@@ -108,7 +117,7 @@ class Session:
 
         Raises:
             InvalidRequest: the contract rules it out; nothing was sent.
-            ApiError: the service refused it; a 5xx only after ``RetryRules.submit_for`` seconds of trying.
+            ApiError: the service refused it; a 5xx only after ``RetryPolicy.submit_max_elapsed`` seconds of trying.
             TransportError: no usable answer in that time. It may have been accepted: submit the same object again.
             DecodeError: the answer is not of the contract's shape, or echoes another request.
             SessionClosed: the session is closed.
@@ -157,16 +166,21 @@ class Session:
 
     @overload
     async def download(
-        self, what: Output, to: Place, *, name: str | None = None, overwrite: bool = False
+        self, what: Output, to: Destination, *, name: str | None = None, overwrite: bool = False
     ) -> SavedFile: ...
 
     @overload
     async def download(
-        self, what: Operation[Any] | Handle, to: Place, *, name: str | None = None, overwrite: bool = False
+        self, what: Operation[Any] | Handle, to: Destination, *, name: str | None = None, overwrite: bool = False
     ) -> list[SavedFile]: ...
 
     async def download(
-        self, what: Operation[Any] | Handle | Output, to: Place, *, name: str | None = None, overwrite: bool = False
+        self,
+        what: Operation[Any] | Handle | Output,
+        to: Destination,
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
     ) -> list[SavedFile] | SavedFile:
         """Bring the files of a ready operation, or one of them, to a folder or store; what has its name is whole.
 
@@ -178,7 +192,8 @@ class Session:
             overwrite: replace another file that is in the way; the same file is never fetched again.
 
         Raises:
-            InvalidRequest: the operation is not ready yet: wait for it first. Or there is no such place.
+            NotReady: the operation has no outputs yet: wait for it first.
+            InvalidRequest: there is no such place.
             OperationFailed: it never will be.
             DownloadError: a file could not be had; the others are there. ``CorruptAudio``: it is not what it claims.
             SettingsError: an extra or a store's credentials are missing; or ``verify="full"``, which needs files.
@@ -200,10 +215,13 @@ class Session:
             output, open_passage=self._downloader.open, inside=self._life.inside, start=self._life.start_child
         )
 
-    async def run(self, request: R, *, save_to: Place | None = None, timeout: float | None = None) -> Succeeded[R]:
+    async def run(
+        self, request: R, *, save_to: Destination | None = None, timeout: float | None = None
+    ) -> Succeeded[R]:
         """Submit, wait and, when ``save_to`` names a place, download. Raises as the three do.
 
-        ``timeout`` is that of ``wait``: it begins once the work was accepted. The submit has ``RetryRules.submit_for``.
+        ``timeout`` is that of ``wait``: it begins once the work was accepted. The submit has
+        ``RetryPolicy.submit_max_elapsed``.
         """
         demand_timeout(timeout)
         demand_place(save_to, verify=self._settings.verify)
@@ -215,7 +233,7 @@ class Session:
         self,
         requests: Iterable[R] | AsyncIterable[R],
         *,
-        save_to: Place | None = None,
+        save_to: Destination | None = None,
         journal: Journal | None = None,
         timeout: float | None = None,
         max_in_flight: int | None = None,
@@ -257,7 +275,7 @@ class Session:
     def deliver(self, operation: Operation[Any]) -> None:
         """Take a webhook's news: it wakes the same waiters a poll would. It may come before the PUT has answered.
 
-        Raises ``InvalidRequest`` for what is no operation: a ``Delivery`` of an unknown type has none.
+        Raises TypeError for anything but an operation: a ``Delivery`` of an unknown type has none.
         """
         self._life.check()
         if not demand_operation(operation).status.final:
@@ -274,19 +292,19 @@ class Session:
         return Statistics(
             submitted=self._submitter.submitted,
             in_flight=poller.in_flight,
-            submits_out=self._transport.submits_out,
-            polls_out=self._poller.polls_out,
+            active_submits=self._transport.active_submits,
+            active_polls=self._poller.active_polls,
             ready=self._reader.ready,
             failed=self._reader.failed,
-            downloads_out=self._downloader.streams_out,
+            active_downloads=self._downloader.streams_out,
             downloads=self._downloader.saved,
             bytes=self._downloader.received,
             requests=self._transport.pacer.sent,
             rate_limited=gate.limited_count,
             rate=gate.rate,
-            closed_for=self._transport.pacer.closed_for,
+            paused_for=self._transport.pacer.paused_for,
             queued=self._transport.queued,
-            one_at_a_time=gate.probing,
+            degraded=gate.probing,
             detection_lag=poller.lag_sum / max(1, poller.noticed),
             detection_lag_max=poller.lag_max,
         )
@@ -298,3 +316,11 @@ class Session:
     async def _prepare(self, request: Request) -> bytes:
         with self._life.inside():
             return await self._submitter.prepare(request)
+
+
+def _override(settings: Settings | None, **given: str | None) -> Settings:
+    """Return the settings with what the caller named beside them."""
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if settings is None:
+        return Settings(**named)
+    return attrs.evolve(settings, **named) if named and isinstance(settings, Settings) else settings

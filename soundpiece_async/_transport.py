@@ -1,10 +1,10 @@
 """Sends calls until they are answered: a slot, a permit, an attempt, and the budget of the trying.
 
 Three clocks, each with its own owner. An *attempt* is bounded by ``Timeouts``, from connecting to the last byte. The
-*budget* of a submit or a single read, ``RetryRules.submit_for``, is what attempts without a usable answer (connection
-faults, timeouts, 5xx, a 2xx that is no JSON) and the pauses between them use up, and waiting for a turn while the
-service gives usable answers to nobody; a 429, or a queue of ours while the service is well, uses up neither. The
-*deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the scheduler repeats them
+*budget* of a submit or a single read, ``RetryPolicy.submit_max_elapsed``, is what attempts without a usable answer
+(connection faults, timeouts, 5xx, a 2xx that is no JSON) and the pauses between them use up, and waiting for a turn
+while the service gives usable answers to nobody; a 429, or a queue of ours while the service is well, uses up neither.
+The *deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the scheduler repeats them
 until the deadline.
 """
 
@@ -77,7 +77,7 @@ class Transport:
         self._reads = anyio.CapacityLimiter(settings.limits.submits)
 
     def __repr__(self) -> str:
-        return f"<Transport {self._network!r} submits={self.submits_out} {self.pacer!r}>"
+        return f"<Transport {self._network!r} submits={self.active_submits} {self.pacer!r}>"
 
     @property
     def now(self) -> datetime:
@@ -85,7 +85,7 @@ class Transport:
         return self._network.now
 
     @property
-    def submits_out(self) -> int:
+    def active_submits(self) -> int:
         """PUTs holding a slot now."""
         return self._submits.borrowed_tokens
 
@@ -116,7 +116,7 @@ class Transport:
     ) -> T:
         """Send a call until it is answered for good: the one place where submits and single reads are tried again.
 
-        The same bytes every time; the beginning of this file says what uses up ``RetryRules.submit_for``.
+        The same bytes every time; the beginning of this file says what uses up ``RetryPolicy.submit_max_elapsed``.
 
         Args:
             call: what to send.
@@ -130,7 +130,7 @@ class Transport:
             SoundpieceError: what ``read`` makes of the answer; retryable ones only when the budget is used up.
         """
         slots = self._submits if turn is Turn.SUBMIT else self._reads
-        budget, error, timeout = Budget(self._settings.retries.submit_for), None, self._settings.timeouts.submit
+        budget, error, timeout = Budget(self._settings.retries.submit_max_elapsed), None, self._settings.timeouts.submit
         while True:
             silence = self.pacer.silence
             try:

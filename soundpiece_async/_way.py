@@ -8,7 +8,7 @@ import attrs
 from soundpiece_async._core.models import Failed, Operation, SavedFile, Succeeded
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.titles import Titles
-from soundpiece_async._download.places import Place
+from soundpiece_async._download.places import Destination
 
 R = TypeVar("R", bound=Request)
 
@@ -49,7 +49,7 @@ class Way(Generic[R]):
     submit: Callable[..., Awaitable[Operation[R]]]
     wait: Callable[[Operation[R]], Awaitable[Operation[R]]]
     download: Callable[..., Awaitable[list[SavedFile]]]
-    save_to: Place | None
+    save_to: Destination | None
     titles: Titles = attrs.field(factory=Titles)
 
     async def run(

@@ -74,12 +74,13 @@ def soundpiece_shared_simulator(
 @pytest.fixture
 def soundpiece_settings(soundpiece_simulator: Simulator) -> Settings:
     """Settings that lead to the simulator; outages are given up after two seconds."""
-    from soundpiece_async import RetryRules, Settings  # noqa: PLC0415 - only now somebody wants it
+    from soundpiece_async import RetryPolicy, Settings  # noqa: PLC0415 - only now somebody wants it
 
     return Settings(
         api_key=soundpiece_simulator.api_key,
         base_url=soundpiece_simulator.url,
-        retries=RetryRules(submit_for=_GIVE_UP),
+        proxy=None,
+        retries=RetryPolicy(submit_max_elapsed=_GIVE_UP),
     )
 
 

@@ -5,7 +5,7 @@
     webhooks = Webhooks([os.environ["SOUNDPIECE_WEBHOOK_SECRET"]])
     app.router.add_post("/hooks/soundpiece", aiohttp_handler(webhooks, session.deliver))           # aiohttp
     Route("/hooks/soundpiece", asgi_app(webhooks, session.deliver), methods=["POST"])              # Starlette, FastAPI
-    status = webhooks.answer(request.headers, await request.body(), deliver=session.deliver)       # anything else
+    status = webhooks.handle(request.headers, await request.body(), deliver=session.deliver)       # anything else
 
 The account needs an active signing secret: without one nothing is sent at all (contract section 9). Redirects are not
 to be counted on, so ``callback_url`` must be the very URL of the route, with its trailing slash if it has one.
@@ -91,7 +91,7 @@ class Webhooks:
     def __repr__(self) -> str:
         return f"<Webhooks secrets={len(self._keys)} tolerance={self._tolerance} s remembers={len(self._known)}>"
 
-    def read(self, headers: Headers, body: bytes) -> Delivery:
+    def verify(self, headers: Headers, body: bytes) -> Delivery:
         """Verify and read one delivery. It remembers nothing: a duplicate is read as often as it comes.
 
         Args:
@@ -102,10 +102,10 @@ class Webhooks:
             WebhookError: anything that is not an honest delivery; nothing else is raised.
         """
         if len(body) > self.max_bytes:
-            raise WebhookError(f"a webhook of more than {self.max_bytes} bytes", status=413)
+            raise WebhookError(f"a webhook of more than {self.max_bytes} bytes", http_status=413)
         return signing.read_delivery(headers, body, keys=self._keys, now=self._clock(), tolerance=self._tolerance)
 
-    def answer(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
+    def handle(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
         """Receive one delivery and give the HTTP status to answer: the whole receiver, for any framework.
 
         204 for news, for a duplicate (not delivered again) and for a type this version does not know (ignored); else
@@ -113,7 +113,7 @@ class Webhooks:
         the event counts as not received, and is delivered when the service tries again.
         """
         try:
-            delivery = self.read(headers, body)
+            delivery = self.verify(headers, body)
             if delivery.operation is None:
                 _logger.info("webhook %s: ignored, of unknown type %r", delivery.id, delivery.type[:100])
             elif delivery.id in self._known:
@@ -123,8 +123,8 @@ class Webhooks:
                 self._remember(delivery.id)
                 _logger.info("webhook %s: operation %s is %s", delivery.id, delivery.operation.handle, delivery.status)
         except WebhookError as error:
-            _logger.warning("answered %d: %s", error.status, error)
-            return error.status
+            _logger.warning("answered %d: %s", error.http_status, error)
+            return error.http_status
         except SessionClosed as error:
             _logger.warning("a webhook came too late for this process: %s", error)
             return HTTPStatus.SERVICE_UNAVAILABLE
@@ -149,7 +149,7 @@ def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Requ
                     break  # it is refused as it is
         except web.RequestPayloadError:  # broken chunks, or a broken compression
             return web.Response(status=HTTPStatus.BAD_REQUEST)
-        return web.Response(status=webhooks.answer(request.headers, bytes(body), deliver=deliver))
+        return web.Response(status=webhooks.handle(request.headers, bytes(body), deliver=deliver))
 
     return handle
 
@@ -176,6 +176,6 @@ class _AsgiReceiver:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        status = self.webhooks.answer(scope["headers"], bytes(body), deliver=self.deliver)
+        status = self.webhooks.handle(scope["headers"], bytes(body), deliver=self.deliver)
         await send({"type": "http.response.start", "status": int(status), "headers": []})
         await send({"type": "http.response.body", "body": b""})

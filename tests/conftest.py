@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from soundpiece_async import Limits, RetryRules, Session, Settings, Timeouts
+from soundpiece_async import Limits, RetryPolicy, Session, Settings, Timeouts
 from soundpiece_async._core import codec
 from soundpiece_async.simulator import Simulator
 
@@ -24,6 +25,9 @@ hypothesis.settings.load_profile("prompt")
 
 # frames kept of where each handle of a loop in debug mode was made: ten of them take longer than the tests themselves
 asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
+
+for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY"):
+    os.environ.pop(_name, None)  # of the developer's shell: settings that are not given would be read from it
 
 WATCHED = {
     *("test_bulk", "test_cancellation", "test_curfew", "test_downloader", "test_journal", "test_lifetime"),
@@ -121,6 +125,6 @@ def settings(sim: Simulator, **changes: Any) -> Settings:
         base_url=sim.url,
         limits=Limits(),
         timeouts=Timeouts(connect=5, submit=5, poll=5, read=5),
-        retries=RetryRules(submit_for=20),
+        retries=RetryPolicy(submit_max_elapsed=20),
     )
     return attrs.evolve(base, **changes)

@@ -20,7 +20,7 @@ async def assert_idle(session: Session) -> None:
     """Assert that a session that was asked for nothing more holds no slot, no permit and no place in a queue."""
     await until(lambda: not session._poller._scheduler.polls)
     now = session.statistics()
-    assert (now.in_flight, now.submits_out, now.polls_out, now.downloads_out) == (0, 0, 0, 0)
+    assert (now.in_flight, now.active_submits, now.active_polls, now.active_downloads) == (0, 0, 0, 0)
     transport = session._transport
     gate = transport.pacer.gate
     assert transport._reads.borrowed_tokens == 0

@@ -17,7 +17,7 @@ from soundpiece_async import (
     InvalidRequest,
     NewFx,
     NewInstrumental,
-    RetryRules,
+    RetryPolicy,
     SeparateStems,
     Session,
     Settings,
@@ -38,7 +38,7 @@ def fx(number: int = 0) -> NewFx:
 def hurried(url: str) -> Settings:
     """No budget and short attempts: whatever waits longer waits for the account's limit."""
     return Settings(
-        api_key="spk_for_tests", base_url=url, timeouts=Timeouts(submit=0.5), retries=RetryRules(submit_for=0)
+        api_key="spk_for_tests", base_url=url, timeouts=Timeouts(submit=0.5), retries=RetryPolicy(submit_max_elapsed=0)
     )
 
 
@@ -79,8 +79,8 @@ async def test_a_429_is_waited_out_whatever_its_header_says(header: str | None) 
             while not (now := session.statistics()).rate_limited:
                 await anyio.sleep(0.002)
             shortest = 0.4 if header == "0.4" else 1.0
-            assert shortest - (anyio.current_time() - started) < now.closed_for <= shortest * 1.25
-            assert (now.rate, now.queued, now.submits_out, now.one_at_a_time) == (pytest.approx(0.5), 1, 1, False)
+            assert shortest - (anyio.current_time() - started) < now.paused_for <= shortest * 1.25
+            assert (now.rate, now.queued, now.active_submits, now.degraded) == (pytest.approx(0.5), 1, 1, False)
             assert session._transport.pacer.gate._quota.left == session._transport.pacer.gate._quota.capacity
         assert anyio.current_time() - started > shortest
         assert len(set(api.puts)) == len(api.created) == 1
@@ -102,7 +102,7 @@ async def test_the_limit_is_told_once_and_not_for_every_request(
         while session.statistics().rate_limited < 16:
             await anyio.sleep(0.002)
         now = session.statistics()
-        assert 50 < now.closed_for <= 61
+        assert 50 < now.paused_for <= 61
         assert (now.rate, now.queued, now.rate_limited) == (pytest.approx(0.5), 16, 16)
         group.cancel_scope.cancel()
     assert [record.message for record in caplog.records if record.name.startswith("soundpiece")] == [

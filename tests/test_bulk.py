@@ -29,7 +29,7 @@ from soundpiece_async import (
     Succeeded,
     WaitTimeout,
 )
-from soundpiece_async._core.pieces import State
+from soundpiece_async._core.pieces import JobState
 from soundpiece_async.simulator import Fault, Faults, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -265,7 +265,7 @@ async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session)
         assert "RunMany" in repr(run)
     with pytest.raises(RuntimeError, match="once"):
         await run.__aenter__()
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(ValueError, match="at least 1"):
         session.run_many([fx(1)], max_in_flight=0)
     stopped, why = session.run_many([fx(1)]), SoundpieceError("enough")
     stopped.stop(why)
@@ -303,13 +303,13 @@ async def test_a_run_is_stopped_while_the_gate_is_closed(tmp_path: Path) -> None
                 async with anyio.create_task_group() as group:
                     group.start_soon(session.submit, fx(7))
                     with anyio.fail_after(5):
-                        while not session.statistics().closed_for or session.statistics().queued < 7:
+                        while not session.statistics().paused_for or session.statistics().queued < 7:
                             await anyio.sleep(0.01)
                         results.stop(why)
                         done = [result async for result in results]
                     assert session.statistics().queued == 1
                     group.cancel_scope.cancel()
-            assert await journal.count() == {State.PLANNED: 6}
+            assert await journal.count() == {JobState.PLANNED: 6}
         assert sim.operations == {}
     assert [result.error for result in done if isinstance(result, Failed)] == [why] * 6
 

@@ -180,7 +180,7 @@ async def close_the_gate(sim: Simulator, session: Session) -> None:
     with anyio.move_on_after(5) as waiting:
         async with anyio.create_task_group() as group:
             group.start_soon(session.refresh, Handle("create.new_fx", "op_" + "7" * 26))
-            await until(lambda: session.statistics().closed_for > 3000)
+            await until(lambda: session.statistics().paused_for > 3000)
             group.cancel_scope.cancel()
     assert not waiting.cancelled_caught
 
@@ -216,7 +216,7 @@ async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
                 break
         assert step > 1
         assert len(sim.log) == asked
-        assert session.statistics().closed_for > 3000
+        assert session.statistics().paused_for > 3000
 
 
 async def test_a_deadline_holds_inside_a_closed_gate() -> None:

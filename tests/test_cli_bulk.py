@@ -20,7 +20,7 @@ import soundfile
 from conftest import STUCK, Serve, settings
 
 from soundpiece_async import Journal, Session
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulkrun import BulkRun, promise
@@ -59,8 +59,8 @@ def puts(simulator: Simulator) -> list[tuple[str | None, bytes]]:
     return [(request.key, request.body) for request in simulator.log if request.method == "PUT"]
 
 
-def count() -> dict[State, int]:
-    async def look() -> dict[State, int]:
+def count() -> dict[JobState, int]:
+    async def look() -> dict[JobState, int]:
         async with Journal.open("out", read_only=True) as journal:
             return await journal.count()
 
@@ -107,7 +107,7 @@ def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
     assert len(simulator.log) == sent
     assert len(simulator.operations) == 4
     assert simulator.api_key not in out + err
-    assert count() == {State.SAVED: 4}
+    assert count() == {JobState.SAVED: 4}
 
 
 def test_json_is_one_line_for_each_result(serve: Serve, capsys: Streams) -> None:
@@ -225,12 +225,12 @@ def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> 
     simulator = serve(credits=1, **{**FAST, "durations": STUCK})
     write([fx(0)])
     assert bulk("--piece-timeout", "0.05") == 1
-    assert count() == {State.SUBMITTED: 1}
+    assert count() == {JobState.SUBMITTED: 1}
     for operation in simulator.operations:
         simulator.finish(operation)
     write(fx(number) for number in reversed(range(500)))
     assert bulk("--in-flight", "2") == 3
-    assert count()[State.SAVED] == 1
+    assert count()[JobState.SAVED] == 1
     assert len(puts(simulator)) < 20
 
 
@@ -255,9 +255,9 @@ def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[st
     write(fx(number) for number in range(20))
     for run in range(1, 3):
         assert bulk("--in-flight", "1", *flags) == 1
-        assert count()[State.FAILED] == run * most
+        assert count()[JobState.FAILED] == run * most
     assert bulk(*flags) == 1
-    assert count() == {State.FAILED: 2 * most, State.SAVED: 20 - 2 * most}
+    assert count() == {JobState.FAILED: 2 * most, JobState.SAVED: 20 - 2 * most}
     assert "not all is done" in capsys.readouterr().err
     assert len(simulator.operations) == 20
 
@@ -457,7 +457,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     assert bulk() == 1
     assert "0 unfinished, 1 uncertain, 0 left" in capsys.readouterr().err
     assert bulk("--resubmit-uncertain") == 1
-    assert count() == {State.SAVED: 5, State.FAILED: 2}
+    assert count() == {JobState.SAVED: 5, JobState.FAILED: 2}
     assert len(simulator.operations) == 7
 
 
@@ -533,14 +533,14 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     told = r"interrupted: nothing more is submitted; [0-3] pieces? in flight will be finished"
     assert re.search(rf"{told}(, in up to about|, and how long|[.] Interrupt again)", err)
     assert err.splitlines()[-1] == "interrupted"
-    assert set(count()) <= {State.SAVED, State.PLANNED}  # one that was about to be sent stays planned
-    assert count()[State.SAVED] == len(simulator.operations)
+    assert set(count()) <= {JobState.SAVED, JobState.PLANNED}  # one that was about to be sent stays planned
+    assert count()[JobState.SAVED] == len(simulator.operations)
     assert bulk() == 0
     assert len(simulator.operations) == 30
 
 
 @pytest.mark.parametrize(
-    ("pieces", "longest", "closed_for", "told"),
+    ("pieces", "longest", "paused_for", "told"),
     [
         (0, None, 3600, "0 pieces in flight will be finished. Interrupt"),
         (1, None, 0.2, "1 piece in flight will be finished, and how long that takes is not known. Interrupt"),
@@ -549,9 +549,9 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     ],
 )
 def test_who_interrupts_is_told_how_long_it_takes(
-    pieces: int, longest: float | None, closed_for: float, told: str
+    pieces: int, longest: float | None, paused_for: float, told: str
 ) -> None:
-    assert told in promise(pieces, longest=longest, closed_for=closed_for)
+    assert told in promise(pieces, longest=longest, paused_for=paused_for)
 
 
 def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
@@ -561,7 +561,7 @@ def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Str
     write(fx(number) for number in range(30))
     assert bulk("--in-flight", "1") == 130
     assert "30 lines: 0 saved, 0 failed, 0 unfinished, 0 uncertain, 30 left" in capsys.readouterr().err
-    assert count() == {State.PLANNED: 1}
+    assert count() == {JobState.PLANNED: 1}
 
 
 def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
@@ -577,7 +577,7 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
     simulator = serve(on_request=interrupt, **{**FAST, "durations": STUCK})
     write(fx(number) for number in range(10))
     assert bulk("--in-flight", "3") == 130
-    assert count() == {State.SUBMITTED: 3}
+    assert count() == {JobState.SUBMITTED: 3}
     assert "0 saved" not in capsys.readouterr().err
     assert len(simulator.operations) == 3
 

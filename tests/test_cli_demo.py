@@ -278,7 +278,7 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         board.show("one", Stage.DOWNLOADING, "2 files")
         board.refresh(Statistics(), {})
         assert "2 files, no bytes yet" in capsys.readouterr().err
-        board.refresh(Statistics(polls_out=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
+        board.refresh(Statistics(active_polls=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
         assert "3 polls out, 1 of 2 ready, 2.5 MB received" in shown
         assert re.search(r"one +downloading +2 files, 1\.2 MB", shown)

@@ -19,7 +19,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._core.models import Operation, Status
-from soundpiece_async._core.pieces import State
+from soundpiece_async._core.pieces import JobState
 from soundpiece_async._download.disk import is_full
 from soundpiece_async.cli import progress
 from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 REQUEST = NewFx("door", duration=1)
 OPERATION = Operation(route="create.new_fx", id="op_1", status=Status.READY, request=REQUEST)
-BUSY = Statistics(bytes=4_000_000, rate=9.5, rate_limited=3, closed_for=12.0, one_at_a_time=True, detection_lag=0.25)
+BUSY = Statistics(bytes=4_000_000, rate=9.5, rate_limited=3, paused_for=12.0, degraded=True, detection_lag=0.25)
 
 
 def raised(error: SoundpieceError, cause: Exception | None = None) -> SoundpieceError:
@@ -43,7 +43,7 @@ def raised(error: SoundpieceError, cause: Exception | None = None) -> Soundpiece
 
 def picture(statistics: Statistics = BUSY) -> Picture:
     tally = Tally(20, endings=Counter({Ending.SAVED: 5, Ending.FAILED: 1, Ending.UNFINISHED: 1}))
-    return Picture(tally, passed=Counter({State.SUBMITTED: 12, State.READY: 8}), statistics=lambda: statistics)
+    return Picture(tally, passed=Counter({JobState.SUBMITTED: 12, JobState.READY: 8}), statistics=lambda: statistics)
 
 
 async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,8 +98,10 @@ def test_the_pace_is_that_of_late() -> None:
     ids=repr,
 )
 def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[NewFx] | None, ending: Ending) -> None:
-    """For good, until the next run, until the user says so, or not begun; only what was raised now is of this run."""
-    result = Failed(request=REQUEST, operation=operation, error=error)
+    """For good, until the next run, until the user says so, or not begun; what the journal had is not of this run."""
+    result = Failed(
+        request=REQUEST, operation=operation, error=error, from_journal=str(error) in ("sent long ago", "on record")
+    )
     tally = Tally(2)
     assert judge(result) is tally.add(result) is ending
     assert tally.fresh_failures == (ending in (Ending.FAILED, Ending.UNFINISHED) and str(error) != "on record")

@@ -20,6 +20,7 @@ from soundpiece_async import (
     Journal,
     Limits,
     NewFx,
+    NotReady,
     SavedFile,
     SeparateStems,
     Session,
@@ -50,8 +51,8 @@ async def test_files_go_to_a_store(session: Session) -> None:
     again = await session.download(bass, store, name="mine")
 
     assert done.files[0].url == f"memory:///{done.operation.id}.flac"
-    assert again.path.name == "mine-bass.flac"
-    assert await names(store) == sorted(file.path.name for file in (*done.files, *stems.files, again))
+    assert again.name == "mine-bass.flac"
+    assert await names(store) == sorted(file.name for file in (*done.files, *stems.files, again))
 
 
 async def test_many_pieces_go_to_a_store(session: Session) -> None:
@@ -153,7 +154,7 @@ async def test_an_output_the_operation_does_not_have_is_refused(session: Session
     """Its name is unknown, and so is what it would be."""
     done = await session.run(NewFx("door slams", duration=1))
 
-    with pytest.raises(InvalidRequest, match="lists no output 7"):
+    with pytest.raises(DownloadError, match="lists no output 7"):
         await session.download(attrs.evolve(done.operation.outputs[0], index=7), tmp_path)
 
 
@@ -162,8 +163,9 @@ async def test_what_is_not_ready_is_refused(tmp_path: Path) -> None:
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door slams", duration=1))
         for what in (operation, operation.handle):
-            with pytest.raises(InvalidRequest, match="wait for it before downloading"):
+            with pytest.raises(NotReady, match="wait for it before downloading") as caught:
                 await session.download(what, tmp_path)
+            assert caught.value.handle == operation.handle
 
 
 async def test_what_names_no_file_is_refused(session: Session, tmp_path: Path) -> None:
@@ -173,11 +175,11 @@ async def test_what_names_no_file_is_refused(session: Session, tmp_path: Path) -
         for call in (session.download(done.operation, wrong), session.run(NewFx("door", duration=1), save_to=wrong)):
             with pytest.raises(InvalidRequest, match="cannot be a path"):
                 await call
-    with pytest.raises(InvalidRequest, match="name must be text"):
+    with pytest.raises(TypeError, match="name must be text"):
         await session.download(done.operation, tmp_path, name=7)  # type: ignore[call-overload] # a mistake
     files = await session.download(done.operation, tmp_path, name="do\0or\ud800")
 
-    assert [file.path.name for file in files] == ["door.flac"]
+    assert [file.name for file in files] == ["door.flac"]
     assert session.statistics().submitted == 1
 
 

@@ -15,7 +15,7 @@ from soundpiece_async import (
     Handle,
     NewFx,
     Output,
-    RetryRules,
+    RetryPolicy,
     SeparateStems,
     ServerError,
     Session,
@@ -46,8 +46,10 @@ def fx(number: int = 0) -> NewFx:
     return NewFx(f"door {number}", duration=0.2)
 
 
-def settings(url: str, *, submit_for: float = 0.0, timeouts: Timeouts = BRISK) -> Settings:
-    return Settings(api_key=KEY, base_url=url, timeouts=timeouts, retries=RetryRules(submit_for=submit_for))
+def settings(url: str, *, submit_max_elapsed: float = 0.0, timeouts: Timeouts = BRISK) -> Settings:
+    return Settings(
+        api_key=KEY, base_url=url, timeouts=timeouts, retries=RetryPolicy(submit_max_elapsed=submit_max_elapsed)
+    )
 
 
 async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], *acts: Act) -> None:
@@ -55,7 +57,7 @@ async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], 
     try:
         with anyio.fail_after(25):
             async with RawApi(*acts, blind=EFFECTLESS.values()) as api:
-                async with opened(settings(api.url, submit_for=20, timeouts=PATIENT)) as session:
+                async with opened(settings(api.url, submit_max_elapsed=20, timeouts=PATIENT)) as session:
                     await call(api, session)
                 while api.open:  # no socket is left
                     await anyio.sleep(0.002)

@@ -29,9 +29,9 @@ from soundpiece_async._core.pieces import (
     FORGOTTEN_AFTER,
     Failure,
     FileRecord,
+    JobRecord,
+    JobState,
     Label,
-    Piece,
-    State,
     write_files,
     write_outputs,
 )
@@ -59,7 +59,7 @@ def name(number: int) -> Identity:
     return Identity(digest=number.to_bytes(16, "big"), occurrence=1)
 
 
-async def plan(ledger: Ledger, number: int = 1) -> Piece:
+async def plan(ledger: Ledger, number: int = 1) -> JobRecord:
     piece = await ledger.plan(name(number), key=f"key {number}", route="create.new_fx", body=b"{}")
     assert piece is not None
     return piece
@@ -71,28 +71,28 @@ async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
         ledger = journal.ledger
         assert await ledger.find(name(1)) is None
         piece = await plan(ledger)
-        assert piece == Piece(
-            number=1, digest=name(1).digest, key="key 1", route="create.new_fx", body=b"{}", state=State.PLANNED
+        assert piece == JobRecord(
+            number=1, digest=name(1).digest, key="key 1", route="create.new_fx", body=b"{}", state=JobState.PLANNED
         )
         await ledger.announce(piece, now=100.0)
         await ledger.announce(piece, now=200.0)
-        expected = attrs.evolve(piece, state=State.SENDING, sent_at=100.0)
+        expected = attrs.evolve(piece, state=JobState.SENDING, sent_at=100.0)
         assert await ledger.find(name(1)) == expected
         await ledger.submitted(piece, OPERATION, now=300.0)
         expected = attrs.evolve(
-            expected, state=State.SUBMITTED, operation="op_1", created_at=OPERATION.created_at, submitted_at=300.0
+            expected, state=JobState.SUBMITTED, operation="op_1", created_at=OPERATION.created_at, submitted_at=300.0
         )
         assert await ledger.find(name(1)) == expected
         assert await ledger.ready(piece, OPERATION, now=400.0) == "op_1"
-        expected = attrs.evolve(expected, state=State.READY, outputs=(OUTPUT,), title="op_1", ready_at=400.0)
+        expected = attrs.evolve(expected, state=JobState.READY, outputs=(OUTPUT,), title="op_1", ready_at=400.0)
         assert await ledger.find(name(1)) == expected
         failure = Failure("CorruptAudio", "", "half a pair: \ud800", retryable=True)
         await ledger.failed(piece, failure, now=500.0)
         told = attrs.evolve(failure, text="half a pair: ?")
-        assert await ledger.find(name(1)) == attrs.evolve(expected, state=State.FAILED, failure=told, ended_at=500.0)
+        assert await ledger.find(name(1)) == attrs.evolve(expected, state=JobState.FAILED, failure=told, ended_at=500.0)
         await ledger.saved(piece, (FILE,), now=600.0)
     async with Journal.open(tmp_path) as journal:
-        saved = attrs.evolve(expected, state=State.SAVED, files=(FILE,), ended_at=600.0)
+        saved = attrs.evolve(expected, state=JobState.SAVED, files=(FILE,), ended_at=600.0)
         assert await journal.ledger.find(name(1)) == saved
         assert await journal.ledger.find(Identity(digest=b"other", key="key 1")) is not None
         assert await journal.ledger.find(Identity(digest=b"other", key="\ud800")) is None
@@ -112,7 +112,7 @@ async def test_a_key_stands_for_one_piece(tmp_path: Path) -> None:
     async with Journal.open(tmp_path) as journal:
         await plan(journal.ledger)
         assert await journal.ledger.plan(name(2), key="key 1", route="create.new_fx", body=b"{}") is None
-        assert await journal.count() == {State.PLANNED: 1}
+        assert await journal.count() == {JobState.PLANNED: 1}
 
 
 async def test_pieces_are_counted_and_listed_by_state(tmp_path: Path) -> None:
@@ -124,21 +124,21 @@ async def test_pieces_are_counted_and_listed_by_state(tmp_path: Path) -> None:
         await journal.ledger.announce(made[4], now=time.time())
         await journal.ledger.submitted(made[0], OPERATION, now=1.0)
         assert await journal.count() == {
-            State.PLANNED: 2,
-            State.SENDING: 1,
-            State.SUBMITTED: 1,
-            State.UNCERTAIN: 3,
+            JobState.PLANNED: 2,
+            JobState.SENDING: 1,
+            JobState.SUBMITTED: 1,
+            JobState.UNCERTAIN: 3,
         }
-        first, second = await journal.browse("uncertain", limit=2)
-        (third,) = await journal.browse(State.UNCERTAIN, after=second.number)
+        first, second = await journal.jobs("uncertain", limit=2)
+        (third,) = await journal.jobs(JobState.UNCERTAIN, after=second.number)
         assert [first.key, second.key, third.key] == ["key 2", "key 3", "key 4"]
-        assert [piece.key for piece in await journal.browse("sending")] == ["key 5"]
+        assert [piece.key for piece in await journal.jobs("sending")] == ["key 5"]
 
 
 async def test_many_callers_share_a_transaction(tmp_path: Path) -> None:
     """A thousand changes at once cost a few commits, and every caller gets its own answer."""
     async with Journal.open(tmp_path) as journal:
-        made: dict[int, Piece] = {}
+        made: dict[int, JobRecord] = {}
 
         async def write(number: int) -> None:
             made[number] = await plan(journal.ledger, number)
@@ -149,7 +149,7 @@ async def test_many_callers_share_a_transaction(tmp_path: Path) -> None:
                 group.start_soon(write, number)
         assert journal.ledger._database.commits - before <= 3
         assert all(piece.key == f"key {number}" for number, piece in made.items())
-        assert await journal.count() == {State.PLANNED: 1000}
+        assert await journal.count() == {JobState.PLANNED: 1000}
 
 
 async def test_a_transaction_waits_for_the_disk_when_one_of_its_jobs_must(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Pat
         if native:
             with pytest.raises(asyncio.CancelledError):
                 await first
-        assert await journal.count() == {State.PLANNED: 2}
+        assert await journal.count() == {JobState.PLANNED: 2}
 
 
 async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(t
         with pytest.raises(ZeroDivisionError):
             await ledger.inspect(lambda: 1 // 0)
         await plan(ledger, 1)
-        assert await journal.count() == {State.PLANNED: 1}
+        assert await journal.count() == {JobState.PLANNED: 1}
 
 
 async def test_one_task_at_a_time_works_on_a_piece(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ async def test_a_reader_disturbs_nobody_and_changes_nothing(tmp_path: Path) -> N
     async with Journal.open(tmp_path) as journal:
         await plan(journal.ledger)
         async with Journal.open(tmp_path, read_only=True) as reader:
-            assert await reader.count() == {State.PLANNED: 1}
+            assert await reader.count() == {JobState.PLANNED: 1}
             assert "read-only" in repr(reader)
             with pytest.raises(JournalError, match="may not be written"):
                 await plan(reader.ledger, 2)
@@ -383,7 +383,7 @@ async def test_a_cancelled_run_leaves_the_folder(tmp_path: Path) -> None:
             await anyio.sleep_forever()
     assert "free" in repr(journal._lock)
     async with Journal.open(tmp_path) as journal:
-        assert await journal.count() == {State.PLANNED: 1}
+        assert await journal.count() == {JobState.PLANNED: 1}
 
 
 def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
@@ -539,7 +539,7 @@ async def test_a_damaged_journal_is_seen_at_once(tmp_path: Path) -> None:
     assert path.read_bytes() == damaged
     path.write_bytes(whole)
     async with Journal.open(tmp_path) as journal:
-        assert await journal.count() == {State.PLANNED: 500}
+        assert await journal.count() == {JobState.PLANNED: 500}
 
 
 async def test_a_row_edited_into_nonsense_is_named(tmp_path: Path) -> None:
@@ -586,7 +586,7 @@ async def test_a_journal_is_looked_at_where_nothing_may_be_written() -> None:
         Path(made, "journal.sqlite3").chmod(0o644)
         with unwritable(Path(made)):
             async with Journal.open(made, read_only=True) as journal:
-                assert await journal.count() == {State.PLANNED: 1}
+                assert await journal.count() == {JobState.PLANNED: 1}
 
 
 async def test_a_read_only_folder_is_a_clear_error(read_only_folder: Path) -> None:
@@ -623,11 +623,11 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         await ledger._do(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
         with pytest.raises(JournalError, match=r"the disk is full: free some space.*nothing is lost"):
             await ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
-        assert await journal.count() == {State.PLANNED: 1}
+        assert await journal.count() == {JobState.PLANNED: 1}
         await ledger._do(lambda connection: connection.execute("PRAGMA max_page_count = 100000").fetchone())
         await ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
     async with Journal.open(tmp_path) as journal:
-        assert await journal.count() == {State.PLANNED: 2}
+        assert await journal.count() == {JobState.PLANNED: 2}
 
 
 async def test_a_file_that_may_grow_no_further_loses_nothing(tmp_path: Path) -> None:
@@ -643,4 +643,4 @@ async def test_a_file_that_may_grow_no_further_loses_nothing(tmp_path: Path) -> 
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         await plan(journal.ledger, 3)
     async with Journal.open(tmp_path) as journal:
-        assert sorted(piece.key for piece in await journal.browse("planned")) == ["key 1", "key 3"]
+        assert sorted(piece.key for piece in await journal.jobs("planned")) == ["key 1", "key 3"]

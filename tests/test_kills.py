@@ -18,7 +18,7 @@ from bulkprocess import SOURCE, lines
 from conftest import settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
-from soundpiece_async._core.pieces import State
+from soundpiece_async._core.pieces import JobState
 from soundpiece_async.simulator import Simulator
 from soundpiece_async.simulator.log import Request
 
@@ -68,7 +68,7 @@ async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
     async with Session(settings(sim)) as session, Journal.open(folder) as journal:
         async with session.run_many(lines()[:count], save_to=folder, journal=journal) as results:
             done = [result async for result in results]
-        assert await journal.count() == {State.SAVED: count}
+        assert await journal.count() == {JobState.SAVED: count}
     assert all(isinstance(result, Succeeded) for result in done), done
     files = [file for result in done if isinstance(result, Succeeded) for file in result.files]
     assert len(sim.operations) == count

@@ -20,7 +20,6 @@ from soundpiece_async import (
     Failed,
     Handle,
     InsufficientCredits,
-    InvalidRequest,
     NewFx,
     Session,
     SessionClosed,
@@ -267,11 +266,11 @@ async def test_a_text_is_no_handle(session: Session) -> None:
     text: Any = str(Handle("create.new_fx", "op_1"))
     for call in (session.wait, session.refresh):
         for _ in range(2):
-            with pytest.raises(InvalidRequest, match=r"Handle\.parse"):
+            with pytest.raises(TypeError, match=r"Handle\.parse"):
                 await call(text)
-    with pytest.raises(InvalidRequest, match=r"Handle\.parse"):
+    with pytest.raises(TypeError, match=r"Handle\.parse"):
         await session.download(text, "nowhere")
-    with pytest.raises(InvalidRequest, match="max_in_flight"):
+    with pytest.raises(TypeError, match="max_in_flight"):
         session.run_many([fx()], max_in_flight="3")  # type: ignore[arg-type]  # junk on purpose
 
 
@@ -481,9 +480,8 @@ async def test_what_is_no_timeout_is_refused_before_anything_is_paid(sim: Simula
     async with Session(settings(sim)) as session:
         handle = Handle("create.new_fx", "op_1")
         for call in (lambda: session.run(fx(), timeout=timeout), lambda: session.wait(handle, timeout=timeout)):
-            with pytest.raises(InvalidRequest, match="timeout must be") as caught:
+            with pytest.raises((TypeError, ValueError), match="timeout must be"):
                 await call()
-            assert caught.value.field == "timeout"
-        with pytest.raises(InvalidRequest, match="timeout must be"):
+        with pytest.raises((TypeError, ValueError), match="timeout must be"):
             session.run_many([fx()], timeout=timeout)
     assert sim.log == []

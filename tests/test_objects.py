@@ -41,7 +41,7 @@ async def test_an_output_becomes_an_object(tmp_path: Path, shop: Shop) -> None:
         saved = await b.downloader.save(b.output(), target)
 
         assert await shop.read() == SONG
-        assert (saved.url, saved.path.name, saved.bytes) == (target.url, "song.flac", len(SONG))
+        assert (saved.url, saved.name, saved.bytes) == (target.url, "song.flac", len(SONG))
         assert (saved.duration, saved.sample_rate, saved.channels) == (1.0, 44_100, 2)
         assert saved.sha256 == hashlib.sha256(SONG).hexdigest()
         assert b.server.ranges == [None]

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from conftest import settings, simulate
 
-from soundpiece_async import NewFx, RetryRules, Session, Settings, SettingsError, TransportError
+from soundpiece_async import NewFx, RetryPolicy, Session, Settings, SettingsError, TransportError
 from soundpiece_async.simulator import Simulator
 
 API, FILES = "api.soundpiece.test", "files.soundpiece.test"
@@ -107,7 +107,7 @@ def far(sim: Simulator, proxy: Proxy, **changes: Any) -> Settings:
     """Settings for the simulator as it is behind the proxy."""
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
-    hard = {"retries": RetryRules(submit_for=0), "proxy": proxy.url, "ssl_context": context}
+    hard = {"retries": RetryPolicy(submit_max_elapsed=0), "proxy": proxy.url, "ssl_context": context}
     return settings(sim, base_url=f"https://{API}", **{**hard, **changes})
 
 

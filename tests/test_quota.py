@@ -14,7 +14,7 @@ from soundpiece_async import (
     Handle,
     InsufficientCredits,
     NewFx,
-    RetryRules,
+    RetryPolicy,
     Session,
     Settings,
     SoundpieceError,
@@ -42,9 +42,11 @@ def fx(number: int = 0) -> NewFx:
     return NewFx(f"door {number}", duration=0.1)
 
 
-def patient(url: str, *, submit_for: float, api_key: str = "spk_for_tests") -> Settings:
+def patient(url: str, *, submit_max_elapsed: float, api_key: str = "spk_for_tests") -> Settings:
     timeouts = Timeouts(connect=5, submit=5, poll=5)
-    return Settings(api_key=api_key, base_url=url, timeouts=timeouts, retries=RetryRules(submit_for=submit_for))
+    return Settings(
+        api_key=api_key, base_url=url, timeouts=timeouts, retries=RetryPolicy(submit_max_elapsed=submit_max_elapsed)
+    )
 
 
 def free_port() -> int:
@@ -63,13 +65,13 @@ async def exhaust(session: Session) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(QUOTA):
             group.start_soon(refresh)
-    assert session.statistics().one_at_a_time
+    assert session.statistics().degraded
     assert session.statistics().requests == QUOTA
 
 
 async def test_a_dead_service_is_not_hammered() -> None:
     """A thousand submits at a closed port: some hundred attempts, and each submit ends when its budget does."""
-    async with opened(patient(f"http://127.0.0.1:{free_port()}", submit_for=1.0)) as session:
+    async with opened(patient(f"http://127.0.0.1:{free_port()}", submit_max_elapsed=1.0)) as session:
         errors: list[TransportError] = []
         took: list[float] = []
 
@@ -83,9 +85,9 @@ async def test_a_dead_service_is_not_hammered() -> None:
         async with anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(submit, number)
-            await until(lambda: session.statistics().one_at_a_time)
+            await until(lambda: session.statistics().degraded)
             now = session.statistics()
-            assert (now.submits_out, now.closed_for, now.rate_limited) == (16, 0.0, 0)
+            assert (now.active_submits, now.paused_for, now.rate_limited) == (16, 0.0, 0)
             assert now.queued > 800
         assert session.statistics().requests < QUOTA + 16 + 10
         assert max(took) < 20  # a second, and what the tasks need on a busy machine; in turn it would be minutes
@@ -103,11 +105,11 @@ async def test_when_the_service_comes_back_all_go_through() -> None:
     """A thousand submits waiting for it: one finds out, the others follow, and each is made once."""
     port = free_port()
     sim = Simulator(seed=1, speed=200, port=port)
-    async with opened(patient(f"http://127.0.0.1:{port}", submit_for=60, api_key=sim.api_key)) as session:
+    async with opened(patient(f"http://127.0.0.1:{port}", submit_max_elapsed=60, api_key=sim.api_key)) as session:
         async with anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(session.submit, fx(number))
-            await until(lambda: session.statistics().one_at_a_time)
+            await until(lambda: session.statistics().degraded)
             await anyio.sleep(0.2)
             before = session.statistics().requests
             await group.start(live, sim)
@@ -118,7 +120,7 @@ async def test_when_the_service_comes_back_all_go_through() -> None:
         assert before < QUOTA + 16 + 10
         assert len(sim.operations) == 1000
         assert sim.statistics().submits == 1000
-        assert not session.statistics().one_at_a_time
+        assert not session.statistics().degraded
 
 
 async def live(sim: Simulator, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -130,7 +132,7 @@ async def live(sim: Simulator, *, task_status: anyio.abc.TaskStatus[None]) -> No
 @pytest.mark.parametrize("name", ["hangs up", "500", "502, HTML", "200, a page", "half a JSON", "nothing"])
 async def test_every_useless_answer_costs_quota(name: str) -> None:
     """Also a 200 that is no JSON: a broken proxy is as dead as a closed port."""
-    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = FAULTS[name]
         await exhaust(session)
         assert len(api.requests) == QUOTA
@@ -139,7 +141,7 @@ async def test_every_useless_answer_costs_quota(name: str) -> None:
 @pytest.mark.parametrize("status", ["200 OK", "400 No", "402 Pay", "404 Not Found", "409 No", "422 No", "429 Slow"])
 async def test_a_service_that_answers_costs_none(status: str) -> None:
     """A refusal is an answer: nothing is wrong with the service."""
-    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.script.append(answer(http(b'{"detail": "no"}', status=status, headers="Retry-After: 0.01\r\n")))
         with pytest.raises(SoundpieceError) if "429" not in status else anyio.fail_after(5):
             await session.refresh(HANDLE)
@@ -150,7 +152,7 @@ async def test_a_service_that_answers_costs_none(status: str) -> None:
 async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
     """Ever more rarely, until one succeeds; then all may go, and some quota is back."""
     caplog.set_level(logging.WARNING, "soundpiece_async")
-    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
         pacer = session._transport.pacer
@@ -169,14 +171,14 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
         pauses = [later - sooner for sooner, later in itertools.pairwise(stamps[:4])]
         assert all(pause > least for pause, least in zip(pauses, (0.099, 0.199, 0.399), strict=True))
         assert stamps[-1] - stamps[3] < 0.399  # all the others, together
-        assert not session.statistics().one_at_a_time
+        assert not session.statistics().degraded
         assert pacer.silence > sum(pauses)
         assert [record.levelname for record in caplog.records if record.name.startswith("soundpiece")] == ["WARNING"]
 
 
 async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:
     """Who would have to wait for a turn is told at once; whose turn it is, goes: or nobody ever would."""
-    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
         with pytest.raises(TransportError, match="not sent: the service gives no usable answers; the latest: GET"):
@@ -190,7 +192,7 @@ async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> No
 
 async def test_waiting_for_a_turn_uses_up_the_budget_and_the_own_error_is_told() -> None:
     """Who was sent before, and then waits in vain, tells what became of that attempt."""
-    async with RawApi() as api, opened(patient(api.url, submit_for=1.2)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=1.2)) as session:
         api.always = FAULTS["500"]
         async with anyio.create_task_group() as group:
 
@@ -263,7 +265,7 @@ async def test_waiting_for_a_turn_is_no_work() -> None:
 
 async def test_the_one_poll_that_goes_is_not_held() -> None:
     """All wait for its answer, so a service that is back is known to be at once, and not after 20 s."""
-    async with RawApi() as api, opened(patient(api.url, submit_for=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
         api.always, api.ready = None, False
@@ -275,18 +277,18 @@ async def test_the_one_poll_that_goes_is_not_held() -> None:
         polls = [asked.target for asked in api.requests[QUOTA:]]
         assert "wait=true" not in polls[0]
         assert any("wait=true" in poll for poll in polls)
-        assert not session.statistics().one_at_a_time
+        assert not session.statistics().degraded
 
 
 async def test_a_probe_that_is_refused_or_cancelled_lets_the_next_one_go() -> None:
     """The one place there is never stays with somebody who left."""
-    async with RawApi() as api, opened(patient(api.url, submit_for=5)) as session:
+    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=5)) as session:
 
         def refuse() -> None:
             raise InsufficientCredits("no more", status=402)
 
         api.script.extend([hang_up] * QUOTA)
-        async with opened(patient(api.url, submit_for=0)) as hasty:
+        async with opened(patient(api.url, submit_max_elapsed=0)) as hasty:
             await exhaust(hasty)
             await anyio.sleep(0.15)
             with pytest.raises(InsufficientCredits):
@@ -298,4 +300,4 @@ async def test_a_probe_that_is_refused_or_cancelled_lets_the_next_one_go() -> No
             assert scope.cancelled_caught
             await assert_idle(hasty)
             assert (await hasty.submit(fx())).id in api.created.values()
-        assert not session.statistics().one_at_a_time  # each session has a quota of its own
+        assert not session.statistics().degraded  # each session has a quota of its own

@@ -31,7 +31,7 @@ from soundpiece_async import (
     OperationFailed,
     Output,
     Request,
-    RetryRules,
+    RetryPolicy,
     SeparateStems,
     Session,
     SoundpieceError,
@@ -42,7 +42,7 @@ from soundpiece_async import (
     WaitTimeout,
 )
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, State
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._record.recording import Recording
 from soundpiece_async._submitter import Sending
 from soundpiece_async._way import Brakes, Way
@@ -86,7 +86,7 @@ def puts(sim: Simulator) -> list[tuple[str | None, bytes]]:
     return [(request.key, request.body) for request in sim.log if request.method == "PUT"]
 
 
-async def states(folder: Path) -> dict[State, int]:
+async def states(folder: Path) -> dict[JobState, int]:
     async with Journal.open(folder) as journal:
         return await journal.count()
 
@@ -110,7 +110,7 @@ async def test_what_is_finished_is_given_out_without_a_request(sim: Simulator, t
         assert new.operation.handle == old.operation.handle
         assert (new.operation.status, new.operation.raw) == (Status.READY, {})
         assert new.operation == attrs.evolve(old.operation, request=new.request)
-    assert await states(tmp_path) == {State.SAVED: 3}
+    assert await states(tmp_path) == {JobState.SAVED: 3}
 
 
 async def test_equal_requests_are_told_apart_by_their_number(sim: Simulator, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ async def test_what_was_submitted_is_awaited(tmp_path: Path) -> None:
     async with simulate(durations=STUCK) as sim:
         first = await run(sim, tmp_path, [fx(1), fx(2)], timeout=0.1)
         assert [type(result.error) for result in first if isinstance(result, Failed)] == [WaitTimeout, WaitTimeout]
-        assert await states(tmp_path) == {State.SUBMITTED: 2}
+        assert await states(tmp_path) == {JobState.SUBMITTED: 2}
         async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
             async with session.run_many([fx(2), fx(1)], save_to=tmp_path, journal=journal) as results:
                 with anyio.fail_after(5):
@@ -207,8 +207,8 @@ async def test_an_empty_account_stops_and_the_same_run_goes_on(tmp_path: Path) -
         assert {type(result.error) for result in refused} == {InsufficientCredits}
         assert len(puts(sim)) <= 5 + 16
         found = await states(tmp_path)
-        assert found[State.SAVED] == 5
-        assert set(found) == {State.SAVED, State.PLANNED}
+        assert found[JobState.SAVED] == 5
+        assert set(found) == {JobState.SAVED, JobState.PLANNED}
         sim.top_up(25)
         again = succeeded(await run(sim, tmp_path, [fx(number) for number in reversed(range(30))]))
         assert len({result.operation.id for result in again}) == len(sim.operations) == 30
@@ -236,13 +236,13 @@ async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
         await run(sim, tmp_path, map(fx, range(6)), timeout=0.1, max_in_flight=1)
         sim.finish(next(iter(sim.operations)))  # the first one's
         await run(sim, tmp_path, [fx(0)])
-        assert await states(tmp_path) == {State.SAVED: 1, State.SUBMITTED: 5}
+        assert await states(tmp_path) == {JobState.SAVED: 1, JobState.SUBMITTED: 5}
         before = len(sim.log)
         done = await run(sim, tmp_path, map(fx, range(8)), api_key="spk_wrong", max_in_flight=1)
         refused = [type(result.error) for result in done if isinstance(result, Failed)]
         assert refused == [AuthenticationError] * 7
         assert len(sim.log) == before + 1
-        assert await states(tmp_path) == {State.SAVED: 1, State.SUBMITTED: 5}
+        assert await states(tmp_path) == {JobState.SAVED: 1, JobState.SUBMITTED: 5}
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, partial(Path.write_bytes, data=b"fLaC")])
@@ -276,7 +276,7 @@ async def test_files_may_be_wanted_elsewhere_or_not_at_all(
     """Each run says where it wants them; the same folder may be spelt in another way."""
     (nowhere,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=None))
     assert nowhere.files == ()
-    assert await states(tmp_path) == {State.READY: 1}
+    assert await states(tmp_path) == {JobState.READY: 1}
     before = len(puts(sim))
     (here,) = succeeded(await run(sim, tmp_path, [fx(1)]))
     (there,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=tmp_path / "there"))
@@ -366,7 +366,7 @@ async def test_a_failed_operation_is_not_tried_again(tmp_path: Path) -> None:
     assert again.operation.status is Status.FAILED
     assert isinstance(again.error, OperationFailed)
     assert (str(again.error), type(again.error)) == (str(first), type(first))
-    assert await states(tmp_path) == {State.FAILED: 1}
+    assert await states(tmp_path) == {JobState.FAILED: 1}
 
 
 @pytest.mark.parametrize("key", [None, KEY])
@@ -377,7 +377,7 @@ async def test_only_retry_failed_buys_anew(tmp_path: Path, key: str | None) -> N
         for _ in range(3):
             sim.inject(Fault.FAIL)
             the_failure(await run(sim, tmp_path, [fx(1, **how)], retry_failed=True))
-        assert await states(tmp_path) == {State.FAILED: 1}
+        assert await states(tmp_path) == {JobState.FAILED: 1}
         (known,) = await run(sim, tmp_path, [fx(1, **how)])
         assert isinstance(known, Failed)
         assert len(puts(sim)) == 3
@@ -389,7 +389,7 @@ async def test_only_retry_failed_buys_anew(tmp_path: Path, key: str | None) -> N
         assert one.request is twice
         assert len(set(sent)) == len(dict(sent)) == len(sent) == len(sim.operations) == 4
         assert all(str(sent_key).encode() in body for sent_key, body in sent)
-        assert await states(tmp_path) == {State.SAVED: 1}
+        assert await states(tmp_path) == {JobState.SAVED: 1}
 
 
 async def test_what_fails_again_in_one_run_is_tried_once(tmp_path: Path) -> None:
@@ -428,18 +428,18 @@ async def test_a_damaged_file_is_tried_again_by_the_next_run(sim: Simulator, tmp
     """It counts as failed, but the work is paid for and a download costs nothing."""
     sim.inject(Fault.CORRUPT, at=0, host="output", times=2)
     assert isinstance(the_failure(await run(sim, tmp_path, [fx(1)])), CorruptAudio)
-    assert await states(tmp_path) == {State.FAILED: 1}
+    assert await states(tmp_path) == {JobState.FAILED: 1}
     succeeded(await run(sim, tmp_path, [fx(1)]))
-    assert await states(tmp_path) == {State.SAVED: 1}
+    assert await states(tmp_path) == {JobState.SAVED: 1}
     assert len(puts(sim)) == 1
 
 
 async def test_an_outage_leaves_the_state(sim: Simulator, tmp_path: Path) -> None:
     """Nobody knows whether the PUT was accepted, so the next run sends the same bytes; it is made once."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
-    error = the_failure(await run(sim, tmp_path, [fx(1)], retries=RetryRules(submit_for=0.001)))
+    error = the_failure(await run(sim, tmp_path, [fx(1)], retries=RetryPolicy(submit_max_elapsed=0.001)))
     assert isinstance(error, TransportError)
-    assert await states(tmp_path) == {State.SENDING: 1}
+    assert await states(tmp_path) == {JobState.SENDING: 1}
     succeeded(await run(sim, tmp_path, [fx(1)]))
     first, second = puts(sim)
     assert first == second
@@ -453,7 +453,7 @@ async def test_a_refusal_after_an_outage_leaves_the_doubt(tmp_path: Path) -> Non
         error = the_failure(await run(sim, tmp_path, [fx(1)]))
         assert isinstance(error, InsufficientCredits)
         assert len(puts(sim)) == 2
-        assert await states(tmp_path) == {State.SENDING: 1}
+        assert await states(tmp_path) == {JobState.SENDING: 1}
 
 
 async def test_a_rate_limit_leaves_no_doubt(tmp_path: Path) -> None:
@@ -462,21 +462,21 @@ async def test_a_rate_limit_leaves_no_doubt(tmp_path: Path) -> None:
         sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=0)
         await run(sim, tmp_path, [fx(1)])
         assert len(puts(sim)) == 2
-        assert await states(tmp_path) == {State.PLANNED: 1}
+        assert await states(tmp_path) == {JobState.PLANNED: 1}
 
 
 async def test_a_connection_that_was_refused_leaves_no_doubt(sim: Simulator, tmp_path: Path) -> None:
     """Nothing left this machine, so a day of such an outage makes nothing uncertain; a lost answer is another thing."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-    patience = RetryRules(submit_for=0.5)
+    patience = RetryPolicy(submit_max_elapsed=0.5)
     await run(sim, tmp_path, [fx(1)], retries=patience, base_url=url)
-    assert await states(tmp_path) == {State.PLANNED: 1}
+    assert await states(tmp_path) == {JobState.PLANNED: 1}
     sim.inject(Fault.RESET_BEFORE, method="PUT")
-    await run(sim, tmp_path, [fx(1)], retries=RetryRules(submit_for=0.001))
-    assert await states(tmp_path) == {State.SENDING: 1}
+    await run(sim, tmp_path, [fx(1)], retries=RetryPolicy(submit_max_elapsed=0.001))
+    assert await states(tmp_path) == {JobState.SENDING: 1}
     await run(sim, tmp_path, [fx(1)], retries=patience, base_url=url)
-    assert await states(tmp_path) == {State.SENDING: 1}  # by the PUT of before
+    assert await states(tmp_path) == {JobState.SENDING: 1}  # by the PUT of before
 
 
 async def test_who_is_cancelled_at_a_closed_gate_leaves_no_doubt(tmp_path: Path) -> None:
@@ -487,20 +487,20 @@ async def test_who_is_cancelled_at_a_closed_gate_leaves_no_doubt(tmp_path: Path)
             with anyio.fail_after(5):
                 while session.statistics().queued < 3:
                     await anyio.sleep(0.01)
-            assert await journal.count() == {State.SENDING: 3}
-        assert await journal.count() == {State.PLANNED: 3}
+            assert await journal.count() == {JobState.SENDING: 3}
+        assert await journal.count() == {JobState.PLANNED: 3}
 
 
 async def test_what_was_sent_long_ago_is_not_sent_again_unasked(sim: Simulator, tmp_path: Path) -> None:
     """How long a key is remembered is unknown: after a day the piece is uncertain, and only the user may say send."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
-    await run(sim, tmp_path, [fx(1)], retries=RetryRules(submit_for=0.001))
+    await run(sim, tmp_path, [fx(1)], retries=RetryPolicy(submit_max_elapsed=0.001))
     await edit(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", FORGOTTEN_AFTER)
     error = the_failure(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(error, JournalError)
     assert "resubmit_uncertain" in str(error)
     assert len(puts(sim)) == 1
-    assert await states(tmp_path) == {State.UNCERTAIN: 1}
+    assert await states(tmp_path) == {JobState.UNCERTAIN: 1}
     succeeded(await run(sim, tmp_path, [fx(1)], resubmit_uncertain=True))
     first, second = puts(sim)
     assert first == second
@@ -551,7 +551,7 @@ async def test_it_is_counted_what_came_how_far(tmp_path: Path) -> None:
             for _ in range(2):
                 async with session.run_many(map(fx, range(1, 5)), save_to=tmp_path, journal=journal) as results:
                     assert len([result async for result in results]) == 4
-            assert journal.ledger.passed == {State.SUBMITTED: 8, State.READY: 4}
+            assert journal.ledger.passed == {JobState.SUBMITTED: 8, JobState.READY: 4}
 
 
 async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator, tmp_path: Path) -> None:
@@ -565,7 +565,7 @@ async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator,
                     journal.annotate(requests[number], name=name, metadata={"line": number, "name": name})
             async with session.run_many(requests, save_to=tmp_path, journal=journal, ordered=True) as results:
                 done = succeeded([result async for result in results])
-        return [file.path.name for result in done for file in result.files]
+        return [file.name for result in done for file in result.files]
 
     files = await run_named("take", "take", "../journal.sqlite3")
     assert sorted(files[:2]) == ["take-2.flac", "take.flac"]
@@ -575,7 +575,7 @@ async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator,
     assert await run_named("other", "take", None, "take") == [*files, "take-3.flac"]
     assert len(sim.operations) == 4
     async with Journal.open(tmp_path) as journal:
-        found = sorted(await journal.browse("saved"), key=lambda piece: piece.metadata["line"])
+        found = sorted(await journal.jobs("saved"), key=lambda piece: piece.metadata["line"])
         assert [piece.metadata["name"] for piece in found] == ["other", "take", "../journal.sqlite3", "take"]
         assert journal._labels == {}
         for piece in found:
@@ -613,9 +613,9 @@ def recording(
 
 @pytest.mark.parametrize(
     ("path", "operation", "state"),
-    [("prompt", "op_1", State.FAILED), ("outputs[0].url", "op_1", State.SUBMITTED), ("", None, State.SENDING)],
+    [("prompt", "op_1", JobState.FAILED), ("outputs[0].url", "op_1", JobState.SUBMITTED), ("", None, JobState.SENDING)],
 )
-async def test_an_answer_that_cannot_be_read(tmp_path: Path, path: str, operation: str | None, state: State) -> None:
+async def test_an_answer_that_cannot_be_read(tmp_path: Path, path: str, operation: str | None, state: JobState) -> None:
     """An id that is known is on record at once; an echo of another request ends the piece, a new shape does not."""
 
     async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:
@@ -629,7 +629,7 @@ async def test_an_answer_that_cannot_be_read(tmp_path: Path, path: str, operatio
         one = recording(journal, submit)
         with pytest.raises(DecodeError):
             await one.run(fx(1), brakes=FREE, know=lambda _: None)
-        (piece,) = await journal.browse(state)
+        (piece,) = await journal.jobs(state)
         assert piece.operation == operation
         assert "Recording" in repr(one)
         assert "Shelf" in repr(one._shelf)
@@ -652,7 +652,7 @@ async def test_a_given_key_wins_a_race_too(tmp_path: Path) -> None:
         one = recording(journal, submit, prepare)
         with pytest.raises(TransportError, match="seen enough"):
             await one.run(fx(1, idempotency_key=KEY), brakes=FREE, know=lambda _: None)
-        assert await journal.count() == {State.PLANNED: 1}
+        assert await journal.count() == {JobState.PLANNED: 1}
 
 
 async def test_a_record_without_its_output_is_fetched_again(sim: Simulator, tmp_path: Path) -> None:

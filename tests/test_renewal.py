@@ -4,7 +4,7 @@ from faults import hang_up, stall
 from leftovers import no_task_left, opened, until
 from rawapi import RawApi
 
-from soundpiece_async import DownloadError, Handle, Output, RetryRules, Settings, Timeouts, TransportError
+from soundpiece_async import DownloadError, Handle, Output, RetryPolicy, Settings, Timeouts, TransportError
 
 pytestmark = pytest.mark.anyio
 
@@ -13,7 +13,10 @@ OLD = Output(url="http://a/b", expires_at=None, duration=1.0, handle=Handle("cre
 
 def settings(url: str, *, submit: float = 5) -> Settings:
     return Settings(
-        api_key="spk_for_tests", base_url=url, timeouts=Timeouts(submit=submit), retries=RetryRules(submit_for=0)
+        api_key="spk_for_tests",
+        base_url=url,
+        timeouts=Timeouts(submit=submit),
+        retries=RetryPolicy(submit_max_elapsed=0),
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reporting import BEGAN, FAILED, SIGNATURE, STEMS, make_journal, saved
 
 from soundpiece_async import Journal
-from soundpiece_async._core.pieces import Failure, Piece, State
+from soundpiece_async._core.pieces import Failure, JobRecord, JobState
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.describing import describe, make_row, scrub
 from soundpiece_async.cli.report import write_report
@@ -66,9 +66,9 @@ async def report(folder: Path, *rows: Mapping[str, Any]) -> tuple[dict[str, Any]
     return json.loads((folder / "report.json").read_bytes()), Page((folder / "report.html").read_text())
 
 
-def planned(**changes: Any) -> Piece:
+def planned(**changes: Any) -> JobRecord:
     """Give a piece that was only planned."""
-    made = Piece(number=1, digest=b"", key="k", route="create.new_fx", body=b"{}", state=State.PLANNED)
+    made = JobRecord(number=1, digest=b"", key="k", route="create.new_fx", body=b"{}", state=JobState.PLANNED)
     return attrs.evolve(made, **changes)
 
 
@@ -269,7 +269,7 @@ def test_what_json_cannot_hold_is_left_out() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    odd = planned(metadata=deep, body=b"{", sent_at=1e300, ended_at=-1.0, state=State.SAVED)
+    odd = planned(metadata=deep, body=b"{", sent_at=1e300, ended_at=-1.0, state=JobState.SAVED)
     assert describe(attrs.evolve(odd, body=b"[]"), now=BEGAN)["request"] == {}
     described = describe(odd, now=BEGAN)
     assert described["metadata"] == "(nested too deeply to be shown)"
@@ -285,7 +285,7 @@ def test_what_json_cannot_hold_is_left_out() -> None:
 
 def test_an_error_without_words_is_told_by_its_kind() -> None:
     """A service need not say why."""
-    failed = planned(state=State.FAILED, failure=Failure("CorruptAudio", "", "", retryable=True))
+    failed = planned(state=JobState.FAILED, failure=Failure("CorruptAudio", "", "", retryable=True))
     assert make_row(failed, describe(failed, now=BEGAN), route=0, reason=None)[10] == "CorruptAudio"
 
 
@@ -293,7 +293,7 @@ def test_reasons_are_bounded() -> None:
     """Codes come from the service, and may be any number."""
     summary = Summary(now=BEGAN)
     for number in range(2 * REASONS):
-        summary.add(planned(state=State.FAILED, failure=Failure("OperationFailed", str(number), "", retryable=True)))
+        summary.add(planned(state=JobState.FAILED, failure=Failure("OperationFailed", str(number), "", retryable=True)))
     told = summary.sum_up()["failures"]
     assert len(told) == REASONS + 1
     assert (told[0]["kind"], told[0]["pieces"]) == ("other reasons", REASONS)

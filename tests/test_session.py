@@ -18,11 +18,13 @@ from soundpiece_async import (
     Failed,
     Handle,
     InvalidRequest,
+    Journal,
     NewFx,
     NewInstrumental,
     NewSample,
     NewSong,
     NotFound,
+    NotReady,
     Operation,
     OperationFailed,
     RemixInstrumental,
@@ -130,7 +132,7 @@ async def test_cancelling_a_waiter_only_detaches_it() -> None:
             assert session.statistics().in_flight == 1
             patient.cancel_scope.cancel()
         await until(lambda: sim.open_requests == 0)
-        assert (session.statistics().in_flight, session.statistics().polls_out) == (0, 0)
+        assert (session.statistics().in_flight, session.statistics().active_polls) == (0, 0)
         sim.finish(operation.id)
         assert (await session.wait(operation)).status is Status.READY
 
@@ -189,7 +191,7 @@ async def test_an_operation_that_is_not_ready_is_not_downloaded() -> None:
     """Downloading too early is a clear error; so is an output of a failed operation by its handle."""
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
-        with pytest.raises(InvalidRequest, match="wait for it"):
+        with pytest.raises(NotReady, match="wait for it"):
             await session.download(operation, "nowhere")
         sim.finish(operation.id, failure="internal_error")
         with pytest.raises(OperationFailed):
@@ -387,7 +389,7 @@ async def test_statistics_count_what_happened(session: Session, tmp_path: Path) 
     now = session.statistics()
     assert (now.submitted, now.ready, now.failed, now.in_flight, now.downloads) == (1, 1, 0, 0, 1)
     assert now.bytes == done.files[0].bytes
-    assert (now.rate, now.closed_for, now.rate_limited) == (None, 0.0, 0)
+    assert (now.rate, now.paused_for, now.rate_limited) == (None, 0.0, 0)
     assert now.requests >= 2
     assert "Session" in repr(session)
 
@@ -556,3 +558,20 @@ async def test_failed_pieces_keep_their_operation() -> None:
     assert isinstance(result, Failed)
     assert isinstance(result.error, OperationFailed)
     assert result.operation is result.error.operation
+
+
+async def test_a_session_takes_the_key_and_the_base_url_by_themselves(
+    sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside settings they override them; without, the rest is read from the environment. A mistake is one error."""
+    async with Session(api_key=sim.api_key, base_url=sim.url) as session:
+        await session.run(fx())
+    async with Session(settings(sim, api_key="spk_wrong"), api_key=sim.api_key) as session:
+        await session.run(fx())
+    monkeypatch.setenv("SOUNDPIECE_BASE_URL", sim.url)
+    async with Session(api_key=sim.api_key) as session:
+        await session.run(fx())
+    with pytest.raises(TypeError):
+        Session(token="spk_x")  # type: ignore[call-arg]  # a mistake, whose object has no state to be warned of
+    with pytest.raises(TypeError):
+        Journal()  # type: ignore[call-arg]  # the same

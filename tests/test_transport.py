@@ -14,7 +14,7 @@ from soundpiece_async import (
     InsufficientCredits,
     Limits,
     NewFx,
-    RetryRules,
+    RetryPolicy,
     ServerError,
     Session,
     Timeouts,
@@ -52,7 +52,10 @@ def http(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n".encode() + body
 
 
-IMPATIENT = {"retries": RetryRules(submit_for=0), "timeouts": Timeouts(connect=2, submit=0.8, poll=0.8, read=0.8)}
+IMPATIENT = {
+    "retries": RetryPolicy(submit_max_elapsed=0),
+    "timeouts": Timeouts(connect=2, submit=0.8, poll=0.8, read=0.8),
+}
 
 
 @pytest.mark.parametrize(
@@ -98,9 +101,9 @@ async def test_a_refusal_is_never_repeated(sim: Simulator, session: Session, sta
 
 
 async def test_the_budget_ends_the_trying_and_the_object_can_go_again(sim: Simulator) -> None:
-    """After ``submit_for`` the last error is raised; the same object is still the same piece of work."""
+    """After ``submit_max_elapsed`` the last error is raised; the same object is still the same piece of work."""
     sim.inject(Fault.SERVER_ERROR, method="PUT", times=1)
-    async with Session(settings(sim, retries=RetryRules(submit_for=0))) as session:
+    async with Session(settings(sim, retries=RetryPolicy(submit_max_elapsed=0))) as session:
         request = fx()
         with pytest.raises(ServerError, match=request.idempotency_key) as caught:
             await session.submit(request)

@@ -21,7 +21,6 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from soundpiece_async import (
-    InvalidRequest,
     NewFx,
     Operation,
     OperationFailed,
@@ -148,17 +147,17 @@ def test_a_retry_days_later_is_taken_unless_the_tolerance_forbids_it() -> None:
     """The timestamp is that of the first attempt, so by default a retry after three days counts."""
     late = NOW + 3 * 86_400 + 60
     assert late < NOW + TOLERANCE
-    assert make_webhooks(clock=lambda: late).read(*make_delivery()).id == "msg_1"
+    assert make_webhooks(clock=lambda: late).verify(*make_delivery()).id == "msg_1"
     with pytest.raises(WebhookError, match="over the tolerance"):
-        make_webhooks(clock=lambda: late, tolerance=300).read(*make_delivery())
+        make_webhooks(clock=lambda: late, tolerance=300).verify(*make_delivery())
 
 
 def test_reading_remembers_nothing() -> None:
     """``read`` gives the same delivery as often as it comes, of whichever secret; the clock is the wall clock."""
     checks = make_webhooks(SECRET, OTHER)
-    assert checks.read(*make_delivery()) == checks.read(*make_delivery(secret=OTHER))
+    assert checks.verify(*make_delivery()) == checks.verify(*make_delivery(secret=OTHER))
     with pytest.raises(WebhookError, match=r"in the future|over the tolerance"):
-        Webhooks([SECRET], tolerance=1).read(*make_delivery())
+        Webhooks([SECRET], tolerance=1).verify(*make_delivery())
 
 
 @receivers
@@ -215,7 +214,7 @@ def test_ids_are_remembered_up_to_a_bound() -> None:
     got: list[Operation[Any]] = []
     checks._known.update((f"msg_old_{n}", None) for n in range(REMEMBERED))
     for identity in ("msg_old_0", "msg_new", "msg_old_1", "msg_old_0"):
-        assert checks.answer(*make_delivery(identity), deliver=got.append) == 204
+        assert checks.handle(*make_delivery(identity), deliver=got.append) == 204
     assert len(got) == 2  # msg_new, which takes the place of msg_old_0, which takes that of msg_old_1
     assert f"remembers={REMEMBERED}>" in repr(checks)
 
@@ -371,9 +370,8 @@ async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, s
 @pytest.mark.parametrize("wrong", [None, {"id": "op_1", "status": "ready"}])
 async def test_what_is_no_operation_is_not_delivered(session: Session, wrong: Any) -> None:
     """The news of an unknown type has no operation, and whoever passes that on is told."""
-    with pytest.raises(InvalidRequest, match=f"not an operation: {type(wrong).__name__}") as refusal:
+    with pytest.raises(TypeError, match=f"expected an Operation, got {type(wrong).__name__}"):
         session.deliver(wrong)
-    assert refusal.value.field == "operation"
 
 
 async def test_a_lost_webhook_is_noticed_by_a_poll() -> None:

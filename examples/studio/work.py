@@ -223,7 +223,7 @@ class Studio:
 
 def _record(file: SavedFile) -> dict[str, Any]:
     output = file.output
-    return {"name": file.path.name, "path": output.path, "seconds": file.duration, "kind": output.kind}
+    return {"name": file.name, "path": output.path, "seconds": file.duration, "kind": output.kind}
 
 
 def _describe(piece: Piece) -> dict[str, Any]:

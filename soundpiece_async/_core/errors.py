@@ -5,6 +5,7 @@
     SoundpieceError
     ├── SettingsError                      wrong settings
     ├── InvalidRequest (ValueError)        refused before anything was sent
+    ├── NotReady                           the operation has no outputs yet
     ├── SessionClosed                      closed, or used from another event loop
     ├── TransportError         retryable   no usable answer
     ├── ApiError                           an answer that refuses
@@ -24,10 +25,11 @@
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import attrs
+
+from soundpiece_async._core.redaction import redact_url
 
 if TYPE_CHECKING:
     from soundpiece_async._core.models import Operation
@@ -38,9 +40,27 @@ E = TypeVar("E", bound="SoundpieceError")
 
 
 class SoundpieceError(Exception):
-    """Everything this library raises on purpose."""
+    """Base of the library's own errors; an error about an operation names it by ``operation`` and ``handle``."""
 
     retryable: ClassVar[bool] = False
+    _operation: "Operation[Any] | None" = None
+    _handle: "Handle | None" = None
+
+    @property
+    def operation(self) -> "Operation[Any] | None":
+        """The operation as it was last seen, or None when only its handle is known, or not even that."""
+        return self._operation
+
+    @property
+    def handle(self) -> "Handle | None":
+        """Route and id of the operation: what ``wait``, ``refresh`` and ``download`` take to go on with it."""
+        return self._handle if self._operation is None else self._operation.handle
+
+    def about(self, handle: "Handle | None" = None, *, operation: "Operation[Any] | None" = None) -> Self:
+        """Name the operation the error is about, where it does not name one yet; returns the error itself."""
+        self._handle = self._handle or handle
+        self._operation = self._operation or operation
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy what was raised; by itself Python would call the class without its keyword arguments."""
@@ -61,6 +81,10 @@ class InvalidRequest(SoundpieceError, ValueError):  # noqa: N818 - the public na
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class NotReady(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
+    """The operation has no outputs yet: wait for it, or refresh it later. Nothing is lost."""
 
 
 class SessionClosed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
@@ -188,13 +212,17 @@ class DecodeError(SoundpieceError):
 
     Attributes:
         path: where in the operation, as ``outputs[0].url``, or empty when not even the operation could be found.
+        body: the answer's JSON as it came, or None. May hold signed URLs.
         operation: what could be read of it. An id that is known is never lost, and never paid for twice.
     """
 
-    def __init__(self, message: str, *, path: str = "", operation: "Operation[Any] | None" = None) -> None:
+    def __init__(
+        self, message: str, *, path: str = "", body: Any = None, operation: "Operation[Any] | None" = None
+    ) -> None:
         super().__init__(message)
         self.path = path
-        self.operation = operation
+        self.body = body
+        self._operation = operation
 
 
 class OperationFailed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
@@ -202,7 +230,17 @@ class OperationFailed(SoundpieceError):  # noqa: N818 - the public name is fixed
 
     def __init__(self, message: str, *, operation: "Operation[Any]") -> None:
         super().__init__(message)
-        self.operation = operation
+        self._operation = operation
+
+    @property
+    def operation(self) -> "Operation[Any]":
+        """The operation that failed; its ``error`` says why."""
+        return cast("Operation[Any]", self._operation)
+
+    @property
+    def handle(self) -> "Handle":
+        """Route and id of the operation."""
+        return self.operation.handle
 
 
 class WaitTimeout(SoundpieceError, TimeoutError):  # noqa: N818 - the public name is fixed by the design
@@ -215,8 +253,13 @@ class WaitTimeout(SoundpieceError, TimeoutError):  # noqa: N818 - the public nam
 
     def __init__(self, message: str, *, handle: "Handle", operation: "Operation[Any] | None" = None) -> None:
         super().__init__(message)
-        self.handle = handle
-        self.operation = operation
+        self._handle = handle
+        self._operation = operation
+
+    @property
+    def handle(self) -> "Handle":
+        """Route and id of the operation."""
+        return cast("Handle", self._handle)
 
 
 class DownloadError(SoundpieceError):
@@ -230,7 +273,7 @@ class DownloadError(SoundpieceError):
 
     def __init__(self, message: str, *, url: str, path: str, received: int = 0) -> None:
         super().__init__(message)
-        self.url: str = redact(url)
+        self.url: str = redact_url(url)
         self.path = path
         self.received = received
 
@@ -247,12 +290,12 @@ class WebhookError(SoundpieceError):
     """A delivery that is not one of ours: junk, a wrong signature, too old, or too large.
 
     Attributes:
-        status: the HTTP status to answer it with: 400 junk, 401 a wrong signature, 413 too large.
+        http_status: the HTTP status to answer it with: 400 junk, 401 a wrong signature, 413 too large.
     """
 
-    def __init__(self, message: str, *, status: int = 400) -> None:
+    def __init__(self, message: str, *, http_status: int = 400) -> None:
         super().__init__(message)
-        self.status = status
+        self.http_status = http_status
 
 
 def _revive(kind: type[E], args: tuple[object, ...]) -> E:
@@ -269,13 +312,3 @@ def duplicate(error: E) -> E:
         copy.__notes__ = list(notes)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def redact(url: str) -> str:
-    """Give a URL without user, query and fragment: a signed URL is a secret while it is valid (contract section 6)."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(a URL that cannot be read)"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))

@@ -58,6 +58,7 @@ class Operation(Generic[R_co]):
         request: the request object; of an operation known by its handle only, rebuilt from the echo, or None.
         outputs: the files, once ready; a single one too is a tuple.
         error: why it failed, once failed.
+        echo_differences: names of the request's members that the service echoed otherwise than they were sent.
         raw: the JSON object as it came, for members this version does not know. Holds signed URLs; not in the repr.
     """
 
@@ -69,6 +70,7 @@ class Operation(Generic[R_co]):
     request: R_co = attrs.field(repr=False)
     outputs: tuple[Output, ...] = ()
     error: OperationError | None = None
+    echo_differences: tuple[str, ...] = ()
     raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @property
@@ -88,24 +90,36 @@ class SavedFile:
     """A whole, verified file on disk, or object in a store.
 
     Attributes:
-        path: where it is. Of an object, what its URL reads as a path: good for its name, and no file of this machine.
+        path: where it is; None: it is an object in a store, at ``url``.
         bytes: its size.
         sha256: of its bytes, as hex.
         duration: length in seconds, by its own header.
         sample_rate: in Hz, by its own header.
         channels: by its own header.
         output: what it was made from.
+        warnings: what is unusual about it and no reason to withhold it, in plain sentences.
         url: where an object is, as ``s3://bucket/songs/take.flac``; None: it is a file, at ``path``.
     """
 
-    path: Path
+    path: Path | None
     bytes: int
     sha256: str
     duration: float
     sample_rate: int
     channels: int
     output: Output
+    warnings: tuple[str, ...] = ()
     url: str | None = None
+
+    @property
+    def location(self) -> str:
+        """Where it is, as text: the path of a file, the URL of an object."""
+        return self.url or str(self.path)
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.location.rpartition("/")[2] if self.path is None else self.path.name
 
     def __rich_repr__(self) -> showing.Fields:
         return showing.file_fields(self)
@@ -131,11 +145,19 @@ class Succeeded(Generic[R_co]):
 
 @attrs.frozen(kw_only=True)
 class Failed(Generic[R_co]):
-    """A piece that did not: ``error`` says why, ``operation`` is what was last known of it."""
+    """A request that did not succeed.
+
+    Attributes:
+        request: the caller's object.
+        operation: the operation as it was last seen, or None.
+        error: the reason.
+        from_journal: True when an earlier run ended it, and nothing was asked of the service now.
+    """
 
     request: R_co
     operation: Operation[R_co] | None
     error: SoundpieceError
+    from_journal: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -145,35 +167,35 @@ class Statistics:
     Attributes:
         submitted: operations the service accepted from this session.
         in_flight: operations somebody here waits for now.
-        submits_out, polls_out: requests on the wire now.
+        active_submits, active_polls: requests on the wire now.
         ready, failed: operations seen to end so; one that is read again after 4096 others is counted again.
-        downloads_out: streams open now.
+        active_downloads: streams open now.
         downloads: files saved.
         bytes: bytes received from the output host.
         requests: requests sent to the API, retries included.
         rate_limited: answers 429.
         rate: requests per second the account gate gives now; None: unlimited.
-        closed_for: seconds until the gate opens again; 0: it is open.
+        paused_for: seconds until the gate opens again; 0: it is open.
         queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
-        one_at_a_time: the service gives no usable answers; until one succeeds, requests go out singly and ever rarer.
+        degraded: the service gives no usable answers; until one succeeds, requests go out singly and ever rarer.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
     """
 
     submitted: int = 0
     in_flight: int = 0
-    submits_out: int = 0
-    polls_out: int = 0
+    active_submits: int = 0
+    active_polls: int = 0
     ready: int = 0
     failed: int = 0
-    downloads_out: int = 0
+    active_downloads: int = 0
     downloads: int = 0
     bytes: int = 0
     requests: int = 0
     rate_limited: int = 0
     rate: float | None = None
-    closed_for: float = 0.0
+    paused_for: float = 0.0
     queued: int = 0
-    one_at_a_time: bool = False
+    degraded: bool = False
     detection_lag: float = 0.0
     detection_lag_max: float = 0.0

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from soundpiece_async._core.errors import InvalidRequest, redact
+from soundpiece_async._core.redaction import redact_url
 
 LONGEST_QUOTE = 100
 """Characters that a message repeats of what is no handle."""
@@ -30,12 +30,12 @@ class Handle:
         """Read what ``str(handle)`` wrote.
 
         Raises:
-            InvalidRequest: it was not written by ``str(handle)``.
+            ValueError: the text is not of that form.
         """
         match = _HANDLE.fullmatch(text)
         if match is None:
-            shown = redact(text)[:LONGEST_QUOTE]  # what was passed by mistake may be a signed URL
-            raise InvalidRequest(f"not a handle: {shown!r}; it reads <route>/<operation id>", field="handle")
+            shown = redact_url(text)[:LONGEST_QUOTE]  # what was passed by mistake may be a signed URL
+            raise ValueError(f"invalid handle {shown!r}: expected <route>/<operation id>")
         return cls(match["route"], match["id"])
 
 
@@ -52,7 +52,7 @@ class Output:
         index: its number in that operation, from 0, fixed when the operation was first seen ready.
     """
 
-    url: str = attrs.field(repr=redact)
+    url: str = attrs.field(repr=redact_url)
     expires_at: datetime | None = None
     duration: float | None = None
     kind: str | None = None

@@ -38,7 +38,7 @@ MENDABLE = frozenset({401, 402, 403, 404, 405, 407, 408, 425, 429})
 """Refusals of a PUT that the same key gets over: account, base URL, proxy or pace are at fault, not the piece."""
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """How far a piece came."""
 
     PLANNED = "planned"
@@ -110,7 +110,7 @@ UNLABELLED = Label()
 
 
 @attrs.frozen(kw_only=True)
-class Piece:
+class JobRecord:
     """One piece as it is stored.
 
     Attributes:
@@ -137,7 +137,7 @@ class Piece:
     key: str
     route: str
     body: bytes = attrs.field(repr=False)
-    state: State
+    state: JobState
     sent_at: float | None = None
     operation: str | None = None
     created_at: datetime | None = None
@@ -158,7 +158,7 @@ class Piece:
 
     def is_uncertain(self, *, now: float) -> bool:
         """Say whether it was sent too long ago to be sent again unasked (rule 3); ``now`` in seconds since 1970."""
-        return self.state is State.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
+        return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
 
 
 def explain(error: SoundpieceError, *, request: Request, submitted: bool) -> Failure | None:
@@ -185,7 +185,7 @@ def explain(error: SoundpieceError, *, request: Request, submitted: bool) -> Fai
     return None
 
 
-def revive(piece: Piece, request: R) -> Operation[R]:
+def revive(piece: JobRecord, request: R) -> Operation[R]:
     """Give the operation of a stored piece as far as it is known; ``raw`` is empty.
 
     Raises:

@@ -6,15 +6,15 @@ from uuid import uuid4
 
 import attrs
 
-from soundpiece_async._core.errors import redact
 from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.redaction import redact_url
 
 
 def _show_url(url: object) -> str:
     """Show a URL without what may sign it, and nothing of a foreign object: that may be a URL of another library."""
     if url is None or isinstance(url, AudioSource | Output):
         return repr(url)
-    return repr(redact(url)) if isinstance(url, str) else f"<{type(url).__name__}>"
+    return repr(redact_url(url)) if isinstance(url, str) else f"<{type(url).__name__}>"
 
 
 @attrs.frozen

@@ -1,5 +1,6 @@
 """Every knob, its default and its reason, once. All times are seconds, as floats."""
 
+import os
 import sys
 from collections.abc import Mapping
 from ssl import SSLContext
@@ -8,7 +9,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from soundpiece_async._core.errors import SettingsError, redact
+from soundpiece_async._core.errors import SettingsError
+from soundpiece_async._core.redaction import redact_url
 
 Verify = Literal["header", "full", "none"]
 
@@ -61,10 +63,10 @@ class Timeouts:
 
 
 @attrs.frozen(kw_only=True)
-class RetryRules:
+class RetryPolicy:
     """When to stop trying again. A 429 uses up nothing, nor does a queue of ours while the service is well."""
 
-    submit_for: float = 300.0
+    submit_max_elapsed: float = 300.0
     """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key.
 
     While the service gives usable answers to nobody, requests go one at a time, and waiting for that turn is trying."""
@@ -72,25 +74,28 @@ class RetryRules:
     """Attempts in a row that bring no new byte, after which a download gives up."""
 
     def __attrs_post_init__(self) -> None:
-        if not _is_number(self.submit_for) or self.submit_for < 0:
+        if not _is_number(self.submit_max_elapsed) or self.submit_max_elapsed < 0:
             raise SettingsError(
-                f"retries.submit_for must be a number of seconds of at least 0, not {self.submit_for!r}"
+                f"retries.submit_max_elapsed must be a number of seconds of at least 0, not {self.submit_max_elapsed!r}"
             )
         _check_count("retries.download_stalls", self.download_stalls)
 
 
 def _show_proxy(proxy: str | None) -> str:
     """Leave out the user and password that a proxy's URL may hold."""
-    return repr(proxy if proxy is None else redact(proxy))
+    return repr(proxy if proxy is None else redact_url(proxy))
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
     """What a session needs to know. Wrong values are a ``SettingsError`` here, before any request.
 
+    A key, base URL or proxy that is not given is read from the environment; None as a proxy means none.
+
     Args:
-        api_key: ``spk_…``, from the dashboard; never shown in a repr.
-        base_url: the API's origin; plain ``http`` only for this machine, because every request carries the key.
+        api_key: ``spk_…``, from the dashboard; never shown in a repr. Not given: ``SOUNDPIECE_API_KEY``.
+        base_url: the API's origin; plain ``http`` only for this machine, because every request carries the key. Not
+            given: ``SOUNDPIECE_BASE_URL``, or the service's own.
         limits: how much at once.
         timeouts: seconds per attempt.
         retries: when to stop trying again.
@@ -100,38 +105,34 @@ class Settings:
         validate: check requests against the contract at submit; off, because the service may loosen its rules.
         confirm_webhooks: read the state with one GET before believing a webhook.
         proxy: an http(s) proxy, as ``http://user:password@proxy.example:3128``, for every host but this machine. What
-            goes to https hosts, so the key, is tunnelled. None: none, whatever ``HTTPS_PROXY`` says.
+            goes to https hosts, so the key, is tunnelled. None: none, whatever the environment says. Not given:
+            ``SOUNDPIECE_PROXY``.
         ssl_context: for certificates of your own. None: the authorities this machine trusts (``SSL_CERT_FILE``).
     """
 
-    api_key: str = attrs.field(repr=False)
-    base_url: str = BASE_URL
+    api_key: str = attrs.field(repr=False, factory=lambda: _read_key(os.environ))
+    base_url: str = attrs.field(factory=lambda: _read_base_url(os.environ))
     limits: Limits = attrs.field(factory=Limits)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
-    retries: RetryRules = attrs.field(factory=RetryRules)
+    retries: RetryPolicy = attrs.field(factory=RetryPolicy)
     verify: Verify = "header"
     keep_corrupt: bool = False
     validate: bool = True
     confirm_webhooks: bool = False
-    proxy: str | None = attrs.field(default=None, repr=_show_proxy)
+    proxy: str | None = attrs.field(factory=lambda: _read_proxy(os.environ), repr=_show_proxy)
     ssl_context: SSLContext | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read ``SOUNDPIECE_API_KEY`` and, when set, ``SOUNDPIECE_BASE_URL`` and ``SOUNDPIECE_PROXY``.
+        """Read another mapping than this process's environment.
+
+        Args:
+            environ: has ``SOUNDPIECE_API_KEY`` and, perhaps, ``SOUNDPIECE_BASE_URL`` and ``SOUNDPIECE_PROXY``.
 
         Raises:
             SettingsError: the key is not set, or one of the three makes no sense.
         """
-        if not environ.get("SOUNDPIECE_API_KEY"):
-            raise SettingsError(
-                "no API key: set SOUNDPIECE_API_KEY (in code: Session(Settings(api_key=...))); the dashboard makes keys"
-            )
-        return cls(
-            api_key=environ["SOUNDPIECE_API_KEY"],
-            base_url=environ.get("SOUNDPIECE_BASE_URL") or BASE_URL,
-            proxy=environ.get("SOUNDPIECE_PROXY") or None,
-        )
+        return cls(api_key=_read_key(environ), base_url=_read_base_url(environ), proxy=_read_proxy(environ))
 
     def __attrs_post_init__(self) -> None:
         _check_key(self.api_key)
@@ -143,7 +144,7 @@ class Settings:
         for name, kind in (
             ("limits", Limits),
             ("timeouts", Timeouts),
-            ("retries", RetryRules),
+            ("retries", RetryPolicy),
             ("keep_corrupt", bool),
             ("validate", bool),
             ("confirm_webhooks", bool),
@@ -153,6 +154,23 @@ class Settings:
         if not isinstance(self.ssl_context, SSLContext | None):
             raise SettingsError(f"ssl_context must be an ssl.SSLContext, not {type(self.ssl_context).__name__}")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+
+
+def _read_key(environ: Mapping[str, str]) -> str:
+    key = environ.get("SOUNDPIECE_API_KEY")
+    if not key:
+        raise SettingsError(
+            "no API key: set SOUNDPIECE_API_KEY, or pass Session(api_key=...); keys are made in the dashboard"
+        )
+    return key
+
+
+def _read_base_url(environ: Mapping[str, str]) -> str:
+    return environ.get("SOUNDPIECE_BASE_URL") or BASE_URL
+
+
+def _read_proxy(environ: Mapping[str, str]) -> str | None:
+    return environ.get("SOUNDPIECE_PROXY") or None
 
 
 def _check_key(key: object) -> None:

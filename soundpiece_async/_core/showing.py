@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import attrs
 
-from soundpiece_async._core.errors import redact
 from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.redaction import redact_url
 
 if TYPE_CHECKING:
     from soundpiece_async._core.models import Operation, SavedFile, Succeeded
@@ -44,7 +44,7 @@ def operation_fields(operation: "Operation[Any]") -> Fields:
 
 def file_fields(file: "SavedFile") -> Fields:
     """Give where a file is, and what it holds."""
-    yield "path", file.url or str(file.path)
+    yield "path", file.location
     yield "bytes", file.bytes
     yield "duration", file.duration
     yield "sample_rate", file.sample_rate
@@ -74,7 +74,7 @@ def succeeded_html(result: "Succeeded[Any]") -> str:
 
 def hide_urls(text: str) -> str:
     """Redact the URLs in a text of the service or of a user: one of them may be signed."""
-    return _URL.sub(lambda found: redact(found[0]), text)
+    return _URL.sub(lambda found: redact_url(found[0]), text)
 
 
 def _operation_rows(operation: "Operation[Any]") -> list[tuple[str, str]]:
@@ -86,8 +86,8 @@ def _operation_rows(operation: "Operation[Any]") -> list[tuple[str, str]]:
 
 def _file_rows(file: "SavedFile") -> list[tuple[str, str]]:
     sound = f"{file.duration:.2f} s, {file.sample_rate} Hz, {_count(file.channels)}, {_size(file.bytes)}"
-    rows = [("file", _cell(file.url or str(file.path))), ("audio", _cell(sound))]
-    if file.url is None and not file.path.is_absolute():
+    rows = [("file", _cell(file.location)), ("audio", _cell(sound))]
+    if file.path is not None and not file.path.is_absolute():
         source = _escape(quote(file.path.as_posix()))
         rows.append(("", f'<audio controls preload="none" src="{source}"></audio>'))
     return rows

@@ -7,7 +7,7 @@ Rules:
 3. The timestamp is that of the *first* attempt, so a retry is as old as the trouble it came through: how old a delivery
    may be is the caller's setting. None comes from the future, except by a clock that is wrong.
 4. A type this version does not know is news for a later one, and no error (contract section 11).
-5. Whatever else a stranger can send is a ``WebhookError``, whose ``status`` is what to answer.
+5. Whatever else a stranger can send is a ``WebhookError``, whose ``http_status`` is the answer.
 """
 
 import base64
@@ -102,7 +102,7 @@ def read_delivery(headers: Headers, body: bytes, *, keys: Iterable[bytes], now: 
     offered = [entry for entry in signed[_SIGNATURE].encode().split(b" ") if entry.startswith(_VERSION)]
     expected = [sign(key, identity=identity, timestamp=timestamp, body=body) for key in keys]
     if not any(hmac.compare_digest(one, other) for one in offered for other in expected):
-        raise WebhookError(f"webhook {identity}: its signature fits none of the secrets", status=401)
+        raise WebhookError(f"webhook {identity}: its signature fits none of the secrets", http_status=401)
     _check_age(identity, now - int(timestamp), tolerance)
     return _read_news(identity, body)
 

@@ -26,49 +26,46 @@ MOST_VARIATIONS = 3
 
 
 def demand_handle(what: object) -> Handle:
-    """Give the handle of an operation, or refuse what is none: a text that was stored is read by ``Handle.parse``."""
+    """Return the handle of an operation or of itself; TypeError for anything else."""
     match what:
         case Operation():
             return what.handle
         case Handle():
             return what
     kind = type(what).__name__
-    raise InvalidRequest(f"neither an operation nor a handle: {kind}; Handle.parse reads a text", field="operation")
+    raise TypeError(f"expected an Operation or a Handle, got {kind}; use Handle.parse(text) for one that was stored")
 
 
 def demand_operation(what: object) -> Operation[Any]:
-    """Refuse what is no operation: the news of a type that this version does not know has none."""
+    """Return an operation; TypeError for anything else, as the None of a delivery of an unknown type."""
     if isinstance(what, Operation):
         return what
-    raise InvalidRequest(f"not an operation: {type(what).__name__}; nothing was delivered", field="operation")
+    raise TypeError(f"expected an Operation, got {type(what).__name__}; nothing was delivered")
 
 
 def demand_timeout(timeout: object) -> None:
-    """Refuse what is no time to wait, before anything is sent and paid for.
-
-    Raises:
-        InvalidRequest: the field is ``timeout``.
-    """
+    """Raise TypeError or ValueError for anything but seconds or None, before anything is sent and paid for."""
     if timeout is None:
         return
+    wrong = f"timeout must be a number of seconds, or None, not {reprlib.repr(timeout)}"
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(wrong)
     try:
-        fits = isinstance(timeout, int | float) and not isinstance(timeout, bool) and not math.isnan(timeout)
+        fits = not math.isnan(timeout)
     except OverflowError:  # a whole number beyond any float, which a clock could not be set to
         fits = False
     if not fits:
-        raise InvalidRequest(
-            f"timeout must be a number of seconds, or None, not {reprlib.repr(timeout)}", field="timeout"
-        )
+        raise ValueError(wrong)
 
 
 def demand_in_flight(limit: object) -> None:
-    """Refuse what bounds no run.
-
-    Raises:
-        InvalidRequest: the field is ``max_in_flight``.
-    """
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise InvalidRequest(f"max_in_flight must be at least 1, not {limit!r}", field="max_in_flight")
+    """Raise TypeError or ValueError for anything but a whole number of at least 1, or None."""
+    if limit is None:
+        return
+    if type(limit) is not int:
+        raise TypeError(f"max_in_flight must be a whole number, not {reprlib.repr(limit)}")
+    if limit < 1:
+        raise ValueError(f"max_in_flight must be at least 1, not {limit}")
 
 
 def demand_request(value: object) -> None:

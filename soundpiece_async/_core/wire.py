@@ -25,13 +25,10 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES, Request
 
-LONGEST_QUOTE = 200
-"""Characters of a foreign text that a message repeats; the whole of it is on the exception."""
-
 _OPERATION_ID = re.compile(r"op_[0-9a-z]{26}")
-_SIGNED = re.compile(r"(https?:[^\s\"'<>?]*)\?[^\s\"'<>]*", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -120,7 +117,7 @@ def _open_poll(answer: Answer, call: Call, *, handle: Handle) -> Mapping[str, An
     members = _open_envelope(_read_json(answer, call), route=handle.route, call=call)
     found = members.get("id")
     if found != handle.id:
-        other = _quote(found) if isinstance(found, str) else "without an id"
+        other = redact_text(found) if isinstance(found, str) else "without an id"
         raise DecodeError(f"{call}: the answer is about another operation, {other}", path="id")
     return members
 
@@ -131,13 +128,13 @@ def _read_json(answer: Answer, call: Call) -> Any:
     try:
         return codec.decode_json(answer.body)
     except ValueError as error:
-        raise TransportError(f"{call}: status {answer.status}, but not JSON: {_quote(answer.body)}") from error
+        raise TransportError(f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}") from error
 
 
 def _open_envelope(data: Any, *, route: str, call: Call) -> Mapping[str, Any]:
     """Find the operation: by the known name, else as the only object whose id looks like one (contract section 2)."""
     if not isinstance(data, dict):
-        raise DecodeError(f"{call}: the answer is JSON, but no object: {_quote(str(data))}")
+        raise DecodeError(f"{call}: the answer is JSON, but no object: {redact_text(str(data))}")
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind else None
     if isinstance(known, dict):
@@ -148,7 +145,7 @@ def _open_envelope(data: Any, *, route: str, call: Call) -> Mapping[str, Any]:
         if isinstance(value, dict) and isinstance(value.get("id"), str) and _OPERATION_ID.fullmatch(value["id"])
     ]
     if len(found) != 1:
-        names = _quote(", ".join(data))
+        names = redact_text(", ".join(data))
         raise DecodeError(f"{call}: the answer holds {len(found)} operations, not one; its members: {names}")
     return found[0]
 
@@ -221,17 +218,10 @@ def _read_field(entry: Mapping[str, Any]) -> FieldError:
 def _explain(detail: object, body: object) -> str:
     fields = _read_fields(detail)
     if fields:
-        return _quote("; ".join(f"{'.'.join(map(str, field.loc))}: {field.msg} ({field.type})" for field in fields))
-    return _quote(str(body if detail is None else detail))
-
-
-def _quote(text: str | bytes) -> str:
-    """Repeat the beginning of a foreign text on one line, without what signs the URLs in it or upsets a terminal."""
-    start = text[: 4 * LONGEST_QUOTE]  # enough, whatever is taken out below
-    start = start.decode("utf-8", "replace") if isinstance(start, bytes) else start
-    printable = "".join(character if character.isprintable() else " " for character in start)
-    plain = _SIGNED.sub(r"\1?…", " ".join(printable.split()))
-    return (plain if len(plain) <= LONGEST_QUOTE else plain[:LONGEST_QUOTE] + "…") or "(no text)"
+        return redact_text(
+            "; ".join(f"{'.'.join(map(str, field.loc))}: {field.msg} ({field.type})" for field in fields)
+        )
+    return redact_text(str(body if detail is None else detail))
 
 
 def _same(name: str, sent: Any, echoed: Any) -> bool:

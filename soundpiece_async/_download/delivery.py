@@ -6,19 +6,19 @@ from typing import Any
 import anyio
 
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import DownloadError, InvalidRequest
+from soundpiece_async._core.errors import DownloadError, NotReady
 from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._download.disk import is_full
 from soundpiece_async._download.downloader import Downloader
-from soundpiece_async._download.places import Place
+from soundpiece_async._download.places import Destination
 from soundpiece_async._reader import Reader
 
 
 async def deliver(
     what: Operation[Any] | Handle | Output,
-    to: Place,
+    to: Destination,
     *,
     name: str | None,
     overwrite: bool,
@@ -28,24 +28,28 @@ async def deliver(
     """Save the files of a ready operation, or one of them; as ``Session.download``, which says the rest.
 
     Raises:
-        InvalidRequest: the operation is not ready, or has no such output, or there is no such place; or ``name`` is no
-            text.
+        NotReady: the operation has no outputs yet.
+        InvalidRequest: there is no such place.
+        TypeError: ``name`` is not text.
         OperationFailed: it never will be ready.
         SoundpieceError: as ``Downloader.save``.
     """
     if not isinstance(name, str | None):
-        raise InvalidRequest(f"name must be text, not {name!r}", field="name")
+        raise TypeError(f"name must be text, not {type(name).__name__}")
     if isinstance(what, Output):
         siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
         titles = file_names(name or what.handle.id, siblings)
         files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}
         if what.index not in files:
-            raise InvalidRequest(f"operation {what.handle} lists no output {what.index}", field="what")
+            raise DownloadError(
+                f"operation {what.handle} lists no output {what.index}", url=what.url, path=str(to)
+            ).about(what.handle)
         return await downloader.save_in(what, to, files[what.index], overwrite=overwrite)
     operation = what if isinstance(what, Operation) and what.status.final else await reader.refresh(what)
     if not operation.status.final:
-        told = f"operation {operation.handle} is {operation.status}: wait for it before downloading"
-        raise InvalidRequest(told, field="what")
+        raise NotReady(f"operation {operation.handle} is {operation.status}: wait for it before downloading").about(
+            operation=operation
+        )
     outputs = wire.demand_ready(operation).outputs
     return await downloader.save_all(outputs, to, name or operation.id, overwrite=overwrite)
 
@@ -67,7 +71,9 @@ class UntilFull:
     def __repr__(self) -> str:
         return f"<UntilFull running={len(self._running)} full={self._full is not None}>"
 
-    async def __call__(self, operation: Operation[Any], to: Place, *, name: str, overwrite: bool) -> list[SavedFile]:
+    async def __call__(
+        self, operation: Operation[Any], to: Destination, *, name: str, overwrite: bool
+    ) -> list[SavedFile]:
         """Download the files of one operation.
 
         Raises:

@@ -28,7 +28,7 @@ from soundpiece_async._download.filling import fill
 from soundpiece_async._download.inspecting import Inspect, describe, prepare_inspection
 from soundpiece_async._download.partfile import Claim, PartFile, read_facts
 from soundpiece_async._download.passing import Passage
-from soundpiece_async._download.places import Place, Places
+from soundpiece_async._download.places import Destination, Places
 from soundpiece_async._locks import Locks
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Downloader:
                 if not part.closed:
                     await disk.finish(part.close)
 
-    async def save_in(self, output: Output, to: Place, name: str, *, overwrite: bool = False) -> SavedFile:
+    async def save_in(self, output: Output, to: Destination, name: str, *, overwrite: bool = False) -> SavedFile:
         """Bring an output to a place, under a name that is safe.
 
         Raises:
@@ -150,7 +150,7 @@ class Downloader:
         return await self.save(output, target(name), overwrite=overwrite)
 
     async def save_all(
-        self, outputs: Sequence[Output], to: Place, stem: str, *, overwrite: bool = False
+        self, outputs: Sequence[Output], to: Destination, stem: str, *, overwrite: bool = False
     ) -> list[SavedFile]:
         """Bring all outputs of an operation to a place, at once, under the names ``file_names`` gives them.
 

@@ -16,8 +16,9 @@ import anyio
 import attrs
 
 from soundpiece_async._core import pacing
-from soundpiece_async._core.errors import DownloadError, TransportError, redact
+from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.redaction import redact_url
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -117,7 +118,7 @@ class Source:
 
     def __repr__(self) -> str:
         return (
-            f"<Source {redact(self.output.url)} received={self.received} furthest={self._furthest} "
+            f"<Source {redact_url(self.output.url)} received={self.received} furthest={self._furthest} "
             f"refusals={self._refusals} stalls={self._stalls}>"
         )
 
@@ -171,7 +172,7 @@ class Source:
 
     def fail(self, why: str, *, error: type[DownloadError] = DownloadError) -> DownloadError:
         """Make the error that ends this download; ``why`` ends with what to do next."""
-        url = redact(self.output.url)
+        url = redact_url(self.output.url)
         message = f"{self.output.handle}: {url} was not saved as {self._target}: {why}"
         return error(message, url=url, path=self._target, received=self.received)
 

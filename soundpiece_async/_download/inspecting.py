@@ -69,7 +69,7 @@ def inspect(head: bytes, duration: float | None, *, verify: Verify) -> tuple[Fla
 
 
 def describe(
-    path: Path, *, size: int, sha256: str, header: FlacHeader | None, output: Output, url: str | None = None
+    path: Path | None, *, size: int, sha256: str, header: FlacHeader | None, output: Output, url: str | None = None
 ) -> SavedFile:
     """Make the record of a saved file; without a header (``verify="none"``) the length is the announced one."""
     duration = None if header is None else header.duration

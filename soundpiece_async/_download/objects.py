@@ -52,9 +52,9 @@ class Target:
     url: str
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | None:
         """The URL as a path."""
-        return read_path(self.url)
+        return read_path(self.url) if self.url.startswith("file://") else None
 
     async def measure(self) -> int | None:
         """Give the size of the object, or None if there is none."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from soundpiece_async._core.addresses import SCHEMES
-from soundpiece_async._core.errors import InvalidRequest, SettingsError, redact
+from soundpiece_async._core.errors import InvalidRequest, SettingsError
+from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.inspecting import demand_header_check
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
     from soundpiece_async._download.objects import Folder, Target
 
-Place: TypeAlias = Union[str, os.PathLike[str], "ObjectStore"]
+Destination: TypeAlias = Union[str, os.PathLike[str], "ObjectStore"]
 """A folder, the URL of one in an object store, or a store of obstore's, whose prefix is the folder."""
 
 _NEEDED = "need the extra obstore: pip install 'soundpiece-async[obstore]'"
 _LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9]+):/[^/]")
 
 
-def read_place(to: Place) -> "Path | str | ObjectStore":
+def read_place(to: Destination) -> "Path | str | ObjectStore":
     """Tell a folder from a URL and from a store.
 
     Raises:
@@ -39,7 +40,9 @@ def read_place(to: Place) -> "Path | str | ObjectStore":
         if not mark:
             return Path(to)
         if scheme.lower() not in SCHEMES:
-            raise InvalidRequest(f"{redact(to)!r} names no store that files can go to: {sorted(SCHEMES)}", field="to")
+            raise InvalidRequest(
+                f"{redact_url(to)!r} names no store that files can go to: {sorted(SCHEMES)}", field="to"
+            )
         return to
     if isinstance(to, os.PathLike):
         path = Path(to)
@@ -59,10 +62,10 @@ def _check_text(text: object) -> None:
     except UnicodeEncodeError:
         usable = False
     if not usable:
-        raise InvalidRequest(f"{redact(str(text))!a} cannot be a path, or a URL, on this system", field="to")
+        raise InvalidRequest(f"{redact_url(str(text))!a} cannot be a path, or a URL, on this system", field="to")
 
 
-def demand_place(to: Place | None, *, verify: Verify) -> None:
+def demand_place(to: Destination | None, *, verify: Verify) -> None:
     """Refuse a place that nothing could be saved to, before anything is sent and paid for.
 
     Raises:
@@ -101,7 +104,7 @@ class Places:
     def __repr__(self) -> str:
         return f"<Places stores={sorted(self._stores)}>"
 
-    def find(self, to: Place) -> "Callable[[str], Path | Target]":
+    def find(self, to: Destination) -> "Callable[[str], Path | Target]":
         """Give what makes a file's name its target. Blocks: obstore is a large import, and reads certificates.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import anyio.to_thread
 
 from soundpiece_async._core.errors import InvalidRequest, JournalError
-from soundpiece_async._core.pieces import Label, Piece, State
+from soundpiece_async._core.pieces import JobRecord, JobState, Label
 from soundpiece_async._core.requests import Request
 from soundpiece_async._record.database import Database
 from soundpiece_async._record.folderlock import FolderLock
@@ -93,7 +93,7 @@ class Journal:
         await self.aclose()
 
     def __del__(self) -> None:
-        if self._ledger is not None and not self._closed:
+        if getattr(self, "_ledger", None) is not None and not self._closed:  # one whose making failed has none
             warnings.warn("a soundpiece journal was not closed", ResourceWarning, source=self, stacklevel=1)
 
     async def aclose(self) -> None:
@@ -105,11 +105,11 @@ class Journal:
         finally:  # a cancellation comes out of there, once all is written
             self._lock.give_back()
 
-    async def count(self) -> dict[State, int]:
+    async def count(self) -> dict[JobState, int]:
         """Count the pieces in each state; states without pieces are left out."""
         return await self.ledger.count(now=time.time())
 
-    async def browse(self, state: State | str | None = None, *, after: int = 0, limit: int = 1000) -> list[Piece]:
+    async def jobs(self, state: JobState | str | None = None, *, after: int = 0, limit: int = 1000) -> list[JobRecord]:
         """Give the pieces in a state, such as ``uncertain``, in the order they were planned.
 
         Args:
@@ -117,8 +117,8 @@ class Journal:
             after: the ``number`` of the piece to go on behind.
             limit: pieces at most.
         """
-        wanted = None if state is None else State(state)
-        return await self.ledger.browse(wanted, now=time.time(), after=after, limit=limit)
+        wanted = None if state is None else JobState(state)
+        return await self.ledger.jobs(wanted, now=time.time(), after=after, limit=limit)
 
     def annotate(self, request: Request, *, name: str | None = None, metadata: Any = None) -> None:
         """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
@@ -128,7 +128,7 @@ class Journal:
         Args:
             request: the very object that will be given.
             name: the stem of its files; made safe, and numbered where several pieces want the same.
-            metadata: any JSON value; ``browse`` gives it back, as ``Piece.metadata``.
+            metadata: any JSON value; ``jobs`` gives it back, as ``JobRecord.metadata``.
 
         Raises:
             InvalidRequest: the metadata has no JSON form.

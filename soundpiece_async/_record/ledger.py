@@ -24,7 +24,7 @@ from soundpiece_async._core import pieces
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, Label, Piece, State
+from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._locks import Locks
 from soundpiece_async._record.database import Database, Job
 from soundpiece_async._record.rows import plain, read_piece, write_ready
@@ -66,7 +66,7 @@ class Ledger:
         self._begun = -math.inf
         self._threads = anyio.CapacityLimiter(1)
         self._at_work = Locks()
-        self.passed: Counter[State] = Counter()
+        self.passed: Counter[JobState] = Counter()
         """How many pieces of this process's runs have an operation, and outputs, whenever they came to them."""
 
     def __repr__(self) -> str:
@@ -76,25 +76,25 @@ class Ledger:
         """Wait until no other task works on this piece (rule 3)."""
         return self._at_work.hold(identity if identity.key is None else attrs.evolve(identity, digest=b""))
 
-    async def find(self, identity: Identity) -> Piece | None:
+    async def find(self, identity: Identity) -> JobRecord | None:
         """Look a piece up; a key that was given wins over everything else the request says."""
         condition, values = _select(identity)
         rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)  # noqa: S608 - constants
         return read_piece(rows[0]) if rows else None
 
-    async def look_up(self, identities: Sequence[Identity], *, now: float) -> list[State | None]:
+    async def look_up(self, identities: Sequence[Identity], *, now: float) -> list[JobState | None]:
         """Say how far pieces are, many at once; None: there is no such piece."""
 
-        def look(connection: sqlite3.Connection, identity: Identity) -> State | None:
+        def look(connection: sqlite3.Connection, identity: Identity) -> JobState | None:
             condition, values = _select(identity)
             rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})  # noqa: S608 - constants
-            return State(rows[0][0]) if rows else None
+            return JobState(rows[0][0]) if rows else None
 
         return await self._do(lambda connection: [look(connection, identity) for identity in identities])
 
     async def plan(
         self, identity: Identity, *, key: str, route: str, body: bytes, label: Label = UNLABELLED
-    ) -> Piece | None:
+    ) -> JobRecord | None:
         """Write a new piece down, or give None if another one has this key."""
         values = (identity.digest, identity.occurrence, key, route, body, *label.as_text())
         return await self._read(
@@ -103,12 +103,12 @@ class Ledger:
             *values,
         )
 
-    async def label(self, piece: Piece, label: Label) -> Piece:
+    async def label(self, piece: JobRecord, label: Label) -> JobRecord:
         """Write down another name or other metadata; files that have a title already keep it."""
         await self._change(piece, "name = ?, metadata = ?", *label.as_text())
         return attrs.evolve(piece, name=label.name, metadata=label.metadata)
 
-    async def renew(self, piece: Piece, *, digest: bytes, key: str, body: bytes) -> Piece:
+    async def renew(self, piece: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
         """Plan a piece that failed anew, with a new key; the old one still finds it."""
         renewed = await self._read(
             "UPDATE piece SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
@@ -118,28 +118,28 @@ class Ledger:
         )
         return renewed or piece
 
-    async def announce(self, piece: Piece, *, now: float) -> None:
+    async def announce(self, piece: JobRecord, *, now: float) -> None:
         """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
 
         The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
         """
         await self._change(piece, "state = 'sending', sent_at = coalesce(sent_at, ?)", now, durable=True)
 
-    async def recall(self, piece: Piece) -> None:
+    async def recall(self, piece: JobRecord) -> None:
         """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
         await self._change(piece, "state = 'planned', sent_at = NULL")
 
-    async def submitted(self, piece: Piece, operation: Operation[Any], *, now: float) -> None:
+    async def submitted(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> None:
         """Write down which operation a piece became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
         changes = "state = 'submitted', operation = ?, created_at = ?, submitted_at = ?"
         await self._change(piece, changes, operation.id, created, now, durable=True)
 
-    async def ready(self, piece: Piece, operation: Operation[Any], *, now: float) -> str:
+    async def ready(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> str:
         """Write down the outputs, with the numbers they have from now on; gives the title of their files."""
         return await self._do(lambda connection: write_ready(connection, piece, operation, now))
 
-    async def saved(self, piece: Piece, files: tuple[FileRecord, ...], *, now: float) -> None:
+    async def saved(self, piece: JobRecord, files: tuple[FileRecord, ...], *, now: float) -> None:
         """Write down the files; an earlier failure to have them is over."""
         changes = (
             "state = 'saved', files = ?, ended_at = ?, "
@@ -147,7 +147,7 @@ class Ledger:
         )
         await self._change(piece, changes, pieces.write_files(files), now)
 
-    async def failed(self, piece: Piece, failure: Failure, *, now: float) -> None:
+    async def failed(self, piece: JobRecord, failure: Failure, *, now: float) -> None:
         """Write down why a piece will not be had."""
         changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"
         values = (failure.kind, plain(failure.code), plain(failure.text), failure.retryable, now)
@@ -167,15 +167,15 @@ class Ledger:
         except ValueError as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
-    async def count(self, *, now: float) -> dict[State, int]:
+    async def count(self, *, now: float) -> dict[JobState, int]:
         """Count the pieces in each state; ``now`` in seconds since 1970."""
         rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
         try:
-            return {State(state): number for state, number in rows}
+            return {JobState(state): number for state, number in rows}
         except ValueError as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
-    async def browse(self, state: State | None, *, now: float, after: int, limit: int) -> list[Piece]:
+    async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Give pieces in a state, or in any, in the order they were planned, those behind the number ``after``."""
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
         query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"  # noqa: S608 - constants
@@ -208,11 +208,11 @@ class Ledger:
         async with self._turn:
             await anyio.to_thread.run_sync(self._database.close, limiter=self._threads)
 
-    async def _read(self, statement: str, *values: object) -> Piece | None:
+    async def _read(self, statement: str, *values: object) -> JobRecord | None:
         row = await self._do(lambda connection: _fetch(connection, statement, values))
         return None if not row else read_piece(row[0])
 
-    async def _change(self, piece: Piece, changes: str, *values: object, durable: bool = False) -> None:
+    async def _change(self, piece: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
         statement = f"UPDATE piece SET {changes} WHERE number = ?"  # noqa: S608 - the changes are the constants above
         await self._do(lambda connection: connection.execute(statement, (*values, piece.number)), durable=durable)
 

@@ -2,7 +2,7 @@
 
 import attrs
 
-from soundpiece_async._core.pieces import State
+from soundpiece_async._core.pieces import JobState
 from soundpiece_async._record.ledger import STATE, Ledger
 
 
@@ -25,12 +25,12 @@ class Reason:
     number: int
 
 
-async def count_by_route(ledger: Ledger, *, now: float) -> dict[str, dict[State, int]]:
+async def count_by_route(ledger: Ledger, *, now: float) -> dict[str, dict[JobState, int]]:
     """Count the pieces of each route in each state; ``now`` in seconds since 1970."""
     rows = await ledger.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})  # noqa: S608 - constants
-    counts: dict[str, dict[State, int]] = {}
+    counts: dict[str, dict[JobState, int]] = {}
     for route, state, number in rows:
-        counts.setdefault(route, {})[State(state)] = number
+        counts.setdefault(route, {})[JobState(state)] = number
     return counts
 
 

@@ -22,7 +22,7 @@ from soundpiece_async._core import identities, pieces, validation
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, JournalError, SoundpieceError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Failed, Operation, Succeeded
-from soundpiece_async._core.pieces import UNLABELLED, Label, Piece, State
+from soundpiece_async._core.pieces import UNLABELLED, JobRecord, JobState, Label
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._record.journal import Journal
 from soundpiece_async._record.occurrences import Occurrences
@@ -85,13 +85,13 @@ class Recording(Generic[R]):
             if self._retry_failed and piece.ended and piece.number not in self._renewed:
                 piece = await self._renew(piece, request, identity.digest, brakes)
             operation = None if piece.operation is None else pieces.revive(piece, request)
-            self._ledger.passed[State.SUBMITTED] += operation is not None
-            self._ledger.passed[State.READY] += bool(piece.outputs)
+            self._ledger.passed[JobState.SUBMITTED] += operation is not None
+            self._ledger.passed[JobState.READY] += bool(piece.outputs)
             if piece.failure is not None and piece.ended:
                 error = pieces.revive_error(piece.failure, operation=operation)
-                return Failed(request=request, operation=operation, error=error)
+                return Failed(request=request, operation=operation, error=error, from_journal=True)
             if operation is None and piece.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
-                return Failed(request=request, operation=None, error=_explain_doubt(piece))
+                return Failed(request=request, operation=None, error=_explain_doubt(piece), from_journal=True)
             if operation is None:
                 operation = await self._submit(piece, request, brakes)
                 know(operation)
@@ -118,7 +118,7 @@ class Recording(Generic[R]):
             weakref.finalize(request, self._alive.pop, name, None).atexit = False
         return known
 
-    async def _claim(self, request: R, identity: Identity, brakes: Brakes, *, label: Label) -> Piece:
+    async def _claim(self, request: R, identity: Identity, brakes: Brakes, *, label: Label) -> JobRecord:
         """Find a piece, or write it down with the key and the body it will always have."""
         while (piece := await self._ledger.find(identity)) is None:
             brakes.sending()
@@ -139,7 +139,7 @@ class Recording(Generic[R]):
             logger.warning("%s: the key stands for another request in the journal, which goes on", piece.key)
         return piece
 
-    async def _renew(self, piece: Piece, request: R, digest: bytes, brakes: Brakes) -> Piece:
+    async def _renew(self, piece: JobRecord, request: R, digest: bytes, brakes: Brakes) -> JobRecord:
         """Give a piece that failed for good a new key, with which it is bought anew; once in a run."""
         brakes.sending()
         fresh = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
@@ -148,7 +148,7 @@ class Recording(Generic[R]):
         self._renewed.add(piece.number)
         return renewed
 
-    async def _submit(self, piece: Piece, request: R, brakes: Brakes) -> Operation[R]:
+    async def _submit(self, piece: JobRecord, request: R, brakes: Brakes) -> Operation[R]:
         """Send a piece, and write down what is known of it, whatever comes back."""
 
         async def announce() -> None:
@@ -167,20 +167,20 @@ class Recording(Generic[R]):
             raise
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
             failed = isinstance(error, SoundpieceError) and await self._fail(piece, error, request, submitted=False)
-            if not failed and piece.state is State.PLANNED and not sending.attempts.in_doubt:
+            if not failed and piece.state is JobState.PLANNED and not sending.attempts.in_doubt:
                 await self._ledger.recall(piece)
             raise
         await self._ledger.submitted(piece, operation, now=time.time())
-        self._ledger.passed[State.SUBMITTED] += 1
+        self._ledger.passed[JobState.SUBMITTED] += 1
         return attrs.evolve(operation, request=request)
 
-    async def _finish(self, piece: Piece, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
+    async def _finish(self, piece: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
         title = piece.title
         try:
             if not operation.status.final:
                 operation = await self._way.wait(operation)
-                self._ledger.passed[State.READY] += 1
+                self._ledger.passed[JobState.READY] += 1
             if title is None:
                 title = await self._ledger.ready(piece, operation, now=time.time())
             files = await self._way.save(operation, title=title, overwrite=overwrite)
@@ -191,7 +191,7 @@ class Recording(Generic[R]):
             await self._ledger.saved(piece, self._shelf.record(files), now=time.time())
         return Succeeded(request=operation.request, operation=operation, files=files)
 
-    async def _fail(self, piece: Piece, error: SoundpieceError, request: R, *, submitted: bool = True) -> bool:
+    async def _fail(self, piece: JobRecord, error: SoundpieceError, request: R, *, submitted: bool = True) -> bool:
         """Write down an error that ends a piece for good; say whether it is one."""
         failure = pieces.explain(error, request=request, submitted=submitted)
         if failure is not None:
@@ -199,7 +199,7 @@ class Recording(Generic[R]):
         return failure is not None
 
 
-def _explain_doubt(piece: Piece) -> JournalError:
+def _explain_doubt(piece: JobRecord) -> JournalError:
     sent = datetime.fromtimestamp(piece.sent_at or 0.0, UTC)
     return JournalError(
         f"piece {piece.key} is uncertain: it was sent at {sent:%Y-%m-%d %H:%M:%S} UTC and never answered, and whether "

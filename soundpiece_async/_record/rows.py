@@ -10,7 +10,7 @@ from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.names import file_names, safe_stem
 from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.pieces import Failure, Piece, State
+from soundpiece_async._core.pieces import Failure, JobRecord, JobState
 from soundpiece_async._core.titles import find_free, number_title
 
 
@@ -19,7 +19,7 @@ def plain(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def read_piece(row: sqlite3.Row) -> Piece:
+def read_piece(row: sqlite3.Row) -> JobRecord:
     """Make a piece of its row; what is in the file may have been edited.
 
     Raises:
@@ -28,13 +28,13 @@ def read_piece(row: sqlite3.Row) -> Piece:
     try:
         operation = row["operation"]
         outputs, files, kind, metadata = row["outputs"], row["files"], row["error_kind"], row["metadata"]
-        return Piece(
+        return JobRecord(
             number=row["number"],
             digest=row["digest"],
             key=row["key"],
             route=row["route"],
             body=row["body"],
-            state=State(row["state"]),
+            state=JobState(row["state"]),
             sent_at=row["sent_at"],
             operation=operation,
             created_at=pieces.read_time(row["created_at"]),
@@ -48,7 +48,7 @@ def read_piece(row: sqlite3.Row) -> Piece:
         raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error
 
 
-def write_ready(connection: sqlite3.Connection, piece: Piece, operation: Operation[Any], now: float) -> str:
+def write_ready(connection: sqlite3.Connection, piece: JobRecord, operation: Operation[Any], now: float) -> str:
     """Write down the outputs of a piece, and give the title its files have from now on.
 
     It is the name that was asked for, or the operation's id; with a number where another piece's files have that.

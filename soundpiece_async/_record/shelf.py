@@ -7,8 +7,8 @@ import attrs
 
 from soundpiece_async._core.addresses import read_path, split_url
 from soundpiece_async._core.models import SavedFile
-from soundpiece_async._core.pieces import FileRecord, Piece
-from soundpiece_async._download.places import Place, load_objects, read_place
+from soundpiece_async._core.pieces import FileRecord, JobRecord
+from soundpiece_async._download.places import Destination, load_objects, read_place
 
 
 @attrs.frozen
@@ -32,14 +32,14 @@ class Shelf:
         wanted_in: where this run wants the files; None: it wants none.
     """
 
-    def __init__(self, folder: Path, *, wanted_in: Place | None) -> None:
+    def __init__(self, folder: Path, *, wanted_in: Destination | None) -> None:
         self._folder = folder
         self._wanted_in = wanted_in
 
     def __repr__(self) -> str:
         return f"<Shelf {self._folder} wanted in={self._wanted_in!r}>"
 
-    def look(self, piece: Piece) -> Found:
+    def look(self, piece: JobRecord) -> Found:
         """Look for the files of a piece; an object in a store is believed to be there, as asking costs. Blocks."""
         if self._wanted_in is None:
             return Found(() if piece.outputs else None)
@@ -57,7 +57,7 @@ class Shelf:
         """Make what is written down of saved files."""
         return tuple(
             FileRecord(
-                path=os.path.relpath(file.path, self._folder) if file.url is None else file.path.name,
+                path=file.name if file.path is None else os.path.relpath(file.path, self._folder),
                 bytes=file.bytes,
                 sha256=file.sha256,
                 duration=file.duration,
@@ -95,11 +95,11 @@ def _normalise(folder: Path) -> str:
     return os.path.normpath(folder.absolute())
 
 
-def _restore(piece: Piece, file: FileRecord, *, folder: Path | None) -> SavedFile:
+def _restore(piece: JobRecord, file: FileRecord, *, folder: Path | None) -> SavedFile:
     name = Path(file.path).name
     (output,) = (output for output in piece.outputs if output.index == file.index)
     return SavedFile(
-        path=read_path(file.url or name) if folder is None else folder / name,
+        path=_local_path(file) if folder is None else folder / name,
         bytes=file.bytes,
         sha256=file.sha256,
         duration=file.duration,
@@ -108,6 +108,11 @@ def _restore(piece: Piece, file: FileRecord, *, folder: Path | None) -> SavedFil
         output=output,
         url=file.url,
     )
+
+
+def _local_path(file: FileRecord) -> Path | None:
+    """Return the path of an object in a store that is a folder of this machine."""
+    return read_path(file.url) if file.url and file.url.startswith("file://") else None
 
 
 def _size(path: Path) -> int | None:

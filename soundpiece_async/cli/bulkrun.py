@@ -142,7 +142,7 @@ class BulkRun:
         under_way = self._results.pending
         waits = await measure_waits(self._journal.ledger)
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
-        told = promise(len(under_way), longest=longest, closed_for=self._statistics().closed_for)
+        told = promise(len(under_way), longest=longest, paused_for=self._statistics().paused_for)
         tell(f"interrupted: nothing more is submitted; {told}")
 
     def end(self) -> int:
@@ -170,12 +170,12 @@ class BulkRun:
         return FAILED if tally.failures else DONE
 
 
-def promise(pieces: int, *, longest: float | None, closed_for: float) -> str:
+def promise(pieces: int, *, longest: float | None, paused_for: float) -> str:
     """Say what happens to so many pieces in flight, and when: their longest wait so far, and the gate's, in seconds."""
     told = f"{plural(pieces, 'piece')} in flight will be finished"
     if pieces:
         told += ", and how long that takes is not known" if longest is None else f", in up to about {span(longest)}"
-        told += f", after the {span(closed_for)} that the service said to wait" if round(closed_for) else ""
+        told += f", after the {span(paused_for)} that the service said to wait" if round(paused_for) else ""
     return f"{told}. Interrupt again to stop at once: nothing is lost, either way"
 
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import attrs
 
-from soundpiece_async._core.errors import redact
-from soundpiece_async._core.pieces import Piece
+from soundpiece_async._core.pieces import JobRecord
+from soundpiece_async._core.redaction import redact_url
 from soundpiece_async.cli.speech import hush
 from soundpiece_async.cli.summary import Reason, read_moment, read_state, read_wait
 
@@ -25,7 +25,7 @@ _URLS = ("source", "reference", "callback_url")
 _TOO_DEEP = "(nested too deeply to be shown)"
 
 
-def describe(piece: Piece, *, now: float) -> dict[str, Any]:
+def describe(piece: JobRecord, *, now: float) -> dict[str, Any]:
     """Give what ``report.json`` says of a piece."""
     kinds = {output.index: output.kind for output in piece.outputs}
     wait = read_wait(piece)
@@ -49,7 +49,7 @@ def describe(piece: Piece, *, now: float) -> dict[str, Any]:
     return {**described, "files": [{**scrub(file), "path": file["path"]} for file in files]}
 
 
-def make_row(piece: Piece, described: Mapping[str, Any], *, route: int, reason: Reason | None) -> list[Any]:
+def make_row(piece: JobRecord, described: Mapping[str, Any], *, route: int, reason: Reason | None) -> list[Any]:
     """Give what the page shows of a piece, in the order that its script knows (``FIELDS``)."""
     metadata, error = described["metadata"], described["error"]
     wait = described["waited"]
@@ -92,7 +92,7 @@ def write_time(seconds: float | None) -> str | None:
 
 
 def _scrub_text(text: str) -> str:
-    return hush(_URL.sub(lambda found: redact(found[0]), text) if "://" in text else text)
+    return hush(_URL.sub(lambda found: redact_url(found[0]), text) if "://" in text else text)
 
 
 def _scrub_deep(metadata: Any) -> Any:
@@ -102,7 +102,7 @@ def _scrub_deep(metadata: Any) -> Any:
         return _TOO_DEEP
 
 
-def _read_request(piece: Piece) -> dict[str, Any]:
+def _read_request(piece: JobRecord) -> dict[str, Any]:
     """Give the members of a request, but for the key; a URL in it may hold a blank, so it is redacted as a whole."""
     try:
         members = dict(json.loads(piece.body))
@@ -118,9 +118,9 @@ def _read_request(piece: Piece) -> dict[str, Any]:
 def _redact_member(value: Any) -> Any:
     match value:
         case str():
-            return redact(value)
+            return redact_url(value)
         case {"url": str(url)}:
-            return {**value, "url": redact(url)}
+            return {**value, "url": redact_url(url)}
         case _:
             return value
 

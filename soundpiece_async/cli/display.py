@@ -124,7 +124,7 @@ class Board:
             self._tell_growth(time.monotonic())
             return
         self._summary = (
-            f"{statistics.polls_out} polls out, {statistics.ready} of {len(self._stages)} ready, "
+            f"{statistics.active_polls} polls out, {statistics.ready} of {len(self._stages)} ready, "
             f"{size(statistics.bytes)} received"
         )
         self._live.refresh()

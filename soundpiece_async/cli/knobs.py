@@ -9,7 +9,7 @@ import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from soundpiece_async import Limits, RetryRules, Settings, SettingsError
+from soundpiece_async import Limits, RetryPolicy, Settings, SettingsError
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE
 
@@ -76,7 +76,7 @@ class Knobs:
                 attrs.evolve(
                     settings,
                     limits=self.limits,
-                    retries=RetryRules(submit_for=PATIENCE),
+                    retries=RetryPolicy(submit_max_elapsed=PATIENCE),
                     verify=self.verify or settings.verify,
                 )
             )

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from soundpiece_async import Statistics
-from soundpiece_async._core.pieces import State
+from soundpiece_async._core.pieces import JobState
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.speech import size, span, tell
 from soundpiece_async.cli.tally import Ending, Tally
@@ -76,7 +76,7 @@ class Picture:
         statistics: of the session.
     """
 
-    def __init__(self, tally: Tally, *, passed: Counter[State], statistics: Callable[[], Statistics]) -> None:
+    def __init__(self, tally: Tally, *, passed: Counter[JobState], statistics: Callable[[], Statistics]) -> None:
         self._tally = tally
         self._passed = passed
         self._statistics = statistics
@@ -130,8 +130,8 @@ class Picture:
 
     def _counts(self) -> dict[str, int]:
         return {
-            "submitted": self._passed[State.SUBMITTED],
-            "ready": self._passed[State.READY],
+            "submitted": self._passed[JobState.SUBMITTED],
+            "ready": self._passed[JobState.READY],
             "saved": self._tally.endings[Ending.SAVED],
             "failed": self._tally.failures,
         }
@@ -151,8 +151,8 @@ class Picture:
             limit,
             f"{known.rate_limited} answers 429",
         ]
-        if known.closed_for > 0:
-            parts.append(f"told to wait {known.closed_for:.0f} s")
-        if known.one_at_a_time:
+        if known.paused_for > 0:
+            parts.append(f"told to wait {known.paused_for:.0f} s")
+        if known.degraded:
             parts.append("the service gives no usable answers")
         return ", ".join([*parts, f"noticed within {known.detection_lag:.1f} s", left])

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, Self
 import anyio.to_thread
 
 from soundpiece_async import Journal
-from soundpiece_async._core.pieces import Piece
+from soundpiece_async._core.pieces import JobRecord
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.describing import describe, make_row, scrub, write_time
 from soundpiece_async.cli.summary import Summary
@@ -50,7 +50,7 @@ async def write_report(journal: Journal) -> Path:
     with ExitStack() as stack:
         report = await anyio.to_thread.run_sync(lambda: stack.enter_context(_Report(journal.folder, now=time.time())))
         after = 0
-        while pieces := await journal.browse(after=after, limit=PAGE):
+        while pieces := await journal.jobs(after=after, limit=PAGE):
             await anyio.to_thread.run_sync(report.add, pieces)
             after = pieces[-1].number
         return await anyio.to_thread.run_sync(report.finish)
@@ -75,7 +75,7 @@ class _Report:
     ) -> None:
         self._stack.close()
 
-    def add(self, pieces: Sequence[Piece]) -> None:
+    def add(self, pieces: Sequence[JobRecord]) -> None:
         """Write a page of pieces."""
         block = []
         for piece in pieces:

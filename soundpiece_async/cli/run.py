@@ -10,7 +10,7 @@ import anyio
 import attrs
 from cyclopts import Parameter
 
-from soundpiece_async import Operation, Request, RetryRules, SavedFile, Settings
+from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import FOLDER, POSITIVE, TEXT
@@ -84,7 +84,7 @@ async def run(
     from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
 
     await prepare(save_to)
-    rules = RetryRules(submit_for=PATIENCE if timeout is None else timeout)
+    rules = RetryPolicy(submit_max_elapsed=PATIENCE if timeout is None else timeout)
     async with Session(attrs.evolve(Settings.from_environ(os.environ), retries=rules)) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
@@ -94,7 +94,7 @@ async def run(
         tell(f"{operation.handle} {operation.status} after {waited:.1f} s, {count(operation.outputs)}")
         files = await session.download(operation, save_to, name=name)
     tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
-    say(describe(operation, files, waited=waited) if as_json else "\n".join(str(file.path) for file in files))
+    say(describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files))
 
 
 def build_request(route: str, members: Members) -> Request:

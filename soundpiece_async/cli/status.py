@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from soundpiece_async import Journal, JournalError
-from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._core.pieces import JobRecord, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
 from soundpiece_async._record.ledger import Ledger
@@ -44,15 +44,15 @@ class Standing:
 
     holder: str | None
     lines: int | None
-    routes: Mapping[str, Mapping[State, int]]
+    routes: Mapping[str, Mapping[JobState, int]]
     reasons: tuple[Reason, ...]
-    uncertain: tuple[Piece, ...]
+    uncertain: tuple[JobRecord, ...]
     pace: float
 
     @property
-    def states(self) -> dict[State, int]:
+    def states(self) -> dict[JobState, int]:
         """How many pieces are how far."""
-        totals = dict.fromkeys(State, 0)
+        totals = dict.fromkeys(JobState, 0)
         for counts in self.routes.values():
             for state, number in counts.items():
                 totals[state] += number
@@ -66,7 +66,7 @@ class Standing:
     @property
     def left(self) -> float | None:
         """Seconds until the end, at this pace; None: nobody works on it, or nothing ended lately."""
-        ended = self.states[State.SAVED] + self.states[State.FAILED] + self.states[State.UNCERTAIN]
+        ended = self.states[JobState.SAVED] + self.states[JobState.FAILED] + self.states[JobState.UNCERTAIN]
         open_ones = sum(self.states.values()) + self.unread - ended
         return open_ones / self.pace if self.holder and self.pace else None
 
@@ -116,7 +116,7 @@ async def _read(journal: Journal, ledger: Ledger, holder: str | None) -> Standin
         lines=lines if isinstance(lines, int) else None,
         routes=await count_by_route(ledger, now=now),
         reasons=tuple(await list_reasons(ledger)),
-        uncertain=tuple(await journal.browse(State.UNCERTAIN, limit=SHOWN)),
+        uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
         pace=await count_ended_since(ledger, now - LATELY) / LATELY,
     )
 
@@ -141,10 +141,10 @@ def as_members(standing: Standing) -> dict[str, Any]:
 def _print_table(standing: Standing) -> None:
     """Print a row for each route, and one for all."""
     table = Table("route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for state in State:
+    for state in JobState:
         table.add_column(state, justify="right")
     for route, counts in standing.routes.items():
-        table.add_row(route, *(str(counts.get(state, 0)) for state in State))
+        table.add_row(route, *(str(counts.get(state, 0)) for state in JobState))
     table.add_row("all", *map(str, standing.states.values()), style="bold")
     Page(highlight=False).print(table)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core.pieces import Piece, State
+from soundpiece_async._core.pieces import JobRecord, JobState
 
 SHARES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
 BINS = 144
@@ -80,7 +80,7 @@ class Summary:
         self._began: float | None = None
         self._ended: float | None = None
 
-    def add(self, piece: Piece) -> Reason | None:
+    def add(self, piece: JobRecord) -> Reason | None:
         """Count a piece; gives the reason why it failed, if it did."""
         state = read_state(piece, now=self.now)
         self.counts[state] += 1
@@ -105,7 +105,7 @@ class Summary:
         """Give everything that was counted, ready for JSON; all times are in seconds."""
         return {
             "pieces": self.counts.total(),
-            "counts": {state.value: self.counts[state] for state in State if self.counts[state]},
+            "counts": {state.value: self.counts[state] for state in JobState if self.counts[state]},
             "files": self._files,
             "bytes": self._bytes,
             "seconds": round(self._seconds, 3),
@@ -118,21 +118,21 @@ class Summary:
             ],
         }
 
-    def _keep_time(self, piece: Piece, state: State) -> None:
+    def _keep_time(self, piece: JobRecord, state: JobState) -> None:
         began, ended = read_moment(piece.sent_at), read_moment(piece.ended_at)
         if began is not None:
             self._began = began if self._began is None else min(self._began, began)
-        if ended is not None and state in (State.SAVED, State.FAILED):
+        if ended is not None and state in (JobState.SAVED, JobState.FAILED):
             self._ended = ended if self._ended is None else max(self._ended, ended)
-            self.timeline.add(ended, saved=state is State.SAVED)
+            self.timeline.add(ended, saved=state is JobState.SAVED)
 
 
-def read_state(piece: Piece, *, now: float) -> State:
+def read_state(piece: JobRecord, *, now: float) -> JobState:
     """Give the state of a piece, which may be uncertain."""
-    return State.UNCERTAIN if piece.is_uncertain(now=now) else piece.state
+    return JobState.UNCERTAIN if piece.is_uncertain(now=now) else piece.state
 
 
-def read_wait(piece: Piece) -> float | None:
+def read_wait(piece: JobRecord) -> float | None:
     """Give the seconds from the answer to the PUT to the known end of the work; None if a clock was set back."""
     accepted, ready = read_moment(piece.submitted_at), read_moment(piece.ready_at)
     return None if accepted is None or ready is None or ready < accepted else ready - accepted

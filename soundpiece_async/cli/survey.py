@@ -15,7 +15,7 @@ from rich.table import Table
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.pieces import State
+from soundpiece_async._core.pieces import JobState
 from soundpiece_async._record.journal import JOURNAL
 from soundpiece_async._record.occurrences import Occurrences
 from soundpiece_async._record.overview import Waits, measure_waits
@@ -28,10 +28,10 @@ from soundpiece_async.cli.speech import plural, say, span, tell
 SHOWN = 20
 """Bad lines that are told one by one."""
 
-Plan = Mapping[str, Counter[State | None]]
+Plan = Mapping[str, Counter[JobState | None]]
 """How many lines of each route are how far; None: the journal does not know them."""
 
-UNDER_WAY = (State.SENDING, State.SUBMITTED, State.READY)
+UNDER_WAY = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
 
 
 async def demand_jobs(path: Path) -> None:
@@ -113,10 +113,10 @@ def estimate(to_do: Mapping[str, int], waits: Mapping[str, Waits], *, order: Ord
 
 async def _plan(path: Path, journal: Journal | None) -> Plan:
     """Look every line up in the journal."""
-    plan: dict[str, Counter[State | None]] = {}
+    plan: dict[str, Counter[JobState | None]] = {}
     async with aclosing(in_thread(_identify(path))) as chunks:
         async for chunk in chunks:
-            states: Sequence[State | None] = [None] * len(chunk)
+            states: Sequence[JobState | None] = [None] * len(chunk)
             if journal is not None:
                 states = await journal.ledger.look_up([identity for _, identity in chunk], now=time.time())
             for (route, _), state in zip(chunk, states, strict=True):
@@ -134,13 +134,13 @@ def _identify(path: Path) -> Iterator[tuple[str, Identity]]:
         yield request.route, Identity(digest=digest, occurrence=occurrence, key=key)
 
 
-def _find_work(states: Counter[State | None], order: Order) -> Iterator[int]:
+def _find_work(states: Counter[JobState | None], order: Order) -> Iterator[int]:
     """Count what a run would take on."""
     for state, number in states.items():
         left_alone = (
-            state is State.SAVED
-            or (state is State.FAILED and not order.terms.retry_failed)
-            or (state is State.UNCERTAIN and not order.terms.resubmit_uncertain)
+            state is JobState.SAVED
+            or (state is JobState.FAILED and not order.terms.retry_failed)
+            or (state is JobState.UNCERTAIN and not order.terms.resubmit_uncertain)
         )
         if not left_alone:
             yield number
@@ -159,7 +159,7 @@ def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
     table = Table("route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in ("lines", "saved", "under way", "failed", "uncertain", "to do"):
         table.add_column(heading, justify="right")
-    total: Counter[State | None] = Counter()
+    total: Counter[JobState | None] = Counter()
     for route, states in sorted(plan.items(), key=lambda item: item[0]):
         total += states
         table.add_row(*_row(route, states, to_do[route]))
@@ -167,7 +167,14 @@ def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
     console.print(table)
 
 
-def _row(title: str, states: Counter[State | None], to_do: int) -> tuple[str, ...]:
+def _row(title: str, states: Counter[JobState | None], to_do: int) -> tuple[str, ...]:
     under_way = sum(states[state] for state in UNDER_WAY)
-    numbers = (states.total(), states[State.SAVED], under_way, states[State.FAILED], states[State.UNCERTAIN], to_do)
+    numbers = (
+        states.total(),
+        states[JobState.SAVED],
+        under_way,
+        states[JobState.FAILED],
+        states[JobState.UNCERTAIN],
+        to_do,
+    )
     return (title, *map(str, numbers))

@@ -55,13 +55,8 @@ def judge(result: Result) -> Ending:
         case Failed(error=InvalidRequest()):
             return Ending.FAILED  # its key is another route's in the journal
     error, submitted = result.error, result.operation is not None
-    final = is_old(error) or pieces.explain(error, request=result.request, submitted=submitted)
+    final = result.from_journal or pieces.explain(error, request=result.request, submitted=submitted)
     return Ending.FAILED if final else Ending.UNFINISHED
-
-
-def is_old(error: SoundpieceError) -> bool:
-    """Tell an error that the journal has on record from one of this run: only that was ever raised."""
-    return error.__traceback__ is None
 
 
 @attrs.define
@@ -95,7 +90,7 @@ class Tally:
                 self.bytes += sum(file.bytes for file in files)
             case Failed(error=AuthenticationError() | InsufficientCredits() as refusal):
                 self.refusal = self.refusal or refusal
-            case Failed(error=error) if ending is not Ending.UNSENT and not is_old(error):
+            case Failed(from_journal=False) if ending is not Ending.UNSENT:
                 self.fresh_failures += 1
         return ending
 
@@ -128,7 +123,7 @@ def describe_files(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
     """Give what is known of files, as JSON has it."""
     return [
         {
-            "path": str(file.path),
+            "path": file.location,
             "bytes": file.bytes,
             "sha256": file.sha256,
             "duration": file.duration,

@@ -14,7 +14,7 @@ import anyio.to_thread
 from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
-from soundpiece_async._core.pieces import FileRecord, State
+from soundpiece_async._core.pieces import FileRecord, JobState
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.flags import FOLDER
@@ -89,7 +89,7 @@ class Verification:
 
     async def _list(self) -> AsyncGenerator[list[FileRecord]]:
         last = 0
-        while pieces := await self._journal.browse(State.SAVED, after=last, limit=PAGE):
+        while pieces := await self._journal.jobs(JobState.SAVED, after=last, limit=PAGE):
             last = pieces[-1].number
             yield [file for piece in pieces for file in piece.files]
 

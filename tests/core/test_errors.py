@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core import errors
-from soundpiece_async._core.errors import SoundpieceError, redact
+from soundpiece_async._core.errors import NotFound, OperationFailed, SoundpieceError
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.redaction import redact_url
 
 TREE = {
     "SettingsError": ("SoundpieceError",),
@@ -21,6 +22,7 @@ TREE = {
     "BadRequest": ("ApiError",),
     "AuthenticationError": ("ApiError",),
     "InsufficientCredits": ("ApiError",),
+    "NotReady": ("SoundpieceError",),
     "NotFound": ("ApiError",),
     "ValidationError": ("ApiError",),
     "RateLimited": ("ApiError",),
@@ -177,11 +179,25 @@ def test_download_errors_keep_no_secret(kind: type[errors.DownloadError]) -> Non
 )
 def test_redact(url: str, shown: str) -> None:
     """User, query and fragment of a URL are secrets; the rest says where it points."""
-    assert redact(url) == shown
+    assert redact_url(url) == shown
 
 
 @unhurried
 @given(st.text(), st.text("abc./:[]@%&=", max_size=12))
 def test_redact_takes_anything(start: str, secret: str) -> None:
     """Whatever stands before it, what follows a question mark is never shown."""
-    assert "SECRET" not in redact(f"{start}?{secret}SECRET")
+    assert "SECRET" not in redact_url(f"{start}?{secret}SECRET")
+
+
+def test_an_error_names_its_operation() -> None:
+    """By its handle, and by the operation where that is known; what it names already stays."""
+    handle, other = Handle("create.new_fx", "op_1"), Handle("create.new_fx", "op_2")
+    operation: Operation[None] = Operation(route="create.new_fx", id="op_3", status=Status.READY, request=None)
+    assert SoundpieceError("x").handle is None
+    error = NotFound("x", status=404)
+    assert error.about(handle) is error
+    assert error.about(other).handle == handle
+    assert (
+        error.about(operation=operation).handle == operation.handle == OperationFailed("x", operation=operation).handle
+    )
+    assert pickle.loads(pickle.dumps(SoundpieceError("x").about(handle))).handle == handle  # noqa: S301 - our own bytes

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.codec import decode_operation
-from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.outputs import LONGEST_QUOTE, Handle, Output, renumber
 from soundpiece_async._core.requests import ROUTES
 
@@ -60,29 +59,27 @@ def test_handles_round_trip(handle: Handle) -> None:
     ],
 )
 def test_junk_is_no_handle(junk: str) -> None:
-    """Anything else is an InvalidRequest that says how a handle reads."""
-    with pytest.raises(InvalidRequest, match="it reads <route>/<operation id>") as caught:
+    """Anything else is a ValueError that says how a handle reads."""
+    with pytest.raises(ValueError, match="expected <route>/<operation id>"):
         Handle.parse(junk)
-
-    assert caught.value.field == "handle"
 
 
 @unhurried
 @given(st.text())
 def test_any_text_parses_or_is_refused(text: str) -> None:
-    """No text makes anything but a handle or an InvalidRequest."""
+    """No text makes anything but a handle or a ValueError."""
     try:
         handle = Handle.parse(text)
-    except InvalidRequest:
+    except ValueError:
         return
     assert str(handle) == text
 
 
 def test_refused_handles_keep_secrets() -> None:
     """A signed URL or a whole file passed as a handle by mistake is not repeated in the message."""
-    with pytest.raises(InvalidRequest) as signed:
+    with pytest.raises(ValueError, match="invalid handle") as signed:
         Handle.parse(SIGNED)
-    with pytest.raises(InvalidRequest) as long:
+    with pytest.raises(ValueError, match="invalid handle") as long:
         Handle.parse("x" * 100_000)
 
     assert "SECRET" not in str(signed.value)

@@ -33,8 +33,8 @@ from soundpiece_async._core.pieces import (
     FORGOTTEN_AFTER,
     Failure,
     FileRecord,
-    Piece,
-    State,
+    JobRecord,
+    JobState,
     explain,
     read_files,
     read_outputs,
@@ -51,7 +51,7 @@ HANDLE = Handle("create.new_fx", "op_1")
 OUTPUT = Output(
     url="https://out.example.com/a?sig=1", expires_at=datetime(2026, 11, 23, 1, tzinfo=UTC), duration=2.5, handle=HANDLE
 )
-PIECE = Piece(number=1, digest=b"d", key="k", route="create.new_fx", body=b"{}", state=State.PLANNED)
+PIECE = JobRecord(number=1, digest=b"d", key="k", route="create.new_fx", body=b"{}", state=JobState.PLANNED)
 
 
 def operation(**changes: Any) -> Operation[NewFx]:
@@ -135,12 +135,12 @@ def test_what_ends_a_submitted_piece() -> None:
 
 def test_uncertain_is_what_was_sent_long_ago_and_never_answered() -> None:
     """A day after the first PUT nobody knows whether the service still knows the key; an answer ends the doubt."""
-    sending = attrs.evolve(PIECE, state=State.SENDING, sent_at=1000.0)
+    sending = attrs.evolve(PIECE, state=JobState.SENDING, sent_at=1000.0)
 
     assert not sending.is_uncertain(now=1000.0 + FORGOTTEN_AFTER)
     assert sending.is_uncertain(now=1001.0 + FORGOTTEN_AFTER)
     assert not sending.is_uncertain(now=0.0)
-    for state in (State.PLANNED, State.SUBMITTED, State.SAVED):
+    for state in (JobState.PLANNED, JobState.SUBMITTED, JobState.SAVED):
         assert not attrs.evolve(sending, state=state).is_uncertain(now=1e9)
     assert not attrs.evolve(sending, sent_at=None).is_uncertain(now=1e9)
 
@@ -149,15 +149,15 @@ def test_a_piece_without_its_files_has_not_ended() -> None:
     """Files that could not be had are tried again: the work is paid for, and a download costs nothing."""
     failure = Failure("CorruptAudio", "", "damaged", retryable=True)
 
-    assert attrs.evolve(PIECE, state=State.FAILED, failure=failure).ended
-    assert not attrs.evolve(PIECE, state=State.FAILED, failure=failure, outputs=(OUTPUT,)).ended
+    assert attrs.evolve(PIECE, state=JobState.FAILED, failure=failure).ended
+    assert not attrs.evolve(PIECE, state=JobState.FAILED, failure=failure, outputs=(OUTPUT,)).ended
     assert not PIECE.ended
 
 
 def test_an_operation_comes_back_as_far_as_it_was_known() -> None:
     """Submitted it is processing, with outputs it is ready, with its failure it failed; the request is the caller's."""
-    submitted = attrs.evolve(PIECE, state=State.SUBMITTED, operation="op_1", created_at=OUTPUT.expires_at)
-    ready = attrs.evolve(submitted, state=State.READY, outputs=(OUTPUT,))
+    submitted = attrs.evolve(PIECE, state=JobState.SUBMITTED, operation="op_1", created_at=OUTPUT.expires_at)
+    ready = attrs.evolve(submitted, state=JobState.READY, outputs=(OUTPUT,))
     gave_up = attrs.evolve(submitted, failure=Failure("OperationFailed", "c", "m", retryable=True))
     torn = attrs.evolve(ready, failure=Failure("CorruptAudio", "", "m", retryable=True))
 

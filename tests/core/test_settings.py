@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.errors import SettingsError
-from soundpiece_async._core.settings import Limits, RetryRules, Settings, Timeouts
+from soundpiece_async._core.settings import BASE_URL, Limits, RetryPolicy, Settings, Timeouts
 
 KEY = "spk_test_0123456789"
 
@@ -29,7 +29,7 @@ def test_defaults() -> None:
             "requests_per_second": None,
         },
         "timeouts": {"connect": 10, "submit": 30, "poll": 35, "read": 30},
-        "retries": {"submit_for": 300, "download_stalls": 6},
+        "retries": {"submit_max_elapsed": 300, "download_stalls": 6},
         "verify": "header",
         "keep_corrupt": False,
         "validate": True,
@@ -52,7 +52,7 @@ def test_frozen() -> None:
 
 def test_keyword_only() -> None:
     """Every knob is named where it is set."""
-    for kind in (Settings, Limits, Timeouts, RetryRules):
+    for kind in (Settings, Limits, Timeouts, RetryPolicy):
         assert all(member.kw_only for member in attrs.fields(kind))
 
 
@@ -191,17 +191,17 @@ def test_wrong_timeouts(name: str, wrong: Any) -> None:
 @pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, True, "5", None], ids=repr)
 def test_wrong_budgets(wrong: Any) -> None:
     """The time for trying again is a number of seconds; 0 means one attempt."""
-    assert RetryRules(submit_for=0).submit_for == 0
-    with pytest.raises(SettingsError, match=r"retries\.submit_for must be a number of seconds of at least 0"):
-        RetryRules(submit_for=wrong)
+    assert RetryPolicy(submit_max_elapsed=0).submit_max_elapsed == 0
+    with pytest.raises(SettingsError, match=r"retries\.submit_max_elapsed must be a number of seconds of at least 0"):
+        RetryPolicy(submit_max_elapsed=wrong)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "6", None], ids=repr)
 def test_wrong_stalls(wrong: Any) -> None:
     """A download is given up after a whole number of attempts."""
-    assert RetryRules(download_stalls=1).download_stalls == 1
+    assert RetryPolicy(download_stalls=1).download_stalls == 1
     with pytest.raises(SettingsError, match=r"retries\.download_stalls must be a whole number of at least 1"):
-        RetryRules(download_stalls=wrong)
+        RetryPolicy(download_stalls=wrong)
 
 
 @pytest.mark.parametrize("right", ["header", "full", "none"])
@@ -245,9 +245,7 @@ def test_from_environ() -> None:
 @pytest.mark.parametrize("environ", [{}, {"SOUNDPIECE_API_KEY": ""}, {"SOUNDPIECE_BASE_URL": "http://localhost"}])
 def test_environ_without_a_key(environ: dict[str, str]) -> None:
     """Without a key the message says how to give one."""
-    with pytest.raises(
-        SettingsError, match=r"set SOUNDPIECE_API_KEY \(in code: Session\(Settings\(api_key=\.\.\.\)\)\)"
-    ):
+    with pytest.raises(SettingsError, match=r"set SOUNDPIECE_API_KEY, or pass Session\(api_key=\.\.\.\)"):
         Settings.from_environ(environ)
 
 
@@ -265,7 +263,7 @@ NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | 
 
 
 @unhurried
-@given(st.sampled_from([Limits, Timeouts, RetryRules]), st.data())
+@given(st.sampled_from([Limits, Timeouts, RetryPolicy]), st.data())
 def test_any_value_is_taken_or_refused(kind: Any, data: st.DataObject) -> None:
     """Whatever a knob is set to, it is kept as it is or is a SettingsError that names it."""
     name = data.draw(st.sampled_from([member.name for member in attrs.fields(kind)]))
@@ -276,3 +274,20 @@ def test_any_value_is_taken_or_refused(kind: Any, data: st.DataObject) -> None:
         assert name in str(knobs)
     else:
         assert getattr(knobs, name) is value
+
+
+def test_what_is_not_given_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when other members are given; what is given wins, and an explicit None is no proxy."""
+    monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_environ")
+    monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://environ.example")
+    monkeypatch.setenv("SOUNDPIECE_PROXY", "http://proxy.example:3128")
+    found = Settings(validate=False)
+    assert (found.api_key, found.base_url, found.proxy) == (
+        "spk_environ",
+        "https://environ.example",
+        "http://proxy.example:3128",
+    )
+    given = Settings(api_key="spk_given", base_url=BASE_URL, proxy=None)
+    assert (given.api_key, given.base_url, given.proxy) == ("spk_given", BASE_URL, None)
+    other = Settings.from_environ({"SOUNDPIECE_API_KEY": "spk_other"})
+    assert (other.api_key, other.base_url, other.proxy) == ("spk_other", BASE_URL, None)

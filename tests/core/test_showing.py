@@ -117,7 +117,7 @@ def test_a_saved_file_can_be_heard() -> None:
     named = attrs.evolve(FILE, path=Path('a:"&b#c?d e%.flac'))
     assert read_sources(named._repr_html_()) == ["a%3A%22%26b%23c%3Fd%20e%25.flac"]
     assert read_sources(attrs.evolve(FILE, path=Path("/out/a.flac"))._repr_html_()) == []
-    stored = attrs.evolve(FILE, url="s3://bucket/<a>.flac")
+    stored = attrs.evolve(FILE, path=None, url="s3://bucket/<a>.flac")
     assert read_rows(stored._repr_html_())[0] == ("file", "s3://bucket/<a>.flac")
     assert read_sources(stored._repr_html_()) == []
 

@@ -129,7 +129,7 @@ def test_a_changed_body_is_refused(at: int, bit: int) -> None:
     """One bit of the raw bytes is enough, wherever it is."""
     changed = bytearray(BODY)
     changed[at] ^= 1 << bit
-    assert refuse(HEADERS, bytes(changed)).status == 401
+    assert refuse(HEADERS, bytes(changed)).http_status == 401
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_changed_body_is_refused(at: int, bit: int) -> None:
 )
 def test_a_signature_of_something_else_is_refused(changes: Mapping[str, str]) -> None:
     """Id, timestamp and body are signed together, and only entries of version ``v1`` count: 401."""
-    assert refuse({**HEADERS, **changes}).status == 401
+    assert refuse({**HEADERS, **changes}).http_status == 401
 
 
 def test_secrets_and_signatures_in_rotation() -> None:
@@ -163,8 +163,8 @@ def test_secrets_and_signatures_in_rotation() -> None:
     for keys in ((KEY,), (OTHER,), (KEY, OTHER), (OTHER, KEY), (b"retired", KEY)):
         assert read(both, keys=keys).id == "msg_test_0001"
     assert read({**HEADERS, "webhook-signature": other}, keys=(KEY, OTHER)).id == "msg_test_0001"
-    assert refuse(both, keys=(b"retired",)).status == 401
-    assert refuse(both, keys=()).status == 401
+    assert refuse(both, keys=(b"retired",)).http_status == 401
+    assert refuse(both, keys=()).http_status == 401
 
 
 @pytest.mark.parametrize(
@@ -188,19 +188,19 @@ def test_headers_that_make_no_sense(name: str, value: object) -> None:
     """A header of ours that is absent, empty or not plain ASCII is junk: 400."""
     rest = {key: text for key, text in HEADERS.items() if key != name}
     error = refuse(rest if value is None else {**rest, name: value})
-    assert (error.status, name in str(error)) == (400, True)
+    assert (error.http_status, name in str(error)) == (400, True)
 
 
 @pytest.mark.parametrize("timestamp", ["-1795341600", "+1795341600", "1795341600.0", "1e9", "nan", "now", "9" * 13])
 def test_timestamps_are_whole_seconds(timestamp: str) -> None:
     """Anything else is junk, even when it is signed."""
-    assert refuse(make_headers(BODY, timestamp=timestamp)).status == 400
+    assert refuse(make_headers(BODY, timestamp=timestamp)).http_status == 400
 
 
 def test_headers_there_twice() -> None:
     """Which of two would count is anybody's guess, so neither does: 400."""
     for name, value in HEADERS.items():
-        assert refuse([*HEADERS.items(), (name.upper(), value)]).status == 400
+        assert refuse([*HEADERS.items(), (name.upper(), value)]).http_status == 400
 
 
 @given(
@@ -217,12 +217,12 @@ def test_timestamps_of_both_directions(age: float, tolerance: float) -> None:
     if -min(tolerance, SKEW) <= (NOW + age) - NOW <= tolerance:
         assert read(HEADERS, now=NOW + age, tolerance=tolerance).id == "msg_test_0001"
     else:
-        assert refuse(HEADERS, now=NOW + age, tolerance=tolerance).status == 400
+        assert refuse(HEADERS, now=NOW + age, tolerance=tolerance).http_status == 400
 
 
 def test_a_wrong_signature_is_told_before_a_wrong_time() -> None:
     """A stranger learns nothing about the clock, and an operator is not sent to look at it."""
-    assert refuse({**HEADERS, "webhook-signature": "v1,x"}, now=0).status == 401
+    assert refuse({**HEADERS, "webhook-signature": "v1,x"}, now=0).http_status == 401
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_types_of_a_later_version(kind: str, route: str, status: str, data: obje
 def test_signed_bodies_of_another_shape(body: bytes) -> None:
     """A signature does not make sense of nonsense: 400, and the message names the event."""
     error = refuse(make_headers(body), body)
-    assert (error.status, "msg_1" in str(error)) == (400, True)
+    assert (error.http_status, "msg_1" in str(error)) == (400, True)
 
 
 anything = st.recursive(
@@ -310,13 +310,13 @@ def test_fuzzed_operations_are_read_or_refused(kind: str, data: object) -> None:
 )
 def test_fuzzed_requests_are_refused(headers: Any, body: bytes) -> None:
     """Whatever a stranger sends, short of the right signature, is a ``WebhookError``."""
-    assert refuse(headers, body).status in (400, 401)
+    assert refuse(headers, body).http_status in (400, 401)
 
 
 @given(timestamp=st.integers(0, NOW * 500), identity=st.text(st.characters(codec="utf-8")), body=st.binary())
 def test_fuzzed_events_are_refused(timestamp: int, identity: str, body: bytes) -> None:
     """Nor does a right signature over arbitrary bytes lead anywhere else."""
-    assert refuse(make_headers(body, timestamp=timestamp, identity=identity), body).status == 400
+    assert refuse(make_headers(body, timestamp=timestamp, identity=identity), body).http_status == 400
 
 
 @pytest.mark.parametrize(

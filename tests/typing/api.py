@@ -31,7 +31,7 @@ from soundpiece_async import (
     RemixInstrumental,
     RemixSong,
     Request,
-    RetryRules,
+    RetryPolicy,
     SavedFile,
     SeparateStems,
     Session,
@@ -136,7 +136,9 @@ def take(result: Succeeded[NewFx] | Failed[NewFx]) -> str:
 
 def read_file(file: SavedFile) -> None:
     """A file on disk."""
-    assert_type(file.path, Path)
+    assert_type(file.path, Path | None)
+    assert_type(file.name, str)
+    assert_type(file.location, str)
     assert_type(file.url, str | None)
     assert_type(file.bytes, int)
     assert_type(file.sha256, str)
@@ -205,7 +207,7 @@ def set_up(environ: Mapping[str, str]) -> Settings:
         base_url="https://api.soundpiece.co",
         limits=Limits(submits=4, polls=50, downloads=2, in_flight=100, requests_per_second=2.5),
         timeouts=Timeouts(connect=5, submit=20, poll=30, read=15.5),
-        retries=RetryRules(submit_for=60, download_stalls=3),
+        retries=RetryPolicy(submit_max_elapsed=60, download_stalls=3),
         verify="full",
         validate=False,
         confirm_webhooks=True,
