@@ -1,4 +1,4 @@
-"""The one door to the network; the only client file that imports aiohttp. It tries nothing again.
+"""The one door to the network: with `_connections`, the only client file that imports aiohttp. It tries nothing again.
 
 Two sessions of aiohttp, because the key must never reach the output host: one carries it and knows only the API's
 origin, the other is bare. Neither limits connections by itself: a shared pool lets long polls stop every submit
@@ -6,6 +6,7 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 """
 
 import logging
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -19,9 +20,10 @@ import aiohttp
 import anyio
 import attrs
 from aiohttp import hdrs
-from aiohttp.connector import Connection
 from yarl import URL
 
+from soundpiece_async._connections import Connector, Response, StaleConnection
+from soundpiece_async._core import errnos
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.redaction import redact_url
@@ -47,22 +49,6 @@ class Stream:
     status: int
     headers: Mapping[str, str]
     blocks: AsyncIterator[bytes]
-
-
-class _Response(aiohttp.ClientResponse):
-    """Keeps aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
-
-    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
-    aiohttp repeats after two kinds of error only, both met while it waits for the headers; here they become another.
-    A middleware could do that too, at 500 bytes for each poll that is out.
-    """
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """Wait for status and headers."""
-        try:
-            return await super().start(connection)
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-            raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 class Network:
@@ -107,14 +93,14 @@ class Network:
             timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # the rest: ``fetch``
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
-            response_class=_Response,
+            response_class=Response,
         )
         self._outputs = aiohttp.ClientSession(
             connector=self._make_connector(),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
-            response_class=_Response,
+            response_class=Response,
             auto_decompress=False,
         )
         return self
@@ -142,7 +128,7 @@ class Network:
                 response = await self._send(call)
                 body = await _read_answer(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = _no_answer(str(call), error)
+            failure = self._explain(str(call), error)
         else:
             return self._take(call, response, body)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
@@ -203,11 +189,24 @@ class Network:
                     url = _follow(url, target)
             failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = _no_answer(what, error)
+            failure = self._explain(what, error)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the signed URL
 
-    def _make_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=0, ssl=self._settings.ssl_context or True)
+    def close_idle(self) -> None:
+        """Close every connection that idles, because this process is short of descriptors."""
+        for session in (self._api, self._outputs):
+            if session is not None and isinstance(session.connector, Connector):
+                session.connector.close_idle()
+
+    def _explain(self, what: str, error: Exception) -> TransportError:
+        """Make the error of an attempt without an answer; when descriptors are what it lacked, idle ones go first."""
+        failure = _no_answer(what, error)
+        if failure.passing:
+            self.close_idle()
+        return failure
+
+    def _make_connector(self) -> Connector:
+        return Connector(limit=0, ssl=self._settings.ssl_context or True)
 
     def _choose_proxy(self, url: URL) -> str | None:
         """Give the proxy, but for this machine: its own "this machine" is another one."""
@@ -270,4 +269,15 @@ def _no_answer(what: str, error: Exception) -> TransportError:
     why = "timed out" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, aiohttp.ClientResponseError | ValueError) and not isinstance(error, OSError):
         why = type(error).__name__  # their text holds the whole URL, or the headers sent
-    return TransportError(f"{what}: no usable answer: {why}", sent=not isinstance(error, NO_CONNECTION))
+    return TransportError(
+        f"{what}: no usable answer: {why}",
+        sent=not isinstance(error, NO_CONNECTION),
+        stale=isinstance(error, StaleConnection),
+        passing=errnos.is_passing(_read_code(error)),
+    )
+
+
+def _read_code(error: Exception) -> int | None:
+    """Return the system's code of an error; those of name look-ups are of another table, whose numbers overlap."""
+    cause = getattr(error, "os_error", error)
+    return cause.errno if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) else None

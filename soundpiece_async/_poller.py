@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core import wire
-from soundpiece_async._core.errors import SoundpieceError, WaitTimeout, duplicate
+from soundpiece_async._core.errors import SoundpieceError, TransportError, WaitTimeout, duplicate
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
@@ -185,6 +185,8 @@ class Poller:
     def _take_fault(self, watch: _Watch, error: Exception) -> tuple[Outcome, Exception | None]:
         """Tell a poll that is worth another turn from one whose error its waiters get."""
         match error:
+            case TransportError(stale=True):  # another turn at once
+                return Outcome.DROPPED, None
             case SoundpieceError(retryable=True):
                 logger.info("%s: looking again later: %s", watch.handle, error)
                 return Outcome.FAILED, None

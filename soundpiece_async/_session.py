@@ -14,6 +14,7 @@ from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_operation, demand_timeout
+from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.delivery import UntilFull, deliver
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.inspecting import demand_decoder
@@ -71,10 +72,13 @@ class Session:
     async def start(self) -> None:
         """Open the session in the running event loop. Nothing is sent.
 
+        Limits that need more descriptors than this process may open are fitted to that, with a WARNING.
+
         Raises:
             SessionClosed: it was started before.
         """
         self._life.check_new()
+        self._settings = attrs.evolve(self._settings, limits=fit_to_process(self._settings.limits))
         self._transport = Transport(self._settings, trace_configs=self._traces)
         self._reader = Reader(self._transport)
         self._submitter = Submitter(self._transport, self._reader, validate=self._settings.validate)
@@ -87,6 +91,7 @@ class Session:
             keep_corrupt=self._settings.keep_corrupt,
             max_bytes=self._settings.limits.max_bytes,
             stalls=self._settings.retries.download_stalls,
+            close_idle=self._transport.close_idle,
         )
         await self._life.start(self._transport, self._transport.pacer.run, self._poller.run)
 

@@ -24,6 +24,7 @@ from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._descriptors import Shortage
 from soundpiece_async._network import Network
 from soundpiece_async._pacer import OutOfPatience, Pacer, allow
 
@@ -71,6 +72,7 @@ class Transport:
         self.pacer = Pacer(ceiling=settings.limits.requests_per_second)
         self._network = Network(settings, trace_configs=trace_configs)
         self.stream = self._network.stream
+        self.close_idle = self._network.close_idle
         self._settings = settings
         self._trouble = ""
         self._submits = anyio.CapacityLimiter(settings.limits.submits)
@@ -131,6 +133,7 @@ class Transport:
         """
         slots = self._submits if turn is Turn.SUBMIT else self._reads
         budget, error, timeout = Budget(self._settings.retries.submit_max_elapsed), None, self._settings.timeouts.submit
+        shortage, stale = Shortage(str(call)), False
         while True:
             silence = self.pacer.silence
             try:
@@ -146,12 +149,11 @@ class Transport:
             except SoundpieceError as failure:
                 if not failure.retryable:
                     raise
-                error = failure
+                error, stale = failure, not stale and getattr(failure, "stale", False)
             finally:
                 slots.release()
-            pause = budget.fail(took=monotonic() - started, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing
-            if pause is None:
-                raise self._give_up(call, error, budget)
+            # one attempt without a pause: the connection was closed before the request came
+            pause = 0.0 if stale else self._choose_pause(call, error, budget, shortage, took=monotonic() - started)
             logger.info("%s: trying again in %.1f s: %s", call, pause, error)
             with self.pacer.patience(math.inf, check=check):
                 await anyio.sleep(pause)
@@ -205,6 +207,8 @@ class Transport:
             if sent and attempts is not None and isinstance(error, SoundpieceError):
                 attempts.fail(error)
             match error:
+                case TransportError(passing=True) | TransportError(stale=True) if sent:  # nothing about the service
+                    self.pacer.give_back(ticket, sent=error.sent)
                 case RateLimited() if sent:
                     self.pacer.limited(ticket, retry_after=error.retry_after)
                 case SoundpieceError() if sent:
@@ -215,6 +219,17 @@ class Transport:
             raise
         self.pacer.answered(ticket, usable=True)
         return result
+
+    def _choose_pause(
+        self, call: Call, error: SoundpieceError, budget: Budget, shortage: Shortage, *, took: float
+    ) -> float:
+        """Return the seconds before the next attempt; raises when the budget is used up, which a shortage does not."""
+        if isinstance(error, TransportError) and error.passing:
+            return shortage.next_pause(error)
+        pause = budget.fail(took=took, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing
+        if pause is None:
+            raise self._give_up(call, error, budget)
+        return pause
 
     def _give_up(self, call: Call, error: SoundpieceError | None, budget: Budget) -> SoundpieceError:
         if error is None:

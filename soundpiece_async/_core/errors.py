@@ -97,13 +97,17 @@ class TransportError(SoundpieceError):
     Attributes:
         sent: False when nothing of the request left, for certain, because there was no connection; of several attempts
             it is about the last one.
+        passing: this machine was short of descriptors, buffers or memory; waiting helps, and is no failed attempt.
+        stale: the host closed a connection it had kept open, in the moment it was used again.
     """
 
     retryable: ClassVar[bool] = True
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
+    def __init__(self, message: str, *, sent: bool = True, passing: bool = False, stale: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
+        self.passing = passing
+        self.stale = stale
 
 
 @attrs.frozen

@@ -29,7 +29,8 @@ def find_fault(path: Path, header: FlacHeader) -> str | None:
     dtype, pack = _PACKERS[header.bits]
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        with soundfile.SoundFile(path) as sound:
+        # opened here: libsndfile does not say for which reason it could not
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
             while len(block := sound.read(_BLOCK, dtype=dtype, always_2d=True)):
                 digest.update(pack(block))
     except soundfile.LibsndfileError as error:

@@ -1,6 +1,5 @@
 """The blocking work of one save, done in worker threads: file work, and the hashing of what passes by."""
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,8 +10,11 @@ import aiofiles.os
 import anyio
 import anyio.to_thread
 
+from soundpiece_async._core import errnos
+from soundpiece_async._core.errnos import Kind
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.resuming import Known
+from soundpiece_async._descriptors import Shortage
 from soundpiece_async._download.fetching import Source
 from soundpiece_async._download.partfile import PartFile
 from soundpiece_async._shielding import see_through
@@ -20,14 +22,11 @@ from soundpiece_async._shielding import see_through
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_HOPELESS = _NO_ROOM | {errno.EFBIG, errno.EROFS, errno.EIO}
-
 
 def is_full(error: SoundpieceError) -> bool:
     """Tell whether a download failed for what the next file would meet as well: no room, as a rule."""
     cause = error.__cause__
-    return isinstance(error, DownloadError) and isinstance(cause, OSError) and cause.errno in _HOPELESS
+    return isinstance(error, DownloadError) and isinstance(cause, OSError) and errnos.sort(cause.errno) is Kind.FULL
 
 
 class Disk:
@@ -40,16 +39,27 @@ class Disk:
     async def run(self, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         """Call in a thread, and wait for its end."""
         with self._explained():
-            return await anyio.to_thread.run_sync(call, *args, limiter=self._threads)
+            return await self._attempt(partial(call, *args))
 
     async def run_in(self, folder: Path, call: Callable[[], T]) -> T:
         """Call in a thread something that needs a folder; it is made, with those above it, only if it is missing."""
         with self._explained():
             try:
-                return await anyio.to_thread.run_sync(call, limiter=self._threads)
+                return await self._attempt(call)
             except FileNotFoundError:
                 await aiofiles.os.makedirs(folder, exist_ok=True)
+                return await self._attempt(call)
+
+    async def _attempt(self, call: Callable[[], T]) -> T:
+        """Call in a thread until the system is no longer short of what it takes; what is called may be called again."""
+        shortage = Shortage(str(self._source.output.handle))
+        while True:
+            try:
                 return await anyio.to_thread.run_sync(call, limiter=self._threads)
+            except OSError as error:
+                if not errnos.is_passing(error.errno):
+                    raise
+                await self._source.relieve(shortage, error)
 
     async def finish(self, call: Callable[[], None]) -> None:
         """Call in a thread and see it through, whoever cancels."""
@@ -60,7 +70,7 @@ class Disk:
         try:
             yield
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if errnos.is_out_of_space(error.errno):
                 why = f"the disk is full ({error.strerror}); free some space, then download it again"
             else:
                 why = f"the file system said: {error}"

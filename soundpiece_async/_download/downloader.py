@@ -4,6 +4,7 @@
 2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
 3. A file already there is compared with the host's first 42 bytes and size; the same one is never fetched again.
 4. What fails its check is fetched anew once; then it is what the host has.
+5. Few files are open at a time: a thousand that wait for a stream would need a thousand descriptors.
 """
 
 import logging
@@ -42,6 +43,8 @@ logger = logging.getLogger("soundpiece_async.downloader")
 
 THREADS = 4
 """Worker threads for file work: more make the event loop late, because they hold the interpreter's lock in turn."""
+FILES_PER_STREAM = 2
+"""Files open for each stream: while one is synced and renamed, the next is claimed."""
 LOCK_POLL = 0.1
 """Seconds between two looks at a lock that another process holds."""
 
@@ -57,6 +60,7 @@ class Downloader:
         keep_corrupt: keep what failed its check, as ``<name>.corrupt``.
         max_bytes: of one file; None: any number.
         stalls: attempts in a row without a new byte, after which a download gives up.
+        close_idle: gives up connections that idle, when descriptors run short.
         sleep: waits between attempts.
     """
 
@@ -70,6 +74,7 @@ class Downloader:
         keep_corrupt: bool = False,
         max_bytes: int | None = None,
         stalls: int = 6,
+        close_idle: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.saved = 0
@@ -82,10 +87,12 @@ class Downloader:
             stalls=stalls,
             sleep=sleep,
             max_bytes=max_bytes,
+            close_idle=close_idle,
         )
         self._places = Places()
         self._threads = anyio.CapacityLimiter(THREADS)
         self._targets = Locks()  # rule 2
+        self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
         self._inspect: Inspect | None = None
 
     def __repr__(self) -> str:
@@ -131,13 +138,8 @@ class Downloader:
         disk = Disk(source, threads=self._threads)
         if self._inspect is None:
             self._inspect = await disk.run(prepare_inspection, self._verify)
-        part = PartFile(target, source=f"{output.handle}#{output.index}")
         async with self._targets.hold(target if target.is_absolute() else await disk.run(target.absolute)):
-            try:
-                return await self._take(part, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
-            finally:
-                if not part.closed:
-                    await disk.finish(part.close)
+            return await self._take(target, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
 
     async def save_in(self, output: Output, to: Destination, name: str, *, overwrite: bool = False) -> SavedFile:
         """Bring an output to a place, under a name that is safe.
@@ -187,19 +189,23 @@ class Downloader:
         self.saved += fetched
         return saved
 
-    async def _take(
-        self, part: PartFile, *, source: Source, disk: Disk, inspect: Inspect, overwrite: bool
-    ) -> SavedFile:
+    async def _take(self, target: Path, *, source: Source, disk: Disk, inspect: Inspect, overwrite: bool) -> SavedFile:
         """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
         replace = False
         while True:
-            claim = await disk.run_in(part.target.parent, partial(part.claim, overwrite=replace))
-            if claim is Claim.MINE:
-                return await self._fetch(part, source=source, disk=disk, inspect=inspect)
+            part = PartFile(target, source=f"{source.output.handle}#{source.output.index}")
+            async with self._files:
+                try:
+                    claim = await disk.run_in(target.parent, partial(part.claim, overwrite=replace))
+                    if claim is Claim.MINE:
+                        return await self._fetch(part, source=source, disk=disk, inspect=inspect)
+                finally:
+                    if not part.closed:
+                        await disk.finish(part.close)
             if claim is Claim.TAKEN:
                 await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
                 continue
-            found = await self._compare(part.target, source=source, disk=disk, inspect=inspect)
+            found = await self._compare(target, source=source, disk=disk, inspect=inspect)
             if isinstance(found, SavedFile):
                 return found
             if not overwrite:

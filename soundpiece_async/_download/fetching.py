@@ -19,6 +19,7 @@ from soundpiece_async._core import pacing
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._descriptors import Shortage
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -84,6 +85,7 @@ class OutputHost:
         stalls: attempts in a row without a new byte, after which a download gives up.
         sleep: waits between attempts.
         max_bytes: of one file; None: as many as it has.
+        close_idle: gives up connections that idle, when descriptors run short.
         received: bytes of bodies, since the start.
     """
 
@@ -93,6 +95,7 @@ class OutputHost:
     stalls: int
     sleep: Callable[[float], Awaitable[None]]
     max_bytes: int | None = None
+    close_idle: Callable[[], None] = lambda: None
     clock: ServerClock = attrs.field(factory=ServerClock)
     received: int = 0
 
@@ -140,6 +143,7 @@ class Source:
             DownloadError: too many attempts in a row brought no new byte, or the file is larger than it may be.
             SoundpieceError: what ``renew`` or ``read`` raise.
         """
+        shortage, stale = Shortage(f"{self.output.handle}"), False
         while True:
             async with self._host.slots:
                 await self._freshen()  # inside the slot: a URL that lives for seconds must not wait in a queue of ours
@@ -151,6 +155,12 @@ class Source:
                     raise self.fail(str(error)) from None
                 except (TransportError, Setback) as error:
                     setback = error
+            stale = not stale and getattr(setback, "stale", False)
+            if stale:  # one attempt without a pause: the connection was closed before the request came
+                continue
+            if getattr(setback, "passing", False):
+                await shortage.wait(setback)
+                continue
             delay = self._count(setback)
             logger.info("%s: trying again in %.2f s: %s", self.output.handle, delay, setback)
             await self._host.sleep(delay)
@@ -169,6 +179,11 @@ class Source:
         """Count bytes of a body, new or not."""
         self.received += size
         self._host.received += size
+
+    async def relieve(self, shortage: Shortage, error: OSError) -> None:
+        """Wait, within a call for this file, until something is free again; connections that idle go first."""
+        self._host.close_idle()
+        await shortage.wait(error)
 
     def fail(self, why: str, *, error: type[DownloadError] = DownloadError) -> DownloadError:
         """Make the error that ends this download; ``why`` ends with what to do next."""

@@ -90,10 +90,17 @@ class PartFile:
             self._file = file = None if self.closed else _open_locked(self.path)
             if file is None:
                 return Claim.TAKEN
-            if self.target.exists() and not overwrite:  # published meanwhile, or by one killed before its note was gone
-                self._release()
-                return Claim.DONE
-            self._resume(file)
+            try:
+                if (
+                    self.target.exists() and not overwrite
+                ):  # published meanwhile, or by one killed before its note was gone
+                    self._release()
+                    return Claim.DONE
+                self._resume(file)
+            except OSError:  # nothing is known of the bytes that are there: they stay
+                self._file = None
+                file.close()
+                raise
             return Claim.MINE
 
     def restart(self, known: Known) -> None:
@@ -104,7 +111,9 @@ class PartFile:
     def append(self, blocks: Sequence[bytes]) -> None:
         """Write blocks behind what is there, and hash them."""
         with self._one_at_a_time:
-            _write_all(self._open_file(), blocks)
+            file = self._open_file()
+            file.seek(self.length)  # behind what counts: an attempt that failed may have written some of it
+            _write_all(file, blocks)
             for block in blocks:
                 self._digest.update(block)
                 self.length += len(block)

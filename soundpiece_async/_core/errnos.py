@@ -1,0 +1,56 @@
+"""The errors of an operating system, sorted once: what waiting cures, what room cures, and what nothing cures.
+
+1. *Passing*: too little of something that other work gives back: descriptors, buffers, memory. Waited out, wherever it
+   is met, and never counted as a failed attempt.
+2. *Full*: every further file would meet it too, until somebody makes room, or repairs the disk.
+3. *Hopeless*: the same call gets the same answer. It ends what it happened to: one file, or one lock.
+
+Not every system has every code, so they are looked up by name.
+"""
+
+import errno
+from enum import Enum, auto
+
+
+class Kind(Enum):
+    """What an error means for the next attempt."""
+
+    PASSING = auto()
+    FULL = auto()
+    HOPELESS = auto()
+
+
+def _codes(*names: str) -> frozenset[int]:
+    return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
+
+
+_PASSING = _codes("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EAGAIN", "EWOULDBLOCK", "EINTR")
+_NO_SPACE = _codes("ENOSPC", "EDQUOT")
+_FULL = _NO_SPACE | _codes("EFBIG", "EROFS", "EIO", "ENXIO", "ENODEV", "ESTALE")
+_NAME_REFUSED = _codes("ENAMETOOLONG", "EILSEQ", "EINVAL")
+_NO_LOCKS = _codes("ENOSYS", "EOPNOTSUPP", "ENOTSUP", "ENOLCK", "EIO", "EINVAL", "EPERM")
+
+
+def sort(code: int | None) -> Kind:
+    """Return the kind of an error code; an unknown one, or None, is hopeless."""
+    return Kind.PASSING if code in _PASSING else Kind.FULL if code in _FULL else Kind.HOPELESS
+
+
+def is_passing(code: int | None) -> bool:
+    """Return whether waiting helps (rule 1)."""
+    return sort(code) is Kind.PASSING
+
+
+def is_out_of_space(code: int | None) -> bool:
+    """Return whether the disk, or the user's share of it, is used up."""
+    return code in _NO_SPACE
+
+
+def refuses_name(code: int | None) -> bool:
+    """Return whether a file system may have refused a file for its name: too long, or a character it cannot hold."""
+    return code in _NAME_REFUSED
+
+
+def lacks_locks(code: int | None) -> bool:
+    """Return whether an attempt to lock a file says that its file system has no locks."""
+    return code in _NO_LOCKS

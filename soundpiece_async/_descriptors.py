@@ -1,0 +1,84 @@
+"""What this process may open, and the waiting for it when that is used up."""
+
+import logging
+import random
+from pathlib import Path
+
+import anyio
+import attrs
+
+from soundpiece_async._core.fitting import fit
+from soundpiece_async._core.pacing import backoff
+from soundpiece_async._core.settings import Limits
+
+logger = logging.getLogger("soundpiece_async.descriptors")
+
+LISTS = ("/dev/fd", "/proc/self/fd")
+ASSUMED = 32
+"""Open descriptors of a process that cannot count them."""
+PAUSE, LONGEST_PAUSE = 0.05, 5.0
+"""Seconds before the next attempt at what lacked a descriptor, doubled each time, with jitter."""
+
+
+def fit_to_process(limits: Limits) -> Limits:
+    """Return limits that this process can carry, and log a WARNING when they are smaller than what was asked for."""
+    most = read_limit()
+    if most is None:
+        return limits
+    used = count_open()
+    fitted = fit(limits, free=most - used)
+    if fitted != limits:
+        names = ("polls", "submits", "downloads")
+        changes = ", ".join(f"{name}={getattr(fitted, name)} (not {getattr(limits, name)})" for name in names)
+        logger.warning(
+            "this process may open %d files and has %d open: limits fitted to %s; for more, raise it (ulimit -n)",
+            most,
+            used,
+            changes,
+        )
+    return fitted
+
+
+def read_limit() -> int | None:
+    """Return how many descriptors this process may have; None: any number, or nobody knows."""
+    try:
+        import resource  # noqa: PLC0415 - only POSIX systems have it, and the limit
+    except ImportError:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def count_open() -> int:
+    """Return how many it has."""
+    for folder in LISTS:
+        try:
+            return sum(1 for _ in Path(folder).iterdir()) - 1  # the one that reads the list
+        except OSError:
+            continue
+    return ASSUMED
+
+
+@attrs.define(eq=False)
+class Shortage:
+    """Waits, within one call, for what other work gives back (`errnos`, rule 1).
+
+    Attributes:
+        what: is being tried, for the log.
+        waits: there were.
+    """
+
+    what: str
+    waits: int = 0
+
+    def next_pause(self, error: Exception) -> float:
+        """Return the seconds to wait; logs the first time, and each time that the number of waits has doubled."""
+        pause = backoff(self.waits, base=PAUSE, cap=LONGEST_PAUSE, jitter=random.random())  # noqa: S311 - spreads attempts
+        self.waits += 1
+        if self.waits & (self.waits - 1) == 0:
+            logger.warning("%s: waiting (%d) for what this machine is short of: %s", self.what, self.waits, error)
+        return pause
+
+    async def wait(self, error: Exception) -> None:
+        """Wait before the next attempt."""
+        await anyio.sleep(self.next_pause(error))
