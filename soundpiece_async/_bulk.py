@@ -1,14 +1,15 @@
 """Many pieces at once: reads requests no faster than results are taken, and hands the results out as they come."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+import anyio.lowlevel
+from anyio.abc import TaskGroup
 
 from soundpiece_async._core.errors import (
     AuthenticationError,
@@ -22,6 +23,7 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
 from soundpiece_async._curfew import Call
 from soundpiece_async._lifetime import Lifetime
+from soundpiece_async._shielding import see_through
 from soundpiece_async._way import Brakes, Work
 
 R = TypeVar("R", bound=Request)
@@ -59,7 +61,7 @@ class RunMany(Generic[R]):
         self._latest_refusal, self._recheck = refusal, recheck
         self._fault: BaseException | None = None
         self._reading: Call | None = None
-        self._entered = False
+        self._entered = self._over = False
 
     def __repr__(self) -> str:
         return f"<RunMany read={self._read} running={len(self._running)} taken={self._taken}>"
@@ -86,9 +88,9 @@ class RunMany(Generic[R]):
         self._entered = True
         self._places = anyio.Semaphore(self._limit)
         self._outdated = self._latest_refusal()  # of before: whoever starts a run wants it tried again
-        self._news, self._ended, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
-        with self._life.inside():
-            await self._life.start_child(self._host)
+        self._news, self._left = anyio.Event(), anyio.CancelScope()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._ended = self._life.start_child(self._host)  # nothing is awaited from here on: ``__aexit__`` will follow
         return self
 
     async def __aexit__(
@@ -96,7 +98,7 @@ class RunMany(Generic[R]):
     ) -> None:
         self._break_off()
         with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
-            await self._ended.wait()
+            await see_through(self._ended.wait)
         if error is None:
             self._hand_back()
 
@@ -114,7 +116,7 @@ class RunMany(Generic[R]):
             raise RuntimeError("use 'async with session.run_many(...) as results'")
         with self._life.inside():
             while (result := self._take()) is None:
-                if self._ended.is_set():
+                if self._over:
                     self._hand_back()
                     raise StopAsyncIteration
                 if self._news.is_set():  # others may wait for the same news
@@ -138,15 +140,14 @@ class RunMany(Generic[R]):
             self._early[number] = result
         return self._early.pop(self._taken, None)
 
-    async def _host(self, *, task_status: TaskStatus[None]) -> None:
+    async def _host(self) -> None:
         """Read requests, one place at a time, and run each in a task of its own; a child of the session's root task."""
-        task_status.started()
         try:
             with self._left:
                 async with anyio.create_task_group() as pieces:
                     await self._read_all(pieces)
         finally:
-            self._ended.set()
+            self._over = True
             self._news.set()
 
     async def _read_all(self, pieces: TaskGroup) -> None:
@@ -154,15 +155,19 @@ class RunMany(Generic[R]):
 
         The iterable is the caller's: it is cancelled as asyncio does it, once, and what it does then has its time.
         """
-        with suppress(SessionClosed), anyio.CancelScope(shield=True), self._life.briefly() as reading:
+        with anyio.CancelScope(shield=True):
+            try:
+                async with _opened(self._requests) as requests:
+                    await self._read_on(requests, pieces)
+            except BaseException as fault:  # noqa: BLE001 - what closing the iterable raises is the caller's, a cancellation too
+                self._fault = self._fault or fault
+
+    async def _read_on(self, requests: AsyncIterator[R], pieces: TaskGroup) -> None:
+        with suppress(SessionClosed), self._life.briefly() as reading:
             self._reading = reading
             try:
-                async with aclosing(_iterate(self._requests)) as requests:
+                if not self._left.cancel_called:  # as it is when the run was left before this task had its first turn
                     await self._read_each(requests, pieces, reading)
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as fault:  # noqa: BLE001 - what closing the caller's iterable raises is the caller's, too
-                self._fault = self._fault or fault
             finally:
                 self._reading = None
 
@@ -229,15 +234,22 @@ class RunMany(Generic[R]):
             raise self._refusal.with_traceback(None)
 
 
-async def _iterate(requests: Iterable[R] | AsyncIterable[R]) -> AsyncGenerator[R]:
-    """Read either kind; an async generator is closed at the end, because nobody else can know when that is."""
-    if isinstance(requests, AsyncGenerator):
-        async with aclosing(requests):
-            async for request in requests:
-                yield request
-    elif isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
-    else:
-        for request in requests:
-            yield request
+@asynccontextmanager
+async def _opened(requests: Iterable[R] | AsyncIterable[R]) -> AsyncGenerator[AsyncIterator[R]]:
+    """Read either kind; a generator is closed at the end, because nobody else can know when that is."""
+    try:
+        if isinstance(requests, AsyncIterable):
+            yield aiter(requests)
+        else:
+            async with aclosing(_walk(requests)) as walked:
+                yield walked
+    finally:
+        if isinstance(requests, AsyncGenerator):
+            await requests.aclose()
+        elif isinstance(requests, Generator):
+            requests.close()
+
+
+async def _walk(requests: Iterable[R]) -> AsyncGenerator[R]:
+    for request in requests:
+        yield request

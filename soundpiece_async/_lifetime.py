@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +19,7 @@ from soundpiece_async._curfew import Call
 from soundpiece_async._shielding import see_through
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup, TaskStatus
+    from anyio.abc import TaskGroup
 
 Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
@@ -38,7 +38,7 @@ class Lifetime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._group: TaskGroup | None = None
         self._calls: set[anyio.CancelScope | Call] = set()
-        self._children: set[object] = set()
+        self._children: dict[object, anyio.Event] = {}
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "not started" if self._root is None else "open"
@@ -55,10 +55,15 @@ class Lifetime:
             raise SessionClosed("a session is started once: make a new one")
 
     async def start(self, house: AbstractAsyncContextManager[object], *background: Task) -> None:
-        """Start the root task in the running loop; until ``close`` it holds ``house`` open and runs ``background``."""
+        """Start the root task in the running loop; until ``close`` it holds ``house`` open and runs ``background``.
+
+        They run in an empty context: a tracing span or a request's variables are of who opened the session, and it may
+        outlive them by days.
+        """
         self._loop = asyncio.get_running_loop()
         self._stop, self._quiet, opened = anyio.Event(), anyio.Event(), anyio.Event()
-        self._root = asyncio.create_task(self._live(house, background, opened), name="soundpiece session")
+        live = self._live(house, background, opened)
+        self._root = asyncio.create_task(live, name="soundpiece session", context=Context())
         try:
             await opened.wait()
         except BaseException:
@@ -143,19 +148,28 @@ class Lifetime:
 
         self.check().start_soon(guard)
 
-    async def start_child(self, task: Task) -> None:
-        """Start a child of the root task and wait until it says that it has started; its errors are its own, too."""
+    def start_child(self, task: Task) -> "anyio.Event":
+        """Start a child of the root task, in the caller's context; its errors are its own, too.
 
-        async def child(*, task_status: "TaskStatus[None]") -> None:
-            mark = object()
+        Nothing is awaited here: the handshake of ``TaskGroup.start`` can be cancelled half way, and then waits for the
+        child, which may be behind a shield. A child has its first turn in any case, and may find it came too late.
+
+        Returns:
+            What is set when the child has ended.
+        """
+        mark, ended = object(), anyio.Event()
+
+        async def child() -> None:
             _CHILD.set(mark)  # inherited by every task that is started from here, and some of them outlive it
-            self._children.add(mark)
             try:
-                await task(task_status=task_status)
+                await task()
             finally:
-                self._children.discard(mark)
+                del self._children[mark]
+                ended.set()
 
-        await self.check().start(child)
+        self.check().start_soon(child)
+        self._children[mark] = ended
+        return ended
 
     async def _live(
         self,
@@ -177,6 +191,10 @@ class Lifetime:
                     group.cancel_scope.cancel()
         finally:
             opened.set()
+            for (
+                ended
+            ) in self._children.values():  # when a loop shuts down, a task may be cancelled before its first turn
+                ended.set()
 
     def _interrupt(self) -> None:
         for call in tuple(self._calls):

@@ -4,6 +4,8 @@ import logging
 import random
 from collections import OrderedDict
 from contextlib import nullcontext
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import anyio
@@ -33,7 +35,7 @@ class _Watch:
     handle: Handle
     request: Request | None
     seen: float  # when it was last known to be processing
-    waiters: int = 0
+    waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity; who came first is the first
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
@@ -91,12 +93,13 @@ class Poller:
         if delivered is not None:
             return delivered
         watch = self._watches.get(handle) or self._watch(handle, known)
-        watch.waiters += 1
+        context = copy_context()
+        watch.waiters[id(context)] = context
         try:
             with nullcontext() if timeout is None else anyio.move_on_after(timeout):  # a scope takes 600 bytes
                 await watch.resolved.wait()
         finally:
-            watch.waiters -= 1
+            del watch.waiters[id(context)]
             if not watch.waiters and not watch.resolved.is_set():
                 self._unwatch(watch, finished=False)
         match watch.outcome:
@@ -150,7 +153,9 @@ class Poller:
                         if self._transport.pacer.gate.probing:  # all wait for this one answer: it must not be held back
                             poll = attrs.evolve(poll, wait=False)
                         self._scheduler.begin(poll, now=now)
-                        watch.poll = polls.start_soon(self._poll, watch, poll.wait, permit, now, name="poll")
+                        context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for
+                        start = partial(polls.start_soon, self._poll, watch, poll.wait, permit, now, name="poll")
+                        watch.poll = context.run(start)
                         permit = None
                     case Drop(key=held) as drop:
                         self._scheduler.begin(drop, now=now)

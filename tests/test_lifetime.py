@@ -1,19 +1,23 @@
 """What ends a session and what must not: faults of a child, of a caller's iterable, of closing from the wrong place."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import math
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext
+from contextvars import Context, ContextVar
 from typing import Any
 
+import aiohttp
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import until
+from leftovers import assert_idle, no_task_left, until
 
 from soundpiece_async import (
     AuthenticationError,
@@ -51,6 +55,23 @@ async def test_a_cancellation_inside_the_iterable_is_its_error_and_no_end(sessio
                 done.append(result)  # noqa: PERF401 - the loop raises at its end
     assert [type(result) for result in done] == [Succeeded]
     await session.run(fx(2))
+
+
+async def test_an_iterable_whose_closing_is_cancelled_harms_only_its_run(session: Session) -> None:
+    """What it waits for in its ``finally`` may have been cancelled by somebody else: that is no end of the session."""
+
+    async def requests() -> AsyncIterator[NewFx]:
+        try:
+            yield fx()
+        finally:
+            lost = asyncio.get_running_loop().create_future()
+            lost.cancel()
+            await lost
+
+    with pytest.raises(asyncio.CancelledError):
+        async with session.run_many(requests(), max_in_flight=1) as results:
+            await anext(results)
+    await session.run(fx())
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -485,3 +506,187 @@ async def test_what_is_no_timeout_is_refused_before_anything_is_paid(sim: Simula
         with pytest.raises((TypeError, ValueError), match="timeout must be"):
             session.run_many([fx()], timeout=timeout)
     assert sim.log == []
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_task_that_is_cancelled_as_it_enters_a_run_ends_at_once(*, asynchronous: bool, turns: int) -> None:
+    """In whichever turn of the loop it is: the run ends with it, and its requests are closed."""
+    closed = []
+
+    def listed() -> Iterator[NewFx]:
+        try:
+            yield from map(fx, range(9))
+        finally:
+            closed.append(turns)
+
+    async def awaited() -> AsyncIterator[NewFx]:
+        try:
+            for number in range(9):
+                await anyio.sleep(0.001)
+                yield fx(number)
+        finally:
+            closed.append(turns)
+
+    async def enter(session: Session) -> None:
+        requests = awaited() if asynchronous else listed()
+        async with session.run_many(requests, max_in_flight=2) as results:
+            async for _ in results:
+                pass
+
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session, no_task_left():
+        task = asyncio.create_task(enter(session))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await task
+        await assert_idle(session)
+    assert closed in ([], [turns])  # empty: it was never begun
+
+
+async def test_a_run_that_is_entered_in_a_cancelled_scope_begins_nothing(session: Session, sim: Simulator) -> None:
+    """Not even its first request is read."""
+
+    def requests() -> Iterator[NewFx]:
+        pytest.fail("read")
+        yield fx()
+
+    run = session.run_many(requests())
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with run:
+            pytest.fail("entered")
+    assert scope.cancelled_caught
+    assert sim.log == []
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_a_run_of_a_session_that_closes_in_the_same_turn_is_closed(sim: Simulator, *, cancel: bool) -> None:
+    """What was begun of the iterable before is closed, though nothing is read any more."""
+    closed = []
+
+    def requests() -> Iterator[NewFx]:
+        try:
+            yield from map(fx, range(9))
+        finally:
+            closed.append(True)
+
+    session, begun = Session(settings(sim)), requests()
+    next(begun)
+    await session.start()
+    run = await session.run_many(begun).__aenter__()
+    closing = asyncio.ensure_future(session.aclose())
+    if cancel:
+        closing.cancel()
+    with nullcontext() if cancel else pytest.raises(SessionClosed):
+        if not cancel:
+            await anext(run)
+    await run.__aexit__(None, None, None)
+    await session.aclose()
+    assert closed == [True]
+
+
+async def test_a_task_that_never_had_a_turn_counts_as_ended() -> None:
+    """``asyncio.run`` cancels every task when it ends, also one that was begun in that very turn."""
+    life = Lifetime()
+    await life.start(_opens())
+    before = asyncio.all_tasks()
+
+    async def never() -> None:
+        pytest.fail("begun")
+
+    ended = life.start_child(never)
+    (child,) = asyncio.all_tasks() - before
+    root = life._root
+    assert root is not None
+    child.cancel()
+    root.cancel()
+    await asyncio.wait((child, root))
+    assert ended.is_set()
+    with warnings.catch_warnings(category=RuntimeWarning, action="ignore"):  # of a coroutine that was never awaited
+        del child
+        gc.collect()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("the file is gone")])
+async def test_a_generator_that_is_left_early_is_closed(session: Session, error: Exception | None) -> None:
+    """A plain one as an asynchronous one, before the run ends; what its end raises is the caller's."""
+    closed = []
+
+    def requests() -> Iterator[NewFx]:
+        try:
+            yield from map(fx, itertools.count())
+        finally:
+            closed.append(True)
+            if error is not None:
+                raise error
+
+    generator = requests()  # held here: nobody but the run closes it
+    with nullcontext() if error is None else pytest.raises(RuntimeError, match="the file is gone"):
+        async with session.run_many(generator, max_in_flight=2) as results:
+            await anext(results)
+    assert closed == [True]
+    await session.run(fx())
+
+
+SPAN: ContextVar[str] = ContextVar("span", default="none")
+
+
+def traced(spans: list[tuple[str, str]]) -> aiohttp.TraceConfig:
+    """Note in which context each request is sent."""
+
+    async def note(_: aiohttp.ClientSession, __: object, request: aiohttp.TraceRequestStartParams) -> None:
+        name = "wait" if "wait" in request.url.query else request.method
+        spans.append((name, SPAN.get()))
+
+    config = aiohttp.TraceConfig()
+    config.on_request_start.append(note)
+    return config
+
+
+def within(span: str) -> Context:
+    """Make a context of somebody's own."""
+    context = Context()
+    context.run(SPAN.set, span)
+    return context
+
+
+async def test_background_work_belongs_to_nobody_and_a_poll_to_who_waits_first(sim: Simulator) -> None:
+    """Not to who happened to open the session: a tracing span would own every poll of its life."""
+    spans: list[tuple[str, str]] = []
+
+    async def run() -> None:
+        async with session.run_many([fx(1)]) as results:
+            assert [type(result) async for result in results] == [Succeeded]
+
+    async def as_part_of(span: str, call: Callable[[], Any]) -> Any:
+        return await asyncio.create_task(call(), context=within(span))
+
+    session = Session(settings(sim), trace_configs=[traced(spans)])
+    await as_part_of("start", session.start)
+    root = session._life._root
+    assert root is not None
+    assert root.get_context().get(SPAN) is None
+    operation = await as_part_of("submit", lambda: session.submit(fx()))
+    await as_part_of("wait", lambda: session.wait(operation))
+    await as_part_of("run_many", run)
+    await session.aclose()
+    assert set(spans) == {("PUT", "submit"), ("wait", "wait"), ("PUT", "run_many"), ("wait", "run_many")}
+
+
+async def test_a_poll_belongs_to_the_first_of_those_who_still_wait() -> None:
+    """When they leave, the next poll is the next one's."""
+    spans: list[tuple[str, str]] = []
+    async with simulate(durations=STUCK, speed=1000) as sim:
+        async with Session(settings(sim), trace_configs=[traced(spans)]) as session:
+            operation = await session.submit(fx())
+            first, second = (
+                asyncio.create_task(session.wait(operation), context=within(name)) for name in ("first", "second")
+            )
+            await until(lambda: ("wait", "first") in spans)
+            assert ("wait", "second") not in spans
+            first.cancel()
+            await until(lambda: ("wait", "second") in spans)
+            sim.finish(operation.id)
+            await second

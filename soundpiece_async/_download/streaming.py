@@ -1,16 +1,17 @@
 """One output passed on to somebody else, as a web app does it: verified, in order, with nothing kept."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from anyio.abc import TaskStatus
+import anyio.lowlevel
 
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._download.passing import Passage
+from soundpiece_async._shielding import see_through
 
 
 class AudioStream:
@@ -31,7 +32,7 @@ class AudioStream:
         *,
         open_passage: Callable[..., Passage],
         inside: Callable[[], AbstractContextManager[None]],
-        start: Callable[[Callable[..., Coroutine[Any, Any, None]]], Awaitable[None]],
+        start: Callable[[Callable[..., Coroutine[Any, Any, None]]], anyio.Event],
     ) -> None:
         self._output = output
         self._open_passage = open_passage
@@ -40,7 +41,8 @@ class AudioStream:
         self._passage: Passage | None = None
         self._blocks: deque[bytes] = deque()
         self._fault: Exception | None = None
-        self._hosted = self._over = False
+        self._ended: anyio.Event | None = None
+        self._over = False
 
     def __repr__(self) -> str:
         state = "new" if self._passage is None else "over" if self._over else "open"
@@ -72,11 +74,11 @@ class AudioStream:
         if self._passage is not None:
             raise RuntimeError("an audio stream is entered once: call session.stream again")
         self._passage = self._open_passage(self._output, pass_on=self._offer)
-        self._news, self._wanted, self._ended = anyio.Event(), anyio.Event(), anyio.Event()
-        self._left = anyio.CancelScope()
+        self._news, self._wanted, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         try:
             with self._inside():
-                await self._start(self._host)
+                self._ended = self._start(self._host)
                 await self._news.wait()
             self._look_for_fault()
         except BaseException:
@@ -126,11 +128,10 @@ class AudioStream:
         self._news.set()
         await self._wanted.wait()
 
-    async def _host(self, *, task_status: TaskStatus[None]) -> None:
+    async def _host(self) -> None:
         """Bring the output through; a child of the session's root task."""
-        passage, self._hosted = self._entered(), True
+        passage = self._entered()
         self._fault = passage.source.fail("the stream was left, or the session closed, before the end")
-        task_status.started()
         try:
             with self._left:
                 await passage.run()
@@ -140,11 +141,10 @@ class AudioStream:
         finally:
             self._over = True
             self._news.set()
-            self._ended.set()
 
     async def _leave(self) -> None:
         self._left.cancel()
-        if self._hosted:
+        if self._ended is not None:
             with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
-                await self._ended.wait()
+                await see_through(self._ended.wait)
         self._blocks.clear()
