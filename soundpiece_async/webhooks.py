@@ -11,13 +11,15 @@ The account needs an active signing secret: without one nothing is sent at all (
 to be counted on, so ``callback_url`` must be the very URL of the route, with its trailing slash if it has one.
 """
 
+import hashlib
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import anyio
 import attrs
 
 from soundpiece_async._core import signing
@@ -41,8 +43,11 @@ remembered, and a final state does not change any more."""
 LARGEST = 1 << 20
 """Bytes: a hundred times the longest lyrics and a dozen signed URLs."""
 
+READ_TIMEOUT = 30.0
+"""Seconds a body may take to arrive: the service sends a few thousand bytes at once."""
+
 REMEMBERED = 65_536
-"""Event ids remembered, the oldest going first: some 10 MB at most."""
+"""Events remembered at least, the oldest going first, in less than 10 MB however long their ids are."""
 
 Deliver: TypeAlias = Callable[[Operation[Any]], None]
 """What takes the news: ``session.deliver``, or anything else that does not block."""
@@ -60,10 +65,11 @@ class Webhooks:
         secrets: the active signing secrets; while they rotate, the old one and the new one.
         tolerance: seconds since the first attempt after which a delivery is refused; see ``TOLERANCE``.
         max_bytes: the largest body taken.
+        read_timeout: seconds a body may take to arrive at one of the receivers below, before it is answered 408.
         clock: seconds since 1970.
 
     Raises:
-        SettingsError: a secret, the tolerance or the size is none.
+        SettingsError: a secret, or a number, makes no sense.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Webhooks:
         *,
         tolerance: float = TOLERANCE,
         max_bytes: int = LARGEST,
+        read_timeout: float = READ_TIMEOUT,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = tuple(
@@ -83,10 +90,13 @@ class Webhooks:
             raise SettingsError(f"tolerance must be above 0 seconds, not {tolerance!r}")
         if not max_bytes > 0:
             raise SettingsError(f"max_bytes must be above 0, not {max_bytes!r}: it is the largest body taken")
+        if not read_timeout > 0:
+            raise SettingsError(f"read_timeout must be above 0 seconds, not {read_timeout!r}")
         self.max_bytes = max_bytes
+        self.read_timeout = read_timeout
         self._tolerance = tolerance
         self._clock = clock
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known = _Recent(REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Webhooks secrets={len(self._keys)} tolerance={self._tolerance} s remembers={len(self._known)}>"
@@ -120,7 +130,7 @@ class Webhooks:
                 _logger.info("webhook %s: known already", delivery.id)
             else:
                 deliver(delivery.operation)
-                self._remember(delivery.id)
+                self._known.add(delivery.id)
                 _logger.info("webhook %s: operation %s is %s", delivery.id, delivery.operation.handle, delivery.status)
         except WebhookError as error:
             _logger.warning("answered %d: %s", error.http_status, error)
@@ -130,10 +140,41 @@ class Webhooks:
             return HTTPStatus.SERVICE_UNAVAILABLE
         return HTTPStatus.NO_CONTENT
 
-    def _remember(self, identity: str) -> None:
-        self._known[identity] = None
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+
+class _Recent:
+    """The latest texts added, as digests: at least so many, at most twice as many, whatever their length."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+    def __contains__(self, text: str) -> bool:
+        digest = _digest(text)
+        return digest in self._new or digest in self._old
+
+    def add(self, text: str) -> None:
+        """Remember one; the older half is forgotten when the newer one is full."""
+        if len(self._new) == self._number:
+            self._old, self._new = self._new, set()
+        self._new.add(_digest(text))
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+async def _read_body(blocks: AsyncIterable[bytes], *, limit: int) -> bytes:
+    """Read a body, or as much of it as shows that it is too large."""
+    body = bytearray()
+    async for block in blocks:
+        body += block
+        if len(body) > limit:
+            break
+    return bytes(body)
 
 
 def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Request], Awaitable[web.Response]]":
@@ -141,15 +182,19 @@ def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Requ
     from aiohttp import web  # noqa: PLC0415 - the door to the network is _transport.py; this is the user's own server
 
     async def handle(request: web.Request) -> web.Response:
-        body = bytearray()
         try:
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > webhooks.max_bytes:
-                    break  # it is refused as it is
-        except web.RequestPayloadError:  # broken chunks, or a broken compression
-            return web.Response(status=HTTPStatus.BAD_REQUEST)
-        return web.Response(status=webhooks.handle(request.headers, bytes(body), deliver=deliver))
+            with anyio.fail_after(webhooks.read_timeout):
+                body = await _read_body(request.content.iter_any(), limit=webhooks.max_bytes)
+        except TimeoutError:
+            status: int = HTTPStatus.REQUEST_TIMEOUT
+        except (web.RequestPayloadError, ConnectionError):  # broken chunks or compression, or the sender left
+            status = HTTPStatus.BAD_REQUEST
+        else:
+            status = webhooks.handle(request.headers, body, deliver=deliver)
+        response = web.Response(status=status)
+        if not request.content.is_eof():
+            response.force_close()  # what else comes is not waited for
+        return response
 
     return handle
 
@@ -169,13 +214,25 @@ class _AsgiReceiver:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError(f"webhooks come by http, not by {scope['type']}")  # what ASGI asks for
-        body, more = bytearray(), True
-        while more and len(body) <= self.webhooks.max_bytes:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        status = self.webhooks.handle(scope["headers"], bytes(body), deliver=self.deliver)
+        try:
+            with anyio.fail_after(self.webhooks.read_timeout):
+                async with aclosing(_receive_blocks(receive)) as blocks:
+                    body = await _read_body(blocks, limit=self.webhooks.max_bytes)
+        except TimeoutError:
+            status: int = HTTPStatus.REQUEST_TIMEOUT
+        except ConnectionError:
+            return
+        else:
+            status = self.webhooks.handle(scope["headers"], body, deliver=self.deliver)
         await send({"type": "http.response.start", "status": int(status), "headers": []})
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _receive_blocks(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError
+        yield message.get("body", b"")
+        more = message.get("more_body", False)

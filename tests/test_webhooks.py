@@ -3,6 +3,9 @@ import base64
 import gzip
 import json
 import math
+import random
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -209,14 +212,89 @@ def never(_: Operation[Any]) -> None:
 
 
 def test_ids_are_remembered_up_to_a_bound() -> None:
-    """A replay of an event older than the bound is delivered again, which does no harm; memory stays bounded."""
+    """A replay of an event older than the bound is delivered again, which does no harm."""
     checks = make_webhooks()
     got: list[Operation[Any]] = []
-    checks._known.update((f"msg_old_{n}", None) for n in range(REMEMBERED))
-    for identity in ("msg_old_0", "msg_new", "msg_old_1", "msg_old_0"):
-        assert checks.handle(*make_delivery(identity), deliver=got.append) == 204
-    assert len(got) == 2  # msg_new, which takes the place of msg_old_0, which takes that of msg_old_1
-    assert f"remembers={REMEMBERED}>" in repr(checks)
+    assert checks.handle(*make_delivery("msg_first"), deliver=got.append) == 204
+    for number in range(REMEMBERED - 1):
+        checks._known.add(f"msg_{number}")
+    assert checks.handle(*make_delivery("msg_first"), deliver=got.append) == 204
+    assert len(got) == 1
+    for number in range(REMEMBERED, 2 * REMEMBERED):
+        checks._known.add(f"msg_{number}")
+    assert checks.handle(*make_delivery(f"msg_{REMEMBERED}"), deliver=got.append) == 204
+    assert len(got) == 1
+    assert checks.handle(*make_delivery("msg_first"), deliver=got.append) == 204
+    assert len(got) == 2
+
+
+def test_the_longest_ids_take_less_memory_than_promised() -> None:
+    """10 MB, at any moment, however many come: they are kept as digests."""
+    checks = make_webhooks()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for number in range(3 * REMEMBERED):
+            checks._known.add(f"{number:0256d}")
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert REMEMBERED <= len(checks._known) <= 2 * REMEMBERED
+    assert peak < 10_000_000
+
+
+DEFLATED = zlib.compress(random.Random(5).randbytes(2 * LIMIT))
+ENDLESS = "Content-Length: 50\r\n\r\n", b"and then nothing"
+BROKEN = [
+    ("Content-Encoding: deflate\r\nContent-Length: 100\r\n\r\n", b"\xff" * 100),
+    ("Content-Encoding: deflate\r\nContent-Length: 500\r\n\r\n", DEFLATED[:500]),
+    (f"Content-Encoding: deflate\r\nContent-Length: {900}\r\n\r\n", DEFLATED[:500] + b"x" * 400),
+    ("Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n", b"\x1f\x8b" + b"x" * 98),
+    ("Content-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\n\xff\xff\xff\xff\r\n0\r\n\r\n"),
+    ("Content-Encoding: br\r\nContent-Length: 100\r\n\r\n", b"x" * 100),
+    ("Content-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n", gzip.compress(bytes(100_000_000))),
+    ENDLESS,
+    ("Transfer-Encoding: chunked\r\n\r\n", b"5\r\nabcde\r\n"),
+    ("Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n"),
+]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["at once", "after the head"])
+@pytest.mark.parametrize(("head", "body"), BROKEN, ids=range(len(BROKEN)))
+async def test_a_body_that_is_broken_or_never_ends_is_answered(
+    head: str, body: bytes, *, split: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing that a stranger sends keeps a handler for longer than ``read_timeout``."""
+    app = web.Application()
+    app.router.add_post("/hook", aiohttp_handler(make_webhooks(read_timeout=0.2), never))
+    async with serve_aiohttp(app) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(f"POST /hook HTTP/1.1\r\nHost: x\r\n{head}".encode())
+        if split:
+            await writer.drain()
+            await asyncio.sleep(0.05)  # the handler has begun, as a rule; if not, the same must come out
+        writer.write(body)
+        answer = await reader.readline()
+        writer.close()
+    assert answer.split()[1] in {b"400", b"408", b"413"}
+    caplog.clear()
+
+
+async def test_an_asgi_body_that_never_ends_is_answered() -> None:
+    """Also by the app for Starlette and FastAPI: 408."""
+    app = asgi_app(make_webhooks(read_timeout=0.1), never)
+    first = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(first, None) or await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "headers": []}, receive, send)
+    assert sent[0]["status"] == 408
 
 
 async def test_a_body_that_breaks_the_protocol_is_junk() -> None:

@@ -25,7 +25,7 @@ STUDIO = web.AppKey("studio", Studio)
 FOLDER = web.AppKey("folder", Path)
 SESSION = web.AppKey("session", Session)
 WEBHOOKS = web.AppKey("webhooks", Webhooks)
-LARGEST_WISH = 1 << 16
+LARGEST_WISH = 1 << 18
 NUMBER = "{id:[0-9]{1,15}}"
 write_json = partial(json.dumps, allow_nan=False)  # NaN and Infinity, which Python would write, no browser reads
 
