@@ -220,7 +220,7 @@ def test_ids_are_remembered_up_to_a_bound() -> None:
         checks._known.add(f"msg_{number}")
     assert checks.handle(*make_delivery("msg_first"), deliver=got.append) == 204
     assert len(got) == 1
-    for number in range(REMEMBERED, 2 * REMEMBERED):
+    for number in range(REMEMBERED, 2 * REMEMBERED + 1):
         checks._known.add(f"msg_{number}")
     assert checks.handle(*make_delivery(f"msg_{REMEMBERED}"), deliver=got.append) == 204
     assert len(got) == 1
