@@ -14,7 +14,7 @@ to be counted on, so ``callback_url`` must be the very URL of the route, with it
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -228,7 +228,7 @@ class _AsgiReceiver:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _receive_blocks(receive: Receive) -> AsyncIterator[bytes]:
+async def _receive_blocks(receive: Receive) -> AsyncGenerator[bytes]:
     more = True
     while more:
         message = await receive()
