@@ -44,7 +44,9 @@ def complaint(streams: Streams) -> str:
     return err
 
 
-@pytest.mark.parametrize("command", [[], ["bulk"], ["demo"], ["resume"], ["run"], ["simulate"], ["status"], ["verify"]])
+@pytest.mark.parametrize(
+    "command", [[], ["bulk"], ["demo"], ["get"], ["resume"], ["run"], ["simulate"], ["status"], ["verify"]]
+)
 def test_help(command: list[str], capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command explains itself, exits with 0, and shows no key."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", SECRET)
@@ -243,11 +245,11 @@ def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Strea
 
 
 def test_failures_later_on(serve: Serve, capsys: Streams) -> None:
-    """What goes wrong after the submission is the last line and exit code 1; the key to come back with stands above."""
+    """What goes wrong after the submission is the last line and exit code 1; the way back stands above."""
     serve(durations={"create.new_fx": 1e6})
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--timeout", "0.2"]) == 1
     *progress, last = capsys.readouterr().err.splitlines()
-    assert "--idempotency-key" in progress[0]
+    assert "to come back to it: soundpiece get create.new_fx/op_" in progress[0]
     assert last.startswith("soundpiece: ")
     assert "create.new_fx/op_" in last
 

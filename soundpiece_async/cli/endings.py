@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from soundpiece_async import SoundpieceError
+from soundpiece_async import OperationFailed, SoundpieceError
 
 DONE = 0
 FAILED = 1
@@ -36,6 +36,12 @@ def explain(error: Exception) -> tuple[int, str]:
         case BrokenPipeError():
             return FAILED, ""  # whoever read our output has left, and wants to hear no more
         case SoundpieceError() | OSError():
-            return FAILED, f"soundpiece: {'; '.join([str(error), *getattr(error, '__notes__', ())])}"
+            return FAILED, f"soundpiece: {'; '.join([str(error), *getattr(error, '__notes__', ()), *_way_back(error)])}"
         case _:
             raise error
+
+
+def _way_back(error: Exception) -> list[str]:
+    """Name the command that goes on with the operation an error is about, unless the service has given up on it."""
+    handle = error.handle if isinstance(error, SoundpieceError) and not isinstance(error, OperationFailed) else None
+    return [] if handle is None else [f"to come back to it: soundpiece get {handle}"]

@@ -1,7 +1,6 @@
 """``soundpiece run``: one piece, from flags to files."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,20 +80,24 @@ async def run(
         as_json: print one line of JSON instead.
     """
     request = build_request(route, members)
-    from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
-
     await prepare(save_to)
-    rules = RetryPolicy(submit_max_elapsed=PATIENCE if timeout is None else timeout)
-    async with Session(attrs.evolve(Settings.from_environ(os.environ), retries=rules)) as session:
+    async with make_session(timeout) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
-        tell(f"{operation.handle} {operation.status}; to come back to it: --idempotency-key {request.idempotency_key}")
+        tell(f"{operation.handle} {operation.status}; to come back to it: soundpiece get {operation.handle}")
         operation = await session.wait(operation, timeout=timeout)
         waited = anyio.current_time() - started
         tell(f"{operation.handle} {operation.status} after {waited:.1f} s, {count(operation.outputs)}")
         files = await session.download(operation, save_to, name=name)
     tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
     say(describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files))
+
+
+def make_session(timeout: float | None) -> "Session":
+    """Build a session for a person at a terminal, of the environment; ``timeout`` bounds the trying, in seconds."""
+    from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
+
+    return Session(Settings(retries=RetryPolicy(submit_max_elapsed=PATIENCE if timeout is None else timeout)))
 
 
 def build_request(route: str, members: Members) -> Request:

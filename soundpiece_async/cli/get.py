@@ -1,0 +1,98 @@
+"""``soundpiece get``: the way back to an operation, by its handle."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from soundpiece_async import Handle, Operation, SavedFile, Status
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.redaction import redact_text
+from soundpiece_async.cli.endings import DONE, FAILED, UsageError
+from soundpiece_async.cli.flags import FOLDER, POSITIVE
+from soundpiece_async.cli.folders import prepare
+from soundpiece_async.cli.run import make_session
+from soundpiece_async.cli.speech import say, size, tell
+from soundpiece_async.cli.tally import describe_files
+
+
+async def get(
+    handle: str,
+    /,
+    *,
+    timeout: Annotated[float | None, POSITIVE] = None,
+    no_wait: bool = False,
+    save_to: Annotated[Path | None, FOLDER] = None,
+    name: str | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
+) -> int:
+    """Wait for an operation that was submitted earlier, print its state, and save its files if asked to.
+
+    A handle is printed by every command, and named by every error about an operation. Nothing is submitted or paid.
+
+    Exit codes: 0 ready, or still under way with --no-wait; 1 failed, not ready in time, or not found; 2 wrong usage.
+
+    Args:
+        handle: ROUTE/ID, as create.new_fx/op_01kd0000000000000000000004.
+        timeout: seconds to wait; without it, as long as it takes.
+        no_wait: ask once, and do not wait.
+        save_to: the folder for the files; without it none are saved.
+        name: the name of the files, instead of the operation's id.
+        as_json: print one line of JSON instead.
+    """
+    target = parse_handle(handle)
+    if save_to is not None:
+        await prepare(save_to)
+    async with make_session(None) as session:
+        operation: Operation[Any] = await (
+            session.refresh(target) if no_wait else session.wait(target, timeout=timeout)
+        )
+        files: Sequence[SavedFile] = ()
+        if save_to is not None:
+            files = await session.download(operation, save_to, name=name)
+            tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
+    if as_json:
+        say(json.dumps(describe(operation, files)))
+    else:
+        say("\n".join(file.location for file in files) or "\n".join(list_lines(operation)))
+    return FAILED if operation.status is Status.FAILED else DONE
+
+
+def parse_handle(text: str) -> Handle:
+    """Return the handle that was typed.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    try:
+        return Handle.parse(text)
+    except ValueError as error:
+        raise UsageError(f"{error}, as create.new_fx/op_01kd0000000000000000000004") from error
+
+
+def describe(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str, Any]:
+    """Return the state of an operation as JSON has it, without signed URLs."""
+    error = operation.error
+    return {
+        "route": operation.route,
+        "id": operation.id,
+        "status": operation.status,
+        "created_at": operation.created_at and operation.created_at.isoformat(),
+        "idempotency_key": operation.idempotency_key,
+        "outputs": [{"kind": output.kind, "duration": output.duration} for output in operation.outputs],
+        "error": error and {"code": error.code, "message": redact_text(error.message)},
+        "files": describe_files(files),
+    }
+
+
+def list_lines(operation: Operation[Any]) -> list[str]:
+    """Return the state of an operation for people: a line of its own, and one for each output."""
+    why = f": {redact_text(operation.error.message)}" if operation.error else ""
+    return [f"{operation.handle} {operation.status}{why}", *(_describe_output(output) for output in operation.outputs)]
+
+
+def _describe_output(output: Output) -> str:
+    facts = (output.kind, f"{output.duration:.1f} s" if output.duration is not None else None)
+    return f"output {output.index}: {', '.join(fact for fact in facts if fact) or 'of unknown length'}"
