@@ -82,6 +82,8 @@ def test_version(capsys: Streams) -> None:
         (["simulate", "--speed", "0"], "--speed"),
         (["simulate", "--speed", "nan"], "--speed"),
         (["simulate", "--port", "70000"], "--port"),
+        (["simulate", "--variation", "ehco=strip"], "no variation 'ehco' (did you mean 'echo'?)"),
+        (["simulate", "--variation", "expires=epoch", "--variation", "expires=empty"], "contradict each other"),
         (["demo", "here", "there"], "there"),
         (["sing"], "See: soundpiece --help"),
         (["run"], "See: soundpiece run --help"),

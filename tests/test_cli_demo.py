@@ -201,7 +201,8 @@ def test_simulate(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The simulated service prints what leads any client to it, serves until it is told to stop, and stops cleanly."""
-    with soundpiece("simulate", "--speed", "500", "--seed", "7", folder=tmp_path) as process:
+    variations = ("--variation", "envelope=renamed", "--variation", "submit=202")
+    with soundpiece("simulate", "--speed", "500", "--seed", "7", *variations, folder=tmp_path) as process:
         assert process.stdout is not None
         for expected in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL"):
             export, name, value = re.split("[ =]", process.stdout.readline().strip(), maxsplit=2)

@@ -333,7 +333,7 @@ async def test_a_folder_may_be_moved(sim: Simulator, tmp_path: Path) -> None:
 
 async def test_outputs_keep_their_numbers(tmp_path: Path) -> None:
     """Their order is not promised; a later process still gives each file the number it had at first."""
-    async with simulate(shuffle_outputs=True, variations=6, url_lifetime=30.0) as sim:
+    async with simulate(variations=["outputs=shuffled"], n_variations=6, url_lifetime=30.0) as sim:
         (first,) = succeeded(await run(sim, tmp_path, [NewInstrumental("calm")], save_to=None))
         (second,) = succeeded(await run(sim, tmp_path, [NewInstrumental("calm")]))
     expected = {output.index: output.path for output in first.operation.outputs}

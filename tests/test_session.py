@@ -302,7 +302,7 @@ async def test_urls_that_expired_meanwhile_are_renewed(tmp_path: Path) -> None:
 
 async def test_the_order_of_outputs_is_fixed_at_first_sight(tmp_path: Path) -> None:
     """The service may list outputs in any order, each time another: numbers and names stay."""
-    async with simulate(shuffle_outputs=True) as sim, Session(settings(sim)) as session:
+    async with simulate(variations=["outputs=shuffled"]) as sim, Session(settings(sim)) as session:
         done = await session.run(RemixInstrumental(SOURCE, n_variations=3), save_to=tmp_path)
         for _ in range(5):
             again = await session.refresh(done.operation)
@@ -312,7 +312,7 @@ async def test_the_order_of_outputs_is_fixed_at_first_sight(tmp_path: Path) -> N
 
 async def test_an_object_submitted_again_leaves_its_outputs_as_they_are(tmp_path: Path) -> None:
     """Before it is ready the operation is counted all the same; after that numbers and fresh URLs stay."""
-    async with simulate(shuffle_outputs=True) as sim, Session(settings(sim)) as session:
+    async with simulate(variations=["outputs=shuffled"]) as sim, Session(settings(sim)) as session:
         for number in range(6):  # each time in another order: one of them would be mixed up
             request = NewInstrumental(f"take {number}")
             await session.submit(request)

@@ -6,8 +6,16 @@ import anyio
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE
 from soundpiece_async.cli.speech import say
+
+VARIATIONS_HELP = (
+    "NAME=VALUE, and as often as you like: what it does where the documentation is silent, such as echo=strip or "
+    "expires=epoch. The names: audio, created, download, duration, echo, encoding, envelope, error, expires, firewall, "
+    "hold, id, kind, length, outputs, read, repeat, status, submit, webhook. An unknown value is answered with those "
+    "there are."
+)
 
 
 async def simulate(
@@ -15,6 +23,7 @@ async def simulate(
     speed: Annotated[float, POSITIVE] = 1.0,
     seed: int = 0,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+    variation: Annotated[list[str] | None, Parameter(negative=(), help=VARIATIONS_HELP)] = None,
 ) -> None:
     """Run a simulated service until Ctrl-C, and print its URL and its key as shell commands.
 
@@ -24,10 +33,17 @@ async def simulate(
         speed: how many times faster than the real service the work is done.
         seed: another seed makes other music.
         port: where to listen on this machine; 0 is any free port.
+        variation: what it does where the documentation is silent, see `VARIATIONS_HELP`.
     """
-    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing, and --help needs none
+    # its extra may be missing, and --help needs none
+    from soundpiece_async.simulator import Simulator  # noqa: PLC0415
+    from soundpiece_async.simulator.variations import read_variations  # noqa: PLC0415
 
-    async with Simulator(speed=speed, seed=seed, port=port) as service:
+    try:
+        variations = read_variations(variation or ())
+    except ValueError as error:
+        raise UsageError(f"--variation: {error}") from error
+    async with Simulator(speed=speed, seed=seed, port=port, variations=variations) as service:
         for name, value in service.environ.items():
             say(f"export {name}={value}")
         await anyio.sleep_forever()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self, Unpack
+from typing import Self, Unpack
 
 import aiohttp
 import anyio
@@ -20,14 +20,15 @@ from soundpiece_async.simulator.hosting import Life, listen
 from soundpiece_async.simulator.links import Signer
 from soundpiece_async.simulator.log import Request, Statistics
 from soundpiece_async.simulator.music import Taste
-from soundpiece_async.simulator.operations import Manner, Operation, OperationError
+from soundpiece_async.simulator.operations import Operation, OperationError
 from soundpiece_async.simulator.outputs import Shelf
 from soundpiece_async.simulator.pacing import Bucket
 from soundpiece_async.simulator.reception import Desk, Hook, Reception
 from soundpiece_async.simulator.renders import Renders
 from soundpiece_async.simulator.server import Api
 from soundpiece_async.simulator.timeline import Timeline
-from soundpiece_async.simulator.webhooks import Courier, Delivery, Event, read_secret, write_event
+from soundpiece_async.simulator.variations import Variations, read_variations
+from soundpiece_async.simulator.webhooks import Courier, Delivery, Event, write_event
 from soundpiece_async.simulator.world import Durations, World
 
 _HOLD = 20.0
@@ -52,11 +53,11 @@ class Simulator:
         url_lifetime: Real seconds a signed URL lives.
         stable_paths: Whether a signed URL keeps its path when it is signed afresh.
         track_seconds: The shortest and the longest song, instrumental or foreign source, in seconds of audio.
-        variations: How many outputs a new song or instrumental has.
+        n_variations: How many outputs a new song or instrumental has.
         durations: Processing times by route in seconds, to be divided by `speed`: a mapping, or a callable given the
             route's name. `math.inf` leaves operations to `finish`. By default realistic and seeded.
-        replay: What a repeated PUT gives: the operation as it is now, or the snapshot it gave at first.
-        shuffle_outputs: Whether outputs come in another order on every GET.
+        variations: What it does where the documentation is silent: `{"echo": "strip", "status": ["done", "upper"]}`,
+            or `["echo=strip", "status=done", "status=upper"]`. The page on testing lists them.
         forward: Whether it answers as next year's service might: with members, a status and a stem nobody knows.
         clock_skew: Seconds by which its wall clock is ahead: in `created_at`, `expires_at`, and the Date header.
         download_rate: Bytes per real second each download gets at most.
@@ -87,10 +88,9 @@ class Simulator:
     url_lifetime: float = attrs.field(default=900.0, validator=arguments.POSITIVE_FINITE)
     stable_paths: bool = True
     track_seconds: tuple[float, float] = attrs.field(default=(8.0, 20.0), validator=arguments.SPAN)
-    variations: int = attrs.field(default=2, validator=arguments.COUNT)
+    n_variations: int = attrs.field(default=2, validator=arguments.COUNT)
     durations: Durations = attrs.field(default=None, validator=arguments.check_durations)
-    replay: Literal["current", "snapshot"] = attrs.field(default="current", validator=arguments.REPLAY)
-    shuffle_outputs: bool = False
+    variations: Variations = attrs.field(factory=Variations, converter=read_variations)
     forward: bool = False
     clock_skew: float = attrs.field(default=0.0, validator=arguments.FINITE)
     download_rate: float | None = attrs.field(default=None, validator=optional(arguments.POSITIVE))
@@ -124,8 +124,9 @@ class Simulator:
                 secret=_dice(self.seed, "signer").randbytes(32), lifetime=self.url_lifetime, stable=self.stable_paths
             ),
             faults=self.faults,
-            taste=Taste(track_seconds=self.track_seconds, variations=self.variations),
-            manner=Manner(snapshot=self.replay == "snapshot", shuffle=self.shuffle_outputs, forward=self.forward),
+            taste=Taste(track_seconds=self.track_seconds, n_variations=self.n_variations),
+            variations=self.variations,
+            forward=self.forward,
             speed=self.speed,
             durations=self.durations,
             credits=self.credits,
@@ -144,11 +145,12 @@ class Simulator:
             hold=_HOLD / self.speed,
             private_callbacks=self.allow_private_callbacks,
         )
-        self._shelf = Shelf(timeline=self._timeline, renders=Renders(self.cache_bytes), faults=self.faults)
+        renders = Renders(self.cache_bytes, change=self.variations.change_audio)
+        self._shelf = Shelf(timeline=self._timeline, renders=renders, faults=self.faults)
         self._life = Life(self._live)
         secrets = (self.webhook_secret,) if isinstance(self.webhook_secret, str) else self.webhook_secret or ()
         self._courier = Courier(
-            keys=tuple(read_secret(secret) for secret in secrets),
+            keys=tuple(self.variations.read_secret(secret) for secret in secrets),
             attempts=self.webhook_attempts,
             timeout=self.webhook_timeout,
             pause=1 / self.speed,
@@ -271,17 +273,16 @@ class Simulator:
         dice = _dice(self.seed, operation.id)
         lost, doubled = dice.random() < self.webhook_loss, dice.random() < self.webhook_duplicates
         now = anyio.current_time()
-        self._courier.post(
-            Event(
-                id=f"msg_{dice.randbytes(12).hex()}",
-                operation=operation.id,
-                url=callback,
-                timestamp=int(self._world.wall(now)),
-                body=write_event(operation.route.name, self._world.present(operation, now=now)),
-                lost=lost,
-                doubled=doubled,
-            )
+        event = Event(
+            id=f"msg_{dice.randbytes(12).hex()}",
+            operation=operation.id,
+            url=callback,
+            timestamp=str(int(self._world.wall(now))),
+            body=write_event(operation.route.name, self._world.present(operation, now=now)),
+            lost=lost,
+            doubled=doubled,
         )
+        self._courier.post(self.variations.change_event(event))
 
     def _write_date(self) -> str:
         return formatdate(self._world.wall(anyio.current_time()), usegmt=True)

@@ -12,7 +12,8 @@ class Request:
 
     `arrived` is the loop's time and `held` the seconds until the answer was sent or the client had gone, both in real
     seconds. `status` stays None when nothing was answered. `authorized` says that an Authorization header was there at
-    all, valid or not. `json` is the decoded body, None when there is none. `sent` counts the bytes of the answer.
+    all, valid or not. `json` is the decoded body, None when there is none. `sent` counts the bytes of the answer, and
+    `earlier` the requests before this one with the same method for the same key, operation or file.
     """
 
     host: str
@@ -25,6 +26,7 @@ class Request:
     key: str | None = None
     operation: str | None = None
     wait: bool = False
+    earlier: int = 0
     body: bytes = attrs.field(default=b"", repr=False)
     json: Any = attrs.field(default=None, repr=False)
     held: float | None = None

@@ -20,13 +20,13 @@ class Piece:
 
 @attrs.frozen(kw_only=True)
 class Taste:
-    """How much is made: the shortest and longest track in seconds, and the variations of a new song or instrumental.
+    """How much is made: the shortest and longest track in seconds, and how many a new song or instrumental has.
 
     The service's own numbers are unknown (contract sections 3.1 and 3.2).
     """
 
     track_seconds: tuple[float, float] = (8.0, 20.0)
-    variations: int = 2
+    n_variations: int = 2
 
 
 def make_pieces(
@@ -34,7 +34,7 @@ def make_pieces(
 ) -> tuple[Piece, ...]:
     """Compose what a request asks for from its members, its source and the dice."""
     if source is not None:
-        return _adapt(route, echo, source, variations=taste.variations, dice=dice)
+        return _adapt(route, echo, source, variations=taste.n_variations, dice=dice)
     match route.name:
         case "create.new_sample":
             return (_shape(echo, "sample", dice=dice),)
@@ -45,7 +45,7 @@ def make_pieces(
         case _:
             style = "instrumental"
     return _vary(
-        taste.variations,
+        taste.n_variations,
         lambda seed: compose(echo["prompt"], seed=seed, style=style, seconds=dice.uniform(*taste.track_seconds)),
         dice=dice,
     )

@@ -44,7 +44,8 @@ class Track:
 class Operation:
     """One piece of work; `created` and `due` are the loop's seconds, `puts` counts the PUTs that asked for it.
 
-    `fate` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked.
+    `fate` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked, and
+    `looks` counts how often that was.
     """
 
     id: str
@@ -55,36 +56,22 @@ class Operation:
     fate: OperationError | None
     status: Status = "processing"
     puts: int = 1
+    looks: int = 0
     tracks: tuple[Track, ...] = attrs.field(default=(), repr=False)
     fingerprint: bytes = attrs.field(repr=False)
     submission: Submission = attrs.field(repr=False)
     compose: Callable[[], tuple[Piece, ...]] = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True)
-class Manner:
-    """Liberties the contract leaves to the service, for clients to be tested against.
-
-    `snapshot` lets a replayed PUT give the operation as it was at first, not as it is (unknown: contract section 5);
-    `shuffle` gives the outputs in another order on every GET (no order is promised: section 2.2); `forward` is a
-    service of next year, with members, a status and a stem that no client knows (section 11).
-    """
-
-    snapshot: bool = False
-    shuffle: bool = False
-    forward: bool = False
-
-    @property
-    def news(self) -> Mapping[str, Any]:
-        """The members that no client knows."""
-        return NEWS if self.forward else {}
-
-
 def describe(
-    operation: Operation, *, status: str, created_at: float, links: list[tuple[Track, Link]], manner: Manner
+    operation: Operation,
+    *,
+    status: str,
+    created_at: float,
+    links: list[tuple[Track, Link]],
+    news: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The operation object as it stands in an envelope or a webhook: every member, null where empty."""
-    news = manner.news
     outputs = [{**_describe_output(track, link), **news} for track, link in links]
     single = operation.route.result == "output"
     failed = operation.fate if status == "failed" else None
@@ -94,7 +81,7 @@ def describe(
         "created_at": write_time(created_at),
         "idempotency_key": operation.key,
         **operation.submission.echo,
-        operation.route.result: (outputs[0] if single else outputs) if status == "ready" else None,
+        operation.route.result: (outputs[0] if single else outputs) if outputs else None,
         "error": None if failed is None else {**_describe_error(failed), **news},
         **news,
     }

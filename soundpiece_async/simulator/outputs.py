@@ -35,6 +35,11 @@ class Shelf:
 
     async def answer(self, entry: Request, strike: Strike | None) -> Reply:
         """Give a file or a part of it."""
+        variations = self.timeline.world.variations
+        reply = variations.answer_instead(entry, None) or await self._answer(entry, strike)
+        return variations.change_reply(reply, entry)
+
+    async def _answer(self, entry: Request, strike: Strike | None) -> Reply:
         world = self.timeline.world
         track = world.find_track(name_track(entry.path))
         if track is None:
@@ -48,13 +53,17 @@ class Shelf:
             return reply_xml(self.faults.expired_status, "AccessDenied", "Request has expired")
         render = await self.renders.get(track.piece.score)
         self.downloads += 1
-        deaf = self.faults.ignore_range or (strike is not None and strike.fault is Fault.IGNORE_RANGE)
+        deaf = self._no_ranges or (strike is not None and strike.fault is Fault.IGNORE_RANGE)
         return self._cut(render, None if deaf else _wanted(entry, render))
+
+    @property
+    def _no_ranges(self) -> bool:
+        return self.faults.ignore_range or self.timeline.world.variations.has("length=closed")
 
     def _cut(self, render: Render, wanted: str | None) -> Reply:
         """The whole file, or the part a Range asks for."""
         size = len(render.audio)
-        headers = {"Accept-Ranges": "none" if self.faults.ignore_range else "bytes"}
+        headers = {"Accept-Ranges": "none" if self._no_ranges else "bytes"}
         if not self.faults.hide_etag:
             headers["ETag"] = render.etag
         try:

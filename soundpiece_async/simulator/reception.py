@@ -48,6 +48,7 @@ class Reception:
     peak_polls: int = attrs.field(default=0, init=False)
     bytes_sent: int = attrs.field(default=0, init=False)
     counts: Counter[str] = attrs.field(factory=Counter, init=False)
+    _seen: Counter[str] = attrs.field(factory=Counter, init=False)
     _scopes: set[anyio.CancelScope] = attrs.field(factory=set, init=False)
 
     def __repr__(self) -> str:
@@ -94,6 +95,12 @@ class Reception:
             self.open_polls += 1
             self.peak_polls = max(self.peak_polls, self.open_polls)
 
+    def _count(self, entry: Request) -> int:
+        """Count a request, and give the number of those before it that were about the same."""
+        about = f"{entry.host} {entry.method} {entry.key or entry.operation or ''} {entry.path}"
+        self._seen[about] += 1
+        return self._seen[about] - 1
+
     def _leave(self, entry: Request) -> None:
         entry.held = anyio.current_time() - entry.arrived
         self.open_requests -= 1
@@ -104,6 +111,7 @@ class Reception:
     async def _attend(self, request: web.BaseRequest, entry: Request, desk: Desk) -> web.StreamResponse:
         entry.body = await request.read()
         desk.identify(entry)
+        entry.earlier = self._count(entry)
         if self.hook is not None and (waiting := self.hook(entry)) is not None:
             await waiting
         strike = self.mischief.choose(entry)
@@ -142,10 +150,11 @@ class Reception:
         self, request: web.BaseRequest, entry: Request, reply: Reply, strike: Strike | None
     ) -> web.StreamResponse:
         """Send a body block by block, with a break at the place where a fault wants it."""
-        response = web.StreamResponse(
+        response = _FRAMINGS[reply.framing](
             status=reply.status, headers={**reply.headers, "Content-Type": reply.content_type}
         )
-        response.content_length = len(reply.body)
+        if reply.framing == "length":
+            response.content_length = len(reply.body)
         await response.prepare(request)
         body = memoryview(reply.body)
         fault = None if strike is None else strike.fault
@@ -158,6 +167,8 @@ class Reception:
             await anyio.sleep(self._stall_seconds(strike))
             body = body[at:]
         await self._write(response, entry, body)
+        if reply.framing == "closed":
+            _close(request)
         return response
 
     async def _write(self, response: web.StreamResponse, entry: Request, body: memoryview) -> None:
@@ -170,6 +181,15 @@ class Reception:
 
     def _stall_seconds(self, strike: Strike) -> float:
         return self.mischief.faults.stall_seconds if strike.seconds is None else strike.seconds
+
+
+class _Unmeasured(web.StreamResponse):
+    """A body of no known length, which ends when its connection does."""
+
+    _length_check = False  # aiohttp would send it in chunks
+
+
+_FRAMINGS = {"length": web.StreamResponse, "chunked": web.StreamResponse, "closed": _Unmeasured}
 
 
 def _is_poll(entry: Request) -> bool:

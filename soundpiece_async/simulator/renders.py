@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
@@ -20,9 +21,13 @@ class Render:
 
 @attrs.define(eq=False)
 class Renders:
-    """The files rendered last, at most `room` bytes of them; each is rendered once however many ask at a time."""
+    """The files rendered last, at most `room` bytes of them; each is rendered once however many ask at a time.
+
+    `change` is what becomes of a file before it is kept; it runs in the worker thread.
+    """
 
     room: int
+    change: Callable[[bytes], bytes] = attrs.field(default=bytes)
     held: int = attrs.field(default=0, init=False)
     made: int = attrs.field(default=0, init=False)
     _kept: OrderedDict[Score, Render] = attrs.field(factory=OrderedDict, init=False)
@@ -43,7 +48,7 @@ class Renders:
             # someone else may have rendered it while this one waited
             kept = self._recall(score)
             if kept is None:
-                kept = await anyio.to_thread.run_sync(_render, score, limiter=self._threads)
+                kept = await anyio.to_thread.run_sync(self._render, score, limiter=self._threads)
                 self._keep(score, kept)
             self._pending.pop(score, None)
             return kept
@@ -61,7 +66,6 @@ class Renders:
             _, dropped = self._kept.popitem(last=False)
             self.held -= len(dropped.audio)
 
-
-def _render(score: Score) -> Render:
-    audio = encode(score)
-    return Render(audio, f'"{hashlib.blake2b(audio, digest_size=16).hexdigest()}"')
+    def _render(self, score: Score) -> Render:
+        audio = self.change(encode(score))
+        return Render(audio, f'"{hashlib.blake2b(audio, digest_size=16).hexdigest()}"')

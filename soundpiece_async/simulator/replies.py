@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 import attrs
 
@@ -16,6 +17,8 @@ class Reply:
     body: bytes | memoryview = attrs.field(default=b"", repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict)
     content_type: str = "application/json"
+    framing: Literal["length", "chunked", "closed"] = "length"
+    """How the end of the body is told: by its length, by chunks, or by the end of the connection."""
 
 
 def reply_json(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

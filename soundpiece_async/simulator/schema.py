@@ -168,13 +168,13 @@ def check_body(route: Route, body: object, *, private_callbacks: bool = False) -
     )
 
 
-def check_query(query: Mapping[str, str]) -> tuple[str, bool]:
-    """Read the parameters of a GET: the operation's id, and whether to hold the request."""
+def check_query(query: Mapping[str, str], *, any_id: bool = False) -> tuple[str, bool]:
+    """Read the parameters of a GET: the operation's id, of the documented form or any, and whether to hold it."""
     errors: list[FieldError] = []
     identity = query.get("id")
     if identity is None:
         errors.append(_error(("query", "id"), _MISSING, None))
-    elif not _OPERATION_ID.fullmatch(identity):
+    elif not any_id and not _OPERATION_ID.fullmatch(identity):
         message, context = f"String should match pattern '{_ID_PATTERN}'", {"pattern": _ID_PATTERN}
         errors.append(_error(("query", "id"), MisfitError("string_pattern_mismatch", message, context=context), query))
     wait = query.get("wait", "false")

@@ -6,6 +6,7 @@ order is ours.
 """
 
 import json
+from http import HTTPStatus
 
 import attrs
 
@@ -13,7 +14,7 @@ from soundpiece_async.simulator.faults import Fault, Strike
 from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
 from soundpiece_async.simulator.pacing import Bucket
-from soundpiece_async.simulator.replies import Reply, reply_json, reply_limited
+from soundpiece_async.simulator.replies import Reply, reply_html, reply_json, reply_limited
 from soundpiece_async.simulator.schema import (
     ABSENT,
     ROUTES,
@@ -24,6 +25,7 @@ from soundpiece_async.simulator.schema import (
     refuse_operation,
 )
 from soundpiece_async.simulator.timeline import Timeline
+from soundpiece_async.simulator.variations import Variations
 
 _PATHS = {f"/v1/{name}": route for name, route in ROUTES.items()}
 
@@ -52,14 +54,20 @@ class Api:
             key = entry.json.get("idempotency_key") if isinstance(entry.json, dict) else None
             entry.key = key if isinstance(key, str) else None
 
+    @property
+    def variations(self) -> Variations:
+        """The liberties the service takes."""
+        return self.timeline.world.variations
+
     async def answer(self, entry: Request, strike: Strike | None) -> Reply:
         """Do what a request asks for, or refuse it."""
         try:
-            return await self._answer(entry, strike)
+            reply = await self._answer(entry, strike)
         except RefusalError as refusal:
-            return reply_json(refusal.body, status=refusal.status)
+            reply = reply_json(refusal.body, status=refusal.status)
         except InvalidRequestError as invalid:
-            return reply_json({"detail": invalid.errors}, status=422)
+            reply = reply_json({"detail": invalid.errors}, status=422)
+        return self.variations.change_reply(reply, entry)
 
     async def _answer(self, entry: Request, strike: Strike | None) -> Reply:
         route = _PATHS.get(entry.path)
@@ -73,9 +81,18 @@ class Api:
         if seconds:
             self.rate_limited += 1
             return reply_limited(seconds)
+        if (instead := self._answer_instead(entry)) is not None:
+            return instead
         if entry.method == "PUT":
             return self._submit(route, entry, strike)
         return await self._poll(route, entry)
+
+    def _answer_instead(self, entry: Request) -> Reply | None:
+        """The refusal that a variation has for a request, or None."""
+        self.timeline.catch_up()
+        world = self.timeline.world
+        known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
+        return self.variations.answer_instead(entry, known)
 
     def _submit(self, route: Route, entry: Request, strike: Strike | None) -> Reply:
         submission = check_body(route, _read_body(entry), private_callbacks=self.private_callbacks)
@@ -86,24 +103,28 @@ class Api:
         operation, known = world.submit(route, submission, body=entry.json, now=now, failure=failure)
         entry.operation = operation.id
         self.timeline.catch_up()
-        at_first = not known or world.manner.snapshot
+        at_first = not known or self.variations.has("repeat=snapshot")
         return self._present(operation, now=now, at_first=at_first)
 
     async def _poll(self, route: Route, entry: Request) -> Reply:
-        identity, wait = check_query(entry.query)
+        identity, wait = check_query(entry.query, any_id=self.variations.own_ids)
         now = self.timeline.catch_up()
         operation = self.timeline.world.find(route, identity)
         if operation is None:
             raise refuse_operation(identity)
         if wait and operation.status == "processing":
-            await self.timeline.wait(operation, seconds=self.hold)
+            hold = self.variations.hold
+            await self.timeline.wait(operation, seconds=self.hold * hold.share)
             now = self.timeline.catch_up()
+            if hold.status is not None and operation.status == "processing":
+                return reply_html(hold.status, HTTPStatus(hold.status).phrase)
         return self._present(operation, now=now)
 
     def _present(self, operation: Operation, *, now: float, at_first: bool = False) -> Reply:
         world = self.timeline.world
         document = world.present(operation, now=now, at_first=at_first)
-        return reply_json({operation.route.envelope: document, **world.manner.news})
+        body = self.variations.build_body(document, operation.route.envelope)
+        return reply_json({**body, **world.news})
 
 
 def _read_body(entry: Request) -> object:

@@ -30,13 +30,17 @@ _GROWTH = 4.0
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """News of one operation: `timestamp` is in seconds since 1970; it may get `lost`, or be delivered twice."""
+    """News of one operation: `timestamp` is in seconds since 1970; it may get `lost`, or be delivered twice.
+
+    `prefix` begins the names of the three headers.
+    """
 
     id: str
     operation: str
     url: str
-    timestamp: int
+    timestamp: str
     body: bytes = attrs.field(repr=False)
+    prefix: str = "webhook"
     lost: bool = False
     doubled: bool = False
 
@@ -131,9 +135,9 @@ def sign(event: Event, *, keys: tuple[bytes, ...]) -> dict[str, str]:
     return {
         "Content-Type": "application/json",
         "User-Agent": "soundpiece-simulator",
-        "webhook-id": event.id,
-        "webhook-timestamp": str(event.timestamp),
-        "webhook-signature": " ".join(f"v1,{base64.b64encode(signature).decode()}" for signature in signatures),
+        f"{event.prefix}-id": event.id,
+        f"{event.prefix}-timestamp": event.timestamp,
+        f"{event.prefix}-signature": " ".join(f"v1,{base64.b64encode(signature).decode()}" for signature in signatures),
     }
 
 

@@ -26,15 +26,9 @@ from soundpiece_async.simulator.arguments import check_duration
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.links import Signer, Ticket, read_link
 from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
-from soundpiece_async.simulator.operations import (
-    Manner,
-    Operation,
-    OperationError,
-    RefusalError,
-    Track,
-    describe,
-)
+from soundpiece_async.simulator.operations import NEWS, Operation, OperationError, RefusalError, Track, describe
 from soundpiece_async.simulator.schema import Route, Submission
+from soundpiece_async.simulator.variations import Variations
 
 Durations = Callable[[str], float] | Mapping[str, float] | None
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -44,13 +38,17 @@ _SPREAD = 0.5
 
 @attrs.define(eq=False, kw_only=True)
 class World:
-    """Everything the service remembers; `durations` pins processing times in seconds, before `speed` divides them."""
+    """Everything the service remembers; `durations` pins processing times in seconds, before `speed` divides them.
+
+    `forward` is a service of next year, with members, a status and a stem that no client knows (contract section 11).
+    """
 
     seed: int
     signer: Signer
     faults: Faults = attrs.field(factory=Faults)
     taste: Taste = attrs.field(factory=Taste)
-    manner: Manner = attrs.field(factory=Manner)
+    variations: Variations = attrs.field(factory=Variations)
+    forward: bool = False
     speed: float = 1.0
     durations: Durations = None
     credits: int | None = None
@@ -72,6 +70,11 @@ class World:
     def next_due(self) -> float:
         """When the next operation ends, in the loop's seconds; infinity while none is to."""
         return self._agenda[0][0] if self._agenda else math.inf
+
+    @property
+    def news(self) -> Mapping[str, Any]:
+        """The members that no client knows."""
+        return NEWS if self.forward else {}
 
     def wall(self, now: float) -> float:
         """The wall clock's seconds since 1970 at `now`."""
@@ -98,6 +101,10 @@ class World:
         self._keys[submission.key] = self.operations[operation.id] = operation
         heapq.heappush(self._agenda, (operation.due, operation.id))
         return operation, False
+
+    def find_key(self, key: str | None) -> Operation | None:
+        """The operation that a key made."""
+        return None if key is None else self._keys.get(key)
 
     def find(self, route: Route, identity: str) -> Operation | None:
         """The operation of this route with this id."""
@@ -135,20 +142,30 @@ class World:
     def present(self, operation: Operation, *, now: float, at_first: bool = False) -> dict[str, Any]:
         """The operation object as it is `now`, its URLs freshly signed; or `at_first`, as its PUT gave it."""
         status: str = "processing" if at_first else operation.status
-        if self.manner.forward and status == "processing" and now < (operation.created + operation.due) / 2:
+        if self.forward and status == "processing" and now < (operation.created + operation.due) / 2:
             status = "queued"
         wall = self.wall(now)
-        tracks = self._look(operation) if status == "ready" else []
-        return describe(
+        tracks = self._show(operation, status)
+        document = describe(
             operation,
             status=status,
             created_at=self.wall(operation.created),
             links=[(track, self.signer.sign(track.name, wall=wall)) for track in tracks],
-            manner=self.manner,
+            news=self.news,
         )
+        self.variations.change_document(document, operation)
+        return document
+
+    def _show(self, operation: Operation, status: str) -> list[Track]:
+        """The tracks that are shown under a status: all at the end, and one early if the service does that."""
+        if status == "ready":
+            operation.looks += 1
+            return self._look(operation)
+        early = self.variations.has("outputs=early") and status != "failed" and operation.fate is None
+        return self._look(operation)[:1] if early else []
 
     def _look(self, operation: Operation) -> list[Track]:
-        """The tracks of a ready operation, in the order of the day."""
+        """The tracks of an operation, in the order of the day."""
         if not operation.tracks:
             names = [_digest(operation.id, index).hex() for index in range(8)]
             operation.tracks = tuple(
@@ -157,7 +174,7 @@ class World:
             )
             self._tracks.update((track.name, track) for track in operation.tracks)
         tracks = list(operation.tracks)
-        if self.manner.shuffle:
+        if self.variations.has("outputs=shuffled"):
             self._order.shuffle(tracks)
         return tracks
 
@@ -177,7 +194,7 @@ class World:
         url = (echo.get("source") or echo.get("reference") or {}).get("url")
         own = read_link(url) if url is not None and self.signer.owns(url) else None
         dice = self._dice(route, echo, source=url if own is None else own.name)
-        identity = "op_" + "".join(dice.choices(_ALPHABET, k=26))
+        identity = self.variations.make_id(dice, "op_" + "".join(dice.choices(_ALPHABET, k=26)))
         seconds = self._seconds(route, dice)
         fate = self._fate(dice)
         track = own and self._fetch(own, now=now)
@@ -187,7 +204,7 @@ class World:
         def compose() -> tuple[Piece, ...]:
             source = track.piece.score if track else url and imagine(url, taste=self.taste)
             pieces = make_pieces(route, echo, source=source, taste=self.taste, dice=dice)
-            unknown_stem = self.manner.forward and route.name == "adapt.separate_stems"
+            unknown_stem = self.forward and route.name == "adapt.separate_stems"
             return (*pieces, Piece(source, "mix")) if unknown_stem and source else pieces
 
         return Operation(

@@ -51,7 +51,7 @@ def test_killed_while_it_waits_and_while_it_sends_then_closed(chromium: Browser,
 
 def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Path) -> None:
     """The signed URL of a source is part of the request, and so it is kept too; another take stays the other take."""
-    with open_service(shuffle_outputs=True) as service, open_studio(tmp_path / "data", service) as studio:
+    with open_service(variations=["outputs=shuffled"]) as service, open_studio(tmp_path / "data", service) as studio:
         with browse(chromium, studio.url) as page:
             song = expect_ready(make(page, "Song", "ballad", Lyrics="[Verse]\nOh"))
             song.get_by_role("radio", name="Take 2").check()

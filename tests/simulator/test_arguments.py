@@ -17,9 +17,9 @@ MISFITS: dict[str, list[Any]] = {
     "credits": [-1, 2.5],
     "url_lifetime": [0, -1, math.nan, math.inf],
     "track_seconds": [(0, 0), (2, 1), (1, math.inf), (1, math.nan), (1,), 3],
-    "variations": [0, -1, 1.5],
+    "n_variations": [0, -1, 1.5],
+    "variations": [2, None, "echo=strip", ["echo"], [3], {"echo": 3}],
     "durations": [7, {"create.new_fx": math.nan}, {"create.new_fx": -1}, {"create.new_fx": "1"}, {"new_fx": 1}],
-    "replay": ["x", None],
     "clock_skew": [math.nan, math.inf, "x"],
     "download_rate": [0, math.nan],
     "webhook_attempts": [0],
@@ -49,7 +49,7 @@ def test_refuses_a_number_beyond_any_float(name: str) -> None:
 
 def test_takes_what_makes_sense() -> None:
     """The bounds themselves, integers for numbers, and durations in both forms."""
-    Simulator(speed=1, burst=1, credits=0, track_seconds=(1, 1), variations=1, port=65535, cache_bytes=0)
+    Simulator(speed=1, burst=1, credits=0, track_seconds=(1, 1), n_variations=1, port=65535, cache_bytes=0)
     Simulator(durations={"create.new_fx": math.inf, "create.new_song": 0}, webhook_loss=1, clock_skew=-3)
     Simulator(durations=lambda _: 0.5, webhook_attempts=1, download_rate=0.5, on_request=print)  # type: ignore[arg-type]
 

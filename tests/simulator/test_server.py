@@ -133,10 +133,10 @@ class TestRefusals:
 class TestIdempotency:
     """One key, one piece of work."""
 
-    @pytest.mark.parametrize(("replay", "status"), [("current", "ready"), ("snapshot", "processing")])
-    async def test_replays(self, replay: str, status: str) -> None:
+    @pytest.mark.parametrize(("variations", "status"), [([], "ready"), (["repeat=snapshot"], "processing")])
+    async def test_replays(self, variations: list[str], status: str) -> None:
         """A repeated PUT gives the same operation: as it is now, or as it was at first."""
-        async with opened(replay=replay) as caller:
+        async with opened(variations=variations) as caller:
             key = str(uuid.uuid4())
             first = await caller.run(idempotency_key=key, **SAMPLE)
             again = await caller.put(idempotency_key=key, **SAMPLE)

@@ -9,9 +9,10 @@ import pytest
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.links import Signer, read_link, write_time
 from soundpiece_async.simulator.music import Taste
-from soundpiece_async.simulator.operations import Manner, Operation, OperationError, RefusalError
+from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
 from soundpiece_async.simulator.schema import ROUTES, check_body
 from soundpiece_async.simulator.tone import cut_down
+from soundpiece_async.simulator.variations import read_variations
 from soundpiece_async.simulator.world import World
 
 FX: dict[str, Any] = {"prompt": "slam", "duration": 1.5}
@@ -133,7 +134,7 @@ def test_finds_by_id_and_route() -> None:
 )
 def test_makes_what_was_asked(route: str, members: dict[str, Any], lengths: list[float]) -> None:
     """Each route gives its number of outputs, of the lengths asked for."""
-    document = finish(make_world(taste=Taste(track_seconds=(4.0, 4.0), variations=3)), route, members)
+    document = finish(make_world(taste=Taste(track_seconds=(4.0, 4.0), n_variations=3)), route, members)
 
     outputs = document["outputs"] if "outputs" in document else [document["output"]]
     assert [output["duration"] for output in outputs] == lengths
@@ -234,8 +235,8 @@ def test_retakes() -> None:
 
 
 def test_shuffles_outputs() -> None:
-    """With `shuffle` the outputs come in different orders, and are the same ones."""
-    world = make_world(manner=Manner(shuffle=True), taste=Taste(variations=3))
+    """With `outputs=shuffled` the outputs come in different orders, and are the same ones."""
+    world = make_world(variations=read_variations(["outputs=shuffled"]), taste=Taste(n_variations=3))
     operation = put(world, "create.new_song", SONG)
     world.advance(10.0)
     orders = {tuple(o["duration"] for o in world.present(operation, now=10.0)["outputs"]) for _ in range(40)}
@@ -246,7 +247,7 @@ def test_shuffles_outputs() -> None:
 
 def test_speaks_of_the_future() -> None:
     """With `forward` there are unknown members at every level, an unknown status at first and an unknown stem."""
-    world = make_world(manner=Manner(forward=True))
+    world = make_world(forward=True)
     operation = put(world, "adapt.separate_stems", {"source": FOREIGN})
 
     assert world.present(operation, now=4.0)["status"] == "queued"

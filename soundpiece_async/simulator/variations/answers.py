@@ -1,0 +1,166 @@
+"""Variations of the API's answers: envelopes and ids, refusals, repeats of a key, and the hold of a poll."""
+
+import base64
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from random import Random
+
+import attrs
+
+from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.replies import Reply, reply_html, reply_json
+from soundpiece_async.simulator.variations.variation import Document, Table, Variation
+
+Refuse = Callable[[Request, Operation | None], Reply | None]
+_EARLY_READS = 2
+"""How many GETs of an operation are refused before the service finds it."""
+_RETRY_AFTER = {"Retry-After": "1"}
+BLOCKED = b"<script"
+"""What the firewall dislikes in a body."""
+
+
+@attrs.frozen
+class Hold:
+    """How long a `wait=true` is held, as a share of the documented time, and what answers it if nothing ended."""
+
+    share: float = 1.0
+    status: int | None = None
+
+
+HOLDS = {"none": Hold(0.0), "408": Hold(0.25, 408), "504": Hold(0.25, 504)}
+
+
+# envelopes and ids
+
+
+def _keep_beside(document: Document, _: str) -> Document:
+    return {"request": {"id": "req_1f6c0a"}, "operation": document}
+
+
+_ENVELOPE = {
+    "renamed": ("the member is `operation` on every route", lambda document, _: {"operation": document}),
+    "beside": ("as `renamed`, beside another object that has an `id`", _keep_beside),
+    "nested": ("the documented envelope within `data`", lambda document, name: {"data": {name: document}}),
+    "deep": (
+        "three levels with names of their own",
+        lambda document, _: {"response": {"data": {"operation": document}}},
+    ),
+    "bare": ("none: the operation object itself", lambda document, _: document),
+}
+
+
+def _make_uuid(dice: Random) -> str:
+    return str(uuid.UUID(int=dice.getrandbits(128), version=4))
+
+
+def _make_base64(dice: Random) -> str:
+    return base64.b64encode(b"\xfb\xff" + dice.randbytes(17)).decode()
+
+
+# refusals
+
+
+def _refuse(status: int) -> Reply:
+    """Write a refusal; what is to be tried again soon says so."""
+    headers = _RETRY_AFTER if status in (429, 503) else None
+    return reply_json({"detail": f"Not now ({status})"}, status=status, headers=headers)
+
+
+def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
+    def refuse(request: Request, operation: Operation | None) -> Reply | None:
+        early = request.method == "GET" and operation is not None and request.earlier < reads
+        return _refuse(status) if early else None
+
+    return refuse
+
+
+def _refuse_repeats(status: int, detail: str, *, only_in_progress: bool = True) -> Refuse:
+    def refuse(request: Request, operation: Operation | None) -> Reply | None:
+        if request.method != "PUT" or operation is None or (only_in_progress and operation.status != "processing"):
+            return None
+        return reply_json({"detail": detail}, status=status)
+
+    return refuse
+
+
+def _refuse_first_submit(request: Request, _: Operation | None) -> Reply | None:
+    return _refuse(503) if request.method == "PUT" and request.earlier == 0 else None
+
+
+def _block(request: Request, _: Operation | None) -> Reply | None:
+    return reply_html(403, "Forbidden") if request.method == "PUT" and BLOCKED in request.body else None
+
+
+def _lose_first_answer(reply: Reply, request: Request) -> Reply:
+    accepted = request.method == "PUT" and request.earlier == 0 and reply.status == HTTPStatus.OK
+    return reply_html(502, "Bad Gateway") if accepted else reply
+
+
+def _accept_with(status: int) -> Callable[[Reply, Request], Reply]:
+    def change(reply: Reply, request: Request) -> Reply:
+        accepted = request.method == "PUT" and reply.status == HTTPStatus.OK
+        return attrs.evolve(reply, status=status) if accepted else reply
+
+    return change
+
+
+_IN_PROGRESS = "A request with this idempotency_key is in progress"
+_READS = (404, 408, 409, 421, 422, 423, 425, 499, 500, 503)
+
+ANSWERS: Table = {
+    "envelope": {
+        value: Variation(part="envelope", meaning=meaning, envelope=build)
+        for value, (meaning, build) in _ENVELOPE.items()
+    },
+    "id": {
+        "uuid": Variation(part="id", meaning="a UUID", identity=_make_uuid),
+        "base64": Variation(part="id", meaning="base64, with `+`, `/` and `=`", identity=_make_base64),
+    },
+    "submit": {
+        "201": Variation(part="submit.status", meaning="accepted with 201", reply=_accept_with(201)),
+        "202": Variation(part="submit.status", meaning="accepted with 202", reply=_accept_with(202)),
+        "502": Variation(
+            part="submit.first", meaning="the first PUT of a key is accepted, its answer lost", reply=_lose_first_answer
+        ),
+        "503": Variation(
+            part="submit.first",
+            meaning="the first PUT of a key is refused, with `Retry-After: 1`",
+            instead=_refuse_first_submit,
+        ),
+    },
+    "repeat": {
+        **{
+            str(status): Variation(
+                part="repeat.progress",
+                meaning="the answer to a repeat while the operation is in progress",
+                instead=_refuse_repeats(status, _IN_PROGRESS),
+            )
+            for status in (408, 409, 422, 423, 425, 499)
+        },
+        "used": Variation(
+            part="repeat",
+            meaning="422 to every repeat, for ever",
+            instead=_refuse_repeats(422, "This idempotency_key was used before", only_in_progress=False),
+        ),
+        "snapshot": Variation(part="repeat.state", meaning="a repeat gets the operation as it was at first"),
+    },
+    "read": {
+        **{
+            str(status): Variation(
+                part="read", meaning="the first two GETs of an operation", instead=_refuse_reads(status)
+            )
+            for status in _READS
+        },
+        "gone": Variation(part="read", meaning="404 to every GET", instead=_refuse_reads(404, reads=float("inf"))),
+    },
+    "hold": {
+        "none": Variation(part="hold", meaning="`wait=true` is answered at once"),
+        "408": Variation(part="hold", meaning="408 after 5 s, when nothing has ended"),
+        "504": Variation(part="hold", meaning="504 after 5 s, when nothing has ended"),
+    },
+    "firewall": {
+        "html": Variation(part="firewall", meaning="403 with HTML for a PUT with `<script` in it", instead=_block),
+    },
+}

@@ -1,0 +1,55 @@
+"""One variation: which part of an answer it decides, and the small function that does so at one seam."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import attrs
+
+from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.replies import Reply
+from soundpiece_async.simulator.webhooks import Event
+
+Document = dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Variation:
+    """A liberty that the documentation leaves to the service.
+
+    Each function belongs to one seam; a variation without any is a switch, which one place asks for by its name.
+
+    Attributes:
+        part: The part of an answer it decides, dotted: of two variations that decide the same part, or a part of the
+            other's part, one would undo the other.
+        meaning: What the service does, in words.
+        document: Change the operation object, which is fresh each time, before it is put into an envelope or a webhook.
+        envelope: Build the body of a 200 from the operation object and the documented name of its envelope.
+        identity: Make the id of a new operation.
+        instead: Build the answer to a request that is not to take effect, or None; given the operation it is about.
+        reply: Change an answer just before it is sent.
+        audio: Change the file behind an output; runs in a worker thread.
+        event: Change a webhook before it is signed.
+        secret: Read the key from a signing secret.
+
+    """
+
+    part: str
+    meaning: str
+    document: Callable[[Document, Operation], None] | None = None
+    envelope: Callable[[Document, str], Document] | None = None
+    identity: Callable[[Random], str] | None = None
+    instead: Callable[[Request, Operation | None], Reply | None] | None = None
+    reply: Callable[[Reply, Request], Reply] | None = None
+    audio: Callable[[bytes], bytes] | None = None
+    event: Callable[[Event], Event] | None = None
+    secret: Callable[[str], bytes] | None = None
+
+    def contradicts(self, other: "Variation") -> bool:
+        """Return whether one of the two would undo the other."""
+        return f"{self.part}.".startswith(f"{other.part}.") or f"{other.part}.".startswith(f"{self.part}.")
+
+
+Table = dict[str, dict[str, Variation]]
+"""The variations by name and value."""
