@@ -1,7 +1,7 @@
 """Many pieces at once: reads requests no faster than results are taken, and hands the results out as they come."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
@@ -16,6 +16,7 @@ from soundpiece_async._core.errors import (
     InsufficientCredits,
     JournalError,
     SessionClosed,
+    SettingsError,
     SoundpieceError,
 )
 from soundpiece_async._core.models import Failed, Operation, Succeeded
@@ -27,6 +28,10 @@ from soundpiece_async._shielding import see_through
 from soundpiece_async._way import Brakes, Work
 
 R = TypeVar("R", bound=Request)
+
+
+_STOPPING = (AuthenticationError, InsufficientCredits, SettingsError)
+"""What the next request would meet, too: a refused account, or a destination that takes no files."""
 
 
 class RunMany(Generic[R]):
@@ -43,6 +48,7 @@ class RunMany(Generic[R]):
         work: Work[R],
         refusal: Callable[[], SoundpieceError | None],
         recheck: Callable[[], None],
+        demand: Callable[[], Awaitable[None]],
         life: Lifetime,
         limit: int,
         ordered: bool,
@@ -50,6 +56,7 @@ class RunMany(Generic[R]):
         self._requests = requests
         self._work = work
         self._brakes = Brakes(sending=self._check, asking=self._check_key)
+        self._demand = demand
         self._life = life
         self._limit = limit
         self._ordered = ordered
@@ -89,6 +96,7 @@ class RunMany(Generic[R]):
         self._places = anyio.Semaphore(self._limit)
         self._outdated = self._latest_refusal()  # of before: whoever starts a run wants it tried again
         self._news, self._left = anyio.Event(), anyio.CancelScope()
+        await self._demand()
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._ended = self._life.start_child(self._host)  # nothing is awaited from here on: ``__aexit__`` will follow
         return self
@@ -211,7 +219,7 @@ class RunMany(Generic[R]):
         except JournalError:  # a run that cannot be recorded must end
             raise
         except SoundpieceError as error:
-            if isinstance(error, AuthenticationError | InsufficientCredits) and error is not self._refusal:
+            if isinstance(error, _STOPPING) and error is not self._refusal:
                 self._refusal = error
                 self._recheck()
             known = getattr(error, "operation", None) or self._running.get(number)

@@ -230,6 +230,7 @@ class Session:
         """
         demand_timeout(timeout)
         demand_place(save_to, verify=self._settings.verify)
+        await self._demand(save_to)
         operation = await self.wait(await self.submit(request), timeout=timeout)
         files = () if save_to is None else tuple(await self.download(operation, save_to))
         return Succeeded(request=request, operation=operation, files=files)
@@ -272,6 +273,7 @@ class Session:
             work=recording.run if recording else way.run,
             refusal=lambda: self._submitter.refusal,
             recheck=lambda: self._transport.pacer.recheck(),  # noqa: PLW0108 - there is no transport before the start
+            demand=partial(self._demand, save_to),
             life=self._life,
             limit=self._settings.limits.in_flight if max_in_flight is None else max_in_flight,
             ordered=ordered,
@@ -313,6 +315,11 @@ class Session:
             detection_lag=poller.lag_sum / max(1, poller.noticed),
             detection_lag_max=poller.lag_max,
         )
+
+    async def _demand(self, save_to: Destination | None) -> None:
+        """Try the destination of a run, before anything is sent and paid for."""
+        with self._life.inside():
+            await self._downloader.demand(save_to)
 
     async def _submit(self, request: R, **how: Any) -> Operation[R]:
         with self._life.briefly():

@@ -2,11 +2,14 @@
 
 import os
 import re
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import anyio.to_thread
 import attrs
@@ -61,6 +64,94 @@ def serve_s3() -> Iterator[str]:
     urllib.request.urlopen(urllib.request.Request(f"{url}/{BUCKET}", method="PUT")).close()  # noqa: S310 - our own server
     yield url
     server.stop()
+
+
+@attrs.define
+class Bucket:
+    """An S3 server for one bucket, whose rights and manners can be chosen; it keeps whole objects only.
+
+    Attributes:
+        url: of the server.
+        rights: what is allowed: without ``list`` a missing object is a 403, as S3 has it.
+        conditional: whether it heeds ``If-None-Match``.
+        error: the code it answers everything with.
+        objects: what is in it.
+        asked: methods and keys.
+        react: called with method and key before a request is answered.
+    """
+
+    url: str
+    rights: set[str] = attrs.field(factory=lambda: {"list", "get", "put"})
+    conditional: bool = True
+    error: str | None = None
+    objects: dict[str, bytes] = attrs.field(factory=dict)
+    asked: list[tuple[str, str]] = attrs.field(factory=list)
+    react: Callable[[str, str], None] = lambda _method, _key: None
+
+    def store(self, **how: Any) -> S3Store:
+        """Make a client of it."""
+        return S3Store(BUCKET, **{**credentials(self.url), **how})
+
+    def answer(self, method: str, key: str, body: bytes, condition: str | None) -> tuple[int, bytes]:
+        """Answer one request."""
+        self.asked.append((method, key))
+        self.react(method, key)
+        if self.error:
+            return 403, _explain(self.error)
+        if ("put" if method == "PUT" else "get") not in self.rights:
+            return 403, _explain("AccessDenied")
+        if method == "PUT":
+            if self.conditional and key in self.objects and condition == "*":
+                return 412, _explain("PreconditionFailed")
+            self.objects[key] = body
+            return 200, b""
+        if key not in self.objects:
+            return (404, _explain("NoSuchKey")) if "list" in self.rights else (403, _explain("AccessDenied"))
+        return 200, self.objects[key]
+
+
+def _explain(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code></Error>".encode()
+
+
+@contextmanager
+def serve_bucket(**manners: Any) -> Iterator[Bucket]:
+    """Run an S3 server of bare sockets."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            key = unquote(self.path.partition("?")[0]).removeprefix(f"/{BUCKET}/")
+            status, data = bucket.answer(self.command, key, body, self.headers["If-None-Match"])
+            headers = {"ETag": '"1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+            if status == 200 and (asked := self.headers["Range"]):
+                total = len(data)
+                start, end = map(int, asked.removeprefix("bytes=").split("-"))
+                status, data = 206, data[start : end + 1]
+                headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{total}"
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+        do_GET = do_HEAD = do_PUT = answer  # noqa: N815 - the names of the standard library
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        bucket = Bucket(f"http://127.0.0.1:{server.server_port}", **manners)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield bucket
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def open_shop(kind: str, *, folder: Path, s3: str) -> Shop:

@@ -10,7 +10,7 @@ import attrs
 import obstore
 import pytest
 from conftest import STUCK, settings, simulate
-from obstore.store import MemoryStore
+from obstore.store import LocalStore, MemoryStore
 
 from soundpiece_async import (
     CorruptAudio,
@@ -68,7 +68,7 @@ async def test_many_pieces_go_to_a_store(session: Session) -> None:
 
 async def test_a_journal_knows_objects(session: Session, sim: Simulator, tmp_path: Path) -> None:
     """A second run gives out what is in the store without a request."""
-    place = (tmp_path / "songs").as_uri()
+    place = LocalStore(tmp_path / "songs", mkdir=True)
     found, sent = [], []
     for _ in range(2):
         requests = [NewFx(f"take {n}", duration=1) for n in range(3)]

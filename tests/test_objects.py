@@ -41,7 +41,7 @@ async def test_an_output_becomes_an_object(tmp_path: Path, shop: Shop) -> None:
         saved = await b.downloader.save(b.output(), target)
 
         assert await shop.read() == SONG
-        assert (saved.url, saved.name, saved.bytes) == (target.url, "song.flac", len(SONG))
+        assert (saved.url, saved.name, saved.path, saved.bytes) == (target.url, "song.flac", target.path, len(SONG))
         assert (saved.duration, saved.sample_rate, saved.channels) == (1.0, 44_100, 2)
         assert saved.sha256 == hashlib.sha256(SONG).hexdigest()
         assert b.server.ranges == [None]
@@ -199,17 +199,19 @@ async def test_cancelled_uploads_leave_no_parts(tmp_path: Path, s3: str, sent: i
 
 
 async def test_what_the_store_says_ends_a_download(tmp_path: Path, s3: str) -> None:
-    """No bucket, no credentials, no network: said in one line, without what is asked for; nothing is tried again."""
+    """No bucket, no network: said in one line, without what is asked for; nothing is tried again."""
     store = S3Store("nobody", **credentials(s3))
     unreachable = S3Store("nobody", **credentials("http://127.0.0.1:9"))
     async with bench(tmp_path, default=Act(pause=0.002), files={PATH: LONG}) as b:
-        for one, reason in ((store, r"404 Not Found \(NoSuchBucket\)$"), (unreachable, "sending request")):
-            with pytest.raises(DownloadError, match=f"the object store said: .*{reason}") as caught:
-                await b.downloader.save(b.output(), open_folder(one, stores={}).name("song.flac"))
-            assert isinstance(caught.value.__cause__, TransportError)
-            assert "\n" not in str(caught.value)
-            assert "uploads=" not in str(caught.value)
-            assert caught.value.path == "s3://nobody/song.flac"
+        with pytest.raises(SettingsError, match=r"the object store said: .*404 Not Found \(NoSuchBucket\);") as refused:
+            await b.downloader.save(b.output(), open_folder(store, stores={}).name("song.flac"))
+        with pytest.raises(DownloadError, match=r"the object store said: .*sending request") as caught:
+            await b.downloader.save(b.output(), open_folder(unreachable, stores={}).name("song.flac"))
+        assert isinstance(caught.value.__cause__, TransportError)
+        assert caught.value.path == "s3://nobody/song.flac"
+        for error in (str(refused.value), str(caught.value)):
+            assert "\n" not in error
+            assert "uploads=" not in error
 
         assert len(b.server.requests) <= 1
         assert b.downloader.streams_out == 0
@@ -231,7 +233,7 @@ class SlowTarget(Target):
         """Find nothing."""
         await anyio.lowlevel.checkpoint()
 
-    async def write(self, blocks: AsyncIterable[bytes]) -> None:
+    async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:  # noqa: ARG002 - as of every target
         """Hang."""
         async for _ in blocks:
             await anyio.sleep_forever()
@@ -253,7 +255,7 @@ async def test_a_slow_store_slows_the_host(tmp_path: Path, monkeypatch: pytest.M
 class BrokenTarget(SlowTarget):
     """A store with a bug."""
 
-    async def write(self, blocks: AsyncIterable[bytes]) -> None:
+    async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:  # noqa: ARG002 - as of every target
         """Fail."""
         async for _ in blocks:
             raise ZeroDivisionError

@@ -1,16 +1,24 @@
+import errno
+import os
 import sys
-from pathlib import Path
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import anyio
 import pytest
 from obstore.store import MemoryStore
 
-from soundpiece_async._core.addresses import SCHEMES, read_path, split_url
+from soundpiece_async._core.addresses import SCHEMES, read_file_url, read_path, split_url
 from soundpiece_async._core.errors import InvalidRequest, SettingsError
 from soundpiece_async._download.places import Places, demand_place, read_place
+from soundpiece_async._record.journal import Journal
+
+pytestmark = pytest.mark.anyio
 
 
 def test_a_place_is_a_folder_a_url_or_a_store() -> None:
-    """Text with a scheme of obstore's is a URL; all other text, and every path, is a folder."""
+    """Text with a scheme of obstore's is a URL; all other text, a ``file:`` URL, and every local path, is a folder."""
     store = MemoryStore()
 
     assert read_place("out/a:b") == Path("out/a:b")
@@ -32,6 +40,11 @@ class BytesPath:
         ("ftp://host/x", "names no store"),
         ("https://user:word@host/x?sig=1", "names no store"),
         (Path("s3://songs/x"), "pass it as text"),
+        ("s3:/songs/x", "pass it as text, as s3://"),
+        ("file://tmp/x", "of the machine 'tmp'"),
+        ("file://songs.example/x", "file:///songs.example/x"),
+        ("file:///x%00", "names no folder"),
+        ("file://", "names no folder"),
         (7, "no folder"),
         ("song\0s", "cannot be a path"),
         (Path("song\ud800s"), "cannot be a path"),
@@ -53,12 +66,11 @@ def test_what_is_no_place_is_refused(to: object, reason: str) -> None:
         ("s3://songs", ("s3://songs/", "")),
         ("S3://songs//a%20b//c/", ("s3://songs/", "a%20b/c/")),
         ("abfss://songs@me.dfs.core.windows.net/x?y#z", ("abfss://songs@me.dfs.core.windows.net/", "x?y#z/")),
-        ("file:///tmp/a%20b", ("file:///", "tmp/a b/")),
         ("memory://", ("memory:///", "")),
     ],
 )
 def test_a_url_is_split_letter_by_letter(url: str, parts: tuple[str, str]) -> None:
-    """Keys may hold anything; only file URLs are encoded."""
+    """Keys may hold anything."""
     assert split_url(url) == parts
 
 
@@ -74,17 +86,21 @@ def test_an_objects_path_is_good_for_its_name() -> None:
     assert read_path("file:///tmp/take.flac") == Path("/tmp/take.flac")  # noqa: S108 - nothing is written
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is sent, and where it is used; folders need no extra."""
     monkeypatch.setitem(sys.modules, "obstore", None)
-    monkeypatch.delitem(sys.modules, "soundpiece_async._download.objects", raising=False)
 
-    for call in (lambda: demand_place("s3://songs", verify="header"), lambda: Places().find("s3://songs")):
-        with pytest.raises(SettingsError, match=r"pip install 'soundpiece-async\[obstore\]'"):
-            call()
+    with pytest.raises(SettingsError, match=r"pip install 'soundpiece-async\[obstore\]'"):
+        demand_place("s3://songs", verify="header")
+    with pytest.raises(SettingsError, match=r"pip install 'soundpiece-async\[obstore\]'"):
+        await make_places().open("s3://songs")
     demand_place(None, verify="full")
     demand_place("out", verify="full")
-    assert Places().find("out")("take.flac") == Path("out/take.flac")
+    assert await make_places().open("out") == Path("out")
+
+
+def make_places() -> Places:
+    return Places(anyio.CapacityLimiter(1))
 
 
 def test_a_place_that_can_be_used_is_let_pass() -> None:
@@ -94,17 +110,124 @@ def test_a_place_that_can_be_used_is_let_pass() -> None:
         demand_place(MemoryStore(), verify="full")
 
 
-def test_a_store_without_its_settings_is_told() -> None:
+async def test_a_store_without_its_settings_is_told() -> None:
     """What the environment lacks is said in one line."""
     with pytest.raises(SettingsError, match=r"az://songs/ cannot be used: .*Account must be specified$"):
-        Places().find("az://songs/x")
+        await make_places().open("az://songs/x")
 
 
-def test_a_bucket_has_one_client() -> None:
+async def test_a_bucket_has_one_client() -> None:
     """Two places in it share the connections, and what is in memory."""
-    places = Places()
+    places = make_places()
 
-    one, two = places.find("memory:///a")("x"), places.find("memory:///b")("x")
+    one, two = await places.open("memory:///a"), await places.open("memory:///b")
 
-    assert (one.url, two.url) == ("memory:///a/x", "memory:///b/x")
+    assert not isinstance(one, Path)
+    assert not isinstance(two, Path)
+    assert (one.name("x").url, two.name("x").url) == ("memory:///a/x", "memory:///b/x")
     assert one.store is two.store
+
+
+class CloudPath:
+    """As the path objects of libraries for cloud storage: a path of a copy on this machine."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.copied = False
+
+    def as_uri(self) -> str:
+        """As of pathlib."""
+        return self.url
+
+    def __fspath__(self) -> str:
+        self.copied = True
+        return "/tmp/cache/songs"  # noqa: S108 - nothing is written
+
+
+class CloudObject:
+    """The same, of a library whose objects are no paths."""
+
+    def as_uri(self) -> str:
+        """As of pathlib."""
+        return "gs://songs/x?token=word"
+
+
+@pytest.mark.parametrize("path", [CloudPath("s3://songs/x"), CloudPath("memory://x"), CloudObject()])
+def test_a_cloud_librarys_path_is_refused(path: Any) -> None:
+    """Its files would go to a copy that dies with its client; nothing is copied to find that out (F1)."""
+    for call in (lambda: read_place(path), lambda: Journal.open(path)):
+        with pytest.raises(InvalidRequest, match=r"not a folder of this machine.*as text") as caught:
+            call()
+        assert "word" not in str(caught.value)
+    assert not getattr(path, "copied", False)
+
+
+@pytest.mark.parametrize(
+    "path", [Path("/songs"), PurePosixPath("songs"), anyio.Path("/songs"), CloudPath("file:///songs"), os.scandir]
+)
+def test_a_local_path_of_any_library_is_a_folder(path: Any, tmp_path: Path) -> None:
+    """Also one that has ``as_uri``, and one that has not."""
+    if path is os.scandir:
+        (tmp_path / "songs").mkdir()
+        with os.scandir(tmp_path) as entries:
+            path = next(entries)
+    assert read_place(path) == Path(os.fspath(path))
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///srv/a%20b", "/srv/a b"),
+        ("file://localhost/srv/x", "/srv/x"),
+        ("FILE://LOCALHOST/srv/%C3%BC", "/srv/ü"),
+        ("file:/srv/x", "/srv/x"),
+        ("file:///", "/"),
+        ("file:///srv/%ff", "/srv/\udcff"),
+    ],
+)
+def test_a_file_url_is_a_folder(url: str, path: str) -> None:
+    """In every form of RFC 8089 that names this machine (F2, F9)."""
+    assert read_place(url) == read_file_url(url, field="to") == Path(path)
+    assert Journal.open(url).folder == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://b/x", "s3://b/x is not a folder"),
+        ("memory://x", "is not a folder"),
+        ("postgresql://me:word@host/x", "Postgres is not available"),
+        ("ftp://me:word@host/x", "names no store"),
+        ("file://tmp/x", "of the machine 'tmp'"),
+        (MemoryStore(), "is not a folder"),
+    ],
+)
+def test_a_journal_is_in_a_folder(url: Any, reason: str) -> None:
+    """Anything else would be a folder "s3:", and everything bought again from the next working directory (F2)."""
+    with pytest.raises(InvalidRequest, match=reason) as caught:
+        Journal.open(url)
+    assert caught.value.field == "folder"
+    assert "word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere/x", "{tmp}/file/x", "{tmp}/" + "a/" * 1500])
+async def test_a_folder_is_tried(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that files cannot be put into is found out by making it, and by writing to it (F4)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="files cannot be put into"):
+        await make_places().demand(folder.format(tmp=tmp_path))
+    await make_places().demand(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+async def test_a_process_without_descriptors_is_no_folders_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What passes refuses nothing."""
+
+    def refuse(**_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    await make_places().demand(tmp_path)

@@ -76,7 +76,10 @@ class Failure:
 
 @attrs.frozen(kw_only=True)
 class FileRecord:
-    """A saved file as it is stored: ``path`` is relative to the journal's folder, so that both may move, or a URL."""
+    """A saved file as it is stored: ``path`` is relative to the journal's folder, so that both may move, or a URL.
+
+    Of an object, ``endpoint`` is that of its store, or its account, where it is not the provider's own.
+    """
 
     path: str
     bytes: int
@@ -86,6 +89,7 @@ class FileRecord:
     channels: int
     index: int
     url: str | None = None
+    endpoint: str | None = None
 
 
 @attrs.frozen

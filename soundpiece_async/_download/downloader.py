@@ -89,8 +89,9 @@ class Downloader:
             max_bytes=max_bytes,
             close_idle=close_idle,
         )
-        self._places = Places()
         self._threads = anyio.CapacityLimiter(THREADS)
+        self._places = Places(self._threads)
+        self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, also after its download
         self._targets = Locks()  # rule 2
         self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
         self._inspect: Inspect | None = None
@@ -141,6 +142,14 @@ class Downloader:
         async with self._targets.hold(target if target.is_absolute() else await disk.run(target.absolute)):
             return await self._take(target, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
 
+    async def demand(self, to: Destination | None) -> None:
+        """Try a destination, before anything is sent and paid for.
+
+        Raises:
+            InvalidRequest, SettingsError: nothing can be saved there.
+        """
+        await self._places.demand(to)
+
     async def save_in(self, output: Output, to: Destination, name: str, *, overwrite: bool = False) -> SavedFile:
         """Bring an output to a place, under a name that is safe.
 
@@ -148,8 +157,9 @@ class Downloader:
             InvalidRequest, SettingsError: there is no such place, or it cannot be used as the environment is.
             SoundpieceError: as ``save``.
         """
-        target = await anyio.to_thread.run_sync(self._places.find, to, limiter=self._threads)
-        return await self.save(output, target(name), overwrite=overwrite)
+        place = await self._places.open(to)
+        target = place / name if isinstance(place, Path) else place.name(name)
+        return await self.save(output, target, overwrite=overwrite)
 
     async def save_all(
         self, outputs: Sequence[Output], to: Destination, stem: str, *, overwrite: bool = False
@@ -182,7 +192,7 @@ class Downloader:
         from soundpiece_async._download import uploading  # noqa: PLC0415 - there is a target: obstore is here
 
         source = Source(output, target=target.url, host=self._host)
-        async with self._targets.hold(target.url):
+        async with self._targets.hold(target.url), self._uploads:
             saved, fetched = await uploading.upload(
                 target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
             )

@@ -9,15 +9,16 @@ import re
 from collections.abc import AsyncIterable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 import obstore
-from obstore.exceptions import BaseError
-from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, S3Store, from_url
 
 from soundpiece_async._core.addresses import read_path, split_url
 from soundpiece_async._core.errors import SettingsError
+from soundpiece_async._core.redaction import redact_url
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -27,20 +28,35 @@ PART = 5 << 20
 PARTS_OUT = 2
 """Parts of one object on their way at once; more cost memory, and the output host is no faster."""
 
+TRIAL = ".soundpiece-trial"
+"""The name that is asked for to try a store; nothing has it."""
+
+_USELESS = frozenset(
+    {
+        *("NoSuchBucket", "ContainerNotFound", "ResourceNotFound"),
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"),
+        *("InvalidSecurity", "AuthenticationFailed", "InvalidAuthenticationInfo", "RequestTimeTooSkewed"),
+    }
+)
+"""What S3 and Azure call a missing bucket, and a refusal of the account rather than of one request."""
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _QUERY = re.compile(r"\?[^\s\"'`]+")
+
+
+Kind: TypeAlias = Literal["missing", "taken", "refused", "useless", "other"]
 
 
 class StoreError(Exception):
     """What a store answered, in one line, without the queries that sign its URLs.
 
     Attributes:
-        missing: there is no such object, or no such bucket.
+        kind: ``missing``: there is no such object; ``taken``: there is one already; ``refused``: this account may not
+            do that; ``useless``: no bucket, or no such account, so that every object would meet the same; or ``other``.
     """
 
-    def __init__(self, why: str, *, missing: bool) -> None:
+    def __init__(self, why: str, *, kind: Kind = "other") -> None:
         super().__init__(why)
-        self.missing = missing
+        self.kind = kind
 
 
 @attrs.frozen
@@ -53,16 +69,26 @@ class Target:
 
     @property
     def path(self) -> Path | None:
-        """The URL as a path."""
+        """The file, when the store is a folder of this machine."""
         return read_path(self.url) if self.url.startswith("file://") else None
 
+    @property
+    def creates(self) -> bool:
+        """True when the store itself refuses to write over an object, asked to."""
+        config: Any = getattr(self.store, "config", {})
+        return not isinstance(self.store, HTTPStore) and config.get("conditional_put", "etag") != "disabled"
+
     async def measure(self) -> int | None:
-        """Give the size of the object, or None if there is none."""
+        """Return the size of the object, or None if there is none.
+
+        Raises:
+            StoreError: it cannot be known; ``refused`` may also mean that there is none, without the right to list.
+        """
         try:
             with _explained():
                 return (await obstore.head_async(self.store, self.key))["size"]
         except StoreError as error:
-            if error.missing:
+            if error.kind == "missing":
                 return None
             raise
 
@@ -71,10 +97,19 @@ class Target:
         with _explained():
             return bytes(await obstore.get_range_async(self.store, self.key, start=start, end=end))
 
-    async def write(self, blocks: AsyncIterable[bytes]) -> None:
-        """Write the object, in place of one that is there; what ``blocks`` raises leaves the store as it was.
+    async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:
+        """Write the object; what ``blocks`` raises leaves the store as it was.
 
         Cancelled, it leaves parts that nobody sees and somebody pays for: let ``blocks`` raise instead.
+
+        Args:
+            blocks: its bytes.
+            whole: hold all of it in memory, and send it by one request; otherwise in parts.
+            create: only if there is none, which the store itself decides, and no store of what comes in parts.
+                Otherwise it takes the place of one that is there.
+
+        Raises:
+            StoreError: it was not written; its kind is ``taken`` when another one is there.
         """
         with _explained():
             await obstore.put_async(
@@ -82,6 +117,8 @@ class Target:
                 self.key,
                 blocks,
                 attributes=None if isinstance(self.store, LocalStore) else {"Content-Type": "audio/flac"},
+                mode="create" if create else "overwrite",
+                use_multipart=not whole,
                 chunk_size=PART,
                 max_concurrency=PARTS_OUT,
             )
@@ -94,6 +131,24 @@ class Folder:
     store: "ObjectStore" = attrs.field(repr=False)
     prefix: str
     url: str
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """What tells it from other folders: the URL, and the settings of the store."""
+        config: dict[str, Any] = getattr(self.store, "config", {})
+        return self.url, hash(repr(sorted(config.items())))
+
+    async def find_fault(self) -> str | None:
+        """Ask the store for an object that is not there; return None, or why nothing can be saved.
+
+        Rights to write without those to list or read are usual: a refusal of this one request says nothing.
+        """
+        try:
+            await self.name(TRIAL).read(0, 1)
+        except StoreError as error:
+            if error.kind not in ("missing", "refused"):
+                return str(error)
+        return None
 
     def name(self, name: str) -> Target:
         """Give the target of a file in this folder."""
@@ -114,7 +169,7 @@ def open_folder(to: "str | ObjectStore", *, stores: "dict[str, ObjectStore]") ->
         try:
             stores[root] = from_url(root)
         except (BaseError, ValueError) as error:
-            raise SettingsError(f"{root} cannot be used: {_shorten(error)}") from error
+            raise SettingsError(f"{redact_url(root)} cannot be used: {_shorten(error)}") from error
     return Folder(stores[root], prefix, f"{root}{prefix}")
 
 
@@ -140,7 +195,19 @@ def _explained() -> Generator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise StoreError(_shorten(error), missing=isinstance(error, FileNotFoundError)) from None
+        raise StoreError(_shorten(error), kind=_sort(error)) from None
+
+
+def _sort(error: Exception) -> Kind:
+    code = _CODE.search(str(error))
+    if isinstance(error, UnauthenticatedError) or (code and code[1] in _USELESS):
+        return "useless"
+    kinds: dict[type[Exception], Kind] = {
+        FileNotFoundError: "missing",
+        AlreadyExistsError: "taken",
+        PermissionDeniedError: "refused",
+    }
+    return kinds.get(type(error), "other")
 
 
 def _shorten(error: Exception) -> str:

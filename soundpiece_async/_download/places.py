@@ -1,72 +1,129 @@
-"""Where files go: a folder, or what obstore calls a store (extra ``obstore``)."""
+"""Where files go: a folder, or what obstore calls a store (extra ``obstore``).
 
+A destination is tried before anything is sent and paid (``Places.demand``): a folder is made and written to, and a
+store is asked once, with a limit of time, for an object that is not there.
+"""
+
+import errno
 import importlib.util
+import math
 import os
 import re
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from soundpiece_async._core.addresses import SCHEMES
-from soundpiece_async._core.errors import InvalidRequest, SettingsError
+import anyio
+import anyio.to_thread
+import attrs
+
+from soundpiece_async._core.addresses import SCHEMES, read_file_url, split_url
+from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.inspecting import demand_header_check
+from soundpiece_async._locks import Locks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from obstore.store import ObjectStore
 
-    from soundpiece_async._download.objects import Folder, Target
+    from soundpiece_async._download.objects import Folder
 
 Destination: TypeAlias = Union[str, os.PathLike[str], "ObjectStore"]
 """A folder, the URL of one in an object store, or a store of obstore's, whose prefix is the folder."""
 
+TRIAL = 10.0
+"""Seconds that a store has for its first answer."""
+
 _NEEDED = "need the extra obstore: pip install 'soundpiece-async[obstore]'"
-_LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9]+):/[^/]")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)")
+_S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_AZURE = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME")
+_ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE, "adl": _AZURE}
+"""Where obstore finds endpoints, or accounts, that no URL names."""
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN})
 
 
-def read_place(to: Destination) -> "Path | str | ObjectStore":
-    """Tell a folder from a URL and from a store.
+def read_place(to: Destination, *, field: str = "to") -> "Path | str | ObjectStore":
+    """Parse a destination: a folder, the URL of one in a store, or a store.
+
+    Args:
+        to: what the caller named.
+        field: the argument it came in, for the error.
 
     Raises:
         InvalidRequest: it is none of them.
     """
+    if foreign := _find_foreign_url(to):
+        raise InvalidRequest(
+            f"the {type(to).__name__} of {redact_url(foreign)} is not a folder of this machine: files would end in a "
+            "copy of it; pass its URL as text",
+            field=field,
+        )
     if isinstance(to, str | os.PathLike):
-        _check_text(os.fspath(to))
-    if isinstance(to, str):
-        scheme, mark, _ = to.partition("://")
-        if not mark:
-            return Path(to)
-        if scheme.lower() not in SCHEMES:
-            raise InvalidRequest(
-                f"{redact_url(to)!r} names no store that files can go to: {sorted(SCHEMES)}", field="to"
-            )
-        return to
-    if isinstance(to, os.PathLike):
-        path = Path(to)
-        lost = _LOST_SLASH.match(str(path))
-        if lost and lost[1].lower() in SCHEMES:
-            raise InvalidRequest(f"a path cannot hold the URL {path}: pass it as text", field="to")
-        return path
+        return _read_text(os.fspath(to), is_path=not isinstance(to, str), field=field)
     if not hasattr(to, "put_async"):
-        raise InvalidRequest(f"{to!r} is no folder, no URL and no store of obstore's", field="to")
+        raise InvalidRequest(f"{to!r} is no folder, no URL and no store of obstore's", field=field)
     return to
 
 
-def _check_text(text: object) -> None:
-    """Refuse what no system takes for a path: it would be met in a thread, once the work was paid for."""
+def read_folder(folder: str | os.PathLike[str], *, field: str) -> Path:
+    """Parse what must be a folder of this machine, as a path or as a ``file:`` URL.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if isinstance(folder, str) and folder.partition("://")[0].lower() in ("postgres", "postgresql"):
+        raise InvalidRequest("a journal in Postgres is not available in this version: name a folder", field=field)
+    place = read_place(folder, field=field)
+    if not isinstance(place, Path):
+        named = redact_url(place) if isinstance(place, str) else repr(place)
+        raise InvalidRequest(f"{named} is not a folder of this machine: name one, as text or as a path", field=field)
+    return place
+
+
+def _find_foreign_url(to: object) -> str | None:
+    """Return the URL of a path object that is not a local one, as libraries for cloud storage have them."""
+    as_uri = getattr(to, "as_uri", None)
+    if as_uri is None:
+        return None
+    try:
+        url = str(as_uri())
+    except ValueError:  # a relative path of pathlib
+        return None
+    return None if url.partition(":")[0].lower() == "file" else url
+
+
+def _read_text(text: str | bytes, *, is_path: bool, field: str) -> Path | str:
     try:
         usable = isinstance(text, str) and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         usable = False
-    if not usable:
-        raise InvalidRequest(f"{redact_url(str(text))!a} cannot be a path, or a URL, on this system", field="to")
+    if not usable or isinstance(text, bytes):  # a thread would meet it, once the work was paid for
+        raise InvalidRequest(f"{redact_url(str(text))!a} cannot be a path, or a URL, on this system", field=field)
+    match = _URL.match(text)
+    scheme, slashes = (match[1].lower(), len(match[2])) if match else ("", 0)
+    if scheme == "file" and not is_path:
+        return read_file_url(text, field=field)
+    if scheme in SCHEMES | {"file"} and (is_path or slashes == 1):
+        raise InvalidRequest(
+            f"a path cannot hold the URL {redact_url(text)}: pass it as text, as {scheme}://…", field=field
+        )
+    if is_path or "://" not in text:
+        return Path(text)
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{known}:" for known in sorted(SCHEMES | {"file"}))
+        raise InvalidRequest(
+            f"{redact_url(text)!r} names no store that files can go to; known are {known}", field=field
+        )
+    return text
 
 
 def demand_place(to: Destination | None, *, verify: Verify) -> None:
-    """Refuse a place that nothing could be saved to, before anything is sent and paid for.
+    """Refuse what cannot be a destination, without a look at it.
 
     Raises:
         InvalidRequest: it is none.
@@ -79,11 +136,11 @@ def demand_place(to: Destination | None, *, verify: Verify) -> None:
         raise SettingsError(f"object stores {_NEEDED}")
 
 
-def load_objects() -> Any:
-    """Load what knows obstore. Blocks: it is a large import.
+def open_folder(place: "str | ObjectStore", *, stores: "dict[str, ObjectStore]") -> "Folder":
+    """Open a place in a store. Blocks: obstore is a large import, and reads certificates.
 
     Raises:
-        SettingsError: the extra is missing.
+        SettingsError: the extra is missing, or the store cannot be made of what the environment has.
     """
     try:
         import obstore  # noqa: F401, PLC0415 - its extra may be missing
@@ -91,29 +148,131 @@ def load_objects() -> Any:
         raise SettingsError(f"object stores {_NEEDED} ({error.name} is missing)") from error
     from soundpiece_async._download import objects  # noqa: PLC0415 - it needs obstore
 
-    return objects
+    return objects.open_folder(place, stores=stores)
+
+
+@attrs.frozen
+class Whereabouts:
+    """Where a folder in a store is.
+
+    Attributes:
+        url: of the folder.
+        endpoint: of the store, or its account, where it is not the provider's own: behind different endpoints, buckets
+            of one name are different ones.
+    """
+
+    url: str
+    endpoint: str | None
+
+
+def locate(place: "str | ObjectStore") -> Whereabouts:
+    """Return where a place in a store is, as far as it and the environment say. Nothing is asked of it.
+
+    Of a store, this loads obstore, which blocks, unless it was opened before.
+    """
+    if isinstance(place, str):
+        url: str = "".join(split_url(place))
+        config: Mapping[str, Any] = {}
+    else:
+        from soundpiece_async._download import objects  # noqa: PLC0415 - there is a store: obstore is here
+
+        url, config = objects.locate(place), getattr(place, "config", {})
+    given = [config.get("endpoint"), config.get("account_name")]
+    names = _ENDPOINTS.get(url.partition(":")[0], ())
+    found = next((one for one in (*given, *map(os.environ.get, names)) if one), None)
+    return Whereabouts(url, None if found is None else redact_url(found).rstrip("/"))
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder, and find out whether files can be put into it. Blocks.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            """It could be made, which is all there is to know."""
+    except OSError as error:
+        if error.errno in _PASSING:
+            return
+        raise SettingsError(
+            f"files cannot be put into {folder}: {error.strerror or error}; name a folder that can be written to; "
+            "nothing was sent"
+        ) from error
+    except RecursionError as error:  # Python makes a folder by calling itself for each missing one above it
+        raise SettingsError(
+            f"files cannot be put into {folder}: it lies too deep, below too many missing folders; name another one; "
+            "nothing was sent"
+        ) from error
 
 
 class Places:
-    """Opens places; one client for each bucket, however many files go there."""
+    """Opens destinations, and tries them; one client for each bucket, however many files go there.
 
-    def __init__(self) -> None:
+    1. A store that has answered is not asked again; neither is it while somebody is asking it.
+    2. A folder is tried each time: that costs nothing.
+
+    Args:
+        threads: run what blocks.
+    """
+
+    def __init__(self, threads: anyio.CapacityLimiter) -> None:
+        self._threads = threads
         self._stores: dict[str, ObjectStore] = {}
         self._one_at_a_time = threading.Lock()
+        self._trials = Locks()
+        self._answered: set[tuple[str, int]] = set()
+        self._refused: dict[tuple[str, int], tuple[SettingsError, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Places stores={sorted(self._stores)}>"
 
-    def find(self, to: Destination) -> "Callable[[str], Path | Target]":
-        """Give what makes a file's name its target. Blocks: obstore is a large import, and reads certificates.
+    async def demand(self, to: Destination | None) -> None:
+        """Try a destination, before anything is sent and paid for.
 
         Raises:
             InvalidRequest: there is no such place.
-            SettingsError: the extra ``obstore`` is missing, or the store's own settings are.
+            SettingsError: nothing can be saved there.
+        """
+        opened = None if to is None else await self.open(to)
+        if isinstance(opened, Path):
+            await anyio.to_thread.run_sync(try_folder, opened, limiter=self._threads)
+
+    async def open(self, to: Destination) -> "Path | Folder":
+        """Open a destination; a store must have answered once.
+
+        Raises:
+            InvalidRequest: there is no such place.
+            SettingsError: the extra ``obstore`` is missing, or the store does not answer, or refuses to.
         """
         place = read_place(to)
         if isinstance(place, Path):
-            return place.joinpath
+            return place
+        folder = await anyio.to_thread.run_sync(self._find, place, limiter=self._threads)
+        await self._try(folder)
+        return folder
+
+    def _find(self, place: "str | ObjectStore") -> "Folder":
         with self._one_at_a_time:
-            folder: Folder = load_objects().open_folder(place, stores=self._stores)
-        return folder.name
+            return open_folder(place, stores=self._stores)
+
+    async def _try(self, folder: "Folder") -> None:
+        name = folder.identity
+        asked_at = anyio.current_time()
+        if name in self._answered:
+            return
+        async with self._trials.hold(name):
+            if name in self._answered:
+                return
+            error, refused_at = self._refused.get(name, (None, -math.inf))
+            if error is not None and refused_at >= asked_at:
+                raise duplicate(error)
+            fault = f"it has not answered within {TRIAL:g} s: check its endpoint, its credentials and the network"
+            with anyio.move_on_after(TRIAL):
+                fault = await folder.find_fault() or ""
+            if fault:
+                error = SettingsError(f"{folder.url}: nothing can be saved there: {fault}")
+                self._refused[name] = error, anyio.current_time()
+                raise error
+            self._answered.add(name)

@@ -4,6 +4,8 @@
    obstore reads come to an end. In every other case it breaks off, and obstore takes the upload back.
 2. So an upload is never cancelled, but broken off: what is cancelled stays in the bucket, unseen and paid for.
 3. An object that is there already is compared by size and first bytes, and not fetched again when it is the same.
+4. Two who save under one name, in two sessions, do not lose one of the two: the store itself refuses the second one,
+   where it can, which is for objects up to ``SENT_WHOLE``; otherwise there is a look right before the end.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from soundpiece_async._core import flac
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, TransportError
+from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.comparing import First, find_difference
@@ -29,6 +31,8 @@ logger = logging.getLogger("soundpiece_async.downloader")
 
 READ_AT_ONCE = 8 << 20
 """Bytes of an object that are read by one request."""
+SENT_WHOLE = 32 << 20
+"""Bytes up to which an object is sent by one request, from memory: stores put no condition on what comes in parts."""
 BREAKING_OFF = 10.0
 """Seconds an upload that was broken off has to take itself back; later it is left to the bucket's own rules."""
 
@@ -41,6 +45,8 @@ class Body:
     """A file as obstore reads it, in tasks of its own making; it ends well only once it is declared whole (rule 1)."""
 
     def __init__(self) -> None:
+        self.begun = anyio.Event()
+        """Set once there is something to read, or an end."""
         self._whole = False
         self._send, self._receive = anyio.create_memory_object_stream[bytes](0)
 
@@ -60,15 +66,17 @@ class Body:
 
     async def write(self, blocks: list[bytes]) -> None:
         """Pass blocks on; returns when they are taken."""
+        self.begun.set()
         await self._send.send(b"".join(blocks))
 
     def finish(self) -> None:
         """Declare what was written to be the whole file."""
         self._whole = True
-        self._send.close()
+        self.break_off()
 
     def break_off(self) -> None:
         """Let it end badly, unless it is finished."""
+        self.begun.set()
         self._send.close()
 
     def close(self) -> None:
@@ -80,48 +88,70 @@ class Body:
 async def upload(
     target: Target, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter, overwrite: bool
 ) -> tuple[SavedFile, bool]:
-    """Bring an output to its object; say, too, whether it had to be fetched.
+    """Bring an output to its object; also returns whether it had to be fetched.
 
     Raises:
         CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
-        DownloadError: it cannot be had or written, or another object is there and ``overwrite`` is false.
-        SettingsError: ``verify="full"``.
+        DownloadError: it cannot be fetched or written, or another object is there and ``overwrite`` is false.
+        SettingsError: ``verify="full"``; or the store lets nothing be saved there.
         SoundpieceError: what renewing the URL raises.
     """
     demand_header_check(verify)
-    with _explained(source):
-        size = await target.measure()
-    if size is not None:
-        found = await _compare(target, size, source=source, verify=verify, threads=threads)
-        if isinstance(found, SavedFile):
-            return found, False
-        if not overwrite:
-            raise found
-    body = Body()
-    passage = Passage(source, pass_on=body.write, verify=verify, threads=threads)
-    await _send(target, body, passage)
-    logger.info("%s: saved as %s, %d bytes", source.output.handle, target.url, passage.passed)
-    saved = describe(
+    with _explained(target, source):
+        found = await _look(target, source=source, verify=verify, threads=threads)
+    if found is None or (overwrite and not isinstance(found, SavedFile)):
+        body = Body()
+        passage = Passage(source, pass_on=body.write, verify=verify, threads=threads)
+        try:
+            await _send(target, body, passage, overwrite=overwrite)
+        except StoreError as error:
+            with _explained(target, source):
+                if error.kind != "taken":
+                    raise
+                found = await _look(target, source=source, verify=verify, threads=threads)
+            found = found or source.fail(
+                "an object of its name is there, and cannot be compared with it; choose another name or folder, or "
+                "pass overwrite=True"
+            )
+        else:
+            logger.info("%s: saved as %s, %d bytes", source.output.handle, target.url, passage.passed)
+            return _describe_passed(target, passage), True
+    if isinstance(found, SavedFile):
+        return found, False
+    raise found
+
+
+def _describe_passed(target: Target, passage: Passage) -> SavedFile:
+    return describe(
         target.path,
         size=passage.passed,
         sha256=passage.sha256(),
         header=passage.header,
-        output=source.output,
+        output=passage.source.output,
         url=target.url,
     )
-    return saved, True
 
 
-async def _send(target: Target, body: Body, passage: Passage) -> None:
-    """Write while the file arrives; whichever of the two fails ends the other."""
+async def _send(target: Target, body: Body, passage: Passage, *, overwrite: bool) -> None:
+    """Write while the file arrives; whichever of the two fails ends the other.
+
+    Raises:
+        StoreError: it was not written.
+    """
     faults: list[Exception] = []
     fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
+
+    def whole() -> bool:  # known once the host has answered
+        return passage.size is not None and passage.size <= SENT_WHOLE
+
+    def creates() -> bool:
+        return whole() and target.creates and not overwrite
 
     async def write() -> None:
         with writing:
             try:
-                with _explained(passage.source):
-                    await target.write(body)
+                await body.begun.wait()
+                await target.write(body, whole=whole(), create=creates())
             except BrokenOffError:
                 return
             except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
@@ -135,6 +165,8 @@ async def _send(target: Target, body: Body, passage: Passage) -> None:
             try:
                 with fetching:
                     await passage.run()
+                    if not overwrite and not creates():
+                        await _demand_free(target)
                     body.finish()
                     await written.wait()
             except Exception as error:  # noqa: BLE001 - the same
@@ -148,12 +180,35 @@ async def _send(target: Target, body: Body, passage: Passage) -> None:
         raise faults[0]
 
 
+async def _demand_free(target: Target) -> None:
+    """Look once more, before an object is finished that the store itself would write over another one (rule 4)."""
+    if await _measure(target) is not None:
+        raise StoreError("it is there meanwhile", kind="taken")
+
+
+async def _measure(target: Target) -> int | None:
+    """Return the size of an object, or None: there is none, or this account may not know."""
+    try:
+        return await target.measure()
+    except StoreError as error:
+        if error.kind == "refused":
+            return None
+        raise
+
+
+async def _look(
+    target: Target, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter
+) -> SavedFile | DownloadError | None:
+    """Return the object that is there, or the reason not to take it; None: there is none."""
+    size = await _measure(target)
+    return None if size is None else await _compare(target, size, source=source, verify=verify, threads=threads)
+
+
 async def _compare(
     target: Target, size: int, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter
 ) -> SavedFile | DownloadError:
-    """Take the object that is there, or say why not (rule 3)."""
-    with _explained(source):
-        head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
+    """Return the object that is there, or the reason not to take it (rule 3)."""
+    head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
     difference = await find_difference(First(head, size), source=source)
     if difference is not None:
         return difference
@@ -164,8 +219,7 @@ async def _compare(
         )
     digest = hashlib.sha256()
     for start in range(0, size, READ_AT_ONCE):
-        with _explained(source):
-            block = await target.read(start, min(size, start + READ_AT_ONCE))
+        block = await target.read(start, min(size, start + READ_AT_ONCE))
         await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
     return describe(
         target.path, size=size, sha256=digest.hexdigest(), header=header, output=source.output, url=target.url
@@ -173,8 +227,14 @@ async def _compare(
 
 
 @contextmanager
-def _explained(source: Source) -> Generator[None]:
+def _explained(target: Target, source: Source) -> Generator[None]:
     try:
         yield
-    except StoreError as error:  # the cause says that not the file is at fault
+    except StoreError as error:
+        if error.kind in ("refused", "useless"):  # so would it be for the next one
+            raise SettingsError(
+                f"{target.url}: nothing can be saved there: the object store said: {error}; {source.output.handle} "
+                "can be downloaded once that is put right"
+            ) from None
+        # the cause says that not the file is at fault
         raise source.fail(f"the object store said: {error}") from TransportError(str(error))

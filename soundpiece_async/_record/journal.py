@@ -5,19 +5,22 @@ import time
 import warnings
 from collections.abc import Generator
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.pieces import JobRecord, JobState, Label
 from soundpiece_async._core.requests import Request
+from soundpiece_async._download.places import read_folder
 from soundpiece_async._record.database import Database
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.ledger import Ledger
 from soundpiece_async._shielding import see_through
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 JOURNAL = "journal.sqlite3"
 LOCK = "journal.lock"
@@ -32,15 +35,16 @@ class Journal:
     so the file can be read by its owner only.
     """
 
+    _ledger: Ledger | None = None
+
     def __init__(
         self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, retry_failed: bool, read_only: bool
     ) -> None:
-        self.folder: Path = Path(folder).absolute()
+        self.folder: Path = read_folder(folder, field="folder").absolute()
         self.resubmit_uncertain = resubmit_uncertain
         self.retry_failed = retry_failed
         self.read_only = read_only
         self._lock = FolderLock(self.folder / LOCK)
-        self._ledger: Ledger | None = None
         self._labels: dict[str, Label] = {}
         self._closed = False
 
@@ -60,7 +64,8 @@ class Journal:
         """Open the journal of a folder, best the one the files go to; both are made if they are missing.
 
         Args:
-            folder: holds the journal, ``journal.sqlite3``. It may be moved, with the files in it.
+            folder: holds the journal, ``journal.sqlite3``: a path, or a ``file:`` URL. It may be moved, with the files
+                in it.
             resubmit_uncertain: send pieces again that were sent more than a day ago and never answered. The service may
                 have forgotten their keys by now, and make, and charge for, them once more.
             retry_failed: buy pieces that failed for good anew, with new keys, once in each run. Nothing else ever makes
@@ -68,6 +73,7 @@ class Journal:
             read_only: look at a journal that another process may be writing, without locking it; not for ``run_many``.
 
         Raises:
+            InvalidRequest: at once: it is not a folder of this machine.
             JournalError: when it is entered or awaited. Another process works in the folder (the message says which);
                 or the journal is damaged, written by a newer version, or cannot be had. Nothing was changed.
         """

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import attrs
 
-from soundpiece_async._core.addresses import read_path, split_url
+from soundpiece_async._core.addresses import read_path
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.pieces import FileRecord, JobRecord
-from soundpiece_async._download.places import Destination, load_objects, read_place
+from soundpiece_async._download.places import Destination, Whereabouts, locate, read_place
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Shelf:
         if self._wanted_in is None:
             return Found(() if piece.outputs else None)
         wanted = read_place(self._wanted_in)
-        where = _normalise(wanted) if isinstance(wanted, Path) else _find_url(wanted)
+        where = Whereabouts(_normalise(wanted), None) if isinstance(wanted, Path) else locate(wanted)
         if not piece.files or any(self._locate(file) != where for file in piece.files):
             return Found(None)
         numbers = {output.index for output in piece.outputs}
@@ -54,7 +54,9 @@ class Shelf:
         return Found(tuple(_restore(piece, file, folder=folder) for file in piece.files), ours=True)
 
     def record(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
-        """Make what is written down of saved files."""
+        """Return what is written down of saved files."""
+        wanted = None if self._wanted_in is None else read_place(self._wanted_in)
+        endpoint = None if wanted is None or isinstance(wanted, Path) else locate(wanted).endpoint
         return tuple(
             FileRecord(
                 path=file.name if file.path is None else os.path.relpath(file.path, self._folder),
@@ -65,15 +67,16 @@ class Shelf:
                 channels=file.channels,
                 index=file.output.index,
                 url=file.url,
+                endpoint=endpoint,
             )
             for file in files
         )
 
-    def _locate(self, file: FileRecord) -> str:
-        """Say in which folder, or store, a file on record is."""
+    def _locate(self, file: FileRecord) -> Whereabouts:
+        """Return in which folder, or store, a file on record is."""
         if file.url is not None:
-            return f"{file.url.rpartition('/')[0]}/"
-        return _normalise((self._folder / file.path).parent)
+            return Whereabouts(f"{file.url.rpartition('/')[0]}/", file.endpoint)
+        return Whereabouts(_normalise((self._folder / file.path).parent), None)
 
     def _is_whole(self, file: FileRecord) -> bool:
         if file.url is None:
@@ -81,14 +84,6 @@ class Shelf:
         if file.url.startswith("file:///"):
             return _size(read_path(file.url)) == file.bytes
         return ":///" not in file.url  # without a bucket it was this process's memory, or we cannot tell where
-
-
-def _find_url(place: object) -> str:
-    """Give the URL of a folder in a store, as files on record have it. Blocks: obstore is a large import."""
-    if isinstance(place, str):
-        return "".join(split_url(place))
-    url: str = load_objects().locate(place)
-    return url
 
 
 def _normalise(folder: Path) -> str:
