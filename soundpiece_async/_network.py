@@ -7,13 +7,13 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 
 import logging
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -23,13 +23,15 @@ from aiohttp import hdrs
 from yarl import URL
 
 from soundpiece_async._connections import Connector, Response, StaleConnection
-from soundpiece_async._core import errnos
+from soundpiece_async._core import errnos, hosts
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
+from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import LOOPBACK, Settings
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
+from soundpiece_async._guard import OutputGuard, RefusedAddressError
 from soundpiece_async._version import __version__
 
 logger = logging.getLogger("soundpiece_async.network")
@@ -64,6 +66,7 @@ class Network:
         self._settings = settings
         self._key = settings.api_key.encode()
         self._base = urlsplit(settings.base_url)
+        self._outputs_from = OutputGuard(settings)
         self._traces = list(trace_configs)
         self._curfew = cache(Curfew)
         self._api: aiohttp.ClientSession | None = None
@@ -83,7 +86,7 @@ class Network:
         connect = self._settings.timeouts.connect
         agent = f"soundpiece-async/{__version__} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
-            connector=self._make_connector(),
+            connector=self._make_connector(self._outputs_from.open_to_api),
             proxy=self._choose_proxy(URL(self._settings.base_url)),
             headers={  # under aiohttp's own names for them: other strings are copied for each request
                 hdrs.AUTHORIZATION: f"Bearer {self._settings.api_key}",
@@ -96,7 +99,7 @@ class Network:
             response_class=Response,
         )
         self._outputs = aiohttp.ClientSession(
-            connector=self._make_connector(),
+            connector=self._make_connector(self._outputs_from.open_to_output),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
@@ -149,11 +152,12 @@ class Network:
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
-        """Open a signed URL, exactly as it is given, without the key.
+        """Open a signed URL as it is given, without the key (``_core.hosts``: what is encoded, and where it may lead).
 
-        Redirects are followed within http(s), never from https to http.
+        Redirects are followed, never from https to http.
 
         Raises:
+            OutputRefused: the URL, or a redirect, leads where no output may come from.
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
         what = f"GET {redact_url(url)}"
@@ -168,8 +172,10 @@ class Network:
         """Follow redirects to an answer, and read its first block at once: if it breaks, what came is lost."""
         times = self._settings.timeouts
         timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
+        url = hosts.quote(url)
         try:
             for _ in range(MOST_REDIRECTS + 1):
+                self._outputs_from.check(url, what)
                 address = URL(url, encoded=True)
                 with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
                     response = await _opened(self._outputs).get(
@@ -188,9 +194,11 @@ class Network:
                         return response, first
                     url = _follow(url, target)
             failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
+        except OutputRefused as error:
+            failure = error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = self._explain(what, error)
-        raise failure  # out here, where it has no context: aiohttp's errors may hold the signed URL
+            failure = self._explain_stream(what, error)
+        raise failure from None  # out here, where it has no context: aiohttp's errors may hold the signed URL
 
     def close_idle(self) -> None:
         """Close every connection that idles, because this process is short of descriptors."""
@@ -205,8 +213,17 @@ class Network:
             self.close_idle()
         return failure
 
-    def _make_connector(self) -> Connector:
-        return Connector(limit=0, ssl=self._settings.ssl_context or True)
+    def _explain_stream(self, what: str, error: Exception) -> TransportError:
+        """Make the error of an output's URL that could not be opened."""
+        refused = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
+        if isinstance(refused, RefusedAddressError):
+            return OutputRefused(f"{what}: refused: {refused.strerror}")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
+        return self._explain(what, error)
+
+    def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
+        return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
     def _choose_proxy(self, url: URL) -> str | None:
         """Give the proxy, but for this machine: its own "this machine" is another one."""
@@ -243,6 +260,8 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
         while block:
             yield block
             block = await response.content.readany()
+    except aiohttp.ClientPayloadError:
+        failure = TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         failure = _no_answer(what, error)
     else:
@@ -251,11 +270,11 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
 
 
 def _follow(url: str, target: str) -> str:
-    """Give the address a redirect leads to, if it is one we may go to."""
-    following = urljoin(url, target)
+    """Return the address that a redirect leads to, if it is one we may go to."""
+    following = hosts.quote(urljoin(url, hosts.quote(target)))
     scheme = urlsplit(following).scheme
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
-        raise TransportError(f"GET {redact_url(url)}: refusing a redirect to {redact_url(following)}")
+        raise OutputRefused(f"GET {redact_url(url)}: refusing a redirect to {redact_url(following)}")
     return following
 
 

@@ -90,7 +90,9 @@ class Session:
             verify=self._settings.verify,
             keep_corrupt=self._settings.keep_corrupt,
             max_bytes=self._settings.limits.max_bytes,
-            stalls=self._settings.retries.download_stalls,
+            max_elapsed=self._settings.retries.download_max_elapsed,
+            slowest=self._settings.limits.min_bytes_per_second,
+            window=self._settings.timeouts.read,
             close_idle=self._transport.close_idle,
         )
         await self._life.start(self._transport, self._transport.pacer.run, self._poller.run)

@@ -96,7 +96,7 @@ async def bench(
     *script: Act,
     default: Act | None = None,
     verify: Verify = "header",
-    stalls: int = 6,
+    max_elapsed: float = 300.0,
     limit: int = 8,
     read: float = 5.0,
     files: dict[str, bytes] | None = None,
@@ -110,7 +110,13 @@ async def bench(
             return await made.renew(output)
 
         downloader = Downloader(
-            stream=network.stream, renew=renew, limit=limit, verify=verify, stalls=stalls, sleep=sleep, **options
+            stream=network.stream,
+            renew=renew,
+            limit=limit,
+            verify=verify,
+            max_elapsed=max_elapsed,
+            sleep=sleep,
+            **options,
         )
         made = Bench(server, downloader, folder / "out" / "song.flac")
         yield made

@@ -60,7 +60,7 @@ def test_a_file_is_whole_or_not_there(script: list[Act], before: int | None) -> 
     """Whatever the host does: after a return the file is one of its files to the last byte, after an error none."""
 
     async def play(folder: Path) -> None:
-        async with bench(folder, *script, files={PATH: SHORT}, read=0.04, stalls=4) as b:
+        async with bench(folder, *script, files={PATH: SHORT}, read=0.04) as b:
             if before is not None:
                 leave(b, SHORT[:before], size=len(SHORT), etag=f'"{hashlib.sha256(SHORT).hexdigest()[:16]}"')
             try:

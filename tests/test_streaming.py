@@ -91,7 +91,7 @@ async def test_a_host_may_not_know_the_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "error", "reason"),
     [
-        ([Act(body=flac_like(5_000, rate=48_000))] * 2, CorruptAudio, "48000 Hz"),
+        ([Act(body=b"OggS" + bytes(5_000))] * 2, CorruptAudio, "seems to be Ogg"),
         ([Act(body=b"fLaC")] * 2, CorruptAudio, "ends after 4 bytes"),
         ([Act(status=403)] * 4, DownloadError, "refused the URL"),
     ],
@@ -114,7 +114,7 @@ async def test_what_cannot_be_had_is_an_error_on_entering(
         ([Act(cut=200_000), Act(body=SONG[:250_000])], "other bytes"),
         ([Act(cut=200_000, framing="chunked"), Act(body=SONG[:100_000], framing="chunked")], "other bytes"),
         ([Act(cut=200_000), Act(body=SONG[:250_000], framing="chunked")], "other bytes"),
-        ([Act(cut=200_000), *[Act(status=500)] * 6], "brought no new byte"),
+        ([Act(cut=200_000), *[Act(status=500)] * 300], "no new byte came for"),
     ],
 )
 async def test_a_stream_that_is_cut_ends_with_an_error(tmp_path: Path, script: list[Act], reason: str) -> None:

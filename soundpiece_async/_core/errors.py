@@ -273,7 +273,10 @@ class DownloadError(SoundpieceError):
         url: where from, without the query that signs it.
         path: where to.
         received: bytes that had arrived.
+        retry_after: seconds that the host asked to wait, when that is why it was given up.
     """
+
+    retry_after: float | None = None
 
     def __init__(self, message: str, *, url: str, path: str, received: int = 0) -> None:
         super().__init__(message)

@@ -1,7 +1,10 @@
-"""What a FLAC header says: magic and STREAMINFO, the first 42 bytes of every file (RFC 9639, section 8.2).
+"""What a FLAC header says: magic and STREAMINFO, the first 42 bytes of a file (RFC 9639, section 8.2).
 
-STREAMINFO holds the MD5 of the decoded audio, so that these 42 bytes also tell one recording from another.
+STREAMINFO holds the MD5 of the decoded audio, so that these 42 bytes also tell one recording from another. Some
+encoders put an ID3v2 tag before them, which every decoder skips; so do we, and the *head* of a file is both.
 """
+
+from collections.abc import Callable
 
 import attrs
 
@@ -10,11 +13,31 @@ SAMPLE_RATE = 44_100
 """In Hz: what the service documents for its files (contract section 6)."""
 TOLERANCE = 0.5
 """Seconds a file may be longer or shorter than announced: the service's figures are rounded (87.4 in an example)."""
+LARGEST_FILE = 4 << 30
+"""Bytes of a file, whatever else is stated; ``Limits.max_bytes`` takes the place of all such bounds."""
+LARGEST_TAG = 16 << 20
+"""Bytes of an ID3v2 tag; a larger one is no tag."""
 
-_MAGIC = b"fLaC"
+_MAGIC, _ID3 = b"fLaC", b"ID3"
+_ID3_BYTES, _ID3_FOOTER = 10, 0x10
+_FORMATS = {
+    b"RIFF": "WAV",
+    b"RF64": "WAV",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b"FORM": "AIFF",
+    b"<": "XML or HTML",
+    b"{": "JSON",
+}
+"""Other formats by how they begin; the bytes themselves are a stranger's, and never repeated."""
 _STREAMINFO = 0
 _STREAMINFO_BYTES = 34
 _LAST_BLOCK = 0x80
+_PCM_BYTES_PER_SECOND = 192_000 * 8 * 2
+"""Two channels at 192 kHz and 32 bits, and twice that."""
+_LONGEST_SECONDS = 1e6
+_MARGIN = 16 << 20
+"""Bytes that pictures and tags may take."""
 _SHORTEST_BLOCK = 16
 _FEWEST_BITS = 4
 
@@ -33,6 +56,8 @@ class FlacHeader:
         bits: per sample, 4 to 32.
         samples: per channel; 0: the encoder did not say.
         md5: of the decoded audio; 16 zero bytes: the encoder did not say.
+        shortest, longest: samples per channel of a block, the last one aside.
+        tag: bytes of the ID3v2 tag before it.
     """
 
     sample_rate: int
@@ -40,6 +65,9 @@ class FlacHeader:
     bits: int
     samples: int
     md5: bytes
+    shortest: int
+    longest: int
+    tag: int = 0
 
     @property
     def duration(self) -> float | None:
@@ -47,21 +75,40 @@ class FlacHeader:
         return self.samples / self.sample_rate if self.samples else None
 
 
+def read_head(read: Callable[[int], bytes]) -> bytes:
+    """Read the head of a file, 42 bytes and what stands before them; ``read`` returns the bytes that follow."""
+    head = read(HEADER_BYTES)
+    while (missing := measure_head(head) - len(head)) > 0 and (more := read(missing)):
+        head += more
+    return head
+
+
+def measure_head(data: bytes) -> int:
+    """Return the length of the head of a file that begins so; more may be found once that much is there."""
+    return _measure_tags(data) + HEADER_BYTES
+
+
+def looks_like_flac(data: bytes) -> bool:
+    """Return whether these first bytes, at least 4, begin a FLAC file, a tag before it included."""
+    return data.startswith((_MAGIC, _ID3))
+
+
 def read_header(data: bytes) -> FlacHeader:
-    """Read the first ``HEADER_BYTES`` of a file; more does no harm.
+    """Read the head of a file; more does no harm.
 
     Raises:
-        HeaderError: they are not the beginning of a FLAC file.
+        HeaderError: it is not the beginning of a FLAC file.
     """
+    tag, length = _measure_tags(data), len(data)
+    if tag > length:
+        raise HeaderError(f"it ends after {length} bytes, inside its ID3 tag")
+    data = data[tag:]
     if data[:4] != _MAGIC:
-        raise HeaderError(f"it does not begin with the FLAC magic but with {data[:4]!r}")
+        raise HeaderError(_explain_magic(data, tag=tag))
     if len(data) < HEADER_BYTES:
-        raise HeaderError(f"it ends after {len(data)} bytes, inside its header")
+        raise HeaderError(f"it ends after {length} bytes, inside its header")
     if data[4] & ~_LAST_BLOCK != _STREAMINFO or int.from_bytes(data[5:8]) != _STREAMINFO_BYTES:
         raise HeaderError("its first block is no STREAMINFO")
-    shortest, longest = int.from_bytes(data[8:10]), int.from_bytes(data[10:12])
-    if not _SHORTEST_BLOCK <= shortest <= longest:
-        raise HeaderError(f"its STREAMINFO makes no sense: blocks of {shortest} to {longest} samples")
     # 20 bits of sample rate, 3 of channels - 1, 5 of bits per sample - 1, 36 of samples
     packed = int.from_bytes(data[18:26])
     header = FlacHeader(
@@ -70,19 +117,64 @@ def read_header(data: bytes) -> FlacHeader:
         bits=(packed >> 36 & 0b11111) + 1,
         samples=packed & (1 << 36) - 1,
         md5=bytes(data[26:HEADER_BYTES]),
+        shortest=int.from_bytes(data[8:10]),
+        longest=int.from_bytes(data[10:12]),
+        tag=tag,
     )
-    if not header.sample_rate or header.bits < _FEWEST_BITS:
-        raise HeaderError(f"its STREAMINFO makes no sense: {header.bits} bits at {header.sample_rate} Hz")
+    if not header.sample_rate or header.bits < _FEWEST_BITS or header.longest < _SHORTEST_BLOCK:
+        raise HeaderError(
+            f"its STREAMINFO makes no sense: {header.bits} bits at {header.sample_rate} Hz, in blocks of up to "
+            f"{header.longest} samples"
+        )
     return header
 
 
-def find_fault(header: FlacHeader, *, duration: float | None) -> str | None:
-    """Compare a header with what was announced: None, or what is wrong, as the end of a sentence.
+def find_differences(header: FlacHeader, *, duration: float | None) -> tuple[str, ...]:
+    """Compare a header with what was documented and announced; each difference is a sentence without its full stop.
 
-    A length is compared only when both sides state one.
+    None of them is a reason to withhold the audio. A length is compared only when both sides state one.
     """
+    found = []
     if header.sample_rate != SAMPLE_RATE:
-        return f"its sample rate is {header.sample_rate} Hz, not the documented {SAMPLE_RATE} Hz"
-    if duration is None or header.duration is None or abs(header.duration - duration) <= TOLERANCE:
-        return None
-    return f"it lasts {header.duration:.2f} s where {duration:.2f} s were announced"
+        found.append(f"the sample rate is {header.sample_rate} Hz, where {SAMPLE_RATE} Hz is documented")
+    if duration is not None and header.duration is not None and abs(header.duration - duration) > TOLERANCE:
+        found.append(f"it lasts {header.duration:.2f} s, where {duration:.2f} s was announced")
+    if header.tag:
+        found.append(f"an ID3 tag of {header.tag} bytes stands before the FLAC header")
+    return tuple(found)
+
+
+def largest_file(*, seconds: float | None, header: FlacHeader | None) -> int:
+    """Return more bytes than a file can have, by the length that was announced and by its own header.
+
+    Nobody compresses audio to more than its PCM. Both are believed, the larger counts: a length other than announced is
+    no reason to withhold a file, and a bound is there to end a body that has no end.
+    """
+    bounds = []
+    if seconds is not None:
+        bounds.append(int(min(max(seconds, 0.0), _LONGEST_SECONDS) * _PCM_BYTES_PER_SECOND))
+    if header is not None and header.samples:
+        bounds.append(header.samples * header.channels * (header.bits + 1) // 8 + header.tag)
+    return min(max(bounds, default=LARGEST_FILE) + _MARGIN, LARGEST_FILE)
+
+
+def _measure_tags(data: bytes) -> int:
+    """Return how many bytes the ID3v2 tags before a header take, as far as these bytes tell."""
+    end = 0
+    while len(data) >= end + _ID3_BYTES and data[end : end + 3] == _ID3:
+        flags, sizes = data[end + 5], data[end + 6 : end + _ID3_BYTES]
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True))
+        end += size + (2 * _ID3_BYTES if flags & _ID3_FOOTER else _ID3_BYTES)
+        if end > LARGEST_TAG:
+            return 0
+    return end
+
+
+def _explain_magic(data: bytes, *, tag: int) -> str:
+    behind = f" behind its ID3 tag of {tag} bytes" if tag else ""
+    name = (
+        "MP3"
+        if tag and data[:1] == b"\xff"
+        else next((_FORMATS[start] for start in _FORMATS if data.startswith(start)), "")
+    )
+    return f"it does not begin with the FLAC magic{behind}" + (f": it seems to be {name}" if name else "")

@@ -2,11 +2,15 @@
 
 1. Bytes of two answers are joined only under one strong ETag; without it a download starts again.
 2. A 206 counts only when it begins where our bytes end, under the same ETag and the same total.
-3. A 200 is the whole file: it starts again.
+3. A 200 or 203 is the whole file: it starts again. One that says otherwise is believed: a ``Content-Range`` makes it
+   a 206, a length that is not the file's sends us back to the beginning.
 4. A 416 that names our length as the total says that nothing is missing; after any other 416 nothing is sure.
 5. A body is whole when it brought the announced length or, chunked, its last chunk. One that merely ends with the
-   connection is not: the host is asked for what follows, and rule 4 decides.
+   connection is whole if its last FLAC frame is (``frames``); else the host is asked for what follows, and rule 4
+   decides, or a second body that ends at the same byte.
 6. What is refused (any other 4xx) needs a URL signed afresh; a busy host (408, 425, 429, 5xx) needs time.
+7. A ``Content-Encoding`` is a label, and the bytes decide whether it is true: stores hand on whatever was uploaded with
+   a file (``aws-chunked``, ``UTF-8``). What really is encoded is decoded, and never continued.
 
 Whether the host supports ranges, sends lengths or ETags is UNKNOWN (contract section 6), so none of it is assumed.
 """
@@ -20,7 +24,8 @@ _STRONG_ETAG = re.compile(r'"[!#-~\x80-\xff]*"')
 _CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d{1,18})-(?P<last>\d{1,18})|\*)/(?:(?P<total>\d{1,18})|\*)")
 _LENGTH = re.compile(r"\d{1,18}")
 _BUSY = frozenset({408, 425, 429})
-_WHOLE, _PART, _NO_SUCH_RANGE = 200, 206, 416
+_WHOLE, _PART, _NO_SUCH_RANGE = (200, 203), 206, 416
+_REAL_ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 _CLIENT_ERRORS, _SERVER_ERRORS = range(400, 500), range(500, 600)
 
 
@@ -47,12 +52,14 @@ class Take:
         end: the offset the body announces to end before, or None.
         certain: a body that ends cleanly without ``end`` is whole (chunked).
         known: what holds from now on.
+        encodings: how the body is encoded, if its label is true (rule 7), in the order they were applied.
     """
 
     start: int
     end: int | None
     certain: bool
     known: Known
+    encodings: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -104,16 +111,22 @@ def judge(status: int, headers: Mapping[str, str], *, have: int, known: Known) -
         return _judge_no_such_range(headers, have=have, known=known)
     if status in _CLIENT_ERRORS:
         return Refused(status)
-    encoding = headers.get("content-encoding", "identity").lower()
-    if status not in (_WHOLE, _PART) or encoding != "identity":
-        return Unfit(f"the host answered {status}, encoding {encoding}, which nobody asked for")
-    if status == _WHOLE:
-        return _take_whole(headers, known=known)
-    return _take_part(headers, offset=_offset(have, known), known=known)
+    if status not in (*_WHOLE, _PART):
+        return Unfit(f"the host answered {status}, which nobody asked for")
+    offset = _offset(have, known)
+    if status == _PART or _has_part(headers, offset=offset):
+        return _take_part(headers, offset=offset, known=known)
+    return _take_whole(headers, offset=offset, known=known)
+
+
+def read_encodings(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the encodings that would change a body, as a header names them; other words change nothing."""
+    names = (name.strip().lower() for name in headers.get("content-encoding", "").split(","))
+    return tuple(name for name in names if name in _REAL_ENCODINGS)
 
 
 def read_total(headers: Mapping[str, str]) -> int | None:
-    """Give the size of the whole file as an answer of status 200 or 206 states it, or None."""
+    """Give the size of the whole file as an answer of status 200, 203 or 206 states it, or None."""
     if "content-range" in headers:
         match = _CONTENT_RANGE.fullmatch(headers["content-range"])
         return int(match["total"]) if match and match["total"] else None
@@ -138,12 +151,32 @@ def _judge_no_such_range(headers: Mapping[str, str], *, have: int, known: Known)
     return Useless(f"the host has nothing from byte {have} on (416), and does not say that the file ends there")
 
 
-def _take_whole(headers: Mapping[str, str], *, known: Known) -> Take:
+def _has_part(headers: Mapping[str, str], *, offset: int) -> bool:
+    """Return whether what claims to be the whole file names a part (rule 3); junk counts where one was wanted."""
+    if "content-range" not in headers:
+        return False
+    match = _CONTENT_RANGE.fullmatch(headers["content-range"])
+    return bool(offset) or (match is not None and match["first"] is not None)
+
+
+def _take_whole(headers: Mapping[str, str], *, offset: int, known: Known) -> Verdict:
     etag = _read_etag(headers)
     size = _read_length(headers)
-    if size is None and etag is not None and etag == known.etag:
+    encodings = read_encodings(headers)
+    same = etag is not None and etag == known.etag
+    if offset and known.size is not None and size is not None and not encodings:
+        rest = size == known.size - offset and etag in (None, known.etag)
+        if rest or (same and size != known.size):
+            return Useless(f"the host sent {size} bytes, and does not say whether they are all or the rest")
+    if size is None and same:
         size = known.size
-    return Take(start=0, end=size, certain=_is_chunked(headers), known=Known(etag=etag, size=size))
+    return Take(
+        start=0,
+        end=size,
+        certain=_is_chunked(headers),
+        known=Known(etag=etag, size=size),
+        encodings=encodings,
+    )
 
 
 def _take_part(headers: Mapping[str, str], *, offset: int, known: Known) -> Verdict:
@@ -156,12 +189,14 @@ def _take_part(headers: Mapping[str, str], *, offset: int, known: Known) -> Verd
         return Useless(f"the host sent the part from byte {first}, not from {offset}")
     if end <= first or (total is not None and end > total) or _read_length(headers) not in (None, end - first):
         return Useless(f"the host contradicts itself: part {headers['content-range']}")
-    etag = _read_etag(headers)
-    if offset and (known.etag is None or etag not in (None, known.etag)):
+    etag, encodings = _read_etag(headers), read_encodings(headers)
+    unlike = etag != known.etag if encodings else etag not in (None, known.etag)
+    if offset and (known.etag is None or unlike):
         return Useless("the host sent a part of another version of the file, or does not say of which")
     if offset and known.size not in (None, total):
         return Useless(f"the file now has {total} bytes, not {known.size}")
-    return Take(start=first, end=end, certain=False, known=Known(etag=known.etag if offset else etag, size=total))
+    known = Known(etag=known.etag if offset else etag, size=total)
+    return Take(start=first, end=end, certain=False, known=known, encodings=() if offset else encodings)
 
 
 def _is_chunked(headers: Mapping[str, str]) -> bool:

@@ -31,7 +31,14 @@ class Limits:
     in_flight: int = 1000
     """Pieces of one ``run_many`` begun and not yet taken by its consumer."""
     max_bytes: int | None = None
-    """Bytes one file may have: what announces, or sends, more ends in a DownloadError at once. None: any number."""
+    """Bytes one file may have: what announces, or sends, more ends in a DownloadError at once.
+
+    None: what its length makes plausible, by the service and by the file's own header, and a generous margin."""
+    min_bytes_per_second: float | None = 1000.0
+    """The lowest speed of a download, over windows of ``Timeouts.read`` seconds. None: any speed will do.
+
+    A slower one gives its slot back and is begun anew behind the others, from where it stands. It makes no progress
+    meanwhile, so ``RetryPolicy.download_max_elapsed`` ends it."""
     requests_per_second: float | None = None
     """A ceiling on requests to the API; None: unlimited until the service answers 429 (its limit is UNKNOWN)."""
 
@@ -40,8 +47,9 @@ class Limits:
             _check_count(f"limits.{name}", getattr(self, name))
         if self.max_bytes is not None:
             _check_count("limits.max_bytes", self.max_bytes)
-        if self.requests_per_second is not None:
-            _check_positive("limits.requests_per_second", self.requests_per_second)
+        for name in ("requests_per_second", "min_bytes_per_second"):
+            if getattr(self, name) is not None:
+                _check_positive(f"limits.{name}", getattr(self, name))
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +63,7 @@ class Timeouts:
     poll: float = 35.0
     """A poll as a whole: the service holds a long one for up to 20 s (contract section 6)."""
     read: float = 30.0
-    """Without a byte of a download; a download as a whole has no limit."""
+    """Without a byte of a download, and the window of its lowest speed; a download as a whole has no limit."""
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(Timeouts):
@@ -70,15 +78,16 @@ class RetryPolicy:
     """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key.
 
     While the service gives usable answers to nobody, requests go one at a time, and waiting for that turn is trying."""
-    download_stalls: int = 6
-    """Attempts in a row that bring no new byte, after which a download gives up."""
+    download_max_elapsed: float = 300.0
+    """Seconds without a new byte, pauses included, after which a download gives up. What came is kept.
+
+    ``Retry-After`` of the host is heeded; one that is longer than what is left ends the download."""
 
     def __attrs_post_init__(self) -> None:
-        if not _is_number(self.submit_max_elapsed) or self.submit_max_elapsed < 0:
-            raise SettingsError(
-                f"retries.submit_max_elapsed must be a number of seconds of at least 0, not {self.submit_max_elapsed!r}"
-            )
-        _check_count("retries.download_stalls", self.download_stalls)
+        for field in attrs.fields(RetryPolicy):
+            seconds = getattr(self, field.name)
+            if not _is_number(seconds) or seconds < 0:
+                raise SettingsError(f"retries.{field.name} must be a number of seconds of at least 0, not {seconds!r}")
 
 
 def _show_proxy(proxy: str | None) -> str:
@@ -99,11 +108,15 @@ class Settings:
         limits: how much at once.
         timeouts: seconds per attempt.
         retries: when to stop trying again.
-        verify: ``"header"`` checks size, magic, STREAMINFO and length of each file; ``"full"`` also decodes every frame
-            and compares its MD5 (extra ``verify``); ``"none"`` checks the size only.
+        verify: ``"header"`` checks that each file has the size that was announced and begins with a FLAC header, and
+            does not find damage behind that; ``"full"`` also decodes every frame and compares the MD5 of the audio
+            (extra ``verify``); ``"none"`` checks the size only.
         keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for whoever asks what it was.
         validate: check requests against the contract at submit; off, because the service may loosen its rules.
         confirm_webhooks: read the state with one GET before believing a webhook.
+        allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
+            from loopback, link-local and unspecified addresses, or the metadata services of clouds, unless the API is
+            on such an address itself.
         proxy: an http(s) proxy, as ``http://user:password@proxy.example:3128``, for every host but this machine. What
             goes to https hosts, so the key, is tunnelled. None: none, whatever the environment says. Not given:
             ``SOUNDPIECE_PROXY``.
@@ -119,6 +132,7 @@ class Settings:
     keep_corrupt: bool = False
     validate: bool = True
     confirm_webhooks: bool = False
+    allow_private_outputs: bool = False
     proxy: str | None = attrs.field(factory=lambda: _read_proxy(os.environ), repr=_show_proxy)
     ssl_context: SSLContext | None = attrs.field(default=None, repr=False)
 
@@ -148,6 +162,7 @@ class Settings:
             ("keep_corrupt", bool),
             ("validate", bool),
             ("confirm_webhooks", bool),
+            ("allow_private_outputs", bool),
         ):
             if not isinstance(getattr(self, name), kind):
                 raise SettingsError(f"{name} must be {kind.__name__}, not {getattr(self, name)!r}")

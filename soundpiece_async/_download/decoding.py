@@ -1,6 +1,8 @@
 """The whole check of a FLAC file: every frame decoded, the MD5 of its audio compared (extra ``verify``)."""
 
 import hashlib
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -8,36 +10,75 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
+from soundpiece_async._core import frames
 from soundpiece_async._core.flac import FlacHeader
 
 _BLOCK = 65_536
 """Samples per channel decoded at a time: about half a MiB."""
 _NO_MD5 = bytes(16)
+_SAMPLES_AT, _SAMPLES_BYTES = 21, 5
+"""Where a header states its samples: 36 bits, whose first 4 are the last of a byte."""
 
 Samples = np.ndarray[Any, np.dtype[Any]]
 
 
-def find_fault(path: Path, header: FlacHeader) -> str | None:
-    """Decode a file: None, or what is wrong with it, as the end of a sentence. Blocks, for seconds.
+def find_fault(path: Path, header: FlacHeader) -> tuple[str | None, str | None]:
+    """Decode a file. Blocks, for seconds.
 
     The MD5 is of the samples as little-endian integers of whole bytes, channels interleaved (RFC 9639, section 8.2).
+
+    Returns:
+        What is wrong with it, as the end of a sentence, or None; and why it could not be decoded, or None.
     """
     if header.bits not in _PACKERS:
-        return f"libsndfile decodes 8, 16 and 24 bits per sample, and it has {header.bits}"
-    if not header.samples:  # libsndfile then takes the end of the file for a failed seek
-        return "its header does not say how long it is, so that its end cannot be told from a cut"
+        return None, f"it was not decoded: libsndfile decodes 8, 16 and 24 bits per sample, and it has {header.bits}"
+    samples = header.samples or _count_samples(path, header)
+    if samples is None:
+        return "its last frame is not whole, or something follows it", None
     dtype, pack = _PACKERS[header.bits]
     digest = hashlib.md5(usedforsecurity=False)
     try:
         # opened here: libsndfile does not say for which reason it could not
-        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        with _Stated(path, header, samples=samples) as file, soundfile.SoundFile(file) as sound:
             while len(block := sound.read(_BLOCK, dtype=dtype, always_2d=True)):
                 digest.update(pack(block))
     except soundfile.LibsndfileError as error:
-        return f"it cannot be decoded to its stated end: {error}"
+        return f"it cannot be decoded to its stated end: {error}", None
     if header.md5 not in (_NO_MD5, digest.digest()):
-        return "the MD5 of its audio is not the one its header states"
-    return None
+        return "the MD5 of its audio is not the one its header states", None
+    return None, None
+
+
+def _count_samples(path: Path, header: FlacHeader) -> int | None:
+    """Return the length of a file whose header does not state one, by its last frame."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - frames.longest_tail(header)))
+        return frames.find_last_sample(header, file.read())
+
+
+class _Stated(io.FileIO):
+    """A file whose header reads as if it stated its length: libsndfile cannot find the end of another one.
+
+    Args:
+        path: the file.
+        header: its header.
+        samples: its length.
+    """
+
+    def __init__(self, path: Path, header: FlacHeader, *, samples: int) -> None:
+        super().__init__(path)
+        self._at = header.tag + _SAMPLES_AT
+        self._bits = samples.to_bytes(_SAMPLES_BYTES)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes, with the length where it belongs."""
+        start = self.tell()
+        count = super().readinto(buffer)
+        view = memoryview(buffer).cast("B")
+        for place, bits in enumerate(self._bits, self._at - start):
+            if 0 <= place < count:
+                view[place] |= bits
+        return count
 
 
 def _pack_8(block: Samples) -> bytes:

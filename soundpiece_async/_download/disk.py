@@ -10,9 +10,10 @@ import aiofiles.os
 import anyio
 import anyio.to_thread
 
-from soundpiece_async._core import errnos
+from soundpiece_async._core import errnos, flac, frames
 from soundpiece_async._core.errnos import Kind
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
+from soundpiece_async._core.flac import FlacHeader, HeaderError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._download.fetching import Source
@@ -111,6 +112,27 @@ class OnDisk:
     async def restart(self, known: Known) -> None:
         """Throw the bytes away; the next ones belong to ``known``."""
         await self._disk.run(self._part.restart, known)
+
+    async def read_header(self) -> FlacHeader | None:
+        """Read the header of what is there, if it is one."""
+        return await self._disk.run(self._read_header)
+
+    async def ends_whole(self, duration: float | None) -> bool | None:
+        """Return whether the file ends with its last frame; None if that cannot be told."""
+
+        def check() -> bool | None:
+            header = self._read_header()
+            if header is None:
+                return None
+            return frames.is_whole(header, self._part.tail(frames.longest_tail(header)), duration=duration)
+
+        return await self._disk.run(check)
+
+    def _read_header(self) -> FlacHeader | None:
+        try:
+            return flac.read_header(self._part.head())
+        except HeaderError:
+            return None
 
     async def append(self, blocks: Sequence[bytes]) -> None:
         """Write blocks behind what is there; for none of them no thread is woken."""

@@ -2,7 +2,7 @@
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
 2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
-3. A file already there is compared with the host's first 42 bytes and size; the same one is never fetched again.
+3. A file already there is compared with the host's head and size; the same one is never fetched again.
 4. What fails its check is fetched anew once; then it is what the host has.
 5. Few files are open at a time: a thousand that wait for a stream would need a thousand descriptors.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+import attrs
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
@@ -24,9 +25,9 @@ from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.comparing import First, find_difference
 from soundpiece_async._download.disk import Disk, OnDisk
-from soundpiece_async._download.fetching import OutputHost, Source
+from soundpiece_async._download.fetching import OutputHost, Source, tell_warnings
 from soundpiece_async._download.filling import fill
-from soundpiece_async._download.inspecting import Inspect, describe, prepare_inspection
+from soundpiece_async._download.inspecting import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._download.partfile import Claim, PartFile, read_facts
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Destination, Places
@@ -35,7 +36,6 @@ from soundpiece_async._locks import Locks
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from soundpiece_async._core.flac import FlacHeader
     from soundpiece_async._download.objects import Target
     from soundpiece_async._network import Stream
 
@@ -58,8 +58,10 @@ class Downloader:
         limit: streams at once.
         verify: ``"header"``, ``"full"`` (extra ``verify``) or ``"none"``, as in ``Settings``.
         keep_corrupt: keep what failed its check, as ``<name>.corrupt``.
-        max_bytes: of one file; None: any number.
-        stalls: attempts in a row without a new byte, after which a download gives up.
+        max_bytes: of one file; None: what its length makes plausible.
+        max_elapsed: seconds without a new byte, after which a download gives up.
+        slowest: bytes per second of one stream, over ``window`` seconds; None: any speed will do.
+        window: seconds.
         close_idle: gives up connections that idle, when descriptors run short.
         sleep: waits between attempts.
     """
@@ -73,7 +75,9 @@ class Downloader:
         verify: Verify = "header",
         keep_corrupt: bool = False,
         max_bytes: int | None = None,
-        stalls: int = 6,
+        max_elapsed: float = 300.0,
+        slowest: float | None = None,
+        window: float = 30.0,
         close_idle: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
@@ -84,8 +88,10 @@ class Downloader:
             stream=stream,
             renew=renew,
             slots=anyio.CapacityLimiter(limit),
-            stalls=stalls,
             sleep=sleep,
+            max_elapsed=max_elapsed,
+            slowest=slowest,
+            window=window,
             max_bytes=max_bytes,
             close_idle=close_idle,
         )
@@ -226,14 +232,14 @@ class Downloader:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
-            await fill(OnDisk(part, disk=disk), source=source)
-            header, fault = await disk.run(_publish_if_good, part, inspect, source.output.duration)
+            cut = await fill(OnDisk(part, disk=disk), source=source)
+            found = await disk.run(_publish_if_good, part, inspect, source.output.duration, cut)
+            fault = found.fault
             if fault is None:
                 self.saved += 1
                 logger.info("%s: saved as %s, %d bytes", source.output.handle, part.target, part.length)
-                return describe(
-                    part.target, size=part.length, sha256=part.sha256(), header=header, output=source.output
-                )
+                tell_warnings(found.warnings, output=source.output, target=part.target)
+                return describe(part.target, size=part.length, sha256=part.sha256(), found=found, output=source.output)
             logger.warning("%s: %s is not what it should be: %s", source.output.handle, part.target, fault)
             if fault_before and self._keep_corrupt:
                 fault = f"{fault}; it is kept as {await disk.run(part.set_aside)}"
@@ -252,19 +258,20 @@ class Downloader:
         difference = await find_difference(First(facts.head, facts.size), source=source)
         if difference is not None:
             return difference
-        header, fault = await disk.run(inspect, facts.head, target, source.output.duration)
-        if fault is not None:
+        found = await disk.run(inspect, facts.head, target, source.output.duration)
+        if found.fault is not None:
             return source.fail(
-                f"the file that is there is damaged: {fault}; remove it, or pass overwrite=True", error=CorruptAudio
+                f"the file that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
+                error=CorruptAudio,
             )
-        return describe(target, size=facts.size, sha256=facts.sha256, header=header, output=source.output)
+        return describe(target, size=facts.size, sha256=facts.sha256, found=found, output=source.output)
 
 
-def _publish_if_good(
-    part: PartFile, inspect: Inspect, duration: float | None
-) -> tuple["FlacHeader | None", str | None]:
-    """Check a part and give it its name: one stay in a thread. Gives what ``inspect`` says."""
-    header, fault = inspect(part.head(), part.path, duration)
-    if fault is None:
+def _publish_if_good(part: PartFile, inspect: Inspect, duration: float | None, cut: str | None) -> Inspection:
+    """Check a part and give it its name, in one visit to a thread; ``cut`` is what is wrong with its end."""
+    found = inspect(part.head(), part.path, duration)
+    if cut is not None and found.fault is None and found.verified != "none":
+        found = attrs.evolve(found, fault=cut)
+    if found.fault is None:
         part.publish()
-    return header, fault
+    return found

@@ -1,23 +1,27 @@
 """Brings the bytes of one output here: asks, goes on where a stream broke, and has the URL signed afresh.
 
-Resuming is the retry: no layer below tries again. Bounded by attempts in a row that bring no new byte:
-``MOST_REFUSALS`` answers that refuse the URL, and the ``stalls`` of the settings for everything else.
+Resuming is the retry: no layer below tries again. ``_core.patience`` says when it ends.
 """
 
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
 import attrs
 
-from soundpiece_async._core import pacing
+from soundpiece_async._core import flac, pacing
 from soundpiece_async._core.errors import DownloadError, TransportError
+from soundpiece_async._core.flac import FlacHeader
+from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.patience import Patience, Speed
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._descriptors import Shortage
 
@@ -30,21 +34,17 @@ T = TypeVar("T")
 
 logger = logging.getLogger("soundpiece_async.downloader")
 
-MOST_REFUSALS = 4
-"""Refusals in a row without a new byte, each but the last followed by a URL signed afresh."""
 MARGIN = timedelta(seconds=60)
 """A URL with less life than this is renewed before it is used (contract section 6: a minute or so)."""
-BACKOFF_BASE = 0.25
-BACKOFF_CAP = 5.0
-"""Seconds between attempts: doubled with each that brings nothing, up to the cap, with jitter."""
 
 
 class Setback(Exception):  # noqa: N818 - no error yet: it becomes one when there are too many in a row
     """An attempt that did not bring the rest; never leaves this floor."""
 
-    def __init__(self, why: str, *, refused: bool = False) -> None:
+    def __init__(self, why: str, *, refused: bool = False, slow: bool = False) -> None:
         super().__init__(why)
         self.refused = refused
+        self.slow = slow
 
 
 class TooLarge(Exception):  # noqa: N818 - as Setback: it becomes an error where it is caught
@@ -82,9 +82,10 @@ class OutputHost:
         stream: opens a URL.
         renew: gives an output with its URL signed afresh.
         slots: bounds the streams.
-        stalls: attempts in a row without a new byte, after which a download gives up.
         sleep: waits between attempts.
-        max_bytes: of one file; None: as many as it has.
+        max_elapsed: seconds without a new byte, after which a download gives up.
+        slowest: bytes per second of one body, over ``window`` seconds; None: any speed will do.
+        max_bytes: of one file; None: what its length makes plausible.
         close_idle: gives up connections that idle, when descriptors run short.
         received: bytes of bodies, since the start.
     """
@@ -92,8 +93,10 @@ class OutputHost:
     stream: Callable[..., "AbstractAsyncContextManager[Stream]"]
     renew: Callable[[Output], Awaitable[Output]]
     slots: anyio.CapacityLimiter
-    stalls: int
     sleep: Callable[[float], Awaitable[None]]
+    max_elapsed: float = 300.0
+    slowest: float | None = None
+    window: float = 30.0
     max_bytes: int | None = None
     close_idle: Callable[[], None] = lambda: None
     clock: ServerClock = attrs.field(factory=ServerClock)
@@ -105,42 +108,41 @@ class Source:
 
     Attributes:
         output: with the URL signed last.
+        target: where it is going, for messages.
         received: bytes of bodies, for this file.
     """
 
     def __init__(self, output: Output, *, target: str, host: OutputHost) -> None:
         self.output = output
         self.received = 0
-        self._target = target
+        self.target = target
         self._host = host
         self._refused = False
-        self._gained = False
         self._furthest = 0
-        self._refusals = 0
-        self._stalls = 0
+        self._end: int | None = None
+        self._patience = Patience(host.max_elapsed)
+        self._retry_after: float | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"<Source {redact_url(self.output.url)} received={self.received} furthest={self._furthest} "
-            f"refusals={self._refusals} stalls={self._stalls}>"
-        )
+        url = redact_url(self.output.url)
+        return f"<Source {url} received={self.received} furthest={self._furthest} {self._patience!r}>"
 
     def reach(self, length: int) -> None:
-        """Say how many bytes of the file are here; more than ever before is what counts as progress."""
+        """Note how many bytes of the file are here; more than ever before is what counts as progress."""
         if length > self._furthest:
             self._furthest = length
-            self._gained = True
+            self._patience.gain()
 
     def forget(self) -> None:
         """Begin anew: what was here is not the file."""
-        self._furthest = self._refusals = self._stalls = 0
-        self._gained = False
+        self._furthest = 0
+        self._patience.renew()
 
     async def persist(self, ask: Callable[[], Mapping[str, str]], read: Callable[["Stream"], Awaitable[T]]) -> T:
         """Ask until ``read`` makes something of the answer; it raises ``Setback`` when it cannot.
 
         Raises:
-            DownloadError: too many attempts in a row brought no new byte, or the file is larger than it may be.
+            DownloadError: no new byte came for too long, or the file is larger than it may be.
             SoundpieceError: what ``renew`` or ``read`` raise.
         """
         shortage, stale = Shortage(f"{self.output.handle}"), False
@@ -148,9 +150,7 @@ class Source:
             async with self._host.slots:
                 await self._freshen()  # inside the slot: a URL that lives for seconds must not wait in a queue of ours
                 try:
-                    async with self._host.stream(self.output.url, headers=ask()) as stream:
-                        self._host.clock.read(stream.headers)
-                        return await read(stream)
+                    return await self._attempt(ask(), read)
                 except TooLarge as error:
                     raise self.fail(str(error)) from None
                 except (TransportError, Setback) as error:
@@ -165,20 +165,69 @@ class Source:
             logger.info("%s: trying again in %.2f s: %s", self.output.handle, delay, setback)
             await self._host.sleep(delay)
 
-    def admit(self, size: int) -> None:
-        """Say how large the file is at least.
+    def ends_again(self, length: int) -> bool:
+        """Return whether the last body without a known end ended there, too, and note that this one did."""
+        again, self._end = self._end == length, length
+        return again
+
+    def watch(self, stream: "Stream") -> "Body":
+        """Return the body of an answer, which ends with a ``Setback`` when it is too slow."""
+        speed = Speed(lowest=self._host.slowest, window=self._host.window)
+        return Body(stream.blocks, source=self, speed=speed)
+
+    def wait(self, seconds: float) -> None:
+        """Count time spent waiting for the host."""
+        self._patience.wait(seconds)
+
+    def receive(self, size: int, *, fast: bool | None) -> None:
+        """Count a block of a body, new or not.
+
+        Args:
+            size: of it.
+            fast: whether the window it ends was fast enough; None: it ends none.
 
         Raises:
-            TooLarge: that is more than it may be.
+            Setback: it was not.
         """
-        most = self._host.max_bytes
-        if most is not None and size > most:
-            raise TooLarge(f"it has {size} bytes or more, and Limits.max_bytes allows {most}")
-
-    def receive(self, size: int) -> None:
-        """Count bytes of a body, new or not."""
         self.received += size
         self._host.received += size
+        if fast:
+            self._patience.renew()
+        elif fast is False:
+            raise Setback(
+                f"less than {self._host.slowest:.0f} bytes per second came over {self._host.window:.3g} s", slow=True
+            )
+
+    def announce(self, size: int) -> None:
+        """Check a size that the host announced; how long the audio is by its own header is not known yet.
+
+        Raises:
+            TooLarge: that is more than the file may have.
+        """
+        most = flac.LARGEST_FILE if self._host.max_bytes is None else self._host.max_bytes
+        if size > most:
+            raise TooLarge(f"it has {size} bytes, and {self._explain_bound(most)}")
+
+    def admit(self, size: int, *, header: FlacHeader | None) -> None:
+        """Check the number of bytes that came: a body may have no end.
+
+        Raises:
+            TooLarge: that is more than the file may have.
+        """
+        most = self.bound(header)
+        if size > most:
+            raise TooLarge(f"it has {size} bytes or more, and {self._explain_bound(most)}")
+
+    def bound(self, header: FlacHeader | None = None) -> int:
+        """Return the bytes that the file may have, by the settings or else by its length."""
+        if self._host.max_bytes is not None:
+            return self._host.max_bytes
+        return flac.largest_file(seconds=self.output.duration, header=header)
+
+    def _explain_bound(self, most: int) -> str:
+        if self._host.max_bytes is not None:
+            return f"Limits.max_bytes allows {most}"
+        return f"no FLAC of its length has more than {most}; Limits(max_bytes=...) sets another bound"
 
     async def relieve(self, shortage: Shortage, error: OSError) -> None:
         """Wait, within a call for this file, until something is free again; connections that idle go first."""
@@ -188,8 +237,24 @@ class Source:
     def fail(self, why: str, *, error: type[DownloadError] = DownloadError) -> DownloadError:
         """Make the error that ends this download; ``why`` ends with what to do next."""
         url = redact_url(self.output.url)
-        message = f"{self.output.handle}: {url} was not saved as {self._target}: {why}"
-        return error(message, url=url, path=self._target, received=self.received)
+        message = f"{self.output.handle}: {url} was not saved as {self.target}: {why}"
+        return error(message, url=url, path=self.target, received=self.received)
+
+    async def _attempt(self, headers: Mapping[str, str], read: Callable[["Stream"], Awaitable[T]]) -> T:
+        """Ask once."""
+        self._retry_after = None
+        async with AsyncExitStack() as opened:
+            begun = anyio.current_time()
+            try:
+                stream = await opened.enter_async_context(self._host.stream(self.output.url, headers=headers))
+            finally:
+                self._patience.wait(anyio.current_time() - begun)
+            self._host.clock.read(stream.headers)
+            if stream.status >= HTTPStatus.BAD_REQUEST:
+                now = self._host.clock.now().timestamp()
+                asked, date = stream.headers.get("retry-after"), stream.headers.get("date")
+                self._retry_after = pacing.retry_after(asked, date=date, now_epoch=now)
+            return await read(stream)
 
     async def _freshen(self) -> None:
         """Have the URL signed afresh when it was refused or will be soon; a fresh one is used whatever its life."""
@@ -201,19 +266,54 @@ class Source:
             self._refused = False
 
     def _count(self, setback: TransportError | Setback) -> float:
-        """Count an attempt that did not bring the rest, and give the seconds to wait before the next."""
-        self._refused = isinstance(setback, Setback) and setback.refused
-        if self._gained:
-            self._gained = False
-            self._refusals = self._stalls = 0
-        elif self._refused:
-            self._refusals += 1
-        else:
-            self._stalls += 1
-        if self._refusals >= MOST_REFUSALS or self._stalls >= self._host.stalls:
-            raise self.fail(
-                f"{setback}; {self._refusals + self._stalls} attempts in a row brought no new byte after the first "
-                f"{self._furthest}; download it again to go on from what was kept"
-            ) from (setback if isinstance(setback, TransportError) else None)
-        tries = self._refusals + self._stalls
-        return pacing.backoff(tries, base=BACKOFF_BASE, cap=BACKOFF_CAP, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing
+        """Count an attempt that did not bring the rest, and return the seconds to wait before the next."""
+        self._refused = isinstance(setback, OutputRefused) or (isinstance(setback, Setback) and setback.refused)
+        pause = self._patience.fail(
+            refused=self._refused,
+            slow=isinstance(setback, Setback) and setback.slow,
+            retry_after=self._retry_after,
+            jitter=random.random(),  # noqa: S311 - spreads requests, guards nothing
+        )
+        if isinstance(pause, float):
+            return pause
+        error = self.fail(
+            f"{setback}; {pause.why}; {self._furthest} bytes are here: download it again later to go on from them"
+        )
+        error.retry_after = self._retry_after
+        raise error from (setback if isinstance(setback, TransportError) else None)
+
+
+def tell_warnings(warnings: Iterable[str], *, output: Output, target: object) -> None:
+    """Log what is otherwise than announced about audio that is saved, or passed on, all the same."""
+    for warning in warnings:
+        logger.warning("%s: %s: %s; the audio is used as it is", output.handle, target, warning)
+
+
+class Body:
+    """The blocks of a body as they arrive, each counted and timed."""
+
+    def __init__(self, blocks: AsyncIterator[bytes], *, source: Source, speed: Speed) -> None:
+        self._blocks = blocks
+        self._source = source
+        self._speed = speed
+
+    def __repr__(self) -> str:
+        return f"<Body {self._speed!r}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        begun, waited = anyio.current_time(), 0.0
+        try:
+            block = await anext(self._blocks)
+        finally:
+            waited = anyio.current_time() - begun
+            self._source.wait(waited)
+        self._source.receive(len(block), fast=self._speed.add(len(block), waited=waited))
+        return block
+
+    async def aclose(self) -> None:
+        """Close the blocks here and now, not when they are collected."""
+        if hasattr(self._blocks, "aclose"):
+            await self._blocks.aclose()

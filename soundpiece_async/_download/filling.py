@@ -6,10 +6,9 @@ collected, one being taken.
 """
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import attrs
@@ -17,8 +16,10 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from soundpiece_async._core import resuming
 from soundpiece_async._core.errors import TransportError
+from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
-from soundpiece_async._download.fetching import Setback, Source, TooLarge
+from soundpiece_async._download.fetching import Body, Setback, Source, TooLarge
+from soundpiece_async._download.unpacked import Plain, Unpacked, unpack
 
 if TYPE_CHECKING:
     from soundpiece_async._network import Stream
@@ -53,16 +54,25 @@ class Vessel(Protocol):
         """Throw the bytes away; the next ones belong to ``known``."""
 
     async def append(self, blocks: list[bytes]) -> None:
-        """Take the bytes that follow; a DownloadError of it ends the download."""
+        """Write the bytes that follow; a DownloadError of it ends the download."""
+
+    async def read_header(self) -> FlacHeader | None:
+        """Read the header of the file, if it is here and is one."""
+
+    async def ends_whole(self, duration: float | None) -> bool | None:
+        """Return whether the last bytes are the last frame of a FLAC; None if nothing says so or otherwise."""
 
 
-async def fill(vessel: Vessel, *, source: Source) -> None:
+async def fill(vessel: Vessel, *, source: Source) -> str | None:
     """Bring the whole file into the vessel.
 
+    Returns:
+        What is wrong with its end, as the end of a sentence, or None: the host has no more, and the audio goes on.
+
     Raises:
-        SoundpieceError: it cannot be had; what came stays in the vessel, unless the file is larger than is wanted.
+        SoundpieceError: it cannot be fetched; what came stays in the vessel, unless the file is larger than it may be.
     """
-    await source.persist(
+    return await source.persist(
         lambda: resuming.ask(vessel.length, vessel.known), partial(_read_answer, vessel, source=source)
     )
 
@@ -82,40 +92,44 @@ def demand(verdict: Verdict) -> Take | Whole:
             return usable
 
 
-def closing(blocks: AsyncIterator[bytes]) -> AbstractAsyncContextManager[Any]:
-    """Close a generator that is left before its end here and now, not when it is collected."""
-    return aclosing(blocks) if hasattr(blocks, "aclose") else nullcontext()
-
-
-async def _read_answer(vessel: Vessel, stream: "Stream", *, source: Source) -> None:
-    """Take from an answer what it brings; returning means that the file is whole."""
+async def _read_answer(vessel: Vessel, stream: "Stream", *, source: Source) -> str | None:
+    """Use what an answer brings; returning means that the file is here. Returns as ``fill``."""
     verdict = resuming.judge(stream.status, stream.headers, have=vessel.length, known=vessel.known)
     if isinstance(verdict, Useless):
         await vessel.restart(Known())
     take = demand(verdict)
     if isinstance(take, Whole):
-        return
+        return None
     try:
-        source.admit(take.known.size or take.end or 0)
-        await _pour(stream.blocks, vessel, take=take, source=source)
+        source.announce(take.known.size or take.end or 0)
+        body = await unpack(source.watch(stream), take.encodings)
+        if isinstance(body, Unpacked):  # its lengths, and its ETag, are those of what was packed
+            take = Take(start=0, end=None, certain=True, known=Known())
+        await _pour(body, vessel, take=take, source=source)
     except (Overrun, TooLarge):
         await vessel.restart(Known())
         raise
-    _check_end(vessel, take)
+    return await _check_end(vessel, take, source=source)
 
 
-def _check_end(vessel: Vessel, take: Take) -> None:
+async def _check_end(vessel: Vessel, take: Take, *, source: Source) -> str | None:
     """Find out whether a body that ended cleanly was the rest of the file (``resuming``, rule 5)."""
     size = vessel.known.size
     if vessel.length == size or (size is None and take.certain):
-        return
-    if size is None and take.end is None:
-        vessel.known = attrs.evolve(vessel.known, ended=True)
-        raise Setback("the host does not say how long the file is, and its end has to be confirmed")
-    raise Setback(f"the body ended at byte {vessel.length} of {size if size is not None else 'an unknown number'}")
+        return None
+    if size is not None or take.end is not None:
+        raise Setback(f"the body ended at byte {vessel.length} of {'an unknown number' if size is None else size}")
+    whole = await vessel.ends_whole(source.output.duration)
+    if whole:
+        return None
+    if source.ends_again(vessel.length):
+        fault = f"it ends at byte {vessel.length} each time, which is not the end of its last frame"
+        return None if whole is None else fault
+    vessel.known = attrs.evolve(vessel.known, ended=True)
+    raise Setback("the host does not say how long the file is, and its end has to be confirmed")
 
 
-async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, source: Source) -> None:
+async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, source: Source) -> None:
     """Put a body where it belongs; when it breaks, what had arrived is taken before the fault is raised.
 
     It is read from the first moment on, whatever the vessel has to do before: what is not read when it breaks is lost.
@@ -140,10 +154,10 @@ async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, sou
             faults.insert(0, error)
             filling.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
 
-    async with anyio.create_task_group() as filling, send, closing(blocks):
+    async with anyio.create_task_group() as filling, send, aclosing(body):
         filling.start_soon(fill_or_stop)
         try:
-            await _collect(blocks, send, start=take.start, end=take.end, source=source)
+            await _collect(body, send, take=take, vessel=vessel, source=source)
         except Exception as error:  # noqa: BLE001 - the same
             faults.append(error)
     if faults:
@@ -151,30 +165,33 @@ async def _pour(blocks: AsyncIterator[bytes], vessel: Vessel, *, take: Take, sou
 
 
 async def _collect(
-    blocks: AsyncIterator[bytes],
+    body: "Body | Plain",
     batches: MemoryObjectSendStream[list[bytes]],
     *,
-    start: int,
-    end: int | None,
+    take: Take,
+    vessel: Vessel,
     source: Source,
 ) -> None:
-    """Hand blocks on in batches; they begin at byte ``start`` of the file."""
+    """Hand blocks on in batches, the first of which begins where ``take`` says."""
     batch: list[bytes] = []
-    size, reached = 0, start
+    size, reached, bound = 0, take.start, source.bound()
     begun = anyio.current_time()
     try:
-        async for block in blocks:
-            source.receive(len(block))
+        async for block in body:
             reached += len(block)
-            source.admit(reached)
-            if end is not None and reached > end:
+            if take.end is not None and reached > take.end:
                 raise Overrun("the host sent more bytes than it had announced")
+            if reached > bound:
+                header = await vessel.read_header()
+                source.admit(reached, header=header)
+                bound = source.bound(header)
             batch.append(block)
             size += len(block)
             if size >= BATCH or anyio.current_time() - begun >= BATCH_AGE:
                 await batches.send(batch)
                 batch, size, begun = [], 0, anyio.current_time()
-    except TransportError:
-        await batches.send(batch)
+    except (TransportError, Setback) as error:
+        if not isinstance(error, Overrun):
+            await batches.send(batch)
         raise
     await batches.send(batch)

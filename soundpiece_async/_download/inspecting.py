@@ -1,9 +1,15 @@
-"""Whether a file is what it should be: its header, what was announced of it, and, if wanted, every frame."""
+"""Whether a file is what it should be: its header, what was announced of it, and, if wanted, every frame.
+
+What cannot be decoded is a *fault*, and the file is not saved. What is only otherwise than announced or documented is a
+*warning*: the audio is there, and was paid for.
+"""
 
 import importlib.util
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import attrs
 
 from soundpiece_async._core import flac
 from soundpiece_async._core.errors import SettingsError
@@ -12,7 +18,25 @@ from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.settings import Settings, Verify
 
-Inspect = Callable[[bytes, Path, float | None], tuple[FlacHeader | None, str | None]]
+
+@attrs.frozen
+class Inspection:
+    """What a check found.
+
+    Attributes:
+        header: of the file, if it has one.
+        fault: why it cannot be used, as the end of a sentence, or None.
+        warnings: what is otherwise than announced; sentences without their full stop.
+        verified: the level of checks it has passed.
+    """
+
+    header: FlacHeader | None
+    fault: str | None = None
+    warnings: tuple[str, ...] = ()
+    verified: Verify = "none"
+
+
+Inspect = Callable[[bytes, Path, float | None], Inspection]
 
 
 def prepare_inspection(verify: Verify) -> Inspect:
@@ -59,19 +83,22 @@ def demand_header_check(verify: Verify) -> None:
         )
 
 
-def inspect(head: bytes, duration: float | None, *, verify: Verify) -> tuple[FlacHeader | None, str | None]:
-    """Give what a header says, and what is wrong with it, if anything; with ``verify="none"`` nothing is."""
+def inspect(head: bytes, duration: float | None, *, verify: Verify) -> Inspection:
+    """Check the head of a file; with ``verify="none"`` any bytes will do."""
     try:
         header = flac.read_header(head)
     except HeaderError as error:
-        return None, None if verify == "none" else str(error)
-    return header, None if verify == "none" else flac.find_fault(header, duration=duration)
+        return Inspection(None, None if verify == "none" else str(error))
+    if verify == "none":
+        return Inspection(header)
+    return Inspection(header, warnings=flac.find_differences(header, duration=duration), verified="header")
 
 
 def describe(
-    path: Path | None, *, size: int, sha256: str, header: FlacHeader | None, output: Output, url: str | None = None
+    path: Path | None, *, size: int, sha256: str, found: Inspection, output: Output, url: str | None = None
 ) -> SavedFile:
     """Make the record of a saved file; without a header (``verify="none"``) the length is the announced one."""
+    header = found.header
     duration = None if header is None else header.duration
     return SavedFile(
         path=path,
@@ -81,6 +108,7 @@ def describe(
         sample_rate=0 if header is None else header.sample_rate,
         channels=0 if header is None else header.channels,
         output=output,
+        warnings=found.warnings,
         url=url,
     )
 
@@ -91,10 +119,13 @@ def _inspect_file(
     duration: float | None,
     *,
     verify: Verify,
-    decode: Callable[[Path, FlacHeader], str | None] | None,
-) -> tuple[FlacHeader | None, str | None]:
+    decode: Callable[[Path, FlacHeader], tuple[str | None, str | None]] | None,
+) -> Inspection:
     """Check a header, and then the file behind it. Blocks when it decodes."""
-    header, fault = inspect(head, duration, verify=verify)
-    if header is not None and fault is None and decode is not None:
-        fault = decode(path, header)
-    return header, fault
+    found = inspect(head, duration, verify=verify)
+    if found.header is None or decode is None:
+        return found
+    fault, warning = decode(path, found.header)
+    if warning is not None:
+        return attrs.evolve(found, warnings=(*found.warnings, warning))
+    return attrs.evolve(found, fault=fault, verified="header" if fault else "full")

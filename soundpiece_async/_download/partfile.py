@@ -20,7 +20,7 @@ from pathlib import Path
 
 import attrs
 
-from soundpiece_async._core.flac import HEADER_BYTES
+from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.resuming import Known, is_strong
 
 if sys.platform == "win32":  # pragma: no cover - no lock between processes there, only within one
@@ -119,13 +119,20 @@ class PartFile:
                 self.length += len(block)
 
     def head(self) -> bytes:
-        """Read the bytes a FLAC header takes."""
+        """Read the bytes a FLAC header takes, with the tag before it."""
         with self._one_at_a_time:
             file = self._open_file()
             file.seek(0)
-            data = file.read(HEADER_BYTES)
+            data = read_head(file.read)
             file.seek(self.length)
             return data
+
+    def tail(self, size: int) -> bytes:
+        """Read so many of the last bytes, or all."""
+        with self._one_at_a_time:
+            file = self._open_file()
+            file.seek(max(0, self.length - size))
+            return file.read(size)
 
     def sha256(self) -> str:
         """Give the hash of all bytes, as hex, without reading them again."""
@@ -225,7 +232,7 @@ class Facts:
 def read_facts(path: Path) -> Facts:
     """Read a file once, from beginning to end. Blocks."""
     with path.open("rb") as file:
-        head = file.read(HEADER_BYTES)
+        head = read_head(file.read)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
         return Facts(head=head, size=file.tell(), sha256=digest.hexdigest())

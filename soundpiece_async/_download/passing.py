@@ -8,24 +8,29 @@
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
-from soundpiece_async._core import flac
+from soundpiece_async._core import flac, frames
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.fetching import Source
+from soundpiece_async._download.fetching import Source, tell_warnings
 from soundpiece_async._download.filling import fill
-from soundpiece_async._download.inspecting import demand_header_check, inspect
+from soundpiece_async._download.inspecting import Inspection, demand_header_check, inspect
 
 if TYPE_CHECKING:
     from soundpiece_async._core.flac import FlacHeader
 
 logger = logging.getLogger("soundpiece_async.downloader")
+
+_LARGEST_TAIL = 2 << 20
+"""Bytes that are kept until the header says how large a frame may be."""
 
 
 class Passage:
@@ -66,13 +71,14 @@ class Passage:
         self._pass_on = pass_on
         self._verify: Verify = verify
         self._threads = threads
-        self._checked = False
+        self._found: Inspection | None = None
+        self._recent: deque[bytes] = deque()
         self._held: list[bytes] = []
         self._digest = hashlib.sha256()
         self._again = hashlib.sha256()
 
     def __repr__(self) -> str:
-        return f"<Passage {self.source!r} passed={self.passed} length={self.length} checked={self._checked}>"
+        return f"<Passage {self.source!r} passed={self.passed} length={self.length} checked={self._found is not None}>"
 
     async def run(self) -> None:
         """Bring the whole file through.
@@ -90,6 +96,11 @@ class Passage:
             await self.restart(Known())
             await self._bring()
 
+    @property
+    def found(self) -> Inspection:
+        """What the check of the header found."""
+        return self._found or Inspection(None)
+
     def sha256(self) -> str:
         """Give the hash of all that was passed on, as hex."""
         return self._digest.hexdigest()
@@ -99,20 +110,42 @@ class Passage:
         if self.size is not None and known.size not in (None, self.size):
             raise self._differs()
         self.known, self.length, self._held = known, 0, []
+        self._recent.clear()
         self._again = hashlib.sha256()
 
     async def append(self, blocks: list[bytes]) -> None:
-        """Take the bytes that follow, and pass on what is new of them."""
+        """Write the bytes that follow, and pass on what is new of them."""
+        if self.known.size is None:
+            self._keep_recent(blocks)
         old, new = _split(blocks, self.passed - self.length)
         if old:
             await self._compare(old)
         self.length += _size(new)
-        if not self._checked:
+        if self._found is None:
             self._held += new
-            if _size(self._held) < flac.HEADER_BYTES:
+            head = _join(self._held, flac.HEADER_BYTES)
+            if _size(self._held) < flac.measure_head(head):
                 return
             new = self._check()
         await self._hand_over(new)
+
+    async def read_header(self) -> "FlacHeader | None":
+        """Read the header, once it was checked."""
+        return self.header
+
+    async def ends_whole(self, duration: float | None) -> bool | None:
+        """Return whether the last bytes are the last frame; None if that cannot be told."""
+        if self.header is None:
+            return None
+        check = partial(frames.is_whole, self.header, b"".join(self._recent), duration=duration)
+        return await anyio.to_thread.run_sync(check, limiter=self._threads)
+
+    def _keep_recent(self, blocks: list[bytes]) -> None:
+        """Keep the last bytes, as many as a frame takes: what has no length is whole if its last frame is."""
+        self._recent.extend(blocks)
+        needed = _LARGEST_TAIL if self.header is None else frames.longest_tail(self.header)
+        while _size(self._recent) - len(self._recent[0]) >= needed:
+            self._recent.popleft()
 
     async def _hand_over(self, blocks: list[bytes]) -> None:
         if blocks:
@@ -123,20 +156,23 @@ class Passage:
             await self._pass_on(blocks)
 
     async def _bring(self) -> None:
-        await fill(self, source=self.source)
+        cut = await fill(self, source=self.source)
         if self.length < self.passed or self.size not in (None, self.length):
             raise self._differs()
-        if not self._checked:  # shorter than any header; with verify="none" nobody minds
+        if self._found is None:  # shorter than any header; with verify="none" nobody minds
             await self._hand_over(self._check())
+        if cut is not None and self._verify != "none":
+            raise self.source.fail(f"{cut}; ask for it once more")
 
     def _check(self) -> list[bytes]:
         """Check the header, and give what was held back until then (rule 1)."""
-        head = b"".join(self._held)[: flac.HEADER_BYTES]
-        header, fault = inspect(head, self.source.output.duration, verify=self._verify)
-        if fault is not None:
-            raise self.source.fail(f"{fault}. Settings(verify='none') takes it as it is", error=CorruptAudio)
+        head = _join(self._held, flac.measure_head(_join(self._held, flac.HEADER_BYTES)))
+        found = inspect(head, self.source.output.duration, verify=self._verify)
+        if found.fault is not None:
+            raise self.source.fail(f"{found.fault}. Settings(verify='none') takes it as it is", error=CorruptAudio)
         held, self._held = self._held, []
-        self.header, self._checked = header, True
+        self.header, self._found = found.header, found
+        tell_warnings(found.warnings, output=self.source.output, target=self.source.target)
         return held
 
     async def _compare(self, blocks: list[bytes]) -> None:
@@ -157,6 +193,17 @@ class Passage:
                 digest.update(block)
 
         await anyio.to_thread.run_sync(update, limiter=self._threads)
+
+
+def _join(blocks: list[bytes], size: int) -> bytes:
+    """Return the first bytes of some blocks."""
+    needed: list[bytes] = []
+    for block in blocks:
+        if size <= 0:
+            break
+        needed.append(block[:size])
+        size -= len(block)
+    return b"".join(needed)
 
 
 def _size(blocks: Iterable[bytes]) -> int:

@@ -126,7 +126,7 @@ def _describe_passed(target: Target, passage: Passage) -> SavedFile:
         target.path,
         size=passage.passed,
         sha256=passage.sha256(),
-        header=passage.header,
+        found=passage.found,
         output=passage.source.output,
         url=target.url,
     )
@@ -209,20 +209,23 @@ async def _compare(
 ) -> SavedFile | DownloadError:
     """Return the object that is there, or the reason not to take it (rule 3)."""
     head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
+    if len(head) < (needed := min(size, flac.measure_head(head))):  # a tag stands before the header
+        head += await target.read(len(head), needed)
     difference = await find_difference(First(head, size), source=source)
     if difference is not None:
         return difference
-    header, fault = inspect(head, source.output.duration, verify=verify)
-    if fault is not None:
+    found = inspect(head, source.output.duration, verify=verify)
+    if found.fault is not None:
         return source.fail(
-            f"the object that is there is damaged: {fault}; remove it, or pass overwrite=True", error=CorruptAudio
+            f"the object that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
+            error=CorruptAudio,
         )
     digest = hashlib.sha256()
     for start in range(0, size, READ_AT_ONCE):
         block = await target.read(start, min(size, start + READ_AT_ONCE))
         await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
     return describe(
-        target.path, size=size, sha256=digest.hexdigest(), header=header, output=source.output, url=target.url
+        target.path, size=size, sha256=digest.hexdigest(), found=found, output=source.output, url=target.url
     )
 
 

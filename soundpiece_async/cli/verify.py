@@ -14,6 +14,7 @@ import anyio.to_thread
 from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
+from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.pieces import FileRecord, JobState
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
@@ -23,8 +24,6 @@ from soundpiece_async.cli.speech import plural, say, size, tell
 
 PAGE = 500
 """Pieces that are read from the journal at a time."""
-_HEAD = 64
-"""Bytes of a file that hold its FLAC header, and more."""
 
 
 async def verify(
@@ -144,7 +143,7 @@ def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> str |
             if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
                 return "its sha256 is not the one it had when it was saved"
             file.seek(0)
-            head = file.read(_HEAD)
+            head = read_head(file.read)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return None if inspect is None else inspect(head, path, None)[1]
+    return None if inspect is None else inspect(head, path, None).fault

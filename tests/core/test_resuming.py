@@ -12,6 +12,7 @@ from soundpiece_async._core.resuming import (
     Whole,
     ask,
     judge,
+    read_encodings,
     read_total,
 )
 
@@ -90,7 +91,26 @@ def test_only_bytes_under_a_strong_etag_are_continued(have: int, known: Known, w
         (206, headers(content_range="bytes 10-9/100"), Useless),
         (206, headers(content_range="bytes */100"), Useless),
         (206, headers(content_type="multipart/byteranges"), Useless),
-        (200, headers(content_encoding="gzip", content_length=9), Unfit),
+        (
+            200,
+            headers(content_encoding="gzip", content_length=9),
+            Take(start=0, end=9, certain=False, known=Known(size=9), encodings=("gzip",)),
+        ),
+        (203, headers(content_length=100, etag=TAG), Take(start=0, end=100, certain=False, known=KNOWN)),
+        (200, headers(content_range="bytes 10-99/100", etag=TAG), Take(start=10, end=100, certain=False, known=KNOWN)),
+        (203, headers(content_range="bytes 10-99/100"), Take(start=10, end=100, certain=False, known=KNOWN)),
+        (200, headers(content_range="bytes 11-99/100", etag=TAG), Useless),
+        (200, headers(content_range="bytes 10-99/100", etag=OTHER), Useless),
+        (200, headers(content_range="junk", etag=TAG), Useless),
+        (200, headers(content_length=90, etag=TAG), Useless),
+        (200, headers(content_length=90), Useless),
+        (200, headers(content_length=99, etag=TAG), Useless),
+        (206, headers(content_range="bytes 10-99/100", content_encoding="gzip"), Useless),
+        (
+            206,
+            headers(content_range="bytes 10-99/100", content_encoding="gzip", etag=TAG),
+            Take(start=10, end=100, certain=False, known=KNOWN),
+        ),
         (204, {}, Unfit),
         (304, {}, Unfit),
         (408, {}, Unfit),
@@ -155,7 +175,7 @@ def test_an_unknown_end_is_confirmed(
 
 
 @given(
-    status=st.sampled_from([200, 206, 416]) | st.integers(100, 599),
+    status=st.sampled_from([200, 203, 206, 416]) | st.integers(100, 599),
     lines=st.fixed_dictionaries(
         {},
         optional={
@@ -176,9 +196,9 @@ def test_bytes_are_never_joined_without_proof(status: int, lines: dict[str, str]
 
     match verdict:
         case Take(start=0):
-            assert status in (200, 206)
+            assert status in (200, 203, 206)
         case Take():
-            assert status == 206
+            assert status == 206 or "content-range" in lines
             assert verdict.start == have
             assert known.etag is not None
             assert lines.get("etag") in (None, known.etag, 'W/"a"', "")
@@ -186,6 +206,34 @@ def test_bytes_are_never_joined_without_proof(status: int, lines: dict[str, str]
         case Whole(size):
             assert size == have
             assert known.size in (None, have)
+
+
+@pytest.mark.parametrize("junk", ["junk", "bytes */100", ""])
+def test_a_range_nobody_asked_for_is_read_if_it_can_be(junk: str) -> None:
+    """Of a file whose beginning is asked for, a 200 is the whole file unless it names a part."""
+    whole = Take(start=0, end=9, certain=False, known=Known(size=9))
+    assert judge(200, headers(content_range=junk, content_length=9), have=0, known=Known()) == whole
+
+    part = judge(200, headers(content_range="bytes 0-8/20", content_length=9), have=0, known=Known())
+    assert part == Take(start=0, end=9, certain=False, known=Known(size=20))
+    assert isinstance(judge(200, headers(content_range="bytes 1-8/20"), have=0, known=Known()), Useless)
+
+
+@pytest.mark.parametrize(
+    ("value", "encodings"),
+    [
+        ("", ()),
+        ("identity, identity", ()),
+        ("aws-chunked", ()),
+        ("UTF-8", ()),
+        ("binary,none", ()),
+        ("aws-chunked, GZIP", ("gzip",)),
+        ("deflate,br", ("deflate", "br")),
+    ],
+)
+def test_only_names_of_encodings_count(value: str, encodings: tuple[str, ...]) -> None:
+    """Stores repeat whatever was uploaded beside a file; most of it changes no byte."""
+    assert read_encodings(headers(content_encoding=value)) == encodings
 
 
 @pytest.mark.parametrize(

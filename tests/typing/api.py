@@ -207,7 +207,7 @@ def set_up(environ: Mapping[str, str]) -> Settings:
         base_url="https://api.soundpiece.co",
         limits=Limits(submits=4, polls=50, downloads=2, in_flight=100, requests_per_second=2.5),
         timeouts=Timeouts(connect=5, submit=20, poll=30, read=15.5),
-        retries=RetryPolicy(submit_max_elapsed=60, download_stalls=3),
+        retries=RetryPolicy(submit_max_elapsed=60, download_max_elapsed=30),
         verify="full",
         validate=False,
         confirm_webhooks=True,

@@ -1,0 +1,136 @@
+"""Where outputs may come from, and how their URLs are written on the wire.
+
+1. Over https when the API is https: the URL of an output and every redirect from it.
+2. Never from this machine or its own link, unless the API is there itself: loopback, link-local and unspecified
+   addresses, and the metadata services of clouds, in every spelling. Private ranges (RFC 1918, unique local IPv6) are
+   fine: object stores have private endpoints.
+3. ``Settings(allow_private_outputs=True)`` lifts both.
+4. A URL is sent as the service wrote it, because its signature covers it. Only characters that no URL may have
+   (RFC 3986, section 2) are percent-encoded: strict servers refuse them, and a signature is made over the encoded form.
+   Square brackets stay: browsers send them in queries, and so do signers.
+"""
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network
+from urllib.parse import urlsplit
+
+from soundpiece_async._core.errors import TransportError
+
+LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+
+_METADATA = frozenset({"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"})
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LONGEST_ADDRESS = 4
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
+_ILLEGAL = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
+
+
+class OutputRefused(TransportError):  # noqa: N818 - never leaves the downloader: it becomes a DownloadError
+    """The URL of an output leads where none may come from, or nowhere; only another URL can help."""
+
+
+def quote(url: str) -> str:
+    """Return a URL that may be sent: illegal characters are percent-encoded, nothing else is changed (rule 4)."""
+    match = _URL.fullmatch(url.strip())
+    if match is None:
+        return _ILLEGAL.sub(_encode, url.strip())
+    scheme, authority, rest = match.groups()
+    user, at, host = authority.rpartition("@")
+    return f"{scheme}{_ILLEGAL.sub(_encode, user)}{at}{_encode_host(host)}{_ILLEGAL.sub(_encode, rest)}"
+
+
+def find_objection(url: str, *, secure: bool, local: bool) -> str | None:
+    """Return why a URL may not be used (rules 1 and 2), as far as it can be seen from the URL itself, or None.
+
+    Args:
+        url: what ``quote`` returned.
+        secure: https only.
+        local: addresses of this machine are fine.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "it cannot be read"
+    if parts.scheme not in ("http", "https") or not host:
+        return "it is no http(s) URL"
+    if secure and parts.scheme != "https":
+        return "it is not https, and the API is"
+    scope = find_scope(host)
+    return None if local or scope is None else f"its host is {scope}"
+
+
+def find_scope(host: str) -> str | None:
+    """Return what kind of forbidden place a host is (rule 2), or None; of a name only what it says by itself."""
+    plain = host.strip("[]").rstrip(".").lower()
+    if plain in LOCAL_NAMES or plain.endswith(".localhost"):
+        return "this machine"
+    address = read_address(plain)
+    return None if address is None else _find_scope(address)
+
+
+def read_address(host: str) -> IPv4Address | IPv6Address | None:
+    """Read an IP address in any spelling that the resolvers of operating systems take, or return None for a name."""
+    plain = host.strip("[]").rstrip(".").partition("%")[0]  # without the zone of a link-local address
+    if ":" in plain:
+        try:
+            return IPv6Address(plain)
+        except AddressValueError:
+            return None
+    numbers = plain.split(".")
+    if len(numbers) > _LONGEST_ADDRESS or not all(_NUMBER.fullmatch(number) for number in numbers):
+        return None
+    *first, last = (_read_number(number) for number in numbers)
+    if any(number >= 1 << 8 for number in first) or last >= 1 << 8 * (_LONGEST_ADDRESS - len(first)):
+        return None
+    return IPv4Address(int.from_bytes(bytes(first).ljust(_LONGEST_ADDRESS, b"\0")) + last)
+
+
+def _find_scope(address: IPv4Address | IPv6Address) -> str | None:
+    if isinstance(address, IPv6Address):
+        for inner in _find_inner(address):
+            if scope := _find_scope(inner):
+                return scope
+    if str(address) in _METADATA:
+        return "the metadata service of a cloud"
+    if address.is_loopback:
+        return "this machine"
+    if address.is_link_local:
+        return "a link-local address"
+    if address.is_unspecified or (isinstance(address, IPv4Address) and not address.packed[0]):
+        return "an unspecified address"
+    return None
+
+
+def _find_inner(address: IPv6Address) -> list[IPv4Address]:
+    """Return the IPv4 addresses that packets to an IPv6 address may end at."""
+    last = IPv4Address(address.packed[-4:])
+    found = [address.ipv4_mapped, address.sixtofour, address.teredo and address.teredo[1]]
+    compatible = not any(address.packed[:12]) and int(address) > 1
+    return [inner for inner in found if inner] + [last] * (compatible or address in _NAT64)
+
+
+def _read_number(text: str) -> int:
+    if text[:2].lower() == "0x":
+        return int(text[2:] or "0", 16)
+    return int(text, 8 if text.startswith("0") else 10)
+
+
+def _encode(match: re.Match[str]) -> str:
+    try:
+        raw = match[0].encode("utf-8", "surrogateescape")  # bytes of a header that are no UTF-8 stay those bytes
+    except UnicodeEncodeError:
+        raw = match[0].encode("utf-8", "replace")
+    return "".join(f"%{byte:02X}" for byte in raw)
+
+
+def _encode_host(host: str) -> str:
+    """Return a host name as the network knows it: letters beyond ASCII by IDNA; what that refuses stays as it is."""
+    if host.isascii():
+        return host
+    name, colon, port = host.partition(":")
+    try:
+        return f"{name.encode('idna').decode()}{colon}{port}"
+    except UnicodeError:
+        return host
