@@ -8,7 +8,7 @@
 """
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -260,5 +260,6 @@ def read_files(text: str) -> tuple[FileRecord, ...]:
 
 
 def read_time(text: str | None) -> datetime | None:
-    """Read an ISO 8601 time, or None; ValueError if it is none."""
-    return None if text is None else datetime.fromisoformat(text)
+    """Read an ISO 8601 time, of UTC when it does not say, or None; ValueError if it is none."""
+    time = None if text is None else datetime.fromisoformat(text)
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time

@@ -7,17 +7,23 @@
    cost: that a piece is planned, ready, saved or failed. FULL is for what must not be undone: that a PUT may have
    left (its key is all that keeps the resend from being paid for), and which operation came of it. A FULL commit
    brings to the disk whatever NORMAL ones stand before it.
+4. One damaged bit may make a run buy again what it has. So a file that is to be written is checked as a whole when it
+   is opened: the log (`wal`), the schema beside the one our own statements make, rows beside their indexes. What no
+   index holds twice, and money depends on, has a checksum in its row, checked when the row is read (`rows`).
 """
 
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from soundpiece_async._core.errors import JournalError
+from soundpiece_async._record.wal import find_damage
 
 Job: TypeAlias = Callable[[sqlite3.Connection], Any]
 
@@ -64,6 +70,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         # what the next process has to know of this one's run, as JSON
         "CREATE TABLE run (member TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # CRC-32: of what is sent, and of what it became; NULL in rows of before (rule 4)
+        "ALTER TABLE piece ADD COLUMN seal INTEGER",
+        "ALTER TABLE piece ADD COLUMN operation_seal INTEGER",
+    ),
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 
@@ -78,6 +89,8 @@ _ADVICE = {
     sqlite3.SQLITE_BUSY: "another program has locked it: end that, then run the same again; nothing is lost",
 }
 _PRIMARY_CODE = 0xFF
+_FAULTS = (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, LookupError, OverflowError, MemoryError, SystemError)
+"""What ``sqlite3`` raises over a damaged file; it decodes names and texts itself, and believes what it finds."""
 
 
 class Database:
@@ -102,6 +115,7 @@ class Database:
         self._closed = False
         try:
             if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
+                self._check_log()
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(
                 f"file:{quote(os.fsencode(path))}?{_choose_mode(path, read_only=read_only)}",
@@ -114,11 +128,11 @@ class Database:
             raise self._explain(error) from error
         try:
             self._prepare(migrations)
-        except (sqlite3.Error, JournalError) as error:
+        except (*_FAULTS, JournalError) as error:
             self.close()
-            if isinstance(error, sqlite3.Error):
-                raise self._explain(error) from error
-            raise
+            if isinstance(error, JournalError):
+                raise
+            raise self._explain(error) from error
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "read-only" if self._read_only else "open"
@@ -139,7 +153,7 @@ class Database:
                 raise JournalError(f"the journal {self._path} is closed")
             try:
                 return self._commit(jobs, durable=durable)
-            except sqlite3.Error as error:
+            except _FAULTS as error:
                 raise self._explain(error) from error
 
     def close(self) -> None:
@@ -172,7 +186,9 @@ class Database:
                 f"the journal {self._path} was written by a newer version of soundpiece_async (schema {version}, this "
                 f"one knows {len(migrations)}): update; it was not changed"
             )
-        found = self._ask("PRAGMA quick_check(1)")
+        if not new and not _shape(self._connection) >= _expect(migrations[:version]):
+            raise JournalError(f"the journal {self._path} is damaged (its schema is not what it was): {_KEEP}")
+        found = self._ask(f"PRAGMA {'quick' if self._read_only else 'integrity'}_check(1)")
         if found != "ok":
             raise JournalError(f"the journal {self._path} is damaged ({found}): {_KEEP}")
         if self._read_only:
@@ -184,12 +200,25 @@ class Database:
             steps = (f"PRAGMA application_id = {APPLICATION}", *statements, f"PRAGMA user_version = {number}")
             self._commit([_execute(statement) for statement in steps], durable=True)
 
+    def _check_log(self) -> None:
+        """Refuse a log that SQLite would believe only in part; opening it would throw the rest away (rule 4)."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        damage = find_damage(log)
+        if damage is not None:
+            raise JournalError(
+                f"{log}, the newest part of the journal, is damaged: {damage}. Keep it, and copy it back from a "
+                "backup; if the power failed while it was written, all that was sent is in front of the damage: move "
+                "the file away, and run the same again"
+            )
+
     def _ask(self, statement: str) -> Any:
         return self._connection.execute(statement).fetchone()[0]
 
-    def _explain(self, error: sqlite3.Error | OSError) -> JournalError:
+    def _explain(self, error: Exception) -> JournalError:
         if isinstance(error, OSError):
             return JournalError(f"the journal {self._path} cannot be had: {error}; nothing was done")
+        if not isinstance(error, sqlite3.Error):
+            return JournalError(f"the journal {self._path} is damaged ({error!r}): {_KEEP}")
         advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE, "nothing was changed")
         return JournalError(f"the journal {self._path} failed ({error}): {advice}")
 
@@ -201,6 +230,25 @@ def _choose_mode(path: Path, *, read_only: bool) -> str:
     writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
     resting = not writable and not path.with_name(f"{path.name}-wal").exists()
     return f"mode=ro{'&immutable=1' * resting}"
+
+
+def _shape(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """Return what tables and indexes are made of, in a form that does not depend on the version of SQLite."""
+    shape: set[tuple[Any, ...]] = set()
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        shape |= {(table, *column) for column in connection.execute("SELECT * FROM pragma_table_info(?)", [table])}
+        for _, index, *kind in connection.execute("SELECT * FROM pragma_index_list(?)", [table]).fetchall():
+            columns = connection.execute("SELECT * FROM pragma_index_xinfo(?)", [index]).fetchall()
+            shape.add((table, index, *kind, *map(tuple, columns)))
+    return shape
+
+
+def _expect(migrations: Sequence[Sequence[str]]) -> set[tuple[Any, ...]]:
+    """Return the shape of a journal that some migrations made."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for statement in chain.from_iterable(migrations):
+            connection.execute(statement)
+        return _shape(connection)
 
 
 def _execute(statement: str) -> Job:

@@ -27,7 +27,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._locks import Locks
 from soundpiece_async._record.database import Database, Job
-from soundpiece_async._record.rows import plain, read_piece, write_ready
+from soundpiece_async._record.rows import plain, read_piece, seal, seal_operation, write_ready
 from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
@@ -96,10 +96,11 @@ class Ledger:
         self, identity: Identity, *, key: str, route: str, body: bytes, label: Label = UNLABELLED
     ) -> JobRecord | None:
         """Write a new piece down, or give None if another one has this key."""
-        values = (identity.digest, identity.occurrence, key, route, body, *label.as_text())
+        checksum = seal(identity.digest, key, route, body)
+        values = (identity.digest, identity.occurrence, key, route, body, checksum, *label.as_text())
         return await self._read(
-            "INSERT INTO piece (digest, occurrence, key, route, body, name, metadata, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
+            "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
             *values,
         )
 
@@ -112,9 +113,10 @@ class Ledger:
         """Plan a piece that failed anew, with a new key; the old one still finds it."""
         renewed = await self._read(
             "UPDATE piece SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
+            "seal = ?, operation_seal = NULL, "
             "sent_at = NULL, operation = NULL, created_at = NULL, submitted_at = NULL, ended_at = NULL, "
             "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ? RETURNING *",
-            *(digest, key, body, piece.number),
+            *(digest, key, body, seal(digest, key, piece.route, body), piece.number),
         )
         return renewed or piece
 
@@ -132,8 +134,9 @@ class Ledger:
     async def submitted(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> None:
         """Write down which operation a piece became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
-        changes = "state = 'submitted', operation = ?, created_at = ?, submitted_at = ?"
-        await self._change(piece, changes, operation.id, created, now, durable=True)
+        changes = "state = 'submitted', operation = ?, operation_seal = ?, created_at = ?, submitted_at = ?"
+        values = (operation.id, seal_operation(operation.id), created, now)
+        await self._change(piece, changes, *values, durable=True)
 
     async def ready(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> str:
         """Write down the outputs, with the numbers they have from now on; gives the title of their files."""

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import zlib
 from itertools import chain
 from typing import Any
 
@@ -13,19 +14,39 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pieces import Failure, JobRecord, JobState
 from soundpiece_async._core.titles import find_free, number_title
 
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("digest", "body"), bytes),
+    **dict.fromkeys(("key", "route"), str),
+    **dict.fromkeys(("operation", "created_at", "outputs", "files", "name", "title", "metadata"), str | None),
+    **dict.fromkeys(("error_kind", "error_code", "error_text"), str | None),
+    **dict.fromkeys(("sent_at", "submitted_at", "ready_at", "ended_at"), float | int | None),
+}
+
 
 def plain(text: str) -> str:
     """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
     return text.encode(errors="replace").decode()
 
 
+def seal(digest: bytes, key: str, route: str, body: bytes) -> int:
+    """Return the checksum of what is sent: a damaged bit of it would be another request, or another key."""
+    return zlib.crc32(b"\0".join((digest, key.encode(errors="replace"), route.encode(errors="replace"), body)))
+
+
+def seal_operation(operation: str) -> int:
+    """Return the checksum of an operation's id: with a damaged one, what was paid for is lost."""
+    return zlib.crc32(operation.encode(errors="replace"))
+
+
 def read_piece(row: sqlite3.Row) -> JobRecord:
-    """Make a piece of its row; what is in the file may have been edited.
+    """Make a piece of its row; what is in the file may have been edited, or damaged.
 
     Raises:
-        JournalError: it cannot be understood.
+        JournalError: it cannot be understood, or is not what was written.
     """
     try:
+        _check_types(row)
+        _check_seals(row)
         operation = row["operation"]
         outputs, files, kind, metadata = row["outputs"], row["files"], row["error_kind"], row["metadata"]
         return JobRecord(
@@ -44,8 +65,27 @@ def read_piece(row: sqlite3.Row) -> JobRecord:
             metadata=None if metadata is None else json.loads(metadata),
             **{name: row[name] for name in ("name", "title", "submitted_at", "ready_at", "ended_at")},
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error
+
+
+def _check_types(row: sqlite3.Row) -> None:
+    """Refuse values of another type than they were written with: SQLite stores any type in any column."""
+    for name, kind in _TYPES.items():
+        if not isinstance(row[name], kind):
+            raise TypeError(f"{name} is of type {type(row[name]).__name__}")
+
+
+def _check_seals(row: sqlite3.Row) -> None:
+    """Hold what is sent, and the operation, against their checksums; in older rows, the key against the body."""
+    if row["seal"] is None:
+        members = json.loads(row["body"])
+        damaged = members.get("idempotency_key", row["key"]) != row["key"]
+    else:
+        damaged = row["seal"] != seal(row["digest"], row["key"], row["route"], row["body"])
+    operation, known = row["operation"], row["operation_seal"]
+    if damaged or (operation is not None and known is not None and known != seal_operation(operation)):
+        raise ValueError("it is damaged: its checksum is another. Copy the journal back from a backup")
 
 
 def write_ready(connection: sqlite3.Connection, piece: JobRecord, operation: Operation[Any], now: float) -> str:

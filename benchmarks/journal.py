@@ -1,0 +1,114 @@
+"""What it costs to open a journal of 100,000 rows, and what of that is the check of the whole file.
+
+    python benchmarks/journal.py            half a minute
+    python benchmarks/journal.py --quick    10,000 rows, some seconds
+
+The rows are of finished jobs with a file each. Figures are the best of some rounds, in a process that has read the
+file before, so that the disk has no part in them.
+"""
+
+import argparse
+import asyncio
+import sqlite3
+import sys
+import tempfile
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import _figures
+from _figures import Figure
+
+from soundpiece_async import Journal
+from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.pieces import FileRecord
+from soundpiece_async._record.journal import JOURNAL
+
+ROUTE = "create.new_fx"
+BODY = b'{"fx": {"prompt": "a door that closes slowly, number %d", "duration": 2.5, "idempotency_key": "key %d"}}'
+SIZE = 2_000
+"""Jobs that are written at a time."""
+
+
+async def fill(folder: Path, rows: int) -> None:
+    """Write jobs as a run does."""
+    async with Journal.open(folder) as journal:
+
+        async def write(number: int) -> None:
+            ledger, handle = journal.ledger, Handle(ROUTE, f"op_{number:026}")
+            output = Output(url=f"https://out.example.com/{number}?sig=1", duration=2.5, handle=handle, index=0)
+            operation = Operation(
+                route=ROUTE,
+                id=handle.id,
+                status=Status.READY,
+                created_at=datetime.now(UTC),
+                request=None,
+                outputs=(output,),
+            )
+            identity = Identity(digest=number.to_bytes(16, "big"), occurrence=1)
+            job = await ledger.plan(identity, key=f"key {number}", route=ROUTE, body=BODY % (number, number))
+            if job is None:
+                raise SystemExit(f"key {number} was taken")
+            await ledger.announce(job, now=1.0)
+            await ledger.submitted(job, operation, now=2.0)
+            await ledger.ready(job, operation, now=3.0)
+            file = FileRecord(
+                path=f"{handle.id}.flac",
+                bytes=100_000,
+                sha256="0" * 64,
+                duration=2.5,
+                sample_rate=44100,
+                channels=2,
+                index=0,
+            )
+            await ledger.saved(job, (file,), now=4.0)
+
+        for start in range(0, rows, SIZE):
+            async with asyncio.TaskGroup() as group:
+                for number in range(start, min(rows, start + SIZE)):
+                    group.create_task(write(number))
+
+
+def check(path: Path, statement: str) -> float:
+    """Return the seconds of one check."""
+    with closing(sqlite3.connect(path)) as connection:
+        began = time.perf_counter()
+        if connection.execute(statement).fetchone()[0] != "ok":
+            raise SystemExit("the journal is damaged")
+        return time.perf_counter() - began
+
+
+async def open_once(folder: Path) -> float:
+    """Return the seconds until a journal is open."""
+    began = time.perf_counter()
+    async with Journal.open(folder):
+        return time.perf_counter() - began
+
+
+def main() -> int:
+    """Measure; 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    _figures.add_options(parser, quick="10,000 rows instead of 100,000")
+    options = parser.parse_args()
+    rows, rounds = (10_000, 3) if options.quick else (100_000, 5)
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="journal-") as made:
+        folder = Path(made)
+        asyncio.run(fill(folder, rows))
+        path = folder / JOURNAL
+        print(f"{rows:,} rows, {path.stat().st_size / 1e6:.0f} MB")
+        quick = min(check(path, "PRAGMA quick_check(1)") for _ in range(rounds))
+        whole = min(check(path, "PRAGMA integrity_check(1)") for _ in range(rounds))
+        opened = min(asyncio.run(open_once(folder)) for _ in range(rounds))
+    figures = (
+        Figure(f"quick_check of {rows:,} rows, s", "-", f"{quick:.2f}", holds=None),
+        Figure(f"integrity_check of {rows:,} rows, s", "-", f"{whole:.2f}", holds=None),
+        Figure.at_most(f"a journal of {rows:,} rows is open after, s", rows / 50_000, opened, form="{:.2f}"),
+    )
+    return _figures.report(figures, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
