@@ -88,6 +88,13 @@ class Bucket:
     asked: list[tuple[str, str]] = attrs.field(factory=list)
     react: Callable[[str, str], None] = lambda _method, _key: None
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """What leads a URL to it."""
+        names = {"endpoint": "AWS_ENDPOINT_URL", "access_key_id": "AWS_ACCESS_KEY_ID"}
+        names |= {"secret_access_key": "AWS_SECRET_ACCESS_KEY", "region": "AWS_REGION"}
+        return {name: credentials(self.url)[member] for member, name in names.items()} | {"AWS_ALLOW_HTTP": "true"}
+
     def store(self, **how: Any) -> S3Store:
         """Make a client of it."""
         return S3Store(BUCKET, **{**credentials(self.url), **how})

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import attrs
 import pytest
 import soundfile
 from conftest import Serve
+from storing import BUCKET, serve_bucket
 
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import main
@@ -103,6 +105,14 @@ def test_version(capsys: Streams) -> None:
         (["resume", ""], "The name of the folder is empty"),
         (["status", ""], "The name of the folder is empty"),
         (["verify", ""], "The name of the folder is empty"),
+        (["run", "create.new_fx", "--save-to", "ftp://host/x"], "names no store that files can go to"),
+        (["run", "create.new_fx", "--save-to", "s3:/songs"], "a slash is missing, as s3://"),
+        (["get", "create.new_fx/op_1", "--save-to", "file://songs"], "of the machine 'songs'"),
+        (["bulk", __file__, "s3://songs/x"], "s3://songs/x is a bucket, and this command needs a folder"),
+        (["demo", "s3://songs/x"], "s3://songs/x is a bucket"),
+        (["resume", "az://songs/x"], "az://songs/x is a bucket"),
+        (["status", "gs://songs/x"], "gs://songs/x is a bucket"),
+        (["verify", "memory://x"], "memory://x is a bucket"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,8 +239,81 @@ def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> N
     """A folder that cannot be made, or takes no files (here, not even root's), is found before anything is paid for."""
     simulator = serve()
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder]) == 1
-    assert f"; files cannot be put into {folder}: name a folder that can be written to" in complaint(capsys)
+    said = complaint(capsys)
+    assert f"files cannot be put into {folder}: " in said
+    assert "; name a folder that can be written to; nothing was sent" in said
     assert not simulator.operations
+
+
+def test_run_into_a_bucket(serve: Serve, tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL is a URL; a store that takes nothing is found out before anything is paid for (E3)."""
+    monkeypatch.chdir(tmp_path)
+    simulator = serve()
+    flags = ["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", f"s3://{BUCKET}/x"]
+    with serve_bucket(error="InvalidAccessKeyId") as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        assert main(flags) == 1
+        assert f"s3://{BUCKET}/x/: nothing can be saved there: " in complaint(capsys)
+        assert not simulator.operations
+
+        bucket.error = None
+        assert main([*flags, "--name", "door"]) == 0
+        assert capsys.readouterr().out == f"s3://{BUCKET}/x/door.flac\n"
+        assert list(bucket.objects) == ["x/door.flac"]
+        assert main([*flags, "--name", "door"]) == 2
+        assert "door.flac is there already, and nothing was sent" in complaint(capsys)
+        assert len(simulator.operations) == 1
+        bucket.rights = {"put"}
+        assert main([*flags, "--name", "door", "--overwrite"]) == 0
+        assert len(simulator.operations) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("route", FLAGS)
+def test_a_name_that_is_taken(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """The same command twice buys once: the second one says what to do, and doing it helps (E4)."""
+    simulator = serve()
+    flags = ["run", route, *FLAGS[route], "--save-to", str(tmp_path), "--name", "door"]
+    assert main(flags) == 0
+    capsys.readouterr()
+    files = sorted(tmp_path.iterdir())
+
+    assert main(flags) == 2
+    said = complaint(capsys)
+    assert "is there already, and nothing was sent; choose another --name, or replace it with --overwrite" in said
+    assert len(simulator.operations) == 1
+
+    assert main([*flags, "--overwrite"]) == 0
+    assert sorted(tmp_path.iterdir()) == files
+    assert main([*flags[:-1], "gate"]) == 0
+    assert len(simulator.operations) == 3
+
+
+def test_a_key_comes_back_to_its_own_files(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """With a key of one's own the same command twice is the same work, and its files are no others."""
+    simulator = serve()
+    flags = [*FLAGS["create.new_fx"], "--save-to", str(tmp_path), "--name", "door"]
+    for _ in range(2):
+        assert main(["run", "create.new_fx", *flags, "--idempotency-key", str(UUID(int=7, version=4))]) == 0
+    assert len(simulator.operations) == 1
+    capsys.readouterr()
+
+
+def test_get_over_another_file(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """What the message advises is a flag of the command line, and helps."""
+    (tmp_path / "door.flac").write_bytes(b"something else")
+    simulator = serve()
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", str(tmp_path)]) == 0
+    (operation,) = simulator.operations.values()
+    flags = ["get", f"create.new_fx/{operation.id}", "--save-to", str(tmp_path), "--name", "door"]
+    capsys.readouterr()
+    assert main(flags) == 1
+    assert "a different file is already there; choose another name or folder, remove it, or pass --overwrite" in (
+        capsys.readouterr().err
+    )
+    assert main([*flags, "--overwrite"]) == 0
+    assert (tmp_path / "door.flac").read_bytes()[:4] == b"fLaC"
 
 
 def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
@@ -241,7 +324,7 @@ def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Strea
         assert main(command) == 1
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.splitlines()[-1].startswith("soundpiece: the folder lies too deep, ")
+        assert "it lies too deep, " in err.splitlines()[-1]
     assert not simulator.operations
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
 
-LARGE = flac_like(uploading.SENT_WHOLE + 1)
+LARGE = flac_like(uploading.SENT_WHOLE + 1, samples=441_000)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +150,10 @@ async def test_after_a_destination_has_failed_nothing_more_is_sent(sim: Simulato
 
 
 @pytest.mark.parametrize("kind", ["memory", "local", "s3"])
-@pytest.mark.parametrize("body", [SONG, LARGE], ids=["small", "large"])
-async def test_two_who_save_under_one_name_lose_nothing(tmp_path: Path, s3: str, kind: str, body: bytes) -> None:
+@pytest.mark.parametrize(("body", "duration"), [(SONG, 1.0), (LARGE, 10.0)], ids=["small", "large"])
+async def test_two_who_save_under_one_name_lose_nothing(
+    tmp_path: Path, s3: str, kind: str, body: bytes, duration: float
+) -> None:
     """The second one is refused, says why, and leaves nothing (F5)."""
     shop = open_shop(kind, folder=tmp_path, s3=s3)
     async with bench(tmp_path, default=Act(pause=0.0001), files={PATH: body}) as b:
@@ -159,7 +161,7 @@ async def test_two_who_save_under_one_name_lose_nothing(tmp_path: Path, s3: str,
 
         async def save() -> None:
             with pytest.raises(DownloadError, match="a different file is already there") as caught:
-                await b.downloader.save(b.output(), shop.target())
+                await b.downloader.save(b.output(duration=duration), shop.target())
             errors.append(caught.value)
 
         async with anyio.create_task_group() as group:
@@ -171,7 +173,7 @@ async def test_two_who_save_under_one_name_lose_nothing(tmp_path: Path, s3: str,
         assert len(errors) == 1
         assert await shop.read() == OTHER
         assert await shop.pending() == 0
-        await b.downloader.save(b.output(), shop.target(), overwrite=True)
+        await b.downloader.save(b.output(duration=duration), shop.target(), overwrite=True)
         assert await shop.read() == body
 
 

@@ -40,7 +40,7 @@ class BytesPath:
         ("ftp://host/x", "names no store"),
         ("https://user:word@host/x?sig=1", "names no store"),
         (Path("s3://songs/x"), "pass it as text"),
-        ("s3:/songs/x", "pass it as text, as s3://"),
+        ("s3:/songs/x", "a slash is missing, as s3://"),
         ("file://tmp/x", "of the machine 'tmp'"),
         ("file://songs.example/x", "file:///songs.example/x"),
         ("file:///x%00", "names no folder"),

@@ -78,6 +78,19 @@ class Target:
         config: Any = getattr(self.store, "config", {})
         return not isinstance(self.store, HTTPStore) and config.get("conditional_put", "etag") != "disabled"
 
+    async def is_there(self) -> bool:
+        """Return whether there is such an object; not knowing it, for lack of rights, counts as no.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        try:
+            return await self.measure() is not None
+        except StoreError as error:
+            if error.kind == "refused":
+                return False
+            raise
+
     async def measure(self) -> int | None:
         """Return the size of the object, or None if there is none.
 
@@ -149,6 +162,17 @@ class Folder:
             if error.kind not in ("missing", "refused"):
                 return str(error)
         return None
+
+    async def has(self, name: str) -> bool:
+        """Return whether there is such an object, as far as this account may know.
+
+        Raises:
+            SettingsError: the store cannot be asked.
+        """
+        try:
+            return await self.name(name).is_there()
+        except StoreError as error:
+            raise SettingsError(f"{self.url}{name} cannot be looked for: {error}") from None
 
     def name(self, name: str) -> Target:
         """Give the target of a file in this folder."""

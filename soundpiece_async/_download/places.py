@@ -64,7 +64,7 @@ def read_place(to: Destination, *, field: str = "to") -> "Path | str | ObjectSto
             field=field,
         )
     if isinstance(to, str | os.PathLike):
-        return _read_text(os.fspath(to), is_path=not isinstance(to, str), field=field)
+        return read_text(os.fspath(to), is_path=not isinstance(to, str), field=field)
     if not hasattr(to, "put_async"):
         raise InvalidRequest(f"{to!r} is no folder, no URL and no store of obstore's", field=field)
     return to
@@ -97,7 +97,17 @@ def _find_foreign_url(to: object) -> str | None:
     return None if url.partition(":")[0].lower() == "file" else url
 
 
-def _read_text(text: str | bytes, *, is_path: bool, field: str) -> Path | str:
+def read_text(text: str | bytes, *, is_path: bool = False, field: str) -> Path | str:
+    """Parse the text of a destination: a folder, or the URL of one in a store.
+
+    Args:
+        text: what was typed, or what a path object holds.
+        is_path: it is from a path object, which can hold no URL.
+        field: the argument it came in, for the error.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
     try:
         usable = isinstance(text, str) and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -109,9 +119,8 @@ def _read_text(text: str | bytes, *, is_path: bool, field: str) -> Path | str:
     if scheme == "file" and not is_path:
         return read_file_url(text, field=field)
     if scheme in SCHEMES | {"file"} and (is_path or slashes == 1):
-        raise InvalidRequest(
-            f"a path cannot hold the URL {redact_url(text)}: pass it as text, as {scheme}://…", field=field
-        )
+        lost = "a path object cannot hold a URL: pass it as text" if is_path else "a slash is missing"
+        raise InvalidRequest(f"{redact_url(text)}: {lost}, as {scheme}://…", field=field)
     if is_path or "://" not in text:
         return Path(text)
     if scheme not in SCHEMES:

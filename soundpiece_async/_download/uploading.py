@@ -182,25 +182,20 @@ async def _send(target: Target, body: Body, passage: Passage, *, overwrite: bool
 
 async def _demand_free(target: Target) -> None:
     """Look once more, before an object is finished that the store itself would write over another one (rule 4)."""
-    if await _measure(target) is not None:
+    if await target.is_there():
         raise StoreError("it is there meanwhile", kind="taken")
-
-
-async def _measure(target: Target) -> int | None:
-    """Return the size of an object, or None: there is none, or this account may not know."""
-    try:
-        return await target.measure()
-    except StoreError as error:
-        if error.kind == "refused":
-            return None
-        raise
 
 
 async def _look(
     target: Target, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter
 ) -> SavedFile | DownloadError | None:
-    """Return the object that is there, or the reason not to take it; None: there is none."""
-    size = await _measure(target)
+    """Return the object that is there, or the reason not to take it; None: there is none, or it cannot be known."""
+    try:
+        size = await target.measure()
+    except StoreError as error:
+        if error.kind != "refused":
+            raise
+        return None
     return None if size is None else await _compare(target, size, source=source, verify=verify, threads=threads)
 
 

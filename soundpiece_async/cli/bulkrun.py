@@ -14,12 +14,13 @@ from soundpiece_async import (
     Failed,
     Journal,
     Request,
+    SettingsError,
     SoundpieceError,
     Succeeded,
 )
 from soundpiece_async._download.disk import is_full
 from soundpiece_async._record.overview import measure_waits
-from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED
+from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED, advise
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
@@ -116,12 +117,12 @@ class BulkRun:
             self._feed.ended = True  # and after a 402 what was submitted earlier is still awaited, whatever its line
         if self.tally.fresh_failures >= self._order.terms.enough_failures:
             self._stop(Stopped("too many pieces failed"))
-        if isinstance(result, Failed) and is_full(result.error):
+        if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
             self._stop(Stopped("files cannot be written"))
         if ending is Ending.UNSENT:
             return
         if isinstance(result, Failed) and self.tally.failures <= SHOWN:
-            tell(f"{self._order.jobs}:{job.line}: {ending}: {result.error}")
+            tell(f"{self._order.jobs}:{job.line}: {ending}: {advise(str(result.error), flag=None)}")
         lines = [describe(job, result, ending)] if self._order.terms.as_json else _list_paths(result)
         if lines:
             # in a thread: a reader may let us wait for as long as it likes

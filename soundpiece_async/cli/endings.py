@@ -16,6 +16,13 @@ EXTRAS: Mapping[str, str] = {"cyclopts": "cli", "rich": "cli", "numpy": "cli,sim
 """Packages that may be missing, and the extras that bring them."""
 
 
+def advise(message: str, *, flag: str | None = "--overwrite") -> str:
+    """Return what the library advises, in terms of the command line; ``flag`` replaces files, None: nothing does."""
+    if flag is None:
+        message = message.replace(", or pass overwrite=True", "")
+    return message.replace("overwrite=True", str(flag))
+
+
 class UsageError(Exception):
     """The command line asks for something there is not; nothing was done."""
 
@@ -36,7 +43,8 @@ def explain(error: Exception) -> tuple[int, str]:
         case BrokenPipeError():
             return FAILED, ""  # whoever read our output has left, and wants to hear no more
         case SoundpieceError() | OSError():
-            return FAILED, f"soundpiece: {'; '.join([str(error), *getattr(error, '__notes__', ()), *_way_back(error)])}"
+            told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_way_back(error)])
+            return FAILED, f"soundpiece: {advise(told)}"
         case _:
             raise error
 

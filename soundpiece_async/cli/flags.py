@@ -6,6 +6,8 @@ from pathlib import Path
 
 from cyclopts import Parameter, Token
 
+from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._download import places
 from soundpiece_async.cli.endings import UsageError
 
 
@@ -27,12 +29,28 @@ def read_text(_: object, tokens: Sequence[Token]) -> str:
 
 
 def read_folder(_: object, tokens: Sequence[Token]) -> Path:
-    """Take a folder from the command line; an empty name, as of a variable that is not set, means none."""
+    """Read the name, or the ``file:`` URL, of a folder; an empty one, as of a variable that is not set, means none."""
+    place = _read_place(tokens)
+    if isinstance(place, Path):
+        return place
+    raise ValueError(
+        f"{redact_url(place)} is a bucket, and this command needs a folder of this machine. Into a bucket save "
+        "soundpiece run --save-to, and run_many(save_to=...) with a journal in a folder."
+    )
+
+
+def read_destination(_: object, tokens: Sequence[Token]) -> str | Path:
+    """Read where files are to go: a folder, or the URL of one in an object store."""
+    return _read_place(tokens)
+
+
+def _read_place(tokens: Sequence[Token]) -> str | Path:
     if not tokens[0].value:
         raise ValueError('The name of the folder is empty; the folder you are in is ".".')
-    return Path(tokens[0].value)
+    return places.read_text(tokens[0].value, field="folder")
 
 
 FOLDER = Parameter(converter=read_folder)
+DESTINATION = Parameter(converter=read_destination)
 POSITIVE = Parameter(validator=check_positive)
 TEXT = Parameter(converter=read_text)

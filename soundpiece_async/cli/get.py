@@ -11,7 +11,7 @@ from soundpiece_async import Handle, Operation, SavedFile, Status
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
-from soundpiece_async.cli.flags import FOLDER, POSITIVE
+from soundpiece_async.cli.flags import DESTINATION, POSITIVE
 from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.run import make_session
 from soundpiece_async.cli.speech import say, size, tell
@@ -24,8 +24,9 @@ async def get(
     *,
     timeout: Annotated[float | None, POSITIVE] = None,
     no_wait: bool = False,
-    save_to: Annotated[Path | None, FOLDER] = None,
+    save_to: Annotated[str | Path | None, DESTINATION] = None,
     name: str | None = None,
+    overwrite: Annotated[bool, Parameter(show_default=False)] = False,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> int:
     """Wait for an operation that was submitted earlier, print its state, and save its files if asked to.
@@ -38,8 +39,9 @@ async def get(
         handle: ROUTE/ID, as create.new_fx/op_01kd0000000000000000000004.
         timeout: seconds to wait; without it, as long as it takes.
         no_wait: ask once, and do not wait.
-        save_to: the folder for the files; without it none are saved.
+        save_to: the folder for the files, or the URL of one in an object store; without it none are saved.
         name: the name of the files, instead of the operation's id.
+        overwrite: replace other files that have the name.
         as_json: print one line of JSON instead.
     """
     target = parse_handle(handle)
@@ -51,7 +53,7 @@ async def get(
         )
         files: Sequence[SavedFile] = ()
         if save_to is not None:
-            files = await session.download(operation, save_to, name=name)
+            files = await session.download(operation, save_to, name=name, overwrite=overwrite)
             tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
     if as_json:
         say(json.dumps(describe(operation, files)))

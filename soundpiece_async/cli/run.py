@@ -12,8 +12,8 @@ from cyclopts import Parameter
 from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import FOLDER, POSITIVE, TEXT
-from soundpiece_async.cli.folders import prepare
+from soundpiece_async.cli.flags import DESTINATION, POSITIVE, TEXT
+from soundpiece_async.cli.folders import demand_free, prepare
 from soundpiece_async.cli.speech import count, say, size, tell
 from soundpiece_async.cli.tally import describe_files
 
@@ -62,8 +62,9 @@ async def run(
     /,
     *,
     members: Members = NONE,
-    save_to: Annotated[Path, FOLDER] = Path(),
+    save_to: Annotated[str | Path, DESTINATION] = Path(),
     name: str | None = None,
+    overwrite: Annotated[bool, Parameter(show_default=False)] = False,
     timeout: Annotated[float | None, POSITIVE] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
@@ -74,13 +75,16 @@ async def run(
     Args:
         route: what to make.
         members: what it is made of.
-        save_to: the folder for the files.
-        name: what the files are called, instead of the operation's id.
+        save_to: the folder for the files, or the URL of one in an object store, as s3://bucket/songs.
+        name: the name of the files, instead of the operation's id.
+        overwrite: replace other files that have the name.
         timeout: seconds after which to stop trying to submit (by default 60), and then to stop waiting (never).
         as_json: print one line of JSON instead.
     """
     request = build_request(route, members)
     await prepare(save_to)
+    if name is not None and not overwrite and members.idempotency_key is None:  # one that is given may be here already
+        await demand_free(save_to, name, request)
     async with make_session(timeout) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
@@ -88,7 +92,7 @@ async def run(
         operation = await session.wait(operation, timeout=timeout)
         waited = anyio.current_time() - started
         tell(f"{operation.handle} {operation.status} after {waited:.1f} s, {count(operation.outputs)}")
-        files = await session.download(operation, save_to, name=name)
+        files = await session.download(operation, save_to, name=name, overwrite=overwrite)
     tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
     say(describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files))
 

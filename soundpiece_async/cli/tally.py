@@ -16,6 +16,7 @@ from soundpiece_async import (
     JournalError,
     Request,
     SavedFile,
+    SettingsError,
     SoundpieceError,
     Succeeded,
 )
@@ -49,6 +50,8 @@ def judge(result: Result) -> Ending:
         case Succeeded():
             return Ending.SAVED
         case Failed(error=Stopped() | AuthenticationError() | InsufficientCredits()):
+            return Ending.UNSENT
+        case Failed(error=SettingsError(), operation=None):
             return Ending.UNSENT
         case Failed(error=JournalError()):
             return Ending.UNCERTAIN
