@@ -592,3 +592,41 @@ def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Str
     timer.join()
     assert len(simulator.operations) < 20_000
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
+def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> None:
+    """A foreign file is in the way: each advice of the message helps, and nothing is paid for twice (B5)."""
+    simulator = serve(**FAST)
+    write([fx(0, name="door"), fx(1, name="gate"), fx(2)])
+    Path("out").mkdir()
+    for name in ("door", "gate"):
+        Path("out", f"{name}.flac").write_bytes(b"foreign")
+    assert bulk() == 1
+    said = capsys.readouterr().err
+    assert said.count("a different file is already there; choose another name or folder, remove it\n") == 2
+    assert "overwrite" not in said
+    assert "--retry-failed" not in said
+    assert "is saved by the next run, at no cost" in said
+
+    write([fx(0, name="bell"), fx(1, name="gate"), fx(2)])
+    Path("out/gate.flac").unlink()
+    assert bulk() == 0
+    assert {path.name for path in Path("out").glob("*.flac")} >= {"bell.flac", "door.flac", "gate.flac"}
+    assert Path("out/door.flac").read_bytes() == b"foreign"
+    assert len(simulator.operations) == 3
+
+
+def test_a_line_that_was_taken_out_leaves_its_name(serve: Serve, capsys: Streams) -> None:
+    """Another line has it then; while both are there, the second one has a number, and is saved."""
+    serve(**FAST)
+    write([fx(0, name="door"), fx(1, name="door")])
+    Path("out").mkdir()
+    Path("out/door.flac").write_bytes(b"foreign")
+    assert bulk("--in-flight", "1") == 1
+    assert Path("out/door-2.flac").exists()
+
+    Path("out/door.flac").unlink()
+    write([fx(1, name="door"), fx(2, name="door")])
+    assert bulk() == 0
+    assert {path.name for path in Path("out").glob("*.flac")} == {"door.flac", "door-2.flac"}
+    capsys.readouterr()

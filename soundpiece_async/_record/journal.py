@@ -17,6 +17,7 @@ from soundpiece_async._download.places import read_folder
 from soundpiece_async._record.database import Database
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.ledger import Ledger
+from soundpiece_async._record.rows import free_titles
 from soundpiece_async._shielding import see_through
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Journal:
     def annotate(self, request: Request, *, name: str | None = None, metadata: Any = None) -> None:
         """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
 
-        Neither counts for which piece it is; what was said last counts. Files that have their names keep them.
+        Neither counts for which piece it is; what was said last counts. Files that are saved keep their names.
 
         Args:
             request: the very object that will be given.
@@ -177,4 +178,11 @@ class Journal:
                 raise JournalError(
                     f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"
                 ) from error
-        return Database(self.folder / JOURNAL, read_only=self.read_only)
+        database = Database(self.folder / JOURNAL, read_only=self.read_only)
+        if not self.read_only:
+            try:
+                database.commit([free_titles], durable=False)
+            except BaseException:
+                database.close()
+                raise
+        return database

@@ -27,7 +27,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._locks import Locks
 from soundpiece_async._record.database import Database, Job
-from soundpiece_async._record.rows import plain, read_piece, seal, seal_operation, write_ready
+from soundpiece_async._record.rows import free_titles, plain, read_piece, seal, seal_operation, write_ready
 from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
@@ -105,9 +105,17 @@ class Ledger:
         )
 
     async def label(self, piece: JobRecord, label: Label) -> JobRecord:
-        """Write down another name or other metadata; files that have a title already keep it."""
-        await self._change(piece, "name = ?, metadata = ?", *label.as_text())
-        return attrs.evolve(piece, name=label.name, metadata=label.metadata)
+        """Write down another name or other metadata; a name that no file was saved under yet is free again."""
+        title = piece.title if piece.files or label.name == piece.name else None
+
+        def write(connection: sqlite3.Connection) -> None:
+            values = (*label.as_text(), piece.number)
+            connection.execute("UPDATE piece SET name = ?, metadata = ? WHERE number = ?", values)
+            if title is None:
+                free_titles(connection, number=piece.number)
+
+        await self._do(write)
+        return attrs.evolve(piece, name=label.name, metadata=label.metadata, title=title)
 
     async def renew(self, piece: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
         """Plan a piece that failed anew, with a new key; the old one still finds it."""

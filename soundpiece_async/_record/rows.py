@@ -90,6 +90,18 @@ def _check_seals(row: sqlite3.Row) -> None:
         raise ValueError("it is damaged: its checksum is another. Copy the journal back from a backup")
 
 
+def free_titles(connection: sqlite3.Connection, *, number: int | None = None) -> None:
+    """Give up the titles of jobs that failed and have no files, so that others may have them; or that of one job.
+
+    Not before the next run, and not while one is at it: a file that is in the way is in the way of the next job, too.
+    """
+    unsaved = "files IS NULL AND title IS NOT NULL"
+    which = f"{unsaved} AND error_kind IS NOT NULL" if number is None else f"{unsaved} AND number = :number"
+    values = {"number": number}
+    connection.execute(f"DELETE FROM file_name WHERE piece IN (SELECT number FROM piece WHERE {which})", values)  # noqa: S608 - constants
+    connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)  # noqa: S608 - constants
+
+
 def write_ready(connection: sqlite3.Connection, piece: JobRecord, operation: Operation[Any], now: float) -> str:
     """Write down the outputs of a piece, and give the title its files have from now on.
 

@@ -159,7 +159,9 @@ class BulkRun:
             tell(echoed)
         if tally.failures > SHOWN:
             tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {out}")
-        if counts["failed"]:
+        if tally.unsaved:
+            tell("what is made and was not saved is saved by the next run, at no cost: see above what to do until then")
+        if counts["failed"] > tally.unsaved:
             tell("what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed")
         go_on = f"the same command, or soundpiece resume {out}, goes on with the same keys: nothing is paid for twice"
         if tally.refusal is not None:

@@ -10,6 +10,7 @@ import attrs
 
 from soundpiece_async import (
     AuthenticationError,
+    DownloadError,
     Failed,
     InsufficientCredits,
     InvalidRequest,
@@ -64,11 +65,15 @@ def judge(result: Result) -> Ending:
 
 @attrs.define
 class Tally:
-    """How many lines there are, and what came of them so far; ``fresh_failures`` are those of this run."""
+    """How many lines there are, and what came of them so far.
+
+    ``fresh_failures`` are those of this run, ``unsaved`` the failures whose audio is there and could not be saved.
+    """
 
     lines: int
     endings: Counter[Ending] = attrs.field(factory=Counter)
     fresh_failures: int = 0
+    unsaved: int = 0
     files: int = 0
     bytes: int = 0
     echo_differences: Counter[str] = attrs.field(factory=Counter)
@@ -95,8 +100,9 @@ class Tally:
                 self.bytes += sum(file.bytes for file in files)
             case Failed(error=AuthenticationError() | InsufficientCredits() as refusal):
                 self.refusal = self.refusal or refusal
-            case Failed(from_journal=False) if ending is not Ending.UNSENT:
+            case Failed(from_journal=False, error=error) if ending is not Ending.UNSENT:
                 self.fresh_failures += 1
+                self.unsaved += ending is Ending.FAILED and isinstance(error, DownloadError)
         return ending
 
     def as_members(self) -> dict[str, Any]:
