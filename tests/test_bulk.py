@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 import soundfile
 from conftest import STUCK, settings, simulate
@@ -329,3 +330,23 @@ async def test_a_run_is_stopped_between_two_attempts() -> None:
         assert isinstance(result, Failed)
         assert str(result.error) == "enough"
         assert len(sim.log) <= sent + 1  # one that was on its way
+
+
+@attrs.frozen(kw_only=True)
+class Moody(NewFx):
+    """A request with a member of the user's."""
+
+    mood: str = "calm"
+
+
+async def test_a_foreign_member_is_one_requests_fault(sim: Simulator, session: Session) -> None:
+    """And not the end of the run; without validation it is sent, as a member of a later version (F8)."""
+    requests = [Moody(prompt="door", duration=1), NewFx("door", duration=1)]
+    async with session.run_many(requests, ordered=True) as results:
+        refused, made = [result async for result in results]
+    assert isinstance(refused, Failed)
+    assert isinstance(refused.error, InvalidRequest)
+    assert isinstance(made, Succeeded)
+    async with Session(settings(sim, validate=False)) as loose:
+        assert (await loose.submit(requests[0])).request == requests[0]
+    assert b'"mood":"calm"' in sim.log[-1].body

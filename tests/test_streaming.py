@@ -10,7 +10,14 @@ import pytest
 from downloading import OTHER, PATH, SHORT, SONG, Bench, CancelAt, bench, flac_like
 from rawserver import Act
 
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, SessionClosed, SettingsError, TransportError
+from soundpiece_async._core.errors import (
+    CorruptAudio,
+    DownloadError,
+    SessionClosed,
+    SettingsError,
+    SoundpieceError,
+    TransportError,
+)
 from soundpiece_async._download.streaming import AudioStream
 from soundpiece_async._lifetime import Lifetime
 
@@ -170,6 +177,28 @@ async def test_it_is_read_by_any_task(tmp_path: Path) -> None:
 
         assert await asyncio.create_task(read()) == SONG
         await asyncio.create_task(audio.__aexit__(None, None, None))
+
+
+async def test_two_readers_are_told(tmp_path: Path) -> None:
+    """Each would get parts of the file, and one wait for ever: it ends for both, with what to do, which helps (F6)."""
+    async with bench(tmp_path) as b, lifetime() as life:
+        b.server.default = Act(pause=0.002)
+        errors: list[SoundpieceError] = []
+        async with stream(b, life) as audio:
+
+            async def read() -> None:
+                with pytest.raises(SoundpieceError, match=r"by two tasks at a time.*session\.stream") as caught:
+                    async for _ in audio:
+                        await anyio.lowlevel.checkpoint()
+                errors.append(caught.value)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(read)
+                group.start_soon(read)
+        assert len({id(error) for error in errors}) == 2
+        assert b.downloader.streams_out == 0
+        b.server.default = Act()
+        assert await read_all(b, life) == SONG
 
 
 async def test_cancelled_anywhere_it_holds_nothing(tmp_path: Path) -> None:

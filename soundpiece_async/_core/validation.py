@@ -74,7 +74,7 @@ def demand_request(value: object) -> None:
     Raises:
         InvalidRequest: the field is ``request``.
     """
-    if not isinstance(value, Request):
+    if not isinstance(value, Request) or not isinstance(getattr(value, "route", None), str):
         raise InvalidRequest(f"not a request: {type(value).__name__}; use one of the eight classes", field="request")
 
 
@@ -107,7 +107,14 @@ def find_faults(request: Request) -> Iterator[tuple[str, str]]:
 
 @cache
 def _list_rules(kind: type[Any]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
-    return tuple((member.name, member.default is None, RULES[member.name]) for member in attrs.fields(kind))
+    return tuple(
+        (member.name, member.default is None, RULES.get(member.name, _foreign)) for member in attrs.fields(kind)
+    )
+
+
+def _foreign(_: object) -> str:
+    """Refuse what a subclass has added."""
+    return "is no member that the service knows; Settings(validate=False) sends it all the same"
 
 
 def _text(longest: int) -> Callable[[object], str]:

@@ -1,14 +1,15 @@
 """One output passed on to somebody else, as a web app does it: verified, in order, with nothing kept."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
 
+from soundpiece_async._core.errors import SoundpieceError, duplicate
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._shielding import see_through
@@ -42,7 +43,7 @@ class AudioStream:
         self._blocks: deque[bytes] = deque()
         self._fault: Exception | None = None
         self._ended: anyio.Event | None = None
-        self._over = False
+        self._over = self._reading = False
 
     def __repr__(self) -> str:
         state = "new" if self._passage is None else "over" if self._over else "open"
@@ -98,11 +99,12 @@ class AudioStream:
         """Give the next block.
 
         Raises:
-            DownloadError: the rest cannot be had.
+            DownloadError: the rest cannot be fetched.
+            SoundpieceError: another task reads it at the same time. It ends for both: neither has the whole of it.
             SessionClosed: the session was closed meanwhile.
         """
         self._entered()
-        with self._inside():
+        with self._inside(), self._read_alone():
             while not self._blocks and not self._over:
                 self._news = anyio.Event()
                 self._wanted.set()
@@ -111,6 +113,23 @@ class AudioStream:
             return self._blocks.popleft()
         self._look_for_fault()
         raise StopAsyncIteration
+
+    @contextmanager
+    def _read_alone(self) -> Generator[None]:
+        if self._reading:
+            fault = SoundpieceError(
+                f"the stream of {self._output.handle} was read by two tasks at a time, and each would get parts "
+                "of it; open one for each reader with session.stream"
+            )
+            self._fault = fault
+            self._blocks.clear()
+            self._left.cancel()
+            raise duplicate(fault)
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._reading = False
 
     def _entered(self) -> Passage:
         if self._passage is None:

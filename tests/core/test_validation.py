@@ -22,7 +22,7 @@ from soundpiece_async._core.requests import (
     Request,
     SeparateStems,
 )
-from soundpiece_async._core.validation import RULES, validate
+from soundpiece_async._core.validation import RULES, demand_request, validate
 
 URL = "https://media.example.com/song.wav"
 VALID: tuple[Request, ...] = (
@@ -66,6 +66,28 @@ def test_the_contracts_examples_are_valid(example: Example) -> None:
 def test_the_least_is_valid(request_: Request) -> None:
     """A request with nothing but what it needs passes."""
     validate(request_)
+
+
+@attrs.frozen(kw_only=True)
+class Moody(NewFx):
+    """A request with a member of the user's."""
+
+    mood: str = "calm"
+
+
+class Nameless(Request):
+    """A request of no route."""
+
+
+def test_a_subclass_with_a_member_of_its_own() -> None:
+    """It is refused by name, as all that the service does not know, and not by a KeyError (F8)."""
+    with pytest.raises(
+        InvalidRequest, match=r"mood is no member that the service knows; Settings\(validate=False\)"
+    ) as it:
+        validate(Moody(prompt="door", duration=1))
+    assert it.value.field == "mood"
+    with pytest.raises(InvalidRequest, match="not a request: Nameless"):
+        demand_request(Nameless())
 
 
 def test_every_member_has_a_rule() -> None:
