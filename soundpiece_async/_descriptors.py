@@ -1,6 +1,5 @@
 """What this process may open, and the waiting for it when that is used up."""
 
-import logging
 import random
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import attrs
 from soundpiece_async._core.fitting import fit
 from soundpiece_async._core.pacing import backoff
 from soundpiece_async._core.settings import Limits
+from soundpiece_async._logs import get_logger
 
-logger = logging.getLogger("soundpiece_async.descriptors")
+logger = get_logger("descriptors")
 
 LISTS = ("/dev/fd", "/proc/self/fd")
 ASSUMED = 32

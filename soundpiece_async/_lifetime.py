@@ -5,7 +5,6 @@ caller awaits runs in the caller's own task, inside ``inside``, and is interrupt
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar
@@ -16,6 +15,7 @@ import anyio
 
 from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._curfew import Call
+from soundpiece_async._logs import get_logger
 from soundpiece_async._shielding import see_through
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
-logger = logging.getLogger("soundpiece_async.lifetime")
+logger = get_logger("lifetime")
 
 _CHILD: ContextVar[object] = ContextVar("the child of a soundpiece session that this task is, or came from")
 

@@ -5,7 +5,6 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 (measured), so the limits are ours, one for each kind of request.
 """
 
-import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,9 +31,10 @@ from soundpiece_async._core.settings import LOOPBACK, Settings
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
 from soundpiece_async._guard import OutputGuard, RefusedAddressError
+from soundpiece_async._logs import get_logger
 from soundpiece_async._version import __version__
 
-logger = logging.getLogger("soundpiece_async.network")
+logger = get_logger("network")
 
 MOST_REDIRECTS = 5
 LARGEST_ANSWER = 8 << 20

@@ -1,6 +1,5 @@
 """Runs the account gate: a request to the API goes on the wire only when the gate admits it."""
 
-import logging
 import math
 import random
 from collections.abc import Callable, Generator
@@ -12,8 +11,9 @@ import attrs
 
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.pacing import Gate, Ticket, Turn
+from soundpiece_async._logs import get_logger
 
-logger = logging.getLogger("soundpiece_async.pacer")
+logger = get_logger("pacer")
 
 
 class OutOfPatience(Exception):  # noqa: N818 - no error yet: whoever waited knows what it is one of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import attrs
 
 from soundpiece_async._bulk import RunMany
-from soundpiece_async._core import endings, wire
+from soundpiece_async._core import wire
 from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
@@ -148,7 +148,6 @@ class Session:
 
         Raises:
             OperationFailed: the service gave up on the work.
-            NotReady: the service says that it is ready, and twice in 10 s or more showed no outputs.
             WaitTimeout: the timeout passed; the operation runs on, wait again later.
             ApiError, DecodeError: it cannot be read, and trying again would not help.
             SessionClosed: the session is closed.
@@ -156,10 +155,9 @@ class Session:
         known = operation if isinstance(operation, Operation) else None
         demand_timeout(timeout)
         with self._life.briefly():
-            if known is None or not endings.is_over(known):
+            if known is None or not known.status.final:
                 final = await self._poller.wait(demand_handle(operation), known=known, timeout=timeout)
-                known = known or final
-                known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
+                known = final if known is None else attrs.evolve(final, request=known.request)
         return wire.demand_ready(known)
 
     @overload
@@ -291,7 +289,7 @@ class Session:
         self._life.check()
         if not demand_operation(operation).status.final:
             return
-        if self._settings.confirm_webhooks or not endings.is_over(operation):
+        if self._settings.confirm_webhooks:
             self._life.spawn(self._poller.confirm, operation)
         else:
             self._poller.deliver(operation)
@@ -318,7 +316,6 @@ class Session:
             degraded=gate.probing,
             detection_lag=poller.lag_sum / max(1, poller.noticed),
             detection_lag_max=poller.lag_max,
-            unknown_statuses=tuple(self._reader.unknown_statuses),
         )
 
     async def _demand(self, save_to: Destination | None) -> None:

@@ -8,7 +8,6 @@ The *deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls hav
 until the deadline.
 """
 
-import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +24,7 @@ from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._descriptors import Shortage
+from soundpiece_async._logs import get_logger
 from soundpiece_async._network import Network
 from soundpiece_async._pacer import OutOfPatience, Pacer, allow
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("soundpiece_async.transport")
+logger = get_logger("transport")
 
 
 @attrs.define(eq=False)

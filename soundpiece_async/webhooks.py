@@ -12,7 +12,6 @@ to be counted on, so ``callback_url`` must be the very URL of the route, with it
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import aclosing
@@ -26,13 +25,14 @@ from soundpiece_async._core import signing
 from soundpiece_async._core.errors import SessionClosed, SettingsError, WebhookError
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.signing import Delivery, Headers
+from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 __all__ = ["Delivery", "Webhooks", "aiohttp_handler", "asgi_app"]
 
-_logger = logging.getLogger("soundpiece_async.webhooks")
+_logger = get_logger("webhooks")
 
 TOLERANCE = 4 * 86_400.0
 """Seconds. The service signs the time of the first attempt and does not say for how long it tries again (contract
@@ -48,9 +48,6 @@ READ_TIMEOUT = 30.0
 
 REMEMBERED = 65_536
 """Events remembered at least, the oldest going first, in less than 10 MB however long their ids are."""
-
-MAX_NOTES = 1000
-"""Different oddities that are logged."""
 
 Deliver: TypeAlias = Callable[[Operation[Any]], None]
 """What takes the news: ``session.deliver``, or anything else that does not block."""
@@ -84,9 +81,9 @@ class Webhooks:
         read_timeout: float = READ_TIMEOUT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        read = [signing.read_secret(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)]
-        self._secrets = len(read)
-        self._keys = tuple(key for keys in read for key in keys)
+        self._keys = tuple(
+            signing.read_secret(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)
+        )
         if not self._keys:
             raise SettingsError("webhooks need a signing secret: without one nothing could be told from junk")
         if not tolerance > 0:
@@ -100,10 +97,9 @@ class Webhooks:
         self._tolerance = tolerance
         self._clock = clock
         self._known = _Recent(REMEMBERED)
-        self._noted: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Webhooks secrets={self._secrets} tolerance={self._tolerance} s remembers={len(self._known)}>"
+        return f"<Webhooks secrets={len(self._keys)} tolerance={self._tolerance} s remembers={len(self._known)}>"
 
     def verify(self, headers: Headers, body: bytes) -> Delivery:
         """Verify and read one delivery. It remembers nothing: a duplicate is read as often as it comes.
@@ -117,14 +113,7 @@ class Webhooks:
         """
         if len(body) > self.max_bytes:
             raise WebhookError(f"a webhook of more than {self.max_bytes} bytes", http_status=413)
-        delivery, notes = signing.read_delivery(
-            headers, body, keys=self._keys, now=self._clock(), tolerance=self._tolerance
-        )
-        for note in notes:
-            if note.about not in self._noted and len(self._noted) < MAX_NOTES:
-                self._noted.add(note.about)
-                _logger.warning("webhook %s: %s (logged once)", delivery.id, note.text)
-        return delivery
+        return signing.read_delivery(headers, body, keys=self._keys, now=self._clock(), tolerance=self._tolerance)
 
     def handle(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
         """Receive one delivery and give the HTTP status to answer: the whole receiver, for any framework.

@@ -79,7 +79,7 @@ def test_version(capsys: Streams) -> None:
         ),
         (["run", "create.new_song", "--lyrics", "@/nowhere/words.txt"], "/nowhere/words.txt"),
         (["run", "create.new_fx", "--api-key", SECRET], "--api-key"),
-        (["run", "create.new_fx", SECRET], "spk_..."),
+        (["run", "create.new_fx", SECRET], "spk_…"),
         (["run", "create.new_fx", "--timeout", "-1"], "--timeout"),
         (["simulate", "--speed", "0"], "--speed"),
         (["simulate", "--speed", "nan"], "--speed"),
@@ -95,7 +95,7 @@ def test_version(capsys: Streams) -> None:
         (["run", "create.new_fx", "--prompt", "--duration=1"], "--prompt requires an argument. See:"),
         (["run", "create.new_fx", "--prompt", "- la la"], "If - la la is its value, write '--prompt=- la la'. See:"),
         (["run", "create.new_fx", "--name", "x", "--prompt", "-x"], "If -x is its value, write --prompt=-x. See:"),
-        (["run", "create.new_fx", "--prompt", f"-{SECRET}"], "write --prompt=-spk_..."),
+        (["run", "create.new_fx", "--prompt", f"-{SECRET}"], "write --prompt=-spk_…"),
         (
             ["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", ""],
             "--save-to: The name of the folder is",

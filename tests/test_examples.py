@@ -88,5 +88,5 @@ async def test_a_receiver_saves_what_is_announced(
     assert written.pop().startswith(f"missing\t{lost.handle}\t")
     assert written == [
         f"saved\t{good.handle}\t{tmp_path / good.id}.flac",
-        f"failed\t{bad.handle}\tOperationError(code='internal_error', message='The operation could not be completed.')",
+        f"failed\t{bad.handle}\tinternal_error: The operation could not be completed.",
     ]

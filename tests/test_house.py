@@ -100,6 +100,12 @@ print(Session)
     assert "Session" in done.stdout
 
 
+def test_every_logger_redacts_what_it_repeats() -> None:
+    """They are made in one file, which sees to it."""
+    for path in CLIENT:
+        assert ("getLogger(" in path.read_text()) == (path.name == "_logs.py"), path
+
+
 def test_files_and_functions_stay_readable() -> None:
     """No file over 500 lines, no function over 50."""
     for path in PACKAGE.rglob("*.py"):

@@ -214,8 +214,8 @@ async def test_no_signature_and_no_key_of_an_account_is_in_a_report(tmp_path: Pa
         assert "user:word" not in text
         assert key not in text
     assert told["pieces"][0]["request"]["source"] == {"url": "https://x.example/a b?…"}
-    assert told["pieces"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_..."
-    assert page.rows[0][4].startswith("as in https://media.example.com/a.wav?… with spk_...")
+    assert told["pieces"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_…"
+    assert page.rows[0][4].startswith("as in https://media.example.com/a.wav?… with spk_…")
 
 
 async def test_files_are_where_a_browser_finds_them(tmp_path: Path) -> None:

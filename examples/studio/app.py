@@ -98,13 +98,14 @@ async def _follow(request: web.Request) -> web.StreamResponse:
     studio = request.app[STUDIO]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    await response.write(b"retry: 1000\n\n")
     seen = 0
-    while not studio.closing:
-        news = studio.news(since=seen)
-        seen = news["revision"]
-        await response.write(f"data: {write_json(news)}\n\n".encode())
-        await studio.changed(seen)
+    with suppress(ConnectionError):  # the browser has left
+        await response.write(b"retry: 1000\n\n")
+        while not studio.closing:
+            news = studio.news(since=seen)
+            seen = news["revision"]
+            await response.write(f"data: {write_json(news)}\n\n".encode())
+            await studio.changed(seen)
     return response
 
 

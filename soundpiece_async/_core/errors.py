@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import attrs
 
-from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.redaction import redact_message, redact_text, redact_url, redacted_repr
 
 if TYPE_CHECKING:
     from soundpiece_async._core.models import Operation
@@ -40,11 +40,17 @@ E = TypeVar("E", bound="SoundpieceError")
 
 
 class SoundpieceError(Exception):
-    """Base of the library's own errors; an error about an operation names it by ``operation`` and ``handle``."""
+    """Base of the library's own errors; an error about an operation names it by ``operation`` and ``handle``.
+
+    Whatever a message repeats (of the service, a host, a file system), it is one printable line without secrets.
+    """
 
     retryable: ClassVar[bool] = False
     _operation: "Operation[Any] | None" = None
     _handle: "Handle | None" = None
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact_message(message))
 
     @property
     def operation(self) -> "Operation[Any] | None":
@@ -114,9 +120,9 @@ class TransportError(SoundpieceError):
 class FieldError:
     """One entry of a 422: where, what for people, and the stable code for programs (contract section 7)."""
 
-    loc: tuple[str | int, ...]
-    msg: str
-    type: str
+    loc: tuple[str | int, ...] = attrs.field(repr=lambda loc: redact_text(repr(loc)))
+    msg: str = attrs.field(repr=redacted_repr)
+    type: str = attrs.field(repr=redacted_repr)
 
 
 class ApiError(SoundpieceError):

@@ -11,6 +11,7 @@ import attrs
 from soundpiece_async._core import showing
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.redaction import redact_text, redacted_repr
 from soundpiece_async._core.requests import Request
 
 R_co = TypeVar("R_co", bound=Request | None, covariant=True)
@@ -31,6 +32,9 @@ class Status(StrEnum):
         status._name_ = status._value_ = value
         return status
 
+    def __repr__(self) -> str:
+        return f"<Status.{redact_text(self.name)}: {redact_text(self.value)!r}>"
+
     @property
     def final(self) -> bool:
         """True when the operation will not change any more."""
@@ -39,10 +43,16 @@ class Status(StrEnum):
 
 @attrs.frozen
 class OperationError:
-    """Why the service gave up. The set of codes is open; show both to people unchanged (contract section 8)."""
+    """Why the service gave up. The set of codes is open; both are as they came (contract section 8).
 
-    code: str
-    message: str
+    ``str(error)`` is one printable line of them without secrets, good for a log or a terminal.
+    """
+
+    code: str = attrs.field(repr=redacted_repr)
+    message: str = attrs.field(repr=redacted_repr)
+
+    def __str__(self) -> str:
+        return redact_text(": ".join(part for part in (self.code, self.message) if part))
 
 
 @attrs.frozen(kw_only=True)
@@ -62,11 +72,11 @@ class Operation(Generic[R_co]):
         raw: the JSON object as it came, for members this version does not know. Holds signed URLs; not in the repr.
     """
 
-    route: str
-    id: str
+    route: str = attrs.field(repr=redacted_repr)
+    id: str = attrs.field(repr=redacted_repr)
     status: Status
     created_at: datetime | None = None
-    idempotency_key: str | None = None
+    idempotency_key: str | None = attrs.field(default=None, repr=redacted_repr)
     request: R_co = attrs.field(repr=False)
     outputs: tuple[Output, ...] = ()
     error: OperationError | None = None
@@ -180,7 +190,6 @@ class Statistics:
         degraded: the service gives no usable answers; until one succeeds, requests go out singly and ever rarer.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
-        unknown_statuses: words for the status of operations that this version does not know; it polls on.
     """
 
     submitted: int = 0
@@ -200,4 +209,3 @@ class Statistics:
     degraded: bool = False
     detection_lag: float = 0.0
     detection_lag_max: float = 0.0
-    unknown_statuses: tuple[str, ...] = ()

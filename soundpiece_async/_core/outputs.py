@@ -7,10 +7,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from soundpiece_async._core.redaction import redact_url
-
-LONGEST_QUOTE = 100
-"""Characters that a message repeats of what is no handle."""
+from soundpiece_async._core.redaction import redact_text, redact_url, redacted_repr
 
 _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 
@@ -19,8 +16,8 @@ _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 class Handle:
     """All it takes to come back to an operation, later or elsewhere; ``str`` and ``Handle.parse`` round-trip."""
 
-    route: str
-    id: str
+    route: str = attrs.field(repr=redacted_repr)
+    id: str = attrs.field(repr=redacted_repr)
 
     def __str__(self) -> str:
         return f"{self.route}/{self.id}"
@@ -34,7 +31,7 @@ class Handle:
         """
         match = _HANDLE.fullmatch(text)
         if match is None:
-            shown = redact_url(text)[:LONGEST_QUOTE]  # what was passed by mistake may be a signed URL
+            shown = redact_text(redact_url(text), limit=100)  # what was passed by mistake may be a signed URL
             raise ValueError(f"invalid handle {shown!r}: expected <route>/<operation id>")
         return cls(match["route"], match["id"])
 
@@ -55,7 +52,7 @@ class Output:
     url: str = attrs.field(repr=redact_url)
     expires_at: datetime | None = None
     duration: float | None = None
-    kind: str | None = None
+    kind: str | None = attrs.field(default=None, repr=redacted_repr)
     handle: Handle
     index: int = 0
 

@@ -2,8 +2,7 @@
 
 1. A piece goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
    ``submitted`` on an operation exists, and nothing is ever submitted again.
-2. ``failed`` is what the same key cannot mend; of an operation that exists, only the service says so. An outage, an
-   empty account or a wrong API key leave the state as it is.
+2. ``failed`` is what the same key cannot mend. An outage, an empty account or a wrong API key leave the state as it is.
 3. How long the service remembers a key is UNKNOWN (contract section 5): what was sent a day ago and never answered is
    *uncertain*. That is never stored: it follows from ``sending`` and the time.
 """
@@ -20,6 +19,7 @@ from soundpiece_async._core.errors import (
     ApiError,
     BadRequest,
     CorruptAudio,
+    DecodeError,
     DownloadError,
     OperationFailed,
     SoundpieceError,
@@ -27,6 +27,7 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.models import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.requests import Request
 
 R = TypeVar("R", bound=Request)
@@ -127,7 +128,6 @@ class JobRecord:
         sent_at: when its first PUT left, in seconds since 1970.
         operation: the operation's id.
         created_at: when the service says it was submitted.
-        echo_differences: members of the request that the service echoed otherwise than they were sent.
         outputs, files: what it became.
         failure: why it failed.
         name: the file stem that was asked for.
@@ -146,7 +146,6 @@ class JobRecord:
     sent_at: float | None = None
     operation: str | None = None
     created_at: datetime | None = None
-    echo_differences: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()
     files: tuple[FileRecord, ...] = ()
     failure: Failure | None = None
@@ -167,11 +166,12 @@ class JobRecord:
         return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
 
 
-def explain(error: SoundpieceError, *, submitted: bool) -> Failure | None:
+def explain(error: SoundpieceError, *, request: Request, submitted: bool) -> Failure | None:
     """Say whether an error ends a piece for good (rule 2), and what to store then.
 
     Args:
         error: what went wrong.
+        request: of the piece.
         submitted: whether an operation exists. Asking for one costs nothing, so a refused GET ends nothing.
 
     Returns:
@@ -180,9 +180,11 @@ def explain(error: SoundpieceError, *, submitted: bool) -> Failure | None:
     kind = type(error).__name__
     match error:
         case OperationFailed(operation=Operation(error=OperationError(code=code, message=message))):
-            return Failure(kind, code, message, retryable=True)  # contract section 8
+            return Failure(kind, redact_message(code), redact_message(message), retryable=True)  # contract section 8
         case ApiError(status=status) if not submitted and 400 <= status < 500 and status not in MENDABLE:  # noqa: PLR2004 - what 4xx means
             return Failure(kind, str(status), str(error), retryable=False)
+        case DecodeError(operation=Operation(), path=path) if path in {m.name for m in attrs.fields(type(request))}:
+            return Failure(kind, "", str(error), retryable=True)  # the echo is another request's; its work is not ours
         case DownloadError() if isinstance(error, CorruptAudio) or error.__cause__ is None:
             return Failure(kind, "", str(error), retryable=True)  # with a cause, the disk or the network is at fault
     return None
@@ -208,7 +210,6 @@ def revive(piece: JobRecord, request: R) -> Operation[R]:
         request=request,
         outputs=piece.outputs,
         error=error,
-        echo_differences=piece.echo_differences,
     )
 
 
@@ -217,6 +218,8 @@ def revive_error(failure: Failure, *, operation: Operation[Any] | None) -> Sound
     match failure.kind:
         case "OperationFailed" if operation is not None:
             return OperationFailed(wire.read_failure(operation), operation=operation)
+        case "DecodeError":
+            return DecodeError(failure.text, operation=operation)
         case kind if failure.code.isdigit():
             classes: dict[str, type[ApiError]] = {"BadRequest": BadRequest, "ValidationError": ValidationError}
             return classes.get(kind, ApiError)(failure.text, status=int(failure.code))

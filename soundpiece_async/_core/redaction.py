@@ -1,28 +1,159 @@
-"""Foreign text in messages, reprs and logs: without what signs a URL, on one printable line, clipped."""
+"""Foreign text in messages, reprs, logs and reports: no secrets, one printable line, clipped.
+
+A text of the service, of a host, of the file system or of the user's metadata may hold a signed URL, a password or a
+key, escape codes, or a megabyte. Every place that repeats one asks here; the whole of it stays where it came from, as
+``OperationError.message`` and ``Operation.raw``. Each function takes time in proportion to its text, whatever that is.
+"""
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from typing import Final, Self
 
-MAX_QUOTE_CHARS = 200
-"""Characters of a foreign text that a message repeats; the whole of it is on the exception."""
+MAX_QUOTE_CHARS: Final = 500
+"""Characters of a foreign text that a message repeats."""
 
-_SIGNED = re.compile(r"(https?:[^\s\"'<>?]*)\?[^\s\"'<>]*", re.IGNORECASE)
+MAX_MESSAGE_CHARS: Final = 2000
+"""Characters of a whole message; of a longer one the middle goes, because the end says what to do."""
+
+_ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*|\x1b.?")
+"""Codes that colour, move a cursor, or name a window or a link."""
+_WORD = re.compile(r"[^\s<>\"'`]+")
+_SLASHES = re.compile(r"(\\?/\\?/)")
+_AUTHORITY_END = re.compile(r"[/?#\\]|$")
+_PORT = re.compile(r"[^:]*|.*:[0-9]*|\[[^\]]*\](?::[0-9]*)?")
+_QUERY = re.compile(r"[?#]")
+_SIGNING = re.compile(
+    r"(?:[?&;#]|%3f|%26)[a-z_-]{0,30}(?:sign(?:ature)?|sig|token|credentials?|secret|passw(?:or)?d|policy|expires?|auth"
+    r"|hmac|jwt|key(?:[_-]?id)?|key-pair-id)(?:=|%3d)",
+    re.IGNORECASE,
+)
+"""A member of a query that signs a URL, or opens something."""
+_KEY = re.compile(r"(spk|whsec)_[^\s<>\"'`]+")
+
+
+class Secret(str):
+    """Text whose repr, and so that of whatever contains it, shows only a mask: error reporters keep reprs of locals.
+
+    It is sent, compared and hashed as the text it is; ``str(secret)`` is that text.
+    """
+
+    __slots__ = ("_mask",)
+
+    _mask: str
+
+    def __new__(cls, text: str, mask: str = "…") -> Self:
+        """Build one, with what is shown instead."""
+        secret = super().__new__(cls, text)
+        secret._mask = mask
+        return secret
+
+    def __repr__(self) -> str:
+        return repr(self._mask)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (str(self), self._mask)
+
+
+class SecretBytes(bytes):
+    """Bytes whose repr shows none of them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'…'"
+
+
+def redact_text(text: str | bytes, *, limit: int = MAX_QUOTE_CHARS) -> str:
+    """Return the beginning of a foreign text as one printable line without secrets, for a message.
+
+    Eight times ``limit`` characters are looked at: enough, whatever is taken out of them.
+    """
+    start, cut = text[: 8 * limit], len(text) > 8 * limit
+    start = start.decode("utf-8", "replace") if isinstance(start, bytes) else start
+    line = hide_secrets(_print(start), cut=cut)
+    return _clip(line, limit, more=cut) or "(no text)"
+
+
+def redact_message(text: str) -> str:
+    """Return a whole message, with whatever it repeats, as one printable line without secrets."""
+    line = redact_text(text, limit=8 * MAX_MESSAGE_CHARS) if text else ""
+    if len(line) <= MAX_MESSAGE_CHARS:
+        return line
+    return f"{line[: MAX_MESSAGE_CHARS - 500]}…{line[-500:]}"
 
 
 def redact_url(url: str) -> str:
-    """Return a URL without user, query and fragment: what signs it is a secret while valid (contract section 6)."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(a URL that cannot be read)"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+    """Return a URL without user, query and fragment, for a message: what signs it is a secret while it is valid."""
+    start, cut = _print(url[: 8 * MAX_QUOTE_CHARS]), len(url) > 8 * MAX_QUOTE_CHARS
+    return _clip(_KEY.sub(r"\1_…", _redact(start, cut=cut, query=_QUERY)), MAX_QUOTE_CHARS, more=cut)
 
 
-def redact_text(text: str | bytes) -> str:
-    """Return the beginning of a foreign text on one line, without what signs the URLs in it or upsets a terminal."""
-    start = text[: 4 * MAX_QUOTE_CHARS]  # enough, whatever is taken out below
-    start = start.decode("utf-8", "replace") if isinstance(start, bytes) else start
-    printable = "".join(character if character.isprintable() else " " for character in start)
-    plain = _SIGNED.sub(r"\1?…", " ".join(printable.split()))
-    return (plain if len(plain) <= MAX_QUOTE_CHARS else plain[:MAX_QUOTE_CHARS] + "…") or "(no text)"
+def redacted_repr(value: object) -> str:
+    """Return the repr of an attribute that came from the service."""
+    return repr(redact_text(value) if value and isinstance(value, str) else value)
+
+
+def signed_url(url: str) -> Secret:
+    """Return the same URL with a repr that does not sign it."""
+    return Secret(url, redact_url(url))
+
+
+def hide_secrets(text: str, *, cut: bool = False) -> str:
+    """Return a text, however long, without queries of URLs, users and passwords in them, and keys of Soundpiece.
+
+    Args:
+        text: lines and blanks in it stay as they are.
+        cut: it may end in the middle of a URL.
+    """
+    if not any(sign in text for sign in ("//", "/\\/", "=", "%3", "spk_", "whsec_")):
+        return text
+    end = len(text) if cut else -1
+    hidden = _WORD.sub(lambda word: _redact(word[0], cut=word.end() == end), text)
+    return _KEY.sub(r"\1_…", hidden)
+
+
+def _redact(word: str, *, cut: bool, query: re.Pattern[str] | None = None) -> str:
+    """Redact what may be a URL, or several that are joined."""
+    first, *rest = _SLASHES.split(word)
+    if rest:
+        parts = [_hide_user(part, cut=cut and number == len(rest) - 1) for number, part in enumerate(rest)]
+        word, query = "".join([first, *parts]), _QUERY
+    found = (query.search(word) if query else None) or _SIGNING.search(word)
+    if found is None:
+        return word
+    sign = found[0][0]
+    more = found.end() < len(word) or found.end() > found.start() + 1
+    return word[: found.start()] + ("" if sign == "#" or not more else "…" if sign == "%" else f"{sign}…")
+
+
+def _hide_user(part: str, *, cut: bool) -> str:
+    """Take user and password off what follows ``//``; a password may hold any character that belongs elsewhere."""
+    if not cut and "@" not in part:
+        return part
+    end = _AUTHORITY_END.search(part)
+    authority = part[: end.start()] if end else part
+    odd = not _PORT.fullmatch(authority)  # a colon before what is no port: a password begins
+    if "@" not in authority and not (odd and "@" in part):
+        return "…" if odd or authority == part else part
+    query = _QUERY.search(part)
+    address = part[: query.start()] if query else part
+    last = address.rfind("@") if "@" in address else part.rfind("@")
+    return part[last + 1 :]
+
+
+def _print(text: str) -> str:
+    """Return a text on one line, without codes and characters that upset a terminal or turn the reading direction."""
+    return " ".join("".join(map(_print_one, _ESCAPES.sub("", text))).split())
+
+
+def _print_one(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\ud800" <= character <= "\udfff":  # a byte of a path that is not text
+        return "\ufffd"
+    return " " if character.isspace() else ""
+
+
+def _clip(line: str, limit: int, *, more: bool) -> str:
+    if len(line) > limit:
+        return line[:limit] + "…"
+    return f"{line}…" if more else line

@@ -9,7 +9,6 @@ Rules:
 3. It loads nothing until it is played: a notebook may show hundreds.
 """
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
@@ -17,7 +16,7 @@ from urllib.parse import quote
 import attrs
 
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.redaction import hide_secrets, redact_text
 
 if TYPE_CHECKING:
     from soundpiece_async._core.models import Operation, SavedFile, Succeeded
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 Fields: TypeAlias = Iterator[tuple[str, Any]]
 """What ``__rich_repr__`` yields: names and values, which ``rich`` shows in its own way."""
 
-_URL = re.compile(r"https?://[^\s<>\"']+", re.IGNORECASE)
 _MEGA = 1_000_000
 _SHARED = frozenset({"idempotency_key", "callback_url"})
 """What all requests have, and nobody looks for in a table."""
@@ -33,13 +31,13 @@ _SHARED = frozenset({"idempotency_key", "callback_url"})
 
 def operation_fields(operation: "Operation[Any]") -> Fields:
     """Give what tells one operation from another, and how it stands."""
-    yield "handle", str(operation.handle)
-    yield "status", operation.status.value
+    yield "handle", redact_text(str(operation.handle))
+    yield "status", redact_text(operation.status.value)
     yield from _request_members(operation.request)
     if operation.outputs:
         yield "outputs", [_name_output(output) for output in operation.outputs]
     if operation.error is not None:
-        yield "error", f"{operation.error.code}: {hide_urls(operation.error.message)}"
+        yield "error", str(operation.error)
 
 
 def file_fields(file: "SavedFile") -> Fields:
@@ -72,11 +70,6 @@ def succeeded_html(result: "Succeeded[Any]") -> str:
     return _table([*_operation_rows(result.operation), *(row for file in result.files for row in _file_rows(file))])
 
 
-def hide_urls(text: str) -> str:
-    """Redact the URLs in a text of the service or of a user: one of them may be signed."""
-    return _URL.sub(lambda found: redact_url(found[0]), text)
-
-
 def _operation_rows(operation: "Operation[Any]") -> list[tuple[str, str]]:
     rows = [(name, _cell(value)) for name, value in operation_fields(operation)]
     if operation.created_at is not None:
@@ -102,16 +95,16 @@ def _request_members(request: Any) -> Fields:
         if field.name in _SHARED or value is None:
             continue
         if isinstance(value, Output):
-            yield field.name, f"{_name_output(value)} of {value.handle}"
+            yield field.name, f"{_name_output(value)} of {redact_text(str(value.handle))}"
         elif callable(field.repr):
             yield field.name, field.repr(value)
         else:
-            yield field.name, hide_urls(value) if isinstance(value, str) else value
+            yield field.name, hide_secrets(value) if isinstance(value, str) else value
 
 
 def _name_output(output: Output) -> str:
     length = "" if output.duration is None else f", {output.duration:.2f} s"
-    return f"{output.kind or f'output {output.index}'}{length}"
+    return f"{redact_text(output.kind) if output.kind else f'output {output.index}'}{length}"
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

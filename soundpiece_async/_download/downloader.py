@@ -7,7 +7,6 @@
 5. Few files are open at a time: a thousand that wait for a stream would need a thousand descriptors.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from soundpiece_async._download.partfile import Claim, PartFile, read_facts
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Destination, Places
 from soundpiece_async._locks import Locks
+from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from soundpiece_async._download.objects import Target
     from soundpiece_async._network import Stream
 
-logger = logging.getLogger("soundpiece_async.downloader")
+logger = get_logger("downloader")
 
 THREADS = 4
 """Worker threads for file work: more make the event loop late, because they hold the interpreter's lock in turn."""

@@ -3,7 +3,6 @@
 Resuming is the retry: no layer below tries again. ``_core.patience`` says when it ends.
 """
 
-import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.patience import Patience, Speed
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._descriptors import Shortage
+from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("soundpiece_async.downloader")
+logger = get_logger("downloader")
 
 MARGIN = timedelta(seconds=60)
 """A URL with less life than this is renewed before it is used (contract section 6: a minute or so)."""

@@ -7,7 +7,6 @@
 """
 
 import hashlib
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -23,11 +22,12 @@ from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetching import Source, tell_warnings
 from soundpiece_async._download.filling import fill
 from soundpiece_async._download.inspecting import Inspection, demand_header_check, inspect
+from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from soundpiece_async._core.flac import FlacHeader
 
-logger = logging.getLogger("soundpiece_async.downloader")
+logger = get_logger("downloader")
 
 _LARGEST_TAIL = 2 << 20
 """Bytes that are kept until the header says how large a frame may be."""

@@ -9,7 +9,6 @@
 """
 
 import hashlib
-import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Self
@@ -26,8 +25,9 @@ from soundpiece_async._download.fetching import Source
 from soundpiece_async._download.inspecting import demand_header_check, describe, inspect
 from soundpiece_async._download.objects import StoreError, Target
 from soundpiece_async._download.passing import Passage
+from soundpiece_async._logs import get_logger
 
-logger = logging.getLogger("soundpiece_async.downloader")
+logger = get_logger("downloader")
 
 READ_AT_ONCE = 8 << 20
 """Bytes of an object that are read by one request."""

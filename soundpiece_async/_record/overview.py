@@ -3,6 +3,7 @@
 import attrs
 
 from soundpiece_async._core.pieces import JobState
+from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._record.ledger import STATE, Ledger
 
 
@@ -51,15 +52,7 @@ async def list_reasons(ledger: Ledger) -> list[Reason]:
         "GROUP BY 1, 2 ORDER BY number DESC, 1, 2",
         {},
     )
-    return [Reason(*row) for row in rows]
-
-
-async def count_echo_differences(ledger: Ledger) -> dict[str, int]:
-    """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
-    rows = await ledger.query(
-        "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1", {}
-    )
-    return {str(member): number for member, number in rows}
+    return [Reason(kind, redact_message(code), redact_message(text), number) for kind, code, text, number in rows]
 
 
 async def count_ended_since(ledger: Ledger, moment: float) -> int:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,15 +11,13 @@ from urllib.parse import quote
 import attrs
 
 from soundpiece_async._core.pieces import JobRecord
-from soundpiece_async._core.redaction import redact_url
-from soundpiece_async.cli.speech import hush
+from soundpiece_async._core.redaction import hide_secrets, redact_url
 from soundpiece_async.cli.summary import Reason, read_moment, read_state, read_wait
 
 TEXT, ERROR, METADATA = 160, 320, 600
 """Characters of each that the page shows: that of a long run must open quickly; ``report.json`` has them whole."""
 TIMES = ("sent_at", "submitted_at", "ready_at", "ended_at")
 
-_URL = re.compile(r"https?://[^\s\"'<>]+", re.IGNORECASE)
 _URLS = ("source", "reference", "callback_url")
 _TOO_DEEP = "(nested too deeply to be shown)"
 
@@ -41,7 +38,6 @@ def describe(piece: JobRecord, *, now: float) -> dict[str, Any]:
             **{name: write_time(getattr(piece, name)) for name in TIMES},
             "waited": None if wait is None else round(wait, 3),
             "request": _read_request(piece),
-            "echo_differences": list(piece.echo_differences),
             "metadata": _scrub_deep(piece.metadata),
             "error": attrs.asdict(piece.failure) if piece.failure else None,
         }
@@ -75,11 +71,11 @@ def scrub(value: Any) -> Any:
     """Take out of JSON values what may sign a URL, keys of accounts, and numbers that JSON has no word for."""
     match value:
         case str():
-            return _scrub_text(value)
+            return hide_secrets(value)
         case float():
             return value if math.isfinite(value) else None
         case dict():
-            return {_scrub_text(name): scrub(member) for name, member in value.items()}
+            return {hide_secrets(name): scrub(member) for name, member in value.items()}
         case list() | tuple():
             return [scrub(member) for member in value]
         case _:
@@ -90,10 +86,6 @@ def write_time(seconds: float | None) -> str | None:
     """Write seconds since 1970 as ISO 8601, to the millisecond."""
     moment = read_moment(seconds)
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
-
-
-def _scrub_text(text: str) -> str:
-    return hush(_URL.sub(lambda found: redact_url(found[0]), text) if "://" in text else text)
 
 
 def _scrub_deep(metadata: Any) -> Any:

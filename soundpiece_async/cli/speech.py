@@ -1,13 +1,13 @@
 """Lines for people and programs: results on standard output, the rest on standard error, the key on neither."""
 
 import os
-import re
 import sys
-from collections.abc import Mapping, Sized
+from collections.abc import Sized
 from pathlib import Path
 
+from soundpiece_async._core.redaction import redact_message
+
 UNITS = ("B", "kB", "MB", "GB", "TB")
-_KEY = re.compile(r"spk_[^\s'\"]+")
 
 
 def say(line: str) -> None:
@@ -19,12 +19,7 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """Print one line of news or of complaint, whatever it consists of; a key that someone typed is not repeated."""
-    print(hush(" ".join(line.split())), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
-
-
-def hush(text: str) -> str:
-    """Leave out a key that was typed where none belongs."""
-    return _KEY.sub("spk_...", text)
+    print(redact_message(line), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
 
 
 def open_mouth() -> None:
@@ -74,14 +69,6 @@ def span(seconds: float) -> str:
     if seconds < 100:  # noqa: PLR2004 - what still reads well
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - the same
-
-
-def describe_echoes(counts: Mapping[str, int]) -> str:
-    """Write how often the service echoed which member otherwise than it was sent, or nothing."""
-    if not counts:
-        return ""
-    listed = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
-    return f"echoed by the service otherwise than sent: {listed}; this is no failure: listen before you buy again"
 
 
 def plural(number: int, noun: str) -> str:

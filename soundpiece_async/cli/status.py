@@ -17,17 +17,11 @@ from soundpiece_async._core.pieces import JobRecord, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
 from soundpiece_async._record.ledger import Ledger
-from soundpiece_async._record.overview import (
-    Reason,
-    count_by_route,
-    count_echo_differences,
-    count_ended_since,
-    list_reasons,
-)
+from soundpiece_async._record.overview import Reason, count_by_route, count_ended_since, list_reasons
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import FOLDER
-from soundpiece_async.cli.speech import describe_echoes, plural, say, span
+from soundpiece_async.cli.speech import plural, say, span
 
 SHOWN = 20
 """Reasons, and uncertain pieces, that are listed."""
@@ -45,7 +39,6 @@ class Standing:
         routes: how many pieces of each are how far.
         reasons: why some failed.
         uncertain: pieces that only the user can decide about, the first of them.
-        echo_differences: how often the service echoed each member otherwise than it was sent.
         pace: pieces that ended in the latest minutes, per second.
     """
 
@@ -54,7 +47,6 @@ class Standing:
     routes: Mapping[str, Mapping[JobState, int]]
     reasons: tuple[Reason, ...]
     uncertain: tuple[JobRecord, ...]
-    echo_differences: Mapping[str, int]
     pace: float
 
     @property
@@ -125,7 +117,6 @@ async def _read(journal: Journal, ledger: Ledger, holder: str | None) -> Standin
         routes=await count_by_route(ledger, now=now),
         reasons=tuple(await list_reasons(ledger)),
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
-        echo_differences=await count_echo_differences(ledger),
         pace=await count_ended_since(ledger, now - LATELY) / LATELY,
     )
 
@@ -142,7 +133,6 @@ def as_members(standing: Standing) -> dict[str, Any]:
             {"key": piece.key, "route": piece.route, "name": piece.name, "sent_at": piece.sent_at}
             for piece in standing.uncertain
         ],
-        "echo_differences": standing.echo_differences,
         "worked_on_by": standing.holder,
         "seconds_left": standing.left,
     }
@@ -172,7 +162,6 @@ def _describe(standing: Standing) -> list[str]:
     for reason in standing.reasons[:SHOWN]:
         code = f" {reason.code}" if reason.code else ""
         told.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
-    told += [echoed] if (echoed := describe_echoes(standing.echo_differences)) else []
     told += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in standing.uncertain]
     if standing.uncertain:
         told.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")

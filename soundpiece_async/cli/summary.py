@@ -77,7 +77,6 @@ class Summary:
         self._reasons: dict[tuple[str, str], Reason] = {}
         self._files = self._bytes = 0
         self._seconds = 0.0
-        self._echo_differences: Counter[str] = Counter()
         self._began: float | None = None
         self._ended: float | None = None
 
@@ -91,7 +90,6 @@ class Summary:
         self._seconds += sum(file.duration for file in piece.files)
         if (wait := read_wait(piece)) is not None:
             self._waits.setdefault(piece.route, array("f")).append(wait)
-        self._echo_differences.update(piece.echo_differences)
         self._keep_time(piece, state)
         if piece.failure is None:
             return None
@@ -111,7 +109,6 @@ class Summary:
             "files": self._files,
             "bytes": self._bytes,
             "seconds": round(self._seconds, 3),
-            "echo_differences": dict(self._echo_differences),
             "began": self._began,
             "ended": self._ended,
             "waiting": [_rank(route, self._waits[route]) for route in self.routes if route in self._waits],

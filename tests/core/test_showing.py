@@ -11,7 +11,6 @@ from rich.console import Console
 from soundpiece_async._core.models import Operation, OperationError, SavedFile, Status, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import AutoCutDown, NewFx, NewSong, RemixInstrumental, Request
-from soundpiece_async._core.showing import hide_urls
 
 CLEAN = "https://cdn.example/a/b.flac?…"
 HANDLE = Handle("create.new_song", "op_1")
@@ -146,11 +145,3 @@ def test_nothing_that_is_signed_is_shown(value: Any) -> None:
     for secret in (SIGNED.partition("?")[2], "user:word"):
         assert secret in SIGNED
         assert secret not in value._repr_html_() + show(value)
-
-
-def test_urls_in_a_text() -> None:
-    """Each loses its query; what surrounds it stays."""
-    assert (
-        hide_urls("a HTTPS://a.example/?b=c (http://u:p@b.example/d?e) f")
-        == "a https://a.example/?… (http://b.example/d?… f"
-    )

@@ -1,0 +1,30 @@
+"""Loggers whose records repeat foreign text as messages do: redacted, clipped, on one printable line."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from soundpiece_async._core.redaction import redact_text
+
+
+class _Redacting(logging.Filter):
+    """Makes text of every argument of a record that is no number: handles, calls, paths and errors are foreign."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, Mapping):
+            record.args = {name: _redact(value) for name, value in record.args.items()}
+        elif record.args:
+            record.args = tuple(map(_redact, record.args))
+        return True
+
+
+def _redact(value: Any) -> Any:
+    return value if isinstance(value, int | float) else redact_text(str(value))
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger ``soundpiece_async.<name>``; all of this package are made here."""
+    logger = logging.getLogger(f"soundpiece_async.{name}")
+    if not logger.filters:
+        logger.addFilter(_Redacting())
+    return logger
