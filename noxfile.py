@@ -36,13 +36,13 @@ def install(session: nox.Session, *groups: str) -> None:
 
 
 def provide(session: nox.Session, program: str, *, package: str) -> bool:
-    """Install a Debian package if its program is missing and that is possible; says whether the program is there."""
+    """Install Debian packages if their program is missing and that is possible; says whether the program is there."""
     if shutil.which(program) or shutil.which(program, path="/usr/sbin"):
         return True
     if not shutil.which("apt-get") or os.geteuid() != 0:
         return False
     session.run("apt-get", "update", "-q", external=True, silent=True)
-    session.run("apt-get", "install", "-y", "-q", package, external=True, silent=True)
+    session.run("apt-get", "install", "-y", "-q", *package.split(), external=True, silent=True)
     return True
 
 
@@ -54,6 +54,7 @@ def tests(session: nox.Session) -> None:
     one holds the simulator against the machine-readable contract, and the newest, whose tracing costs least, the branch
     coverage.
     """
+    provide(session, "cc", package="gcc libc6-dev")
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[-1] else []
@@ -66,6 +67,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1])
 def thorough(session: nox.Session) -> None:
     """Run whole what the tests only sample: every damaged bit, every turn of the loop. Many minutes."""
+    provide(session, "cc", package="gcc libc6-dev")
     install(session, "test")
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", "--thorough", "--timeout", "3600", *session.posargs)
 

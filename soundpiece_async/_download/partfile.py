@@ -1,7 +1,7 @@
 """The file a download grows in: ``<name>.part`` beside the target, and ``<name>.part.json``, which says of what it is.
 
-1. Whoever holds the operating system's lock on the ``.part`` may touch it, its note and the target. The lock dies with
-   its process, so there are no stale ones, and no lock file is left. It is held until the file has its final name.
+1. The process that holds the lock on the ``.part`` may touch it, its note and the target. The lock ends with its
+   process (`_filelocks`). It is held until the file has its final name.
 2. The note never describes other bytes than those in the ``.part``: that is emptied before a new note is written.
 3. Everything here blocks and runs in worker threads, one call at a time: a task that is cancelled leaves its thread
    working, and nothing may close the file under it. Once closed, a ``PartFile`` stays closed.
@@ -13,31 +13,16 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from pathlib import Path
 
 import attrs
 
+from soundpiece_async import _filelocks
 from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.resuming import Known, is_strong
-
-if sys.platform == "win32":  # pragma: no cover - no lock between processes there, only within one
-
-    def _lock(_descriptor: int) -> bool:
-        return True
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        """Take the lock of an open file, or say that somebody else has it."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
 
 _MOST_BLOCKS = 1024
 """What ``writev`` takes on Linux and macOS (IOV_MAX)."""
@@ -75,6 +60,7 @@ class PartFile:
         self._source = source
         self._digest = hashlib.sha256()
         self._file: io.FileIO | None = None
+        self._unlock: Callable[[], None] = _do_nothing
         self.closed = False
         self._one_at_a_time = threading.Lock()
 
@@ -87,19 +73,17 @@ class PartFile:
         with self._one_at_a_time:
             if self.target.exists() and not overwrite and not self._note.exists():
                 return Claim.DONE
-            self._file = file = None if self.closed else _open_locked(self.path)
-            if file is None:
+            locked = None if self.closed else _open_locked(self.path)
+            if locked is None:
                 return Claim.TAKEN
+            self._file, self._unlock = file, _ = locked
             try:
-                if (
-                    self.target.exists() and not overwrite
-                ):  # published meanwhile, or by one killed before its note was gone
+                if self.target.exists() and not overwrite:  # published meanwhile, or by one killed before its note went
                     self._release()
                     return Claim.DONE
                 self._resume(file)
             except OSError:  # nothing is known of the bytes that are there: they stay
-                self._file = None
-                file.close()
+                self._drop(file)
                 raise
             return Claim.MINE
 
@@ -171,14 +155,20 @@ class PartFile:
     def _release(self) -> None:
         if self._file is None:
             return
-        file, self._file = self._file, None
+        file = self._file
         try:
             resumable = self.length and self.known.etag is not None
             if not resumable and _is_still(file, self.path):
                 self.path.unlink()
                 self._note.unlink(missing_ok=True)
         finally:
-            file.close()
+            self._drop(file)
+
+    def _drop(self, file: io.FileIO) -> None:
+        """Close the file, and give its lock back."""
+        unlock, self._file, self._unlock = self._unlock, None, _do_nothing
+        file.close()
+        unlock()
 
     def _open_file(self) -> io.FileIO:
         if self._file is None:
@@ -253,14 +243,21 @@ def _write_all(file: io.FileIO, blocks: Sequence[bytes]) -> None:
             rest = rest[file.write(rest) :]
 
 
-def _open_locked(path: Path) -> io.FileIO | None:
-    """Open a file and take its lock, or leave everything as it was (rule 1)."""
-    with ExitStack() as closing:
-        file = closing.enter_context(_open(path))
-        if _lock(file.fileno()) and _is_still(file, path):
-            closing.pop_all()
-            return file
+def _open_locked(path: Path) -> tuple[io.FileIO, Callable[[], None]] | None:
+    """Open a file and take its lock, which is returned, too; or leave everything as it was (rule 1)."""
+    with ExitStack() as undo:
+        file = undo.enter_context(_open(path))
+        unlock = _filelocks.take(file, path)
+        if unlock is not None:
+            undo.callback(unlock)
+            if _is_still(file, path):
+                undo.pop_all()
+                return file, unlock
     return None
+
+
+def _do_nothing() -> None:
+    """Give no lock back: none was taken."""
 
 
 def _is_still(file: io.FileIO, path: Path) -> bool:

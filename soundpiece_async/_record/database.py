@@ -10,8 +10,12 @@
 4. One damaged bit may make a run buy again what it has. So a file that is to be written is checked as a whole when it
    is opened: the log (`wal`), the schema beside the one our own statements make, rows beside their indexes. What no
    index holds twice, and money depends on, has a checksum in its row, checked when the row is read (`rows`).
+5. Not every file system can do what SQLite wants. Where memory cannot be shared, which WAL needs (network and FUSE
+   ones), the journal has a rollback log instead; where files cannot be locked, SQLite locks none: the folder's lock
+   keeps other runs out (`_filelocks`).
 """
 
+import logging
 import os
 import sqlite3
 import threading
@@ -22,8 +26,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+import attrs
+
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._record.wal import find_damage
+
+logger = logging.getLogger("soundpiece_async.journal")
 
 Job: TypeAlias = Callable[[sqlite3.Connection], Any]
 
@@ -85,10 +93,17 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: f"it is damaged: {_KEEP}",
     sqlite3.SQLITE_READONLY: "it may not be written: mend its permissions, then run the same again; nothing is lost",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is there, and its permissions",
-    sqlite3.SQLITE_IOERR: "the disk is full or failing: mend that, then run the same again; nothing is lost",
+    sqlite3.SQLITE_IOERR: (
+        "the disk is full or failing, or its file system cannot hold a database: free some space, or put the journal "
+        "elsewhere (--journal; in code, Journal.open of another folder), then run the same again; nothing is lost"
+    ),
     sqlite3.SQLITE_BUSY: "another program has locked it: end that, then run the same again; nothing is lost",
 }
 _PRIMARY_CODE = 0xFF
+_OF_FILE_SYSTEMS = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_BUSY}
+)
+"""What SQLite says of a file system that cannot share memory, or lock; or of other troubles, which stay."""
 _FAULTS = (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, LookupError, OverflowError, MemoryError, SystemError)
 """What ``sqlite3`` raises over a damaged file; it decodes names and texts itself, and believes what it finds."""
 
@@ -99,6 +114,7 @@ class Database:
     Args:
         path: the file; made, unless it is only to be read.
         read_only: only look; nothing is made or migrated.
+        locked: whether SQLite can lock files there (rule 5).
         migrations: as ``MIGRATIONS``.
 
     Raises:
@@ -106,33 +122,25 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, migrations: Sequence[Sequence[str]] = MIGRATIONS
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        locked: bool = True,
+        migrations: Sequence[Sequence[str]] = MIGRATIONS,
     ) -> None:
         self.commits: int = 0
         self._path = path
         self._read_only = read_only
         self._one_at_a_time = threading.Lock()
-        self._closed = False
+        self._closed = self._wal = False
         try:
             if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
                 self._check_log()
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._connection = sqlite3.connect(
-                f"file:{quote(os.fsencode(path))}?{_choose_mode(path, read_only=read_only)}",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._connection.row_factory = sqlite3.Row
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
             raise self._explain(error) from error
-        try:
-            self._prepare(migrations)
-        except (*_FAULTS, JournalError) as error:
-            self.close()
-            if isinstance(error, JournalError):
-                raise
-            raise self._explain(error) from error
+        self._open(_choose_manners(path, read_only=read_only, locked=locked), migrations)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "read-only" if self._read_only else "open"
@@ -162,8 +170,47 @@ class Database:
             self._closed = True
             self._connection.close()
 
+    def _open(self, manners: Sequence["_Manner"], migrations: Sequence[Sequence[str]]) -> None:
+        """Open the file in the first manner that its file system can carry (rule 5).
+
+        Raises:
+            JournalError: it is not the file system, or none of them works: the error of the first.
+        """
+        failures: list[sqlite3.Error] = []
+        for manner in manners:
+            try:
+                self._try(manner, migrations)
+            except sqlite3.Error as error:
+                failures.append(error)
+                if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE not in _OF_FILE_SYSTEMS:
+                    break
+            else:
+                if failures:
+                    logger.warning("%s: its file system cannot do all that SQLite wants (%s)", self._path, failures[0])
+                return
+        self._closed = True
+        raise self._explain(failures[0]) from failures[0]
+
+    def _try(self, manner: "_Manner", migrations: Sequence[Sequence[str]]) -> None:
+        """Open the file in a manner, or leave it closed."""
+        self._connection = sqlite3.connect(
+            f"file:{quote(os.fsencode(self._path))}?{manner.query}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        self._connection.row_factory = sqlite3.Row
+        try:
+            self._prepare(manner, migrations)
+        except BaseException as error:
+            self._connection.close()
+            if isinstance(error, _FAULTS) and not isinstance(error, sqlite3.Error):
+                raise self._explain(error) from error
+            raise
+
     def _commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
-        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        full = durable or not self._wal  # a rollback log that is not synced may leave half a transaction
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         self._connection.execute("BEGIN")
         try:
             results = [job(self._connection) for job in jobs]
@@ -175,8 +222,10 @@ class Database:
         self.commits += 1
         return results
 
-    def _prepare(self, migrations: Sequence[Sequence[str]]) -> None:
+    def _prepare(self, manner: "_Manner", migrations: Sequence[Sequence[str]]) -> None:
         """Find out what the file is, and bring it up to date."""
+        if manner.alone:
+            self._ask("PRAGMA locking_mode = EXCLUSIVE")
         version, application = self._ask("PRAGMA user_version"), self._ask("PRAGMA application_id")
         new = not version and not application and not self._ask("SELECT count(*) FROM sqlite_master")
         if not new and application != APPLICATION:
@@ -195,7 +244,10 @@ class Database:
             if version < len(migrations):
                 raise JournalError(f"the journal {self._path} has to be brought up to date first, by a run")
             return
-        self._ask("PRAGMA journal_mode = WAL")
+        self._wal = self._ask(f"PRAGMA journal_mode = {manner.log}") == "wal"
+        if manner.alone:  # readers are welcome again, from the next reading on
+            self._ask("PRAGMA locking_mode = NORMAL")
+        self._ask("SELECT count(*) FROM sqlite_master")  # before it, a WAL is not opened, and nothing refused
         for number, statements in enumerate(migrations[version:], start=version + 1):
             steps = (f"PRAGMA application_id = {APPLICATION}", *statements, f"PRAGMA user_version = {number}")
             self._commit([_execute(statement) for statement in steps], durable=True)
@@ -223,13 +275,31 @@ class Database:
         return JournalError(f"the journal {self._path} failed ({error}): {advice}")
 
 
-def _choose_mode(path: Path, *, read_only: bool) -> str:
-    """Say how to open a file; SQLite wants to write beside one it reads, unless nobody can be writing it."""
+@attrs.frozen
+class _Manner:
+    """How to open a file.
+
+    Attributes:
+        query: of its URI.
+        log: SQLite's journal mode.
+        alone: nobody else reads it while it is opened: then a WAL can be read without shared memory.
+    """
+
+    query: str
+    log: str = "WAL"
+    alone: bool = False
+
+
+def _choose_manners(path: Path, *, read_only: bool, locked: bool) -> list[_Manner]:
+    """Return how to open a file, the best manner first (rule 5)."""
     if not read_only:
-        return "mode=rw"
+        rollback = _Manner(f"mode=rw{'' if locked else '&nolock=1'}", log="TRUNCATE", alone=True)
+        return [_Manner("mode=rw"), rollback] if locked else [rollback]
+    resting = not path.with_name(f"{path.name}-wal").exists()
     writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-    resting = not writable and not path.with_name(f"{path.name}-wal").exists()
-    return f"mode=ro{'&immutable=1' * resting}"
+    if resting and not writable:  # SQLite wants to write beside what it reads, unless nobody can be writing it
+        return [_Manner("mode=ro&immutable=1")]
+    return [_Manner("mode=ro"), _Manner("mode=ro&nolock=1"), *([_Manner("mode=ro&immutable=1")] if resting else [])]
 
 
 def _shape(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:

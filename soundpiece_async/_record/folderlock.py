@@ -1,34 +1,20 @@
-"""One run per folder, at most: a lock of the operating system, which dies with its process.
+"""One run per folder, at most: a lock that ends with its process (`_filelocks`).
 
-So no lock is ever stale, however its holder ended. The file itself stays, because removing it would let two processes
-lock two files of one name; its text says who holds the lock, and means nothing while nobody does.
+The file itself stays, because removing it would let two processes lock two files of one name; its text says who holds
+the lock, and means nothing while nobody does.
 """
 
 import io
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 
+from soundpiece_async import _filelocks
 from soundpiece_async._core.errors import JournalError
-
-if sys.platform == "win32":  # pragma: no cover - no lock between processes there
-    _lock: Callable[[int], bool] = bool
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> bool:
-        """Take the lock of an open file, or say that somebody else has it."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
 
 PATIENCE = 3
 """Times to try again."""
@@ -46,6 +32,9 @@ class FolderLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: io.FileIO | None = None
+        self._release: Callable[[], None] | None = None
+        self.has_record_locks = True
+        """Once taken: whether the file system has the kind of locks that SQLite takes, too."""
 
     def __repr__(self) -> str:
         return f"<FolderLock {self._path} {'free' if self._file is None else 'held'}>"
@@ -59,36 +48,48 @@ class FolderLock:
         """
         with ExitStack() as undo:
             file = undo.enter_context(io.FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+"))
-            if not _lock(file.fileno()) and not _insist(file.fileno()):
+            release = _filelocks.take(file, self._path) or self._insist(file)
+            if release is None:
                 raise JournalError(
                     f"{self._path.parent} is being worked on by {_read_holder(file)}; nothing was done: let it end, or "
-                    "end it, first"
+                    f"end it, first{self._advise()}"
                 )
+            undo.callback(release)
+            self.has_record_locks = _filelocks.has_record_locks(file)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now:%Y-%m-%d %H:%M:%S %z}\n".encode())
             undo.pop_all()
-        self._file = file
+        self._file, self._release = file, release
 
     def find_holder(self) -> str | None:
         """Say who has the lock; None: nobody, and perhaps there is no such file. It is held for an instant, by this."""
         with suppress(OSError), io.FileIO(self._path, "r") as file:
-            return None if _lock(file.fileno()) else _read_holder(file)
+            release = _filelocks.take(file, self._path)
+            if release is None:
+                return _read_holder(file)
+            release()
         return None
 
     def give_back(self) -> None:
         """Let the next one in. Giving it back twice is no error."""
-        if self._file is not None:
+        if self._file is not None and self._release is not None:
+            self._release()
             self._file.close()
-            self._file = None
+            self._file = self._release = None
 
+    def _insist(self, file: io.FileIO) -> Callable[[], None] | None:
+        """Try a little longer: somebody may only be looking who has the lock (``find_holder``)."""
+        for _ in range(PATIENCE):
+            time.sleep(INSTANT)
+            release = _filelocks.take(file, self._path)
+            if release is not None:
+                return release
+        return None
 
-def _insist(descriptor: int) -> bool:
-    """Try a little longer: somebody may only be looking who has the lock (``find_holder``)."""
-    for _ in range(PATIENCE):
-        time.sleep(INSTANT)
-        if _lock(descriptor):
-            return True
-    return False
+    def _advise(self) -> str:
+        """Return what to do about a lock file that cannot be judged from here."""
+        held = _filelocks.held_path(self._path)
+        return f". If there is no such process any more, remove {held}" if held.exists() else ""
 
 
 def _read_holder(file: io.FileIO) -> str:

@@ -178,7 +178,8 @@ class Journal:
                 raise JournalError(
                     f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"
                 ) from error
-        database = Database(self.folder / JOURNAL, read_only=self.read_only)
+        locked = self._lock.has_record_locks
+        database = Database(self.folder / JOURNAL, read_only=self.read_only, locked=locked)
         if not self.read_only:
             try:
                 database.commit([free_titles], durable=False)
