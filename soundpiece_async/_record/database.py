@@ -15,7 +15,6 @@
    keeps other runs out (`_filelocks`).
 """
 
-import logging
 import os
 import sqlite3
 import threading
@@ -29,9 +28,10 @@ from urllib.parse import quote
 import attrs
 
 from soundpiece_async._core.errors import JournalError
+from soundpiece_async._logs import get_logger
 from soundpiece_async._record.wal import find_damage
 
-logger = logging.getLogger("soundpiece_async.journal")
+logger = get_logger("journal")
 
 Job: TypeAlias = Callable[[sqlite3.Connection], Any]
 
