@@ -4,7 +4,7 @@ import hashlib
 import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.partfile import Claim, PartFile
+from soundpiece_async._download.streaming import AudioStream
+from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._transport import Transport
 
 HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")
@@ -122,6 +124,24 @@ async def bench(
         yield made
         assert downloader.streams_out == 0
         assert all(request.method == "GET" for request in server.requests)
+
+
+@asynccontextmanager
+async def lifetime() -> AsyncIterator[Lifetime]:
+    """Live as a session does."""
+    life = Lifetime()
+    await life.start(nullcontext())
+    yield life
+    await life.close()
+
+
+def stream(b: Bench, life: Lifetime, **changes: Any) -> AudioStream:
+    return AudioStream(b.output(**changes), open_passage=b.downloader.open, inside=life.inside, start=life.start_child)
+
+
+async def read_all(b: Bench, life: Lifetime) -> bytes:
+    async with stream(b, life) as audio:
+        return b"".join([block async for block in audio])
 
 
 def leave(b: Bench, data: bytes, *, note: str | None = None, **changes: Any) -> None:

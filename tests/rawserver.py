@@ -41,7 +41,12 @@ class Act:
         stall: seconds of silence before breaking off. Not quite 0 as a rule: a client library may throw away what it
             has not given out yet when it sees the end.
         reset: break off with RST, not FIN.
-        pause: seconds between pieces of 16 KiB.
+        pause: seconds between pieces.
+        piece: bytes of a piece.
+        endless: the body, once sent, goes on with these bytes for ever.
+        version: of HTTP.
+        status_of_file: instead of 200 or 206.
+        content_range: instead of the true one, on a 200 as well.
     """
 
     status: int | None = None
@@ -59,6 +64,11 @@ class Act:
     stall: float = 0.02
     reset: bool = False
     pause: float = 0.0
+    piece: int = PIECE
+    endless: bytes = b""
+    version: str = "1.1"
+    status_of_file: int | None = None
+    content_range: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -143,27 +153,29 @@ class RawServer:
             writer.write(_head(act.status or 404, {"Content-Length": "0", **act.headers}))
             return
         status, headers, payload = _cut(body, asked, act)
-        if act.framing == "chunked":
-            headers["Transfer-Encoding"] = "chunked"
-        elif act.framing == "length":
-            headers["Content-Length"] = str(len(payload) + act.announce)
-        writer.write(_head(status, headers | dict(act.headers)))
+        writer.write(_head(status, headers | dict(act.headers), version=act.version))
         payload += act.excess
         kept = payload if act.cut is None else payload[: act.cut]
-        for start in range(0, len(kept), PIECE):
+        for start in range(0, len(kept), act.piece):
             await asyncio.sleep(act.pause)
-            piece = kept[start : start + PIECE]
-            if start + PIECE >= len(kept):
+            piece = kept[start : start + act.piece]
+            if start + act.piece >= len(kept):
                 self._busy.discard(asyncio.current_task())  # the client may know the end before we do
-            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if act.framing == "chunked" else piece)
-            await writer.drain()
-            self.sent += len(piece)
+            await self._send(piece, act, writer)
+        while act.endless:
+            await asyncio.sleep(act.pause)
+            await self._send(act.endless, act, writer)
         if act.cut is None and act.framing == "chunked":
             writer.write(b"0\r\n\r\n")
         if act.cut is not None or act.announce:
             await asyncio.sleep(max(act.stall, 0.02))  # what was sent arrives: a client drops what it has not read yet
         if act.reset:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def _send(self, piece: bytes, act: Act, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if act.framing == "chunked" else piece)
+        await writer.drain()
+        self.sent += len(piece)
 
 
 def _parse(head: bytes) -> Asked:
@@ -177,7 +189,18 @@ def _parse(head: bytes) -> Asked:
 
 
 def _cut(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, str], bytes]:
-    """Find status, headers and the bytes a request is answered with."""
+    """Find status, headers and the bytes a request is answered with, as the act frames and bends them."""
+    status, headers, payload = _cut_honestly(body, asked, act)
+    if act.content_range is not None:
+        headers["Content-Range"] = act.content_range
+    if act.framing == "chunked":
+        headers["Transfer-Encoding"] = "chunked"
+    elif act.framing == "length":
+        headers["Content-Length"] = str(len(payload) + act.announce)
+    return act.status_of_file or status, headers, payload
+
+
+def _cut_honestly(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, str], bytes]:
     etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"' if act.etag == SAME else act.etag
     headers = {"Content-Type": "audio/flac"} | ({"ETag": etag} if etag is not None else {})
     match = _RANGE.fullmatch(asked.range or "")
@@ -191,9 +214,9 @@ def _cut(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, str], byte
     return 206, headers | {"Content-Range": f"bytes {first}-{end - 1}/{total}"}, body[first:end]
 
 
-def _head(status: int, headers: Mapping[str, str]) -> bytes:
+def _head(status: int, headers: Mapping[str, str], *, version: str = "1.1") -> bytes:
     lines = [
-        f"HTTP/1.1 {status} Whatever",
+        f"HTTP/{version} {status} Whatever",
         "Connection: close",
         *(f"{name}: {value}" for name, value in headers.items()),
     ]

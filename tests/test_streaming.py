@@ -1,13 +1,11 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from downloading import OTHER, PATH, SHORT, SONG, Bench, CancelAt, bench, flac_like
+from downloading import OTHER, PATH, SHORT, SONG, CancelAt, bench, flac_like, lifetime, read_all, stream
 from rawserver import Act
 
 from soundpiece_async._core.errors import (
@@ -18,28 +16,8 @@ from soundpiece_async._core.errors import (
     SoundpieceError,
     TransportError,
 )
-from soundpiece_async._download.streaming import AudioStream
-from soundpiece_async._lifetime import Lifetime
 
 pytestmark = pytest.mark.anyio
-
-
-@asynccontextmanager
-async def lifetime() -> AsyncIterator[Lifetime]:
-    """Live as a session does."""
-    life = Lifetime()
-    await life.start(nullcontext())
-    yield life
-    await life.close()
-
-
-def stream(b: Bench, life: Lifetime, **changes: Any) -> AudioStream:
-    return AudioStream(b.output(**changes), open_passage=b.downloader.open, inside=life.inside, start=life.start_child)
-
-
-async def read_all(b: Bench, life: Lifetime) -> bytes:
-    async with stream(b, life) as audio:
-        return b"".join([block async for block in audio])
 
 
 @pytest.mark.parametrize(

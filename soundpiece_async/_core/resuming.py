@@ -164,9 +164,9 @@ def _take_whole(headers: Mapping[str, str], *, offset: int, known: Known) -> Ver
     size = _read_length(headers)
     encodings = read_encodings(headers)
     same = etag is not None and etag == known.etag
-    if offset and known.size is not None and size is not None and not encodings:
-        rest = size == known.size - offset and etag in (None, known.etag)
-        if rest or (same and size != known.size):
+    if offset and not encodings and known.size is not None and size is not None:
+        contradicts = size != known.size if same else size == known.size - offset
+        if contradicts:
             return Useless(f"the host sent {size} bytes, and does not say whether they are all or the rest")
     if size is None and same:
         size = known.size

@@ -179,24 +179,24 @@ class Source:
         """Count time spent waiting for the host."""
         self._patience.wait(seconds)
 
-    def receive(self, size: int, *, fast: bool | None) -> None:
+    def receive(self, size: int, *, fast: bool | None) -> Setback | None:
         """Count a block of a body, new or not.
 
         Args:
             size: of it.
             fast: whether the window it ends was fast enough; None: it ends none.
 
-        Raises:
-            Setback: it was not.
+        Returns:
+            The reason to read no further, or None.
         """
         self.received += size
         self._host.received += size
+        if fast is False:
+            why = f"less than {self._host.slowest:.0f} bytes per second came over {self._host.window:.3g} s"
+            return Setback(why, slow=True)
         if fast:
             self._patience.renew()
-        elif fast is False:
-            raise Setback(
-                f"less than {self._host.slowest:.0f} bytes per second came over {self._host.window:.3g} s", slow=True
-            )
+        return None
 
     def announce(self, size: int) -> None:
         """Check a size that the host announced; how long the audio is by its own header is not known yet.
@@ -238,7 +238,7 @@ class Source:
         """Make the error that ends this download; ``why`` ends with what to do next."""
         url = redact_url(self.output.url)
         message = f"{self.output.handle}: {url} was not saved as {self.target}: {why}"
-        return error(message, url=url, path=self.target, received=self.received)
+        return error(message, url=url, path=self.target, received=self.received).about(self.output.handle)
 
     async def _attempt(self, headers: Mapping[str, str], read: Callable[["Stream"], Awaitable[T]]) -> T:
         """Ask once."""
@@ -294,6 +294,7 @@ class Body:
 
     def __init__(self, blocks: AsyncIterator[bytes], *, source: Source, speed: Speed) -> None:
         self._blocks = blocks
+        self._setback: Setback | None = None
         self._source = source
         self._speed = speed
 
@@ -304,13 +305,15 @@ class Body:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._setback is not None:
+            raise self._setback
         begun, waited = anyio.current_time(), 0.0
         try:
             block = await anext(self._blocks)
         finally:
             waited = anyio.current_time() - begun
             self._source.wait(waited)
-        self._source.receive(len(block), fast=self._speed.add(len(block), waited=waited))
+        self._setback = self._source.receive(len(block), fast=self._speed.add(len(block), waited=waited))
         return block
 
     async def aclose(self) -> None:
