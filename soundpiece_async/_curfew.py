@@ -41,7 +41,7 @@ class Call:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._leave(self)
         if self.cancelled and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
-            raise self._raising() from error
+            raise self._raising() from None  # its frames are aiohttp's
 
 
 class Curfew:

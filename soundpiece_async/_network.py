@@ -26,12 +26,14 @@ from soundpiece_async._core import errnos, hosts
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
-from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._core.settings import LOOPBACK, Settings
+from soundpiece_async._core.redaction import Secret, redact_url, signed_url
+from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
 from soundpiece_async._guard import OutputGuard, RefusedAddressError
 from soundpiece_async._logs import get_logger
+from soundpiece_async._proxies import Proxy, route
 from soundpiece_async._version import __version__
 
 logger = get_logger("network")
@@ -64,7 +66,10 @@ class Network:
     def __init__(self, settings: Settings, *, trace_configs: Iterable[aiohttp.TraceConfig] = ()) -> None:
         self._clock = ServiceClock()
         self._settings = settings
-        self._key = settings.api_key.encode()
+        self._proxy = Proxy.read(settings.proxy)
+        # under aiohttp's own names for them: other strings are copied for each request
+        self._headers: dict[str, str] = {hdrs.AUTHORIZATION: Secret(f"Bearer {settings.api_key}", "Bearer spk_…")}
+        self._body_headers = {**self._headers, hdrs.CONTENT_TYPE: "application/json"}
         self._base = urlsplit(settings.base_url)
         self._outputs_from = OutputGuard(settings)
         self._traces = list(trace_configs)
@@ -87,12 +92,7 @@ class Network:
         agent = f"soundpiece-async/{__version__} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
             connector=self._make_connector(self._outputs_from.open_to_api),
-            proxy=self._choose_proxy(URL(self._settings.base_url)),
-            headers={  # under aiohttp's own names for them: other strings are copied for each request
-                hdrs.AUTHORIZATION: f"Bearer {self._settings.api_key}",
-                hdrs.ACCEPT: "application/json",
-                hdrs.USER_AGENT: agent,
-            },
+            headers={hdrs.ACCEPT: "application/json", hdrs.USER_AGENT: agent},  # a proxy is sent these, too
             timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # the rest: ``fetch``
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
@@ -137,13 +137,15 @@ class Network:
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
 
     def _send(self, call: Call) -> Awaitable[aiohttp.ClientResponse]:
-        headers = {hdrs.CONTENT_TYPE: "application/json"} if call.body is not None else None
+        headers = self._headers if call.body is None else self._body_headers
         path, _, query = call.target.partition("?")
         base = self._base  # of the URL only what differs is a string of its own
         url = URL.build(
             scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
         )
-        return _opened(self._api).request(call.method, url, data=call.body, headers=headers, allow_redirects=False)
+        return _opened(self._api).request(
+            call.method, url, data=call.body, allow_redirects=False, **route(url, headers, proxy=self._proxy)
+        )
 
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
@@ -160,7 +162,7 @@ class Network:
             OutputRefused: the URL, or a redirect, leads where no output may come from.
             TransportError: no usable answer, or the stream broke while ``blocks`` were read.
         """
-        what = f"GET {redact_url(url)}"
+        url, what = signed_url(url), f"GET {redact_url(url)}"
         response, first = await self._open(url, headers=headers, what=what)
         async with response:
             names = {k.lower(): v for k, v in response.headers.items()}
@@ -172,19 +174,12 @@ class Network:
         """Follow redirects to an answer, and read its first block at once: if it breaks, what came is lost."""
         times = self._settings.timeouts
         timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
-        url = hosts.quote(url)
+        url = signed_url(hosts.quote(url))
         try:
             for _ in range(MOST_REDIRECTS + 1):
                 self._outputs_from.check(url, what)
-                address = URL(url, encoded=True)
                 with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
-                    response = await _opened(self._outputs).get(
-                        address,
-                        headers=headers,
-                        timeout=timeout,
-                        allow_redirects=False,
-                        proxy=self._choose_proxy(address),
-                    )
+                    response = await self._get(url, headers or {}, timeout)
                 async with AsyncExitStack() as left:
                     await left.enter_async_context(response)
                     target = response.headers.get("Location") if response.status in REDIRECTS else None
@@ -192,13 +187,21 @@ class Network:
                         first = await response.content.readany()
                         left.pop_all()
                         return response, first
-                    url = _follow(url, target)
+                    url = _follow(url, signed_url(target))
             failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
         except OutputRefused as error:
-            failure = error
+            failure = forget_frames(error)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = self._explain_stream(what, error)
         raise failure from None  # out here, where it has no context: aiohttp's errors may hold the signed URL
+
+    def _get(
+        self, url: str, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        address = URL(url, encoded=True)
+        return _opened(self._outputs).get(
+            address, timeout=timeout, allow_redirects=False, **route(address, headers, proxy=self._proxy)
+        )
 
     def close_idle(self) -> None:
         """Close every connection that idles, because this process is short of descriptors."""
@@ -225,17 +228,13 @@ class Network:
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
         return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
-    def _choose_proxy(self, url: URL) -> str | None:
-        """Give the proxy, but for this machine: its own "this machine" is another one."""
-        return None if url.host in LOOPBACK else self._settings.proxy
-
     def _scrub(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log."""
-        if response.status == HTTPStatus.OK and self._key not in body:
-            return Answer(response.status, {}, body)
         key, mark = self._settings.api_key, "spk_…"
+        if response.status == HTTPStatus.OK and key.encode() not in body:
+            return Answer(response.status, {}, body)
         headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
-        return Answer(response.status, headers, body.replace(self._key, mark.encode()))
+        return Answer(response.status, headers, body.replace(key.encode(), mark.encode()))
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
@@ -275,7 +274,7 @@ def _follow(url: str, target: str) -> str:
     scheme = urlsplit(following).scheme
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):
         raise OutputRefused(f"GET {redact_url(url)}: refusing a redirect to {redact_url(following)}")
-    return following
+    return signed_url(following)
 
 
 def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:

@@ -13,6 +13,7 @@ from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succ
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_operation, demand_timeout
 from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.delivery import UntilFull, deliver
@@ -52,6 +53,7 @@ class Session:
         SettingsError: no key is set, or a setting makes no sense; nothing was sent.
     """
 
+    @forget_arguments
     def __init__(
         self,
         settings: Settings | None = None,

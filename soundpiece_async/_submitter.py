@@ -36,8 +36,10 @@ class _Piece:
 
     owner: "weakref.ref[Request]"  # its end takes this piece out of the book
     lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
-    body: bytes | None = None
-    raw: Mapping[str, Any] | None = None  # of its operation, which holds the request: that would keep itself alive
+    body: bytes | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] | None = attrs.field(
+        default=None, repr=False
+    )  # of its operation, which holds the request: that would keep itself alive
     error: DecodeError | None = None
 
 

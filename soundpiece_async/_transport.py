@@ -22,6 +22,7 @@ from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._logs import get_logger
@@ -202,7 +203,7 @@ class Transport:
             sent = True
             if attempts is not None:
                 attempts.made += 1
-            result = read(await self._network.fetch(call, timeout=timeout), call)
+            result = _read(read, await self._network.fetch(call, timeout=timeout), call)
         except BaseException as error:
             if sent and attempts is not None and isinstance(error, SoundpieceError):
                 attempts.fail(error)
@@ -240,3 +241,9 @@ class Transport:
             f"gave up after {budget.attempts} attempts; sent again, the same object (or key) is one piece of work"
         )
         return error
+
+
+@forget_arguments
+def _read(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
+    """Read an answer; of what is raised no frame holds parts of it, which may be signed URLs."""
+    return read(answer, call)

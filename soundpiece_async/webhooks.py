@@ -24,7 +24,9 @@ import attrs
 from soundpiece_async._core import signing
 from soundpiece_async._core.errors import SessionClosed, SettingsError, WebhookError
 from soundpiece_async._core.models import Operation
+from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.signing import Delivery, Headers
+from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Webhooks:
         SettingsError: a secret, or a number, makes no sense.
     """
 
+    @forget_arguments
     def __init__(
         self,
         secrets: Iterable[str],
@@ -101,6 +104,7 @@ class Webhooks:
     def __repr__(self) -> str:
         return f"<Webhooks secrets={len(self._keys)} tolerance={self._tolerance} s remembers={len(self._known)}>"
 
+    @forget_arguments
     def verify(self, headers: Headers, body: bytes) -> Delivery:
         """Verify and read one delivery. It remembers nothing: a duplicate is read as often as it comes.
 
@@ -113,7 +117,9 @@ class Webhooks:
         """
         if len(body) > self.max_bytes:
             raise WebhookError(f"a webhook of more than {self.max_bytes} bytes", http_status=413)
-        return signing.read_delivery(headers, body, keys=self._keys, now=self._clock(), tolerance=self._tolerance)
+        return signing.read_delivery(
+            headers, bytes(body), keys=self._keys, now=self._clock(), tolerance=self._tolerance
+        )
 
     def handle(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
         """Receive one delivery and give the HTTP status to answer: the whole receiver, for any framework.
@@ -122,6 +128,7 @@ class Webhooks:
         that of the ``WebhookError``, or 503 when the session is closed. What else ``deliver`` raises is raised: then
         the event counts as not received, and is delivered when the service tries again.
         """
+        body = SecretBytes(body)  # it holds signed URLs, and ``deliver`` may raise
         try:
             delivery = self.verify(headers, body)
             if delivery.operation is None:
@@ -174,7 +181,7 @@ async def _read_body(blocks: AsyncIterable[bytes], *, limit: int) -> bytes:
         body += block
         if len(body) > limit:
             break
-    return bytes(body)
+    return SecretBytes(body)  # it holds signed URLs
 
 
 def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Request], Awaitable[web.Response]]":

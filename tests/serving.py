@@ -26,20 +26,9 @@ async def serve_aiohttp(app: web.Application) -> AsyncIterator[str]:
 async def serve_asgi(app: Any) -> AsyncIterator[str]:
     """Serve as uvicorn does, lifespan included."""
     config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0.2)
-    server, stopped = uvicorn.Server(config), anyio.Event()
-
-    async def serve() -> None:
-        try:
-            await server.serve()
-        finally:
-            stopped.set()
-
+    server = uvicorn.Server(config)
     async with anyio.create_task_group() as group:
-        group.start_soon(serve)
+        group.start_soon(server.serve)
         await until(lambda: server.started)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            with anyio.CancelScope(shield=True):  # a test that fails leaves no socket to the next one
-                await stopped.wait()
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        server.should_exit = True

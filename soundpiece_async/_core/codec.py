@@ -16,6 +16,7 @@ from soundpiece_async._core.errors import DecodeError, InvalidRequest
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import ROUTES, AudioSource, Request, Source
+from soundpiece_async._core.tracebacks import forget_arguments
 
 _IDENTITY = re.compile("[!-~]+")
 """Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
@@ -29,6 +30,7 @@ INTERNAL_ERROR = "internal_error"
 """The code to read where none is given (contract section 8)."""
 
 
+@forget_arguments
 def encode_request(request: Request) -> bytes:
     """Make the body of a PUT, once per key: every resend must be these very bytes (contract section 5).
 

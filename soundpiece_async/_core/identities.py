@@ -13,6 +13,7 @@ import attrs
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.requests import AudioSource, MadeKey, Request
+from soundpiece_async._core.tracebacks import forget_arguments
 
 _DIGEST_BYTES = 16
 
@@ -60,6 +61,7 @@ def given_key(request: Request) -> str | None:
     return None if isinstance(request.idempotency_key, MadeKey) else request.idempotency_key
 
 
+@forget_arguments
 def _canonise(request: Request, name: str, value: object) -> str:
     """Write a member as JSON of one form; sources by what they are, whole numbers without a fraction."""
     match value:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from soundpiece_async._core.redaction import redact_text, redact_url, redacted_repr
+from soundpiece_async._core.tracebacks import forget_arguments
 
 _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 
@@ -23,6 +24,7 @@ class Handle:
         return f"{self.route}/{self.id}"
 
     @classmethod
+    @forget_arguments
     def parse(cls, text: str) -> "Handle":
         """Read what ``str(handle)`` wrote.
 

@@ -4,13 +4,16 @@ import os
 import sys
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import Literal
+from typing import Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 import attrs
 
 from soundpiece_async._core.errors import SettingsError
-from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.redaction import Secret, redact_text, redact_url
+from soundpiece_async._core.tracebacks import forget_arguments, forget_members
+
+T = TypeVar("T")
 
 Verify = Literal["header", "full", "none"]
 
@@ -90,11 +93,20 @@ class RetryPolicy:
                 raise SettingsError(f"retries.{field.name} must be a number of seconds of at least 0, not {seconds!r}")
 
 
-def _show_proxy(proxy: str | None) -> str:
-    """Leave out the user and password that a proxy's URL may hold."""
-    return repr(proxy if proxy is None else redact_url(proxy))
+def _hide_key(key: str) -> str:
+    return _hide(key, "spk_…")
 
 
+def _hide_password(proxy: str | None) -> str | None:
+    return proxy if proxy is None else _hide(proxy, redact_url(str(proxy)))
+
+
+def _hide(value: T, mask: str) -> T:
+    """Return what looks the same but for its repr; what is no text is refused later."""
+    return cast("T", Secret(value, mask)) if isinstance(value, str) else value
+
+
+@forget_members
 @attrs.frozen(kw_only=True)
 class Settings:
     """What a session needs to know. Wrong values are a ``SettingsError`` here, before any request.
@@ -123,7 +135,7 @@ class Settings:
         ssl_context: for certificates of your own. None: the authorities this machine trusts (``SSL_CERT_FILE``).
     """
 
-    api_key: str = attrs.field(repr=False, factory=lambda: _read_key(os.environ))
+    api_key: str = attrs.field(repr=False, factory=lambda: _read_key(os.environ), converter=_hide_key)
     base_url: str = attrs.field(factory=lambda: _read_base_url(os.environ))
     limits: Limits = attrs.field(factory=Limits)
     timeouts: Timeouts = attrs.field(factory=Timeouts)
@@ -133,10 +145,11 @@ class Settings:
     validate: bool = True
     confirm_webhooks: bool = False
     allow_private_outputs: bool = False
-    proxy: str | None = attrs.field(factory=lambda: _read_proxy(os.environ), repr=_show_proxy)
+    proxy: str | None = attrs.field(factory=lambda: _read_proxy(os.environ), converter=_hide_password)
     ssl_context: SSLContext | None = attrs.field(default=None, repr=False)
 
     @classmethod
+    @forget_arguments
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         """Read another mapping than this process's environment.
 
@@ -165,7 +178,7 @@ class Settings:
             ("allow_private_outputs", bool),
         ):
             if not isinstance(getattr(self, name), kind):
-                raise SettingsError(f"{name} must be {kind.__name__}, not {getattr(self, name)!r}")
+                raise SettingsError(f"{name} must be {kind.__name__}, not {redact_text(repr(getattr(self, name)))}")
         if not isinstance(self.ssl_context, SSLContext | None):
             raise SettingsError(f"ssl_context must be an ssl.SSLContext, not {type(self.ssl_context).__name__}")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
@@ -200,7 +213,7 @@ def _check_key(key: object) -> None:
 
 def _check_base_url(url: object) -> None:
     if not isinstance(url, str):
-        raise SettingsError(f"base_url must be text, not {url!r}")
+        raise SettingsError(f"base_url must be text, not {redact_text(repr(url))}")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -22,6 +22,7 @@ import attrs
 from soundpiece_async._core import codec
 from soundpiece_async._core.errors import DecodeError, SettingsError, WebhookError
 from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.requests import ROUTES
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[bytes | str, bytes | str]]
@@ -75,7 +76,7 @@ def read_secret(secret: str) -> bytes:
         key = b""
     if not key:
         raise SettingsError(f"a webhook secret is {_PREFIX} and base64, as the dashboard shows it once; this is not")
-    return key
+    return SecretBytes(key)
 
 
 def sign(key: bytes, *, identity: str, timestamp: str, body: bytes) -> bytes:

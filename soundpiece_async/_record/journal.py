@@ -13,6 +13,7 @@ import anyio.to_thread
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.pieces import JobRecord, JobState, Label
 from soundpiece_async._core.requests import Request
+from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._download.places import read_folder
 from soundpiece_async._record.database import Database
 from soundpiece_async._record.folderlock import FolderLock
@@ -127,6 +128,7 @@ class Journal:
         wanted = None if state is None else JobState(state)
         return await self.ledger.jobs(wanted, now=time.time(), after=after, limit=limit)
 
+    @forget_arguments
     def annotate(self, request: Request, *, name: str | None = None, metadata: Any = None) -> None:
         """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
 

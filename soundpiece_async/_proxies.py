@@ -1,0 +1,52 @@
+"""How a URL is reached: directly, or by a proxy, whose password is in no frame that an error reporter sends."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import TypedDict
+
+import attrs
+from yarl import URL
+
+from soundpiece_async._core.redaction import Secret
+from soundpiece_async._core.settings import LOOPBACK
+
+
+@attrs.frozen
+class Proxy:
+    """A proxy, and what it wants to see; in its URL aiohttp would keep the password as it is.
+
+    Attributes:
+        url: without user and password.
+        headers: what has them.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+
+    @classmethod
+    def read(cls, url: str | None) -> "Proxy | None":
+        """Read a proxy's URL, or that there is none."""
+        if url is None:
+            return None
+        parts = URL(url)
+        if parts.user is None and parts.password is None:
+            return cls(url, {})
+        login = b64encode(f"{parts.user or ''}:{parts.password or ''}".encode()).decode()
+        return cls(str(parts.with_user(None)), {"Proxy-Authorization": Secret(f"Basic {login}", "Basic …")})
+
+
+class RequestOptions(TypedDict, total=False):
+    """What a request of aiohttp is made with."""
+
+    headers: Mapping[str, str]
+    proxy: str
+    proxy_headers: Mapping[str, str]
+
+
+def route(url: URL, headers: Mapping[str, str], *, proxy: Proxy | None) -> RequestOptions:
+    """Return how a URL is asked for: by the proxy, but for this machine: the proxy's own "this machine" is another."""
+    if proxy is None or url.host in LOOPBACK:
+        return {"headers": headers}
+    if url.scheme == "https":
+        return {"headers": headers, "proxy": proxy.url, "proxy_headers": proxy.headers}
+    return {"headers": {**headers, **proxy.headers}, "proxy": proxy.url}  # the proxy takes them off
