@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import threading
 from collections import Counter
@@ -22,6 +23,7 @@ from conftest import STUCK, Serve, settings
 from soundpiece_async import Journal, Session
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._record.journal import LOCK
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulkrun import BulkRun, promise
 from soundpiece_async.cli.interruption import Politely
@@ -468,7 +470,8 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     assert bulk() == 0
     capsys.readouterr()
     assert main(["verify", "out", "--full"]) == 0
-    assert re.fullmatch(r"5 files, \d+ kB: 0 bad\n", capsys.readouterr().err)
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"5 files, \d+ kB: 0 bad\nchecks passed: 5 full \(every frame was decoded\)\n", told)
     Path("out/f0.flac").unlink()
     with Path("out/f1.flac").open("ab") as file:
         file.write(b"x")
@@ -490,10 +493,54 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     assert main(["verify", "out", "--json", "--full"]) == 1
     *bad, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert {line["path"] for line in bad} == {f"out/f{number}.flac" for number in range(3)}
-    assert summary == {"summary": {"files": 4, "bad": 3, "not_looked_at": 1}}
+    assert summary == {"summary": {"files": 4, "bad": 3, "not_looked_at": 1, "verified": {"full": 1}}}
 
 
-def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve) -> None:
+def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Streams) -> None:
+    """With what they mean and how to pass the next, by verify, by status and by the report; what was passed is kept."""
+    serve(**FAST)
+    write(fx(number, name=f"f{number}") for number in range(3))
+    assert bulk() == 0
+    header = "checks passed: 3 header (size and FLAC header were checked, and not the audio behind it)"
+    advice = "soundpiece verify out --full decodes every frame"
+    capsys.readouterr()
+    assert main(["verify", "out"]) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [header, advice]
+    assert main(["status", "out"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [header, advice]
+    assert json.loads(Path("out/report.json").read_text())["summary"]["verified"] == {"header": 3}
+
+    forget = "UPDATE piece SET files = json_remove(files, '$[0].verified') WHERE name = 'f2'"
+    edit(forget)  # as earlier versions wrote it
+    assert main(shlex.split(advice)[1:4]) == 0
+    capsys.readouterr()
+    assert main(["status", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verified"] == {"full": 3}
+    assert main(["status", "out"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "checks passed: 3 full (every frame was decoded)"
+
+    edit(forget)
+    assert main(["verify", "out"]) == 0
+    assert "2 full (every frame was decoded); 1 unknown (an earlier version saved them)" in capsys.readouterr().err
+
+
+def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Streams) -> None:
+    """They are only not remembered, which is said."""
+    serve(**FAST)
+    write([fx(1)])
+    assert bulk() == 0
+    lock = FolderLock(Path("out", LOCK))
+    lock.take(now=datetime.now(UTC))
+    try:
+        assert main(["verify", "out", "--full"]) == 0
+    finally:
+        lock.give_back()
+    assert "what the files have passed was not recorded: " in capsys.readouterr().err
+    assert main(["status", "out"]) == 0
+    assert "checks passed: 1 header" in capsys.readouterr().out
+
+
+def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve, capsys: Streams) -> None:
     """Nothing is sent for it, and the damaged file is kept."""
     simulator = serve(**FAST)
     write(fx(number, name=f"f{number}") for number in range(3))
@@ -501,7 +548,14 @@ def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve) -> None:
     whole = Path("out/f1.flac").read_bytes()
     Path("out/f1.flac").write_bytes(whole[:-1] + b"\0")
     Path("out/f2.flac").unlink()
+    capsys.readouterr()
     assert main(["verify", "out", "--set-aside"]) == 1
+    told = sorted(capsys.readouterr().out.splitlines())
+    assert told[0] == (
+        "out/f1.flac: its sha256 is not the one it had when it was saved; renamed to out/f1.flac.damaged"
+    )
+    assert told[1].startswith("out/f2.flac: cannot be read")
+    assert "renamed" not in told[1]
     assert main(["resume", "out"]) == 0
     assert main(["verify", "out", "--full"]) == 0
     assert Path("out/f1.flac").read_bytes() == whole

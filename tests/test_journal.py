@@ -23,7 +23,7 @@ import pytest
 
 from soundpiece_async import InvalidRequest, Journal, JournalError, NewFx
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.models import Operation, SavedFile, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import (
     FORGOTTEN_AFTER,
@@ -38,6 +38,7 @@ from soundpiece_async._core.pieces import (
 from soundpiece_async._record.database import MIGRATIONS, Database
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.ledger import Ledger
+from soundpiece_async._record.shelf import Shelf
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +97,38 @@ async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
         assert await journal.ledger.find(name(1)) == saved
         assert await journal.ledger.find(Identity(digest=b"other", key="key 1")) is not None
         assert await journal.ledger.find(Identity(digest=b"other", key="\ud800")) is None
+
+
+async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
+    """Its warnings and the checks it has passed; those that it passes later, unless it was saved again meanwhile."""
+    (tmp_path / "a.flac").write_bytes(bytes(9))
+    shelf = Shelf(tmp_path, wanted_in=tmp_path)
+    file = SavedFile(
+        path=tmp_path / "a.flac",
+        bytes=9,
+        sha256="ab",
+        duration=2.5,
+        sample_rate=48_000,
+        channels=2,
+        output=OUTPUT,
+        warnings=("the sample rate is 48000 Hz, where 44100 Hz is documented",),
+        verified="header",
+    )
+    async with Journal.open(tmp_path) as journal:
+        piece = await plan(journal.ledger)
+        await journal.ledger.submitted(piece, OPERATION, now=300.0)
+        await journal.ledger.ready(piece, OPERATION, now=400.0)
+        await journal.ledger.saved(piece, shelf.record((file,)), now=600.0)
+    async with Journal.open(tmp_path) as journal:
+        (job,) = await journal.jobs()
+        assert shelf.look(job).files == (file,)
+        (record,) = job.files
+        passed = (attrs.evolve(record, verified="full"),)
+        await journal.ledger.verified(job.number, passed, ended_at=599.0)
+        assert await journal.jobs() == [job]
+        await journal.ledger.verified(job.number, passed, ended_at=600.0)
+        (job,) = await journal.jobs()
+        assert shelf.look(job).files == (attrs.evolve(file, verified="full"),)
 
 
 async def test_a_refused_piece_is_planned_again(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 
@@ -108,6 +108,8 @@ class SavedFile:
         channels: by its own header.
         output: what it was made from.
         warnings: what is unusual about it and no reason to withhold it, in plain sentences.
+        verified: the level of checks it has passed: ``"full"``: every frame was decoded and, if its header states one,
+            the MD5 of its audio compared; ``"header"``: its size and its header; ``"none"``: its size.
         url: where an object is, as ``s3://bucket/songs/take.flac``; None: it is a file, at ``path``.
     """
 
@@ -119,6 +121,7 @@ class SavedFile:
     channels: int
     output: Output
     warnings: tuple[str, ...] = ()
+    verified: Literal["header", "full", "none"] = "none"
     url: str | None = None
 
     @property

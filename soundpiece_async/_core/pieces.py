@@ -8,9 +8,10 @@
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 
@@ -75,11 +76,17 @@ class Failure:
     retryable: bool
 
 
+def _as_tuple(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return what JSON knows as a list only."""
+    return tuple(texts)
+
+
 @attrs.frozen(kw_only=True)
 class FileRecord:
     """A saved file as it is stored: ``path`` is relative to the journal's folder, so that both may move, or a URL.
 
-    Of an object, ``endpoint`` is that of its store, or its account, where it is not the provider's own.
+    Of an object, ``endpoint`` is that of its store, or its account, where it is not the provider's own. ``verified`` is
+    the level of checks it has passed, or None for files of versions that did not write it down.
     """
 
     path: str
@@ -91,6 +98,8 @@ class FileRecord:
     index: int
     url: str | None = None
     endpoint: str | None = None
+    warnings: tuple[str, ...] = attrs.field(default=(), converter=_as_tuple)
+    verified: Literal["header", "full", "none"] | None = None
 
 
 @attrs.frozen

@@ -109,6 +109,7 @@ def describe(
         channels=0 if header is None else header.channels,
         output=output,
         warnings=found.warnings,
+        verified=found.verified,
         url=url,
     )
 

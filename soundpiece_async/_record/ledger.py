@@ -158,6 +158,12 @@ class Ledger:
         )
         await self._change(piece, changes, pieces.write_files(files), now)
 
+    async def verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
+        """Write down the checks that the files of a piece have passed, unless others were saved after ``ended_at``."""
+        statement = "UPDATE piece SET files = ? WHERE number = ? AND state = 'saved' AND ended_at IS ?"
+        values = (pieces.write_files(files), number, ended_at)
+        await self._do(lambda connection: connection.execute(statement, values))
+
     async def failed(self, piece: JobRecord, failure: Failure, *, now: float) -> None:
         """Write down why a piece will not be had."""
         changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"

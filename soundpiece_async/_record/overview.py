@@ -55,6 +55,16 @@ async def list_reasons(ledger: Ledger) -> list[Reason]:
     return [Reason(kind, redact_message(code), redact_message(text), number) for kind, code, text, number in rows]
 
 
+async def count_verified(ledger: Ledger) -> dict[str, int]:
+    """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
+    rows = await ledger.query(
+        "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
+        "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1",
+        {},
+    )
+    return {str(level): number for level, number in rows}
+
+
 async def count_ended_since(ledger: Ledger, moment: float) -> int:
     """Count the pieces that were saved, or failed, since a moment in seconds since 1970."""
     ((number,),) = await ledger.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})

@@ -68,6 +68,8 @@ class Shelf:
                 index=file.output.index,
                 url=file.url,
                 endpoint=endpoint,
+                warnings=file.warnings,
+                verified=file.verified,
             )
             for file in files
         )
@@ -101,6 +103,8 @@ def _restore(piece: JobRecord, file: FileRecord, *, folder: Path | None) -> Save
         sample_rate=file.sample_rate,
         channels=file.channels,
         output=output,
+        warnings=file.warnings,
+        verified=file.verified or "none",
         url=file.url,
     )
 

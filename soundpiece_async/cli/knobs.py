@@ -33,7 +33,8 @@ class Knobs:
         downloads: files fetched at a time (8).
         requests_per_second: a ceiling; by default the account's limit is learned.
         piece_timeout: seconds to wait for a piece once it is submitted; the next run waits for it again (for ever).
-        verify: how files are checked: full decodes them, too (header).
+        verify: what is checked of each file: none: its size; header: its FLAC header, too; full: every frame is decoded
+            (header).
     """
 
     in_flight: Count = None

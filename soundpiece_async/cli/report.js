@@ -122,7 +122,13 @@ function showHead() {
     byId("legend").append(make("li", {}, make("span", { class: `dot is-${state}` }), make("b", {}, whole.format(count(state))), ` ${state}`));
   }
   showFacts(saved);
-  byId("footer").append(`Written ${at(moment, run.made_at)} by soundpiece-async ${run.version}; times are this browser’s. All of it, and more, for programs: `, make("a", { href: "report.json" }, "report.json"));
+  byId("footer").append(`${checks()}Written ${at(moment, run.made_at)} by soundpiece-async ${run.version}; times are this browser’s. All of it, and more, for programs: `, make("a", { href: "report.json" }, "report.json"));
+}
+
+function checks() {
+  const meanings = { full: "every frame was decoded", header: "size and FLAC header were checked, and not the audio behind it", none: "the size was checked, and nothing else", "": "an earlier version saved them" };
+  const parts = Object.entries(meanings).filter(([level]) => run.verified[level]).map(([level, meaning]) => `${count(run.verified[level])} ${level || "unknown"} (${meaning})`);
+  return parts.length ? `Checks that files have passed: ${parts.join("; ")}. ` : "";
 }
 
 function showFacts(saved) {

@@ -17,10 +17,11 @@ from soundpiece_async._core.pieces import JobRecord, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
 from soundpiece_async._record.ledger import Ledger
-from soundpiece_async._record.overview import Reason, count_by_route, count_ended_since, list_reasons
+from soundpiece_async._record.overview import Reason, count_by_route, count_ended_since, count_verified, list_reasons
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import FOLDER
+from soundpiece_async.cli.levels import describe_levels
 from soundpiece_async.cli.speech import plural, say, span
 
 SHOWN = 20
@@ -40,6 +41,7 @@ class Standing:
         reasons: why some failed.
         uncertain: pieces that only the user can decide about, the first of them.
         pace: pieces that ended in the latest minutes, per second.
+        verified: how many files have passed which level of checks.
     """
 
     holder: str | None
@@ -48,6 +50,7 @@ class Standing:
     reasons: tuple[Reason, ...]
     uncertain: tuple[JobRecord, ...]
     pace: float
+    verified: Mapping[str, int]
 
     @property
     def states(self) -> dict[JobState, int]:
@@ -90,7 +93,7 @@ async def status(
         say(json.dumps(as_members(standing)))
         return
     _print_table(standing)
-    for line in _describe(standing):
+    for line in (*_describe(standing), *describe_levels(standing.verified, out=out)):
         say(line)
 
 
@@ -118,6 +121,7 @@ async def _read(journal: Journal, ledger: Ledger, holder: str | None) -> Standin
         reasons=tuple(await list_reasons(ledger)),
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
         pace=await count_ended_since(ledger, now - LATELY) / LATELY,
+        verified=await count_verified(ledger),
     )
 
 
@@ -133,6 +137,7 @@ def as_members(standing: Standing) -> dict[str, Any]:
             {"key": piece.key, "route": piece.route, "name": piece.name, "sent_at": piece.sent_at}
             for piece in standing.uncertain
         ],
+        "verified": standing.verified,
         "worked_on_by": standing.holder,
         "seconds_left": standing.left,
     }

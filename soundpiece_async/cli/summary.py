@@ -76,6 +76,7 @@ class Summary:
         self._waits: dict[str, array[float]] = {}
         self._reasons: dict[tuple[str, str], Reason] = {}
         self._files = self._bytes = 0
+        self._verified: Counter[str] = Counter()
         self._seconds = 0.0
         self._began: float | None = None
         self._ended: float | None = None
@@ -86,6 +87,7 @@ class Summary:
         self.counts[state] += 1
         self.routes.setdefault(piece.route, len(self.routes))
         self._files += len(piece.files)
+        self._verified.update(file.verified or "" for file in piece.files)
         self._bytes += sum(file.bytes for file in piece.files)
         self._seconds += sum(file.duration for file in piece.files)
         if (wait := read_wait(piece)) is not None:
@@ -107,6 +109,7 @@ class Summary:
             "pieces": self.counts.total(),
             "counts": {state.value: self.counts[state] for state in JobState if self.counts[state]},
             "files": self._files,
+            "verified": dict(self._verified),
             "bytes": self._bytes,
             "seconds": round(self._seconds, 3),
             "began": self._began,

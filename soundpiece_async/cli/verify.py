@@ -5,20 +5,24 @@ import json
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
 import anyio
 import anyio.to_thread
+import attrs
 from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.flac import read_head
-from soundpiece_async._core.pieces import FileRecord, JobState
+from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
+from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
+from soundpiece_async._record.ledger import Ledger
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.flags import FOLDER
+from soundpiece_async.cli.levels import describe_levels
 from soundpiece_async.cli.progress import INTERVAL, beside
 from soundpiece_async.cli.speech import plural, say, size, tell
 
@@ -36,13 +40,17 @@ async def verify(
 ) -> int:
     """Compare every saved file of a folder with the journal: its size and its sha256; those that differ are printed.
 
+    A file that was damaged before it was saved is not found that way: when it was saved, its size and FLAC header were
+    checked (--verify header), or every frame (--verify full). What files have passed is said at the end; --full decodes
+    every frame now, and soundpiece status remembers it.
+
     Exit codes: 0 all are well, 1 some are not, 2 there is no journal. What is missing or of another size is fetched
     again by soundpiece resume; what is damaged otherwise, too, once it is set aside.
 
     Args:
         out: the folder.
-        full: decode each file, too, and compare its audio with the MD5 in its own header.
-        set_aside: give each file that differs the name NAME.damaged.
+        full: decode every frame of each file, too, and compare its audio with the MD5 in its own header.
+        set_aside: rename each file that differs to NAME.damaged, and print both names.
         as_json: print one line of JSON for each that differs, and a summary as the last one.
     """
     try:
@@ -52,7 +60,21 @@ async def verify(
             await verification.carry_out()
     except (JournalError, SettingsError) as error:
         raise UsageError(str(error)) from error
+    await verification.record()
     return verification.end()
+
+
+@attrs.frozen
+class _Passed:
+    """Files of one job that have passed more than the journal knows."""
+
+    number: int
+    ended_at: float | None
+    files: tuple[FileRecord, ...]
+
+    async def record(self, ledger: Ledger) -> None:
+        """Write it down."""
+        await ledger.verified(self.number, self.files, ended_at=self.ended_at)
 
 
 class Verification:
@@ -73,6 +95,8 @@ class Verification:
         self._set_aside = set_aside
         self._as_json = as_json
         self._counts: Counter[str] = Counter()
+        self._levels: Counter[str] = Counter()
+        self._passed: list[_Passed] = []
         self._threads = anyio.CapacityLimiter(os.cpu_count() or 1)
 
     def __repr__(self) -> str:
@@ -83,29 +107,57 @@ class Verification:
         async with beside(self._tell_progress), aclosing(self._list()) as pages:
             async for page in pages:
                 async with anyio.create_task_group() as group:
-                    for file in page:
-                        group.start_soon(self._look, file)
+                    for job in page:
+                        group.start_soon(self._look, job)
 
-    async def _list(self) -> AsyncGenerator[list[FileRecord]]:
+    async def record(self) -> None:
+        """Write down what files have passed by now, unless somebody works in the folder or it cannot be written."""
+        if not self._passed:
+            return
+        try:
+            async with Journal.open(self._out) as journal:
+                for start in range(0, len(self._passed), PAGE):  # of each page one transaction is made
+                    async with anyio.create_task_group() as group:
+                        for passed in self._passed[start : start + PAGE]:
+                            group.start_soon(passed.record, journal.ledger)
+        except JournalError as error:
+            tell(f"what the files have passed was not recorded: {error}")
+
+    async def _list(self) -> AsyncGenerator[list[JobRecord]]:
         last = 0
-        while pieces := await self._journal.jobs(JobState.SAVED, after=last, limit=PAGE):
-            last = pieces[-1].number
-            yield [file for piece in pieces for file in piece.files]
+        while jobs := await self._journal.jobs(JobState.SAVED, after=last, limit=PAGE):
+            last = jobs[-1].number
+            yield jobs
 
-    async def _look(self, file: FileRecord) -> None:
-        """Look at one file; one in a store is counted only, because to fetch it may cost."""
+    async def _look(self, job: JobRecord) -> None:
+        """Look at the files of a job."""
+        files = tuple([await self._look_at(file) for file in job.files])
+        if files != job.files:
+            self._passed.append(_Passed(job.number, job.ended_at, files))
+
+    async def _look_at(self, file: FileRecord) -> FileRecord:
+        """Look at one file, and return it with the checks it has passed; to fetch one from a store may cost."""
         if file.url is not None:
             self._counts["in a store"] += 1
-            return
+            return file
         path = self._out / file.path
-        fault = await anyio.to_thread.run_sync(find_fault, path, file, self._inspect, limiter=self._threads)
+        fault, level = await anyio.to_thread.run_sync(find_fault, path, file, self._inspect, limiter=self._threads)
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
-        if fault:
-            members = {"path": str(path), "fault": fault}
-            say(json.dumps(members) if self._as_json else f"{path}: {fault}")
-            if self._set_aside:
-                await anyio.to_thread.run_sync(set_aside, path, limiter=self._threads)
+        if fault is not None:
+            await self._tell_fault(path, fault)
+            return file
+        self._levels[level or ""] += 1
+        return attrs.evolve(file, verified=level)
+
+    async def _tell_fault(self, path: Path, fault: str) -> None:
+        aside = None
+        if self._set_aside:
+            aside = await anyio.to_thread.run_sync(set_aside, path, limiter=self._threads)
+        if self._as_json:
+            say(json.dumps({"path": str(path), "fault": fault, **({"set_aside": str(aside)} if aside else {})}))
+        else:
+            say(f"{path}: {fault}" + (f"; renamed to {aside}" if aside else ""))
 
     async def _tell_progress(self) -> None:
         while True:
@@ -113,37 +165,42 @@ class Verification:
             tell(f"{plural(self._counts['whole'] + self._counts['bad'], 'file')}, {size(self._counts['bytes'])}")
 
     def end(self) -> int:
-        """Sum up, and give the exit code."""
+        """Sum up, and return the exit code."""
         counts = self._counts
         looked_at = counts["whole"] + counts["bad"]
+        summary = {"files": looked_at, "bad": counts["bad"], "not_looked_at": counts["in a store"]}
         if self._as_json:
-            say(
-                json.dumps(
-                    {"summary": {"files": looked_at, "bad": counts["bad"], "not_looked_at": counts["in a store"]}}
-                )
-            )
+            say(json.dumps({"summary": {**summary, "verified": dict(self._levels)}}))
         stored = f"; {plural(counts['in a store'], 'object')} in a store not looked at" if counts["in a store"] else ""
         tell(f"{plural(looked_at, 'file')}, {size(counts['bytes'])}: {counts['bad']} bad{stored}")
+        for line in describe_levels(self._levels, out=self._out):
+            tell(line)
         return FAILED if counts["bad"] else DONE
 
 
-def set_aside(path: Path) -> None:
-    """Give a damaged file, if it is there, a name under which no run finds it. Blocks."""
-    with suppress(FileNotFoundError):
-        path.replace(path.with_name(f"{path.name}.damaged"))
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file, if it is there, to a name under which no run finds it. Blocks."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        return path.replace(aside)
+    except FileNotFoundError:
+        return None
 
 
-def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> str | None:
-    """Say how a file differs from its record, or, if it has to be decoded, from itself. Blocks."""
+def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> tuple[str | None, Verify | None]:
+    """Return how a file differs from its record, or its audio from its header; and the checks it has passed. Blocks."""
     try:
         with path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             if length != record.bytes:
-                return f"has {length} bytes, and had {record.bytes} when it was saved"
+                return f"has {length} bytes, and had {record.bytes} when it was saved", None
             if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-                return "its sha256 is not the one it had when it was saved"
+                return "its sha256 is not the one it had when it was saved", None
             file.seek(0)
             head = read_head(file.read)
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return None if inspect is None else inspect(head, path, None).fault
+        return f"cannot be read: {error.strerror}", None
+    if inspect is None:
+        return None, record.verified
+    found = inspect(head, path, None)
+    return found.fault, found.verified
