@@ -18,6 +18,7 @@ import uvloop
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from anyio.abc import TaskGroup
 from conftest import STUCK, settings, simulate
+from fastapi import FastAPI
 from leftovers import no_task_left, until
 from serving import serve_aiohttp, serve_asgi
 from standardwebhooks import Webhook
@@ -186,3 +187,22 @@ async def test_a_stream_whose_reader_went_away() -> None:
             assert sim.operations[handle.id].status == "processing"
             sim.finish(handle.id)
             assert (await session.wait(handle, timeout=5)).outputs
+
+
+@pytest.mark.anyio
+async def test_an_operation_as_an_answer_of_fastapi(session: Session) -> None:
+    """The one line of the guide: a visitor sees the handle and the status, and no signed URL (F15)."""
+    app = FastAPI()
+
+    @app.get("/door")
+    async def make_door() -> dict[str, Any]:
+        return (await session.run(NewFx("door slams", duration=0.3))).operation.to_dict()
+
+    async with serve_asgi(app) as url, ClientSession() as browser, browser.get(f"{url}/door") as answer:
+        assert answer.status == 200
+        shown = await answer.json()
+
+    operation = await session.refresh(Handle.parse(shown["handle"]))
+    assert shown == operation.to_dict() | {"outputs": shown["outputs"]}
+    assert (shown["status"], len(shown["outputs"])) == ("ready", 1)
+    assert "http" not in json.dumps(shown)

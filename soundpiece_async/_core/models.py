@@ -88,6 +88,26 @@ class Operation(Generic[R_co]):
         """Route and id: what to store to come back to this operation."""
         return Handle(self.route, self.id)
 
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return what may be shown to whoever asked for it, as JSON values: for answers of web apps, logs and queues.
+
+        ``handle`` leads back to the operation, by ``Handle.parse``. What was asked for is not in it, because lyrics may
+        be private and sources signed.
+
+        Args:
+            urls: with the signed URLs of the outputs. Whoever has one can fetch the file while it is valid.
+        """
+        return {
+            "handle": str(self.handle),
+            "route": self.route,
+            "id": self.id,
+            "status": self.status.value,
+            "created_at": self.created_at and self.created_at.isoformat(),
+            "idempotency_key": self.idempotency_key and str(self.idempotency_key),
+            "outputs": [output.to_dict(urls=urls) for output in self.outputs],
+            "error": self.error and {"code": self.error.code, "message": showing.hide_urls(self.error.message)},
+        }
+
     def __rich_repr__(self) -> showing.Fields:
         return showing.operation_fields(self)
 
@@ -134,6 +154,21 @@ class SavedFile:
         """Its file name."""
         return self.location.rpartition("/")[2] if self.path is None else self.path.name
 
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return it as JSON values; ``path`` is as it was given, ``output`` as ``Output.to_dict`` has it."""
+        return {
+            "name": self.name,
+            "path": None if self.path is None else str(self.path),
+            "url": self.url,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "duration": self.duration,
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "warnings": list(self.warnings),
+            "output": self.output.to_dict(urls=urls),
+        }
+
     def __rich_repr__(self) -> showing.Fields:
         return showing.file_fields(self)
 
@@ -148,6 +183,11 @@ class Succeeded(Generic[R_co]):
     request: R_co
     operation: Operation[R_co]
     files: tuple[SavedFile, ...] = ()
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return the operation and the files as JSON values, as ``Operation.to_dict`` and ``SavedFile.to_dict``."""
+        files = [file.to_dict(urls=urls) for file in self.files]
+        return {"operation": self.operation.to_dict(urls=urls), "files": files}
 
     def __rich_repr__(self) -> showing.Fields:
         return showing.succeeded_fields(self)
@@ -171,6 +211,12 @@ class Failed(Generic[R_co]):
     operation: Operation[R_co] | None
     error: SoundpieceError
     from_journal: bool = False
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return the operation, if there is one, and the error as JSON values, as ``Operation.to_dict``."""
+        operation = self.operation and self.operation.to_dict(urls=urls)
+        error = {"type": type(self.error).__name__, "message": str(self.error), "retryable": self.error.retryable}
+        return {"operation": operation, "error": error, "from_journal": self.from_journal}
 
 
 @attrs.frozen(kw_only=True)

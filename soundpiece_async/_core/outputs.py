@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -65,6 +66,16 @@ class Output:
             return urlsplit(self.url).path
         except ValueError:  # as 'http://[' does: then it stands for itself
             return self.url
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return it as JSON values; with ``urls`` the signed URL, too, which is a secret while it is valid."""
+        members = {
+            "index": self.index,
+            "kind": self.kind,
+            "duration": self.duration,
+            "expires_at": self.expires_at and self.expires_at.isoformat(),
+        }
+        return {**members, "url": self.url} if urls else members
 
 
 def renumber(fresh: Iterable[Output], known: Iterable[Output]) -> tuple[Output, ...]:

@@ -1,7 +1,9 @@
 import copy
+import json
 import pickle
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -100,6 +102,31 @@ def test_reprs_keep_secrets(shown: object) -> None:
     assert "SECRET" not in text
     assert "raw" not in text
     assert "https://cdn.example/a/b.flac?…" in text
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        OPERATION,
+        attrs.evolve(OPERATION, error=OperationError("gave_up", f"could not fetch {OUTPUT.url}"), created_at=None),
+        OUTPUT,
+        SAVED,
+        attrs.evolve(SAVED, path=None, url="s3://songs/x.flac"),
+        Succeeded(request=REQUEST, operation=OPERATION, files=(SAVED,)),
+        Failed(request=REQUEST, operation=OPERATION, error=OperationFailed("gave up", operation=OPERATION)),
+        Failed(request=REQUEST, operation=None, error=OperationFailed("gave up", operation=OPERATION)),
+    ],
+    ids=lambda shown: type(shown).__name__,
+)
+def test_what_may_be_shown_as_json(shown: Any) -> None:
+    """JSON values only; without signed URLs, unless asked for, and without what was asked for (F15)."""
+    text = json.dumps(shown.to_dict(), allow_nan=False)
+
+    assert json.loads(text) == shown.to_dict()
+    assert "SECRET" not in text
+    assert str(REQUEST.prompt) not in text
+    has_outputs = not (isinstance(shown, Failed) and shown.operation is None)
+    assert ("SECRET" in json.dumps(shown.to_dict(urls=True))) is has_outputs
 
 
 def test_outcomes_match() -> None:
