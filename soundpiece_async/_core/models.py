@@ -11,7 +11,7 @@ import attrs
 from soundpiece_async._core import showing
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.redaction import redact_text, redacted_repr
+from soundpiece_async._core.redaction import hide_secrets, redact_text, redacted_repr
 from soundpiece_async._core.requests import Request
 
 R_co = TypeVar("R_co", bound=Request | None, covariant=True)
@@ -105,7 +105,7 @@ class Operation(Generic[R_co]):
             "created_at": self.created_at and self.created_at.isoformat(),
             "idempotency_key": self.idempotency_key and str(self.idempotency_key),
             "outputs": [output.to_dict(urls=urls) for output in self.outputs],
-            "error": self.error and {"code": self.error.code, "message": showing.hide_urls(self.error.message)},
+            "error": self.error and {"code": self.error.code, "message": hide_secrets(self.error.message)},
         }
 
     def __rich_repr__(self) -> showing.Fields:

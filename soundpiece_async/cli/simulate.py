@@ -23,6 +23,9 @@ async def simulate(
     speed: Annotated[float, POSITIVE] = 1.0,
     seed: int = 0,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+    output_port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+    host: str = "127.0.0.1",
+    public_url: str | None = None,
     variation: Annotated[list[str] | None, Parameter(negative=(), help=VARIATIONS_HELP)] = None,
 ) -> None:
     """Run a simulated service until Ctrl-C, and print its URL and its key as shell commands.
@@ -33,6 +36,9 @@ async def simulate(
         speed: how many times faster than the real service the work is done.
         seed: another seed makes other music.
         port: where to listen on this machine; 0 is any free port.
+        output_port: the same for the host of the audio.
+        host: the interface to listen on; 0.0.0.0 for all, as in a container.
+        public_url: the URL as clients have it, where that is another one, as of a mapped port.
         variation: what it does where the documentation is silent, see `VARIATIONS_HELP`.
     """
     # its extra may be missing, and --help needs none
@@ -43,7 +49,16 @@ async def simulate(
         variations = read_variations(variation or ())
     except ValueError as error:
         raise UsageError(f"--variation: {error}") from error
-    async with Simulator(speed=speed, seed=seed, port=port, variations=variations) as service:
+    service = Simulator(
+        speed=speed,
+        seed=seed,
+        port=port,
+        output_port=output_port,
+        host=host,
+        public_url=public_url,
+        variations=variations,
+    )
+    async with service:
         for name, value in service.environ.items():
             say(f"export {name}={value}")
         await anyio.sleep_forever()

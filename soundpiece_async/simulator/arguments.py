@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from soundpiece_async.simulator.schema import ROUTES
 
@@ -50,6 +51,11 @@ def _is_span(value: tuple[float, float]) -> bool:
     return 0 < shortest <= longest < math.inf
 
 
+def _is_origin(value: str) -> bool:
+    parts = urlsplit(value)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/") and not parts.query
+
+
 FINITE = demand("a finite number", math.isfinite)
 POSITIVE = demand("a number above 0", lambda value: value > 0)
 POSITIVE_FINITE = demand("a finite number above 0", lambda value: value > 0 and math.isfinite(value))
@@ -62,6 +68,7 @@ ERROR_STATUS = demand(*whole(400, 599))
 BURST = demand("a number, at least 1", lambda value: value >= 1)
 TEXT = demand("text that is not empty", lambda value: isinstance(value, str) and value != "")
 SPAN = demand("two numbers of seconds above 0, the smaller one first", _is_span)
+ORIGIN = demand("an http(s) URL of a host, without a path", _is_origin)
 CALLABLE = demand("callable", callable)
 NOT_EMPTY = demand("at least one", lambda value: len(value) > 0)
 

@@ -16,7 +16,7 @@ from attrs.validators import instance_of, optional
 
 from soundpiece_async.simulator import arguments
 from soundpiece_async.simulator.faults import Details, Fault, Faults, Mischief
-from soundpiece_async.simulator.hosting import Life, listen
+from soundpiece_async.simulator.hosting import Life, listen, make_reachable, share_host
 from soundpiece_async.simulator.links import Signer
 from soundpiece_async.simulator.log import Request, Statistics
 from soundpiece_async.simulator.music import Taste
@@ -70,9 +70,11 @@ class Simulator:
             to public hosts are accepted always and called never.
         on_request: Called with each `Request` after it arrived and before it takes effect; awaited if it is async.
         cache_bytes: How much rendered audio is kept.
-        host: The interface to listen on.
+        host: The interface to listen on; "0.0.0.0" for all of them, as in a container.
         port: The port of the API; 0 for any free one.
         output_port: The port of the output host; 0 for any free one.
+        public_url: The API's URL as clients have it, where that is another one: a mapped port, or a TLS proxy.
+        public_output_url: That of the output host; by default the scheme and host of `public_url` and `output_port`.
 
     """
 
@@ -107,6 +109,8 @@ class Simulator:
     host: str = "127.0.0.1"
     port: int = attrs.field(default=0, validator=arguments.PORT)
     output_port: int = attrs.field(default=0, validator=arguments.PORT)
+    public_url: str | None = attrs.field(default=None, validator=optional(arguments.ORIGIN))
+    public_output_url: str | None = attrs.field(default=None, validator=optional(arguments.ORIGIN))
     url: str = attrs.field(default="", init=False)
     output_url: str = attrs.field(default="", init=False)
     _world: World = attrs.field(init=False)
@@ -253,10 +257,12 @@ class Simulator:
         receive = self._reception.receive
         async with (
             aiohttp.ClientSession() as client,
-            listen(partial(receive, desk=api), host=self.host, port=self.port) as self.url,
-            listen(partial(receive, desk=files), host=self.host, port=self.output_port) as self.output_url,
+            listen(partial(receive, desk=api), host=self.host, port=self.port) as url,
+            listen(partial(receive, desk=files), host=self.host, port=self.output_port) as output_url,
             anyio.create_task_group() as group,
         ):
+            self.url = (self.public_url or make_reachable(url)).rstrip("/")
+            self.output_url = (self.public_output_url or share_host(self.url, output_url)).rstrip("/")
             self._world.signer.origin = self.output_url
             group.start_soon(self._timeline.run)
             group.start_soon(self._courier.run, client)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import anyio
 import attrs
@@ -70,6 +71,18 @@ def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:  # none runs in this thread
         return False
+
+
+def make_reachable(url: str) -> str:
+    """The URL of a server that listens on all interfaces, as a client on this machine has it."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def share_host(url: str, other: str) -> str:
+    """The scheme and host of one URL, with the port of another one."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}")
+    return f"{parts.scheme}://{host}:{urlsplit(other).port}"
 
 
 @asynccontextmanager

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import inspect
+import socket
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import anyio
@@ -91,8 +93,46 @@ class TestLife:
         async with Simulator(host="::1") as sim:
             assert sim.url.startswith("http://[::1]:")
 
-    @pytest.mark.parametrize("options", [{"speed": 0}, {"requests_per_second": 0}, {"webhook_loss": 2}])
-    async def test_refuses_impossible_options(self, options: dict[str, float]) -> None:
+    @pytest.mark.parametrize(("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]")])  # noqa: S104 - as in a container
+    async def test_listens_on_all_interfaces(self, host: str, reached: str) -> None:
+        """Its URL, and those of its outputs, lead to it from the same machine, and none to 0.0.0.0 (F13)."""
+        async with opened(host=host) as caller:
+            assert caller.sim.url.startswith(f"http://{reached}:")
+            output = (await caller.run())["output"]
+            assert output["url"].startswith(f"http://{reached}:")
+            assert (await caller.fetch(output["url"])).status == 200
+
+    async def test_is_reached_by_another_url(self) -> None:
+        """A mapped port: the outputs are at the host of the public URL, and may be sources again (F13)."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        async with opened(port=port, public_url=f"http://localhost:{port}/") as caller:
+            assert caller.sim.url == caller.sim.environ["SOUNDPIECE_BASE_URL"] == f"http://localhost:{port}"
+            output = (await caller.run())["output"]
+            assert output["url"].startswith(caller.sim.output_url)
+            assert caller.sim.output_url.startswith("http://localhost:")
+            assert (await caller.fetch(output["url"])).status == 200
+            stems = await caller.run("adapt.separate_stems", source={"url": output["url"]})
+            assert stems["status"] == "ready"
+
+    async def test_is_behind_a_proxy(self) -> None:
+        """Where the proxy ends TLS, its two URLs are given; of one, the other has the host."""
+        async with opened(public_url="https://sim.example", public_output_url="https://audio.example") as caller:
+            assert (caller.sim.url, caller.sim.output_url) == ("https://sim.example", "https://audio.example")
+        async with opened(public_url="https://[::1]:8443") as caller:
+            assert caller.sim.output_url.startswith("https://[::1]:")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"speed": 0},
+            {"requests_per_second": 0},
+            {"webhook_loss": 2},
+            {"public_url": "sim.example"},
+            {"public_output_url": "https://sim.example/x"},
+        ],
+    )
+    async def test_refuses_impossible_options(self, options: dict[str, Any]) -> None:
         """Options that make no sense are refused at once."""
         with pytest.raises(ValueError, match=next(iter(options))):
             Simulator(**options)
