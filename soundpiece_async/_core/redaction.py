@@ -83,7 +83,8 @@ def redact_message(text: str) -> str:
 
 def redact_url(url: str) -> str:
     """Return a URL without user, query and fragment, for a message: what signs it is a secret while it is valid."""
-    start, cut = _print(url[: 8 * MAX_QUOTE_CHARS]), len(url) > 8 * MAX_QUOTE_CHARS
+    parts = re.split("([?#])", url[: 8 * MAX_QUOTE_CHARS], maxsplit=1)  # a mark may be part of an escape sequence
+    start, cut = "".join(map(_print, parts)), len(url) > 8 * MAX_QUOTE_CHARS
     return _clip(_KEY.sub(r"\1_…", _redact(start, cut=cut, query=_QUERY)), MAX_QUOTE_CHARS, more=cut)
 
 

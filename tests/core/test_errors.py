@@ -175,6 +175,8 @@ def test_download_errors_keep_no_secret(kind: type[errors.DownloadError]) -> Non
         ("just words?secret", "just words?…"),
         ("", ""),
         ("http://[?secret", "http://[?…"),
+        ("\x9b?]secret", "?…"),
+        ("\x1b[#qsecret", ""),
     ],
 )
 def test_redact(url: str, shown: str) -> None:
