@@ -1,5 +1,6 @@
 """Many pieces at once: reads requests no faster than results are taken, and hands the results out as they come."""
 
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -11,6 +12,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from soundpiece_async._core.containment import contain
 from soundpiece_async._core.errors import (
     AuthenticationError,
     InsufficientCredits,
@@ -24,10 +26,13 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
 from soundpiece_async._curfew import Call
 from soundpiece_async._lifetime import Lifetime
+from soundpiece_async._logs import get_logger
 from soundpiece_async._shielding import see_through
 from soundpiece_async._way import Brakes, Work
 
 R = TypeVar("R", bound=Request)
+
+logger = get_logger("bulk")
 
 
 _STOPPING = (AuthenticationError, InsufficientCredits, SettingsError)
@@ -205,7 +210,7 @@ class RunMany(Generic[R]):
     async def _run(self, number: int, request: R) -> None:
         try:
             result = await self._piece(number, request)
-        except Exception as fault:  # noqa: BLE001 - a fault of ours ends this run, and not the session
+        except Exception as fault:  # noqa: BLE001 - the journal's, or a fault of ours: ends this run, and not the session
             self._fault = fault
             self._break_off()
             return
@@ -216,14 +221,18 @@ class RunMany(Generic[R]):
     async def _piece(self, number: int, request: R) -> Succeeded[R] | Failed[R]:
         try:
             return await self._work(request, brakes=self._brakes, know=partial(self._running.__setitem__, number))
-        except JournalError:  # a run that cannot be recorded must end
-            raise
-        except SoundpieceError as error:
-            if isinstance(error, _STOPPING) and error is not self._refusal:
-                self._refusal = error
-                self._recheck()
-            known = getattr(error, "operation", None) or self._running.get(number)
-            return Failed(request=request, operation=known, error=error)
+        except Exception as fault:
+            known = self._running.get(number)
+            what = getattr(request, "route", "request") if known is None else str(known.handle)
+            error, unexpected = contain(fault, what=what)
+            if unexpected:
+                logger.log(logging.ERROR, "%s", error, exc_info=error.__cause__)
+        if isinstance(error, JournalError):  # a run that cannot be recorded must end
+            raise error
+        if isinstance(error, _STOPPING) and error is not self._refusal:
+            self._refusal = error
+            self._recheck()
+        return Failed(request=request, operation=error.operation or known, error=error.about(operation=known))
 
     def _check(self) -> None:
         """Send nothing more once the account has refused, here or elsewhere in the session.

@@ -14,7 +14,13 @@ from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
-from soundpiece_async._core.validation import demand_handle, demand_in_flight, demand_operation, demand_timeout
+from soundpiece_async._core.validation import (
+    demand_handle,
+    demand_in_flight,
+    demand_operation,
+    demand_output,
+    demand_timeout,
+)
 from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.delivery import UntilFull, deliver
 from soundpiece_async._download.downloader import Downloader
@@ -221,7 +227,10 @@ class Session:
         """
         self._life.check()
         return AudioStream(
-            output, open_passage=self._downloader.open, inside=self._life.inside, start=self._life.start_child
+            demand_output(output),
+            open_passage=self._downloader.open,
+            inside=self._life.inside,
+            start=self._life.start_child,
         )
 
     async def run(

@@ -21,7 +21,6 @@ from leftovers import assert_idle, no_task_left, until
 
 from soundpiece_async import (
     AuthenticationError,
-    Failed,
     Handle,
     InsufficientCredits,
     NewFx,
@@ -303,26 +302,6 @@ async def test_final_operations_are_counted_once_each(session: Session) -> None:
         await session.refresh(done.operation)
         await session.wait(done.operation.handle)
     assert (session.statistics().ready, session.statistics().failed) == (1, 0)
-
-
-async def test_a_run_that_breaks_gives_its_pieces_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of ours in one piece ends that run, as it is, and not the session."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
-        calls = 0
-
-        async def stumble(*_: object, **__: object) -> None:
-            nonlocal calls
-            calls += 1
-            raise ZeroDivisionError
-
-        with monkeypatch.context() as broken:
-            broken.setattr(session._poller, "wait", stumble)
-            with pytest.raises(ZeroDivisionError):
-                async with session.run_many([fx(1)]) as results:
-                    async for result in results:
-                        assert isinstance(result, Failed)
-        assert calls == 1
-        await session.submit(fx(2))
 
 
 @asynccontextmanager

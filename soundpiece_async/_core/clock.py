@@ -1,6 +1,6 @@
 """What time it is for the service: by its own clock, ours may be wrong."""
 
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 READ_EVERY = 60.0
@@ -37,8 +37,11 @@ class ServiceClock:
         if date is None or (self._read is not None and steady - self._read[1] < READ_EVERY):
             return
         try:
-            skew = parsedate_to_datetime(date) - wall
+            told = parsedate_to_datetime(date)
+            skew = told - wall
         except (ValueError, TypeError, OverflowError):  # junk, or a date without a zone
+            return
+        if not MINYEAR + 1 < told.year < MAXYEAR - 1:  # time that is added to it must not lead out of the calendar
             return
         self._skew = skew if abs(skew) > TOLERANCE else timedelta()
         self._read = (wall + self._skew, steady)

@@ -21,6 +21,8 @@ LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopb
 _METADATA = frozenset({"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"})
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LONGEST_ADDRESS = 4
+_LONGEST_LABEL = 63
+_LONGEST_NAME = 254
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
 _ILLEGAL = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
@@ -55,10 +57,31 @@ def find_objection(url: str, *, secure: bool, local: bool) -> str | None:
         return "it cannot be read"
     if parts.scheme not in ("http", "https") or not host:
         return "it is no http(s) URL"
+    if not is_host(host):
+        return "its host is no name of one"
     if secure and parts.scheme != "https":
         return "it is not https, and the API is"
     scope = find_scope(host)
     return None if local or scope is None else f"its host is {scope}"
+
+
+def is_host(host: str) -> bool:
+    """Return whether this can name a host at all: what cannot makes resolvers raise errors of any kind."""
+    if read_address(host) is not None:
+        return True
+    labels = host.removesuffix(".").split(".")
+    try:
+        return len(host) <= _LONGEST_NAME and all(0 < len(_to_ascii(label)) <= _LONGEST_LABEL for label in labels)
+    except UnicodeError:
+        return False
+
+
+def _to_ascii(label: str) -> bytes:
+    """Return a label as it is on the wire; UnicodeError if it is no name, or encodes one with nothing to encode."""
+    encoded = label.encode("idna")
+    if encoded[:4].lower() == b"xn--" and encoded[4:].decode("punycode").isascii():
+        raise UnicodeError(label)
+    return encoded
 
 
 def find_scope(host: str) -> str | None:

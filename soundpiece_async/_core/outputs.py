@@ -39,6 +39,10 @@ class Handle:
         return cls(match["route"], match["id"])
 
 
+def _show_url(url: object) -> str:
+    return redact_url(url) if isinstance(url, str) else f"<{type(url).__name__}>"
+
+
 @attrs.frozen(kw_only=True)
 class Output:
     """One audio file of a ready operation.
@@ -52,7 +56,7 @@ class Output:
         index: its number in that operation, from 0, fixed when the operation was first seen ready.
     """
 
-    url: str = attrs.field(repr=redact_url)
+    url: str = attrs.field(repr=_show_url)
     expires_at: datetime | None = None
     duration: float | None = None
     kind: str | None = attrs.field(default=None, repr=redacted_repr)

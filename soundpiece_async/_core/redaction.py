@@ -88,6 +88,14 @@ def redact_url(url: str) -> str:
     return _clip(_KEY.sub(r"\1_…", _redact(start, cut=cut, query=_QUERY)), MAX_QUOTE_CHARS, more=cut)
 
 
+def redact_value(value: object) -> str:
+    """Return the beginning of what a caller passed by mistake, for a message: whatever its ``repr`` does."""
+    try:
+        return redact_text(repr(value))
+    except Exception:  # noqa: BLE001 - it is foreign code; and a huge number has no text
+        return f"<{type(value).__name__}>"
+
+
 def redacted_repr(value: object) -> str:
     """Return the repr of an attribute that came from the service."""
     return repr(redact_text(value) if value and isinstance(value, str) else value)

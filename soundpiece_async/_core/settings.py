@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from soundpiece_async._core.errors import SettingsError
-from soundpiece_async._core.redaction import Secret, redact_text, redact_url
+from soundpiece_async._core.hosts import is_host
+from soundpiece_async._core.redaction import Secret, redact_url, redact_value
 from soundpiece_async._core.tracebacks import forget_arguments, forget_members
 
 T = TypeVar("T")
@@ -90,7 +91,8 @@ class RetryPolicy:
         for field in attrs.fields(RetryPolicy):
             seconds = getattr(self, field.name)
             if not _is_number(seconds) or seconds < 0:
-                raise SettingsError(f"retries.{field.name} must be a number of seconds of at least 0, not {seconds!r}")
+                shown = redact_value(seconds)
+                raise SettingsError(f"retries.{field.name} must be a number of seconds of at least 0, not {shown}")
 
 
 def _hide_key(key: str) -> str:
@@ -167,7 +169,7 @@ class Settings:
         if self.proxy is not None:
             _check_proxy(self.proxy)
         if self.verify not in ("header", "full", "none"):
-            raise SettingsError(f"verify must be 'header', 'full' or 'none', not {self.verify!r}")
+            raise SettingsError(f"verify must be 'header', 'full' or 'none', not {redact_value(self.verify)}")
         for name, kind in (
             ("limits", Limits),
             ("timeouts", Timeouts),
@@ -178,7 +180,7 @@ class Settings:
             ("allow_private_outputs", bool),
         ):
             if not isinstance(getattr(self, name), kind):
-                raise SettingsError(f"{name} must be {kind.__name__}, not {redact_text(repr(getattr(self, name)))}")
+                raise SettingsError(f"{name} must be {kind.__name__}, not {redact_value(getattr(self, name))}")
         if not isinstance(self.ssl_context, SSLContext | None):
             raise SettingsError(f"ssl_context must be an ssl.SSLContext, not {type(self.ssl_context).__name__}")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
@@ -213,7 +215,7 @@ def _check_key(key: object) -> None:
 
 def _check_base_url(url: object) -> None:
     if not isinstance(url, str):
-        raise SettingsError(f"base_url must be text, not {redact_text(repr(url))}")
+        raise SettingsError(f"base_url must be text, not {redact_value(url)}")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -221,6 +223,8 @@ def _check_base_url(url: object) -> None:
         raise SettingsError(f"base_url cannot be read: {error}") from error
     if parts.scheme not in ("https", "http") or not host:
         raise SettingsError(f"base_url must be an http(s) URL with a host, as {BASE_URL}")
+    if not is_host(host):
+        raise SettingsError(f"base_url has no usable host: {redact_value(host)}")
     if parts.username is not None or "?" in url or "#" in url:
         raise SettingsError("base_url must have no user, query or fragment")
     if not url.isascii() or not url.isprintable() or " " in url:  # urlsplit quietly drops line breaks
@@ -235,7 +239,8 @@ def _check_proxy(url: object) -> None:
     """Refuse what is no proxy, without repeating it: it may hold a password."""
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
-        usable = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = parts is not None and parts.scheme in ("http", "https") and parts.port != 0
+        usable = usable and is_host((parts and parts.hostname) or "")
     except ValueError:
         usable = False
     if not usable:
@@ -249,9 +254,9 @@ def _is_number(value: object) -> bool:
 
 def _check_positive(name: str, value: float) -> None:
     if not _is_number(value) or value <= 0:
-        raise SettingsError(f"{name} must be a number above 0, not {value!r}")
+        raise SettingsError(f"{name} must be a number above 0, not {redact_value(value)}")
 
 
 def _check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingsError(f"{name} must be a whole number of at least 1, not {value!r}")
+        raise SettingsError(f"{name} must be a whole number of at least 1, not {redact_value(value)}")

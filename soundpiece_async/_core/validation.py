@@ -5,8 +5,8 @@ this off (contract section 11). Where a range is UNKNOWN, only what can never be
 """
 
 import math
-import reprlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ import attrs
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.redaction import redact_value
 from soundpiece_async._core.requests import AudioSource, MadeKey, NewInstrumental, NewSong, Request
 
 LONGEST_PROMPT = 1024
@@ -47,7 +48,7 @@ def demand_timeout(timeout: object) -> None:
     """Raise TypeError or ValueError for anything but seconds or None, before anything is sent and paid for."""
     if timeout is None:
         return
-    wrong = f"timeout must be a number of seconds, or None, not {reprlib.repr(timeout)}"
+    wrong = f"timeout must be a number of seconds, or None, not {redact_value(timeout)}"
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(wrong)
     try:
@@ -63,19 +64,53 @@ def demand_in_flight(limit: object) -> None:
     if limit is None:
         return
     if type(limit) is not int:
-        raise TypeError(f"max_in_flight must be a whole number, not {reprlib.repr(limit)}")
+        raise TypeError(f"max_in_flight must be a whole number, not {redact_value(limit)}")
     if limit < 1:
         raise ValueError(f"max_in_flight must be at least 1, not {limit}")
 
 
+def demand_output(what: object) -> Output:
+    """Return an output; TypeError for anything else, and for one made by hand of members that no output has."""
+    if not isinstance(what, Output):
+        raise TypeError(f"expected an Output, got {type(what).__name__}")
+    if wrong := _find_output_fault(what):
+        raise TypeError(f"not a usable Output: {wrong}")
+    return what
+
+
 def demand_request(value: object) -> None:
-    """Refuse what is no request at all; even ``Settings(validate=False)`` does.
+    """Refuse what is no request at all, or has an output in it that is none; even ``Settings(validate=False)`` does.
 
     Raises:
-        InvalidRequest: the field is ``request``.
+        InvalidRequest: the field is ``request``, or the member with the output.
     """
     if not isinstance(value, Request) or not isinstance(getattr(value, "route", None), str):
         raise InvalidRequest(f"not a request: {type(value).__name__}; use one of the eight classes", field="request")
+    for field in ("source", "reference"):
+        source = getattr(value, field, None)
+        if isinstance(source, Output) and (wrong := _find_output_fault(source)):
+            raise InvalidRequest(f"{value.route}: {field} is no usable Output: {wrong}; nothing was sent", field=field)
+
+
+def _find_output_fault(output: Output) -> str:
+    """Return what is wrong with an output, or ''; programs of all kinds store outputs and make them anew."""
+    return next(_find_output_faults(output), "")
+
+
+def _find_output_faults(output: Any) -> Iterator[str]:
+    handle, expires_at = output.handle, output.expires_at
+    if not isinstance(output.url, str):
+        yield f"url must be text, not {type(output.url).__name__}"
+    if not isinstance(handle, Handle) or not isinstance(handle.route, str) or not isinstance(handle.id, str):
+        yield f"handle must be a Handle, not {type(handle).__name__}; Handle.parse(text) reads one that was stored"
+    if not isinstance(expires_at, datetime | None):
+        yield f"expires_at must be a datetime, not {type(expires_at).__name__}"
+    elif expires_at is not None and expires_at.utcoffset() is None:
+        yield "expires_at must be a datetime with a time zone, as datetime.fromtimestamp(seconds, UTC)"
+    if output.duration is not None and (wrong := _seconds(output.duration)):
+        yield f"duration {wrong}"
+    if type(output.index) is not int or not isinstance(output.kind, str | None):
+        yield "index must be a whole number, and kind text or None"
 
 
 def validate(request: Request) -> None:
@@ -132,17 +167,17 @@ def _seconds(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"must be a number of seconds, not {type(value).__name__}"
     if not 0 < value < math.inf:  # false for NaN too
-        return f"must be a number of seconds above 0, not {value}"
+        return f"must be a number of seconds above 0, not {redact_value(value)}"
     return ""
 
 
 def _flag(value: object) -> str:
-    return "" if isinstance(value, bool) else f"must be True or False, not {value!r}"
+    return "" if isinstance(value, bool) else f"must be True or False, not {redact_value(value)}"
 
 
 def _variations(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_VARIATIONS:
-        return f"must be a whole number from 1 to {MOST_VARIATIONS}, not {value!r}"
+        return f"must be a whole number from 1 to {MOST_VARIATIONS}, not {redact_value(value)}"
     return ""
 
 
@@ -167,7 +202,7 @@ def _key(value: object) -> str:
     try:
         UUID(str(value))
     except ValueError:
-        return f"must be a UUID, not {value!r}"
+        return f"must be a UUID, not {redact_value(value)}"
     return ""
 
 

@@ -10,6 +10,7 @@ from soundpiece_async._core.errors import DownloadError, NotReady
 from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.disk import is_full
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.places import Destination
@@ -37,6 +38,7 @@ async def deliver(
     if not isinstance(name, str | None):
         raise TypeError(f"name must be text, not {type(name).__name__}")
     if isinstance(what, Output):
+        demand_output(what)
         siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
         titles = file_names(name or what.handle.id, siblings)
         files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}

@@ -141,7 +141,10 @@ class Journal:
 
         Raises:
             InvalidRequest: the metadata has no JSON form.
+            TypeError: the name is no text.
         """
+        if not isinstance(name, str | None):
+            raise TypeError(f"name must be text, or None, not {type(name).__name__}")
         label = Label(name, metadata)
         try:
             label.as_text()

@@ -1,0 +1,62 @@
+"""One library error for whatever ended one job: the only place where a foreign exception becomes one of ours.
+
+1. Of a group, the error that says most counts: one of the journal, then one of ours, then the first. Others are notes.
+2. A foreign exception is the cause of the error, unless a text in its chain holds what signs a URL, or a key.
+"""
+
+from collections.abc import Iterator
+
+from soundpiece_async._core.errors import JournalError, SoundpieceError
+from soundpiece_async._core.redaction import hide_secrets, redact_text
+
+
+def contain(fault: Exception, *, what: str) -> tuple[SoundpieceError, bool]:
+    """Return the library error for what was raised on the way of one job, and whether that was unexpected.
+
+    Args:
+        fault: what was raised; a group is searched.
+        what: the job, as a message names it.
+    """
+    faults = list(_flatten(fault))
+    faults.sort(key=lambda one: 0 if isinstance(one, JournalError) else 1 if isinstance(one, SoundpieceError) else 2)
+    first, *others = faults
+    error = first if isinstance(first, SoundpieceError) else _explain(first, what=what)
+    for other in others:
+        error.add_note(f"and: {type(other).__name__}: {redact_text(_read(other))}")
+    return error, error is not first
+
+
+def _explain(fault: Exception, *, what: str) -> SoundpieceError:
+    text = _read(fault)
+    error = SoundpieceError(
+        f"{what}: an unexpected {type(fault).__name__}: {redact_text(text)}; the other jobs go on. Check what this one "
+        "was given; if nothing is wrong with it, report this, with the traceback in the log"
+    )
+    error.__cause__ = fault if all(hide_secrets(told) == told for told in map(_read, _chain(fault))) else None
+    error.__suppress_context__ = True
+    return error
+
+
+def _flatten(fault: Exception) -> Iterator[Exception]:
+    if isinstance(fault, ExceptionGroup):
+        for one in fault.exceptions:
+            yield from _flatten(one)
+    else:
+        yield fault
+
+
+def _chain(fault: BaseException | None) -> Iterator[BaseException]:
+    """Give what a traceback shows: an exception, and those it came from."""
+    seen: set[int] = set()
+    while fault is not None and id(fault) not in seen:
+        yield fault
+        seen.add(id(fault))
+        fault = fault.__cause__ or fault.__context__
+
+
+def _read(fault: BaseException) -> str:
+    """Return the text of an exception; a foreign one may fail to say it."""
+    try:
+        return str(fault)
+    except Exception:  # noqa: BLE001 - as above
+        return ""
