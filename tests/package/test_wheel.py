@@ -149,7 +149,15 @@ def test_the_source_has_what_a_packager_needs(dist: Path) -> None:
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {Path(*Path(name).parts[1:]).as_posix() for name in archive.getnames()}
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "noxfile.py", "tests/conftest.py"} <= names
+    assert {
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "noxfile.py",
+        "tests/conftest.py",
+    } <= names
     assert {"docs/testing.md", "examples/bulk.py", "benchmarks/README.md"} <= names
     assert not [name for name in names if name.endswith((".pyc", ".flac", ".part")) or ".venv" in name]
 
