@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ from conftest import Serve
 
 from soundpiece_async import _filelocks
 from soundpiece_async._filelocks import Holder
+from soundpiece_async.cli import main
 
 CLI = ["-c", "import sys; from soundpiece_async.cli import main; sys.exit(main(sys.argv[1:]))"]
 
@@ -198,3 +200,40 @@ def test_a_holder_that_is_another_one_by_now_is_left_alone(tmp_path: Path, monke
     assert _filelocks._take_by_file(held) is None
     assert json.loads(held.read_text())["since"] == "later"
     assert list(tmp_path.iterdir()) == [held]
+
+
+def test_the_journal_may_be_on_another_file_system(
+    jobs: Path, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files are where they are wanted, journal and report where `--journal` says; every command finds them."""
+    simulator, out, record = serve(), tmp_path / "out", tmp_path / "a record"
+    elsewhere = ["--journal", str(record)]
+    assert main(["bulk", str(jobs), str(out), *elsewhere]) == 0
+    assert {path.suffix for path in out.iterdir()} == {".flac"}
+    assert {"journal.sqlite3", "journal.lock", "report.html"} <= {path.name for path in record.iterdir()}
+    for page in json.loads((record / "report.json").read_text())["pieces"]:
+        assert all((record / file["path"]).exists() for file in page["files"])
+    assert main(["resume", str(out), *elsewhere]) == 0
+    assert main(["bulk", str(jobs), str(out), *elsewhere, "--dry-run"]) == 0
+    assert len(simulator.operations) == 6
+    capsys.readouterr()
+    assert main(["status", str(out), *elsewhere, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["states"]["saved"] == 6
+    assert main(["verify", str(out), *elsewhere]) == 0
+    damaged = next(out.glob("*.flac"))
+    damaged.write_bytes(b"")
+    assert main(["verify", str(out), *elsewhere]) == 1
+    assert f"{damaged}: has 0 bytes" in capsys.readouterr().out
+    assert main(["resume", str(out)]) == 2
+
+
+def test_the_way_on_names_the_journal(
+    jobs: Path, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run that was stopped advises is followed here, word for word."""
+    simulator, out, record = serve(credits=2), tmp_path / "out", tmp_path / "a record"
+    assert main(["bulk", str(jobs), str(out), "--journal", str(record)]) == 3
+    advice = capsys.readouterr().err.partition("or soundpiece ")[2].partition(", goes on")[0]
+    simulator.top_up(4)
+    assert main(shlex.split(advice)) == 0
+    assert len(simulator.operations) == 6

@@ -19,7 +19,15 @@ from soundpiece_async.cli.speech import plural, tell
 from soundpiece_async.cli.survey import check, demand_jobs, preview
 
 
-async def bulk(jobs: Path, out: Annotated[Path, FOLDER], /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
+async def bulk(
+    jobs: Path,
+    out: Annotated[Path, FOLDER],
+    /,
+    *,
+    journal: Annotated[Path | None, FOLDER] = None,
+    knobs: Knobs = PLAIN,
+    terms: Terms = STRICT,
+) -> int:
     """Make every piece that a file asks for, and save its files; the same command goes on after whatever stopped it.
 
     Each line of the file is one piece: a JSON object, or a record of CSV below a header. It has a member "route", the
@@ -34,34 +42,43 @@ async def bulk(jobs: Path, out: Annotated[Path, FOLDER], /, *, knobs: Knobs = PL
     Args:
         jobs: the file; by its ending CSV, or else JSONL.
         out: the folder for the files, and for the journal that lets the same command go on.
+        journal: another folder for the journal and the report, as one on a local disk; every later command needs it.
         knobs: how hard to work.
         terms: on what terms.
     """
-    return await _carry_out(Order(jobs=jobs, out=out, knobs=knobs, terms=terms))
+    return await _carry_out(Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms))
 
 
-async def resume(out: Annotated[Path, FOLDER], /, *, knobs: Knobs = PLAIN, terms: Terms = STRICT) -> int:
+async def resume(
+    out: Annotated[Path, FOLDER],
+    /,
+    *,
+    journal: Annotated[Path | None, FOLDER] = None,
+    knobs: Knobs = PLAIN,
+    terms: Terms = STRICT,
+) -> int:
     """Go on with the run of a folder: as bulk once more, with the file and the options it had.
 
     Args:
         out: the folder.
+        journal: the folder of the journal, where it is another one.
         knobs: instead of those it had.
         terms: those of earlier runs do not count.
     """
     try:
-        async with Journal.open(out, read_only=True) as journal:
-            kept = await journal.ledger.kept()
+        async with Journal.open(journal or out, read_only=True) as record:
+            kept = await record.ledger.kept()
     except JournalError as error:
         raise UsageError(str(error)) from error
     if not isinstance(kept.get("jobs"), str):
-        raise UsageError(f"{out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
+        raise UsageError(f"{journal or out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
     jobs = await _find_jobs(kept["jobs"], out)
     await demand_jobs(jobs)
     if await _hash(jobs) != kept.get("sha256"):
         tell(f"{jobs} has changed since the last run: what is new in it is made, too")
     options = kept.get("options")
     knobs = knobs.or_else(options if isinstance(options, dict) else {})
-    return await _carry_out(Order(jobs=jobs, out=out, knobs=knobs, terms=terms))
+    return await _carry_out(Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms))
 
 
 async def _carry_out(order: Order) -> int:
@@ -72,7 +89,7 @@ async def _carry_out(order: Order) -> int:
         await preview(order)
         return DONE
     session = order.knobs.make_session()
-    await _demand_folder(order.out)
+    await _demand_folder(order.record)
     lines = await check(order.jobs)
     journal = await _open(order)
     async with journal:
@@ -104,7 +121,7 @@ async def _report(journal: Journal) -> int:
 async def _open(order: Order) -> Journal:
     try:
         return await Journal.open(
-            order.out, resubmit_uncertain=order.terms.resubmit_uncertain, retry_failed=order.terms.retry_failed
+            order.record, resubmit_uncertain=order.terms.resubmit_uncertain, retry_failed=order.terms.retry_failed
         )
     except JournalError as error:
         raise UsageError(str(error)) from error

@@ -148,7 +148,7 @@ class BulkRun:
 
     def end(self) -> int:
         """Sum up, say how to go on, and give the exit code."""
-        tally, out = self.tally, self._order.out
+        tally, words = self.tally, self._order.words
         counts = tally.as_members()
         took = anyio.current_time() - self._started
         if self._order.terms.as_json:
@@ -156,12 +156,12 @@ class BulkRun:
         told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
         tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
         if tally.failures > SHOWN:
-            tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {out}")
+            tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {words}")
         if tally.unsaved:
             tell("what is made and was not saved is saved by the next run, at no cost: see above what to do until then")
         if counts["failed"] > tally.unsaved:
             tell("what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed")
-        go_on = f"the same command, or soundpiece resume {out}, goes on with the same keys: nothing is paid for twice"
+        go_on = f"the same command, or soundpiece resume {words}, goes on with the same keys: nothing is paid for twice"
         if tally.refusal is not None:
             tell(f"stopped by the account: {tally.refusal}")
             tell(f"{_advise(tally.refusal)}; then {go_on}")

@@ -1,6 +1,7 @@
 """The options of a bulk run: how hard it works, which the journal remembers, and on what terms, which it does not."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -114,12 +115,30 @@ class Terms:
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What is to be done."""
+    """What is to be done.
+
+    Attributes:
+        jobs: the file.
+        out: the folder for the files.
+        journal: the folder for the journal; None: the same one.
+        knobs, terms: how.
+    """
 
     jobs: Path
     out: Path
+    journal: Path | None = None
     knobs: Knobs
     terms: Terms
+
+    @property
+    def record(self) -> Path:
+        """The folder of the journal."""
+        return self.journal or self.out
+
+    @property
+    def words(self) -> str:
+        """What names both in a command."""
+        return shlex.join([str(self.out), *(["--journal", str(self.journal)] if self.journal else [])])
 
 
 PLAIN = Knobs()

@@ -78,6 +78,7 @@ async def status(
     out: Annotated[Path, FOLDER],
     /,
     *,
+    journal: Annotated[Path | None, FOLDER] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
     """Say how far the run of a folder is: what is saved, failed and under way, and why some failed.
@@ -86,9 +87,10 @@ async def status(
 
     Args:
         out: the folder.
+        journal: the folder of the journal, where it is another one.
         as_json: print one JSON object instead.
     """
-    standing = await read_standing(out)
+    standing = await read_standing(journal or out)
     if as_json:
         say(json.dumps(as_members(standing)))
         return

@@ -74,9 +74,9 @@ async def preview(order: Order) -> None:
     """Print what a run would find to do, and how long that may take; nothing is sent, locked or written."""
     async with AsyncExitStack() as stack:
         journal = None
-        if await anyio.Path(order.out, JOURNAL).exists():
+        if await anyio.Path(order.record, JOURNAL).exists():
             try:
-                journal = await stack.enter_async_context(Journal.open(order.out, read_only=True))
+                journal = await stack.enter_async_context(Journal.open(order.record, read_only=True))
             except JournalError as error:
                 raise UsageError(str(error)) from error
         plan = await _plan(order.jobs, journal)

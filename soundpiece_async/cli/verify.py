@@ -34,6 +34,7 @@ async def verify(
     out: Annotated[Path, FOLDER],
     /,
     *,
+    journal: Annotated[Path | None, FOLDER] = None,
     full: bool = False,
     set_aside: bool = False,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
@@ -49,14 +50,17 @@ async def verify(
 
     Args:
         out: the folder.
+        journal: the folder of the journal, where it is another one.
         full: decode every frame of each file, too, and compare its audio with the MD5 in its own header.
         set_aside: rename each file that differs to NAME.damaged, and print both names.
         as_json: print one line of JSON for each that differs, and a summary as the last one.
     """
     try:
         inspect = await anyio.to_thread.run_sync(prepare_inspection, "full") if full else None
-        async with Journal.open(out, read_only=True) as journal:
-            verification = Verification(journal, out=out, inspect=inspect, set_aside=set_aside, as_json=as_json)
+        async with Journal.open(journal or out, read_only=True) as record:
+            verification = Verification(
+                record, out=journal or out, inspect=inspect, set_aside=set_aside, as_json=as_json
+            )
             await verification.carry_out()
     except (JournalError, SettingsError) as error:
         raise UsageError(str(error)) from error
@@ -140,7 +144,7 @@ class Verification:
         if file.url is not None:
             self._counts["in a store"] += 1
             return file
-        path = self._out / file.path
+        path = self._locate(file)
         fault, level = await anyio.to_thread.run_sync(find_fault, path, file, self._inspect, limiter=self._threads)
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
@@ -158,6 +162,10 @@ class Verification:
             say(json.dumps({"path": str(path), "fault": fault, **({"set_aside": str(aside)} if aside else {})}))
         else:
             say(f"{path}: {fault}" + (f"; renamed to {aside}" if aside else ""))
+
+    def _locate(self, file: FileRecord) -> Path:
+        """Return where a file is; with a journal elsewhere its path leads up, and down again."""
+        return Path(os.path.normpath(self._out / file.path))
 
     async def _tell_progress(self) -> None:
         while True:
