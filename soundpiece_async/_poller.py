@@ -10,11 +10,13 @@ from typing import Any
 import anyio
 import attrs
 
-from soundpiece_async._core import wire
+from soundpiece_async._core import endings, wire
+from soundpiece_async._core.endings import Agreement
 from soundpiece_async._core.errors import SoundpieceError, TransportError, WaitTimeout, duplicate
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
+from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
@@ -26,6 +28,9 @@ logger = get_logger("poller")
 
 DELIVERED = 4096
 """Webhook deliveries kept for operations that nobody waits for yet, the oldest going first."""
+
+UNDECIDED = 4096
+"""Operations remembered whose end one answer alone leaves open, the oldest going first."""
 
 
 @attrs.define(eq=False)
@@ -40,8 +45,8 @@ class _Watch:
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
 
-    def read(self, answer: Answer, call: Call) -> Operation[Any] | None:
-        """Read what a poll brought, or give None: not yet."""
+    def read(self, answer: Answer, call: Call) -> Reading | None:
+        """Read the answer to a poll; None: not yet."""
         return wire.read_final(answer, call, handle=self.handle, request=self.request)
 
 
@@ -62,6 +67,7 @@ class Poller:
         self._scheduler = Scheduler(slots=slots)
         self._watches: dict[Handle, _Watch] = {}
         self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
+        self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
         self._changed = anyio.Event()
 
     def __repr__(self) -> str:
@@ -134,7 +140,7 @@ class Poller:
         except SoundpieceError as error:
             logger.warning("operation %s: a webhook could not be confirmed: %s", operation.handle, error)
         else:
-            if read.status.final:
+            if endings.is_over(read):
                 self.deliver(read)
 
     async def run(self) -> None:
@@ -172,20 +178,36 @@ class Poller:
         outcome = Outcome.DROPPED
         result: Operation[Any] | Exception | None = None
         try:
-            result = await self._transport.poll(wire.poll(watch.handle, wait=wait), permit, read=watch.read)
-            outcome = Outcome.PROCESSING if result is None else Outcome.FINISHED
+            reading = await self._transport.poll(wire.poll(watch.handle, wait=wait), permit, read=watch.read)
+            outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
             outcome, result = self._take_fault(watch, error)
         finally:
             now = anyio.current_time()
             self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random())  # noqa: S311 - spreads polls
             self._changed.set()
-        if outcome is Outcome.PROCESSING:
+        if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen = now
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
+
+    def _decide(self, watch: _Watch, reading: Reading | None) -> tuple[Outcome, Operation[Any] | None]:
+        """Decide whether an answer, or two that agree, are the end of an operation."""
+        if reading is not None:
+            self._reader.note(reading)
+        if reading is None or not reading.undecided:
+            self._undecided.pop(watch.handle, None)
+            return (Outcome.FINISHED, reading.operation) if reading and reading.over else (Outcome.PROCESSING, None)
+        agreement = self._undecided.setdefault(watch.handle, Agreement())  # it outlives a waiter that comes again
+        if agreement.add(reading.ending.status, reading.operation, now=anyio.current_time()):
+            del self._undecided[watch.handle]
+            return Outcome.FINISHED, reading.settle()
+        if len(self._undecided) > UNDECIDED:
+            self._undecided.popitem(last=False)
+        logger.info("operation %s is %s, without an end that is certain", watch.handle, reading.operation.status)
+        return Outcome.UNDECIDED, None
 
     def _take_fault(self, watch: _Watch, error: Exception) -> tuple[Outcome, Exception | None]:
         """Tell a poll that is worth another turn from one whose error its waiters get."""

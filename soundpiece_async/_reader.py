@@ -1,5 +1,6 @@
 """Reads operations afresh, and remembers the numbers of their outputs and the latest URLs."""
 
+import logging
 from collections import OrderedDict
 from functools import partial
 from typing import Any, TypeVar
@@ -7,19 +8,26 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import wire
+from soundpiece_async._core import endings, wire
 from soundpiece_async._core.errors import DownloadError, SoundpieceError, duplicate
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
 from soundpiece_async._core.pacing import Turn
+from soundpiece_async._core.reading import Reading
+from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.validation import demand_handle
 from soundpiece_async._transport import Transport
 
 R = TypeVar("R", bound=Request | None)
 
+logger = logging.getLogger("soundpiece_async.reader")
+
 REMEMBERED = 4096
 """Operations whose outputs are remembered, the least recently used going first."""
+
+MAX_NOTES = 1000
+"""Different oddities that are logged; a service may invent any number of statuses."""
 
 
 @attrs.define(eq=False)
@@ -35,6 +43,8 @@ class Reader:
 
     def __init__(self, transport: Transport) -> None:
         self.ready = self.failed = 0
+        self.unknown_statuses: dict[str, None] = {}
+        self._noted: set[str] = set()
         self._transport = transport
         self._outputs: OrderedDict[Handle, tuple[Output, ...]] = OrderedDict()
         self._renewing: dict[Handle, _Renewal] = {}
@@ -42,9 +52,23 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader remembers={len(self._outputs)} renewing={len(self._renewing)}>"
 
+    def take(self, reading: Reading) -> Operation[Any]:
+        """Return an operation that was read, as ``fix`` does, and log what is odd about the answer."""
+        self.note(reading)
+        return self.fix(reading.operation)
+
+    def note(self, reading: Reading) -> None:
+        """Log what is odd about an answer, each oddity once in a session: the next ten thousand have it, too."""
+        for note in reading.notes:
+            if note.about not in self._noted and len(self._noted) < MAX_NOTES:
+                self._noted.add(note.about)
+                logger.warning("%s: %s (logged once)", reading.operation.handle, note.text)
+        if reading.ending.unknown and len(self.unknown_statuses) < MAX_NOTES:
+            self.unknown_statuses[redact_text(reading.ending.unknown)] = None
+
     def fix(self, operation: Operation[R]) -> Operation[R]:
-        """Give an operation's outputs the numbers they had when they were first seen, and count it when it is final."""
-        if not operation.status.final:
+        """Give an operation's outputs the numbers they had when they were first seen, and count it when it is over."""
+        if not endings.is_over(operation):
             return operation
         if operation.handle not in self._outputs:
             self.ready += operation.status is Status.READY
@@ -53,7 +77,7 @@ class Reader:
 
     def remember(self, operation: Operation[R]) -> Operation[R]:
         """Take an operation as it was seen earlier, perhaps by another process; what was seen since is newer."""
-        if not operation.status.final:
+        if not endings.is_over(operation):
             return operation  # it says nothing yet of the outputs
         known = self._outputs.get(operation.handle)
         return self._number(operation) if known is None else attrs.evolve(operation, outputs=known)
@@ -74,16 +98,16 @@ class Reader:
     async def read(self, handle: Handle, *, request: Request | None, turn: Turn = Turn.SUBMIT) -> Operation[Any]:
         """Ask once how an operation stands, without waiting for it to be ready."""
         call = wire.poll(handle, wait=False)
-        return self.fix(
-            await self._transport.ask(
-                call, turn=turn, read=partial(wire.read_operation, handle=handle, request=request)
-            )
+        return self.take(
+            await self._transport.ask(call, turn=turn, read=partial(wire.read_poll, handle=handle, request=request))
         )
 
     async def refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
         """Read an operation again, with the request it had, if that is known."""
-        request = what.request if isinstance(what, Operation) else None
-        return await self.read(demand_handle(what), request=request)
+        if not isinstance(what, Operation):
+            return await self.read(demand_handle(what), request=None)
+        latest = await self.read(what.handle, request=what.request)
+        return attrs.evolve(latest, echo_differences=what.echo_differences)
 
     async def renew(self, output: Output) -> Output:
         """Get an output's URL signed afresh; one request serves all that ask for the same operation at the same time.

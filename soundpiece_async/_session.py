@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import attrs
 
 from soundpiece_async._bulk import RunMany
-from soundpiece_async._core import wire
+from soundpiece_async._core import endings, wire
 from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
@@ -156,6 +156,7 @@ class Session:
 
         Raises:
             OperationFailed: the service gave up on the work.
+            NotReady: the service says that it is ready, and twice in 10 s or more showed no outputs.
             WaitTimeout: the timeout passed; the operation runs on, wait again later.
             ApiError, DecodeError: it cannot be read, and trying again would not help.
             SessionClosed: the session is closed.
@@ -163,9 +164,10 @@ class Session:
         known = operation if isinstance(operation, Operation) else None
         demand_timeout(timeout)
         with self._life.briefly():
-            if known is None or not known.status.final:
+            if known is None or not endings.is_over(known):
                 final = await self._poller.wait(demand_handle(operation), known=known, timeout=timeout)
-                known = final if known is None else attrs.evolve(final, request=known.request)
+                known = known or final
+                known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
         return wire.demand_ready(known)
 
     @overload
@@ -300,7 +302,7 @@ class Session:
         self._life.check()
         if not demand_operation(operation).status.final:
             return
-        if self._settings.confirm_webhooks:
+        if self._settings.confirm_webhooks or not endings.is_over(operation):
             self._life.spawn(self._poller.confirm, operation)
         else:
             self._poller.deliver(operation)
@@ -327,6 +329,7 @@ class Session:
             degraded=gate.probing,
             detection_lag=poller.lag_sum / max(1, poller.noticed),
             detection_lag_max=poller.lag_max,
+            unknown_statuses=tuple(self._reader.unknown_statuses),
         )
 
     async def _demand(self, save_to: Destination | None) -> None:

@@ -1,5 +1,6 @@
 """One request object, one operation: made into bytes once, sent until it is answered, and never again after that."""
 
+import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import codec, validation, wire
+from soundpiece_async._core import codec, identities, validation, wire
 from soundpiece_async._core.errors import (
     AuthenticationError,
     DecodeError,
@@ -17,14 +18,17 @@ from soundpiece_async._core.errors import (
     SoundpieceError,
 )
 from soundpiece_async._core.models import Operation
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pacing import Turn
+from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Request
 from soundpiece_async._pacer import allow
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Attempts, Transport
 
 R = TypeVar("R", bound=Request)
+
+logger = logging.getLogger("soundpiece_async.submitter")
 
 FRESH = timedelta(seconds=60)
 """A source whose URL lives shorter than this is signed afresh first: the service fetches it after the submit."""
@@ -37,9 +41,10 @@ class _Piece:
     owner: "weakref.ref[Request]"  # its end takes this piece out of the book
     lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
     body: bytes | None = attrs.field(default=None, repr=False)
-    raw: Mapping[str, Any] | None = attrs.field(
-        default=None, repr=False
-    )  # of its operation, which holds the request: that would keep itself alive
+    raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    """Of its operation, which itself holds the request: that would keep itself alive."""
+    id: str = ""
+    """Of the same."""
     error: DecodeError | None = None
 
 
@@ -104,7 +109,8 @@ class Submitter:
                 raise _renew(piece.error, request)
             if piece.raw is None:
                 return await self._send(request, piece, check, sending)
-        return self._reader.remember(codec.decode_operation(piece.raw, route=request.route, request=request))
+        known = wire.reading_of(piece.raw, Handle(request.route, piece.id), request=request, body=piece.body)
+        return self._reader.remember(known.operation)
 
     def _know(self, request: Request, *, validate: bool) -> _Piece:
         validation.demand_request(request)
@@ -135,7 +141,7 @@ class Submitter:
             piece.body = sending.body
         call = wire.submit(request, await self._encode(request, piece))
 
-        def read(answer: wire.Answer, call: wire.Call) -> Operation[Any]:
+        def read(answer: wire.Answer, call: wire.Call) -> Reading:
             try:
                 return wire.read_submitted(answer, call, request=request)
             except (AuthenticationError, InsufficientCredits) as refusal:
@@ -143,7 +149,7 @@ class Submitter:
                 raise
 
         try:
-            operation = await self._transport.ask(
+            reading = await self._transport.ask(
                 call,
                 turn=Turn.SUBMIT,
                 read=read,
@@ -157,8 +163,17 @@ class Submitter:
                 self.submitted += 1
             raise
         self.submitted += 1
-        piece.raw = operation.raw
-        return self._reader.fix(operation)
+        operation = self._reader.take(reading)
+        piece.raw, piece.id = operation.raw, operation.id
+        if reading.suspicious and identities.given_key(request) is not None:
+            logger.error(
+                "%s: %s is echoed otherwise than it was sent: the idempotency key %s, which was given to the request, "
+                "may have been used for other work; compare the result with the request",
+                operation.handle,
+                ", ".join(reading.suspicious),
+                request.idempotency_key,
+            )
+        return operation
 
     async def _freshen(self, request: Request) -> Request:
         """Renew the URL of a source that is an output of an earlier operation and about to expire."""
@@ -173,4 +188,4 @@ class Submitter:
 def _renew(error: DecodeError, request: Request | None) -> DecodeError:
     """Make an error anew: the one that was raised keeps the request alive, by its operation and by its traceback."""
     operation = error.operation and attrs.evolve(error.operation, request=request)
-    return DecodeError(str(error), path=error.path, operation=operation)
+    return DecodeError(str(error), path=error.path, body=error.body, operation=operation)

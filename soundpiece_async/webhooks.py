@@ -51,6 +51,9 @@ READ_TIMEOUT = 30.0
 REMEMBERED = 65_536
 """Events remembered at least, the oldest going first, in less than 10 MB however long their ids are."""
 
+MAX_NOTES = 1000
+"""Different oddities that are logged."""
+
 Deliver: TypeAlias = Callable[[Operation[Any]], None]
 """What takes the news: ``session.deliver``, or anything else that does not block."""
 
@@ -84,9 +87,9 @@ class Webhooks:
         read_timeout: float = READ_TIMEOUT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = tuple(
-            signing.read_secret(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)
-        )
+        read = [signing.read_secret(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)]
+        self._secrets = len(read)
+        self._keys = tuple(key for keys in read for key in keys)
         if not self._keys:
             raise SettingsError("webhooks need a signing secret: without one nothing could be told from junk")
         if not tolerance > 0:
@@ -100,9 +103,10 @@ class Webhooks:
         self._tolerance = tolerance
         self._clock = clock
         self._known = _Recent(REMEMBERED)
+        self._noted: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Webhooks secrets={len(self._keys)} tolerance={self._tolerance} s remembers={len(self._known)}>"
+        return f"<Webhooks secrets={self._secrets} tolerance={self._tolerance} s remembers={len(self._known)}>"
 
     @forget_arguments
     def verify(self, headers: Headers, body: bytes) -> Delivery:
@@ -117,9 +121,14 @@ class Webhooks:
         """
         if len(body) > self.max_bytes:
             raise WebhookError(f"a webhook of more than {self.max_bytes} bytes", http_status=413)
-        return signing.read_delivery(
+        delivery, notes = signing.read_delivery(
             headers, bytes(body), keys=self._keys, now=self._clock(), tolerance=self._tolerance
         )
+        for note in notes:
+            if note.about not in self._noted and len(self._noted) < MAX_NOTES:
+                self._noted.add(note.about)
+                _logger.warning("webhook %s: %s (logged once)", delivery.id, note.text)
+        return delivery
 
     def handle(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
         """Receive one delivery and give the HTTP status to answer: the whole receiver, for any framework.

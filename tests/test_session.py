@@ -27,6 +27,7 @@ from soundpiece_async import (
     NotReady,
     Operation,
     OperationFailed,
+    Output,
     RemixInstrumental,
     RemixSong,
     Request,
@@ -352,7 +353,8 @@ async def test_a_webhook_wakes_the_waiters() -> None:
     """``deliver`` ends the wait as a poll would, before or after anybody waits; news that is not final is ignored."""
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
-        ready = attrs.evolve(operation, status=Status.READY)
+        output = Output(url="https://h/a", handle=operation.handle)
+        ready = attrs.evolve(operation, status=Status.READY, outputs=(output,))
         session.deliver(operation)
         async with anyio.create_task_group() as group:
 

@@ -26,6 +26,7 @@ from starlette.routing import Mount, Route
 from soundpiece_async import (
     NewFx,
     Operation,
+    OperationError,
     OperationFailed,
     Session,
     SessionClosed,
@@ -128,7 +129,7 @@ receivers = pytest.mark.parametrize("receiver", [open_aiohttp, open_starlette], 
         ("", {}),
         ([None], {}),
         (["spk_0123"], {}),
-        ([SECRET, "whsec_!"], {}),
+        ([SECRET, "whsec_"], {}),
         ([SECRET], {"tolerance": 0}),
         ([SECRET], {"tolerance": math.nan}),
         ([SECRET], {"max_bytes": 0}),
@@ -182,7 +183,7 @@ async def test_what_is_not_ours_is_refused(receiver: Callable[..., Any]) -> None
     async with receiver(make_webhooks(), never) as post:
         assert await post({}, b"") == 400
         assert await post({}, body) == 400
-        assert await post({**headers, "webhook-timestamp": "now"}, body) == 400
+        assert await post({**headers, "webhook-timestamp": "now"}, body) == 401
         assert await post(*make_delivery(data=[])) == 400
         assert await post(headers, body + b" ") == 401
         assert await post(*make_delivery(secret=OTHER)) == 401
@@ -434,11 +435,20 @@ async def test_a_webhook_is_confirmed_by_one_read_when_asked() -> None:
 async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, session: Session) -> None:
     """Whoever waits later has it without a request, and once; what came too long ago is found by polling."""
     news = [
-        Operation[Any](route=NewFx.route, id=f"op_{n}", status=Status.READY, request=None) for n in range(DELIVERED + 1)
+        Operation[Any](
+            route=NewFx.route,
+            id=f"op_{n}",
+            status=Status.FAILED,
+            error=OperationError("no_luck", ""),
+            request=None,
+        )
+        for n in range(DELIVERED + 1)
     ]
     for operation in news:
         session.deliver(operation)
-    assert (await session.wait(news[1].handle)).id == "op_1"
+    with pytest.raises(OperationFailed) as caught:
+        await session.wait(news[1].handle)
+    assert caught.value.operation.id == "op_1"
     assert sim.log == []
     for forgotten in news[:2]:
         with pytest.raises(ValidationError):  # the simulator knows of none

@@ -1,10 +1,8 @@
 """Bytes to models and back; the only file that knows cattrs. Its converters are built once, when first needed."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import cache
 from types import NoneType
 from typing import Any, get_args
@@ -12,22 +10,15 @@ from typing import Any, get_args
 import attrs
 import cattrs
 
-from soundpiece_async._core.errors import DecodeError, InvalidRequest
-from soundpiece_async._core.models import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.errors import InvalidRequest
+from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.requests import ROUTES, AudioSource, Request, Source
 from soundpiece_async._core.tracebacks import forget_arguments
-
-_IDENTITY = re.compile("[!-~]+")
-"""Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
 
 _ALIKE, _WIDE = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
 """How to find that many digits in a row: thirty times as fast as a regular expression."""
 _DEEP = 500
 """Levels of nesting; a body with no more brackets has no more of them."""
-
-INTERNAL_ERROR = "internal_error"
-"""The code to read where none is given (contract section 8)."""
 
 
 @forget_arguments
@@ -92,55 +83,13 @@ decode_json = make_reader(find_quick())
 """Read JSON; a ``ValueError``: it is none."""
 
 
-def decode_operation(members: Mapping[str, Any], *, route: str, request: Request | None) -> Operation[Any]:
-    """Build the whole operation from the object inside the envelope.
-
-    Args:
-        members: the JSON object.
-        route: the route it was asked of.
-        request: the request it answers; None: rebuild it from the echo, as far as that goes.
-
-    Raises:
-        DecodeError: a member this version relies on has the wrong type; ``operation`` holds the id, if there is one.
-    """
-    identity = members.get("id")
-    if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
-        raise DecodeError(f"{route}: the answer holds no usable operation id", path="id")
-    handle = Handle(route, identity)
-    prepared = {
-        **members,
-        "route": route,
-        "request": request if request is not None else decode_echo(members, route=route),
-        "outputs": _number_outputs(members, handle),
-        "error": _normalise_error(members),
-        "raw": members,
-    }
-    try:
-        operation: Operation[Any] = _find_builder()(prepared, Operation[Any])
-    except Exception:  # noqa: BLE001 - whatever it is: the careful converter meets it again, and says where
-        return _build_carefully(prepared, handle)
-    return operation
-
-
-def _build_carefully(prepared: Mapping[str, Any], handle: Handle) -> Operation[Any]:
-    try:
-        return _get_converter(careful=True).structure(prepared, Operation[Any])
-    except cattrs.BaseValidationError as error:
-        wrong, _, path = cattrs.transform_error(error)[0].partition(" @ $.")
-        raise DecodeError(
-            f"operation {handle} is not of the contract's shape: {wrong} at {path}",
-            path=path,
-            operation=_salvage(prepared),
-        ) from None  # the message says it all, and cattrs' own is a tree of groups
-
-
 def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
     """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
     if members.get("idempotency_key") is None:
         return None  # a key of our own making would stand for another piece of work
     told = {name: value for name, value in members.items() if value is not None}
     try:
-        return _get_converter(careful=False).structure(told, ROUTES[route])
+        return _get_converter().structure(told, ROUTES[route])
     except (TypeError, ValueError, KeyError):
         return None
 
@@ -172,37 +121,6 @@ def _find_fault(value: object) -> Exception | None:
     return None
 
 
-def _number_outputs(members: Mapping[str, Any], handle: Handle) -> list[object]:
-    """Make one list of ``outputs`` or the single ``output``, whichever the route has (contract section 2)."""
-    found = members.get("outputs") if members.get("outputs") is not None else members.get("output")
-    outputs = found if isinstance(found, list) else [] if found is None else [found]
-    return [
-        {**output, "handle": handle, "index": index} if isinstance(output, dict) else output
-        for index, output in enumerate(outputs)
-    ]
-
-
-def _normalise_error(members: Mapping[str, Any]) -> object:
-    """Give a failed operation its error; the service may leave out either of its members (contract section 8)."""
-    error = members.get("error")
-    if error is None and members.get("status") == Status.FAILED:
-        error = {}
-    if isinstance(error, dict):
-        return {"code": error.get("code") or INTERNAL_ERROR, "message": error.get("message") or ""}
-    return error
-
-
-def _salvage(prepared: Mapping[str, Any]) -> Operation[Any]:
-    """Keep what identifies an operation whose other members cannot be read: not final, whatever it says itself."""
-    return Operation(
-        route=prepared["route"],
-        id=prepared["id"],
-        status=Status.PROCESSING,
-        request=prepared["request"],
-        raw=prepared["raw"],
-    )
-
-
 def _check_type(kind: type) -> Callable[[object, object], object]:
     """Make a hook that takes a value as it is, or refuses it: cattrs by itself would turn 5 into "5"."""
 
@@ -215,6 +133,8 @@ def _check_type(kind: type) -> Callable[[object, object], object]:
 
 
 def _number(value: object, _: object) -> float:
+    if isinstance(value, str):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number, not {type(value).__name__}")
     if not abs(value) <= sys.float_info.max:  # NaN and infinity are no JSON, but Python reads them
@@ -222,27 +142,11 @@ def _number(value: object, _: object) -> float:
     return float(value)
 
 
-def _moment(value: object, _: object) -> datetime:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a date-time, not {type(value).__name__}")
-    moment = datetime.fromisoformat(value.upper())  # RFC 3339 allows a small t and z
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # UTC in every example of the contract
-
-
-def _status(value: object, _: object) -> Status:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a status, not {type(value).__name__}")
-    return _STATUSES.get(value) or Status(value)  # an enum's own look-up takes five times as long
-
-
 def _source(value: object, _: object) -> AudioSource:
-    if not isinstance(value, dict) or not isinstance(value.get("url"), str):
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
         raise TypeError("expected an object with a url")
-    return AudioSource(value["url"])
-
-
-def _as_it_is(value: object, _: object) -> object:
-    return value
+    return AudioSource(url)
 
 
 def _optional(shape: Any, converter: cattrs.Converter) -> Callable[[object, object], object]:
@@ -253,33 +157,18 @@ def _optional(shape: Any, converter: cattrs.Converter) -> Callable[[object, obje
 
 
 @cache
-def _get_converter(*, careful: bool) -> cattrs.Converter:
-    """Make the converter, once; only a ``careful`` one says where something is wrong, which takes its time."""
-    converter = cattrs.Converter(detailed_validation=careful)
+def _get_converter() -> cattrs.Converter:
+    """Build the converter of requests, once."""
+    converter = cattrs.Converter(detailed_validation=False)
     for primitive in (str, bool, int):
         converter.register_structure_hook(primitive, _check_type(primitive))
     converter.register_structure_hook(float, _number)
-    converter.register_structure_hook(datetime, _moment)
-    converter.register_structure_hook(Status, _status)
     converter.register_structure_hook_factory(
         lambda shape: len(get_args(shape)) == 2 and NoneType in get_args(shape),  # noqa: PLR2004 - X and None
         _optional,
     )
     converter.register_structure_hook_func(lambda shape: shape in (Source, Source | None), _source)
-    converter.register_structure_hook(Handle, _as_it_is)
-    converter.register_structure_hook_func(lambda shape: shape == Mapping[str, Any], _as_it_is)
-    if not careful:
-        build = converter.get_structure_hook(Output)
-        converter.register_structure_hook_func(
-            lambda shape: shape == tuple[Output, ...], lambda outputs, _: tuple([build(one, Output) for one in outputs])
-        )
     return converter
 
 
-@cache
-def _find_builder() -> Callable[[object, object], Any]:
-    return _get_converter(careful=False).get_structure_hook(Operation[Any])
-
-
-_STATUSES = {status.value: status for status in Status}
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

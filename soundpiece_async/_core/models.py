@@ -239,6 +239,7 @@ class Statistics:
         degraded: the service gives no usable answers; until one succeeds, requests go out singly and ever rarer.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
+        unknown_statuses: words for the status of operations that this version does not know; it polls on.
     """
 
     submitted: int = 0
@@ -258,3 +259,4 @@ class Statistics:
     degraded: bool = False
     detection_lag: float = 0.0
     detection_lag_max: float = 0.0
+    unknown_statuses: tuple[str, ...] = ()

@@ -2,7 +2,8 @@
 
 1. A piece goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
    ``submitted`` on an operation exists, and nothing is ever submitted again.
-2. ``failed`` is what the same key cannot mend. An outage, an empty account or a wrong API key leave the state as it is.
+2. ``failed`` is what the same key cannot mend; of an operation that exists, only the service says so. An outage, an
+   empty account or a wrong API key leave the state as it is.
 3. How long the service remembers a key is UNKNOWN (contract section 5): what was sent a day ago and never answered is
    *uncertain*. That is never stored: it follows from ``sending`` and the time.
 """
@@ -20,7 +21,6 @@ from soundpiece_async._core.errors import (
     ApiError,
     BadRequest,
     CorruptAudio,
-    DecodeError,
     DownloadError,
     OperationFailed,
     SoundpieceError,
@@ -137,6 +137,7 @@ class JobRecord:
         sent_at: when its first PUT left, in seconds since 1970.
         operation: the operation's id.
         created_at: when the service says it was submitted.
+        echo_differences: members of the request that the service echoed otherwise than they were sent.
         outputs, files: what it became.
         failure: why it failed.
         name: the file stem that was asked for.
@@ -155,6 +156,7 @@ class JobRecord:
     sent_at: float | None = None
     operation: str | None = None
     created_at: datetime | None = None
+    echo_differences: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()
     files: tuple[FileRecord, ...] = ()
     failure: Failure | None = None
@@ -175,12 +177,11 @@ class JobRecord:
         return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
 
 
-def explain(error: SoundpieceError, *, request: Request, submitted: bool) -> Failure | None:
+def explain(error: SoundpieceError, *, submitted: bool) -> Failure | None:
     """Say whether an error ends a piece for good (rule 2), and what to store then.
 
     Args:
         error: what went wrong.
-        request: of the piece.
         submitted: whether an operation exists. Asking for one costs nothing, so a refused GET ends nothing.
 
     Returns:
@@ -192,8 +193,6 @@ def explain(error: SoundpieceError, *, request: Request, submitted: bool) -> Fai
             return Failure(kind, redact_message(code), redact_message(message), retryable=True)  # contract section 8
         case ApiError(status=status) if not submitted and 400 <= status < 500 and status not in MENDABLE:  # noqa: PLR2004 - what 4xx means
             return Failure(kind, str(status), str(error), retryable=False)
-        case DecodeError(operation=Operation(), path=path) if path in {m.name for m in attrs.fields(type(request))}:
-            return Failure(kind, "", str(error), retryable=True)  # the echo is another request's; its work is not ours
         case DownloadError() if isinstance(error, CorruptAudio) or error.__cause__ is None:
             return Failure(kind, "", str(error), retryable=True)  # with a cause, the disk or the network is at fault
     return None
@@ -219,6 +218,7 @@ def revive(piece: JobRecord, request: R) -> Operation[R]:
         request=request,
         outputs=piece.outputs,
         error=error,
+        echo_differences=piece.echo_differences,
     )
 
 
@@ -227,8 +227,6 @@ def revive_error(failure: Failure, *, operation: Operation[Any] | None) -> Sound
     match failure.kind:
         case "OperationFailed" if operation is not None:
             return OperationFailed(wire.read_failure(operation), operation=operation)
-        case "DecodeError":
-            return DecodeError(failure.text, operation=operation)
         case kind if failure.code.isdigit():
             classes: dict[str, type[ApiError]] = {"BadRequest": BadRequest, "ValidationError": ValidationError}
             return classes.get(kind, ApiError)(failure.text, status=int(failure.code))

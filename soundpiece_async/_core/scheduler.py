@@ -19,7 +19,8 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
    (contract section 6). "At once" is a few round trips; while that is not known, its next poll is short, to learn it.
 9. An operation that a webhook will report is left alone until it is late (`silence.py`), then polled as any other.
-10. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
+10. What an answer leaves undecided rests until a second one can decide it (`endings.py`).
+11. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
 
 Times are seconds on the caller's clock.
 """
@@ -30,6 +31,7 @@ from math import ceil, inf, sqrt
 
 import attrs
 
+from soundpiece_async._core import endings
 from soundpiece_async._core.durations import Durations
 from soundpiece_async._core.tempo import GUARD, Tempo
 from soundpiece_async._core.waiting import Out, Piece, Resting, Stage, Waiting
@@ -48,6 +50,7 @@ class Outcome(Enum):
     """How a poll ended."""
 
     PROCESSING = "processing"
+    UNDECIDED = "undecided"
     FINISHED = "finished"
     FAILED = "failed"
     DROPPED = "dropped"
@@ -221,7 +224,8 @@ class Scheduler:
         Args:
             key: The operation.
             now: The time.
-            outcome: FINISHED leaves the scheduler; FAILED is no usable answer; DROPPED was cancelled, for any reason.
+            outcome: FINISHED leaves the scheduler; UNDECIDED is an end if a later answer says the same; FAILED is no
+                usable answer; DROPPED was cancelled, for any reason.
             jitter: A number between 0 and 1 that spreads the rests after failures.
         """
         piece = self._pieces[key]
@@ -235,6 +239,8 @@ class Scheduler:
                 self._take_result(piece, now, held=held)
             case Outcome.PROCESSING:
                 rest = self._take_answer(piece, now, held=held)
+            case Outcome.UNDECIDED:
+                rest = max(self._take_answer(piece, now, held=held), endings.AGREE_AFTER)
             case Outcome.FAILED:
                 rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
                 piece.failures += 1

@@ -19,9 +19,11 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from soundpiece_async._core import codec
-from soundpiece_async._core.errors import DecodeError, SettingsError, WebhookError
+from soundpiece_async._core import codec, endings, envelopes, members
+from soundpiece_async._core.errors import SettingsError, WebhookError
 from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.requests import ROUTES
 
@@ -33,12 +35,15 @@ SKEW = 300.0
 
 _PREFIX = "whsec_"
 _VERSION = b"v1,"
-_ID: Final = "webhook-id"
-_TIMESTAMP: Final = "webhook-timestamp"
-_SIGNATURE: Final = "webhook-signature"
+_NUMBER = re.compile(r"[0-9]{1,19}(\.[0-9]{1,9})?")
+_NAMES: Final = ("webhook", "svix")
+"""What the names of the headers begin with: the standard's, and those of the service that it comes from."""
+_ID: Final = "id"
+_TIMESTAMP: Final = "timestamp"
+_SIGNATURE: Final = "signature"
 _FORMS: Mapping[str, re.Pattern[str]] = {
     _ID: re.compile("[!-~]{1,256}"),
-    _TIMESTAMP: re.compile("[0-9]{1,12}"),
+    _TIMESTAMP: re.compile("[ -~]{1,64}"),
     _SIGNATURE: re.compile("[ -~]+"),
 }
 
@@ -63,20 +68,30 @@ class Delivery:
     operation: Operation[Any] | None
 
 
-def read_secret(secret: str) -> bytes:
-    """Read the key in a signing secret: base64 behind the prefix ``whsec_``, however long it may be.
+def read_secret(secret: str) -> tuple[bytes, ...]:
+    """Return the keys that a signing secret may stand for.
+
+    By the standard it is base64 behind the prefix ``whsec_``; some services use the other alphabet of base64, or the
+    text as it is. That one is right which fits the signature.
 
     Raises:
-        SettingsError: it is none; what it is stays out of the message.
+        SettingsError: it is none; its text stays out of the message.
     """
+    text = secret.strip() if isinstance(secret, str) else ""
+    bare = text.removeprefix(_PREFIX)
+    if not bare or text.startswith("spk_"):  # that is the API key
+        raise SettingsError(f"a webhook secret must be text, such as {_PREFIX} and base64, as the dashboard shows it")
+    plain = (form.encode("utf-8", "surrogatepass") for form in (bare, text))
+    return tuple(SecretBytes(key) for key in dict.fromkeys([*_read_base64(bare), *plain]))
+
+
+def _read_base64(text: str) -> list[bytes]:
     try:
-        text = secret.removeprefix(_PREFIX)
-        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)  # padding is easily lost in a copy
-    except (AttributeError, TypeError, ValueError):  # None, bytes, and binascii.Error is a ValueError
-        key = b""
-    if not key:
-        raise SettingsError(f"a webhook secret is {_PREFIX} and base64, as the dashboard shows it once; this is not")
-    return SecretBytes(key)
+        plain = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+        key = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)  # padding is easily lost in a copy
+    except ValueError:  # binascii.Error is one
+        return []
+    return [key] if key else []
 
 
 def sign(key: bytes, *, identity: str, timestamp: str, body: bytes) -> bytes:
@@ -85,8 +100,10 @@ def sign(key: bytes, *, identity: str, timestamp: str, body: bytes) -> bytes:
     return _VERSION + binascii.b2a_base64(hmac.digest(key, content, "sha256"), newline=False)
 
 
-def read_delivery(headers: Headers, body: bytes, *, keys: Iterable[bytes], now: float, tolerance: float) -> Delivery:
-    """Verify a delivery, then read it.
+def read_delivery(
+    headers: Headers, body: bytes, *, keys: Iterable[bytes], now: float, tolerance: float
+) -> tuple[Delivery, tuple[Note, ...]]:
+    """Verify a delivery, then read it. Returns it with what is odd about its operation.
 
     Args:
         headers: of the request; other headers do no harm.
@@ -104,7 +121,7 @@ def read_delivery(headers: Headers, body: bytes, *, keys: Iterable[bytes], now: 
     expected = [sign(key, identity=identity, timestamp=timestamp, body=body) for key in keys]
     if not any(hmac.compare_digest(one, other) for one in offered for other in expected):
         raise WebhookError(f"webhook {identity}: its signature fits none of the secrets", http_status=401)
-    _check_age(identity, now - int(timestamp), tolerance)
+    _check_age(identity, now - _read_timestamp(identity, timestamp), tolerance)
     return _read_news(identity, body)
 
 
@@ -113,17 +130,31 @@ def _pick_headers(headers: Headers) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for name, value in headers.items() if isinstance(headers, Mapping) else headers:
         lowered = _read_text(name).lower()
-        if lowered in _FORMS and (lowered in found or not _FORMS[lowered].fullmatch(_read_text(value))):
+        prefix, _, form = lowered.partition("-")
+        if prefix not in _NAMES or form not in _FORMS:
+            continue
+        if lowered in found or not _FORMS[form].fullmatch(_read_text(value)):
             raise WebhookError(f"the header {lowered} is there twice, or makes no sense")
         found[lowered] = _read_text(value)
-    missing = _FORMS.keys() - found.keys()
-    if missing:
-        raise WebhookError(f"not a webhook: without {', '.join(sorted(missing))}")
-    return found
+    for prefix in _NAMES:
+        if all(f"{prefix}-{form}" in found for form in _FORMS):
+            return {form: found[f"{prefix}-{form}"] for form in _FORMS}
+    missing = ", ".join(sorted(name for form in _FORMS if (name := f"{_NAMES[0]}-{form}") not in found))
+    raise WebhookError(f"not a webhook: without {missing}")
 
 
 def _read_text(text: object) -> str:
     return text.decode("latin-1") if isinstance(text, bytes) else text if isinstance(text, str) else ""
+
+
+def _read_timestamp(identity: str, text: str) -> float:
+    """Read when a delivery was signed, in seconds since 1970: a number of seconds, or any other time there is."""
+    if _NUMBER.fullmatch(text):
+        return members.to_epoch(float(text))
+    moment, reason = members.read_time(text)
+    if moment is None:
+        raise WebhookError(f"webhook {identity}: its timestamp makes no sense: {reason}")
+    return moment.timestamp()
 
 
 def _check_age(identity: str, age: float, tolerance: float) -> None:
@@ -135,7 +166,7 @@ def _check_age(identity: str, age: float, tolerance: float) -> None:
         raise WebhookError(f"webhook {identity}: signed {-age:.0f} s in the future; is the clock right?")
 
 
-def _read_news(identity: str, body: bytes) -> Delivery:
+def _read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
     """Read a body that is signed, and may be of another shape all the same."""
     try:
         payload = codec.decode_json(body)
@@ -145,21 +176,28 @@ def _read_news(identity: str, body: bytes) -> Delivery:
     if not isinstance(kind, str):
         raise WebhookError(f"webhook {identity}: without a type")
     route, _, ending = kind.rpartition(".")  # a route has a dot of its own
-    status = Status(ending)
-    operation = None
-    if route in ROUTES and status.final:
-        operation = _read_operation(identity, payload.get("data"), route=route, status=status)
-    return Delivery(id=identity, type=kind, route=route, status=status, operation=operation)
+    status = endings.read_status(ending)
+    if route not in ROUTES or not status.final:
+        return Delivery(id=identity, type=kind, route=route, status=status, operation=None), ()
+    reading = _read_operation(identity, payload.get("data"), route=route)
+    operation = _end(reading, status)
+    return Delivery(id=identity, type=kind, route=route, status=status, operation=operation), reading.notes
 
 
-def _read_operation(identity: str, members: object, *, route: str, status: Status) -> Operation[Any]:
-    """Read the bare operation object, which must be as the type says."""
-    if not isinstance(members, dict):
+def _read_operation(identity: str, data: object, *, route: str) -> Reading:
+    """Read the operation: bare as in the example, or in the envelope that the GET has (contract section 14, rule 8)."""
+    found = envelopes.find_operation(data, route=route)
+    known = None if found is None else members.read_id(found.get("id"))
+    if found is None or known is None:
         raise WebhookError(f"webhook {identity}: its data is no operation")
-    try:
-        operation = codec.decode_operation(members, route=route, request=None)
-    except DecodeError as error:
-        raise WebhookError(f"webhook {identity}: {error}") from error
-    if operation.status is not status:
-        raise WebhookError(f"webhook {identity}: of type {status}, but operation {operation.handle} is not")
-    return operation
+    return read_operation(found, Handle(route, known), request=None)
+
+
+def _end(reading: Reading, status: Status) -> Operation[Any]:
+    """Return the operation as the type says that it ended; where the rest does not agree, it has to be read again.
+
+    Such a one is ready without outputs, which wakes nobody by itself.
+    """
+    if reading.ending.status is status and not (reading.over and reading.operation.status is not status):
+        return reading.settle()
+    return attrs.evolve(reading.operation, status=Status.READY, outputs=(), error=None)

@@ -1,14 +1,12 @@
 """Models to HTTP messages and back: what is asked, and what an answer means. No network here."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit
-from uuid import UUID
+from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import codec, pacing
+from soundpiece_async._core import codec, echoes, endings, envelopes, members, pacing
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -17,6 +15,7 @@ from soundpiece_async._core.errors import (
     FieldError,
     InsufficientCredits,
     NotFound,
+    NotReady,
     OperationFailed,
     RateLimited,
     ServerError,
@@ -25,10 +24,9 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import ROUTES, Request
-
-_OPERATION_ID = re.compile(r"op_[0-9a-z]{26}")
+from soundpiece_async._core.requests import Request
 
 
 @attrs.frozen
@@ -72,54 +70,92 @@ def poll(handle: Handle, *, wait: bool) -> Call:
     return Call("GET", f"/v1/{handle.route}?{urlencode(query)}", None, handle.id)
 
 
-def read_submitted(answer: Answer, call: Call, *, request: Request) -> Operation[Any]:
+def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
     """Read the answer to a submit.
 
     Raises:
         TransportError: a 2xx that is not JSON; the same key may go again.
         ApiError: the service refused.
-        DecodeError: not of the contract's shape, or it echoes another request than the one sent; ``operation`` then
-            holds the id that is known nevertheless.
+        DecodeError: no operation can be found in it; or it is the answer to another idempotency key, and ``operation``
+            the one that it names.
     """
-    members = _open_envelope(_read_json(answer, call), route=request.route, call=call)
-    operation = codec.decode_operation(members, route=request.route, request=request)
-    sent = codec.decode_json(call.body or b"{}")
-    for name, value in sent.items():
-        echoed = members.get(name)
-        if name == "callback_url" or echoed is None or _same(name, value, echoed):
-            continue
+    data = _read_json(answer, call)
+    found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key)
+    identity = None if found is None else members.read_id(found.get("id"))
+    if found is None or identity is None:
+        raise _no_operation(data, call)
+    reading = reading_of(found, Handle(request.route, identity), request=request, body=call.body)
+    if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
-            f"{call}: the answer echoes another {name} than was sent, so operation {operation.id} is not the work"
-            " asked for; use a fresh idempotency key for every request",
-            path=name,
-            operation=operation,
+            f"{call}: the answer is about another idempotency key, {redact_text(found['idempotency_key'])}, and "
+            f"operation {reading.operation.handle}; submit the same request again, or look for its operation in the "
+            "dashboard",
+            path="idempotency_key",
+            body=data,
+            operation=reading.operation,
         )
-    return operation
+    return reading
 
 
-def read_operation(answer: Answer, call: Call, *, handle: Handle, request: Request | None = None) -> Operation[Any]:
-    """Read how an operation stands. Raises as ``read_submitted``."""
-    return codec.decode_operation(_open_poll(answer, call, handle=handle), route=handle.route, request=request)
+def reading_of(found: Mapping[str, Any], handle: Handle, *, request: Request, body: bytes | None) -> Reading:
+    """Read an operation whose PUT had this body, and compare the echo with that."""
+    reading = read_operation(found, handle, request=request)
+    differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
+    notes = tuple(
+        Note(f"echo of {one.member}", f"{one.member} is echoed otherwise than it was sent; the operation goes on")
+        for one in differences
+    )
+    return attrs.evolve(
+        reading,
+        operation=attrs.evolve(reading.operation, echo_differences=tuple(one.member for one in differences)),
+        notes=reading.notes + notes,
+        suspicious=tuple(one.member for one in differences if not one.slight),
+    )
 
 
-def read_final(answer: Answer, call: Call, *, handle: Handle, request: Request | None = None) -> Operation[Any] | None:
-    """Read how an operation stands, or give None when it is not final yet: that is seen before anything is built.
+def read_poll(answer: Answer, call: Call, *, handle: Handle, request: Request | None = None) -> Reading:
+    """Read how an operation stands.
 
-    Raises as ``read_submitted``.
+    Raises:
+        TransportError, ApiError: as ``read_submitted``.
+        DecodeError: no operation can be found in the answer, or another one than was asked for.
     """
-    members = _open_poll(answer, call, handle=handle)
-    if members.get("status") not in (Status.READY, Status.FAILED) and isinstance(members.get("status"), str):
+    data, found = _find_asked(answer, call, handle=handle)
+    return _read_asked(data, found, call, handle=handle, request=request)
+
+
+def read_final(answer: Answer, call: Call, *, handle: Handle, request: Request | None = None) -> Reading | None:
+    """Read how an operation stands, or None while its status says that it runs: seen before anything is built.
+
+    Raises as ``read_poll``.
+    """
+    data, found = _find_asked(answer, call, handle=handle)
+    if found.get("id") == handle.id and endings.is_running(found.get("status")):
         return None
-    return codec.decode_operation(members, route=handle.route, request=request)
+    return _read_asked(data, found, call, handle=handle, request=request)
 
 
-def _open_poll(answer: Answer, call: Call, *, handle: Handle) -> Mapping[str, Any]:
-    members = _open_envelope(_read_json(answer, call), route=handle.route, call=call)
-    found = members.get("id")
-    if found != handle.id:
-        other = redact_text(found) if isinstance(found, str) else "without an id"
-        raise DecodeError(f"{call}: the answer is about another operation, {other}", path="id")
-    return members
+def _find_asked(answer: Answer, call: Call, *, handle: Handle) -> tuple[Any, Mapping[str, Any]]:
+    data = _read_json(answer, call)
+    found = envelopes.find_operation(data, route=handle.route, asked=handle.id)
+    if found is None:
+        raise _no_operation(data, call).about(handle)
+    return data, found
+
+
+def _read_asked(data: Any, found: Mapping[str, Any], call: Call, *, handle: Handle, request: Request | None) -> Reading:
+    """Read the operation that was asked for; an answer without any id is about that."""
+    identity = found.get("id")
+    if not members.is_empty(identity) and members.read_id(identity) != handle.id:
+        raise DecodeError(
+            f"{call}: the answer is about another operation, {redact_text(str(identity))}", path="id", body=data
+        ).about(handle)
+    return read_operation(found, handle, request=request)
+
+
+def _no_operation(data: Any, call: Call) -> DecodeError:
+    what = "is JSON, but no object" if not isinstance(data, dict | list) else "holds no operation, or several"
+    return DecodeError(f"{call}: the answer {what}: {redact_text(str(data))}", body=data)
 
 
 def _read_json(answer: Answer, call: Call) -> Any:
@@ -129,25 +165,6 @@ def _read_json(answer: Answer, call: Call) -> Any:
         return codec.decode_json(answer.body)
     except ValueError as error:
         raise TransportError(f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}") from error
-
-
-def _open_envelope(data: Any, *, route: str, call: Call) -> Mapping[str, Any]:
-    """Find the operation: by the known name, else as the only object whose id looks like one (contract section 2)."""
-    if not isinstance(data, dict):
-        raise DecodeError(f"{call}: the answer is JSON, but no object: {redact_text(str(data))}")
-    kind = ROUTES.get(route)
-    known = data.get(kind.envelope) if kind else None
-    if isinstance(known, dict):
-        return known
-    found = [
-        value
-        for value in data.values()
-        if isinstance(value, dict) and isinstance(value.get("id"), str) and _OPERATION_ID.fullmatch(value["id"])
-    ]
-    if len(found) != 1:
-        names = redact_text(", ".join(data))
-        raise DecodeError(f"{call}: the answer holds {len(found)} operations, not one; its members: {names}")
-    return found[0]
 
 
 def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a table, one row a status
@@ -191,13 +208,19 @@ def read_failure(operation: Operation[Any]) -> str:
 
 
 def demand_ready(operation: Operation[Any]) -> Operation[Any]:
-    """Give a final operation back.
+    """Return a final operation.
 
     Raises:
-        OperationFailed: it did not become what it should.
+        OperationFailed: the service gave up on it.
+        NotReady: it is said to be ready, and has no outputs.
     """
     if operation.status is Status.FAILED:
         raise OperationFailed(read_failure(operation), operation=operation)
+    if not operation.outputs:
+        raise NotReady(
+            f"operation {operation.handle} is {operation.status}, but has no outputs; it is paid for, so do not "
+            "request it again: wait for it again later, and report it to the service if they do not come"
+        ).about(operation=operation)
     return operation
 
 
@@ -223,42 +246,3 @@ def _explain(detail: object, body: object) -> str:
             "; ".join(f"{'.'.join(map(str, field.loc))}: {field.msg} ({field.type})" for field in fields)
         )
     return redact_text(str(body if detail is None else detail))
-
-
-def _same(name: str, sent: Any, echoed: Any) -> bool:
-    """Compare as JSON values: 8 is 8.0, but true is not 1; an echoed object may have more members, or fewer."""
-    match sent:
-        case str() if sent == echoed:
-            return True
-        case dict():
-            return isinstance(echoed, dict) and all(
-                echoed.get(inner) is None or _same(inner, value, echoed[inner]) for inner, value in sent.items()
-            )
-        case str() if isinstance(echoed, str) and name == "idempotency_key":
-            return _plain_key(sent) == _plain_key(echoed)
-        case str() if isinstance(echoed, str) and name == "url":
-            return _plain_url(sent) == _plain_url(echoed)
-    return isinstance(sent, bool) == isinstance(echoed, bool) and bool(sent == echoed)
-
-
-def _plain_key(key: str) -> str:
-    """Undo the ways of writing one UUID."""
-    try:
-        return str(UUID(key))
-    except ValueError:  # sent unvalidated
-        return key
-
-
-def _plain_url(url: str) -> str:
-    """Undo what a URL type does to a URL it echoes: https://A.example/b c comes back as https://a.example/b%20c.
-
-    The service reads URLs as such a type (its error ``url_parsing`` is Pydantic's, contract section 7). To take that
-    for another request would give up paid work.
-    """
-    try:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna").decode()
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return url
-    return unquote(f"{parts.scheme}://{parts.username}@{host}:{port}{parts.path or '/'}?{parts.query}")

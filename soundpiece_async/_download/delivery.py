@@ -5,7 +5,7 @@ from typing import Any
 
 import anyio
 
-from soundpiece_async._core import wire
+from soundpiece_async._core import endings, wire
 from soundpiece_async._core.errors import DownloadError, NotReady
 from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names
@@ -47,7 +47,7 @@ async def deliver(
                 f"operation {what.handle} lists no output {what.index}", url=what.url, path=str(to)
             ).about(what.handle)
         return await downloader.save_in(what, to, files[what.index], overwrite=overwrite)
-    operation = what if isinstance(what, Operation) and what.status.final else await reader.refresh(what)
+    operation = what if isinstance(what, Operation) and endings.is_over(what) else await reader.refresh(what)
     if not operation.status.final:
         raise NotReady(f"operation {operation.handle} is {operation.status}: wait for it before downloading").about(
             operation=operation

@@ -83,6 +83,28 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE piece ADD COLUMN seal INTEGER",
         "ALTER TABLE piece ADD COLUMN operation_seal INTEGER",
     ),
+    (
+        "ALTER TABLE piece ADD COLUMN echo_differences TEXT",  # JSON: names of members that came back otherwise
+        # 0.1.0 gave operations up for an echo: that of another key belongs to another request, so the PUT has no answer
+        """
+        UPDATE piece SET state = 'sending', operation = NULL, operation_seal = NULL, created_at = NULL,
+            submitted_at = NULL, ended_at = NULL, error_kind = NULL, error_code = NULL, error_text = NULL,
+            retryable = NULL
+        WHERE state = 'failed' AND outputs IS NULL AND error_kind = 'DecodeError'
+            AND error_text LIKE '%echoes another idempotency_key than was sent%'
+        """,
+        # all others are paid for, and polled on
+        """
+        UPDATE piece SET state = 'submitted', error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL,
+            ended_at = NULL
+        WHERE state = 'failed' AND operation IS NOT NULL AND outputs IS NULL AND error_kind <> 'OperationFailed'
+        """,
+        # and it held some for ready that had no outputs
+        """
+        UPDATE piece SET state = 'submitted', outputs = NULL, title = NULL, ready_at = NULL, ended_at = NULL
+        WHERE outputs = '[]' AND files IS NULL AND state IN ('ready', 'failed')
+        """,
+    ),
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 

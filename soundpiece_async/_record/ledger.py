@@ -122,8 +122,9 @@ class Ledger:
         renewed = await self._read(
             "UPDATE piece SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
             "seal = ?, operation_seal = NULL, "
-            "sent_at = NULL, operation = NULL, created_at = NULL, submitted_at = NULL, ended_at = NULL, "
-            "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ? RETURNING *",
+            "sent_at = NULL, operation = NULL, created_at = NULL, echo_differences = NULL, submitted_at = NULL, "
+            "ended_at = NULL, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL "
+            "WHERE number = ? RETURNING *",
             *(digest, key, body, seal(digest, key, piece.route, body), piece.number),
         )
         return renewed or piece
@@ -142,8 +143,12 @@ class Ledger:
     async def submitted(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> None:
         """Write down which operation a piece became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
-        changes = "state = 'submitted', operation = ?, operation_seal = ?, created_at = ?, submitted_at = ?"
-        values = (operation.id, seal_operation(operation.id), created, now)
+        echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
+        changes = (
+            "state = 'submitted', operation = ?, operation_seal = ?, created_at = ?, echo_differences = ?, "
+            "submitted_at = ?"
+        )
+        values = (operation.id, seal_operation(operation.id), created, echoes, now)
         await self._change(piece, changes, *values, durable=True)
 
     async def ready(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> str:

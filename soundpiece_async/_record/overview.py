@@ -65,6 +65,14 @@ async def count_verified(ledger: Ledger) -> dict[str, int]:
     return {str(level): number for level, number in rows}
 
 
+async def count_echo_differences(ledger: Ledger) -> dict[str, int]:
+    """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
+    rows = await ledger.query(
+        "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1", {}
+    )
+    return {str(member): number for member, number in rows}
+
+
 async def count_ended_since(ledger: Ledger, moment: float) -> int:
     """Count the pieces that were saved, or failed, since a moment in seconds since 1970."""
     ((number,),) = await ledger.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})

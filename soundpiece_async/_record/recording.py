@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import attrs
 
-from soundpiece_async._core import identities, pieces, validation
-from soundpiece_async._core.errors import DecodeError, InvalidRequest, JournalError, SoundpieceError
+from soundpiece_async._core import endings, identities, pieces, validation
+from soundpiece_async._core.errors import InvalidRequest, JournalError, SoundpieceError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.pieces import UNLABELLED, JobRecord, JobState, Label
@@ -157,16 +157,14 @@ class Recording(Generic[R]):
 
         brakes.sending()
         sending = Sending(piece.body, announce)
-        keyed = request if piece.key == request.idempotency_key else attrs.evolve(request, idempotency_key=piece.key)
+        keyed = request
+        if piece.key != request.idempotency_key:
+            key = MadeKey(piece.key) if identities.given_key(request) is None else piece.key
+            keyed = attrs.evolve(request, idempotency_key=key)
         try:
             operation = await self._way.submit(keyed, check=brakes.sending, sending=sending)
-        except DecodeError as error:
-            if error.operation is not None:
-                await self._ledger.submitted(piece, error.operation, now=time.time())
-            await self._fail(piece, error, request)
-            raise
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
-            failed = isinstance(error, SoundpieceError) and await self._fail(piece, error, request, submitted=False)
+            failed = isinstance(error, SoundpieceError) and await self._fail(piece, error, submitted=False)
             if not failed and piece.state is JobState.PLANNED and not sending.attempts.in_doubt:
                 await self._ledger.recall(piece)
             raise
@@ -178,22 +176,22 @@ class Recording(Generic[R]):
         """Wait and download, as far as that is not done."""
         title = piece.title
         try:
-            if not operation.status.final:
+            if not endings.is_over(operation):
                 operation = await self._way.wait(operation)
                 self._ledger.passed[JobState.READY] += 1
-            if title is None:
+            if title is None or not piece.outputs:
                 title = await self._ledger.ready(piece, operation, now=time.time())
             files = await self._way.save(operation, title=title, overwrite=overwrite)
         except SoundpieceError as error:
-            await self._fail(piece, error, operation.request)
+            await self._fail(piece, error)
             raise
         if files:
             await self._ledger.saved(piece, self._shelf.record(files), now=time.time())
         return Succeeded(request=operation.request, operation=operation, files=files)
 
-    async def _fail(self, piece: JobRecord, error: SoundpieceError, request: R, *, submitted: bool = True) -> bool:
+    async def _fail(self, piece: JobRecord, error: SoundpieceError, *, submitted: bool = True) -> bool:
         """Write down an error that ends a piece for good; say whether it is one."""
-        failure = pieces.explain(error, request=request, submitted=submitted)
+        failure = pieces.explain(error, submitted=submitted)
         if failure is not None:
             await self._ledger.failed(piece, failure, now=time.time())
         return failure is not None

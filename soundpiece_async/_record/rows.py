@@ -18,6 +18,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("digest", "body"), bytes),
     **dict.fromkeys(("key", "route"), str),
     **dict.fromkeys(("operation", "created_at", "outputs", "files", "name", "title", "metadata"), str | None),
+    "echo_differences": str | None,
     **dict.fromkeys(("error_kind", "error_code", "error_text"), str | None),
     **dict.fromkeys(("sent_at", "submitted_at", "ready_at", "ended_at"), float | int | None),
 }
@@ -59,6 +60,7 @@ def read_piece(row: sqlite3.Row) -> JobRecord:
             sent_at=row["sent_at"],
             operation=operation,
             created_at=pieces.read_time(row["created_at"]),
+            echo_differences=tuple(map(str, json.loads(row["echo_differences"] or "[]"))),
             outputs=pieces.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
             files=pieces.read_files(files) if files else (),
             failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,

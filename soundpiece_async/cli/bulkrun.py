@@ -25,7 +25,7 @@ from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture, beside
-from soundpiece_async.cli.speech import plural, say, size, span, tell
+from soundpiece_async.cli.speech import describe_echoes, plural, say, size, span, tell
 from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
 
 if TYPE_CHECKING:
@@ -155,6 +155,8 @@ class BulkRun:
             say(_sum_up(counts, seconds=took))
         told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
         tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
+        if echoed := describe_echoes(tally.echo_differences):
+            tell(echoed)
         if tally.failures > SHOWN:
             tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {words}")
         if tally.unsaved:
@@ -182,7 +184,7 @@ def promise(pieces: int, *, longest: float | None, paused_for: float) -> str:
     return f"{told}. Interrupt again to stop at once: nothing is lost, either way"
 
 
-def _sum_up(counts: dict[str, int], *, seconds: float) -> str:
+def _sum_up(counts: dict[str, Any], *, seconds: float) -> str:
     """Write the last line of JSON."""
     return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
 

@@ -38,6 +38,7 @@ def describe(piece: JobRecord, *, now: float) -> dict[str, Any]:
             **{name: write_time(getattr(piece, name)) for name in TIMES},
             "waited": None if wait is None else round(wait, 3),
             "request": _read_request(piece),
+            "echo_differences": list(piece.echo_differences),
             "metadata": _scrub_deep(piece.metadata),
             "error": attrs.asdict(piece.failure) if piece.failure else None,
         }

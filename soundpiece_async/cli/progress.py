@@ -24,6 +24,8 @@ REFRESH = 0.25
 """Seconds between two pictures on a terminal."""
 INTERVAL = 5.0
 """Seconds between two lines where there is none."""
+SHOWN = 3
+"""Unknown statuses that are named."""
 WINDOW = 60.0
 """Seconds that the pace is measured over."""
 
@@ -155,4 +157,6 @@ class Picture:
             parts.append(f"told to wait {known.paused_for:.0f} s")
         if known.degraded:
             parts.append("the service gives no usable answers")
+        if known.unknown_statuses:
+            parts.append(f"unknown status {', '.join(map(repr, known.unknown_statuses[:SHOWN]))}")
         return ", ".join([*parts, f"noticed within {known.detection_lag:.1f} s", left])

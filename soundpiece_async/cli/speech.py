@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 
 from soundpiece_async._core.redaction import redact_message
@@ -69,6 +69,14 @@ def span(seconds: float) -> str:
     if seconds < 100:  # noqa: PLR2004 - what still reads well
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - the same
+
+
+def describe_echoes(counts: Mapping[str, int]) -> str:
+    """Write how often the service echoed which member otherwise than it was sent, or nothing."""
+    if not counts:
+        return ""
+    listed = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
+    return f"echoed by the service otherwise than sent: {listed}; this is no failure: listen before you buy again"
 
 
 def plural(number: int, noun: str) -> str:

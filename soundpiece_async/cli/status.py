@@ -17,12 +17,19 @@ from soundpiece_async._core.pieces import JobRecord, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
 from soundpiece_async._record.ledger import Ledger
-from soundpiece_async._record.overview import Reason, count_by_route, count_ended_since, count_verified, list_reasons
+from soundpiece_async._record.overview import (
+    Reason,
+    count_by_route,
+    count_echo_differences,
+    count_ended_since,
+    count_verified,
+    list_reasons,
+)
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.levels import describe_levels
-from soundpiece_async.cli.speech import plural, say, span
+from soundpiece_async.cli.speech import describe_echoes, plural, say, span
 
 SHOWN = 20
 """Reasons, and uncertain pieces, that are listed."""
@@ -40,6 +47,7 @@ class Standing:
         routes: how many pieces of each are how far.
         reasons: why some failed.
         uncertain: pieces that only the user can decide about, the first of them.
+        echo_differences: how often the service echoed each member otherwise than it was sent.
         pace: pieces that ended in the latest minutes, per second.
         verified: how many files have passed which level of checks.
     """
@@ -49,6 +57,7 @@ class Standing:
     routes: Mapping[str, Mapping[JobState, int]]
     reasons: tuple[Reason, ...]
     uncertain: tuple[JobRecord, ...]
+    echo_differences: Mapping[str, int]
     pace: float
     verified: Mapping[str, int]
 
@@ -122,6 +131,7 @@ async def _read(journal: Journal, ledger: Ledger, holder: str | None) -> Standin
         routes=await count_by_route(ledger, now=now),
         reasons=tuple(await list_reasons(ledger)),
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
+        echo_differences=await count_echo_differences(ledger),
         pace=await count_ended_since(ledger, now - LATELY) / LATELY,
         verified=await count_verified(ledger),
     )
@@ -140,6 +150,7 @@ def as_members(standing: Standing) -> dict[str, Any]:
             for piece in standing.uncertain
         ],
         "verified": standing.verified,
+        "echo_differences": standing.echo_differences,
         "worked_on_by": standing.holder,
         "seconds_left": standing.left,
     }
@@ -169,6 +180,7 @@ def _describe(standing: Standing) -> list[str]:
     for reason in standing.reasons[:SHOWN]:
         code = f" {reason.code}" if reason.code else ""
         told.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
+    told += [echoed] if (echoed := describe_echoes(standing.echo_differences)) else []
     told += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in standing.uncertain]
     if standing.uncertain:
         told.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")

@@ -78,6 +78,7 @@ class Summary:
         self._files = self._bytes = 0
         self._verified: Counter[str] = Counter()
         self._seconds = 0.0
+        self._echo_differences: Counter[str] = Counter()
         self._began: float | None = None
         self._ended: float | None = None
 
@@ -92,6 +93,7 @@ class Summary:
         self._seconds += sum(file.duration for file in piece.files)
         if (wait := read_wait(piece)) is not None:
             self._waits.setdefault(piece.route, array("f")).append(wait)
+        self._echo_differences.update(piece.echo_differences)
         self._keep_time(piece, state)
         if piece.failure is None:
             return None
@@ -112,6 +114,7 @@ class Summary:
             "verified": dict(self._verified),
             "bytes": self._bytes,
             "seconds": round(self._seconds, 3),
+            "echo_differences": dict(self._echo_differences),
             "began": self._began,
             "ended": self._ended,
             "waiting": [_rank(route, self._waits[route]) for route in self.routes if route in self._waits],

@@ -59,7 +59,7 @@ def judge(result: Result) -> Ending:
         case Failed(error=InvalidRequest()):
             return Ending.FAILED  # its key is another route's in the journal
     error, submitted = result.error, result.operation is not None
-    final = result.from_journal or pieces.explain(error, request=result.request, submitted=submitted)
+    final = result.from_journal or pieces.explain(error, submitted=submitted)
     return Ending.FAILED if final else Ending.UNFINISHED
 
 
@@ -76,6 +76,7 @@ class Tally:
     unsaved: int = 0
     files: int = 0
     bytes: int = 0
+    echo_differences: Counter[str] = attrs.field(factory=Counter)
     refusal: SoundpieceError | None = None
 
     @property
@@ -92,6 +93,7 @@ class Tally:
         """Count a result."""
         ending = judge(result)
         self.endings[ending] += 1
+        self.echo_differences.update(result.operation.echo_differences if result.operation else ())
         match result:
             case Succeeded(files=files):
                 self.files += len(files)
@@ -103,11 +105,18 @@ class Tally:
                 self.unsaved += ending is Ending.FAILED and isinstance(error, DownloadError)
         return ending
 
-    def as_members(self) -> dict[str, int]:
-        """Give the counts as members of a JSON object; what has no result is left."""
+    def as_members(self) -> dict[str, Any]:
+        """Return the counts as members of a JSON object; what has no result is left."""
         counts = {str(one): self.endings[one] for one in Ending if one is not Ending.UNSENT}
         left = self.lines - self.ended
-        return {"lines": self.lines, **counts, "left": left, "files": self.files, "bytes": self.bytes}
+        return {
+            "lines": self.lines,
+            **counts,
+            "left": left,
+            "files": self.files,
+            "bytes": self.bytes,
+            "echo_differences": dict(self.echo_differences),
+        }
 
 
 def describe(job: Job, result: Result, ending: Ending) -> str:
@@ -121,6 +130,7 @@ def describe(job: Job, result: Result, ending: Ending) -> str:
         "status": ending,
         "id": operation and operation.id,
         "idempotency_key": operation and operation.idempotency_key,
+        "echo_differences": list(operation.echo_differences) if operation else [],
         "files": describe_files(result.files) if isinstance(result, Succeeded) else [],
     }
     if isinstance(result, Failed):

@@ -12,10 +12,11 @@ import yaml
 from hypothesis import strategies as st
 
 from soundpiece_async._core import wire
-from soundpiece_async._core.codec import decode_operation, encode_request
+from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.reading import Reading, read_operation
 from soundpiece_async._core.requests import ROUTES, AudioSource, Request
 from soundpiece_async._core.wire import Answer
 
@@ -111,11 +112,21 @@ def decode(example: Example = SAMPLE, **members: object) -> Operation[Any]:
     """Decode a ready answer with some members replaced; ``...`` leaves one out."""
     changed = {**example.ready[example.envelope], **members}
     kept = {name: value for name, value in changed.items() if value is not ...}
-    return decode_operation(kept, route=example.route, request=None)
+    return decode_operation(kept, route=example.route)
+
+
+def decode_operation(members: dict[str, Any], *, route: str, request: Request | None = None) -> Operation[Any]:
+    """Read the object inside an envelope."""
+    return read_operation(members, Handle(route, members.get("id", "")), request=request).operation
 
 
 def submit(example: Example, data: object, *, status: int = 200, request: Request | None = None) -> Operation[Any]:
     """Read the answer to a submit of the example's request, or of another."""
+    return read_submitted(example, data, status=status, request=request).operation
+
+
+def read_submitted(example: Example, data: object, *, status: int = 200, request: Request | None = None) -> Reading:
+    """Read it likewise, with what is odd about it."""
     asked = request or example.request
     call = wire.submit(asked, encode_request(asked))
     return wire.read_submitted(answer(data, status), call, request=asked)
@@ -124,10 +135,11 @@ def submit(example: Example, data: object, *, status: int = 200, request: Reques
 def poll(example: Example, data: object, *, status: int = 200) -> Operation[Any]:
     """Read the answer to a poll of the example's operation."""
     handle = Handle(example.route, example.id)
-    return wire.read_operation(answer(data, status), wire.poll(handle, wait=True), handle=handle)
+    return wire.read_poll(answer(data, status), wire.poll(handle, wait=True), handle=handle).operation
 
 
 def final(example: Example, data: object) -> Operation[Any] | None:
-    """Read it likewise, but only when it is final."""
+    """Read it likewise, but only when its status does not say that it runs."""
     handle = Handle(example.route, example.id)
-    return wire.read_final(answer(data), wire.poll(handle, wait=True), handle=handle)
+    reading = wire.read_final(answer(data), wire.poll(handle, wait=True), handle=handle)
+    return None if reading is None else reading.operation

@@ -159,4 +159,5 @@ def test_statistics() -> None:
     counts = attrs.asdict(Statistics())
 
     assert counts.pop("rate") is None
+    assert counts.pop("unknown_statuses") == ()
     assert set(counts.values()) == {0}

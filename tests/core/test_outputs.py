@@ -2,11 +2,10 @@ import random
 
 import attrs
 import pytest
-from contract import SIGNED, STEMS, unhurried
+from contract import SIGNED, STEMS, decode_operation, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.codec import decode_operation
 from soundpiece_async._core.outputs import Handle, Output, renumber
 from soundpiece_async._core.requests import ROUTES
 

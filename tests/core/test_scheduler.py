@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
-PROCESSING, FINISHED, _, DROPPED = Outcome
+PROCESSING, _, FINISHED, _, DROPPED = Outcome
 
 
 def watch(scheduler: Scheduler, keys: Iterable[Hashable], *, now: float = 0.0, age: float | None = 0.0) -> None:

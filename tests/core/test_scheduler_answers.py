@@ -2,10 +2,11 @@ from collections.abc import Iterable
 
 import pytest
 
+from soundpiece_async._core.endings import AGREE_AFTER
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
-PROCESSING, FINISHED, FAILED, DROPPED = Outcome
+PROCESSING, UNDECIDED, FINISHED, FAILED, DROPPED = Outcome
 
 
 def watch(scheduler: Scheduler, keys: Iterable[str], *, now: float = 0.0) -> None:
@@ -38,6 +39,19 @@ def test_holds_that_nobody_wants_are_not_dropped_again() -> None:
     assert isinstance(scheduler.next_action(16.0), Sleep)
     scheduler.settle("a", now=16.0, outcome=DROPPED)
     assert scheduler.next_action(16.0) == Poll("b", wait=True)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_what_is_undecided_rests_until_a_second_answer_can_decide(*, wait: bool) -> None:
+    """Sooner it would cost requests and say nothing; meanwhile the slot is free."""
+    scheduler = Scheduler(slots=1)
+    watch(scheduler, ["a"])
+    scheduler.begin(Poll("a", wait=wait), now=0.0)
+    scheduler.settle("a", now=0.1, outcome=UNDECIDED)
+
+    assert scheduler.polls == 0
+    assert scheduler.next_action(0.1) == Sleep(0.1 + AGREE_AFTER)
+    assert isinstance(scheduler.next_action(0.1 + AGREE_AFTER), Poll)
 
 
 @pytest.mark.parametrize("jitter", [0.0, 1.0])

@@ -1,15 +1,17 @@
-from datetime import UTC, datetime, timedelta, timezone
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 import pytest
-from contract import JSON, SAMPLE, STEMS, UNTIDY, Example, decode, every_route, unhurried
+from contract import JSON, SAMPLE, STEMS, UNTIDY, Example, decode, decode_operation, every_route, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.codec import decode_operation
 from soundpiece_async._core.models import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.reading import Reading, read_operation
+from soundpiece_async._core.requests import ROUTES
 
 
 @every_route
@@ -96,9 +98,9 @@ def test_output_or_outputs(members: dict[str, Any], paths: list[str]) -> None:
 
 
 @every_route
-def test_only_id_and_status_are_required(example: Example) -> None:
-    """Id and status make an operation; without the echo nobody can rebuild its request."""
-    operation = decode_operation({"id": example.id, "status": "processing"}, route=example.route, request=None)
+def test_only_the_id_is_required(example: Example) -> None:
+    """An id makes an operation; without the echo nobody can rebuild its request."""
+    operation = decode_operation({"id": example.id}, route=example.route, request=None)
 
     assert operation == Operation(route=example.route, id=example.id, status=Status.PROCESSING, request=None)
 
@@ -133,11 +135,13 @@ def test_unknown_members(more: dict[str, Any]) -> None:
 @given(UNTIDY)
 def test_open_sets(word: str) -> None:
     """Statuses, kinds and codes this version does not know are passed through as they are."""
-    operation = decode(status=word, output={"url": "https://h/a", "kind": word}, error={"code": word, "message": word})
+    status = f"x{word}"
+    operation = decode(status=status, output={"url": "https://h/a", "kind": status}, error={"code": f" x{word} "})
 
-    assert operation.status == word
-    assert operation.outputs[0].kind == word
-    assert operation.error == OperationError(word or "internal_error", word)
+    assert operation.status == status
+    assert not operation.status.final
+    assert operation.outputs[0].kind == status
+    assert operation.error == OperationError(f"x{word}".strip(), "")
 
 
 @pytest.mark.parametrize(
@@ -159,27 +163,103 @@ def test_failed_without_a_reason(members: dict[str, Any], error: tuple[str, str]
     assert operation.error == OperationError(*error)
 
 
+def read(**changes: Any) -> Reading:
+    """Read a ready answer with some members replaced."""
+    return read_operation({**SAMPLE.ready["sample"], **changes}, Handle(SAMPLE.route, SAMPLE.id), request=None)
+
+
 @pytest.mark.parametrize(
-    ("text", "moment"),
+    ("changes", "about"),
     [
-        ("2026-11-22T10:00:00Z", datetime(2026, 11, 22, 10, tzinfo=UTC)),
-        ("2026-11-22t10:00:00z", datetime(2026, 11, 22, 10, tzinfo=UTC)),
-        ("2026-11-22 10:00:00+00:00", datetime(2026, 11, 22, 10, tzinfo=UTC)),
-        ("2026-11-22T10:00:00", datetime(2026, 11, 22, 10, tzinfo=UTC)),
-        ("2026-11-22T10:00:00.5", datetime(2026, 11, 22, 10, microsecond=500_000, tzinfo=UTC)),
-        ("2026-11-22T10:00:00.123456789Z", datetime(2026, 11, 22, 10, microsecond=123_456, tzinfo=UTC)),
-        ("2026-11-22T11:30:00+01:30", datetime(2026, 11, 22, 10, tzinfo=UTC)),
-        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
+        ({"created_at": "yesterday"}, ["created_at"]),
+        ({"created_at": []}, ["created_at"]),
+        ({"idempotency_key": 5}, ["idempotency_key"]),
+        ({"output": {"url": "https://h/a", "duration": True}}, ["outputs[].duration"]),
+        ({"output": {"url": "https://h/a", "duration": math.nan}}, ["outputs[].duration"]),
+        ({"output": {"url": "https://h/a", "kind": {"name": "x"}}}, ["outputs[].kind"]),
+        ({"output": {"url": "https://h/a", "expires_at": ""}}, ["outputs[].expires_at"]),
+        ({"output": [{"url": "https://h/a"}, {"url": None, "duration": 1}]}, ["output[].url"]),
+        ({"output": [{"url": "https://h/a", "kind": 5}, {"url": "https://h/b", "kind": 6}]}, ["outputs[].kind"]),
+        ({"error": "no luck"}, ["outputs and error"]),
+        ({"output": [{"url": "https://h/a"}, None, {}]}, []),
+        ({"output": {"url": "https://h/a", "duration": "2.0", "expires_at": 1795341600}}, []),
+        ({"prompt": 5, "seed": {}}, []),
     ],
+    ids=str,
 )
-def test_moments(text: str, moment: datetime) -> None:
-    """A date-time is read in any form of RFC 3339, and without an offset it is UTC, so that it can be compared."""
-    operation = decode(created_at=text, output={"url": "https://h/a", "expires_at": text})
+def test_advisory_members_never_hide_the_audio(changes: dict[str, Any], about: list[str]) -> None:
+    """What cannot be read is left out and noted, once for each member; the operation is ready all the same."""
+    reading = read(**changes)
 
-    assert operation.created_at == operation.outputs[0].expires_at == moment
-    assert operation.created_at.tzinfo is not None
+    assert reading.over
+    assert reading.operation.status is Status.READY
+    assert reading.operation.outputs
+    assert reading.operation.error is None
+    assert [note.about for note in reading.notes] == about
+    assert all("https" not in note.text for note in reading.notes)
 
 
-def test_offsets_are_kept() -> None:
-    """An offset stays as the service wrote it."""
-    assert decode(created_at="2026-11-22T11:30:00+01:30").created_at.tzinfo == timezone(timedelta(minutes=90))
+@pytest.mark.parametrize(
+    ("changes", "about"),
+    [
+        ({"output": None}, ["no outputs"]),
+        ({"output": {}}, ["no outputs"]),
+        ({"output": []}, ["no outputs"]),
+        ({"output": 5}, ["output[].url", "no outputs"]),
+        ({"output": {"url": 5}}, ["output[].url", "no outputs"]),
+        ({"output": None, "result": {"url": "https://h/a"}}, ["no outputs"]),
+        ({"status": "archived"}, ["status archived"]),
+        ({"status": None}, ["status missing"]),
+    ],
+    ids=str,
+)
+def test_ends_that_are_not_certain(changes: dict[str, Any], about: list[str]) -> None:
+    """They are noted, and end only when a later answer says the same."""
+    reading = read(**changes)
+
+    assert (reading.over, reading.undecided) == (False, True)
+    assert [note.about for note in reading.notes] == about
+    assert reading.settle().status is Status.READY
+    assert reading.settle().outputs == reading.operation.outputs
+
+
+def test_a_failure_under_an_unknown_word() -> None:
+    """Once it is settled, it is failed, with its error; the word stays in ``raw``."""
+    reading = read(status="gone", output=None, error={"code": "lost"})
+    settled = reading.settle()
+
+    assert reading.operation.status == "gone"
+    assert (settled.status, settled.error) == (Status.FAILED, OperationError("lost", ""))
+    assert settled.raw["status"] == "gone"
+    assert read(status="FAILED", output=None).operation.error == OperationError("internal_error", "")
+
+
+def test_unknown_words_are_shown_clipped() -> None:
+    """A status is foreign text: its note is one printable line, without what signs a URL."""
+    (note,) = read(status="https://h/a?sig=SECRET \n" + "x" * 1000, output=None).notes
+
+    assert "SECRET" not in note.text
+    assert note.text.isprintable()
+    assert len(note.text) < 400
+
+
+@unhurried
+@given(st.dictionaries(st.sampled_from([*SAMPLE.ready["sample"], "outputs"]), JSON), st.sampled_from(tuple(ROUTES)))
+def test_any_value_anywhere(members: dict[str, Any], route: str) -> None:
+    """Any JSON at any member gives the operation: nothing but its id can be missing."""
+    whole = {**SAMPLE.ready["sample"], **members}
+    reading = read_operation(whole, Handle(route, "op_1"), request=None)
+
+    assert (reading.operation.route, reading.operation.id) == (route, "op_1")
+    assert repr(reading.operation)
+    assert all(note.text.isprintable() for note in reading.notes)
+    assert reading.settle().handle == reading.operation.handle
+
+
+@unhurried
+@given(JSON, st.sampled_from(["expires_at", "duration", "kind", "more"]))
+def test_any_value_in_an_output(value: Any, name: str) -> None:
+    """Any JSON in a member of a file leaves the file: its URL is all it needs."""
+    outputs = [{**output, name: value} for output in STEMS.ready["stems"]["outputs"]]
+
+    assert [output.url for output in decode(STEMS, outputs=outputs).outputs] == [output["url"] for output in outputs]

@@ -1,0 +1,136 @@
+"""What the service echoes of a request, compared with what was sent: a courtesy, and no promise.
+
+Rules (contract section 14, rule 2):
+
+1. Values are compared as JSON: 8 is 8.0, true is not 1, an object may have more members. A URL, and a key, count as
+   the same in each of their spellings. A member that is absent or null says nothing.
+2. Another ``idempotency_key``, compared as a UUID, means that the answer belongs to another request. No other
+   difference means anything by itself: services trim, normalize, escape, round, clamp and rewrite what they echo.
+3. A difference is *slight* if that explains it. Under a key that the caller chose, one that is not may mean that the
+   key was used for other work before.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import attrs
+
+_ESCAPED = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_BLANKS = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+@attrs.frozen
+class Difference:
+    """A member that came back otherwise than it was sent; ``slight``: normalizing explains it (rule 3)."""
+
+    member: str
+    slight: bool
+
+
+def compare(sent: Mapping[str, Any], echoed: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield what differs between the members of a request and their echo, but for the callback URL.
+
+    That one is no member of an operation (contract section 2.2).
+    """
+    for name, value in sent.items():
+        echo = echoed.get(name)
+        if name == "callback_url" or echo is None or _is_same(name, value, echo):
+            continue
+        yield Difference(name, slight=name == "idempotency_key" or _is_slight(value, echo))
+
+
+def is_of_another(sent: object, echoed: object) -> bool:
+    """Return whether an echoed key is that of another request (rule 2); what is no UUID is compared as text."""
+    if not isinstance(sent, str) or not isinstance(echoed, str) or not echoed.strip():
+        return False
+    ours, theirs = _read_uuid(sent), _read_uuid(echoed)
+    if ours is None and theirs is None:
+        return sent.strip().casefold() != echoed.strip().casefold()
+    return ours is not None and theirs is not None and ours != theirs
+
+
+def _is_same(name: str, sent: Any, echoed: Any) -> bool:
+    """Compare as JSON values (rule 1)."""
+    match sent:
+        case str() if sent == echoed:
+            return True
+        case dict():
+            return isinstance(echoed, dict) and all(
+                echoed.get(inner) is None or _is_same(inner, value, echoed[inner]) for inner, value in sent.items()
+            )
+        case str() if isinstance(echoed, str) and name == "idempotency_key":
+            return _read_uuid(sent) == _read_uuid(echoed) is not None
+        case str() if isinstance(echoed, str) and name == "url":
+            return _plain_url(sent) == _plain_url(echoed)
+    return isinstance(sent, bool) == isinstance(echoed, bool) and bool(sent == echoed)
+
+
+def _is_slight(sent: Any, echoed: Any) -> bool:
+    """Return whether normalizing explains a difference (rule 3)."""
+    match sent:
+        case bool():
+            return str(echoed).strip().casefold() in {str(sent).casefold(), str(int(sent))}
+        case int() | float():
+            return _is_number(echoed)
+        case dict():
+            inner = echoed.get("url") if isinstance(echoed, dict) else echoed
+            return isinstance(inner, str) and _name_file(str(sent.get("url"))) == _name_file(inner)
+        case str():
+            return isinstance(echoed, str) and _fold(sent) == _fold(echoed)
+    return False
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]  # a TypeError is an answer, too
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(value, bool)
+
+
+def _fold(text: str) -> str:
+    """Undo what services do to a text: blanks, Unicode forms, and the escapes of HTML and JSON."""
+    from html import unescape  # noqa: PLC0415 - with its table of all entities it is slow to load
+
+    plain = unicodedata.normalize("NFKC", _ESCAPED.sub(_unescape, unescape(unescape(text))))
+    return "".join(character for character in plain if character.isprintable() and not character.isspace())
+
+
+def _unescape(found: re.Match[str]) -> str:
+    code = found[0][1:]
+    return chr(int(code[1:], 16)) if len(code) > 1 else _BLANKS.get(code, code)
+
+
+def _name_file(url: str) -> str:
+    """Return the last part of a URL's path, which a copy on another host usually keeps."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return url
+    return unquote(path).rpartition("/")[2].casefold()
+
+
+def _read_uuid(key: str) -> UUID | None:
+    """Read any of the ways of writing one UUID."""
+    try:
+        return UUID(key.strip())
+    except ValueError:  # sent unvalidated
+        return None
+
+
+def _plain_url(url: str) -> str:
+    """Undo what a URL type does to a URL it echoes: https://A.example/b c comes back as https://a.example/b%20c.
+
+    The service reads URLs as such a type (its error ``url_parsing`` is Pydantic's, contract section 7).
+    """
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode()
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return url
+    return unquote(f"{parts.scheme}://{parts.username}@{host}:{port}{parts.path or '/'}?{parts.query}")

@@ -1,0 +1,119 @@
+"""Whether an operation is over, and how: decided by what it holds, the status is only a word for it.
+
+Rules (contract section 14, rule 3):
+
+1. ``processing`` and its plain synonyms are never final, whatever else is there: outputs may be partial.
+2. Known final words end it, and content says how: outputs filled is ready, with a remark if an error is filled, too;
+   else an error, or a word that means failure, is failed.
+3. A word that means success, with neither outputs nor error, is an operation without outputs; any other word with
+   either of them may be an end. Neither counts until two reads, ``AGREE_AFTER`` seconds apart or more, say the same.
+4. Case does not count, nor do blanks, hyphens and underscores. Empty containers are not filled.
+"""
+
+from typing import Any
+
+import attrs
+
+from soundpiece_async._core.models import Operation, Status
+
+AGREE_AFTER = 10.0
+"""Seconds between two reads that make an end of what one alone does not (rule 3)."""
+
+_RUNNING = frozenset({"processing", "queued", "pending", "running", "inprogress", "generating"})
+_SUCCESS = frozenset({"ready", "completed", "complete", "succeeded", "success", "successful", "done", "finished"})
+_FAILURE = frozenset(
+    {"failed", "failure", "cancelled", "canceled", "aborted", "expired", "error", "errored", "rejected"}
+)
+_OURS = {status.value: status for status in Status}
+
+
+@attrs.frozen
+class Ending:
+    """How an operation stands.
+
+    Attributes:
+        status: the word as it came, or ``READY`` or ``FAILED`` where it is an end.
+        shown: the status of the operation as long as ``status`` is not certain.
+        certain: False: it is an end only when a later read says the same.
+        unknown: the word, where it is none of those this version knows.
+        remark: what is odd about it.
+    """
+
+    status: Status
+    shown: Status
+    certain: bool = True
+    unknown: str = ""
+    remark: str = ""
+
+
+def is_running(word: object) -> bool:
+    """Return whether a status says that the work goes on (rule 1): then nothing else has to be read."""
+    return isinstance(word, str) and (word == Status.PROCESSING or _normalize(word) in _RUNNING)
+
+
+def read_status(word: str) -> Status:
+    """Return the status a word stands for, without regard to content."""
+    plain = _normalize(word)
+    if plain in _SUCCESS or plain in _FAILURE:
+        return Status.READY if plain in _SUCCESS else Status.FAILED
+    return _OURS.get(plain) or Status(word)
+
+
+def decide(word: object, *, outputs: bool, error: bool) -> Ending:
+    """Decide how an operation stands.
+
+    Args:
+        word: its status as it came.
+        outputs: whether there are outputs that can be fetched.
+        error: whether an error is filled.
+    """
+    text = word if isinstance(word, str) else ""
+    plain = _normalize(text)
+    shown = _OURS.get(plain) or (Status(text) if plain else Status.PROCESSING)
+    if plain in _RUNNING:
+        return Ending(shown, shown)
+    remark = "both outputs and an error are there: the outputs count" if outputs and error else ""
+    end = Status.READY if outputs else Status.FAILED
+    if plain in _FAILURE or (plain in _SUCCESS and (outputs or error)):
+        return Ending(end, end, remark=remark)
+    if plain in _SUCCESS:
+        return Ending(Status.READY, Status.READY, certain=False)
+    unknown = text if plain else "missing"
+    if outputs or error:
+        return Ending(end, shown, certain=False, unknown=unknown, remark=remark)
+    return Ending(shown, shown, unknown=unknown)
+
+
+def is_over(operation: Operation[Any]) -> bool:
+    """Return whether an operation says by itself that it is over: failed, or ready with outputs (rule 3)."""
+    return operation.status is Status.FAILED or (operation.status is Status.READY and bool(operation.outputs))
+
+
+class Agreement:
+    """What uncertain reads of one operation said, and since when (rule 3)."""
+
+    def __init__(self) -> None:
+        self._said: tuple[object, ...] | None = None
+        self._since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Agreement on {self._said!r} since {self._since:.1f}>"
+
+    def add(self, status: Status, operation: Operation[Any], *, now: float) -> bool:
+        """Add a read, and return whether one that is old enough said the same.
+
+        URLs may be signed afresh each time, so only the number of outputs counts.
+
+        Args:
+            status: how the operation would end.
+            operation: as it was read.
+            now: in seconds.
+        """
+        said = (status, len(operation.outputs), operation.error)
+        if said != self._said:
+            self._said, self._since = said, now
+        return now - self._since >= AGREE_AFTER
+
+
+def _normalize(word: str) -> str:
+    return "".join(character for character in word.casefold() if character.isalnum())

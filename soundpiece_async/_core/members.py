@@ -1,0 +1,175 @@
+"""Members of an operation, read generously: each function returns the value, or None and the reason.
+
+The echo, the times, the lengths and the kinds are advisory: nobody pays for them, so none of them may hide the audio
+that was paid for (contract section 14, rule 4). An empty reason means that there is nothing to complain of; an absent
+member is such a case.
+"""
+
+import re
+import reprlib
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias, TypeVar
+
+from soundpiece_async._core.models import OperationError
+
+T = TypeVar("T")
+
+Read: TypeAlias = tuple[T | None, str]
+"""A value, or None; and the reason why there is none although the member is there."""
+
+INTERNAL_ERROR = "internal_error"
+"""The code to read where none is given (contract section 8)."""
+
+MAX_ERRORS = 20
+"""Errors of a list that are repeated."""
+
+MAX_DEPTH = 3
+"""Levels of lists and objects that outputs are looked for in."""
+
+_IDENTITY = re.compile("[!-~]+")
+"""Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
+_EPOCH = re.compile(r"[+-]?\d{9,}(\.\d*)?")  # fewer digits may be a date, as 20261122
+_LEAP = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
+_MIDNIGHT = re.compile(r"(?<=[T ])24(?=:?00)")
+_PERIOD = re.compile(
+    r"P(?:(?P<days>[\d.]+)D)?(?:T(?:(?P<hours>[\d.]+)H)?(?:(?P<minutes>[\d.]+)M)?(?:(?P<seconds>[\d.]+)S)?)?"
+)
+_UNITS = {"days": 86_400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+_LATEST = 1e11  # seconds since 1970: the year 5138; what is more are thousandths
+_URL = re.compile(r"https?://\S", re.IGNORECASE)
+
+
+def read_id(value: object) -> str | None:
+    """Return an operation id, or None. Opaque and printable; a whole number counts as its text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if isinstance(value, str) and _IDENTITY.fullmatch(value) else None
+
+
+def read_text(value: object) -> Read[str]:
+    """Read a text, such as the kind of a stem."""
+    if value is None or isinstance(value, str):
+        return value or None, ""
+    return None, f"expected text, got {_name_type(value)}"
+
+
+def read_duration(value: object) -> Read[float]:
+    """Read seconds: a number, the text of one, or an ISO 8601 duration such as ``PT1M2.5S``."""
+    if value is None:
+        return None, ""
+    try:
+        seconds = _to_seconds(value.strip().replace(",", ".").upper()) if isinstance(value, str) else _to_number(value)
+    except (TypeError, ValueError, OverflowError):
+        return None, f"expected seconds, got {_name_type(value)}"
+    return (seconds, "") if seconds >= 0 else (None, "expected seconds, got a negative number")
+
+
+def read_time(value: object) -> Read[datetime]:
+    """Read a time: ISO 8601 (naive is UTC), seconds or milliseconds since 1970 as number or text, or RFC 1123."""
+    if value is None:
+        return None, ""
+    try:
+        return _to_time(value.strip()) if isinstance(value, str) else _from_epoch(_to_number(value)), ""
+    except (TypeError, ValueError, OverflowError, OSError, IndexError):  # email.utils raises the last one, too
+        return None, f"expected a time, got {_name_type(value)}"
+
+
+def read_error(value: object) -> OperationError | None:
+    """Read why an operation failed: an object, a text, a list of either, or a bare code; None where all is empty."""
+    if is_empty(value):
+        return None
+    match value:
+        case dict():
+            code, message = _to_words(value.get("code")), _to_words(value.get("message"))
+            return OperationError(code or INTERNAL_ERROR, message if code or message else _to_words(value))
+        case list():
+            plain = (_to_words(one) if isinstance(one, list) else one for one in value[:MAX_ERRORS])
+            errors = [error for error in map(read_error, plain) if error is not None]
+            texts = dict.fromkeys(error.message or error.code for error in errors)
+            return OperationError(errors[0].code if errors else INTERNAL_ERROR, "; ".join(texts))
+        case str():
+            return OperationError(INTERNAL_ERROR, value)
+    return OperationError(INTERNAL_ERROR if value is True else _to_words(value), "")
+
+
+def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> Iterator[dict[str, Any]]:
+    """Yield the outputs in a value: a list, a single one, or objects by kind; a ``url`` is all that one needs."""
+    match value:
+        case str() if kind is None and _URL.match(value):
+            yield {"url": value}
+        case dict() if isinstance(url := value.get("url"), str) and url.strip():
+            yield {**value, "kind": value.get("kind") or kind}
+        case dict() if depth:
+            for name, inner in value.items():
+                if isinstance(inner, dict | list):
+                    yield from find_outputs(inner, kind=name if isinstance(inner, dict) else kind, depth=depth - 1)
+        case list() if depth:
+            for inner in value:
+                yield from find_outputs(inner, kind=kind, depth=depth - 1)
+
+
+def to_epoch(number: float) -> float:
+    """Return seconds since 1970 for so many seconds, thousandths, millionths or billionths of one.
+
+    Seconds are those that are nearest to our time: the next larger unit would begin in the year 1973, the next smaller
+    one end in the year 5138.
+    """
+    scales = (scale for scale in (1.0, 1e3, 1e6, 1e9) if abs(number) < _LATEST * scale)
+    return number / next(scales, 1.0)
+
+
+def is_empty(value: object, *, depth: int = MAX_DEPTH) -> bool:
+    """Return whether a member holds nothing at all: null, blank text, zero, or containers with nothing in them."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return not value or (depth > 0 and all(is_empty(one, depth=depth - 1) for one in inner))
+    return not value or (isinstance(value, str) and not value.strip())
+
+
+def _to_number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    if not abs(value) <= sys.float_info.max:  # NaN and infinity are no JSON, but Python reads them
+        raise ValueError
+    return float(value)
+
+
+def _to_seconds(text: str) -> float:
+    period = _PERIOD.fullmatch(text)
+    if period is None or not any(period.groups()):
+        return _to_number(float(text))
+    return _to_number(sum(float(number) * _UNITS[unit] for unit, number in period.groupdict().items() if number))
+
+
+def _from_epoch(number: float) -> datetime:
+    return datetime.fromtimestamp(to_epoch(number), UTC)
+
+
+def _to_time(text: str) -> datetime:
+    if _EPOCH.fullmatch(text):
+        return _from_epoch(_to_number(float(text)))
+    try:
+        moment = _from_iso(text.upper())  # RFC 3339 allows a small t and z
+    except ValueError:
+        moment = parsedate_to_datetime(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # UTC in every example of the contract
+
+
+def _from_iso(text: str) -> datetime:
+    """Read ISO 8601, with the leap second and the midnight of 24:00 that ``datetime`` refuses."""
+    text = re.sub(r" ?(UTC|GMT)$", "Z", text)
+    later = timedelta(seconds=len(_LEAP.findall(text)), days=len(_MIDNIGHT.findall(text)))
+    return datetime.fromisoformat(_MIDNIGHT.sub("00", _LEAP.sub("59", text))) + later
+
+
+def _to_words(value: object) -> str:
+    """Write a member of an error as text, whatever it is."""
+    return "" if is_empty(value) else value.strip() if isinstance(value, str) else reprlib.repr(value)
+
+
+def _name_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return names.get(type(value), "a number")

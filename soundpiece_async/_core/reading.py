@@ -1,0 +1,132 @@
+"""The one way from the JSON of an operation to the model: PUTs, polls, refreshes, webhooks all take it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from soundpiece_async._core import codec, endings, members
+from soundpiece_async._core.endings import Ending
+from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.redaction import redact_text
+from soundpiece_async._core.requests import Request
+
+
+@attrs.frozen
+class Note:
+    """What is odd about an answer, and no reason to refuse it: for the log, once for each ``about`` and session."""
+
+    about: str
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class Reading:
+    """An operation as one answer tells it.
+
+    Attributes:
+        operation: final only where the answer alone says so.
+        ending: how it stands.
+        notes: what is odd about the answer.
+        suspicious: members whose echo differs from what was sent in more than its form.
+    """
+
+    operation: Operation[Any]
+    ending: Ending
+    notes: tuple[Note, ...] = ()
+    suspicious: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """Whether this answer alone makes an end of it."""
+        return self.ending.certain and self.ending.status.final
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is an end as soon as a later answer says the same."""
+        return not self.ending.certain
+
+    def settle(self) -> Operation[Any]:
+        """Return the operation as it ended: either with outputs or with an error."""
+        failed = self.ending.status is Status.FAILED
+        error = self.operation.error or OperationError(members.INTERNAL_ERROR, "") if failed else None
+        return attrs.evolve(self.operation, status=self.ending.status, error=error)
+
+
+class _Notes:
+    """Collects what is odd, each once."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, Note] = {}
+
+    def add(self, about: str, text: str) -> None:
+        self._notes.setdefault(about, Note(about, text))
+
+    def keep(self, name: str, read: members.Read[members.T]) -> members.T | None:
+        """Return the value of a member, or note why there is none."""
+        value, reason = read
+        if reason:
+            self.add(name, f"{name} cannot be read and is left out: {reason}")
+        return value
+
+    def __iter__(self) -> Iterator[Note]:
+        return iter(self._notes.values())
+
+
+def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request | None) -> Reading:
+    """Read an operation; nothing but its id, which is in the handle, is indispensable.
+
+    Args:
+        found: the JSON object.
+        handle: of the operation.
+        request: the request it answers; None: rebuild it from the echo, as far as that goes.
+    """
+    notes = _Notes()
+    outputs = _read_outputs(found, handle, notes)
+    error = members.read_error(found.get("error"))
+    ending = endings.decide(found.get("status"), outputs=bool(outputs), error=error is not None)
+    if ending.unknown:
+        word = redact_text(ending.unknown)
+        notes.add(f"status {word}", f"its status, {word!r}, is unknown to this version: it counts as running")
+    elif not ending.certain:
+        notes.add("no outputs", f"its status is {ending.status}, but it has no outputs: it is read again")
+    if ending.remark:
+        notes.add("outputs and error", ending.remark)
+    operation = Operation(
+        route=handle.route,
+        id=handle.id,
+        status=ending.shown,
+        created_at=notes.keep("created_at", members.read_time(found.get("created_at"))),
+        idempotency_key=notes.keep("idempotency_key", members.read_text(found.get("idempotency_key"))),
+        request=request if request is not None else codec.decode_echo(found, route=handle.route),
+        outputs=outputs,
+        error=error,
+        raw=found,
+    )
+    reading = Reading(operation=operation, ending=ending, notes=tuple(notes))
+    return attrs.evolve(reading, operation=reading.settle()) if reading.over else reading
+
+
+def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
+    """Read ``outputs`` or the single ``output``, whichever has any (contract section 2)."""
+    for name in ("outputs", "output"):
+        value = found.get(name)
+        outputs = [_read_output(one, handle, index, notes) for index, one in enumerate(members.find_outputs(value))]
+        expected = len([one for one in value if not members.is_empty(one)]) if isinstance(value, list) else 0
+        if len(outputs) < expected or not (outputs or members.is_empty(value)):
+            notes.add(f"{name}[].url", f"{name} without a url are left out: {len(outputs)} remain")
+        if outputs:
+            return tuple(outputs)
+    return ()
+
+
+def _read_output(found: Mapping[str, Any], handle: Handle, index: int, notes: _Notes) -> Output:
+    return Output(
+        url=found["url"],
+        expires_at=notes.keep("outputs[].expires_at", members.read_time(found.get("expires_at"))),
+        duration=notes.keep("outputs[].duration", members.read_duration(found.get("duration"))),
+        kind=notes.keep("outputs[].kind", members.read_text(found.get("kind"))),
+        handle=handle,
+        index=index,
+    )

@@ -1,0 +1,137 @@
+from typing import Any
+
+import pytest
+from contract import EXAMPLES, JSON, SAMPLE, change, poll, submit, unhurried
+from hypothesis import given
+
+from soundpiece_async._core.envelopes import MAX_OBJECTS, find_operation
+
+OP: dict[str, Any] = SAMPLE.processing["sample"]
+OTHER_ID = "op_01kd0000000000000000000099"
+PLAIN = {"id": "17", "status": "queued"}
+ROUTE = SAMPLE.route
+
+
+def find(data: object, **known: Any) -> Any:
+    found = find_operation(data, route=ROUTE, **known)
+    return None if found is None else found.get("id")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"sample": PLAIN},
+        {"data": {"sample": PLAIN}},
+        {"data": PLAIN},
+        {"data": {"attributes": PLAIN}},
+        {"a": {"b": {"c": PLAIN}}},
+        {"sample": [PLAIN]},
+        [PLAIN],
+        PLAIN,
+        {"operation": {"id": "17", "outputs": [{"url": "https://h/a"}]}},
+        {"operation": {"id": "17", "error": "no luck"}},
+        {"operation": PLAIN, "warnings": [{"id": OTHER_ID}], "account": {"id": "a1", "plan": "x"}},
+        {"operation": PLAIN, "sample": None},
+        {"sample": {"id": "17"}},
+        {"sample": {"id": 17}},
+        {"operation": {"id": "17"}},
+        {"operation_id": "17", "status": "queued"},
+        {"sample": {"operationId": "17"}},
+        {"data": {"op_id": "17"}, "ok": True},
+        {"sample": {"id": None, "status": "queued", "operation_id": "17"}},
+    ],
+    ids=str,
+)
+def test_found(data: object) -> None:
+    """Under the known name, or any other, bare, nested, in a list: the sole object with an id and a status."""
+    assert str(find(data)) == "17"
+
+
+def test_ids_of_the_usual_form_are_found_anywhere() -> None:
+    """A text of that form names the operation, whatever its member is called."""
+    assert find({"created": OTHER_ID, "ok": True}) == OTHER_ID
+    assert find({"created": OTHER_ID, "parent": SAMPLE.id}) is None
+
+
+def test_the_known_name_goes_first() -> None:
+    """Under its name the operation is taken, also beside another."""
+    assert find({"parent": {"id": OTHER_ID, "status": "ready"}, "sample": PLAIN}) == "17"
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        ({"id": "req_1", "status": "ok", "data": PLAIN}, {"asked": "17"}),
+        ({"id": "req_1", "status": "ok", "data": {**PLAIN, "idempotency_key": OP["idempotency_key"]}}, {}),
+        (
+            {
+                "a": {**PLAIN, "idempotency_key": OP["idempotency_key"].upper()},
+                "b": {"id": OTHER_ID, "status": "x", "idempotency_key": "7a1f0c52-3b9e-4d6a-9c40-000000000000"},
+            },
+            {"key": OP["idempotency_key"]},
+        ),
+        ({"id": "req_1", "status": "ok", "data": {**PLAIN, "output": None, "error": None}}, {}),
+        ({**PLAIN, "created_at": "x", "outputs": [{"id": "file_1", "status": "ok", "url": "https://h/a"}]}, {}),
+    ],
+    ids=["the id asked for", "more members", "the key sent", "members of an operation", "outputs with ids"],
+)
+def test_the_likeliest_of_several(data: object, known: dict[str, str]) -> None:
+    """Of several objects with id and status that one is taken which has most of an operation about it."""
+    assert find(data, **known) == "17"
+
+
+def test_the_usual_form_of_an_id_counts() -> None:
+    """Of two that are else alike, the id tells."""
+    assert find({"request": PLAIN, "x": {"id": OTHER_ID, "status": "queued"}}) == OTHER_ID
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *({}, [], None, 5, "ready", {"sample": None}, {"detail": "fine"}, {"sample": {"id": None}}),
+        {"a": PLAIN, "b": {**PLAIN, "id": "18"}},
+        {"a": {"b": {"c": {"d": PLAIN}}}},
+        {"sample": {"id": "op 1", "prompt": "x"}},
+        {"operation": "create.new_fx"},
+    ],
+    ids=str,
+)
+def test_not_found(data: object) -> None:
+    """None at all, or several that are equally likely."""
+    assert find(data) is None
+
+
+def test_the_same_twice_is_one() -> None:
+    """An operation that stands in two places is one operation."""
+    assert find({"a": PLAIN, "b": dict(PLAIN)}) == "17"
+
+
+def test_a_poll_without_an_id() -> None:
+    """Which operation was asked about is known; under the known name its answer needs no id."""
+    data = change(SAMPLE.ready, id=None)
+
+    assert find_operation(data, route=ROUTE) == data["sample"]
+    assert poll(SAMPLE, data).id == SAMPLE.id
+
+
+def test_huge_answers_are_looked_at_in_part() -> None:
+    """Only so many objects are looked at, the outer ones first."""
+    many = {str(number): {"x": 1} for number in range(3 * MAX_OBJECTS)}
+
+    assert find({**many, "last": PLAIN}) is None
+    assert find({"first": PLAIN, **many}) == "17"
+    assert find({"many": [many], "sample": PLAIN}) == "17"
+
+
+def test_ids_that_are_numbers() -> None:
+    """They are read as text: the handle needs one."""
+    assert submit(SAMPLE, change(SAMPLE.processing, id=17)).handle.id == "17"
+
+
+@unhurried
+@given(JSON)
+def test_any_answer(data: Any) -> None:
+    """Whatever JSON comes: an object that was in it, or None."""
+    for example in EXAMPLES.values():
+        found = find_operation(data, route=example.route, asked="x", key="y")
+        assert found is None or isinstance(found, dict)
