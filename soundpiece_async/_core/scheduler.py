@@ -240,7 +240,10 @@ class Scheduler:
             case Outcome.PROCESSING:
                 rest = self._take_answer(piece, now, held=held)
             case Outcome.UNDECIDED:
-                rest = max(self._take_answer(piece, now, held=held), endings.AGREE_AFTER)
+                piece.failures, rest = (
+                    0,
+                    endings.AGREE_AFTER,
+                )  # of the hold it says nothing: the server thinks it is over
             case Outcome.FAILED:
                 rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
                 piece.failures += 1

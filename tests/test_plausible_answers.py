@@ -1,0 +1,396 @@
+"""Answers of services that nothing in the documentation rules out: paid work is delivered, or named."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import pytest
+from leftovers import opened, until
+from rawapi import Peer, RawApi, http
+
+from soundpiece_async import (
+    Failed,
+    Handle,
+    JobState,
+    Journal,
+    NewFx,
+    NotReady,
+    Operation,
+    OperationFailed,
+    Output,
+    RetryPolicy,
+    SeparateStems,
+    Session,
+    Settings,
+    Status,
+    Succeeded,
+    WaitTimeout,
+)
+from soundpiece_async._core import endings
+
+pytestmark = pytest.mark.anyio
+
+Members: TypeAlias = dict[str, Any]
+Service: TypeAlias = Callable[[Members], Any]
+"""Makes the whole body of the honest operation."""
+
+URL = "http://127.0.0.1:9/a.flac?sig=1"
+
+
+def fx(number: int = 0, **members: Any) -> NewFx:
+    return NewFx(f" door {number}\n", duration=0.2, **members)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two reads need not be ten seconds apart here."""
+    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+
+
+class Api(RawApi):
+    """Answers in its own way."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self.service = service
+        self.always = self._speak
+
+    async def _speak(self, peer: Peer, honest: bytes) -> None:
+        members = json.loads(honest.partition(b"\r\n\r\n")[2])["fx"]
+        await peer.send(http(json.dumps(self.service(members)).encode()))
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    """An honest one, whose ``service`` may be set."""
+    async with Api(lambda members: {"fx": members}) as started:
+        yield started
+
+
+@pytest.fixture
+async def session(api: Api) -> AsyncIterator[Session]:
+    """A session that asks it."""
+    async with opened(settings(api)) as started:
+        yield started
+
+
+def settings(api: RawApi) -> Settings:
+    return Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=0))
+
+
+def changing(**changes: Any) -> Service:
+    """Replace members of every answer; ``...`` leaves one out."""
+
+    def speak(members: Members) -> Members:
+        return {"fx": {name: value for name, value in (members | changes).items() if value is not ...}}
+
+    return speak
+
+
+def ending(word: object, **changes: Any) -> Service:
+    """Replace the status, and more, of what is ready."""
+    return lambda members: {"fx": members | ({"status": word, **changes} if members["status"] == "ready" else {})}
+
+
+def output(**members: Any) -> Service:
+    """Replace members of the output."""
+    return ending("ready", output={"url": URL, **members})
+
+
+DELIVERED: dict[str, Service] = {
+    "trimmed": lambda members: {"fx": members | {"prompt": members.get("prompt", "").strip() or None}},
+    "escaped": changing(prompt="&#32;door"),
+    "clamped": changing(duration=30),
+    "numbers as text": changing(duration="0.2"),
+    "float32": changing(duration=0.20000000298023224),
+    "other words": changing(prompt="window"),
+    "no echo": lambda members: {"fx": {name: members.get(name) for name in ("id", "status", "output")}},
+    "echo of another type": changing(prompt={"text": "door"}, duration=[0.2]),
+    "created_at as a number": changing(created_at=1795341600),
+    "created_at as nonsense": changing(created_at={"at": 5}),
+    "key as a number": changing(idempotency_key=5),
+    "expires_at as a number": output(expires_at=1795341600000),
+    "expires_at in words": output(expires_at="Sun, 22 Nov 2026 10:00:00 GMT"),
+    "expires_at empty": output(expires_at=""),
+    "duration as text": output(duration="PT2S"),
+    "duration as nonsense": output(duration=[]),
+    "kind an object": output(kind={"name": "x"}),
+    "outputs with a null": ending("ready", output=None, outputs=[{"url": URL}, None]),
+    "outputs by kind": ending("ready", output={"vocals": {"url": URL}}),
+    "outputs empty beside output": lambda members: {"fx": members | {"outputs": []}},
+    "an error beside it": ending("ready", error={"code": "slow", "message": "It took long."}),
+    "completed": ending("completed"),
+    "READY": ending("READY"),
+    "cancelled too late": ending("cancelled"),
+    "an unknown word": ending("archived"),
+    "no status": ending(None),
+    "in another envelope": lambda members: {"data": {"effect": members}, "request_id": "r1"},
+    "bare": lambda members: members,
+    "in a list": lambda members: [members],
+    "as JSON:API": lambda members: {"id": "req_1", "status": "ok", "data": members},
+    "with an id of its own": lambda members: {"fx": members | {"id": members["id"].replace("op_", "x-")}},
+    "no id in a poll": lambda members: {"fx": members | ({"id": None} if members["status"] == "ready" else {})},
+}
+
+FAILED: dict[str, tuple[Service, str]] = {
+    "text": (ending("failed", output=None, error="no luck"), "internal_error: no luck"),
+    "list": (ending("failed", output=None, error=["no", "luck"]), "internal_error: no; luck"),
+    "a number as code": (ending("failed", output=None, error={"code": 500, "message": "no luck"}), "500: no luck"),
+    "none": (ending("failed", output=None), "internal_error"),
+    "cancelled": (ending("cancelled", output=None), "internal_error"),
+    "expired": (ending("Expired", output=None, error={"code": "late"}), "late"),
+    "an unknown word": (ending("abandoned", output=None, error={"code": "late"}), "late"),
+    "ready": (ending("ready", output=None, error={"code": "late"}), "late"),
+}
+
+EMPTY: dict[str, Service] = {
+    "null": ending("ready", output=None),
+    "empty list": ending("ready", output=[]),
+    "empty object": ending("completed", output={}),
+    "outputs empty": ending("ready", output=None, outputs=[]),
+    "another member": ending("ready", output=None, result={"url": URL}),
+    "no URL": ending("ready", output={"duration": 1.0}),
+    "junk": ending("ready", output=5),
+    "empty error": ending("ready", output=None, error={"code": None, "message": ""}),
+}
+
+
+@pytest.mark.parametrize("service", DELIVERED.values(), ids=DELIVERED)
+async def test_paid_work_is_delivered(api: Api, session: Session, tmp_path: Path, service: Service) -> None:
+    """By every way there is, at the price of one; the status is ready, and ``raw`` has what came."""
+    api.service = service
+    operation = await session.submit(fx(1))
+    ready = await session.wait(operation, timeout=20)
+    again = await session.wait(operation.handle, timeout=20)
+    read = await session.refresh(ready)
+    done = await session.run(fx(2), timeout=20)
+    async with session.run_many([fx(3), fx(4)], timeout=20) as results:
+        many = [result async for result in results]
+    for _ in range(2):
+        async with Journal.open(tmp_path) as journal:
+            async with session.run_many([fx(5), fx(6)], journal=journal, timeout=20) as results:
+                recorded = [result async for result in results]
+            assert await journal.count() == {JobState.READY: 2}
+
+    finals = [ready, again, done.operation, *(result.operation for result in many + recorded)]
+    assert all(isinstance(result, Succeeded) for result in many + recorded)
+    assert [(one.status, [one.url for one in one.outputs]) for one in finals if one] == [(Status.READY, [URL])] * 7
+    assert read.outputs == ready.outputs
+    assert read.echo_differences == ready.echo_differences == operation.echo_differences
+    assert len(api.puts) == len(api.created) == 6
+
+
+@pytest.mark.parametrize(("service", "why"), FAILED.values(), ids=FAILED)
+async def test_failures_say_what_can_be_read(api: Api, session: Session, service: Service, why: str) -> None:
+    """However the error looks, and whatever the word: failed, with the operation."""
+    api.service = service
+    with pytest.raises(OperationFailed, match=f"failed: {why}; to try again") as caught:
+        await session.run(fx(), timeout=20)
+
+    assert caught.value.operation.status is Status.FAILED
+    assert caught.value.operation.error is not None
+    assert caught.value.handle.id in api.created.values()
+
+
+@pytest.mark.parametrize("service", EMPTY.values(), ids=EMPTY)
+async def test_ready_without_outputs_is_neither_success_nor_failure(
+    api: Api, session: Session, tmp_path: Path, service: Service
+) -> None:
+    """Two reads agree: ``NotReady``, with the way back. A job stays submitted, and the next run has its outputs."""
+    api.service = service
+    operation = await session.submit(fx(1))
+    for waiting in (session.wait(operation), session.wait(operation.handle), session.run(fx(2))):
+        with pytest.raises(NotReady, match="has no outputs; it is paid for") as caught:
+            await waiting
+        assert caught.value.handle is not None
+        assert caught.value.operation is not None
+        assert caught.value.operation.status is Status.READY
+    with pytest.raises(NotReady):
+        await session.download(operation, tmp_path)
+    read = await session.refresh(operation)
+    assert (read.status, read.outputs) == (Status.READY, ())
+    asked = len(api.requests)
+    with pytest.raises(NotReady):
+        await session.wait(read)  # it is asked for again: outputs may have come
+    assert len(api.requests) > asked
+
+    requests = [fx(3)]
+    async with Journal.open(tmp_path) as journal:
+        async with session.run_many(requests, journal=journal) as results:
+            (result,) = [result async for result in results]
+        assert isinstance(result, Failed)
+        assert isinstance(result.error, NotReady)
+        assert result.operation is not None
+        assert await journal.count() == {JobState.SUBMITTED: 1}
+    api.service = changing()
+    async with Journal.open(tmp_path) as journal:
+        async with session.run_many([fx(3)], journal=journal) as results:
+            (result,) = [result async for result in results]
+        assert isinstance(result, Succeeded)
+        assert await journal.count() == {JobState.READY: 1}
+    assert [one.url for one in (await session.wait(operation)).outputs] == [URL]
+    assert len(api.puts) == 3
+
+
+async def test_outputs_that_come_late_are_awaited(api: Api, session: Session) -> None:
+    """A first read without them ends nothing."""
+    answers = iter([{"output": None}, {}])
+    api.service = lambda members: {"fx": members | (next(answers, {}) if members["status"] == "ready" else {})}
+
+    assert (await session.run(fx(), timeout=20)).operation.outputs
+    assert [asked.method for asked in api.requests] == ["PUT", "GET", "GET"]
+
+
+async def test_a_put_answered_with_an_empty_success_is_awaited(api: Api, session: Session) -> None:
+    """As is any other answer that is no end."""
+    api.service = lambda members: {"fx": members if "output" in members else members | {"status": "ready"}}
+    operation = await session.submit(fx())
+
+    assert (operation.status, operation.outputs) == (Status.READY, ())
+    assert (await session.wait(operation, timeout=20)).outputs
+
+
+@pytest.mark.parametrize("word", ["processing", "queued", "Pending", "running", "in_progress", "generating"])
+async def test_what_runs_is_never_final(api: Api, session: Session, word: str) -> None:
+    """Whatever else is there: outputs may be partial, and an error passing."""
+    api.service = ending(word, output={"url": URL}, error={"code": "x"})
+    operation = await session.submit(fx())
+    with pytest.raises(WaitTimeout) as caught:
+        await session.wait(operation, timeout=0.4)
+
+    assert caught.value.handle == operation.handle
+    assert session.statistics().unknown_statuses == ()
+    assert not (await session.refresh(operation)).status.final
+
+
+async def test_waiting_again_and_again_ends_too(api: Api, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one waiter read counts for the next: a loop over short timeouts sees the end."""
+    monkeypatch.setattr(endings, "AGREE_AFTER", 0.5)
+    api.service = ending("archived")
+    operation = await session.submit(fx())
+    ready: Operation[NewFx] | None = None
+    with anyio.fail_after(20):
+        while ready is None:
+            try:
+                ready = await session.wait(operation, timeout=0.1)
+            except WaitTimeout:
+                continue
+
+    assert ready.status is Status.READY
+    assert ready.raw["status"] == "archived"
+
+
+async def test_an_unknown_status_is_shown(api: Api, session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """Once in the log, and in the statistics; it is waited out."""
+    caplog.set_level(logging.WARNING, "soundpiece_async")
+    api.service = ending("archiving", output=None)
+    with pytest.raises(WaitTimeout):
+        await session.wait(await session.submit(fx(1)), timeout=0.3)
+    with pytest.raises(WaitTimeout):
+        await session.wait(await session.submit(fx(2)), timeout=0.3)
+
+    assert session.statistics().unknown_statuses == ("archiving",)
+    (warned,) = (record.message for record in caplog.records if "unknown" in record.message)
+    assert "its status, 'archiving', is unknown to this version: it counts as running (logged once)" in warned
+
+
+async def test_differences_are_warned_of_once_and_shown_always(
+    api: Api, session: Session, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """500 lines whose lyrics end in a newline are one warning, and 500 results; the journal keeps the names."""
+    caplog.set_level(logging.WARNING, "soundpiece_async")
+    api.service = changing(prompt="door", duration="0.2")
+    async with Journal.open(tmp_path) as journal:
+        async with session.run_many([fx(number) for number in range(20)], journal=journal) as results:
+            done = [result async for result in results]
+        assert {job.echo_differences for job in await journal.jobs()} == {("prompt", "duration")}
+    async with Journal.open(tmp_path) as journal:
+        async with session.run_many([fx(number) for number in range(20)], journal=journal) as results:
+            done += [result async for result in results]
+
+    assert all(isinstance(result, Succeeded) for result in done)
+    assert {result.operation.echo_differences for result in done if result.operation} == {("prompt", "duration")}
+    warned = [record.message.partition(": ")[2] for record in caplog.records]
+    assert warned == [
+        f"{name} is echoed otherwise than it was sent; the operation goes on (logged once)"
+        for name in ("prompt", "duration")
+    ]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_work_under_a_key_of_the_callers_may_be_other_work(
+    api: Api, session: Session, caplog: pytest.LogCaptureFixture, tmp_path: Path, *, recorded: bool
+) -> None:
+    """An error in the log for each job whose echo is other work; not for what is trimmed, nor under keys made here."""
+    caplog.set_level(logging.ERROR, "soundpiece_async")
+    keys = [f"4c1c0c3e-0000-4000-8000-00000000000{number}" for number in range(3)]
+    requests = [fx(0, idempotency_key=keys[0]), fx(1, idempotency_key=keys[1]), fx(2), fx(1, idempotency_key=keys[2])]
+    api.service = changing(prompt="door 1")
+    async with Journal.open(tmp_path) as journal:
+        async with session.run_many(requests, journal=journal if recorded else None) as results:
+            done = [result async for result in results]
+    if recorded:  # a key that was made here, and comes out of the journal, was made here
+        async with Journal.open(tmp_path) as journal:
+            await journal.ledger.recall((await journal.jobs())[2])
+            async with session.run_many([fx(2)], journal=journal) as results:
+                done += [result async for result in results]
+
+    assert all(isinstance(result, Succeeded) for result in done)
+    (record,) = caplog.records
+    assert f"prompt is echoed otherwise than it was sent: the idempotency key {keys[0]}" in record.message
+    assert "may have been used for other work" in record.message
+
+
+async def test_oddities_are_warned_of_once(api: Api, session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    """Not for each operation, and never with what came."""
+    caplog.set_level(logging.WARNING, "soundpiece_async")
+    api.service = output(expires_at="https://h/a?sig=SECRET", duration="soon", kind=5)
+    for number in range(3):
+        await session.run(fx(number), timeout=20)
+
+    assert [record.message.partition(": ")[2].partition(" ")[0] for record in caplog.records] == [
+        f"outputs[].{name}" for name in ("expires_at", "duration", "kind")
+    ]
+    assert "SECRET" not in caplog.text
+
+
+async def test_a_webhook_without_outputs_is_looked_into(api: Api, session: Session) -> None:
+    """News that show nothing wake nobody: one read decides, and brings the outputs."""
+    api.ready = False
+    operation = await session.submit(fx())
+    async with anyio.create_task_group() as group:
+
+        async def wait() -> None:
+            assert (await session.wait(operation)).outputs
+
+        group.start_soon(wait)
+        await until(lambda: len(api.requests) > 1)
+        api.ready = True
+        session.deliver(Operation(route=fx().route, id=operation.id, status=Status.READY, request=None))
+
+
+async def test_a_delivered_operation_keeps_what_the_submit_saw(api: Api, session: Session) -> None:
+    """Webhooks bring no echo that could be compared: the differences are those of the submit."""
+    api.service = changing(prompt="door")
+    operation = await session.submit(fx())
+    made = Output(url=URL, handle=operation.handle)
+    session.deliver(
+        Operation(route=operation.route, id=operation.id, status=Status.READY, outputs=(made,), request=None)
+    )
+
+    assert (await session.wait(operation)).echo_differences == ("prompt",)
+    assert (await session.submit(operation.request)).echo_differences == ("prompt",)
+    assert len(api.puts) == 1
+
+
+async def test_a_source_echoed_as_text(api: Api, session: Session) -> None:
+    """An object may come back as its URL, which may be a copy's."""
+    api.service = lambda members: {"stems": members | {"source": "https://cdn.example/copy.wav"}}
+    operation = await session.submit(SeparateStems("https://example.com/mix.wav"))
+
+    assert operation.echo_differences == ("source",)
+    again = await session.wait(Handle(operation.route, operation.id), timeout=20)
+    assert [one.url for one in again.outputs] == [URL]
