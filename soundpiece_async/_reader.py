@@ -1,6 +1,5 @@
 """Reads operations afresh, and remembers the numbers of their outputs and the latest URLs."""
 
-import logging
 from collections import OrderedDict
 from functools import partial
 from typing import Any, TypeVar
@@ -17,11 +16,12 @@ from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.validation import demand_handle
+from soundpiece_async._logs import get_logger
 from soundpiece_async._transport import Transport
 
 R = TypeVar("R", bound=Request | None)
 
-logger = logging.getLogger("soundpiece_async.reader")
+logger = get_logger("reader")
 
 REMEMBERED = 4096
 """Operations whose outputs are remembered, the least recently used going first."""

@@ -1,6 +1,5 @@
 """One request object, one operation: made into bytes once, sent until it is answered, and never again after that."""
 
-import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -22,13 +21,14 @@ from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Request
+from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import allow
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Attempts, Transport
 
 R = TypeVar("R", bound=Request)
 
-logger = logging.getLogger("soundpiece_async.submitter")
+logger = get_logger("submitter")
 
 FRESH = timedelta(seconds=60)
 """A source whose URL lives shorter than this is signed afresh first: the service fetches it after the submit."""

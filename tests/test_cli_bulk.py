@@ -21,6 +21,7 @@ import soundfile
 from conftest import STUCK, Serve, settings
 
 from soundpiece_async import Journal, Session
+from soundpiece_async._core import endings
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
@@ -684,3 +685,40 @@ def test_a_line_that_was_taken_out_leaves_its_name(serve: Serve, capsys: Streams
     assert bulk() == 0
     assert {path.name for path in Path("out").glob("*.flac")} == {"door.flac", "door-2.flac"}
     capsys.readouterr()
+
+
+def test_what_is_echoed_otherwise_is_counted_and_no_failure(serve: Serve, capsys: Streams) -> None:
+    """Five hundred lyrics that end in a newline are five hundred songs; summary, ``status`` and report count them."""
+    simulator = serve(**FAST, variations=["echo=strip"])
+    write([fx(number, prompt=f"door {number}\n") for number in range(3)] + [fx(4)])
+
+    assert bulk("--json") == 0
+    *lines, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert sorted(line["echo_differences"] for line in lines) == [[], ["prompt"], ["prompt"], ["prompt"]]
+    assert summary["summary"]["echo_differences"] == {"prompt": 3}
+    assert bulk() == 0  # out of the journal
+    assert "echoed by the service otherwise than sent: prompt (3); this is no failure" in capsys.readouterr().err
+    assert main(["status", "out"]) == 0
+    assert "otherwise than sent: prompt (3)" in capsys.readouterr().out
+    assert main(["status", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["echo_differences"] == {"prompt": 3}
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["summary"]["echo_differences"] == {"prompt": 3}
+    assert [piece["echo_differences"] for piece in report["pieces"]].count(["prompt"]) == 3
+    assert len(simulator.operations) == 4
+
+
+def test_ready_without_outputs_is_unfinished(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit code says so, nothing is saved or failed, and the next run asks again, buying nothing."""
+    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    simulator = serve(**FAST, variations=["outputs=null"])
+    write([fx(1)])
+
+    for _ in range(2):
+        assert bulk() == 1
+        told = capsys.readouterr()
+        assert "0 saved, 0 failed, 1 unfinished" in told.err
+        assert "has no outputs; it is paid for" in told.err
+        assert told.out == ""
+        assert count() == {JobState.SUBMITTED: 1}
+    assert len(simulator.operations) == 1

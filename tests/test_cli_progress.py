@@ -57,6 +57,8 @@ async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str
     picture(Statistics()).refresh()
     assert "no limit met, 0 answers 429, noticed within 0.0 s" in capsys.readouterr().err
     assert "'saved': 5" in repr(seen)
+    picture(Statistics(unknown_statuses=("archiving", "b", "c", "d"))).refresh()
+    assert "unknown status 'archiving', 'b', 'c', noticed" in capsys.readouterr().err
 
 
 async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

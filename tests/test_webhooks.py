@@ -516,3 +516,20 @@ async def test_a_visitor_who_goes_away_cancels_nothing_but_the_waiting(framework
         for identity in (left.id, operation.id):
             sim.finish(identity)
         assert (await session.wait(operation, timeout=5)).outputs
+
+
+def test_odd_news_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A member that cannot be read is left out of each, and said once."""
+    checks = make_webhooks()
+    for number in range(3):
+        delivery = checks.verify(
+            *make_delivery(
+                f"msg_{number}", data={"id": "op_1", "status": "failed", "created_at": []}, type="create.new_fx.failed"
+            )
+        )
+        assert delivery.operation is not None
+        assert delivery.operation.created_at is None
+
+    assert [record.message for record in caplog.records] == [
+        "webhook msg_0: created_at cannot be read and is left out: expected a time, got a list (logged once)"
+    ]

@@ -240,10 +240,8 @@ class Scheduler:
             case Outcome.PROCESSING:
                 rest = self._take_answer(piece, now, held=held)
             case Outcome.UNDECIDED:
-                piece.failures, rest = (
-                    0,
-                    endings.AGREE_AFTER,
-                )  # of the hold it says nothing: the server thinks it is over
+                piece.failures = 0
+                rest = endings.AGREE_AFTER  # nothing is learned of the hold: it may be over
             case Outcome.FAILED:
                 rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
                 piece.failures += 1
