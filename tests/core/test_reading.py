@@ -240,7 +240,7 @@ def test_unknown_words_are_shown_clipped() -> None:
 
     assert "SECRET" not in note.text
     assert note.text.isprintable()
-    assert len(note.text) < 400
+    assert len(note.text) < 800
 
 
 @unhurried
