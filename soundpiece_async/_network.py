@@ -6,7 +6,7 @@ origin, the other is bare. Neither limits connections by itself: a shared pool l
 """
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -52,7 +52,7 @@ class Stream:
 
     status: int
     headers: Mapping[str, str]
-    blocks: AsyncIterator[bytes]
+    blocks: AsyncGenerator[bytes]
 
 
 class Network:
@@ -254,7 +254,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
     raise aiohttp.ClientPayloadError(f"the answer is larger than {LARGEST_ANSWER} bytes")
 
 
-async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncIterator[bytes]:
+async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncGenerator[bytes]:
     try:
         while block:
             yield block

@@ -29,6 +29,7 @@ from soundpiece_async.cli import main
 from soundpiece_async.cli.bulkrun import BulkRun, promise
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.knobs import Knobs, Order, Terms
+from soundpiece_async.cli.levels import describe_levels
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.verify import Verification
 from soundpiece_async.simulator import Fault, Simulator
@@ -523,6 +524,11 @@ def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Stream
     edit(forget)
     assert main(["verify", "out"]) == 0
     assert "2 full (every frame was decoded); 1 unknown (an earlier version saved them)" in capsys.readouterr().err
+
+
+def test_nothing_is_said_of_no_files() -> None:
+    """A run that has not saved any yet."""
+    assert describe_levels({}, out="out") == []
 
 
 def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Streams) -> None:

@@ -32,7 +32,7 @@ from soundpiece_async import (
 from soundpiece_async._download import partfile
 from soundpiece_async._download.delivery import UntilFull
 from soundpiece_async._download.downloader import THREADS
-from soundpiece_async.simulator import Simulator
+from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -143,9 +143,9 @@ async def test_the_settings_reach_the_downloader(sim: Simulator, tmp_path: Path)
             async with session.stream(done.operation.outputs[0]):
                 pytest.fail("it was entered")
     async with Session(settings(sim, keep_corrupt=True)) as session:
-        wrong = attrs.evolve(done.operation.outputs[0], duration=99.0)
+        sim.inject(Fault.CORRUPT, host="output", at=0, times=9)
         with pytest.raises(CorruptAudio, match="kept as"):
-            await session.download(wrong, tmp_path)
+            await session.download(done.operation, tmp_path)
 
     assert [path.suffix for path in tmp_path.iterdir()] == [".corrupt"]
 

@@ -5,13 +5,14 @@ import hashlib
 import logging
 import socket
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from downloading import HANDLE, PATH, SHORT, SONG, bench, encode, flac_like, lifetime, read_all, transport
+from obstore.store import MemoryStore
 from rawserver import Act, RawServer
 
 from soundpiece_async import Limits, Output, Session, Settings, Timeouts
@@ -19,6 +20,8 @@ from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.fetching import Source
+from soundpiece_async._download.objects import open_folder
+from soundpiece_async._download.unpacked import Plain
 from soundpiece_async._guard import OutputGuard
 from soundpiece_async._network import Stream
 from soundpiece_async._transport import Transport
@@ -92,6 +95,29 @@ async def test_a_label_on_the_bytes_is_no_encoding(tmp_path: Path, label: str, v
         assert await b.save() == SONG
         assert b.server.ranges == [None, "bytes=100000-"]
         assert await b.save() == SONG  # it is there
+
+
+@pytest.mark.parametrize("body", [b"", b"f", b"fLaC"])
+async def test_a_label_on_next_to_nothing(tmp_path: Path, body: bytes) -> None:
+    """A body that ends before anything can be told is what it is."""
+    act = packed("gzip", body, framing="chunked", piece=1)
+    async with bench(tmp_path, act, act, max_elapsed=5) as b:
+        with pytest.raises(CorruptAudio, match=r"FLAC magic|inside its header"):
+            await b.save()
+
+
+async def test_an_object_with_a_tag_is_compared_as_a_file_is(tmp_path: Path) -> None:
+    """By the header behind the tag."""
+    store = open_folder(MemoryStore(), stores={})
+    async with bench(tmp_path, files={PATH: TAG + SHORT}) as b:
+        for _ in range(2):
+            saved = await b.downloader.save(b.output(), store.name("song.flac"))
+            assert len(saved.warnings) == 1
+            assert saved.verified == "header"
+        assert b.downloader.saved == 1
+        b.server.files[PATH] = TAG + flac_like(len(SHORT), seed=1)
+        with pytest.raises(DownloadError, match="a different"):
+            await b.downloader.save(b.output(), store.name("song.flac"))
 
 
 @pytest.mark.parametrize(
@@ -310,17 +336,19 @@ async def test_a_slow_host_may_be_allowed(tmp_path: Path) -> None:
 async def test_a_slow_reader_is_not_a_slow_host(tmp_path: Path) -> None:
     """Only waiting for the host counts, so a window never ends while the reader takes its time."""
 
-    async def blocks() -> AsyncIterator[bytes]:
+    async def blocks() -> AsyncGenerator[bytes]:
         for _ in range(10):
             yield b"x"
 
     async with bench(tmp_path, slowest=1e12, window=0.5) as b:
         source = Source(b.output(), target="here", host=b.downloader._host)
         body = source.watch(Stream(200, {}, blocks()))
+        assert repr(body) == "<Body <Speed 0 bytes in 0 s>>"
         async for _ in body:
             await anyio.sleep(0.06)
         await body.aclose()
         assert source.received == 10
+        assert repr(Plain([], body)).startswith("<Plain <Body")
 
 
 @pytest.mark.parametrize("way", ["file", "stream"])
@@ -329,6 +357,7 @@ async def test_a_body_without_an_end_fills_no_disk(tmp_path: Path, way: str, fra
     """It is given up at a bound that its length sets; nothing is left, and the next run meets the same bound."""
     act = Act(framing=framing, endless=bytes(1 << 20), etag=None)
     async with bench(tmp_path, default=act) as b, lifetime() as life:
+        b.target.parent.mkdir(exist_ok=True)
         for run in range(1, 3):
             with pytest.raises(
                 DownloadError, match=r"no FLAC of its length has more than \d+; Limits\(max_bytes=...\)"
@@ -337,6 +366,17 @@ async def test_a_body_without_an_end_fills_no_disk(tmp_path: Path, way: str, fra
             assert len(b.server.requests) == run
             assert b.left() == []
             assert b.downloader.received < run * 24_000_000
+
+
+async def test_a_body_without_an_end_is_compared_with_no_file(tmp_path: Path) -> None:
+    """What is there is left alone, and the reading ends."""
+    act = Act(framing="chunked", endless=bytes(1 << 20), etag=None, ranges=False)
+    async with bench(tmp_path, default=act, files={PATH: SHORT}) as b:
+        b.target.parent.mkdir()
+        b.target.write_bytes(SHORT)
+        with pytest.raises(DownloadError, match="does not say how long"):
+            await b.save()
+        assert b.downloader.received < 24_000_000
 
 
 async def test_a_file_longer_than_announced_is_no_body_without_an_end(tmp_path: Path) -> None:

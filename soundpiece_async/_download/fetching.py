@@ -5,7 +5,7 @@ Resuming is the retry: no layer below tries again. ``_core.patience`` says when 
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -292,7 +292,7 @@ def tell_warnings(warnings: Iterable[str], *, output: Output, target: object) ->
 class Body:
     """The blocks of a body as they arrive, each counted and timed."""
 
-    def __init__(self, blocks: AsyncIterator[bytes], *, source: Source, speed: Speed) -> None:
+    def __init__(self, blocks: AsyncGenerator[bytes], *, source: Source, speed: Speed) -> None:
         self._blocks = blocks
         self._setback: Setback | None = None
         self._source = source
@@ -318,5 +318,4 @@ class Body:
 
     async def aclose(self) -> None:
         """Close the blocks here and now, not when they are collected."""
-        if hasattr(self._blocks, "aclose"):
-            await self._blocks.aclose()
+        await self._blocks.aclose()
