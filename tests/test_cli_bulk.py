@@ -19,8 +19,10 @@ import anyio
 import pytest
 import soundfile
 from conftest import STUCK, Serve, settings
+from obstore.store import LocalStore
+from storing import BUCKET, serve_bucket
 
-from soundpiece_async import Journal, Session
+from soundpiece_async import Journal, NewFx, SavedFile, Session, Succeeded
 from soundpiece_async._core import endings
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._record.folderlock import FolderLock
@@ -480,7 +482,7 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     changed = Path("out/f2.flac").read_bytes()[:-1] + b"\0"
     Path("out/f2.flac").write_bytes(changed)
     digest = hashlib.sha256(changed).hexdigest()
-    edit("UPDATE piece SET files = json_set(files, '$[0].url', 's3://b/f4.flac') WHERE name = 'f4'")
+    edit("UPDATE piece SET files = json_set(files, '$[0].url', 'memory:///f4.flac') WHERE name = 'f4'")
     assert main(["verify", "out"]) == 1
     out, err = capsys.readouterr()
     assert sorted(line.partition(":")[0] for line in out.splitlines()) == [f"out/f{number}.flac" for number in range(3)]
@@ -728,3 +730,59 @@ def test_ready_without_outputs_is_unfinished(serve: Serve, capsys: Streams, monk
         assert told.out == ""
         assert count() == {JobState.SUBMITTED: 1}
     assert len(simulator.operations) == 1
+
+
+async def save_into(simulator: Simulator, to: Any) -> SavedFile:
+    """Make one piece as a program would, with a journal in ``out``."""
+    async with (
+        Session(settings(simulator)) as session,
+        Journal.open("out") as journal,
+        session.run_many([NewFx("door", duration=0.1)], save_to=to, journal=journal) as results,
+    ):
+        (result,) = [result async for result in results]
+    assert isinstance(result, Succeeded)
+    return result.files[0]
+
+
+def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was deleted or written over is found, and fetched again by the next run; nothing is paid for twice (F12)."""
+    simulator = serve(**FAST)
+    with serve_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        saved = anyio.run(save_into, simulator, f"s3://{BUCKET}/x")
+        (key,) = bucket.objects
+        assert main(["verify", "out"]) == 0
+        assert "1 file, " in capsys.readouterr().err
+
+        for damage, fault in (
+            (bucket.objects.clear, "is not there"),
+            (partial(bucket.objects.update, {key: b"x"}), "has 1 bytes"),
+        ):
+            damage()
+            assert main(["verify", "out", "--set-aside"]) == 1
+            assert f"{saved.url}: {fault}" in capsys.readouterr().out
+            assert anyio.run(save_into, simulator, f"s3://{BUCKET}/x") == saved
+            assert len(bucket.objects[key]) == saved.bytes
+            assert main(["verify", "out"]) == 0
+        assert len(simulator.operations) == 1
+
+        bucket.rights = {"put"}
+        capsys.readouterr()
+        assert main(["verify", "out", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert '"not_looked_at": 1' in out
+        assert "not looked at: s3://songs/x/ cannot be looked into: " in err
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        assert main(["verify", "out"]) == 0
+        assert f"is behind {bucket.url}, and the environment leads to http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Streams, tmp_path: Path) -> None:
+    """As into a folder: a file of it that was cut is found."""
+    simulator = serve(**FAST)
+    saved = anyio.run(save_into, simulator, LocalStore(tmp_path / "store", mkdir=True))
+    assert saved.path is not None
+    saved.path.write_bytes(b"fLaC")
+    assert main(["verify", "out"]) == 1
+    assert "has 4 bytes, and had" in capsys.readouterr().out

@@ -174,6 +174,20 @@ class Folder:
         except StoreError as error:
             raise SettingsError(f"{self.url}{name} cannot be looked for: {error}") from None
 
+    async def compare(self, name: str, *, size: int) -> str | None:
+        """Return how an object differs from one that was saved with this size, or None.
+
+        Raises:
+            SettingsError: the store cannot be asked.
+        """
+        try:
+            found = await self.name(name).measure()
+        except StoreError as error:
+            raise SettingsError(f"{self.url} cannot be looked into: {error}") from None
+        if found is None:
+            return "is not there"
+        return None if found == size else f"has {found} bytes, and had {size} when it was saved"
+
     def name(self, name: str) -> Target:
         """Give the target of a file in this folder."""
         return Target(self.store, f"{self.prefix}{name}", f"{self.url}{name}")

@@ -40,7 +40,10 @@ class Shelf:
         return f"<Shelf {self._folder} wanted in={self._wanted_in!r}>"
 
     def look(self, piece: JobRecord) -> Found:
-        """Look for the files of a piece; an object in a store is believed to be there, as asking costs. Blocks."""
+        """Look for the files of a piece; an object in a store is believed to be there. Blocks.
+
+        To ask for each would cost a request; ``soundpiece verify`` does, and writes down what is missing.
+        """
         if self._wanted_in is None:
             return Found(() if piece.outputs else None)
         wanted = read_place(self._wanted_in)
@@ -85,7 +88,8 @@ class Shelf:
             return _size(self._folder / file.path) == file.bytes
         if file.url.startswith("file:///"):
             return _size(read_path(file.url)) == file.bytes
-        return ":///" not in file.url  # without a bucket it was this process's memory, or we cannot tell where
+        # without a bucket it was this process's memory, or its place is unknown
+        return not file.missing and ":///" not in file.url
 
 
 def _normalise(folder: Path) -> str:

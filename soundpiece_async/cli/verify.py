@@ -15,6 +15,7 @@ import attrs
 from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
+from soundpiece_async._core.addresses import read_path
 from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
@@ -25,6 +26,7 @@ from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.levels import describe_levels
 from soundpiece_async.cli.progress import INTERVAL, beside
 from soundpiece_async.cli.speech import plural, say, size, tell
+from soundpiece_async.cli.stores import Stores
 
 PAGE = 500
 """Pieces that are read from the journal at a time."""
@@ -45,8 +47,10 @@ async def verify(
     checked (--verify header), or every frame (--verify full). What files have passed is said at the end; --full decodes
     every frame now, and soundpiece status remembers it.
 
+    Of an object in a store, the size is compared, by the credentials of the environment; its bytes are not fetched.
+
     Exit codes: 0 all are well, 1 some are not, 2 there is no journal. What is missing or of another size is fetched
-    again by soundpiece resume; what is damaged otherwise, too, once it is set aside.
+    again by the next run, at no cost; what is damaged otherwise, too, once it is set aside.
 
     Args:
         out: the folder.
@@ -70,7 +74,7 @@ async def verify(
 
 @attrs.frozen
 class _Passed:
-    """Files of one job that have passed more than the journal knows."""
+    """Files of one job of which more is known than the journal has."""
 
     number: int
     ended_at: float | None
@@ -101,6 +105,8 @@ class Verification:
         self._counts: Counter[str] = Counter()
         self._levels: Counter[str] = Counter()
         self._passed: list[_Passed] = []
+        self._stores = Stores()
+        self._out_of_reach: set[str] = set()
         self._threads = anyio.CapacityLimiter(os.cpu_count() or 1)
 
     def __repr__(self) -> str:
@@ -140,11 +146,10 @@ class Verification:
             self._passed.append(_Passed(job.number, job.ended_at, files))
 
     async def _look_at(self, file: FileRecord) -> FileRecord:
-        """Look at one file, and return it with the checks it has passed; to fetch one from a store may cost."""
-        if file.url is not None:
-            self._counts["in a store"] += 1
-            return file
-        path = self._locate(file)
+        """Look at one file, and return it with the checks it has passed."""
+        if file.url is not None and not file.url.startswith("file:///"):
+            return await self._look_for(file, file.url)
+        path = self._locate(file) if file.url is None else read_path(file.url)
         fault, level = await anyio.to_thread.run_sync(find_fault, path, file, self._inspect, limiter=self._threads)
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
@@ -154,9 +159,28 @@ class Verification:
         self._levels[level or ""] += 1
         return attrs.evolve(file, verified=level)
 
-    async def _tell_fault(self, path: Path, fault: str) -> None:
+    async def _look_for(self, file: FileRecord, url: str) -> FileRecord:
+        """Look for an object, and return it with whether it is missing."""
+        try:
+            fault = await self._stores.find_fault(file)
+        except SettingsError as error:
+            self._counts["in a store"] += 1
+            folder = url.rpartition("/")[0]
+            if folder not in self._out_of_reach:
+                self._out_of_reach.add(folder)
+                tell(f"not looked at: {error}")
+            return file
+        self._counts["bad" if fault else "whole"] += 1
+        self._counts["bytes"] += file.bytes
+        if fault is not None:
+            await self._tell_fault(url, fault)
+        else:
+            self._levels[file.verified or ""] += 1
+        return attrs.evolve(file, missing=fault is not None)
+
+    async def _tell_fault(self, path: Path | str, fault: str) -> None:
         aside = None
-        if self._set_aside:
+        if self._set_aside and isinstance(path, Path):
             aside = await anyio.to_thread.run_sync(set_aside, path, limiter=self._threads)
         if self._as_json:
             say(json.dumps({"path": str(path), "fault": fault, **({"set_aside": str(aside)} if aside else {})}))
