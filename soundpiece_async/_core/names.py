@@ -3,9 +3,12 @@
 1. A name is one component: no separator, no ``..``, nothing a system reserves; so no file leaves its folder.
 2. It is NFC and short enough for any file system, with room for ``.part.json`` behind it.
 3. Two files of one operation never differ by case alone: some file systems would make them one.
+4. A file system may refuse a name all the same: its encoding has not all characters, or it takes fewer bytes. Then the
+   file has a plainer one, which follows from the name, so that the next run finds it.
 """
 
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +17,8 @@ from soundpiece_async._core.outputs import Output
 LONGEST_STEM = 200
 """Bytes of UTF-8. File systems stop at 255; ``-<kind>-<n>.flac.part.json`` has to fit behind it."""
 LONGEST_KIND = 24
+LONGEST_PLAIN = 96
+"""Bytes of a plainer name: encrypting file systems stop at 143, and ``.part.json`` has to fit behind it, too."""
 NAMELESS = "audio"
 """The stem when nothing of a name may stay."""
 
@@ -59,6 +64,14 @@ def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
             parts = [stem, kind]
         names[place] = "-".join(parts)
     return [f"{name}{_ENDING}" for name in _tell_apart(names)]
+
+
+def plainer_name(name: str) -> str:
+    """Return a name for a file whose own is refused: ASCII, short, and another one for each name (rule 4)."""
+    stem = name.removesuffix(_ENDING)
+    mark = f"-{zlib.crc32(name.encode(errors='replace')):08x}"
+    kept = "".join(character if character.isascii() else "_" for character in unicodedata.normalize("NFKD", stem))
+    return f"{_clean(kept, longest=LONGEST_PLAIN - len(mark) - len(_ENDING))}{mark}{_ENDING}"
 
 
 def number_stem(stem: str, number: int) -> str:

@@ -30,6 +30,12 @@ def is_full(error: SoundpieceError) -> bool:
     return isinstance(error, DownloadError) and isinstance(cause, OSError) and errnos.sort(cause.errno) is Kind.FULL
 
 
+def refuses_name(error: DownloadError) -> bool:
+    """Tell whether a download failed because the file system, or its encoding, may not have the name of the file."""
+    cause = error.__cause__
+    return isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and errnos.refuses_name(cause.errno))
+
+
 class Disk:
     """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
 
@@ -75,6 +81,9 @@ class Disk:
                 why = f"the disk is full ({error.strerror}); free some space, then download it again"
             else:
                 why = f"the file system said: {error}"
+            raise self._source.fail(why) from error
+        except UnicodeError as error:
+            why = f"the file system's encoding has not all of its characters: {error}"
             raise self._source.fail(why) from error
         except RecursionError as error:  # making a folder calls itself for each one above it
             raise self._source.fail("its folder lies too deep, below too many others; choose another one") from error

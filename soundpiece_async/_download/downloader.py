@@ -18,12 +18,12 @@ import attrs
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
-from soundpiece_async._core.names import file_names
+from soundpiece_async._core.names import file_names, plainer_name
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.comparing import First, find_difference
-from soundpiece_async._download.disk import Disk, OnDisk
+from soundpiece_async._download.disk import Disk, OnDisk, refuses_name
 from soundpiece_async._download.fetching import OutputHost, Source, tell_warnings
 from soundpiece_async._download.filling import fill
 from soundpiece_async._download.inspecting import Inspect, Inspection, describe, prepare_inspection
@@ -164,8 +164,18 @@ class Downloader:
             SoundpieceError: as ``save``.
         """
         place = await self._places.open(to)
-        target = place / name if isinstance(place, Path) else place.name(name)
-        return await self.save(output, target, overwrite=overwrite)
+        if not isinstance(place, Path):
+            return await self.save(output, place.name(name), overwrite=overwrite)
+        try:
+            return await self.save(output, place / name, overwrite=overwrite)
+        except DownloadError as error:
+            if not refuses_name(error):
+                raise
+            refusal = error
+        saved = await self.save(output, place / plainer_name(name), overwrite=overwrite)
+        warning = f"it is called {saved.path and saved.path.name}, because the file system refuses its own name"
+        logger.warning("%s: %s: %s", output.handle, warning, refusal.__cause__)
+        return attrs.evolve(saved, warnings=(*saved.warnings, warning))
 
     async def save_all(
         self, outputs: Sequence[Output], to: Destination, stem: str, *, overwrite: bool = False

@@ -160,9 +160,10 @@ class Database:
             if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
                 self._check_log()
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            manners = _choose_manners(path, read_only=read_only, locked=locked)
         except OSError as error:
             raise self._explain(error) from error
-        self._open(_choose_manners(path, read_only=read_only, locked=locked), migrations)
+        self._open(manners, migrations)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "read-only" if self._read_only else "open"

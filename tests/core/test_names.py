@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.names import LONGEST_STEM, NAMELESS, file_names, safe_stem
+from soundpiece_async._core.names import LONGEST_PLAIN, LONGEST_STEM, NAMELESS, file_names, plainer_name, safe_stem
 from soundpiece_async._core.outputs import Handle, Output
 
 HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")
@@ -123,3 +123,17 @@ def test_the_same_outputs_have_the_same_names_in_any_order() -> None:
     assert dict(zip(file_names("x", outputs), outputs, strict=True)) == dict(
         zip(file_names("x", outputs[::-1]), outputs[::-1], strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["Regen \u2013 laut.flac", "雨.flac", "x" * 200 + ".flac", "a.flac", "é.flac", "\udc80.flac"]
+)
+def test_a_plainer_name_is_ascii_and_short(name: str) -> None:
+    """Any file system takes it; it is the same each time, and another one for another name."""
+    plainer = plainer_name(name)
+    assert plainer.isascii()
+    assert len(plainer) <= LONGEST_PLAIN
+    assert plainer.endswith(".flac")
+    assert plainer == plainer_name(name)
+    assert plainer != plainer_name(f"{name}.flac")
+    assert safe_stem(plainer) == plainer.removesuffix(".flac")
