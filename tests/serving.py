@@ -26,9 +26,20 @@ async def serve_aiohttp(app: web.Application) -> AsyncIterator[str]:
 async def serve_asgi(app: Any) -> AsyncIterator[str]:
     """Serve as uvicorn does, lifespan included."""
     config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=0.2)
-    server = uvicorn.Server(config)
+    server, stopped = uvicorn.Server(config), anyio.Event()
+
+    async def serve() -> None:
+        try:
+            await server.serve()
+        finally:
+            stopped.set()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(server.serve)
+        group.start_soon(serve)
         await until(lambda: server.started)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
+        try:
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            with anyio.CancelScope(shield=True):  # a test that fails leaves no socket to the next one
+                await stopped.wait()
