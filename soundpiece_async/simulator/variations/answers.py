@@ -63,9 +63,11 @@ def _make_base64(dice: Random) -> str:
 
 
 def _refuse(status: int) -> Reply:
-    """Write a refusal; what is to be tried again soon says so."""
+    """Write a refusal; what is to be tried again soon says so, and an operation that is not found yet is not found."""
     headers = _RETRY_AFTER if status in (429, 503) else None
-    return reply_json({"detail": f"Not now ({status})"}, status=status, headers=headers)
+    return reply_json(
+        {"detail": "Operation not found" if status in (404, 422) else "Not now"}, status=status, headers=headers
+    )
 
 
 def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
