@@ -26,6 +26,7 @@ import attrs
 
 from soundpiece_async._core import errnos
 
+PROC = Path("/proc")
 UNWRITTEN = 10.0
 """Seconds in which a lock file without a text may still get one; after that its maker died in between."""
 
@@ -163,8 +164,8 @@ def _remove_stale(held: Path) -> bool:
 def _find_birth(process: int) -> str | None:
     """Return the moment in which a process began, empty where nobody knows it; None: there is no such process."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        line = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+        boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        line = (PROC / f"{process}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return "" if _may_live(process) else None
     return f"{boot}:{line.rpartition(')')[2].split()[19]}"
