@@ -15,11 +15,11 @@ from anyio.abc import TaskGroup
 from soundpiece_async._core.containment import contain
 from soundpiece_async._core.errors import (
     AuthenticationError,
-    InsufficientCredits,
     JournalError,
     SessionClosed,
-    SettingsError,
     SoundpieceError,
+    detach,
+    duplicate,
 )
 from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.outputs import Handle
@@ -33,10 +33,6 @@ from soundpiece_async._way import Brakes, Work
 R = TypeVar("R", bound=Request)
 
 logger = get_logger("bulk")
-
-
-_STOPPING = (AuthenticationError, InsufficientCredits, SettingsError)
-"""What the next request would meet, too: a refused account, or a destination that takes no files."""
 
 
 class RunMany(Generic[R]):
@@ -229,8 +225,10 @@ class RunMany(Generic[R]):
                 logger.log(logging.ERROR, "%s", error, exc_info=error.__cause__)
         if isinstance(error, JournalError):  # a run that cannot be recorded must end
             raise error
-        if isinstance(error, _STOPPING) and error is not self._refusal:
-            self._refusal = error
+        if error is self._refusal and known is not None:  # the others' too: it must not name this operation
+            error = duplicate(error)
+        elif error.stops_run and self._refusal is None:
+            self._refusal = detach(error)
             self._recheck()
         return Failed(request=request, operation=error.operation or known, error=error.about(operation=known))
 

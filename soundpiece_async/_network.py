@@ -21,16 +21,17 @@ import attrs
 from aiohttp import hdrs
 from yarl import URL
 
-from soundpiece_async._connections import Connector, Response, StaleConnection
-from soundpiece_async._core import errnos, hosts
+from soundpiece_async._connections import Connector, Response
+from soundpiece_async._core import hosts
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
-from soundpiece_async._core.redaction import Secret, redact_url, signed_url
+from soundpiece_async._core.redaction import Secret, redact_text, redact_url, signed_url
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
+from soundpiece_async._faults import AnswerTooLarge, explain_fault, keep_quiet
 from soundpiece_async._guard import OutputGuard, RefusedAddressError
 from soundpiece_async._logs import get_logger
 from soundpiece_async._proxies import Proxy, route
@@ -42,8 +43,6 @@ MOST_REDIRECTS = 5
 LARGEST_ANSWER = 8 << 20
 """Bytes of an answer of the API, unpacked; an operation takes a few thousand, so more is no answer of this service."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""What aiohttp raises before it has written anything."""
 
 
 @attrs.frozen
@@ -131,7 +130,7 @@ class Network:
                 response = await self._send(call)
                 body = await _read_answer(response)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = self._explain(str(call), error)
+            failure = self._explain(str(call), error, heard=self._hear)
         else:
             return self._take(call, response, body)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
@@ -209,9 +208,13 @@ class Network:
             if session is not None and isinstance(session.connector, Connector):
                 session.connector.close_idle()
 
-    def _explain(self, what: str, error: Exception) -> TransportError:
+    def _hear(self, text: str) -> str:
+        """Return what the API said, as a message may repeat it."""
+        return redact_text(text.replace(self._settings.api_key, "…"))
+
+    def _explain(self, what: str, error: Exception, *, heard: Callable[[str], str] = keep_quiet) -> TransportError:
         """Make the error of an attempt without an answer; when descriptors are what it lacked, idle ones go first."""
-        failure = _no_answer(what, error)
+        failure = explain_fault(what, error, heard=heard)
         if failure.passing:
             self.close_idle()
         return failure
@@ -231,7 +234,8 @@ class Network:
     def _scrub(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log."""
         key, mark = self._settings.api_key, "spk_…"
-        if response.status == HTTPStatus.OK and key.encode() not in body:
+        plain = hdrs.RETRY_AFTER not in response.headers and key.encode() not in body
+        if response.status == HTTPStatus.OK and plain:
             return Answer(response.status, {}, body)
         headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
         return Answer(response.status, headers, body.replace(key.encode(), mark.encode()))
@@ -251,7 +255,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
         response.close()
         raise
     response.close()
-    raise aiohttp.ClientPayloadError(f"the answer is larger than {LARGEST_ANSWER} bytes")
+    raise AnswerTooLarge(f"the answer is larger than {LARGEST_ANSWER} bytes")
 
 
 async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncGenerator[bytes]:
@@ -262,7 +266,7 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
     except aiohttp.ClientPayloadError:
         failure = TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        failure = _no_answer(what, error)
+        failure = explain_fault(what, error)
     else:
         return
     raise failure
@@ -281,21 +285,3 @@ def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     if session is None:
         raise RuntimeError("the transport is not open")
     return session
-
-
-def _no_answer(what: str, error: Exception) -> TransportError:
-    why = "timed out" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, aiohttp.ClientResponseError | ValueError) and not isinstance(error, OSError):
-        why = type(error).__name__  # their text holds the whole URL, or the headers sent
-    return TransportError(
-        f"{what}: no usable answer: {why}",
-        sent=not isinstance(error, NO_CONNECTION),
-        stale=isinstance(error, StaleConnection),
-        passing=errnos.is_passing(_read_code(error)),
-    )
-
-
-def _read_code(error: Exception) -> int | None:
-    """Return the system's code of an error; those of name look-ups are of another table, whose numbers overlap."""
-    cause = getattr(error, "os_error", error)
-    return cause.errno if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) else None

@@ -124,10 +124,10 @@ class Pacer:
         self.sent += 1
         return ticket
 
-    def answered(self, ticket: Ticket, *, usable: bool) -> None:
-        """Say that an answer came, or that none did, or one of no use: a 5xx, or a 200 with an error page."""
-        probing = self.gate.probing
-        self.gate.answered(ticket, now=monotonic(), limited=False, usable=usable, jitter=_throw_dice())
+    def answered(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
+        """Note that an answer came, or that none did, or one of no use: a 5xx, or a 200 with an error page."""
+        probing, now, jitter = self.gate.probing, monotonic(), _throw_dice()
+        self.gate.answered(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
         if not usable and not probing and self.gate.probing:
             logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
         self._admit()

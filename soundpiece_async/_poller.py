@@ -10,9 +10,10 @@ from typing import Any
 import anyio
 import attrs
 
-from soundpiece_async._core import endings, wire
+from soundpiece_async._core import attempts, endings, wire
+from soundpiece_async._core.attempts import Unknown, Verdict, judge_read, name_unknown
 from soundpiece_async._core.endings import Agreement
-from soundpiece_async._core.errors import SoundpieceError, TransportError, WaitTimeout, duplicate
+from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError, WaitTimeout, duplicate
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
@@ -44,6 +45,7 @@ class _Watch:
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
+    unknown: Unknown | None = None  # how often the service said that it does not know the operation, in a row
 
     def read(self, answer: Answer, call: Call) -> Reading | None:
         """Read the answer to a poll; None: not yet."""
@@ -57,14 +59,16 @@ class Poller:
         transport: sends the polls.
         reader: numbers the outputs.
         slots: polls out at most.
+        unknown_after: seconds for which the service has to say that it does not know an operation, to be believed.
     """
 
-    def __init__(self, transport: Transport, reader: Reader, *, slots: int) -> None:
+    def __init__(self, transport: Transport, reader: Reader, *, slots: int, unknown_after: float) -> None:
         self.noticed = 0
         self.lag_sum = self.lag_max = 0.0
         self._transport = transport
         self._reader = reader
         self._scheduler = Scheduler(slots=slots)
+        self._unknown_after = unknown_after
         self._watches: dict[Handle, _Watch] = {}
         self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
@@ -93,6 +97,7 @@ class Poller:
 
         Raises:
             WaitTimeout: the time is over; nothing is lost.
+            NotFound: the service has said for a minute that it does not know the operation.
             SoundpieceError: it cannot be read, and trying again would not help.
         """
         delivered = self._delivered.pop(handle, None)
@@ -118,7 +123,7 @@ class Poller:
             case Operation() as operation:
                 return operation
             case SoundpieceError() as error:
-                raise duplicate(error)
+                raise duplicate(error).about(handle, operation=known)
             case fault:
                 raise fault
 
@@ -175,19 +180,26 @@ class Poller:
 
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""
-        outcome = Outcome.DROPPED
+        outcome, rest = Outcome.DROPPED, 0.0
         result: Operation[Any] | Exception | None = None
+
+        def is_cut(error: SoundpieceError) -> bool:
+            return attempts.is_cut(error) and self._scheduler.was_held(watch, now=anyio.current_time())
+
         try:
-            reading = await self._transport.poll(wire.poll(watch.handle, wait=wait), permit, read=watch.read)
+            call = wire.poll(watch.handle, wait=wait)
+            reading = await self._transport.poll(call, permit, read=watch.read, excuse=is_cut)
             outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
             outcome, result = self._take_fault(watch, error)
+            if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
+                rest = error.retry_after or 0.0
         finally:
-            now = anyio.current_time()
-            self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random())  # noqa: S311 - spreads polls
+            now, jitter = anyio.current_time(), random.random()  # noqa: S311 - spreads polls
+            self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
-            watch.seen = now
+            watch.seen, watch.unknown = now, None
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
@@ -211,18 +223,27 @@ class Poller:
 
     def _take_fault(self, watch: _Watch, error: Exception) -> tuple[Outcome, Exception | None]:
         """Tell a poll that is worth another turn from one whose error its waiters get."""
-        match error:
-            case TransportError(stale=True):  # another turn at once
-                return Outcome.DROPPED, None
-            case SoundpieceError(retryable=True):
+        now = anyio.current_time()
+        if isinstance(error, TransportError) and error.stale:
+            return Outcome.DROPPED, None  # another turn at once
+        if isinstance(error, SoundpieceError):
+            verdict = judge_read(error)
+            if verdict is not Verdict.RAISE and not (verdict is Verdict.UNKNOWN and self._is_unknown(watch, now)):
                 logger.info("%s: looking again later: %s", watch.handle, error)
-                return Outcome.FAILED, None
-            case SoundpieceError():
-                logger.info("%s: giving up: %s", watch.handle, error)
-            case fault:
-                logger.error("%s: a fault of ours", watch.handle, exc_info=fault)
-        self._scheduler.forget(watch, now=anyio.current_time())  # it did not finish: no duration is learned
+                return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
+            if verdict is Verdict.UNKNOWN and watch.unknown is not None and isinstance(error, ApiError):
+                error = name_unknown(error, handle=watch.handle, unknown=watch.unknown, now=now)
+            error.about(watch.handle)
+            logger.info("%s: giving up: %s", watch.handle, error)
+        else:
+            logger.error("%s: a fault of ours", watch.handle, exc_info=error)
+        self._scheduler.forget(watch, now=now)  # it did not finish: no duration is learned
         return Outcome.DROPPED, error
+
+    def _is_unknown(self, watch: _Watch, now: float) -> bool:
+        """Return whether the service has said so often and for long enough that it does not know an operation."""
+        watch.unknown = watch.unknown or Unknown()
+        return watch.unknown.add(now, seconds=self._unknown_after)
 
     def _watch(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
         now = anyio.current_time()

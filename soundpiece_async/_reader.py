@@ -98,15 +98,22 @@ class Reader:
     async def read(self, handle: Handle, *, request: Request | None, turn: Turn = Turn.SUBMIT) -> Operation[Any]:
         """Ask once how an operation stands, without waiting for it to be ready."""
         call = wire.poll(handle, wait=False)
-        return self.take(
-            await self._transport.ask(call, turn=turn, read=partial(wire.read_poll, handle=handle, request=request))
-        )
+        read = partial(wire.read_poll, handle=handle, request=request)
+        try:
+            return self.take(await self._transport.ask(call, turn=turn, read=read))
+        except SoundpieceError as error:
+            error.about(handle)
+            raise
 
     async def refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
         """Read an operation again, with the request it had, if that is known."""
         if not isinstance(what, Operation):
             return await self.read(demand_handle(what), request=None)
-        latest = await self.read(what.handle, request=what.request)
+        try:
+            latest = await self.read(what.handle, request=what.request)
+        except SoundpieceError as error:
+            error.about(operation=what)
+            raise
         return attrs.evolve(latest, echo_differences=what.echo_differences)
 
     async def renew(self, output: Output) -> Output:

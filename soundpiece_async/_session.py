@@ -9,6 +9,7 @@ import attrs
 
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core import endings, wire
+from soundpiece_async._core.attempts import UNKNOWN_SECONDS
 from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
@@ -90,7 +91,12 @@ class Session:
         self._transport = Transport(self._settings, trace_configs=self._traces)
         self._reader = Reader(self._transport)
         self._submitter = Submitter(self._transport, self._reader, validate=self._settings.validate)
-        self._poller = Poller(self._transport, self._reader, slots=self._settings.limits.polls)
+        self._poller = Poller(
+            self._transport,
+            self._reader,
+            slots=self._settings.limits.polls,
+            unknown_after=min(UNKNOWN_SECONDS, self._settings.retries.submit_max_elapsed),
+        )
         self._downloader = Downloader(
             stream=self._transport.stream,
             renew=self._reader.renew,
@@ -286,7 +292,7 @@ class Session:
         return RunMany(
             requests,
             work=recording.run if recording else way.run,
-            refusal=lambda: self._submitter.refusal,
+            refusal=lambda: self._transport.refusal,
             recheck=lambda: self._transport.pacer.recheck(),  # noqa: PLW0108 - there is no transport before the start
             demand=partial(self._demand, save_to),
             life=self._life,

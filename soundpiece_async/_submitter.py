@@ -3,19 +3,16 @@
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import attrs
 
 from soundpiece_async._core import codec, identities, validation, wire
-from soundpiece_async._core.errors import (
-    AuthenticationError,
-    DecodeError,
-    InsufficientCredits,
-    InvalidRequest,
-    SoundpieceError,
-)
+from soundpiece_async._core.attempts import Attempts
+from soundpiece_async._core.budget import Budget
+from soundpiece_async._core.errors import DecodeError, InvalidRequest, SoundpieceError, duplicate
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pacing import Turn
@@ -24,7 +21,7 @@ from soundpiece_async._core.requests import Request
 from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import allow
 from soundpiece_async._reader import Reader
-from soundpiece_async._transport import Attempts, Transport
+from soundpiece_async._transport import Transport
 
 R = TypeVar("R", bound=Request)
 
@@ -40,6 +37,9 @@ class _Piece:
 
     owner: "weakref.ref[Request]"  # its end takes this piece out of the book
     lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
+    attempts: Attempts = attrs.field(factory=Attempts)
+    budget: Budget | None = None  # what all who submit it at the same time share
+    outage: SoundpieceError | None = None  # how the last attempt ended, for those who waited for it meanwhile
     body: bytes | None = attrs.field(default=None, repr=False)
     raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     """Of its operation, which itself holds the request: that would keep itself alive."""
@@ -74,7 +74,6 @@ class Submitter:
 
     def __init__(self, transport: Transport, reader: Reader, *, validate: bool) -> None:
         self.submitted = 0
-        self.refusal: SoundpieceError | None = None  # the latest; a bulk run that goes on meanwhile stops at it
         self._transport = transport
         self._reader = reader
         self._validate = validate
@@ -104,11 +103,18 @@ class Submitter:
             SoundpieceError: see ``Transport.ask`` and ``wire.read_submitted``.
         """
         piece = self._know(request, validate=self._validate and sending is None)
-        async with piece.lock:
-            if piece.error is not None:
-                raise _renew(piece.error, request)
-            if piece.raw is None:
-                return await self._send(request, piece, check, sending)
+        queued = piece.lock.locked()
+        try:
+            async with piece.lock:
+                if piece.error is not None:
+                    raise _renew(piece.error, request)
+                if queued and piece.outage is not None:  # or each would try for a whole budget, one after the other
+                    raise duplicate(piece.outage)
+                if piece.raw is None:
+                    return await self._send(request, piece, check, sending)
+        finally:
+            if not (piece.lock.locked() or piece.lock.statistics().tasks_waiting):
+                piece.budget = piece.outage = None
         known = wire.reading_of(piece.raw, Handle(request.route, piece.id), request=request, body=piece.body)
         return self._reader.remember(known.operation)
 
@@ -137,42 +143,47 @@ class Submitter:
     async def _send(
         self, request: R, piece: _Piece, check: Callable[[], None], sending: Sending | None
     ) -> Operation[R]:
+        attempts, announce = piece.attempts, None
         if sending is not None:
-            piece.body = sending.body
+            piece.body, announce = sending.body, sending.announce
+            sending.attempts.before |= attempts.in_doubt
+            attempts = piece.attempts = sending.attempts
         call = wire.submit(request, await self._encode(request, piece))
+        piece.budget = piece.budget or self._transport.make_budget()
+        stopped: list[SoundpieceError] = []
 
-        def read(answer: wire.Answer, call: wire.Call) -> Reading:
+        def check_own() -> None:
             try:
-                return wire.read_submitted(answer, call, request=request)
-            except (AuthenticationError, InsufficientCredits) as refusal:
-                self.refusal = refusal
+                check()
+            except SoundpieceError as error:
+                stopped.append(error)
                 raise
 
         try:
             reading = await self._transport.ask(
                 call,
                 turn=Turn.SUBMIT,
-                read=read,
-                check=check,
-                announce=None if sending is None else sending.announce,
-                attempts=None if sending is None else sending.attempts,
+                read=partial(wire.read_submitted, request=request),
+                check=check_own,
+                announce=announce,
+                attempts=attempts,
+                budget=piece.budget,
             )
         except DecodeError as error:
             if error.operation is not None:  # the work was accepted: sending again could only pay for it twice
                 piece.error = _renew(error, None)
                 self.submitted += 1
+            else:
+                piece.outage = error
+            raise
+        except SoundpieceError as error:
+            if not stopped:  # what stops one run is not the others' outcome
+                piece.outage = error
             raise
         self.submitted += 1
         operation = self._reader.take(reading)
         piece.raw, piece.id = operation.raw, operation.id
-        if reading.suspicious and identities.given_key(request) is not None:
-            logger.error(
-                "%s: %s is echoed otherwise than it was sent: the idempotency key %s, which was given to the request, "
-                "may have been used for other work; compare the result with the request",
-                operation.handle,
-                ", ".join(reading.suspicious),
-                request.idempotency_key,
-            )
+        _report_echo(reading, operation, request)
         return operation
 
     async def _freshen(self, request: Request) -> Request:
@@ -189,3 +200,15 @@ def _renew(error: DecodeError, request: Request | None) -> DecodeError:
     """Make an error anew: the one that was raised keeps the request alive, by its operation and by its traceback."""
     operation = error.operation and attrs.evolve(error.operation, request=request)
     return DecodeError(str(error), path=error.path, body=error.body, operation=operation)
+
+
+def _report_echo(reading: Reading, operation: Operation[Any], request: Request) -> None:
+    """Log an echo that differs so much that a key given by the caller may have been used for other work."""
+    if reading.suspicious and identities.given_key(request) is not None:
+        logger.error(
+            "%s: %s is echoed otherwise than it was sent: the idempotency key %s, which was given to the request, "
+            "may have been used for other work; compare the result with the request",
+            operation.handle,
+            ", ".join(reading.suspicious),
+            request.idempotency_key,
+        )

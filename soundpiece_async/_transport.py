@@ -2,10 +2,10 @@
 
 Three clocks, each with its own owner. An *attempt* is bounded by ``Timeouts``, from connecting to the last byte. The
 *budget* of a submit or a single read, ``RetryPolicy.submit_max_elapsed``, is what attempts without a usable answer
-(connection faults, timeouts, 5xx, a 2xx that is no JSON) and the pauses between them use up, and waiting for a turn
-while the service gives usable answers to nobody; a 429, or a queue of ours while the service is well, uses up neither.
-The *deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the scheduler repeats them
-until the deadline.
+(connection faults, timeouts, 5xx, a 2xx that is no JSON) and the pauses between them use up, ``Retry-After`` included,
+and waiting for a turn while the service gives usable answers to nobody; a 429, or a queue of ours while the service is
+well, uses up neither. The *deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the
+scheduler repeats them until the deadline.
 """
 
 import math
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import anyio
 import attrs
 
+from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
 from soundpiece_async._core.budget import Budget
-from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
+from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError, detach
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
@@ -37,28 +38,19 @@ T = TypeVar("T")
 logger = get_logger("transport")
 
 
+def _excuse_nothing(_: SoundpieceError) -> bool:
+    return False
+
+
 @attrs.define(eq=False)
-class Attempts:
-    """What became of the attempts at one call.
+class _Trying:
+    """One call, for as long as it is tried; ``stale``: the latest attempt met a connection that was closed before."""
 
-    Attributes:
-        made: those that were begun.
-        in_vain: how many of them certainly led to nothing: there was no connection, or a refusal came back, after which
-            no work begins (contract section 7).
-    """
-
-    made: int = 0
-    in_vain: int = 0
-
-    @property
-    def in_doubt(self) -> bool:
-        """True when the service may have accepted the call all the same."""
-        return self.made > self.in_vain
-
-    def fail(self, error: SoundpieceError) -> None:
-        """Note how one ended."""
-        refused = isinstance(error, ApiError) and 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
-        self.in_vain += refused or (isinstance(error, TransportError) and not error.sent)
+    call: Call
+    budget: Budget
+    attempts: Attempts | None
+    shortage: Shortage
+    stale: bool = False
 
 
 class Transport:
@@ -74,8 +66,11 @@ class Transport:
         self._network = Network(settings, trace_configs=trace_configs)
         self.stream = self._network.stream
         self.close_idle = self._network.close_idle
+        self.health = Health()
+        self.refusal: SoundpieceError | None = (
+            None  # the latest that stops runs; one that goes on meanwhile stops at it
+        )
         self._settings = settings
-        self._trouble = ""
         self._submits = anyio.CapacityLimiter(settings.limits.submits)
         self._reads = anyio.CapacityLimiter(settings.limits.submits)
 
@@ -116,10 +111,11 @@ class Transport:
         check: Callable[[], None] = allow,
         announce: Callable[[], Awaitable[None]] | None = None,
         attempts: Attempts | None = None,
+        budget: Budget | None = None,
     ) -> T:
         """Send a call until it is answered for good: the one place where submits and single reads are tried again.
 
-        The same bytes every time; the beginning of this file says what uses up ``RetryPolicy.submit_max_elapsed``.
+        The same bytes every time; ``_core.attempts`` decides what a failure means.
 
         Args:
             call: what to send.
@@ -127,37 +123,54 @@ class Transport:
             read: makes the result of an answer to the call, or raises what it stands for.
             check: called when it is this call's turn, and at ``Pacer.recheck``; may raise, and nothing is sent.
             announce: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
-            attempts: keeps count of them.
+            attempts: of a submit; keeps count of them, and knows those made earlier.
+            budget: what is left of it; None: ``RetryPolicy.submit_max_elapsed``.
 
         Raises:
-            SoundpieceError: what ``read`` makes of the answer; retryable ones only when the budget is used up.
+            SoundpieceError: what ``read`` makes of the answer; one that may pass only when the budget is used up.
         """
         slots = self._submits if turn is Turn.SUBMIT else self._reads
-        budget, error, timeout = Budget(self._settings.retries.submit_max_elapsed), None, self._settings.timeouts.submit
-        shortage, stale = Shortage(str(call)), False
+        trying = _Trying(call, budget or self.make_budget(), attempts, Shortage(str(call)))
+        error: SoundpieceError | None = None
         while True:
             silence = self.pacer.silence
             try:
-                ticket = await self._line_up(slots, turn, announce, check, until=silence + budget.left)
+                ticket = await self._line_up(slots, turn, announce, check, until=silence + trying.budget.left)
             except OutOfPatience:
-                raise self._give_up(call, error, budget) from None
-            budget.wait(self.pacer.silence - silence)
+                raise self._give_up(trying, error) from None
+            trying.budget.wait(self.pacer.silence - silence)
             started = monotonic()
             try:
-                return await self._exchange(call, ticket, read, check, timeout=timeout, attempts=attempts)
-            except RateLimited:
-                continue  # the gate is closed now, and waiting in it is the whole answer to a 429
+                return await self._exchange(call, ticket, read, check, attempts=attempts)
             except SoundpieceError as failure:
-                if not failure.retryable:
-                    raise
-                error, stale = failure, not stale and getattr(failure, "stale", False)
+                error = failure
             finally:
                 slots.release()
-            # one attempt without a pause: the connection was closed before the request came
-            pause = 0.0 if stale else self._choose_pause(call, error, budget, shortage, took=monotonic() - started)
-            logger.info("%s: trying again in %.1f s: %s", call, pause, error)
-            with self.pacer.patience(math.inf, check=check):
-                await anyio.sleep(pause)
+            match judge_read(error) if attempts is None else judge_submit(error, attempts=attempts):
+                case Verdict.PACE:
+                    continue  # the gate is closed now, and waiting in it is the whole answer to a 429
+                case Verdict.RETRY:
+                    await self._rest(trying, error, took=monotonic() - started, check=check)
+                case _:
+                    raise error
+
+    async def _rest(self, trying: _Trying, error: SoundpieceError, *, took: float, check: Callable[[], None]) -> None:
+        """Sleep until a call may be tried again; raises what it ends by when that would be too late."""
+        stale = isinstance(error, TransportError) and error.stale
+        if stale and not trying.stale:  # one attempt without a pause: the connection was closed before the request came
+            trying.stale = True
+            return
+        trying.stale = False
+        if isinstance(error, TransportError) and error.passing:
+            pause: float | None = trying.shortage.next_pause(error)
+        else:
+            patience, jitter = bound(error, reached=self.health.reached), random.random()  # noqa: S311 - spreads requests
+            pause = trying.budget.fail(took=took, jitter=jitter, retry_after=error.retry_after, patience=patience)
+        if pause is None:
+            raise self._give_up(trying, error)
+        logger.info("%s: trying again in %.1f s: %s", trying.call, pause, error)
+        with self.pacer.patience(math.inf, check=check):
+            await anyio.sleep(pause)
 
     async def _line_up(
         self,
@@ -182,9 +195,23 @@ class Transport:
             slots.release()
             raise
 
-    def poll(self, call: Call, ticket: Ticket, *, read: Callable[[Answer, Call], T]) -> Awaitable[T]:
-        """Send one poll with a permit already taken; a failure is the scheduler's to repeat. Raises as ``read``."""
-        return self._exchange(call, ticket, read, allow, timeout=self._settings.timeouts.poll)
+    def make_budget(self) -> Budget:
+        """Return a whole budget for one call."""
+        return Budget(self._settings.retries.submit_max_elapsed)
+
+    def poll(
+        self,
+        call: Call,
+        ticket: Ticket,
+        *,
+        read: Callable[[Answer, Call], T],
+        excuse: Callable[[SoundpieceError], bool],
+    ) -> Awaitable[T]:
+        """Send one poll with a permit already taken; a failure is the scheduler's to repeat. Raises as ``read``.
+
+        What ``excuse`` accepts says nothing of the service's health, as a long poll that a proxy cuts short.
+        """
+        return self._exchange(call, ticket, read, allow, timeout=self._settings.timeouts.poll, excuse=excuse)
 
     async def _exchange(
         self,
@@ -193,8 +220,9 @@ class Transport:
         read: Callable[[Answer, Call], T],
         check: Callable[[], None],
         *,
-        timeout: float,
+        timeout: float | None = None,
         attempts: Attempts | None = None,
+        excuse: Callable[[SoundpieceError], bool] = _excuse_nothing,
     ) -> T:
         """Make one attempt, and tell the gate what became of it: what an answer is good for, ``read`` finds out."""
         sent = False
@@ -203,43 +231,53 @@ class Transport:
             sent = True
             if attempts is not None:
                 attempts.made += 1
+            timeout = self._settings.timeouts.submit if timeout is None else timeout
             result = _read(read, await self._network.fetch(call, timeout=timeout), call)
         except BaseException as error:
-            if sent and attempts is not None and isinstance(error, SoundpieceError):
-                attempts.fail(error)
+            if sent and isinstance(error, SoundpieceError):
+                if attempts is not None:
+                    attempts.fail(error)
+                self._note(error)
             match error:
                 case TransportError(passing=True) | TransportError(stale=True) if sent:  # nothing about the service
                     self.pacer.give_back(ticket, sent=error.sent)
                 case RateLimited() if sent:
                     self.pacer.limited(ticket, retry_after=error.retry_after)
-                case SoundpieceError() if sent:
-                    self._trouble = str(error)
-                    self.pacer.answered(ticket, usable=not error.retryable)
-                case _:  # cancelled, or refused by the check
+                case SoundpieceError() if sent and not excuse(error):
+                    self.pacer.answered(ticket, usable=not error.retryable, retry_after=error.retry_after)
+                case _:  # cancelled, excused, or refused by the check
                     self.pacer.give_back(ticket, sent=sent)
             raise
+        self.health.answered()
         self.pacer.answered(ticket, usable=True)
         return result
 
-    def _choose_pause(
-        self, call: Call, error: SoundpieceError, budget: Budget, shortage: Shortage, *, took: float
-    ) -> float:
-        """Return the seconds before the next attempt; raises when the budget is used up, which a shortage does not."""
-        if isinstance(error, TransportError) and error.passing:
-            return shortage.next_pause(error)
-        pause = budget.fail(took=took, jitter=random.random())  # noqa: S311 - spreads requests, guards nothing
-        if pause is None:
-            raise self._give_up(call, error, budget)
-        return pause
+    def _note(self, error: SoundpieceError) -> None:
+        """Remember a failure, warn of it once where it is news, and stop the runs where it concerns them all."""
+        if self.health.fail(error):
+            logger.warning("no answer from the service yet, or no more: %s", error)
+        self._stop_runs(error)
 
-    def _give_up(self, call: Call, error: SoundpieceError | None, budget: Budget) -> SoundpieceError:
+    def _stop_runs(self, error: SoundpieceError) -> None:
+        if error.stops_run:
+            self.refusal = detach(error)
+            self.pacer.recheck()
+
+    def _give_up(self, trying: _Trying, error: SoundpieceError | None) -> SoundpieceError:
+        attempts = trying.attempts
         if error is None:
             error = TransportError(
-                f"{call}: not sent: the service gives no usable answers; the latest: {self._trouble}", sent=False
+                f"{trying.call}: not sent: the service gives no usable answers; the latest: {self.health.latest}",
+                sent=False,
+                kind="connect",
             )
-        error.add_note(
-            f"gave up after {budget.attempts} attempts; sent again, the same object (or key) is one piece of work"
-        )
+        elif isinstance(error, ApiError) and not error.retryable and attempts is not None and attempts.in_doubt:
+            error = explain_doubt(error)
+        if not self.health.reached:  # and the others of a run would fare no better
+            error.stops_run = True
+            self._stop_runs(error)
+        made = trying.budget.attempts
+        error.add_note(f"gave up after {made} attempts; sent again, the same object (or key) is one piece of work")
         return error
 
 

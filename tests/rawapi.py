@@ -70,8 +70,11 @@ class RawApi:
         always: the act for every request, once the script is used up.
     """
 
-    def __init__(self, *script: Act, blind: Iterable[Act] = (), tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *script: Act, blind: Iterable[Act] = (), tls: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         """Take the acts; those in ``blind`` strike before the request takes effect."""
+        self._port = port
         self.script = deque(script)
         self.blind = frozenset(blind)
         self.requests: list[Asked] = []
@@ -85,7 +88,7 @@ class RawApi:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:

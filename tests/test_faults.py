@@ -105,16 +105,19 @@ async def test_an_answer_without_end_is_broken_off(name: str) -> None:
 
 
 async def test_every_attempt_of_a_submit_is_one_request() -> None:
-    """Also on a connection kept alive, which aiohttp by itself would repeat past the gate; the statistics agree."""
-    async with RawApi() as api, opened(settings(api.url)) as session:
+    """Also on a connection kept alive, which aiohttp by itself would repeat past the gate; the statistics agree.
+
+    One that was closed in the moment of its use costs one attempt more, with the same key.
+    """
+    async with RawApi() as api, opened(settings(api.url, submit_max_elapsed=20)) as session:
         for act in (FAULTS["hangs up later"], FAULTS["resets later"]):
             await session.submit(fx())
             api.script.append(act)
             before = len(api.requests)
-            with pytest.raises(TransportError):
-                await session.submit(fx())
-            assert len(api.requests) == before + 1
+            await session.submit(fx())
+            assert len(api.requests) == before + 2
         assert session.statistics().requests == len(api.requests)
+        assert len(set(api.puts)) == len(api.created) == 4
 
 
 async def test_a_submit_survives_everything() -> None:
@@ -209,7 +212,7 @@ async def test_nobody_there() -> None:
         async with opened(settings(url)) as session:
             handle = Handle("create.new_fx", "op_1")
             for call in (session.submit(fx()), session.refresh(handle)):
-                with pytest.raises(TransportError, match="no usable answer: Cannot connect to host"):
+                with pytest.raises(TransportError, match="no usable answer: cannot connect to"):
                     await call
             with pytest.raises(WaitTimeout):
                 await session.wait(handle, timeout=0.1)

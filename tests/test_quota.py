@@ -94,7 +94,7 @@ async def test_a_dead_service_is_not_hammered() -> None:
         assert len(errors) == 1000
         unsent = [error for error in errors if "not sent" in str(error)]
         assert len(unsent) > 1000 - QUOTA - 26
-        assert "Cannot connect to host" in str(unsent[0])  # it says what the others met
+        assert "cannot connect to" in str(unsent[0])  # it says what the others met
         assert unsent[0].__notes__ == [
             "gave up after 0 attempts; sent again, the same object (or key) is one piece of work"
         ]

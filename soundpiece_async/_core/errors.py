@@ -25,7 +25,8 @@
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -38,14 +39,23 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound="SoundpieceError")
 
+FailureKind: TypeAlias = Literal["address", "connect", "drop", "timeout", "answer", "body", "refused"]
+
 
 class SoundpieceError(Exception):
     """Base of the library's own errors; an error about an operation names it by ``operation`` and ``handle``.
 
     Whatever a message repeats (of the service, a host, a file system), it is one printable line without secrets.
+
+    Attributes:
+        stops_run: True when every other request would meet the same (a refused key, an empty account, a destination
+            that takes no files, an address where nothing has ever answered): ``run_many`` submits nothing more then.
+        retry_after: seconds the service asked to wait, or None.
     """
 
     retryable: ClassVar[bool] = False
+    stops_run: bool = False
+    retry_after: float | None = None
     _operation: "Operation[Any] | None" = None
     _handle: "Handle | None" = None
 
@@ -76,6 +86,8 @@ class SoundpieceError(Exception):
 class SettingsError(SoundpieceError):
     """A setting is missing or makes no sense; nothing was sent."""
 
+    stops_run = True
+
 
 class InvalidRequest(SoundpieceError, ValueError):  # noqa: N818 - the public name is fixed by the design
     """A request the contract rules out, refused at submit before anything was sent.
@@ -105,13 +117,28 @@ class TransportError(SoundpieceError):
             it is about the last one.
         passing: this machine was short of descriptors, buffers or memory; waiting helps, and is no failed attempt.
         stale: the host closed a connection it had kept open, in the moment it was used again.
+        kind: what went wrong: ``"address"`` (no such name, its certificate is not trusted, or it does not speak TLS:
+            probably a setting), ``"connect"`` (no connection), ``"drop"``, ``"timeout"``, ``"answer"`` (one that is not
+            HTTP, or in an encoding that is not installed), ``"body"`` (a 2xx that is not JSON), or ``"refused"`` (an
+            attempt may have been accepted, and its repeats are refused; the refusal is the ``__cause__``).
     """
 
     retryable: ClassVar[bool] = True
 
-    def __init__(self, message: str, *, sent: bool = True, passing: bool = False, stale: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        kind: FailureKind = "drop",
+        retry_after: float | None = None,
+        passing: bool = False,
+        stale: bool = False,
+    ) -> None:
         super().__init__(message)
         self.sent = sent
+        self.kind: FailureKind = kind
+        self.retry_after = retry_after
         self.passing = passing
         self.stale = stale
 
@@ -143,12 +170,14 @@ class ApiError(SoundpieceError):
         detail: Any = None,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.detail = detail
         self.body = body
         self.headers: Mapping[str, str] = headers or {}
+        self.retry_after = retry_after
 
 
 class BadRequest(ApiError):  # noqa: N818 - the public name is fixed by the design
@@ -156,15 +185,37 @@ class BadRequest(ApiError):  # noqa: N818 - the public name is fixed by the desi
 
 
 class AuthenticationError(ApiError):
-    """401 or 403: the key is missing, wrong or revoked, or this address is not on the account's allowlist."""
+    """401 or 403: the key is missing, wrong or revoked, or this address is not on the account's allowlist.
+
+    A 403 without the API's JSON body (an object with ``detail``) comes from something in between, such as a firewall,
+    and is about one request: its ``stops_run`` is False.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        detail: Any = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, detail=detail, body=body, headers=headers, retry_after=retry_after)
+        self.stops_run = status != HTTPStatus.FORBIDDEN or (isinstance(body, dict) and "detail" in body)
 
 
 class InsufficientCredits(ApiError):  # noqa: N818 - the public name is fixed by the design
     """402: the account has too few credits. The same request, with the same key, may go again once it is topped up."""
 
+    stops_run = True
+
 
 class NotFound(ApiError):  # noqa: N818 - the public name is fixed by the design
-    """404: this URL does not exist; the base URL is probably wrong (an unknown operation is *not* reported so)."""
+    """404: this URL does not exist (the base URL is probably wrong), or the service does not know an operation.
+
+    Of an operation (``handle`` names it) it is raised by ``wait`` only after the service has said so for a minute.
+    """
 
 
 class ValidationError(ApiError):
@@ -182,33 +233,17 @@ class ValidationError(ApiError):
         detail: Any = None,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
         fields: tuple[FieldError, ...] = (),
     ) -> None:
-        super().__init__(message, status=status, detail=detail, body=body, headers=headers)
+        super().__init__(message, status=status, detail=detail, body=body, headers=headers, retry_after=retry_after)
         self.fields = fields
 
 
 class RateLimited(ApiError):  # noqa: N818 - the public name is fixed by the design
-    """429: the account sent requests too fast.
-
-    Attributes:
-        retry_after: seconds the service asked to wait, or None.
-    """
+    """429: the account sent requests too fast."""
 
     retryable: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int,
-        detail: Any = None,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message, status=status, detail=detail, body=body, headers=headers)
-        self.retry_after = retry_after
 
 
 class ServerError(ApiError):
@@ -325,3 +360,10 @@ def duplicate(error: E) -> E:
         copy.__notes__ = list(notes)
     copy.__cause__ = error.__cause__
     return copy
+
+
+def detach(error: E) -> E:
+    """Return an equal error that names no operation and holds no frames: one that many other requests will share."""
+    copy = duplicate(error)
+    copy._operation = copy._handle = None  # noqa: SLF001 - of this file
+    return copy.with_traceback(None)

@@ -222,7 +222,8 @@ class Gate:
             ticket: Whose answer; it must have been admitted, and not have ended.
             now: Seconds.
             limited: It was a 429, which says nothing of the service's health.
-            retry_after: Seconds asked for by a 429; None or 0 means a pause that doubles from 429 to 429.
+            retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
+                unusable answer: heeded here while requests go one at a time, and otherwise by the call it answered.
             jitter: A throw of the dice in [0, 1), for the pause.
             usable: False for no answer, an unreadable one or a 5xx.
         """
@@ -238,7 +239,7 @@ class Gate:
         else:
             self._quota.fail()
             if was_probe or self.probing:
-                self._probe_at = max(self._probe_at, now + self._probe_pause(jitter))
+                self._probe_at = max(self._probe_at, now + max(self._probe_pause(jitter), retry_after or 0.0))
                 self._probes += was_probe
 
     def _next_queue(self) -> OrderedDict[Ticket, None] | None:

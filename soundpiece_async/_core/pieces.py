@@ -3,9 +3,12 @@
 1. A piece goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
    ``submitted`` on an operation exists, and nothing is ever submitted again.
 2. ``failed`` is what the same key cannot mend; of an operation that exists, only the service says so. An outage, an
-   empty account or a wrong API key leave the state as it is.
+   empty account or a wrong API key leave the state as it is; and what may have been accepted stays ``sending``,
+   whatever the service answers to its repeats.
 3. How long the service remembers a key is UNKNOWN (contract section 5): what was sent a day ago and never answered is
-   *uncertain*. That is never stored: it follows from ``sending`` and the time.
+   *uncertain*. That is not stored: it follows from ``sending`` and the time.
+4. An operation that the service does not know any more is uncertain as well; that is stored, with its id, which the
+   next run asks for again before anything else.
 """
 
 import json
@@ -17,11 +20,13 @@ from typing import Any, Literal, TypeVar
 import attrs
 
 from soundpiece_async._core import wire
+from soundpiece_async._core.attempts import is_rejected
 from soundpiece_async._core.errors import (
     ApiError,
     BadRequest,
     CorruptAudio,
     DownloadError,
+    NotFound,
     OperationFailed,
     SoundpieceError,
     ValidationError,
@@ -35,9 +40,6 @@ R = TypeVar("R", bound=Request)
 
 FORGOTTEN_AFTER = 24 * 3600.0
 """Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
-
-MENDABLE = frozenset({401, 402, 403, 404, 405, 407, 408, 425, 429})
-"""Refusals of a PUT that the same key gets over: account, base URL, proxy or pace are at fault, not the piece."""
 
 
 class JobState(StrEnum):
@@ -56,7 +58,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     """The same key cannot mend it; files that could not be had are tried again all the same: that costs nothing."""
     UNCERTAIN = "uncertain"
-    """``SENDING`` for more than a day (rule 3)."""
+    """``SENDING`` for more than a day (rule 3), or an operation that the service does not know (rule 4)."""
 
 
 @attrs.frozen
@@ -135,7 +137,7 @@ class JobRecord:
         key: the idempotency key.
         route: of the request.
         body: the bytes of every PUT.
-        state: as stored, so never ``UNCERTAIN``.
+        state: as stored: ``UNCERTAIN`` is rule 4 only.
         sent_at: when its first PUT left, in seconds since 1970.
         operation: the operation's id.
         created_at: when the service says it was submitted.
@@ -172,19 +174,20 @@ class JobRecord:
     @property
     def ended(self) -> bool:
         """True when it failed for good."""
-        return self.failure is not None and not self.outputs
+        return self.state is JobState.FAILED and self.failure is not None and not self.outputs
 
     def is_uncertain(self, *, now: float) -> bool:
         """Say whether it was sent too long ago to be sent again unasked (rule 3); ``now`` in seconds since 1970."""
         return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
 
 
-def explain(error: SoundpieceError, *, submitted: bool) -> Failure | None:
+def explain(error: SoundpieceError, *, submitted: bool, in_doubt: bool = False) -> Failure | None:
     """Say whether an error ends a piece for good (rule 2), and what to store then.
 
     Args:
         error: what went wrong.
         submitted: whether an operation exists. Asking for one costs nothing, so a refused GET ends nothing.
+        in_doubt: whether an attempt with the same key may have been accepted.
 
     Returns:
         None: the state stays, and the next run goes on from it.
@@ -193,11 +196,16 @@ def explain(error: SoundpieceError, *, submitted: bool) -> Failure | None:
     match error:
         case OperationFailed(operation=Operation(error=OperationError(code=code, message=message))):
             return Failure(kind, redact_message(code), redact_message(message), retryable=True)  # contract section 8
-        case ApiError(status=status) if not submitted and 400 <= status < 500 and status not in MENDABLE:  # noqa: PLR2004 - what 4xx means
+        case ApiError(status=status) if not submitted and is_rejected(error, in_doubt=in_doubt):
             return Failure(kind, str(status), str(error), retryable=False)
         case DownloadError() if isinstance(error, CorruptAudio) or error.__cause__ is None:
             return Failure(kind, "", str(error), retryable=True)  # with a cause, the disk or the network is at fault
     return None
+
+
+def explain_unknown(error: NotFound) -> Failure:
+    """Return what to store of an operation that the service does not know (rule 4)."""
+    return Failure(NotFound.__name__, str(error.status), str(error), retryable=True)
 
 
 def revive(piece: JobRecord, request: R) -> Operation[R]:

@@ -18,6 +18,8 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
 8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
    (contract section 6). "At once" is a few round trips; while that is not known, its next poll is short, to learn it.
+   A hold that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the same:
+   that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
 9. An operation that a webhook will report is left alone until it is late (`silence.py`), then polled as any other.
 10. What an answer leaves undecided rests until a second one can decide it (`endings.py`).
 11. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
@@ -53,6 +55,7 @@ class Outcome(Enum):
     UNDECIDED = "undecided"
     FINISHED = "finished"
     FAILED = "failed"
+    CUT = "cut"
     DROPPED = "dropped"
 
 
@@ -195,7 +198,7 @@ class Scheduler:
         waiting.weigh(now, step=hold * STEP)
         places = self._places(rate)
         if not full and len(self._held) < places and (best := waiting.best_hold(hold, price=max(self._price, price))):
-            return Poll(best.head.key, wait=self._tempo.measured or not best.head.suspect)
+            return Poll(best.head.key, wait=not best.head.cut and (self._tempo.measured or not best.head.suspect))
         line = waiting.best_look()
         if places < self._slots and (weak := self._weak_enough(line.worth, now)):
             return Drop(weak.key)
@@ -218,18 +221,28 @@ class Scheduler:
             self._price += (finishes * finishes / (2 * hazard) - self._price) * SMOOTH
         (self._held if action.wait else self._looked).add(piece, now=now)
 
-    def settle(self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5) -> None:
+    def was_held(self, key: Hashable, *, now: float) -> bool:
+        """Return whether a poll that ends now without a result has been held by the service."""
+        piece = self._pieces[key]
+        return piece.stage is Stage.HELD and not self._tempo.suspects(now - piece.sent)
+
+    def settle(
+        self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5, retry_after: float = 0.0
+    ) -> None:
         """Take in how a poll ended, and its slot back.
 
         Args:
             key: The operation.
             now: The time.
             outcome: FINISHED leaves the scheduler; UNDECIDED is an end if a later answer says the same; FAILED is no
-                usable answer; DROPPED was cancelled, for any reason.
+                usable answer; CUT is a long poll that was broken off, perhaps by a proxy; DROPPED was cancelled.
             jitter: A number between 0 and 1 that spreads the rests after failures.
+            retry_after: The shortest rest after a failure.
         """
         piece = self._pieces[key]
         held = piece.stage is Stage.HELD
+        cut = outcome is Outcome.CUT and self.was_held(key, now=now)
+        piece.suspect = piece.suspect or (outcome is Outcome.CUT and not self._tempo.measured)
         (self._held if held else self._looked).discard(piece)
         if self._dropping is piece:
             self._dropping = None
@@ -240,11 +253,10 @@ class Scheduler:
             case Outcome.PROCESSING:
                 rest = self._take_answer(piece, now, held=held)
             case Outcome.UNDECIDED:
-                piece.failures = 0
+                piece.failures, piece.cut = 0, False
                 rest = endings.AGREE_AFTER  # nothing is learned of the hold: it may be over
-            case Outcome.FAILED:
-                rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
-                piece.failures += 1
+            case Outcome.FAILED | Outcome.CUT:
+                rest = max(self._take_cut(piece, now) if cut else self._take_failure(piece, jitter), retry_after)
             case Outcome.DROPPED if now - piece.sent > self._tempo.trip:  # the server had it, and gave no answer
                 piece.learn(now, finished=False)
         if piece.gone:
@@ -277,7 +289,7 @@ class Scheduler:
         """Learn from an answer without a result, and return how long the operation has to rest (rule 8)."""
         took = now - piece.sent
         piece.learn(now, finished=False)
-        piece.failures, piece.suspect = 0, False
+        piece.failures, piece.suspect, piece.cut = 0, False, False
         if not held:
             self._tempo.take_look(took)
         elif not self._tempo.suspects(took):
@@ -287,6 +299,20 @@ class Scheduler:
         else:
             piece.suspect = True
         return 0.0
+
+    def _take_failure(self, piece: Piece, jitter: float) -> float:
+        """Return how long an operation has to rest after a poll without a usable answer (rule 7)."""
+        rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
+        piece.failures += 1
+        return rest
+
+    def _take_cut(self, piece: Piece, now: float) -> float:
+        """Learn the hold from one that was broken off, and return how long the operation has to rest (rule 8)."""
+        took = now - piece.sent
+        piece.learn(now, finished=False)  # a result would have come during it
+        self._tempo.take_hold(took)
+        piece.cut = True
+        return GUARD * self._tempo.announced - took
 
     def _take_result(self, piece: Piece, now: float, *, held: bool) -> None:
         """Learn from a result. One that came during a hold is known to the instant, or rather to the round trip."""

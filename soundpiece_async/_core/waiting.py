@@ -48,7 +48,7 @@ class Piece:
 
     `seen` is when it was last known to be processing, `since` when it last had a turn, even one that failed; `aged`
     tells whether `born` is known, or is only when it was first heard of; `gone` that nobody waits for it any more
-    while a poll is still out.
+    while a poll is still out; `cut` that a hold on it was broken off, and no answer came since.
     """
 
     key: Hashable
@@ -63,6 +63,7 @@ class Piece:
     failures: int = 0
     gone: bool = False
     suspect: bool = False
+    cut: bool = False
 
     def prospects(self, now: float) -> tuple[float, float]:
         """Return the finishes to expect since the last turn, and the hazard now; at an unknown age the overall rate."""

@@ -28,6 +28,8 @@ from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Request
 
+CHECK_KEY = "check the API key (and the account's address allowlist)"
+
 
 @attrs.frozen
 class Call:
@@ -164,7 +166,8 @@ def _read_json(answer: Answer, call: Call) -> Any:
     try:
         return codec.decode_json(answer.body)
     except ValueError as error:
-        raise TransportError(f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}") from error
+        told = f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}"
+        raise TransportError(told, kind="body", retry_after=_read_wait(answer)) from error
 
 
 def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a table, one row a status
@@ -178,11 +181,14 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
     ids = "".join(f", {name}: {value}" for name, value in answer.headers.items() if "request-id" in name)
     told = f"{call}: status {status}{ids}: {_explain(detail, body)}"
     facts: dict[str, Any] = {"status": status, "detail": detail, "body": body, "headers": answer.headers}
+    facts["retry_after"] = _read_wait(answer)
     match status:
         case 400:
             return BadRequest(told, **facts)
         case 401 | 403:
-            return AuthenticationError(f"{told}; check the API key (and the account's address allowlist)", **facts)
+            foreign = status == 403 and detail is None  # noqa: PLR2004 - what 403 means
+            advice = "without the API's JSON, so it may be a firewall's" if foreign else CHECK_KEY
+            return AuthenticationError(f"{told}; {advice}", **facts)
         case 402:
             return InsufficientCredits(f"{told}; top up the account, then send the same request again", **facts)
         case 404:
@@ -190,13 +196,17 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
         case 422:
             return ValidationError(told, **facts, fields=_read_fields(detail))
         case 429:
-            wait = pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
-            return RateLimited(told, **facts, retry_after=wait)
+            return RateLimited(told, **facts)
         case _ if status >= 500:  # noqa: PLR2004 - what 5xx means
             return ServerError(told, **facts)
         case _ if 300 <= status < 400:  # noqa: PLR2004 - what 3xx means
             return ApiError(f"{told}; a redirect of the API is never followed: check SOUNDPIECE_BASE_URL", **facts)
     return ApiError(told, **facts)
+
+
+def _read_wait(answer: Answer) -> float | None:
+    """Return the seconds that an answer asks to wait, if it does (contract section 14, rule 7)."""
+    return pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
 
 
 def read_failure(operation: Operation[Any]) -> str:

@@ -25,7 +25,7 @@ from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
-from soundpiece_async._locks import Locks
+from soundpiece_async._locks import Locks, Queue
 from soundpiece_async._record.database import Database, Job
 from soundpiece_async._record.rows import free_titles, plain, read_piece, seal, seal_operation, write_ready
 from soundpiece_async._shielding import see_through
@@ -72,7 +72,7 @@ class Ledger:
     def __repr__(self) -> str:
         return f"<Ledger {self._database!r} collected={len(self._batch.jobs)} pieces at work={len(self._at_work)}>"
 
-    def alone(self, identity: Identity) -> AbstractAsyncContextManager[None]:
+    def alone(self, identity: Identity) -> AbstractAsyncContextManager[Queue]:
         """Wait until no other task works on this piece (rule 3)."""
         return self._at_work.hold(identity if identity.key is None else attrs.evolve(identity, digest=b""))
 
@@ -146,7 +146,7 @@ class Ledger:
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
         changes = (
             "state = 'submitted', operation = ?, operation_seal = ?, created_at = ?, echo_differences = ?, "
-            "submitted_at = ?"
+            "submitted_at = ?, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
         )
         values = (operation.id, seal_operation(operation.id), created, echoes, now)
         await self._change(piece, changes, *values, durable=True)
@@ -173,6 +173,12 @@ class Ledger:
         """Write down why a piece will not be had."""
         changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"
         values = (failure.kind, plain(failure.code), plain(failure.text), failure.retryable, now)
+        await self._change(piece, changes, *values)
+
+    async def doubted(self, piece: JobRecord, failure: Failure) -> None:
+        """Write down that the service does not know the operation of a job, whose id stays (rule 4 of ``pieces``)."""
+        changes = "state = 'uncertain', error_kind = ?, error_code = ?, error_text = ?, retryable = ?"
+        values = (failure.kind, plain(failure.code), plain(failure.text), failure.retryable)
         await self._change(piece, changes, *values)
 
     async def keep(self, **members: Any) -> None:

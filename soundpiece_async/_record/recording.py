@@ -18,7 +18,16 @@ from uuid import uuid4
 import attrs
 
 from soundpiece_async._core import endings, identities, pieces, validation
-from soundpiece_async._core.errors import InvalidRequest, JournalError, SoundpieceError
+from soundpiece_async._core.attempts import Attempts
+from soundpiece_async._core.errors import (
+    ApiError,
+    InvalidRequest,
+    JournalError,
+    NotFound,
+    SoundpieceError,
+    TransportError,
+    duplicate,
+)
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.pieces import UNLABELLED, JobRecord, JobState, Label
@@ -78,7 +87,9 @@ class Recording(Generic[R]):
     ) -> Succeeded[R] | Failed[R]:
         """Take a piece on from where the journal says that it stands."""
         identity, label = self._identify(request), self._take_label(request)
-        async with self._ledger.alone(identity):
+        async with self._ledger.alone(identity) as queue:
+            if queue.outage is not None:  # of the same object, tried meanwhile: or each would try for a whole budget
+                raise queue.outage
             piece = await self._claim(request, identity, brakes, label=label or UNLABELLED)
             if label is not None and label != Label(piece.name, piece.metadata):
                 piece = await self._ledger.label(piece, label)
@@ -93,7 +104,11 @@ class Recording(Generic[R]):
             if operation is None and piece.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
                 return Failed(request=request, operation=None, error=_explain_doubt(piece), from_journal=True)
             if operation is None:
-                operation = await self._submit(piece, request, brakes)
+                try:
+                    operation = await self._submit(piece, request, brakes)
+                except (TransportError, ApiError) as error:
+                    queue.outage = duplicate(error)
+                    raise
                 know(operation)
                 return await self._finish(piece, operation)
             know(operation)
@@ -102,7 +117,29 @@ class Recording(Generic[R]):
             if found.files is not None:
                 return Succeeded(request=request, operation=operation, files=found.files)
             brakes.asking()
-            return await self._finish(piece, operation, overwrite=found.ours)
+            return await self._go_on(piece, operation, brakes, know, overwrite=found.ours)
+
+    async def _go_on(
+        self,
+        piece: JobRecord,
+        operation: Operation[R],
+        brakes: Brakes,
+        know: Callable[[Operation[R]], None],
+        *,
+        overwrite: bool,
+    ) -> Succeeded[R]:
+        """Finish what an earlier run submitted.
+
+        What that left uncertain is asked for once more, and sent again, with its key, when the user said so.
+        """
+        try:
+            return await self._finish(piece, operation, overwrite=overwrite)
+        except NotFound:
+            if piece.state is not JobState.UNCERTAIN or not self._resubmit_uncertain:
+                raise
+        operation = await self._submit(piece, operation.request, brakes)
+        know(operation)
+        return await self._finish(piece, operation, overwrite=overwrite)
 
     def _identify(self, request: R) -> Identity:
         """Say which piece a request is; the same object again is the same piece."""
@@ -156,7 +193,7 @@ class Recording(Generic[R]):
                 await self._ledger.announce(piece, now=time.time())
 
         brakes.sending()
-        sending = Sending(piece.body, announce)
+        sending = Sending(piece.body, announce, Attempts(before=piece.state is not JobState.PLANNED))
         keyed = request
         if piece.key != request.idempotency_key:
             key = MadeKey(piece.key) if identities.given_key(request) is None else piece.key
@@ -164,8 +201,13 @@ class Recording(Generic[R]):
         try:
             operation = await self._way.submit(keyed, check=brakes.sending, sending=sending)
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
-            failed = isinstance(error, SoundpieceError) and await self._fail(piece, error, submitted=False)
-            if not failed and piece.state is JobState.PLANNED and not sending.attempts.in_doubt:
+            in_doubt = sending.attempts.in_doubt
+            failure = None
+            if isinstance(error, SoundpieceError):
+                failure = pieces.explain(error, submitted=False, in_doubt=in_doubt)
+            if failure is not None:
+                await self._ledger.failed(piece, failure, now=time.time())
+            elif not in_doubt:
                 await self._ledger.recall(piece)
             raise
         await self._ledger.submitted(piece, operation, now=time.time())
@@ -175,10 +217,9 @@ class Recording(Generic[R]):
     async def _finish(self, piece: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
         title = piece.title
+        if not endings.is_over(operation):
+            operation = await self._wait(piece, operation)
         try:
-            if not endings.is_over(operation):
-                operation = await self._way.wait(operation)
-                self._ledger.passed[JobState.READY] += 1
             if title is None or not piece.outputs:
                 title = await self._ledger.ready(piece, operation, now=time.time())
             files = await self._way.save(operation, title=title, overwrite=overwrite)
@@ -189,12 +230,23 @@ class Recording(Generic[R]):
             await self._ledger.saved(piece, self._shelf.record(files), now=time.time())
         return Succeeded(request=operation.request, operation=operation, files=files)
 
-    async def _fail(self, piece: JobRecord, error: SoundpieceError, *, submitted: bool = True) -> bool:
-        """Write down an error that ends a piece for good; say whether it is one."""
-        failure = pieces.explain(error, submitted=submitted)
+    async def _wait(self, piece: JobRecord, operation: Operation[R]) -> Operation[R]:
+        try:
+            ready = await self._way.wait(operation)
+        except NotFound as error:
+            await self._ledger.doubted(piece, pieces.explain_unknown(error))
+            raise
+        except SoundpieceError as error:
+            await self._fail(piece, error)
+            raise
+        self._ledger.passed[JobState.READY] += 1
+        return ready
+
+    async def _fail(self, piece: JobRecord, error: SoundpieceError) -> None:
+        """Write down an error that ends a job with an operation for good, if it does."""
+        failure = pieces.explain(error, submitted=True)
         if failure is not None:
             await self._ledger.failed(piece, failure, now=time.time())
-        return failure is not None
 
 
 def _explain_doubt(piece: JobRecord) -> JournalError:

@@ -12,11 +12,13 @@ import anyio.to_thread
 from soundpiece_async import (
     AuthenticationError,
     Failed,
+    InsufficientCredits,
     Journal,
     Request,
     SettingsError,
     SoundpieceError,
     Succeeded,
+    TransportError,
 )
 from soundpiece_async._download.disk import is_full
 from soundpiece_async._record.overview import measure_waits
@@ -113,7 +115,7 @@ class BulkRun:
         """Count a result and print it, and stop where it says so."""
         job = self._feed.take(result.request)
         ending = self.tally.add(result)
-        if isinstance(self.tally.refusal, AuthenticationError):
+        if self.tally.refusal is not None and not isinstance(self.tally.refusal, InsufficientCredits):
             self._feed.ended = True  # and after a 402 what was submitted earlier is still awaited, whatever its line
         if self.tally.fresh_failures >= self._order.terms.enough_failures:
             self._stop(Stopped("too many pieces failed"))
@@ -165,9 +167,10 @@ class BulkRun:
             tell("what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed")
         go_on = f"the same command, or soundpiece resume {words}, goes on with the same keys: nothing is paid for twice"
         if tally.refusal is not None:
-            tell(f"stopped by the account: {tally.refusal}")
-            tell(f"{_advise(tally.refusal)}; then {go_on}")
-            return INTERRUPTED if self._interrupted.is_set() else REFUSED
+            refused = isinstance(tally.refusal, AuthenticationError | InsufficientCredits)
+            tell(f"stopped{' by the account' * refused}: {tally.refusal}")
+            tell(f"{_advise(tally.refusal)}{go_on}")
+            return INTERRUPTED if self._interrupted.is_set() else REFUSED if refused else FAILED
         if counts["left"] or counts["unfinished"]:
             tell(f"not all is done: {go_on}")
         if self._interrupted.is_set():
@@ -194,6 +197,12 @@ def _list_paths(result: Succeeded[Any] | Failed[Any]) -> list[str]:
 
 
 def _advise(refusal: SoundpieceError) -> str:
-    if isinstance(refusal, AuthenticationError):
-        return "check SOUNDPIECE_API_KEY in the dashboard, and from which addresses it may be used"
-    return "top the account up in the dashboard"
+    """Return what comes before "the same command goes on"."""
+    match refusal:
+        case AuthenticationError():
+            return "check SOUNDPIECE_API_KEY in the dashboard, and from which addresses it may be used; then "
+        case InsufficientCredits():
+            return "top the account up in the dashboard; then "
+        case TransportError():
+            return "check SOUNDPIECE_BASE_URL, and the network; then "
+    return ""  # the settings: their error says what to do

@@ -93,7 +93,8 @@ class Terms:
 
     Args:
         retry_failed: buy pieces that failed for good once more, with new keys. Nothing else makes a new key.
-        resubmit_uncertain: send again what was sent over a day ago and never answered, and may be paid for twice.
+        resubmit_uncertain: send again what was sent over a day ago and never answered, or what the service does not
+            know any more; it may be paid for twice.
         fail_fast: stop submitting at the first failure.
         max_failures: stop submitting after so many failures.
         dry_run: say what there is to do, and send nothing.

@@ -9,12 +9,12 @@ from typing import Any
 import attrs
 
 from soundpiece_async import (
-    AuthenticationError,
     DownloadError,
     Failed,
-    InsufficientCredits,
     InvalidRequest,
     JournalError,
+    NotFound,
+    Operation,
     Request,
     SavedFile,
     SettingsError,
@@ -36,7 +36,7 @@ class Ending(StrEnum):
     UNFINISHED = "unfinished"
     """Not in this run; the next one goes on."""
     UNCERTAIN = "uncertain"
-    """Sent long ago and never answered: only ``--resubmit-uncertain`` sends it again."""
+    """Sent long ago and never answered, or unknown to the service: ``--resubmit-uncertain`` sends it again."""
     UNSENT = "unsent"
     """The run was stopped first."""
 
@@ -50,11 +50,11 @@ def judge(result: Result) -> Ending:
     match result:
         case Succeeded():
             return Ending.SAVED
-        case Failed(error=Stopped() | AuthenticationError() | InsufficientCredits()):
+        case Failed(error=SettingsError(), operation=Operation()):
+            return Ending.UNFINISHED  # its files have no place to go
+        case Failed(error=Stopped() | SoundpieceError(stops_run=True)):
             return Ending.UNSENT
-        case Failed(error=SettingsError(), operation=None):
-            return Ending.UNSENT
-        case Failed(error=JournalError()):
+        case Failed(error=JournalError()) | Failed(error=NotFound(), operation=Operation()):
             return Ending.UNCERTAIN
         case Failed(error=InvalidRequest()):
             return Ending.FAILED  # its key is another route's in the journal
@@ -98,7 +98,7 @@ class Tally:
             case Succeeded(files=files):
                 self.files += len(files)
                 self.bytes += sum(file.bytes for file in files)
-            case Failed(error=AuthenticationError() | InsufficientCredits() as refusal):
+            case Failed(error=SoundpieceError(stops_run=True) as refusal):
                 self.refusal = self.refusal or refusal
             case Failed(from_journal=False, error=error) if ending is not Ending.UNSENT:
                 self.fresh_failures += 1

@@ -3,6 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soundpiece_async._core.attempts import Patience
 from soundpiece_async._core.budget import BACKOFF_BASE, BACKOFF_CAP, Budget
 
 JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -42,3 +43,24 @@ def test_a_silent_service_uses_it_up_like_attempts() -> None:
 def test_no_budget_is_one_attempt() -> None:
     """With 0 seconds the first failure is the last."""
     assert Budget(0).fail(took=0.01, jitter=0.5) is None
+
+
+def test_the_service_may_ask_for_a_longer_pause() -> None:
+    """It counts, so that one longer than what is left ends the trying at once; a shorter one changes nothing."""
+    budget = Budget(10)
+    assert budget.fail(took=0, jitter=0.5, retry_after=4) == 4.25
+    assert budget.fail(took=0, jitter=0.5, retry_after=0.1) == 0.5
+    assert budget.fail(took=0, jitter=0, retry_after=6) is None
+
+
+def test_other_bounds() -> None:
+    """Seconds in all, and answers in a row that cannot be read."""
+    assert Budget(300).fail(took=0.1, jitter=0, patience=Patience(seconds=0)) is None
+    budget = Budget(300)
+    assert budget.fail(took=20, jitter=0, patience=Patience(seconds=30)) is not None
+    assert budget.fail(took=20, jitter=0, patience=Patience(seconds=30)) is None
+    budget, unreadable = Budget(300), Patience(unreadable=2)
+    assert budget.fail(took=1, jitter=0, patience=unreadable) is not None
+    assert budget.fail(took=1, jitter=0) is not None
+    assert budget.fail(took=1, jitter=0, patience=unreadable) is not None
+    assert budget.fail(took=1, jitter=0, patience=unreadable) is None

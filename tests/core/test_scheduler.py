@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
-PROCESSING, _, FINISHED, _, DROPPED = Outcome
+PROCESSING, FINISHED, DROPPED = Outcome.PROCESSING, Outcome.FINISHED, Outcome.DROPPED
 
 
 def watch(scheduler: Scheduler, keys: Iterable[Hashable], *, now: float = 0.0, age: float | None = 0.0) -> None:

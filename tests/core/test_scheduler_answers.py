@@ -6,7 +6,7 @@ from soundpiece_async._core.endings import AGREE_AFTER
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
-PROCESSING, UNDECIDED, FINISHED, FAILED, DROPPED = Outcome
+PROCESSING, UNDECIDED, FINISHED, FAILED, CUT, DROPPED = Outcome
 
 
 def watch(scheduler: Scheduler, keys: Iterable[str], *, now: float = 0.0) -> None:

@@ -1,0 +1,254 @@
+"""What a failed attempt at a call means: every part that repeats, gives up, or records a failure asks here.
+
+1. A submit is one piece of work for its key, so that repeating it is safe. After an attempt that *may have been
+   accepted* (a drop, a timeout, a 5xx, a 408, a 2xx that cannot be read) a refusal of its repeat says nothing of that
+   attempt (contract section 14, rule 5): only 401, 402 and 403, which are about the account, are final then.
+2. A refusal of a read is not the end of the work (rule 6): what says "not now" is a later turn, and an operation is
+   *unknown* only when the service has said so ``UNKNOWN_TIMES`` times over ``UNKNOWN_SECONDS``.
+3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
+   worked, because then a setting is wrong rather than the network (``Patience``).
+4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
+   concerns one request, unless the first ``BLOCKED_AFTER`` answers of a session are nothing else.
+"""
+
+import re
+from enum import Enum
+from http import HTTPStatus
+from math import inf
+
+import attrs
+
+from soundpiece_async._core.errors import (
+    ApiError,
+    AuthenticationError,
+    NotFound,
+    RateLimited,
+    ServerError,
+    SoundpieceError,
+    TransportError,
+    ValidationError,
+)
+from soundpiece_async._core.outputs import Handle
+
+ACCOUNT = frozenset({401, 402, 403})
+PASSING = frozenset({408, 421, 423, 425, 499})
+"""4xx that say "not now": a proxy's timeout, another connection, a lock, too early."""
+OPEN = frozenset({408, 499})
+"""Those of them after which the service may still have accepted the call."""
+RESENDABLE = ACCOUNT | PASSING | {404, 405, 407, 429}
+"""Refusals of a PUT that leave its job as it was: account, base URL, proxy or pace are at fault, not the request."""
+CUT = frozenset({408, 499, 504})
+"""What a proxy answers when its idle timeout is shorter than a long poll."""
+
+UNKNOWN_TIMES, UNKNOWN_SECONDS = 3, 60.0
+UNREACHED_SECONDS = 30.0
+"""Seconds of trying to connect, as long as no connection of the session has ever worked."""
+UNREADABLE_TIMES = 3
+"""Answers in a row that cannot be read, such as one in an encoding that is not installed: the next is no better."""
+BLOCKED_AFTER = 10
+
+_UNKNOWN = re.compile(r"not[ _-]?found|unknown|no such|(does not|doesn't|not) exist", re.IGNORECASE)
+
+
+class Verdict(Enum):
+    """What to do about a failed attempt."""
+
+    RETRY = "retry"
+    """Send the same bytes again, after a pause, within the budget; a poll: a later turn."""
+    PACE = "pace"
+    """Wait at the gate, which a 429 has closed: that uses up no budget."""
+    UNKNOWN = "unknown"
+    """The service does not know the operation, or does not let this read pass: see ``Unknown``."""
+    RAISE = "raise"
+    """Final for this call."""
+
+
+@attrs.frozen
+class Patience:
+    """Bounds of a call's trying beside its budget: seconds in all, and unreadable answers in a row."""
+
+    seconds: float = inf
+    unreadable: float = inf
+
+
+@attrs.define(eq=False)
+class Attempts:
+    """What became of the attempts with one key.
+
+    Attributes:
+        made: those that were begun.
+        in_vain: how many of them certainly led to nothing: there was no connection, or a refusal came back, after which
+            no work begins (contract section 7).
+        before: True when an attempt of an earlier process may have been accepted.
+    """
+
+    made: int = 0
+    in_vain: int = 0
+    before: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """True when the service may have accepted one all the same."""
+        return self.before or self.made > self.in_vain
+
+    def fail(self, error: SoundpieceError) -> None:
+        """Note how one ended."""
+        match error:
+            case TransportError(sent=sent):
+                self.in_vain += not sent
+            case ApiError(status=status):
+                self.in_vain += 400 <= status < 500 and status not in OPEN  # noqa: PLR2004 - what 4xx means
+
+
+@attrs.define(eq=False)
+class Health:
+    """What a session knows of the service from its attempts.
+
+    Attributes:
+        reached: whether a connection has ever worked.
+        latest: the latest failure, as text.
+    """
+
+    reached: bool = False
+    latest: str = ""
+    _answers: int = 0
+    _blocked: int = 0
+    _silent: int = 0
+
+    def answered(self) -> None:
+        """Note a usable answer."""
+        self.reached = True
+        self._answers += 1
+        self._silent = 0
+
+    def fail(self, error: SoundpieceError) -> bool:
+        """Note a failed attempt; returns True when somebody should hear of it: the second in a row of its kind.
+
+        An error that is the first ``BLOCKED_AFTER`` answers alike is marked as one that stops runs (rule 4).
+        """
+        self.latest = str(error)
+        if isinstance(error, TransportError) and error.passing:
+            return False  # of this machine
+        if not isinstance(error, TransportError):
+            blocked = isinstance(error, AuthenticationError) and not error.stops_run
+            self.answered()
+            self._blocked += blocked
+            if blocked and self._blocked == self._answers >= BLOCKED_AFTER:
+                error.stops_run = True
+            return False
+        self.reached = self.reached or (error.sent and error.kind not in ("address", "answer"))
+        self._silent += not error.sent or error.kind in ("address", "answer")
+        return self._silent == 2  # noqa: PLR2004 - one may be chance
+
+
+@attrs.define(eq=False)
+class Unknown:
+    """How often, and since when, the service has said that it does not know an operation."""
+
+    times: int = 0
+    since: float = 0.0
+
+    def add(self, now: float, *, seconds: float) -> bool:
+        """Count one more at ``now``; returns True when it has been said often and for long enough to be believed."""
+        self.since = self.since if self.times else now
+        self.times += 1
+        return self.times >= UNKNOWN_TIMES and now - self.since >= seconds
+
+
+def judge_submit(error: SoundpieceError, *, attempts: Attempts) -> Verdict:
+    """Return what to do about a failed PUT.
+
+    Args:
+        error: how the attempt ended.
+        attempts: all with the same key, this one included.
+    """
+    match error:
+        case RateLimited():
+            return Verdict.PACE
+        case TransportError() | ServerError():
+            return Verdict.RETRY
+        case ApiError(status=status) if status in PASSING:
+            return Verdict.RETRY
+        case ApiError(status=status) if attempts.in_doubt and 400 <= status < 500 and status not in ACCOUNT:  # noqa: PLR2004 - what 4xx means
+            return Verdict.RETRY
+    return Verdict.RAISE
+
+
+def judge_read(error: SoundpieceError) -> Verdict:
+    """Return what to do about a failed GET."""
+    match error:
+        case RateLimited():
+            return Verdict.PACE
+        case TransportError() | ServerError():
+            return Verdict.RETRY
+        case ApiError(status=status) if status in PASSING or status == HTTPStatus.CONFLICT:
+            return Verdict.RETRY
+        case NotFound() | ApiError(status=HTTPStatus.GONE) | AuthenticationError(stops_run=False):
+            return Verdict.UNKNOWN
+        case ValidationError(detail=detail) if _UNKNOWN.search(str(detail)):
+            return Verdict.UNKNOWN
+    return Verdict.RAISE
+
+
+def name_unknown(error: ApiError, *, handle: Handle, unknown: Unknown, now: float) -> ApiError:
+    """Return the error for an operation that the service does not know; one that is not let pass keeps its class."""
+    often = f"{unknown.times} times over {now - unknown.since:.0f} s"
+    if isinstance(error, AuthenticationError):
+        return error.about(handle)
+    return NotFound(
+        f"operation {handle}: the service does not know it ({often}; the latest: {error}); wait for it again later:"
+        " it is submitted again only when you do that",
+        status=error.status,
+        detail=error.detail,
+        body=error.body,
+        headers=error.headers,
+    ).about(handle)
+
+
+def is_cut(error: SoundpieceError) -> bool:
+    """Return whether a long poll ended as a proxy ends it whose idle timeout is shorter than the hold."""
+    match error:
+        case TransportError(kind="drop"):
+            return True
+        case ApiError(status=status):
+            return status in CUT
+    return False
+
+
+def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
+    """Return whether a refused PUT ends its job for good: the same key cannot change that."""
+    return (
+        isinstance(error, ApiError)
+        and 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
+        and error.status not in RESENDABLE
+        and not in_doubt
+    )
+
+
+def bound(error: SoundpieceError, *, reached: bool) -> Patience:
+    """Return how long a submit or single read is tried, after this failure, beside its budget.
+
+    Args:
+        error: how the latest attempt ended.
+        reached: whether a connection of the session has ever worked.
+    """
+    match error:
+        case TransportError(kind="answer"):
+            return Patience(unreadable=UNREADABLE_TIMES)
+        case TransportError(kind="address") if not reached:
+            return Patience(seconds=0.0)
+        case TransportError(sent=False) if not reached:
+            return Patience(seconds=UNREACHED_SECONDS)
+    return Patience()
+
+
+def explain_doubt(error: ApiError) -> TransportError:
+    """Return the error for a submit that may have been accepted, and whose repeats are refused."""
+    failure = TransportError(
+        f"{error}; but an earlier attempt with this key got no usable answer and may have been accepted: send the same"
+        " object (or key) again later, and no new one",
+        kind="refused",
+        retry_after=error.retry_after,
+    )
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,111 @@
+"""Faults of the network in words: what aiohttp, TLS and the system raise, as one error of the library.
+
+A text of aiohttp may hold the whole URL, or the headers that were sent; so only what the other side said is repeated,
+on one line and redacted, and never with the key.
+"""
+
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
+
+from soundpiece_async._connections import StaleConnection
+from soundpiece_async._core import errnos
+from soundpiece_async._core.errors import FailureKind, TransportError
+from soundpiece_async._core.redaction import redact_text
+
+NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""What aiohttp raises before anything of the request has been written."""
+
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
+_TLS_ALERT = r"b'\x15\x03"
+_WORDS = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.EHOSTUNREACH: "host unreachable",
+    errno.ENETUNREACH: "network unreachable",
+    errno.ETIMEDOUT: "timed out",
+}
+
+
+class AnswerTooLarge(aiohttp.ClientPayloadError):
+    """An answer of the API that is larger than any answer of this service."""
+
+
+def keep_quiet(text: str) -> str:
+    """Repeat nothing of what an output host said: it may be any host, and its bytes are nobody's business."""
+    return f"{len(text)} characters, not shown"
+
+
+def explain_fault(what: str, error: Exception, *, heard: Callable[[str], str] = keep_quiet) -> TransportError:
+    """Return the error for an attempt without an answer.
+
+    Args:
+        what: what was tried, for the message.
+        error: what was raised; it is not chained, because it may hold what is secret.
+        heard: makes of a text that may quote the other side what the message may repeat.
+    """
+    kind, why = _sort(error, heard)
+    return TransportError(
+        f"{what}: no usable answer: {why}",
+        sent=not isinstance(error, NO_CONNECTION),
+        kind=kind,
+        stale=isinstance(error, StaleConnection),
+        passing=errnos.is_passing(_read_code(error)),
+    )
+
+
+def _read_code(error: Exception) -> int | None:
+    """Return the system's code of an error; those of name look-ups are of another table, whose numbers overlap."""
+    cause = getattr(error, "os_error", error)
+    return cause.errno if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) else None
+
+
+def _sort(error: Exception, heard: Callable[[str], str]) -> tuple[FailureKind, str]:
+    """Return the kind of a fault, and the words for it."""
+    match error:
+        case aiohttp.ClientConnectorError():
+            kind, why = _sort_connection(error.os_error)
+            return kind, f"cannot connect to {error.host}:{error.port}: {why}"
+        case aiohttp.ConnectionTimeoutError():
+            return "connect", "cannot connect: timed out"
+        case TimeoutError():
+            return "timeout", "timed out"
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return _sort_answer(error, heard)
+        case ValueError() if not isinstance(error, OSError):
+            return "answer", type(error).__name__  # a URL, as a rule, which its text repeats
+    return "drop", redact_text(str(error)) if str(error) else type(error).__name__
+
+
+def _sort_answer(
+    error: aiohttp.ClientResponseError | aiohttp.ClientPayloadError, heard: Callable[[str], str]
+) -> tuple[FailureKind, str]:
+    match error:
+        case aiohttp.ClientHttpProxyError(status=status):
+            return "connect", f"the proxy refuses to connect: status {status}"
+        case aiohttp.ClientResponseError() if _TLS_ALERT in error.message:
+            return "address", "the server speaks TLS: the base URL has to begin with https"
+        case aiohttp.ClientResponseError():
+            return "answer", f"it cannot be read: {heard(error.message)}"
+        case aiohttp.ClientPayloadError(__cause__=ContentEncodingError() as cause):
+            return "answer", f"it cannot be read: {heard(cause.message)}"
+        case AnswerTooLarge():
+            return "answer", str(error)
+    return "drop", f"the body broke off: {heard(str(error))}"
+
+
+def _sort_connection(error: OSError) -> tuple[FailureKind, str]:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return "address", f"its certificate is not trusted: {redact_text(error.verify_message)}"
+        case ssl.SSLError(reason=str(reason)) if reason in _NO_TLS:
+            return "address", "the server does not speak TLS"
+        case socket.gaierror(errno=number) if number in _NO_SUCH_NAME:
+            return "address", "name not found"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            return "connect", "the name cannot be looked up at the moment"
+    return "connect", _WORDS.get(error.errno or 0) or redact_text(str(error))

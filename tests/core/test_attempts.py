@@ -1,0 +1,276 @@
+from math import inf
+
+import pytest
+
+from soundpiece_async._core.attempts import (
+    BLOCKED_AFTER,
+    UNKNOWN_SECONDS,
+    UNREACHED_SECONDS,
+    UNREADABLE_TIMES,
+    Attempts,
+    Health,
+    Patience,
+    Unknown,
+    Verdict,
+    bound,
+    explain_doubt,
+    is_cut,
+    is_rejected,
+    judge_read,
+    judge_submit,
+    name_unknown,
+)
+from soundpiece_async._core.errors import (
+    ApiError,
+    AuthenticationError,
+    DecodeError,
+    FailureKind,
+    NotFound,
+    RateLimited,
+    SoundpieceError,
+    TransportError,
+    detach,
+)
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.wire import Answer, Call, read_refusal
+
+HANDLE = Handle("create.new_fx", "op_1")
+PUT = Call("PUT", "/v1/create.new_fx", b"{}", "k")
+ALL_4XX = sorted({*range(400, 419), 421, 422, 423, 424, 425, 426, 428, 429, 431, 451, 499})
+
+
+def refusal(status: int, body: bytes = b'{"detail": "no"}', **headers: str) -> ApiError:
+    return read_refusal(Answer(status, headers, body), PUT)
+
+
+def after(*errors: SoundpieceError, before: bool = False) -> Attempts:
+    attempts = Attempts(before=before)
+    for error in errors:
+        attempts.made += 1
+        attempts.fail(error)
+    return attempts
+
+
+@pytest.mark.parametrize(
+    ("error", "doubt"),
+    [
+        (TransportError("dropped"), True),
+        (TransportError("refused", sent=False), False),
+        (refusal(500), True),
+        (refusal(502), True),
+        (refusal(408), True),
+        (refusal(499), True),
+        (refusal(302), True),
+        (refusal(409), False),
+        (refusal(422), False),
+        (refusal(429), False),
+        (DecodeError("no operation"), True),
+    ],
+)
+def test_what_leaves_doubt(error: SoundpieceError, *, doubt: bool) -> None:
+    """Only a refusal, and what never left, certainly led to nothing; one attempt in doubt is enough."""
+    assert after(error).in_doubt is doubt
+    assert after(refusal(409), error, refusal(422)).in_doubt is doubt
+    assert after(refusal(409), before=True).in_doubt
+
+
+def test_an_attempt_without_an_end_is_in_doubt() -> None:
+    """A cancelled one may have been accepted."""
+    assert Attempts(made=1).in_doubt
+    assert not Attempts().in_doubt
+
+
+@pytest.mark.parametrize("status", ALL_4XX)
+def test_a_refused_repeat_is_asked_again(status: int) -> None:
+    """After doubt every 4xx but those about the account; without doubt those that say "not now"."""
+    error = refusal(status)
+    fresh, repeat = after(error), after(refusal(502), error)
+    expected = Verdict.PACE if status == 429 else Verdict.RAISE if status in (401, 402, 403) else Verdict.RETRY
+    passing = status in (408, 421, 423, 425, 499)
+    assert judge_submit(error, attempts=repeat) is expected
+    assert judge_submit(error, attempts=fresh) is (
+        Verdict.PACE if status == 429 else Verdict.RETRY if passing else Verdict.RAISE
+    )
+    assert not is_rejected(error, in_doubt=True)
+    assert is_rejected(error, in_doubt=False) is (
+        status not in {401, 402, 403, 404, 405, 407, 408, 421, 423, 425, 429, 499}
+    )
+
+
+@pytest.mark.parametrize("error", [TransportError("x"), refusal(500), refusal(504)])
+def test_no_usable_answer_is_asked_again(error: SoundpieceError) -> None:
+    """Submits and reads alike; it ends no job."""
+    assert judge_submit(error, attempts=after(error)) is Verdict.RETRY
+    assert judge_read(error) is Verdict.RETRY
+    assert not is_rejected(error, in_doubt=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        *((refusal(status), Verdict.RETRY) for status in (408, 409, 421, 423, 425, 499)),
+        (refusal(429), Verdict.PACE),
+        (refusal(404), Verdict.UNKNOWN),
+        (refusal(404, b"<html>"), Verdict.UNKNOWN),
+        (refusal(410), Verdict.UNKNOWN),
+        (refusal(403, b"<html>blocked</html>"), Verdict.UNKNOWN),
+        (refusal(422, b'{"detail": "Operation not found"}'), Verdict.UNKNOWN),
+        (refusal(422, b'{"detail": [{"loc": ["query", "id"], "msg": "Unknown id", "type": "x"}]}'), Verdict.UNKNOWN),
+        (refusal(422, b'{"detail": [{"type": "operation_not_found"}]}'), Verdict.UNKNOWN),
+        (refusal(422, b'{"detail": [{"type": "string_pattern_mismatch"}]}'), Verdict.RAISE),
+        (refusal(400), Verdict.RAISE),
+        (refusal(401), Verdict.RAISE),
+        (refusal(402), Verdict.RAISE),
+        (refusal(403), Verdict.RAISE),
+        (refusal(302), Verdict.RAISE),
+        (DecodeError("x"), Verdict.RAISE),
+    ],
+    ids=str,
+)
+def test_a_refused_read(error: SoundpieceError, verdict: Verdict) -> None:
+    """What passes is a later turn, what is unknown has to be said often, and the rest is final."""
+    assert judge_read(error) is verdict
+
+
+def test_an_operation_is_unknown_when_it_is_said_for_a_minute() -> None:
+    """Often is not long, and long is not often."""
+    unknown = Unknown()
+    assert not any(unknown.add(now, seconds=UNKNOWN_SECONDS) for now in (5.0, 10.0, 20.0, 64.9))
+    assert unknown.add(65.0, seconds=UNKNOWN_SECONDS)
+    seldom = Unknown()
+    assert [seldom.add(now, seconds=1.0) for now in (0.0, 100.0, 200.0)] == [False, False, True]
+    error = name_unknown(refusal(422, b'{"detail": "not found"}'), handle=HANDLE, unknown=unknown, now=65.0)
+    assert isinstance(error, NotFound)
+    assert (error.handle, error.status, error.detail) == (HANDLE, 422, "not found")
+    assert "operation create.new_fx/op_1: the service does not know it (5 times over 60 s" in str(error)
+    walled = refusal(403, b"<html>")
+    assert name_unknown(walled, handle=HANDLE, unknown=unknown, now=65.0) is walled
+    assert walled.handle == HANDLE
+
+
+@pytest.mark.parametrize(
+    ("error", "cut"),
+    [
+        (TransportError("x", kind="drop"), True),
+        (TransportError("x", kind="timeout"), False),
+        (TransportError("x", kind="connect", sent=False), False),
+        (refusal(408), True),
+        (refusal(499), True),
+        (refusal(504), True),
+        (refusal(502), False),
+        (refusal(404), False),
+        (DecodeError("x"), False),
+    ],
+)
+def test_what_a_short_idle_timeout_looks_like(error: SoundpieceError, *, cut: bool) -> None:
+    """A close, or a status that proxies answer then."""
+    assert is_cut(error) is cut
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "fresh", "later"),
+    [
+        ("address", False, Patience(seconds=0.0), Patience()),
+        ("connect", False, Patience(seconds=UNREACHED_SECONDS), Patience()),
+        ("drop", True, Patience(), Patience()),
+        ("timeout", True, Patience(), Patience()),
+        ("answer", True, Patience(unreadable=UNREADABLE_TIMES), Patience(unreadable=UNREADABLE_TIMES)),
+    ],
+)
+def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: Patience, later: Patience) -> None:
+    """Until a connection has ever worked, a setting is likelier to be wrong than the network."""
+    error = TransportError("x", kind=kind, sent=sent)
+    assert bound(error, reached=False) == fresh
+    assert bound(error, reached=True) == later
+    assert bound(refusal(500), reached=False) == Patience(inf, inf)
+
+
+def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
+    """An answer that is no HTTP, or a certificate that nobody trusts, is another's."""
+    health = Health()
+    for kind in ("address", "connect"):
+        health.fail(TransportError("x", kind=kind, sent=False))
+    health.fail(TransportError("SSH", kind="answer"))
+    assert not health.reached
+    for reaching in (TransportError("x", kind="drop"), TransportError("x", kind="timeout"), refusal(500)):
+        health = Health()
+        health.fail(reaching)
+        assert health.reached
+        assert health.latest == str(reaching)
+
+
+def test_silence_is_told_once() -> None:
+    """At the second failure in a row, and again when answers have come meanwhile; drops and timeouts are common."""
+    health, silent = Health(), TransportError("x", kind="connect", sent=False)
+    assert [health.fail(silent) for _ in range(5)] == [False, True, False, False, False]
+    health.answered()
+    assert [health.fail(silent), health.fail(TransportError("x")), health.fail(silent)] == [False, False, True]
+    health.fail(refusal(500))
+    assert [health.fail(TransportError("x", kind="answer")) for _ in range(2)] == [False, True]
+
+
+def test_a_firewall_that_lets_nothing_pass_stops_a_run() -> None:
+    """The first ten answers of a session alike; one that is another shows that the rest may pass."""
+    walled = [refusal(403, b"<html>blocked</html>") for _ in range(BLOCKED_AFTER + 2)]
+    health = Health()
+    for error in walled:
+        health.fail(error)
+    assert [error.stops_run for error in walled] == [False] * (BLOCKED_AFTER - 1) + [True] * 3
+    health = Health()
+    health.answered()
+    walled = [refusal(403, b'"blocked"') for _ in range(3 * BLOCKED_AFTER)]
+    for error in walled:
+        health.fail(error)
+    assert not any(error.stops_run for error in walled)
+
+
+@pytest.mark.parametrize(
+    ("error", "stops"),
+    [
+        (refusal(401, b"<html>"), True),
+        (refusal(402, b""), True),
+        (refusal(403), True),
+        (refusal(403, b'{"detail": null}'), True),
+        (refusal(403, b'{"error": "no"}'), False),
+        (refusal(403, b"<html>"), False),
+        (refusal(403, b'["detail"]'), False),
+        (refusal(404), False),
+        (TransportError("x"), False),
+        (AuthenticationError("x", status=403), False),
+    ],
+)
+def test_what_stops_a_run(error: SoundpieceError, *, stops: bool) -> None:
+    """What is about the account; a 403 is when it is the API's own."""
+    assert error.stops_run is stops
+
+
+def test_an_error_that_many_share_names_no_operation() -> None:
+    """Each request of a stopped run is answered with it."""
+    error = refusal(401).about(HANDLE)
+    copy = detach(error)
+    assert (type(copy), str(copy), copy.handle, copy.stops_run) == (AuthenticationError, str(error), None, True)
+    assert error.handle == HANDLE
+
+
+def test_a_refused_repeat_says_that_the_work_may_be_accepted() -> None:
+    """With the key, and with what to do: it may go again, and nothing else may."""
+    error = refusal(409, **{"retry-after": "7"})
+    doubt = explain_doubt(error)
+    assert (doubt.retryable, doubt.sent, doubt.kind, doubt.retry_after) == (True, True, "refused", 7.0)
+    assert doubt.__cause__ is error
+    assert "idempotency key k" in str(doubt)
+    assert "status 409" in str(doubt)
+    assert "may have been accepted" in str(doubt)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 503, 301])
+def test_retry_after_is_read_from_every_answer(status: int) -> None:
+    """Contract section 14, rule 7."""
+    assert refusal(status, **{"retry-after": "12"}).retry_after == 12.0
+    assert refusal(status).retry_after is None
+
+
+def test_other_failures_are_final() -> None:
+    """What is no failure of an attempt at all is raised as it is."""
+    assert judge_submit(DecodeError("x"), attempts=Attempts(made=1)) is Verdict.RAISE
+    assert RateLimited("x", status=429, retry_after=1.0).retry_after == 1.0

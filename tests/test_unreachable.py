@@ -1,0 +1,185 @@
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from faults import answer, hang_up
+from leftovers import no_task_left, opened, until
+from rawapi import RawApi, http
+
+from soundpiece_async import (
+    Failed,
+    Handle,
+    NewFx,
+    RetryPolicy,
+    Settings,
+    Timeouts,
+    TransportError,
+    WaitTimeout,
+)
+
+pytestmark = pytest.mark.anyio
+
+KEY = "spk_for_tests"
+CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
+NOBODY = "http://127.0.0.1:9"
+OK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n"
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left() -> AsyncIterator[None]:
+    """No test leaves a task."""
+    async with no_task_left():
+        yield
+
+
+def fx(number: int = 0) -> NewFx:
+    return NewFx(f"door {number}", duration=0.2)
+
+
+def settings(url: str, *, budget: float = 300.0) -> Settings:
+    return Settings(
+        api_key=KEY,
+        base_url=url,
+        timeouts=Timeouts(connect=2, submit=2, poll=2, read=2),
+        retries=RetryPolicy(submit_max_elapsed=budget),
+    )
+
+
+def tls() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+UNREADABLE = {
+    "a long header": (f"{OK}X: {'x' * 9000}\r\n\r\n{{}}", "Got more than 8190 bytes"),
+    "br": (f"{OK}Content-Encoding: br\r\n\r\n{{}}", "content-encoding: brotli"),
+    "zstd": (f"{OK}Content-Encoding: zstd\r\n\r\n{{}}", "content-encoding: zstandard"),
+    "no gzip": (f"{OK}Content-Encoding: gzip\r\n\r\n{{}}", "content-encoding: gzip"),
+    "two lengths": (f"{OK}Content-Length: 3\r\n\r\n{{}}", "Content-Length"),
+    "length and chunks": (f"{OK}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "Content-Length"),
+    "a bad chunk": ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk size"),
+    "SSH": ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "SSH-2.0"),
+    "the key": (f"HTTP/1.1 200 OK\r\nX: {KEY}\x00\r\n\r\n", "Invalid"),
+    "a signed URL": ("HTTP/1.1 200 OK\r\nLocation: https://x.example/?sig=SECRET\x00\r\n\r\n", "Invalid"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_what_cannot_be_read_is_said_and_not_tried_for_minutes(name: str) -> None:
+    """The reason, without secrets; three answers alike are enough, also where the session has reached the service."""
+    reply, told = UNREADABLE[name]
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        await session.submit(fx())
+        api.always = answer(reply.encode("latin-1"))
+        with anyio.fail_after(15), pytest.raises(TransportError, match="it cannot be read") as caught:
+            await session.submit(fx(1))
+        assert told in str(caught.value)
+        assert caught.value.kind == "answer"
+        assert len(api.puts) == 4
+        assert KEY not in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+        assert not caught.value.stops_run
+
+
+async def test_an_unreadable_answer_in_between_does_no_harm() -> None:
+    """It counts in a row only."""
+    odd = answer(UNREADABLE["SSH"][0].encode())
+    async with RawApi(odd, odd, hang_up, odd, odd) as api, opened(settings(api.url)) as session:
+        assert (await session.submit(fx())).id in api.created.values()
+        assert len(set(api.puts)) == 1
+
+
+async def test_a_wrong_name_ends_a_submit_at_once() -> None:
+    """As long as no connection has worked it is a setting that is wrong; no minutes of silence."""
+    async with opened(settings("https://nobody.invalid")) as session:
+        for call in (session.submit(fx()), session.refresh(Handle("create.new_fx", "op_1"))):
+            with (
+                anyio.fail_after(5),
+                pytest.raises(TransportError, match=r"nobody\.invalid:443: name not found") as caught,
+            ):
+                await call
+            assert (caught.value.kind, caught.value.sent, caught.value.stops_run) == ("address", False, True)
+
+
+async def test_a_wrong_certificate_ends_a_submit_at_once() -> None:
+    """Nothing is sent over a connection nobody vouches for."""
+    async with RawApi(tls=tls()) as api, opened(settings(api.url)) as session:
+        with anyio.fail_after(5), pytest.raises(TransportError, match="its certificate is not trusted: self-signed"):
+            await session.submit(fx())
+        assert api.requests == []
+
+
+async def test_a_server_without_tls_ends_a_submit_at_once() -> None:
+    """It answers the handshake with HTTP, as servers do."""
+
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(http(b"", status="400 Bad Request"))
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+        async with opened(settings(f"https://127.0.0.1:{port}")) as session:
+            with anyio.fail_after(5), pytest.raises(TransportError, match="the server does not speak TLS"):
+                await session.submit(fx())
+        group.cancel_scope.cancel()
+
+
+async def test_a_server_with_tls_is_told_from_one_without() -> None:
+    """An alert instead of an answer: the base URL says http and means https."""
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        api.always = answer(b"\x15\x03\x03\x00\x02\x02\x46\r\n\r\n")
+        with anyio.fail_after(5), pytest.raises(TransportError, match="the server speaks TLS"):
+            await session.submit(fx())
+        assert len(api.requests) == 1
+
+
+async def test_a_refused_connection_is_tried_for_a_shorter_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute as long as none has worked (here: half a second)."""
+    monkeypatch.setattr("soundpiece_async._core.attempts.UNREACHED_SECONDS", 0.5)
+    async with opened(settings(NOBODY)) as session:
+        with anyio.fail_after(10), pytest.raises(TransportError, match=r"127\.0\.0\.1:9: connection refused") as caught:
+            await session.submit(fx())
+    assert caught.value.stops_run
+
+
+async def test_silence_is_told_while_a_program_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """Polls never end for want of a connection, so a WARNING says why nothing comes; once."""
+    async with opened(settings(NOBODY)) as session:
+        session._poller._scheduler._tempo.hold = 0.2
+        with pytest.raises(WaitTimeout):
+            await session.wait(Handle("create.new_fx", "op_1"), timeout=0.5)
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert "connection refused" in told[0]
+    assert "op_1" in told[0]
+
+
+async def test_a_service_that_was_reached_is_waited_for() -> None:
+    """Once a connection has worked a refused one is an outage, and outages pass."""
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        await session.submit(fx())
+        port = int(api.url.rpartition(":")[2])
+        await api.__aexit__()
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.submit, fx(1))
+            await until(lambda: "refused" in session._transport.health.latest)
+            async with RawApi(port=port) as back:
+                await until(lambda: bool(back.puts))
+
+
+async def test_a_run_ends_where_nobody_ever_answers() -> None:
+    """One name that does not exist is enough: the others of a run are not tried one by one."""
+    async with opened(settings("https://nobody.invalid")) as session:
+        with anyio.fail_after(10):
+            async with session.run_many([fx(number) for number in range(300)]) as results:
+                done = [result async for result in results]
+    assert len(done) == 300
+    assert all(isinstance(result, Failed) and "name not found" in str(result.error) for result in done)
+    assert session._transport.pacer.sent <= 32
