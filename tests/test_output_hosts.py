@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import logging
 import socket
+import traceback
 import zlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from downloading import HANDLE, PATH, SHORT, SONG, bench, encode, flac_like, lifetime, read_all, transport
 from obstore.store import MemoryStore
 from rawserver import Act, RawServer
@@ -64,10 +66,10 @@ async def test_audio_is_not_withheld_for_a_detail(
 
 async def test_a_tag_is_no_hindrance_to_a_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """However large: nothing is passed on before the header behind it was checked."""
-    body = b"ID3\x04\0\0\0\x10\0\0" + bytes(0x10 << 14) + SHORT
+    body = TAG + b"ID3\x04\0\0\0\x10\0\0" + bytes(0x10 << 14) + SHORT
     async with bench(tmp_path, Act(cut=100_000), files={PATH: body}) as b, lifetime() as life:
         assert await read_all(b, life) == body
-    assert "an ID3 tag of 262154 bytes" in caplog.text
+    assert "an ID3 tag of 262420 bytes" in caplog.text
 
 
 async def test_two_recordings_with_one_tag_are_told_apart(tmp_path: Path) -> None:
@@ -109,13 +111,13 @@ async def test_a_label_on_next_to_nothing(tmp_path: Path, body: bytes) -> None:
 async def test_an_object_with_a_tag_is_compared_as_a_file_is(tmp_path: Path) -> None:
     """By the header behind the tag."""
     store = open_folder(MemoryStore(), stores={})
-    async with bench(tmp_path, files={PATH: TAG + SHORT}) as b:
+    async with bench(tmp_path, files={PATH: TAG + TAG + SHORT}) as b:
         for _ in range(2):
             saved = await b.downloader.save(b.output(), store.name("song.flac"))
             assert len(saved.warnings) == 1
             assert saved.verified == "header"
         assert b.downloader.saved == 1
-        b.server.files[PATH] = TAG + flac_like(len(SHORT), seed=1)
+        b.server.files[PATH] = TAG + TAG + flac_like(len(SHORT), seed=1)
         with pytest.raises(DownloadError, match="a different"):
             await b.downloader.save(b.output(), store.name("song.flac"))
 
@@ -248,6 +250,13 @@ async def test_what_has_no_frames_is_fetched_twice(tmp_path: Path, way: str) -> 
     async with bench(tmp_path, default=Act(**BARE), files={PATH: body}, verify="none") as b, lifetime() as life:
         assert await (b.save() if way == "file" else read_all(b, life)) == body
         assert len(b.server.requests) == 2
+
+
+async def test_an_empty_body_without_a_length_is_no_file(tmp_path: Path) -> None:
+    """Twice nothing is nothing, and no FLAC."""
+    async with bench(tmp_path, default=Act(**BARE), files={PATH: b""}) as b, lifetime() as life:
+        with pytest.raises(CorruptAudio, match="FLAC magic"):
+            await read_all(b, life)
 
 
 async def test_a_long_body_without_a_length_keeps_its_end_only(tmp_path: Path) -> None:
@@ -521,6 +530,40 @@ async def test_a_redirect_leads_nowhere_else(tmp_path: Path, monkeypatch: pytest
             assert "secret" not in told
             assert len(outer.requests) == 4
             assert inner.requests == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-secret\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+        b"HTTP/1.1 200 OK\r\nsecret\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08secret",
+        b"HTTP/1.1 206 OK\r\nContent-Length: 6\r\nContent-Range: secret\r\n\r\nsecret",
+    ],
+)
+async def test_no_byte_of_a_stranger_is_repeated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    """What answers may be another service than the one that was meant."""
+    caplog.set_level(logging.DEBUG)
+    async with bench(tmp_path, max_elapsed=3) as b, await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+
+        async def serve(connection: SocketStream) -> None:
+            async with connection:
+                await connection.receive()
+                await connection.send(answer)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(listener.serve, serve)
+            port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - a listener of anyio, not a query
+            with pytest.raises(DownloadError) as caught:
+                await b.downloader.save(b.output(url=f"http://127.0.0.1:{port}/x"), b.target)
+            group.cancel_scope.cancel()
+
+    told = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in told + repr(caught.value) + caplog.text
 
 
 @pytest.mark.parametrize("how", ["the API is here", "it is allowed"])

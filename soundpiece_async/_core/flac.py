@@ -4,7 +4,7 @@ STREAMINFO holds the MD5 of the decoded audio, so that these 42 bytes also tell 
 encoders put an ID3v2 tag before them, which every decoder skips; so do we, and the *head* of a file is both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -81,6 +81,17 @@ def read_head(read: Callable[[int], bytes]) -> bytes:
     while (missing := measure_head(head) - len(head)) > 0 and (more := read(missing)):
         head += more
     return head
+
+
+def find_head(blocks: Iterable[bytes]) -> tuple[bytes, bool]:
+    """Return the head of a file that begins with these blocks, and whether all of it is there."""
+    rest = iter(blocks)
+    head = b""
+    while len(head) < (needed := measure_head(head)):
+        if (block := next(rest, None)) is None:
+            return head, False
+        head += block
+    return head[:needed], True
 
 
 def measure_head(data: bytes) -> int:

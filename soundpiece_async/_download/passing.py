@@ -73,6 +73,7 @@ class Passage:
         self._threads = threads
         self._found: Inspection | None = None
         self._recent: deque[bytes] = deque()
+        self._recent_bytes = 0
         self._held: list[bytes] = []
         self._digest = hashlib.sha256()
         self._again = hashlib.sha256()
@@ -111,6 +112,7 @@ class Passage:
             raise self._differs()
         self.known, self.length, self._held = known, 0, []
         self._recent.clear()
+        self._recent_bytes = 0
         self._again = hashlib.sha256()
 
     async def append(self, blocks: list[bytes]) -> None:
@@ -123,8 +125,7 @@ class Passage:
         self.length += _size(new)
         if self._found is None:
             self._held += new
-            head = _join(self._held, flac.HEADER_BYTES)
-            if _size(self._held) < flac.measure_head(head):
+            if not flac.find_head(self._held)[1]:
                 return
             new = self._check()
         await self._hand_over(new)
@@ -143,9 +144,10 @@ class Passage:
     def _keep_recent(self, blocks: list[bytes]) -> None:
         """Keep the last bytes, as many as a frame takes: what has no length is whole if its last frame is."""
         self._recent.extend(blocks)
+        self._recent_bytes += _size(blocks)
         needed = _LARGEST_TAIL if self.header is None else frames.longest_tail(self.header)
-        while _size(self._recent) - len(self._recent[0]) >= needed:
-            self._recent.popleft()
+        while self._recent and self._recent_bytes - len(self._recent[0]) >= needed:
+            self._recent_bytes -= len(self._recent.popleft())
 
     async def _hand_over(self, blocks: list[bytes]) -> None:
         if blocks:
@@ -166,7 +168,7 @@ class Passage:
 
     def _check(self) -> list[bytes]:
         """Check the header, and give what was held back until then (rule 1)."""
-        head = _join(self._held, flac.measure_head(_join(self._held, flac.HEADER_BYTES)))
+        head, _ = flac.find_head(self._held)
         found = inspect(head, self.source.output.duration, verify=self._verify)
         if found.fault is not None:
             raise self.source.fail(f"{found.fault}. Settings(verify='none') takes it as it is", error=CorruptAudio)
@@ -193,17 +195,6 @@ class Passage:
                 digest.update(block)
 
         await anyio.to_thread.run_sync(update, limiter=self._threads)
-
-
-def _join(blocks: list[bytes], size: int) -> bytes:
-    """Return the first bytes of some blocks."""
-    needed: list[bytes] = []
-    for block in blocks:
-        if size <= 0:
-            break
-        needed.append(block[:size])
-        size -= len(block)
-    return b"".join(needed)
 
 
 def _size(blocks: Iterable[bytes]) -> int:

@@ -204,7 +204,7 @@ async def _compare(
 ) -> SavedFile | DownloadError:
     """Return the object that is there, or the reason not to take it (rule 3)."""
     head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
-    if len(head) < (needed := min(size, flac.measure_head(head))):  # a tag stands before the header
+    while len(head) < (needed := min(size, flac.measure_head(head))):  # a tag stands before the header
         head += await target.read(len(head), needed)
     difference = await find_difference(First(head, size), source=source)
     if difference is not None:

@@ -14,6 +14,7 @@ from soundpiece_async._core.flac import (
     FlacHeader,
     HeaderError,
     find_differences,
+    find_head,
     largest_file,
     looks_like_flac,
     measure_head,
@@ -135,6 +136,9 @@ def test_a_tag_before_the_header_is_skipped(before: bytes) -> None:
     assert head == before + REAL
     assert looks_like_flac(head)
     assert measure_head(head) == len(head)
+    blocks = [head[start : start + 7] for start in range(0, len(head), 7)]
+    assert find_head([*blocks, b"more"]) == (head, True)
+    assert find_head(blocks[:-1]) == (b"".join(blocks[:-1]), False)
     assert read_header(head) == attrs.evolve(read_header(REAL), tag=len(before))
 
 
