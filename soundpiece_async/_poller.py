@@ -147,6 +147,15 @@ class Poller:
         else:
             if endings.is_over(read):
                 self.deliver(read)
+                return
+        self.hasten(operation.handle)
+
+    def hasten(self, handle: Handle) -> None:
+        """Poll an operation whose webhook came without its end as if it had no callback: no other webhook will come."""
+        watch = self._watches.get(handle)
+        if watch is not None:
+            self._scheduler.watch(watch, route=handle.route, now=anyio.current_time(), age=None, pushed=False)
+            self._changed.set()
 
     async def run(self) -> None:
         """Carry out what the scheduler says, until cancelled."""

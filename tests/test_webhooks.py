@@ -16,6 +16,7 @@ import anyio
 import pytest
 from aiohttp import ClientSession, web
 from conftest import STUCK, settings, simulate
+from leftovers import until
 from serving import serve_aiohttp
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
@@ -25,6 +26,7 @@ from starlette.routing import Mount, Route
 
 from soundpiece_async import (
     NewFx,
+    NotReady,
     Operation,
     OperationError,
     OperationFailed,
@@ -35,6 +37,7 @@ from soundpiece_async import (
     ValidationError,
     WebhookError,
 )
+from soundpiece_async._core import endings
 from soundpiece_async._poller import DELIVERED
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Webhooks, aiohttp_handler, asgi_app
@@ -430,6 +433,29 @@ async def test_a_webhook_is_confirmed_by_one_read_when_asked() -> None:
             with pytest.raises(OperationFailed, match="sad"):
                 await session.wait(operation, timeout=5)
         assert polls(sim) == 1
+
+
+@pytest.mark.parametrize("variations", [["outputs=empty"], ["outputs=empty", "read=500"]])
+async def test_a_webhook_without_a_certain_end_is_followed_by_polls(
+    variations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other will come: reads decide, and they begin at once, not when a webhook would be late."""
+    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    async with simulate(durations=STUCK, allow_private_callbacks=True, variations=variations) as sim:
+        async with receiving(sim) as (session, url), anyio.create_task_group() as group:
+            operation = await session.submit(fx(url))
+            ends = []
+
+            async def wait() -> None:
+                with pytest.raises(NotReady) as caught:
+                    await session.wait(operation)
+                ends.append(caught.value.handle)
+
+            group.start_soon(wait)
+            await until(lambda: operation.handle in session._poller._watches)
+            sim.finish(operation.id)
+            await until(lambda: bool(ends))
+        assert ends == [operation.handle]
 
 
 async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, session: Session) -> None:
