@@ -15,6 +15,9 @@ from typing import Any
 
 import attrs
 import pytest
+from anyio import to_thread
+from rawapi import Peer, RawApi
+from rawapi import http as write_http
 
 STUDIO = Path(__file__).parent.parent / "examples" / "studio"
 FOREIGN = "http://elsewhere.example"
@@ -266,3 +269,30 @@ def test_one_bad_record_hides_no_other(tmp_path: Path) -> None:
         news = studio.news()
         assert {8, 9} <= set(news["ids"])
         assert {8, 9} <= {piece["id"] for piece in news["pieces"]}
+
+
+@pytest.mark.anyio
+async def test_what_the_service_says_ends_no_page(tmp_path: Path) -> None:
+    """Its reasons are shown in the page, whatever they are: a megabyte, halves of characters, escape codes."""
+    words = "no\ud83d \x1b[2J " + "x" * 1_000_000
+
+    async def fail(peer: Peer, honest: bytes) -> None:
+        members = json.loads(honest.partition(b"\r\n\r\n")[2])["fx"]
+        members |= {"status": "failed", "error": {"code": words, "message": words}}
+        await peer.send(write_http(json.dumps({"fx": members}).encode()))
+
+    async with RawApi() as api:
+        api.always = fail
+        with open_studio(tmp_path / "data", SOUNDPIECE_API_KEY="spk_x", SOUNDPIECE_BASE_URL=api.url) as studio:
+            assert (await to_thread.run_sync(studio.wish, effect())).status == 201
+
+            def look() -> Any:
+                (piece,) = studio.news()["pieces"]
+                return piece
+
+            piece = await to_thread.run_sync(look)
+            while piece["state"] != "failed":
+                piece = await to_thread.run_sync(look)
+            assert "could not finish this piece: no?" in piece["problem"]
+            assert len(piece["problem"]) < 1000
+            assert (await to_thread.run_sync(studio.wish, effect(prompt="another one"))).status == 201

@@ -124,9 +124,13 @@ def explain(error: Exception) -> str:  # noqa: PLR0911 - one line for each kind 
         case AuthenticationError():
             return "The service does not accept the API key. Check SOUNDPIECE_API_KEY, then try again."
         case ValidationError(fields=fields) if fields:
-            return "The service cannot make this: " + "; ".join(f"{_name(one.loc)}: {one.msg}" for one in fields) + "."
+            return (
+                "The service cannot make this: "
+                + _shorten("; ".join(f"{_name(one.loc)}: {one.msg}" for one in fields))
+                + "."
+            )
         case OperationFailed(operation=operation):
-            said = operation.error.message.rstrip(".") if operation.error else "it gave no reason"
+            said = _shorten(operation.error.message).rstrip(".") if operation.error else "it gave no reason"
             return f"The service could not finish this piece: {said}. Trying again makes it anew."
         case DownloadError():
             return "The piece is ready, but its audio could not be fetched. Try again: it is already paid for."
@@ -137,6 +141,11 @@ def explain(error: Exception) -> str:  # noqa: PLR0911 - one line for each kind 
         case OSError():
             return f"The audio could not be written to disk: {error.strerror or error}."
     return f"This did not work: {error}"
+
+
+def _shorten(text: str) -> str:
+    """Return what can be stored and shown of the service's own words."""
+    return " ".join(text[:500].encode(errors="replace").decode().split())
 
 
 def _name(place: tuple[str | int, ...]) -> str:
