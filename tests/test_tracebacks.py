@@ -242,10 +242,9 @@ async def test_no_refused_address_shows_what_signs_it(url: str, tmp_path: Path) 
 ANSWERS = {
     "no JSON": b"<html>" + SIGNED.encode(),
     "no object": json.dumps([SIGNED]).encode(),
-    "no id": json.dumps({"fx": {"status": "ready", "output": {"url": SIGNED}}}).encode(),
-    "no url": json.dumps(
-        {"fx": {"id": "op_1", "status": "ready", "outputs": [{"url": SIGNED}, {"link": SIGNED}]}}
-    ).encode(),
+    "no operation": json.dumps({"a": {"link": SIGNED}, "b": {"link": SIGNED}}).encode(),
+    "another id": json.dumps({"fx": {"id": "op_2", "status": "ready", "output": {"url": SIGNED}}}).encode(),
+    "no output": json.dumps({"fx": {"id": "op_1", "status": "ready", "output": {"link": SIGNED}}}).encode(),
     "failed": json.dumps({"fx": {"id": "op_1", "status": "failed", "error": {"code": SIGNED}}}).encode(),
 }
 
@@ -296,7 +295,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "environ": lambda: Settings.from_environ({"SOUNDPIECE_API_KEY": "spk_SECRET_KEY", "SOUNDPIECE_BASE_URL": "x"}),
     "session": lambda: Session(api_key="spk_SECRET_KEY", base_url="ftp://x"),
     "session settings": lambda: Session("spk_SECRET_KEY"),  # type: ignore[arg-type]
-    "webhooks": lambda: Webhooks(["whsec_SECRET_KEY!"]),
+    "webhooks": lambda: Webhooks(["whsec_", "spk_SECRET_KEY"]),
     "webhooks tolerance": lambda: Webhooks([SECRET], tolerance=-1),
     "handle": lambda: Handle.parse("https://x/?spk_SECRET_KEY"),
 }
