@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
+import anyio.to_thread
 import attrs
 
 from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = get_logger("transport")
+
+LARGE_ANSWER = 128 << 10
+"""Bytes of an answer that take some milliseconds to read: those of some hundred outputs."""
 
 
 def _excuse_nothing(_: SoundpieceError) -> bool:
@@ -232,7 +236,7 @@ class Transport:
             if attempts is not None:
                 attempts.made += 1
             timeout = self._settings.timeouts.submit if timeout is None else timeout
-            result = _read(read, await self._network.fetch(call, timeout=timeout), call)
+            result = await _read_aside(read, await self._network.fetch(call, timeout=timeout), call)
         except BaseException as error:
             if sent and isinstance(error, SoundpieceError):
                 if attempts is not None:
@@ -279,6 +283,13 @@ class Transport:
         made = trying.budget.attempts
         error.add_note(f"gave up after {made} attempts; sent again, the same object (or key) is one piece of work")
         return error
+
+
+async def _read_aside(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
+    """Read an answer, in a thread if it is so large that the event loop would stand still."""
+    if len(answer.body) < LARGE_ANSWER:
+        return _read(read, answer, call)
+    return await anyio.to_thread.run_sync(_read, read, answer, call)
 
 
 @forget_arguments

@@ -2,7 +2,7 @@ import hashlib
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -11,6 +11,9 @@ from downloading import OTHER, PATH, SHORT, SONG, bench, flac_like
 from rawserver import Act
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
+from soundpiece_async._core.models import SavedFile
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._download.downloader import SAVING
 
 pytestmark = pytest.mark.anyio
 
@@ -200,6 +203,26 @@ async def test_all_outputs_are_saved_under_their_names(tmp_path: Path) -> None:
 
         assert [(file.path.name, file.output.index) for file in files] == [("take-1.flac", 0), ("take-2.flac", 1)]
         assert (tmp_path / "take-2.flac").read_bytes() == OTHER
+
+
+async def test_of_thousands_of_outputs_only_some_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop would stand still while it begins them all; they are given back in their order all the same."""
+    async with bench(tmp_path, files={"/a": SONG}) as b:
+        outputs = [b.output("/a", index=index) for index in range(500)]
+        begun = most = 0
+
+        async def counted(output: Output, *_: object, **__: object) -> SavedFile:
+            nonlocal begun, most
+            begun += 1
+            most = max(most, begun)
+            await anyio.lowlevel.checkpoint()
+            begun -= 1
+            return cast("SavedFile", output.index)
+
+        monkeypatch.setattr(b.downloader, "save_in", counted)
+        files = await b.downloader.save_all(outputs, tmp_path, "take")
+        assert most == SAVING
+        assert files == list(range(500))
 
 
 async def test_one_bad_output_does_not_stop_the_others(tmp_path: Path) -> None:

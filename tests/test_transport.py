@@ -1,4 +1,6 @@
 import contextlib
+import json
+import threading
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -11,16 +13,21 @@ from soundpiece_async import (
     ApiError,
     BadRequest,
     DecodeError,
+    Handle,
     InsufficientCredits,
     Limits,
     NewFx,
     RetryPolicy,
     ServerError,
     Session,
+    Settings,
     Timeouts,
     TransportError,
 )
-from soundpiece_async._transport import Transport
+from soundpiece_async._core import wire
+from soundpiece_async._core.pacing import Turn
+from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._transport import LARGE_ANSWER, Transport
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -261,3 +268,26 @@ async def test_a_setting_changed_is_a_setting_heeded(sim: Simulator) -> None:
                 group.start_soon(session.submit, fx(number))
         assert anyio.current_time() - started > (35 - 20 - 1) / 20.0
         assert session.statistics().rate == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize("size", [1000, 2 * LARGE_ANSWER])
+async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
+    """The loop goes on meanwhile; what reading it raises is raised as ever."""
+    body = json.dumps({"fx": {"id": "op_1", "status": "ready", "text": "x" * size}}).encode()
+    threads: list[int] = []
+
+    def read(answer: Answer, call: Call) -> None:
+        threads.append(threading.get_ident())
+        raise DecodeError(f"{call}: {len(answer.body) > size}")
+
+    call = wire.poll(Handle("create.new_fx", "op_1"), wait=False)
+    async with (
+        answering(http(body)) as url,
+        Transport(Settings(api_key="spk_1", base_url=url)) as transport,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(transport.pacer.run)
+        with pytest.raises(DecodeError, match="True"):
+            await transport.ask(call, turn=Turn.SUBMIT, read=read)
+        group.cancel_scope.cancel()
+    assert [thread == threading.get_ident() for thread in threads] == [size < LARGE_ANSWER]

@@ -49,7 +49,8 @@ def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
     are ``<stem>-<kind>.flac``, and several of one kind ``<stem>-<kind>-<n>.flac``.
     """
     stem = safe_stem(stem)
-    kinds = [_clean(output.kind, longest=LONGEST_KIND) if output.kind else "" for output in outputs]
+    cleaned = {kind: _clean(kind, longest=LONGEST_KIND) for kind in {output.kind for output in outputs} if kind}
+    kinds = [cleaned.get(output.kind or "", "") for output in outputs]
     of_kind = Counter(kind.casefold() for kind in kinds)
     seen: Counter[str] = Counter()
     names = [""] * len(outputs)
@@ -105,12 +106,15 @@ def _strip(name: str) -> str:
 def _tell_apart(names: Iterable[str]) -> list[str]:
     """Number what is left of equal names; ``Vocals`` and ``vocals`` are equal (rule 3)."""
     taken: set[str] = set()
+    numbers: Counter[str] = (
+        Counter()
+    )  # the last one given to a name, so that a thousand equal ones ask a thousand times
     distinct = []
     for name in names:
-        free, number = name, 1
+        free, plain = name, name.casefold()
         while free.casefold() in taken:
-            number += 1
-            free = f"{name}-{number}"
+            numbers[plain] = max(numbers[plain], 1) + 1
+            free = f"{name}-{numbers[plain]}"
         taken.add(free.casefold())
         distinct.append(free)
     return distinct

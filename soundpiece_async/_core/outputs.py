@@ -1,9 +1,10 @@
 """What names an operation, and the files it made. An ``Output`` may be the source of the next request."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -88,44 +89,79 @@ def renumber(fresh: Iterable[Output], known: Iterable[Output]) -> tuple[Output, 
     The order of outputs is not promised, and a URL is signed afresh each time. So first all that can be found again by
     their URL's path are, then those by their kind, then those by their duration, each time only where no other has the
     same; the rest goes by position, but never one kind for another. New ones are numbered on.
+
+    Time in proportion to their number: one answer may list thousands.
     """
-    left, missing = list(fresh), list(known)
-    unused = max((old.index for old in missing), default=-1) + 1
+    left, missing = dict(enumerate(fresh)), dict(enumerate(known))
+    unused = max((old.index for old in missing.values()), default=-1) + 1
     numbered: list[Output] = []
-    for find in (_find_path, _find_kind, _find_duration, _find_position):
-        for old in tuple(missing):
-            new = find(old, missing, left)
-            if new is not None:
-                missing.remove(old)
-                left.remove(new)
-                numbered.append(attrs.evolve(new, index=old.index))
-    numbered += [attrs.evolve(new, index=unused + number) for number, new in enumerate(left)]
+    for find in (_match_paths, _match_kinds, _match_durations, _match_positions):
+        for old, new in find(missing, left):
+            numbered.append(_give_index(left.pop(new), missing.pop(old).index))
+    numbered += [_give_index(new, unused + number) for number, new in enumerate(left.values())]
     return tuple(sorted(numbered, key=lambda output: output.index))
 
 
-def _find_path(old: Output, missing: list[Output], left: list[Output]) -> Output | None:
-    return _find_only(old, missing, left, mark=lambda output: output.path)
+def _give_index(output: Output, index: int) -> Output:
+    return output if output.index == index else attrs.evolve(output, index=index)
 
 
-def _find_kind(old: Output, missing: list[Output], left: list[Output]) -> Output | None:
-    return None if old.kind is None else _find_only(old, missing, left, mark=lambda output: output.kind)
+_Outputs: TypeAlias = dict[int, Output]
+_Pairs: TypeAlias = list[tuple[int, int]]
 
 
-def _find_duration(old: Output, missing: list[Output], left: list[Output]) -> Output | None:
-    """Find the same length and kind: the stems of one mix are all of one length."""
-    if old.duration is None:
-        return None
-    return _find_only(old, missing, left, mark=lambda output: (output.duration, output.kind))
+def _match_paths(missing: _Outputs, left: _Outputs) -> _Pairs:
+    return _match_only(missing, left, mark=lambda output: _cut_path(output.url))
 
 
-def _find_position(old: Output, _: list[Output], left: list[Output]) -> Output | None:
-    return next((new for new in left if old.kind is None or new.kind in (None, old.kind)), None)
+def _cut_path(url: str) -> str:
+    """Return the path of a URL, or all of what is none: as ``Output.path``, at a tenth of its cost."""
+    plain = url.partition("?")[0].partition("#")[0]
+    _, mark, rest = plain.partition("://")
+    return rest.partition("/")[2] if mark else plain
 
 
-def _find_only(
-    old: Output, missing: list[Output], left: list[Output], *, mark: Callable[[Output], object]
-) -> Output | None:
-    """Find what shares a mark with ``old``, where nothing else on either side does."""
-    twins = [output for output in missing if mark(output) == mark(old)]
-    found = [output for output in left if mark(output) == mark(old)]
-    return found[0] if len(twins) == len(found) == 1 else None
+def _match_kinds(missing: _Outputs, left: _Outputs) -> _Pairs:
+    return _match_only(missing, left, mark=lambda output: output.kind)
+
+
+def _match_durations(missing: _Outputs, left: _Outputs) -> _Pairs:
+    """Match the same length and kind: the stems of one mix are all of one length."""
+    return _match_only(
+        missing, left, mark=lambda output: None if output.duration is None else (output.duration, output.kind)
+    )
+
+
+def _match_only(missing: _Outputs, left: _Outputs, *, mark: Callable[[Output], Hashable]) -> _Pairs:
+    """Match what shares a mark, where nothing else on either side does; None is no mark."""
+    twins, found = _only(missing, mark), _only(left, mark)
+    return [(old, found[shared]) for shared, old in twins.items() if shared in found]
+
+
+def _only(outputs: _Outputs, mark: Callable[[Output], Hashable]) -> dict[Hashable, int]:
+    """Return the outputs whose mark no other has, by that."""
+    marks = {place: mark(output) for place, output in outputs.items()}
+    counts = Counter(marks.values())
+    return {shared: place for place, shared in marks.items() if shared is not None and counts[shared] == 1}
+
+
+def _match_positions(missing: _Outputs, left: _Outputs) -> _Pairs:
+    """Match by position: one without a kind is matched by any, one with a kind by one of it, or by one without."""
+    queues: dict[str | None, deque[int]] = {}
+    for place, output in left.items():
+        queues.setdefault(output.kind, deque()).append(place)
+    anyone, taken, pairs = deque(left), set[int](), _Pairs()
+    for old, output in missing.items():
+        fitting = (anyone,) if output.kind is None else (queues.get(None), queues.get(output.kind))
+        heads = [head for queue in fitting if (head := _peek(queue, taken)) is not None]
+        if heads:
+            taken.add(min(heads))
+            pairs.append((old, min(heads)))
+    return pairs
+
+
+def _peek(queue: deque[int] | None, taken: set[int]) -> int | None:
+    """Return the first of a queue that was not taken out of another one."""
+    while queue and queue[0] in taken:
+        queue.popleft()
+    return queue[0] if queue else None

@@ -2,8 +2,11 @@
 
 1. Two operations never get the same file name, nor two that differ by case alone: some file systems make them one.
 2. Who comes first gets the name as it is, who comes later a number behind it; asked again, each gets its own.
+3. A run may have any number of operations, so only the latest names are remembered. An older one is found on the disk:
+   the downloader writes over no file of other content.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -15,11 +18,15 @@ if TYPE_CHECKING:
     from soundpiece_async._core.outputs import Handle
 
 
+REMEMBERED_NAMES = 50_000
+"""File names of one run that are remembered, about 200 bytes each, the oldest going first."""
+
+
 class Titles:
-    """One per run. It remembers every name it gave, about 200 bytes each."""
+    """One per run."""
 
     def __init__(self) -> None:
-        self._owners: dict[str, Handle] = {}
+        self._owners: OrderedDict[str, Handle] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Titles given={len(self._owners)}>"
@@ -36,6 +43,8 @@ class Titles:
         free = all(self._owners.get(name, owner) == owner for name in wanted)
         if free:
             self._owners.update(dict.fromkeys(wanted, owner))
+            while len(self._owners) > max(REMEMBERED_NAMES, len(wanted)):
+                self._owners.popitem(last=False)
         return free
 
 

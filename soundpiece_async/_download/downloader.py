@@ -45,6 +45,8 @@ THREADS = 4
 """Worker threads for file work: more make the event loop late, because they hold the interpreter's lock in turn."""
 FILES_PER_STREAM = 2
 """Files open for each stream: while one is synced and renamed, the next is claimed."""
+SAVING = 32
+"""Files of one operation at work at the same time, or as many as are streamed: it may have thousands."""
 LOCK_POLL = 0.1
 """Seconds between two looks at a lock that another process holds."""
 
@@ -180,7 +182,7 @@ class Downloader:
     async def save_all(
         self, outputs: Sequence[Output], to: Destination, stem: str, *, overwrite: bool = False
     ) -> list[SavedFile]:
-        """Bring all outputs of an operation to a place, at once, under the names ``file_names`` gives them.
+        """Bring all outputs of an operation to a place, under the names ``file_names`` gives them, many at a time.
 
         Raises:
             SoundpieceError: the first of them that could not be saved, once the others are; notes name further ones.
@@ -188,15 +190,18 @@ class Downloader:
         files: dict[int, SavedFile] = {}
         errors: list[Exception] = []
 
-        async def save(place: int, name: str) -> None:
-            try:
-                files[place] = await self.save_in(outputs[place], to, name, overwrite=overwrite)
-            except Exception as error:  # noqa: BLE001 - raised below, bare: a fault of ours stops the others no more than theirs
-                errors.append(error)
+        names = enumerate(file_names(stem, outputs))
+
+        async def save() -> None:
+            for place, name in names:
+                try:
+                    files[place] = await self.save_in(outputs[place], to, name, overwrite=overwrite)
+                except Exception as error:  # noqa: BLE001 - raised below, bare: a fault of ours stops no other either
+                    errors.append(error)
 
         async with anyio.create_task_group() as saving:
-            for place, name in enumerate(file_names(stem, outputs)):
-                saving.start_soon(save, place, name)
+            for _ in range(min(len(outputs), max(SAVING, int(self._host.slots.total_tokens)))):
+                saving.start_soon(save)
         if errors:
             for error in errors[1:]:
                 errors[0].add_note(f"and: {error}")

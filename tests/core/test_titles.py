@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.names import LONGEST_STEM, file_names
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.titles import Titles, find_free
+from soundpiece_async._core.titles import REMEMBERED_NAMES, Titles, find_free
 
 
 def operation(name: str, *, files: int = 1) -> Operation[None]:
@@ -32,6 +32,20 @@ def test_a_name_does_not_meet_the_numbers_of_another() -> None:
     assert titles.give(operation("1", files=2), "take") == "take"
     assert titles.give(operation("2"), "take-1") == "take-1-2"
     assert titles.give(operation("3"), "take") == "take"
+
+
+def test_only_the_latest_names_are_remembered() -> None:
+    """A run of ten million does not grow; one operation's own names are told apart however many they are."""
+    titles = Titles()
+
+    for number in range(REMEMBERED_NAMES + 5):
+        assert titles.give(operation(str(number)), f"take {number}") == f"take {number}"
+    assert repr(titles) == f"<Titles given={REMEMBERED_NAMES}>"
+    assert titles.give(operation("new"), f"take {REMEMBERED_NAMES}") == f"take {REMEMBERED_NAMES}-2"
+    assert titles.give(operation("new"), "take 0") == "take 0"
+    large = operation("large", files=REMEMBERED_NAMES + 1)
+    assert titles.give(large, "large") == "large"
+    assert repr(titles) == f"<Titles given={REMEMBERED_NAMES + 1}>"
 
 
 def test_long_names_are_numbered_too() -> None:
