@@ -230,7 +230,8 @@ async def test_a_deadline_holds_inside_a_closed_gate() -> None:
                 await session.wait(what, timeout=0.05)
             assert anyio.current_time() - started < 10
         await assert_idle(session)
-        session.deliver(attrs.evolve(operation, status=Status.READY))
+        output = Output(url="https://h/a", handle=operation.handle)
+        session.deliver(attrs.evolve(operation, status=Status.READY, outputs=(output,)))
         assert (await session.wait(operation)).status is Status.READY  # news need no permit
 
 
