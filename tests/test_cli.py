@@ -47,7 +47,7 @@ def complaint(streams: Streams) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["bulk"], ["demo"], ["get"], ["resume"], ["run"], ["simulate"], ["status"], ["verify"]]
+    "command", [[], ["bulk"], ["demo"], ["get"], ["probe"], ["resume"], ["run"], ["simulate"], ["status"], ["verify"]]
 )
 def test_help(command: list[str], capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command explains itself, exits with 0, and shows no key."""

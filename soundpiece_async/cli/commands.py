@@ -16,6 +16,7 @@ from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.get import get
+from soundpiece_async.cli.probe import probe
 from soundpiece_async.cli.run import run
 from soundpiece_async.cli.simulate import simulate
 from soundpiece_async.cli.status import status
@@ -37,7 +38,7 @@ def _lay_out(command: Callable[..., Any]) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", about)
 
 
-for _command in (bulk, resume, status, verify, demo, get, run, simulate):
+for _command in (bulk, resume, status, verify, demo, get, probe, run, simulate):
     app.command(_command, help=_lay_out(_command))
 
 

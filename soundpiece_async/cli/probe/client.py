@@ -1,0 +1,126 @@
+"""Raw requests of the probe: every answer as it came, nothing tried again but after a 429."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import anyio
+import attrs
+
+from soundpiece_async._core import envelopes, pacing
+from soundpiece_async._core.codec import decode_json
+from soundpiece_async._core.errors import TransportError
+from soundpiece_async._core.flac import FlacHeader, HeaderError, read_header
+from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._network import Network
+
+_PATIENCE = 60.0
+"""Seconds that a 429 is waited out, in all."""
+_TIMEOUT = 40.0
+"""Seconds for one request: a long poll takes up to 20."""
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """One answer.
+
+    Attributes:
+        status: of HTTP; 0: there was no answer.
+        headers: of a refusal; of a success none are kept.
+        data: the JSON, or the text that was none.
+        seconds: from sending to the last byte.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    data: Any
+    seconds: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it is a 2xx with JSON."""
+        return 200 <= self.status < 300 and isinstance(self.data, dict)  # noqa: PLR2004 - what 2xx means
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The operation in it, or nothing."""
+        return dict(envelopes.find_operation(self.data, route="") or {}) if self.accepted else {}
+
+    def describe(self) -> str:
+        """Return the status, and of a refusal the names of its body's members."""
+        if self.accepted or not self.status:
+            return str(self.status or f"no answer: {self.data}")
+        names = ", ".join(sorted(self.data)) if isinstance(self.data, dict) else "no JSON object"
+        return f"{self.status} ({names})"
+
+
+@attrs.frozen(kw_only=True)
+class Download:
+    """One answer of the output host: its status, its headers, the length of its body, and the FLAC header in it."""
+
+    status: int
+    headers: Mapping[str, str]
+    bytes: int
+    header: FlacHeader | None
+
+
+class Client:
+    """Sends what the probe asks, with the account's key.
+
+    Args:
+        network: open.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.limited = 0
+        """Answers 429."""
+
+    async def put(self, route: str, body: Mapping[str, Any], *, key: str | None = None) -> Reply:
+        """Submit members as they are, under a key, or under a new one."""
+        key = key or str(uuid4())
+        content = json.dumps({"idempotency_key": key, **body}).encode()
+        return await self._send(Call("PUT", f"/v1/{route}", content, key))
+
+    async def get(self, route: str, identity: str, *, wait: bool = False) -> Reply:
+        """Read an operation."""
+        query = f"id={quote(identity, safe='')}{'&wait=true' if wait else ''}"
+        return await self._send(Call("GET", f"/v1/{route}?{query}", None, identity))
+
+    async def download(self, url: str, *, part: str | None = None) -> Download:
+        """Fetch a file, or a part of it as ``bytes=0-9``; nothing is saved."""
+        headers = {"Range": part} if part else {}
+        async with self._network.stream(url, headers=headers) as stream:
+            body = b"".join([block async for block in stream.blocks])
+        try:
+            header = read_header(body)
+        except HeaderError:
+            header = None
+        return Download(status=stream.status, headers=stream.headers, bytes=len(body), header=header)
+
+    async def _send(self, call: Call) -> Reply:
+        patience = _PATIENCE
+        while True:
+            started = anyio.current_time()
+            try:
+                answer = await self._network.fetch(call, timeout=_TIMEOUT)
+            except TransportError as error:
+                why = str(error).rpartition("no usable answer: ")[2]
+                return Reply(status=0, headers={}, data=why, seconds=anyio.current_time() - started)
+            seconds = anyio.current_time() - started
+            if answer.status != 429 or patience <= 0:  # noqa: PLR2004 - too many requests
+                return _read(answer, seconds)
+            self.limited += 1
+            pause = pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date")) or 1.0
+            await anyio.sleep(min(pause, patience))
+            patience -= max(pause, 1.0)
+
+
+def _read(answer: Answer, seconds: float) -> Reply:
+    try:
+        data = decode_json(answer.body)
+    except ValueError:
+        data = answer.body.decode("utf-8", "replace")
+    return Reply(status=answer.status, headers=answer.headers, data=data, seconds=seconds)

@@ -1,0 +1,94 @@
+"""The command ``soundpiece probe``, and its table."""
+
+import json
+import os
+from typing import Annotated
+
+import attrs
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from soundpiece_async import Settings
+from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.flags import POSITIVE
+from soundpiece_async.cli.probe.findings import Findings, Verdict
+from soundpiece_async.cli.speech import say, tell
+
+WEBHOOK_PATIENCE = 60.0
+"""Seconds to wait for a webhook once everything else is over."""
+
+
+async def probe(
+    *,
+    spend: bool = False,
+    callback_url: str | None = None,
+    listen: Annotated[int | None, Parameter(validator=Number(gte=1, lte=65535))] = None,
+    patience: Annotated[float, POSITIVE] = 300.0,
+    pause: Annotated[float, POSITIVE] = 1.0,
+    as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
+) -> None:
+    """Compare the service with what this library assumes, and print a table to attach to a report.
+
+    The documentation leaves questions open; this runs the experiments that settle them against SOUNDPIECE_BASE_URL.
+    Without --spend nothing is created. The table holds no key, no signed URL and no text of yours.
+
+    Args:
+        spend: run the experiments that create operations, too; how many is printed first.
+        callback_url: a public address that leads to --listen, to receive a webhook; its secret is taken from
+            SOUNDPIECE_WEBHOOK_SECRET.
+        listen: the port of this machine to receive it on.
+        patience: seconds an operation may take.
+        pause: seconds between two looks at the same thing.
+        as_json: print JSON instead of a table.
+    """
+    from soundpiece_async._network import Network  # noqa: PLC0415 - it brings aiohttp, and --help needs none
+    from soundpiece_async.cli.probe.client import Client  # noqa: PLC0415 - the same
+    from soundpiece_async.cli.probe.experiments import OPERATIONS, REFUSALS, Experiments  # noqa: PLC0415 - the same
+    from soundpiece_async.cli.probe.listener import listen as open_listener  # noqa: PLC0415 - the same
+
+    if (callback_url is None) != (listen is None) or (listen is not None and not spend):
+        raise UsageError("--callback-url and --listen belong together, and need --spend")
+    settings, findings = Settings(), Findings()
+    if spend:
+        tell(
+            f"This creates {OPERATIONS} operations at {settings.base_url}, and up to {REFUSALS} more if it accepts "
+            "requests that it is expected to refuse."
+        )
+    async with Network(settings) as network:
+        client = Client(network)
+        experiments = Experiments(client, findings, pause=pause, patience=patience)
+        await experiments.ask_for_free()
+        if listen is not None:
+            async with open_listener(listen) as listener:
+                await experiments.ask_with_operations(callback_url)
+                delivered = await listener.wait(timeout=min(patience, WEBHOOK_PATIENCE))
+            experiments.describe_webhook(delivered, os.environ.get("SOUNDPIECE_WEBHOOK_SECRET", ""))
+        elif spend:
+            await experiments.ask_with_operations(None)
+        else:
+            findings.skip("what takes operations (U1 to U3, U5, U7 to U9, U11)", "run again with --spend")
+    if listen is None:
+        findings.skip("webhooks (U10)", "run again with --spend, --callback-url and --listen")
+    findings.skip("402, how long a key is remembered, prices (U6, U13, U16)", "ask the vendor")
+    findings.note("answers 429 while this ran (U12)", str(client.limited), "the rate is learned from them")
+    say(_write_json(findings, settings.base_url) if as_json else _write_table(findings))
+
+
+def _write_json(findings: Findings, base_url: str) -> str:
+    from soundpiece_async._version import __version__  # noqa: PLC0415 - one name
+
+    rows = [attrs.asdict(row) for row in findings]
+    return json.dumps({"version": __version__, "base_url": base_url, "findings": rows}, indent=1, ensure_ascii=False)
+
+
+def _write_table(findings: Findings) -> str:
+    marks = {Verdict.AGREES: "  ", Verdict.DIFFERS: "≠ ", Verdict.OPEN: "  ", Verdict.NOT_TRIED: "- "}
+    lines = []
+    for row in findings:
+        lines += [
+            f"{marks[row.verdict]}{row.question}",
+            f"    came:    {row.came or '-'}",
+            f"    assumed: {row.assumed}",
+        ]
+    differing = sum(row.verdict is Verdict.DIFFERS for row in findings)
+    return "\n".join([*lines, f"{differing} of {len(list(findings))} differ from what this library assumes (≠)"])

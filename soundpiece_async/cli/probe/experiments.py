@@ -1,0 +1,450 @@
+"""The experiments, in the order in which each can use what the one before it made.
+
+1. ``ask_for_free`` creates nothing. ``ask_with_operations`` creates ``OPERATIONS`` of them, and up to ``REFUSALS`` more
+   if the service accepts what it is expected to refuse.
+2. A request is sent raw, so that the library's own reading hides nothing; whatever comes is a row, never an error.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import anyio
+
+from soundpiece_async._core import endings, members, signing
+from soundpiece_async._core.codec import decode_json
+from soundpiece_async._core.endings import Ending
+from soundpiece_async._core.errors import SettingsError, SoundpieceError
+from soundpiece_async._core.models import Status
+from soundpiece_async.cli.probe.client import Client, Reply
+from soundpiece_async.cli.probe.findings import Findings
+from soundpiece_async.cli.probe.forms import MISSING, PROMPT, compare, show_form, show_time
+from soundpiece_async.cli.probe.listener import Delivered
+
+OPERATIONS = 9
+REFUSALS = 8
+UNKNOWN_ID = "op_00000000000000000000000000"
+NOWHERE = "https://soundpiece-probe.invalid/nothing.wav"
+FX, SAMPLE, SONG = "create.new_fx", "create.new_sample", "create.new_song"
+INSTRUMENTAL, STEMS, CUT = "create.new_instrumental", "adapt.separate_stems", "adapt.auto_cut_down"
+REMIX = "create.remix_instrumental"
+ROUTES = (FX, SAMPLE, SONG, INSTRUMENTAL, STEMS, CUT, REMIX)
+ENVELOPES = {
+    FX: "fx",
+    SAMPLE: "sample",
+    SONG: "song",
+    INSTRUMENTAL: "instrumental",
+    STEMS: "stems",
+    CUT: "auto_cut",
+    REMIX: REMIX.partition(".")[2],
+}
+RESULTS = {FX: "output", SAMPLE: "output", CUT: "output"}
+_TRIES = 6
+"""How often a request is repeated that is refused."""
+
+
+class Experiments:
+    """One run of the probe.
+
+    Args:
+        client: sends.
+        findings: takes the rows.
+        pause: seconds between two looks at the same thing.
+        patience: seconds an operation may take.
+    """
+
+    def __init__(self, client: Client, findings: Findings, *, pause: float, patience: float) -> None:
+        self._client = client
+        self._findings = findings
+        self._pause = pause
+        self._patience = patience
+        self._round_trip = 0.0
+        """Seconds that an answer takes that nothing holds up."""
+
+    async def ask_for_free(self) -> None:
+        """Ask what costs nothing: ids that name no operation."""
+        for what, identity, assumed in (
+            ("an unknown id of the documented form (U4)", UNKNOWN_ID, (404, 422)),
+            ("an id of another form (U4)", "nonsense", (422,)),
+        ):
+            reply = await self._client.get(FX, identity)
+            expected = " or ".join(map(str, assumed))
+            self._findings.add(f"GET of {what}", reply.describe(), expected, agrees=reply.status in assumed)
+            self._note_headers(what, reply)
+
+    async def ask_with_operations(self, callback: str | None) -> None:
+        """Ask what takes operations; ``callback`` is where the webhook of the first one goes."""
+        extra = {} if callback is None else {"callback_url": callback}
+        effect = {"prompt": PROMPT, "duration": 1.23456789, **extra}
+        key = str(uuid4())
+        accepted = await self._submit(FX, effect, key=key)
+        if accepted is not None:
+            await self._look_at_repeats(FX, effect, key, accepted)
+            await self._look_at_reads(FX, accepted)
+        final = await self._follow(FX, accepted, hold=True)
+        if accepted is not None and final:
+            await self._repeat_at_the_end(effect, key)
+            await self._look_at_outputs(FX, accepted, final)
+            await self._look_at_file(final)
+        await self._finish(SAMPLE, {"prompt": "short drum loop", "duration": 40})
+        await self._finish(INSTRUMENTAL, {"prompt": "ambient, slow"})
+        song = await self._finish(SONG, {"lyrics": "[Verse]\nRain again", "prompt": "folk, warm"})
+        await self._ask_with_a_source(song)
+        await self._ask_for_a_failure()
+        await self._ask_what_should_be_refused()
+
+    async def _finish(self, route: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Run an operation to its end, with a row for what is new about its route; returns it, or nothing."""
+        accepted = await self._submit(route, body)
+        final = await self._follow(route, accepted)
+        if accepted is not None and final:
+            await self._look_at_outputs(route, accepted, final)
+        return final
+
+    async def _submit(self, route: str, body: Mapping[str, Any], *, key: str | None = None) -> Reply | None:
+        """Submit until it is accepted, with rows for how that went and for what came back."""
+        key = key or str(uuid4())
+        replies: list[Reply] = []
+        for _ in range(_TRIES):
+            replies.append(await self._client.put(route, body, key=key))
+            if replies[-1].accepted:
+                break
+            await anyio.sleep(self._pause)
+        came = ", then ".join(reply.describe() for reply in replies)
+        self._findings.add(f"answers to a PUT of {route}", came, "200")
+        if not replies[-1].accepted:
+            return None
+        self._describe_operation(route, body, key, replies[-1])
+        return replies[-1]
+
+    def _describe_operation(self, route: str, body: Mapping[str, Any], key: str, reply: Reply) -> None:
+        found, add = reply.members, self._findings.add
+        add(f"where the operation of {route} is (U1)", _find_path(reply.data, found.get("id")), ENVELOPES[route])
+        add(f"id of {route}", _show_id(found.get("id", MISSING)), "op_ and 26 characters")
+        add(f"created_at of {route}", show_time(found.get("created_at", MISSING)), "ISO 8601 with a zone")
+        add(f"status of {route} at first", str(found.get("status")), "processing")
+        changes = list(compare(body, found))
+        add(f"members of {route} that come back changed", "; ".join(changes) or "none", "none")
+        filled = sorted(found.keys() - body.keys() - _OWN)
+        add(f"members of {route} that were not sent", ", ".join(filled) or "none", _EXTRA.get(route, "none"))
+        echoed = found.get("idempotency_key")
+        same = "the same" if echoed == key else show_form(found.get("idempotency_key", MISSING))
+        add(f"idempotency_key of {route}", same, "the same")
+
+    async def _look_at_repeats(self, route: str, body: Mapping[str, Any], key: str, first: Reply) -> None:
+        """Repeat a PUT, as it was and with other content (U2, U3)."""
+        again = await self._client.put(route, body, key=key)
+        self._findings.add(
+            "the same PUT again, in progress (U3)", _compare_ids(first, again), "200, the same operation"
+        )
+        other = await self._client.put(route, {**body, "prompt": "a door creaks"}, key=key)
+        self._findings.note("the same key with another body (U2)", _compare_ids(first, other), "never done")
+        elsewhere = await self._client.put(SAMPLE, {"prompt": "a door creaks", "duration": 1}, key=key)
+        self._findings.note("the same key on another route (U2)", _compare_ids(first, elsewhere), "never done")
+
+    async def _repeat_at_the_end(self, body: Mapping[str, Any], key: str) -> None:
+        again = await self._client.put(FX, body, key=key)
+        state = str(again.members.get("status")) if again.accepted else again.describe()
+        self._findings.add("the same PUT again, once it is over (U3)", state, "ready")
+
+    async def _look_at_reads(self, route: str, accepted: Reply) -> None:
+        """Read an operation just after it was made, and on another route (U4)."""
+        identity = str(accepted.members.get("id"))
+        statuses: list[str] = []
+        for _ in range(_TRIES):
+            reply = await self._client.get(route, identity)
+            statuses.append(reply.describe())
+            self._round_trip = reply.seconds
+            if reply.accepted:
+                break
+            await anyio.sleep(self._pause)
+        self._findings.add("GETs just after the PUT", ", then ".join(statuses), "200")
+        elsewhere = await self._client.get(SAMPLE, identity)
+        self._findings.add(
+            "GET of an id on another route (U4)",
+            elsewhere.describe(),
+            "404 or 422",
+            agrees=elsewhere.status in (404, 422),
+        )
+
+    async def _follow(self, route: str, accepted: Reply | None, *, hold: bool = False) -> dict[str, Any]:
+        """Poll an operation until it is over, with rows for its course; returns it, or nothing unless it is ready."""
+        if accepted is None:
+            return {}
+        replies = [accepted]
+        with anyio.move_on_after(self._patience):
+            await self._poll(route, str(accepted.members.get("id")), replies)
+        if hold and len(replies) > 1:
+            self._findings.add("wait=true on an operation in progress", self._describe_hold(replies[1]), _HELD)
+        self._describe_course(route, replies)
+        ending = _decide(replies[-1].members)
+        return replies[-1].members if ending.status is Status.READY else {}
+
+    async def _poll(self, route: str, identity: str, replies: list[Reply]) -> None:
+        """Add polls until one says that it is over, or several that it is so without outputs or cannot be read."""
+        doubts = 0
+        while True:
+            replies.append(await self._client.get(route, identity, wait=True))
+            ending = _decide(replies[-1].members)
+            doubts += ending.status.final and not ending.certain
+            unreadable = len(replies) > _TRIES and not any(reply.accepted for reply in replies[-_TRIES:])
+            if unreadable or (ending.status.final and (ending.certain or doubts > _TRIES)):
+                return
+            await anyio.sleep(self._pause)
+
+    def _describe_course(self, route: str, replies: list[Reply]) -> None:
+        """Add rows for the words an operation went through, and for outputs that are early or late."""
+        words: list[str] = []
+        for reply in replies:
+            word = str(reply.members.get("status")) if reply.accepted else reply.describe()
+            words += [word] if words[-1:] != [word] else []
+        endings_of = [_decide(reply.members) for reply in replies]
+        came, end = ", then ".join(words), "failed" if endings_of[-1].status is Status.FAILED else "ready"
+        usual = came in (f"processing, then {end}", end)
+        self._findings.add(f"status words of {route}", came, f"processing, then {end}", agrees=usual)
+        early = sum(
+            endings.is_running(reply.members.get("status")) and bool(_find_outputs(reply.members)) for reply in replies
+        )
+        self._findings.add(f"outputs of {route} in progress", f"some in {early} reads" if early else "none", "none")
+        late = sum(ending.status.final and not ending.certain for ending in endings_of)
+        filled = "" if not late else ", then filled" if _find_outputs(replies[-1].members) else ""
+        self._findings.add(
+            f"outputs of {route} once it is over", f"none in {late} reads{filled}" if late else "at once", "at once"
+        )
+
+    async def _look_at_outputs(self, route: str, accepted: Reply, final: Mapping[str, Any]) -> None:
+        """Describe the outputs of an operation that is over, and read it once more (U1, U5)."""
+        name = RESULTS.get(route, "outputs")
+        value = final.get(name, MISSING)
+        outputs = _find_outputs(final)
+        shape = (
+            f"{name}: {show_form(value)}"
+            if value is not MISSING and not members.is_empty(value)
+            else _other_member(final)
+        )
+        wanted = (
+            f"{name}: an object with duration, expires_at, url"
+            if name == "output"
+            else f"{name}: a list of {len(outputs)}"
+        )
+        self._findings.add(f"outputs of {route} (U1, U5)", shape, wanted)
+        for member, show, assumed in (
+            ("expires_at", show_time, "ISO 8601 with a zone"),
+            ("duration", show_form, "a number"),
+        ):
+            forms = sorted({show(output.get(member, MISSING)) for output in outputs}) or ["no outputs"]
+            self._findings.add(f"{member} of the outputs of {route}", " or ".join(forms), assumed)
+        if route == STEMS:
+            kinds = ", ".join(sorted(str(output.get("kind", "missing")) for output in outputs))
+            self._findings.add("kinds of stems (U1)", kinds, "bass, drums, other, vocals")
+        again = _find_outputs((await self._client.get(route, str(accepted.members.get("id")))).members)
+        before, after = ([urlsplit(str(output.get("url"))).path for output in each] for each in (outputs, again))
+        order = "the same" if before == after else "another order" if sorted(before) == sorted(after) else "other paths"
+        self._findings.add(f"order of the outputs of {route} in another GET", order, "the same")
+
+    async def _look_at_file(self, final: Mapping[str, Any]) -> None:
+        """Fetch a file, and a part of it (U11)."""
+        output = next(iter(_find_outputs(final)), {})
+        url, add = str(output.get("url")), self._findings.add
+        statuses: list[str] = []
+        for _ in range(_TRIES):
+            try:
+                file = await self._client.download(url)
+            except SoundpieceError as error:
+                statuses.append(str(error).partition(": ")[2])
+            else:
+                statuses.append(str(file.status))
+                if file.status < 400:  # noqa: PLR2004 - what a refusal is
+                    break
+            await anyio.sleep(self._pause)
+        add("GETs of a file (U11)", ", then ".join(statuses), "200")
+        if statuses[-1] not in ("200", "203"):
+            return
+        length = file.headers.get("content-length")
+        add("Content-Length of a file", "the length" if length == str(file.bytes) else show_form(length), "the length")
+        add("Content-Encoding of a file", repr(file.headers.get("content-encoding")), "None")
+        try:
+            part = await self._client.download(url, part="bytes=0-9")
+            add("a part of a file", f"{part.status}, {part.bytes} bytes", "206, 10 bytes")
+        except SoundpieceError as error:
+            add("a part of a file", str(error).partition(": ")[2], "206, 10 bytes")
+        self._describe_audio(output, file.header)
+
+    def _describe_audio(self, output: Mapping[str, Any], header: Any) -> None:
+        if header is None:
+            self._findings.add("the audio in a file", "no FLAC header", "FLAC at 44100 Hz")
+            return
+        tag = ", behind an ID3 tag" if header.tag else ""
+        self._findings.add("the audio in a file", f"FLAC at {header.sample_rate} Hz{tag}", "FLAC at 44100 Hz")
+        self._findings.add(
+            "channels and bits", f"{header.channels} channels, {header.bits} bits", "2 channels, 16 bits"
+        )
+        announced, _ = members.read_duration(output.get("duration"))
+        if announced is not None and header.duration is not None:
+            difference = header.duration - announced
+            near = abs(difference) <= 0.5  # noqa: PLR2004 - as ``flac.TOLERANCE``
+            self._findings.add(
+                "length of the audio", f"{difference:+.1f} s", "as announced, to half a second", agrees=near
+            )
+
+    async def _ask_with_a_source(self, song: Mapping[str, Any]) -> None:
+        """Use an output as a source: stems, a remix, and a cut-down by a URL of another spelling (U1, U14)."""
+        url = next((str(output.get("url")) for output in _find_outputs(song)), None)
+        if url is None:
+            self._findings.skip(f"{STEMS} and {CUT} (U1)", "there was no song to take")
+            return
+        await self._finish(STEMS, {"source": {"url": url}})
+        await self._finish(REMIX, {"source": {"url": url}, "n_variations": 1})
+        await self._finish(CUT, {"source": {"url": _respell(url)}, "target_duration": 4.5})
+
+    async def _ask_for_a_failure(self) -> None:
+        """Give a source that cannot be fetched (U7)."""
+        reply = await self._client.put(STEMS, {"source": {"url": NOWHERE}})
+        question = "a source that cannot be fetched (U7)"
+        if not reply.accepted:
+            self._findings.note(question, reply.describe(), "refused or failed: both are handled")
+            return
+        identity = str(reply.members.get("id"))
+        found: dict[str, Any] = {}
+        with anyio.move_on_after(self._patience):
+            while not found or endings.is_running(found.get("status")):
+                found = (await self._client.get(STEMS, identity, wait=True)).members
+                await anyio.sleep(self._pause)
+        self._findings.note(question, f"status {found.get('status')}", "refused or failed: both are handled")
+        if (error := found.get("error")) is not None:
+            members_of = {name: show_form(value) for name, value in error.items()} if isinstance(error, dict) else {}
+            form = ", ".join(f"{name} {text}" for name, text in sorted(members_of.items())) or show_form(error)
+            known = {"code", "message"} <= members_of.keys() and members_of["code"].startswith('"')
+            self._findings.add("error of a failed operation", form, "an object with code and message", agrees=known)
+
+    async def _ask_what_should_be_refused(self) -> None:
+        """Send what the documentation excludes, or does not name (U8, U9), and what a firewall may dislike."""
+        effect = {"prompt": "a door", "duration": 1}
+        for question, route, body, assumed in (
+            ("a duration of 0 (U8)", FX, {**effect, "duration": 0}, "422"),
+            ("a duration of a million seconds (U8)", FX, {**effect, "duration": 1e6}, "422"),
+            ("neither prompt nor reference (U9)", INSTRUMENTAL, {}, "422"),
+            ("prompt and reference (U9)", INSTRUMENTAL, {"prompt": "a", "reference": {"url": NOWHERE}}, "422"),
+            ("a member nobody documented (U9)", FX, {**effect, "probe": 1}, ""),
+            ("an explicit null (U9)", SAMPLE, {**effect, "loopable": None}, ""),
+            ("markup in a prompt", FX, {**effect, "prompt": "<script>door</script>"}, "200"),
+        ):
+            reply = await self._client.put(route, body)
+            if assumed:
+                self._findings.add(question, reply.describe(), assumed, agrees=str(reply.status) == assumed)
+            else:
+                self._findings.note(question, reply.describe(), "never sent")
+
+    def describe_webhook(self, delivered: Delivered | None, secret: str) -> None:
+        """Add rows for the form of a webhook (U10), or for its absence."""
+        add = self._findings.add
+        if delivered is None:
+            add("a webhook for callback_url (U10)", "none came", "one came")
+            return
+        prefixes = [prefix for prefix in ("webhook", "svix") if f"{prefix}-id" in delivered.headers]
+        add("headers of a webhook (U10)", " and ".join(prefixes) or "neither webhook-id nor svix-id", "webhook")
+        signed = {name: delivered.headers.get(f"{(prefixes or ['webhook'])[0]}-{name}", "") for name in _SIGNED}
+        digits = len(signed["timestamp"].partition(".")[0])
+        fraction = ", with a fraction" if "." in signed["timestamp"] else ""
+        add("timestamp of a webhook (U10)", f"{digits} digits{fraction}", "10 digits")
+        try:
+            body = decode_json(delivered.body)
+        except ValueError:
+            body = None
+        data = body.get("data") if isinstance(body, dict) else None
+        bare = isinstance(data, dict) and isinstance(data.get("id"), str)
+        add("data of a webhook", "the operation itself" if bare else show_form(data), "the operation itself")
+        if secret:
+            add("key of a webhook's signature (U10)", _find_key(secret, signed, delivered.body), "base64 behind whsec_")
+        else:
+            self._findings.skip("key of a webhook's signature (U10)", "SOUNDPIECE_WEBHOOK_SECRET is not set")
+
+    def _describe_hold(self, reply: Reply) -> str:
+        if not reply.accepted:
+            return f"{reply.describe()} after {reply.seconds:.1f} s"
+        at_once = reply.seconds < 3 * self._round_trip + 0.05
+        return "answered at once" if at_once and endings.is_running(reply.members.get("status")) else _HELD
+
+    def _note_headers(self, what: str, reply: Reply) -> None:
+        names = sorted(
+            name for name in reply.headers if "request-id" in name or "ratelimit" in name or "rate-limit" in name
+        )
+        self._findings.note(
+            f"headers with ids or limits on {what}", ", ".join(names) or "none", "used where they are there"
+        )
+
+
+_OWN = frozenset({"id", "status", "created_at", "idempotency_key", "output", "outputs", "error"})
+_EXTRA = {SAMPLE: "loopable", SONG: "reference", INSTRUMENTAL: "reference"}
+_SIGNED = ("id", "timestamp", "signature")
+_HELD = "held until it is over, or 20 s"
+
+
+def _find_key(secret: str, signed: Mapping[str, str], body: bytes) -> str:
+    """Return which reading of a secret fits a signature."""
+    try:
+        keys = signing.read_secret(secret)
+    except SettingsError:
+        return "SOUNDPIECE_WEBHOOK_SECRET is not a secret"
+    offered = signed["signature"].encode().split()
+    fitting = [
+        number
+        for number, key in enumerate(keys)
+        if signing.sign(key, identity=signed["id"], timestamp=signed["timestamp"], body=body) in offered
+    ]
+    return ("base64 behind whsec_" if fitting[0] == 0 else "the secret's text") if fitting else "none fits"
+
+
+def _find_path(data: Any, identity: object, *, depth: int = 3) -> str:
+    """Return the names that lead to the object with an id, dotted; that of the answer itself is ``(bare)``."""
+    if isinstance(data, dict):
+        if data.get("id") == identity:
+            return "(bare)"
+        for name, value in data.items():
+            if depth and (path := _find_path(value, identity, depth=depth - 1)):
+                return name if path == "(bare)" else f"{name}.{path}"
+    return ""
+
+
+def _find_outputs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        one
+        for name, value in found.items()
+        if name not in ("source", "reference")
+        for one in members.find_outputs(value)
+    ]
+
+
+def _decide(found: Mapping[str, Any]) -> Ending:
+    error = members.read_error(found.get("error")) is not None
+    return endings.decide(found.get("status"), outputs=bool(_find_outputs(found)), error=error)
+
+
+def _other_member(found: Mapping[str, Any]) -> str:
+    names = [
+        name
+        for name, value in found.items()
+        if name not in ("source", "reference") and list(members.find_outputs(value))
+    ]
+    return ", ".join(f"{name}: {show_form(found[name])}" for name in names) or "nothing"
+
+
+def _compare_ids(first: Reply, again: Reply) -> str:
+    if not again.accepted:
+        return again.describe()
+    same = first.members.get("id") == again.members.get("id")
+    return f"{again.status}, {'the same operation' if same else 'another operation'}"
+
+
+def _show_id(identity: object) -> str:
+    known = isinstance(identity, str) and re.fullmatch("op_[0-9a-z]{26}", identity)
+    return "op_ and 26 characters" if known else show_form(identity)
+
+
+def _respell(url: str) -> str:
+    """Return a URL that normalising changes and that leads to the same place."""
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}/./{path}"

@@ -1,0 +1,186 @@
+"""``soundpiece probe``: what it prints of the simulator as documented, and that it finds every variation."""
+
+import json
+import re
+import socket
+from typing import Any
+
+import anyio
+import pytest
+from conftest import Serve
+
+from soundpiece_async import Settings
+from soundpiece_async._network import Network
+from soundpiece_async.cli import main
+from soundpiece_async.cli.probe.client import Client
+from soundpiece_async.cli.probe.experiments import FX, OPERATIONS, ROUTES, STEMS, Experiments
+from soundpiece_async.cli.probe.findings import Finding, Findings, Verdict
+from soundpiece_async.cli.probe.forms import MISSING, compare, show_form, show_time
+from soundpiece_async.cli.probe.listener import Delivered, listen
+from soundpiece_async.simulator import Fault, Simulator
+from soundpiece_async.simulator.variations import TABLE
+
+Streams = pytest.CaptureFixture[str]
+
+HOLD = "wait=true on an operation in progress"
+QUICK = ["--pause", "0.01", "--patience", "20"]
+VARIATIONS = [f"{name}={value}" for name, values in TABLE.items() for value in values]
+
+
+def make_simulator(*variations: str, **options: Any) -> Simulator:
+    """Build a service whose second separation of stems fails, and whose effects outlast a hold."""
+    in_progress = any(variation.startswith(("hold=", "repeat=")) for variation in variations)
+    durations = {**dict.fromkeys(ROUTES, 2.0), FX: 300.0 if in_progress else 30.0}
+    simulator = Simulator(
+        speed=100.0, track_seconds=(5.0, 5.5), durations=durations, variations=variations, **options
+    )  # fmt: skip
+    simulator.inject(Fault.FAIL, route=STEMS, skip=1)
+    return simulator
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+async def ask(*variations: str) -> dict[str, Finding]:
+    """Run every experiment, that of a webhook too, and return the rows by their questions."""
+    port = free_port()
+    async with make_simulator(*variations, allow_private_callbacks=True) as simulator, listen(port) as listener:
+        findings = Findings()
+        settings = Settings(api_key=simulator.api_key, base_url=simulator.url, proxy=None)
+        async with Network(settings) as network:
+            experiments = Experiments(Client(network), findings, pause=0.01, patience=20)
+            await experiments.ask_for_free()
+            await experiments.ask_with_operations(f"http://127.0.0.1:{port}/hooks")
+            secret = simulator.webhook_secret
+            assert isinstance(secret, str)
+            experiments.describe_webhook(await listener.wait(timeout=20), secret)
+    return {row.question: row for row in findings}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.anyio
+async def test_every_variation_is_found() -> None:
+    """A service that differs from the documentation in one thing has at least one row that says so."""
+    plain = await ask()
+    assert plain[HOLD].verdict is Verdict.AGREES
+    missed: list[str] = []
+    limiter = anyio.CapacityLimiter(16)
+
+    async def look(variation: str) -> None:
+        async with limiter:
+            rows = await ask(variation)
+        usual = set() if variation.startswith("hold=") else {HOLD}
+        came = {question: row.came for question, row in rows.items() if question not in usual}
+        if came == {question: row.came for question, row in plain.items() if question not in usual}:
+            missed.append(variation)
+
+    async with anyio.create_task_group() as looks:
+        for variation in VARIATIONS:
+            looks.start_soon(look, variation)
+    assert missed == []
+
+
+@pytest.mark.anyio
+async def test_a_service_as_documented_agrees() -> None:
+    """Every row about which something is assumed agrees."""
+    rows = await ask()
+    assert [row for row in rows.values() if row.verdict is Verdict.DIFFERS] == []
+
+
+def test_without_spend_nothing_is_created(serve: Serve, capsys: Streams) -> None:
+    """Three requests at most, and the table says what is left to try."""
+    simulator = serve()
+    assert main(["probe", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "GET of an unknown id of the documented form (U4)" in out
+    assert "run again with --spend" in out
+    assert out.rstrip().endswith("differ from what this library assumes (≠)")
+    assert not simulator.operations
+    assert {request.method for request in simulator.log} == {"GET"}
+
+
+def test_with_spend(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of operations is printed first and is right; neither key nor signature is in the report."""
+    port = free_port()
+    simulator = serve(durations={FX: 30.0}, allow_private_callbacks=True)
+    simulator.inject(Fault.RATE_LIMITED, seconds=1)
+    monkeypatch.setenv("SOUNDPIECE_WEBHOOK_SECRET", str(simulator.webhook_secret))
+    where = ["--callback-url", f"http://127.0.0.1:{port}/", "--listen", str(port)]
+    assert main(["probe", "--spend", "--json", *QUICK, *where]) == 0
+    out, err = capsys.readouterr()
+    assert f"This creates {OPERATIONS} operations at http://127.0.0.1:" in err
+    accepted = [line for line in json.loads(out)["findings"] if line["came"] == "200" and "U9" in line["question"]]
+    assert len(simulator.operations) == OPERATIONS + len(accepted)
+    assert simulator.api_key not in out
+    assert not re.search(r"sig=|token=|https?://[^\"]*\?[^…]", out)
+    found = {row["question"]: row for row in json.loads(out)["findings"]}
+    assert found["answers 429 while this ran (U12)"]["came"] == "1"
+    assert found["key of a webhook's signature (U10)"]["verdict"] == "agrees"
+
+
+def test_wrong_usage(serve: Serve, capsys: Streams) -> None:
+    """A webhook needs an address and a port, and an operation."""
+    serve()
+    for wrong in (["--listen", "8080"], ["--spend", "--callback-url", "https://a.example"]):
+        assert main(["probe", *wrong]) == 2
+        assert "belong together" in capsys.readouterr().err
+
+
+@pytest.mark.anyio
+async def test_a_service_that_is_not_there() -> None:
+    """Each question gets a row all the same."""
+    findings = Findings()
+    settings = Settings(api_key="spk_x", base_url=f"http://127.0.0.1:{free_port()}", proxy=None)
+    async with Network(settings) as network:
+        experiments = Experiments(Client(network), findings, pause=0.01, patience=1)
+        await experiments.ask_for_free()
+        await experiments.ask_with_operations(None)
+    assert all("no answer" in row.came for row in findings if row.question.startswith(("GET", "answers")))
+    experiments.describe_webhook(None, "")
+    assert list(findings)[-1].came == "none came"
+
+
+def test_forms() -> None:
+    """A value is shown by its type and pattern, never by its content."""
+    shown = {
+        show_form(value): value for value in ("op_A1", "", None, True, 1.5, MISSING, [None, 1], {"b": 1, "a": 2}, {})
+    }
+    assert list(shown) == [
+        '"a_A9"',
+        "an empty text",
+        "null",
+        "true or false",
+        "a number",
+        "missing",
+        "a list of 2 with null in it",
+        "an object with a, b",
+        "an object with nothing",
+    ]
+    assert show_time(1_700_000_000) == "a number of 10 digits"
+    assert list(compare({"prompt": "Rain", "callback_url": "x"}, {"prompt": "RAIN"})) == ["prompt: in other letters"]
+    assert list(compare({"prompt": "Rain"}, {"prompt": "Snow"})) == ["prompt: another text"]
+
+
+@pytest.mark.anyio
+async def test_an_odd_webhook_and_a_broken_host() -> None:
+    """Whatever comes is a row: a body that is no JSON, a secret that is none, a connection that breaks."""
+    async with make_simulator() as simulator:
+        simulator.inject(Fault.RESET_BEFORE, host="output", skip=1)
+        settings, findings = Settings(api_key=simulator.api_key, base_url=simulator.url, proxy=None), Findings()
+        async with Network(settings) as network:
+            experiments = Experiments(Client(network), findings, pause=0.01, patience=20)
+            await experiments.ask_with_operations(None)
+    found = {row.question: row for row in findings}
+    assert "reset" in found["a part of a file"].came
+    for secret, came in (("spk_x", "SOUNDPIECE_WEBHOOK_SECRET is not a secret"), ("whsec_AAAA", "none fits"), ("", "")):
+        experiments.describe_webhook(Delivered(headers={"webhook-id": "msg_1"}, body=b"<"), secret)
+        assert list(findings)[-1].came == came
+    rows = {row.question: row.came for row in findings}
+    assert rows["data of a webhook"] == "null"
+    assert rows["timestamp of a webhook (U10)"] == "0 digits"
