@@ -184,3 +184,12 @@ async def test_an_odd_webhook_and_a_broken_host() -> None:
     rows = {row.question: row.came for row in findings}
     assert rows["data of a webhook"] == "null"
     assert rows["timestamp of a webhook (U10)"] == "0 digits"
+
+
+def test_the_table(serve: Serve, capsys: Streams) -> None:
+    """Three lines for each question; what differs is marked; webhooks need an address."""
+    serve(durations={FX: 30.0}, variations=["expires=epoch"])
+    assert main(["probe", "--spend", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "≠ expires_at of the outputs of create.new_fx\n    came:    a number of 10 digits\n" in out
+    assert "- webhooks (U10)\n" in out
