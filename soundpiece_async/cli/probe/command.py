@@ -41,37 +41,51 @@ async def probe(
         pause: seconds between two looks at the same thing.
         as_json: print JSON instead of a table.
     """
-    from soundpiece_async._network import Network  # noqa: PLC0415 - it brings aiohttp, and --help needs none
-    from soundpiece_async.cli.probe.client import Client  # noqa: PLC0415 - the same
-    from soundpiece_async.cli.probe.experiments import OPERATIONS, REFUSALS, Experiments  # noqa: PLC0415 - the same
-    from soundpiece_async.cli.probe.listener import listen as open_listener  # noqa: PLC0415 - the same
-
     if (callback_url is None) != (listen is None) or (listen is not None and not spend):
         raise UsageError("--callback-url and --listen belong together, and need --spend")
     settings, findings = Settings(), Findings()
+    await _ask(settings, findings, spend=spend, webhook=(callback_url, listen), pause=pause, patience=patience)
+    say(_write_json(findings, settings.base_url) if as_json else _write_table(findings))
+
+
+async def _ask(
+    settings: Settings,
+    findings: Findings,
+    *,
+    spend: bool,
+    webhook: tuple[str | None, int | None],
+    pause: float,
+    patience: float,
+) -> None:
+    """Run the experiments, after saying what they make; ``webhook`` is its public address and the port to listen on."""
+    from soundpiece_async._network import Network  # noqa: PLC0415 - it brings aiohttp, and --help needs none
+    from soundpiece_async.cli.probe.client import Client  # noqa: PLC0415 - the same
+    from soundpiece_async.cli.probe.experiments import OPERATIONS, REFUSALS, Experiments  # noqa: PLC0415 - the same
+    from soundpiece_async.cli.probe.listener import listen  # noqa: PLC0415 - the same
+
     if spend:
         tell(
             f"This creates {OPERATIONS} operations at {settings.base_url}, and up to {REFUSALS} more if it accepts "
             "requests that it is expected to refuse."
         )
+    callback, port = webhook
     async with Network(settings) as network:
         client = Client(network)
         experiments = Experiments(client, findings, pause=pause, patience=patience)
         await experiments.ask_for_free()
-        if listen is not None:
-            async with open_listener(listen) as listener:
-                await experiments.ask_with_operations(callback_url)
+        if port is not None:
+            async with listen(port) as listener:
+                await experiments.ask_with_operations(callback)
                 delivered = await listener.wait(timeout=min(patience, WEBHOOK_PATIENCE))
             experiments.describe_webhook(delivered, os.environ.get("SOUNDPIECE_WEBHOOK_SECRET", ""))
         elif spend:
             await experiments.ask_with_operations(None)
-        else:
-            findings.skip("what takes operations (U1 to U3, U5, U7 to U9, U11)", "run again with --spend")
-    if listen is None:
+    if not spend:
+        findings.skip("what takes operations (U1 to U3, U5, U7 to U9, U11)", "run again with --spend")
+    if port is None:
         findings.skip("webhooks (U10)", "run again with --spend, --callback-url and --listen")
     findings.skip("402, how long a key is remembered, prices (U6, U13, U16)", "ask the vendor")
     findings.note("answers 429 while this ran (U12)", str(client.limited), "the rate is learned from them")
-    say(_write_json(findings, settings.base_url) if as_json else _write_table(findings))
 
 
 def _write_json(findings: Findings, base_url: str) -> str:
