@@ -1,11 +1,13 @@
 """What this process may open, and the waiting for it when that is used up."""
 
+import os
 import random
 from pathlib import Path
 
 import anyio
 import attrs
 
+from soundpiece_async._core import errnos
 from soundpiece_async._core.fitting import fit
 from soundpiece_async._core.pacing import backoff
 from soundpiece_async._core.settings import Limits
@@ -57,6 +59,15 @@ def count_open() -> int:
         except OSError:
             continue
     return ASSUMED
+
+
+def is_short() -> bool:
+    """Return whether nothing can be opened now: for what does not say why it could not."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return errnos.is_passing(error.errno)
+    return False
 
 
 @attrs.define(eq=False)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import anyio
@@ -16,7 +17,7 @@ import pytest
 from closing import ClosingProxy
 from conftest import settings
 
-from soundpiece_async import NewFx, Session, Succeeded
+from soundpiece_async import NewFx, Session, Succeeded, _connections
 from soundpiece_async._connections import Connector, Response, StaleConnection
 from soundpiece_async.simulator import Simulator
 
@@ -142,3 +143,10 @@ async def test_a_host_that_never_answers_is_no_stale_connection(pool: aiohttp.Cl
         with pytest.raises(aiohttp.ClientConnectionError) as caught:
             await fetch(pool, f"http://{host}:{port}")
     assert not isinstance(caught.value, StaleConnection)
+
+
+async def test_a_connection_of_another_pool_is_like_any_other(sim: Simulator) -> None:
+    """Nothing is known of it, so it is never stale; without a socket, one cannot be used again."""
+    async with aiohttp.ClientSession(response_class=Response) as pool:
+        await fetch(pool, sim.url)
+    assert _connections._is_readable(SimpleNamespace(transport=None))  # type: ignore[arg-type]

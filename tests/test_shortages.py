@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from conftest import settings
 
@@ -21,6 +20,7 @@ from soundpiece_async._download import partfile
 from soundpiece_async._download.partfile import Claim, PartFile
 from soundpiece_async._record import database
 from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._transport import Transport
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -209,4 +209,47 @@ async def test_a_journal_on_a_file_system_that_shares_no_memory(
     assert caplog.text.count("cannot do all that SQLite wants") == 1
     async with Journal.open(tmp_path) as journal:
         assert await journal.ledger.kept() == {"a": 1}
-    await anyio.Path(tmp_path / "journal.sqlite3").stat()
+
+
+async def test_a_transaction_waits_for_a_descriptor(
+    tmp_path: Path, descriptors: Descriptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without shared memory each of them opens a file."""
+    whole = database._choose_manners(tmp_path / "j", read_only=False, locked=False)
+    monkeypatch.setattr(database, "_choose_manners", lambda *_, **__: whole)
+    async with Journal.open(tmp_path) as journal:
+        (tmp_path / "journal.sqlite3-journal").unlink(missing_ok=True)
+        descriptors.take()
+        await journal.ledger.keep(a=1)
+        assert await journal.ledger.kept() == {"a": 1}
+    assert "unable to open database file" in descriptors.told[0]
+
+
+async def test_a_decoding_fault_at_the_opening_is_a_journal_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sqlite3` raises what its decoders do."""
+
+    def fail(*_: object) -> None:
+        raise IndexError
+
+    monkeypatch.setattr(database, "_shape", fail)
+    async with Journal.open(tmp_path):
+        pass
+    with pytest.raises(JournalError, match="is damaged"):
+        await Journal.open(tmp_path)
+
+
+def test_a_part_that_was_renamed_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock is given back."""
+    part = PartFile(tmp_path / "x.flac", source="s")
+    with monkeypatch.context() as patched:
+        patched.setattr(partfile, "_is_still", lambda *_: False)
+        assert part.claim(overwrite=False) is Claim.TAKEN
+    assert part.claim(overwrite=False) is Claim.MINE
+    part.close()
+
+
+async def test_a_session_that_is_not_open_has_no_idle_connections(sim: Simulator) -> None:
+    """To give them up is no error."""
+    Transport(settings(sim)).close_idle()

@@ -4,7 +4,6 @@ A destination is tried before anything is sent and paid (``Places.demand``): a f
 store is asked once, with a limit of time, for an object that is not there.
 """
 
-import errno
 import importlib.util
 import math
 import os
@@ -18,6 +17,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from soundpiece_async._core import errnos
 from soundpiece_async._core.addresses import SCHEMES, read_file_url, split_url
 from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
 from soundpiece_async._core.redaction import redact_url
@@ -44,7 +44,6 @@ _S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _AZURE = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME")
 _ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE, "adl": _AZURE}
 """Where obstore finds endpoints, or accounts, that no URL names."""
-_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN})
 
 
 def read_place(to: Destination, *, field: str = "to") -> "Path | str | ObjectStore":
@@ -203,7 +202,7 @@ def try_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             """It could be made, which is all there is to know."""
     except OSError as error:
-        if error.errno in _PASSING:
+        if errnos.is_passing(error.errno):
             return
         raise SettingsError(
             f"files cannot be put into {folder}: {error.strerror or error}; name a folder that can be written to; "

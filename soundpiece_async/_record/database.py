@@ -18,6 +18,7 @@
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import chain
@@ -28,6 +29,7 @@ from urllib.parse import quote
 import attrs
 
 from soundpiece_async._core.errors import JournalError
+from soundpiece_async._descriptors import Shortage, is_short
 from soundpiece_async._logs import get_logger
 from soundpiece_async._record.wal import find_damage
 
@@ -182,10 +184,15 @@ class Database:
         with self._one_at_a_time:
             if self._closed:
                 raise JournalError(f"the journal {self._path} is closed")
-            try:
-                return self._commit(jobs, durable=durable)
-            except _FAULTS as error:
-                raise self._explain(error) from error
+            shortage = Shortage(str(self._path))
+            while True:
+                try:
+                    return self._commit(jobs, durable=durable)
+                except _FAULTS as error:
+                    if not (isinstance(error, sqlite3.OperationalError) and is_short()):
+                        raise self._explain(error) from error
+                    pause = shortage.next_pause(error)  # a rollback log is opened for each transaction
+                time.sleep(pause)
 
     def close(self) -> None:
         """Close the file; its write-ahead log is merged into it. Closing twice is no error."""
@@ -225,11 +232,12 @@ class Database:
         self._connection.row_factory = sqlite3.Row
         try:
             self._prepare(manner, migrations)
-        except BaseException as error:
+        except (JournalError, sqlite3.Error):
             self._connection.close()
-            if isinstance(error, _FAULTS) and not isinstance(error, sqlite3.Error):
-                raise self._explain(error) from error
             raise
+        except _FAULTS as error:
+            self._connection.close()
+            raise self._explain(error) from error
 
     def _commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
         full = durable or not self._wal  # a rollback log that is not synced may leave half a transaction
