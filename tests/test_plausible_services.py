@@ -1,0 +1,281 @@
+"""Whatever a plausible service does, paid work is delivered or named: variations and faults of the simulator at once.
+
+For n requests n operations are made, however often a PUT is repeated. Each is delivered whole, or ends as an error that
+names its handle. Nothing hangs, and a second run with the same journal buys nothing.
+"""
+
+import io
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+import soundfile
+from aiohttp import web
+from conftest import simulate
+from hypothesis import HealthCheck, Phase, given, strategies
+from hypothesis import settings as hypothesis_settings
+from serving import serve_aiohttp
+
+from soundpiece_async import (
+    AutoCutDown,
+    Failed,
+    Journal,
+    NewFx,
+    NewSample,
+    NewSong,
+    OperationFailed,
+    RemixInstrumental,
+    RetryPolicy,
+    SeparateStems,
+    Session,
+    Settings,
+    SoundpieceError,
+    Succeeded,
+    Timeouts,
+)
+from soundpiece_async._core import attempts, endings
+from soundpiece_async.simulator import Fault, Simulator
+from soundpiece_async.simulator.variations import TABLE, read_variations
+from soundpiece_async.webhooks import Webhooks, aiohttp_handler
+
+UNDELIVERABLE = {"outputs=null", "outputs=empty", "outputs=missing", "outputs=renamed", "read=gone"}
+"""With these there is no audio to be found: an error that names the handle is all that can be had."""
+UNNAMED = {"repeat=used"}
+"""With this one, and a lost first answer, nobody can learn the id: the key is all there is."""
+WRITTEN = sorted({f"{name}={value}" for name, values in TABLE.items() for value in values} - UNNAMED)
+
+PATIENCE = 60.0
+"""Seconds for one operation: what comes comes sooner, also on a busy machine."""
+LONGEST = 240.0
+"""Seconds for the two runs of an example, which take some seconds at most."""
+
+MIX = "https://Media.example.com:443/a/../mix.wav"
+REQUESTS: list[Callable[..., Any]] = [
+    lambda **more: NewSong("[Verse]\r\nT\u0075\u0308r & Tor\n", prompt=" <b>folk</b>\n", **more),
+    lambda **more: NewFx("door 'slams'\n", duration=0.1 + 0.2, **more),
+    lambda **more: NewSample("kick", duration=0.25, loopable=True, **more),
+    lambda **more: SeparateStems(MIX, **more),
+    lambda **more: RemixInstrumental(MIX, n_variations=1, **more),
+    lambda **more: AutoCutDown(MIX, target_duration=0.26, **more),
+]
+
+
+@attrs.frozen
+class Trouble:
+    """One fault on the way, for some of the requests."""
+
+    fault: Fault
+    details: dict[str, Any] = attrs.field(factory=dict)
+
+    def __repr__(self) -> str:
+        """Show it as it is injected."""
+        return f"Trouble({self.fault.value!r}, {self.details})"
+
+
+TROUBLES = {
+    "accepted, then 504": Trouble(Fault.GATEWAY_TIMEOUT, {"method": "PUT"}),
+    "accepted, then reset": Trouble(Fault.RESET_AFTER, {"method": "PUT"}),
+    "accepted, answered too late": Trouble(Fault.STALL, {"method": "PUT", "seconds": 2.0}),
+    "accepted, answer cut": Trouble(Fault.CUT, {"method": "PUT"}),
+    "accepted, answer damaged": Trouble(Fault.CORRUPT, {"method": "PUT", "at": 0}),
+    "reset": Trouble(Fault.RESET_BEFORE, {"method": "PUT"}),
+    "busy": Trouble(Fault.SERVER_ERROR, {"method": "PUT", "status": 503, "headers": {"Retry-After": "1"}}),
+    "429": Trouble(Fault.RATE_LIMITED, {"seconds": 1.0}),
+    "poll reset": Trouble(Fault.RESET_AFTER, {"method": "GET", "host": "api"}),
+    "poll 502": Trouble(Fault.BAD_GATEWAY, {"method": "GET", "host": "api"}),
+    "poll damaged": Trouble(Fault.CORRUPT, {"method": "GET", "host": "api", "at": 0}),
+    "download cut": Trouble(Fault.CUT, {"host": "output"}),
+    "download damaged": Trouble(Fault.CORRUPT, {"host": "output"}),
+    "download 500": Trouble(Fault.SERVER_ERROR, {"host": "output"}),
+    "download reset": Trouble(Fault.RESET_BEFORE, {"host": "output"}),
+    "download without ranges": Trouble(Fault.IGNORE_RANGE),
+    "failed": Trouble(Fault.FAIL),
+}
+
+
+def compatible(written: list[str]) -> list[str]:
+    """Keep those that contradict none before them."""
+    kept: list[str] = []
+    for one in written:
+        try:
+            read_variations([*kept, one])
+        except ValueError:
+            continue
+        kept.append(one)
+    return kept
+
+
+@attrs.frozen(kw_only=True)
+class Day:
+    """What a service does, what goes wrong on the way, and what is asked for."""
+
+    variations: list[str]
+    troubles: list[tuple[str, int]]
+    requests: list[int]
+    way: str = "journal"
+
+
+def open_simulator(day: Day) -> Simulator:
+    """A simulator for that day, with its troubles put on the first requests that fit."""
+    simulator = simulate(
+        speed=1000.0, track_seconds=(0.2, 0.3), variations=day.variations, allow_private_callbacks=True
+    )
+    for name, skip in day.troubles:
+        trouble = TROUBLES[name]
+        simulator.inject(trouble.fault, skip=skip, **trouble.details)
+    return simulator
+
+
+def brisk_settings(simulator: Simulator) -> Settings:
+    """Settings under which nothing waits long."""
+    return Settings(
+        api_key=simulator.api_key,
+        base_url=simulator.url,
+        timeouts=Timeouts(connect=5, submit=1.5, poll=5, read=5),
+        retries=RetryPolicy(submit_max_elapsed=PATIENCE, download_max_elapsed=PATIENCE),
+        validate=False,  # a receiver on this machine is none of the real service's
+    )
+
+
+async def run_with_journal(session: Session, requests: list[Any], folder: Path, journal: Path) -> list[Any]:
+    """One run over all requests, with a journal, as `soundpiece bulk` does it."""
+    async with (
+        Journal.open(journal) as opened,
+        session.run_many(requests, save_to=folder, journal=opened, timeout=PATIENCE) as results,
+    ):
+        return [result async for result in results]
+
+
+async def run_many(session: Session, requests: list[Any], folder: Path, _: Path) -> list[Any]:
+    """One run over all requests, without a journal: the keys are in the requests."""
+    async with session.run_many(requests, save_to=folder, timeout=PATIENCE) as results:
+        return [result async for result in results]
+
+
+async def run_each(session: Session, requests: list[Any], folder: Path, _: Path) -> list[Any]:
+    """Submit, wait by the handle alone, and download, one after the other."""
+    ends: list[Any] = []
+    for request in requests:
+        operation = None
+        try:
+            operation = await session.submit(request)
+            ready = await session.wait(operation.handle, timeout=PATIENCE)
+            files = await session.download(ready, folder)
+        except SoundpieceError as error:
+            ends.append(Failed(request=request, operation=operation, error=error))
+        else:
+            ends.append(Succeeded(request=request, operation=ready, files=tuple(files)))
+    return ends
+
+
+WAYS = {"journal": run_with_journal, "webhooks": run_with_journal, "run_many": run_many, "each": run_each}
+
+
+DAYS = strategies.builds(
+    Day,
+    variations=strategies.lists(strategies.sampled_from(WRITTEN), max_size=8, unique=True).map(compatible),
+    troubles=strategies.lists(
+        strategies.tuples(strategies.sampled_from(sorted(TROUBLES)), strategies.integers(0, 3)), max_size=4
+    ),
+    requests=strategies.lists(strategies.integers(0, len(REQUESTS) - 1), min_size=1, max_size=4),
+    way=strategies.sampled_from(sorted(WAYS)),
+)
+
+
+@asynccontextmanager
+async def receiving(simulator: Simulator, session: Session) -> AsyncIterator[str]:
+    """A receiver of webhooks, which delivers to the session."""
+    app = web.Application()
+    app.router.add_post("/hook", aiohttp_handler(Webhooks([str(simulator.webhook_secret)]), session.deliver))
+    async with serve_aiohttp(app) as url:
+        yield f"{url}/hook"
+
+
+def check(day: Day, simulator: Simulator, results: list[Any]) -> None:
+    """Every request has its end: files that can be decoded, or an error with the handle of one of the operations."""
+    assert len(results) == len(day.requests)
+    assert len(simulator.operations) == len(day.requests)
+    troubles = {name for name, _ in day.troubles}
+    for result in results:
+        match result:
+            case Succeeded(operation=operation, files=files):
+                assert len(files) == len(operation.outputs) > 0
+                for file in files:
+                    assert file.path is not None
+                    check_file(file.path, sound="download damaged" not in troubles)
+            case Failed(error=error):
+                assert error.handle is not None, repr(error)
+                assert error.handle.id in simulator.operations
+                by_its_word = isinstance(error, OperationFailed) and "failed" in troubles
+                assert by_its_word or UNDELIVERABLE & set(day.variations), repr(error)
+
+
+def check_file(path: Path, *, sound: bool) -> None:
+    """Decode a file to its end, behind a tag if there is one. A damaged bit may be there unnoticed."""
+    audio = path.read_bytes()
+    if audio.startswith(b"ID3"):
+        audio = audio[10 + int.from_bytes(audio[8:10]) // 2 :]  # a synchsafe number below 2 ** 14
+    if sound:
+        with soundfile.SoundFile(io.BytesIO(audio)) as file:
+            assert len(file.read()) == file.frames > 0
+
+
+async def live_through(day: Day) -> None:
+    """Do everything twice, in two sessions, with one journal."""
+    requests: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder, anyio.fail_after(LONGEST):
+        async with open_simulator(day) as simulator:
+            for number in ("first", "second"):
+                # without a journal only the requests know that files were saved before
+                files = Path(folder) / ("out" if WAYS[day.way] is run_with_journal else number)
+                async with Session(brisk_settings(simulator)) as session, receiving(simulator, session) as url:
+                    callback = url if day.way == "webhooks" else None
+                    requests = requests or [REQUESTS[n](callback_url=callback) for n in day.requests]
+                    results = await WAYS[day.way](session, requests, files, Path(folder) / "journal")
+                check(day, simulator, results)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two reads agree after a moment, and an operation that is not found is so for two seconds."""
+    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    monkeypatch.setattr(attempts, "UNKNOWN_SECONDS", 2.0)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("impatient")
+def test_paid_work_is_delivered_or_named(*, thorough: bool) -> None:
+    """The product of variations and faults: a few of its points by default, more of them with --thorough."""
+
+    @hypothesis_settings(
+        max_examples=200 if thorough else 8,
+        deadline=None,
+        database=None,
+        derandomize=not thorough,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(DAYS)
+    def try_days(day: Day) -> None:
+        anyio.run(live_through, day)
+
+    try_days()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("impatient")
+def test_each_variation_meets_each_fault(*, thorough: bool) -> None:
+    """Every variation by itself, with one fault after another; by default a few of them."""
+    troubles, ways = sorted(TROUBLES), sorted(WAYS)
+    for number, written in enumerate(WRITTEN):
+        if thorough or number % 40 == 0:
+            trouble = troubles[number % len(troubles)]
+            anyio.run(
+                live_through,
+                Day(variations=[written], troubles=[(trouble, 0)], requests=[number % 6, 1], way=ways[number % 4]),
+            )
