@@ -202,7 +202,7 @@ class AuthenticationError(ApiError):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message, status=status, detail=detail, body=body, headers=headers, retry_after=retry_after)
-        self.stops_run = status != HTTPStatus.FORBIDDEN or (isinstance(body, dict) and "detail" in body)
+        self.stops_run: bool = status != HTTPStatus.FORBIDDEN or (isinstance(body, dict) and "detail" in body)
 
 
 class InsufficientCredits(ApiError):  # noqa: N818 - the public name is fixed by the design

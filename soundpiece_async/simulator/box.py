@@ -284,7 +284,7 @@ class Simulator:
             operation=operation.id,
             url=callback,
             timestamp=str(int(self._world.wall(now))),
-            body=write_event(operation.route.name, self._world.present(operation, now=now)),
+            body=write_event(operation.route.name, self._world.present(operation, now=now), status=operation.status),
             lost=lost,
             doubled=doubled,
         )

@@ -26,6 +26,7 @@ from soundpiece_async.simulator.checks import is_private
 
 _RETRY_AFTER = 5.0
 _GROWTH = 4.0
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 @attrs.frozen(kw_only=True)
@@ -123,9 +124,13 @@ class Courier:
         return status is not None and status // 100 == 2  # noqa: PLR2004 - any 2xx
 
 
-def write_event(route: str, document: Mapping[str, Any]) -> bytes:
-    """The body of an event: its type, and the bare operation object without an envelope."""
-    return json.dumps({"type": f"{route}.{document['status']}", "data": document}, separators=(",", ":")).encode()
+def write_event(route: str, document: Mapping[str, Any], *, status: str) -> bytes:
+    """The body of an event: its type, which ends with the operation's own status or else the one given, and its data.
+
+    The data is the bare operation object, without an envelope.
+    """
+    kind = f"{route}.{document.get('status', status)}"
+    return json.dumps({"type": kind, "data": document}, separators=(",", ":")).encode()
 
 
 def sign(event: Event, *, keys: tuple[bytes, ...]) -> dict[str, str]:
@@ -142,8 +147,8 @@ def sign(event: Event, *, keys: tuple[bytes, ...]) -> dict[str, str]:
 
 
 def read_secret(secret: str) -> bytes:
-    """The key in a signing secret: base64 behind the prefix `whsec_`."""
+    """The key in a signing secret: base64, or base64url, behind the prefix `whsec_`."""
     try:
-        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        return base64.b64decode(secret.removeprefix("whsec_").translate(_URL_SAFE), validate=True)
     except binascii.Error as error:
         raise ValueError("a webhook secret is whsec_ and base64, such as Simulator's own default") from error

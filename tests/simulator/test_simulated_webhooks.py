@@ -74,6 +74,7 @@ async def test_signs_as_the_contract_computes() -> None:
     event = Event(id="msg_test_0001", operation="op", url="", timestamp="1795341600", body=body)
 
     headers = sign(event, keys=(read_secret(SECRET),))
+    assert headers == sign(event, keys=(read_secret(SECRET.replace("+", "-").replace("/", "_")),))
 
     assert headers["webhook-signature"] == "v1,wszklMCqPgAiC8WLliEJhfIMz7OvVTo+FDjtDj66d5k="
 

@@ -44,7 +44,7 @@ def find(answer: Answer) -> Any:
     def search(value: Any) -> Any:
         if not isinstance(value, dict):
             return None
-        if "status" in value:
+        if "created_at" in value or "status" in value:
             return value
         return next((found for inner in value.values() if (found := search(inner))), None)
 
@@ -230,7 +230,7 @@ def words() -> list[tuple[str, str]]:
     return [
         (value, variation.part.removeprefix("status."))
         for value, variation in TABLE["status"].items()
-        if variation.part != "status.case"
+        if variation.part not in ("status", "status.case")
     ]
 
 
@@ -245,6 +245,22 @@ async def test_has_other_words(word: str, status: str) -> None:
             expected = [word.upper() if known == status else known.upper() for known in ("processing", end)]
             assert [begun["status"], ended["status"]] == expected
     assert (await finish(["status=title"]))["status"] == "Ready"
+
+
+async def test_has_no_word() -> None:
+    """The outputs tell the end; a webhook's type does so as ever."""
+    for fail in (False, True):
+        document = await finish(["status=missing"], fail=fail)
+        assert "status" not in document
+        assert [document[name] is None for name in ("output", "error")] == [fail, not fail]
+    async with (
+        listening() as receiver,
+        opened(variations=["status=missing"], allow_private_callbacks=True, **STUCK) as caller,
+    ):
+        begun = find(await caller.put(callback_url=receiver.url, **SAMPLE))
+        caller.sim.finish(begun["id"])
+        await receiver.expect(1)
+    assert json.loads(receiver.got[0][1])["type"] == "create.new_fx.ready"
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,8 @@ def _status() -> Iterator[tuple[str, Variation]]:
                 word,
                 Variation(part=f"status.{status}", meaning=f"instead of `{status}`", document=_word(status, word)),
             )
+    drop = Variation(part="status", meaning="missing", document=lambda document, _: _put(document, "status", ABSENT))
+    yield "missing", drop
     yield "upper", Variation(part="status.case", meaning="in capitals", document=_spell(str.upper))
     yield "title", Variation(part="status.case", meaning="with a capital first", document=_spell(str.title))
 
