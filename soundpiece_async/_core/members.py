@@ -31,6 +31,9 @@ MAX_DEPTH = 3
 
 _IDENTITY = re.compile("[!-~]+")
 """Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
+_USUAL = re.compile(
+    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z"
+)  # read sooner
 _EPOCH = re.compile(r"[+-]?\d{9,}(\.\d*)?")  # fewer digits may be a date, as 20261122
 _LEAP = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
 _MIDNIGHT = re.compile(r"(?<=[T ])24(?=:?00)")
@@ -60,6 +63,8 @@ def read_duration(value: object) -> Read[float]:
     """Read seconds: a number, the text of one, or an ISO 8601 duration such as ``PT1M2.5S``."""
     if value is None:
         return None, ""
+    if type(value) is float and 0 <= value <= sys.float_info.max:
+        return value, ""
     try:
         seconds = _to_seconds(value.strip().replace(",", ".").upper()) if isinstance(value, str) else _to_number(value)
     except (TypeError, ValueError, OverflowError):
@@ -72,7 +77,9 @@ def read_time(value: object) -> Read[datetime]:
     if value is None:
         return None, ""
     try:
-        return _to_time(value.strip()) if isinstance(value, str) else _from_epoch(_to_number(value)), ""
+        if not isinstance(value, str):
+            return _from_epoch(_to_number(value)), ""
+        return datetime.fromisoformat(value) if _USUAL.fullmatch(value) else _to_time(value.strip()), ""
     except (TypeError, ValueError, OverflowError, OSError, IndexError):  # email.utils raises the last one, too
         return None, f"expected a time, got {_name_type(value)}"
 

@@ -139,8 +139,8 @@ def _pick_headers(headers: Headers) -> Mapping[str, str]:
     for prefix in _NAMES:
         if all(f"{prefix}-{form}" in found for form in _FORMS):
             return {form: found[f"{prefix}-{form}"] for form in _FORMS}
-    missing = ", ".join(sorted(name for form in _FORMS if (name := f"{_NAMES[0]}-{form}") not in found))
-    raise WebhookError(f"not a webhook: without {missing}")
+    missing = sorted({f"{_NAMES[0]}-{form}" for form in _FORMS} - found.keys())
+    raise WebhookError(f"not a webhook: without {', '.join(missing)}")
 
 
 def _read_text(text: object) -> str:
