@@ -28,6 +28,7 @@ from soundpiece_async import (
     Status,
     Succeeded,
     WaitTimeout,
+    _poller,
 )
 from soundpiece_async._core import endings
 
@@ -281,6 +282,20 @@ async def test_waiting_again_and_again_ends_too(api: Api, session: Session, monk
 
     assert ready.status is Status.READY
     assert ready.raw["status"] == "archived"
+
+
+async def test_undecided_operations_are_remembered_up_to_a_bound(
+    api: Api, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest is forgotten, and read twice again."""
+    monkeypatch.setattr(_poller, "UNDECIDED", 1)
+    monkeypatch.setattr(endings, "AGREE_AFTER", 60.0)
+    api.service = ending("archived")
+    for number in range(3):
+        with pytest.raises(WaitTimeout):
+            await session.wait(await session.submit(fx(number)), timeout=0.4)
+
+    assert len(session._poller._undecided) == 1
 
 
 async def test_an_unknown_status_is_shown(api: Api, session: Session, caplog: pytest.LogCaptureFixture) -> None:

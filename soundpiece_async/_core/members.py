@@ -31,9 +31,7 @@ MAX_DEPTH = 3
 
 _IDENTITY = re.compile("[!-~]+")
 """Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
-_USUAL = re.compile(
-    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z"
-)  # read sooner
+_USUAL = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z")  # read sooner
 _EPOCH = re.compile(r"[+-]?\d{9,}(\.\d*)?")  # fewer digits may be a date, as 20261122
 _LEAP = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
 _MIDNIGHT = re.compile(r"(?<=[T ])24(?=:?00)")

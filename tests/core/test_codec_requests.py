@@ -188,6 +188,9 @@ def test_echo_of_a_number_as_text() -> None:
         ("create.remix_song", {"source": ...}),
         ("create.new_sample", {"loopable": 1}),
         ("create.new_sample", {"duration": "eight"}),
+        ("create.new_sample", {"duration": True}),
+        ("create.new_sample", {"duration": math.nan}),
+        ("create.new_sample", {"duration": 10**400}),
     ],
 )
 def test_echoes_that_do_not_suffice(route: str, members: dict[str, Any]) -> None:
