@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.10"
 nox.options.sessions = ["lint", "typing", "docs", "tests", "browser", "package"]
@@ -70,6 +71,23 @@ def thorough(session: nox.Session) -> None:
     provide(session, "cc", package="gcc libc6-dev")
     install(session, "test")
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", "--thorough", "--timeout", "3600", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0], venv_backend="uv")
+def lowest(session: nox.Session) -> None:
+    """Run the tests at the lowest versions that the metadata allows, with today's test tools; only when asked for."""
+    project = nox.project.load_toml("pyproject.toml")
+    session.install("-q", "--resolution", "lowest-direct", "-e", ".[all]")
+    extras = project["project"]["optional-dependencies"]
+    wanted = [*project["project"]["dependencies"], *(one for name in extras if name != "all" for one in extras[name])]
+    names = sorted({Requirement(one).name for one in wanted} - {"pytest"})
+    script = f"from importlib.metadata import version\nfor name in {names}: print(f'{{name}}=={{version(name)}}')"
+    found = str(session.run("python", "-c", script, silent=True))
+    constraints = Path(session.create_tmp(), "lowest.txt")
+    constraints.write_text(f"{found}pytest<9\n")  # the plugin of our lowest anyio is warned of by later ones
+    session.install("-q", "-c", str(constraints), *nox.project.dependency_groups(project, "test"))
+    session.log(", ".join(found.split()))
+    session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(python=PYTHONS[-1])

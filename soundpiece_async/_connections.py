@@ -61,7 +61,8 @@ class Connector(aiohttp.TCPConnector):
         """Close what idles; its descriptors are free at the next turn of the loop (rule 4)."""
         for kept in self._conns.values():
             for protocol, _ in kept:
-                protocol.abort()
+                if protocol.transport is not None:
+                    protocol.transport.abort()  # the protocol's own is younger than our oldest aiohttp
 
 
 @attrs.define(eq=False)

@@ -43,6 +43,7 @@ class Act:
         reset: break off with RST, not FIN.
         pause: seconds between pieces.
         piece: bytes of a piece.
+        until: the second piece and those behind it are sent once this is set.
         endless: the body, once sent, goes on with these bytes for ever.
         version: of HTTP.
         status_of_file: instead of 200 or 206.
@@ -65,6 +66,7 @@ class Act:
     reset: bool = False
     pause: float = 0.0
     piece: int = PIECE
+    until: asyncio.Event | None = None
     endless: bytes = b""
     version: str = "1.1"
     status_of_file: int | None = None
@@ -158,6 +160,8 @@ class RawServer:
         kept = payload if act.cut is None else payload[: act.cut]
         for start in range(0, len(kept), act.piece):
             await asyncio.sleep(act.pause)
+            if start and act.until is not None:
+                await act.until.wait()
             piece = kept[start : start + act.piece]
             if start + act.piece >= len(kept):
                 self._busy.discard(asyncio.current_task())  # the client may know the end before we do

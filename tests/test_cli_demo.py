@@ -274,6 +274,7 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     """On a terminal a downloading piece shows its bytes, and the first line sums up."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
     monkeypatch.setenv("COLUMNS", "100")
     with Board(["one", "two"]) as board:
         board.show("one", Stage.DOWNLOADING, "2 files")

@@ -65,6 +65,7 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
     """One for each stage, and a line below; they are gone in the end."""
     for name, value in {"TERM": "xterm", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "200"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
     monkeypatch.setattr(progress, "REFRESH", 0.001)
     seen = picture()
     with anyio.move_on_after(0.1):

@@ -1,5 +1,6 @@
 """Where files are to go is found out before anything is sent and paid, and what is there is not written over."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
 
-LARGE = flac_like(uploading.SENT_WHOLE + 1, samples=441_000)
+LARGE = flac_like(6_000_000)
+"""More than a part of an object in parts."""
 
 
 @pytest.fixture(scope="module")
@@ -150,30 +152,34 @@ async def test_after_a_destination_has_failed_nothing_more_is_sent(sim: Simulato
 
 
 @pytest.mark.parametrize("kind", ["memory", "local", "s3"])
-@pytest.mark.parametrize(("body", "duration"), [(SONG, 1.0), (LARGE, 10.0)], ids=["small", "large"])
+@pytest.mark.parametrize("body", [SONG, LARGE], ids=["small", "large"])
 async def test_two_who_save_under_one_name_lose_nothing(
-    tmp_path: Path, s3: str, kind: str, body: bytes, duration: float
+    tmp_path: Path, s3: str, kind: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one is refused, says why, and leaves nothing (F5)."""
     shop = open_shop(kind, folder=tmp_path, s3=s3)
-    async with bench(tmp_path, default=Act(pause=0.0001), files={PATH: body}) as b:
+    assert len(LARGE) < uploading.SENT_WHOLE == 32 << 20
+    monkeypatch.setattr(uploading, "SENT_WHOLE", len(LARGE) - 1)
+    saved_meanwhile = asyncio.Event()
+    async with bench(tmp_path, Act(until=saved_meanwhile), files={PATH: body}) as b:
         errors: list[DownloadError] = []
 
         async def save() -> None:
             with pytest.raises(DownloadError, match="a different file is already there") as caught:
-                await b.downloader.save(b.output(duration=duration), shop.target())
+                await b.downloader.save(b.output(), shop.target())
             errors.append(caught.value)
 
         async with anyio.create_task_group() as group:
             group.start_soon(save)
-            while not b.server.sent:
-                await anyio.lowlevel.checkpoint()
+            while not b.downloader.received:
+                await anyio.sleep(0.001)
             await obstore.put_async(shop.store, "song.flac", OTHER)
+            saved_meanwhile.set()
 
         assert len(errors) == 1
         assert await shop.read() == OTHER
         assert await shop.pending() == 0
-        await b.downloader.save(b.output(duration=duration), shop.target(), overwrite=True)
+        await b.downloader.save(b.output(), shop.target(), overwrite=True)
         assert await shop.read() == body
 
 

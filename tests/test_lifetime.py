@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import math
+import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext
@@ -646,7 +647,8 @@ async def test_background_work_belongs_to_nobody_and_a_poll_to_who_waits_first(s
     await as_part_of("start", session.start)
     root = session._life._root
     assert root is not None
-    assert root.get_context().get(SPAN) is None
+    if sys.version_info >= (3, 12):  # before, no task shows its context
+        assert root.get_context().get(SPAN) is None
     operation = await as_part_of("submit", lambda: session.submit(fx()))
     await as_part_of("wait", lambda: session.wait(operation))
     await as_part_of("run_many", run)

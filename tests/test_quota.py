@@ -87,7 +87,8 @@ async def test_a_dead_service_is_not_hammered() -> None:
                 group.start_soon(submit, number)
             await until(lambda: session.statistics().degraded)
             now = session.statistics()
-            assert (now.active_submits, now.paused_for, now.rate_limited) == (16, 0.0, 0)
+            assert (now.paused_for, now.rate_limited) == (0.0, 0)
+            assert now.active_submits <= 16
             assert now.queued > 800
         assert session.statistics().requests < QUOTA + 16 + 10
         assert max(took) < 20  # a second, and what the tasks need on a busy machine; in turn it would be minutes

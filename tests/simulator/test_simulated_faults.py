@@ -143,7 +143,7 @@ class TestAnswers:
         """An answer can end before its announced length, after exactly the bytes asked for."""
         async with opened() as caller:
             caller.sim.inject(Fault.CUT, at=10)
-            with pytest.raises(aiohttp.ClientPayloadError, match="received 10 of"):
+            with pytest.raises(aiohttp.ClientPayloadError, match=r"received 10 of|Not enough data"):
                 await caller.put()
             assert len(caller.sim.operations) == 1
             assert caller.sim.log[-1].sent == 10
