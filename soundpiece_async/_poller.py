@@ -1,9 +1,11 @@
 """Runs the scheduler: one poll serves any number of waiters, and every slot is given back."""
 
+import math
 import random
 from collections import OrderedDict
 from contextlib import nullcontext
 from contextvars import Context, copy_context
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ from soundpiece_async._core.requests import Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger
+from soundpiece_async._pacer import OutOfPatience
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
 
@@ -30,13 +33,31 @@ logger = get_logger("poller")
 DELIVERED = 4096
 """Webhook deliveries kept for operations that nobody waits for yet, the oldest going first."""
 
+LINGER = 5.0
+"""Seconds for which an open poll outlives its last waiter: a page that waits in a loop is back by then, or has gone."""
+
+LOOK = 30.0
+"""Seconds that a wait without a timeout of its own, 0, gives its one question, should it have to queue."""
+
+KNOWN = 4096
+"""Operations remembered that somebody has waited for, or a webhook will report, the oldest going first."""
+
 UNDECIDED = 4096
 """Operations remembered whose end one answer alone leaves open, the oldest going first."""
 
 
 @attrs.define(eq=False)
+class _Known:
+    """What is remembered of an operation between two waits, which may be by its handle: or each would begin anew."""
+
+    created_at: datetime | None = None
+    pushed: bool = False  # a webhook will report it
+    seen: float = -math.inf  # when a poll last found it processing
+
+
+@attrs.define(eq=False)
 class _Watch:
-    """An operation somebody waits for; resolved once, with the final operation or with an error."""
+    """An operation somebody waits for, or did a moment ago; resolved once, with the final operation or an error."""
 
     handle: Handle
     request: Request | None
@@ -72,15 +93,17 @@ class Poller:
         self._watches: dict[Handle, _Watch] = {}
         self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
+        self._known: OrderedDict[Handle, _Known] = OrderedDict()
+        self._lingering: OrderedDict[_Watch, float] = OrderedDict()  # those without a waiter, and until when
         self._changed = anyio.Event()
 
     def __repr__(self) -> str:
-        return f"<Poller waited for={len(self._watches)} {self._scheduler!r}>"
+        return f"<Poller waited for={self.in_flight} lingering={len(self._lingering)} {self._scheduler!r}>"
 
     @property
     def in_flight(self) -> int:
         """Operations somebody waits for."""
-        return len(self._watches)
+        return len(self._watches) - len(self._lingering)
 
     @property
     def active_polls(self) -> int:
@@ -88,12 +111,12 @@ class Poller:
         return self._scheduler.polls
 
     async def wait(self, handle: Handle, *, known: Operation[Any] | None, timeout: float | None) -> Operation[Any]:
-        """Wait until an operation is final. Cancelling only detaches: the poll ends with the last of its waiters.
+        """Wait until an operation is final. Cancelling only detaches: an open poll lingers for ``LINGER``.
 
         Args:
             handle: the operation.
             known: the operation as it was last seen, if it was.
-            timeout: seconds; None: as long as it takes.
+            timeout: seconds; None: as long as it takes; 0: ask once.
 
         Raises:
             WaitTimeout: the time is over; nothing is lost.
@@ -103,7 +126,9 @@ class Poller:
         delivered = self._delivered.pop(handle, None)
         if delivered is not None:
             return delivered
-        watch = self._watches.get(handle) or self._watch(handle, known)
+        if timeout is not None and timeout <= 0:
+            return await self._look(handle, known)
+        watch = self._attend(handle, known)
         context = copy_context()
         watch.waiters[id(context)] = context
         try:
@@ -112,14 +137,10 @@ class Poller:
         finally:
             del watch.waiters[id(context)]
             if not watch.waiters and not watch.resolved.is_set():
-                self._unwatch(watch, finished=False)
+                self._leave(watch)
         match watch.outcome:
             case None:
-                raise WaitTimeout(
-                    f"operation {handle} was not ready within {timeout} s; it runs on: wait for it again",
-                    handle=handle,
-                    operation=known,
-                )
+                raise _too_late(handle, known, f"within {timeout} s")
             case Operation() as operation:
                 return operation
             case SoundpieceError() as error:
@@ -127,13 +148,53 @@ class Poller:
             case fault:
                 raise fault
 
+    async def _look(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any]:
+        """Ask once, and not at all while the account's limit, or a service that is down, lets nobody pass."""
+        result = None
+        with anyio.move_on_after(LOOK):
+            result = await self._ask_once(handle, known)
+        if result is None:
+            raise _too_late(handle, known, "when it was asked for")
+        result = self._reader.fix(result)
+        self._known.pop(handle, None)
+        if (waited_for := self._watches.get(handle)) is not None:
+            self._resolve(waited_for, result)
+            self._delivered.pop(handle, None)
+        return result
+
+    async def _ask_once(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any] | None:
+        watch = _Watch(handle, None if known is None else known.request, seen=anyio.current_time())
+        pacer = self._transport.pacer
+        if pacer.paused_for:
+            return None
+        try:
+            permit = await pacer.take(Turn.SUBMIT, until=pacer.silence)
+            call = wire.poll(handle, wait=False)
+            reading = await self._transport.poll(call, permit, read=watch.read, excuse=attempts.is_cut)
+        except OutOfPatience:
+            return None
+        except SoundpieceError as error:
+            if judge_read(error) is Verdict.RAISE:
+                raise error.about(handle, operation=known) from None
+            logger.info("%s: no answer: %s", handle, error)
+            return None
+        return self._decide(watch, reading)[1]
+
+    def expect(self, operation: Operation[Any]) -> None:
+        """Remember that a webhook will report an operation, whoever waits for it, and by its handle, too."""
+        self._remember(operation.handle, operation)
+
     def deliver(self, operation: Operation[Any]) -> None:
         """Take a webhook's news of a final operation; kept for a while when nobody waits for it yet."""
         operation = self._reader.fix(operation)
+        self._known.pop(operation.handle, None)
         watch = self._watches.get(operation.handle)
         if watch is not None:
             self._resolve(watch, operation)
             return
+        self._keep(operation)
+
+    def _keep(self, operation: Operation[Any]) -> None:
         self._delivered[operation.handle] = operation
         if len(self._delivered) > DELIVERED:
             self._delivered.popitem(last=False)
@@ -152,8 +213,10 @@ class Poller:
 
     def hasten(self, handle: Handle) -> None:
         """Poll an operation whose webhook came without its end as if it had no callback: no other webhook will come."""
+        if handle in self._known:
+            self._known[handle].pushed = False
         watch = self._watches.get(handle)
-        if watch is not None:
+        if watch is not None and watch.waiters:
             self._scheduler.watch(watch, route=handle.route, now=anyio.current_time(), age=None, pushed=False)
             self._changed.set()
 
@@ -164,6 +227,7 @@ class Poller:
             while True:
                 self._changed = anyio.Event()
                 now = anyio.current_time()
+                stays = self._end_lingering(now)
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
@@ -184,7 +248,8 @@ class Poller:
                         if permit is not None:
                             self._transport.pacer.give_back(permit)
                             permit = None
-                        with anyio.move_on_after(None if sleep.until is None else max(0.0, sleep.until - now)):
+                        until = min(stays, math.inf if sleep.until is None else sleep.until)
+                        with anyio.move_on_after(max(0.0, until - now)):
                             await self._changed.wait()
 
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
@@ -207,8 +272,11 @@ class Poller:
             now, jitter = anyio.current_time(), random.random()  # noqa: S311 - spreads polls
             self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
+            if watch in self._lingering and outcome is not Outcome.FINISHED:
+                self._forget(watch)  # nobody has come back
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.unknown = now, None
+            self._remember(watch.handle, seen=now)
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
@@ -254,21 +322,60 @@ class Poller:
         watch.unknown = watch.unknown or Unknown()
         return watch.unknown.add(now, seconds=self._unknown_after)
 
-    def _watch(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
-        now = anyio.current_time()
-        request, age = None, None
-        if known is not None:
-            request = known.request
-            age = max(0.0, (self._transport.now - known.created_at).total_seconds()) if known.created_at else None
-        watch = self._watches[handle] = _Watch(handle, request, seen=now)
-        pushed = request is not None and request.callback_url is not None
-        self._scheduler.watch(watch, route=handle.route, now=now, age=age, pushed=pushed)
+    def _attend(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
+        """Return the watch of an operation that somebody is about to wait for: a new one, or one whose poll lingers."""
+        watch = self._watches.get(handle)
+        if watch is not None and watch.waiters:
+            return watch
+        memory, now = self._remember(handle, known), anyio.current_time()
+        if watch is None:
+            watch = self._watches[handle] = _Watch(handle, None if known is None else known.request, seen=now)
+        self._lingering.pop(watch, None)
+        created_at = memory.created_at
+        age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
+        self._scheduler.watch(watch, route=handle.route, now=now, age=age, seen=memory.seen, pushed=memory.pushed)
         self._changed.set()
         return watch
 
+    def _remember(self, handle: Handle, known: Operation[Any] | None = None, *, seen: float = -math.inf) -> _Known:
+        """Remember what is known of an operation, and return all that is."""
+        memory = self._known.setdefault(handle, _Known())
+        self._known.move_to_end(handle)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        memory.seen = max(memory.seen, seen)
+        if known is not None:
+            memory.created_at = known.created_at or memory.created_at
+            memory.pushed = memory.pushed or (known.request is not None and known.request.callback_url is not None)
+        return memory
+
+    def _leave(self, watch: _Watch) -> None:
+        """Wait for an operation no longer; a poll that is out may linger, in case somebody comes back."""
+        now = anyio.current_time()
+        if self._scheduler.forget(watch, now=now):
+            self._lingering[watch] = now + LINGER
+        else:
+            del self._watches[watch.handle]
+        self._changed.set()
+
+    def _end_lingering(self, now: float) -> float:
+        """End the polls that nobody has come back for; return when the next one's time is up."""
+        while self._lingering:
+            watch, until = next(iter(self._lingering.items()))
+            if until > now:
+                return until
+            watch.poll.cancel()
+            self._lingering[watch] = math.inf  # until it has ended
+            self._lingering.move_to_end(watch)
+        return math.inf
+
+    def _forget(self, watch: _Watch) -> None:
+        del self._watches[watch.handle]
+        self._lingering.pop(watch, None)
+
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
         """Stop looking at an operation, and end the poll that nobody needs any more."""
-        del self._watches[watch.handle]
+        self._forget(watch)
         if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
             watch.poll.cancel()
         self._changed.set()
@@ -282,6 +389,14 @@ class Poller:
             self.noticed += 1
             self.lag_sum += lag
             self.lag_max = max(self.lag_max, lag)
+            self._known.pop(outcome.handle, None)
+            if not watch.waiters:
+                self._keep(outcome)
         watch.outcome = outcome
         watch.resolved.set()
         self._unwatch(watch, finished=isinstance(outcome, Operation))
+
+
+def _too_late(handle: Handle, known: Operation[Any] | None, when: str) -> WaitTimeout:
+    text = f"operation {handle} was not ready {when}; it runs on: wait for it again"
+    return WaitTimeout(text, handle=handle, operation=known)

@@ -158,7 +158,8 @@ class Session:
 
         Args:
             operation: an operation, or the handle of one.
-            timeout: seconds this caller is willing to wait; None: as long as it takes.
+            timeout: seconds this caller is willing to wait; None: as long as it takes; 0: ask once. A short one in a
+                loop costs no more than waiting once: an open poll outlives its last waiter by some seconds.
 
         Raises:
             OperationFailed: the service gave up on the work.
@@ -345,7 +346,10 @@ class Session:
 
     async def _submit(self, request: R, **how: Any) -> Operation[R]:
         with self._life.briefly():
-            return await self._submitter.submit(request, **how)
+            operation = await self._submitter.submit(request, **how)
+        if request.callback_url is not None and not endings.is_over(operation):
+            self._poller.expect(operation)
+        return operation
 
     async def _prepare(self, request: Request) -> bytes:
         with self._life.inside():

@@ -1,16 +1,31 @@
 import asyncio
 import traceback
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
+from leftovers import no_task_left, until
 
-from soundpiece_async import Handle, Limits, NewFx, Session, Status, Timeouts, ValidationError, WaitTimeout
+from soundpiece_async import (
+    BadRequest,
+    Handle,
+    Limits,
+    NewFx,
+    OperationFailed,
+    Session,
+    Status,
+    Timeouts,
+    ValidationError,
+    WaitTimeout,
+    _poller,
+)
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
-from soundpiece_async._poller import DELIVERED
+from soundpiece_async._poller import DELIVERED, KNOWN
 from soundpiece_async._reader import REMEMBERED
-from soundpiece_async.simulator import Fault
+from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -151,18 +166,156 @@ async def test_a_permit_that_comes_too_late_is_given_back() -> None:
         assert all(request.method == "PUT" for request in sim.log)
 
 
-async def test_news_for_an_operation_nobody_waits_for_any_more_is_no_news() -> None:
-    """A result that comes when its last waiter has just left, or after a webhook, is dropped."""
+def asked(sim: Simulator, *, operation: str | None = None) -> int:
+    """Count the questions that were asked, about one operation or any."""
+    return sum(one.method == "GET" and operation in (None, one.operation) for one in sim.log)
+
+
+@pytest.mark.parametrize("by_handle", [False, True])
+async def test_waiting_in_a_loop_costs_what_waiting_costs(*, by_handle: bool) -> None:
+    """As a page does that sends its visitor a sign of life every second: one poll serves all of its turns."""
+    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        what: Any = operation.handle if by_handle else operation
+        for _ in range(16):
+            with pytest.raises(WaitTimeout):
+                await session.wait(what, timeout=0.02)
+            assert session.statistics().in_flight == 0
+        assert asked(sim) == session.statistics().active_polls == 1
+        assert "lingering=1" in repr(session._poller)
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.wait, what)
+            await until(lambda: session.statistics().in_flight == 1)
+            sim.finish(operation.id)
+        assert asked(sim) == 1
+
+
+async def test_what_comes_while_nobody_waits_is_there_for_who_comes_back() -> None:
+    """The answer to a poll that lingered was paid for with a request, and is no news twice."""
+    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        with pytest.raises(WaitTimeout):
+            await session.wait(operation, timeout=0.05)
+        watch = session._poller._watches[operation.handle]
+        sim.finish(operation.id)
+        await until(lambda: not session.statistics().active_polls)
+        assert (await session.wait(operation)).status is Status.READY
+        assert asked(sim) == 1
+        session._poller._resolve(watch, operation)  # as a poll that is answered when a webhook has just come
+        assert session.statistics().ready == 1
+
+
+@pytest.mark.parametrize("ends", ["its time is up", "its answer", "a fault", "a wanted slot", "the session closes"])
+async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none is begun for an operation that nobody waits for."""
+    monkeypatch.setattr(_poller, "LINGER", 0.05 if ends == "its time is up" else 3600.0)
+    speed = 100 if ends == "its answer" else 1
+    async with simulate(durations=STUCK, speed=speed) as sim, no_task_left():
+        async with Session(settings(sim, limits=Limits(polls=1))) as session:
+            operation, other = await session.submit(fx(1)), await session.submit(fx(2))
+            with pytest.raises(WaitTimeout):
+                await session.wait(operation, timeout=0.05)
+            assert session.statistics().active_polls == 1
+            if ends == "the session closes":
+                return
+            if ends == "a fault":
+                session._poller._watches[operation.handle].poll.cancel()
+            if ends == "a wanted slot":
+                with pytest.raises(WaitTimeout):
+                    await session.wait(other, timeout=0.5)
+                assert asked(sim, operation=other.id) == sim.peak_polls == 1
+            else:
+                await until(lambda: not session.statistics().active_polls)
+            assert operation.handle not in session._poller._watches
+            assert asked(sim, operation=operation.id) == 1
+
+
+async def test_who_comes_back_while_a_poll_is_being_ended_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cancelled already, and the operation is one that somebody waits for."""
+    monkeypatch.setattr(_poller, "LINGER", 0.0)
+    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        for turn in range(1, 9):
+            with pytest.raises(WaitTimeout):
+                await session.wait(operation, timeout=0.05)
+            for _ in range(turn):
+                await anyio.lowlevel.checkpoint()
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.wait, operation)
+            await until(lambda: session.statistics().active_polls == 1)
+            sim.finish(operation.id)
+
+
+async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
+    """Whoever waits by it, and however often, asks nothing before the webhook is late; then news are the last."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(NewFx("door", duration=0.1, callback_url="https://example.com/hook"))
+        for _ in range(5):
+            with pytest.raises(WaitTimeout):
+                await session.wait(operation.handle, timeout=0.01)
+        assert asked(sim) == 0
+        session._poller.hasten(operation.handle)  # the webhook came, and did not say how it ended
+        with pytest.raises(WaitTimeout):
+            await session.wait(operation.handle, timeout=0.2)
+        assert asked(sim) > 0
+
+
+async def test_what_is_known_between_waits_is_bounded(session: Session) -> None:
+    """The oldest are forgotten, and then begin anew."""
+    for number in range(KNOWN + 10):
+        session._poller._remember(Handle("create.new_fx", f"op_{number}"))
+    assert len(session._poller._known) == KNOWN
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0])
+async def test_a_timeout_of_nothing_asks_once(timeout: float) -> None:
+    """And takes what is known already without a question; other waiters hear of it."""
+    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        for times in (1, 2):
+            with pytest.raises(WaitTimeout, match="when it was asked for"):
+                await session.wait(operation.handle, timeout=timeout)
+            assert asked(sim) == times
+        sim.inject(Fault.STALL, method="GET", seconds=3600)
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.wait, operation)
+            await until(lambda: session.statistics().active_polls == 1 and sim.open_requests == 1)
+            sim.finish(operation.id)
+            assert (await session.wait(operation, timeout=timeout)).outputs
+        assert (await session.wait(operation.handle, timeout=timeout)).outputs
+        session.deliver(attrs.evolve(operation, status=Status.FAILED))
+        before = asked(sim)
+        with pytest.raises(OperationFailed):
+            await session.wait(operation, timeout=timeout)
+        assert asked(sim) == before
+
+
+async def test_a_timeout_of_nothing_waits_for_nothing() -> None:
+    """The service is down, or refuses to say: as far as anybody knows the work runs on."""
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
-        ready = attrs.evolve(operation, status=Status.READY)
+        with pytest.raises(BadRequest) as refused:
+            sim.inject(Fault.SERVER_ERROR, method="GET", status=400)
+            await session.wait(operation, timeout=0)
+        assert refused.value.handle == operation.handle
+        before = asked(sim)
+        sim.inject(Fault.SERVER_ERROR, method="GET", times=120)
+        for _ in range(120):  # in the end questions go out singly and ever rarer: the later ones would have to wait
+            with pytest.raises(WaitTimeout):
+                await session.wait(operation, timeout=0)
+        assert before + 90 < asked(sim) < before + 120
+
+
+async def test_a_timeout_of_nothing_does_not_wait_for_the_limit() -> None:
+    """Where the account may not ask for an hour, nothing is asked."""
+    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        sim.inject(Fault.SERVER_ERROR, status=429, headers={"Retry-After": "3600"})
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.refresh, operation)
+            await until(lambda: session.statistics().paused_for > 3000)
+            group.cancel_scope.cancel()
+        limited = asked(sim)
         with pytest.raises(WaitTimeout):
-            async with anyio.create_task_group() as group:
-                group.start_soon(session.wait, operation)
-                await anyio.sleep(0.05)
-                watch = session._poller._watches[operation.handle]
-                group.cancel_scope.cancel()
-            session._poller._resolve(watch, ready)
-            assert watch.outcome is None
-            assert session.statistics().ready == 0
-            await session.wait(operation, timeout=0.01)
+            await session.wait(operation, timeout=0)
+        assert asked(sim) == limited

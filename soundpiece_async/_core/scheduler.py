@@ -22,7 +22,9 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
    that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
 9. An operation that a webhook will report is left alone until it is late (`silence.py`), then polled as any other.
 10. What an answer leaves undecided rests until a second one can decide it (`endings.py`).
-11. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
+11. A poll on an operation that nobody waits for any more may stay out for a while, in case somebody comes back; it is
+    the first to be dropped when its slot is wanted. None is begun.
+12. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
 
 Times are seconds on the caller's clock.
 """
@@ -101,6 +103,7 @@ class Scheduler:
         self._waiting, self._resting = Waiting(), Resting()
         self._looked, self._held = Out(Stage.LOOKED), Out(Stage.HELD)
         self._dropping: Piece | None = None
+        self._spare: dict[Piece, None] = {}  # holds that nobody waits for, the oldest first
 
     def __repr__(self) -> str:
         waiting = self._waiting.count
@@ -126,7 +129,16 @@ class Scheduler:
         """
         return max(0.0, now - min(self._waiting.oldest(), self._resting.oldest(), self._looked.oldest()))
 
-    def watch(self, key: Hashable, *, route: str, now: float, age: float | None = 0.0, pushed: bool = False) -> None:
+    def watch(
+        self,
+        key: Hashable,
+        *,
+        route: str,
+        now: float,
+        age: float | None = 0.0,
+        seen: float = -inf,
+        pushed: bool = False,
+    ) -> None:
         """Begin to watch an operation, or learn more of one that is watched.
 
         Args:
@@ -135,6 +147,7 @@ class Scheduler:
             now: The time.
             age: Seconds since it was created. 0: just now, so it is known to be processing. More: nobody has looked
                 since, so it may long be finished. None: unknown (attached by a handle), as if unseen for a whole hold.
+            seen: When it was last known to be processing, if that is later than ``age`` says.
             pushed: A webhook will report it.
         """
         if route not in self._routes:
@@ -142,13 +155,15 @@ class Scheduler:
         piece = self._pieces.get(key)
         if piece is None:
             born = now - (self._tempo.hold if age is None else age)
-            piece = Piece(key, self._routes[route], born, born, aged=age is not None, pushed=pushed, since=born)
+            last = max(born, min(seen, now))
+            piece = Piece(key, self._routes[route], born, last, aged=age is not None, pushed=pushed, since=last)
             self._pieces[key] = piece
             self._waiting.add(piece)
             return
         if piece.stage is Stage.WAITING:
             self._waiting.discard(piece)
         piece.gone, piece.pushed = False, pushed
+        self._spare.pop(piece, None)
         if age is not None and not piece.aged:
             piece.aged, piece.born = True, now - age
             piece.seen, piece.since = max(piece.seen, piece.born), max(piece.since, piece.born)
@@ -164,7 +179,7 @@ class Scheduler:
             finished: That it has finished is news from elsewhere (a webhook); durations are learned from that too.
 
         Returns:
-            Whether a poll on it is out. The caller cancels that and settles it, as any other.
+            Whether a poll on it is out. The caller cancels that, now or later (rule 11), and settles it as any other.
         """
         piece = self._pieces.get(key)
         if piece is None:
@@ -177,6 +192,8 @@ class Scheduler:
             piece.learn(now, finished=False)
             piece.learn(now, finished=True)
         piece.gone = True
+        if piece.stage is Stage.HELD:
+            self._spare[piece] = None
         return out
 
     def next_action(self, now: float, *, rate: float | None = None) -> Poll | Drop | Sleep:
@@ -197,8 +214,10 @@ class Scheduler:
         waiting.listen(now, hold=hold)
         waiting.weigh(now, step=hold * STEP)
         places = self._places(rate)
-        if not full and len(self._held) < places and (best := waiting.best_hold(hold, price=max(self._price, price))):
-            return Poll(best.head.key, wait=not best.head.cut and (self._tempo.measured or not best.head.suspect))
+        room = not full and len(self._held) < places
+        wanted = room or (self._spare and not self._dropping)
+        if wanted and (best := waiting.best_hold(hold, price=max(self._price, price))):
+            return self._hold(best.head) if room else Drop(next(iter(self._spare)).key)
         line = waiting.best_look()
         if places < self._slots and (weak := self._weak_enough(line.worth, now)):
             return Drop(weak.key)
@@ -208,6 +227,10 @@ class Scheduler:
             return Poll(line.head.key, wait=False)
         pays_in = max(waiting.pays_in(price), hold / 8000)  # if hazards stay as they are: so see again soon
         return Sleep(min(next_rest, now + min(pays_in, hold / 40)))
+
+    def _hold(self, piece: Piece) -> Poll:
+        """Return the poll that holds, or a short one where it has to be learned first how long a hold is (rule 8)."""
+        return Poll(piece.key, wait=not piece.cut and (self._tempo.measured or not piece.suspect))
 
     def begin(self, action: Poll | Drop, *, now: float) -> None:
         """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
@@ -244,6 +267,7 @@ class Scheduler:
         cut = outcome is Outcome.CUT and self.was_held(key, now=now)
         piece.suspect = piece.suspect or (outcome is Outcome.CUT and not self._tempo.measured)
         (self._held if held else self._looked).discard(piece)
+        self._spare.pop(piece, None)
         if self._dropping is piece:
             self._dropping = None
         rest = 0.0

@@ -29,16 +29,46 @@ def test_a_drop_that_crossed_the_answer_is_no_harm() -> None:
     assert isinstance(scheduler.next_action(16.0), Poll)
 
 
-def test_holds_that_nobody_wants_are_not_dropped_again() -> None:
-    """A hold that was forgotten is being cancelled already."""
-    scheduler = Scheduler(slots=1)
+def test_a_hold_that_nobody_wants_goes_first_when_its_slot_is_wanted() -> None:
+    """It lingers in case somebody comes back, and is dropped once, for whoever waits."""
+    scheduler = Scheduler(slots=2)
     watch(scheduler, "ab", now=0.0)
     scheduler.begin(Poll("a", wait=True), now=0.0)
+    scheduler.begin(Poll("b", wait=True), now=0.0)
 
-    assert scheduler.forget("a", now=1.0) is True
-    assert isinstance(scheduler.next_action(16.0), Sleep)
-    scheduler.settle("a", now=16.0, outcome=DROPPED)
-    assert scheduler.next_action(16.0) == Poll("b", wait=True)
+    assert scheduler.forget("b", now=1.0) is True
+    assert scheduler.next_action(1.0) == Sleep(None)  # nobody else waits
+    watch(scheduler, "c", now=1.0)
+    assert scheduler.next_action(1.0) == Drop("b")
+    scheduler.begin(Drop("b"), now=1.0)
+    assert isinstance(scheduler.next_action(1.0), Sleep)
+    scheduler.settle("b", now=1.1, outcome=DROPPED)
+    assert scheduler.next_action(1.1) == Poll("c", wait=True)
+
+
+def test_a_hold_that_somebody_came_back_to_is_as_any_other() -> None:
+    """It keeps its slot, and what comes of it counts."""
+    scheduler = Scheduler(slots=1)
+    watch(scheduler, "a", now=0.0)
+    scheduler.begin(Poll("a", wait=True), now=0.0)
+    scheduler.forget("a", now=1.0)
+    watch(scheduler, "ab", now=2.0)
+
+    assert isinstance(scheduler.next_action(2.0), Sleep)
+    scheduler.settle("a", now=3.0, outcome=Outcome.PROCESSING)
+    assert isinstance(scheduler.next_action(3.0), Poll)
+
+
+def test_who_comes_back_is_not_as_urgent_as_who_was_never_looked_at() -> None:
+    """When it was last seen is remembered by the caller."""
+    scheduler = Scheduler(slots=2)
+    scheduler.watch("seen", route=ROUTE, now=100.0, age=60.0, seen=99.0)
+    scheduler.watch("new", route=ROUTE, now=100.0, age=30.0)
+
+    assert scheduler.lag(100.0) == 30.0
+    action = scheduler.next_action(100.0)
+    assert isinstance(action, Poll)
+    assert action.key == "new"
 
 
 @pytest.mark.parametrize("wait", [False, True])
