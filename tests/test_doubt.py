@@ -31,8 +31,9 @@ BRISK = Timeouts(connect=2, submit=0.3, poll=2, read=2)
 
 
 @pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    """No test leaves a task."""
+async def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """No test leaves a task; the pauses between attempts are short."""
+    monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
     async with no_task_left():
         yield
 
@@ -276,7 +277,8 @@ async def test_one_object_in_a_recorded_run_has_one_budget(tmp_path: Path) -> No
 
 async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
     """A run that was stopped while it submitted an object leaves that to those who still want it."""
-    async with RawApi(hang_up, blind=[hang_up]) as api, opened(settings(api.url)) as session:
+    async with RawApi(blind=[hang_up]) as api, opened(settings(api.url)) as session:
+        api.always = hang_up
         request, outcomes = fx(), list[object]()
 
         async def follow() -> None:
@@ -289,6 +291,7 @@ async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
             await until(lambda: bool(piece.lock.statistics().tasks_waiting))
             stopped = SettingsError("enough")
             results.stop(stopped)
+            api.always = None
             (result,) = [result async for result in results]
         assert isinstance(result, Failed)
         assert result.error is stopped

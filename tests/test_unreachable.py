@@ -29,8 +29,9 @@ OK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n"
 
 
 @pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    """No test leaves a task."""
+async def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """No test leaves a task; the pauses between attempts are short."""
+    monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
     async with no_task_left():
         yield
 
