@@ -786,3 +786,22 @@ def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Stream
     saved.path.write_bytes(b"fLaC")
     assert main(["verify", "out"]) == 1
     assert "has 4 bytes, and had" in capsys.readouterr().out
+
+
+def test_a_wrong_address_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """The cause, what to do, and that nothing is lost; at once, however many lines there are; and no traceback."""
+    monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_for_tests")
+    monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://nobody.invalid")
+    write(map(fx, range(300)))
+    assert bulk() == 1
+    told = capsys.readouterr().err
+    assert "stopped: PUT /v1/create.new_fx" in told
+    assert "cannot connect to nobody.invalid:443: name not found" in told
+    assert "check SOUNDPIECE_BASE_URL, and the network; then the same command" in told
+    assert "300 left" in told
+    assert "Traceback" not in told
+    assert count() == {JobState.PLANNED: sum(count().values())}
+    assert main(["run", "create.new_fx", "--prompt", "door", "--duration", "1"]) == 1
+    told = capsys.readouterr().err
+    assert "name not found" in told
+    assert "Traceback" not in told

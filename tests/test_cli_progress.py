@@ -7,12 +7,15 @@ import anyio
 import pytest
 
 from soundpiece_async import (
+    AuthenticationError,
     DownloadError,
     Failed,
     InsufficientCredits,
     InvalidRequest,
     JournalError,
     NewFx,
+    NotFound,
+    SettingsError,
     SoundpieceError,
     Statistics,
     Succeeded,
@@ -91,6 +94,12 @@ def test_the_pace_is_that_of_late() -> None:
     [
         (raised(Stopped("enough")), None, Ending.UNSENT),
         (raised(InsufficientCredits("402", status=402)), None, Ending.UNSENT),
+        (raised(AuthenticationError("401", status=401)), None, Ending.UNSENT),
+        (raised(AuthenticationError("a firewall", status=403)), None, Ending.UNFINISHED),
+        (raised(SettingsError("no such bucket")), None, Ending.UNSENT),
+        (raised(SettingsError("no such bucket")), OPERATION, Ending.UNFINISHED),
+        (raised(NotFound("404", status=404)), None, Ending.UNFINISHED),
+        (raised(NotFound("lost", status=404)), OPERATION, Ending.UNCERTAIN),
         (JournalError("sent long ago"), None, Ending.UNCERTAIN),
         (raised(InvalidRequest("another route's key", field="idempotency_key")), None, Ending.FAILED),
         (SoundpieceError("on record"), None, Ending.FAILED),
@@ -107,9 +116,9 @@ def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[New
     )
     tally = Tally(2)
     assert judge(result) is tally.add(result) is ending
-    assert tally.fresh_failures == (ending in (Ending.FAILED, Ending.UNFINISHED) and str(error) != "on record")
+    assert tally.fresh_failures == (not result.from_journal and ending is not Ending.UNSENT and not error.stops_run)
     assert tally.failures == (ending is not Ending.UNSENT)
-    assert (tally.refusal is error) == isinstance(error, InsufficientCredits)
+    assert (tally.refusal is error) == error.stops_run
     assert judge(Succeeded(request=REQUEST, operation=OPERATION)) is Ending.SAVED
     assert tally.as_members()["left"] == 1 + (ending is Ending.UNSENT)
 

@@ -1,21 +1,27 @@
 import traceback
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from conftest import STUCK, settings, simulate
+from faults import answer
 from leftovers import opened, until
+from rawapi import Peer, RawApi, http
 
 from soundpiece_async import (
     ApiError,
     AuthenticationError,
     Failed,
     InsufficientCredits,
+    Journal,
     Limits,
     NewFx,
     RunMany,
     Session,
+    Settings,
     Succeeded,
 )
 from soundpiece_async.simulator import Fault, Simulator
@@ -132,3 +138,65 @@ async def test_one_refusal_does_not_collect_the_tracebacks_of_all() -> None:
         for result in done:
             assert isinstance(result, Failed)
             assert len(traceback.extract_tb(result.error.__traceback__)) < 30
+
+
+async def test_a_refusal_names_nobody_elses_operation(tmp_path: Path) -> None:
+    """Jobs with operations that a revoked key keeps from being read: each failure names its own."""
+    requests = [fx(number) for number in range(6)]
+    async with simulate(durations=STUCK) as sim:
+        async with Journal.open(tmp_path) as journal, few(sim) as session:
+            async with session.run_many(requests, journal=journal) as results:
+                await until(lambda: len(results.pending) == 6)
+            known = {handle.id for handle in results.pending}
+        sim._api.api_key = "spk_another"
+        done: list[Succeeded[NewFx] | Failed[NewFx]] = []
+        async with Journal.open(tmp_path) as journal, few(sim) as session:
+            await gather(session.run_many(map(fx, range(6)), journal=journal, max_in_flight=2), done)
+        assert len(done) == 6
+        for result in done:
+            assert isinstance(result, Failed)
+            assert isinstance(result.error, AuthenticationError)
+            assert result.operation is not None
+            assert result.error.handle == result.operation.handle
+        assert {result.operation.id for result in done if result.operation} == known
+
+
+@pytest.mark.parametrize("journaled", [False, True])
+async def test_a_firewall_that_dislikes_one_prompt_fails_one_job(tmp_path: Path, *, journaled: bool) -> None:
+    """A 403 with an HTML body: the other 29 are delivered, and the next run sends the one again."""
+
+    async def dislike(peer: Peer, honest: bytes) -> None:
+        blocked = b'"door 7"' in honest and b"idempotency_key" in honest
+        keep = honest.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        await peer.send(http(b"<html>blocked</html>", status="403 Forbidden") if blocked else keep)
+
+    raw = Settings(api_key="spk_for_tests", limits=Limits(submits=SLOTS))
+    async with RawApi() as api:
+        api.always = dislike
+        for _ in range(2):
+            done: list[Succeeded[NewFx] | Failed[NewFx]] = []
+            async with AsyncExitStack() as stack:
+                journal = await stack.enter_async_context(Journal.open(tmp_path)) if journaled else None
+                session = await stack.enter_async_context(opened(attrs.evolve(raw, base_url=api.url)))
+                await gather(session.run_many(map(fx, range(30)), journal=journal), done)
+            (failed,) = [result for result in done if isinstance(result, Failed)]
+            assert isinstance(failed.error, AuthenticationError)
+            assert failed.request.prompt == "door 7"
+        assert sum(b'"door 7"' in body for body in api.puts) == 2
+        api.always = None
+        if journaled:
+            async with Journal.open(tmp_path) as journal, opened(attrs.evolve(raw, base_url=api.url)) as session:
+                await gather(session.run_many(map(fx, range(30)), journal=journal), done)
+            assert all(isinstance(result, Succeeded) for result in done[30:])
+
+
+async def test_a_firewall_that_lets_nothing_pass_stops_a_run() -> None:
+    """Ten answers, and no others before: a thousand jobs need not try."""
+    async with RawApi() as api:
+        api.always = answer(http(b"<html>blocked</html>", status="403 Forbidden"))
+        done: list[Succeeded[NewFx] | Failed[NewFx]] = []
+        raw = Settings(api_key="spk_for_tests", base_url=api.url, limits=Limits(submits=SLOTS))
+        async with opened(raw) as session:
+            await gather(session.run_many(map(fx, range(1000))), done)
+        assert len(done) == 1000
+        assert 10 <= len(api.puts) <= 10 + SLOTS

@@ -235,3 +235,16 @@ def test_429s_cost_no_quota() -> None:
         limit(gate, now=100 * n)
 
     assert "one at a time" not in repr(gate)
+
+
+def test_a_probe_waits_as_long_as_it_is_asked_to() -> None:
+    """Requests that go one at a time heed ``Retry-After`` of an unusable answer, too."""
+    gate = Gate(quota=1)
+    fail(gate, now=0)
+    assert gate.probing
+    probe = admit_one(gate, now=10)
+    gate.answered(probe, now=10, limited=False, usable=False, retry_after=60)
+    gate.join(Turn.SUBMIT, now=10)
+    assert gate.wakes_at(now=10) == 70
+    assert gate.admit(now=69.9) == []
+    assert len(gate.admit(now=70)) == 1

@@ -238,3 +238,51 @@ def test_lag_is_the_time_since_somebody_was_last_seen() -> None:
     assert scheduler.lag(6.0) == 5.0
     scheduler.settle("c", now=6.0, outcome=FAILED)
     assert scheduler.lag(7.0) == 6.0
+
+
+def test_a_hold_that_a_proxy_cuts_is_a_shorter_hold() -> None:
+    """It is learned; the next poll is short, to see that the service is well, and after that one is held again."""
+    scheduler = Scheduler(slots=1)
+    watch(scheduler, ["a"])
+    now = 0.0
+    for _ in range(40):
+        action = scheduler.next_action(now)
+        if isinstance(action, Sleep):
+            assert action.until is not None
+            now = action.until
+            continue
+        assert isinstance(action, Poll)
+        scheduler.begin(action, now=now)
+        assert scheduler.was_held("a", now=now + 5) is action.wait
+        now += 5 if action.wait else 0.05
+        scheduler.settle("a", now=now, outcome=CUT if action.wait else PROCESSING)
+    assert scheduler._tempo.hold == pytest.approx(5, rel=0.2)
+
+
+def test_a_service_that_breaks_everything_off_is_asked_ever_less() -> None:
+    """The short poll that follows a cut fails as well; and what breaks off at once was not held."""
+    scheduler = Scheduler(slots=1)
+    watch(scheduler, ["a"])
+    now, begun = 0.0, []
+    while now < 600:
+        action = scheduler.next_action(now)
+        if isinstance(action, Sleep):
+            assert action.until is not None
+            now = action.until
+            continue
+        assert isinstance(action, Poll)
+        begun.append(now)
+        scheduler.begin(action, now=now)
+        now += 2 if action.wait else 0.05
+        scheduler.settle("a", now=now, outcome=CUT)
+    assert len(begun) < 60
+    assert begun[-1] - begun[-2] > 8
+
+
+def test_a_rest_is_as_long_as_it_is_asked_for() -> None:
+    """``Retry-After``, for this operation."""
+    scheduler = Scheduler(slots=1)
+    watch(scheduler, ["a"])
+    scheduler.begin(Poll("a", wait=False), now=0.0)
+    scheduler.settle("a", now=0.1, outcome=FAILED, retry_after=30)
+    assert scheduler.next_action(0.1) == Sleep(30.1)
