@@ -1,7 +1,6 @@
 """Loggers whose records repeat foreign text as messages do: redacted, clipped, on one printable line."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from soundpiece_async._core.redaction import redact_text
@@ -11,10 +10,7 @@ class _Redacting(logging.Filter):
     """Makes text of every argument of a record that is no number: handles, calls, paths and errors are foreign."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, Mapping):
-            record.args = {name: _redact(value) for name, value in record.args.items()}
-        elif record.args:
-            record.args = tuple(map(_redact, record.args))
+        record.args = tuple(map(_redact, record.args or ()))
         return True
 
 

@@ -16,6 +16,7 @@ import trustme
 from conftest import settings, simulate
 
 from soundpiece_async import NewFx, RetryPolicy, Session, Settings, SettingsError, TransportError
+from soundpiece_async._transport import Transport
 from soundpiece_async.simulator import Simulator
 
 API, FILES = "api.soundpiece.test", "files.soundpiece.test"
@@ -168,3 +169,22 @@ def test_the_proxy_of_the_environment() -> None:
     environ = {"SOUNDPIECE_API_KEY": "spk_x", "SOUNDPIECE_PROXY": "http://proxy.example:3128", "HTTPS_PROXY": "junk"}
     assert Settings.from_environ(environ).proxy == "http://proxy.example:3128"
     assert Settings.from_environ({"SOUNDPIECE_API_KEY": "spk_x", "SOUNDPIECE_PROXY": ""}).proxy is None
+
+
+async def test_a_plain_url_is_asked_of_the_proxy(sim: Simulator) -> None:
+    """Of http there is no tunnel: the proxy is sent the whole URL, and its own login, but never the key."""
+    seen = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.extend(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\naudio")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Transport(settings(sim, proxy=f"http://me:secret@127.0.0.1:{port}")) as transport:
+            async with transport.stream("http://files.example/a.flac?sig=1") as answer:
+                assert [block async for block in answer.blocks] == [b"audio"]
+    assert seen.startswith(b"GET http://files.example/a.flac?sig=1 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic " + b64encode(b"me:secret") in seen
+    assert sim.api_key.encode() not in seen

@@ -136,6 +136,7 @@ receivers = pytest.mark.parametrize("receiver", [open_aiohttp, open_starlette], 
         ([SECRET], {"tolerance": 0}),
         ([SECRET], {"tolerance": math.nan}),
         ([SECRET], {"max_bytes": 0}),
+        ([SECRET], {"read_timeout": math.nan}),
     ],
 )
 def test_settings_that_make_no_sense(secrets: Any, details: Any) -> None:
