@@ -5,7 +5,6 @@ import gc
 import itertools
 import logging
 import math
-import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext
@@ -645,15 +644,30 @@ async def test_background_work_belongs_to_nobody_and_a_poll_to_who_waits_first(s
 
     session = Session(settings(sim), trace_configs=[traced(spans)])
     await as_part_of("start", session.start)
-    root = session._life._root
-    assert root is not None
-    if sys.version_info >= (3, 12):  # before, no task shows its context
-        assert root.get_context().get(SPAN) is None
     operation = await as_part_of("submit", lambda: session.submit(fx()))
     await as_part_of("wait", lambda: session.wait(operation))
     await as_part_of("run_many", run)
     await session.aclose()
     assert set(spans) == {("PUT", "submit"), ("wait", "wait"), ("PUT", "run_many"), ("wait", "run_many")}
+
+
+async def test_what_a_lifetime_starts_sees_no_variable_of_who_opened_it() -> None:
+    """Neither what it holds open, nor what runs in the background, nor at the end of both."""
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def house() -> AsyncIterator[None]:
+        seen.append(SPAN.get())
+        yield
+        seen.append(SPAN.get())
+
+    async def background() -> None:
+        seen.append(SPAN.get())
+
+    life = Lifetime()
+    await asyncio.create_task(life.start(house(), background), context=within("start"))
+    await asyncio.create_task(life.close(), context=within("close"))
+    assert seen == ["none"] * 3
 
 
 async def test_a_poll_belongs_to_the_first_of_those_who_still_wait() -> None:

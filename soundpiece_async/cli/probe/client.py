@@ -75,7 +75,7 @@ class Client:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.limited = 0
+        self.limited: int = 0
         """Answers 429."""
 
     async def put(self, route: str, body: Mapping[str, Any], *, key: str | None = None) -> Reply:
