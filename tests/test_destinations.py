@@ -64,6 +64,12 @@ async def test_a_store_that_refuses_is_found_out_before_paying(
     bucket.error = error
     await demand_nothing_paid(session, sim, bucket.store(), rf"s3://{BUCKET}/: nothing can be saved there: .*{error}")
     assert len(bucket.asked) == 2
+    done = await session.run(fx(1)[0])
+    with pytest.raises(SettingsError, match=error):
+        await session.download(done.operation, bucket.store())
+    bucket.error = None
+    (file,) = await session.download(done.operation, bucket.store())
+    assert [f"s3://{BUCKET}/{key}" for key in bucket.objects] == [file.url]
 
 
 @pytest.mark.parametrize("to", ["az://songs/x", "file:///proc/nowhere"])
@@ -204,6 +210,19 @@ async def test_a_store_without_conditions_is_looked_at_again(tmp_path: Path, buc
         await b.downloader.save(b.output(), open_folder(store, stores={}).name("song.flac"))
 
     assert [method for method, _ in bucket.asked] == ["HEAD", "HEAD", "PUT"]
+
+
+async def test_what_an_account_may_not_know_is_not_there(bucket: Bucket) -> None:
+    """Without rights to read, a name counts as free, as the store will refuse it; without an answer nothing does."""
+    folder = open_folder(bucket.store(), stores={})
+    bucket.objects["x"] = b"1"
+    assert await folder.has("x")
+    assert await folder.compare("x", size=1) is None
+    bucket.rights = {"put"}
+    assert not await folder.has("x")
+    elsewhere = open_folder(bucket.store(endpoint="http://127.0.0.1:9"), stores={})
+    with pytest.raises(SettingsError, match=rf"s3://{BUCKET}/x cannot be looked for: .*sending request"):
+        await elsewhere.has("x")
 
 
 def test_which_stores_create() -> None:

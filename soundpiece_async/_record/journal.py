@@ -18,7 +18,6 @@ from soundpiece_async._download.places import read_folder
 from soundpiece_async._record.database import Database
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.ledger import Ledger
-from soundpiece_async._record.rows import free_titles
 from soundpiece_async._shielding import see_through
 
 if TYPE_CHECKING:
@@ -172,6 +171,8 @@ class Journal:
     async def _open(self) -> None:
         database = await anyio.to_thread.run_sync(self._open_files)
         self._ledger = Ledger(database)
+        if not self.read_only:
+            await self._ledger.free_titles()
 
     def _open_files(self) -> Database:
         """Take the lock, then open the database. Blocks."""
@@ -184,11 +185,4 @@ class Journal:
                     f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"
                 ) from error
         locked = self._lock.has_record_locks
-        database = Database(self.folder / JOURNAL, read_only=self.read_only, locked=locked)
-        if not self.read_only:
-            try:
-                database.commit([free_titles], durable=False)
-            except BaseException:
-                database.close()
-                raise
-        return database
+        return Database(self.folder / JOURNAL, read_only=self.read_only, locked=locked)

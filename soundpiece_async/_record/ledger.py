@@ -117,6 +117,10 @@ class Ledger:
         await self._do(write)
         return attrs.evolve(piece, name=label.name, metadata=label.metadata, title=title)
 
+    async def free_titles(self) -> None:
+        """Give up the names of jobs that failed and have no files."""
+        await self._do(free_titles)
+
     async def renew(self, piece: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
         """Plan a piece that failed anew, with a new key; the old one still finds it."""
         renewed = await self._read(
