@@ -113,7 +113,7 @@ function showHead() {
   const advice = [];
   if (open) advice.push(`${many(open, "piece")} ${open === 1 ? "is" : "are"} unfinished: run the same command again, and ${open === 1 ? "it goes" : "they go"} on with the same ${open === 1 ? "key" : "keys"}.`);
   if (count("failed")) advice.push(`${many(count("failed"), "piece")} failed; --retry-failed buys ${count("failed") === 1 ? "it" : "them"} anew.`);
-  if (count("uncertain")) advice.push(`${many(count("uncertain"), "piece")} ${count("uncertain") === 1 ? "was" : "were"} sent more than a day ago and never answered; --resubmit-uncertain may pay twice.`);
+  if (count("uncertain")) advice.push(`${many(count("uncertain"), "job")} ${count("uncertain") === 1 ? "is" : "are"} uncertain: sent more than a day ago and never answered, or unknown to the service; --resubmit-uncertain may pay twice.`);
   const echoed = Object.entries(run.echo_differences).map(([name, number]) => `${name} (${whole.format(number)})`);
   if (echoed.length) advice.push(`The service echoed otherwise than sent: ${echoed.join(", ")}; that is no failure.`);
   byId("advice").textContent = advice.join(" ");
