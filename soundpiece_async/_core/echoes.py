@@ -43,6 +43,12 @@ def compare(sent: Mapping[str, Any], echoed: Mapping[str, Any]) -> Iterator[Diff
         yield Difference(name, slight=name == "idempotency_key" or _is_slight(value, echo))
 
 
+def is_same_key(sent: object, echoed: object) -> bool:
+    """Return whether an echoed key is the one that was sent; what is absent is no key."""
+    known = isinstance(sent, str) and isinstance(echoed, str) and bool(echoed.strip())
+    return known and not is_of_another(sent, echoed)
+
+
 def is_of_another(sent: object, echoed: object) -> bool:
     """Return whether an echoed key is that of another request (rule 2); what is no UUID is compared as text."""
     if not isinstance(sent, str) or not isinstance(echoed, str) or not echoed.strip():

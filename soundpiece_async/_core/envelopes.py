@@ -8,6 +8,7 @@ Rules (contract section 14, rule 1):
    for, the key that was sent, an id of the usual form, the members of an operation. Equal ones are too many.
 3. Where none has a status, an object with an id, or a member named like one, still names the operation: the id is
    the way back to work that is paid for.
+4. One without a status may have it in an object of its own, as the ``attributes`` of JSON:API: that counts as it.
 """
 
 import re
@@ -40,11 +41,13 @@ def find_operation(
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
     if isinstance(known, dict) and members.read_id(known.get("id")) is not None:
-        return known
+        return known if _looks_alive(known) else _lift(known) or known
     found = [named for value in _walk(data) if (named := _with_id(value)) is not None]
     likely = [value for value in found if _looks_alive(value)]
-    if not likely and isinstance(known, dict) and _looks_alive(known):
+    lifted = [whole for value in found if (whole := _lift(value)) is not None] if not likely else []
+    if not likely and (asked or not lifted) and isinstance(known, dict) and _looks_alive(known):
         return known  # of a poll: which operation it is about was asked
+    likely = likely or lifted
     return _pick(likely or found, asked=asked, key=key)
 
 
@@ -73,8 +76,7 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
     """Return the one that has most of an operation about it (rule 2)."""
 
     def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
-        identity, echoed = members.read_id(value["id"]), value.get("idempotency_key")
-        ours = key is not None and isinstance(echoed, str) and not echoes.is_of_another(key, echoed)
+        identity, ours = members.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
         usual = _USUAL_ID.fullmatch(identity or "") is not None
         return identity == asked, ours, usual, len(_KNOWN & value.keys())
 
@@ -92,6 +94,12 @@ def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
     named = [identity for name, identity in ids.items() if _plain_name(name) in _ID_NAMES]
     named = named or [identity for identity in ids.values() if _USUAL_ID.fullmatch(identity)]
     return {**value, "id": named[0]} if len(named) == 1 else None
+
+
+def _lift(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the one object in another that says how that one stands, under its id (rule 4); None: there is none."""
+    inner = [one for one in value.values() if isinstance(one, dict) and _looks_alive(one) and _with_id(one) is None]
+    return {**inner[0], "id": value["id"]} if len(inner) == 1 else None
 
 
 def _plain_name(name: str) -> str:

@@ -44,10 +44,13 @@ _URL = re.compile(r"https?://\S", re.IGNORECASE)
 
 
 def read_id(value: object) -> str | None:
-    """Return an operation id, or None. Opaque and printable; a whole number counts as its text."""
+    """Return an operation id, or None. Opaque and printable, without blanks around it; a whole number is its text."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return value if isinstance(value, str) and _IDENTITY.fullmatch(value) else None
+    if not isinstance(value, str):
+        return None
+    plain = value.strip()
+    return plain if _IDENTITY.fullmatch(plain) else None
 
 
 def read_text(value: object) -> Read[str]:

@@ -39,6 +39,9 @@ def find(data: object, **known: Any) -> Any:
         {"sample": {"operationId": "17"}},
         {"data": {"op_id": "17"}, "ok": True},
         {"sample": {"id": None, "status": "queued", "operation_id": "17"}},
+        {"data": {"type": "operation", "id": "17", "attributes": {"status": "queued"}}, "meta": {"id": "req_1"}},
+        {"sample": {"id": "17", "attributes": {"status": "queued"}}},
+        {"id": "17", "sample": {"status": "queued"}},
     ],
     ids=str,
 )

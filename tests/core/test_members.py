@@ -201,8 +201,8 @@ def test_outputs(value: object, found: list[tuple[str, str | None]]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "identity"),
-    [("op_1", "op_1"), ("a/b?c=d", "a/b?c=d"), (17, "17"), (0, "0")]
-    + [(value, None) for value in (None, "", "op 1", "op_\n", "öp", "op_\ud800", True, 5.5, [], {})],
+    [("op_1", "op_1"), ("a/b?c=d", "a/b?c=d"), (17, "17"), (0, "0"), (" op_1\n", "op_1")]
+    + [(value, None) for value in (None, "", "op 1", "op_\n1", "öp", "op_\ud800", True, 5.5, [], {})],
     ids=ascii,
 )
 def test_ids(value: object, identity: str | None) -> None:
