@@ -61,6 +61,7 @@ class _Watch:
 
     handle: Handle
     request: Request | None
+    key: str | None  # of the request, as it was sent
     seen: float  # when it was last known to be processing
     waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity; who came first is the first
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
@@ -70,7 +71,7 @@ class _Watch:
 
     def read(self, answer: Answer, call: Call) -> Reading | None:
         """Read the answer to a poll; None: not yet."""
-        return wire.read_final(answer, call, handle=self.handle, request=self.request)
+        return wire.read_final(answer, call, handle=self.handle, request=self.request, key=self.key)
 
 
 class Poller:
@@ -163,7 +164,7 @@ class Poller:
         return result
 
     async def _ask_once(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any] | None:
-        watch = _Watch(handle, None if known is None else known.request, seen=anyio.current_time())
+        watch = _make_watch(handle, known, now=anyio.current_time())
         pacer = self._transport.pacer
         if pacer.paused_for:
             return None
@@ -329,7 +330,7 @@ class Poller:
             return watch
         memory, now = self._remember(handle, known), anyio.current_time()
         if watch is None:
-            watch = self._watches[handle] = _Watch(handle, None if known is None else known.request, seen=now)
+            watch = self._watches[handle] = _make_watch(handle, known, now=now)
         self._lingering.pop(watch, None)
         created_at = memory.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
@@ -395,6 +396,12 @@ class Poller:
         watch.outcome = outcome
         watch.resolved.set()
         self._unwatch(watch, finished=isinstance(outcome, Operation))
+
+
+def _make_watch(handle: Handle, known: Operation[Any] | None, *, now: float) -> _Watch:
+    if known is None:
+        return _Watch(handle, None, None, seen=now)
+    return _Watch(handle, known.request, wire.key_of(known), seen=now)
 
 
 def _too_late(handle: Handle, known: Operation[Any] | None, when: str) -> WaitTimeout:

@@ -95,10 +95,12 @@ class Reader:
         """Give the outputs as they were last seen, or nothing."""
         return self._outputs.get(handle, ())
 
-    async def read(self, handle: Handle, *, request: Request | None, turn: Turn = Turn.SUBMIT) -> Operation[Any]:
+    async def read(
+        self, handle: Handle, *, request: Request | None, key: str | None = None, turn: Turn = Turn.SUBMIT
+    ) -> Operation[Any]:
         """Ask once how an operation stands, without waiting for it to be ready."""
         call = wire.poll(handle, wait=False)
-        read = partial(wire.read_poll, handle=handle, request=request)
+        read = partial(wire.read_poll, handle=handle, request=request, key=key)
         try:
             return self.take(await self._transport.ask(call, turn=turn, read=read))
         except SoundpieceError as error:
@@ -110,7 +112,7 @@ class Reader:
         if not isinstance(what, Operation):
             return await self.read(demand_handle(what), request=None)
         try:
-            latest = await self.read(what.handle, request=what.request)
+            latest = await self.read(what.handle, request=what.request, key=wire.key_of(what))
         except SoundpieceError as error:
             error.about(operation=what)
             raise

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
+import attrs
 import pytest
 from leftovers import opened, until
 from rawapi import Peer, RawApi, http
 
 from soundpiece_async import (
+    DecodeError,
     Failed,
     Handle,
     JobState,
@@ -31,6 +33,7 @@ from soundpiece_async import (
     _poller,
 )
 from soundpiece_async._core import endings
+from soundpiece_async._core.attempts import UNREADABLE_TIMES
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +94,10 @@ def changing(**changes: Any) -> Service:
     return speak
 
 
+def without_id(members: Members) -> Members:
+    return {name: value for name, value in members.items() if name != "id"}
+
+
 def ending(word: object, **changes: Any) -> Service:
     """Replace the status, and more, of what is ready."""
     return lambda members: {"fx": members | ({"status": word, **changes} if members["status"] == "ready" else {})}
@@ -133,6 +140,16 @@ DELIVERED: dict[str, Service] = {
     "in a list": lambda members: [members],
     "as JSON:API": lambda members: {"id": "req_1", "status": "ok", "data": members},
     "with an id of its own": lambda members: {"fx": members | {"id": members["id"].replace("op_", "x-")}},
+    "as attributes of JSON:API": lambda members: {
+        "data": {"type": "operation", "id": members["id"], "attributes": without_id(members)},
+        "meta": {"id": "req_1"},
+    },
+    "beside its id": lambda members: {"id": members["id"], "fx": without_id(members)},
+    "an id with blanks": lambda members: {"fx": members | {"id": f" {members['id'].strip()}\n"}},
+    "an id in capitals in a poll": lambda members: {
+        "fx": members | ({"id": members["id"].upper()} if members["status"] == "ready" else {})
+    },
+    "as JSON in a text": lambda members: json.dumps({"fx": members}),
     "no id in a poll": lambda members: {"fx": members | ({"id": None} if members["status"] == "ready" else {})},
 }
 
@@ -234,6 +251,96 @@ async def test_ready_without_outputs_is_neither_success_nor_failure(
         assert await journal.count() == {JobState.READY: 1}
     assert [one.url for one in (await session.wait(operation)).outputs] == [URL]
     assert len(api.puts) == 3
+
+
+ODD: dict[str, bytes] = {
+    "nothing": b"{}",
+    "null": b"null",
+    "an empty envelope": b'{"fx": null}',
+    "an error": b'{"error": {"code": "busy"}}',
+    "a detail": b'{"detail": "upstream request timeout"}',
+    "errors": b'{"errors": [{"message": "internal"}], "data": null}',
+    "another operation": b'{"fx": {"id": "op_of_a_neighbour", "status": "ready"}}',
+}
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+async def test_one_odd_answer_is_no_end(api: Api, tmp_path: Path, method: str, body: bytes) -> None:
+    """It is asked again, with the same key: each is delivered, at the price of one."""
+    spoken = api.always
+    seen = set[str]()
+
+    async def speak(peer: Peer, honest: bytes) -> None:
+        assert spoken is not None
+        asked = api.requests[-1]
+        name = asked.target if asked.method == "GET" else json.loads(asked.body)["idempotency_key"]
+        odd = asked.method == method and name not in seen and not (method == "PUT" and b"neighbour" in body)
+        seen.add(name)
+        await (peer.send(http(body)) if odd else spoken(peer, honest))
+
+    api.always = speak
+    patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=30))
+    async with opened(patient) as session, Journal.open(tmp_path) as journal:
+        ready = await session.wait((await session.submit(fx(1))).handle, timeout=20)
+        done = await session.run(fx(2), timeout=20)
+        async with session.run_many([fx(3)], journal=journal, timeout=20) as results:
+            (result,) = [result async for result in results]
+
+    assert all(operation.outputs for operation in (ready, done.operation))
+    assert isinstance(result, Succeeded)
+    assert len(api.created) == 3
+
+
+async def test_odd_answers_again_and_again_are_an_error(api: Api) -> None:
+    """A submit is sent a few times; a wait has read them for a while. The way back is there, and nothing is bought."""
+    patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=0.3))
+    async with opened(patient) as session:
+        operation = await session.submit(fx(1))
+        api.service = lambda _: {"detail": "quota"}
+        with pytest.raises(DecodeError, match="holds no operation") as caught:
+            await session.wait(operation, timeout=20)
+        assert caught.value.handle == operation.handle
+    async with opened(attrs.evolve(patient, retries=RetryPolicy(submit_max_elapsed=60))) as session:
+        with pytest.raises(DecodeError) as caught:
+            await session.submit(request := fx(2))
+        assert len(api.puts) == 1 + UNREADABLE_TIMES
+        api.service = changing()
+        assert (await session.run(request, timeout=20)).operation.outputs
+
+    assert len(api.created) == 2
+
+
+async def test_another_id_under_the_same_key_is_the_operation(api: Api, session: Session) -> None:
+    """A service may number its operations in several ways; by the handle alone nothing can be told."""
+    api.service = lambda members: {
+        "fx": {**members, "id": 7, "idempotency_key": key} if members["status"] == "ready" else members
+    }
+    operation = await session.submit(request := fx())
+    key = request.idempotency_key.upper()
+
+    assert (await session.wait(operation, timeout=20)).handle == operation.handle
+    assert (await session.refresh(operation)).outputs
+    with pytest.raises(DecodeError, match="about another operation, 7") as caught:
+        await session.refresh(operation.handle)
+    assert caught.value.handle == operation.handle
+    key = fx().idempotency_key
+    with pytest.raises(DecodeError, match="about another operation, 7"):
+        await session.refresh(operation)
+
+
+async def test_an_echo_cut_inside_a_letter(api: Api, session: Session) -> None:
+    """What is no UTF-8 hides nothing."""
+    body = b'{"fx": {"id": "op_1", "status": "ready", "prompt": "caf\xc3", "output": {"url": "%b"}}}' % URL.encode()
+
+    async def speak(peer: Peer, _: bytes) -> None:
+        await peer.send(http(body))
+
+    api.always = speak
+    done = await session.run(fx(), timeout=20)
+
+    assert [one.url for one in done.operation.outputs] == [URL]
+    assert done.operation.echo_differences == ("prompt",)
 
 
 async def test_outputs_that_come_late_are_awaited(api: Api, session: Session) -> None:

@@ -1,10 +1,11 @@
 """What a failed attempt at a call means: every part that repeats, gives up, or records a failure asks here.
 
 1. A submit is one piece of work for its key, so that repeating it is safe. After an attempt that *may have been
-   accepted* (a drop, a timeout, a 5xx, a 408, a 2xx that cannot be read) a refusal of its repeat says nothing of that
+   accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
    attempt (contract section 14, rule 5): only 401, 402 and 403, which are about the account, are final then.
 2. A refusal of a read is not the end of the work (rule 6): what says "not now" is a later turn, and an operation is
-   *unknown* only when the service has said so ``UNKNOWN_TIMES`` times over ``UNKNOWN_SECONDS``.
+   *unknown* only when the service has said so ``UNKNOWN_TIMES`` times over ``UNKNOWN_SECONDS``. An answer that holds
+   no operation, or another one, is as little an end.
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
    worked, because then a setting is wrong rather than the network (``Patience``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
@@ -21,6 +22,7 @@ import attrs
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
+    DecodeError,
     NotFound,
     RateLimited,
     ServerError,
@@ -44,7 +46,7 @@ UNKNOWN_TIMES, UNKNOWN_SECONDS = 3, 60.0
 UNREACHED_SECONDS = 30.0
 """Seconds of trying to connect, as long as no connection of the session has ever worked."""
 UNREADABLE_TIMES = 3
-"""Answers in a row that cannot be read, such as one in an encoding that is not installed: the next is no better."""
+"""Answers in a row that cannot be read, such as one in an encoding that is not installed, or without an operation."""
 BLOCKED_AFTER = 10
 
 _UNKNOWN = re.compile(r"not[ _-]?found|unknown|no such|(does not|doesn't|not) exist", re.IGNORECASE)
@@ -58,7 +60,7 @@ class Verdict(Enum):
     PACE = "pace"
     """Wait at the gate, which a 429 has closed: that uses up no budget."""
     UNKNOWN = "unknown"
-    """The service does not know the operation, or does not let this read pass: see ``Unknown``."""
+    """The service does not know the operation, does not let this read pass, or answers without it: see ``Unknown``."""
     RAISE = "raise"
     """Final for this call."""
 
@@ -165,7 +167,7 @@ def judge_submit(error: SoundpieceError, *, attempts: Attempts) -> Verdict:
     match error:
         case RateLimited():
             return Verdict.PACE
-        case TransportError() | ServerError():
+        case TransportError() | ServerError() | DecodeError(operation=None):
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING:
             return Verdict.RETRY
@@ -183,7 +185,7 @@ def judge_read(error: SoundpieceError) -> Verdict:
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING or status == HTTPStatus.CONFLICT:
             return Verdict.RETRY
-        case NotFound() | ApiError(status=HTTPStatus.GONE) | AuthenticationError(stops_run=False):
+        case NotFound() | ApiError(status=HTTPStatus.GONE) | AuthenticationError(stops_run=False) | DecodeError():
             return Verdict.UNKNOWN
         case ValidationError(detail=detail) if _UNKNOWN.search(str(detail)):
             return Verdict.UNKNOWN
@@ -233,7 +235,7 @@ def bound(error: SoundpieceError, *, reached: bool) -> Patience:
         reached: whether a connection of the session has ever worked.
     """
     match error:
-        case TransportError(kind="answer"):
+        case TransportError(kind="answer") | DecodeError():
             return Patience(unreadable=UNREADABLE_TIMES)
         case TransportError(kind="address") if not reached:
             return Patience(seconds=0.0)

@@ -83,6 +83,21 @@ decode_json = make_reader(find_quick())
 """Read JSON; a ``ValueError``: it is none."""
 
 
+def decode_answer(body: bytes) -> Any:
+    """Read JSON as a service may have written it: bytes that are no UTF-8 replaced, and JSON in a JSON text unpacked.
+
+    An echo that was cut inside a letter, or written in the encoding of another age, must not hide an id.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        data = decode_json(body)
+    except UnicodeDecodeError:
+        data = decode_json(body.decode("utf-8", "replace").encode())
+    return decode_json(data.encode()) if isinstance(data, str) and data.lstrip()[:1] in ("{", "[") else data
+
+
 def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
     """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
     if members.get("idempotency_key") is None:

@@ -115,44 +115,62 @@ def reading_of(found: Mapping[str, Any], handle: Handle, *, request: Request, bo
     )
 
 
-def read_poll(answer: Answer, call: Call, *, handle: Handle, request: Request | None = None) -> Reading:
+def key_of(operation: Operation[Any]) -> str | None:
+    """Return the idempotency key of an operation: as it was echoed, else that of its request; None: it is unknown."""
+    request = operation.request
+    return operation.idempotency_key or (None if request is None else str(request.idempotency_key))
+
+
+def read_poll(
+    answer: Answer, call: Call, *, handle: Handle, request: Request | None = None, key: str | None = None
+) -> Reading:
     """Read how an operation stands.
+
+    Args:
+        answer: what came.
+        call: what was asked.
+        handle: of the operation.
+        request: the one it answers, if that is known.
+        key: its idempotency key, if that is known.
 
     Raises:
         TransportError, ApiError: as ``read_submitted``.
         DecodeError: no operation can be found in the answer, or another one than was asked for.
     """
-    data, found = _find_asked(answer, call, handle=handle)
-    return _read_asked(data, found, call, handle=handle, request=request)
+    found = _find_asked(answer, call, handle=handle, key=key)
+    return read_operation(found, handle, request=request)
 
 
-def read_final(answer: Answer, call: Call, *, handle: Handle, request: Request | None = None) -> Reading | None:
+def read_final(
+    answer: Answer, call: Call, *, handle: Handle, request: Request | None = None, key: str | None = None
+) -> Reading | None:
     """Read how an operation stands, or None while its status says that it runs: seen before anything is built.
 
-    Raises as ``read_poll``.
+    Takes and raises as ``read_poll``.
     """
-    data, found = _find_asked(answer, call, handle=handle)
-    if found.get("id") == handle.id and endings.is_running(found.get("status")):
-        return None
-    return _read_asked(data, found, call, handle=handle, request=request)
+    found = _find_asked(answer, call, handle=handle, key=key)
+    return None if endings.is_running(found.get("status")) else read_operation(found, handle, request=request)
 
 
-def _find_asked(answer: Answer, call: Call, *, handle: Handle) -> tuple[Any, Mapping[str, Any]]:
+def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) -> Mapping[str, Any]:
+    """Return the operation that was asked for; an answer without any id is about that, and so is one with its key.
+
+    Services number their operations in several ways, and write an id in more than one.
+    """
     data = _read_json(answer, call)
-    found = envelopes.find_operation(data, route=handle.route, asked=handle.id)
+    found = envelopes.find_operation(data, route=handle.route, asked=handle.id, key=key)
     if found is None:
         raise _no_operation(data, call).about(handle)
-    return data, found
-
-
-def _read_asked(data: Any, found: Mapping[str, Any], call: Call, *, handle: Handle, request: Request | None) -> Reading:
-    """Read the operation that was asked for; an answer without any id is about that."""
     identity = found.get("id")
-    if not members.is_empty(identity) and members.read_id(identity) != handle.id:
-        raise DecodeError(
-            f"{call}: the answer is about another operation, {redact_text(str(identity))}", path="id", body=data
-        ).about(handle)
-    return read_operation(found, handle, request=request)
+    if members.is_empty(identity) or identity == handle.id:
+        return found
+    if (members.read_id(identity) or "").casefold() == handle.id.casefold():
+        return found
+    if echoes.is_same_key(key, found.get("idempotency_key")):
+        return found
+    raise DecodeError(
+        f"{call}: the answer is about another operation, {redact_text(str(identity))}", path="id", body=data
+    ).about(handle)
 
 
 def _no_operation(data: Any, call: Call) -> DecodeError:
@@ -164,7 +182,7 @@ def _read_json(answer: Answer, call: Call) -> Any:
     if not 200 <= answer.status < 300:  # noqa: PLR2004 - what 2xx means
         raise read_refusal(answer, call)
     try:
-        return codec.decode_json(answer.body)
+        return codec.decode_answer(answer.body)
     except ValueError as error:
         told = f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}"
         raise TransportError(told, kind="body", retry_after=_read_wait(answer)) from error

@@ -25,12 +25,14 @@ from soundpiece_async._core.errors import (
     AuthenticationError,
     DecodeError,
     FailureKind,
+    InvalidRequest,
     NotFound,
     RateLimited,
     SoundpieceError,
     TransportError,
     detach,
 )
+from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.wire import Answer, Call, read_refusal
 
@@ -123,7 +125,7 @@ def test_no_usable_answer_is_asked_again(error: SoundpieceError) -> None:
         (refusal(402), Verdict.RAISE),
         (refusal(403), Verdict.RAISE),
         (refusal(302), Verdict.RAISE),
-        (DecodeError("x"), Verdict.RAISE),
+        (DecodeError("x"), Verdict.UNKNOWN),
     ],
     ids=str,
 )
@@ -272,5 +274,17 @@ def test_retry_after_is_read_from_every_answer(status: int) -> None:
 
 def test_other_failures_are_final() -> None:
     """What is no failure of an attempt at all is raised as it is."""
-    assert judge_submit(DecodeError("x"), attempts=Attempts(made=1)) is Verdict.RAISE
+    assert judge_submit(InvalidRequest("x", field="prompt"), attempts=Attempts(made=1)) is Verdict.RAISE
     assert RateLimited("x", status=429, retry_after=1.0).retry_after == 1.0
+
+
+def test_a_submit_answered_without_an_operation() -> None:
+    """It is sent a few times more, and may have been accepted; one that is another key's is final."""
+    error, attempts = DecodeError("x"), Attempts(made=1)
+    attempts.fail(error)
+    operation = Operation(route="create.new_fx", id="op_1", status=Status.PROCESSING, request=None)
+
+    assert attempts.in_doubt
+    assert judge_submit(error, attempts=attempts) is Verdict.RETRY
+    assert bound(error, reached=True) == Patience(unreadable=UNREADABLE_TIMES)
+    assert judge_submit(DecodeError("x", operation=operation), attempts=attempts) is Verdict.RAISE
