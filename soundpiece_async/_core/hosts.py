@@ -18,8 +18,11 @@ from soundpiece_async._core.errors import TransportError
 
 LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 
-_METADATA = frozenset({"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"})
-_NAT64 = IPv6Network("64:ff9b::/96")
+_METADATA = frozenset(
+    {"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe"}
+)
+_TRANSLATED = [IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")]
+"""Whose last four bytes are the IPv4 address that a translator sends to (RFC 6052, RFC 8215, RFC 2765)."""
 _LONGEST_ADDRESS = 4
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 254
@@ -131,7 +134,8 @@ def _find_inner(address: IPv6Address) -> list[IPv4Address]:
     last = IPv4Address(address.packed[-4:])
     found = [address.ipv4_mapped, address.sixtofour, address.teredo and address.teredo[1]]
     compatible = not any(address.packed[:12]) and int(address) > 1
-    return [inner for inner in found if inner] + [last] * (compatible or address in _NAT64)
+    translated = any(address in network for network in _TRANSLATED)
+    return [inner for inner in found if inner] + [last] * (compatible or translated)
 
 
 def _read_number(text: str) -> int:
