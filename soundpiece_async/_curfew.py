@@ -77,3 +77,8 @@ class Curfew:
                 self._timer = loop.call_at(due, self._ring, loop)
                 break
             call.cancel()
+
+
+def call_later(seconds: float, call: Callable[[], object]) -> Callable[[], None]:
+    """Call something after so many seconds, unless what is returned is called before."""
+    return asyncio.get_running_loop().call_later(seconds, call).cancel

@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -23,9 +24,11 @@ from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, ex
 from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError, detach
 from soundpiece_async._core.pacing import Ticket, Turn
+from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._curfew import call_later
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._logs import get_logger
 from soundpiece_async._network import Network
@@ -40,6 +43,10 @@ logger = get_logger("transport")
 
 LARGE_ANSWER = 128 << 10
 """Bytes of an answer that take some milliseconds to read: those of some hundred outputs."""
+
+
+SILENT_SECONDS, HOLD_SECONDS = 10.0, 20.0
+"""Without an answer, when none ever came; a read may be a poll, which the service holds for up to 20 s."""
 
 
 def _excuse_nothing(_: SoundpieceError) -> bool:
@@ -236,7 +243,7 @@ class Transport:
             if attempts is not None:
                 attempts.made += 1
             timeout = self._settings.timeouts.submit if timeout is None else timeout
-            result = await _read_aside(read, await self._network.fetch(call, timeout=timeout), call)
+            result = await _read_aside(read, await self._fetch(call, timeout=timeout), call)
         except BaseException as error:
             if sent and isinstance(error, SoundpieceError):
                 if attempts is not None:
@@ -255,6 +262,22 @@ class Transport:
         self.health.answered()
         self.pacer.answered(ticket, usable=True)
         return result
+
+    async def _fetch(self, call: Call, *, timeout: float) -> Answer:
+        """Put a call on the wire; as long as nothing has ever answered, a WARNING ends a silence before its timeout."""
+        if self.health.heard:
+            return await self._network.fetch(call, timeout=timeout)
+        seconds = SILENT_SECONDS + (call.method == "GET") * HOLD_SECONDS
+        forget = call_later(seconds, partial(self._warn_of_silence, call, seconds))
+        try:
+            return await self._network.fetch(call, timeout=timeout)
+        finally:
+            forget()
+
+    def _warn_of_silence(self, call: Call, seconds: float) -> None:
+        if self.health.wait():
+            base = redact_url(self._settings.base_url)
+            logger.warning("no answer from the service yet: %s: %s is silent for %.0f s", call, base, seconds)
 
     def _note(self, error: SoundpieceError) -> None:
         """Remember a failure, warn of it once where it is news, and stop the runs where it concerns them all."""

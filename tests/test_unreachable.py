@@ -1,3 +1,4 @@
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -160,6 +161,46 @@ async def test_silence_is_told_while_a_program_waits(caplog: pytest.LogCaptureFi
     assert len(told) == 1
     assert "connection refused" in told[0]
     assert "op_1" in told[0]
+
+
+async def test_a_port_that_takes_connections_and_never_answers_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the timeout of the attempt, and once for all that wait; not where something has answered before."""
+    monkeypatch.setattr("soundpiece_async._transport.SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("soundpiece_async._transport.HOLD_SECONDS", 0.05)
+    silent = asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        await silent.wait()
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+    for ask in (lambda s: s.submit(fx()), lambda s: s.wait(Handle("create.new_fx", "op_1"))):
+        caplog.clear()
+        async with RawApi() as api, opened(settings(api.url)) as session:
+            api.always = wait
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, session)
+                group.start_soon(session.submit, fx(1))
+                await until(lambda: bool(told()))
+                silent.set()
+                api.always = None
+                group.cancel_scope.cancel()
+            silent.clear()
+            assert len(told()) == 1
+            assert "no answer from the service yet: " in told()[0]
+            assert api.url in told()[0]
+
+
+async def test_a_port_that_hangs_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A drop is common; two before anything has ever answered are a WARNING."""
+    async with RawApi() as api, opened(settings(api.url, budget=1)) as session:
+        api.always = hang_up
+        with pytest.raises(TransportError):
+            await session.submit(fx())
+    assert sum("no answer from the service yet" in record.getMessage() for record in caplog.records) == 1
 
 
 async def test_a_service_that_was_reached_is_waited_for() -> None:

@@ -117,6 +117,11 @@ class Health:
     _blocked: int = 0
     _silent: int = 0
 
+    @property
+    def heard(self) -> bool:
+        """Whether anything has ever answered."""
+        return self._answers > 0
+
     def answered(self) -> None:
         """Note a usable answer."""
         self.reached = True
@@ -126,6 +131,7 @@ class Health:
     def fail(self, error: SoundpieceError) -> bool:
         """Note a failed attempt; returns True when somebody should hear of it: the second in a row of its kind.
 
+        Drops and timeouts are common, and count only as long as nothing has ever answered: then it is the wrong port.
         An error that is the first ``BLOCKED_AFTER`` answers alike is marked as one that stops runs (rule 4).
         """
         self.latest = str(error)
@@ -139,8 +145,15 @@ class Health:
                 error.stops_run = True
             return False
         self.reached = self.reached or (error.sent and error.kind not in ("address", "answer"))
-        self._silent += not error.sent or error.kind in ("address", "answer")
-        return self._silent == 2  # noqa: PLR2004 - one may be chance
+        silent = not error.sent or error.kind in ("address", "answer") or not self.heard
+        self._silent += silent
+        return silent and self._silent == 2  # noqa: PLR2004 - one may be chance
+
+    def wait(self) -> bool:
+        """Note an attempt that has waited for ``SILENT_SECONDS``; returns True when somebody should hear of it."""
+        silent = not self.heard and self._silent < 2  # noqa: PLR2004 - as above
+        self._silent = max(2, self._silent)
+        return silent
 
 
 @attrs.define(eq=False)

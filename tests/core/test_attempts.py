@@ -211,6 +211,19 @@ def test_silence_is_told_once() -> None:
     assert [health.fail(TransportError("x", kind="answer")) for _ in range(2)] == [False, True]
 
 
+def test_as_long_as_nothing_ever_answered_drops_and_timeouts_are_silence_too() -> None:
+    """Something else listens on that port; once told, it is not told again."""
+    for kinds in (("timeout", "drop"), ("drop", "drop"), ("timeout", "timeout")):
+        health = Health()
+        assert [health.fail(TransportError("x", kind=kind)) for kind in (*kinds, "drop")] == [False, True, False]
+        assert not health.wait()
+    health = Health()
+    assert [health.wait(), health.wait(), health.fail(TransportError("x", kind="timeout"))] == [True, False, False]
+    health.answered()
+    assert not health.wait()
+    assert [health.fail(TransportError("x", kind="timeout")) for _ in range(3)] == [False] * 3
+
+
 def test_a_firewall_that_lets_nothing_pass_stops_a_run() -> None:
     """The first ten answers of a session alike; one that is another shows that the rest may pass."""
     walled = [refusal(403, b"<html>blocked</html>") for _ in range(BLOCKED_AFTER + 2)]
