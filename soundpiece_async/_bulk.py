@@ -223,7 +223,7 @@ class RunMany(Generic[R]):
             error, unexpected = contain(fault, what=what)
             if unexpected:
                 logger.log(logging.ERROR, "%s", error, exc_info=error.__cause__)
-        if isinstance(error, JournalError):  # a run that cannot be recorded must end
+        if isinstance(error, JournalError) and not error.stops_run:  # a run that cannot be recorded must end
             raise error
         if error is self._refusal and known is not None:  # the others' too: it must not name this operation
             error = duplicate(error)

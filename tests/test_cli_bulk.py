@@ -82,6 +82,23 @@ def edit(statement: str, *values: object) -> None:
     anyio.run(change)
 
 
+@pytest.mark.parametrize("lines", [20, 3])
+def test_a_run_whose_folder_is_removed_promises_nothing(serve: Serve, capsys: Streams, lines: int) -> None:
+    """The record is gone: that is said, and not that the same command goes on at no cost; also after the last line."""
+
+    def remove(request: Request) -> None:
+        if len(puts(simulator)) == 3 and request.method == "PUT" and Path("out").exists():
+            Path("out").rename("gone")
+
+    simulator = serve(on_request=remove, **FAST)
+    write([fx(number) for number in range(lines)])
+    assert bulk("--in-flight", "2") == 1
+    err = capsys.readouterr().err
+    assert "out/journal.sqlite3 was moved, removed or replaced" in err
+    assert "nothing is paid for twice" not in err
+    assert len(puts(simulator)) < 7
+
+
 def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
     """Their paths are the results; the second time nothing is sent, and the same is printed."""
     simulator = serve(**FAST)

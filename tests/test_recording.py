@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 from uuid import uuid4
 
@@ -536,6 +537,38 @@ async def test_a_run_that_cannot_be_recorded_ends(sim: Simulator, tmp_path: Path
     assert len(sim.operations) < 8
     again = succeeded(await run(sim, tmp_path, songs()))
     assert len({result.operation.id for result in again}) == len(sim.operations) == 8
+
+
+@pytest.mark.parametrize("way", ["moved", "removed", "replaced", "in the way"])
+async def test_nothing_is_sent_that_only_a_lost_journal_would_know(sim: Simulator, tmp_path: Path, way: str) -> None:
+    """SQLite writes on into a file that nobody will find; what was sent is finished, and the rest is not sent."""
+    folder, elsewhere, files = tmp_path / "record", tmp_path / "elsewhere", tmp_path / "files"
+    results: list[Result] = []
+    async with Session(settings(sim)) as session, Journal.open(folder) as journal:
+        requests = [fx(number) for number in range(12)]
+        async with session.run_many(requests, save_to=files, journal=journal, max_in_flight=2) as given:
+            async for result in given:
+                results.append(result)
+                if len(results) == 3:
+                    folder.rename(elsewhere)
+                    if way == "replaced":
+                        (folder / "journal.sqlite3").mkdir(parents=True)
+                    elif way == "in the way":
+                        folder.touch()
+                    elif way == "removed":
+                        rmtree(elsewhere)
+        loss = await journal.ledger.find_loss()
+    lost = [result.error for result in results if isinstance(result, Failed)]
+    assert len(results) == 12
+    assert 7 <= len(lost) <= 9
+    assert len(puts(sim)) == 12 - len(lost)
+    for error in (*lost, loss):
+        assert isinstance(error, JournalError)
+        assert error.stops_run
+        assert f"{folder}/journal.sqlite3 was moved, removed or replaced while" in str(error)
+    if way != "removed":
+        succeeded(await run(sim, elsewhere, [fx(number) for number in range(12)], save_to=files))
+        assert len({key for key, _ in puts(sim)}) == len(sim.operations) == 12
 
 
 async def test_the_key_of_the_account_is_nowhere(sim: Simulator, tmp_path: Path) -> None:

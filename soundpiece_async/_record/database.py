@@ -20,7 +20,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -132,6 +132,12 @@ _FAULTS = (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, LookupError, O
 """What ``sqlite3`` raises over a damaged file; it decodes names and texts itself, and believes what it finds."""
 
 
+class JournalLost(JournalError):  # noqa: N818 - never named outside: it is a JournalError
+    """The file is not any more where the next run will look for it; so no job may be sent."""
+
+    stops_run = True
+
+
 class Database:
     """An open journal.
 
@@ -162,6 +168,7 @@ class Database:
             if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
                 self._check_log()
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._file = path.stat()
             manners = _choose_manners(path, read_only=read_only, locked=locked)
         except OSError as error:
             raise self._explain(error) from error
@@ -170,6 +177,20 @@ class Database:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "read-only" if self._read_only else "open"
         return f"<Database {self._path} {state} commits={self.commits}>"
+
+    def find_loss(self) -> JournalError | None:
+        """Return what to raise before anything is sent that only this file would know of: its path leads elsewhere.
+
+        Whoever removes or moves the folder of a run takes the record with it; SQLite writes on, and notices nothing.
+        """
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(self._file, self._path.stat()):
+                return None
+        return JournalLost(
+            f"the journal {self._path} was moved, removed or replaced while a run wrote it: nothing more is sent, and "
+            "what was sent is finished. If it was moved, move it back, or go on where it is now; if it was removed, no "
+            "record of this run is left, and the same jobs would be paid for again"
+        )
 
     def commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
         """Run jobs in one transaction, and give their results.

@@ -137,8 +137,24 @@ class Ledger:
         """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
 
         The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
+
+        Raises:
+            JournalError: the file is not where it was, so nothing may be sent; it stops the run.
         """
-        await self._change(piece, "state = 'sending', sent_at = coalesce(sent_at, ?)", now, durable=True)
+
+        def write(connection: sqlite3.Connection) -> JournalError | None:
+            loss = self._database.find_loss()
+            if loss is None:
+                statement = "UPDATE piece SET state = 'sending', sent_at = coalesce(sent_at, ?) WHERE number = ?"
+                connection.execute(statement, (now, piece.number))
+            return loss
+
+        if (loss := await self._do(write, durable=True)) is not None:
+            raise loss
+
+    async def find_loss(self) -> JournalError | None:
+        """Return why the next run will not find this record, or None: it will."""
+        return await self._do(lambda _: self._database.find_loss())
 
     async def recall(self, piece: JobRecord) -> None:
         """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""

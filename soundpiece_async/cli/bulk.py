@@ -104,7 +104,7 @@ async def _carry_out(order: Order) -> int:
             run = BulkRun(order, lines=lines, journal=journal, session=session)
             await run.carry_out()
         trouble = await _report(journal)
-        return run.end() or trouble
+        return run.end(lost=await journal.ledger.find_loss()) or trouble
 
 
 async def _report(journal: Journal) -> int:

@@ -148,8 +148,8 @@ class BulkRun:
         told = promise(len(under_way), longest=longest, paused_for=self._statistics().paused_for)
         tell(f"interrupted: nothing more is submitted; {told}")
 
-    def end(self) -> int:
-        """Sum up, say how to go on, and give the exit code."""
+    def end(self, *, lost: SoundpieceError | None = None) -> int:
+        """Sum up, say how to go on, and give the exit code; ``lost``: why the next run will not find the journal."""
         tally, words = self.tally, self._order.words
         counts = tally.as_members()
         took = anyio.current_time() - self._started
@@ -159,6 +159,9 @@ class BulkRun:
         tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
         if echoed := describe_echoes(tally.echo_differences):
             tell(echoed)
+        if lost is not None:
+            tell(f"stopped: {lost}")
+            return FAILED
         if tally.failures > SHOWN:
             tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {words}")
         if tally.unsaved:
