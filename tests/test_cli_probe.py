@@ -1,8 +1,11 @@
 """``soundpiece probe``: what it prints of the simulator as documented, and that it finds every variation."""
 
+import itertools
 import json
+import random
 import re
 import socket
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -24,6 +27,7 @@ Streams = pytest.CaptureFixture[str]
 
 HOLD = "wait=true on an operation in progress"
 QUICK = ["--pause", "0.01", "--patience", "20"]
+PORTS = itertools.count(random.randrange(15_000, 30_000))
 VARIATIONS = [f"{name}={value}" for name, values in TABLE.items() for value in values]
 
 
@@ -39,11 +43,12 @@ def make_simulator(*variations: str, **options: Any) -> Simulator:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
+    """Return a port that nothing listens on, and that no system gives away by itself: not above 32767."""
+    for port in PORTS:
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("every port is taken")
 
 
 async def ask(*variations: str) -> dict[str, Finding]:

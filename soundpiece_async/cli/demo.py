@@ -74,15 +74,24 @@ def sweep(out: Path) -> None:
 
 
 def measure(out: Path, *, since: float) -> dict[str, int]:
-    """Give the bytes on disk by piece, of finished files and growing ones written ``since`` (seconds since 1970)."""
+    """Return the bytes on disk by piece, of finished files and growing ones written ``since`` (seconds since 1970)."""
     sizes = dict.fromkeys((piece.name for piece in PIECES), 0)
-    for file in (*out.glob("*.flac"), *out.glob("*.flac.part")):
-        with suppress(FileNotFoundError):  # a growing file has got its final name meanwhile
-            state = file.stat()
-            for name in sizes:
-                if file.name.startswith(name) and state.st_mtime >= since:
-                    sizes[name] += state.st_size
+    growing = {file.with_suffix("") for file in out.glob("*.flac.part")}
+    for file in growing.union(out.glob("*.flac")):  # listed last: one that is renamed meanwhile is in either list
+        for name in sizes:
+            if file.name.startswith(name):
+                sizes[name] += _measure_one(file, since=since)
     return sizes
+
+
+def _measure_one(file: Path, *, since: float) -> int:
+    """Return the size of a file under the name it has now, or 0 if it is of an earlier demo."""
+    for path in (file.with_name(f"{file.name}.part"), file):
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            if state.st_mtime >= since:
+                return state.st_size
+    return 0
 
 
 async def _make_all(session: "Session", out: Path) -> list[Finished]:
