@@ -21,7 +21,7 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Request
-from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler
+from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import OutOfPatience
@@ -52,7 +52,8 @@ class _Known:
 
     created_at: datetime | None = None
     pushed: bool = False  # a webhook will report it
-    seen: float = -math.inf  # when a poll last found it processing
+    past: Past = Past()  # noqa: RUF009 - frozen
+    unknown: Unknown | None = None
 
 
 @attrs.define(eq=False)
@@ -271,13 +272,12 @@ class Poller:
                 rest = error.retry_after or 0.0
         finally:
             now, jitter = anyio.current_time(), random.random()  # noqa: S311 - spreads polls
-            self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
+            past = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
-            if watch in self._lingering and outcome is not Outcome.FINISHED:
-                self._forget(watch)  # nobody has come back
+            if watch in self._lingering and outcome is not Outcome.FINISHED:  # nobody has come back
+                self._forget(watch, past)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.unknown = now, None
-            self._remember(watch.handle, seen=now)
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
@@ -331,20 +331,20 @@ class Poller:
         memory, now = self._remember(handle, known), anyio.current_time()
         if watch is None:
             watch = self._watches[handle] = _make_watch(handle, known, now=now)
+            watch.unknown = memory.unknown
         self._lingering.pop(watch, None)
         created_at = memory.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
-        self._scheduler.watch(watch, route=handle.route, now=now, age=age, seen=memory.seen, pushed=memory.pushed)
+        self._scheduler.watch(watch, route=handle.route, now=now, age=age, pushed=memory.pushed, past=memory.past)
         self._changed.set()
         return watch
 
-    def _remember(self, handle: Handle, known: Operation[Any] | None = None, *, seen: float = -math.inf) -> _Known:
+    def _remember(self, handle: Handle, known: Operation[Any] | None = None) -> _Known:
         """Remember what is known of an operation, and return all that is."""
         memory = self._known.setdefault(handle, _Known())
         self._known.move_to_end(handle)
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
-        memory.seen = max(memory.seen, seen)
         if known is not None:
             memory.created_at = known.created_at or memory.created_at
             memory.pushed = memory.pushed or (known.request is not None and known.request.callback_url is not None)
@@ -352,11 +352,11 @@ class Poller:
 
     def _leave(self, watch: _Watch) -> None:
         """Wait for an operation no longer; a poll that is out may linger, in case somebody comes back."""
-        now = anyio.current_time()
+        now, past = anyio.current_time(), self._scheduler.past(watch)
         if self._scheduler.forget(watch, now=now):
             self._lingering[watch] = now + LINGER
         else:
-            del self._watches[watch.handle]
+            self._forget(watch, past)
         self._changed.set()
 
     def _end_lingering(self, now: float) -> float:
@@ -370,9 +370,13 @@ class Poller:
             self._lingering.move_to_end(watch)
         return math.inf
 
-    def _forget(self, watch: _Watch) -> None:
+    def _forget(self, watch: _Watch, past: Past | None = None) -> None:
+        """Drop a watch; ``past`` is what to keep of it in case somebody comes back."""
         del self._watches[watch.handle]
         self._lingering.pop(watch, None)
+        if past is not None:
+            memory = self._remember(watch.handle)
+            memory.past, memory.unknown = past, watch.unknown
 
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
         """Stop looking at an operation, and end the poll that nobody needs any more."""

@@ -14,6 +14,7 @@ from soundpiece_async import (
     Handle,
     Limits,
     NewFx,
+    NotFound,
     OperationFailed,
     Session,
     Status,
@@ -188,6 +189,34 @@ async def test_waiting_in_a_loop_costs_what_waiting_costs(*, by_handle: bool) ->
             await until(lambda: session.statistics().in_flight == 1)
             sim.finish(operation.id)
         assert asked(sim) == 1
+
+
+@pytest.mark.parametrize("handle", [Handle("create.new_fx", "op_none"), None])
+async def test_a_loop_does_not_ask_more_often_than_a_wait_when_nothing_comes_of_it(handle: Handle | None) -> None:
+    """A service that is down, or does not know the operation: the rests between two questions are kept."""
+    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        sim.inject(Fault.SERVER_ERROR, method="GET", times=99)
+        for _ in range(20):
+            with pytest.raises(WaitTimeout):
+                await session.wait(handle or operation, timeout=0.02)
+        assert asked(sim) == 1
+
+
+async def test_how_often_an_operation_was_unknown_is_remembered_between_two_waits(
+    sim: Simulator, session: Session
+) -> None:
+    """Or a loop would wait for ever for what there is not."""
+    handle = Handle("create.new_fx", "op_" + "7" * 26)
+    sim.inject(Fault.SERVER_ERROR, status=404, method="GET", times=99)
+    with pytest.raises(WaitTimeout):
+        await session.wait(handle, timeout=0.2)
+    memory = session._poller._known[handle]
+    assert memory.unknown is not None
+    assert memory.unknown.times > 0
+    memory.unknown.times, memory.unknown.since = 1000, -1e9
+    with pytest.raises(NotFound):
+        await session.wait(handle, timeout=5)
 
 
 async def test_what_comes_while_nobody_waits_is_there_for_who_comes_back() -> None:

@@ -83,6 +83,18 @@ class Sleep:
     until: float | None
 
 
+@attrs.frozen
+class Past:
+    """What a caller keeps of an operation that nobody waits for any more, to bring it along when somebody comes back.
+
+    Without it each that comes back would be as urgent as one that was never looked at, and a rest would end early.
+    """
+
+    seen: float = -inf
+    rests: float = -inf
+    failures: int = 0
+
+
 class Scheduler:
     """Decides whom to poll; polls nobody.
 
@@ -136,8 +148,8 @@ class Scheduler:
         route: str,
         now: float,
         age: float | None = 0.0,
-        seen: float = -inf,
         pushed: bool = False,
+        past: Past = Past(),
     ) -> None:
         """Begin to watch an operation, or learn more of one that is watched.
 
@@ -147,18 +159,22 @@ class Scheduler:
             now: The time.
             age: Seconds since it was created. 0: just now, so it is known to be processing. More: nobody has looked
                 since, so it may long be finished. None: unknown (attached by a handle), as if unseen for a whole hold.
-            seen: When it was last known to be processing, if that is later than ``age`` says.
             pushed: A webhook will report it.
+            past: What was kept of it, if it was watched before.
         """
         if route not in self._routes:
             self._routes[route] = Durations(hold=self._tempo.announced)
         piece = self._pieces.get(key)
         if piece is None:
             born = now - (self._tempo.hold if age is None else age)
-            last = max(born, min(seen, now))
+            last = max(born, min(past.seen, now))
             piece = Piece(key, self._routes[route], born, last, aged=age is not None, pushed=pushed, since=last)
+            piece.failures = past.failures
             self._pieces[key] = piece
-            self._waiting.add(piece)
+            if past.rests > now:
+                self._resting.add(piece, until=past.rests)
+            else:
+                self._waiting.add(piece)
             return
         if piece.stage is Stage.WAITING:
             self._waiting.discard(piece)
@@ -169,6 +185,10 @@ class Scheduler:
             piece.seen, piece.since = max(piece.seen, piece.born), max(piece.since, piece.born)
         if piece.stage is Stage.WAITING:
             self._waiting.add(piece)
+
+    def past(self, key: Hashable) -> Past:
+        """Return what to keep of an operation that is watched, and is about to be forgotten."""
+        return _past(self._pieces[key])
 
     def forget(self, key: Hashable, *, now: float, finished: bool = False) -> bool:
         """Watch an operation no longer.
@@ -251,7 +271,7 @@ class Scheduler:
 
     def settle(
         self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5, retry_after: float = 0.0
-    ) -> None:
+    ) -> Past:
         """Take in how a poll ended, and its slot back.
 
         Args:
@@ -261,6 +281,9 @@ class Scheduler:
                 usable answer; CUT is a long poll that was broken off, perhaps by a proxy; DROPPED was cancelled.
             jitter: A number between 0 and 1 that spreads the rests after failures.
             retry_after: The shortest rest after a failure.
+
+        Returns:
+            What to keep of it, should nobody wait for it any more.
         """
         piece = self._pieces[key]
         held = piece.stage is Stage.HELD
@@ -283,13 +306,15 @@ class Scheduler:
                 rest = max(self._take_cut(piece, now) if cut else self._take_failure(piece, jitter), retry_after)
             case Outcome.DROPPED if now - piece.sent > self._tempo.trip:  # the server had it, and gave no answer
                 piece.learn(now, finished=False)
+        piece.rests = now + rest
         if piece.gone:
             self._leave(piece)
         elif rest > 0:
-            self._resting.add(piece, until=now + rest)
+            self._resting.add(piece, until=piece.rests)
         else:
             piece.stage = Stage.WAITING
             self._waiting.add(piece)
+        return _past(piece)
 
     def _places(self, rate: float | None) -> int:
         """Return how many slots may hold (rules 2 and 3)."""
@@ -355,3 +380,7 @@ class Scheduler:
             self._waiting.discard(piece)
         piece.stage = Stage.LEFT
         del self._pieces[piece.key]
+
+
+def _past(piece: Piece) -> Past:
+    return Past(piece.seen, piece.rests, piece.failures)

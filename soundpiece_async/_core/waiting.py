@@ -46,7 +46,8 @@ class Stage(Enum):
 class Piece:
     """One watched operation. Times are the caller's clock, in seconds.
 
-    `seen` is when it was last known to be processing, `since` when it last had a turn, even one that failed; `aged`
+    `seen` is when it was last known to be processing, `since` when it last had a turn, even one that failed, and
+    `rests` until when it rests, or rested; `aged`
     tells whether `born` is known, or is only when it was first heard of; `gone` that nobody waits for it any more
     while a poll is still out; `cut` that a hold on it was broken off, and no answer came since.
     """
@@ -64,6 +65,7 @@ class Piece:
     gone: bool = False
     suspect: bool = False
     cut: bool = False
+    rests: float = -inf
 
     def prospects(self, now: float) -> tuple[float, float]:
         """Return the finishes to expect since the last turn, and the hazard now; at an unknown age the overall rate."""
@@ -237,7 +239,7 @@ class Resting:
 
     def add(self, piece: Piece, *, until: float) -> None:
         """Let it rest."""
-        piece.stage = Stage.RESTING
+        piece.stage, piece.rests = Stage.RESTING, until
         heapq.heappush(self._heap, (until, next(self._order), piece))
 
     def next(self) -> float:

@@ -3,7 +3,7 @@ from collections.abc import Iterable
 import pytest
 
 from soundpiece_async._core.endings import AGREE_AFTER
-from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
 PROCESSING, UNDECIDED, FINISHED, FAILED, CUT, DROPPED = Outcome
@@ -62,13 +62,32 @@ def test_a_hold_that_somebody_came_back_to_is_as_any_other() -> None:
 def test_who_comes_back_is_not_as_urgent_as_who_was_never_looked_at() -> None:
     """When it was last seen is remembered by the caller."""
     scheduler = Scheduler(slots=2)
-    scheduler.watch("seen", route=ROUTE, now=100.0, age=60.0, seen=99.0)
+    scheduler.watch("seen", route=ROUTE, now=100.0, age=60.0, past=Past(seen=99.0))
     scheduler.watch("new", route=ROUTE, now=100.0, age=30.0)
 
     assert scheduler.lag(100.0) == 30.0
     action = scheduler.next_action(100.0)
     assert isinstance(action, Poll)
     assert action.key == "new"
+
+
+def test_a_rest_is_not_cut_short_by_leaving_and_coming_back() -> None:
+    """Nor are the failures before it forgotten, that make the next one longer."""
+    scheduler = Scheduler(slots=2)
+    watch(scheduler, ["a"])
+    pasts = []
+    for _ in range(3):
+        action = scheduler.next_action(100.0)
+        assert action == Poll("a", wait=True)
+        scheduler.begin(action, now=100.0)
+        scheduler.forget("a", now=100.0)
+        pasts.append(scheduler.settle("a", now=100.0, outcome=FAILED))
+        scheduler.watch("a", route=ROUTE, now=100.0, past=pasts[-1])
+        assert scheduler.past("a").rests == pasts[-1].rests
+        assert scheduler.next_action(100.0) == Sleep(pasts[-1].rests)
+        scheduler.forget("a", now=100.0)
+        scheduler.watch("a", route=ROUTE, now=100.0, past=Past(failures=pasts[-1].failures))
+    assert [past.rests - 100.0 for past in pasts] == [0.75, 1.5, 3.0]
 
 
 @pytest.mark.parametrize("wait", [False, True])
