@@ -176,7 +176,8 @@ async def test_writes_durations(value: str, shown: Any) -> None:
     ("value", "shown"), [("object", {"name": "vocals"}), ("upper", "VOCALS"), ("missing", "not there")]
 )
 async def test_writes_kinds(value: str, shown: Any) -> None:
-    """The kind of a stem."""
+    """The kind of a stem; other outputs have none."""
+    assert "kind" not in (await finish([f"kind={value}"], "create.new_song", **SONG))["outputs"][0]
     document = await finish([f"kind={value}"], "adapt.separate_stems", **STEMS)
     assert shown in [output.get("kind", "not there") for output in document["outputs"]]
 
