@@ -32,7 +32,8 @@ class OutputGuard:
     def check(self, url: str, what: str) -> None:
         """Raise ``OutputRefused`` if a URL shows that it leads where no output may come from."""
         if objection := hosts.find_objection(url, secure=self._secure, local=self._local):
-            raise OutputRefused(f"{what}: refused: {objection}{ADVICE}")
+            advice = "" if hosts.find_objection(url, secure=False, local=True) else ADVICE
+            raise OutputRefused(f"{what}: refused: {objection}{advice}")
 
     def open_to_api(self, address: tuple[Any, ...]) -> socket.socket:
         """Make the socket of a connection to the API; if that is on this machine, outputs may be, too."""

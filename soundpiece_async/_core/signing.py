@@ -169,7 +169,7 @@ def _check_age(identity: str, age: float, tolerance: float) -> None:
 def _read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
     """Read a body that is signed, and may be of another shape all the same."""
     try:
-        payload = codec.decode_json(body)
+        payload = codec.decode_answer(body)
     except ValueError as error:
         raise WebhookError(f"webhook {identity}: not JSON") from error
     kind = payload.get("type") if isinstance(payload, dict) else None

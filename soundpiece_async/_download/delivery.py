@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 
 from soundpiece_async._core import endings, wire
-from soundpiece_async._core.errors import DownloadError, NotReady
+from soundpiece_async._core.errors import DownloadError, NotReady, SoundpieceError
 from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names
 from soundpiece_async._core.outputs import Handle, Output
@@ -53,7 +53,11 @@ async def deliver(
             operation=operation
         )
     outputs = wire.demand_ready(operation).outputs
-    return await downloader.save_all(outputs, to, name or operation.id, overwrite=overwrite)
+    try:
+        return await downloader.save_all(outputs, to, name or operation.id, overwrite=overwrite)
+    except SoundpieceError as error:
+        error.about(operation=operation)
+        raise
 
 
 class UntilFull:

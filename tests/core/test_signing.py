@@ -1,7 +1,7 @@
 import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -360,6 +360,16 @@ def test_signed_bodies_of_another_shape(body: bytes) -> None:
     """A signature does not make sense of nonsense: 400, and the message names the event."""
     error = refuse(make_headers(body), body)
     assert (error.http_status, "msg_1" in str(error)) == (400, True)
+
+
+@pytest.mark.parametrize("encode", [lambda text: text.encode("latin-1"), lambda text: json.dumps(text).encode()])
+def test_signed_bodies_in_an_odd_encoding(encode: Callable[[str], bytes]) -> None:
+    """What is no UTF-8, or JSON in a JSON text, is read as a poll's answer is."""
+    body = encode(json.dumps({"type": "create.new_sample.ready", "data": make_sample(prompt="é")}, ensure_ascii=False))
+    operation = read(make_headers(body), body).operation
+
+    assert operation is not None
+    assert operation.handle.id == make_sample()["id"]
 
 
 anything = st.recursive(
