@@ -15,7 +15,14 @@ import attrs
 from soundpiece_async._core import attempts, endings, wire
 from soundpiece_async._core.attempts import Unknown, Verdict, judge_read, name_unknown
 from soundpiece_async._core.endings import Agreement
-from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError, WaitTimeout, duplicate
+from soundpiece_async._core.errors import (
+    ApiError,
+    RateLimited,
+    SoundpieceError,
+    TransportError,
+    WaitTimeout,
+    duplicate,
+)
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
@@ -68,6 +75,7 @@ class _Watch:
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
+    fault: str = ""  # why the latest poll brought no usable answer, if it did not
     unknown: Unknown | None = None  # how often the service said that it does not know the operation, in a row
 
     def read(self, answer: Answer, call: Call) -> Reading | None:
@@ -142,7 +150,7 @@ class Poller:
                 self._leave(watch)
         match watch.outcome:
             case None:
-                raise _too_late(handle, known, f"within {timeout} s")
+                raise _too_late(handle, known, f"within {timeout} s", fault=watch.fault)
             case Operation() as operation:
                 return operation
             case SoundpieceError() as error:
@@ -153,10 +161,11 @@ class Poller:
     async def _look(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any]:
         """Ask once, and not at all while the account's limit, or a service that is down, lets nobody pass."""
         result = None
+        watch = _make_watch(handle, known, now=anyio.current_time())
         with anyio.move_on_after(LOOK):
-            result = await self._ask_once(handle, known)
+            result = await self._ask_once(watch, known)
         if result is None:
-            raise _too_late(handle, known, "when it was asked for")
+            raise _too_late(handle, known, "when it was asked for", fault=watch.fault)
         result = self._reader.fix(result)
         self._known.pop(handle, None)
         if (waited_for := self._watches.get(handle)) is not None:
@@ -164,8 +173,8 @@ class Poller:
             self._delivered.pop(handle, None)
         return result
 
-    async def _ask_once(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any] | None:
-        watch = _make_watch(handle, known, now=anyio.current_time())
+    async def _ask_once(self, watch: _Watch, known: Operation[Any] | None) -> Operation[Any] | None:
+        handle = watch.handle
         pacer = self._transport.pacer
         if pacer.paused_for:
             return None
@@ -179,6 +188,7 @@ class Poller:
             if judge_read(error) is Verdict.RAISE:
                 raise error.about(handle, operation=known) from None
             logger.info("%s: no answer: %s", handle, error)
+            watch.fault = str(error)
             return None
         return self._decide(watch, reading)[1]
 
@@ -277,7 +287,7 @@ class Poller:
             if watch in self._lingering and outcome is not Outcome.FINISHED:  # nobody has come back
                 self._forget(watch, past)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
-            watch.seen, watch.unknown = now, None
+            watch.seen, watch.fault, watch.unknown = now, "", None
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
@@ -308,6 +318,7 @@ class Poller:
             verdict = judge_read(error)
             if verdict is not Verdict.RAISE and not (verdict is Verdict.UNKNOWN and self._is_unknown(watch, now)):
                 logger.info("%s: looking again later: %s", watch.handle, error)
+                watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and watch.unknown is not None and isinstance(error, ApiError):
                 error = name_unknown(error, handle=watch.handle, unknown=watch.unknown, now=now)
@@ -408,6 +419,7 @@ def _make_watch(handle: Handle, known: Operation[Any] | None, *, now: float) -> 
     return _Watch(handle, known.request, wire.key_of(known), seen=now)
 
 
-def _too_late(handle: Handle, known: Operation[Any] | None, when: str) -> WaitTimeout:
-    text = f"operation {handle} was not ready {when}; it runs on: wait for it again"
+def _too_late(handle: Handle, known: Operation[Any] | None, when: str, *, fault: str) -> WaitTimeout:
+    latest = f" (no usable answer, the latest: {fault})" if fault else ""
+    text = f"operation {handle} was not ready {when}{latest}; it runs on: wait for it again"
     return WaitTimeout(text, handle=handle, operation=known)

@@ -14,6 +14,7 @@ from rawapi import Peer, RawApi, http
 
 from soundpiece_async import (
     DecodeError,
+    DownloadError,
     Failed,
     Handle,
     JobState,
@@ -309,6 +310,29 @@ async def test_odd_answers_again_and_again_are_an_error(api: Api) -> None:
         assert (await session.run(request, timeout=20)).operation.outputs
 
     assert len(api.created) == 2
+
+
+@pytest.mark.parametrize("timeout", [0, 1])
+async def test_a_wait_that_was_too_short_says_what_came(api: Api, timeout: float) -> None:
+    """Else an answer that nobody can read looks like work that takes long."""
+    patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=60))
+    async with opened(patient) as session:
+        operation = await session.submit(fx())
+        api.service = lambda _: {"detail": "quota"}
+        with pytest.raises(WaitTimeout, match=r"no usable answer, the latest: GET .*'quota'.*; it runs on") as caught:
+            await session.wait(operation, timeout=timeout)
+
+    assert caught.value.handle == operation.handle
+
+
+async def test_a_download_that_fails_names_the_operation(api: Api, session: Session, tmp_path: Path) -> None:
+    """As a run knows it; and what helps nothing is not advised."""
+    api.service = output(url="/files/a.flac?sig=1")
+    with pytest.raises(DownloadError, match=r"it is no http\(s\) URL; 4 URLs") as caught:
+        await session.run(fx(), save_to=tmp_path, timeout=20)
+
+    assert caught.value.operation is not None
+    assert caught.value.operation.outputs
 
 
 async def test_another_id_under_the_same_key_is_the_operation(api: Api, session: Session) -> None:
