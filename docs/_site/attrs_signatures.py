@@ -84,7 +84,7 @@ def _read_field(attribute: griffe.Attribute, *, kw_only: bool) -> griffe.Paramet
         default = _call(made) if made is not None else default
         default = "..." if str(default).startswith("attrs.Factory(") else default  # it depends on the others
     constant = attribute.module.members.get(str(default))
-    if constant is not None and constant.is_attribute:  # as BASE_URL: say what it is
+    if constant is not None and not constant.is_alias and constant.is_attribute:  # as BASE_URL: say what it is
         default = constant.value
     return griffe.Parameter(
         attribute.name,
