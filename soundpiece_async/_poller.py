@@ -6,8 +6,7 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from datetime import datetime
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import attrs
@@ -34,6 +33,9 @@ from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import OutOfPatience
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 logger = get_logger("poller")
 
@@ -250,8 +252,7 @@ class Poller:
                             poll = attrs.evolve(poll, wait=False)
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for
-                        start = partial(polls.start_soon, self._poll, watch, poll.wait, permit, now, name="poll")
-                        watch.poll = context.run(start)
+                        watch.poll = context.run(self._start_poll, polls, watch, poll.wait, permit, now)
                         permit = None
                     case Drop(key=held) as drop:
                         self._scheduler.begin(drop, now=now)
@@ -263,6 +264,17 @@ class Poller:
                         until = min(stays, math.inf if sleep.until is None else sleep.until)
                         with anyio.move_on_after(max(0.0, until - now)):
                             await self._changed.wait()
+
+    def _start_poll(
+        self,
+        polls: "TaskGroup",
+        watch: _Watch,
+        wait: bool,  # noqa: FBT001 - as those of _poll
+        permit: Ticket,
+        now: float,
+    ) -> "anyio.TaskHandle[None]":
+        """Start a poll in the context that this is called in."""
+        return polls.start_soon(self._poll, watch, wait, permit, now, name="poll")
 
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""

@@ -274,7 +274,7 @@ class Source:
             retry_after=self._retry_after,
             jitter=random.random(),  # noqa: S311 - spreads requests, guards nothing
         )
-        if isinstance(pause, float):
+        if isinstance(pause, int | float):
             return pause
         error = self.fail(
             f"{setback}; {pause.why}; {self._furthest} bytes are here: download it again later to go on from them"

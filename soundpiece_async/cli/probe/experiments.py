@@ -18,7 +18,7 @@ from soundpiece_async._core.codec import decode_json
 from soundpiece_async._core.endings import Ending
 from soundpiece_async._core.errors import SettingsError, SoundpieceError
 from soundpiece_async._core.models import Status
-from soundpiece_async.cli.probe.client import Client, Reply
+from soundpiece_async.cli.probe.client import Client, Download, Reply
 from soundpiece_async.cli.probe.findings import Findings
 from soundpiece_async.cli.probe.forms import MISSING, PROMPT, compare, show_form, show_time
 from soundpiece_async.cli.probe.listener import Delivered
@@ -249,6 +249,7 @@ class Experiments:
         output = next(iter(_find_outputs(final)), {})
         url, add = str(output.get("url")), self._findings.add
         statuses: list[str] = []
+        file: Download | None = None
         for _ in range(_TRIES):
             try:
                 file = await self._client.download(url)
@@ -260,7 +261,7 @@ class Experiments:
                     break
             await anyio.sleep(self._pause)
         add("GETs of a file (U11)", ", then ".join(statuses), "200")
-        if statuses[-1] not in ("200", "203"):
+        if file is None or statuses[-1] not in ("200", "203"):
             return
         length = file.headers.get("content-length")
         add("Content-Length of a file", "the length" if length == str(file.bytes) else show_form(length), "the length")

@@ -30,7 +30,8 @@ def _audio(
 
     def apply(audio: bytes) -> bytes:
         with soundfile.SoundFile(io.BytesIO(audio)) as file:
-            samples, rate = change(file.read(always_2d=True), file.samplerate)
+            read: Samples = np.asarray(file.read(always_2d=True), dtype=np.float64)
+            samples, rate = change(read, file.samplerate)
             kept = file.subtype
         written = io.BytesIO()
         soundfile.write(written, samples, rate, format="FLAC", subtype=subtype or kept)
