@@ -19,6 +19,8 @@ import attrs
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
+from soundpiece_async._core.redaction import redact_url
+
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
@@ -95,7 +97,11 @@ class Response(aiohttp.ClientResponse):
     That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
     aiohttp repeats after two kinds of error only, both met while it waits for the headers; here they become another.
     A middleware could do that too, at 500 bytes for each poll that is out.
+    Its repr, which frames show, has no headers and no query: either may hold what signs a URL.
     """
+
+    def __repr__(self) -> str:
+        return f"<Response {self.method} {redact_url(str(self.url))} [{self.status}]>"
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Wait for status and headers."""

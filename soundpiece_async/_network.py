@@ -181,12 +181,12 @@ class Network:
                     response = await self._get(url, headers or {}, timeout)
                 async with AsyncExitStack() as left:
                     await left.enter_async_context(response)
-                    target = response.headers.get("Location") if response.status in REDIRECTS else None
-                    if target is None:
+                    target = signed_url(response.headers.get("Location", "")) if response.status in REDIRECTS else None
+                    if not target:
                         first = await response.content.readany()
                         left.pop_all()
                         return response, first
-                    url = _follow(url, signed_url(target))
+                    url = _follow(url, target)
             failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
         except OutputRefused as error:
             failure = forget_frames(error)

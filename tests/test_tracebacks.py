@@ -22,6 +22,7 @@ import pytest
 from conftest import STUCK, settings, simulate
 from leftovers import opened, until
 from rawapi import RawApi, http
+from rawserver import Act, RawServer
 from standardwebhooks import Webhook
 from test_faults import KEY
 from test_faults import settings as raw_settings
@@ -237,6 +238,36 @@ async def test_no_refused_address_shows_what_signs_it(url: str, tmp_path: Path) 
         with pytest.raises(SoundpieceError) as caught:
             await session.download(moved.outputs[0], tmp_path)
     check(caught.value, sim.api_key, signed=("S3CRET",))
+
+
+@pytest.mark.parametrize(
+    "target", ["ftp://me:S3CRET@h/x?sig=S3CRET", "http://me:S3CRET@[/?sig=S3CRET", "//h:x/?sig=S3CRET"]
+)
+async def test_no_refused_redirect_shows_what_signs_it(target: str, tmp_path: Path) -> None:
+    """Of an output: neither where it came from, nor where it leads."""
+    moved = Act(status=302, headers={"Location": target})
+    async with simulate() as sim, Session(once(sim)) as session, RawServer({}, default=moved) as host:
+        operation = (await session.run(fx())).operation
+        output = attrs.evolve(operation.outputs[0], url=host.url(query="sig=S3CRET"))
+        with pytest.raises(SoundpieceError) as caught:
+            await session.download(output, tmp_path)
+        assert host.requests
+    check(caught.value, sim.api_key, signed=("S3CRET",))
+
+
+async def test_no_redirect_of_the_api_shows_what_signs_it() -> None:
+    """It is refused, with the headers that it came with."""
+
+    async def answer(peer: Any, _: bytes) -> None:
+        await peer.send(
+            http(SIGNED.encode(), status="307 Moved", headers=f"Location: {SIGNED}\r\nX-Request-Id: {SIGNED}\r\n")
+        )
+
+    async with RawApi() as api, opened(raw_settings(api.url)) as session:
+        api.always = answer
+        with pytest.raises(SoundpieceError, match="a redirect of the API is never followed") as caught:
+            await session.submit(fx())
+    check(caught.value)
 
 
 ANSWERS = {

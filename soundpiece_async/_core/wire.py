@@ -57,7 +57,7 @@ class Answer:
     """What came back: status, headers (names in lower case; of a success none, nobody asks) and the whole body."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = attrs.field(repr=False)  # a Location may be signed
     body: bytes = attrs.field(repr=False)
 
 
