@@ -1,6 +1,9 @@
 import hashlib
+import os
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,6 +102,19 @@ async def test_a_different_file_is_not_touched(tmp_path: Path, there: bytes, act
         assert b.target.read_bytes() == there
         assert b.left() == ["song.flac"]
         assert await b.save(overwrite=True) == SONG
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with names")
+@pytest.mark.parametrize("name", ["song.flac", "song.flac.part", "song.flac.part.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero"), os.mkdir])
+async def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """Reading a pipe never begins, and reading a device may never end: a thread would be lost to either."""
+    async with bench(tmp_path) as b:
+        b.target.parent.mkdir()
+        make(b.target.with_name(name))
+        with anyio.fail_after(20), pytest.raises(DownloadError, match="the file system said"):
+            await b.save()
+        assert set(b.left()) <= {name, "song.flac.part"}
 
 
 async def test_a_look_is_repeated_as_a_download_is(tmp_path: Path) -> None:

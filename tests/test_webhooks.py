@@ -40,7 +40,7 @@ from soundpiece_async import (
 from soundpiece_async._core import endings
 from soundpiece_async._poller import DELIVERED
 from soundpiece_async.simulator import Fault, Simulator
-from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Webhooks, aiohttp_handler, asgi_app
+from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Delivery, Webhooks, aiohttp_handler, asgi_app
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +149,15 @@ def test_what_it_shows() -> None:
     """Numbers, but no secret; one secret alone need not be in a list."""
     checks = Webhooks(SECRET, tolerance=60)
     assert repr(checks) == "<Webhooks secrets=1 tolerance=60 s remembers=0>"
+
+
+def test_a_delivery_shows_its_type_as_foreign_text() -> None:
+    """One printable line without what signs a URL; the type itself stays as it came."""
+    kind = f"\x1b[31m\u202ehttps://h.example/x?sig=S3CRET.{'a' * 10_000}.ready"
+    delivery = Delivery(id="msg_1", type=kind, route=kind, status=Status("ready"), operation=None)
+    assert delivery.type == kind
+    assert len(repr(delivery)) < 1_300
+    assert not any(hidden in repr(delivery) for hidden in ("S3CRET", "x1b", "u202e"))
 
 
 def test_a_retry_days_later_is_taken_unless_the_tolerance_forbids_it() -> None:

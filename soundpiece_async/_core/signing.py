@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import SettingsError, WebhookError
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.reading import Note, Reading, read_operation
-from soundpiece_async._core.redaction import SecretBytes
+from soundpiece_async._core.redaction import SecretBytes, redacted_repr
 from soundpiece_async._core.requests import ROUTES
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[bytes | str, bytes | str]]
@@ -62,8 +62,8 @@ class Delivery:
     """
 
     id: str
-    type: str
-    route: str
+    type: str = attrs.field(repr=redacted_repr)
+    route: str = attrs.field(repr=redacted_repr)
     status: Status
     operation: Operation[Any] | None
 

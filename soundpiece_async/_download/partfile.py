@@ -7,10 +7,12 @@
    working, and nothing may close the file under it. Once closed, a ``PartFile`` stays closed.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -201,7 +203,8 @@ class PartFile:
     def _read_note(self) -> Known | None:
         """Read what the note says, or None when it says nothing about these bytes and this source."""
         try:
-            note = json.loads(self._note.read_text())
+            with open_regular(self._note) as file:
+                note = json.loads(file.read().decode())
         except (FileNotFoundError, ValueError):
             return None
         match note:
@@ -221,11 +224,21 @@ class Facts:
 
 def read_facts(path: Path) -> Facts:
     """Read a file once, from beginning to end. Blocks."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = read_head(file.read)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
         return Facts(head=head, size=file.tell(), sha256=digest.hexdigest())
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """Open a file for reading; what is no regular one (a pipe, a device) may never end, and is an OSError."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = io.FileIO(os.open(path, flags), "r")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileExistsError(errno.EEXIST, "something that is no regular file is there", str(path))
+    return file
 
 
 def _open(path: Path) -> io.FileIO:
