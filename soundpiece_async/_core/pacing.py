@@ -200,7 +200,7 @@ class Gate:
 
     def wakes_at(self, *, now: float) -> float | None:
         """Say when `admit` could next let somebody in; None when nobody waits, or only an answer can help."""
-        if not self.waiting or self._probe is not None:
+        if not self.waiting or (self.probing and self._probe is not None):
             return None
         paced = None if self.rate is None else self._due
         times = (now, self._closed_until, paced, self._probe_at if self.probing else None)

@@ -248,3 +248,23 @@ def test_a_probe_waits_as_long_as_it_is_asked_to() -> None:
     assert gate.wakes_at(now=10) == 70
     assert gate.admit(now=69.9) == []
     assert len(gate.admit(now=70)) == 1
+
+
+def test_a_probe_holds_up_nobody_once_others_have_succeeded() -> None:
+    """When an older request ends the outage, those that wait go at once, though the probe is not answered yet."""
+    gate = Gate(quota=1)
+    first, second = admit_one(gate, now=0), admit_one(gate, now=0)
+    gate.answered(first, now=0, limited=False, usable=False)
+    assert gate.probing
+    gate.join(Turn.SUBMIT, now=0)
+    probe_at = gate.wakes_at(now=0)
+    assert probe_at is not None
+    (probe,) = gate.admit(now=probe_at)
+    waiting = gate.join(Turn.SUBMIT, now=probe_at)
+    assert gate.wakes_at(now=probe_at) is None
+
+    gate.answered(second, now=probe_at, limited=False)
+    assert not gate.probing
+    assert gate.wakes_at(now=probe_at) == probe_at
+    assert gate.admit(now=probe_at) == [waiting]
+    gate.answered(probe, now=probe_at, limited=False)
