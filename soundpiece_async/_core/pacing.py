@@ -54,13 +54,17 @@ def doubled(attempt: int, *, base: float, cap: float) -> float:
     return min(cap, base * 2.0 ** min(max(attempt, 0), 64))
 
 
+_MOMENTS = 1e9
+"""Seconds from which on a number is a moment since 1970: as a pause it would be thirty years."""
+
+
 def retry_after(value: str | None, *, date: str | None = None, now_epoch: float | None = None) -> float | None:
     """Read a `Retry-After` header as seconds from now; None when it is absent or says nothing sensible.
 
     Whole seconds are what the service documents; fractions and an HTTP date are tolerated (contract section 10). A date
     is compared with the server's own `date` header where that can be read, so that a wrong local clock does no harm;
-    with neither that nor `now_epoch` it says nothing. A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`;
-    negative numbers are junk.
+    with neither that nor `now_epoch` it says nothing. A number too large for a pause is a moment: seconds since 1970.
+    A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`; negative numbers are junk.
 
     Args:
         value: The header as it came.
@@ -68,9 +72,10 @@ def retry_after(value: str | None, *, date: str | None = None, now_epoch: float 
         now_epoch: The local time, seconds since 1970, used when `date` does not help.
     """
     text = (value or "").strip()
-    if _SECONDS.fullmatch(text):
-        return min(float(text), LONGEST_PAUSE)
-    until, sent = _read_date(text), _read_date(date or "")
+    seconds = float(text) if _SECONDS.fullmatch(text) else None
+    if seconds is not None and seconds < _MOMENTS:
+        return min(seconds, LONGEST_PAUSE)
+    until, sent = _read_date(text) if seconds is None else seconds, _read_date(date or "")
     since = now_epoch if sent is None else sent
     if until is None or since is None:
         return None

@@ -67,3 +67,12 @@ def test_retry_after_survives_anything(value: str, date: str) -> None:
     seconds = retry_after(value, date=date, now_epoch=NOON_EPOCH)
 
     assert seconds is None or 0 <= seconds <= LONGEST_PAUSE
+
+
+def test_a_moment_since_1970_is_no_pause_of_decades() -> None:
+    """A number that large is compared with the clock, as a date is; without a clock it says nothing."""
+    assert retry_after("1700000030", now_epoch=1_700_000_000) == 30
+    assert retry_after("1700000030", date="Tue, 14 Nov 2023 22:13:20 GMT", now_epoch=0) == 30
+    assert retry_after("1700000030", now_epoch=1_800_000_000) == 0
+    assert retry_after("1700000030") is None
+    assert retry_after("3600.5", now_epoch=0) == LONGEST_PAUSE
