@@ -640,7 +640,7 @@ async def test_a_folder_that_lies_too_deep_is_a_clear_error(tmp_path: Path) -> N
 async def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     """As when something else has its name; the lock is given back."""
     (tmp_path / "journal.sqlite3").mkdir()
-    with pytest.raises(JournalError, match="cannot be had"):
+    with pytest.raises(JournalError, match="cannot be opened"):
         await Journal.open(tmp_path)
     (tmp_path / "journal.sqlite3").rmdir()
     async with Journal.open(tmp_path) as journal:

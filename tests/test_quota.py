@@ -174,7 +174,8 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
         assert stamps[-1] - stamps[3] < 0.399  # all the others, together
         assert not session.statistics().degraded
         assert pacer.silence > sum(pauses)
-        assert [record.levelname for record in caplog.records if record.name.startswith("soundpiece")] == ["WARNING"]
+        told = [record.getMessage() for record in caplog.records if record.name == "soundpiece_async.pacer"]
+        assert told == ["no usable answers from the service: requests go one at a time until one succeeds"]
 
 
 async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:

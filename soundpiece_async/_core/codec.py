@@ -83,6 +83,15 @@ decode_json = make_reader(find_quick())
 """Read JSON; a ``ValueError``: it is none."""
 
 
+def is_utf8(body: bytes) -> bool:
+    """Return whether bytes are UTF-8 text."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def decode_answer(body: bytes) -> Any:
     """Read JSON as a service may have written it: bytes that are no UTF-8 replaced, and JSON in a JSON text unpacked.
 

@@ -85,7 +85,7 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
     found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key)
     identity = None if found is None else members.read_id(found.get("id"))
     if found is None or identity is None:
-        raise _no_operation(data, call)
+        raise _no_operation(data, answer, call)
     reading = reading_of(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
@@ -160,7 +160,7 @@ def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) 
     data = _read_json(answer, call)
     found = envelopes.find_operation(data, route=handle.route, asked=handle.id, key=key)
     if found is None:
-        raise _no_operation(data, call).about(handle)
+        raise _no_operation(data, answer, call).about(handle)
     identity = found.get("id")
     if members.is_empty(identity) or identity == handle.id:
         return found
@@ -173,7 +173,9 @@ def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) 
     ).about(handle)
 
 
-def _no_operation(data: Any, call: Call) -> DecodeError:
+def _no_operation(data: Any, answer: Answer, call: Call) -> DecodeError | TransportError:
+    if not codec.is_utf8(answer.body):  # so it is not JSON either, and was only looked through for an operation
+        return _not_json(answer, call)
     what = "is JSON, but no object" if not isinstance(data, dict | list) else "holds no operation, or several"
     return DecodeError(f"{call}: the answer {what}: {redact_text(str(data))}", body=data)
 
@@ -184,8 +186,12 @@ def _read_json(answer: Answer, call: Call) -> Any:
     try:
         return codec.decode_answer(answer.body)
     except ValueError as error:
-        told = f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}"
-        raise TransportError(told, kind="body", retry_after=_read_wait(answer)) from error
+        raise _not_json(answer, call) from error
+
+
+def _not_json(answer: Answer, call: Call) -> TransportError:
+    told = f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}"
+    return TransportError(told, kind="body", retry_after=_read_wait(answer))
 
 
 def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a table, one row a status

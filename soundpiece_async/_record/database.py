@@ -319,8 +319,12 @@ class Database:
         return self._connection.execute(statement).fetchone()[0]
 
     def _explain(self, error: Exception) -> JournalError:
+        if isinstance(error, FileNotFoundError):
+            folder = self._path.parent
+            advice = f"check that it is there, or start a run with: soundpiece bulk JOBS {folder}"
+            return JournalError(f"{folder} has no journal: {advice}")
         if isinstance(error, OSError):
-            return JournalError(f"the journal {self._path} cannot be had: {error}; nothing was done")
+            return JournalError(f"the journal {self._path} cannot be opened: {error}; nothing was done")
         if not isinstance(error, sqlite3.Error):
             return JournalError(f"the journal {self._path} is damaged ({error!r}): {_KEEP}")
         advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE, "nothing was changed")
