@@ -3,9 +3,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from faults import answer, hang_up, hang_up_later, reset_later, stall
+from faults import answer, hang_up_later, reset_later, stall
 from leftovers import no_task_left, opened, until
-from rawapi import Act, RawApi, http
+from rawapi import Act, Peer, RawApi, http
 
 from soundpiece_async import (
     ApiError,
@@ -277,8 +277,15 @@ async def test_one_object_in_a_recorded_run_has_one_budget(tmp_path: Path) -> No
 
 async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
     """A run that was stopped while it submitted an object leaves that to those who still want it."""
-    async with RawApi(blind=[hang_up]) as api, opened(settings(api.url)) as session:
-        api.always = hang_up
+    stopped = SettingsError("enough")
+
+    async def hang_up_until_stopped(_: Peer, __: bytes) -> None:
+        if session._submitter._pieces[request.idempotency_key].lock.statistics().tasks_waiting:
+            results.stop(stopped)
+            api.always = None
+
+    async with RawApi(blind=[hang_up_until_stopped]) as api, opened(settings(api.url)) as session:
+        api.always = hang_up_until_stopped
         request, outcomes = fx(), list[object]()
 
         async def follow() -> None:
@@ -286,12 +293,7 @@ async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
 
         async with anyio.create_task_group() as group, session.run_many([request]) as results:
             await until(lambda: bool(api.puts))
-            piece = session._submitter._pieces[request.idempotency_key]
             group.start_soon(follow)
-            await until(lambda: bool(piece.lock.statistics().tasks_waiting))
-            stopped = SettingsError("enough")
-            results.stop(stopped)
-            api.always = None
             (result,) = [result async for result in results]
         assert isinstance(result, Failed)
         assert result.error is stopped
