@@ -142,7 +142,7 @@ def a_night(count: int, *, seconds: float, seed: int = 1) -> list[Mapping[str, A
         kinds: tuple[str | None, ...] = STEMS if route == "adapt.separate_stems" else (None,)
         row = saved(stem, kinds=kinds, began=began, wait=wait) | {
             "route": route,
-            "body": json.dumps(body),
+            "body": json.dumps(body).encode(),
             "metadata": json.dumps({"album": dice.choice(NOUNS), "track": number % 12 + 1}),
         }
         if dice.random() < 0.025:

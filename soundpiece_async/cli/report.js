@@ -129,7 +129,7 @@ function showHead() {
 
 function checks() {
   const meanings = { full: "every frame was decoded", header: "size and FLAC header were checked, and not the audio behind it", none: "the size was checked, and nothing else", "": "an earlier version saved them" };
-  const parts = Object.entries(meanings).filter(([level]) => run.verified[level]).map(([level, meaning]) => `${count(run.verified[level])} ${level || "unknown"} (${meaning})`);
+  const parts = Object.entries(meanings).filter(([level]) => run.verified[level]).map(([level, meaning]) => `${whole.format(run.verified[level])} ${level || "unknown"} (${meaning})`);
   return parts.length ? `Checks that files have passed: ${parts.join("; ")}. ` : "";
 }
 

@@ -1,9 +1,10 @@
 """What goes wrong is said in the page, in plain words, and trying again is never paid for twice."""
 
 import json
+from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
-from studio import Service, Studio, browse, expect_ready, make
+from studio import Service, Studio, browse, expect_ready, make, open_service, open_studio
 
 from soundpiece_async.simulator import Fault
 
@@ -68,16 +69,20 @@ def test_audio_that_cannot_be_had(page: Page, studio: Studio, service: Service) 
     assert len(service.puts) == before
 
 
-def test_a_key_that_was_revoked(page: Page, studio: Studio, service: Service) -> None:
+def test_a_key_that_was_revoked(chromium: Browser, tmp_path: Path) -> None:
     """The piece was accepted before: with a good key the studio goes on waiting for it, and pays for nothing more."""
-    service.sim.inject(Fault.SERVER_ERROR, method="GET", host="api", status=401)
-    page.goto(studio.url)
-    track = make(page, "Instrumental", "locked door")
-    expect(track).to_contain_text("The service does not accept the API key.")
-    before = len(service.puts)
-    track.get_by_role("button", name="Try again").click()
-    expect_ready(track)
-    assert len(service.puts) == before
+    with open_service(speed=0.001) as service, open_studio(tmp_path / "data", service) as studio:
+        with browse(chromium, studio.url) as page:
+            track = make(page, "Instrumental", "locked door")
+            expect(track).to_have_attribute("data-state", "making")
+            studio.kill()  # or it would wait for a webhook, and ask for nothing
+            service.sim.inject(Fault.SERVER_ERROR, method="GET", host="api", status=401)
+            studio.start()
+            expect(track).to_contain_text("The service does not accept the API key.")
+            service.finish_all()
+            track.get_by_role("button", name="Try again").click()
+            expect_ready(track)
+        assert len(service.puts) == 1
 
 
 def test_a_server_that_is_away(chromium: Browser, studio: Studio, service: Service) -> None:
