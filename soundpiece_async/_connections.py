@@ -1,12 +1,12 @@
 """The pool of connections, and the answers that come over it.
 
-1. A kept connection is looked at before it is used: one that its host has closed meanwhile, which the event loop may
-   not have heard of yet, is dropped, and the next one is taken.
-2. One that its host closes in the very moment it is used, before a byte of an answer, is `StaleConnection`: whoever
-   owns the retries may try again at once.
-3. How long a host keeps connections is learned from those: none is used that has idled for half as long. That grows
-   again with each that is well.
-4. When descriptors run short, connections that idle are the first to go.
+1. Each kept connection is checked before it is used. One that its host has closed, which the event loop may not have
+   noticed yet, is dropped, and the next one is used.
+2. If the host closes a kept connection just as it is used, before the first byte of a response, `StaleConnection` is
+   raised: the request can be retried at once.
+3. The time for which a host keeps connections is learned from those: a connection that has been idle for half as long
+   is not used. The limit grows again with each connection that brings a response.
+4. When descriptors run short, idle connections are closed first.
 """
 
 import math
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
 STALE_WITHIN = 1.0
-"""Seconds from sending in which a kept connection that breaks was closed before the request came. A host that closes
-it later has had the request, and given no answer."""
+"""Seconds after sending. A kept connection that breaks within them was closed before the request arrived; a host that
+closes it later has received the request and not answered."""
 
 GROWTH = 1.05
-"""What each kept connection that brings an answer multiplies the time by that others may idle (rule 3)."""
+"""Factor by which each response over a kept connection extends the time that connections may be idle (rule 3)."""
 
 
 class StaleConnection(aiohttp.ClientConnectionError):
@@ -37,10 +37,10 @@ class StaleConnection(aiohttp.ClientConnectionError):
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool without a limit of its own.
+    """A connection pool without a limit of its own.
 
     Attributes:
-        patience: seconds a connection may have idled to be used again; aiohttp itself keeps none for over 15.
+        patience: seconds after which an idle connection is not used again; aiohttp itself closes them after 15.
     """
 
     patience: float = math.inf
@@ -48,7 +48,7 @@ class Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a connection that stands, as far as this end can know (rule 1)."""
+        """Return a connection that is open, as far as this end can tell (rule 1)."""
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
@@ -60,7 +60,7 @@ class Connector(aiohttp.TCPConnector):
             connection.close()
 
     def close_idle(self) -> None:
-        """Close what idles; its descriptors are free at the next turn of the loop (rule 4)."""
+        """Close the idle connections; their descriptors are free at the next turn of the loop (rule 4)."""
         for kept in self._conns.values():
             for protocol, _ in kept:
                 if protocol.transport is not None:
@@ -69,19 +69,19 @@ class Connector(aiohttp.TCPConnector):
 
 @attrs.define(eq=False)
 class _Use:
-    """What is known of one connection: whose it is, and when it brought its latest answer, by the loop's clock."""
+    """The pool of one connection, and the time of its latest response, by the loop's clock."""
 
     connector: Connector
     answered: float | None = None
 
     def answer(self, now: float) -> None:
-        """Record an answer (rule 3)."""
+        """Record a response (rule 3)."""
         if self.answered is not None:
             self.connector.patience *= GROWTH
         self.answered = now
 
     def is_stale(self, began: float, now: float) -> bool:
-        """Return whether one that broke before an answer was closed before it was used; learns from that (rule 3)."""
+        """Return whether a connection that broke was closed before it was used, and learn from that (rule 3)."""
         if self.answered is None or now - began >= STALE_WITHIN:
             return False
         self.connector.patience = min(self.connector.patience, (began - self.answered) / 2)
@@ -92,12 +92,12 @@ _uses: "WeakKeyDictionary[ResponseHandler, _Use]" = WeakKeyDictionary()
 
 
 class Response(aiohttp.ClientResponse):
-    """Keeps aiohttp from sending a PUT or GET again by itself when a kept-alive connection was lost.
+    """Response that keeps aiohttp from repeating a PUT or GET by itself when a kept connection was lost.
 
-    That second request would pass by our gate, our counts and our pauses: each call has one owner of its retries.
-    aiohttp repeats after two kinds of error only, both met while it waits for the headers; here they become another.
-    A middleware could do that too, at 500 bytes for each poll that is out.
-    Its repr, which frames show, has no headers and no query: either may hold what signs a URL.
+    That second request would bypass the rate gate, the counts and the pauses: retries have one owner.
+    aiohttp repeats after two kinds of error only, both raised while it waits for the headers; they are replaced here.
+    A middleware could do the same, at 500 bytes for each open poll.
+    The repr, which frames show, has neither headers nor query: both may hold the signature of a URL.
     """
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class Response(aiohttp.ClientResponse):
 
 
 def _is_readable(connection: Connection) -> bool:
-    """Return whether a connection without a request has something to read: its end, or what nobody asked for."""
+    """Return whether an idle connection has something to read: its end, or unexpected bytes."""
     found = connection.transport and connection.transport.get_extra_info("socket")
     if not found:
         return True

@@ -1,7 +1,8 @@
-"""One library error for whatever ended one job: the only place where a foreign exception becomes one of ours.
+"""The library error for any exception that ends a job: the only place where a foreign exception becomes one of ours.
 
-1. Of a group, the error that says most counts: one of the journal, then one of ours, then the first. Others are notes.
-2. A foreign exception is the cause of the error, unless a text in its chain holds what signs a URL, or a key.
+1. Of a group, the most specific error is used: one of the journal, else another of ours, else the first. The others
+   become notes.
+2. A foreign exception is the cause of the error, unless a text in its chain holds a key or the signature of a URL.
 """
 
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from soundpiece_async._core.redaction import hide_secrets, redact_text
 
 
 def contain(fault: Exception, *, what: str) -> tuple[SoundpieceError, bool]:
-    """Return the library error for what was raised on the way of one job, and whether that was unexpected.
+    """Return the library error for the exception that ended a job, and whether that exception was unexpected.
 
     Args:
-        fault: what was raised; a group is searched.
-        what: the job, as a message names it.
+        fault: the exception; a group is searched.
+        what: the name of the job in the message.
     """
     faults = list(_flatten(fault))
     faults.sort(key=lambda one: 0 if isinstance(one, JournalError) else 1 if isinstance(one, SoundpieceError) else 2)
@@ -46,7 +47,7 @@ def _flatten(fault: Exception) -> Iterator[Exception]:
 
 
 def _chain(fault: BaseException | None) -> Iterator[BaseException]:
-    """Give what a traceback shows: an exception, and those it came from."""
+    """Yield an exception and its causes and contexts, as a traceback shows them."""
     seen: set[int] = set()
     while fault is not None and id(fault) not in seen:
         yield fault
@@ -55,7 +56,7 @@ def _chain(fault: BaseException | None) -> Iterator[BaseException]:
 
 
 def _read(fault: BaseException) -> str:
-    """Return the text of an exception; a foreign one may fail to say it."""
+    """Return the text of an exception, or nothing where its ``__str__`` fails."""
     try:
         return str(fault)
     except Exception:  # noqa: BLE001 - as above

@@ -1,13 +1,13 @@
-"""Whether an operation is over, and how: decided by what it holds, the status is only a word for it.
+"""Whether an operation is over, and how: decided by its content, of which the status is only a part.
 
 Rules (contract section 14, rule 3):
 
-1. ``processing`` and its plain synonyms are never final, whatever else is there: outputs may be partial.
-2. Known final words end it, and content says how: outputs filled is ready, with a remark if an error is filled, too;
-   else an error, or a word that means failure, is failed.
+1. ``processing`` and its plain synonyms are never final, even with outputs, which may be partial.
+2. Known final words end it, and the content decides how: with outputs it is ready, with a remark if there is an error,
+   too; else an error, or a word that means failure, makes it failed.
 3. A word that means success, with neither outputs nor error, is an operation without outputs; any other word with
-   either of them may be an end. Neither counts until two reads, ``AGREE_AFTER`` seconds apart or more, say the same.
-4. Case does not count, nor do blanks, hyphens and underscores. Empty containers are not filled.
+   outputs or an error may be an end. Either is uncertain until two reads, ``AGREE_AFTER`` seconds apart or more, agree.
+4. Case, blanks, hyphens and underscores are ignored. Empty containers count as absent.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ import attrs
 from soundpiece_async._core.models import Operation, Status
 
 AGREE_AFTER = 10.0
-"""Seconds between two reads that make an end of what one alone does not (rule 3)."""
+"""Seconds between two reads that confirm an uncertain end (rule 3)."""
 
 _RUNNING = frozenset({"processing", "queued", "pending", "running", "inprogress", "generating"})
 _SUCCESS = frozenset({"ready", "completed", "complete", "succeeded", "success", "successful", "done", "finished"})
@@ -35,8 +35,8 @@ class Ending:
         status: the word as it came, or ``READY`` or ``FAILED`` where it is an end.
         shown: the status of the operation as long as ``status`` is not certain.
         certain: False: it is an end only when a later read says the same.
-        unknown: the word, where it is none of those this version knows.
-        remark: what is odd about it.
+        unknown: the word, if this version does not know it.
+        remark: a contradiction in the content, for the log.
     """
 
     status: Status
@@ -47,7 +47,7 @@ class Ending:
 
 
 def is_running(word: object) -> bool:
-    """Return whether a status says that the work goes on (rule 1): then nothing else has to be read."""
+    """Return whether a status means that the work goes on (rule 1): then nothing else has to be read."""
     return isinstance(word, str) and (word == Status.PROCESSING or _normalize(word) in _RUNNING)
 
 
@@ -85,12 +85,12 @@ def decide(word: object, *, outputs: bool, error: bool) -> Ending:
 
 
 def is_over(operation: Operation[Any]) -> bool:
-    """Return whether an operation says by itself that it is over: failed, or ready with outputs (rule 3)."""
+    """Return whether an operation is certainly over: failed, or ready with outputs (rule 3)."""
     return operation.status is Status.FAILED or (operation.status is Status.READY and bool(operation.outputs))
 
 
 class Agreement:
-    """What uncertain reads of one operation said, and since when (rule 3)."""
+    """The latest uncertain end of one operation, and the time of its first read (rule 3)."""
 
     def __init__(self) -> None:
         self._said: tuple[object, ...] | None = None
@@ -100,7 +100,7 @@ class Agreement:
         return f"<Agreement on {self._said!r} since {self._since:.1f}>"
 
     def add(self, status: Status, operation: Operation[Any], *, now: float) -> bool:
-        """Add a read, and return whether one that is old enough said the same.
+        """Add a read, and return whether it agrees with one that is old enough.
 
         URLs may be signed afresh each time, so only the number of outputs counts.
 

@@ -1,14 +1,14 @@
-"""Where in an answer the operation is: whatever it is wrapped in, and whatever stands beside it.
+"""Find the operation in an answer, in any envelope and beside other objects.
 
 Rules (contract section 14, rule 1):
 
 1. The object under the route's known name that has an id is the operation.
-2. Else it is looked for among all objects with an id, down to ``MAX_DEPTH``: the sole one with a status, or with filled
-   outputs or an error. Of several, the one is taken that has most of an operation about it: the id that was asked
-   for, the key that was sent, an id of the usual form, the members of an operation. Equal ones are too many.
-3. Where none has a status, an object with an id, or a member named like one, still names the operation: the id is
-   the way back to work that is paid for.
-4. One without a status may have it in an object of its own, as the ``attributes`` of JSON:API: that counts as it.
+2. Else all objects with an id are searched, down to ``MAX_DEPTH``, for the only one with a status, outputs or an error.
+   Of several, the most likely one is used: with the id that was asked for, the key that was sent, an id of the usual
+   form, the most members of an operation. If two are equally likely, there is no result.
+3. If no object has a status, one with an id, or with a member named like an id, still identifies the operation: the id
+   leads back to work that is paid for.
+4. An object without a status may have it in an inner object, as the ``attributes`` of JSON:API: that is read instead.
 """
 
 import re
@@ -20,7 +20,7 @@ from soundpiece_async._core.requests import ROUTES
 
 MAX_DEPTH = 3
 MAX_OBJECTS = 1000
-"""Objects that are looked at; an answer to a question about one operation has no more of interest."""
+"""Objects that are searched; an answer about one operation needs no more."""
 
 _USUAL_ID = re.compile(r"op_[0-9a-z]{26}")
 _ID_NAMES = frozenset({"operationid", "opid", "jobid", "taskid"})
@@ -30,7 +30,7 @@ _KNOWN = frozenset({"status", "created_at", "idempotency_key", "output", "output
 def find_operation(
     data: object, *, route: str, asked: str | None = None, key: str | None = None
 ) -> Mapping[str, Any] | None:
-    """Return the operation in an answer, or None where there is none, or more than one.
+    """Return the operation in an answer; None if there is none, or more than one.
 
     Args:
         data: the JSON that came.
@@ -66,14 +66,14 @@ def _walk(data: object) -> Iterator[dict[str, Any]]:
 
 
 def _looks_alive(value: Mapping[str, Any]) -> bool:
-    """Return whether an object says how it stands (rule 2)."""
+    """Return whether an object has a status, outputs or an error (rule 2)."""
     if isinstance(value.get("status"), str):
         return True
     return not all(members.is_empty(value.get(name)) for name in ("outputs", "output", "error"))
 
 
 def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None) -> Mapping[str, Any] | None:
-    """Return the one that has most of an operation about it (rule 2)."""
+    """Return the most likely operation; None if two are equally likely (rule 2)."""
 
     def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
         identity, ours = members.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
@@ -87,7 +87,7 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
 
 
 def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
-    """Return an object under its id, also where another member holds that; None: it has none (rule 3)."""
+    """Return an object with its id under ``id``, wherever it was; None: it has no id (rule 3)."""
     if members.read_id(value.get("id")) is not None:
         return value
     ids = {name: identity for name, text in value.items() if (identity := members.read_id(text)) is not None}
@@ -97,7 +97,7 @@ def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _lift(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the one object in another that says how that one stands, under its id (rule 4); None: there is none."""
+    """Return the inner object with the status of an object, under the id of the outer one; None if absent (rule 4)."""
     inner = [one for one in value.values() if isinstance(one, dict) and _looks_alive(one) and _with_id(one) is None]
     return {**inner[0], "id": value["id"]} if len(inner) == 1 else None
 

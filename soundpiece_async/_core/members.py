@@ -1,8 +1,7 @@
-"""Members of an operation, read generously: each function returns the value, or None and the reason.
+"""Lenient readers for the members of an operation: each returns the value, or None and the reason.
 
-The echo, the times, the lengths and the kinds are advisory: nobody pays for them, so none of them may hide the audio
-that was paid for (contract section 14, rule 4). An empty reason means that there is nothing to complain of; an absent
-member is such a case.
+The echo, the times, the durations and the kinds are advisory: a malformed one must not hide audio that is paid for
+(contract section 14, rule 4). The reason is empty if the member is fine or absent.
 """
 
 import re
@@ -18,16 +17,16 @@ from soundpiece_async._core.models import OperationError
 T = TypeVar("T")
 
 Read: TypeAlias = tuple[T | None, str]
-"""A value, or None; and the reason why there is none although the member is there."""
+"""A value, or None; and the reason why a member that is present has no value."""
 
 INTERNAL_ERROR = "internal_error"
-"""The code to read where none is given (contract section 8)."""
+"""The default error code (contract section 8)."""
 
 MAX_ERRORS = 20
-"""Errors of a list that are repeated."""
+"""The most errors of a list that are read."""
 
 MAX_DEPTH = 3
-"""Levels of lists and objects that outputs are looked for in."""
+"""Levels of lists and objects that are searched for outputs."""
 
 _IDENTITY = re.compile("[!-~]+")
 """Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
@@ -104,7 +103,7 @@ def read_error(value: object) -> OperationError | None:
 
 
 def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> Iterator[dict[str, Any]]:
-    """Yield the outputs in a value: a list, a single one, or objects by kind; a ``url`` is all that one needs."""
+    """Yield the outputs in a value: a list, a single one, or objects by kind; only the ``url`` is required."""
     match value:
         case str() if kind is None and _URL.match(value):
             yield {"url": value}
@@ -120,17 +119,16 @@ def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEP
 
 
 def to_epoch(number: float) -> float:
-    """Return seconds since 1970 for so many seconds, thousandths, millionths or billionths of one.
+    """Return seconds since 1970 for a number of seconds, or of thousandths, millionths or billionths of a second.
 
-    Seconds are those that are nearest to our time: the next larger unit would begin in the year 1973, the next smaller
-    one end in the year 5138.
+    The unit is chosen by size: seconds end in the year 5138, and the same number of thousandths begins in 1973.
     """
     scales = (scale for scale in (1.0, 1e3, 1e6, 1e9) if abs(number) < _LATEST * scale)
     return number / next(scales, 1.0)
 
 
 def is_empty(value: object, *, depth: int = MAX_DEPTH) -> bool:
-    """Return whether a member holds nothing at all: null, blank text, zero, or containers with nothing in them."""
+    """Return whether a member is empty: null, blank text, zero, or containers of empty values."""
     if isinstance(value, dict | list):
         inner = value.values() if isinstance(value, dict) else value
         return not value or (depth > 0 and all(is_empty(one, depth=depth - 1) for one in inner))
@@ -167,14 +165,14 @@ def _to_time(text: str) -> datetime:
 
 
 def _from_iso(text: str) -> datetime:
-    """Read ISO 8601, with the leap second and the midnight of 24:00 that ``datetime`` refuses."""
+    """Read ISO 8601, leap seconds and 24:00 included, which ``datetime`` refuses."""
     text = re.sub(r" ?(UTC|GMT)$", "Z", text)
     later = timedelta(seconds=len(_LEAP.findall(text)), days=len(_MIDNIGHT.findall(text)))
     return datetime.fromisoformat(_MIDNIGHT.sub("00", _LEAP.sub("59", text))) + later
 
 
 def _to_words(value: object) -> str:
-    """Write a member of an error as text, whatever it is."""
+    """Return a member of an error as text, whatever its type."""
     return "" if is_empty(value) else value.strip() if isinstance(value, str) else reprlib.repr(value)
 
 

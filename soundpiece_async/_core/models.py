@@ -1,4 +1,4 @@
-"""The nouns: what the server says of an operation, and how far one piece came."""
+"""The models of results: operations, their errors, saved files, outcomes of requests, statistics."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,7 +18,7 @@ R_co = TypeVar("R_co", bound=Request | None, covariant=True)
 
 
 class Status(StrEnum):
-    """Where an operation stands. Open: an unknown status is kept and counts as not final (contract section 4)."""
+    """The status of an operation. Open: an unknown status is kept and counts as not final (contract section 4)."""
 
     PROCESSING = "processing"
     READY = "ready"
@@ -43,7 +43,7 @@ class Status(StrEnum):
 
 @attrs.frozen
 class OperationError:
-    """Why the service gave up. The set of codes is open; both are as they came (contract section 8).
+    """The reason of a failure. The set of codes is open; code and message are as they came (contract section 8).
 
     ``str(error)`` is one printable line of them without secrets, good for a log or a terminal.
     """
@@ -57,19 +57,19 @@ class OperationError:
 
 @attrs.frozen(kw_only=True)
 class Operation(Generic[R_co]):
-    """What the server says of one piece of work.
+    """One operation of the service, as it was last read.
 
     Attributes:
         route: as ``create.new_song``.
         id: opaque handle of the operation on its route.
         status: see ``Status``; unknown ones are kept and count as not final.
-        created_at: when it was submitted, or None when the service did not say.
-        idempotency_key: the request's key, as echoed, or None when the service did not say.
+        created_at: the time of submission; None if the service did not name it.
+        idempotency_key: the request's key, as echoed; None if the service did not echo it.
         request: the request object; of an operation known by its handle only, rebuilt from the echo, or None.
-        outputs: the files, once ready; a single one too is a tuple.
-        error: why it failed, once failed.
+        outputs: the audio files, once ready; a single one is a tuple, too.
+        error: the reason, once failed.
         echo_differences: names of the request's members that the service echoed otherwise than they were sent.
-        raw: the JSON object as it came, for members this version does not know. Holds signed URLs; not in the repr.
+        raw: the JSON object as it came, unknown members included. Holds signed URLs; not in the repr.
     """
 
     route: str = attrs.field(repr=redacted_repr)
@@ -85,17 +85,17 @@ class Operation(Generic[R_co]):
 
     @property
     def handle(self) -> Handle:
-        """Route and id: what to store to come back to this operation."""
+        """Route and id: store them to find this operation again."""
         return Handle(self.route, self.id)
 
     def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
-        """Return what may be shown to whoever asked for it, as JSON values: for answers of web apps, logs and queues.
+        """Return the operation as JSON values without secrets: for responses of web apps, logs and queues.
 
-        ``handle`` leads back to the operation, by ``Handle.parse``. What was asked for is not in it, because lyrics may
-        be private and sources signed.
+        ``Handle.parse`` of the member ``handle`` leads back to the operation. The members of the request are left out,
+        because lyrics may be private and sources signed.
 
         Args:
-            urls: with the signed URLs of the outputs. Whoever has one can fetch the file while it is valid.
+            urls: include the signed URLs of the outputs. Anybody who has one can fetch the file while it is valid.
         """
         return {
             "handle": str(self.handle),
@@ -178,7 +178,7 @@ class SavedFile:
 
 @attrs.frozen(kw_only=True)
 class Succeeded(Generic[R_co]):
-    """A piece that came all the way: ready, and saved when a place was given."""
+    """A request that succeeded: its operation is ready, and its files are saved if a destination was named."""
 
     request: R_co
     operation: Operation[R_co]
@@ -204,7 +204,7 @@ class Failed(Generic[R_co]):
         request: the caller's object.
         operation: the operation as it was last seen, or None.
         error: the reason.
-        from_journal: True when an earlier run ended it, and nothing was asked of the service now.
+        from_journal: True if an earlier run ended it, and the service was not asked now.
     """
 
     request: R_co
@@ -233,10 +233,10 @@ class Statistics:
         bytes: bytes received from the output host.
         requests: requests sent to the API, retries included.
         rate_limited: answers 429.
-        rate: requests per second the account gate gives now; None: unlimited.
+        rate: requests per second that the rate gate allows now; None: unlimited.
         paused_for: seconds until the gate opens again; 0: it is open.
         queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
-        degraded: the service gives no usable answers; until one succeeds, requests go out singly and ever rarer.
+        degraded: the service gives no usable answers; until it does, requests are sent singly, at growing intervals.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
         unknown_statuses: words for the status of operations that this version does not know; it polls on.

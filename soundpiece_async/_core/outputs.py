@@ -1,4 +1,4 @@
-"""What names an operation, and the files it made. An ``Output`` may be the source of the next request."""
+"""The handle of an operation, and its outputs. An ``Output`` may be the source of the next request."""
 
 import re
 from collections import Counter, deque
@@ -17,7 +17,7 @@ _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 
 @attrs.frozen
 class Handle:
-    """All it takes to come back to an operation, later or elsewhere; ``str`` and ``Handle.parse`` round-trip."""
+    """Route and id of an operation, to find it again later or elsewhere; ``str`` and ``Handle.parse`` round-trip."""
 
     route: str = attrs.field(repr=redacted_repr)
     id: str = attrs.field(repr=redacted_repr)
@@ -28,7 +28,7 @@ class Handle:
     @classmethod
     @forget_arguments
     def parse(cls, text: str) -> "Handle":
-        """Read what ``str(handle)`` wrote.
+        """Parse the text that ``str(handle)`` returns.
 
         Raises:
             ValueError: the text is not of that form.
@@ -50,8 +50,8 @@ class Output:
 
     Attributes:
         url: signed, and a secret until ``expires_at``; not in the repr.
-        expires_at: when ``url`` stops working; the session renews it by itself. None when the service did not say.
-        duration: length in seconds, or None when the service did not say.
+        expires_at: the time at which ``url`` stops working; the session renews it. None if the service did not name it.
+        duration: length in seconds; None if the service did not name it.
         kind: of a stem: ``vocals``, ``drums``, ``bass``, ``other`` (open).
         handle: the operation it belongs to.
         index: its number in that operation, from 0, fixed when the operation was first seen ready.
@@ -66,14 +66,14 @@ class Output:
 
     @property
     def path(self) -> str:
-        """The URL's path, which stays the same when it is signed afresh."""
+        """The path of the URL, which stays the same when the URL is signed again."""
         try:
             return urlsplit(self.url).path
         except ValueError:  # as 'http://[' does: then it stands for itself
             return self.url
 
     def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
-        """Return it as JSON values; with ``urls`` the signed URL, too, which is a secret while it is valid."""
+        """Return the output as JSON values; with ``urls`` the signed URL, too, which is a secret while it is valid."""
         members = {
             "index": self.index,
             "kind": self.kind,
@@ -84,13 +84,13 @@ class Output:
 
 
 def renumber(fresh: Iterable[Output], known: Iterable[Output]) -> tuple[Output, ...]:
-    """Give the outputs of a later answer the numbers they had in the first one, and that order.
+    """Return the outputs of a later answer with the numbers they had in the first one, and in that order.
 
-    The order of outputs is not promised, and a URL is signed afresh each time. So first all that can be found again by
-    their URL's path are, then those by their kind, then those by their duration, each time only where no other has the
-    same; the rest goes by position, but never one kind for another. New ones are numbered on.
+    The order of outputs is not promised, and a URL is signed anew each time. So outputs are matched by the path of
+    their URL, then by their kind, then by their duration, each time only where the value is unique; the rest by
+    position, but never one kind with another. New outputs get the next numbers.
 
-    Time in proportion to their number: one answer may list thousands.
+    Takes time in proportion to their number: one answer may list thousands.
     """
     left, missing = dict(enumerate(fresh)), dict(enumerate(known))
     unused = max((old.index for old in missing.values()), default=-1) + 1
@@ -115,7 +115,7 @@ def _match_paths(missing: _Outputs, left: _Outputs) -> _Pairs:
 
 
 def _cut_path(url: str) -> str:
-    """Return the path of a URL, or all of what is none: as ``Output.path``, at a tenth of its cost."""
+    """Return the path of a URL, or a text that is no URL as it is: as ``Output.path``, at a tenth of its cost."""
     plain = url.partition("?")[0].partition("#")[0]
     _, mark, rest = plain.partition("://")
     return rest.partition("/")[2] if mark else plain
@@ -126,20 +126,20 @@ def _match_kinds(missing: _Outputs, left: _Outputs) -> _Pairs:
 
 
 def _match_durations(missing: _Outputs, left: _Outputs) -> _Pairs:
-    """Match the same length and kind: the stems of one mix are all of one length."""
+    """Match by duration and kind: the stems of one mix all have the same duration."""
     return _match_only(
         missing, left, mark=lambda output: None if output.duration is None else (output.duration, output.kind)
     )
 
 
 def _match_only(missing: _Outputs, left: _Outputs, *, mark: Callable[[Output], Hashable]) -> _Pairs:
-    """Match what shares a mark, where nothing else on either side does; None is no mark."""
+    """Match the outputs whose mark is the same, and unique on both sides; None is no mark."""
     twins, found = _only(missing, mark), _only(left, mark)
     return [(old, found[shared]) for shared, old in twins.items() if shared in found]
 
 
 def _only(outputs: _Outputs, mark: Callable[[Output], Hashable]) -> dict[Hashable, int]:
-    """Return the outputs whose mark no other has, by that."""
+    """Return the outputs whose mark is unique, by mark."""
     marks = {place: mark(output) for place, output in outputs.items()}
     counts = Counter(marks.values())
     return {shared: place for place, shared in marks.items() if shared is not None and counts[shared] == 1}
@@ -161,7 +161,7 @@ def _match_positions(missing: _Outputs, left: _Outputs) -> _Pairs:
 
 
 def _peek(queue: deque[int] | None, taken: set[int]) -> int | None:
-    """Return the first of a queue that was not taken out of another one."""
+    """Return the first of a queue that was not taken from another queue; None: there is none."""
     while queue and queue[0] in taken:
         queue.popleft()
     return queue[0] if queue else None
