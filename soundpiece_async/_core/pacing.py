@@ -13,6 +13,7 @@ Submits, polls and renewals share one budget with every other process of the acc
 5. Whoever leaves the queue leaves nothing behind; a permit granted and not used goes to the next.
 
 The gate knows no clock: `now` is any monotonic time in seconds. It holds no reference to a request that is out.
+Rule 2 is its pace's: `OwnPace` here, for a session by itself; `SharedPace` for one of several processes of an account.
 """
 
 import re
@@ -20,6 +21,7 @@ from collections import OrderedDict
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, IntEnum, auto
+from typing import Protocol
 
 import attrs
 
@@ -29,7 +31,7 @@ LONGEST_PAUSE = 3600.0  # seconds; a longer `Retry-After` is a wrong clock rathe
 
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
-_SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
+SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
 _SUBMITS_PER_POLL = 3
 _JITTER_SHARE, _JITTER_MOST = 0.25, 1.0  # of the pause, seconds: processes of one account must not reopen together
 _BLIND_PAUSE, _BLIND_PAUSE_MOST = 1.0, 60.0  # seconds, for a 429 without a usable `Retry-After`
@@ -115,25 +117,103 @@ class Ticket:
     cost: float = attrs.field(default=0.0, init=False)  # seconds of the rate
 
 
+class Pace(Protocol):
+    """How fast a gate lets requests through, and what a 429 changes about it."""
+
+    @property
+    def rate(self) -> float | None:
+        """Permits per second now; None: no limit is known."""
+
+    @property
+    def epoch(self) -> int:
+        """How many cuts the rate has seen; a ticket is admitted in the epoch of its time."""
+
+    @property
+    def due(self) -> float:
+        """When the next permit is there; infinity: only news from elsewhere can bring one."""
+
+    def is_ready(self, now: float) -> bool:
+        """Return whether there is a permit."""
+
+    def spend(self, ticket: Ticket, now: float) -> None:
+        """Use up a permit for a ticket that is admitted."""
+
+    def refund(self, ticket: Ticket, now: float) -> None:
+        """Return the permit of an admitted ticket that was not sent."""
+
+    def lower(self, epoch: int, *, now: float, until: float) -> None:
+        """Note a 429 to a request that was admitted in that epoch, and that the gate is closed until then."""
+
+
+class OwnPace:
+    """The pace of a session that shares its account with nobody it knows of: the learned rate.
+
+    Args:
+        ceiling: requests per second never exceeded; None: no limit until the first 429.
+        epoch: the number of the first epoch.
+    """
+
+    def __init__(self, *, ceiling: float | None = None, epoch: int = 0) -> None:
+        self.learned = LearnedRate(ceiling=ceiling)
+        self.epoch = epoch
+        self._due = float("-inf")  # when the next permit is there
+
+    def __repr__(self) -> str:
+        return f"<OwnPace {describe_rate(self.rate)}>"
+
+    @property
+    def rate(self) -> float | None:
+        """Permits per second now; None while no limit is known."""
+        return self.learned.rate
+
+    @property
+    def due(self) -> float:
+        """When the next permit is there."""
+        return float("-inf") if self.rate is None else self._due
+
+    def is_ready(self, now: float) -> bool:
+        """Return whether there is a permit."""
+        return now >= self.due
+
+    def spend(self, ticket: Ticket, now: float) -> None:
+        """Use up a permit."""
+        if (rate := self.rate) is not None:
+            ticket.cost = 1 / rate
+            self.learned.spend(wanted=ticket.since <= self._due)
+            self._due = max(self._due, now - SAVED_SECONDS) + ticket.cost
+
+    def refund(self, ticket: Ticket, now: float) -> None:
+        """Return a permit; a cut since then has reset them."""
+        if ticket.epoch == self.epoch and self.rate is not None:
+            cost = min(ticket.cost, 1 / self.rate)  # one permit at today's rate, and not at a slower one of before
+            self._due = max(self._due - cost, now - SAVED_SECONDS)
+
+    def lower(self, epoch: int, *, now: float, until: float) -> None:  # noqa: ARG002 - now is the protocol's
+        """Lower the rate once for all that were sent before this was known (rule 3)."""
+        if epoch == self.epoch:
+            self.epoch += 1
+            self.learned.lower()
+        self._due = max(self._due, until)
+
+
 class Gate:
     """Who may send now, who must wait, and until when; see the rules at the top of this file.
 
     Every ticket goes `join`, then `admit`, then `answered`; or `leave` at any point instead.
     """
 
-    def __init__(self, *, ceiling: float | None = None, quota: int = _QUOTA) -> None:
+    def __init__(self, *, ceiling: float | None = None, quota: int = _QUOTA, pace: Pace | None = None) -> None:
         """Open a gate.
 
         Args:
             ceiling: Requests per second never exceeded; 429s still lower it. None: no limit until the first 429.
+            pace: Gives the permits, instead of an `OwnPace` with that ceiling.
             quota: Unusable answers, beyond the usable ones, after which requests go out one at a time.
         """
         self._queues: tuple[OrderedDict[Ticket, None], ...] = tuple(OrderedDict() for _ in Turn)
-        self._learned = LearnedRate(ceiling=ceiling)
+        self._pace: Pace = OwnPace(ceiling=ceiling) if pace is None else pace
         self._quota = RetryQuota(capacity=quota)
-        self._due = float("-inf")  # when the next permit is there
         self._closed_until: float | None = None
-        self._epoch = 0
         self._submits_in_row = 0
         self._in_row = 0  # pauses since the last success
         self._probe: Ticket | None = None  # the one request out while the quota is empty
@@ -151,7 +231,7 @@ class Gate:
     @property
     def rate(self) -> float | None:
         """Permits per second now; None while no limit is known."""
-        return self._learned.rate
+        return self._pace.rate
 
     @property
     def closed_until(self) -> float | None:
@@ -188,9 +268,8 @@ class Gate:
             ticket.place = _Place.GONE
         elif ticket.place is _Place.OUT:
             self._return(ticket)
-            if not sent and ticket.epoch == self._epoch and self.rate is not None:  # a cut since has reset the permits
-                cost = min(ticket.cost, 1 / self.rate)  # one permit at today's rate, and not at a slower one of before
-                self._due = max(self._due - cost, now - _SAVED_SECONDS)
+            if not sent:
+                self._pace.refund(ticket, now)
 
     def admit(self, *, now: float) -> list[Ticket]:
         """Let in those that may send now, in the order in which they should."""
@@ -207,8 +286,7 @@ class Gate:
         """Say when `admit` could next let somebody in; None when nobody waits, or only an answer can help."""
         if not self.waiting or (self.probing and self._probe is not None):
             return None
-        paced = None if self.rate is None else self._due
-        times = (now, self._closed_until, paced, self._probe_at if self.probing else None)
+        times = (now, self._closed_until, self._pace.due, self._probe_at if self.probing else None)
         return max(time for time in times if time is not None)
 
     def answered(
@@ -239,7 +317,7 @@ class Gate:
         elif usable:
             self._quota.succeed()
             self._probes = 0
-            if ticket.epoch == self._epoch:  # those from before the pause do not show that it helped
+            if ticket.epoch == self._pace.epoch:  # those from before the pause do not show that it helped
                 self._in_row = 0
         else:
             self._quota.fail()
@@ -257,7 +335,7 @@ class Gate:
         return submits or None
 
     def _may_send(self, now: float) -> bool:
-        if now < self._due and self._learned.rate is not None:
+        if not self._pace.is_ready(now):
             return False
         return not self.probing or (self._probe is None and now >= self._probe_at)
 
@@ -265,12 +343,9 @@ class Gate:
         ticket, _ = queue.popitem(last=False)
         if ticket.turn is not Turn.RENEWAL:
             self._submits_in_row = self._submits_in_row + 1 if ticket.turn is Turn.SUBMIT else 0
-        ticket.place, ticket.epoch = _Place.OUT, self._epoch
+        ticket.place, ticket.epoch = _Place.OUT, self._pace.epoch
         self.in_flight += 1
-        if (rate := self._learned.rate) is not None:
-            ticket.cost = 1 / rate
-            self._learned.spend(wanted=ticket.since <= self._due)
-            self._due = max(self._due, now - _SAVED_SECONDS) + ticket.cost
+        self._pace.spend(ticket, now)
         if self.probing:
             self._probe = ticket
         return ticket
@@ -286,13 +361,13 @@ class Gate:
     def _limit(self, ticket: Ticket, now: float, retry_after: float | None, jitter: float) -> None:
         """Close for all; lower the rate once for all that were sent before this was known (rule 3)."""
         self.limited_count += 1
-        if ticket.epoch == self._epoch:
-            self._epoch += 1
-            self._in_row += 1
-            self._learned.lower()
-        until = now + self._pause(retry_after, jitter)
+        self._in_row += ticket.epoch == self._pace.epoch
+        self.close(now + self._pause(retry_after, jitter))
+        self._pace.lower(ticket.epoch, now=now, until=self._closed_until or now)
+
+    def close(self, until: float) -> None:
+        """Let nobody in until then, because of a 429 to this process or to another one."""
         self._closed_until = max(until, self._closed_until or until)
-        self._due = max(self._due, self._closed_until)
 
     def _pause(self, retry_after: float | None, jitter: float) -> float:
         if retry_after is not None and retry_after > 0:  # false for NaN too
