@@ -25,6 +25,7 @@ from pathlib import Path
 import attrs
 
 from soundpiece_async._core import errnos
+from soundpiece_async._regularfiles import open_regular
 
 PROC = Path("/proc")
 UNWRITTEN = 10.0
@@ -78,7 +79,7 @@ def held_path(path: Path) -> Path:
 def read_holder(path: Path) -> Holder | None:
     """Return who made a lock file; None: there is none, or it cannot be read."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return Holder(**json.loads(_read(path)))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -139,7 +140,7 @@ def _take_by_file(held: Path) -> Callable[[], None] | None:
 def _give_back(held: Path, text: bytes) -> None:
     """Remove a lock file, if it is still the one that was made; twice is no error."""
     with suppress(OSError):
-        if held.read_bytes() == text:
+        if _read(held) == text:
             held.unlink()
 
 
@@ -147,18 +148,23 @@ def _remove_stale(held: Path) -> bool:
     """Remove a lock file that nobody holds any more; returns whether it is gone (rules 3 and 4)."""
     aside = held.with_name(f"{held.name}.{os.getpid()}")
     try:
-        text = held.read_bytes()
+        text = _read(held)
         holder = read_holder(held)
         if not (holder.is_gone if holder else time.time() - held.stat().st_mtime > UNWRITTEN):
             return False
         held.replace(aside)
-        if aside.read_bytes() != text:  # another process was quicker, and this is its new one
+        if _read(aside) != text:  # another process was quicker, and this is its new one
             aside.replace(held)
             return False
         aside.unlink()
     except FileNotFoundError:
         pass
     return True
+
+
+def _read(path: Path) -> bytes:
+    with io.FileIO(open_regular(path)) as file:
+        return file.readall()
 
 
 def _find_birth(process: int) -> str | None:

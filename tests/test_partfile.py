@@ -188,7 +188,7 @@ def test_a_lock_that_cannot_be_had_leaves_no_handle(tmp_path: Path) -> None:
     """What is in the place of the ``.part`` and is no file is an error, and nothing stays open."""
     (tmp_path / "x.flac.part").mkdir()
 
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(FileExistsError, match="a directory is there"):
         PartFile(tmp_path / "x.flac", source="s").claim(overwrite=False)
 
 

@@ -138,7 +138,7 @@ def test_a_fault_of_the_lock_is_not_taken_for_a_lack_of_locks(tmp_path: Path, mo
     (tmp_path / "y.flac.part").write_bytes(b"kept")
     (tmp_path / "y.flac.part.json").mkdir()
     part = PartFile(tmp_path / "y.flac", source="s")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(FileExistsError, match="a directory is there"):
         part.claim(overwrite=False)
     part.close()
     assert (tmp_path / "y.flac.part").read_bytes() == b"kept"
@@ -169,14 +169,14 @@ async def test_a_refused_name_is_changed(
 ) -> None:
     """And a fault that has nothing to do with the name is not."""
     operation = await session.wait(await session.submit(NewFx("door", duration=0.1)))
-    opened = partfile._open
+    opened = partfile.open_regular
 
-    def refuse(path: Path) -> io.FileIO:
+    def refuse(path: Path, *how: int) -> int:
         if not path.name.isascii():
             raise refusal
-        return opened(path)
+        return opened(path, *how)
 
-    monkeypatch.setattr(partfile, "_open", refuse)
+    monkeypatch.setattr(partfile, "open_regular", refuse)
     (file,) = await session.download(operation, tmp_path, name="Regen \u2013 laut")
     assert file.path is not None
     assert file.path.name == "Regen _ laut-21f25dc2.flac"

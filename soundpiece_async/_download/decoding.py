@@ -12,6 +12,7 @@ import soundfile
 
 from soundpiece_async._core import frames
 from soundpiece_async._core.flac import FlacHeader
+from soundpiece_async._regularfiles import open_regular
 
 _BLOCK = 65_536
 """Samples per channel decoded at a time: about half a MiB."""
@@ -51,7 +52,7 @@ def find_fault(path: Path, header: FlacHeader) -> tuple[str | None, str | None]:
 
 def _count_samples(path: Path, header: FlacHeader) -> int | None:
     """Return the length of a file whose header does not state one, by its last frame."""
-    with path.open("rb") as file:
+    with io.FileIO(open_regular(path)) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - frames.longest_tail(header)))
         return frames.find_last_sample(header, file.read())
 
@@ -66,7 +67,7 @@ class _Stated(io.FileIO):
     """
 
     def __init__(self, path: Path, header: FlacHeader, *, samples: int) -> None:
-        super().__init__(path)
+        super().__init__(open_regular(path))
         self._at = header.tag + _SAMPLES_AT
         self._bits = samples.to_bytes(_SAMPLES_BYTES)
 

@@ -7,12 +7,10 @@
    working, and nothing may close the file under it. Once closed, a ``PartFile`` stays closed.
 """
 
-import errno
 import hashlib
 import io
 import json
 import os
-import stat
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ import attrs
 from soundpiece_async import _filelocks
 from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.resuming import Known, is_strong
+from soundpiece_async._regularfiles import NO_LINK, open_regular
 
 _MOST_BLOCKS = 1024
 """What ``writev`` takes on Linux and macOS (IOV_MAX)."""
@@ -198,12 +197,14 @@ class PartFile:
         if known.etag is None:
             self._note.unlink(missing_ok=True)
         else:
-            self._note.write_text(json.dumps({"source": self._source, "etag": known.etag, "size": known.size}))
+            note = json.dumps({"source": self._source, "etag": known.etag, "size": known.size})
+            with io.FileIO(open_regular(self._note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "w") as written:
+                written.write(note.encode())
 
     def _read_note(self) -> Known | None:
         """Read what the note says, or None when it says nothing about these bytes and this source."""
         try:
-            with open_regular(self._note) as file:
+            with io.FileIO(open_regular(self._note)) as file:
                 note = json.loads(file.read().decode())
         except (FileNotFoundError, ValueError):
             return None
@@ -224,27 +225,11 @@ class Facts:
 
 def read_facts(path: Path) -> Facts:
     """Read a file once, from beginning to end. Blocks."""
-    with open_regular(path) as file:
+    with io.FileIO(open_regular(path)) as file:
         head = read_head(file.read)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
         return Facts(head=head, size=file.tell(), sha256=digest.hexdigest())
-
-
-def open_regular(path: Path) -> io.FileIO:
-    """Open a file for reading; what is no regular one (a pipe, a device) may never end, and is an OSError."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = io.FileIO(os.open(path, flags), "r")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise FileExistsError(errno.EEXIST, "something that is no regular file is there", str(path))
-    return file
-
-
-def _open(path: Path) -> io.FileIO:
-    """Open a file for reading and writing, made if missing; a link in its place is an error, it may lead anywhere."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return io.FileIO(os.open(path, flags, 0o666), "r+")
 
 
 def _write_all(file: io.FileIO, blocks: Sequence[bytes]) -> None:
@@ -259,7 +244,7 @@ def _write_all(file: io.FileIO, blocks: Sequence[bytes]) -> None:
 def _open_locked(path: Path) -> tuple[io.FileIO, Callable[[], None]] | None:
     """Open a file and take its lock, which is returned, too; or leave everything as it was (rule 1)."""
     with ExitStack() as undo:
-        file = undo.enter_context(_open(path))
+        file = undo.enter_context(io.FileIO(open_regular(path, os.O_RDWR | os.O_CREAT | NO_LINK), "r+"))
         unlock = _filelocks.take(file, path)
         if unlock is not None:
             undo.callback(unlock)

@@ -32,6 +32,7 @@ from soundpiece_async._core.errors import JournalError
 from soundpiece_async._descriptors import Shortage, is_short
 from soundpiece_async._logs import get_logger
 from soundpiece_async._record.wal import find_damage
+from soundpiece_async._regularfiles import demand_regular, open_regular
 
 logger = get_logger("journal")
 
@@ -130,6 +131,8 @@ _OF_FILE_SYSTEMS = frozenset(
 """What SQLite says of a file system that cannot share memory, or lock; or of other troubles, which stay."""
 _FAULTS = (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, LookupError, OverflowError, MemoryError, SystemError)
 """What ``sqlite3`` raises over a damaged file; it decodes names and texts itself, and believes what it finds."""
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Of the names of SQLite's files."""
 
 
 class JournalLost(JournalError):  # noqa: N818 - never named outside: it is a JournalError
@@ -165,9 +168,11 @@ class Database:
         self._one_at_a_time = threading.Lock()
         self._closed = self._wal = False
         try:
+            for suffix in _SUFFIXES:  # SQLite opens them itself, and would wait for a FIFO
+                demand_regular(path.with_name(f"{path.name}{suffix}"))
             if not read_only:  # made here for its permissions: bodies and outputs hold signed URLs
                 self._check_log()
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                os.close(open_regular(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._file = path.stat()
             manners = _choose_manners(path, read_only=read_only, locked=locked)
         except OSError as error:

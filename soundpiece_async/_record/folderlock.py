@@ -15,6 +15,7 @@ from pathlib import Path
 
 from soundpiece_async import _filelocks
 from soundpiece_async._core.errors import JournalError
+from soundpiece_async._regularfiles import NO_LINK, open_regular
 
 PATIENCE = 3
 """Times to try again."""
@@ -47,7 +48,9 @@ class FolderLock:
             OSError: the file cannot be opened, written or locked.
         """
         with ExitStack() as undo:
-            file = undo.enter_context(io.FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+"))
+            file = undo.enter_context(
+                io.FileIO(open_regular(self._path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600), "r+")
+            )
             release = _filelocks.take(file, self._path) or self._insist(file)
             if release is None:
                 raise JournalError(
@@ -62,12 +65,21 @@ class FolderLock:
         self._file, self._release = file, release
 
     def find_holder(self) -> str | None:
-        """Say who has the lock; None: nobody, and perhaps there is no such file. It is held for an instant, by this."""
-        with suppress(OSError), io.FileIO(self._path, "r") as file:
-            release = _filelocks.take(file, self._path)
-            if release is None:
-                return _read_holder(file)
-            release()
+        """Return who has the lock; None: nobody, or nobody can say. It is held for an instant, by this.
+
+        Raises:
+            JournalError: something else is in the place of the lock file.
+        """
+        with suppress(OSError):
+            try:
+                descriptor = open_regular(self._path)
+            except FileExistsError as error:
+                raise JournalError(f"{self._path.parent} cannot be looked at: {error}") from error
+            with io.FileIO(descriptor) as file:
+                release = _filelocks.take(file, self._path)
+                if release is None:
+                    return _read_holder(file)
+                release()
         return None
 
     def give_back(self) -> None:

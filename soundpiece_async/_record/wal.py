@@ -7,8 +7,11 @@ was committed, and with it which keys were sent: a run would buy that again.
 The format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 """
 
+import io
 import struct
 from pathlib import Path
+
+from soundpiece_async._regularfiles import open_regular
 
 _HEADER, _FRAME = 32, 24
 _MAGIC = 0x377F0682
@@ -18,7 +21,8 @@ _MAGIC = 0x377F0682
 def find_damage(path: Path) -> str | None:
     """Return what is wrong with a log, or None: nothing is, it is not there, or it ends in the middle of a frame."""
     try:
-        data = path.read_bytes()
+        with io.FileIO(open_regular(path)) as file:
+            data = file.readall()
     except FileNotFoundError:
         return None
     if len(data) < _HEADER + _FRAME:

@@ -129,7 +129,10 @@ async def _open(order: Order) -> Journal:
 
 async def _demand_folder(out: Path) -> None:
     """Refuse a folder that another process works in, before a long file is checked; opening its journal does, too."""
-    holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
+    try:
+        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
+    except JournalError as error:
+        raise UsageError(str(error)) from error
     if holder is not None:
         raise UsageError(f"{out} is being worked on by {holder}; nothing was done: let it end, or end it, first")
 

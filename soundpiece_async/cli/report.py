@@ -29,6 +29,7 @@ import anyio.to_thread
 
 from soundpiece_async import Journal
 from soundpiece_async._core.pieces import JobRecord
+from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.describing import describe, make_row, scrub, write_time
 from soundpiece_async.cli.summary import Summary
@@ -123,7 +124,7 @@ class _Report:
 
 def _write_file(path: Path, parts: Iterable[bytes | BinaryIO]) -> None:
     """Write what is given, and see it on the disk."""
-    with path.open("wb") as file:
+    with os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "wb") as file:
         for part in parts:
             if isinstance(part, bytes):
                 file.write(part)

@@ -114,8 +114,8 @@ async def read_standing(out: Path) -> Standing:
     Raises:
         UsageError: it has no journal that can be read.
     """
-    holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
     try:
+        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
         async with Journal.open(out, read_only=True) as journal:
             return await _read(journal, journal.ledger, holder)
     except JournalError as error:

@@ -1,6 +1,7 @@
 """``soundpiece verify``: is every file of a bulk run still what was saved?"""
 
 import hashlib
+import io
 import json
 import os
 from collections import Counter
@@ -21,6 +22,7 @@ from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
 from soundpiece_async._record.ledger import Ledger
+from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.levels import describe_levels
@@ -222,7 +224,7 @@ def set_aside(path: Path) -> Path | None:
 def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> tuple[str | None, Verify | None]:
     """Return how a file differs from its record, or its audio from its header; and the checks it has passed. Blocks."""
     try:
-        with path.open("rb") as file:
+        with io.FileIO(open_regular(path)) as file:
             length = os.fstat(file.fileno()).st_size
             if length != record.bytes:
                 return f"has {length} bytes, and had {record.bytes} when it was saved", None
