@@ -228,15 +228,23 @@ class Session:
                 what, to, name=name, overwrite=overwrite, reader=self._reader, downloader=self._downloader
             )
 
-    def stream(self, output: Output) -> AudioStream:
+    def stream(self, output: Output, *, range: str | None = None, if_range: str | None = None) -> AudioStream:  # noqa: A002 - the name of the header
         """Pass an output on instead of saving it: ``async with session.stream(output) as audio``, then iterate.
 
         What comes out is checked as a file would be, and goes on by itself over drops and expired URLs; nothing is
         kept. An output that cannot be had is an error when the stream is entered. ``AudioStream`` says the rest.
+
+        Args:
+            output: one of an operation's.
+            range: the ``Range`` header of the request that is answered, so that a player can seek: answer with
+                ``audio.status`` and ``audio.headers``. None, several ranges, or nonsense: the whole file.
+            if_range: its ``If-Range`` header.
         """
         self._life.check()
         return AudioStream(
             demand_output(output),
+            wanted=range,
+            if_range=if_range,
             open_passage=self._downloader.open,
             inside=self._life.inside,
             start=self._life.start_child,

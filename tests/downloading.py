@@ -135,8 +135,17 @@ async def lifetime() -> AsyncIterator[Lifetime]:
     await life.close()
 
 
-def stream(b: Bench, life: Lifetime, **changes: Any) -> AudioStream:
-    return AudioStream(b.output(**changes), open_passage=b.downloader.open, inside=life.inside, start=life.start_child)
+def stream(
+    b: Bench, life: Lifetime, *, wanted: str | None = None, if_range: str | None = None, **changes: Any
+) -> AudioStream:
+    return AudioStream(
+        b.output(**changes),
+        wanted=wanted,
+        if_range=if_range,
+        open_passage=b.downloader.open,
+        inside=life.inside,
+        start=life.start_child,
+    )
 
 
 async def read_all(b: Bench, life: Lifetime) -> bytes:

@@ -18,7 +18,7 @@ import attrs
 
 PIECE = 16_384
 SAME = "(the body's own)"
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 @attrs.frozen(kw_only=True)
@@ -211,10 +211,11 @@ def _cut_honestly(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, s
     if match is None or not act.ranges or asked.headers.get("if-range") not in (None, etag):
         return 200, headers, body
     total = str(len(body) + act.announce) if act.total else "*"
-    first = max(0, int(match[1]) + act.shift)
+    last = match[2] if match[1] else ""
+    first = max(0, (int(match[1]) if match[1] else len(body) - int(match[2])) + act.shift)
     if first >= len(body):
         return 416, headers | {"Content-Range": f"bytes */{total}"}, b""
-    end = min(len(body), int(match[2] or len(body)) + 1, first + (act.most or len(body)))
+    end = min(len(body), int(last or len(body)) + 1, first + (act.most or len(body)))
     return 206, headers | {"Content-Range": f"bytes {first}-{end - 1}/{total}"}, body[first:end]
 
 

@@ -1,4 +1,6 @@
 import asyncio
+import hashlib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from soundpiece_async._core.errors import (
 )
 
 pytestmark = pytest.mark.anyio
+
+ETAG = f'"{hashlib.sha256(SONG).hexdigest()[:16]}"'
+END = "bytes=200000-299999"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +57,13 @@ async def test_what_an_answer_needs_is_known_when_it_is_entered(tmp_path: Path) 
             _ = audio.headers
         assert repr(audio).endswith("#0 new None>")
         async with audio:
-            assert audio.headers == {"Content-Type": "audio/flac", "Content-Length": "300000"}
+            assert audio.headers == {
+                "Content-Type": "audio/flac",
+                "Content-Length": "300000",
+                "Accept-Ranges": "bytes",
+                "ETag": ETAG,
+            }
+            assert audio.status == 200
             assert (audio.size, audio.content_type, audio.duration) == (300_000, "audio/flac", 1.0)
             assert "open <Passage <Source http" in repr(audio)
             assert "secret" not in repr(audio)
@@ -69,7 +80,7 @@ async def test_a_host_may_not_know_the_size(tmp_path: Path) -> None:
     junk = Act(body=b"no flac at all" * 9, framing="chunked")
     async with bench(tmp_path, junk, verify="none") as b, lifetime() as life:
         async with stream(b, life, duration=7.5) as audio:
-            assert audio.headers == {"Content-Type": "audio/flac"}
+            assert audio.headers.keys() == {"Content-Type", "ETag"}
             assert audio.duration == 7.5
 
 
@@ -228,3 +239,139 @@ async def test_full_checks_are_not_left_out_unsaid(tmp_path: Path) -> None:
     async with bench(tmp_path, verify="full") as b, lifetime() as life:
         with pytest.raises(SettingsError, match="decodes files"):
             await read_all(b, life)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "span", "asked"),
+    [
+        ("bytes=0-", 206, range(300_000), [None]),
+        ("bytes=200000-", 206, range(200_000, 300_000), ["bytes=200000-"]),
+        ("bytes=-100000", 206, range(200_000, 300_000), ["bytes=-100000"]),
+        ("bytes=0-1", 206, range(2), ["bytes=0-1"]),
+        ("bytes=299999-999999", 206, range(299_999, 300_000), ["bytes=299999-999999"]),
+        ("bytes=300000-", 416, range(0), ["bytes=300000-"]),
+        ("bytes=-0", 416, range(0), ["bytes=-0"]),
+        ("bytes=0-1,5-6", 200, None, [None]),
+        ("lines=0-", 200, None, [None]),
+        ("bytes=9-3", 200, None, [None]),
+        (None, 200, None, [None]),
+    ],
+)
+@pytest.mark.parametrize("act", [Act(), Act(ranges=False)], ids=["ranges", "no ranges"])
+async def test_a_range_is_answered(
+    tmp_path: Path, act: Act, wanted: str | None, status: int, span: range | None, asked: list[str | None]
+) -> None:
+    """Status, headers and bytes are those of RFC 9110, also before a host that knows no ranges."""
+    async with bench(tmp_path, default=act) as b, lifetime() as life:
+        async with stream(b, life, wanted=wanted) as audio:
+            got = b"".join([block async for block in audio])
+            assert (audio.status, audio.size) == (status, 300_000)
+            headers = audio.headers
+        assert got == (SONG if span is None else SONG[span.start : span.stop])
+        assert headers["Content-Length"] == str(len(got))
+        assert headers["Accept-Ranges"] == "bytes"
+        part = {206: span and f"bytes {span.start}-{span.stop - 1}/300000", 416: "bytes */300000"}
+        assert headers.get("Content-Range") == part.get(status)
+        assert b.server.ranges == asked
+        assert b.downloader.streams_out == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "if_range", "status"),
+    [
+        ("bytes=0-", ETAG, 206),
+        ("bytes=0-", '"other"', 200),
+        (END, ETAG, 206),
+        (END, '"other"', 200),
+        (END, f"W/{ETAG}", 200),
+        (END, "Mon, 30 Nov 2026 20:00:00 GMT", 200),
+        (None, '"other"', 200),
+    ],
+)
+async def test_a_player_that_knows_another_version_gets_all_of_this_one(
+    tmp_path: Path, wanted: str | None, if_range: str, status: int
+) -> None:
+    """If-Range names the strong ETag that the answers have; nothing else lets parts be joined."""
+    async with bench(tmp_path) as b, lifetime() as life:
+        async with stream(b, life, wanted=wanted, if_range=if_range) as audio:
+            got = b"".join([block async for block in audio])
+            assert audio.status == status
+            assert audio.headers["ETag"] == ETAG
+        assert got == (SONG[200_000:] if status == 206 and wanted == END else SONG)
+
+
+@pytest.mark.parametrize(
+    ("script", "asked"),
+    [
+        ([Act(cut=60_000)], [END, "bytes=260000-299999"]),
+        ([Act(cut=60_000), Act(ranges=False)], [END, "bytes=260000-299999"]),
+        ([Act(ranges=False, cut=100_000)], [END, END]),
+        ([Act(status=403), Act(status=503), Act(status=404)], [END] * 4),
+        ([Act(shift=5), Act(most=7)], [END] * 3),
+        ([Act(total=False)], [END]),
+        ([Act(cut=60_000, framing="close", total=False)], [END, "bytes=260000-299999"]),
+        ([Act(framing="chunked")], [END]),
+        ([Act(excess=b"junk", framing="close")], [END]),
+    ],
+)
+async def test_faults_do_not_show_in_a_part(tmp_path: Path, script: list[Act], asked: list[str]) -> None:
+    """A part goes on over drops, with a URL that was signed afresh where the old one is refused."""
+    async with bench(tmp_path, *script) as b, lifetime() as life:
+        async with stream(b, life, wanted=END) as audio:
+            assert b"".join([block async for block in audio]) == SONG[200_000:]
+            assert audio.status == 206
+        assert b.server.ranges == asked
+        assert len(b.renewed) == sum(act.status in {403, 404} for act in script)
+
+
+async def test_an_expired_url_is_renewed_before_a_part_is_asked_for(tmp_path: Path) -> None:
+    """Its page may have been open for hours."""
+    async with bench(tmp_path) as b, lifetime() as life:
+        b.life = timedelta(seconds=-5)
+        output = b.output()
+        b.life = timedelta(minutes=15)
+        async with stream(b, life, wanted=END, expires_at=output.expires_at) as audio:
+            assert b"".join([block async for block in audio]) == SONG[200_000:]
+        assert len(b.renewed) == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [Act(cut=60_000, etag=None), Act(etag=None)],
+        [Act(cut=60_000), Act(body=OTHER, etag='"other"')],
+        [Act(cut=60_000), Act(body=SONG[:100_000])],
+        [Act(cut=60_000), Act(body=OTHER + SONG)],
+    ],
+)
+async def test_a_part_of_two_versions_is_an_error(tmp_path: Path, script: list[Act]) -> None:
+    """What was passed on is a beginning of the part, and the end is no good one."""
+    async with bench(tmp_path, *script) as b, lifetime() as life, stream(b, life, wanted=END) as audio:
+        got = b""
+        with pytest.raises(DownloadError, match="ask once more for the rest"):
+            async for block in audio:
+                got += block
+        assert got == SONG[200_000:260_000]
+        assert "Excerpt bytes=200000-299999" in repr(audio)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [Act(framing="chunked", ranges=False), Act(headers={"Content-Encoding": "gzip"})],
+)
+async def test_a_part_that_cannot_be_cut_is_all_of_the_file(tmp_path: Path, act: Act) -> None:
+    """A host that states no length, or says that what it sends is encoded, gives no part of what players know."""
+    async with bench(tmp_path, default=act) as b, lifetime() as life:
+        async with stream(b, life, wanted=END, duration=7.5) as audio:
+            assert b"".join([block async for block in audio]) == SONG
+            assert audio.status == 200
+            assert audio.duration == 1.0
+
+
+async def test_a_suffix_of_a_file_of_unknown_size_is_a_part_of_unknown_size(tmp_path: Path) -> None:
+    """What the host says is passed on as it says it."""
+    async with bench(tmp_path, default=Act(total=False)) as b, lifetime() as life:
+        async with stream(b, life, wanted="bytes=-100000", duration=7.5) as audio:
+            assert b"".join([block async for block in audio]) == SONG[200_000:]
+            assert audio.headers["Content-Range"] == "bytes 200000-299999/*"
+            assert (audio.size, audio.duration) == (None, 7.5)

@@ -133,6 +133,20 @@ def read_total(headers: Mapping[str, str]) -> int | None:
     return _read_length(headers)
 
 
+def read_span(headers: Mapping[str, str]) -> range | None:
+    """Return the bytes of the file that an answer says to be part of it, or None if it does not say so."""
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if match is None or match["first"] is None or int(match["last"]) < int(match["first"]):
+        return None
+    return range(int(match["first"]), int(match["last"]) + 1)
+
+
+def read_etag(headers: Mapping[str, str]) -> str | None:
+    """Return the ETag of an answer if it is a strong one."""
+    etag = headers.get("etag", "")
+    return etag if is_strong(etag) else None
+
+
 def is_strong(etag: str) -> bool:
     """Tell whether an ETag is well-formed and strong: a weak one promises no equal bytes."""
     return _STRONG_ETAG.fullmatch(etag) is not None
@@ -160,7 +174,7 @@ def _has_part(headers: Mapping[str, str], *, offset: int) -> bool:
 
 
 def _take_whole(headers: Mapping[str, str], *, offset: int, known: Known) -> Verdict:
-    etag = _read_etag(headers)
+    etag = read_etag(headers)
     size = _read_length(headers)
     encodings = read_encodings(headers)
     same = etag is not None and etag == known.etag
@@ -189,7 +203,7 @@ def _take_part(headers: Mapping[str, str], *, offset: int, known: Known) -> Verd
         return Useless(f"the host sent the part from byte {first}, not from {offset}")
     if end <= first or (total is not None and end > total) or _read_length(headers) not in (None, end - first):
         return Useless(f"the host contradicts itself: part {headers['content-range']}")
-    etag, encodings = _read_etag(headers), read_encodings(headers)
+    etag, encodings = read_etag(headers), read_encodings(headers)
     unlike = etag != known.etag if encodings else etag not in (None, known.etag)
     if offset and (known.etag is None or unlike):
         return Useless("the host sent a part of another version of the file, or does not say of which")
@@ -207,8 +221,3 @@ def _read_length(headers: Mapping[str, str]) -> int | None:
     """Give the length of the body; a chunked one has none, whatever else is said (RFC 9112, section 6.3)."""
     text = headers.get("content-length", "")
     return int(text) if _LENGTH.fullmatch(text) and not _is_chunked(headers) else None
-
-
-def _read_etag(headers: Mapping[str, str]) -> str | None:
-    etag = headers.get("etag", "")
-    return etag if is_strong(etag) else None

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from soundpiece_async._core.byte_ranges import ByteRange
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.names import file_names, plainer_name
@@ -24,6 +25,7 @@ from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.comparing import First, find_difference
 from soundpiece_async._download.disk import Disk, OnDisk, refuses_name
+from soundpiece_async._download.excerpt import Excerpt
 from soundpiece_async._download.fetching import OutputHost, Source, tell_warnings
 from soundpiece_async._download.filling import fill
 from soundpiece_async._download.inspecting import Inspect, Inspection, describe, prepare_inspection
@@ -120,14 +122,22 @@ class Downloader:
         """Bytes of bodies that came from the output host, those fetched twice included."""
         return self._host.received
 
-    def open(self, output: Output, *, pass_on: Callable[[list[bytes]], Awaitable[None]]) -> Passage:
-        """Prepare to pass an output on, to whoever makes something else of it than a file.
+    def open(
+        self,
+        output: Output,
+        *,
+        pass_on: Callable[[list[bytes]], Awaitable[None]],
+        wanted: ByteRange | None = None,
+        if_range: str | None = None,
+    ) -> Passage | Excerpt:
+        """Prepare to pass an output on, or the part of it that is wanted, to whoever makes something else than a file.
 
         Raises:
             SettingsError: ``verify="full"``: frames are decoded from files only.
         """
         source = Source(output, target="a stream", host=self._host)
-        return Passage(source, pass_on=pass_on, verify=self._verify, threads=self._threads)
+        passage = Passage(source, pass_on=pass_on, verify=self._verify, threads=self._threads)
+        return passage if wanted is None else Excerpt(passage, wanted=wanted, if_range=if_range)
 
     async def save(self, output: Output, target: "Path | Target", *, overwrite: bool = False) -> SavedFile:
         """Bring an output to ``target``, whose folder is made if missing.

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from soundpiece_async._core import flac, frames
+from soundpiece_async._core.byte_ranges import Reply
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
@@ -47,6 +48,7 @@ class Passage:
         length: bytes of the file that came, since the host last began.
         passed: bytes that were passed on.
         size: bytes of the whole file, as the host said before the first were passed on, or None.
+        etag: a strong one, as it was then, or None.
         header: what the file's header says, once it was checked, if there is one.
 
     Raises:
@@ -67,8 +69,9 @@ class Passage:
         self.length = 0
         self.passed = 0
         self.size: int | None = None
+        self.etag: str | None = None
         self.header: FlacHeader | None = None
-        self._pass_on = pass_on
+        self.pass_on = pass_on
         self._verify: Verify = verify
         self._threads = threads
         self._found: Inspection | None = None
@@ -96,6 +99,11 @@ class Passage:
             self.source.forget()
             await self.restart(Known())
             await self._bring()
+
+    @property
+    def reply(self) -> Reply:
+        """The answer to a client that gets it."""
+        return Reply(size=self.size, etag=self.etag)
 
     @property
     def found(self) -> Inspection:
@@ -152,10 +160,10 @@ class Passage:
     async def _hand_over(self, blocks: list[bytes]) -> None:
         if blocks:
             if not self.passed:
-                self.size = self.known.size
+                self.size, self.etag = self.known.size, self.known.etag
             await self._hash(self._digest, blocks)
             self.passed += _size(blocks)
-            await self._pass_on(blocks)
+            await self.pass_on(blocks)
 
     async def _bring(self) -> None:
         cut = await fill(self, source=self.source)

@@ -9,8 +9,10 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
+from soundpiece_async._core import byte_ranges
 from soundpiece_async._core.errors import SoundpieceError, duplicate
 from soundpiece_async._core.outputs import Output
+from soundpiece_async._download.excerpt import Excerpt
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._shielding import see_through
 
@@ -23,6 +25,10 @@ class AudioStream:
     announced end, the iteration ends with an error: who passes the bytes on must not end his own answer well then.
     It takes one place of ``Limits.downloads`` until it is left, however slow its reader is.
 
+    With the ``range`` of a request, ``status`` and ``headers`` are the answer to it: 206 and the part, 416 when the
+    file ends before it, or 200 and all of it, where ``if_range`` names another version, or the host states no length.
+    A part has no header to check; all else holds for it, too. One that breaks off goes on only if the host sends ETags.
+
     Its host task is a child of the session's root task, as that of ``RunMany``: it may be entered, read and left by
     different tasks, and nothing yields inside a task group (PEP 789).
     """
@@ -31,15 +37,19 @@ class AudioStream:
         self,
         output: Output,
         *,
-        open_passage: Callable[..., Passage],
+        wanted: str | None = None,
+        if_range: str | None = None,
+        open_passage: Callable[..., Passage | Excerpt],
         inside: Callable[[], AbstractContextManager[None]],
         start: Callable[[Callable[..., Coroutine[Any, Any, None]]], anyio.Event],
     ) -> None:
         self._output = output
+        self._range = byte_ranges.parse(wanted)
+        self._if_range = if_range
         self._open_passage = open_passage
         self._inside = inside
         self._start = start
-        self._passage: Passage | None = None
+        self._passage: Passage | Excerpt | None = None
         self._blocks: deque[bytes] = deque()
         self._fault: Exception | None = None
         self._ended: anyio.Event | None = None
@@ -50,9 +60,14 @@ class AudioStream:
         return f"<AudioStream {self._output.handle}#{self._output.index} {state} {self._passage!r}>"
 
     @property
+    def status(self) -> int:
+        """The status of an answer that passes the stream on: 200, or with a ``range`` also 206 or 416."""
+        return self._entered().reply.status
+
+    @property
     def size(self) -> int | None:
         """Bytes of the whole file, or None when the host does not say."""
-        return self._entered().size
+        return self._entered().reply.size
 
     @property
     def content_type(self) -> str:
@@ -67,14 +82,15 @@ class AudioStream:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers for an answer that passes the stream on: the type and, if it is known, the length."""
-        length = {} if self.size is None else {"Content-Length": str(self.size)}
-        return {"Content-Type": self.content_type, **length}
+        """Headers for an answer that passes the stream on: the type, and what is known of length, part and ETag."""
+        return {"Content-Type": self.content_type, **self._entered().reply.headers}
 
     async def __aenter__(self) -> Self:
         if self._passage is not None:
             raise RuntimeError("an audio stream is entered once: call session.stream again")
-        self._passage = self._open_passage(self._output, pass_on=self._offer)
+        self._passage = self._open_passage(
+            self._output, pass_on=self._offer, wanted=self._range, if_range=self._if_range
+        )
         self._news, self._wanted, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
         await anyio.lowlevel.checkpoint_if_cancelled()
         try:
@@ -131,7 +147,7 @@ class AudioStream:
         finally:
             self._reading = False
 
-    def _entered(self) -> Passage:
+    def _entered(self) -> Passage | Excerpt:
         if self._passage is None:
             raise RuntimeError("use 'async with session.stream(output) as audio'")
         return self._passage
