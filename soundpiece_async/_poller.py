@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core import attempts, endings, wire
-from soundpiece_async._core.attempts import Unknown, Verdict, judge_read, name_unknown
+from soundpiece_async._core.attempts import LongPolls, Streak, Verdict, judge_read, name_unknown
 from soundpiece_async._core.endings import Agreement
 from soundpiece_async._core.errors import (
     ApiError,
@@ -62,7 +62,8 @@ class _Known:
     created_at: datetime | None = None
     pushed: bool = False  # a webhook will report it
     past: Past = Past()  # noqa: RUF009 - frozen
-    unknown: Unknown | None = None
+    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)
+    long_polls: LongPolls = attrs.field(factory=LongPolls)
 
 
 @attrs.define(eq=False)
@@ -78,7 +79,8 @@ class _Watch:
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: Operation[Any] | Exception | None = None
     fault: str = ""  # why the latest poll brought no usable answer, if it did not
-    unknown: Unknown | None = None  # how often the service said that it does not know the operation, in a row
+    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of answers that end a wait when they last
+    long_polls: LongPolls = attrs.field(factory=LongPolls)
 
     def read(self, answer: Answer, call: Call) -> Reading | None:
         """Read the answer to a poll; None: not yet."""
@@ -92,16 +94,18 @@ class Poller:
         transport: sends the polls.
         reader: numbers the outputs.
         slots: polls out at most.
-        unknown_after: seconds for which the service has to say that it does not know an operation, to be believed.
+        patience: seconds for which reads of an operation have to be refused until a wait ends.
     """
 
-    def __init__(self, transport: Transport, reader: Reader, *, slots: int, unknown_after: float) -> None:
+    def __init__(self, transport: Transport, reader: Reader, *, slots: int, patience: float) -> None:
         self.noticed = 0
         self.lag_sum = self.lag_max = 0.0
         self._transport = transport
         self._reader = reader
         self._scheduler = Scheduler(slots=slots)
-        self._unknown_after = unknown_after
+        self._patience = patience
+        self._takes_long_polls = True
+        self._refusals: set[object] = set()  # those that were warned of
         self._watches: dict[Handle, _Watch] = {}
         self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
@@ -133,7 +137,7 @@ class Poller:
         Raises:
             WaitTimeout: the time is over; nothing is lost.
             NotFound: the service has said for a minute that it does not know the operation.
-            SoundpieceError: it cannot be read, and trying again would not help.
+            SoundpieceError: the key or the account is refused; or every read is, for a minute.
         """
         delivered = self._delivered.pop(handle, None)
         if delivered is not None:
@@ -248,7 +252,8 @@ class Poller:
                             permit = await self._transport.pacer.take(Turn.POLL)
                             continue
                         watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
-                        if self._transport.pacer.gate.probing:  # all wait for this one answer: it must not be held back
+                        # while probing all wait for this one answer: it must not be held back
+                        if self._transport.pacer.gate.probing or watch.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for
@@ -280,16 +285,19 @@ class Poller:
         """Ask once how one operation stands, and give its slot back, whatever happens."""
         outcome, rest = Outcome.DROPPED, 0.0
         result: Operation[Any] | Exception | None = None
+        long = wait and self._takes_long_polls  # to the scheduler it is one that the service does not hold
 
         def is_cut(error: SoundpieceError) -> bool:
             return attempts.is_cut(error) and self._scheduler.was_held(watch, now=anyio.current_time())
 
         try:
-            call = wire.poll(watch.handle, wait=wait)
+            call = wire.poll(watch.handle, wait=long)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=is_cut)
+            if watch.long_polls.answer(long=long):
+                self._stop_long_polls()
             outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
-            outcome, result = self._take_fault(watch, error)
+            outcome, result = self._take_fault(watch, error, long=long)
             if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
                 rest = error.retry_after or 0.0
         finally:
@@ -299,7 +307,7 @@ class Poller:
             if watch in self._lingering and outcome is not Outcome.FINISHED:  # nobody has come back
                 self._forget(watch, past)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
-            watch.seen, watch.fault, watch.unknown = now, "", None
+            watch.seen, watch.fault, watch.streaks = now, "", {}
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
@@ -321,19 +329,32 @@ class Poller:
         logger.info("operation %s is %s, without an end that is certain", watch.handle, reading.operation.status)
         return Outcome.UNDECIDED, None
 
-    def _take_fault(self, watch: _Watch, error: Exception) -> tuple[Outcome, Exception | None]:
+    def _stop_long_polls(self) -> None:
+        """Send no long polls any more in this session: the service refuses the parameter, and nothing else."""
+        if self._takes_long_polls:
+            self._takes_long_polls = False
+            logger.warning("the service refuses long polls (wait=true): this session asks without from now on")
+
+    def _take_fault(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
         """Tell a poll that is worth another turn from one whose error its waiters get."""
         now = anyio.current_time()
         if isinstance(error, TransportError) and error.stale:
             return Outcome.DROPPED, None  # another turn at once
         if isinstance(error, SoundpieceError):
             verdict = judge_read(error)
-            if verdict is not Verdict.RAISE and not (verdict is Verdict.UNKNOWN and self._is_unknown(watch, now)):
+            if verdict is not Verdict.PACE:
+                watch.long_polls.fail(error, long=long)
+            if not self._is_final(watch, error, verdict, now):
                 logger.info("%s: looking again later: %s", watch.handle, error)
                 watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
-            if verdict is Verdict.UNKNOWN and watch.unknown is not None and isinstance(error, ApiError):
-                error = name_unknown(error, handle=watch.handle, unknown=watch.unknown, now=now)
+            if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):
+                error = name_unknown(error, handle=watch.handle, streak=watch.streaks[verdict], now=now)
+            elif verdict is Verdict.REFUSED:
+                often = watch.streaks[verdict].describe(now)
+                error.add_note(
+                    f"this came {often}, and no usable answer; the work is paid for: wait for it again later"
+                )
             error.about(watch.handle)
             logger.info("%s: giving up: %s", watch.handle, error)
         else:
@@ -341,10 +362,15 @@ class Poller:
         self._scheduler.forget(watch, now=now)  # it did not finish: no duration is learned
         return Outcome.DROPPED, error
 
-    def _is_unknown(self, watch: _Watch, now: float) -> bool:
-        """Return whether the service has said so often and for long enough that it does not know an operation."""
-        watch.unknown = watch.unknown or Unknown()
-        return watch.unknown.add(now, seconds=self._unknown_after)
+    def _is_final(self, watch: _Watch, error: SoundpieceError, verdict: Verdict, now: float) -> bool:
+        """Return whether a failed poll ends the waiting: by itself, or as the latest of a streak."""
+        if verdict not in (Verdict.UNKNOWN, Verdict.REFUSED):
+            return verdict is Verdict.RAISE
+        about = (type(error), getattr(error, "status", 0))
+        if verdict is Verdict.REFUSED and about not in self._refusals:
+            self._refusals.add(about)
+            logger.warning("%s: a poll is refused, and tried again: %s (logged once)", watch.handle, error)
+        return watch.streaks.setdefault(verdict, Streak()).add(now, seconds=self._patience)
 
     def _attend(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
         """Return the watch of an operation that somebody is about to wait for: a new one, or one whose poll lingers."""
@@ -354,7 +380,7 @@ class Poller:
         memory, now = self._remember(handle, known), anyio.current_time()
         if watch is None:
             watch = self._watches[handle] = _make_watch(handle, known, now=now)
-            watch.unknown = memory.unknown
+            watch.streaks, watch.long_polls = memory.streaks, memory.long_polls
         self._lingering.pop(watch, None)
         created_at = memory.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
@@ -399,7 +425,7 @@ class Poller:
         self._lingering.pop(watch, None)
         if past is not None:
             memory = self._remember(watch.handle)
-            memory.past, memory.unknown = past, watch.unknown
+            memory.past, memory.streaks, memory.long_polls = past, watch.streaks, watch.long_polls
 
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
         """Stop looking at an operation, and end the poll that nobody needs any more."""

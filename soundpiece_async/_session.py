@@ -9,7 +9,7 @@ import attrs
 
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core import endings, wire
-from soundpiece_async._core.attempts import UNKNOWN_SECONDS
+from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
@@ -95,7 +95,7 @@ class Session:
             self._transport,
             self._reader,
             slots=self._settings.limits.polls,
-            unknown_after=min(UNKNOWN_SECONDS, self._settings.retries.submit_max_elapsed),
+            patience=min(STREAK_SECONDS, self._settings.retries.submit_max_elapsed),
         )
         self._downloader = Downloader(
             stream=self._transport.stream,

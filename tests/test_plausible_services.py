@@ -244,7 +244,7 @@ async def live_through(day: Day) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reads agree after a moment, and an operation that is not found is so for two seconds."""
     monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
-    monkeypatch.setattr(attempts, "UNKNOWN_SECONDS", 2.0)
+    monkeypatch.setattr(attempts, "STREAK_SECONDS", 2.0)
 
 
 @pytest.mark.timeout(3600)

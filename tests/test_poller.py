@@ -10,7 +10,7 @@ from conftest import STUCK, settings, simulate
 from leftovers import no_task_left, until
 
 from soundpiece_async import (
-    BadRequest,
+    AuthenticationError,
     Handle,
     Limits,
     NewFx,
@@ -23,6 +23,7 @@ from soundpiece_async import (
     WaitTimeout,
     _poller,
 )
+from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
 from soundpiece_async._poller import DELIVERED, KNOWN
 from soundpiece_async._reader import REMEMBERED
@@ -78,6 +79,7 @@ async def test_what_cannot_be_read_ends_the_wait() -> None:
 async def test_every_waiter_gets_an_error_of_its_own() -> None:
     """An error that a hundred raise would collect the tracebacks of a hundred, and the notes that each adds."""
     async with simulate() as sim, Session(settings(sim)) as session:
+        sim.inject(Fault.SERVER_ERROR, method="GET", status=401)
         results = await asyncio.gather(
             *(session.wait(Handle("create.new_fx", "op_none")) for _ in range(100)), return_exceptions=True
         )
@@ -212,9 +214,9 @@ async def test_how_often_an_operation_was_unknown_is_remembered_between_two_wait
     with pytest.raises(WaitTimeout):
         await session.wait(handle, timeout=0.2)
     memory = session._poller._known[handle]
-    assert memory.unknown is not None
-    assert memory.unknown.times > 0
-    memory.unknown.times, memory.unknown.since = 1000, -1e9
+    streak = memory.streaks[Verdict.UNKNOWN]
+    assert streak.times > 0
+    streak.times, streak.since = 1000, -1e9
     with pytest.raises(NotFound):
         await session.wait(handle, timeout=5)
 
@@ -323,10 +325,11 @@ async def test_a_timeout_of_nothing_waits_for_nothing() -> None:
     """The service is down, or refuses to say: as far as anybody knows the work runs on."""
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
-        with pytest.raises(BadRequest) as refused:
-            sim.inject(Fault.SERVER_ERROR, method="GET", status=400)
-            await session.wait(operation, timeout=0)
-        assert refused.value.handle == operation.handle
+        for status, error in ((401, AuthenticationError), (400, WaitTimeout)):
+            sim.inject(Fault.SERVER_ERROR, method="GET", status=status)
+            with pytest.raises(error, match=f"status {status}") as refused:
+                await session.wait(operation, timeout=0)
+            assert refused.value.handle == operation.handle
         before = asked(sim)
         sim.inject(Fault.SERVER_ERROR, method="GET", times=120)
         for _ in range(120):  # in the end questions go out singly and ever rarer: the later ones would have to wait

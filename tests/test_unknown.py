@@ -1,4 +1,6 @@
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -8,9 +10,12 @@ from leftovers import no_task_left, opened, until
 from rawapi import Act, Asked, Peer, RawApi, http
 
 from soundpiece_async import (
+    ApiError,
     AuthenticationError,
+    DecodeError,
     Failed,
     Handle,
+    InsufficientCredits,
     JobState,
     Journal,
     NewFx,
@@ -22,6 +27,7 @@ from soundpiece_async import (
     Succeeded,
     Timeouts,
     ValidationError,
+    WaitTimeout,
 )
 from soundpiece_async._core.scheduler import Scheduler
 
@@ -60,7 +66,8 @@ UNKNOWN = b'{"detail": [{"loc": ["query", "id"], "msg": "Operation not found", "
 @pytest.mark.parametrize(
     "act",
     [
-        *map(refuse, (404, 408, 409, 410, 421, 423, 425, 499)),
+        *map(refuse, (302, 307, 400, 404, 405, 406, 407, 408, 409, 410, 411, 418, 421, 422, 423, 424, 425, 426)),
+        *map(refuse, (428, 431, 451, 499)),
         refuse(422, UNKNOWN),
         refuse(403, b"<html>blocked</html>"),
         refuse(404, b"<html>not found</html>"),
@@ -112,11 +119,14 @@ async def test_an_answer_in_between_begins_the_count_anew() -> None:
     [
         (refuse(403, b"<html>"), AuthenticationError),
         (refuse(401), AuthenticationError),
+        (refuse(402), InsufficientCredits),
         (refuse(422), ValidationError),
+        (refuse(302), ApiError),
+        (answer(http(b'{"detail": "no operation here"}')), DecodeError),
     ],
 )
 async def test_every_error_about_an_operation_names_it(act: Act, error: type[Exception]) -> None:
-    """Of a wait, a refresh, a renewal."""
+    """Of a wait, once the same has come for long enough (here: at once), and of a refresh."""
     async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
         session._poller._scheduler = Scheduler(slots=4, hold=0.2)
         operation = await session.submit(fx())
@@ -128,6 +138,82 @@ async def test_every_error_about_an_operation_names_it(act: Act, error: type[Exc
                 assert caught.value.handle == operation.handle  # type: ignore[attr-defined]
                 known = what if isinstance(what, Operation) else None
                 assert caught.value.operation == known  # type: ignore[attr-defined]
+
+
+async def test_answers_that_cannot_be_read_do_not_make_an_operation_unknown() -> None:
+    """What is refused, unreadable or lost says nothing of whether the service knows it: each is counted by itself."""
+    async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
+        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        unreadable = answer(http(b'{"detail": "no operation here"}'))
+        api.script.extend([unreadable, refuse(404), refuse(400), refuse(404)])
+        assert (await session.wait(HANDLE, timeout=10)).status is Status.READY
+        assert len(api.requests) == 5
+
+
+async def test_a_service_that_refuses_every_read_ends_a_wait_and_no_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error has the handle, and how often it came; the job stays submitted, and the next run delivers it."""
+    async with RawApi() as api:
+
+        async def refuse_reads(peer: Peer, honest: bytes) -> None:
+            await peer.send(honest if b"idempotency_key" in honest else http(b"<html>", status="405 No"))
+
+        api.always = refuse_reads
+        (refused,) = await run(api.url, tmp_path)
+        assert isinstance(refused, Failed)
+        assert refused.error.handle == refused.operation.handle  # type: ignore[union-attr]
+        assert "status 405" in str(refused.error)
+        assert "times over" in refused.error.__notes__[0]
+        assert caplog.text.count("a poll is refused, and tried again") == 1
+        async with await Journal.open(tmp_path) as journal:
+            (job,) = await journal.jobs()
+        assert job.state is JobState.SUBMITTED
+        api.always = None
+        assert isinstance((await run(api.url, tmp_path))[0], Succeeded)
+        assert len(api.puts) == 1
+
+
+@pytest.mark.parametrize("refusal", [refuse(422), refuse(404), refuse(405, b"<html>"), refuse(501)])
+@pytest.mark.parametrize("timeout", [20.0, 0.3])
+async def test_a_service_that_refuses_long_polls_is_asked_without(
+    refusal: Act, timeout: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each refused one is followed by a short one; after two the session sends no other, also in short waits."""
+    async with ParticularApi(refusal) as api, opened(settings(api.url, budget=20)) as session:
+        session._poller._scheduler = Scheduler(slots=4, hold=0.4)
+        api.ready = False
+        operation = await session.submit(fx())
+        done: list[Operation[NewFx]] = []
+
+        async def wait() -> None:
+            while not done:
+                with suppress(WaitTimeout):
+                    done.append(await session.wait(operation, timeout=timeout))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await until(lambda: "refuses long polls" in caplog.text)
+            long = api.long
+            await until(lambda: len(api.requests) > 10)
+            api.ready = True
+        assert done[0].status is Status.READY
+        assert api.long == long
+        assert caplog.text.count("refuses long polls") == 1
+
+
+class ParticularApi(RawApi):
+    """Answers long polls with a refusal, and everything else."""
+
+    def __init__(self, refusal: Act) -> None:
+        super().__init__()
+        self.refusal = refusal
+        self.long = 0
+
+    async def _answer(self, asked: Asked, peer: Peer, reader: asyncio.StreamReader) -> bool:
+        self.always = self.refusal if "wait=true" in asked.target else None
+        self.long += "wait=true" in asked.target
+        return await super()._answer(asked, peer, reader)
 
 
 async def test_a_poll_rests_as_long_as_it_is_asked_to() -> None:

@@ -3,13 +3,16 @@
 1. A submit is one piece of work for its key, so that repeating it is safe. After an attempt that *may have been
    accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
    attempt (contract section 14, rule 5): only 401, 402 and 403, which are about the account, are final then.
-2. A refusal of a read is not the end of the work (rule 6): what says "not now" is a later turn, and an operation is
-   *unknown* only when the service has said so ``UNKNOWN_TIMES`` times over ``UNKNOWN_SECONDS``. An answer that holds
-   no operation, or another one, is as little an end.
+2. A refusal of a read is not the end of the work (rule 6). What says "not now" is a later turn, for as long as the
+   caller waits. An operation is *unknown* only when the service has said so ``STREAK_TIMES`` times over
+   ``STREAK_SECONDS``; any other refusal, and an answer that holds no operation or another one, ends a wait only when
+   as many have come over as long a time. Each of the two is counted by itself, until a usable answer comes.
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
    worked, because then a setting is wrong rather than the network (``Patience``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
    concerns one request, unless the first ``BLOCKED_AFTER`` answers of a session are nothing else.
+5. A long poll that failed is followed by a short one. When a long poll is refused and the short one answered,
+   ``REFUSED_HOLDS`` times for one operation, it is the parameter ``wait`` that the service does not take.
 """
 
 import re
@@ -22,6 +25,7 @@ import attrs
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
+    BadRequest,
     DecodeError,
     NotFound,
     RateLimited,
@@ -42,7 +46,8 @@ RESENDABLE = ACCOUNT | PASSING | {404, 405, 407, 429}
 CUT = frozenset({408, 499, 504})
 """What a proxy answers when its idle timeout is shorter than a long poll."""
 
-UNKNOWN_TIMES, UNKNOWN_SECONDS = 3, 60.0
+STREAK_TIMES, STREAK_SECONDS = 3, 60.0
+REFUSED_HOLDS = 2
 UNREACHED_SECONDS = 30.0
 """Seconds of trying to connect, as long as no connection of the session has ever worked."""
 UNREADABLE_TIMES = 3
@@ -60,7 +65,9 @@ class Verdict(Enum):
     PACE = "pace"
     """Wait at the gate, which a 429 has closed: that uses up no budget."""
     UNKNOWN = "unknown"
-    """The service does not know the operation, does not let this read pass, or answers without it: see ``Unknown``."""
+    """The service says that it does not know the operation: believed after a ``Streak``."""
+    REFUSED = "refused"
+    """The read is refused, or its answer cannot be read: final for a wait after a ``Streak``, for a single read now."""
     RAISE = "raise"
     """Final for this call."""
 
@@ -157,17 +164,55 @@ class Health:
 
 
 @attrs.define(eq=False)
-class Unknown:
-    """How often, and since when, the service has said that it does not know an operation."""
+class Streak:
+    """How often, and since when, reads of one operation ended alike, without a usable answer in between (rule 2)."""
 
     times: int = 0
     since: float = 0.0
 
     def add(self, now: float, *, seconds: float) -> bool:
-        """Count one more at ``now``; returns True when it has been said often and for long enough to be believed."""
+        """Count one more at ``now``; returns True when it has come often and for long enough to be believed."""
         self.since = self.since if self.times else now
         self.times += 1
-        return self.times >= UNKNOWN_TIMES and now - self.since >= seconds
+        return self.times >= STREAK_TIMES and now - self.since >= seconds
+
+    def describe(self, now: float) -> str:
+        """Return how often it came, for messages."""
+        return f"{self.times} times over {now - self.since:.0f} s"
+
+
+@attrs.define(eq=False)
+class LongPolls:
+    """How the long polls on one operation ended (rule 5).
+
+    Attributes:
+        failed: whether the latest one did: the next poll is to be short.
+    """
+
+    failed: bool = False
+    _refused: bool = False
+    _refusals: int = 0
+
+    def fail(self, error: SoundpieceError, *, long: bool) -> None:
+        """Note a failed poll."""
+        if long:
+            self.failed, self._refused = True, _is_refusal(error)
+
+    def answer(self, *, long: bool) -> bool:
+        """Note a usable answer; returns True when the service has shown that it takes short polls alone."""
+        self._refusals = 0 if long else self._refusals + self._refused
+        self.failed = self._refused = False
+        return self._refusals >= REFUSED_HOLDS
+
+
+def _is_refusal(error: SoundpieceError) -> bool:
+    """Return whether a poll was answered, and may have been refused for one of its parameters."""
+    match error:
+        case RateLimited():
+            return False
+        case ApiError(status=status):
+            return status not in CUT and (status < 500 or status == HTTPStatus.NOT_IMPLEMENTED)  # noqa: PLR2004 - 5xx
+    return False
 
 
 def judge_submit(error: SoundpieceError, *, attempts: Attempts) -> Verdict:
@@ -198,21 +243,28 @@ def judge_read(error: SoundpieceError) -> Verdict:
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING or status == HTTPStatus.CONFLICT:
             return Verdict.RETRY
-        case NotFound() | ApiError(status=HTTPStatus.GONE) | AuthenticationError(stops_run=False) | DecodeError():
+        case ApiError() if _says_unknown(error):
             return Verdict.UNKNOWN
-        case ValidationError(detail=detail) if _UNKNOWN.search(str(detail)):
-            return Verdict.UNKNOWN
+        case ApiError(stops_run=False) | DecodeError():
+            return Verdict.REFUSED
     return Verdict.RAISE
 
 
-def name_unknown(error: ApiError, *, handle: Handle, unknown: Unknown, now: float) -> ApiError:
-    """Return the error for an operation that the service does not know; one that is not let pass keeps its class."""
-    often = f"{unknown.times} times over {now - unknown.since:.0f} s"
-    if isinstance(error, AuthenticationError):
-        return error.about(handle)
+def _says_unknown(error: ApiError) -> bool:
+    """Return whether an answer says that there is no such operation."""
+    match error:
+        case NotFound() | ApiError(status=HTTPStatus.GONE):
+            return True
+        case BadRequest(detail=detail) | ValidationError(detail=detail):
+            return _UNKNOWN.search(str(detail)) is not None
+    return False
+
+
+def name_unknown(error: ApiError, *, handle: Handle, streak: Streak, now: float) -> NotFound:
+    """Return the error for an operation that the service has said for a minute that it does not know."""
     return NotFound(
-        f"operation {handle}: the service does not know it ({often}; the latest: {error}); wait for it again later:"
-        " it is submitted again only when you do that",
+        f"operation {handle}: the service does not know it ({streak.describe(now)}; the latest: {error}); wait for it"
+        " again later: it is submitted again only when you do that",
         status=error.status,
         detail=error.detail,
         body=error.body,

@@ -4,13 +4,14 @@ import pytest
 
 from soundpiece_async._core.attempts import (
     BLOCKED_AFTER,
-    UNKNOWN_SECONDS,
+    STREAK_SECONDS,
     UNREACHED_SECONDS,
     UNREADABLE_TIMES,
     Attempts,
     Health,
+    LongPolls,
     Patience,
-    Unknown,
+    Streak,
     Verdict,
     bound,
     explain_doubt,
@@ -115,39 +116,73 @@ def test_no_usable_answer_is_asked_again(error: SoundpieceError) -> None:
         (refusal(404), Verdict.UNKNOWN),
         (refusal(404, b"<html>"), Verdict.UNKNOWN),
         (refusal(410), Verdict.UNKNOWN),
-        (refusal(403, b"<html>blocked</html>"), Verdict.UNKNOWN),
         (refusal(422, b'{"detail": "Operation not found"}'), Verdict.UNKNOWN),
         (refusal(422, b'{"detail": [{"loc": ["query", "id"], "msg": "Unknown id", "type": "x"}]}'), Verdict.UNKNOWN),
         (refusal(422, b'{"detail": [{"type": "operation_not_found"}]}'), Verdict.UNKNOWN),
-        (refusal(422, b'{"detail": [{"type": "string_pattern_mismatch"}]}'), Verdict.RAISE),
-        (refusal(400), Verdict.RAISE),
+        (refusal(400, b'{"detail": "no such operation"}'), Verdict.UNKNOWN),
+        (refusal(422, b'{"detail": [{"type": "string_pattern_mismatch"}]}'), Verdict.REFUSED),
+        (refusal(403, b"<html>blocked</html>"), Verdict.REFUSED),
+        *((refusal(status), Verdict.REFUSED) for status in (302, 400, 405, 407, 411, 418, 424, 431, 451)),
+        (DecodeError("x"), Verdict.REFUSED),
         (refusal(401), Verdict.RAISE),
+        (refusal(401, b"<html>"), Verdict.RAISE),
         (refusal(402), Verdict.RAISE),
         (refusal(403), Verdict.RAISE),
-        (refusal(302), Verdict.RAISE),
-        (DecodeError("x"), Verdict.UNKNOWN),
+        (InvalidRequest("x", field="id"), Verdict.RAISE),
     ],
     ids=str,
 )
 def test_a_refused_read(error: SoundpieceError, verdict: Verdict) -> None:
-    """What passes is a later turn, what is unknown has to be said often, and the rest is final."""
+    """What passes is a later turn, what may pass has to come often, and what is about the account is final."""
     assert judge_read(error) is verdict
 
 
 def test_an_operation_is_unknown_when_it_is_said_for_a_minute() -> None:
     """Often is not long, and long is not often."""
-    unknown = Unknown()
-    assert not any(unknown.add(now, seconds=UNKNOWN_SECONDS) for now in (5.0, 10.0, 20.0, 64.9))
-    assert unknown.add(65.0, seconds=UNKNOWN_SECONDS)
-    seldom = Unknown()
+    unknown = Streak()
+    assert not any(unknown.add(now, seconds=STREAK_SECONDS) for now in (5.0, 10.0, 20.0, 64.9))
+    assert unknown.add(65.0, seconds=STREAK_SECONDS)
+    seldom = Streak()
     assert [seldom.add(now, seconds=1.0) for now in (0.0, 100.0, 200.0)] == [False, False, True]
-    error = name_unknown(refusal(422, b'{"detail": "not found"}'), handle=HANDLE, unknown=unknown, now=65.0)
+    error = name_unknown(refusal(422, b'{"detail": "not found"}'), handle=HANDLE, streak=unknown, now=65.0)
     assert isinstance(error, NotFound)
     assert (error.handle, error.status, error.detail) == (HANDLE, 422, "not found")
     assert "operation create.new_fx/op_1: the service does not know it (5 times over 60 s" in str(error)
-    walled = refusal(403, b"<html>")
-    assert name_unknown(walled, handle=HANDLE, unknown=unknown, now=65.0) is walled
-    assert walled.handle == HANDLE
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        *((refusal(status), True) for status in (302, 400, 403, 404, 405, 414, 422, 501)),
+        *((refusal(status), False) for status in (408, 429, 499, 500, 502, 504)),
+        (TransportError("x"), False),
+        (DecodeError("x"), False),
+    ],
+    ids=str,
+)
+def test_a_service_that_refuses_long_polls(error: SoundpieceError, *, refused: bool) -> None:
+    """A failed long poll is followed by a short one; two that were refused, and then answered short, are enough."""
+    polls = LongPolls()
+    polls.fail(error, long=False)
+    assert not polls.failed
+    answers = []
+    for _ in range(2):
+        polls.fail(error, long=True)
+        polls.fail(error, long=False)
+        assert polls.failed
+        answers.append(polls.answer(long=False))
+        assert not polls.failed
+        answers.append(polls.answer(long=False))
+    assert answers == [False, False, refused, refused]
+
+
+def test_a_long_poll_that_is_answered_is_taken() -> None:
+    """Refusals before it were about something else."""
+    polls = LongPolls()
+    for _ in range(5):
+        polls.fail(refusal(400), long=True)
+        assert not polls.answer(long=False)
+        assert not polls.answer(long=True)
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,9 @@ async def test_refuses_repeats_for_ever() -> None:
         assert (await caller.put(idempotency_key=key, **SAMPLE)).status == 422
 
 
-@pytest.mark.parametrize("value", ["404", "408", "409", "421", "422", "423", "425", "499", "500", "503"])
+@pytest.mark.parametrize(
+    "value", ["302", "400", "404", "405", "408", "409", "421", "422", "423", "425", "499", "500", "503"]
+)
 async def test_refuses_reads_at_first(value: str) -> None:
     """Twice for each operation; an id that nobody has is refused as ever."""
     async with opened(variations={"read": value}) as caller:
@@ -386,6 +388,11 @@ async def test_holds_less() -> None:
             assert (await caller.get(identity)).status == 200
             caller.sim.finish(identity)
             assert (await caller.get(identity, wait=True)).status == 200
+    for status in ("400", "405"):
+        async with opened(variations={"hold": status}) as caller:
+            identity = (await caller.put()).operation["id"]
+            answers = [(await caller.get(identity, wait=wait)).status for wait in (True, False, True)]
+            assert answers == [int(status), 200, int(status)]
 
 
 async def test_has_a_firewall() -> None:

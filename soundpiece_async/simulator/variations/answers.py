@@ -78,6 +78,13 @@ def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
     return refuse
 
 
+def _refuse_holds(status: int) -> Refuse:
+    def refuse(request: Request, _: Operation | None) -> Reply | None:
+        return reply_json({"detail": "Unknown parameter: wait"}, status=status) if request.wait else None
+
+    return refuse
+
+
 def _refuse_repeats(status: int, detail: str, *, only_in_progress: bool = True) -> Refuse:
     def refuse(request: Request, operation: Operation | None) -> Reply | None:
         if request.method != "PUT" or operation is None or (only_in_progress and operation.status != "processing"):
@@ -109,7 +116,7 @@ def _accept_with(status: int) -> Callable[[Reply, Request], Reply]:
 
 
 _IN_PROGRESS = "A request with this idempotency_key is in progress"
-_READS = (404, 408, 409, 421, 422, 423, 425, 499, 500, 503)
+_READS = (302, 400, 404, 405, 408, 409, 421, 422, 423, 425, 499, 500, 503)
 
 ANSWERS: Table = {
     "envelope": {
@@ -161,6 +168,8 @@ ANSWERS: Table = {
         "none": Variation(part="hold", meaning="`wait=true` is answered at once"),
         "408": Variation(part="hold", meaning="408 after 5 s, when nothing has ended"),
         "504": Variation(part="hold", meaning="504 after 5 s, when nothing has ended"),
+        "400": Variation(part="hold", meaning="400: there are no long polls", instead=_refuse_holds(400)),
+        "405": Variation(part="hold", meaning="405: there are no long polls", instead=_refuse_holds(405)),
     },
     "firewall": {
         "html": Variation(part="firewall", meaning="403 with HTML for a PUT with `<script` in it", instead=_block),
