@@ -16,7 +16,17 @@ from rawapi import Peer, RawApi, http
 from test_faults import opened
 from test_faults import settings as raw_settings
 
-from soundpiece_async import NewFx, Operation, OperationError, OperationFailed, Session, SoundpieceError, Status
+from soundpiece_async import (
+    Journal,
+    NewFx,
+    Operation,
+    OperationError,
+    OperationFailed,
+    Session,
+    SoundpieceError,
+    Status,
+    Succeeded,
+)
 from soundpiece_async.cli import main
 from soundpiece_async.simulator import Fault
 
@@ -160,6 +170,43 @@ def test_the_command_line_repeats_no_foreign_text(
         (row,) = journal.execute("SELECT error_kind, error_code, error_text FROM piece").fetchall()
     for column in row:
         check(column)
+
+
+@pytest.mark.anyio
+async def test_the_journal_holds_no_foreign_text_but_urls_that_are_needed(tmp_path: Path) -> None:
+    """A URL is kept as it came while its file is still to be saved."""
+    async with HostileApi() as api, opened(raw_settings(api.url)) as session:
+        api.members = READY
+        async with Journal.open(tmp_path) as journal:
+            async with session.run_many([NewFx("door", duration=1)], journal=journal) as results:
+                await anext(results)
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as database:
+        ((text,),) = database.execute("SELECT outputs FROM piece").fetchall()
+    (output,) = json.loads(text)
+    assert output.pop("url") == SIGNED + HOSTILE
+    check(output["kind"])
+    check(str(output))
+
+
+@pytest.mark.anyio
+async def test_a_finished_journal_signs_no_url(tmp_path: Path) -> None:
+    """Not even in what the database has overwritten; a file that is lost is fetched again with a fresh URL."""
+    async with simulate() as sim, Session(settings(sim)) as session:
+        for number in range(3):
+            async with Journal.open(tmp_path) as journal:
+                requests = [NewFx("door", duration=0.5)]
+                async with session.run_many(requests, journal=journal, save_to=tmp_path) as results:
+                    result = await anext(results)
+            assert isinstance(result, Succeeded)
+            ((file,), (output,)) = result.files, result.operation.outputs
+            assert ("signature=" in output.url) == (number == 0)
+            assert b"signature=" not in (tmp_path / "journal.sqlite3").read_bytes()
+            assert file.path is not None
+            if number == 1:  # all of it came out of the journal
+                await session.download(output, tmp_path / "elsewhere")
+                file.path.unlink()
+        assert len(sim.operations) == 1
+        assert {path.suffix for path in tmp_path.iterdir()} >= {".flac"}
 
 
 @pytest.mark.anyio

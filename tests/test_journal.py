@@ -26,6 +26,7 @@ from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation, SavedFile, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import (
+    EXPIRED,
     FORGOTTEN_AFTER,
     Failure,
     FileRecord,
@@ -93,7 +94,8 @@ async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
         assert await ledger.find(name(1)) == attrs.evolve(expected, state=JobState.FAILED, failure=told, ended_at=500.0)
         await ledger.saved(piece, (FILE,), now=600.0)
     async with Journal.open(tmp_path) as journal:
-        saved = attrs.evolve(expected, state=JobState.SAVED, files=(FILE,), ended_at=600.0)
+        bare = attrs.evolve(OUTPUT, url="https://out.example.com/a?…", expires_at=EXPIRED)
+        saved = attrs.evolve(expected, state=JobState.SAVED, outputs=(bare,), files=(FILE,), ended_at=600.0)
         assert await journal.ledger.find(name(1)) == saved
         assert await journal.ledger.find(Identity(digest=b"other", key="key 1")) is not None
         assert await journal.ledger.find(Identity(digest=b"other", key="\ud800")) is None
@@ -121,6 +123,7 @@ async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
         await journal.ledger.saved(piece, shelf.record((file,)), now=600.0)
     async with Journal.open(tmp_path) as journal:
         (job,) = await journal.jobs()
+        file = attrs.evolve(file, output=job.outputs[0])
         assert shelf.look(job).files == (file,)
         (record,) = job.files
         passed = (attrs.evolve(record, verified="full"),)

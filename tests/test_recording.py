@@ -34,6 +34,7 @@ from soundpiece_async import (
     Output,
     Request,
     RetryPolicy,
+    SavedFile,
     SeparateStems,
     Session,
     SoundpieceError,
@@ -72,6 +73,11 @@ async def run(sim: Simulator, folder: Path, requests: Iterable[Request], **how: 
             return [result async for result in done]
 
 
+def tell(result: Succeeded[Any]) -> list[SavedFile]:
+    """Return the files of a result without the URLs they came from, which the journal does not keep."""
+    return [attrs.evolve(file, output=attrs.evolve(file.output, url="", expires_at=None)) for file in result.files]
+
+
 def succeeded(results: Iterable[Result]) -> list[Succeeded[Any]]:
     found = list(results)
     assert [result for result in found if isinstance(result, Failed)] == []
@@ -108,10 +114,10 @@ async def test_what_is_finished_is_given_out_without_a_request(sim: Simulator, t
     assert len(sim.log) == before
     assert [result.request is request for result, request in zip(second, wanted, strict=True)] == [True] * 3
     for old, new in zip(first, second, strict=True):
-        assert new.files == old.files
+        assert tell(new) == tell(old)
         assert new.operation.handle == old.operation.handle
         assert (new.operation.status, new.operation.raw) == (Status.READY, {})
-        assert new.operation == attrs.evolve(old.operation, request=new.request)
+        assert new.operation == attrs.evolve(old.operation, request=new.request, outputs=new.operation.outputs)
     assert await states(tmp_path) == {JobState.SAVED: 3}
 
 
@@ -131,7 +137,7 @@ async def test_the_same_object_twice_is_one_piece(sim: Simulator, tmp_path: Path
     for _ in range(2):
         request = fx(1)
         first, second = succeeded(await run(sim, tmp_path, [request, request]))
-        assert first.files == second.files
+        assert tell(first) == tell(second)
         assert first.operation.handle == second.operation.handle
     assert len(sim.operations) == len(puts(sim)) == 1
     assert len(list(tmp_path.glob("*.flac"))) == 1
@@ -166,7 +172,7 @@ async def test_a_key_taken_from_an_earlier_result_finds_its_piece(sim: Simulator
     """A key the journal made is as good as one that was given."""
     (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
     (again,) = succeeded(await run(sim, tmp_path, [fx(1, idempotency_key=first.operation.idempotency_key)]))
-    assert again.files == first.files
+    assert tell(again) == tell(first)
     assert len(sim.operations) == 1
 
 
@@ -302,10 +308,10 @@ async def test_objects_in_a_store_are_on_record_too(sim: Simulator, tmp_path: Pa
     (again,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=store))
     (local,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=LocalStore(tmp_path / "store")))
     assert len(sim.log) == before
-    assert again.files == first.files
+    assert tell(again) == tell(first)
     assert first.files[0].url == f"file://{tmp_path}/store/{first.operation.id}.flac"
     first.files[0].path.unlink()
-    assert local.files == succeeded(await run(sim, tmp_path, [fx(1)], save_to=store))[0].files == first.files
+    assert tell(local) == tell(succeeded(await run(sim, tmp_path, [fx(1)], save_to=store))[0]) == tell(first)
     for _ in range(2):
         before = len(sim.log)
         succeeded(await run(sim, tmp_path, [fx(1)], save_to=MemoryStore()))
@@ -320,11 +326,11 @@ async def test_an_object_in_a_bucket_is_believed_to_be_there(sim: Simulator, tmp
         before = len(sim.log)
         one.objects.clear()
         (again,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=one.store(prefix="out")))
-        assert again.files == first.files
+        assert tell(again) == tell(first)
         assert len(sim.log) == before
 
         (elsewhere,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=other.store(prefix="out")))
-        assert elsewhere.files == first.files
+        assert tell(elsewhere) == tell(first)
         assert list(other.objects) == [f"out/{first.operation.id}.flac"]
     assert len(puts(sim)) == 1
 
@@ -394,7 +400,7 @@ async def test_only_retry_failed_buys_anew(tmp_path: Path, key: str | None) -> N
         (one, two) = succeeded(await run(sim, tmp_path, [twice, twice], retry_failed=True))
         succeeded(await run(sim, tmp_path, [fx(1, **how)], retry_failed=True))
         sent = puts(sim)
-        assert one.files == two.files
+        assert tell(one) == tell(two)
         assert one.request is twice
         assert len(set(sent)) == len(dict(sent)) == len(sent) == len(sim.operations) == 4
         assert all(str(sent_key).encode() in body for sent_key, body in sent)

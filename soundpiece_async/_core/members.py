@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias, TypeVar
 
 from soundpiece_async._core.models import OperationError
+from soundpiece_async._core.redaction import redact_text
 
 T = TypeVar("T")
 
@@ -53,10 +54,16 @@ def read_id(value: object) -> str | None:
 
 
 def read_text(value: object) -> Read[str]:
-    """Read a text, such as the kind of a stem."""
+    """Read a text; an empty one is none."""
     if value is None or isinstance(value, str):
         return value or None, ""
     return None, f"expected text, got {_name_type(value)}"
+
+
+def read_kind(value: object) -> Read[str]:
+    """Read the kind of a stem, as one printable line: it is shown, stored, and part of the names of files."""
+    text, reason = read_text(value)
+    return (redact_text(text) if text and text.strip() else None), reason
 
 
 def read_duration(value: object) -> Read[float]:

@@ -52,7 +52,7 @@ class Output:
         url: signed, and a secret until ``expires_at``; not in the repr.
         expires_at: the time at which ``url`` stops working; the session renews it. None if the service did not name it.
         duration: length in seconds; None if the service did not name it.
-        kind: of a stem: ``vocals``, ``drums``, ``bass``, ``other`` (open).
+        kind: of a stem: ``vocals``, ``drums``, ``bass``, ``other`` (open); a printable line of at most 500 characters.
         handle: the operation it belongs to.
         index: its number in that operation, from 0, fixed when the operation was first seen ready.
     """

@@ -33,13 +33,17 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.models import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.redaction import redact_message
+from soundpiece_async._core.redaction import redact_message, redact_url
 from soundpiece_async._core.requests import Request
 
 R = TypeVar("R", bound=Request)
 
 FORGOTTEN_AFTER = 24 * 3600.0
 """Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
+
+
+EXPIRED = datetime.fromtimestamp(0, UTC)
+"""When stored URLs expired that are not signed any more."""
 
 
 class JobState(StrEnum):
@@ -257,6 +261,20 @@ def write_outputs(outputs: tuple[Output, ...]) -> str:
             for output in outputs
         ]
     )
+
+
+def unsign_outputs(text: str) -> str:
+    """Return stored outputs without what signs their URLs, and as expired: they are renewed before they are used.
+
+    Raises:
+        ValueError, TypeError, LookupError: the text is not what ``write_outputs`` wrote.
+    """
+    return json.dumps([_unsign(members) for members in json.loads(text)])
+
+
+def _unsign(members: dict[str, Any]) -> dict[str, Any]:
+    url = redact_url(members["url"])
+    return members if url == members["url"] else {**members, "url": url, "expires_at": EXPIRED.isoformat()}
 
 
 def read_outputs(text: str, *, handle: Handle) -> tuple[Output, ...]:

@@ -126,7 +126,7 @@ def _read_output(found: Mapping[str, Any], handle: Handle, index: int, notes: _N
         url=found["url"],
         expires_at=notes.keep("outputs[].expires_at", members.read_time(found.get("expires_at"))),
         duration=notes.keep("outputs[].duration", members.read_duration(found.get("duration"))),
-        kind=notes.keep("outputs[].kind", members.read_text(found.get("kind"))),
+        kind=notes.keep("outputs[].kind", members.read_kind(found.get("kind"))),
         handle=handle,
         index=index,
     )

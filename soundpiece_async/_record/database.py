@@ -301,6 +301,7 @@ class Database:
             if version < len(migrations):
                 raise JournalError(f"the journal {self._path} has to be brought up to date first, by a run")
             return
+        self._ask("PRAGMA secure_delete = ON")  # what is overwritten signed URLs
         self._wal = self._ask(f"PRAGMA journal_mode = {manner.log}") == "wal"
         if manner.alone:  # readers are welcome again, from the next reading on
             self._ask("PRAGMA locking_mode = NORMAL")

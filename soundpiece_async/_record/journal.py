@@ -32,8 +32,8 @@ class Journal:
 
     Use it as ``async with Journal.open(folder) as journal``; where it is opened and closed in different places, as
     ``journal = await Journal.open(folder)`` and ``await journal.aclose()``. It holds every piece's key and body before
-    they are sent, its operation, its outputs and its files, and never the API key. Bodies and outputs hold signed URLs,
-    so the file can be read by its owner only.
+    they are sent, its operation, its outputs and its files, and never the API key. Bodies hold signed URLs, and so do
+    outputs until their files are saved: the journal can be read by its owner only.
     """
 
     _ledger: Ledger | None = None

@@ -27,7 +27,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._locks import Locks, Queue
 from soundpiece_async._record.database import Database, Job
-from soundpiece_async._record.rows import free_titles, plain, read_piece, seal, seal_operation, write_ready
+from soundpiece_async._record.rows import free_titles, plain, read_piece, seal, seal_operation, write_ready, write_saved
 from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
@@ -177,11 +177,7 @@ class Ledger:
 
     async def saved(self, piece: JobRecord, files: tuple[FileRecord, ...], *, now: float) -> None:
         """Write down the files; an earlier failure to have them is over."""
-        changes = (
-            "state = 'saved', files = ?, ended_at = ?, "
-            "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
-        )
-        await self._change(piece, changes, pieces.write_files(files), now)
+        await self._do(lambda connection: write_saved(connection, piece, files, now))
 
     async def verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
         """Write down the checks that the files of a piece have passed, unless others were saved after ``ended_at``."""

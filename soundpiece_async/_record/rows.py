@@ -11,7 +11,7 @@ from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.names import file_names, safe_stem
 from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.pieces import Failure, JobRecord, JobState
+from soundpiece_async._core.pieces import Failure, FileRecord, JobRecord, JobState
 from soundpiece_async._core.titles import find_free, number_title
 
 _TYPES: dict[str, Any] = {
@@ -100,6 +100,16 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
     values = {"number": number}
     connection.execute(f"DELETE FROM file_name WHERE piece IN (SELECT number FROM piece WHERE {which})", values)  # noqa: S608 - constants
     connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)  # noqa: S608 - constants
+
+
+def write_saved(connection: sqlite3.Connection, piece: JobRecord, files: tuple[FileRecord, ...], now: float) -> None:
+    """Write down the files of a piece, and forget what signed the URLs of its outputs: nothing needs it any more."""
+    (outputs,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [piece.number]).fetchone()
+    connection.execute(
+        "UPDATE piece SET state = 'saved', outputs = ?, files = ?, ended_at = ?, "
+        "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ?",
+        (outputs and pieces.unsign_outputs(outputs), pieces.write_files(files), now, piece.number),
+    )
 
 
 def write_ready(connection: sqlite3.Connection, piece: JobRecord, operation: Operation[Any], now: float) -> str:

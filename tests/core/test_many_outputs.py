@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -73,6 +74,7 @@ STEPS: dict[str, Callable[[tuple[Output, ...]], Any]] = {
     "name those of one number": name_same,
     "claim": lambda outputs: lambda: Titles().give(operation(outputs), "take"),
     "write": lambda outputs: lambda: pieces.write_outputs(outputs),
+    "forget what signed": lambda outputs: partial(pieces.unsign_outputs, pieces.write_outputs(outputs)),
 }
 
 

@@ -134,6 +134,21 @@ def test_absent_members_are_no_oddity() -> None:
 def test_texts(value: object, text: str | None, reason: str) -> None:
     """A text is taken as it is; an empty one is none."""
     assert members.read_text(value) == (text, reason and f"expected text, got {reason}")
+    assert members.read_kind(value) == members.read_text(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (" \t", None),
+        ("lead\r\nvocals\x1b[2J", "lead vocals"),
+        ("https://cdn.example/a?signature=1", "https://cdn.example/a?…"),
+        ("x" * 1000, "x" * 500 + "…"),
+    ],
+)
+def test_a_kind_is_one_printable_line(value: str, kind: str | None) -> None:
+    """As it is shown, stored, and put into names of files."""
+    assert members.read_kind(value) == (kind, "")
 
 
 @pytest.mark.parametrize(
