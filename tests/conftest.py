@@ -13,6 +13,7 @@ import hypothesis
 import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
+from leftovers import no_task_left
 
 from soundpiece_async import Limits, RetryPolicy, Session, Settings, Timeouts
 from soundpiece_async._core import codec
@@ -95,6 +96,19 @@ async def session(sim: Simulator) -> AsyncIterator[Session]:
     """A session that talks to the simulator."""
     async with Session(settings(sim)) as opened:
         yield opened
+
+
+@pytest.fixture
+async def no_tasks_left() -> AsyncIterator[None]:
+    """Expect that a test leaves no task."""
+    async with no_task_left():
+        yield
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses between attempts."""
+    monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
 
 
 @pytest.fixture

@@ -16,6 +16,13 @@ from typing import Any, Self
 
 import attrs
 
+from soundpiece_async import NewFx
+
+
+def fx(number: int = 0) -> NewFx:
+    """Return a short request; a number makes it another one."""
+    return NewFx(f"door {number}", duration=0.2)
+
 
 @attrs.frozen
 class Asked:

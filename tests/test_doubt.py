@@ -1,11 +1,10 @@
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
 from faults import answer, hang_up_later, reset_later, stall
-from leftovers import no_task_left, opened, until
-from rawapi import Act, Peer, RawApi, http
+from leftovers import opened, until
+from rawapi import Act, Peer, RawApi, fx, http
 
 from soundpiece_async import (
     ApiError,
@@ -25,21 +24,9 @@ from soundpiece_async import (
     ValidationError,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
 BRISK = Timeouts(connect=2, submit=0.3, poll=2, read=2)
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """No test leaves a task; the pauses between attempts are short."""
-    monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
-    async with no_task_left():
-        yield
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 def settings(url: str, *, budget: float = 20.0) -> Settings:

@@ -1,5 +1,5 @@
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -7,13 +7,12 @@ import anyio
 import attrs
 import pytest
 from faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
-from leftovers import no_task_left, opened, until
-from rawapi import Act, Peer, RawApi
+from leftovers import opened, until
+from rawapi import Act, Peer, RawApi, fx
 
 from soundpiece_async import (
     AudioSource,
     Handle,
-    NewFx,
     Output,
     RetryPolicy,
     SeparateStems,
@@ -26,24 +25,13 @@ from soundpiece_async import (
     WaitTimeout,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
 KEY = "spk_for_tests"
 BRISK = Timeouts(connect=2, submit=0.4, poll=0.4, read=0.4)
 PATIENT = Timeouts(connect=2, submit=1, poll=1, read=1)  # for many at a time
 SHORT = Timeouts(connect=0.2, submit=0.2, poll=0.2, read=0.2)
 CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    """No test leaves a task."""
-    async with no_task_left():
-        yield
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 def settings(url: str, *, submit_max_elapsed: float = 0.0, timeouts: Timeouts = BRISK) -> Settings:

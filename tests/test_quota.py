@@ -1,13 +1,12 @@
 import itertools
 import logging
 import socket
-from collections.abc import AsyncIterator
 from contextlib import closing
 
 import anyio
 import pytest
 from faults import FAULTS, answer, hang_up
-from leftovers import assert_idle, no_task_left, opened, until
+from leftovers import assert_idle, opened, until
 from rawapi import RawApi, http
 
 from soundpiece_async import (
@@ -26,16 +25,10 @@ from soundpiece_async._core.pacing import Gate, Turn
 from soundpiece_async._pacer import OutOfPatience, Pacer
 from soundpiece_async.simulator import Simulator
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
 QUOTA = 100
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    async with no_task_left():
-        yield
 
 
 def fx(number: int = 0) -> NewFx:

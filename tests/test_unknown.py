@@ -1,13 +1,12 @@
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
 from faults import answer
-from leftovers import no_task_left, opened, until
-from rawapi import Act, Asked, Peer, RawApi, http
+from leftovers import opened, until
+from rawapi import Act, Asked, Peer, RawApi, fx, http
 
 from soundpiece_async import (
     ApiError,
@@ -31,20 +30,9 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.scheduler import Scheduler
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left() -> AsyncIterator[None]:
-    """No test leaves a task."""
-    async with no_task_left():
-        yield
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 def settings(url: str, *, budget: float = 0.5) -> Settings:

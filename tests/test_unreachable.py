@@ -1,19 +1,17 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import pytest
 from faults import answer, hang_up
-from leftovers import no_task_left, opened, until
-from rawapi import RawApi, http
+from leftovers import opened, until
+from rawapi import RawApi, fx, http
 
 from soundpiece_async import (
     Failed,
     Handle,
-    NewFx,
     RetryPolicy,
     Settings,
     Timeouts,
@@ -21,24 +19,12 @@ from soundpiece_async import (
     WaitTimeout,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
 KEY = "spk_for_tests"
 CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
 NOBODY = "http://127.0.0.1:9"
 OK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n"
-
-
-@pytest.fixture(autouse=True)
-async def _nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """No test leaves a task; the pauses between attempts are short."""
-    monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
-    async with no_task_left():
-        yield
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 def settings(url: str, *, budget: float = 300.0) -> Settings:
