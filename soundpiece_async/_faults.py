@@ -58,9 +58,16 @@ def explain_fault(what: str, error: Exception, *, heard: Callable[[str], str] = 
     )
 
 
+def read_cause(error: Exception) -> Exception:
+    """Return the error that prevented a connection; any other error is returned as it is."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return error.certificate_error  # our oldest aiohttp has no os_error here
+    return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+
+
 def _read_code(error: Exception) -> int | None:
     """Return the system's code of an error; those of name look-ups are of another table, whose numbers overlap."""
-    cause = getattr(error, "os_error", error)
+    cause = read_cause(error)
     return cause.errno if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) else None
 
 
@@ -68,7 +75,7 @@ def _sort(error: Exception, heard: Callable[[str], str]) -> tuple[FailureKind, s
     """Return the kind of a fault, and the words for it."""
     match error:
         case aiohttp.ClientConnectorError():
-            kind, why = _sort_connection(error.os_error)
+            kind, why = _sort_connection(read_cause(error))
             return kind, f"cannot connect to {error.host}:{error.port}: {why}"
         case aiohttp.ConnectionTimeoutError():
             return "connect", "cannot connect: timed out"
@@ -98,7 +105,7 @@ def _sort_answer(
     return "drop", f"the body broke off: {heard(str(error))}"
 
 
-def _sort_connection(error: OSError) -> tuple[FailureKind, str]:
+def _sort_connection(error: Exception) -> tuple[FailureKind, str]:
     match error:
         case ssl.SSLCertVerificationError():
             return "address", f"its certificate is not trusted: {redact_text(error.verify_message)}"
@@ -108,4 +115,4 @@ def _sort_connection(error: OSError) -> tuple[FailureKind, str]:
             return "address", "name not found"
         case socket.gaierror(errno=socket.EAI_AGAIN):
             return "connect", "the name cannot be looked up at the moment"
-    return "connect", _WORDS.get(error.errno or 0) or redact_text(str(error))
+    return "connect", _WORDS.get(getattr(error, "errno", None) or 0) or redact_text(str(error))

@@ -31,7 +31,7 @@ from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
-from soundpiece_async._faults import AnswerTooLarge, explain_fault, keep_quiet
+from soundpiece_async._faults import AnswerTooLarge, explain_fault, keep_quiet, read_cause
 from soundpiece_async._guard import OutputGuard, RefusedAddressError
 from soundpiece_async._logs import get_logger
 from soundpiece_async._proxies import Proxy, route
@@ -221,7 +221,7 @@ class Network:
 
     def _explain_stream(self, what: str, error: Exception) -> TransportError:
         """Make the error of an output's URL that could not be opened."""
-        refused = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
+        refused = read_cause(error)
         if isinstance(refused, RefusedAddressError):
             return OutputRefused(f"{what}: refused: {refused.strerror}")
         if isinstance(error, aiohttp.ClientPayloadError):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import http_parser
 from faults import answer, hang_up
 from leftovers import opened, until
 from rawapi import RawApi, fx, http
@@ -51,12 +52,13 @@ UNREADABLE = {
     "length and chunks": (f"{OK}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "Content-Length"),
     "a bad chunk": ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk size"),
     "SSH": ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "SSH-2.0"),
-    "the key": (f"HTTP/1.1 200 OK\r\nX: {KEY}\x00\r\n\r\n", "Invalid"),
-    "a signed URL": ("HTTP/1.1 200 OK\r\nLocation: https://x.example/?sig=SECRET\x00\r\n\r\n", "Invalid"),
+    "the key": (f"HTTP/1.1 200 OK\r\nX {KEY}: y\r\n\r\n", "Invalid"),
+    "a signed URL": ("HTTP/1.1 200 OK\r\nLocation https://x.example/?sig=SECRET: y\r\n\r\n", "Invalid"),
 }
 
 
-@pytest.mark.parametrize("name", UNREADABLE)
+# our oldest aiohttp reads zstd as if it were not packed: no JSON
+@pytest.mark.parametrize("name", [name for name in UNREADABLE if name != "zstd" or hasattr(http_parser, "HAS_ZSTD")])
 async def test_what_cannot_be_read_is_said_and_not_tried_for_minutes(name: str) -> None:
     """The reason, without secrets; three answers alike are enough, also where the session has reached the service."""
     reply, told = UNREADABLE[name]
