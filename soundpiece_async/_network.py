@@ -149,7 +149,7 @@ class Network:
     def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
-        return self._scrub(response, body)
+        return self._scrub(call, response, body)
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -231,11 +231,14 @@ class Network:
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
         return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
-    def _scrub(self, response: aiohttp.ClientResponse, body: bytes) -> Answer:
-        """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log."""
+    def _scrub(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+        """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log.
+
+        Of a poll that succeeds nobody needs the headers; those of a submit may name its operation.
+        """
         key, mark = self._settings.api_key, "spk_…"
         plain = hdrs.RETRY_AFTER not in response.headers and key.encode() not in body
-        if response.status == HTTPStatus.OK and plain:
+        if response.status == HTTPStatus.OK and plain and call.body is None:
             return Answer(response.status, {}, body)
         headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
         return Answer(response.status, headers, body.replace(key.encode(), mark.encode()))

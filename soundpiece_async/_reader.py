@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import endings, wire
+from soundpiece_async._core import endings, hosts, wire
 from soundpiece_async._core.errors import DownloadError, SoundpieceError, duplicate
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
@@ -67,7 +67,8 @@ class Reader:
             self.unknown_statuses[redact_text(reading.ending.unknown)] = None
 
     def fix(self, operation: Operation[R]) -> Operation[R]:
-        """Give an operation's outputs the numbers they had when they were first seen, and count it when it is over."""
+        """Give an operation's outputs whole URLs and the numbers they had when first seen; count it when it is over."""
+        operation = self._resolve(operation)
         if not endings.is_over(operation):
             return operation
         if operation.handle not in self._outputs:
@@ -77,10 +78,20 @@ class Reader:
 
     def remember(self, operation: Operation[R]) -> Operation[R]:
         """Take an operation as it was seen earlier, perhaps by another process; what was seen since is newer."""
+        operation = self._resolve(operation)
         if not endings.is_over(operation):
             return operation  # it says nothing yet of the outputs
         known = self._outputs.get(operation.handle)
         return self._number(operation) if known is None else attrs.evolve(operation, outputs=known)
+
+    def _resolve(self, operation: Operation[R]) -> Operation[R]:
+        """Return an operation whose outputs have whole URLs."""
+        base = self._transport.base_url
+        whole = [hosts.resolve(output.url, base) for output in operation.outputs]
+        if all(url is output.url for url, output in zip(whole, operation.outputs, strict=True)):
+            return operation
+        pairs = zip(operation.outputs, whole, strict=True)
+        return attrs.evolve(operation, outputs=tuple(attrs.evolve(output, url=url) for output, url in pairs))
 
     def _number(self, operation: Operation[R]) -> Operation[R]:
         known = self._outputs.get(operation.handle)

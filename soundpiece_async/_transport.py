@@ -94,6 +94,11 @@ class Transport:
         return self._network.now
 
     @property
+    def base_url(self) -> str:
+        """Of the API; what is relative in its answers is meant by that."""
+        return self._settings.base_url
+
+    @property
     def active_submits(self) -> int:
         """PUTs holding a slot now."""
         return self._submits.borrowed_tokens

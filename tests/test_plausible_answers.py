@@ -151,8 +151,114 @@ DELIVERED: dict[str, Service] = {
         "fx": members | ({"id": members["id"].upper()} if members["status"] == "ready" else {})
     },
     "as JSON in a text": lambda members: json.dumps({"fx": members}),
+    "an id otherwise in a poll": lambda members: {
+        "fx": members | ({"id": f"urn:x:{members['id'][3:]}"} if members["status"] == "ready" else {})
+    },
+    "an id of its own beside it": lambda members: (
+        {"fx": members | {"id": 7, "operation_id": members["id"]}} if members["status"] == "ready" else {"fx": members}
+    ),
+    "under _id": lambda members: {**without_id(members), "_id": {"$oid": members["id"]}},
+    "as a long-running operation": lambda members: {
+        "name": f"operations/{members['id']}",
+        "done": members["status"] == "ready",
+        "response": without_id(members),
+    },
+    "as a function's answer": lambda members: {"statusCode": 200, "body": json.dumps({"fx": members})},
+    "under href": output(url=None, href=URL, self="https://h/x", thumbnail_url="https://h/y"),
+    "in a file": output(url=None, file={"download_url": URL}),
+    "by kind, as texts": ending("ready", output=None, outputs={"vocals": URL}),
+    "as texts": ending("ready", output=None, outputs=[URL]),
+    "under another member": ending("ready", output=None, result={"url": URL}),
+    "relative to the scheme": output(url=URL.removeprefix("http:")),
     "no id in a poll": lambda members: {"fx": members | ({"id": None} if members["status"] == "ready" else {})},
 }
+
+
+def accepted(body: bytes = b"", *, status: str = "202 Accepted", headers: str = "") -> Callable[[str], bytes]:
+    """Write an answer to a PUT; ``ID`` stands for the operation's id."""
+    return lambda identity: http(
+        body.replace(b"ID", identity.encode()), status=status, headers=headers.replace("ID", identity)
+    )
+
+
+PATH = "/v1/create.new_fx?id=ID"
+
+ACCEPTED: dict[str, Callable[[str], bytes]] = {
+    "a location": accepted(headers=f"Location: https://api.example{PATH}\r\n"),
+    "a relative location": accepted(headers="Location: ../operations/ID\r\n"),
+    "a location of the content": accepted(b"Accepted", headers="Content-Location: /v1/jobs/ID/status\r\n"),
+    "204": accepted(status="204 No Content", headers=f"Location: {PATH}\r\n"),
+    "a location beside JSON": accepted(b'{"status": "queued"}', status="200 OK", headers="Location: /op/ID\r\n"),
+    "a header of its own": accepted(b"{}", headers="X-Operation-Id: ID\r\n"),
+    "a link": accepted(f'{{"links": {{"self": "{PATH}"}}}}'.encode()),
+    **{
+        name: accepted(f'{{"{name}": "ID"}}'.encode())
+        for name in ("_id", "oid", "operation_id", "operationId", "request_id", "job_id", "uuid")
+    },
+    "lines": accepted(b'{"id": "ID", "status": "received"}\n{"id": "ID", "status": "queued"}\n'),
+    "a guard": accepted(b""")]}',\n{"id": "ID"}"""),
+    "padding": accepted(b'\xef\xbb\xbf{"id": "ID"}\0\0'),
+}
+
+UNNAMED: dict[str, Callable[[str], bytes]] = {
+    "nothing": accepted(status="204 No Content"),
+    "a location of the queue": accepted(headers="Location: /v1/create.new_fx\r\n"),
+    "a word": accepted(b'"accepted"', status="200 OK"),
+}
+
+
+@pytest.mark.parametrize("answer", ACCEPTED.values(), ids=ACCEPTED)
+async def test_an_accepted_submit_has_its_id(api: Api, session: Session, tmp_path: Path, answer: Any) -> None:
+    """Wherever the answer names it: the operation goes on, and a job is submitted with its id."""
+    spoken = api.always
+
+    async def speak(peer: Peer, honest: bytes) -> None:
+        assert spoken is not None
+        asked = api.requests[-1]
+        if asked.method == "GET":
+            return await spoken(peer, honest)
+        return await peer.send(answer(api.created[json.loads(asked.body)["idempotency_key"]]))
+
+    api.always = speak
+    operation = await session.submit(fx(1))
+    done = await session.run(fx(2), timeout=20)
+    async with session.run_many([fx(3)], timeout=20) as results:
+        (plain,) = [result async for result in results]
+    async with Journal.open(tmp_path) as journal, session.run_many([fx(4)], journal=journal, timeout=20) as results:
+        (recorded,) = [result async for result in results]
+
+    found = [operation, done.operation, plain.operation, recorded.operation]
+    assert [one.id for one in found if one] == list(api.created.values())
+    assert isinstance(plain, Succeeded)
+    assert isinstance(recorded, Succeeded)
+    assert len(api.puts) == 4
+
+
+@pytest.mark.parametrize("answer", UNNAMED.values(), ids=UNNAMED)
+async def test_an_accepted_submit_without_an_id_is_asked_for_it(api: Api, answer: Any, tmp_path: Path) -> None:
+    """With the same key, which is free: it is named then, or an error keeps the key, and a job goes on with it."""
+
+    async def speak(peer: Peer, _: bytes) -> None:
+        await peer.send(answer(""))
+
+    patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=30))
+    async with opened(patient) as session, Journal.open(tmp_path) as journal:
+        api.script.extend([speak] * 2)
+        assert (await session.submit(fx(1))).id in api.created.values()
+        api.script.extend([speak] * UNREADABLE_TIMES)
+        with pytest.raises(DecodeError, match="idempotency key") as caught:
+            await session.submit(request := fx(2))
+        assert caught.value.handle is None
+        assert (await session.submit(request)).id
+        api.script.extend([speak] * UNREADABLE_TIMES)
+        for expected in (Failed, Succeeded):
+            async with session.run_many([fx(3)], journal=journal, timeout=20) as results:
+                (result,) = [result async for result in results]
+            assert isinstance(result, expected)
+
+    assert len(api.created) == 3
+    assert len(set(api.puts)) == 3
+
 
 FAILED: dict[str, tuple[Service, str]] = {
     "text": (ending("failed", output=None, error="no luck"), "internal_error: no luck"),
@@ -170,7 +276,7 @@ EMPTY: dict[str, Service] = {
     "empty list": ending("ready", output=[]),
     "empty object": ending("completed", output={}),
     "outputs empty": ending("ready", output=None, outputs=[]),
-    "another member": ending("ready", output=None, result={"url": URL}),
+    "another link": ending("ready", output=None, links={"self": URL}, callback_url=URL, source={"url": URL}),
     "no URL": ending("ready", output={"duration": 1.0}),
     "junk": ending("ready", output=5),
     "empty error": ending("ready", output=None, error={"code": None, "message": ""}),
@@ -328,7 +434,7 @@ async def test_a_wait_that_was_too_short_says_what_came(api: Api, timeout: float
 async def test_a_download_that_fails_names_the_operation(api: Api, session: Session, tmp_path: Path) -> None:
     """As a run knows it; and what helps nothing is not advised."""
     api.service = output(url="/files/a.flac?sig=1")
-    with pytest.raises(DownloadError, match=r"it is no http\(s\) URL; 4 URLs") as caught:
+    with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1:\d+/files/a\.flac\?… was not saved") as caught:
         await session.run(fx(), save_to=tmp_path, timeout=20)
 
     assert caught.value.operation is not None

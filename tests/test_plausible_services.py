@@ -43,8 +43,10 @@ from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.variations import TABLE, read_variations
 from soundpiece_async.webhooks import Webhooks, aiohttp_handler
 
-UNDELIVERABLE = {"outputs=null", "outputs=empty", "outputs=missing", "outputs=renamed", "read=gone"}
+UNDELIVERABLE = {"outputs=null", "outputs=empty", "outputs=missing", "read=gone"}
 """With these there is no audio to be found: an error that names the handle is all that can be had."""
+UNCERTAIN = {"status=missing", "status=delivered"}
+"""With these nothing says that an operation ended well, so that only its documented members are taken for outputs."""
 UNNAMED = {"repeat=used"}
 """With this one, and a lost first answer, nobody can learn the id: the key is all there is."""
 WRITTEN = sorted({f"{name}={value}" for name, values in TABLE.items() for value in values} - UNNAMED)

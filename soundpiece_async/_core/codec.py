@@ -1,6 +1,7 @@
 """Bytes to models and back; the only file that knows cattrs. Its converters are built once, when first needed."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,6 +18,8 @@ from soundpiece_async._core.tracebacks import forget_arguments
 
 _ALIKE, _WIDE = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
 """How to find that many digits in a row: thirty times as fast as a regular expression."""
+_AROUND = re.compile(r"[\s\0\ufeff\x1e]*[^\s\0{\[\"<]{0,16}[\s\0\ufeff\x1e]*")
+"""What may stand before, between and behind JSON: blanks, padding, marks, and a few characters of another language."""
 _DEEP = 500
 """Levels of nesting; a body with no more brackets has no more of them."""
 
@@ -93,18 +96,54 @@ def is_utf8(body: bytes) -> bool:
 
 
 def decode_answer(body: bytes) -> Any:
-    """Read JSON as a service may have written it: bytes that are no UTF-8 replaced, and JSON in a JSON text unpacked.
+    """Read JSON as a service may have written it, whatever there is around it.
 
-    An echo that was cut inside a letter, or written in the encoding of another age, must not hide an id.
+    Bytes that are no UTF-8 are replaced: an echo that was cut inside a letter, or written in the encoding of another
+    age, must not hide an id. Padding and a guard against scripts, such as ``)]}',``, are left out. Of several documents
+    in a row the list is returned, the latest first. JSON in a JSON text is unpacked.
 
     Raises:
         ValueError: it is none.
     """
     try:
         data = decode_json(body)
-    except UnicodeDecodeError:
-        data = decode_json(body.decode("utf-8", "replace").encode())
-    return decode_json(data.encode()) if isinstance(data, str) and data.lstrip()[:1] in ("{", "[") else data
+    except ValueError:
+        data = _decode_documents(body.decode("utf-8", "replace"))
+    return decode_text(data) if isinstance(data, str) else data
+
+
+def decode_text(text: str) -> Any:
+    """Return the object or list that a text is in JSON, or the text itself."""
+    return decode_json(text.encode()) if text.lstrip()[:1] in ("{", "[") else text
+
+
+def _decode_documents(text: str) -> Any:
+    """Read one object or list, or several in a row."""
+    documents: list[Any] = []
+    place = _find_document(text, 0)
+    while place is not None:
+        try:
+            data, end = _DECODER.raw_decode(text, place)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        documents.append(data)
+        place = _find_document(text, end)
+    return documents[::-1] if len(documents) > 1 else documents[0]
+
+
+def _find_document(text: str, start: int) -> int | None:
+    """Return where the next object or list begins; None: only what surrounds JSON is left, and there was one.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    around = _AROUND.match(text, start)
+    end = start if around is None else around.end()
+    if text[end : end + 1] in ("{", "["):
+        return end
+    if start and end == len(text):
+        return None
+    raise ValueError(f"no JSON at {start}")
 
 
 def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
@@ -196,3 +235,4 @@ def _get_converter() -> cattrs.Converter:
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder()

@@ -9,13 +9,20 @@ Rules (contract section 14, rule 1):
 3. If no object has a status, one with an id, or with a member named like an id, still identifies the operation: the id
    leads back to work that is paid for.
 4. An object without a status may have it in an inner object, as the ``attributes`` of JSON:API: that is read instead.
+5. A text member that contains a JSON object, as the ``body`` of AWS Lambda's proxy, is read as that object, unless it
+   is the echo of a request's member.
+6. If no object has an id, the outermost object and those with a status are searched for another one, in this order: a
+   link to the GET of the route; the headers of the answer (``locations``); a resource name such as ``operations/17``; a
+   member named ``_id``, ``uuid`` or ``oid``; a member named like the id of a request. The first that is unique is used.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from soundpiece_async._core import echoes, members
+import attrs
+
+from soundpiece_async._core import codec, echoes, locations, members
 from soundpiece_async._core.requests import ROUTES
 
 MAX_DEPTH = 3
@@ -23,12 +30,15 @@ MAX_OBJECTS = 1000
 """Objects that are searched; an answer about one operation needs no more."""
 
 _USUAL_ID = re.compile(r"op_[0-9a-z]{26}")
-_ID_NAMES = frozenset({"operationid", "opid", "jobid", "taskid"})
+_RESOURCE = re.compile(r"(?:.*/)?operations/([^/]+)")
+_OWN_NAMES = frozenset({"id", "uuid", "guid", "oid"})
+_REQUEST_NAMES = frozenset({"requestid", "generationid", "predictionid", "runid", "renderid"})
+_ECHOED = frozenset(name for kind in ROUTES.values() for name in attrs.fields_dict(kind))
 _KNOWN = frozenset({"status", "created_at", "idempotency_key", "output", "outputs", "error"})
 
 
 def find_operation(
-    data: object, *, route: str, asked: str | None = None, key: str | None = None
+    data: object, *, route: str, asked: str | None = None, key: str | None = None, hint: str | None = None
 ) -> Mapping[str, Any] | None:
     """Return the operation in an answer; None if there is none, or more than one.
 
@@ -37,18 +47,26 @@ def find_operation(
         route: the route it was asked of.
         asked: the id of the operation that was asked for.
         key: the idempotency key that was sent.
+        hint: the id in the headers.
     """
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
     if isinstance(known, dict) and members.read_id(known.get("id")) is not None:
         return known if _looks_alive(known) else _lift(known) or known
-    found = [named for value in _walk(data) if (named := _with_id(value)) is not None]
+    objects = list(_walk(data))
+    found = [named for value in objects if (named := _with_id(value)) is not None]
     likely = [value for value in found if _looks_alive(value)]
     lifted = [whole for value in found if (whole := _lift(value)) is not None] if not likely else []
     if not likely and (asked or not lifted) and isinstance(known, dict) and _looks_alive(known):
-        return known  # of a poll: which operation it is about was asked
+        if asked:
+            return known  # of a poll: which operation it is about was asked
+        found = []  # what has an id beside it, or within, may be anything
     likely = likely or lifted
-    return _pick(likely or found, asked=asked, key=key)
+    picked = _pick(likely or found, asked=asked, key=key) if likely or found else None
+    if likely or (picked is not None and _with_id(objects[0]) is not None):
+        return picked
+    elsewhere = _name(objects, route=route, asked=asked, key=key, hint=hint, weak=picked is None)
+    return elsewhere or picked
 
 
 def _walk(data: object) -> Iterator[dict[str, Any]]:
@@ -60,9 +78,21 @@ def _walk(data: object) -> Iterator[dict[str, Any]]:
             if isinstance(value, dict):
                 seen += 1
                 yield value
-            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+                inner: Iterable[object] = map(_unpack, value, value.values())
+            else:
+                inner = value if isinstance(value, list) else ()
             deeper += [one for one in inner if isinstance(one, dict | list)][:MAX_OBJECTS]
         level = deeper[: MAX_OBJECTS - seen] if seen < MAX_OBJECTS else []
+
+
+def _unpack(name: str, value: object) -> object:
+    """Return the value of a member, and of a text in JSON what that is (rule 5)."""
+    if not isinstance(value, str) or name in _ECHOED or value.lstrip()[:1] != "{":
+        return value
+    try:
+        return codec.decode_text(value)
+    except ValueError:
+        return value
 
 
 def _looks_alive(value: Mapping[str, Any]) -> bool:
@@ -78,7 +108,7 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
     def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
         identity, ours = members.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
         usual = _USUAL_ID.fullmatch(identity or "") is not None
-        return identity == asked, ours, usual, len(_KNOWN & value.keys())
+        return asked is not None and members.is_same_id(asked, identity or ""), ours, usual, len(_KNOWN & value.keys())
 
     ranked = sorted(found, key=rank, reverse=True)
     if len({members.read_id(value["id"]) for value in ranked if rank(value) == rank(ranked[0])}) != 1:
@@ -91,7 +121,7 @@ def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
     if members.read_id(value.get("id")) is not None:
         return value
     ids = {name: identity for name, text in value.items() if (identity := members.read_id(text)) is not None}
-    named = [identity for name, identity in ids.items() if _plain_name(name) in _ID_NAMES]
+    named = [identity for name, identity in ids.items() if locations.fold(name) in locations.ID_NAMES]
     named = named or [identity for identity in ids.values() if _USUAL_ID.fullmatch(identity)]
     return {**value, "id": named[0]} if len(named) == 1 else None
 
@@ -102,5 +132,72 @@ def _lift(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {**inner[0], "id": value["id"]} if len(inner) == 1 else None
 
 
-def _plain_name(name: str) -> str:
-    return "".join(character for character in name.casefold() if character.isalnum())
+def _name(
+    objects: list[dict[str, Any]],
+    *,
+    route: str,
+    asked: str | None,
+    key: str | None,
+    hint: str | None,
+    weak: bool,
+) -> Mapping[str, Any] | None:
+    """Return what is known of the operation, under the id that is found (rule 6); None: there is none.
+
+    With ``weak``, also by members that may name something else, where no object has an id.
+    """
+    alive = [value for value in objects if _looks_alive(value)]
+    told = [*objects[:1], *alive]
+    tiers: list[Iterable[tuple[str | None, dict[str, Any]]]] = [
+        ((locations.find_in_link(text, route=route), value) for value in told for text in _list_texts(value)),
+        [(hint, {})],
+        ((_read_resource(value), value) for value in told),
+        ((_read_nested(one), value) for value in told for name, one in value.items() if _is_named(name, _OWN_NAMES)),
+        ((identity, value) for value in told for identity in _list_requests(value, key)),
+    ]
+    for tier in tiers if weak or any(value is objects[0] for value in alive) else tiers[:2]:
+        found = {identity: value for identity, value in tier if identity is not None}
+        exact = {one: value for one, value in found.items() if asked is not None and members.is_same_id(one, asked)}
+        if len(exact or found) == 1:
+            ((identity, value),) = (exact or found).items()
+            return _put_id(identity, value, alive)
+    return None
+
+
+def _put_id(identity: str, value: dict[str, Any], alive: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the object with a status that an id belongs to, under that: the one it is in, or the only one."""
+    if not alive or any(value is one for one in alive):
+        return {**value, "id": identity}
+    return {**alive[0], "id": identity} if len(alive) == 1 else None
+
+
+def _is_named(name: str, names: frozenset[str]) -> bool:
+    return locations.fold(name) in names
+
+
+def _list_texts(value: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts in an object, and in those in it, as ``links``, which are no echo."""
+    for name, one in value.items():
+        inner = one.values() if isinstance(one, dict) else (one,)
+        yield from (text for text in inner if isinstance(text, str) and name not in _ECHOED)
+
+
+def _read_resource(value: Mapping[str, Any]) -> str | None:
+    name = value.get("name")
+    match = _RESOURCE.fullmatch(name) if isinstance(name, str) else None
+    return members.read_id(match[1]) if match else None
+
+
+def _read_nested(value: object) -> str | None:
+    """Read an id, also as the sole member of an object: ``{"$oid": "…"}``."""
+    return members.read_id(next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value)
+
+
+def _list_requests(value: Mapping[str, Any], key: str | None) -> Iterator[str | None]:
+    named = (one for name, one in value.items() if _is_named(name, _REQUEST_NAMES))
+    return (members.read_id(one) for one in named if not echoes.is_same_key(key, one))
+
+
+def list_ids(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the ids in the members of an operation that are named like its id."""
+    named = (one for name, one in found.items() if _is_named(name, _OWN_NAMES | locations.ID_NAMES))
+    return (identity for one in named if (identity := _read_nested(one)) is not None)

@@ -8,11 +8,12 @@
 4. A URL is sent as the service wrote it, because its signature covers it. Only characters that no URL may have
    (RFC 3986, section 2) are percent-encoded: strict servers refuse them, and a signature is made over the encoded form.
    Square brackets stay: browsers send them in queries, and so do signers.
+5. A URL without a scheme, or without a host, is one of the API's: it is resolved against the base URL.
 """
 
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from soundpiece_async._core.errors import TransportError
 
@@ -27,6 +28,7 @@ _LONGEST_ADDRESS = 4
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 254
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 _ILLEGAL = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
 
@@ -43,6 +45,16 @@ def quote(url: str) -> str:
     scheme, authority, rest = match.groups()
     user, at, host = authority.rpartition("@")
     return f"{scheme}{_ILLEGAL.sub(_encode, user)}{at}{_encode_host(host)}{_ILLEGAL.sub(_encode, rest)}"
+
+
+def resolve(url: str, base: str) -> str:
+    """Return the URL of an output as a whole one (rule 5); one that is whole, or is none at all, stays as it is."""
+    if _SCHEME.match(url):
+        return url
+    try:
+        return urljoin(f"{base}/", url.strip())
+    except ValueError:  # as '//[' does
+        return url
 
 
 def find_objection(url: str, *, secure: bool, local: bool) -> str | None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias, TypeVar
 
+from soundpiece_async._core import links
 from soundpiece_async._core.models import OperationError
 from soundpiece_async._core.redaction import redact_text
 
@@ -40,7 +41,8 @@ _PERIOD = re.compile(
 )
 _UNITS = {"days": 86_400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 _LATEST = 1e11  # seconds since 1970: the year 5138; what is more are thousandths
-_URL = re.compile(r"https?://\S", re.IGNORECASE)
+_LONG_ID = 16
+"""Letters and digits; one that long is the end of another by no chance."""
 
 
 def read_id(value: object) -> str | None:
@@ -109,20 +111,48 @@ def read_error(value: object) -> OperationError | None:
     return OperationError(INTERNAL_ERROR if value is True else _to_words(value), "")
 
 
+def is_same_id(one: str, other: str) -> bool:
+    """Return whether two ids are one, written in two ways: case, punctuation, and a prefix such as ``urn:op:``."""
+    short, long = sorted((_fold_id(one), _fold_id(other)), key=len)
+    return short == long != "" or (len(short) >= _LONG_ID and long.endswith(short))
+
+
 def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> Iterator[dict[str, Any]]:
-    """Yield the outputs in a value: a list, a single one, or objects by kind; only the ``url`` is required."""
+    """Yield the outputs in a value: a list, a single one, or several by kind; only a link to audio is required.
+
+    Each has that link as its ``url`` (``links``: which one it is).
+    """
     match value:
-        case str() if kind is None and _URL.match(value):
-            yield {"url": value}
-        case dict() if isinstance(url := value.get("url"), str) and url.strip():
-            yield {**value, "kind": value.get("kind") or kind}
+        case str() if links.is_audio(value):
+            yield {"url": value, "kind": kind}
+        case dict() if (url := links.find_audio(value)) is not None:
+            yield {**value, "url": url, "kind": value.get("kind") or kind}
         case dict() if depth:
-            for name, inner in value.items():
-                if isinstance(inner, dict | list):
-                    yield from find_outputs(inner, kind=name if isinstance(inner, dict) else kind, depth=depth - 1)
+            yield from _find_inside(value, kind=kind, depth=depth - 1)
         case list() if depth:
             for inner in value:
                 yield from find_outputs(inner, kind=kind, depth=depth - 1)
+
+
+def _find_inside(value: dict[str, Any], *, kind: str | None, depth: int) -> Iterator[dict[str, Any]]:
+    """Yield the outputs in the members of an object without a link of its own.
+
+    With members of its own, such as a duration, it is an output whose file is an object, if a member is named like one.
+    Else it is a table of outputs by kind.
+    """
+    own = {name: one for name, one in value.items() if not (isinstance(one, dict | list) or _is_link(one))}
+    file = {name: one for name, one in value.items() if isinstance(one, dict | list) and links.is_for_a_file(name)}
+    kind = value.get("kind") or kind
+    inside = [{**own, **one} for one in find_outputs(list(file.values()), kind=kind, depth=depth + 1)]
+    if inside and not is_empty(own):
+        yield from inside
+        return
+    for name, one in value.items():
+        if isinstance(one, dict | list) and not links.is_beside(name):
+            named = isinstance(one, dict) and name not in file
+            yield from find_outputs(one, kind=name if named else kind, depth=depth)
+        elif _is_link(one) and is_empty(own) and not links.is_beside(name):
+            yield from find_outputs(one, kind=name, depth=depth)
 
 
 def to_epoch(number: float) -> float:
@@ -140,6 +170,20 @@ def is_empty(value: object, *, depth: int = MAX_DEPTH) -> bool:
         inner = value.values() if isinstance(value, dict) else value
         return not value or (depth > 0 and all(is_empty(one, depth=depth - 1) for one in inner))
     return not value or (isinstance(value, str) and not value.strip())
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, str) and links.is_audio(value)
+
+
+def _fold_id(identity: str) -> str:
+    """Return an id without case and punctuation, and without its prefix if that leaves a long one."""
+    plain = (
+        "".join(character for character in part.casefold() if character.isalnum())
+        for part in (re.split("[:/_]", identity)[-1], identity)
+    )
+    tail, whole = plain
+    return tail if len(tail) >= _LONG_ID else whole
 
 
 def _to_number(value: object) -> float:

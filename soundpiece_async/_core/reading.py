@@ -5,12 +5,14 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core import codec, endings, members
+from soundpiece_async._core import codec, endings, links, members
 from soundpiece_async._core.endings import Ending
 from soundpiece_async._core.models import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Request
+
+_NAMES = ("outputs", "output")
 
 
 @attrs.frozen
@@ -109,16 +111,25 @@ def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request
 
 
 def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
-    """Read ``outputs`` or the single ``output``, whichever has any (contract section 2)."""
-    for name in ("outputs", "output"):
+    """Read ``outputs`` or the single ``output``, whichever has any (contract section 2), or else another member."""
+    for name in (*_NAMES, *_list_other_names(found)):
         value = found.get(name)
         outputs = [_read_output(one, handle, index, notes) for index, one in enumerate(members.find_outputs(value))]
         expected = len([one for one in value if not members.is_empty(one)]) if isinstance(value, list) else 0
         if len(outputs) < expected or not (outputs or members.is_empty(value)):
             notes.add(f"{name}[].url", f"{name} without a url are left out: {len(outputs)} remain")
+        if outputs and name not in _NAMES:
+            notes.add(f"outputs in {name}", f"its outputs are in another member, {redact_text(name)!r}")
         if outputs:
             return tuple(outputs)
     return ()
+
+
+def _list_other_names(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the other members that are named like a file, of an operation that is said to have ended well."""
+    word = found.get("status")
+    if isinstance(word, str) and endings.read_status(word) is Status.READY:
+        yield from (name for name in found if links.is_for_a_file(name) and name not in _NAMES)
 
 
 def _read_output(found: Mapping[str, Any], handle: Handle, index: int, notes: _Notes) -> Output:

@@ -1,12 +1,13 @@
 """Models to HTTP messages and back: what is asked, and what an answer means. No network here."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import codec, echoes, endings, envelopes, members, pacing
+from soundpiece_async._core import codec, echoes, endings, envelopes, locations, members, pacing
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -54,7 +55,7 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """What came back: status, headers (names in lower case; of a success none, nobody asks) and the whole body."""
+    """What came back: status, headers (names in lower case; of a poll that succeeds, none) and the whole body."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)  # a Location may be signed
@@ -81,8 +82,9 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
         DecodeError: no operation can be found in it; or it is the answer to another idempotency key, and ``operation``
             the one that it names.
     """
-    data = _read_json(answer, call)
-    found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key)
+    data = _read_accepted(answer, call)
+    hint = locations.find_in_headers(answer.headers)
+    found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
     identity = None if found is None else members.read_id(found.get("id"))
     if found is None or identity is None:
         raise _no_operation(data, answer, call)
@@ -137,8 +139,7 @@ def read_poll(
         TransportError, ApiError: as ``read_submitted``.
         DecodeError: no operation can be found in the answer, or another one than was asked for.
     """
-    found = _find_asked(answer, call, handle=handle, key=key)
-    return read_operation(found, handle, request=request)
+    return _read_asked(_find_asked(answer, call, handle=handle, key=key), handle, request)
 
 
 def read_final(
@@ -149,7 +150,18 @@ def read_final(
     Takes and raises as ``read_poll``.
     """
     found = _find_asked(answer, call, handle=handle, key=key)
-    return None if endings.is_running(found.get("status")) else read_operation(found, handle, request=request)
+    return None if endings.is_running(found.get("status")) else _read_asked(found, handle, request)
+
+
+def _read_asked(found: Mapping[str, Any], handle: Handle, request: Request | None) -> Reading:
+    """Read an operation that was asked for by its id; another spelling of that is a difference of the echo."""
+    reading = read_operation(found, handle, request=request)
+    identity = members.read_id(found.get("id"))
+    if identity is None or identity == handle.id:
+        return reading
+    note = Note("echo of id", f"its id is echoed otherwise than it was asked for, {redact_text(identity)}")
+    operation = attrs.evolve(reading.operation, echo_differences=("id",))
+    return attrs.evolve(reading, operation=operation, notes=(*reading.notes, note))
 
 
 def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) -> Mapping[str, Any]:
@@ -164,7 +176,7 @@ def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) 
     identity = found.get("id")
     if members.is_empty(identity) or identity == handle.id:
         return found
-    if (members.read_id(identity) or "").casefold() == handle.id.casefold():
+    if any(members.is_same_id(one, handle.id) for one in envelopes.list_ids(found)):
         return found
     if echoes.is_same_key(key, found.get("idempotency_key")):
         return found
@@ -177,6 +189,8 @@ def _no_operation(data: Any, answer: Answer, call: Call) -> DecodeError | Transp
     if not codec.is_utf8(answer.body):  # so it is not JSON either, and was only looked through for an operation
         return _not_json(answer, call)
     what = "is JSON, but no object" if not isinstance(data, dict | list) else "holds no operation, or several"
+    if not answer.body.strip():
+        what = f"has status {answer.status} and no body, and its headers name no operation"
     return DecodeError(f"{call}: the answer {what}: {redact_text(str(data))}", body=data)
 
 
@@ -187,6 +201,17 @@ def _read_json(answer: Answer, call: Call) -> Any:
         return codec.decode_answer(answer.body)
     except ValueError as error:
         raise _not_json(answer, call) from error
+
+
+def _read_accepted(answer: Answer, call: Call) -> Any:
+    """Read the JSON of an answer to a PUT; one with nothing but an id in its headers, or without a body, has none."""
+    try:
+        return _read_json(answer, call)
+    except TransportError:
+        bare = answer.status != HTTPStatus.OK and not answer.body.strip()
+        if not bare and locations.find_in_headers(answer.headers) is None:
+            raise
+    return {}
 
 
 def _not_json(answer: Answer, call: Call) -> TransportError:

@@ -99,3 +99,44 @@ def test_what_is_no_json(reader: Callable[[bytes], Any]) -> None:
     """A refusal is always a ValueError."""
     with pytest.raises(ValueError, match="nested too deeply"):
         reader(b"[" * 200_000)
+
+
+OBJECT = b'{"id": "17"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        (b")]}',\n" + OBJECT, {"id": "17"}),
+        (b"while(1);" + OBJECT, {"id": "17"}),
+        (b"for(;;);[5]", [5]),
+        (b"callback(" + OBJECT + b");\n", {"id": "17"}),
+        (b"data: " + OBJECT + b"\n\n", {"id": "17"}),
+        (b"\0\0" + OBJECT + b"\0", {"id": "17"}),
+        (b"\xef\xbb\xbf\n" + OBJECT, {"id": "17"}),
+        (b"\0\xef\xbb\xbf" + OBJECT, {"id": "17"}),
+        (b"\x1e" + OBJECT + b"\n\x1e[5]\n", [[5], {"id": "17"}]),
+        (b'{"id": "16"}\r\n' + OBJECT + b"\n", [{"id": "17"}, {"id": "16"}]),
+        (b'{"id": "\xff"}', {"id": "\N{REPLACEMENT CHARACTER}"}),
+        (json.dumps(OBJECT.decode()).encode(), {"id": "17"}),
+        (b'"ok"', "ok"),
+    ],
+    ids=ascii,
+)
+def test_json_with_something_around_it(body: bytes, data: object) -> None:
+    """Padding, guards against scripts, several documents in a row with the latest first, and JSON in a text."""
+    assert codec.decode_answer(body) == data
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"OK", b"\xff", b"\0", b"5 apples", b"<html>{}</html>", b'"id": {}', b'{"id": "1', b"[" * 100_000),
+        *(b"(" * 17 + OBJECT, OBJECT + b"<p>", OBJECT + b'"', OBJECT + b"{"),
+    ],
+    ids=lambda body: ascii(body[:24]),
+)
+def test_answers_that_are_no_json(body: bytes) -> None:
+    """A page that holds some, or an answer that is cut or damaged."""
+    with pytest.raises(ValueError, match=r"."):
+        codec.decode_answer(body)

@@ -42,12 +42,43 @@ def find(data: object, **known: Any) -> Any:
         {"data": {"type": "operation", "id": "17", "attributes": {"status": "queued"}}, "meta": {"id": "req_1"}},
         {"sample": {"id": "17", "attributes": {"status": "queued"}}},
         {"id": "17", "sample": {"status": "queued"}},
+        {"statusCode": 202, "body": '{"sample": {"id": "17", "status": "queued"}}'},
+        {"_id": "17", "status": "queued"},
+        {"_id": {"$oid": "17"}},
+        {"oid": 17},
+        {"sample": {"uuid": "17", "status": "queued"}, "request_id": "req_1"},
+        {"request_id": "17", "sample": {"status": "queued", "output": {"id": "file_1"}}},
+        {"requestId": "17"},
+        {"operation": {"id": "17"}, "request_id": "req_1"},
+        {"name": "operations/17", "done": False},
+        {"name": "projects/5/operations/17", "done": True, "response": {"output": {"url": "https://h/a"}}},
+        {"status": "queued", "links": {"self": f"https://h/v1/{ROUTE}?id=17"}},
+        {"request_id": "req_1", "status_url": f"/v1/{ROUTE}?wait=true&id=17"},
     ],
     ids=str,
 )
 def test_found(data: object) -> None:
     """Under the known name, or any other, bare, nested, in a list: the sole object with an id and a status."""
     assert str(find(data)) == "17"
+
+
+@pytest.mark.parametrize(
+    ("data", "identity"),
+    [
+        ({}, "17"),
+        ({"status": "queued"}, "17"),
+        ({"request_id": "req_1", "name": "x"}, "17"),
+        ({"user": {"id": "u1"}}, "17"),
+        ({"id": "18"}, "18"),
+        ({"id": "18", "status": "queued"}, "18"),
+        ({"status": "queued", "link": f"/v1/{ROUTE}?id=18"}, "18"),
+        ([{"a": PLAIN, "b": {**PLAIN, "id": "18"}}], None),
+        ([{"status": "queued"}, {"status": "queued"}], None),
+    ],
+)
+def test_an_id_in_the_headers(data: object, identity: str | None) -> None:
+    """It counts where the outermost object has no id, nor any with a status."""
+    assert find(data, hint="17") == identity
 
 
 def test_ids_of_the_usual_form_are_found_anywhere() -> None:
@@ -75,8 +106,9 @@ def test_the_known_name_goes_first() -> None:
         ),
         ({"id": "req_1", "status": "ok", "data": {**PLAIN, "output": None, "error": None}}, {}),
         ({**PLAIN, "created_at": "x", "outputs": [{"id": "file_1", "status": "ok", "url": "https://h/a"}]}, {}),
+        ([{"_id": "18", "status": "queued"}, {"_id": "17", "status": "queued"}], {"asked": "17"}),
     ],
-    ids=["the id asked for", "more members", "the key sent", "members of an operation", "outputs with ids"],
+    ids=["asked", "more members", "the key sent", "members of an operation", "outputs with ids", "asked by `_id`"],
 )
 def test_the_likeliest_of_several(data: object, known: dict[str, str]) -> None:
     """Of several objects with id and status that one is taken which has most of an operation about it."""
@@ -96,12 +128,20 @@ def test_the_usual_form_of_an_id_counts() -> None:
         {"a": {"b": {"c": {"d": PLAIN}}}},
         {"sample": {"id": "op 1", "prompt": "x"}},
         {"operation": "create.new_fx"},
+        {"request_id": OP["idempotency_key"]},
+        {"_id": "17", "uuid": "18"},
+        {"_id": {"a": "17", "b": "18"}},
+        {"prompt": '{"id": "17", "status": "queued"}'},
+        {"body": '{"id": "17"'},
+        {"name": "operations", "status": "queued"},
+        {"status": "queued", "user": {"uuid": "17"}},
+        {"source": {"url": f"https://h/v1/{ROUTE}?id=17"}},
     ],
     ids=str,
 )
 def test_not_found(data: object) -> None:
     """None at all, or several that are equally likely."""
-    assert find(data) is None
+    assert find(data, key=OP["idempotency_key"]) is None
 
 
 def test_the_same_twice_is_one() -> None:
@@ -113,7 +153,8 @@ def test_a_poll_without_an_id() -> None:
     """Which operation was asked about is known; under the known name its answer needs no id."""
     data = change(SAMPLE.ready, id=None)
 
-    assert find_operation(data, route=ROUTE) == data["sample"]
+    assert find_operation(data, route=ROUTE, asked="17") == data["sample"]
+    assert find_operation(data, route=ROUTE) is None
     assert poll(SAMPLE, data).id == SAMPLE.id
 
 

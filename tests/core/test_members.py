@@ -199,7 +199,14 @@ A, B = {"url": "https://h/a"}, {"url": "https://h/b"}
         ([{"vocals": A}], [("https://h/a", "vocals")]),
         ("https://h/a", [("https://h/a", None)]),
         (["HTTPS://h/a", "b.flac"], [("HTTPS://h/a", None)]),
-        ({"vocals": "https://h/a"}, []),
+        ({"vocals": "https://h/a", "drums": "/b", "bass": None}, [("https://h/a", "vocals"), ("/b", "drums")]),
+        ({"vocals": ["https://h/a"]}, [("https://h/a", None)]),
+        ({"vocals": "https://h/a", "self": "https://h/c", "cover": B, "mix": 5}, []),
+        ({"file": A}, [("https://h/a", None)]),
+        ({"file": {"href": "https://h/a"}, "kind": "vocals", "thumbnail": B}, [("https://h/a", "vocals")]),
+        ({"files": [A, B], "expires_at": "x"}, [("https://h/a", None), ("https://h/b", None)]),
+        ([{"vocals": A, "output": B}], [("https://h/a", "vocals"), ("https://h/b", None)]),
+        ({"duration": 1.0, "download_url": "https://h/a"}, [("https://h/a", None)]),
         ([{"url": ""}, {"url": 5}, {"url": None}], []),
         (None, []),
         (5, []),
@@ -212,6 +219,31 @@ A, B = {"url": "https://h/a"}, {"url": "https://h/b"}
 def test_outputs(value: object, found: list[tuple[str, str | None]]) -> None:
     """A list, a single one, or objects by kind, nulls left out: a URL is all that an output needs."""
     assert [(one["url"], one.get("kind")) for one in members.find_outputs(value)] == found
+
+
+def test_members_around_a_file() -> None:
+    """They are the output's, too."""
+    (found,) = members.find_outputs([{"audio": {"uri": "https://h/a", "duration": 2}, "duration": 1, "kind": "bass"}])
+    assert found == {"url": "https://h/a", "uri": "https://h/a", "duration": 2, "kind": "bass"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("op_01KD0000000000000000000003", "op_01kd0000000000000000000003", True),
+        ("01kd0000000000000000000003", "op_01kd0000000000000000000003", True),
+        ("urn:soundpiece:op_01kd0000000000000000000003", "op_01kd0000000000000000000003", True),
+        ("urn:x:01kd0000000000000000000003", "op_01kd0000000000000000000003", True),
+        ("7a1f0c52-3b9e-4d6a-9c40-000000000000", "{7A1F0C523B9E4D6A9C40000000000000}", True),
+        ("17", "17", True),
+        ("117", "17", False),
+        ("op_01kd0000000000000000000004", "op_01kd0000000000000000000003", False),
+        ("-", "_", False),
+    ],
+)
+def test_spellings_of_an_id(one: str, other: str, *, same: bool) -> None:
+    """Case, punctuation and a prefix are spelling; anything else is another id."""
+    assert members.is_same_id(one, other) is members.is_same_id(other, one) is same
 
 
 @pytest.mark.parametrize(

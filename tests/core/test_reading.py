@@ -180,6 +180,8 @@ def read(**changes: Any) -> Reading:
         ({"output": {"url": "https://h/a", "expires_at": ""}}, ["outputs[].expires_at"]),
         ({"output": [{"url": "https://h/a"}, {"url": None, "duration": 1}]}, ["output[].url"]),
         ({"output": [{"url": "https://h/a", "kind": 5}, {"url": "https://h/b", "kind": 6}]}, ["outputs[].kind"]),
+        ({"output": [], "results": [{"href": "https://h/a"}]}, ["outputs in results"]),
+        ({"output": None, "audio_url": "https://h/a", "page_url": "https://h/b"}, ["outputs in audio_url"]),
         ({"error": "no luck"}, ["outputs and error"]),
         ({"output": [{"url": "https://h/a"}, None, {}]}, []),
         ({"output": {"url": "https://h/a", "duration": "2.0", "expires_at": 1795341600}}, []),
@@ -207,7 +209,7 @@ def test_advisory_members_never_hide_the_audio(changes: dict[str, Any], about: l
         ({"output": []}, ["no outputs"]),
         ({"output": 5}, ["output[].url", "no outputs"]),
         ({"output": {"url": 5}}, ["output[].url", "no outputs"]),
-        ({"output": None, "result": {"url": "https://h/a"}}, ["no outputs"]),
+        ({"output": None, "links": {"url": "https://h/a"}, "source": {"url": "https://h/b"}}, ["no outputs"]),
         ({"status": "archived"}, ["status archived"]),
         ({"status": None}, ["status missing"]),
     ],
@@ -231,6 +233,7 @@ def test_a_failure_under_an_unknown_word() -> None:
     assert reading.operation.status == "gone"
     assert (settled.status, settled.error) == (Status.FAILED, OperationError("lost", ""))
     assert settled.raw["status"] == "gone"
+    assert read(status="failed", output=None, file={"url": "https://h/a"}).operation.status is Status.FAILED
     assert read(status="FAILED", output=None).operation.error == OperationError("internal_error", "")
 
 

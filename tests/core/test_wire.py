@@ -173,7 +173,7 @@ def test_answers_about_another_operation(read: Any, identity: object) -> None:
     assert str(identity) in str(caught.value)
 
 
-@pytest.mark.parametrize("identity", [{"id": SAMPLE.id}, "op 1", True])
+@pytest.mark.parametrize("identity", [{"of": "me"}, "op 1", True])
 def test_answers_with_an_id_that_is_none(identity: object) -> None:
     """Under the known name an answer with such an id is about another operation, too."""
     with pytest.raises(DecodeError, match="is about another operation"):

@@ -1,0 +1,44 @@
+import pytest
+
+from soundpiece_async._core import locations
+
+ID = "op_01kd0000000000000000000017"
+
+
+@pytest.mark.parametrize(
+    ("headers", "identity"),
+    [
+        ({"location": f"https://api.example/v1/create.new_fx?id={ID}&wait=true"}, ID),
+        ({"location": f"/v1/operations/{ID}"}, ID),
+        ({"content-location": f"operations/{ID}/status"}, ID),
+        ({"operation-location": "/jobs?job_id=17"}, "17"),
+        ({"location": "/v2/jobs/a%2Fb1"}, "a/b1"),
+        ({"location": f"?id=&operationId={ID}"}, ID),
+        ({"x-operation-id": ID, "location": "/queue"}, ID),
+        ({"job-id": "17"}, "17"),
+        ({"location": "/v1.2/create.new_fx"}, None),
+        ({"location": "https://[/17"}, None),
+        ({"location": "/jobs/a%201"}, None),
+        ({"x-request-id": "17", "content-type": "a/17"}, None),
+        ({}, None),
+    ],
+)
+def test_headers(headers: dict[str, str], identity: str | None) -> None:
+    """An id in the query of a location, or the last part of its path with a digit; or in a header of that name."""
+    assert locations.find_in_headers(headers) == identity
+
+
+@pytest.mark.parametrize(
+    ("link", "identity"),
+    [
+        (f"https://api.example/v1/create.new_fx?id={ID}", ID),
+        (f"/v1/create.new_fx?wait=true&id={ID}", ID),
+        ("/v1/create.new_fx?wait=true", None),
+        (f"/v1/create.new_song?id={ID}", None),
+        (f"/look?at=/create.new_fx?&id={ID}", None),
+        ("https://[/create.new_fx?id=1", None),
+    ],
+)
+def test_links(link: str, identity: str | None) -> None:
+    """A link is about the operation if it is the GET of its route."""
+    assert locations.find_in_link(link, route="create.new_fx") == identity
