@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.hosts import find_objection, find_scope, quote, read_address
+from soundpiece_async._core.hosts import find_objection, find_scope, quote, read_address, resolve
 
 LEGAL = string.ascii_letters + string.digits + "-._~:/?#[]@!$&'()*+,;="
 """RFC 3986, sections 2.2 and 2.3."""
@@ -158,3 +158,19 @@ def test_both_rules_can_be_lifted() -> None:
     assert find_objection("http://127.0.0.1/x", secure=False, local=True) is None
     assert find_objection("http://127.0.0.1/x", secure=True, local=True) == "it is not https, and the API is"
     assert urlsplit("http://127.0.0.1/x").hostname == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("https://cdn.example/a?x=%2F..", "https://cdn.example/a?x=%2F.."),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("//cdn.example/a?sig=%2B", "https://cdn.example/a?sig=%2B"),
+        ("/files/a.flac?sig=%2B+&x", "https://api.example/files/a.flac?sig=%2B+&x"),
+        (" files/a.flac\n", "https://api.example/base/files/a.flac"),
+        ("//[/a", "//[/a"),
+    ],
+)
+def test_relative_urls(url: str, whole: str) -> None:
+    """They are the API's, and only what is missing is added."""
+    assert resolve(url, "https://api.example/base") == whole
