@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from soundpiece_async._core.models import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.reading import Reading, read_operation
+from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES
 
 
@@ -140,7 +141,7 @@ def test_open_sets(word: str) -> None:
 
     assert operation.status == status
     assert not operation.status.final
-    assert operation.outputs[0].kind == status
+    assert operation.outputs[0].kind == redact_text(status)
     assert operation.error == OperationError(f"x{word}".strip(), "")
 
 
