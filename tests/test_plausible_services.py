@@ -1,7 +1,8 @@
 """Whatever a plausible service does, paid work is delivered or named: variations and faults of the simulator at once.
 
 For n requests n operations are made, however often a PUT is repeated. Each is delivered whole, or ends as an error that
-names its handle, or its key where the service never tells the handle. Nothing hangs, and a second run with the same journal buys nothing.
+names its handle, or its key where the service never tells the handle. Nothing hangs, and a second run with the same
+journal buys nothing.
 """
 
 import io
