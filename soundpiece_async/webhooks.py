@@ -24,8 +24,9 @@ import attrs
 from soundpiece_async._core import signing
 from soundpiece_async._core.errors import SessionClosed, SettingsError, WebhookError
 from soundpiece_async._core.models import Operation
+from soundpiece_async._core.news import Delivery
 from soundpiece_async._core.redaction import SecretBytes
-from soundpiece_async._core.signing import Delivery, Headers
+from soundpiece_async._core.signing import Headers
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._logs import get_logger
 
@@ -133,15 +134,16 @@ class Webhooks:
     def handle(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
         """Receive one delivery and give the HTTP status to answer: the whole receiver, for any framework.
 
-        204 for news, for a duplicate (not delivered again) and for a type this version does not know (ignored); else
-        that of the ``WebhookError``, or 503 when the session is closed. What else ``deliver`` raises is raised: then
-        the event counts as not received, and is delivered when the service tries again.
+        204 for all that is signed: for news, for a duplicate (not delivered again), and for what says no end of an
+        operation (ignored: a poll finds it). Else that of the ``WebhookError``, or 503 when the session is closed. What
+        else ``deliver`` raises is raised: then the event counts as not received, and is delivered when the service
+        tries again.
         """
         body = SecretBytes(body)  # it holds signed URLs, and ``deliver`` may raise
         try:
             delivery = self.verify(headers, body)
             if delivery.operation is None:
-                _logger.info("webhook %s: ignored, of unknown type %r", delivery.id, delivery.type[:100])
+                _logger.info("webhook %s: ignored, type %r: no end of an operation", delivery.id, delivery.type[:100])
             elif delivery.id in self._known:
                 _logger.info("webhook %s: known already", delivery.id)
             else:

@@ -1,4 +1,4 @@
-"""Webhook deliveries: headers and raw bytes in, signed news out (contract section 9).
+"""Webhook deliveries: headers and raw bytes in, news that is signed well out (contract section 9).
 
 Rules:
 
@@ -6,8 +6,8 @@ Rules:
 2. Comparing takes as long for a wrong signature as for the right one, and decodes nothing that a stranger wrote.
 3. The timestamp is that of the *first* attempt, so a retry is as old as the trouble it came through: how old a delivery
    may be is the caller's setting. None comes from the future, except by a clock that is wrong.
-4. A type this version does not know is news for a later one, and no error (contract section 11).
-5. Whatever else a stranger can send is a ``WebhookError``, whose ``http_status`` is the answer.
+4. Whatever a stranger can send is a ``WebhookError``, whose ``http_status`` is the answer; what is signed is read
+   (``news.py``).
 """
 
 import base64
@@ -15,17 +15,13 @@ import binascii
 import hmac
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-import attrs
-
-from soundpiece_async._core import codec, endings, envelopes, members
+from soundpiece_async._core import members
 from soundpiece_async._core.errors import SettingsError, WebhookError
-from soundpiece_async._core.models import Operation, Status
-from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.reading import Note, Reading, read_operation
-from soundpiece_async._core.redaction import SecretBytes, redacted_repr
-from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.news import Delivery, read_news
+from soundpiece_async._core.reading import Note
+from soundpiece_async._core.redaction import SecretBytes
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[bytes | str, bytes | str]]
 """Header names in any case, as a mapping or (ASGI) as pairs."""
@@ -46,26 +42,6 @@ _FORMS: Mapping[str, re.Pattern[str]] = {
     _TIMESTAMP: re.compile("[ -~]{1,64}"),
     _SIGNATURE: re.compile("[ -~]+"),
 }
-
-
-@attrs.frozen(kw_only=True)
-class Delivery:
-    """News of one operation, from whoever knows the signing secret. A hint, no proof: its URLs may have expired.
-
-    Attributes:
-        id: of the event; the same on every attempt, and on duplicates.
-        type: as it came, ``create.new_fx.ready``.
-        route: the type up to its last dot.
-        status: the rest of it; open, as ``Status`` is.
-        operation: its ``request`` is rebuilt from the echo, as far as that goes. None when the type is not one of
-            ``<route>.ready`` and ``<route>.failed`` of a route this version knows: to be answered 2xx and ignored.
-    """
-
-    id: str
-    type: str = attrs.field(repr=redacted_repr)
-    route: str = attrs.field(repr=redacted_repr)
-    status: Status
-    operation: Operation[Any] | None
 
 
 def read_secret(secret: str) -> tuple[bytes, ...]:
@@ -113,7 +89,7 @@ def read_delivery(
         tolerance: seconds that may have passed since the first attempt.
 
     Raises:
-        WebhookError: it is not one of ours.
+        WebhookError: it is not signed by the account, or too old.
     """
     signed = _pick_headers(headers)
     identity, timestamp = signed[_ID], signed[_TIMESTAMP]
@@ -122,7 +98,7 @@ def read_delivery(
     if not any(hmac.compare_digest(one, other) for one in offered for other in expected):
         raise WebhookError(f"webhook {identity}: its signature fits none of the secrets", http_status=401)
     _check_age(identity, now - _read_timestamp(identity, timestamp), tolerance)
-    return _read_news(identity, body)
+    return read_news(identity, body)
 
 
 def _pick_headers(headers: Headers) -> Mapping[str, str]:
@@ -164,40 +140,3 @@ def _check_age(identity: str, age: float, tolerance: float) -> None:
         )
     if -age > min(tolerance, SKEW):
         raise WebhookError(f"webhook {identity}: signed {-age:.0f} s in the future; is the clock right?")
-
-
-def _read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
-    """Read a body that is signed, and may be of another shape all the same."""
-    try:
-        payload = codec.decode_answer(body)
-    except ValueError as error:
-        raise WebhookError(f"webhook {identity}: not JSON") from error
-    kind = payload.get("type") if isinstance(payload, dict) else None
-    if not isinstance(kind, str):
-        raise WebhookError(f"webhook {identity}: without a type")
-    route, _, ending = kind.rpartition(".")  # a route has a dot of its own
-    status = endings.read_status(ending)
-    if route not in ROUTES or not status.final:
-        return Delivery(id=identity, type=kind, route=route, status=status, operation=None), ()
-    reading = _read_operation(identity, payload.get("data"), route=route)
-    operation = _end(reading, status)
-    return Delivery(id=identity, type=kind, route=route, status=status, operation=operation), reading.notes
-
-
-def _read_operation(identity: str, data: object, *, route: str) -> Reading:
-    """Read the operation: bare as in the example, or in the envelope that the GET has (contract section 14, rule 8)."""
-    found = envelopes.find_operation(data, route=route)
-    known = None if found is None else members.read_id(found.get("id"))
-    if found is None or known is None:
-        raise WebhookError(f"webhook {identity}: its data is no operation")
-    return read_operation(found, Handle(route, known), request=None)
-
-
-def _end(reading: Reading, status: Status) -> Operation[Any]:
-    """Return the operation as the type says that it ended; where the rest does not agree, it has to be read again.
-
-    Such a one is ready without outputs, which wakes nobody by itself.
-    """
-    if reading.ending.status is status and not (reading.over and reading.operation.status is not status):
-        return reading.settle()
-    return attrs.evolve(reading.operation, status=Status.READY, outputs=(), error=None)

@@ -526,6 +526,8 @@ async def test_sends_other_webhooks() -> None:
     _, body = await receive(["webhook=enveloped"])
     assert body["type"] == "create.new_fx.ready"
     assert body["data"]["fx"]["status"] == "ready"
+    _, body = await receive(["webhook=flat", "webhook=capitals", "webhook=event"])
+    assert (body["event"], body["status"], "data" in body) == ("CREATE:NEW_FX:READY", "ready", False)
     milliseconds, _ = await receive(["webhook=ms"])
     assert int(milliseconds["webhook-timestamp"]) // 1000 - int(plain["webhook-timestamp"]) in range(10)
     fraction, _ = await receive(["webhook=fraction", "webhook=svix"])

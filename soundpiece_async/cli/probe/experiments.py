@@ -354,7 +354,10 @@ class Experiments:
             body = decode_json(delivered.body)
         except ValueError:
             body = None
-        data = body.get("data") if isinstance(body, dict) else None
+        body = body if isinstance(body, dict) else {}
+        kind, data = body.get("type", MISSING), body.get("data")
+        usual = isinstance(kind, str) and kind.rpartition(".")[0] in ROUTES
+        add("type of a webhook", _TYPE if usual else show_form(kind), _TYPE)
         bare = isinstance(data, dict) and isinstance(data.get("id"), str)
         add("data of a webhook", "the operation itself" if bare else show_form(data), "the operation itself")
         if secret:
@@ -380,6 +383,7 @@ class Experiments:
 _OWN = frozenset({"id", "status", "created_at", "idempotency_key", "output", "outputs", "error"})
 _EXTRA = {SAMPLE: "loopable", SONG: "reference", INSTRUMENTAL: "reference"}
 _SIGNED = ("id", "timestamp", "signature")
+_TYPE = "route and status, with dots"
 _HELD = "held until it is over, or 20 s"
 
 

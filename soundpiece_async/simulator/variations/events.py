@@ -17,6 +17,24 @@ def _envelop(event: Event) -> Event:
     return attrs.evolve(event, body=json.dumps({**body, "data": {envelope: body["data"]}}).encode())
 
 
+def _flatten(event: Event) -> Event:
+    """Put the members of the operation beside the type."""
+    body = json.loads(event.body)
+    return attrs.evolve(event, body=json.dumps({**body.pop("data"), **body}).encode())
+
+
+def _shout(event: Event) -> Event:
+    """Write the type in capitals, with colons."""
+    body = json.loads(event.body)
+    return attrs.evolve(event, body=json.dumps({**body, "type": body["type"].upper().replace(".", ":")}).encode())
+
+
+def _rename(event: Event) -> Event:
+    """Write `event` for `type`."""
+    body = json.loads(event.body)
+    return attrs.evolve(event, body=json.dumps({"event": body.pop("type"), **body}).encode())
+
+
 def _stamp(write: Callable[[float], str]) -> Callable[[Event], Event]:
     return lambda event: attrs.evolve(event, timestamp=write(float(event.timestamp)))
 
@@ -24,6 +42,9 @@ def _stamp(write: Callable[[float], str]) -> Callable[[Event], Event]:
 EVENTS: Table = {
     "webhook": {
         "enveloped": Variation(part="webhook.body", meaning="`data` holds the envelope that a GET has", event=_envelop),
+        "flat": Variation(part="webhook.body", meaning="the members of `data` are beside `type`", event=_flatten),
+        "capitals": Variation(part="webhook.type", meaning="`type` is as `CREATE:NEW_FX:READY`", event=_shout),
+        "event": Variation(part="webhook.member", meaning="the type is under `event`", event=_rename),
         "ms": Variation(
             part="webhook.time",
             meaning="`webhook-timestamp` in milliseconds",

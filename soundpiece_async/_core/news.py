@@ -1,0 +1,134 @@
+"""The body of a webhook that is signed: which operation it is about, and how that ended (contract section 9).
+
+Rules:
+
+1. A body that is signed is never refused for its shape: what cannot be read has no operation, and a poll finds it.
+2. The type names a route and a status, in any case and with any separators. A status that is final counts together with
+   the content; where the two contradict each other, the operation has to be read again.
+3. A type without a status that this version knows is news for a later one (contract section 11): then the operation
+   counts if it says by itself that it is over, and else a poll finds it.
+4. The operation is looked for as in the answer to a poll: under ``data`` first, then in the whole event.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from soundpiece_async._core import codec, endings, envelopes, members
+from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.reading import Note, Reading, read_operation
+from soundpiece_async._core.redaction import redacted_repr
+from soundpiece_async._core.requests import ROUTES
+
+_TYPE_NAMES: Final = ("type", "event", "event_type", "eventType", "topic")
+_ROUTES: Final = {name: re.compile(r"[\W_]*".join(re.split("[._]", name)), re.IGNORECASE) for name in ROUTES}
+_STATES: Final = frozenset({"status", "output", "outputs", "error"})
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """News of one operation, from whoever knows the signing secret. A hint, no proof: its URLs may have expired.
+
+    Attributes:
+        id: of the event; the same on every attempt, and on duplicates.
+        type: as it came, ``create.new_fx.ready``; empty when there is none.
+        route: the route that the type names, or else the envelope; of another type what stands before its last dot.
+        status: the rest of the type; open, as ``Status`` is.
+        operation: its ``request`` is rebuilt from the echo, as far as that goes. None when no end of an operation can
+            be read from the event: to be answered 2xx and ignored.
+    """
+
+    id: str
+    type: str = attrs.field(repr=redacted_repr)
+    route: str = attrs.field(repr=redacted_repr)
+    status: Status
+    operation: Operation[Any] | None
+
+
+def read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
+    """Read the body of the event ``identity``; returns it with what is odd about it, for the log."""
+    try:
+        event = _find_event(codec.decode_answer(body))
+    except ValueError:
+        return _ignore(identity, "", "", Status("")), (Note("webhook", "its body is not JSON; a poll finds the rest"),)
+    kind = _read_type(event)
+    route, word = _split_type(kind)
+    if route not in ROUTES:
+        route = _find_route(event) or route
+    status = endings.read_status(word)
+    ignored = _ignore(identity, kind, route, status)
+    if route not in ROUTES or endings.is_running(word):
+        return ignored, ()
+    reading = _read_operation(identity, event, route=route)
+    if reading is None:
+        return ignored, (Note("webhook", f"no operation can be found in news of {route}; a poll finds it"),)
+    if not status.final and not reading.over:
+        return ignored, ()
+    operation = _end(reading, status) if status.final else reading.operation
+    return attrs.evolve(ignored, operation=operation), reading.notes
+
+
+def _ignore(identity: str, kind: str, route: str, status: Status) -> Delivery:
+    return Delivery(id=identity, type=kind, route=route, status=status, operation=None)
+
+
+def _find_event(payload: object) -> Mapping[str, Any]:
+    """Return the object that has a type, the payload or one in it; else the payload, as far as it is an object."""
+    inner = payload.values() if isinstance(payload, dict) else payload if isinstance(payload, list) else ()
+    objects = [one for one in (payload, *inner) if isinstance(one, dict)]
+    return next((one for one in objects if _read_type(one)), objects[0] if objects else {})
+
+
+def _read_type(event: Mapping[str, Any]) -> str:
+    """Return the type of an event, of several texts the one that names a route; empty: there is none."""
+    texts = [text for name in _TYPE_NAMES if isinstance(text := event.get(name), str)]
+    return next((text for text in texts if _split_type(text)[0] in ROUTES), texts[0] if texts else "")
+
+
+def _split_type(kind: str) -> tuple[str, str]:
+    """Split a type into its route and its status (rule 2)."""
+    for route, pattern in _ROUTES.items():
+        if found := pattern.search(kind):
+            after, before = kind[found.end() :], kind[: found.start()]
+            return route, after.strip(".:/_- ") or before.strip(".:/_- ")
+    route, _, word = kind.rpartition(".")
+    return route, word
+
+
+def _find_route(event: Mapping[str, Any]) -> str | None:
+    """Return the route whose envelope is there."""
+    for holder in _objects(event):
+        for route, kind in ROUTES.items():
+            if isinstance(holder.get(kind.envelope), dict):
+                return route
+    return None
+
+
+def _objects(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what may hold an operation (rule 4); the id of an event is none of an operation's."""
+    if isinstance(data := event.get("data"), dict):
+        yield data
+    yield event if _STATES & event.keys() else {name: value for name, value in event.items() if name != "id"}
+
+
+def _read_operation(identity: str, event: Mapping[str, Any], *, route: str) -> Reading | None:
+    """Read the operation, bare as in the example, or in an envelope (contract section 14, rule 8)."""
+    for holder in _objects(event):
+        found = envelopes.find_operation(holder, route=route)
+        known = None if found is None else members.read_id(found.get("id"))
+        if found is not None and known is not None and known != identity:
+            return read_operation(found, Handle(route, known), request=None)
+    return None
+
+
+def _end(reading: Reading, status: Status) -> Operation[Any]:
+    """Return the operation as the type says that it ended; where the rest does not agree, it has to be read again.
+
+    Such a one is ready without outputs, which wakes nobody by itself.
+    """
+    if reading.ending.status is status and not (reading.over and reading.operation.status is not status):
+        return reading.settle()
+    return attrs.evolve(reading.operation, status=Status.READY, outputs=(), error=None)
