@@ -307,12 +307,10 @@ class Experiments:
         if not reply.accepted:
             self._findings.note(question, reply.describe(), "refused or failed: both are handled")
             return
-        identity = str(reply.members.get("id"))
-        found: dict[str, Any] = {}
+        replies = [reply]
         with anyio.move_on_after(self._patience):
-            while not found or endings.is_running(found.get("status")):
-                found = (await self._client.get(STEMS, identity, wait=True)).members
-                await anyio.sleep(self._pause)
+            await self._poll(STEMS, str(reply.members.get("id")), replies)
+        found = replies[-1].members
         self._findings.note(question, f"status {found.get('status')}", "refused or failed: both are handled")
         if (error := found.get("error")) is not None:
             members_of = {name: show_form(value) for name, value in error.items()} if isinstance(error, dict) else {}
