@@ -34,7 +34,7 @@ from soundpiece_async import (
     SessionClosed,
     SettingsError,
     Status,
-    ValidationError,
+    WaitTimeout,
     WebhookError,
 )
 from soundpiece_async._core import endings
@@ -488,8 +488,8 @@ async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, s
     assert caught.value.operation.id == "op_1"
     assert sim.log == []
     for forgotten in news[:2]:
-        with pytest.raises(ValidationError):  # the simulator knows of none
-            await session.wait(forgotten.handle)
+        with pytest.raises(WaitTimeout, match="status 422"):  # the simulator knows of none
+            await session.wait(forgotten.handle, timeout=0)
 
 
 @pytest.mark.parametrize("wrong", [None, {"id": "op_1", "status": "ready"}])
