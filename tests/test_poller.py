@@ -16,6 +16,7 @@ from soundpiece_async import (
     NewFx,
     NotFound,
     OperationFailed,
+    RetryPolicy,
     Session,
     Status,
     Timeouts,
@@ -68,11 +69,13 @@ async def test_a_failed_poll_is_a_later_turn(fault: Fault) -> None:
 
 
 async def test_what_cannot_be_read_ends_the_wait() -> None:
-    """A refusal that trying again would not mend is raised to every waiter; the session is none the worse."""
-    async with simulate() as sim, Session(settings(sim)) as session:
-        for _ in range(2):
+    """A refusal that comes for long enough (here: three times) is raised; who waits again asks once; nothing breaks."""
+    async with simulate() as sim, Session(settings(sim, retries=RetryPolicy(submit_max_elapsed=0))) as session:
+        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        for times in (3, 4):
             with pytest.raises(ValidationError, match="op_none"):
                 await session.wait(Handle("create.new_fx", "op_none"))
+            assert len(sim.log) == times
         await session.run(fx())
 
 

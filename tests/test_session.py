@@ -497,7 +497,7 @@ async def test_the_key_is_never_shown(
         done = await session.run(fx(), save_to=tmp_path)
         told += [session, done, done.operation, done.files]
         told.append(await _error(session.submit(NewFx("", duration=1))))
-        told.append(await _error(session.wait(Handle("create.new_fx", "op_none"))))
+        told.append(await _error(session.refresh(Handle("create.new_fx", "op_none"))))
     wrong = settings(sim, api_key="spk_wrong-and-secret")
     async with Session(wrong) as session:
         told.append(await _error(session.submit(fx())))

@@ -341,7 +341,7 @@ def test_no_constructor_shows_what_it_was_given(name: str) -> None:
 
 
 def test_no_delivery_shows_a_secret_of_webhooks() -> None:
-    """Junk, a wrong signature, a body that is not what it should be, and a receiver of the user's that fails."""
+    """Junk, a wrong signature, one that is too old, and a receiver of the user's that fails."""
     webhooks, other = Webhooks([SECRET]), Webhooks([SECRET], clock=lambda: 0.0)
     body = json.dumps(
         {"type": "create.new_fx.ready", "data": {"id": "op_1", "status": "ready", "output": {"url": SIGNED}}}
@@ -354,8 +354,6 @@ def test_no_delivery_shows_a_secret_of_webhooks() -> None:
     calls: list[Callable[[], object]] = [
         lambda: webhooks.verify({}, body.encode()),
         lambda: webhooks.verify({**headers, "webhook-signature": "v1,x"}, body.encode()),
-        lambda: webhooks.verify(sign_delivery("[]"), b"[]"),
-        lambda: webhooks.verify(sign_delivery(SIGNED), SIGNED.encode()),
         lambda: other.verify(headers, body.encode()),
         lambda: webhooks.handle(headers, body.encode(), deliver=deliver),
     ]
