@@ -1,6 +1,7 @@
 """What may stand in a jobs file, and what is said of what may not."""
 
 import codecs
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def test_jsonl_as_it_comes(tmp_path: Path, mark: bytes, end: bytes) -> None:
     assert (found[0].request.prompt, found[0].request.duration) == ("door", 2.5)
 
 
+def test_what_is_no_object_behind_one_that_is(tmp_path: Path) -> None:
+    """Only the first line says what the file is; what stands below is one bad line."""
+    assert read(tmp_path, f"{FX}\n[1]\n")[1:] == [Bad(2, "must be a JSON object, as {...}, and is a list")]
+
+
+def test_jsonl_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
+    """CR alone ends a line (E5), and blank lines count."""
+    assert [job.line for job in read(tmp_path, f"{FX}\r\r{FX}\r")] == [1, 3]
+
+
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
     """That is no mistake of a line's."""
     assert read(tmp_path, "") == read(tmp_path, "", "jobs.csv") == read(tmp_path, codecs.BOM_UTF8) == []
@@ -74,18 +85,40 @@ def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[1]", "must be a JSON object"),
-        ("null", "must be a JSON object"),
-        ("{", "is no JSON: Expecting property name enclosed in double quotes (column 2)"),
+        ("[1]", "is a JSON array, and must be JSONL, one object on each line; this writes it: jq -c '.[]' FILE"),
+        ("[\n{},\n{}\n]", "is a JSON array"),
+        ("null", "is no JSON object, as each line of JSONL is; CSV has a first line with the names of its columns"),
+        ('{\n"route": "create.new_fx"\n}', "is the beginning of an object that goes on below"),
+        ("{", "this writes it: jq -c . FILE > jobs.jsonl"),
+        ('{"a": ' + "[" * 100_000, "is no JSON: "),
+        (FX + ",", "is no JSON: Extra data (column 62): a comma too many"),
+        (FX[:-1] + ",}", ": a comma too many"),
+        (FX + FX, ": each object needs a line of its own"),
+        (FX + " and", "is no JSON: Extra data (column 63)"),
+        ("{“route”: 1}", "“ is a typographic quote, as word processors write them; JSON has straight ones"),
+        ("{'route': 1}", "JSON has double quotes; in Python json.dumps writes them"),
         (FX[:-1] + ', "x": NaN}', "NaN is no JSON number"),
         (FX[:-1] + ', "metadata": {"a": 1, "a": 2}}', "member 'a' is there twice"),
-        ("[" * 100_000, "is no JSON: "),
         ('{"a": ' + "9" * 5000 + "}", "is no JSON: "),
-        (b'{"route": "create.new_fx", "prompt": "\xff"}', "is not UTF-8, at byte 39"),
-        (FX.encode("utf-16"), "is not UTF-8, at byte 1"),
+        (b'{"route": "create.new_fx", "prompt": "\xff"}', "is not UTF-8, at byte 39: save the file as UTF-8"),
+        (FX.encode("utf-16"), "is UTF-16, and must be UTF-8"),
+        (gzip.compress(FX.encode()), "is compressed: unpack it first, as by: gunzip FILE"),
+        (b"PK\x03\x04\x14\0\x06\0", "is a spreadsheet, or an archive: save it as CSV"),
         ('{"prompt": "x"}', "route: is missing; the routes are create.new_song, "),
         (line(route="create.new_opera"), "route: 'create.new_opera' is none; the routes are"),
         (line(route=["create.new_fx"]), "route: ['create.new_fx'] is none"),
+        ('{"Route": "create.new_fx"}', "route: is missing ('Route' has capital letters); the routes are"),
+        ('{"a": }', "is no JSON: Expecting value (column 7)"),
+        (line(route="new_fx"), "route: 'new_fx' is none (did you mean 'create.new_fx'?); the routes are"),
+        (line(promt="x"), "promt: create.new_fx does not take it (did you mean 'prompt'?); it takes idempotency_key"),
+        (
+            line(metadata=[1.5, {"x": "1e999"}]).replace('"1e999"', "1e999"),
+            "metadata: holds a number that is too large",
+        ),
+        (
+            line(metadata="deep").replace('"deep"', "[" * 202 + "]" * 202),
+            "metadata: is nested more than 200 levels deep",
+        ),
         (line(colour="red"), "colour: create.new_fx does not take it; it takes idempotency_key, callback_url, prompt"),
         (line(duration=None), "duration: is missing"),
         (line(prompt="x" * 1025, duration=-1), "prompt: has 1025 characters"),
@@ -174,24 +207,66 @@ def test_a_csv_needs_only_the_columns_it_uses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_csv_is_what_spreadsheet_programs_write(tmp_path: Path, separator: str) -> None:
+@pytest.mark.parametrize("name", ["jobs.csv", "jobs.tsv", "jobs.txt"])
+def test_a_csv_is_what_spreadsheet_programs_write(tmp_path: Path, separator: str, name: str) -> None:
     """Semicolons where the comma is for decimals, columns without names at the end, names with a capital letter."""
     text = "Route,Prompt,Duration,,\r\ncreate.new_fx,door,2.5,,\r\n,,,,\r\n".replace(",", separator)
-    (job,) = read(tmp_path, text, "jobs.csv")
+    (job,) = read(tmp_path, text, name)
 
     assert isinstance(job, Job)
     assert job.request.duration == 2.5  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("sep=;\r\nroute;prompt;duration\r\ncreate.new_fx;door;2,5\r\n", 3),
+        ('"sep=|"\nroute|prompt|duration\ncreate.new_fx|door|2.5\n', 3),
+        ("\n \nroute;prompt;duration\ncreate.new_fx;door; 2,5 \n", 4),
+        ("route\tprompt\tduration\rcreate.new_fx\tdoor\t2.50\r", 2),
+        ("route,prompt,duration\ncreate.new_fx,door,25e-1\n", 2),
+    ],
+)
+def test_numbers_and_marks_of_spreadsheet_programs(tmp_path: Path, text: str, at: int) -> None:
+    """A decimal comma, a line that names the separator, blank lines before the header, CR as line end (E5)."""
+    (job,) = read(tmp_path, text, "jobs.csv")
+
+    assert isinstance(job, Job), job
+    assert (job.line, job.request.duration) == (at, 2.5)  # type: ignore[attr-defined]
+
+
+def test_a_whole_number_may_have_a_decimal_point(tmp_path: Path) -> None:
+    """Pandas writes 2.0 where a column has gaps (E5)."""
+    (job,) = read(tmp_path, f"route,source,n_variations\ncreate.remix_instrumental,{URL},2.0\n", "jobs.csv")
+
+    assert isinstance(job, Job)
+    assert repr(job.request.n_variations) == "2"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cell", ["1,000", "1.000", "1.000,50", "12 000", "1'000", "1_000", "2.125"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_grouped_numbers_are_refused(tmp_path: Path, separator: str, cell: str) -> None:
+    """Whether 1.000 is one second or a thousand is never guessed (E5)."""
+    text = f"route,prompt,duration\ncreate.new_fx,door,{cell.replace(',', '%')}\n"
+    text = text.replace(",", separator).replace("%", ",")
+
+    assert "may be grouped by thousands, or have three decimals" in only(read(tmp_path, text, "jobs.csv"))
+
+
+@pytest.mark.parametrize(
     ("text", "at", "says"),
     [
-        ("prompt,duration\nx,1\n", 1, "the header has no column 'route'; the columns there may be are route, name"),
+        ("prompt,duration\nx,1\n", 1, "the header has no column 'route', with commas, semicolons or tabs between"),
         ("route|prompt\nx|1\n", 1, "the header has no column 'route'"),
-        ("route;prompt\n".encode("utf-16"), 1, "is not UTF-8"),
-        ("route;prompt;duration\ncreate.new_fx;door;0,5\n", 2, "duration: must be a number, and is '0,5'"),
+        ("route;prompt\n".encode("utf-16"), 1, "is UTF-16, and must be UTF-8"),
+        (b"route;pr\xf6mpt\n", 1, "is not UTF-8: save the file as UTF-8"),
+        ("route,prompt,duration\ncreate.new_fx,door,1_0\n", 2, "duration: must be a number, and is '1_0'"),
+        ('route,prompt,duration\ncreate.new_fx,door,"0,5"\n', 2, "'0,5'; a decimal comma needs semicolons or tabs"),
+        (f"{CSV}create.new_fx,door,1e999,,,,,,\n", 2, "duration: must be a number of seconds above 0, not inf"),
+        ('route,metadata\nadapt.separate_stems,"[1e999]"\n', 2, "metadata: holds a number that is too large"),
         ("route,prompt,,\ncreate.new_fx,door,,hm\n", 2, "has 'hm' in a column without a name"),
-        ("route,colour,prompt\nx,1,2\n", 1, "the header has unknown columns: 'colour'"),
+        ("route,colour,prompt\nx,1,2\n", 1, "the header has unknown columns: 'colour'; rename or remove them"),
+        ("route,promt,prompt\nx,1,2\n", 1, "unknown columns: 'promt' (did you mean 'prompt'?); rename or"),
         ("\n\nroute,prompt,prompt\nx,1,2\n", 3, "the header has prompt twice"),
         (f"{CSV}create.new_fx,door\n", 2, "has 2 cells, and the header 9"),
         (f"{CSV}create.new_fx,door,long,,,,,,\n", 2, "duration: must be a number, and is 'long'"),

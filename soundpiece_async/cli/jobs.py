@@ -1,7 +1,8 @@
 """From the lines of a jobs file to pieces of work, or to what is wrong with them. Blocks, but for ``in_thread``."""
 
+import math
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -14,10 +15,14 @@ from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
 from soundpiece_async._record.occurrences import Occurrences
 from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.lines import OWN, Line, read_lines
+from soundpiece_async.cli.hints import suggest
+from soundpiece_async.cli.jobs_file import read_lines
+from soundpiece_async.cli.lines import OWN, Line
 
 T = TypeVar("T")
 
+DEEPEST = 200
+"""Levels of metadata: what writes and reads JSON calls itself for each, and Python allows a thousand calls."""
 CHUNK = 200
 """Lines read in one visit to a worker thread: about ten milliseconds of work."""
 _LONGEST_FAULT = 300
@@ -93,23 +98,53 @@ def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
     """Say which members are missing or too many, and what no rule of the contract would find."""
     route = members.get("route")
     if not isinstance(route, str) or route not in ROUTES:
-        wrong = "is missing" if route is None else f"{route!r} is none"
-        yield f"route: {wrong}; the routes are {', '.join(ROUTES)}"
+        yield f"route: {_explain_route(route, members)}; the routes are {', '.join(ROUTES)}"
         return
     own = attrs.fields_dict(ROUTES[route])
     for name in members:
         if name not in own and name not in OWN:
-            yield f"{name}: {route} does not take it; it takes {', '.join((*own, 'name', 'metadata'))}"
+            takes = (*own, "name", "metadata")
+            yield f"{name}: {route} does not take it{suggest(name, takes)}; it takes {', '.join(takes)}"
     for name, member in own.items():
         if member.default is attrs.NOTHING and name not in members:
             yield f"{name}: is missing"
-    if not isinstance(members.get("name", "x"), str) or not members.get("name", "x").strip():
-        yield "name: must be text that can name a file"
+    yield from _check_labels(members)
     for name, value in members.items():
         if not _is_text(value):
             yield f"{name}: holds what is not UTF-8"
         if name in ("source", "reference") and isinstance(value, dict) and list(value) != ["url"]:
             yield f'{name}: must be a URL, or {{"url": "..."}}'
+
+
+def _check_labels(members: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is wrong with the members that are not the request's."""
+    name = members.get("name", "x")
+    if not isinstance(name, str) or not name.strip():
+        yield "name: must be text that can name a file"
+    if fault := find_metadata_fault(members.get("metadata")):
+        yield f"metadata: {fault}"
+
+
+def _explain_route(route: object, members: Mapping[str, Any]) -> str:
+    """Return what is wrong with a route, or with the spelling of its name."""
+    if route is not None:
+        return f"{route!r} is none{suggest(str(route), ROUTES)}"
+    spelt = next((name for name in members if name.strip().lower() == "route"), None)
+    return "is missing" if spelt is None else f"is missing ({spelt!r} has capital letters)"
+
+
+def find_metadata_fault(metadata: Any) -> str:
+    """Return why the journal could not keep metadata, or nothing."""
+    level, values = 0, [metadata]
+    while values:
+        if level > DEEPEST:
+            return f"is nested more than {DEEPEST} levels deep"
+        if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+            return "holds a number that is too large"
+        groups = [value for value in values if isinstance(value, dict | list)]
+        values = list(chain.from_iterable(group.values() if isinstance(group, dict) else group for group in groups))
+        level += 1
+    return ""
 
 
 def _is_text(value: object) -> bool:

@@ -1,15 +1,11 @@
-"""The lines of a jobs file, one at a time: JSONL, or CSV with a header. Everything here blocks.
+"""The lines of JSONL: one JSON object each. Everything here blocks.
 
 What is wrong with a line is said, and the next one is read. Line numbers are those an editor shows.
 """
 
-import codecs
-import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import attrs
 
@@ -24,10 +20,7 @@ MEMBERS: tuple[str, ...] = tuple(
 )
 """The members of all requests."""
 
-SEPARATORS = ",;\t"
-"""What stands between the cells of CSV: a spreadsheet program takes the one of its country."""
-
-_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TYPOGRAPHIC = "“”„‟«»\u2018\u2019"
 
 
 @attrs.frozen
@@ -45,47 +38,81 @@ class Line:
     faults: tuple[str, ...] = ()
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Read a file, by its ending as CSV or as JSONL; blank lines are left out.
+def read_jsonl(text: TextIO) -> Iterator[Line]:
+    """Read JSONL; blank lines are left out, and a file that is other JSON is refused once, at its first line.
 
-    Raises:
-        OSError: it cannot be read.
+    Args:
+        text: with universal line ends, and what is not UTF-8 as surrogates.
     """
-    if path.suffix.lower() == ".csv":
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            yield from _read_csv(text)
-    else:
-        with path.open("rb") as file:
-            yield from _read_jsonl(file)
-
-
-def _read_jsonl(file: BinaryIO) -> Iterator[Line]:
-    number = 0
-    while line := file.readline(LONGEST + 1):
+    number, begun = 0, False
+    while line := text.readline(LONGEST + 1):
         number += 1
         if len(line) > LONGEST:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(LONGEST)
+            while line and not line.endswith("\n"):
+                line = text.readline(LONGEST)
             yield Line(number, None, (f"is longer than {LONGEST} bytes",))
             continue
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if line.strip():
-            yield _read_json(number, line)
+        if not line.strip():
+            continue
+        if not begun and (layout := _find_layout(line)):
+            yield Line(number, None, (layout,))
+            return
+        begun = True
+        yield parse_json(number, line)
 
 
-def _read_json(number: int, line: bytes) -> Line:
+def parse_json(number: int, line: str) -> Line:
+    """Parse a line that must be a JSON object."""
     try:
-        members = json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
+        text = line.encode(errors="surrogateescape").decode()
+        members = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
     except UnicodeDecodeError as error:
-        return Line(number, None, (f"is not UTF-8, at byte {error.start + 1}",))
+        return Line(number, None, (f"is not UTF-8, at byte {error.start + 1}: save the file as UTF-8",))
     except json.JSONDecodeError as error:
-        return Line(number, None, (f"is no JSON: {error.msg} (column {error.colno})",))
+        return Line(number, None, (f"is no JSON: {error.msg} (column {error.colno}){_find_cure(error)}",))
     except (ValueError, RecursionError) as error:
         return Line(number, None, (f"is no JSON: {error}",))
     if not isinstance(members, dict):
         return Line(number, None, (f"must be a JSON object, as {{...}}, and is a {type(members).__name__}",))
     return Line(number, members)
+
+
+def _find_layout(line: str) -> str:
+    """Return what is wrong with a whole file that begins so, or nothing."""
+    if line.lstrip().startswith("["):
+        return (
+            "is a JSON array, and must be JSONL, one object on each line; this writes it: jq -c '.[]' FILE > jobs.jsonl"
+        )
+    if not line.lstrip().startswith("{"):
+        return (
+            "is no JSON object, as each line of JSONL is; CSV has a first line with the names of its columns, one of "
+            "them route"
+        )
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        if not line[error.pos :].strip():
+            return (
+                "is the beginning of an object that goes on below, and must be JSONL, one object on each line; this "
+                "writes it: jq -c . FILE > jobs.jsonl"
+            )
+    except (ValueError, RecursionError):
+        pass  # the line itself is looked at next
+    return ""
+
+
+def _find_cure(error: json.JSONDecodeError) -> str:
+    """Return what to do about usual mistakes, or nothing."""
+    left = error.doc[error.pos :].strip()
+    if left[:1] and left[0] in _TYPOGRAPHIC:
+        return f": {left[0]} is a typographic quote, as word processors write them; JSON has straight ones"
+    if left[:1] == "'":
+        return ": JSON has double quotes; in Python json.dumps writes them"
+    if left[:1] == "," or (left[:1] == "}" and "property name" in error.msg):
+        return ": a comma too many"
+    if left[:1] == "{":
+        return ": each object needs a line of its own"
+    return ""
 
 
 def _refuse_constant(text: str) -> None:
@@ -98,102 +125,3 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"member {next(name for name in names if names.count(name) > 1)!r} is there twice")
     return members
-
-
-def _read_csv(text: TextIO) -> Iterator[Line]:
-    first = text.readline()
-    rows = csv.reader(chain([first], text), delimiter=max(SEPARATORS, key=first.count), strict=True)
-    header: list[str] | None = None
-    while True:
-        number = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Line(number, None, (f"is no CSV: {error}",))
-            continue
-        if header is None and row:
-            header = [cell.strip().lower() for cell in row]
-            faults = _check_header(header)
-            if faults:
-                yield Line(number, None, faults)
-                return
-        elif header is not None and any(cell.strip() for cell in row):
-            yield _read_row(number, header, row)
-
-
-def _check_header(header: Sequence[str]) -> tuple[str, ...]:
-    """Say what is wrong with the names of the columns; then no line can be understood."""
-    known = (*OWN, *MEMBERS)
-    foreign = [name for name in header if name and name not in known]
-    twins = sorted({name for name in header if name and header.count(name) > 1})
-    if any("\udc80" <= letter <= "\udcff" for letter in "".join(header)):
-        return ("is not UTF-8",)
-    if "route" not in header:
-        return (f"the header has no column 'route'; the columns there may be are {', '.join(known)}",)
-    if foreign:
-        named = ", ".join(repr(name) for name in foreign)
-        return (f"the header has unknown columns: {named}; the columns there may be are {', '.join(known)}",)
-    return (f"the header has {', '.join(twins)} twice",) if twins else ()
-
-
-def _read_row(number: int, header: Sequence[str], row: Sequence[str]) -> Line:
-    if len(row) != len(header):
-        return Line(number, None, (f"has {len(row)} cells, and the header {len(header)}",))
-    kind = ROUTES.get(row[header.index("route")].strip())
-    types = {member.name: member.type for member in attrs.fields(kind)} if kind else {}
-    members: dict[str, Any] = {}
-    faults = []
-    for name, cell in zip(header, row, strict=True):
-        if not cell:
-            continue
-        if not name:
-            faults.append(f"has {cell!r} in a column without a name")
-            continue
-        read = _READERS.get(name, _READERS.get(types.get(name), str))
-        try:
-            members[name] = read(cell)
-        except ValueError as error:
-            faults.append(f"{name}: {error}")
-    return Line(number, members, tuple(faults))
-
-
-def _read_number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise ValueError(f"must be a number, and is {cell!r}") from None
-
-
-def _read_whole(cell: str) -> int:
-    try:
-        return int(cell)
-    except ValueError:
-        raise ValueError(f"must be a whole number, and is {cell!r}") from None
-
-
-def _read_flag(cell: str) -> bool:
-    if cell.strip().lower() not in _FLAGS:
-        raise ValueError(f"must be true or false, and is {cell!r}")
-    return _FLAGS[cell.strip().lower()]
-
-
-def _read_metadata(cell: str) -> Any:
-    """Take JSON where it is an object or a list, and else the text as it is."""
-    if cell.strip()[:1] not in ("{", "["):
-        return cell
-    line = _read_json(0, b'{"metadata":%s}' % cell.encode(errors="replace"))
-    if line.members is None:
-        raise ValueError(line.faults[0])
-    return line.members["metadata"]
-
-
-_READERS: dict[Any, Callable[[str], Any]] = {
-    "route": str.strip,
-    "metadata": _read_metadata,
-    float: _read_number,
-    int: _read_whole,
-    bool: _read_flag,
-}
-"""How a cell is read: by its column, or by the type its route's member has."""
