@@ -145,7 +145,7 @@ def read_commands(block: Block) -> Iterator[list[str]]:
         command: list[str] = []
         words = iter([*lexer, ";"])
         for word in words:
-            if word.startswith(">"):
+            if word.startswith((">", "<")):
                 next(words)
             elif word in _OPERATORS:
                 if command:

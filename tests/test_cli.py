@@ -72,14 +72,21 @@ def test_version(capsys: Streams) -> None:
         (["run"], "ROUTE"),
         (["run", "create.new_opera"], "create.new_song"),
         (["run", "create.new_fx", "--prompt", "x", "--duration", "long"], "--duration"),
-        (["run", "create.new_fx", "--prompt", "x"], "create.new_fx needs --duration; its flags are"),
+        (["run", "create.new_fx"], "create.new_fx needs --prompt; its flags are --prompt --duration"),
+        (["run", "adapt.auto_cut_down", SOURCE], "adapt.auto_cut_down needs --target-duration; its flags are --source"),
+        (["run", "create.new_fx", "x", "--prompt", "y"], "create.new_fx has two values for --prompt"),
+        (["run", "create.new_fx", "x", "y"], "Unused Tokens: ['y']"),
+        (["run", "create.new_fx", "x" * 1025], "create.new_fx: --prompt has 1025 characters, and must have 1 to 1024"),
+        (["run", "create.new_fxx", "x"], 'Did you mean "create.new_fx"?'),
+        (["run", "create.new_fx", "--promt", "x"], "Did you mean --prompt?"),
+        (["run", "create.new_song", "@/nowhere/words.txt", "--prompt", "x"], "/nowhere/words.txt"),
         (
             ["run", "adapt.separate_stems", "--source", SOURCE, "--prompt", "x"],
             "adapt.separate_stems does not take --prompt; its flags are --source --callback-url --idempotency-key",
         ),
         (["run", "create.new_song", "--lyrics", "@/nowhere/words.txt"], "/nowhere/words.txt"),
         (["run", "create.new_fx", "--api-key", SECRET], "--api-key"),
-        (["run", "create.new_fx", SECRET], "spk_…"),
+        (["run", "create.new_fx", "x", SECRET], "spk_…"),
         (["run", "create.new_fx", "--timeout", "-1"], "--timeout"),
         (["simulate", "--speed", "0"], "--speed"),
         (["simulate", "--speed", "nan"], "--speed"),
@@ -157,6 +164,23 @@ def test_run(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
     assert simulator.api_key not in out + err
 
 
+def test_run_without_flags(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """The first member needs no flag, and an effect no length (E8)."""
+    simulator = serve()
+    words = tmp_path / "words.txt"
+    words.write_text("[Verse]\nla")
+    for route, first, more in (
+        ("create.new_fx", "door slams", []),
+        ("create.new_song", f"@{words}", ["--prompt", "folk"]),
+        ("adapt.separate_stems", SOURCE, []),
+    ):
+        assert main(["run", route, first, *more, "--save-to", str(tmp_path)]) == 0
+    fx, song, stems = (operation.submission.echo for operation in simulator.operations.values())
+    assert (fx["prompt"], fx["duration"], song["lyrics"]) == ("door slams", 5.0, "[Verse]\nla")
+    assert stems["source"] == {"url": SOURCE}
+    capsys.readouterr()
+
+
 def test_run_json(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
     """``--json`` gives one line; the same key gives the same operation again, and pays for it once."""
     simulator = serve()
@@ -198,39 +222,38 @@ def test_paths_nobody_can_print(serve: Serve, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("changes", "prompt", "says"),
+    ("changes", "code", "says"),
     [
-        ({"SOUNDPIECE_API_KEY": ""}, "x", "SOUNDPIECE_API_KEY"),
-        ({"SOUNDPIECE_API_KEY": "Bearer " + SECRET}, "x", "malformed"),
-        ({"SOUNDPIECE_API_KEY": SECRET}, "x", "401"),
-        ({"SOUNDPIECE_BASE_URL": "http://api.soundpiece.co"}, "x", "https"),
-        ({"SOUNDPIECE_BASE_URL": "http://127.0.0.1:9"}, "x", "127.0.0.1:9"),
-        ({}, "x" * 1025, "prompt"),
+        ({"SOUNDPIECE_API_KEY": ""}, 2, "set SOUNDPIECE_API_KEY, or try without one, on this machine: soundpiece sim"),
+        ({"SOUNDPIECE_API_KEY": "Bearer " + SECRET}, 2, "malformed"),
+        ({"SOUNDPIECE_API_KEY": SECRET}, 3, "401"),
+        ({"SOUNDPIECE_BASE_URL": "http://api.soundpiece.co"}, 2, "https"),
+        ({"SOUNDPIECE_BASE_URL": "http://127.0.0.1:9"}, 1, "127.0.0.1:9"),
     ],
 )
 def test_refusals(
     changes: dict[str, str],
-    prompt: str,
+    code: int,
     says: str,
     *,
     serve: Serve,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Streams,
 ) -> None:
-    """What cannot be submitted is one line and exit code 1, without the key."""
+    """What cannot be submitted is one line without the key; its exit code says whether it can be mended here."""
     serve()
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
-    assert main(["run", "create.new_fx", "--prompt", prompt, "--duration", "1", "--timeout", "0.1"]) == 1
+    assert main(["run", "create.new_fx", "--prompt", "x", "--duration", "1", "--timeout", "0.1"]) == code
     said = complaint(capsys)
     assert says in said
     assert SECRET not in said
 
 
 def test_empty_account(serve: Serve, capsys: Streams) -> None:
-    """An account without credits is one line and exit code 1."""
+    """An account without credits is one line and exit code 3, as in a bulk run."""
     serve(credits=0)
-    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"]]) == 1
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"]]) == 3
     assert "credits" in complaint(capsys)
 
 
@@ -238,7 +261,7 @@ def test_empty_account(serve: Serve, capsys: Streams) -> None:
 def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> None:
     """A folder that cannot be made, or takes no files (here, not even root's), is found before anything is paid for."""
     simulator = serve()
-    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder]) == 1
+    assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder]) == 2
     said = complaint(capsys)
     assert f"files cannot be put into {folder}: " in said
     assert "; name a folder that can be written to; nothing was sent" in said
@@ -253,7 +276,7 @@ def test_run_into_a_bucket(serve: Serve, tmp_path: Path, capsys: Streams, monkey
     with serve_bucket(error="InvalidAccessKeyId") as bucket:
         for name, value in bucket.environ.items():
             monkeypatch.setenv(name, value)
-        assert main(flags) == 1
+        assert main(flags) == 2
         assert f"s3://{BUCKET}/x/: nothing can be saved there: " in complaint(capsys)
         assert not simulator.operations
 
@@ -321,7 +344,7 @@ def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Strea
     simulator = serve()
     folder = str(tmp_path / ("d/" * 1900))
     for command in (["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder], ["demo", folder]):
-        assert main(command) == 1
+        assert main(command) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert "it lies too deep, " in err.splitlines()[-1]

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import pty
 import re
 import shlex
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -100,7 +102,7 @@ def test_a_run_whose_folder_is_removed_promises_nothing(serve: Serve, capsys: St
 
 
 def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
-    """Their paths are the results; the second time nothing is sent, and the same is printed."""
+    """Their paths are the results; the second time nothing is sent, and they are printed only if asked for (E9)."""
     simulator = serve(**FAST)
     write(
         [
@@ -125,8 +127,9 @@ def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
     assert "4 lines: 4 saved, 0 failed, 0 unfinished, 0 uncertain, 0 left; 7 files" in err
     sent = len(simulator.log)
     assert bulk() == 0
-    assert sorted(capsys.readouterr().out.splitlines()) == paths
-    assert main(["resume", "out"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, "0 new; 4 lines of earlier runs not printed again: --all does" in err) == ("", True)
+    assert main(["resume", "out", "--all"]) == 0
     assert sorted(capsys.readouterr().out.splitlines()) == paths
     assert len(simulator.log) == sent
     assert len(simulator.operations) == 4
@@ -238,7 +241,7 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     assert "lines of the jobs file not begun" in capsys.readouterr().out
     simulator.top_up(40)
     assert bulk("--in-flight", "4") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 40
+    assert len(capsys.readouterr().out.splitlines()) == 37
     assert len(simulator.operations) == len(dict(puts(simulator))) == 40
     bodies = Counter(puts(simulator))
     assert len(bodies) == 40
@@ -304,7 +307,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
     simulator = serve(**FAST)
     write([fx(1), fx(2, prompt="")])
 
-    async def overlook(_: Path) -> int:
+    async def overlook(_: Order) -> int:
         return 2
 
     monkeypatch.setattr("soundpiece_async.cli.bulk.check", overlook)
@@ -829,3 +832,71 @@ def test_a_wrong_address_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsy
     told = capsys.readouterr().err
     assert "name not found" in told
     assert "Traceback" not in told
+
+
+def from_pipe(text: str) -> int:
+    """Run ``bulk -`` with what a pipe brings."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin, pytest.MonkeyPatch.context() as changed:
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(text)
+        changed.setattr(sys, "stdin", stdin)
+        return main(["bulk", "-", "out"])
+
+
+def test_jobs_from_standard_input(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are kept beside the journal: the same lines are the same jobs, and resume goes on with them."""
+    simulator = serve(**FAST)
+    assert from_pipe('{"route": "create.new_fx"}\n') == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[0] == "standard input:1: prompt: is missing; duration: is missing"
+    assert not Path("out").exists()
+    lines = "route,prompt,duration\ncreate.new_fx,door,0.1\ncreate.new_fx,rain,0.1\n"
+    assert from_pipe(lines) == 0
+    assert "2 lines of out/standard-input.txt, into out" in capsys.readouterr().err
+    assert Path("out/standard-input.txt").read_text() == lines
+    Path("jobs.csv").write_text(lines + "create.new_fx,wind,0.1\n")
+    with Path("jobs.csv").open() as file:  # a file is read to its end, too
+        monkeypatch.setattr(sys, "stdin", file)
+        assert main(["bulk", "-", "out"]) == 0
+    Path("out").rename("moved")
+    assert main(["resume", "moved"]) == 0
+    assert "has changed" not in capsys.readouterr().err
+    assert len(simulator.operations) == 3
+    Path("moved/standard-input.txt").unlink()
+    assert main(["resume", "moved"]) == 2
+
+
+def test_jobs_that_are_typed(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal is told what is read, and Ctrl-D ends it."""
+    serve(**FAST)
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "wb", buffering=0) as keys, os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        keys.write(json.dumps(fx(1)).encode() + b"\n\x04")
+        assert main(["bulk", "-", "out"]) == 0
+    assert capsys.readouterr().err.startswith("reading jobs from standard input, until Ctrl-D\n")
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_tables_are_never_cut(columns: str, serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pipe a row is a line, however wide; on a narrow terminal it wraps (E7)."""
+    serve(**FAST)
+    monkeypatch.setenv("COLUMNS", columns)
+    write([{"route": "create.remix_instrumental", "source": "https://media.example.com/a.wav"}, fx(1)])
+    assert bulk("--dry-run") == 0
+    assert re.search(r"^ create\.remix_instrumental +1 +0 +0 +0 +0 +1 $", capsys.readouterr().out, re.MULTILINE)
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb", buffering=0) as screen, os.fdopen(terminal, "w") as stdout:
+        with monkeypatch.context() as changed:
+            changed.setenv("TERM", "xterm")
+            changed.delenv("NO_COLOR", raising=False)
+            changed.setattr(sys, "stdout", stdout)
+            assert bulk("--dry-run") == 0
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.read(10_000).decode()).replace("\r", "")
+    shown = shown.partition("how long that takes")[0]
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= int(columns)
+    assert "create.remix_instrumental" in re.sub(r"\s", "", shown)
+    assert ("route" in shown) == (columns == "80")
+    if columns == "40":
+        assert "create.new_fx: 1 lines, 0 saved, 0 under\nway, 0 failed, 0 uncertain, 1 to do\n" in shown

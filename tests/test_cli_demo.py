@@ -241,7 +241,7 @@ def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is told at once, in one line, and not when the first piece is ready."""
     (tmp_path / "file").touch()
-    assert main(["demo", str(tmp_path / "file" / "out")]) == 1
+    assert main(["demo", str(tmp_path / "file" / "out")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "queued" not in err
@@ -322,3 +322,19 @@ def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
     told = ["no bytes yet", "180 kB", "400 kB", "1.4 MB"]
     assert lines == ["one queued", "two queued", *(f"one downloading 2 files, {words}" for words in told)]
+
+
+@pytest.mark.parametrize("wish", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_colours_in_a_log_are_no_terminal(
+    wish: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file gets lines, and no movements of a cursor (E6)."""
+    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(wish, "1")
+    with Board(["one"]) as board:
+        board.show("one", Stage.DOWNLOADING, "2 files")
+        board.refresh(Statistics(), {"one": 5})
+    shown = capsys.readouterr().err
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()[0].split() == ["one", "queued"]
+    assert not re.search(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]|\r", shown)

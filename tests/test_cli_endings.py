@@ -1,19 +1,32 @@
 """How the command line ends when something is missing, when nobody reads it, and when a signal comes."""
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from soundpiece_async import InvalidRequest
+from soundpiece_async import (
+    AuthenticationError,
+    Handle,
+    InsufficientCredits,
+    InvalidRequest,
+    SettingsError,
+    SoundpieceError,
+    TransportError,
+)
 from soundpiece_async.cli import main
-from soundpiece_async.cli.endings import FAILED, USAGE, explain
+from soundpiece_async.cli.commands import restore_docstring
+from soundpiece_async.cli.endings import FAILED, REFUSED, USAGE, explain
 from soundpiece_async.cli.interruption import SIGNALS, Interruption
+from soundpiece_async.cli.run import Members, run
+from soundpiece_async.cli.speech import open_streams, say, tell
 
 
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "numpy"])
@@ -72,7 +85,7 @@ def test_started_with_its_input_closed(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stderr.startswith("soundpiece: ")
-    assert done.returncode == 1
+    assert done.returncode == USAGE
 
 
 def test_faults_of_ours_are_seen() -> None:
@@ -80,7 +93,60 @@ def test_faults_of_ours_are_seen() -> None:
     with pytest.raises(ZeroDivisionError):
         explain(ZeroDivisionError())
     group = ExceptionGroup("", [ExceptionGroup("", [InvalidRequest("no", field="x")]), OSError("late")])
-    assert explain(group) == (1, "soundpiece: no")
+    assert explain(group) == (USAGE, "soundpiece: no")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidRequest("a prompt too long", field="prompt"), USAGE),
+        (SettingsError("no key"), USAGE),
+        (SettingsError("the store was closed meanwhile").about(Handle("create.new_fx", "op_1")), FAILED),
+        (AuthenticationError("401", status=401), REFUSED),
+        (InsufficientCredits("402", status=402), REFUSED),
+        (TransportError("no answer"), FAILED),
+    ],
+    ids=str,
+)
+def test_one_exit_code_for_one_kind_of_mistake(error: SoundpieceError, code: int) -> None:
+    """Whichever command it is made in: 2 says that nothing was sent, 3 that the account was refused (E8)."""
+    assert explain(error)[0] == code
+
+
+def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``PYTHONOPTIMIZE=2`` removes what the help is made of, and the source has it (E15)."""
+    for thing in (run, Members):
+        was = thing.__doc__
+        monkeypatch.setattr(thing, "__doc__", None)
+        restore_docstring(thing)
+        assert inspect.cleandoc(str(thing.__doc__)) == inspect.cleandoc(str(was))
+    unknown = type("Unknown", (), {})  # it has no source
+    restore_docstring(unknown)
+    assert unknown.__doc__ == ""
+
+
+def read_all(descriptor: int) -> str:
+    with os.fdopen(descriptor) as pipe:
+        return pipe.read()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_pipe_that_does_not_block(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader may be slow: every line arrives whole (E2)."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    lines = [f"{number} {'x' * 1000}" for number in range(400)]
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as changed, ThreadPoolExecutor() as reader:
+        changed.setattr(sys, stream, pipe)
+        open_streams()
+        opened = getattr(sys, stream)
+        assert (opened.fileno(), opened.isatty(), os.get_blocking(writing)) == (writing, False, False)
+        received = reader.submit(read_all, reading)
+        for line in lines:
+            (say if stream == "stdout" else tell)(line)
+        opened.close()
+        pipe.close()
+        assert received.result().splitlines() == lines
 
 
 def test_signal_before_the_loop() -> None:

@@ -102,7 +102,7 @@ def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
         ('{"a": ' + "9" * 5000 + "}", "is no JSON: "),
         (b'{"route": "create.new_fx", "prompt": "\xff"}', "is not UTF-8, at byte 39: save the file as UTF-8"),
         (FX.encode("utf-16"), "is UTF-16, and must be UTF-8"),
-        (gzip.compress(FX.encode()), "is compressed: unpack it first, as by: gunzip FILE"),
+        (gzip.compress(FX.encode(), mtime=0), "is compressed: unpack it first, as by: gunzip FILE"),
         (b"PK\x03\x04\x14\0\x06\0", "is a spreadsheet, or an archive: save it as CSV"),
         ('{"prompt": "x"}', "route: is missing; the routes are create.new_song, "),
         (line(route="create.new_opera"), "route: 'create.new_opera' is none; the routes are"),

@@ -67,5 +67,5 @@ def test_the_command_line_works(serve: Serve, tmp_path: Path) -> None:
     simulator, jobs = serve(), tmp_path / "jobs.jsonl"
     jobs.write_text(f"{json.dumps({'route': 'create.new_fx', 'prompt': 'door', 'duration': 0.5})}\n" * 3)
     for _ in range(2):
-        assert len(run(COMMAND, str(jobs), str(tmp_path / "out")).splitlines()) == 3
+        assert len(run(COMMAND, str(jobs), str(tmp_path / "out"), "--all").splitlines()) == 3
     assert len(simulator.operations) == 3

@@ -178,11 +178,19 @@ class SavedFile:
 
 @attrs.frozen(kw_only=True)
 class Succeeded(Generic[R_co]):
-    """A request that succeeded: its operation is ready, and its files are saved if a destination was named."""
+    """A request that succeeded: its operation is ready, and its files are saved if a destination was named.
+
+    Attributes:
+        request: the caller's object.
+        operation: ready.
+        files: none without a destination.
+        from_journal: True when an earlier run ended it, and nothing was asked of the service now.
+    """
 
     request: R_co
     operation: Operation[R_co]
     files: tuple[SavedFile, ...] = ()
+    from_journal: bool = attrs.field(default=False, repr=False)
 
     def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
         """Return the operation and the files as JSON values, as ``Operation.to_dict`` and ``SavedFile.to_dict``."""

@@ -115,7 +115,7 @@ class Recording(Generic[R]):
             self._remember(operation)
             found = await self._ledger.inspect(partial(self._shelf.look, piece))
             if found.files is not None:
-                return Succeeded(request=request, operation=operation, files=found.files)
+                return Succeeded(request=request, operation=operation, files=found.files, from_journal=True)
             brakes.asking()
             return await self._go_on(piece, operation, brakes, know, overwrite=found.ours)
 

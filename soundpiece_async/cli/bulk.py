@@ -6,6 +6,7 @@ from typing import Annotated
 
 import anyio
 import anyio.to_thread
+import attrs
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._record.folderlock import FolderLock
@@ -16,6 +17,7 @@ from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms
 from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.speech import plural, tell
+from soundpiece_async.cli.standard_input import KEPT, STANDARD_INPUT, keep, spooled
 from soundpiece_async.cli.survey import check, demand_jobs, preview
 
 
@@ -32,7 +34,8 @@ async def bulk(
 
     Each line of the file is one piece: a JSON object, or a record of CSV below a header. It has a member "route", the
     members of that route's request, and if you like a "name" for its files and any "metadata". The whole file is
-    checked before anything is sent. Paths of the files are printed as they are saved.
+    checked before anything is sent. Paths of the files are printed as they are saved; those of earlier runs only with
+    --all.
 
     The API key comes from SOUNDPIECE_API_KEY, and SOUNDPIECE_BASE_URL names another service than the real one.
 
@@ -40,13 +43,17 @@ async def bulk(
     (a refused key, no credits), 130 interrupted. Ctrl-C, or SIGTERM, lets what is in flight end; twice stops at once.
 
     Args:
-        jobs: the file; by its ending CSV, or else JSONL.
+        jobs: the file, JSONL or CSV; - reads standard input, and keeps it beside the journal.
         out: the folder for the files, and for the journal that lets the same command go on.
         journal: another folder for the journal and the report, as one on a local disk; every later command needs it.
         knobs: how hard to work.
         terms: on what terms.
     """
-    return await _carry_out(Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms))
+    order = Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms)
+    if jobs != STANDARD_INPUT:
+        return await _carry_out(order)
+    async with spooled() as path:
+        return await _carry_out(attrs.evolve(order, jobs=path, spooled=True))
 
 
 async def resume(
@@ -72,7 +79,7 @@ async def resume(
         raise UsageError(str(error)) from error
     if not isinstance(kept.get("jobs"), str):
         raise UsageError(f"{journal or out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
-    jobs = await _find_jobs(kept["jobs"], out)
+    jobs = await _find_jobs(kept["jobs"], out, journal or out)
     await demand_jobs(jobs)
     if await _hash(jobs) != kept.get("sha256"):
         tell(f"{jobs} has changed since the last run: what is new in it is made, too")
@@ -85,15 +92,17 @@ async def _carry_out(order: Order) -> int:
     await demand_jobs(order.jobs)
     if order.terms.dry_run:
         _ = order.knobs.limits  # wrong ones are wrong in a rehearsal, too
-        await check(order.jobs)
+        await check(order)
         await preview(order)
         return DONE
     session = order.knobs.make_session()
     await _demand_folder(order.record)
-    lines = await check(order.jobs)
+    lines = await check(order)
     journal = await _open(order)
     async with journal:
         async with session:
+            if order.spooled:
+                order = attrs.evolve(order, jobs=await keep(order.jobs, order.record), spooled=False)
             await journal.ledger.keep(
                 jobs=str(await anyio.Path(order.jobs).absolute()),
                 sha256=await _hash(order.jobs),
@@ -137,11 +146,13 @@ async def _demand_folder(out: Path) -> None:
         raise UsageError(f"{out} is being worked on by {holder}; nothing was done: let it end, or end it, first")
 
 
-async def _find_jobs(remembered: str, out: Path) -> Path:
-    """Find the jobs file where it was; or, when the folder was moved with it, beside the folder."""
+async def _find_jobs(remembered: str, out: Path, record: Path) -> Path:
+    """Find the jobs file where it was; or, when the folder was moved with it, beside the folder or in it."""
     jobs = Path(remembered)
-    beside = out.parent / jobs.name
-    return beside if not await anyio.Path(jobs).exists() and await anyio.Path(beside).exists() else jobs
+    for path in (jobs, out.parent / jobs.name, record / KEPT if jobs.name == KEPT else jobs):
+        if await anyio.Path(path).exists():
+            return path
+    return jobs
 
 
 async def _hash(path: Path) -> str:

@@ -90,6 +90,7 @@ class BulkRun:
         self._order = order
         self._journal = journal
         self._feed = Feed(order.jobs, journal)
+        self._told = 0
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
         self._statistics = session.statistics
@@ -121,10 +122,12 @@ class BulkRun:
             self._stop(Stopped("too many pieces failed"))
         if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
             self._stop(Stopped("files cannot be written"))
-        if ending is Ending.UNSENT:
+        if ending is Ending.UNSENT or (result.from_journal and not self._order.terms.show_all):
             return
-        if isinstance(result, Failed) and self.tally.failures <= SHOWN:
-            tell(f"{self._order.jobs}:{job.line}: {ending}: {advise(str(result.error), flag=None)}")
+        if isinstance(result, Failed):
+            self._told += 1
+            if self._told <= SHOWN:
+                tell(f"{self._order.jobs}:{job.line}: {ending}: {advise(str(result.error), flag=None)}")
         lines = [describe(job, result, ending)] if self._order.terms.as_json else _list_paths(result)
         if lines:
             # in a thread: a reader may let us wait for as long as it likes
@@ -162,12 +165,8 @@ class BulkRun:
         if lost is not None:
             tell(f"stopped: {lost}")
             return FAILED
-        if tally.failures > SHOWN:
-            tell(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {words}")
-        if tally.unsaved:
-            tell("what is made and was not saved is saved by the next run, at no cost: see above what to do until then")
-        if counts["failed"] > tally.unsaved:
-            tell("what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed")
+        for line in self._explain():
+            tell(line)
         go_on = f"the same command, or soundpiece resume {words}, goes on with the same keys: nothing is paid for twice"
         if tally.refusal is not None:
             refused = isinstance(tally.refusal, AuthenticationError | InsufficientCredits)
@@ -179,6 +178,25 @@ class BulkRun:
         if self._interrupted.is_set():
             return INTERRUPTED
         return FAILED if tally.failures else DONE
+
+    def _explain(self) -> list[str]:
+        """Return what to know about the counts: what was not printed, and what can be done about failures."""
+        tally, lines = self.tally, []
+        if tally.earlier and not self._order.terms.show_all:
+            earlier = plural(tally.earlier, "line")
+            lines.append(f"{tally.ended - tally.earlier} new; {earlier} of earlier runs not printed again: --all does")
+        if self._told > SHOWN:
+            words = self._order.words
+            lines.append(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {words}")
+        if tally.unsaved:
+            lines.append(
+                "what is made and was not saved is saved by the next run, at no cost: see above what to do until then"
+            )
+        if tally.endings[Ending.FAILED] > tally.unsaved:
+            lines.append(
+                "what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed"
+            )
+        return lines
 
 
 def promise(pieces: int, *, longest: float | None, paused_for: float) -> str:

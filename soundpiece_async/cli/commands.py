@@ -1,12 +1,13 @@
 """The commands, and how a command line becomes the work it stands for."""
 
+import ast
 import inspect
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
@@ -16,9 +17,11 @@ from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.display import Page
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.get import get
+from soundpiece_async.cli.knobs import Knobs, Terms
 from soundpiece_async.cli.probe import probe
-from soundpiece_async.cli.run import run
+from soundpiece_async.cli.run import Members, run
 from soundpiece_async.cli.simulate import simulate
+from soundpiece_async.cli.standard_input import STANDARD_INPUT
 from soundpiece_async.cli.status import status
 from soundpiece_async.cli.verify import verify
 
@@ -32,13 +35,27 @@ app: App = App(
 )
 
 
+def restore_docstring(thing: Callable[..., Any]) -> None:
+    """Read a docstring from the source when ``PYTHONOPTIMIZE=2`` has removed it: the help is made of it."""
+    if thing.__doc__ is None:
+        try:
+            (definition,) = ast.parse(inspect.getsource(thing)).body
+        except (OSError, SyntaxError):  # there is no source: then there is no help
+            thing.__doc__ = ""
+        else:
+            thing.__doc__ = ast.get_docstring(cast("ast.FunctionDef | ast.ClassDef", definition), clean=False)
+
+
 def _lay_out(command: Callable[..., Any]) -> str:
-    """Give what a command says of itself, a line for each paragraph: terminals have widths of their own."""
+    """Return what a command says of itself, a line for each paragraph: terminals have widths of their own."""
     about = inspect.cleandoc(str(command.__doc__)).partition("\n\nArgs:")[0]
     return re.sub(r"(?<!\n)\n(?!\n)", " ", about)
 
 
-for _command in (bulk, resume, status, verify, demo, get, probe, run, simulate):
+COMMANDS: tuple[Callable[..., Any], ...] = (bulk, resume, status, verify, demo, get, probe, run, simulate)
+for _documented in (*COMMANDS, Knobs, Members, Terms):
+    restore_docstring(_documented)
+for _command in COMMANDS:
     app.command(_command, help=_lay_out(_command))
 
 
@@ -58,6 +75,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | Non
     Raises:
         UsageError: it cannot be understood.
     """
+    if arguments[:1] == ["bulk"]:  # a lone dash would be taken for a flag
+        arguments = [str(STANDARD_INPUT) if word == "-" else word for word in arguments]
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

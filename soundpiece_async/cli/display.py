@@ -4,24 +4,26 @@ On a terminal the lines of unfinished pieces stay in place and change, and finis
 one, every step is a plain line of its own, and so is how far a download is, now and then.
 """
 
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import attrs
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from soundpiece_async import SavedFile, Statistics
 from soundpiece_async.cli.speech import size
 
-PAPER = 100
-"""Columns of output that goes to a file or a pipe."""
+UNBOUNDED = 10_000
+"""Columns that no table of ours needs."""
 INTERVAL = 1.0
 """Seconds, at least, between two plain lines about one download."""
 
@@ -64,11 +66,47 @@ class Finished:
 
 
 class Page(Console):
-    """A console that raises when its reader has left; rich itself would end the process, whatever its tasks do."""
+    """A console that raises when its reader has left; rich itself would end the process, whatever its tasks do.
+
+    Colours may be wished for in a file, as by FORCE_COLOR; moving a cursor needs a terminal, or TTY_INTERACTIVE.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, **options)
+        if "TTY_INTERACTIVE" not in os.environ and not self.file.isatty():
+            self.is_interactive = False
 
     def on_broken_pipe(self) -> None:
         """Go on raising what rich caught."""
         raise BrokenPipeError
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, total: bool = False) -> None:
+    """Print a table on standard output, of which nothing is cut.
+
+    On a terminal that is too narrow for it, each row is a line of its own, which may wrap.
+
+    Args:
+        headings: of the columns.
+        rows: a cell for each.
+        texts: so many columns hold text, the others numbers.
+        total: whether the last row is the sum.
+    """
+    console, rows = Page(), list(rows)
+    table = Table(*headings[:texts], box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in headings[texts:]:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row, style="bold" if total and row is rows[-1] else None)
+    needed = Measurement.get(console, console.options.update(max_width=UNBOUNDED), table).maximum
+    if not console.file.isatty():
+        console.width = needed
+    if needed <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        cells = (f"{cell} {heading}" for heading, cell in zip(headings[texts:], row[texts:], strict=True))
+        console.print(Text(f"{' '.join(row[:texts])}: {', '.join(cells)}", overflow="fold"))
 
 
 class Board:
@@ -79,7 +117,7 @@ class Board:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._console = Page(stderr=True, highlight=False)
+        self._console = Page(stderr=True)
         self._stages = dict.fromkeys(names, Stage.QUEUED)
         self._notes: dict[str, str] = {}
         self._sizes: Mapping[str, int] = {}
@@ -155,14 +193,8 @@ class Board:
 
 def print_table(pieces: Iterable[Finished]) -> None:
     """Print a row for each piece, on standard output."""
-    console = Page(highlight=False)
-    if not console.is_terminal:
-        console.width = PAPER
-    table = Table("piece", "route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in ("waited", "files", "length", "size"):
-        table.add_column(heading, justify="right")
-    for piece in pieces:
-        table.add_row(
+    rows = [
+        (
             piece.name,
             piece.route,
             f"{piece.waited:.1f} s",
@@ -170,4 +202,6 @@ def print_table(pieces: Iterable[Finished]) -> None:
             f"{piece.seconds:.1f} s",
             size(piece.bytes),
         )
-    console.print(table)
+        for piece in pieces
+    ]
+    print_rows(("piece", "route", "waited", "files", "length", "size"), rows, texts=2)

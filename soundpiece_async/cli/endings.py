@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 
-from soundpiece_async import OperationFailed, SoundpieceError
+from soundpiece_async import (
+    AuthenticationError,
+    InsufficientCredits,
+    InvalidRequest,
+    OperationFailed,
+    SettingsError,
+    SoundpieceError,
+)
 
 DONE = 0
 FAILED = 1
 USAGE = 2
+"""Wrong usage, wrong input, a setting or a journal that is missing: nothing was sent."""
 REFUSED = 3
 """The account was refused: a wrong key, or no credits."""
 INTERRUPTED = 130
@@ -20,7 +28,8 @@ def advise(message: str, *, flag: str | None = "--overwrite") -> str:
     """Return what the library advises, in terms of the command line; ``flag`` replaces files, None: nothing does."""
     if flag is None:
         message = message.replace(", or pass overwrite=True", "")
-    return message.replace("overwrite=True", str(flag))
+    message = message.replace("overwrite=True", str(flag))
+    return message.replace("or pass Session(api_key=...)", "or try without one, on this machine: soundpiece simulate")
 
 
 class UsageError(Exception):
@@ -44,9 +53,20 @@ def explain(error: Exception) -> tuple[int, str]:
             return FAILED, ""  # whoever read our output has left, and wants to hear no more
         case SoundpieceError() | OSError():
             told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_way_back(error)])
-            return FAILED, f"soundpiece: {advise(told)}"
+            return _choose_code(error), f"soundpiece: {advise(told)}"
         case _:
             raise error
+
+
+def _choose_code(error: Exception) -> int:
+    """Return the exit code of an error: one for one kind of mistake, whichever command it is made in."""
+    match error:
+        case AuthenticationError() | InsufficientCredits():
+            return REFUSED
+        case InvalidRequest() | SettingsError() if error.handle is None:  # nothing was sent
+            return USAGE
+        case _:
+            return FAILED
 
 
 def _way_back(error: Exception) -> list[str]:

@@ -18,8 +18,16 @@ def check_positive(_: object, value: float | None) -> None:
 
 
 def read_text(_: object, tokens: Sequence[Token]) -> str:
-    """Take a text from the command line, or from the file that ``@`` points to."""
-    text = tokens[0].value
+    """Read lyrics from the command line, or from the file that ``@`` points to."""
+    return read_lyrics(tokens[0].value)
+
+
+def read_lyrics(text: str) -> str:
+    """Return lyrics that were typed, or those of the file that ``@`` points to.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     if not text.startswith("@"):
         return text
     try:

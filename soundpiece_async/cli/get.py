@@ -10,9 +10,11 @@ from cyclopts import Parameter
 from soundpiece_async import Handle, Operation, SavedFile, Status
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.redaction import redact_text
+from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.flags import DESTINATION, POSITIVE
 from soundpiece_async.cli.folders import prepare
+from soundpiece_async.cli.hints import suggest
 from soundpiece_async.cli.run import make_session
 from soundpiece_async.cli.speech import say, size, tell
 from soundpiece_async.cli.tally import describe_files
@@ -33,7 +35,8 @@ async def get(
 
     A handle is printed by every command, and named by every error about an operation. Nothing is submitted or paid.
 
-    Exit codes: 0 ready, or still under way with --no-wait; 1 failed, not ready in time, or not found; 2 wrong usage.
+    Exit codes: 0 ready, or still under way with --no-wait; 1 failed, not ready in time, or not found; 2 wrong usage; 3
+    the key was refused.
 
     Args:
         handle: ROUTE/ID, as create.new_fx/op_01kd0000000000000000000004.
@@ -45,6 +48,8 @@ async def get(
         as_json: print one line of JSON instead.
     """
     target = parse_handle(handle)
+    if target.route not in ROUTES:
+        tell(f"{target.route} is no route that this version knows{suggest(target.route, ROUTES)}; asking all the same")
     if save_to is not None:
         await prepare(save_to)
     async with make_session(None) as session:

@@ -98,6 +98,7 @@ class Terms:
         fail_fast: stop submitting at the first failure.
         max_failures: stop submitting after so many failures.
         dry_run: say what there is to do, and send nothing.
+        show_all: print what earlier runs ended, too.
         as_json: print one line of JSON for each result, and a summary as the last one.
     """
 
@@ -106,6 +107,7 @@ class Terms:
     fail_fast: bool = False
     max_failures: Count = None
     dry_run: bool = False
+    show_all: Annotated[bool, Parameter(name="--all", show_default=False)] = False
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False
 
     @property
@@ -122,12 +124,14 @@ class Order:
         jobs: the file.
         out: the folder for the files.
         journal: the folder for the journal; None: the same one.
+        spooled: whether the file holds what standard input brought, and is not kept yet.
         knobs, terms: how.
     """
 
     jobs: Path
     out: Path
     journal: Path | None = None
+    spooled: bool = False
     knobs: Knobs
     terms: Terms
 
@@ -135,6 +139,11 @@ class Order:
     def record(self) -> Path:
         """The folder of the journal."""
         return self.journal or self.out
+
+    @property
+    def title(self) -> str:
+        """The jobs file as messages name it."""
+        return "standard input" if self.spooled else str(self.jobs)
 
     @property
     def words(self) -> str:

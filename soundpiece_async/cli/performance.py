@@ -9,12 +9,12 @@ import anyio
 
 from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, explain
 from soundpiece_async.cli.interruption import Interruption
-from soundpiece_async.cli.speech import drain, open_mouth, tell
+from soundpiece_async.cli.speech import drain, open_streams, tell
 
 
 def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
     """Do what a command line says, and say how it ended; None stands for this process's own."""
-    open_mouth()
+    open_streams()
     try:
         code = _try(sys.argv[1:] if arguments is None else arguments, interruption)
     except Exception as error:  # noqa: BLE001 - explain raises again what it cannot explain

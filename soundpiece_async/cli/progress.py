@@ -84,7 +84,7 @@ class Picture:
         self._statistics = statistics
         self._pacemeter = Pacemeter()
         self._note = Text()
-        console = Page(stderr=True, highlight=False)
+        console = Page(stderr=True)
         self._live = console.is_interactive
         self._bars = Progress(TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), console=console)
         self._tasks = {name: self._bars.add_task(name, total=tally.lines) for name in self._counts()}

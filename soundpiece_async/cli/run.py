@@ -11,8 +11,9 @@ from cyclopts import Parameter
 
 from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.validation import find_faults
 from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import DESTINATION, POSITIVE, TEXT
+from soundpiece_async.cli.flags import DESTINATION, POSITIVE, TEXT, read_lyrics
 from soundpiece_async.cli.folders import demand_free, prepare
 from soundpiece_async.cli.speech import count, say, size, tell
 from soundpiece_async.cli.tally import describe_files
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
+DURATION = 5.0
+"""Seconds of an effect or a sample when no length was given; the API has no length of its own."""
 
 
 @Parameter(name="*")
@@ -34,7 +37,7 @@ class Members:
         lyrics: the words to sing, or @FILE to read them from a file.
         reference: URL of a track to take as a model, instead of a prompt.
         source: URL of the track to work on.
-        duration: the wanted length in seconds.
+        duration: the wanted length in seconds, of an effect or a sample (5).
         target_duration: the wanted length of a cut-down in seconds.
         loopable: make a sample that loops without a seam.
         n_variations: how many remixes to make, 1 to 3.
@@ -59,6 +62,7 @@ NONE = Members()
 
 async def run(
     route: Annotated[str, Parameter(choices=tuple(ROUTES))],
+    first: str | None = None,
     /,
     *,
     members: Members = NONE,
@@ -72,8 +76,12 @@ async def run(
 
     The API key comes from SOUNDPIECE_API_KEY, and SOUNDPIECE_BASE_URL names another service than the real one.
 
+    Exit codes: 0 saved; 1 failed; 2 wrong usage or input, and nothing was sent; 3 refused by the account (the key, no
+    credits); 130 interrupted.
+
     Args:
         route: what to make.
+        first: its lyrics, prompt or source, whichever it takes first; the flag of that name does the same.
         members: what it is made of.
         save_to: the folder for the files, or the URL of one in an object store, as s3://bucket/songs.
         name: the name of the files, instead of the operation's id.
@@ -81,7 +89,7 @@ async def run(
         timeout: seconds after which to stop trying to submit (by default 60), and then to stop waiting (never).
         as_json: print one line of JSON instead.
     """
-    request = build_request(route, members)
+    request = build_request(route, members, first=first)
     await prepare(save_to)
     if name is not None and not overwrite and members.idempotency_key is None:  # one that is given may be here already
         await demand_free(save_to, name, request)
@@ -104,22 +112,37 @@ def make_session(timeout: float | None) -> "Session":
     return Session(Settings(retries=RetryPolicy(submit_max_elapsed=PATIENCE if timeout is None else timeout)))
 
 
-def build_request(route: str, members: Members) -> Request:
-    """Make the request of a route from the flags that were given.
+def build_request(route: str, members: Members, *, first: str | None = None) -> Request:
+    """Build the request of a route from the flags that were given, and its first member if that was given without one.
 
     Raises:
-        UsageError: a flag is missing, or the route does not take it.
+        UsageError: a flag is missing, has a value that the API does not take, or the route does not take it.
     """
     kind = ROUTES[route]
     own = attrs.fields_dict(kind)
     flags = attrs.asdict(members)
     given = {name: value for name, value in flags.items() if value is not None}
+    if first is not None:
+        _put_first(given, first, kind)
+    if "duration" in own:
+        given.setdefault("duration", DURATION)
     foreign = [name for name in given if name not in own]
     missing = [name for name, member in own.items() if member.default is attrs.NOTHING and name not in given]
     if foreign or missing:
         wrong = f"does not take {_flags(foreign)}" if foreign else f"needs {_flags(missing)}"
         raise UsageError(f"{route} {wrong}; its flags are {_flags(name for name in flags if name in own)}")
-    return kind(**given)
+    request = kind(**given)
+    if faults := [f"{_flags([field])} {fault}" for field, fault in find_faults(request)]:
+        raise UsageError(f"{route}: {'; '.join(faults)}; nothing was sent")
+    return request
+
+
+def _put_first(given: dict[str, object], value: str, kind: type[Request]) -> None:
+    """Add the member that stands without its flag, which is the first one of Python's callers, too."""
+    name = next(member.name for member in attrs.fields(kind) if not member.kw_only)
+    if name in given:
+        raise UsageError(f"{kind.route} has two values for {_flags([name])}: write one of them")
+    given[name] = read_lyrics(value) if name == "lyrics" else value
 
 
 def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waited: float) -> str:

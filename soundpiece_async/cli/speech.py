@@ -1,9 +1,12 @@
 """Lines for people and programs: results on standard output, the rest on standard error, the key on neither."""
 
+import io
 import os
+import select
 import sys
 from collections.abc import Mapping, Sized
 from pathlib import Path
+from typing import Any
 
 from soundpiece_async._core.redaction import redact_message
 
@@ -22,14 +25,58 @@ def tell(line: str) -> None:
     print(redact_message(line), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
 
 
-def open_mouth() -> None:
-    """Give a process that was started without them (``>&-``) streams that lead nowhere: Python has None for them.
+class BlockingWriter(io.RawIOBase):
+    """Writes to a descriptor that may be non-blocking, and waits for its reader: a line is written whole, or an error.
 
-    Also without input: the loop would get its number for something of its own, and uvloop aborts when it closes that.
+    Whether a descriptor blocks belongs to all processes that share it, so it is not changed.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal's."""
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any, /) -> int:
+        """Write some of the bytes, at least one."""
+        while True:
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:
+                select.select([], [self._descriptor], [])
+
+
+def open_streams() -> None:
+    """Make the standard streams usable, however this process was started.
+
+    For those that it was started without (``>&-``), Python has None: they get streams that lead nowhere. So does the
+    input: the loop would get its number for something of its own, and uvloop aborts when it closes that. Output that
+    does not block would lose what its reader is too slow for.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
+        elif mode == "w" and not _blocks(stream):
+            writer = io.BufferedWriter(BlockingWriter(stream.fileno()))
+            lasting = io.TextIOWrapper(writer, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+            setattr(sys, name, lasting)
+
+
+def _blocks(stream: io.TextIOBase) -> bool:
+    try:
+        return os.get_blocking(stream.fileno())
+    except OSError:  # it has no descriptor, as in a test or a notebook
+        return True
 
 
 def drain() -> bool:

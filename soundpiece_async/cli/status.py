@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import anyio.to_thread
 import attrs
 from cyclopts import Parameter
-from rich import box
-from rich.table import Table
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.pieces import JobRecord, JobState
@@ -25,7 +23,7 @@ from soundpiece_async._record.overview import (
     count_verified,
     list_reasons,
 )
-from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.display import print_rows
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import FOLDER
 from soundpiece_async.cli.levels import describe_levels
@@ -158,13 +156,8 @@ def as_members(standing: Standing) -> dict[str, Any]:
 
 def _print_table(standing: Standing) -> None:
     """Print a row for each route, and one for all."""
-    table = Table("route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for state in JobState:
-        table.add_column(state, justify="right")
-    for route, counts in standing.routes.items():
-        table.add_row(route, *(str(counts.get(state, 0)) for state in JobState))
-    table.add_row("all", *map(str, standing.states.values()), style="bold")
-    Page(highlight=False).print(table)
+    rows = [(route, *(str(counts.get(state, 0)) for state in JobState)) for route, counts in standing.routes.items()]
+    print_rows(("route", *JobState), [*rows, ("all", *map(str, standing.states.values()))], total=True)
 
 
 def _describe(standing: Standing) -> list[str]:

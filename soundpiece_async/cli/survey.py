@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import anyio
-from rich import box
-from rich.table import Table
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core import identities
@@ -19,7 +17,7 @@ from soundpiece_async._core.pieces import JobState
 from soundpiece_async._record.journal import JOURNAL
 from soundpiece_async._record.occurrences import Occurrences
 from soundpiece_async._record.overview import Waits, measure_waits
-from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.display import print_rows
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.jobs import Bad, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
@@ -45,28 +43,31 @@ async def demand_jobs(path: Path) -> None:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{path} is no file, as it has to be: it is read twice, to check it before anything is sent")
+        raise UsageError(
+            f"{path} is no file, as it has to be: it is read twice, to check it before anything is "
+            "sent; what a pipe brings is read by: soundpiece bulk - OUT"
+        )
 
 
-async def check(path: Path) -> int:
+async def check(order: Order) -> int:
     """Check every line, and tell which are wrong; gives the number of those that are right.
 
     Raises:
         UsageError: some are wrong.
     """
     right = wrong = 0
-    async with aclosing(in_thread(read_jobs(path))) as chunks:
+    async with aclosing(in_thread(read_jobs(order.jobs))) as chunks:
         async for chunk in chunks:
             for job in chunk:
                 if isinstance(job, Bad):
                     wrong += 1
                     if wrong <= SHOWN:
-                        tell(f"{path}:{job.line}: {job.fault}")
+                        tell(f"{order.title}:{job.line}: {job.fault}")
                 else:
                     right += 1
     if wrong:
         shown = f", the first {SHOWN} of them above" if wrong > SHOWN else ""
-        raise UsageError(f"{path} has {plural(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent")
+        raise UsageError(f"{order.title} has {plural(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent")
     return right
 
 
@@ -155,16 +156,13 @@ def _as_members(plan: Plan, to_do: Mapping[str, int]) -> dict[str, dict[str, int
 
 def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
     """Print a row for each route, and one for all."""
-    console = Page(highlight=False)
-    table = Table("route", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in ("lines", "saved", "under way", "failed", "uncertain", "to do"):
-        table.add_column(heading, justify="right")
     total: Counter[JobState | None] = Counter()
+    rows = []
     for route, states in sorted(plan.items(), key=lambda item: item[0]):
         total += states
-        table.add_row(*_row(route, states, to_do[route]))
-    table.add_row(*_row("all", total, sum(to_do.values())), style="bold")
-    console.print(table)
+        rows.append(_row(route, states, to_do[route]))
+    rows.append(_row("all", total, sum(to_do.values())))
+    print_rows(("route", "lines", "saved", "under way", "failed", "uncertain", "to do"), rows, total=True)
 
 
 def _row(title: str, states: Counter[JobState | None], to_do: int) -> tuple[str, ...]:

@@ -67,11 +67,13 @@ def judge(result: Result) -> Ending:
 class Tally:
     """How many lines there are, and what came of them so far.
 
-    ``fresh_failures`` are those of this run, ``unsaved`` the failures whose audio is there and could not be saved.
+    ``earlier`` ended in earlier runs, ``fresh_failures`` are those of this run, ``unsaved`` the failures whose audio is
+    there and could not be saved.
     """
 
     lines: int
     endings: Counter[Ending] = attrs.field(factory=Counter)
+    earlier: int = 0
     fresh_failures: int = 0
     unsaved: int = 0
     files: int = 0
@@ -93,6 +95,7 @@ class Tally:
         """Count a result."""
         ending = judge(result)
         self.endings[ending] += 1
+        self.earlier += result.from_journal
         self.echo_differences.update(result.operation.echo_differences if result.operation else ())
         match result:
             case Succeeded(files=files):
@@ -113,6 +116,7 @@ class Tally:
             "lines": self.lines,
             **counts,
             "left": left,
+            "earlier": self.earlier,
             "files": self.files,
             "bytes": self.bytes,
             "echo_differences": dict(self.echo_differences),
@@ -128,6 +132,7 @@ def describe(job: Job, result: Result, ending: Ending) -> str:
         "metadata": job.metadata,
         "route": job.request.route,
         "status": ending,
+        "from_journal": result.from_journal,
         "id": operation and operation.id,
         "idempotency_key": operation and operation.idempotency_key,
         "echo_differences": list(operation.echo_differences) if operation else [],
