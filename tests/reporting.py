@@ -143,6 +143,7 @@ def a_night(count: int, *, seconds: float, seed: int = 1) -> list[Mapping[str, A
         row = saved(stem, kinds=kinds, began=began, wait=wait) | {
             "route": route,
             "body": json.dumps(body).encode(),
+            "line": number + 1,
             "metadata": json.dumps({"album": dice.choice(NOUNS), "track": number % 12 + 1}),
         }
         if dice.random() < 0.025:

@@ -522,10 +522,10 @@ async def test_a_label_may_change(tmp_path: Path) -> None:
     """Name and metadata are the user's: what was said last counts, until the files have a title."""
     async with Journal.open(tmp_path) as journal:
         ledger = journal.ledger
-        label = Label("one", {"album": ["ä", 1]})
+        label = Label("one", {"album": ["ä", 1]}, line=3)
         piece = await ledger.plan(name(1), key="k", route="r", body=b"", label=label)
         assert piece is not None
-        assert (piece.name, piece.metadata) == ("one", {"album": ["ä", 1]})
+        assert (piece.name, piece.metadata, piece.line) == ("one", {"album": ["ä", 1]}, 3)
         piece = await ledger.label(piece, Label("two"))
         assert await ledger.find(name(1)) == piece
         assert (piece.name, piece.metadata) == ("two", None)

@@ -238,14 +238,14 @@ async def test_files_are_where_a_browser_finds_them(tmp_path: Path) -> None:
 
 
 async def test_the_page_shows_what_a_piece_is_best_known_by(tmp_path: Path) -> None:
-    """The stem of its files, else the name asked for, else its operation, else its number; long texts are cut."""
+    """The stem of its files, else the name asked for, else its words, which its script shows; long texts are cut."""
     long = {
         "body": json.dumps({"lyrics": "la " * 500, "reference": {"url": "https://x.example/y"}, "source": 1}).encode()
     }
     remix = json.dumps({"source": {"url": f"https://x.example/y?{SIGNATURE}"}, "prompt": "as\n a waltz"}).encode()
     rows = [saved("a") | {"title": "a-2"}, {"name": "b", "body": remix}, {"operation": "op_1"}, long]
     told, page = await report(tmp_path, *rows)
-    assert [row[1] for row in page.rows] == ["a-2", "b", "op_1", "piece 4"]
+    assert [row[1] for row in page.rows] == ["a-2", "b", "", ""]
     assert page.rows[1][4] == "as a waltz · https://x.example/y?…"
     assert len(page.rows[3][4]) == 160
     assert told["pieces"][3]["request"]["lyrics"] == "la " * 500
@@ -319,13 +319,13 @@ async def test_a_bulk_run_leaves_its_report_behind(
 ) -> None:
     """Also one that is resumed; one that cannot write it says so, and is not done."""
     jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
-    jobs.write_text('{"route": "create.new_fx", "prompt": "door", "duration": 1, "name": "door", "metadata": [7]}\n')
+    jobs.write_text('\n{"route": "create.new_fx", "prompt": "door", "duration": 1, "name": "door", "metadata": [7]}\n')
     async with simulate() as sim:
         for name, value in sim.environ.items():
             monkeypatch.setenv(name, value)
         assert await bulk(jobs, out) == 0
         (told,) = json.loads((out / "report.json").read_bytes())["pieces"]
-        assert (told["name"], told["metadata"], told["state"]) == ("door", [7], "saved")
+        assert (told["name"], told["metadata"], told["state"], told["line"]) == ("door", [7], "saved", 2)
         assert (out / told["files"][0]["path"]).stat().st_size == told["files"][0]["bytes"]
         assert told["waited"] is not None
         for name in ("report.json", "report.html"):

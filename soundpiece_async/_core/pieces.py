@@ -117,15 +117,17 @@ class Label:
     Attributes:
         name: the stem of its files.
         metadata: any JSON value.
+        line: of the file that it was read from.
     """
 
     name: str | None = None
     metadata: Any = attrs.field(default=None, repr=False)
+    line: int | None = None
 
-    def as_text(self) -> tuple[str | None, str | None]:
-        """Give both as they are stored; ValueError or TypeError if the metadata has no JSON form."""
+    def as_row(self) -> tuple[str | None, str | None, int | None]:
+        """Return all as they are stored; ValueError or TypeError if the metadata has no JSON form."""
         metadata = None if self.metadata is None else json.dumps(self.metadata, allow_nan=False)
-        return self.name and self.name.encode(errors="replace").decode(), metadata
+        return self.name and self.name.encode(errors="replace").decode(), metadata, self.line
 
 
 UNLABELLED = Label()
@@ -150,6 +152,7 @@ class JobRecord:
         failure: why it failed.
         name: the file stem that was asked for.
         metadata: any JSON value, kept for the user.
+        line: of the jobs file, where it stood in the latest run that read it.
         title: the stem of its files, none of which is another piece's; None: nobody knows yet what they are.
         submitted_at, ready_at, ended_at: when its operation, its outputs, and its files or its failure came to be
             known here, in seconds since 1970.
@@ -170,6 +173,7 @@ class JobRecord:
     failure: Failure | None = None
     name: str | None = None
     metadata: Any = attrs.field(default=None, repr=False)
+    line: int | None = None
     title: str | None = None
     submitted_at: float | None = None
     ready_at: float | None = None

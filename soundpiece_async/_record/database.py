@@ -108,6 +108,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         WHERE outputs = '[]' AND files IS NULL AND state IN ('ready', 'failed')
         """,
     ),
+    ("ALTER TABLE piece ADD COLUMN line INTEGER",),  # of the jobs file, as its latest run read it
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 

@@ -128,15 +128,18 @@ class Journal:
         return await self.ledger.jobs(wanted, now=time.time(), after=after, limit=limit)
 
     @forget_arguments
-    def annotate(self, request: Request, *, name: str | None = None, metadata: Any = None) -> None:
+    def annotate(
+        self, request: Request, *, name: str | None = None, metadata: Any = None, line: int | None = None
+    ) -> None:
         """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
 
-        Neither counts for which piece it is; what was said last counts. Files that are saved keep their names.
+        None of it counts for which piece it is; what was said last counts. Files that are saved keep their names.
 
         Args:
             request: the very object that will be given.
             name: the stem of its files; made safe, and numbered where several pieces want the same.
             metadata: any JSON value; ``jobs`` gives it back, as ``JobRecord.metadata``.
+            line: of the file that it was read from; the report shows it.
 
         Raises:
             InvalidRequest: the metadata has no JSON form.
@@ -144,9 +147,9 @@ class Journal:
         """
         if not isinstance(name, str | None):
             raise TypeError(f"name must be text, or None, not {type(name).__name__}")
-        label = Label(name, metadata)
+        label = Label(name, metadata, line)
         try:
-            label.as_text()
+            label.as_row()
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidRequest(f"metadata has no JSON form: {error}", field="metadata") from error
         self._labels[request.idempotency_key] = label

@@ -97,25 +97,25 @@ class Ledger:
     ) -> JobRecord | None:
         """Write a new piece down, or give None if another one has this key."""
         checksum = seal(identity.digest, key, route, body)
-        values = (identity.digest, identity.occurrence, key, route, body, checksum, *label.as_text())
+        values = (identity.digest, identity.occurrence, key, route, body, checksum, *label.as_row())
         return await self._read(
-            "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
+            "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
             *values,
         )
 
     async def label(self, piece: JobRecord, label: Label) -> JobRecord:
-        """Write down another name or other metadata; a name that no file was saved under yet is free again."""
+        """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
         title = piece.title if piece.files or label.name == piece.name else None
 
         def write(connection: sqlite3.Connection) -> None:
-            values = (*label.as_text(), piece.number)
-            connection.execute("UPDATE piece SET name = ?, metadata = ? WHERE number = ?", values)
+            values = (*label.as_row(), piece.number)
+            connection.execute("UPDATE piece SET name = ?, metadata = ?, line = ? WHERE number = ?", values)
             if title is None:
                 free_titles(connection, number=piece.number)
 
         await self._do(write)
-        return attrs.evolve(piece, name=label.name, metadata=label.metadata, title=title)
+        return attrs.evolve(piece, name=label.name, metadata=label.metadata, line=label.line, title=title)
 
     async def free_titles(self) -> None:
         """Give up the names of jobs that failed and have no files."""

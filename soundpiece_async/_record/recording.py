@@ -91,7 +91,7 @@ class Recording(Generic[R]):
             if queue.outage is not None:  # of the same object, tried meanwhile: or each would try for a whole budget
                 raise queue.outage
             piece = await self._claim(request, identity, brakes, label=label or UNLABELLED)
-            if label is not None and label != Label(piece.name, piece.metadata):
+            if label is not None and label != Label(piece.name, piece.metadata, piece.line):
                 piece = await self._ledger.label(piece, label)
             if self._retry_failed and piece.ended and piece.number not in self._renewed:
                 piece = await self._renew(piece, request, identity.digest, brakes)

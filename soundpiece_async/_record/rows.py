@@ -20,6 +20,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("operation", "created_at", "outputs", "files", "name", "title", "metadata"), str | None),
     "echo_differences": str | None,
     **dict.fromkeys(("error_kind", "error_code", "error_text"), str | None),
+    "line": int | None,
     **dict.fromkeys(("sent_at", "submitted_at", "ready_at", "ended_at"), float | int | None),
 }
 
@@ -65,7 +66,7 @@ def read_piece(row: sqlite3.Row) -> JobRecord:
             files=pieces.read_files(files) if files else (),
             failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
             metadata=None if metadata is None else json.loads(metadata),
-            **{name: row[name] for name in ("name", "title", "submitted_at", "ready_at", "ended_at")},
+            **{name: row[name] for name in ("name", "line", "title", "submitted_at", "ready_at", "ended_at")},
         )
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error

@@ -112,14 +112,14 @@ async def _carry_out(order: Order) -> int:
             tell(f"{plural(lines, 'line')} of {order.jobs}, into {order.out}")
             run = BulkRun(order, lines=lines, journal=journal, session=session)
             await run.carry_out()
-        trouble = await _report(journal)
+        trouble = await _report(journal, order)
         return run.end(lost=await journal.ledger.find_loss()) or trouble
 
 
-async def _report(journal: Journal) -> int:
+async def _report(journal: Journal, order: Order) -> int:
     """Leave the report behind; a run that could not is none that is done."""
     try:
-        page = await write_report(journal)
+        page = await write_report(journal, resume=f"soundpiece resume {order.words}")
     except OSError as error:
         tell(f"the report cannot be written: {error}; the files and the journal are whole")
         return FAILED

@@ -67,7 +67,7 @@ class Feed:
                     if self.ended:
                         return
                     job = demand_right(self._path, line)
-                    self._journal.annotate(job.request, name=job.name, metadata=job.metadata)
+                    self._journal.annotate(job.request, name=job.name, metadata=job.metadata, line=job.line)
                     self._jobs[job.request.idempotency_key] = job
                     yield job.request
 

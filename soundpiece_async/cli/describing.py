@@ -29,6 +29,7 @@ def describe(piece: JobRecord, *, now: float) -> dict[str, Any]:
     described: dict[str, Any] = scrub(
         {
             "number": piece.number,
+            "line": piece.line,
             "name": piece.name,
             "title": piece.title,
             "route": piece.route,
@@ -53,7 +54,7 @@ def make_row(piece: JobRecord, described: Mapping[str, Any], *, route: int, reas
     wait = described["waited"]
     return [
         piece.number,
-        described["title"] or described["name"] or piece.operation or f"piece {piece.number}",
+        _find_name(piece, described),
         route,
         described["state"],
         _clip(_sum_up(described["request"]), TEXT),
@@ -65,6 +66,8 @@ def make_row(piece: JobRecord, described: Mapping[str, Any], *, route: int, reas
         _clip(error["text"] or error["code"] or error["kind"], ERROR) if error else "",
         piece.operation or "",
         "" if metadata is None else _clip(json.dumps(metadata, ensure_ascii=False), METADATA),
+        piece.key,
+        piece.line,
     ]
 
 
@@ -132,6 +135,12 @@ def _make_player(file: Mapping[str, Any]) -> list[Any]:
     where = None if file["url"] else quote(os.fsencode(file["path"]))
     name = file["url"] or file["path"].rpartition("/")[2]
     return [where, name, file["duration"], file["bytes"], file["kind"] or ""]
+
+
+def _find_name(piece: JobRecord, described: Mapping[str, Any]) -> str:
+    """Return what a job is called, if that is more than the id of its operation."""
+    name = described["title"] or described["name"] or ""
+    return name if piece.operation is None or piece.name or not name.startswith(piece.operation) else ""
 
 
 def _clip(text: str, length: int) -> str:

@@ -3,10 +3,10 @@
 // Everything that comes from a request, a file or the service goes in as text, never as markup.
 
 const PAGE = 50;
-const FIELDS = ["number", "name", "route", "state", "text", "accepted", "waited", "ended", "files", "reason", "error", "operation", "metadata"];
+const FIELDS = ["number", "name", "route", "state", "text", "accepted", "waited", "ended", "files", "reason", "error", "operation", "metadata", "key", "line"];
 const COLUMNS = [
-  { key: "number", label: "No." },
-  { key: "piece", label: "Piece" },
+  { key: "line", label: "Line" },
+  { key: "piece", label: "Job" },
   { key: "route", label: "Route" },
   { key: "state", label: "State" },
   { key: "waited", label: "Waited" },
@@ -14,8 +14,8 @@ const COLUMNS = [
   { key: "files", label: "Files" },
 ];
 const SORTED_BY = {
-  number: (row) => row.number,
-  piece: (row) => row.name.toLowerCase(),
+  line: (row) => row.line ?? Infinity,
+  piece: (row) => title(row).toLowerCase(),
   route: (row) => run.routes[row.route],
   state: (row) => row.state,
   waited: (row) => row.waited ?? -1,
@@ -31,6 +31,11 @@ for (const block of document.querySelectorAll("script[data-pieces]")) {
     pieces.push(Object.fromEntries(values.map((value, index) => [FIELDS[index], value])));
   }
   block.remove();
+}
+// A run of a Python program has no file of jobs: its jobs are counted.
+if (pieces.every((row) => row.line === null)) {
+  COLUMNS[0].label = "No.";
+  for (const row of pieces) row.line = row.number;
 }
 
 // Writing for people
@@ -71,7 +76,9 @@ function size(bytes) {
   return `${bytes < 10 && power ? bytes.toFixed(1) : Math.round(bytes)} ${units[power]}`;
 }
 
-const length = (row) => row.files.reduce((sum, [, , seconds]) => sum + seconds, 0);
+const length = (row) => row.files.reduce((longest, [, , seconds]) => Math.max(longest, seconds), 0);
+const title = (row) => row.name || row.text || row.operation || `Job ${row.number}`;
+const fileTitle = (row, file) => file[4] || (row.files.length > 1 && row.files.every(([, , , , kind]) => !kind) ? `Take ${row.files.indexOf(file) + 1}` : file[1]);
 const routeName = (route) => route.replace(/^(create|adapt)\./, "").replaceAll("_", " ");
 
 // Making elements
@@ -108,16 +115,18 @@ function showHead() {
   const saved = count("saved");
   byId("folder").textContent = run.folder;
   byId("headline").textContent = !total ? "Nothing was planned."
-    : saved === total ? (total === 1 ? "The one piece is saved." : `All ${whole.format(total)} pieces are saved.`)
-    : `${whole.format(saved)} of ${many(total, "piece")} ${saved === 1 ? "is" : "are"} saved.`;
-  const advice = [];
-  if (open) advice.push(`${many(open, "piece")} ${open === 1 ? "is" : "are"} unfinished: run the same command again, and ${open === 1 ? "it goes" : "they go"} on with the same ${open === 1 ? "key" : "keys"}.`);
-  if (count("failed")) advice.push(`${many(count("failed"), "piece")} failed; --retry-failed buys ${count("failed") === 1 ? "it" : "them"} anew.`);
-  if (count("uncertain")) advice.push(`${many(count("uncertain"), "job")} ${count("uncertain") === 1 ? "is" : "are"} uncertain: sent more than a day ago and never answered, or unknown to the service; --resubmit-uncertain may pay twice.`);
+    : saved === total ? (total === 1 ? "The one job is saved." : `All ${whole.format(total)} jobs are saved.`)
+    : `${whole.format(saved)} of ${many(total, "job")} ${saved === 1 ? "is" : "are"} saved.`;
+  const failed = count("failed");
+  const uncertain = count("uncertain");
+  const list = byId("advice");
+  const advise = (text, ...options) => list.append(make("li", {}, make("span", {}, text), options.length ? offer([run.resume, ...options].join(" ").trim()) : null));
+  if (open) advise(`${many(open, "job")} ${open === 1 ? "is" : "are"} unfinished. Resume the run: nothing is paid for twice.`, "");
+  if (failed) advise(`${many(failed, "job")} failed. A retry is a new request with a new key, and is paid for again.`, "--retry-failed");
+  if (uncertain) advise(`${many(uncertain, "job")} ${uncertain === 1 ? "is" : "are"} uncertain: sent more than a day ago and never answered, or unknown to the service. Sending ${uncertain === 1 ? "it" : "them"} again may pay twice.`, "--resubmit-uncertain");
   const echoed = Object.entries(run.echo_differences).map(([name, number]) => `${name} (${whole.format(number)})`);
-  if (echoed.length) advice.push(`The service echoed otherwise than sent: ${echoed.join(", ")}; that is no failure.`);
-  byId("advice").textContent = advice.join(" ");
-  byId("advice").hidden = !advice.length;
+  if (echoed.length) advise(`The service echoed some fields with other values than were sent: ${echoed.join(", ")}. That is no failure.`);
+  list.hidden = !list.childElementCount;
   for (const state of STATES) {
     if (!count(state)) continue;
     byId("states").append(make("span", { class: `is-${state}`, "--share": count(state) }));
@@ -127,8 +136,24 @@ function showHead() {
   byId("footer").append(`${checks()}Written ${at(moment, run.made_at)} by soundpiece-async ${run.version}; times are this browser’s. All of it, and more, for programs: `, make("a", { href: "report.json" }, "report.json"));
 }
 
+// A command, and a button that copies it; where the browser refuses, the command is selected instead.
+function offer(command) {
+  const code = make("code", {}, command);
+  const button = make("button", { type: "button", "aria-label": `Copy: ${command}` }, "Copy");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(command);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(code);
+      button.textContent = "Selected";
+    }
+  });
+  return make("span", { class: "command" }, code, button);
+}
+
 function checks() {
-  const meanings = { full: "every frame was decoded", header: "size and FLAC header were checked, and not the audio behind it", none: "the size was checked, and nothing else", "": "an earlier version saved them" };
+  const meanings = { full: "every frame was decoded", header: "size and FLAC header were checked, but not the audio behind it", none: "the size was checked, and nothing else", "": "an earlier version saved them" };
   const parts = Object.entries(meanings).filter(([level]) => run.verified[level]).map(([level, meaning]) => `${whole.format(run.verified[level])} ${level || "unknown"} (${meaning})`);
   return parts.length ? `Checks that files have passed: ${parts.join("; ")}. ` : "";
 }
@@ -140,7 +165,7 @@ function showFacts(saved) {
   const rate = saved / (run.ended - run.began);
   if (rate > 0 && rate < Infinity) {
     const [unit, per] = [["second", rate], ["minute", rate * 60], ["hour", rate * 3600]].find(([name, value]) => value >= 1 || name === "hour");
-    fact("Rate", per < 10 ? per.toFixed(1) : whole.format(Math.round(per)), `pieces ${unit === "hour" ? "an" : "a"} ${unit}`);
+    fact("Rate", per < 10 ? per.toFixed(1) : whole.format(Math.round(per)), `jobs per ${unit}`);
   }
   if (run.files) fact("Files", whole.format(run.files), size(run.bytes));
   if (run.seconds) fact("Audio", span(run.seconds));
@@ -165,7 +190,7 @@ function showThroughput() {
     return;
   }
   const laid = bins.map(([start, saved, failed]) => ({ start, saved, failed, place: (start - bins[0][0]) / width }));
-  byId("throughput-note").textContent = `Pieces that were saved${laid.some((bin) => bin.failed) ? ", or failed (on top)," : ""} in each ${exactly(width)}`;
+  byId("throughput-note").textContent = `Jobs saved${laid.some((bin) => bin.failed) ? ", and failed (on top)," : ""} per ${exactly(width)}`;
   const plot = byId("throughput");
   let drawn = 0;
   new ResizeObserver(() => {
@@ -188,7 +213,7 @@ function drawThroughput(bins, seconds, width) {
   const peak = bins.reduce((best, bin) => (bin.saved + bin.failed > best.saved + best.failed ? bin : best));
   const picture = draw("svg", {
     height: HEIGHT + FOOT, role: "img",
-    "aria-label": `Bar chart of the pieces that ended in each ${exactly(seconds)}: at most ${whole.format(most)}, at ${at(moment, peak.start)}. The same stands in the table below.`,
+    "aria-label": `Bar chart of the jobs that ended in each ${exactly(seconds)}: at most ${whole.format(most)}, at ${at(moment, peak.start)}. The same stands in the table below.`,
   });
   for (let count = 0; count <= top; count += step) {
     picture.append(draw("line", { class: "grid", x1: left, x2: width, y1: y(count), y2: y(count) }));
@@ -216,10 +241,18 @@ function labelTime(picture, from, to, x) {
   const wide = (seconds) => x(from + seconds) - x(from);
   let step = TICKS.find((seconds) => wide(seconds) >= 68);
   for (step ??= 2 * 86400; wide(step) < 68;) step *= 2;
+  let taken = -Infinity; // labels that would meet the one before are left out
   const ahead = -60 * new Date(from * 1000).getTimezoneOffset();
   for (let time = Math.ceil((from + ahead) / step) * step - ahead; time <= to; time += step) {
     const format = (time + ahead) % 86400 === 0 ? date : step < 60 ? second : hour;
-    picture.append(draw("text", { x: x(time), y: HEIGHT + 17, "text-anchor": wide(time - from) < 16 ? "start" : wide(to - time) < 16 ? "end" : "middle" }, at(format, time)));
+    const text = at(format, time);
+    const room = 6.5 * text.length;
+    const anchor = wide(time - from) < room / 2 ? "start" : wide(to - time) < room / 2 ? "end" : "middle";
+    const begins = x(time) - { start: 0, middle: room / 2, end: room }[anchor];
+    if (begins > taken) {
+      picture.append(draw("text", { x: x(time), y: HEIGHT + 17, "text-anchor": anchor }, text));
+      taken = begins + room + 8;
+    }
     picture.append(draw("line", { class: "grid", x1: x(time), x2: x(time), y1: HEIGHT, y2: HEIGHT + 5 }));
   }
 }
@@ -246,17 +279,17 @@ function tabulate(bins) {
 
 function showWaiting() {
   if (!run.waiting.length) {
-    byId("waiting-note").textContent = "No piece has become ready yet.";
+    byId("waiting-note").textContent = "No job is ready yet.";
     return;
   }
-  byId("waiting-note").textContent = "From accepted to known to be ready: the line spans 9 in 10 pieces, the band the middle half, the mark is the median";
+  byId("waiting-note").textContent = "From accepted to ready. The line spans p5 to p95, the band the middle half, the mark is the median";
   const most = Math.max(...run.waiting.map((route) => route.p95)) || 1;
   const step = niceStep(most, 4);
   const top = Math.ceil(most / step) * step;
   const share = (seconds) => `${(100 * seconds) / top}%`;
-  const heads = [["Route", "col"], [null], ["Median", "col"], ["95 in 100", "col"]];
+  const heads = [["Route", "col"], [null], ["Median", "col"], ["p95", "col"]];
   const head = make("tr", {}, ...heads.map(([name, scope]) => (name ? make("th", { scope }, name) : make("td", { class: "range" }))));
-  const rows = run.waiting.toSorted((a, b) => a.median - b.median).map((route) => make("tr", { title: `${route.route}: ${many(route.pieces, "piece")}, at most ${span(route.longest)}` },
+  const rows = run.waiting.toSorted((a, b) => a.median - b.median).map((route) => make("tr", { title: `${route.route}: ${many(route.pieces, "job")}, at most ${span(route.longest)}` },
     make("th", { scope: "row" }, make("bdi", {}, routeName(route.route))),
     make("td", { class: "range" }, make("div", { class: "track", "aria-hidden": "true" },
       make("i", { class: "most", "--from": share(route.p5), "--to": share(route.p95) }),
@@ -275,7 +308,7 @@ function showWaiting() {
 function showFailures() {
   byId("failures").hidden = !run.failures.length;
   for (const reason of run.failures) {
-    const button = make("button", { type: "button" }, "Show", make("span", { class: "unseen" }, ` the ${many(reason.pieces, "piece")}: ${reason.code || reason.kind}`));
+    const button = make("button", { type: "button" }, "Show", make("span", { class: "unseen" }, ` the ${many(reason.pieces, "job")}: ${reason.code || reason.kind}`));
     button.addEventListener("click", () => {
       choose({ ...ALL, reason: reason.id });
       byId("pieces").scrollIntoView();
@@ -284,7 +317,7 @@ function showFailures() {
     byId("failures").querySelector("ul").append(make("li", {},
       make("span", { class: "number" }, whole.format(reason.pieces)),
       make("div", {}, make("b", {}, make("bdi", {}, reason.code || reason.kind)), reason.code ? ` ${reason.kind}` : "",
-        reason.retryable ? " · may come out well when bought anew" : "",
+        reason.retryable ? " · a retry may succeed" : " · a retry cannot succeed: edit the line",
         make("p", { class: "text", dir: "auto" }, reason.text)),
       button));
   }
@@ -294,8 +327,9 @@ function showFailures() {
 
 const ALL = { search: "", state: "", route: "", reason: null };
 let chosen = { ...ALL };
-let order = { key: "number", falling: false };
+let order = { key: "line", falling: false };
 let shown = pieces;
+let scattered = false;
 let page = 0;
 
 function prepareTable() {
@@ -327,15 +361,19 @@ function prepareTable() {
   byId("page").addEventListener("change", () => turn(Number(byId("page").value) - 1));
 }
 
-const hay = (row) => (row.hay ??= [row.name, row.text, row.operation, row.metadata, row.error, ...row.files.map(([, label]) => label)].join("\n").toLowerCase());
+const hay = (row) => (row.hay ??= [row.name, row.text, row.operation, row.metadata, row.error, ...row.files.map(([, label]) => label)].join("\n").toLowerCase().replace(/[^\S\n]+/g, " "));
 
 function choose(wanted) {
   chosen = wanted;
-  const words = chosen.search.toLowerCase().split(/\s+/).filter(Boolean);
-  shown = pieces.filter((row) => (chosen.state === "" || row.state === chosen.state)
+  const phrase = chosen.search.toLowerCase().trim().replace(/\s+/g, " ");
+  const words = phrase.split(" ");
+  const candidates = pieces.filter((row) => (chosen.state === "" || row.state === chosen.state)
     && (chosen.route === "" || row.route === Number(chosen.route))
-    && (chosen.reason === null || row.reason === chosen.reason)
-    && words.every((word) => hay(row).includes(word)));
+    && (chosen.reason === null || row.reason === chosen.reason));
+  // What was typed, as it was typed; only where nothing has that, its words in any order.
+  shown = phrase ? candidates.filter((row) => hay(row).includes(phrase)) : candidates;
+  scattered = words.length > 1 && !shown.length;
+  if (scattered) shown = candidates.filter((row) => words.every((word) => hay(row).includes(word)));
   byId("state").value = chosen.state;
   byId("route").value = chosen.route;
   if (byId("search").value !== chosen.search) byId("search").value = chosen.search;
@@ -369,7 +407,6 @@ function turn(where) {
 }
 
 function showPage() {
-  playing?.pause();
   const from = page * PAGE;
   const rows = shown.slice(from, from + PAGE);
   byId("table").tBodies[0].replaceChildren(...rows.map(showRow));
@@ -377,13 +414,14 @@ function showPage() {
   const wanted = run.failures.find((reason) => reason.id === chosen.reason);
   const reason = wanted ? ` that failed with ${wanted.code || wanted.kind}` : "";
   const filtered = Object.entries(ALL).some(([name, value]) => chosen[name] !== value);
-  byId("found").textContent = !rows.length ? `No piece is like that${reason}.`
-    : `${whole.format(from + 1)} to ${whole.format(from + rows.length)} of ${many(shown.length, "piece")}${reason}`;
+  byId("found").textContent = !rows.length ? `No job matches${reason}.`
+    : `${whole.format(from + 1)} to ${whole.format(from + rows.length)} of ${many(shown.length, "job")}${reason}${scattered ? " with all of these words" : ""}`;
   byId("clear").hidden = !filtered;
   document.querySelector(".pager").hidden = pages() === 1;
   byId("page").value = page + 1;
   byId("page").max = pages();
   byId("pages").textContent = whole.format(pages());
+  cue();
   for (const button of document.querySelectorAll("[data-turn]")) {
     const useless = ["first", "back"].includes(button.dataset.turn) ? page === 0 : page === pages() - 1;
     button.setAttribute("aria-disabled", useless);
@@ -391,12 +429,13 @@ function showPage() {
 }
 
 function showRow(row) {
-  const name = make("button", { type: "button", class: "name", "aria-expanded": "false" }, make("bdi", {}, row.name));
-  const cell = (key, ...children) => make("td", { role: "cell", class: key }, ...children);
+  const name = make("button", { type: "button", class: "name", "aria-expanded": "false" }, make("bdi", {}, title(row)));
+  const small = row.name ? row.text : row.text ? row.operation : "";
+  const cell = (key, ...children) => make("td", { role: "cell", class: key, "data-label": COLUMNS[0].label }, ...children);
   const line = make("tr", { role: "row" },
-    cell("number", whole.format(row.number)),
+    cell("line", row.line === null ? "" : whole.format(row.line)),
     cell("piece", name,
-      row.text ? make("p", { class: "text", dir: "auto" }, row.text) : null),
+      small ? make("p", { class: row.name ? "text" : "text id", dir: "auto" }, small) : null),
     cell("route", make("bdi", {}, routeName(run.routes[row.route]))),
     cell("state", make("span", { class: `is-${row.state}` }, make("span", { class: "dot" }), make("span", { class: "label" }, row.state))),
     cell("waited", row.waited === null ? "" : span(row.waited)),
@@ -415,77 +454,166 @@ function showRow(row) {
 function showMore(row) {
   const list = make("dl");
   const tell = (label, value) => value && list.append(make("dt", {}, label), make("dd", { dir: "auto" }, value));
+  if (!row.name && row.text) tell("Prompt", row.text);
   tell("Route", run.routes[row.route]);
   tell("Operation", row.operation);
+  tell("Key", row.key);
   tell("Accepted", row.accepted === null ? "" : at(moment, row.accepted));
   tell("Ready", row.accepted === null || row.waited === null ? "" : at(moment, row.accepted + row.waited));
   tell("Ended", row.ended === null ? "" : at(moment, row.ended));
-  tell("Size", row.files.length ? size(row.files.reduce((sum, [, , , bytes]) => sum + bytes, 0)) : "");
   tell("Metadata", row.metadata);
+  if (row.files.length) list.append(make("dt", {}, row.files.length === 1 ? "File" : "Files"), make("dd", {}, ...row.files.map(showLink)));
   return make("tr", { role: "row", class: "more" }, make("td", { role: "cell", colspan: COLUMNS.length }, list));
 }
 
-// Players; one plays at a time
+function showLink([href, label, seconds, bytes]) {
+  const name = href === null ? label : decodeURIComponent(href);
+  const link = href === null ? make("bdi", {}, name) : make("a", { href, download: label }, make("bdi", {}, name));
+  return make("span", { class: "file" }, link, ` ${size(bytes)}, ${clock(seconds)}`);
+}
 
-let playing = null;
+// One player for all files: the deck near the top, and a row's own controls, which show the same
 
-function showFile(row, [href, label, seconds, , kind]) {
+const deck = byId("deck");
+const audio = deck.querySelector("audio");
+let current = null; // { row, file }
+let faulty = false;
+
+const playable = (row) => row.files.filter(([href]) => href !== null);
+const isCurrent = (row, file) => current !== null && current.row === row && current.file === file;
+
+function showFile(row, file) {
+  const [href, label, seconds] = file;
+  const name = fileTitle(row, file);
+  const named = row.files.length > 1 || href === null;
   if (href === null) return make("p", { class: "text", dir: "auto" }, label);
-  const named = row.files.length > 1;
-  const audio = make("audio", { src: href, preload: "none" });
-  const button = make("button", { type: "button", class: "play", "aria-label": `Play ${label}` },
+  const spoken = row.files.length > 1 ? `${name} of ${title(row)}` : title(row);
+  const button = make("button", { type: "button", class: "play" },
     draw("svg", { viewBox: "0 0 36 36", "aria-hidden": "true" }, draw("path", { class: "go", d: "M14.5 11.5v13l10-6.5z" }), draw("path", { class: "pause", d: "M12.5 12h4v12h-4zM19.5 12h4v12h-4z" })));
-  const seek = make("input", { type: "range", min: 0, max: seconds, step: "any", value: 0, "aria-label": `Position in ${label}` });
-  const time = make("span", { class: "time" }, clock(seconds));
-  const player = make("div", { class: named ? "player named" : "player" }, named ? make("bdi", { class: "label", title: label }, kind || label) : null, button, seek, time, audio);
-  const showTime = () => {
-    seek.style.setProperty("--played", `${seconds ? (100 * Number(seek.value)) / seconds : 0}%`);
-    seek.setAttribute("aria-valuetext", `${clock(Number(seek.value))} of ${clock(seconds)}`);
-    time.textContent = clock(Number(seek.value) || seconds);
-  };
-  const showState = () => {
-    const on = !audio.paused && !audio.ended;
-    player.classList.toggle("playing", on);
-    button.setAttribute("aria-label", `${on ? "Pause" : "Play"} ${label}`);
-  };
-  button.addEventListener("click", () => (audio.paused ? audio.play().catch(() => {}) : audio.pause()));
+  const seek = make("input", { type: "range", min: 0, max: seconds, step: "any", value: 0, "aria-label": `Position in ${spoken}` });
+  const player = make("div", { class: named ? "player named" : "player" }, named ? make("bdi", { class: "label", title: label }, name) : null, button, seek, make("span", { class: "time" }));
+  player.of = { row, file };
+  button.addEventListener("click", () => (isCurrent(row, file) ? toggle() : play(row, file)));
   seek.addEventListener("input", () => {
-    audio.currentTime = Number(seek.value);
-    showTime();
+    if (!isCurrent(row, file)) select(row, file);
+    go(Number(seek.value));
   });
-  audio.addEventListener("timeupdate", () => {
-    seek.value = audio.currentTime;
-    showTime();
-  });
-  audio.addEventListener("play", () => {
-    if (playing !== audio) playing?.pause();
-    playing = audio;
-    showState();
-  });
-  audio.addEventListener("pause", showState);
-  audio.addEventListener("ended", () => {
-    seek.value = 0;
-    showTime();
-    showState();
-    if (byId("play-on").checked) playNext(audio);
-  });
-  audio.addEventListener("error", () => {
-    player.classList.add("broken");
-    showState();
-    player.append(make("span", { class: "trouble", role: "alert" }, "cannot be played: is it still beside this page?"));
-  }, { once: true });
-  showTime();
+  showPlayer(player, spoken);
   return player;
 }
 
-function playNext(audio) {
-  const players = () => [...byId("table").querySelectorAll("audio")];
-  let next = players()[players().indexOf(audio) + 1];
-  if (!next && page < pages() - 1) {
-    turn("next");
-    [next] = players();
+// What a player shows: the deck's state if its file is the deck's
+function showPlayer(player, spoken) {
+  const { row, file } = player.of;
+  const seconds = file[2];
+  const mine = isCurrent(row, file);
+  const on = mine && !audio.paused && !audio.ended;
+  const at = mine ? wanted ?? audio.currentTime : 0;
+  const seek = player.querySelector("input[type=range]");
+  player.spoken = spoken ?? player.spoken;
+  player.classList.toggle("playing", on);
+  player.classList.toggle("broken", mine && faulty);
+  player.querySelector(".play").setAttribute("aria-label", `${on ? "Pause" : "Play"} ${player.spoken}`);
+  seek.max = seconds;
+  seek.value = at;
+  seek.style.setProperty("--played", `${seconds ? (100 * Number(seek.value)) / seconds : 0}%`);
+  seek.setAttribute("aria-valuetext", `${clock(at)} of ${clock(seconds)}`);
+  player.querySelector(".time").textContent = player === deck ? `${clock(at)} / ${clock(seconds)}` : clock(at || seconds);
+}
+
+function showPlayers() {
+  if (!current) return;
+  showPlayer(deck);
+  for (const player of byId("table").querySelectorAll(".player")) showPlayer(player);
+}
+
+// Where to go once the file is open: nothing is fetched before it is played
+let wanted = null;
+
+function go(seconds) {
+  if (audio.src && audio.readyState) {
+    audio.currentTime = seconds;
+  } else {
+    wanted = seconds;
   }
-  next?.play().catch(() => {});
+  showPlayers();
+}
+
+function select(row, file) {
+  audio.pause();
+  audio.removeAttribute("src");
+  current = { row, file };
+  faulty = false;
+  wanted = null;
+  deck.of = current;
+  deck.hidden = false;
+  deck.querySelector("h2 bdi").textContent = title(row);
+  deck.querySelector(".note").textContent = [row.files.length > 1 ? fileTitle(row, file) : "", routeName(run.routes[row.route]), row.name ? row.text : ""].filter(Boolean).join(" · ");
+  deck.querySelector(".trouble").hidden = true;
+  byId("deck-seek").setAttribute("aria-label", `Position in ${title(row)}`);
+  deck.spoken = row.files.length > 1 ? `${fileTitle(row, file)} of ${title(row)}` : title(row);
+  showPlayers();
+}
+
+function play(row, file) {
+  select(row, file);
+  toggle();
+}
+
+function toggle() {
+  if (!audio.hasAttribute("src")) audio.src = current.file[0];
+  if (audio.paused) audio.play().catch(() => {});
+  else audio.pause();
+}
+
+// The next file in the order of the table, or the one before; null at its end
+function neighbour(step) {
+  const files = playable(current.row);
+  const beside = files[files.indexOf(current.file) + step];
+  if (beside) return { row: current.row, file: beside };
+  for (let place = shown.indexOf(current.row) + step; place >= 0 && place < shown.length; place += step) {
+    const found = playable(shown[place]);
+    if (found.length) return { row: shown[place], file: found.at(step > 0 ? 0 : -1) };
+  }
+  return null;
+}
+
+function step(by) {
+  const next = neighbour(by);
+  const on = !audio.paused || audio.ended;
+  if (!next) return;
+  select(next.row, next.file);
+  if (on) toggle();
+}
+
+// While nothing was heard yet, the deck has the first file of what the table shows
+function cue() {
+  if (current && (audio.hasAttribute("src") || wanted !== null)) return;
+  const row = shown.find((one) => playable(one).length);
+  if (row) select(row, playable(row)[0]);
+}
+
+function prepareDeck() {
+  byId("deck-play").addEventListener("click", toggle);
+  byId("deck-seek").addEventListener("input", () => go(Number(byId("deck-seek").value)));
+  for (const button of deck.querySelectorAll("[data-step]")) button.addEventListener("click", () => step(Number(button.dataset.step)));
+  for (const event of ["play", "pause", "timeupdate", "seeked"]) audio.addEventListener(event, showPlayers);
+  audio.addEventListener("loadedmetadata", () => {
+    if (wanted !== null) audio.currentTime = wanted;
+    wanted = null;
+  });
+  audio.addEventListener("ended", () => {
+    if (byId("play-on").checked) step(1);
+    else showPlayers();
+  });
+  audio.addEventListener("error", () => {
+    if (!audio.hasAttribute("src")) return;
+    faulty = true;
+    const trouble = deck.querySelector(".trouble");
+    trouble.textContent = `${deck.spoken} cannot be played: is ${decodeURIComponent(current.file[0])} still beside this page?`;
+    trouble.hidden = false;
+    showPlayers();
+  });
 }
 
 showHead();
@@ -493,4 +621,5 @@ showThroughput();
 showWaiting();
 showFailures();
 prepareTable();
+prepareDeck();
 choose({ ...ALL });

@@ -11,6 +11,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -41,15 +42,22 @@ PAGE = 500
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
-async def write_report(journal: Journal) -> Path:
-    """Write both files into the journal's folder, and give the path of the one for people.
+async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
+    """Write both files into the journal's folder, and return the path of the one for people.
+
+    Args:
+        journal: of the run.
+        resume: the command that resumes it, which the page offers for copying; by default that of the folder.
 
     Raises:
         JournalError: the journal cannot be read.
         OSError: the folder cannot be written; earlier reports are as they were.
     """
+    command = resume or f"soundpiece resume {shlex.quote(str(journal.folder))}"
     with ExitStack() as stack:
-        report = await anyio.to_thread.run_sync(lambda: stack.enter_context(_Report(journal.folder, now=time.time())))
+        report = await anyio.to_thread.run_sync(
+            lambda: stack.enter_context(_Report(journal.folder, resume=command, now=time.time()))
+        )
         after = 0
         while pieces := await journal.jobs(after=after, limit=PAGE):
             await anyio.to_thread.run_sync(report.add, pieces)
@@ -60,8 +68,9 @@ async def write_report(journal: Journal) -> Path:
 class _Report:
     """The two files while they grow; everything here blocks."""
 
-    def __init__(self, folder: Path, *, now: float) -> None:
+    def __init__(self, folder: Path, *, resume: str, now: float) -> None:
         self._folder = folder
+        self._resume = resume
         self._sums = Summary(now=now)
         with ExitStack() as stack:
             self._lines = stack.enter_context(tempfile.TemporaryFile(dir=folder))
@@ -91,7 +100,7 @@ class _Report:
         """Put the files together, and once both are on the disk, in their place."""
         summary = {"made_at": self._sums.now, "version": __version__, **self._sums.sum_up()}
         head = b'{"summary": %s,\n"pieces": [\n' % _write(scrub(_date_summary(summary)))
-        shown = {**summary, "folder": self._folder.name, "routes": list(self._sums.routes)}
+        shown = {**summary, "folder": self._folder.name, "resume": self._resume, "routes": list(self._sums.routes)}
         with ExitStack() as leftovers:
             for name, parts in ((JSON, (head, self._lines, b"\n]}\n")), (HTML, self._fill_page(scrub(shown)))):
                 leftovers.callback(self._part(name).unlink, missing_ok=True)

@@ -74,14 +74,15 @@ def test_ten_thousand_pieces_are_shown_a_page_at_a_time(
 ) -> None:
     """All are in the page, few are in its document, and nothing is fetched until it is played."""
     page.goto(night)
-    expect(page.get_by_role("heading", level=1)).to_have_text("9,647 of 10,000 pieces are saved.")
-    assert shown(page) == "1 to 50 of 10,000 pieces"
+    expect(page.get_by_role("heading", level=1)).to_have_text("9,647 of 10,000 jobs are saved.")
+    assert shown(page) == "1 to 50 of 10,000 jobs"
     assert page.locator(ROWS).count() == 50
-    assert page.locator("audio").count() == page.locator(".player").count() > 50
+    assert page.locator("audio").count() == 1
+    assert page.locator(".player").count() > 50
     assert page.evaluate("document.querySelectorAll('*').length") < 5000
     assert page.locator("#throughput .good").count() > 90
     assert page.locator("#waiting tbody tr").count() == 8
-    assert page.get_by_role("list", name="Pieces by state").inner_text().split("\n") == [
+    assert page.get_by_role("list", name="Jobs by state").inner_text().split("\n") == [
         "9,647 saved",
         "256 failed",
         "97 planned",
@@ -92,34 +93,46 @@ def test_ten_thousand_pieces_are_shown_a_page_at_a_time(
 def test_a_file_is_heard(page: Page, night: str) -> None:
     """Chromium plays FLAC; one file at a time, from where it is told to, and on to the next if that is wanted."""
     page.goto(night)
-    play = page.locator(".play")
-    play.nth(0).click()
-    wait(page, "document.querySelectorAll('audio')[0].currentTime > 0.2")
-    assert str(play.nth(0).get_attribute("aria-label")).startswith("Pause ")
-    play.nth(1).click()
-    wait(page, "document.querySelectorAll('audio')[1].currentTime > 0")
-    paused = page.evaluate("[...document.querySelectorAll('audio')].map((audio) => audio.paused).slice(0, 3)")
-    assert paused == [True, False, True]
-    page.get_by_label("Play on to the next").check()
-    page.locator(".player input").nth(1).fill("1.9")
-    wait(page, "document.querySelectorAll('audio')[2].currentTime > 0")
-    assert str(play.nth(2).get_attribute("aria-label")).startswith("Pause ")
+    deck, rows = page.locator("#deck"), page.locator(ROWS)
+    top = deck.get_by_role("heading")
+    expect(top).to_have_text(first(page))
+    deck.get_by_role("button", name="Play", exact=False).click()
+    wait(page, "document.querySelector('audio').currentTime > 0.2")
+    plays = page.locator("#table .play")
+    names = [str(plays.nth(number).get_attribute("aria-label")).partition(" ")[2] for number in range(3)]
+    assert [plays.nth(number).get_attribute("aria-label") for number in range(3)] == [
+        f"Pause {names[0]}",
+        f"Play {names[1]}",
+        f"Play {names[2]}",
+    ]
+    plays.nth(1).click()
+    expect(plays.nth(0)).to_have_attribute("aria-label", f"Play {names[0]}")
+    expect(plays.nth(1)).to_have_attribute("aria-label", f"Pause {names[1]}")
+    wait(page, "document.querySelector('audio').currentTime > 0")
+    deck.get_by_label("Play on to the next").check()
+    page.locator("#table .player input").nth(1).fill("1.9")
+    expect(plays.nth(2)).to_have_attribute("aria-label", f"Pause {names[2]}")
+    deck.get_by_role("button", name="Previous file").click()
+    expect(plays.nth(1)).to_have_attribute("aria-label", f"Pause {names[1]}")
+    page.get_by_role("button", name="Next", exact=True).click()
+    wait(page, "!document.querySelector('audio').paused")
+    assert rows.count() == 50
 
 
 def test_pieces_are_found_sorted_and_turned_over(page: Page, night: str) -> None:
     """Everything applies to all pieces, and not just to those on the page."""
     page.goto(night)
     page.get_by_label("State").last.select_option("failed")
-    assert shown(page) == "1 to 50 of 256 pieces"
+    assert shown(page) == "1 to 50 of 256 jobs"
     assert set(page.locator(f"{ROWS} .state").all_inner_texts()) == {"failed"}
     page.get_by_label("Search").fill("content meadow-00088")
-    expect(page.locator("#found")).to_have_text("1 to 1 of 1 piece")
+    expect(page.locator("#found")).to_have_text("1 to 1 of 1 job with all of these words")
     assert first(page) == "signal-meadow-00088"
     assert "content policy" in page.locator(f"{ROWS} .error").inner_text()
     page.get_by_label("Search").fill("no such piece")
-    expect(page.locator("#found")).to_have_text("No piece is like that.")
+    expect(page.locator("#found")).to_have_text("No job matches.")
     page.get_by_role("button", name="Show all").click()
-    assert shown(page) == "1 to 50 of 10,000 pieces"
+    assert shown(page) == "1 to 50 of 10,000 jobs"
     page.get_by_role("button", name="Waited").click()
     page.get_by_role("button", name="Waited").click()
     assert page.get_by_role("columnheader", name="Waited").get_attribute("aria-sort") == "descending"
@@ -127,9 +140,9 @@ def test_pieces_are_found_sorted_and_turned_over(page: Page, night: str) -> None
     assert waits == sorted(waits, reverse=True)
     page.get_by_label("Page", exact=True).fill("200")
     page.get_by_label("Page", exact=True).press("Enter")
-    assert shown(page) == "9,951 to 10,000 of 10,000 pieces"
+    assert shown(page) == "9,951 to 10,000 of 10,000 jobs"
     page.get_by_role("button", name="Back", exact=True).click()
-    assert shown(page) == "9,901 to 9,950 of 10,000 pieces"
+    assert shown(page) == "9,901 to 9,950 of 10,000 jobs"
     page.get_by_label("Route").last.select_option("adapt.separate_stems")
     assert set(page.locator(f"{ROWS} .route").all_inner_texts()) == {"separate stems"}
 
@@ -141,7 +154,7 @@ def test_a_reason_leads_to_its_pieces(page: Page, night: str) -> None:
     assert "422" in reason.inner_text()
     count = reason.locator(".number").inner_text()
     reason.get_by_role("button").click()
-    assert shown(page) == f"1 to {count} of {count} pieces that failed with 422"
+    assert shown(page) == f"1 to {count} of {count} jobs that failed with 422"
     assert page.evaluate("document.activeElement.id") == "pieces"
 
 
@@ -151,12 +164,12 @@ def test_it_works_without_a_mouse(page: Page, night: str) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # skip to the pieces
     names = []
-    for _ in range(14):
+    for _ in range(13):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
-    assert names[:4] == ["search", "state", "route", "play-on"]
-    assert names[4:11] == ["No.", "Piece", "Route", "State", "Waited", "Length", "Files"]
-    assert names[11] == first(page)
+    assert names[:3] == ["search", "state", "route"]
+    assert names[3:10] == ["Line", "Job", "Route", "State", "Waited", "Length", "Files"]
+    assert names[10] == first(page)
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
@@ -166,13 +179,13 @@ def test_it_works_without_a_mouse(page: Page, night: str) -> None:
     expect(details).to_have_count(0)
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
-    wait(page, "document.querySelectorAll('audio')[0].currentTime > 0")
+    wait(page, "document.querySelector('audio').currentTime > 0")
     page.keyboard.press("Tab")
     page.keyboard.press("End")
-    wait(page, "document.querySelectorAll('audio')[0].ended")
+    wait(page, "document.querySelector('audio').ended")
     page.get_by_role("button", name="Next", exact=True).focus()
     page.keyboard.press("Enter")
-    assert shown(page) == "51 to 100 of 10,000 pieces"
+    assert shown(page) == "51 to 100 of 10,000 jobs"
     assert page.evaluate("document.activeElement.innerText") == "Next"
     page.get_by_text("As a table").focus()
     page.keyboard.press("Enter")
@@ -186,7 +199,7 @@ def test_everyone_can_use_it(chromium: Browser, night: str, scheme: Any, width: 
     page = context.new_page()
     page.goto(night)
     page.get_by_label("Search").fill(search)  # ten pieces in several states: axe takes its time with every row
-    expect(page.locator("#found")).to_have_text("1 to 10 of 10 pieces")
+    expect(page.locator("#found")).to_have_text("1 to 10 of 10 jobs")
     page.locator(".name").first.click()
     page.get_by_text("As a table").click()
     found = Axe().run(page)
@@ -219,8 +232,8 @@ def test_hostile_words_do_nothing(page: Page, tmp_path: Path, listen: Callable[[
         name.click()
     assert page.locator("#folder").inner_text() == folder.name
     assert page.evaluate("typeof hacked") == "undefined"
-    page.locator(".play").nth(0).click()
-    wait(page, "document.querySelectorAll('audio')[0].ended")
+    page.locator("#table .play").nth(0).click()
+    wait(page, "document.querySelector('audio').ended")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     assert all(url.startswith(folder.as_uri()) for url in listen())
 
@@ -229,6 +242,46 @@ def test_a_file_that_is_gone_is_said_to_be(chromium: Browser, tmp_path: Path) ->
     """A page may be moved away from its files."""
     page = chromium.new_page()  # whose console may complain
     page.goto(make_report(tmp_path, [saved("gone")]).as_uri())
-    page.locator(".play").click()
-    expect(page.get_by_role("alert")).to_contain_text("is it still beside this page?")
+    page.locator("#table .play").click()
+    expect(page.get_by_role("alert")).to_contain_text("is gone.flac still beside this page?")
     page.close()
+
+
+def unnamed(number: int, *, prompt: str, **changes: Any) -> dict[str, Any]:
+    """Give a saved job that nobody named."""
+    operation = f"op_01kd{number:022}"
+    body = json.dumps({"prompt": prompt}).encode()
+    return saved(operation, **changes) | {"name": None, "operation": operation, "line": number, "body": body}
+
+
+def test_a_report_explains_itself(chromium: Browser, tmp_path: Path) -> None:
+    """Lines of the file, prompts before ids, takes, phrases, the longest file, and commands that can be copied."""
+    takes = unnamed(12, prompt="bed, warm", kinds=(None, None))
+    files = json.loads(str(takes["files"]))
+    for number, (file, seconds) in enumerate(zip(files, (61.0, 75.0), strict=True), start=1):
+        file |= {"path": f"{takes['operation']}-{number}.flac", "duration": seconds}
+    takes["files"] = json.dumps(files)
+    rows = [takes, *(saved(f"bed-{number}") | {"line": 20 + number} for number in (1, 2)), FAILED | {"line": 30}]
+    context = chromium.new_context()
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(make_report(tmp_path, rows).as_uri())
+    assert page.locator(f"{ROWS} .line").all_inner_texts() == ["12", "21", "22", "30"]
+    assert first(page) == "bed, warm"
+    row = page.locator(ROWS).first
+    assert row.locator(".id").inner_text() == takes["operation"]
+    assert row.locator(".player .label").all_inner_texts() == ["Take 1", "Take 2"]
+    assert row.locator(".length").inner_text() == "1:15"
+    expect(page.locator("#deck .note")).to_have_text("Take 1 · new fx")
+    expect(page.get_by_role("columnheader", name="p95")).to_be_visible()
+    row.locator(".name").click()
+    link = page.locator("#table .more a").first
+    assert link.inner_text() == link.get_attribute("download") == f"{takes['operation']}-1.flac"
+    expect(page.locator("#table .more")).to_contain_text("00000000-0000-4000-8000-000000000001")
+    page.get_by_role("button", name="Copy: ").first.click()
+    expect(page.get_by_role("button", name="Copy: ").first).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == f"soundpiece resume {tmp_path} --retry-failed"
+    for search, found in (("bed-2", 1), ("BED,  WARM", 1), ("warm bed", 1), ("door", 3)):
+        page.get_by_label("Search").fill(search)
+        expect(page.locator(ROWS)).to_have_count(found)
+    context.close()
