@@ -1,10 +1,11 @@
 """What every test needs: the backend, a fast simulator, and sessions that talk to it."""
 
 import asyncio
+import faulthandler
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,6 +15,7 @@ import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
 from leftovers import no_task_left
+from ports import reserved_port
 
 from soundpiece_async import Limits, RetryPolicy, Session, Settings, Timeouts
 from soundpiece_async._core import codec
@@ -40,6 +42,13 @@ READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.l
 """What reads JSON without the extra ``fast``, and with it: the same must come out."""
 
 
+LONGEST = 115.0
+"""Seconds after which a process ends whose test hangs; its own timeout comes before, if it ends by that."""
+
+STANDARD_ERROR = os.dup(2)
+"""What nothing that is captured goes to."""
+
+
 def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
     """Let no operation end by itself."""
     return math.inf
@@ -55,6 +64,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep only the tests that sample, when they are to run whole."""
     if config.getoption("thorough"):
         items[:] = [item for item in items if "thorough" in getattr(item, "fixturenames", ())]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process, with the stack of each thread, when a test that timed out hangs in its end, too."""
+    if not item.config.getoption("thorough"):
+        faulthandler.dump_traceback_later(LONGEST, exit=True, file=STANDARD_ERROR)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
@@ -109,6 +129,13 @@ async def no_tasks_left() -> AsyncIterator[None]:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between attempts."""
     monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port that refuses connections until a server is started on it, and that nobody else is given."""
+    with reserved_port() as port:
+        yield port
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from soundpiece_async import Session, Settings
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    """Wait for something that is about to happen."""
-    with anyio.fail_after(5):
+    """Wait for something that is about to happen; half a minute is enough on a machine that is busy, too."""
+    with anyio.fail_after(30):
         while not reached():
             await anyio.sleep(0.002)
 

@@ -21,6 +21,7 @@ import anyio
 import pytest
 import soundfile
 from conftest import STUCK, Serve, settings
+from leftovers import until
 from obstore.store import LocalStore
 from storing import BUCKET, serve_bucket
 
@@ -338,9 +339,10 @@ async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr("soundpiece_async.cli.verify.INTERVAL", 0.001)
     async with Journal.open("out") as journal:
         looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
-        with anyio.move_on_after(0.05):
-            await looked._tell_progress()
-    assert "0 files, 0 B\n" in capsys.readouterr().err
+        async with anyio.create_task_group() as group:
+            group.start_soon(looked._tell_progress)
+            await until(lambda: "0 files, 0 B\n" in capsys.readouterr().err)
+            group.cancel_scope.cancel()
 
 
 def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> None:

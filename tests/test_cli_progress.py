@@ -5,6 +5,7 @@ from collections import Counter
 
 import anyio
 import pytest
+from leftovers import until
 
 from soundpiece_async import (
     AuthenticationError,
@@ -71,9 +72,17 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
     monkeypatch.setattr(progress, "REFRESH", 0.001)
     seen = picture()
-    with anyio.move_on_after(0.1):
-        await seen.follow()
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    shown = ""
+
+    def show() -> str:
+        nonlocal shown
+        shown += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+        return shown
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(seen.follow)
+        await until(lambda: "told to wait 12 s" in show())
+        group.cancel_scope.cancel()
     for name, number in (("submitted", 12), ("ready", 8), ("saved", 5), ("failed", 2)):
         assert re.search(rf"{name} +\S+ +{number}/20", shown)
     assert "9.5 requests/s, 3 answers 429, told to wait 12 s" in shown

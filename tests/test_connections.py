@@ -6,7 +6,6 @@ import math
 import select
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,9 @@ async def pool() -> AsyncIterator[aiohttp.ClientSession]:
 class HangingUp:
     """A server in a thread that answers each connection once, and closes it at once."""
 
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
     def __enter__(self) -> str:
         self._listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._serve, daemon=True).start()
@@ -48,6 +50,7 @@ class HangingUp:
             with connection:
                 connection.recv(65536)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.closed.set()
 
 
 async def fetch(pool: aiohttp.ClientSession, url: str) -> None:
@@ -96,9 +99,10 @@ async def test_a_closed_connection_is_noticed_before_it_is_used(
     """Although the event loop has not heard of it: it was busy meanwhile."""
     if not poll:
         monkeypatch.delattr(select, "poll")
-    with HangingUp() as url:
+    server = HangingUp()
+    with server as url:
         await fetch(pool, url)
-        time.sleep(0.1)  # noqa: ASYNC251 - the loop is kept from hearing that the connection was closed
+        assert server.closed.wait(30)  # the loop is kept from hearing of it
         await fetch(pool, url)
     assert connector(pool).patience == math.inf
 

@@ -61,21 +61,23 @@ async def test_what_takes_too_long_is_ended_and_nothing_else() -> None:
 
 async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> None:
     """While one that was ended still cleans up, the next one is watched all the same."""
-    curfew = Curfew(0.02)
+    curfew, ended, cleaned_up = Curfew(0.02), asyncio.Event(), asyncio.Event()
 
     async def linger() -> None:
         with pytest.raises(TimeoutError), curfew.watch():
             try:
                 await asyncio.sleep(30)
             finally:
-                await asyncio.sleep(0.5)
+                ended.set()
+                await cleaned_up.wait()
 
     async with anyio.create_task_group() as group:
         group.start_soon(linger)
-        await anyio.sleep(0.05)
+        await ended.wait()
         with pytest.raises(TimeoutError), curfew.watch():
             await asyncio.sleep(30)
         assert repr(curfew) == "<Curfew 0.02 s for 1 calls>"
+        cleaned_up.set()
 
 
 async def test_a_call_is_ended_once() -> None:

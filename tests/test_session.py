@@ -2,7 +2,6 @@ import asyncio
 import gc
 import logging
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import anyio
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
+from leftovers import assert_idle, until
 
 from soundpiece_async import (
     AudioSource,
@@ -69,12 +69,6 @@ def polls(sim: Simulator) -> int:
     return sum(request.method == "GET" and request.host == "api" for request in sim.log)
 
 
-async def until(reached: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not reached():
-            await anyio.sleep(0.005)
-
-
 @pytest.mark.parametrize("request_", EVERY_KIND, ids=lambda request: request.route)
 async def test_submit_wait_download_for_every_kind(
     sim: Simulator, session: Session, tmp_path: Path, request_: Request
@@ -132,8 +126,8 @@ async def test_cancelling_a_waiter_only_detaches_it() -> None:
             await until(lambda: sim.open_requests == 1)
             assert session.statistics().in_flight == 1
             patient.cancel_scope.cancel()
-        await until(lambda: sim.open_requests == session.statistics().active_polls == 0)
-        assert session.statistics().in_flight == 0
+        await until(lambda: sim.open_requests == 0)
+        await assert_idle(session)
         sim.finish(operation.id)
         assert (await session.wait(operation)).status is Status.READY
 

@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import attrs
 import pytest
 from anyio import to_thread
+from ports import reserved_port
 from rawapi import Peer, RawApi
 from rawapi import http as write_http
 
@@ -77,21 +77,20 @@ class Studio:
 @contextmanager
 def open_studio(folder: Path, *options: str, **environ: str) -> Iterator[Studio]:
     """Run one, with every warning an error, until the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("SOUNDPIECE", "STUDIO"))}
-    command = [sys.executable, "-W", "error", STUDIO, "--port", str(port), "--data", folder, "--speed", "60", *options]
+    command = [sys.executable, "-W", "error", STUDIO, "--data", folder, "--speed", "60", *options]
     log = folder.with_suffix(".log")
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=ours | environ)  # noqa: S603 - our own example
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"The studio is open"), log.read_text()
-        yield Studio(port, log)
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
+    with reserved_port() as port, log.open("wb") as stderr:
+        process = subprocess.Popen(  # noqa: S603 - our own example
+            [*command, "--port", str(port)], stdout=subprocess.PIPE, stderr=stderr, env=ours | environ
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"The studio is open"), log.read_text()
+            yield Studio(port, log)
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,13 @@ async def reach(session: Session, operation: Operation[Any] | None, call: Call, 
         pytest.fail("it was entered")
 
 
-async def interrupt(begin: Callable[[], Awaitable[object]], ending: str, caught: list[BaseException]) -> None:
+async def interrupt(
+    begin: Callable[[], Awaitable[object]],
+    ending: str,
+    *,
+    ends: list[Callable[[], object]],
+    caught: list[BaseException],
+) -> None:
     """Make a call that is ended from outside, and keep what it raises where that is raised."""
 
     async def act() -> None:
@@ -167,9 +173,11 @@ async def interrupt(begin: Callable[[], Awaitable[object]], ending: str, caught:
             raise
 
     if ending == "timeout":
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(None) as limit:
+            ends.append(lambda: limit.reschedule(0.0))
             await act()
-    with anyio.move_on_after(0.3 if ending == "scope" else 60):
+    with anyio.CancelScope() as scope:
+        ends.append(scope.cancel)
         await act()
 
 
@@ -187,12 +195,16 @@ async def test_no_interruption_shows_a_secret(call: Call, ending: str, tmp_path:
             before = len(sim.log)
 
             begin = partial(reach, session, operation, call, tmp_path)
-            task = asyncio.create_task(interrupt(begin, ending, caught))
+            ends: list[Callable[[], object]] = []
+            task = asyncio.create_task(interrupt(begin, ending, ends=ends, caught=caught))
             await until(lambda: len(sim.log) > before)
-            if ending == "cancel":
-                task.cancel()
-            if ending == "close":
-                await session.aclose()
+            match ending:
+                case "cancel":
+                    task.cancel()
+                case "close":
+                    await session.aclose()
+                case _:
+                    ends[0]()
             (outcome,) = await asyncio.gather(task, return_exceptions=True)
             caught += [outcome] if isinstance(outcome, BaseException) else []
         assert caught

@@ -254,7 +254,7 @@ async def cancel_each(stage: Stage, name: str, way: str, turns: list[int]) -> No
     with Turns().counted() as counting:
         for turn in turns:
             begun = counting.count
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 await WAYS[way](CALLS[name](stage), turn, counting)
             assert counting.count - begun <= turn + AT_ONCE
             counting._plan.clear()

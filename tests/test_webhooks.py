@@ -403,7 +403,7 @@ async def test_a_webhook_ends_the_wait() -> None:
                 sim.finish(operation.id)
             assert [one.request for one in ready] == [operation.request] * 2
             assert [len(one.outputs) for one in ready] == [1, 1]
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while len(sim.deliveries) < 2:
                     await anyio.sleep(0.01)
         assert [delivery.status for delivery in sim.deliveries] == [204, 204]
@@ -544,11 +544,12 @@ async def test_a_visitor_who_goes_away_cancels_nothing_but_the_waiting(framework
             while not sim.operations or session.statistics().in_flight == 0:
                 await anyio.sleep(0.01)
             group.cancel_scope.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await cancelled.wait()
+        await until(lambda: (session.statistics().in_flight, sim.open_requests) == (0, 0))
 
         (left,) = sim.operations.values()
-        assert (left.status, session.statistics().in_flight, sim.open_requests) == ("processing", 0, 0)
+        assert left.status == "processing"
         operation = await session.submit(fx(url))
         for identity in (left.id, operation.id):
             sim.finish(identity)

@@ -87,7 +87,7 @@ async def opened(**options: Any) -> AsyncIterator[Caller]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds; five seconds are enough for all that is waited for here."""
-    with anyio.fail_after(5):
+    """Wait until something holds; half a minute is enough on a machine that is busy, too."""
+    with anyio.fail_after(30):
         while not condition():
             await anyio.sleep(0.005)

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import inspect
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from caller import opened, stuck, until
+from ports import reserved_port
 
 from soundpiece_async.simulator import Fault, Request, Simulator
 from soundpiece_async.simulator.reception import _close, _hang_up
@@ -22,27 +22,30 @@ pytestmark = pytest.mark.anyio
 class TestLife:
     """Opening and closing."""
 
-    async def test_leaves_nothing_behind(self) -> None:
+    async def test_leaves_nothing_behind(self, free_port: int) -> None:
         """Leaving ends held requests, stalls and downloads: no task stays, and the ports are closed."""
         before = asyncio.all_tasks()
-        async with opened(durations=stuck, speed=1.0, on_request=_hold_puts) as caller:
-            sim = caller.sim
-            sim.inject(Fault.STALL, method="GET", times=9)
-            session = aiohttp.ClientSession()
-            url = f"{sim.url}/v1/create.new_fx"
-            tasks = [asyncio.ensure_future(session.request(method, url)) for method in ("PUT", "GET", "GET")]
-            await until(lambda: sim.open_requests == 3)
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        await session.close()
-        await anyio.lowlevel.checkpoint()
+        with reserved_port() as output_port:
+            async with opened(
+                durations=stuck, speed=1.0, on_request=_hold_puts, port=free_port, output_port=output_port
+            ) as caller:
+                sim = caller.sim
+                sim.inject(Fault.STALL, method="GET", times=9)
+                session = aiohttp.ClientSession()
+                url = f"{sim.url}/v1/create.new_fx"
+                tasks = [asyncio.ensure_future(session.request(method, url)) for method in ("PUT", "GET", "GET")]
+                await until(lambda: sim.open_requests == 3)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await session.close()
+            await anyio.lowlevel.checkpoint()
 
-        assert all(isinstance(result, aiohttp.ClientError) for result in results)
-        assert sim.open_requests == 0
-        gc.collect()
-        assert asyncio.all_tasks() == before
-        for url in (sim.url, sim.output_url):
-            with pytest.raises(OSError, match=r"All connection attempts failed|refused"):
-                await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2]))
+            assert all(isinstance(result, aiohttp.ClientError) for result in results)
+            assert sim.open_requests == 0
+            gc.collect()
+            assert asyncio.all_tasks() == before
+            for port in (free_port, output_port):
+                with pytest.raises(OSError, match=r"All connection attempts failed|refused"):
+                    await anyio.connect_tcp("127.0.0.1", port)
 
     async def test_may_be_left_in_another_task(self) -> None:
         """Entering and leaving may happen in different tasks, as fixtures do."""
@@ -77,16 +80,16 @@ class TestLife:
         assert scope.cancelled_caught
         assert asyncio.all_tasks() == before
 
-    async def test_closes_when_cancelled(self) -> None:
+    async def test_closes_when_cancelled(self, free_port: int) -> None:
         """Leaving by cancellation closes in good order too."""
         before = asyncio.all_tasks()
         with anyio.CancelScope() as scope:
-            async with Simulator() as sim:
+            async with Simulator(port=free_port):
                 scope.cancel()
                 await anyio.sleep_forever()
         assert asyncio.all_tasks() == before
         with pytest.raises(OSError, match=r"All connection attempts failed|refused"):
-            await anyio.connect_tcp("127.0.0.1", int(sim.url.rpartition(":")[2]))
+            await anyio.connect_tcp("127.0.0.1", free_port)
 
     async def test_listens_on_ipv6(self) -> None:
         """An IPv6 host is written in brackets."""
@@ -102,12 +105,10 @@ class TestLife:
             assert output["url"].startswith(f"http://{reached}:")
             assert (await caller.fetch(output["url"])).status == 200
 
-    async def test_is_reached_by_another_url(self) -> None:
+    async def test_is_reached_by_another_url(self, free_port: int) -> None:
         """A mapped port: the outputs are at the host of the public URL, and may be sources again (F13)."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        async with opened(port=port, public_url=f"http://localhost:{port}/") as caller:
-            assert caller.sim.url == caller.sim.environ["SOUNDPIECE_BASE_URL"] == f"http://localhost:{port}"
+        async with opened(port=free_port, public_url=f"http://localhost:{free_port}/") as caller:
+            assert caller.sim.url == caller.sim.environ["SOUNDPIECE_BASE_URL"] == f"http://localhost:{free_port}"
             output = (await caller.run())["output"]
             assert output["url"].startswith(caller.sim.output_url)
             assert caller.sim.output_url.startswith("http://localhost:")

@@ -96,11 +96,11 @@ class TestRefusals:
 
     async def test_refuses_expired_urls(self) -> None:
         """A URL dies after its lifetime; a GET of the operation signs a fresh one for the same path."""
-        async with opened(url_lifetime=1.0) as caller:
+        async with opened(url_lifetime=2.0) as caller:
             operation = await caller.run("create.new_fx", prompt="slam", duration=0.5)
             old = operation["output"]["url"]
             assert (await caller.fetch(old)).status == 200
-            await anyio.sleep(1.05)
+            await anyio.sleep(2.05)
             dead = await caller.fetch(old)
             fresh = (await caller.get(operation["id"])).operation["output"]["url"]
 
@@ -174,12 +174,12 @@ class TestFaults:
         async with opened() as caller:
             url, whole = await make(caller)
             caller.sim.inject(Fault.STALL, host="output", at=100, seconds=0.2)
+            began = time.monotonic()
             async with caller.session.get(url) as answer:
                 first = await answer.content.readexactly(100)
-                began = time.monotonic()
                 rest = await answer.content.read()
 
-        assert time.monotonic() - began > 0.15
+        assert time.monotonic() - began > 0.19
         assert first + rest == whole.body
 
     async def test_resets(self) -> None:
@@ -195,7 +195,7 @@ class TestFaults:
             async with caller.session.get(url) as answer:
                 size = answer.content_length or 0
                 await answer.content.readexactly(65536)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while caller.sim.open_requests:
                     await anyio.sleep(0.01)
 
