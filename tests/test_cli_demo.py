@@ -79,7 +79,7 @@ class End:
 def interrupt(process: "subprocess.Popen[str]", number: signal.Signals) -> End:
     """Send a signal, and see how the process ends."""
     process.send_signal(number)
-    out, err = process.communicate(timeout=25)
+    out, err = process.communicate(timeout=80)
     return End(process.returncode, out, err)
 
 
@@ -166,7 +166,7 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
         with suppress(OSError):  # how a terminal says that nobody is at its far end
             while chunk := os.read(terminal, 4096):
                 shown += chunk
-        assert process.wait(timeout=25) == 130
+        assert process.wait(timeout=80) == 130
     os.close(terminal)
     assert shown.rstrip().endswith(b"interrupted")
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
@@ -182,7 +182,7 @@ def test_closed_terminal(tmp_path: Path) -> None:
         while not list(tmp_path.glob("*/*.part")):
             shown += os.read(terminal, 4096)
         os.close(terminal)
-        assert process.wait(timeout=25) in {1, 130}  # whichever came first, a picture for nobody or the signal
+        assert process.wait(timeout=80) in {1, 130}  # whichever came first, a picture for nobody or the signal
     assert not list(tmp_path.glob("*/*.part*"))
 
 

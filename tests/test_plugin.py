@@ -127,7 +127,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         pytester.makeini("\n".join(["[pytest]", *(f"{name} = {value}" for name, value in lines.items())]))
         imports = "import pytest\nimport pytest_asyncio\nfrom soundpiece_async import NewFx, Session\n"
         pytester.makepyfile(test_inner=imports + code)
-        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:faker", *arguments)
 
     return run_tests
 
