@@ -1,4 +1,4 @@
-"""A process that does bulk runs and may be killed at any moment; ``test_kills.py`` starts it and talks to it.
+"""A process that does bulk runs and may be killed at any moment; tests start it and talk to it.
 
 It loads the library once and forks for each run, because starting an interpreter takes longer than a run. One line of
 JSON on its standard input is one run; it answers ``begun <process id>`` and ``ended <status>``.
@@ -7,6 +7,7 @@ JSON on its standard input is one run; it answers ``begun <process id>`` and ``e
 import asyncio
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import sys
@@ -46,13 +47,14 @@ def die_at(step: int, connection: sqlite3.Connection) -> None:
 
 
 async def run(command: dict[str, Any]) -> int:
-    """Run so many of the lines once."""
-    settings = Settings(api_key=command["api_key"], base_url=command["url"])
+    """Run so many of the lines once; or the requests that come pickled, with what settings they need."""
+    more, requests = pickle.loads(bytes.fromhex(command["pickled"])) if "pickled" in command else ({}, lines())  # noqa: S301 - a test's
+    settings = Settings(api_key=command["api_key"], base_url=command["url"], **more)
     folder = Path(command["folder"])
     async with Session(settings) as session, Journal.open(folder) as journal:
         if command.get("die_at"):
             die_at(command["die_at"], journal.ledger._database._connection)
-        async with session.run_many(lines()[: command["count"]], save_to=folder, journal=journal) as results:
+        async with session.run_many(requests[: command.get("count")], save_to=folder, journal=journal) as results:
             async for _ in results:
                 pass
     return 0

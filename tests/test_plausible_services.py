@@ -6,20 +6,30 @@ journal buys nothing.
 """
 
 import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import attrs
+import obstore
 import pytest
 import soundfile
 from aiohttp import web
 from conftest import simulate
 from hypothesis import HealthCheck, Phase, given, strategies
 from hypothesis import settings as hypothesis_settings
+from obstore.store import MemoryStore
 from serving import serve_aiohttp
 
 from soundpiece_async import (
@@ -29,6 +39,7 @@ from soundpiece_async import (
     NewFx,
     NewSample,
     NewSong,
+    Operation,
     OperationFailed,
     RemixInstrumental,
     RetryPolicy,
@@ -36,11 +47,14 @@ from soundpiece_async import (
     Session,
     Settings,
     SoundpieceError,
+    Status,
     Succeeded,
     Timeouts,
+    _session,
 )
-from soundpiece_async._core import attempts, endings
+from soundpiece_async._core import endings
 from soundpiece_async.simulator import Fault, Simulator
+from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.variations import TABLE, read_variations
 from soundpiece_async.webhooks import Webhooks, aiohttp_handler
 
@@ -121,6 +135,8 @@ class Day:
     troubles: list[tuple[str, int]]
     requests: list[int]
     way: str = "journal"
+    death: int = 3
+    """The request at which the run is killed, if that is its way."""
 
     @property
     def unnamed(self) -> bool:
@@ -129,10 +145,14 @@ class Day:
         return lost and UNNAMED in self.variations
 
 
-def open_simulator(day: Day) -> Simulator:
+def open_simulator(day: Day, *, on_request: Callable[[Request], None]) -> Simulator:
     """A simulator for that day, with its troubles put on the first requests that fit."""
     simulator = simulate(
-        speed=1000.0, track_seconds=(0.2, 0.3), variations=day.variations, allow_private_callbacks=True
+        speed=1000.0,
+        track_seconds=(0.2, 0.3),
+        variations=day.variations,
+        allow_private_callbacks=True,
+        on_request=on_request,
     )
     for name, skip in day.troubles:
         trouble = TROUBLES[name]
@@ -140,18 +160,15 @@ def open_simulator(day: Day) -> Simulator:
     return simulator
 
 
-def brisk_settings(simulator: Simulator, *, submitting: float = PATIENCE) -> Settings:
-    """Settings under which nothing waits long."""
-    return Settings(
-        api_key=simulator.api_key,
-        base_url=simulator.url,
-        timeouts=Timeouts(connect=5, submit=1.5, poll=5, read=5),
-        retries=RetryPolicy(submit_max_elapsed=submitting, download_max_elapsed=PATIENCE),
-        validate=False,  # a receiver on this machine is none of the real service's
-    )
+BRISK: dict[str, Any] = {
+    "timeouts": Timeouts(connect=5, submit=1.5, poll=5, read=5),
+    "retries": RetryPolicy(submit_max_elapsed=PATIENCE, download_max_elapsed=PATIENCE),
+    "validate": False,  # a receiver on this machine is none of the real service's
+}
+"""Settings under which nothing waits long."""
 
 
-async def run_with_journal(session: Session, requests: list[Any], folder: Path, journal: Path) -> list[Any]:
+async def run_with_journal(session: Session, requests: list[Any], folder: Any, journal: Path) -> list[Any]:
     """One run over all requests, with a journal, as `soundpiece bulk` does it."""
     async with (
         Journal.open(journal) as opened,
@@ -160,13 +177,13 @@ async def run_with_journal(session: Session, requests: list[Any], folder: Path, 
         return [result async for result in results]
 
 
-async def run_many(session: Session, requests: list[Any], folder: Path, _: Path) -> list[Any]:
+async def run_many(session: Session, requests: list[Any], folder: Any, _: Path) -> list[Any]:
     """One run over all requests, without a journal: the keys are in the requests."""
     async with session.run_many(requests, save_to=folder, timeout=PATIENCE) as results:
         return [result async for result in results]
 
 
-async def run_each(session: Session, requests: list[Any], folder: Path, _: Path) -> list[Any]:
+async def run_each(session: Session, requests: list[Any], folder: Any, _: Path) -> list[Any]:
     """Submit, wait by the handle alone, and download, one after the other."""
     ends: list[Any] = []
     for request in requests:
@@ -182,7 +199,70 @@ async def run_each(session: Session, requests: list[Any], folder: Path, _: Path)
     return ends
 
 
-WAYS = {"journal": run_with_journal, "webhooks": run_with_journal, "run_many": run_many, "each": run_each}
+async def refresh_each(session: Session, requests: list[Any], folder: Any, _: Path) -> list[Any]:
+    """Submit, read until an answer comes, wait, and download what another read says."""
+    ends: list[Any] = []
+    for request in requests:
+        operation = None
+        try:
+            operation = await session.submit(request)
+            operation = await read_again(session, operation)
+            ready = await session.wait(operation, timeout=PATIENCE)
+            latest = await read_again(session, ready)
+            files = await session.download(latest if latest.status is Status.READY else ready, folder)
+        except SoundpieceError as error:
+            ends.append(Failed(request=request, operation=operation, error=error))
+        else:
+            ends.append(Succeeded(request=request, operation=ready, files=tuple(files)))
+    return ends
+
+
+async def read_again(session: Session, operation: Operation[Any]) -> Operation[Any]:
+    """Refresh it; the service may refuse that a few times."""
+    for _ in range(3):
+        with suppress(SoundpieceError):
+            return await session.refresh(operation)
+    return operation
+
+
+class Victim:
+    """The process that is killed, one day at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self.child = 0
+
+    def run(self, simulator: Simulator, requests: list[Any], folder: Path) -> None:
+        """Run the requests once, until the end or its death."""
+        command = {"api_key": simulator.api_key, "url": simulator.url, "folder": str(folder)}
+        command["pickled"] = pickle.dumps((BRISK, requests)).hex()
+        with self._lock:
+            if self._process is None:
+                script = [sys.executable, str(Path(__file__).with_name("bulkprocess.py"))]
+                self._process = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(f"{json.dumps(command)}\n")
+            self._process.stdin.flush()
+            self.child = int(self._process.stdout.readline().split()[1])
+            assert self._process.stdout.readline().startswith("ended")
+
+    def end(self) -> None:
+        """End the process, which is between two runs."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+WAYS = {
+    "journal": run_with_journal,
+    "webhooks": run_with_journal,
+    "killed": run_with_journal,
+    "store": run_with_journal,
+    "run_many": run_many,
+    "each": run_each,
+    "refresh": refresh_each,
+}
 
 
 DAYS = strategies.builds(
@@ -193,6 +273,7 @@ DAYS = strategies.builds(
     ),
     requests=strategies.lists(strategies.integers(0, len(REQUESTS) - 1), min_size=1, max_size=4),
     way=strategies.sampled_from(sorted(WAYS)),
+    death=strategies.integers(1, 12),
 )
 
 
@@ -205,7 +286,7 @@ async def receiving(simulator: Simulator, session: Session) -> AsyncIterator[str
         yield f"{url}/hook"
 
 
-def check(day: Day, simulator: Simulator, results: list[Any]) -> None:
+async def check(day: Day, simulator: Simulator, results: list[Any], store: MemoryStore) -> None:
     """Every request has its end: files that can be decoded, or an error with the handle of one of the operations."""
     assert len(results) == len(day.requests)
     assert len(simulator.operations) == len(day.requests)
@@ -218,8 +299,8 @@ def check(day: Day, simulator: Simulator, results: list[Any]) -> None:
             case Succeeded(operation=operation, files=files):
                 assert len(files) == len(operation.outputs) > 0
                 for file in files:
-                    assert file.path is not None
-                    check_file(file.path, sound="download damaged" not in troubles)
+                    audio = file.path.read_bytes() if file.path else (await obstore.get_async(store, file.name)).bytes()
+                    check_file(bytes(audio), sound="download damaged" not in troubles)
             case Failed(request=request, error=error) if error.handle is None:
                 assert day.unnamed, repr(error)
                 assert str(request.idempotency_key) in str(error)
@@ -230,9 +311,8 @@ def check(day: Day, simulator: Simulator, results: list[Any]) -> None:
                 assert by_its_word or undeliverable, repr(error)
 
 
-def check_file(path: Path, *, sound: bool) -> None:
+def check_file(audio: bytes, *, sound: bool) -> None:
     """Decode a file to its end, behind a tag if there is one. A damaged bit may be there unnoticed."""
-    audio = path.read_bytes()
     if audio.startswith(b"ID3"):
         audio = audio[10 + int.from_bytes(audio[8:10]) // 2 :]  # a synchsafe number below 2 ** 14
     if sound:
@@ -240,58 +320,100 @@ def check_file(path: Path, *, sound: bool) -> None:
             assert len(file.read()) == file.frames > 0
 
 
-async def live_through(day: Day) -> None:
+async def live_through(day: Day, victim: Victim) -> None:
     """Do everything twice, in two sessions, with one journal."""
     requests: list[Any] = []
+    arrived = 0
+
+    def count(_: Request) -> None:
+        nonlocal arrived
+        arrived += 1
+        if day.way == "killed" and arrived == day.death:
+            os.kill(victim.child, signal.SIGKILL)
+
     with tempfile.TemporaryDirectory() as folder, anyio.fail_after(LONGEST):
-        async with open_simulator(day) as simulator:
-            settings = brisk_settings(simulator, submitting=5.0 if day.unnamed else PATIENCE)
+        store = MemoryStore()
+        async with open_simulator(day, on_request=count) as simulator:
+            if day.way == "killed":
+                requests = [REQUESTS[n]() for n in day.requests]
+                await anyio.to_thread.run_sync(victim.run, simulator, requests, Path(folder))
+                arrived = day.death  # there is nobody to be killed any more
             for number in ("first", "second"):
                 # without a journal only the requests know that files were saved before
-                files = Path(folder) / ("out" if WAYS[day.way] is run_with_journal else number)
+                to = (
+                    store
+                    if day.way == "store"
+                    else Path(folder) / ("" if WAYS[day.way] is run_with_journal else number)
+                )
+                settings = Settings(api_key=simulator.api_key, base_url=simulator.url, **BRISK)
                 async with Session(settings) as session, receiving(simulator, session) as url:
                     callback = url if day.way == "webhooks" else None
                     requests = requests or [REQUESTS[n](callback_url=callback) for n in day.requests]
-                    results = await WAYS[day.way](session, requests, files, Path(folder) / "journal")
-                check(day, simulator, results)
+                    results = await WAYS[day.way](session, requests, to, Path(folder))
+                await check(day, simulator, results, store)
+
+
+async def live_through_all(days: list[Day], victim: Victim) -> None:
+    """Live through several days at once."""
+    limiter = anyio.CapacityLimiter(10)
+
+    async def live(day: Day) -> None:
+        async with limiter:
+            await live_through(day, victim)
+
+    async with anyio.create_task_group() as lives:
+        for day in days:
+            lives.start_soon(live, day)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reads agree after a moment, and an operation that is not found is so for two seconds."""
     monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
-    monkeypatch.setattr(attempts, "STREAK_SECONDS", 2.0)
+    monkeypatch.setattr(_session, "STREAK_SECONDS", 2.0)
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    """The process that is killed; started when it is needed."""
+    victim = Victim()
+    yield victim
+    victim.end()
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("impatient")
-def test_paid_work_is_delivered_or_named(*, thorough: bool) -> None:
+def test_paid_work_is_delivered_or_named(victim: Victim, *, thorough: bool) -> None:
     """The product of variations and faults: a few of its points by default, more of them with --thorough."""
 
     @hypothesis_settings(
-        max_examples=200 if thorough else 8,
+        max_examples=50 if thorough else 2,
         deadline=None,
         database=None,
         derandomize=not thorough,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
     )
-    @given(DAYS)
-    def try_days(day: Day) -> None:
-        anyio.run(live_through, day)
+    @given(strategies.lists(DAYS, min_size=5, max_size=10))
+    def try_days(days: list[Day]) -> None:
+        anyio.run(live_through_all, days, victim)
 
     try_days()
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("impatient")
-def test_each_variation_meets_each_fault(*, thorough: bool) -> None:
-    """Every variation by itself, with one fault after another; by default a few of them."""
+def test_each_variation_meets_each_fault(victim: Victim, *, thorough: bool) -> None:
+    """Every variation by itself, with one fault after another; by default a few of them, each way once."""
     troubles, ways = sorted(TROUBLES), sorted(WAYS)
-    for number, written in enumerate(WRITTEN):
-        if thorough or number % 40 == 0:
-            trouble = troubles[number % len(troubles)]
-            anyio.run(
-                live_through,
-                Day(variations=[written], troubles=[(trouble, 0)], requests=[number % 6, 1], way=ways[number % 4]),
-            )
+    days = [
+        Day(
+            variations=[written],
+            troubles=[(troubles[number % len(troubles)], 0)],
+            requests=[number % 6, 1],
+            way=ways[number % len(ways)],
+            death=number % 10 + 1,
+        )
+        for number, written in enumerate(WRITTEN)
+    ]
+    anyio.run(live_through_all, days if thorough else days[::20], victim)
