@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Callable
 
 import aiohttp
-from aiohttp.http_exceptions import ContentEncodingError
 
 from soundpiece_async._connections import StaleConnection
 from soundpiece_async._core import errnos
@@ -31,8 +30,8 @@ _WORDS = {
 }
 
 
-class AnswerTooLarge(aiohttp.ClientPayloadError):
-    """An answer of the API that is larger than any answer of this service."""
+class AnswerUnreadable(aiohttp.ClientPayloadError):
+    """An answer of the API that is larger than any answer of this service, or cannot be unpacked."""
 
 
 def keep_quiet(text: str) -> str:
@@ -98,10 +97,8 @@ def _sort_answer(
             return "address", "the server speaks TLS: the base URL has to begin with https"
         case aiohttp.ClientResponseError():
             return "answer", f"it cannot be read: {heard(error.message)}"
-        case aiohttp.ClientPayloadError(__cause__=ContentEncodingError() as cause):
-            return "answer", f"it cannot be read: {heard(cause.message)}"
-        case AnswerTooLarge():
-            return "answer", str(error)
+        case AnswerUnreadable():
+            return "answer", f"it cannot be read: {error}"
     return "drop", f"the body broke off: {heard(str(error))}"
 
 

@@ -22,16 +22,17 @@ from aiohttp import hdrs
 from yarl import URL
 
 from soundpiece_async._connections import Connector, Response
-from soundpiece_async._core import hosts
+from soundpiece_async._core import hosts, resuming, unpacking
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import Secret, redact_text, redact_url, signed_url
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_frames
+from soundpiece_async._core.unpacking import UnpackingError
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import Curfew
-from soundpiece_async._faults import AnswerTooLarge, explain_fault, keep_quiet, read_cause
+from soundpiece_async._faults import AnswerUnreadable, explain_fault, keep_quiet, read_cause
 from soundpiece_async._guard import OutputGuard, RefusedAddressError
 from soundpiece_async._logs import get_logger
 from soundpiece_async._proxies import Proxy, route
@@ -91,11 +92,12 @@ class Network:
         agent = f"soundpiece-async/{__version__} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
             connector=self._make_connector(self._outputs_from.open_to_api),
-            headers={hdrs.ACCEPT: "application/json", hdrs.USER_AGENT: agent},  # a proxy is sent these, too
+            headers={hdrs.ACCEPT: "application/json", hdrs.ACCEPT_ENCODING: "gzip, deflate", hdrs.USER_AGENT: agent},
             timeout=aiohttp.ClientTimeout(total=None, connect=connect),  # the rest: ``fetch``
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
             response_class=Response,
+            auto_decompress=False,  # it believes the header: ``_unpack``
         )
         self._outputs = aiohttp.ClientSession(
             connector=self._make_connector(self._outputs_from.open_to_output),
@@ -128,7 +130,7 @@ class Network:
         try:
             with self._curfew(timeout).watch():
                 response = await self._send(call)
-                body = await _read_answer(response)
+                body = _unpack(response, await _read_answer(response))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = self._explain(str(call), error, heard=self._hear)
         else:
@@ -258,7 +260,19 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
         response.close()
         raise
     response.close()
-    raise AnswerTooLarge(f"the answer is larger than {LARGEST_ANSWER} bytes")
+    raise AnswerUnreadable(f"the answer is larger than {LARGEST_ANSWER} bytes")
+
+
+def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
+    """Undo what encodes an answer; whether anything does, its bytes say, and its header only how."""
+    header = response.headers.get(hdrs.CONTENT_ENCODING, "")
+    if not header and body[:1] in (b"{", b"["):
+        return body
+    try:
+        encodings = resuming.read_encodings({"content-encoding": header})
+        return unpacking.unpack(body, encodings, limit=LARGEST_ANSWER)
+    except UnpackingError as error:
+        raise AnswerUnreadable(str(error)) from None
 
 
 async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncGenerator[bytes]:

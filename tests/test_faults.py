@@ -12,6 +12,7 @@ from rawapi import Act, Peer, RawApi, fx
 
 from soundpiece_async import (
     AudioSource,
+    DecodeError,
     Handle,
     Output,
     RetryPolicy,
@@ -63,10 +64,10 @@ async def strike_all(call: Callable[[RawApi, Session], Awaitable[None]], *, name
 
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_submit_says_what_happened_and_can_go_again(name: str) -> None:
-    """The caller sees one of two errors, soon; the same object goes again with the same bytes and is made once."""
+    """The caller sees one of three errors, soon; the same object goes again with the same bytes and is made once."""
     async with RawApi(FAULTS[name], blind=EFFECTLESS.values()) as api, opened(settings(api.url)) as session:
         request = fx()
-        with anyio.fail_after(30), pytest.raises((TransportError, ServerError)) as caught:
+        with anyio.fail_after(30), pytest.raises((TransportError, ServerError, DecodeError)) as caught:
             await session.submit(request)
         assert f"PUT /v1/create.new_fx (idempotency key {request.idempotency_key})" in str(caught.value)
         assert len(str(caught.value)) < 700

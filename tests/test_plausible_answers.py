@@ -1,5 +1,6 @@
 """Answers of services that nothing in the documentation rules out: paid work is delivered, or named."""
 
+import gzip
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -174,6 +175,11 @@ DELIVERED: dict[str, Service] = {
 }
 
 
+def packed(*, headers: str = "", pack: Callable[[bytes], bytes] = gzip.compress) -> Callable[[str], bytes]:
+    """Write an answer in gzip, or with a header that says so."""
+    return lambda identity: http(pack(f'{{"id": "{identity}"}}'.encode()), headers=headers)
+
+
 def accepted(body: bytes = b"", *, status: str = "202 Accepted", headers: str = "") -> Callable[[str], bytes]:
     """Write an answer to a PUT; ``ID`` stands for the operation's id."""
     return lambda identity: http(
@@ -197,6 +203,10 @@ ACCEPTED: dict[str, Callable[[str], bytes]] = {
     },
     "lines": accepted(b'{"id": "ID", "status": "received"}\n{"id": "ID", "status": "queued"}\n'),
     "a guard": accepted(b""")]}',\n{"id": "ID"}"""),
+    "gzip": packed(headers="Content-Encoding: gzip\r\n"),
+    "gzip without a label": packed(),
+    "gzip with another label": packed(headers="Content-Encoding: br\r\n"),
+    "a false label": packed(headers="Content-Encoding: gzip\r\n", pack=bytes),
     "padding": accepted(b'\xef\xbb\xbf{"id": "ID"}\0\0'),
 }
 

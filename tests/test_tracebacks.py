@@ -287,7 +287,9 @@ ANSWERS = {
     "no object": json.dumps([SIGNED]).encode(),
     "no operation": json.dumps({"a": {"link": SIGNED}, "b": {"link": SIGNED}}).encode(),
     "another id": json.dumps({"fx": {"id": "op_2", "status": "ready", "output": {"url": SIGNED}}}).encode(),
-    "no output": json.dumps({"fx": {"id": "op_1", "status": "ready", "output": {"link": SIGNED}}}).encode(),
+    "no output": json.dumps(
+        {"fx": {"id": "op_1", "status": "ready", "output": {"page_link": SIGNED.replace(".flac", "")}}}
+    ).encode(),
     "failed": json.dumps({"fx": {"id": "op_1", "status": "failed", "error": {"code": SIGNED}}}).encode(),
 }
 

@@ -1,11 +1,13 @@
 """Undoes a real ``Content-Encoding``, in pieces of bounded size: what a stranger packed may unpack to a thousand times.
 
-Nobody asked for one (``Accept-Encoding: identity``); what answers otherwise is served all the same, if it is gzip or
-deflate.
+Nobody asks an output host for one (``Accept-Encoding: identity``), and the API for gzip and deflate only. An answer in
+another encoding is used all the same if a decoder is installed: that is so for gzip, deflate, and an answer of the API
+in Brotli.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from soundpiece_async._core.flac import looks_like_flac
 
@@ -16,6 +18,7 @@ MOST_LAYERS = 3
 
 _GZIP = frozenset({"gzip", "x-gzip"})
 _GZIP_MAGIC = b"\x1f\x8b"
+_BROTLI_BLOCK = 64
 
 
 class UnpackingError(ValueError):
@@ -25,6 +28,75 @@ class UnpackingError(ValueError):
 def is_labelled_only(encodings: tuple[str, ...], start: bytes) -> bool:
     """Return whether a body that begins so is not encoded at all, whatever its header says; the bytes decide."""
     return not encodings or looks_like_flac(start) or (encodings[-1] in _GZIP and start[:2] != _GZIP_MAGIC)
+
+
+def unpack(body: bytes, encodings: tuple[str, ...], *, limit: int) -> bytes:
+    """Return the text in the body of an answer; the bytes decide: UTF-8 is not packed, and gzip has a mark of its own.
+
+    Args:
+        body: all of it.
+        encodings: as the header says.
+        limit: bytes it may unpack to.
+
+    Raises:
+        UnpackingError: nothing here can undo them, the body is damaged, or it unpacks to more.
+    """
+    names = encodings[-MOST_LAYERS:]
+    if body.startswith(_GZIP_MAGIC) and not _GZIP & set(names):
+        names = ("gzip",)
+    for name in reversed(names):
+        if _is_text(body):
+            break
+        pieces, size = [], 0
+        for piece in _unpack_layer(name, body):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise UnpackingError(f"the answer is larger than {limit} bytes")
+        body = b"".join(pieces)
+    return body
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unpack_layer(encoding: str, body: bytes) -> Iterator[bytes]:
+    decompressor = _find_brotli() if encoding == "br" else None
+    if decompressor is not None:
+        yield from _unpack_brotli(decompressor(), body)
+        return
+    unpacker = Unpacker(encoding)
+    yield from unpacker.feed(body)
+    if not unpacker.ended:
+        raise UnpackingError("the body ends too early")
+
+
+def _find_brotli() -> Callable[[], Any] | None:
+    """Return the decompressor of Brotli, or None if that is not installed."""
+    try:
+        import brotli  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - it may be missing
+    except ImportError:
+        return None
+    decompressor: Callable[[], Any] = brotli.Decompressor
+    return decompressor
+
+
+def _unpack_brotli(decompressor: Any, body: bytes) -> Iterator[bytes]:
+    """Yield the pieces of a body; a few bytes at a time, because not every version can bound what comes out."""
+    blocks: Iterable[bytes] = (body[start : start + _BROTLI_BLOCK] for start in range(0, len(body), _BROTLI_BLOCK))
+    try:
+        for block in blocks:
+            yield decompressor.process(block)
+        ended = decompressor.is_finished()
+    except Exception:  # noqa: BLE001 - brotli.error, which is this class's only name
+        raise UnpackingError("the body is not encoded as its header says, or is damaged") from None
+    if not ended:
+        raise UnpackingError("the body ends too early")
 
 
 class Unpacker:
@@ -42,7 +114,7 @@ class Unpacker:
 
     def __init__(self, encoding: str) -> None:
         if encoding not in _GZIP | {"deflate"}:
-            raise UnpackingError(f"the body is encoded ({encoding}), though nothing but identity was asked for")
+            raise UnpackingError(f"the body is encoded ({encoding}), though nobody asked for that")
         self._gzip = encoding in _GZIP
         self._inner: zlib._Decompress | None = None
         self.ended = False

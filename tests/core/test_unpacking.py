@@ -1,11 +1,14 @@
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soundpiece_async._core import unpacking
 from soundpiece_async._core.unpacking import PIECE, Unpacker, UnpackingError, is_labelled_only
 
 PACKED: list[tuple[str, Callable[[bytes], bytes]]] = [
@@ -69,3 +72,84 @@ def test_damage_is_told() -> None:
 def test_the_bytes_decide(encodings: tuple[str, ...], start: bytes, labelled: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """What begins as FLAC is FLAC, whatever a header says of it."""
     assert is_labelled_only(encodings, start) is labelled
+
+
+ANSWER = b'{"id": "17"}'
+BROTLI = bytes([0x8B, 0x05, 0x80]) + ANSWER + b"\x03"
+"""As Brotli stores what it does not compress."""
+
+
+def squeeze(data: bytes) -> bytes:
+    """Compress without the time: the names of tests must not change."""
+    return gzip.compress(data, mtime=0)
+
+
+class Brotli:
+    """Undoes that, as ``brotli.Decompressor`` does."""
+
+    def __init__(self) -> None:
+        self.got = b""
+
+    def process(self, data: bytes) -> bytes:
+        """Take a part, and give what is in it."""
+        self.got += data
+        if self.got[:3] != BROTLI[:3]:
+            raise ValueError(data)
+        return data.removeprefix(BROTLI[:3]).removesuffix(BROTLI[-1:])
+
+    def is_finished(self) -> bool:
+        """Whether its end was seen."""
+        return self.got.endswith(BROTLI[-1:])
+
+
+@pytest.fixture
+def brotli(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is installed."""
+    monkeypatch.setitem(sys.modules, "brotli", SimpleNamespace(Decompressor=Brotli))
+
+
+@pytest.mark.usefixtures("brotli")
+@pytest.mark.parametrize(
+    ("body", "encodings"),
+    [
+        (ANSWER, ()),
+        (ANSWER, ("gzip",)),
+        (ANSWER, ("br", "zstd")),
+        (squeeze(ANSWER), ("gzip",)),
+        (squeeze(ANSWER), ()),
+        (squeeze(ANSWER), ("br",)),
+        (squeeze(squeeze(ANSWER)), ("gzip", "gzip")),
+        (squeeze(zlib.compress(ANSWER)), ("deflate", "gzip")),
+        (squeeze(ANSWER), ("gzip", "gzip")),
+        (zlib.compress(ANSWER), ("deflate",)),
+        (BROTLI, ("br",)),
+    ],
+)
+def test_what_an_answer_is_packed_in(body: bytes, encodings: tuple[str, ...]) -> None:
+    """Its bytes say whether it is, whatever the header says."""
+    assert unpacking.unpack(body, encodings, limit=100) == ANSWER
+
+
+@pytest.mark.usefixtures("brotli")
+@pytest.mark.parametrize(
+    ("body", "encodings", "told"),
+    [
+        (b"\xff" * 20, ("gzip",), "not encoded as its header says"),
+        (b"\xff", ("zstd",), r"is encoded \(zstd\)"),
+        (squeeze(ANSWER)[:-3], ("gzip",), "ends too early"),
+        (squeeze(bytes(101)), (), "larger than 100 bytes"),
+        (BROTLI[:-1], ("br",), "ends too early"),
+        (b"\xff" + BROTLI, ("br",), "not encoded as its header says"),
+    ],
+)
+def test_an_answer_that_cannot_be_unpacked(body: bytes, encodings: tuple[str, ...], told: str) -> None:
+    """The error says why."""
+    with pytest.raises(UnpackingError, match=told):
+        unpacking.unpack(body, encodings, limit=100)
+
+
+def test_brotli_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told by its name."""
+    monkeypatch.setitem(sys.modules, "brotli", None)
+    with pytest.raises(UnpackingError, match=r"is encoded \(br\)"):
+        unpacking.unpack(BROTLI, ("br",), limit=100)
