@@ -121,6 +121,7 @@ ROUTES = [
     ("POST", "/pieces"),
     ("POST", "/pieces/1/again"),
     ("DELETE", "/pieces/1"),
+    ("PATCH", "/pieces/1"),
     ("GET", "/audio/x.flac"),
     ("GET", "/static/studio.js"),
     ("POST", "/hooks/soundpiece"),
@@ -217,7 +218,7 @@ LONG = "1" * 5000
     ("method", "path"),
     [
         *((method, f"/pieces/{number}{end}") for number in (LONG, "-1", "1e400", "%31%00", "٣", "", "NaN")
-          for method, end in (("POST", "/again"), ("DELETE", ""))),
+          for method, end in (("POST", "/again"), ("DELETE", ""), ("PATCH", ""))),
         *(("GET", f"/audio/{name}") for name in (f"{LONG}.flac", "%00.flac", "..%2fstudio.sqlite", "%ff.flac", "x")),
         *(("GET", f"/static/{name}") for name in (LONG, f"{LONG}.js", "%00", "..%2fapp.py", "../app.py", "", "%ff")),
         ("GET", "/%00"),
@@ -241,6 +242,39 @@ def test_no_header_makes_it_fail(studio: Studio, header: str, value: str) -> Non
     """The page and its parts are sent, or the request is refused."""
     for path in ("/", "/static/studio.js"):
         assert studio.ask("GET", path, **{header: value}).status < 500
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"null", b"{}", b'{"title": 5}', b'{"title": "\\ud83d"}', b'{"title": NaN}', b"[" * 100_000]
+)
+def test_what_is_no_title_is_refused(studio: Studio, body: bytes) -> None:
+    """400, and a long one is cut."""
+    assert studio.ask("PATCH", "/pieces/1", body).status == 400
+    assert studio.ask("PATCH", "/pieces/999", json.dumps({"title": "x" * 500}).encode()).status == 204
+
+
+def test_a_piece_that_is_needed_is_not_deleted(tmp_path: Path) -> None:
+    """What is being made would be lost; an older studio's database has no titles, and is read all the same."""
+    folder = tmp_path / "data"
+    with open_studio(folder, "--speed", "0.001") as studio:
+        assert studio.wish(effect()).status == 201
+        assert studio.ask("DELETE", "/pieces/1").status == 409
+        assert studio.ask("DELETE", "/pieces/2").status == 204
+        assert studio.ask("PATCH", "/pieces/1", b'{"title": "mine"}').status == 204
+        (piece,) = studio.news()["pieces"]
+        assert piece["title"] == ""
+    database = sqlite3.connect(folder / "studio.sqlite")
+    with database:
+        database.execute("alter table pieces drop column title")
+        database.execute("update pieces set state = 'failed', problem = 'none'")
+    database.close()
+    with open_studio(folder) as studio:
+        (piece,) = studio.news()["pieces"]
+        assert (piece["title"], piece["state"]) == ("", "failed")
+        assert studio.ask("PATCH", "/pieces/1", b'{"title": "  mine  now "}').status == 204
+        assert studio.news()["pieces"][0]["title"] == "mine now"
+        assert studio.ask("DELETE", "/pieces/1").status == 204
+        assert studio.news()["ids"] == []
 
 
 def test_one_bad_record_hides_no_other(tmp_path: Path) -> None:

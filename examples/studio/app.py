@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 from aiohttp import web
 from guard import make_guard, own_origins, protect
-from kinds import UnclearWishError, read_wish
+from kinds import UnclearWishError, read_title, read_wish
 from service import HOOK, open_service, restore
 from store import Store
 from work import Studio
@@ -71,7 +71,8 @@ def make_app(folder: Path, *, own_url: str, speed: float, other_urls: Iterable[s
             web.get("/events", _follow),
             web.post("/pieces", _begin),
             web.post(f"/pieces/{NUMBER}/again", _try_again),
-            web.delete(f"/pieces/{NUMBER}", _dismiss),
+            web.patch(f"/pieces/{NUMBER}", _rename),
+            web.delete(f"/pieces/{NUMBER}", _delete),
             web.get(r"/audio/{name:[\w-]{1,200}\.flac}", _send_audio),
             web.post(HOOK, _hear),
             web.get(r"/static/{name:[a-z]{1,40}\.[a-z]{2,4}}", _send_static),
@@ -125,9 +126,20 @@ async def _try_again(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _dismiss(request: web.Request) -> web.Response:
-    await asyncio.shield(request.app[STUDIO].dismiss(int(request.match_info["id"])))
+async def _rename(request: web.Request) -> web.Response:
+    try:
+        title = read_title(await request.read())
+    except UnclearWishError as error:
+        return web.json_response({"problem": str(error)}, status=400, dumps=write_json)
+    await asyncio.shield(request.app[STUDIO].rename(int(request.match_info["id"]), title))
     return web.Response(status=204)
+
+
+async def _delete(request: web.Request) -> web.Response:
+    if await asyncio.shield(request.app[STUDIO].delete(int(request.match_info["id"]))):
+        return web.Response(status=204)
+    problem = "It is still being made, or something is being made of it: delete it later."
+    return web.json_response({"problem": problem}, status=409, dumps=write_json)
 
 
 async def _send_audio(request: web.Request) -> web.FileResponse:

@@ -46,6 +46,8 @@ KINDS: Mapping[str, type[Request]] = {
 _OURS = frozenset({"idempotency_key", "callback_url", "source", "reference"})
 """Members the studio fills in by itself."""
 
+LONGEST_TITLE = 120
+"""Characters."""
 LONGEST, LARGEST = 16_000, 1e9
 """Bytes of a text, and the largest number: more than the service takes, and what every browser can show."""
 
@@ -75,6 +77,19 @@ def read_wish(body: bytes, *, parents: Mapping[int, Piece], callback: str | None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UnclearWishError("Something is missing in this wish: reload the page and try again.") from error
     return piece
+
+
+def read_title(body: bytes) -> str:
+    """Read the title that the page sent.
+
+    Raises:
+        UnclearWishError: it is none.
+    """
+    try:
+        title = " ".join(_check(json.loads(body)["title"], str).split())
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise UnclearWishError("This is no title: reload the page and try again.") from error
+    return title[:LONGEST_TITLE]
 
 
 def _refuse(what: str) -> NoReturn:

@@ -29,6 +29,7 @@ class Piece:
         key: the idempotency key, fixed when the piece is stored; the same piece is never paid for twice.
         kind: the route, as ``create.new_song``.
         wishes: what was chosen in the page: prompt, lyrics, duration, ...
+        title: what somebody called it; "": nobody did.
         parent, take: the piece it is made from, and which file of it.
         source, callback: URLs as they stood in the request, so that it can be sent again unchanged.
         handle: of the operation, as soon as the service has accepted it; this is all it takes to come back to it.
@@ -42,6 +43,7 @@ class Piece:
     key: str
     kind: str
     wishes: dict[str, Any]
+    title: str = ""
     parent: int | None = None
     take: int = 0
     source: str | None = attrs.field(default=None, repr=False)
@@ -74,6 +76,9 @@ class Store:
             self._database.execute("pragma locking_mode = exclusive")  # two studios would make everything twice
             self._database.execute("pragma journal_mode = wal")
             self._database.execute(_TABLE)
+            known = {row["name"] for row in self._database.execute("pragma table_info(pieces)")}
+            for name in [name for name in _NAMES if name not in known]:  # of a studio that was older
+                self._database.execute(f"alter table pieces add column {name}")
         except sqlite3.OperationalError as error:
             raise SystemExit(f"{path} cannot be used, perhaps another studio has it open: {error}") from error
         self._turn = anyio.CapacityLimiter(1)
@@ -126,4 +131,4 @@ def _write(piece: Piece, names: Iterable[str]) -> dict[str, Any]:
 def _read(row: sqlite3.Row) -> Piece:
     values = {name: row[name] for name in _NAMES}
     values |= {name: json.loads(values[name], parse_constant=lambda _: None) for name in _JSON}
-    return Piece(**values | {"spent": bool(values["spent"])})
+    return Piece(**values | {"spent": bool(values["spent"]), "title": values["title"] or ""})

@@ -112,13 +112,25 @@ class Studio:
         await self._store.save(piece)
         self._start(piece)
 
-    async def dismiss(self, number: int) -> None:
-        """Forget a failed piece."""
+    async def delete(self, number: int) -> bool:
+        """Forget a piece, with its audio; False: it is under way, or something is being made of it."""
         piece = self.pieces.get(number)
-        if piece is not None and piece.state == "failed":
-            del self.pieces[number]
-            self._ring()
-            await self._store.remove(piece)
+        if piece is None:
+            return True
+        if any(one.state not in OVER for one in self.pieces.values() if number in (one.id, one.parent)):
+            return False
+        del self.pieces[number]
+        self._ring()
+        await self._store.remove(piece)
+        for file in piece.files:
+            await anyio.Path(self._folder, file["name"]).unlink(missing_ok=True)
+        return True
+
+    async def rename(self, number: int, title: str) -> None:
+        """Call a piece that is over something else; "": what it was called by itself."""
+        piece = self.pieces.get(number)
+        if piece is not None and piece.state in OVER:
+            await self._change(piece, title=title)
 
     def news(self, *, since: int) -> dict[str, Any]:
         """Give what changed after a revision, as JSON for the page; 0: everything."""
@@ -228,7 +240,7 @@ def _record(file: SavedFile) -> dict[str, Any]:
 
 def _describe(piece: Piece) -> dict[str, Any]:
     """Say of a piece what the page needs; keys and signed URLs stay here."""
-    names = ("id", "kind", "wishes", "parent", "take", "state", "problem", "created", "started", "ended")
+    names = ("id", "kind", "wishes", "title", "parent", "take", "state", "problem", "created", "started", "ended")
     files = [
         {"url": f"/audio/{file['name']}", "seconds": file["seconds"], "kind": file["kind"]} for file in piece.files
     ]

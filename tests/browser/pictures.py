@@ -52,6 +52,8 @@ def settle(page: Page) -> None:
 def take_picture(page: Page, path: Path) -> None:
     """Take a picture while stems are playing."""
     settle(page)
+    if page.get_by_role("button", name="New piece").is_visible():
+        page.get_by_role("button", name="New piece").click()
     page.locator("#prompt").fill("dream pop, slow, shimmering guitars, male vocal")
     page.locator("#lyrics").fill(LYRICS)
     stems = piece(page, "Stems of take 1")

@@ -41,6 +41,9 @@ def test_stems_are_soloed_and_muted(page: Page, studio: Studio) -> None:
     song = expect_ready(make(page, "Song", "disco", Lyrics="[Verse]\nLights"))
     song.get_by_role("button", name="Split into stems").dblclick()  # is one wish all the same
     stems = expect_ready(piece(page, "Stems of take 1"))
+    expect(song.get_by_role("button", name=re.compile("Split"))).to_have_count(0)  # that is done
+    song.get_by_role("radio", name="Take 2").check()
+    expect(song.get_by_role("button", name="Split into stems")).to_be_visible()
     stems.get_by_role("button", name="Play").click()
     expect_loudness(page, heard=True)
 
@@ -91,11 +94,13 @@ def test_a_keyboard_is_enough(page: Page, studio: Studio) -> None:
     page.goto(studio.url)
     expect(page.get_by_text("Simulated service")).to_be_visible()
     page.keyboard.press("Tab")
+    expect(page.get_by_role("slider", name="Volume")).to_be_focused()
+    page.keyboard.press("Tab")
     expect(page.get_by_role("radio", name="Song")).to_be_focused()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Tab")
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("alert")).to_have_text("Prompt: write a few words.")
+    expect(page.get_by_role("alert")).to_have_text("A few words, please.")
     page.keyboard.type("waltz")
     page.keyboard.press("Control+Enter")
     waltz = expect_ready(piece(page, "waltz"))
@@ -137,3 +142,57 @@ def test_two_browsers_at_once(chromium: Browser, page: Page, studio: Studio) -> 
     page.reload()
     expect(page.get_by_role("article")).to_have_count(there)
     expect_ready(piece(page, "rain from the right"))
+
+
+def test_a_piece_is_renamed_and_deleted(page: Page, studio: Studio) -> None:
+    """Its audio goes with it; what was made of it stays."""
+    page.goto(studio.url)
+    track = expect_ready(make(page, "Instrumental", "plain waltz"))
+    track.get_by_role("button", name="Cut down").click()
+    page.get_by_label("Seconds").last.fill("1")
+    page.get_by_role("button", name="Cut", exact=True).click()
+    cut = expect_ready(piece(page, "Cut to 1 s of take 1"))
+    track.get_by_role("button", name="Rename").click()
+    page.get_by_label("Title").fill("")
+    page.get_by_role("button", name="Rename", exact=True).click()
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text("A few words, please.")
+    page.get_by_label("Title").fill("evening  walk")
+    page.get_by_role("button", name="Rename", exact=True).click()
+    page.reload()
+    track = expect_ready(piece(page, "evening walk"))
+    audio = [str(link.get_attribute("href")) for link in track.get_by_role("link").all()]
+    assert page.request.get(f"{studio.url}{audio[0]}").status == 200
+    track.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(track).to_have_count(0)
+    expect(cut).to_be_visible()
+    assert page.request.get(f"{studio.url}{audio[0]}").status == 404
+
+
+def test_the_volume_is_kept(page: Page, studio: Studio) -> None:
+    """It is that of everything, and of the next visit."""
+    page.goto(studio.url)
+    expect(page.get_by_text("An example application of soundpiece_async")).to_be_visible()
+    effect = expect_ready(make(page, "Effect", "a loud horn", Seconds="4"))
+    volume = page.get_by_role("slider", name="Volume")
+    volume.fill("0")
+    effect.get_by_role("button", name="Play").click()
+    expect(effect.get_by_role("button", name="Pause")).to_be_visible()
+    page.wait_for_timeout(200)
+    assert level(page) < 0.001
+    volume.fill("1")
+    expect_loudness(page, heard=True)
+    volume.fill("0.5")
+    page.reload()
+    expect(volume).to_have_value("0.5")
+
+
+def test_on_a_phone_the_form_folds_away(chromium: Browser, studio: Studio) -> None:
+    """It is opened, used, and gone: what it made is what is looked at."""
+    with browse(chromium, studio.url, viewport={"width": 390, "height": 844}) as page:
+        form = page.locator("#compose")
+        expect(form).to_be_hidden()
+        page.get_by_role("button", name="New piece").click()
+        make(page, "Effect", "a small bell", Seconds="1")
+        expect(form).to_be_hidden()
+        expect_ready(piece(page, "a small bell"))

@@ -17,7 +17,7 @@ export class Form {
     this.problem = element.querySelector(".problem");
     element.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
     element.addEventListener("change", () => this.arrange());
-    element.addEventListener("input", (event) => { event.target.removeAttribute("aria-invalid"); this.complain(""); });
+    element.addEventListener("input", (event) => { this.blame(event.target, ""); this.complain(""); });
     element.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.submit();
     });
@@ -51,17 +51,40 @@ export class Form {
     return wishes;
   }
 
-  /** Find the first field that will not do; the words are ours, because a browser speaks its own language. */
-  findFault() {
-    for (const field of this.element.elements) {
-      if (!field.name || field.disabled) continue;
-      const name = field.labels[0]?.querySelector("span")?.textContent;
-      if (field.type === "number" && !field.validity.valid) {
-        return [field, `${name}: a number from ${field.min} to ${field.max}.`];
-      }
-      if (field.required && !field.value.trim()) return [field, `${name}: write a few words.`];
+  /** Say what is wrong with a field, or nothing; the words are ours, because a browser speaks its own language. */
+  findFault(field) {
+    if (!field.name || field.disabled) return "";
+    if (field.type === "number" && !field.validity.valid) return `A number from ${field.min} to ${field.max}, please.`;
+    return field.required && !field.value.trim() ? "A few words, please." : "";
+  }
+
+  /** Show what is wrong with a field beside it. */
+  blame(field, text) {
+    const id = `${field.id}-fault`;
+    document.getElementById(id)?.remove();
+    const hints = (field.getAttribute("aria-describedby") ?? "").split(" ").filter((hint) => hint && hint !== id);
+    if (text) {
+      field.setAttribute("aria-invalid", "true");
+      const fault = Object.assign(document.createElement("p"), { id, className: "fault", role: "alert", textContent: text });
+      (field.closest(".pair") ?? field.closest(".field")).after(fault);
+      hints.push(id);
+    } else {
+      field.removeAttribute("aria-invalid");
     }
-    return [];
+    if (hints.length) field.setAttribute("aria-describedby", hints.join(" "));
+    else field.removeAttribute("aria-describedby");
+  }
+
+  /** Show everything that is wrong; gives the first field that will not do. */
+  check() {
+    let first = null;
+    for (const field of this.element.elements) {
+      if (!field.name || field.type === "radio") continue;
+      const fault = this.findFault(field);
+      this.blame(field, fault);
+      if (fault) first ??= field;
+    }
+    return first;
   }
 
   complain(text) {
@@ -71,11 +94,10 @@ export class Form {
 
   async submit() {
     if (this.button.ariaDisabled === "true") return;
-    const [field, fault] = this.findFault();
-    this.complain(fault ?? "");
-    if (field) {
-      field.setAttribute("aria-invalid", "true");
-      field.focus();
+    this.complain("");
+    const wrong = this.check();
+    if (wrong) {
+      wrong.focus();
       return;
     }
     this.button.ariaDisabled = "true"; // it stays where the keyboard is
@@ -90,28 +112,39 @@ export class Form {
 }
 
 const dialog = document.getElementById("ask");
-const TITLES = { cut: ["Cut down", "Cut"], song: ["Remix", "Remix"], instrumental: ["Remix", "Remix"] };
+const TITLES = {
+  cut: ["Cut down", "Cut"],
+  song: ["Remix", "Remix"],
+  instrumental: ["Remix", "Remix"],
+  rename: ["Rename", "Rename"],
+  delete: ["Delete this piece?", "Delete"],
+};
 const ROUTES = { cut: "adapt.auto_cut_down", song: "create.remix_song", instrumental: "create.remix_instrumental" };
 let asked;
 
 const answer = new Form(dialog.querySelector("form"), async (wishes, key) => {
-  const { what, piece, take, begin } = asked;
-  await begin({ kind: ROUTES[what], key, wishes, parent: piece.id, take });
+  const { what, piece, take, acts } = asked;
+  if (what === "rename") await acts.rename(piece, wishes.title);
+  else if (what === "delete") await acts.remove(piece);
+  else await acts.begin({ kind: ROUTES[what], key, wishes, parent: piece.id, take });
   dialog.close();
 });
 document.getElementById("ask-cancel").addEventListener("click", () => dialog.close());
 
-/** Ask what is to be made of one take of a piece: `cut`, or a remix of a `song` or an `instrumental`. */
-export function ask(what, { piece, take, title, seconds }, begin) {
-  asked = { what, piece, take, begin };
+/** Ask what is to become of a piece: `rename`, `delete`, `cut` one take, or a remix of a `song` or an `instrumental`. */
+export function ask(what, { piece, take, title, seconds }, acts) {
+  asked = { what, piece, take, acts };
   const fields = answer.element.elements;
   const [heading, verb] = TITLES[what];
   dialog.querySelector("h2").textContent = heading;
   document.getElementById("ask-about").textContent = piece.files.length > 1 ? `${title}, take ${take + 1}` : title;
+  if (what in ROUTES === false) document.getElementById("ask-about").textContent = title;
   answer.button.textContent = verb;
   answer.key = makeKey();
   answer.complain("");
   for (const part of dialog.querySelectorAll("[data-ask]")) part.hidden = !part.dataset.ask.split(" ").includes(what);
+  for (const field of fields) if (field.name) answer.blame(field, "");
+  fields.title.value = title;
   fields.target_duration.value = Math.max(1, Math.round(seconds / 2));
   fields.prompt.value = piece.wishes.prompt ?? "";
   fields.lyrics.value = piece.wishes.lyrics ?? "";

@@ -39,6 +39,7 @@ export class PieceView {
     this.element.dataset.state = this.state = piece.state;
     if (piece.state === "ready") this.furnish();
     else this.vacate();
+    this.offer();
     this.$(".status").textContent = "";
     this.tick();
   }
@@ -51,25 +52,47 @@ export class PieceView {
     this.$(".takes").querySelectorAll("label").forEach((label) => label.remove());
     this.$(".play").disabled = true;
     this.$(".play").ariaLabel = `Play ${this.title}`;
-    this.$(".actions").replaceChildren();
     this.lay([imagined(this.piece.id)]);
-    if (this.piece.state === "failed") {
-      this.button("Try again", () => this.acts.again(this.piece));
-      this.button("Dismiss", () => this.acts.dismiss(this.piece));
-    }
   }
 
   furnish() {
     this.$(".play").disabled = false;
     if (this.piece.files.length > 1 && this.piece.kind !== STEMS) this.offerTakes();
     this.load();
-    const { kind } = this.piece;
-    if (MUSIC.includes(kind)) {
+  }
+
+  /** Offer what can be done with it now; what is done already is not offered again. */
+  offer() {
+    const { kind, state } = this.piece;
+    const offers = [];
+    if (state === "failed") offers.push(["Try again", () => this.acts.again(this.piece)]);
+    if (state === "ready" && MUSIC.includes(kind)) {
       const family = SONGS.includes(kind) ? "song" : "instrumental";
-      this.button("Split into stems", () => this.split());
-      this.button("Cut down…", () => this.ask("cut"));
-      if (kind !== "adapt.auto_cut_down") this.button("Remix…", () => this.ask(family));
+      const stems = this.stems;
+      if (!stems) offers.push(["Split into stems", () => this.split()]);
+      else if (!["ready", "failed"].includes(stems.state)) offers.push(["Splitting…", null]);
+      offers.push(["Cut down…", () => this.ask("cut")]);
+      if (kind !== "adapt.auto_cut_down") offers.push(["Remix…", () => this.ask(family)]);
     }
+    if (state === "ready") offers.push(["Rename…", () => this.ask("rename")]);
+    if (state === "failed") offers.push(["Delete", () => this.drop()]);
+    if (state === "ready") offers.push(["Delete…", () => this.ask("delete")]);
+    const names = offers.map(([text]) => text).join("\n");
+    if (names === this.offered) return;
+    this.offered = names;
+    const focused = [...this.$(".actions").children].indexOf(document.activeElement);
+    this.$(".actions").querySelectorAll("button").forEach((button) => button.remove());
+    for (const [text, act] of offers) this.button(text, act);
+    if (focused >= 0) this.$(".actions").children[focused]?.focus();
+  }
+
+  /** The stems of the chosen take, if there are any, or will be. */
+  get stems() {
+    return this.acts.madeOf(this.piece).find((other) => other.kind === STEMS && other.take === this.take);
+  }
+
+  async drop() {
+    await this.acts.remove(this.piece).catch((error) => { this.$(".status").textContent = error.message; });
   }
 
   ask(what) {
@@ -95,7 +118,7 @@ export class PieceView {
       const radio = Object.assign(document.createElement("input"), {
         type: "radio", name: `take-${this.piece.id}`, value: n, checked: n === this.take,
       });
-      radio.addEventListener("change", () => { this.take = n; this.load(); this.update(this.piece); });
+      radio.addEventListener("change", () => { this.take = n; this.load(); this.update(this.piece); this.offer(); });
       const text = document.createElement("span");
       text.textContent = `Take ${n + 1}`;
       label.append(radio, text);
@@ -268,7 +291,8 @@ export class PieceView {
   /** Add a button, after the others and before the links. */
   button(text, act) {
     const button = Object.assign(document.createElement("button"), { type: "button", className: "plain", textContent: text });
-    button.addEventListener("click", act);
+    if (act) button.addEventListener("click", act);
+    else button.ariaDisabled = "true";
     this.$(".actions").prepend(...this.$(".actions").querySelectorAll("button"), button);
   }
 

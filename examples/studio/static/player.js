@@ -2,15 +2,23 @@
 
 import { decode } from "./wave.js";
 
-let context, analyser, current;
+let context, analyser, master, current;
+let volume = 1;
 
 function open() {
   if (!context) {
     context = new AudioContext();
     analyser = new AnalyserNode(context, { fftSize: 2048 });
-    analyser.connect(context.destination);
+    master = new GainNode(context, { gain: volume });
+    master.connect(analyser).connect(context.destination);
   }
   return context;
+}
+
+/** Set how loud everything is, from 0 to 1. */
+export function setVolume(value) {
+  volume = value ** 2; // as ears have it
+  master?.gain.setTargetAtTime(volume, context.currentTime, 0.015);
 }
 
 /** How loud it is now: the effective value, from 0 to 1. */
@@ -50,7 +58,7 @@ export class Player {
     this.tracks = buffers.map((buffer, n) => {
       const gain = new GainNode(context, { gain: this.gains[n] });
       const source = new AudioBufferSourceNode(context, { buffer, loop: this.loop });
-      source.connect(gain).connect(analyser);
+      source.connect(gain).connect(master);
       source.start(at, this.offset);
       return { source, gain };
     });

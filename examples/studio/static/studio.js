@@ -2,6 +2,7 @@
 
 import { PieceView } from "./piece.js";
 import { ask, Form } from "./forms.js";
+import { setVolume } from "./player.js";
 
 const $ = (id) => document.getElementById(id);
 const pieces = new Map();
@@ -16,21 +17,27 @@ const IDEAS = [
   ["create.new_fx", "heavy wooden door slams in a stone hall"],
 ];
 
-/** Ask the server to make something; gives the number of the piece. The key makes a second try the same piece. */
-async function begin(wish) {
-  const body = JSON.stringify(wish);
-  const response = await fetch("/pieces", { method: "POST", headers: { "Content-Type": "application/json" }, body })
+/** Send something to the server; gives its answer, or throws an error with words for people. */
+async function send(path, method, value) {
+  const body = value && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) };
+  const response = await fetch(path, { method, ...body })
     .catch(() => { throw new Error("The studio does not answer. Try again: this will not be made twice."); });
+  if (response.status === 204) return {};
   const answer = await response.json().catch(() => ({ problem: `The studio answered ${response.status}.` }));
   if (!response.ok) throw new Error(answer.problem);
-  return answer.id;
+  return answer;
 }
+
+/** Ask for a piece; gives its number. The key makes a second try the same piece. */
+const begin = async (wish) => (await send("/pieces", "POST", wish)).id;
 
 const acts = {
   begin,
-  ask: (what, about) => ask(what, about, begin),
+  ask: (what, about) => ask(what, about, acts),
   again: (piece) => fetch(`/pieces/${piece.id}/again`, { method: "POST" }),
-  dismiss: (piece) => fetch(`/pieces/${piece.id}`, { method: "DELETE" }),
+  rename: (piece, title) => send(`/pieces/${piece.id}`, "PATCH", { title }),
+  remove: (piece) => send(`/pieces/${piece.id}`, "DELETE"),
+  madeOf: (piece) => [...pieces.values()].filter((other) => other.parent === piece.id),
   find: (id) => pieces.get(id),
   usual: (kind) => usual[kind],
   now: () => Date.now() / 1000 - late,
@@ -60,6 +67,7 @@ function show(piece) {
     place(views.get(piece.id), piece);
   }
   views.get(piece.id).update(piece);
+  views.get(piece.parent)?.offer(); // what is made need not be offered any more
   if (before && before.state !== piece.state) announce(piece);
 }
 
@@ -74,9 +82,15 @@ function take(news) {
     }
   }
   for (const id of [...pieces.keys()].filter((known) => !news.ids.includes(known))) {
+    const { parent } = pieces.get(id);
     pieces.delete(id);
     views.get(id)?.remove();
     views.delete(id);
+    const origin = views.get(parent);
+    if (origin) {
+      origin.splits = []; // to be made once more, it is another wish
+      origin.offer();
+    }
   }
   $("empty").hidden = pieces.size > 0;
   showFigures(news.figures);
@@ -119,7 +133,10 @@ function fillIdeas() {
     button.type = "button";
     button.className = "idea";
     button.textContent = prompt;
-    button.addEventListener("click", () => compose.fill({ kind, prompt, lyrics }));
+    button.addEventListener("click", () => {
+      unfold(true);
+      compose.fill({ kind, prompt, lyrics });
+    });
     idea.append(button);
     $("ideas").append(idea);
   }
@@ -136,8 +153,38 @@ function fillIdeas() {
 const compose = new Form($("compose"), async (wishes, key) => {
   const { kind, ...rest } = wishes;
   await begin({ kind, key, wishes: rest });
+  unfold(false);
 });
 
+/** On a phone the form is in the way of what it made; wider screens show it always. */
+function unfold(open) {
+  const button = $("unfold");
+  button.parentElement.classList.toggle("open", open);
+  button.ariaExpanded = String(open);
+  button.textContent = open ? "Not now" : "New piece";
+}
+
+function prepareVolume() {
+  const slider = $("volume");
+  try {
+    slider.value = localStorage.getItem("volume") ?? 1;
+  } catch { /* not allowed: as loud as it is */ }
+  const set = () => {
+    setVolume(Number(slider.value));
+    slider.style.setProperty("--level", `${100 * slider.value}%`);
+    slider.setAttribute("aria-valuetext", `${Math.round(100 * slider.value)} %`);
+  };
+  slider.addEventListener("input", () => {
+    set();
+    try {
+      localStorage.setItem("volume", slider.value);
+    } catch { /* as above */ }
+  });
+  set();
+}
+
+$("unfold").addEventListener("click", () => unfold($("unfold").ariaExpanded !== "true"));
+prepareVolume();
 fillIdeas();
 connect();
 setInterval(() => views.forEach((view) => view.tick()), 250);

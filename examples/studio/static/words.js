@@ -15,7 +15,8 @@ export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.flo
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** What a piece is called: by its prompt, or by what it is of the piece it was made from. */
-export function titleOf({ kind, wishes, parent, take }, origin) {
+export function titleOf({ kind, wishes, title, parent, take }, origin) {
+  if (title) return title;
   if (!parent) return wishes.prompt || "Untitled";
   const of = origin && origin.files.length > 1 ? ` of take ${take + 1}` : "";
   if (kind === "adapt.auto_cut_down") return `Cut to ${wishes.target_duration} s${of}`;
