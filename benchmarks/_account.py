@@ -13,7 +13,9 @@ from typing import Protocol
 
 import attrs
 
+from soundpiece_async._core.account import AccountGate
 from soundpiece_async._core.pacing import Gate, Ticket, Turn
+from soundpiece_async._core.shared import Report, SharedPace
 
 ONE_WAY = 0.025  # seconds on the wire, give or take 40 %
 SUBMITS, POLLS = 16, 100  # slots of one session, as in Limits()
@@ -101,6 +103,53 @@ class Gated:
     def wakes_at(self, now: float) -> float | None:
         """Ask the gate."""
         return self.gate.wakes_at(now=now)
+
+    def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
+        """Tell the gate."""
+        limited = retry_after is not None
+        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._dice.random())
+
+
+class SharedGated:
+    """The shipped gate with a pace that is shared through a store, which answers at once.
+
+    Args:
+        dice: For the jitter of a pause.
+        account: The account's gate in the store.
+        others: The processes that are told when it changes; this one adds itself.
+    """
+
+    def __init__(self, dice: random.Random, account: AccountGate, others: "list[SharedGated]") -> None:
+        self.pace = SharedPace()
+        self.gate = Gate(pace=self.pace)
+        self._dice, self._account, self._others = dice, account, others
+        others.append(self)
+
+    def want(self, turn: Turn, now: float) -> None:
+        """Join the queue."""
+        self.gate.join(turn, now=now)
+
+    def take(self, now: float) -> list[Ticket]:
+        """Ask the store what is due to be asked, then the gate."""
+        taken: list[Ticket] = []
+        while (
+            action := self.pace.next_action(now, waiting=self.gate.waiting, since=self.gate.waiting_since)
+        ) is not None:
+            seen = self._account.perform(action, peer=str(id(self)), now=now)
+            self.pace.answer(action, seen, now=now, took=0.001)
+            if seen.closed:
+                self.gate.close(now + seen.closed)
+            if isinstance(action, Report) and seen.chosen:
+                for other in self._others:
+                    if other is not self:
+                        other.pace.alarm()
+            taken += self.gate.admit(now=now)
+        return taken + self.gate.admit(now=now)
+
+    def wakes_at(self, now: float) -> float | None:
+        """Ask the gate, and the pace."""
+        wakes_at = self.gate.wakes_at(now=now)
+        return None if wakes_at is None else min(wakes_at, self.pace.wakes_at(now))
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Tell the gate."""

@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable
 
 import _figures
 import attrs
-from _account import Account, Client, FixedWindow, Gated, Sent, TokenBucket, Ungated, World
+from _account import Account, Client, FixedWindow, Gated, Sent, SharedGated, TokenBucket, Ungated, World
+
+from soundpiece_async._core.account import AccountGate
 
 START = 10.0  # seconds that do not count
 FAIR_FROM, FAIR_UNTIL = 120.0, 420.0
+SHARED_FROM, SHARED_UNTIL = 60.0, 180.0
 HALVES_AT = 130.0
 RATES = (5.0, 20.0, 100.0)
 SESSIONS = (1, 2, 8)
@@ -122,6 +125,9 @@ class Report:
         self.unfair = Figure("8 sessions, R >= 20: worst distance from 1/8", "<= 0.20", lambda value: value <= 0.20)
         self.apart = Figure("the same, started 1 s after one another", "<= 0.20", lambda value: value <= 0.20)
         self.offered = Figure("limit halved: offered, 10 to 40 s after its 429", "<= 1.10", lambda value: value <= 1.10)
+        self.shared = Figure("shared gate, 8: worst distance from 1/8", "<= 0.10", lambda value: value <= 0.10)
+        self.shared_used = Figure("shared gate, 8, bucket: used after 60 s", ">= 0.95", lambda value: value >= 0.95)
+        self.shared_limited = Figure("shared gate, 8: 429s after 60 s", "<= 0.015", lambda value: value <= 0.015)
         self.regained = Figure("limit halved: used, 10 to 40 s after its 429", ">= 0.90", lambda value: value >= 0.90)
 
     def steady(self, scenario: Scenario, log: list[Sent], *, seconds: float) -> str:
@@ -143,6 +149,17 @@ class Report:
         self.apart.add(distance, scenario)
         return f"{scenario!s:34} started 1 s after one another: furthest from an equal share {distance:.2f}"
 
+    def together(self, scenario: Scenario, log: list[Sent]) -> str:
+        """Measure sessions that share a gate, and describe them."""
+        seen = Outcome.between(SHARED_FROM, SHARED_UNTIL, log, rate=scenario.rate)
+        distance = unfairness(log, scenario.sessions, start=SHARED_FROM, end=SHARED_UNTIL)
+        self.shared.add(distance, scenario)
+        self.shared_limited.add(seen.limited, scenario)
+        if scenario.account.startswith("bucket"):  # of a window nobody can use all without knowing where it begins
+            self.shared_used.add(seen.used, scenario)
+        told = f"used {seen.used:.3f}  429s {seen.limited:.4f}  furthest from an equal share {distance:.2f}"
+        return f"{scenario!s:34} shared gate: {told}"
+
     def halved(self, scenario: Scenario, log: list[Sent]) -> str:
         """Measure a run whose limit halves, and describe it."""
         first = next((sent.at for sent in log if sent.limited and sent.at >= HALVES_AT), None)
@@ -162,17 +179,24 @@ class Report:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """All of them."""
-        return self.used, self.limited, self.into_pause, self.unfair, self.apart, self.offered, self.regained
+        alone = (self.used, self.limited, self.into_pause, self.unfair, self.apart, self.offered, self.regained)
+        return *alone, self.shared, self.shared_used, self.shared_limited
 
 
-def unfairness(log: Iterable[Sent], sessions: int) -> float:
+def unfairness(log: Iterable[Sent], sessions: int, *, start: float = FAIR_FROM, end: float = FAIR_UNTIL) -> float:
     """Give the largest distance of a session's share from the mean, as a part of the mean."""
     shares = [0] * sessions
     for sent in log:
-        if FAIR_FROM <= sent.at < FAIR_UNTIL and not sent.limited:
+        if start <= sent.at < end and not sent.limited:
             shares[sent.session] += 1
     mean = statistics.mean(shares)
     return max(abs(share / mean - 1) for share in shares)
+
+
+def meet() -> Callable[[random.Random], Client]:
+    """Make the sessions of one account, which meet in a store."""
+    account, others = AccountGate(), list[SharedGated]()
+    return lambda dice: SharedGated(dice, account, others)
 
 
 def compare(scenario: Scenario, *, seconds: float) -> None:
@@ -205,6 +229,9 @@ def main() -> int:
             print(report.steady(scenario, scenario.play(Gated, seed=seed, seconds=seconds), seconds=seconds))
             if rate >= 20 and sessions == max(SESSIONS):
                 print(report.started_apart(scenario, scenario.play(Gated, seed=seed, seconds=seconds, stagger=1.0)))
+            if sessions == max(SESSIONS):
+                log = scenario.play(meet(), seed=seed, seconds=SHARED_UNTIL, stagger=1.0)
+                print(report.together(scenario, log))
             if rate >= 20:  # half of 5/s is no whole number of requests per window
                 log = scenario.play(Gated, seed=seed, seconds=HALVES_AT + 80, halve=True)
                 print(report.halved(scenario, log), flush=True)

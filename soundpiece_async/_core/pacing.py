@@ -249,6 +249,11 @@ class Gate:
         renewals, submits, polls = self._queues
         return len(renewals) + len(submits) + len(polls)
 
+    @property
+    def waiting_since(self) -> float:
+        """When the first of those in the queue joined it; infinity: nobody waits."""
+        return min((next(iter(queue)).since for queue in self._queues if queue), default=float("inf"))
+
     def join(self, turn: Turn, *, now: float) -> Ticket:
         """Take a place at the end of that turn's queue."""
         ticket = Ticket(turn, now)

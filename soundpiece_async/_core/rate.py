@@ -20,7 +20,9 @@ to 1/sqrt(n), and an even steeper rule 4 for all rates alike would need more tha
 """
 
 import math
+from collections.abc import Mapping
 from enum import Enum, auto
+from typing import Any, Self
 
 _FIRST_RATE = 0.5  # permits/s with which the ramp begins: eight processes on a limit of 5/s still fit
 _LOWEST_RATE = 0.02  # permits/s; a session at the bottom still asks once in 50 s
@@ -68,6 +70,53 @@ class LearnedRate:
 
     def __repr__(self) -> str:
         return f"<LearnedRate {self._stage.name.lower()} {describe_rate(self.rate)}>"
+
+    @classmethod
+    def resume(cls, state: Mapping[str, Any], *, ceiling: float | None = None) -> Self:
+        """Go on from a `state`, perhaps of another process.
+
+        Raises:
+            ValueError, TypeError, LookupError: it is none.
+        """
+        resumed = cls(ceiling=ceiling)
+        resumed._stage = _Stage[state["stage"]]
+        rate, base, age, steady_for, step = (
+            float(state[name]) for name in ("rate", "base", "age", "steady_for", "step")
+        )
+        if not (0 < rate < math.inf and 0 < base < math.inf and 0 <= age < math.inf and 0 <= steady_for < math.inf):
+            raise ValueError("a rate out of range")
+        resumed._base, resumed._age, resumed._steady_for = base, age, steady_for
+        resumed._step = min(_FIRST_STEP, max(_LEAST_STEP, step))
+        resumed._streak, resumed._restarts = int(state["streak"]), int(state["restarts"])
+        resumed._set(rate)
+        return resumed
+
+    @classmethod
+    def settle_at(cls, rate: float, *, ceiling: float | None = None) -> Self:
+        """Begin near a rate that was learned elsewhere, of which nothing else is known."""
+        settled = cls(ceiling=ceiling)
+        settled._stage, settled._base = _Stage.SETTLE, rate
+        settled._set(rate)
+        return settled
+
+    @property
+    def limited(self) -> bool:
+        """Whether there was a 429."""
+        return self._stage is not _Stage.FREE
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON values, for `resume`; of a rate that is not known yet there is nothing to keep."""
+        return {
+            "stage": self._stage.name,
+            "rate": self.rate,
+            "base": self._base,
+            "age": self._age,
+            "steady_for": self._steady_for,
+            "step": self._step,
+            "streak": self._streak,
+            "restarts": self._restarts,
+        }
 
     def spend(self, *, wanted: bool) -> None:
         """Note a permit spent; only a `wanted` one, that somebody waited for, lets the rate grow (rule 6)."""
