@@ -36,15 +36,25 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-q", "-e", ".[all]", *nox.project.dependency_groups(project, *groups))
 
 
-def provide(session: nox.Session, program: str, *, package: str) -> bool:
+def provide(session: nox.Session, program: str, *, package: str, others: tuple[str, ...] = ()) -> bool:
     """Install Debian packages if their program is missing and that is possible; says whether the program is there."""
-    if shutil.which(program) or shutil.which(program, path="/usr/sbin"):
+    places = os.pathsep.join([os.environ["PATH"], "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
+    if any(shutil.which(one, path=places) for one in (program, *others)):
         return True
     if not shutil.which("apt-get") or os.geteuid() != 0:
         return False
     session.run("apt-get", "update", "-q", external=True, silent=True)
     session.run("apt-get", "install", "-y", "-q", *package.split(), external=True, silent=True)
     return True
+
+
+def provide_servers(session: nox.Session) -> None:
+    """Provide what the tests run beside Python: a compiler, and servers, which each test starts for itself."""
+    provide(session, "cc", package="gcc libc6-dev")
+    if not provide(session, "valkey-server", package="redis-server", others=("redis-server",)):
+        session.error("no redis-server or valkey-server, and no way to install it: install it, then run this again")
+    if not provide(session, "postgres", package="postgresql"):
+        session.error("no postgres, and no way to install it: install it, then run this again")
 
 
 @nox.session(python=PYTHONS)
@@ -55,7 +65,7 @@ def tests(session: nox.Session) -> None:
     one holds the simulator against the machine-readable contract, and the newest, whose tracing costs least, the branch
     coverage.
     """
-    provide(session, "cc", package="gcc libc6-dev")
+    provide_servers(session)
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[-1] else []
@@ -68,7 +78,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[-1])
 def thorough(session: nox.Session) -> None:
     """Run whole what the tests only sample: every damaged bit, every turn of the loop. Many minutes."""
-    provide(session, "cc", package="gcc libc6-dev")
+    provide_servers(session)
     install(session, "test")
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", "--thorough", "--timeout", "3600", *session.posargs)
 
@@ -85,6 +95,7 @@ def lowest(session: nox.Session) -> None:
     found = str(session.run("python", "-c", script, silent=True))
     constraints = Path(session.create_tmp(), "lowest.txt")
     constraints.write_text(f"{found}pytest<9\n")  # the plugin of our lowest anyio is warned of by later ones
+    provide_servers(session)
     session.install("-q", "-c", str(constraints), *nox.project.dependency_groups(project, "test"))
     session.log(", ".join(found.split()))
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *session.posargs)

@@ -19,6 +19,7 @@
     ├── DownloadError
     │   └── CorruptAudio                   the bytes are not the FLAC they claim to be
     ├── JournalError
+    ├── SharedStoreError                   the store of the shared gate cannot be used as configured
     └── WebhookError
 
 ``retryable`` is a class attribute and the whole retry table: true where sending the same bytes again may help.
@@ -332,6 +333,10 @@ class CorruptAudio(DownloadError):  # noqa: N818 - the public name is fixed by t
 
 class JournalError(SoundpieceError):
     """The record of a bulk run cannot be read, written or locked."""
+
+
+class SharedStoreError(SoundpieceError):
+    """The store that the processes of an account share cannot be used as configured: its extra is not installed."""
 
 
 class WebhookError(SoundpieceError):

@@ -272,7 +272,7 @@ class SharedPace:
             since: when the first of them joined.
         """
         if self._reports:
-            epoch, until = self._reports.popleft()
+            epoch, until = self._reports[0]
             return Report(epoch, max(0.0, until - now))
         if self._tuning is not None:
             tuning, self._tuning = self._tuning, None
@@ -303,6 +303,8 @@ class SharedPace:
             return
         self._learn(seen)
         first = isinstance(action, Report) and seen.chosen
+        if isinstance(action, Report):
+            self._reports.popleft()
         if first or (isinstance(action, Tune) and action.lower and not seen.chosen):
             self._tuning = make_tuning(seen, lower=True)
 

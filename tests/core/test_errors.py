@@ -33,6 +33,7 @@ TREE = {
     "DownloadError": ("SoundpieceError",),
     "CorruptAudio": ("DownloadError",),
     "JournalError": ("SoundpieceError",),
+    "SharedStoreError": ("SoundpieceError",),
     "WebhookError": ("SoundpieceError",),
 }
 

@@ -201,7 +201,16 @@ def test_a_permit_not_used_is_kept_for_a_second() -> None:
     assert process.pace.due == 1.0
 
     assert not process.pace.is_ready(2.5)
-    assert process.send(2.5) != []
+    (old,) = process.send(2.5)[:1]
+    process.pace.lower(0, now=2.5, until=3.0)
+    process.gate.leave(old, now=2.5)
+    assert process.pace.due == math.inf
+
+    process.pace.lose(2.6)
+    (alone,) = [process.gate.join(Turn.SUBMIT, now=5)]
+    assert process.gate.admit(now=5) == [alone]
+    process.gate.leave(alone, now=5)
+    assert process.pace.is_ready(5)
 
 
 def test_growth_is_that_of_the_law() -> None:

@@ -1,0 +1,45 @@
+"""Makes the store of a URL. Its driver is an extra, and is imported when such a URL is met."""
+
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from soundpiece_async._core.errors import SharedStoreError
+from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._shared.store import Address, Store
+
+_EXTRAS = {
+    "redis": ("redis", "redis"),
+    "rediss": ("redis", "redis"),
+    "postgresql": ("postgres", "psycopg"),
+    "postgres": ("postgres", "psycopg"),
+}
+
+
+def demand_driver(url: str) -> None:
+    """Refuse a store whose extra is not installed.
+
+    Raises:
+        SharedStoreError: it names the extra.
+    """
+    extra, module = _EXTRAS[urlsplit(url).scheme]
+    if find_spec(module) is None:
+        raise SharedStoreError(
+            f"the shared store {redact_url(url)} needs the extra {extra!r}, which is not installed: "
+            f"python -m pip install 'soundpiece-async[{extra}]'; nothing was sent"
+        )
+
+
+def make_store(address: Address, *, peer: str) -> Store:
+    """Make the store of an address; nothing is opened. Its driver is imported here.
+
+    Args:
+        address: where it is.
+        peer: this process's name among the others.
+    """
+    if address.scheme.startswith("redis"):
+        from soundpiece_async._shared.redis_store import RedisStore  # noqa: PLC0415 - it needs the extra
+
+        return RedisStore(address, peer=peer)
+    from soundpiece_async._shared.postgres_store import PostgresStore  # noqa: PLC0415 - as above
+
+    return PostgresStore(address, peer=peer)
