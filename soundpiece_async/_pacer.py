@@ -10,7 +10,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core.errors import SoundpieceError
-from soundpiece_async._core.pacing import Gate, Ticket, Turn
+from soundpiece_async._core.pacing import Gate, Pace, Ticket, Turn
 from soundpiece_async._logs import get_logger
 
 logger = get_logger("pacer")
@@ -37,10 +37,11 @@ class Pacer:
 
     Args:
         ceiling: requests per second at most; None: unlimited until the service answers 429.
+        pace: gives the permits, instead of a rate learned here under that ceiling.
     """
 
-    def __init__(self, *, ceiling: float | None) -> None:
-        self.gate = Gate(ceiling=ceiling)
+    def __init__(self, *, ceiling: float | None, pace: Pace | None = None) -> None:
+        self.gate = Gate(ceiling=ceiling, pace=pace)
         self.sent = 0
         self._waiting: dict[Ticket, anyio.Event] = {}
         self._changed = anyio.Event()
@@ -138,11 +139,21 @@ class Pacer:
             logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
         now, jitter = monotonic(), _throw_dice()
         self.gate.answered(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
+        self._changed.set()
         self._admit()
 
     def give_back(self, ticket: Ticket, *, sent: bool = False) -> None:
         """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""
         self.gate.leave(ticket, now=monotonic(), sent=sent)
+        self._admit()
+
+    async def change(self) -> None:
+        """Wait until somebody joins the queue, or something else changes at the gate."""
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let those go whose turn it is, by news from elsewhere."""
+        self._changed.set()
         self._admit()
 
     async def run(self) -> None:

@@ -25,13 +25,14 @@ from soundpiece_async._core.errors import (
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
-from soundpiece_async._core.reading import Reading
+from soundpiece_async._core.reading import Reading, read_operation
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import OutOfPatience
 from soundpiece_async._reader import Reader
+from soundpiece_async._shared.news import News
 from soundpiece_async._transport import Transport
 
 if TYPE_CHECKING:
@@ -95,9 +96,12 @@ class Poller:
         reader: numbers the outputs.
         slots: polls out at most.
         patience: seconds for which reads of an operation have to be refused until a wait ends.
+        news: what other processes know, when the account is shared with some.
     """
 
-    def __init__(self, transport: Transport, reader: Reader, *, slots: int, patience: float) -> None:
+    def __init__(
+        self, transport: Transport, reader: Reader, *, slots: int, patience: float, news: News | None = None
+    ) -> None:
         self.noticed = 0
         self.lag_sum = self.lag_max = 0.0
         self._transport = transport
@@ -106,6 +110,7 @@ class Poller:
         self._patience = patience
         self._takes_long_polls = True
         self._refusals: set[object] = set()  # those that were warned of
+        self._news = news
         self._watches: dict[Handle, _Watch] = {}
         self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
@@ -204,6 +209,15 @@ class Poller:
 
     def deliver(self, operation: Operation[Any]) -> None:
         """Take a webhook's news of a final operation; kept for a while when nobody waits for it yet."""
+        self._tell(operation)
+        self._believe(operation)
+
+    def _tell(self, operation: Operation[Any]) -> None:
+        """Tell other processes that an operation is over."""
+        if self._news is not None:
+            self._news.tell(operation)
+
+    def _believe(self, operation: Operation[Any]) -> None:
         operation = self._reader.fix(operation)
         self._known.pop(operation.handle, None)
         watch = self._watches.get(operation.handle)
@@ -217,17 +231,31 @@ class Poller:
         if len(self._delivered) > DELIVERED:
             self._delivered.popitem(last=False)
 
-    async def confirm(self, operation: Operation[Any]) -> None:
+    async def hear(self, news: News) -> None:
+        """Take the news of other processes, until cancelled; what does not say by itself how it ended is read first."""
+        async with anyio.create_task_group() as confirming:
+            while True:
+                handle, found = await news.next()
+                watch = self._watches.get(handle)
+                if watch is None:
+                    continue
+                reading = found and read_operation(found, handle, request=watch.request)
+                if reading and reading.over:
+                    self._believe(reading.operation)
+                else:
+                    confirming.start_soon(self.confirm, handle, watch.request)
+
+    async def confirm(self, handle: Handle, request: Request | None) -> None:
         """Read the state that a webhook announced, and believe that; if it cannot be read, a poll finds it later."""
         try:
-            read = await self._reader.read(operation.handle, request=operation.request)
+            read = await self._reader.read(handle, request=request)
         except SoundpieceError as error:
-            logger.warning("operation %s: a webhook could not be confirmed: %s", operation.handle, error)
+            logger.warning("operation %s: a webhook could not be confirmed: %s", handle, error)
         else:
             if endings.is_over(read):
                 self.deliver(read)
                 return
-        self.hasten(operation.handle)
+        self.hasten(handle)
 
     def hasten(self, handle: Handle) -> None:
         """Poll an operation whose webhook came without its end as if it had no callback: no other webhook will come."""
@@ -312,6 +340,8 @@ class Poller:
             # an answer that came at once was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.rtt
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
+            if isinstance(result, Operation):
+                self._tell(result)
 
     def _decide(self, watch: _Watch, reading: Reading | None) -> tuple[Outcome, Operation[Any] | None]:
         """Decide whether an answer, or two that agree, are the end of an operation."""
@@ -381,6 +411,9 @@ class Poller:
         if watch is None:
             watch = self._watches[handle] = _make_watch(handle, known, now=now)
             watch.streaks, watch.long_polls = memory.streaks, memory.long_polls
+            if self._news is not None:  # what was asked for here has no news yet, unless a webhook brings them
+                asked = known is not None and known.request is not None and known.request.callback_url is None
+                self._news.want(handle, look=not asked)
         self._lingering.pop(watch, None)
         created_at = memory.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
@@ -423,6 +456,8 @@ class Poller:
         """Drop a watch; ``past`` is what to keep of it in case somebody comes back."""
         del self._watches[watch.handle]
         self._lingering.pop(watch, None)
+        if self._news is not None:
+            self._news.drop(watch.handle)
         if past is not None:
             memory = self._remember(watch.handle)
             memory.past, memory.streaks, memory.long_polls = past, watch.streaks, watch.long_polls

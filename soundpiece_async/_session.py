@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+import anyio
 import attrs
 
 from soundpiece_async._bulk import RunMany
@@ -14,6 +15,7 @@ from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succ
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.shared import SharedPace
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.validation import (
     demand_handle,
@@ -33,6 +35,9 @@ from soundpiece_async._poller import Poller
 from soundpiece_async._reader import Reader
 from soundpiece_async._record.journal import Journal
 from soundpiece_async._record.recording import Recording
+from soundpiece_async._shared.link import Link
+from soundpiece_async._shared.news import News
+from soundpiece_async._shared.opening import demand_driver, open_store
 from soundpiece_async._submitter import Submitter
 from soundpiece_async._transport import Transport
 from soundpiece_async._way import Way
@@ -58,6 +63,7 @@ class Session:
 
     Raises:
         SettingsError: no key is set, or a setting makes no sense; nothing was sent.
+        SharedStoreError: the extra of the shared store is not installed; nothing was sent.
     """
 
     @forget_arguments
@@ -72,6 +78,8 @@ class Session:
         self._life = Lifetime()
         self._settings = _override(settings, api_key=api_key, base_url=base_url)
         demand_decoder(self._settings)
+        if self._settings.shared is not None:
+            demand_driver(self._settings.shared)
         self._traces = tuple(trace_configs)
 
     def __repr__(self) -> str:
@@ -79,16 +87,20 @@ class Session:
         return f"<Session {' '.join(map(repr, (self._life, *parts)))}>"
 
     async def start(self) -> None:
-        """Open the session in the running event loop. Nothing is sent.
+        """Open the session in the running event loop. Nothing is sent to the service.
 
-        Limits that need more descriptors than this process may open are fitted to that, with a WARNING.
+        Limits that need more descriptors than this process may open are fitted to that, with a WARNING. A shared store
+        has some seconds to answer; one that is away is another WARNING, and the session goes on without it.
 
         Raises:
             SessionClosed: it was started before.
         """
         self._life.check_new()
         self._settings = attrs.evolve(self._settings, limits=fit_to_process(self._settings.limits))
-        self._transport = Transport(self._settings, trace_configs=self._traces)
+        shared, ceiling = self._settings.shared, self._settings.limits.requests_per_second
+        self._pace = None if shared is None else SharedPace(ceiling=ceiling)
+        news = None if shared is None else News(confirm=self._settings.confirm_webhooks)
+        self._transport = Transport(self._settings, trace_configs=self._traces, pace=self._pace)
         self._reader = Reader(self._transport)
         self._submitter = Submitter(self._transport, self._reader, validate=self._settings.validate)
         self._poller = Poller(
@@ -96,6 +108,7 @@ class Session:
             self._reader,
             slots=self._settings.limits.polls,
             patience=min(STREAK_SECONDS, self._settings.retries.submit_max_elapsed),
+            news=news,
         )
         self._downloader = Downloader(
             stream=self._transport.stream,
@@ -109,7 +122,18 @@ class Session:
             window=self._settings.timeouts.read,
             close_idle=self._transport.close_idle,
         )
-        await self._life.start(self._transport, self._transport.pacer.run, self._poller.run)
+        background = [self._transport.pacer.run, self._poller.run]
+        if self._pace is None or news is None:
+            await self._life.start(self._transport, *background)
+            return
+        link = Link(open_store(self._settings), pace=self._pace, pacer=self._transport.pacer, news=news)
+        await self._life.start(self._transport, *background, link.run, partial(self._poller.hear, news))
+        try:
+            await link.meet()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Close the session: polls end, every waiter gets ``SessionClosed``, nothing is left behind. Twice is fine.
@@ -318,7 +342,7 @@ class Session:
         if not demand_operation(operation).status.final:
             return
         if self._settings.confirm_webhooks or not endings.is_over(operation):
-            self._life.spawn(self._poller.confirm, operation)
+            self._life.spawn(self._poller.confirm, operation.handle, operation.request)
         else:
             self._poller.deliver(operation)
 
@@ -338,12 +362,14 @@ class Session:
             bytes=self._downloader.received,
             requests=self._transport.pacer.sent,
             rate_limited=gate.limited_count,
-            rate=gate.rate,
+            rate=gate.rate if self._pace is None else self._pace.account_rate,
             paused_for=self._transport.pacer.paused_for,
             queued=self._transport.queued,
             degraded=gate.probing,
             detection_lag=poller.lag_sum / max(1, poller.noticed),
             detection_lag_max=poller.lag_max,
+            peers=0 if self._pace is None else self._pace.peers,
+            store_away=self._pace is not None and self._pace.away,
             unknown_statuses=tuple(self._reader.unknown_statuses),
         )
 

@@ -23,7 +23,7 @@ import attrs
 from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
 from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError, detach
-from soundpiece_async._core.pacing import Ticket, Turn
+from soundpiece_async._core.pacing import Pace, Ticket, Turn
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
@@ -70,10 +70,13 @@ class Transport:
     Args:
         settings: origin, key, limits, timeouts and retry rules.
         trace_configs: passed through to aiohttp.
+        pace: of the gate, when it is shared with other processes.
     """
 
-    def __init__(self, settings: Settings, *, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
-        self.pacer = Pacer(ceiling=settings.limits.requests_per_second)
+    def __init__(
+        self, settings: Settings, *, trace_configs: "Iterable[TraceConfig]" = (), pace: Pace | None = None
+    ) -> None:
+        self.pacer = Pacer(ceiling=settings.limits.requests_per_second, pace=pace)
         self._network = Network(settings, trace_configs=trace_configs)
         self.stream = self._network.stream
         self.close_idle = self._network.close_idle

@@ -80,6 +80,7 @@ def soundpiece_settings(soundpiece_simulator: Simulator) -> Settings:
         api_key=soundpiece_simulator.api_key,
         base_url=soundpiece_simulator.url,
         proxy=None,
+        shared=None,
         retries=RetryPolicy(submit_max_elapsed=_GIVE_UP),
     )
 

@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("prompt")
 # frames kept of where each handle of a loop in debug mode was made: ten of them take longer than the tests themselves
 asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
 
-for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY"):
+for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY", "SOUNDPIECE_SHARED"):
     os.environ.pop(_name, None)  # of the developer's shell: settings that are not given would be read from it
 
 WATCHED = {

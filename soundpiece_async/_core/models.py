@@ -241,12 +241,14 @@ class Statistics:
         bytes: bytes received from the output host.
         requests: requests sent to the API, retries included.
         rate_limited: answers 429.
-        rate: requests per second that the rate gate allows now; None: unlimited.
+        rate: requests per second that the rate gate allows now, for all processes that share it; None: unlimited.
         paused_for: seconds until the gate opens again; 0: it is open.
         queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
         degraded: the service gives no usable answers; until it does, requests are sent singly, at growing intervals.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
+        peers: live processes at the shared gate, this one included; 0: there is none (``Settings(shared=…)``).
+        store_away: the store of the shared gate does not answer; this process goes on alone meanwhile.
         unknown_statuses: words for the status of operations that this version does not know; it polls on.
     """
 
@@ -267,4 +269,6 @@ class Statistics:
     degraded: bool = False
     detection_lag: float = 0.0
     detection_lag_max: float = 0.0
+    peers: int = 0
+    store_away: bool = False
     unknown_statuses: tuple[str, ...] = ()

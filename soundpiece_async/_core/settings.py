@@ -19,6 +19,7 @@ T = TypeVar("T")
 Verify = Literal["header", "full", "none"]
 
 BASE_URL = "https://api.soundpiece.co"
+STORES = ("redis", "rediss", "postgresql", "postgres")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -113,7 +114,8 @@ def _hide(value: T, mask: str) -> T:
 class Settings:
     """What a session needs to know. Wrong values are a ``SettingsError`` here, before any request.
 
-    A key, base URL or proxy that is not given is read from the environment; None as a proxy means none.
+    A key, base URL, proxy or shared store that is not given is read from the environment; None as one of the latter
+    two means none.
 
     Args:
         api_key: ``spk_…``, from the dashboard; never shown in a repr. Not given: ``SOUNDPIECE_API_KEY``.
@@ -131,6 +133,10 @@ class Settings:
         allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
             from loopback, link-local and unspecified addresses, or the metadata services of clouds, unless the API is
             on such an address itself.
+        shared: the store in which the processes of an account share its rate limit and tell one another what is ready:
+            ``redis://host/0``, ``rediss://host/0`` (extra ``redis``) or ``postgresql://host/db`` (extra ``postgres``).
+            ``?account=NAME`` in it names the account; without, it is known by its key. None: this process learns the
+            rate alone. Not given: ``SOUNDPIECE_SHARED``.
         proxy: an http(s) proxy, as ``http://user:password@proxy.example:3128``, for every host but this machine. What
             goes to https hosts, so the key, is tunnelled. None: none, whatever the environment says. Not given:
             ``SOUNDPIECE_PROXY``.
@@ -147,6 +153,7 @@ class Settings:
     validate: bool = True
     confirm_webhooks: bool = False
     allow_private_outputs: bool = False
+    shared: str | None = attrs.field(factory=lambda: _read_shared(os.environ), converter=_hide_password)
     proxy: str | None = attrs.field(factory=lambda: _read_proxy(os.environ), converter=_hide_password)
     ssl_context: SSLContext | None = attrs.field(default=None, repr=False)
 
@@ -156,18 +163,26 @@ class Settings:
         """Read another mapping than this process's environment.
 
         Args:
-            environ: has ``SOUNDPIECE_API_KEY`` and, perhaps, ``SOUNDPIECE_BASE_URL`` and ``SOUNDPIECE_PROXY``.
+            environ: has ``SOUNDPIECE_API_KEY`` and, perhaps, ``SOUNDPIECE_BASE_URL``, ``SOUNDPIECE_PROXY`` and
+                ``SOUNDPIECE_SHARED``.
 
         Raises:
-            SettingsError: the key is not set, or one of the three makes no sense.
+            SettingsError: the key is not set, or one of them makes no sense.
         """
-        return cls(api_key=_read_key(environ), base_url=_read_base_url(environ), proxy=_read_proxy(environ))
+        return cls(
+            api_key=_read_key(environ),
+            base_url=_read_base_url(environ),
+            proxy=_read_proxy(environ),
+            shared=_read_shared(environ),
+        )
 
     def __attrs_post_init__(self) -> None:
         _check_key(self.api_key)
         _check_base_url(self.base_url)
         if self.proxy is not None:
             _check_proxy(self.proxy)
+        if self.shared is not None:
+            _check_shared(self.shared)
         if self.verify not in ("header", "full", "none"):
             raise SettingsError(f"verify must be 'header', 'full' or 'none', not {redact_value(self.verify)}")
         for name, kind in (
@@ -201,6 +216,10 @@ def _read_base_url(environ: Mapping[str, str]) -> str:
 
 def _read_proxy(environ: Mapping[str, str]) -> str | None:
     return environ.get("SOUNDPIECE_PROXY") or None
+
+
+def _read_shared(environ: Mapping[str, str]) -> str | None:
+    return environ.get("SOUNDPIECE_SHARED") or None
 
 
 def _check_key(key: object) -> None:
@@ -245,6 +264,19 @@ def _check_proxy(url: object) -> None:
         usable = False
     if not usable:
         raise SettingsError("proxy must be an http(s) URL with a host, as http://proxy.example:3128")
+
+
+def _check_shared(url: object) -> None:
+    """Refuse what names no store, without repeating it: it may hold a password."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        usable = parts is not None and parts.scheme in STORES and parts.port != 0 and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(
+            "shared must be the URL of a store, as redis://host/0, rediss://host/0 or postgresql://host/db"
+        )
 
 
 def _is_number(value: object) -> bool:

@@ -2,10 +2,12 @@
 
 from importlib.util import find_spec
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._shared.store import Address, Store
+from soundpiece_async._core.settings import Settings
+from soundpiece_async._shared.store import Address, Store, find_address
 
 _EXTRAS = {
     "redis": ("redis", "redis"),
@@ -27,6 +29,12 @@ def demand_driver(url: str) -> None:
             f"the shared store {redact_url(url)} needs the extra {extra!r}, which is not installed: "
             f"python -m pip install 'soundpiece-async[{extra}]'; nothing was sent"
         )
+
+
+def open_store(settings: Settings) -> Store:
+    """Make the store that the settings name, for a process with a name of its own; nothing is opened."""
+    address = find_address(settings.shared or "", origin=settings.base_url, key=settings.api_key)
+    return make_store(address, peer=uuid4().hex)
 
 
 def make_store(address: Address, *, peer: str) -> Store:

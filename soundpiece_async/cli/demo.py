@@ -47,7 +47,9 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
     await prepare(out)
     try:
         async with Simulator(speed=SPEED, track_seconds=TRACK_SECONDS, download_rate=DOWNLOAD_RATE) as service:
-            settings = Settings(api_key=service.api_key, base_url=service.url, proxy=None, limits=Limits(polls=SLOTS))
+            settings = Settings(
+                api_key=service.api_key, base_url=service.url, proxy=None, shared=None, limits=Limits(polls=SLOTS)
+            )
             async with Session(settings) as session:
                 finished = await _make_all(session, out)
     finally:
