@@ -16,6 +16,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from leftovers import no_task_left
 from ports import reserved_port
+from stores import Server, serve_postgres, serve_redis
 
 from soundpiece_async import Limits, RetryPolicy, Session, Settings, Timeouts
 from soundpiece_async._core import codec
@@ -152,6 +153,21 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             return simulator
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Server]:
+    """One Redis for all tests of a file."""
+    with serve_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One Postgres for all tests of a file."""
+    base = tmp_path_factory.getbasetemp()
+    with serve_postgres(base.parent if base.name.startswith("popen-") else base) as server:
+        yield server
 
 
 def simulate(**changes: Any) -> Simulator:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,8 @@ async def test_confirming_a_webhook_can_be_cancelled_anywhere() -> None:
     async with simulate(durations=STUCK) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
         operation = await session.submit(NewFx("door", duration=0.1))
         sim.finish(operation.id)
-        assert (
-            await every_step(lambda: session._poller.confirm(operation.handle, operation.request), quiet(sim, session))
-            > 2
-        )
+        confirm = partial(session._poller.confirm, operation.handle, operation.request)
+        assert await every_step(confirm, quiet(sim, session)) > 2
         assert (await session.wait(operation)).status is Status.READY
         polls = [request for request in sim.log if request.wait]
         assert polls == []  # the news was kept for whoever comes

@@ -3,14 +3,14 @@
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
-from stores import PASSWORD, Server, serve_postgres, serve_redis
+from stores import PASSWORD, Server
 
 from soundpiece_async import SharedStoreError
 from soundpiece_async._core.account import AccountGate
@@ -25,21 +25,6 @@ pytestmark = pytest.mark.anyio
 
 SLOW = 0.01  # permits per second: beside 100 s, what a busy machine takes does not count
 LEARNED = json.dumps(LearnedRate.settle_at(SLOW).state)
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Server]:
-    """One Redis for all tests of this file."""
-    with serve_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One Postgres for all tests of this file."""
-    base = tmp_path_factory.getbasetemp()
-    with serve_postgres(base.parent if base.name.startswith("popen-") else base) as server:
-        yield server
 
 
 @pytest.fixture(params=["redis", "postgres"])

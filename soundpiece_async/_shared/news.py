@@ -89,7 +89,8 @@ class News:
         """Tell and look, until cancelled.
 
         Raises:
-            SharedStoreError: the store is away; what it was asked last is asked again by the next ``serve``.
+            SharedStoreError: the store is away. What was to be told is told by the next ``serve``; what was sought is
+                lost, so ``seek_all`` comes before it.
         """
         while True:
             self._changed = anyio.Event()
@@ -100,13 +101,12 @@ class News:
                     del self._told[name]
             while self._sought:
                 names = list(islice(self._sought, AT_ONCE))
-                found = await store.look(names)
                 for name in names:
-                    self._sought.pop(name, None)
-                    if name in found and name in self._wanted:
-                        self._receive(self._wanted[name], found[name])
-            if not self._told:
-                await self._changed.wait()
+                    del self._sought[name]
+                for name, body in (await store.look(names)).items():
+                    if name in self._wanted:
+                        self._receive(self._wanted[name], body)
+            await self._changed.wait()
 
     def _receive(self, handle: Handle, body: bytes) -> None:
         self._found.append((handle, None if self._confirm else _read(body, handle)))

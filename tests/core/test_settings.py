@@ -36,6 +36,7 @@ def test_defaults() -> None:
         "validate": True,
         "confirm_webhooks": False,
         "allow_private_outputs": False,
+        "shared": None,
         "proxy": None,
         "ssl_context": None,
     }
@@ -271,18 +272,40 @@ def test_any_value_is_taken_or_refused(kind: Any, data: st.DataObject) -> None:
         assert getattr(knobs, name) is value
 
 
+@pytest.mark.parametrize(
+    "shared",
+    ["redis://:pw@cache.example/0", "rediss://cache.example", "postgresql://u:pw@db.example/jobs?account=band"],
+)
+def test_a_shared_store_has_a_url(shared: str) -> None:
+    """Its password is shown nowhere."""
+    assert Settings(api_key=KEY, shared=shared).shared == shared
+    assert "pw" not in repr(Settings(api_key=KEY, shared=shared))
+
+
+@pytest.mark.parametrize(
+    "shared", ["", "cache.example", "http://pw@cache.example", "redis:///0", "redis://[pw", 5, b"x"]
+)
+def test_a_wrong_shared_store_is_refused(shared: Any) -> None:
+    """Before any request, and without repeating it."""
+    with pytest.raises(SettingsError, match="shared must be the URL of a store") as caught:
+        Settings(api_key=KEY, shared=shared)
+    assert "pw" not in str(caught.value)
+
+
 def test_what_is_not_given_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when other members are given; what is given wins, and an explicit None is no proxy."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_environ")
     monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://environ.example")
     monkeypatch.setenv("SOUNDPIECE_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("SOUNDPIECE_SHARED", "redis://cache.example/0")
     found = Settings(validate=False)
     assert (found.api_key, found.base_url, found.proxy) == (
         "spk_environ",
         "https://environ.example",
         "http://proxy.example:3128",
     )
-    given = Settings(api_key="spk_given", base_url=BASE_URL, proxy=None)
-    assert (given.api_key, given.base_url, given.proxy) == ("spk_given", BASE_URL, None)
+    assert found.shared == "redis://cache.example/0"
+    given = Settings(api_key="spk_given", base_url=BASE_URL, proxy=None, shared=None)
+    assert (given.api_key, given.base_url, given.proxy, given.shared) == ("spk_given", BASE_URL, None, None)
     other = Settings.from_environ({"SOUNDPIECE_API_KEY": "spk_other"})
     assert (other.api_key, other.base_url, other.proxy) == ("spk_other", BASE_URL, None)
