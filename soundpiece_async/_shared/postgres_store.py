@@ -220,7 +220,7 @@ class PostgresStore:
         assert self._messages is not None  # noqa: S101 - it was opened
         with self._translate():
             async for message in self._messages:
-                return message.payload
+                return str(message.payload)
         raise SharedStoreError(f"{self._address}: the connection that listens was closed")
 
     async def _fetch(self, statement: str, **values: Any) -> TupleRow | None:
