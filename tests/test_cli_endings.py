@@ -1,8 +1,12 @@
 """How the command line ends when something is missing, when nobody reads it, and when a signal comes."""
 
+import asyncio
+import errno
 import inspect
+import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +15,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from conftest import Serve
 
 from soundpiece_async import (
     AuthenticationError,
@@ -23,8 +28,10 @@ from soundpiece_async import (
 )
 from soundpiece_async.cli import main
 from soundpiece_async.cli.commands import restore_docstring
+from soundpiece_async.cli.display import Board, Stage
 from soundpiece_async.cli.endings import FAILED, REFUSED, USAGE, explain
 from soundpiece_async.cli.interruption import SIGNALS, Interruption
+from soundpiece_async.cli.loops import make_loop
 from soundpiece_async.cli.run import Members, run
 from soundpiece_async.cli.speech import open_streams, say, tell
 
@@ -86,6 +93,82 @@ def test_started_with_its_input_closed(tmp_path: Path) -> None:
     )
     assert done.stderr.startswith("soundpiece: ")
     assert done.returncode == USAGE
+
+
+@pytest.mark.parametrize("limit", [8, 20])
+def test_too_few_descriptors(limit: int, tmp_path: Path) -> None:
+    """The limit is named, and how to raise it, before anything is done: no traceback, no abortion by uvloop."""
+    program = "from soundpiece_async.cli import main; raise SystemExit(main())"
+    command = f"ulimit -n {limit}; exec {sys.executable} -c '{program}' demo {tmp_path}/out"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    assert done.returncode == FAILED
+    assert done.stderr == (
+        f"soundpiece: this process may open {limit} files at a time, and fewer than 20 of them are free; "
+        f"nothing was done; raise the limit, as by: ulimit -n {limit + 256}\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_event_loop_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a uvloop that works, asyncio's own loop is used; without that either, one line says so."""
+    reasons = [OSError(errno.EPERM, "Operation not permitted")]
+
+    def refuse(*_: object) -> None:
+        raise reasons[0]
+
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    make_loop().close()
+    monkeypatch.setattr(asyncio, "new_event_loop", refuse)
+    assert main(["status", "nowhere"]) == FAILED
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    assert main(["status", "nowhere"]) == FAILED
+    reasons[:] = [OSError(errno.EMFILE, "Too many open files")]
+    assert main(["status", "nowhere"]) == FAILED
+    why = "[Errno 1] Operation not permitted; nothing was done\n"
+    assert capsys.readouterr().err.startswith(
+        f"soundpiece: no event loop can be started here: {why}"
+        f"soundpiece: files and sockets cannot be opened here: {why}"
+        "soundpiece: this process may open "
+    )
+
+
+def test_no_more_threads() -> None:
+    """As in a container with a small limit of processes."""
+    code, why = explain(RuntimeError("can't start new thread"))
+    assert (code, "ulimit -u" in why) == (FAILED, True)
+
+
+FULL = "soundpiece: standard output cannot be written to: No space left on device; "
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output is named, and what is kept; without standard error the work goes on."""
+    serve()
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text('{"route": "create.new_fx", "prompt": "door", "duration": 0.5}\n' * 2)
+    words = ["run", "create.new_fx", "--prompt", "x", "--duration", "1", "--save-to"]
+    for command, kept in {
+        ("run", *words[1:], f"{tmp_path}/a", "--name", "x"): f"saved: {tmp_path}/a/x.flac; ",
+        ("bulk", str(jobs), f"{tmp_path}/b"): "the journal has it all",
+        ("bulk", str(jobs), f"{tmp_path}/c", "--json"): "the journal has it all",
+        ("status", f"{tmp_path}/b"): "send it elsewhere",
+        ("--help",): "send it elsewhere",
+    }.items():
+        with Path("/dev/full").open("w") as full, io.StringIO() as err, monkeypatch.context() as changed:
+            changed.setattr(sys, "stdout", full)
+            changed.setattr(sys, "stderr", err)
+            assert main(command) == FAILED
+            assert f"{FULL}{kept}" in err.getvalue()
+    reading, writing = os.pipe()
+    os.close(reading)
+    for number, path in enumerate([os.open("/dev/full", os.O_WRONLY), writing]):
+        with os.fdopen(path, "w") as lost, monkeypatch.context() as changed:
+            changed.setattr(sys, "stderr", lost)
+            main([*words, str(tmp_path), "--name", str(number)])
+            main(["demo", "--help"])
+            Board("x").show("x", Stage.QUEUED)
+        assert (tmp_path / f"{number}.flac").exists()
 
 
 def test_faults_of_ours_are_seen() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
 if TYPE_CHECKING:
     from soundpiece_async import RunMany, Session
 
+KEPT = "the journal has it all, and the same command goes on: nothing is paid for twice"
+"""What a run has led to when its results cannot be printed."""
 SHOWN = 20
 """Failures that are told one by one."""
 
@@ -131,7 +134,7 @@ class BulkRun:
         lines = [describe(job, result, ending)] if self._order.terms.as_json else _list_paths(result)
         if lines:
             # in a thread: a reader may let us wait for as long as it likes
-            await anyio.to_thread.run_sync(say, "\n".join(lines), abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(partial(say, "\n".join(lines), kept=KEPT), abandon_on_cancel=True)
 
     def _interrupt(self) -> None:
         self._interrupted.set()
@@ -157,7 +160,7 @@ class BulkRun:
         counts = tally.as_members()
         took = anyio.current_time() - self._started
         if self._order.terms.as_json:
-            say(_sum_up(counts, seconds=took))
+            say(_sum_up(counts, seconds=took), kept=KEPT)
         told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
         tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
         if echoed := describe_echoes(tally.echo_differences):

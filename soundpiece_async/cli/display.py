@@ -5,11 +5,13 @@ one, every step is a plain line of its own, and so is how far a download is, now
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 import attrs
 from rich import box
@@ -20,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from soundpiece_async import SavedFile, Statistics
-from soundpiece_async.cli.speech import size
+from soundpiece_async.cli.speech import size, writing_news, writing_results
 
 UNBOUNDED = 10_000
 """Columns that no table of ours needs."""
@@ -66,19 +68,42 @@ class Finished:
 
 
 class Page(Console):
-    """A console that raises when its reader has left; rich itself would end the process, whatever its tasks do.
+    """A console whose errors are those of ``speech``; rich itself would end the process when its reader has left.
 
     Colours may be wished for in a file, as by FORCE_COLOR; moving a cursor needs a terminal, or TTY_INTERACTIVE.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, **options)
+    def __init__(self, *, file: IO[str] | None = None, stderr: bool = False, **options: Any) -> None:
+        stream = file or cast("IO[str]", _Stream(stderr=stderr))
+        super().__init__(highlight=False, file=stream, stderr=stderr, **options)
         if "TTY_INTERACTIVE" not in os.environ and not self.file.isatty():
             self.is_interactive = False
 
     def on_broken_pipe(self) -> None:
-        """Go on raising what rich caught."""
+        """Raise again what rich caught."""
         raise BrokenPipeError
+
+
+@attrs.frozen(kw_only=True)
+class _Stream:
+    """Standard output or standard error, as it is at the time of a write, whose errors are those of ``speech``."""
+
+    stderr: bool
+
+    def __getattr__(self, name: str) -> Any:
+        stream = sys.stderr if self.stderr else sys.stdout
+        return getattr(getattr(stream, "rich_proxied_file", stream), name)
+
+    def write(self, text: str) -> None:
+        with self._guard():
+            self.__getattr__("write")(text)
+
+    def flush(self) -> None:
+        with self._guard():
+            self.__getattr__("flush")()
+
+    def _guard(self) -> AbstractContextManager[None]:
+        return writing_news() if self.stderr else writing_results()
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, total: bool = False) -> None:

@@ -36,11 +36,19 @@ class UsageError(Exception):
     """The command line asks for something there is not; nothing was done."""
 
 
+class StartError(Exception):
+    """The machine does not let a command begin; nothing was done."""
+
+
+class StreamError(Exception):
+    """Standard output cannot be written to."""
+
+
 def explain(error: Exception) -> tuple[int, str]:
-    """Give the exit code and the one line for what ended a command; of several errors, the first.
+    """Return the exit code and the one line for the error that ended a command; of several errors, the first.
 
     Raises:
-        Exception: the error itself, when it is none of the foreseeable ones: then it is a bug, and must be seen whole.
+        Exception: the error itself, if it is unforeseen: then it is a bug, and its traceback must be seen.
     """
     match error:
         case ExceptionGroup(exceptions=(first, *_)):
@@ -51,7 +59,9 @@ def explain(error: Exception) -> tuple[int, str]:
             return USAGE, f'soundpiece: {package} is not installed: pip install "soundpiece-async[{EXTRAS[package]}]"'
         case BrokenPipeError():
             return FAILED, ""  # whoever read our output has left, and wants to hear no more
-        case SoundpieceError() | OSError():
+        case RuntimeError(args=("can't start new thread",)):
+            return FAILED, "soundpiece: no more threads can be started: raise the limit (ulimit -u, or the container's)"
+        case SoundpieceError() | OSError() | StartError() | StreamError():
             told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_way_back(error)])
             return _choose_code(error), f"soundpiece: {advise(told)}"
         case _:

@@ -17,7 +17,7 @@ from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.hints import suggest
 from soundpiece_async.cli.run import make_session
 from soundpiece_async.cli.speech import say, size, tell
-from soundpiece_async.cli.tally import describe_files
+from soundpiece_async.cli.tally import describe_files, list_saved
 
 
 async def get(
@@ -61,9 +61,9 @@ async def get(
             files = await session.download(operation, save_to, name=name, overwrite=overwrite)
             tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
     if as_json:
-        say(json.dumps(describe(operation, files)))
+        say(json.dumps(describe(operation, files)), kept=list_saved(files))
     else:
-        say("\n".join(file.location for file in files) or "\n".join(list_lines(operation)))
+        say("\n".join(file.location for file in files) or "\n".join(list_lines(operation)), kept=list_saved(files))
     return FAILED if operation.status is Status.FAILED else DONE
 
 

@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib.util import find_spec
 
 import anyio
 
 from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, explain
 from soundpiece_async.cli.interruption import Interruption
+from soundpiece_async.cli.loops import demand_descriptors, make_loop
 from soundpiece_async.cli.speech import drain, open_streams, tell
 
 
@@ -21,9 +20,8 @@ def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
         code, why = explain(error)
     else:
         why = "interrupted" if code == INTERRUPTED else ""
-    with suppress(OSError):  # nobody is there to hear it: a pipe whose reader has left, a terminal that was closed
-        if why:
-            tell(why)
+    if why:
+        tell(why)
     return code if drain() else code or FAILED
 
 
@@ -34,6 +32,6 @@ def _try(arguments: Sequence[str], interruption: Interruption) -> int:
     work = parse(arguments)
     if work is None:
         return DONE
-    loop = {"use_uvloop": find_spec("uvloop") is not None}  # of the extra fast
-    code = anyio.run(interruption.guard, work, backend_options=loop)
+    demand_descriptors()
+    code = anyio.run(interruption.guard, work, backend_options={"loop_factory": make_loop})
     return INTERRUPTED if code is None else code

@@ -16,7 +16,7 @@ from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import DESTINATION, POSITIVE, TEXT, read_lyrics
 from soundpiece_async.cli.folders import demand_free, prepare
 from soundpiece_async.cli.speech import count, say, size, tell
-from soundpiece_async.cli.tally import describe_files
+from soundpiece_async.cli.tally import describe_files, list_saved
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
@@ -102,7 +102,8 @@ async def run(
         tell(f"{operation.handle} {operation.status} after {waited:.1f} s, {count(operation.outputs)}")
         files = await session.download(operation, save_to, name=name, overwrite=overwrite)
     tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
-    say(describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files))
+    text = describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files)
+    say(text, kept=list_saved(files))
 
 
 def make_session(timeout: float | None) -> "Session":

@@ -4,25 +4,61 @@ import io
 import os
 import select
 import sys
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from soundpiece_async._core.redaction import redact_message
+from soundpiece_async.cli.endings import StreamError
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def say(line: str) -> None:
-    """Print a result; what the encoding of standard output cannot express (as in a path) is escaped."""
+def say(line: str, *, kept: str = "") -> None:
+    """Print a result; what the encoding of standard output cannot express (as in a path) is escaped.
+
+    Args:
+        line: without its end.
+        kept: what the work has led to all the same, for the error.
+
+    Raises:
+        BrokenPipeError, StreamError: it cannot be printed.
+    """
     encoding = sys.stdout.encoding or "utf-8"
     text = line.encode(encoding, "backslashreplace").decode(encoding)
-    print(text, flush=True)  # noqa: T201 - it is a command line
+    with writing_results(kept):
+        print(text, flush=True)  # noqa: T201 - it is a command line
 
 
 def tell(line: str) -> None:
-    """Print one line of news or of complaint, whatever it consists of; a key that someone typed is not repeated."""
-    print(redact_message(line), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
+    """Print a line of news or of complaint on standard error, without a key that was typed."""
+    with writing_news():
+        print(redact_message(line), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
+
+
+@contextmanager
+def writing_results(kept: str = "") -> Iterator[None]:
+    """Name standard output in the error of a write to it.
+
+    Raises:
+        BrokenPipeError: its reader has left, and wants no message.
+        StreamError: it cannot be written to.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = f"standard output cannot be written to: {error.strerror or error}"
+        raise StreamError(
+            "; ".join(filter(None, (why, kept, "send it elsewhere, as to a file on another disk")))
+        ) from error
+
+
+def writing_news() -> AbstractContextManager[None]:
+    """Pass over the errors of writes to standard error: work goes on without news, and ``drain`` reports them."""
+    return suppress(OSError)
 
 
 class BlockingWriter(io.RawIOBase):

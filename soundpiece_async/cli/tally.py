@@ -143,6 +143,11 @@ def describe(job: Job, result: Result, ending: Ending) -> str:
     return json.dumps(members)
 
 
+def list_saved(files: Sequence[SavedFile]) -> str:
+    """Return where files were saved, as part of a message; nothing if there are none."""
+    return f"saved: {', '.join(file.location for file in files)}" if files else ""
+
+
 def describe_files(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
     """Give what is known of files, as JSON has it."""
     return [

@@ -1,0 +1,55 @@
+"""The event loop of a command: uvloop's where it is installed and can be loaded (extra ``fast``), else asyncio's.
+
+A loop that runs short of descriptors while it starts ends in a traceback, and uvloop's may abort the process. So their
+number is checked before.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+from contextlib import ExitStack
+
+from soundpiece_async._core.fitting import MARGIN
+from soundpiece_async._descriptors import read_limit
+from soundpiece_async.cli.endings import StartError
+
+
+def demand_descriptors() -> None:
+    """Check that enough files can be opened for an event loop, a connection and a journal.
+
+    Raises:
+        StartError: they cannot; the message names the limit.
+    """
+    try:
+        with ExitStack() as opened:
+            for end in socket.socketpair():  # as every event loop opens one
+                opened.callback(end.close)
+            for _ in range(MARGIN - 2):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        most = read_limit()
+        if error.errno == errno.EMFILE and most is not None:
+            raise StartError(
+                f"this process may open {most} files at a time, and fewer than {MARGIN} of them are free; nothing was "
+                f"done; raise the limit, as by: ulimit -n {most + 256}"
+            ) from error
+        raise StartError(f"files and sockets cannot be opened here: {error}; nothing was done") from error
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop.
+
+    Raises:
+        StartError: neither kind can be made.
+    """
+    try:
+        import uvloop  # noqa: PLC0415 - it may be missing, or made for another machine
+
+        return uvloop.new_event_loop()
+    except (ImportError, OSError, RuntimeError):
+        """Asyncio's needs less."""
+    try:
+        return asyncio.new_event_loop()
+    except (OSError, RuntimeError) as error:
+        raise StartError(f"no event loop can be started here: {error}; nothing was done") from error
