@@ -234,8 +234,9 @@ class Session:
 
         Args:
             what: an operation, its handle, or one of its outputs.
-            to: the folder, made if it is missing; or, with the extra ``obstore``, the URL of one in an object store
-                (``s3://bucket/songs``), or a store of obstore's: then nothing is written on this machine.
+            to: the folder, made if it is missing, where ``~`` at the beginning of a text is the home folder; or, with
+                the extra ``obstore``, the URL of one in an object store (``s3://bucket/songs``), or a store of
+                obstore's: then nothing is written on this machine.
             name: what the files are called, instead of the operation's id; made safe.
             overwrite: replace another file that is in the way; the same file is never fetched again.
 

@@ -25,6 +25,18 @@ def test_a_place_is_a_folder_a_url_or_a_store() -> None:
     assert read_place(Path("out")) == Path("out")
     assert all(read_place(f"{scheme}://x/y") == f"{scheme}://x/y" for scheme in SCHEMES)
     assert read_place(store) is store
+    assert read_place("./s3:songs") == Path("s3:songs") == read_place(Path("s3:songs"))
+    assert read_place("take:1") == Path("take:1")
+    assert read_place("C:/songs") == Path("C:/songs")
+
+
+def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In text, also on the command line, where no shell has replaced it; a path object is a path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_place("~/songs") == tmp_path / "songs"
+    assert read_place("~") == tmp_path
+    assert read_place("./~/songs") == Path("~/songs") == read_place(Path("~/songs"))
+    assert Journal.open("~/songs").folder == tmp_path / "songs"
 
 
 class BytesPath:
@@ -41,6 +53,14 @@ class BytesPath:
         ("https://user:word@host/x?sig=1", "names no store"),
         (Path("s3://songs/x"), "pass it as text"),
         ("s3:/songs/x", "a slash is missing, as s3://"),
+        ("s3:songs", "two slashes are missing, as s3://…; for a folder of that name, write ./"),
+        ("file:songs", "two slashes are missing, as file:///folder"),
+        ("S3://", "names no bucket: write s3://bucket/folder"),
+        ("https:/user:word@host/x", "names no store"),
+        ("ftp:songs", "names no store"),
+        ("out:/songs", "names no store"),
+        (Path("https://songs/x"), "pass it as text"),
+        ("~nobody-of-that-name/x", "no such home folder"),
         ("file://tmp/x", "of the machine 'tmp'"),
         ("file://songs.example/x", "file:///songs.example/x"),
         ("file:///x%00", "names no folder"),
@@ -198,6 +218,14 @@ def test_a_file_url_is_a_folder(url: str, path: str) -> None:
         ("memory://x", "is not a folder"),
         ("postgresql://me:word@host/x", "Postgres is not available"),
         ("ftp://me:word@host/x", "names no store"),
+        ("s3:songs", "two slashes are missing, as s3://…; for a folder of that name, write ./"),
+        ("file:songs", "two slashes are missing, as file:///folder"),
+        ("S3://", "names no bucket: write s3://bucket/folder"),
+        ("https:/user:word@host/x", "names no store"),
+        ("ftp:songs", "names no store"),
+        ("out:/songs", "names no store"),
+        (Path("https://songs/x"), "pass it as text"),
+        ("~nobody-of-that-name/x", "no such home folder"),
         ("file://tmp/x", "of the machine 'tmp'"),
         (MemoryStore(), "is not a folder"),
     ],

@@ -39,7 +39,9 @@ TRIAL = 10.0
 """Seconds that a store has for its first answer."""
 
 _NEEDED = "need the extra obstore: pip install 'soundpiece-async[obstore]'"
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/*)")
+_FOREIGN = frozenset({"file", "http", "https", "ftp", "sftp", "gcs", "hdfs", "r2", "wasb", "wasbs"})
+"""Schemes that mean a URL, even without a slash."""
 _S3 = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _AZURE = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME")
 _ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE, "adl": _AZURE}
@@ -115,19 +117,43 @@ def read_text(text: str | bytes, *, is_path: bool = False, field: str) -> Path |
         raise InvalidRequest(f"{redact_url(str(text))!a} cannot be a path, or a URL, on this system", field=field)
     match = _URL.match(text)
     scheme, slashes = (match[1].lower(), len(match[2])) if match else ("", 0)
-    if scheme == "file" and not is_path:
-        return read_file_url(text, field=field)
-    if scheme in SCHEMES | {"file"} and (is_path or slashes == 1):
-        lost = "a path object cannot hold a URL: pass it as text" if is_path else "a slash is missing"
-        raise InvalidRequest(f"{redact_url(text)}: {lost}, as {scheme}://…", field=field)
-    if is_path or "://" not in text:
+    if is_path:
+        if slashes and scheme in SCHEMES | _FOREIGN:
+            raise InvalidRequest(
+                f"{redact_url(text)}: a path object cannot hold a URL: pass it as text, as {scheme}://…", field=field
+            )
         return Path(text)
-    if scheme not in SCHEMES:
+    if slashes or scheme in SCHEMES | _FOREIGN:
+        return _read_url(text, scheme, slashes, field=field)
+    return _expand_home(text, field=field)
+
+
+def _read_url(text: str, scheme: str, slashes: int, *, field: str) -> Path | str:
+    """Parse a URL, or a text that was meant to be one: a folder of its name is rarely meant."""
+    if scheme == "file" and slashes:
+        return read_file_url(text, field=field)
+    shown = redact_url(text) if slashes > 1 else f"{scheme}:{'/' * slashes}…"  # there may be secrets anywhere in it
+    own = "for a folder of that name, write ./ before it"
+    if scheme not in SCHEMES | {"file"}:
         known = ", ".join(f"{known}:" for known in sorted(SCHEMES | {"file"}))
-        raise InvalidRequest(
-            f"{redact_url(text)!r} names no store that files can go to; known are {known}", field=field
-        )
+        raise InvalidRequest(f"{shown!r} names no store that files can go to; known are {known}; {own}", field=field)
+    if slashes < 2:  # noqa: PLR2004 - as any URL has
+        lost = "a slash is missing" if slashes else "two slashes are missing"
+        meant = "file:///folder" if scheme == "file" else f"{scheme}://…"
+        raise InvalidRequest(f"{shown}: {lost}, as {meant}; {own}", field=field)
+    if scheme != "memory" and not text.partition("://")[2].partition("/")[0]:
+        raise InvalidRequest(f"{shown!r} names no bucket: write {scheme}://bucket/folder", field=field)
     return text
+
+
+def _expand_home(text: str, *, field: str) -> Path:
+    """Return the path of a text, with the home folder in place of ``~``, as shells do unless the text is quoted."""
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib's raises where there is no such user
+    if expanded.startswith("~"):
+        raise InvalidRequest(
+            f"{text!r}: there is no such home folder; for one of that name, write ./ before it", field=field
+        )
+    return Path(expanded)
 
 
 def demand_place(to: Destination | None, *, verify: Verify) -> None:

@@ -31,8 +31,8 @@ def read_lyrics(text: str) -> str:
     if not text.startswith("@"):
         return text
     try:
-        return Path(text[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        return Path(text[1:]).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeError, RuntimeError) as error:  # the last one: there is no such user
         raise UsageError(f"--lyrics {text}: {error}") from error
 
 
