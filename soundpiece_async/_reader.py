@@ -67,11 +67,15 @@ class Reader:
             self.unknown_statuses[redact_text(reading.ending.unknown)] = None
 
     def fix(self, operation: Operation[R]) -> Operation[R]:
-        """Give an operation's outputs whole URLs and the numbers they had when first seen; count it when it is over."""
+        """Give an operation's outputs whole URLs and the numbers they had when first seen; count it when it is over.
+
+        Of one that was over before, outputs are news whatever its status is called: their URLs may be signed afresh.
+        """
         operation = self._resolve(operation)
-        if not endings.is_over(operation):
+        known = operation.handle in self._outputs
+        if not (endings.is_over(operation) or (known and operation.outputs)):
             return operation
-        if operation.handle not in self._outputs:
+        if not known:
             self.ready += operation.status is Status.READY
             self.failed += operation.status is Status.FAILED
         return self._number(operation)

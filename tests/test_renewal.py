@@ -1,10 +1,15 @@
+from pathlib import Path
+
 import anyio
 import pytest
+from conftest import settings as simulated
+from conftest import simulate
 from faults import hang_up, stall
 from leftovers import no_task_left, opened, until
 from rawapi import RawApi
 
-from soundpiece_async import DownloadError, Handle, Output, RetryPolicy, Settings, Timeouts, TransportError
+from soundpiece_async import DownloadError, Handle, NewFx, Output, RetryPolicy, Settings, Timeouts, TransportError
+from soundpiece_async._core import endings
 
 pytestmark = pytest.mark.anyio
 
@@ -91,3 +96,17 @@ async def test_an_output_that_is_gone_is_told() -> None:
         api.script.extend([hang_up] * 2)  # the first of them meets the connection that is kept, and costs no try
         with pytest.raises(TransportError):
             await session._reader.renew(OLD)
+
+
+@pytest.mark.parametrize("status", ["missing", "delivered"])
+async def test_a_status_that_is_no_known_end_hides_no_fresh_urls(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two reads said that it is over; the one that signs its URLs afresh need not be confirmed by another."""
+    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    async with simulate(variations={"status": status}) as sim, opened(simulated(sim)) as session:
+        operation = await session.submit(NewFx("door", duration=0.2))
+        ready = await session.wait(operation, timeout=20)
+        sim.expire_urls()
+        (file,) = await session.download(ready, tmp_path)
+        assert file.bytes
