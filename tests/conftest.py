@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -39,6 +40,14 @@ WATCHED = {
 }
 """Files whose tests use a loop in debug mode, on the oldest interpreter."""
 
+SLOW = {
+    *("simulator", "test_cli_demo", "test_cli_probe", "test_damage", "test_descriptors", "test_destinations"),
+    *("test_docs", "test_file_systems", "test_full_disk", "test_house", "test_kills", "test_locales"),
+    *("test_missing_modules", "test_nothing_bare", "test_objects", "test_plausible_answers"),
+    *("test_plausible_services", "test_studio"),
+}
+"""Files, and a folder, that take half the time, and whose outcome depends little on the interpreter."""
+
 READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.loads)}
 """What reads JSON without the extra ``fast``, and with it: the same must come out."""
 
@@ -56,9 +65,16 @@ def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that runs whole what is sampled by default."""
+    """Add the options that run less, and that run whole what is sampled by default."""
+    text = "leave out the files that take long and depend little on the interpreter (SLOW in tests/conftest.py)"
+    parser.addoption("--brief", action="store_true", help=text)
     text = "run only the tests that sample what they try (fixture `thorough`), and let them try all of it"
     parser.addoption("--thorough", action="store_true", help=text)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even read what is left out."""
+    return True if config.getoption("brief") and collection_path.stem in SLOW else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
