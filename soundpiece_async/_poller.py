@@ -363,6 +363,7 @@ class Poller:
         """Send no long polls any more in this session: the service refuses the parameter, and nothing else."""
         if self._takes_long_polls:
             self._takes_long_polls = False
+            self._scheduler.stop_holding()
             logger.warning("the service refuses long polls (wait=true): this session asks without from now on")
 
     def _take_fault(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:

@@ -134,6 +134,10 @@ class Scheduler:
         """The round trip in seconds, as short polls show it; a guess as long as none has been answered."""
         return self._tempo.trip
 
+    def stop_holding(self) -> None:
+        """Know that the service holds no polls: what is asked for as a hold is answered at once, and rests (rule 8)."""
+        self._tempo.stop_holding()
+
     def lag(self, now: float) -> float:
         """Return for how long, at worst, a result can have gone unnoticed, in seconds.
 

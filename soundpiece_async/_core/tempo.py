@@ -20,6 +20,7 @@ class Tempo:
     def __init__(self, *, announced: float) -> None:
         self.announced = announced
         self.hold = announced
+        self._holds = True
         self._trip = inf
         self._shortest = inf
 
@@ -45,9 +46,13 @@ class Tempo:
         """Learn from a long poll without a result: that long the server holds. A single odd one moves it little."""
         self.hold = min(self.announced, self.hold * (max(took, self.announced / 1e6) / self.hold) ** (2 * SMOOTH))
 
+    def stop_holding(self) -> None:
+        """Know from elsewhere that no poll is held from now on."""
+        self._holds, self.hold = False, self.announced
+
     def suspects(self, took: float) -> bool:
         """Tell whether a long poll that ended without a result after `took` seconds may not have been held at all.
 
         While the round trip is unknown, whatever took less than a second may have been answered at once.
         """
-        return took < min(GUARD * self.announced, AT_ONCE * self._shortest)
+        return not self._holds or took < min(GUARD * self.announced, AT_ONCE * self._shortest)

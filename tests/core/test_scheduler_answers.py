@@ -305,3 +305,17 @@ def test_a_rest_is_as_long_as_it_is_asked_for() -> None:
     scheduler.begin(Poll("a", wait=False), now=0.0)
     scheduler.settle("a", now=0.1, outcome=FAILED, retry_after=30)
     assert scheduler.next_action(0.1) == Sleep(30.1)
+
+
+def test_where_no_poll_is_held_a_late_answer_is_no_hold() -> None:
+    """A busy network is not taken for a service that holds for an instant, and would be asked again as soon."""
+    scheduler = Scheduler(slots=1)
+    watch(scheduler, "a")
+    scheduler.begin(Poll("a", wait=False), now=0.0)
+    scheduler.settle("a", now=0.001, outcome=PROCESSING)
+    scheduler.stop_holding()
+    for now in (1.0, 2.5):
+        scheduler.begin(Poll("a", wait=True), now=now)
+        scheduler.settle("a", now=now + 0.1, outcome=PROCESSING)
+        assert scheduler.next_action(now + 0.1) == Sleep(pytest.approx(now + 1.0))
+        assert scheduler.next_action(now + 1.1) == Poll("a", wait=True)
