@@ -47,7 +47,12 @@ def complaint(streams: Streams) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["bulk"], ["demo"], ["get"], ["probe"], ["resume"], ["run"], ["simulate"], ["status"], ["verify"]]
+    "command",
+    [
+        [],
+        *([name] for name in ("bulk", "completion", "demo", "doctor", "get", "probe", "resume", "run", "simulate")),
+        *([name] for name in ("status", "verify")),
+    ],
 )
 def test_help(command: list[str], capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command explains itself, exits with 0, and shows no key."""
@@ -91,6 +96,12 @@ def test_version(capsys: Streams) -> None:
         (["simulate", "--speed", "0"], "--speed"),
         (["simulate", "--speed", "nan"], "--speed"),
         (["simulate", "--port", "70000"], "--port"),
+        (
+            ["simulate", "--fault", "sever_error=1"],
+            "no kind 'sever_error' (did you mean 'server_error'?); the kinds are",
+        ),
+        (["simulate", "--fault", "cut"], "'cut' has no share, as cut=0.1 for a tenth of all"),
+        (["simulate", "--fault", "cut=2"], "'cut' must be a share from 0 to 1"),
         (["simulate", "--variation", "ehco=strip"], "no variation 'ehco' (did you mean 'echo'?)"),
         (["simulate", "--variation", "expires=epoch", "--variation", "expires=empty"], "contradict each other"),
         (["demo", "here", "there"], "there"),

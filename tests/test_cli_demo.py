@@ -18,7 +18,7 @@ import attrs
 import pytest
 import soundfile
 
-from soundpiece_async import Statistics
+from soundpiece_async import Statistics, simulator
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import demo, display, main
 from soundpiece_async.cli.display import Board, Stage
@@ -205,18 +205,29 @@ def test_simulate(
     variations = ("--variation", "envelope=renamed", "--variation", "submit=202")
     with soundpiece("simulate", "--speed", "500", "--seed", "7", *variations, folder=tmp_path) as process:
         assert process.stdout is not None
-        for expected in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL"):
+        for expected in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_WEBHOOK_SECRET"):
             export, name, value = re.split("[ =]", process.stdout.readline().strip(), maxsplit=2)
             assert (export, name) == ("export", expected)
             monkeypatch.setenv(name, value)
         assert main(["run", "create.new_fx", "--prompt", "rain", "--duration", "1", "--save-to", str(tmp_path)]) == 0
         assert len(soundfile.read(capsys.readouterr().out.strip())[0]) == 44100
-        assert interrupt(process, number) == End(130, "", "interrupted\n")
+        ending = interrupt(process, number)
+        assert (ending.code, ending.out) == (130, "")
+        assert "500 times as fast as the real one; Ctrl-C stops it\n" in ending.err
+        assert ending.err.endswith("interrupted\n")
 
 
 def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each line of the simulated service is flushed at once, so that a program can wait for it."""
-    to_come = ["export SOUNDPIECE_API_KEY=", "export SOUNDPIECE_BASE_URL="]
+    to_come = ["export SOUNDPIECE_API_KEY=", "export SOUNDPIECE_BASE_URL=", "export SOUNDPIECE_WEBHOOK_SECRET="]
+    asked: dict[str, Any] = {}
+    make = simulator.Simulator
+
+    def remember(**options: Any) -> simulator.Simulator:
+        asked.update(options)
+        return make(**options)
+
+    monkeypatch.setattr(simulator, "Simulator", remember)
 
     class Reader(io.StringIO):
         def flush(self) -> None:
@@ -224,9 +235,16 @@ def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
                 os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(sys, "stdout", reader := Reader())
-    assert main(["simulate"]) == 130
-    assert re.fullmatch(r"export SOUNDPIECE_API_KEY=spk_\w+\nexport SOUNDPIECE_BASE_URL=http:\S+\n", reader.getvalue())
-    assert capsys.readouterr().err == "interrupted\n"
+    flags = ["--rate-limit", "5", "--callback", "http://127.0.0.1:9/x", "--fault", "cut=0.1", "--fault", "fail=1"]
+    assert main(["simulate", *flags]) == 130
+    pattern = r"export \w+_KEY=spk_\w+\nexport \w+_URL=http:\S+\nexport SOUNDPIECE_WEBHOOK_SECRET=whsec_\S+\n"
+    assert re.fullmatch(pattern, reader.getvalue())
+    said, advised, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"simulated service at http:\S+, 10 times as fast as the real one; Ctrl-C stops it", said)
+    assert "paste these lines, then try: soundpiece run create.new_fx 'door slams'" in advised
+    assert last == "interrupted"
+    assert (asked["requests_per_second"], asked["faults"]) == (5.0, simulator.Faults(cut=0.1, fail=1.0))
+    assert (asked["callback_url"], asked["allow_private_callbacks"]) == ("http://127.0.0.1:9/x", True)
 
 
 def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,10 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume
+from soundpiece_async.cli.completion import completion
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.display import Page
+from soundpiece_async.cli.doctor import doctor
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.get import get
 from soundpiece_async.cli.knobs import Knobs, Terms
@@ -52,7 +54,10 @@ def _lay_out(command: Callable[..., Any]) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", about)
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (bulk, resume, status, verify, demo, get, probe, run, simulate)
+COMMANDS: tuple[Callable[..., Any], ...] = (
+    *(bulk, resume, status, verify, demo, get, run, simulate),
+    *(completion, doctor, probe),
+)
 for _documented in (*COMMANDS, Knobs, Members, Terms):
     restore_docstring(_documented)
 for _command in COMMANDS:

@@ -1,15 +1,24 @@
 """``soundpiece simulate``: the service in a box, for as long as it is wanted."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
+import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.flags import POSITIVE
-from soundpiece_async.cli.speech import say
+from soundpiece_async.cli.hints import suggest
+from soundpiece_async.cli.speech import say, tell
 
+if TYPE_CHECKING:
+    from soundpiece_async.simulator import Faults
+    from soundpiece_async.simulator.variations import Variations
+
+SPEED = 10.0
+"""A person at a terminal does not wait a minute for a first song."""
 VARIATIONS_HELP = (
     "NAME=VALUE, and as often as you like: what it does where the documentation is silent, such as echo=strip or "
     "expires=epoch. The names: audio, created, download, duration, echo, encoding, envelope, error, expires, firewall, "
@@ -18,17 +27,26 @@ VARIATIONS_HELP = (
 )
 
 
+FAULTS_HELP = (
+    "KIND=SHARE, and as often as you like: what goes wrong, as server_error=0.1 for a tenth of all requests. The kinds "
+    "are bad_gateway, corrupt, cut, fail, gateway_timeout, reset_after, reset_before, server_error and stall."
+)
+
+
 async def simulate(
     *,
-    speed: Annotated[float, POSITIVE] = 1.0,
+    speed: Annotated[float, POSITIVE] = SPEED,
     seed: int = 0,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
     output_port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
     host: str = "127.0.0.1",
     public_url: str | None = None,
+    rate_limit: Annotated[float | None, POSITIVE] = None,
+    callback: str | None = None,
+    fault: Annotated[list[str] | None, Parameter(negative=(), help=FAULTS_HELP)] = None,
     variation: Annotated[list[str] | None, Parameter(negative=(), help=VARIATIONS_HELP)] = None,
 ) -> None:
-    """Run a simulated service until Ctrl-C, and print its URL and its key as shell commands.
+    """Run a simulated service until Ctrl-C, and print its URL, its key and its webhook secret as shell commands.
 
     Point any client at it, 'soundpiece run' as well: its audio is real, its waits are realistic, and nothing is paid.
 
@@ -39,16 +57,15 @@ async def simulate(
         output_port: the same for the host of the audio.
         host: the interface to listen on; 0.0.0.0 for all, as in a container.
         public_url: the URL as clients have it, where that is another one, as of a mapped port.
+        rate_limit: requests per second that the account may send; more are answered 429.
+        callback: where webhooks go, as http://127.0.0.1:8000/hook, of operations that name no callback_url themselves;
+            addresses of private networks are called then, and no others.
+        fault: what goes wrong, see `FAULTS_HELP`.
         variation: what it does where the documentation is silent, see `VARIATIONS_HELP`.
     """
     # its extra may be missing, and --help needs none
     from soundpiece_async.simulator import Simulator  # noqa: PLC0415
-    from soundpiece_async.simulator.variations import read_variations  # noqa: PLC0415
 
-    try:
-        variations = read_variations(variation or ())
-    except ValueError as error:
-        raise UsageError(f"--variation: {error}") from error
     service = Simulator(
         speed=speed,
         seed=seed,
@@ -56,9 +73,45 @@ async def simulate(
         output_port=output_port,
         host=host,
         public_url=public_url,
-        variations=variations,
+        requests_per_second=rate_limit,
+        callback_url=callback,
+        allow_private_callbacks=callback is not None,
+        faults=_read_faults(fault or ()),
+        variations=_read_variations(variation or ()),
     )
     async with service:
-        for name, value in service.environ.items():
+        tell(f"simulated service at {service.url}, {speed:g} times as fast as the real one; Ctrl-C stops it")
+        tell("in another terminal, paste these lines, then try: soundpiece run create.new_fx 'door slams'")
+        for name, value in {**service.environ, "SOUNDPIECE_WEBHOOK_SECRET": service.webhook_secret}.items():
             say(f"export {name}={value}")
         await anyio.sleep_forever()
+
+
+def _read_variations(written: Sequence[str]) -> "Variations":
+    from soundpiece_async.simulator.variations import read_variations  # noqa: PLC0415 - as above
+
+    try:
+        return read_variations(written)
+    except ValueError as error:
+        raise UsageError(f"--variation: {error}") from error
+
+
+def _read_faults(written: Sequence[str]) -> "Faults":
+    from soundpiece_async.simulator import Faults  # noqa: PLC0415 - as above
+
+    kinds = sorted(
+        name for name, field in attrs.fields_dict(Faults).items() if field.default == 0.0 and field.type is float
+    )
+    shares: dict[str, Any] = {}
+    for text in written:
+        kind, _, share = text.partition("=")
+        if kind not in kinds:
+            raise UsageError(f"--fault: no kind {kind!r}{suggest(kind, kinds)}; the kinds are {', '.join(kinds)}")
+        try:
+            shares[kind] = float(share)
+        except ValueError:
+            raise UsageError(f"--fault: {text!r} has no share, as {kind}=0.1 for a tenth of all") from None
+    try:
+        return Faults(**shares)
+    except ValueError as error:
+        raise UsageError(f"--fault: {error}") from error

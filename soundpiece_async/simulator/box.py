@@ -68,6 +68,7 @@ class Simulator:
         webhook_duplicates: The share of webhooks that are delivered twice.
         allow_private_callbacks: Whether loopback and other private hosts, and plain http, may be callbacks. Callbacks
             to public hosts are accepted always and called never.
+        callback_url: Where webhooks go of operations that were submitted without a callback of their own.
         on_request: Called with each `Request` after it arrived and before it takes effect; awaited if it is async.
         cache_bytes: How much rendered audio is kept.
         host: The interface to listen on; "0.0.0.0" for all of them, as in a container.
@@ -104,6 +105,7 @@ class Simulator:
     webhook_loss: float = attrs.field(default=0.0, validator=arguments.SHARE)
     webhook_duplicates: float = attrs.field(default=0.0, validator=arguments.SHARE)
     allow_private_callbacks: bool = False
+    callback_url: str | None = attrs.field(default=None, validator=optional(arguments.TEXT))
     on_request: Hook | None = attrs.field(default=None, validator=optional(arguments.CALLABLE))
     cache_bytes: int = attrs.field(default=64 << 20, validator=arguments.SIZE)
     host: str = "127.0.0.1"
@@ -273,7 +275,7 @@ class Simulator:
 
     def _announce(self, operation: Operation) -> None:
         """Send word of an operation that ended, if anyone is to hear of it (contract section 9)."""
-        callback = operation.submission.callback_url
+        callback = operation.submission.callback_url or self.callback_url
         if callback is None or not self._courier.keys:
             return
         dice = _dice(self.seed, operation.id)

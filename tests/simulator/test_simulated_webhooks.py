@@ -208,3 +208,11 @@ async def test_refuses_secrets_that_are_none() -> None:
     """A signing secret is base64 behind its prefix."""
     with pytest.raises(ValueError, match="whsec_"):
         Simulator(webhook_secret="whsec_not base64")
+
+
+async def test_operations_without_a_callback_may_have_one() -> None:
+    """``callback_url`` is where their webhooks go, as to a receiver that is tried out."""
+    async with listening() as receiver, opened(callback_url=receiver.url, webhook_secret=SECRET) as caller:
+        operation = await caller.run("create.new_fx", prompt="slam", duration=0.5)
+        await receiver.expect(1)
+    assert json.loads(receiver.got[0][1])["data"]["id"] == operation["id"]

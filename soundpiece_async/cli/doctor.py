@@ -1,0 +1,184 @@
+"""``soundpiece doctor``: is everything here that a run needs, and what to do about what is not."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from importlib.util import find_spec
+from typing import Annotated
+
+import anyio
+import attrs
+from cyclopts import Parameter
+
+from soundpiece_async import Limits, Settings, SettingsError, TransportError
+from soundpiece_async._core.fitting import fit
+from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._descriptors import count_open, read_limit
+from soundpiece_async._version import __version__
+from soundpiece_async.cli.endings import DONE, FAILED
+from soundpiece_async.cli.speech import plural, say
+
+EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "cli": (("cyclopts", "rich"), "this command line"),
+    "fast": (("orjson", "uvloop"), "less CPU for each request"),
+    "obstore": (("obstore",), "files into S3, Google Cloud Storage or Azure"),
+    "simulator": (("numpy", "soundfile"), "soundpiece simulate and demo"),
+    "verify": (("numpy", "soundfile"), "every frame of each file is checked"),
+}
+"""What each extra brings, and what it is for."""
+UNKNOWN = "op_doctor"
+"""An operation that no account has: asking for it costs nothing."""
+TIMEOUT = 15.0
+"""Seconds that the service has to answer."""
+SKEW = 30.0
+"""Seconds that a clock may be wrong: webhooks that seem five minutes old are refused."""
+ENOUGH = 1024
+"""Open files that the default limits fit into."""
+STAND_IN = "spk_none"
+"""Sent when there is no key: the service answers, and refuses it."""
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """What was found of one thing.
+
+    Attributes:
+        name: of the thing.
+        ok: False: nothing works before it is corrected; None: worth knowing.
+        found: what was found.
+        advice: what to do about it, unless it is as it should be.
+    """
+
+    name: str
+    ok: bool | None
+    found: str
+    advice: str = ""
+
+
+async def doctor(*, as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False) -> int:
+    """Check the key, the base URL, whether the service answers, the clock, the extras and the limit of open files.
+
+    Each line says what was found, and what to do when it is not as it should be. One request is sent, for an operation
+    that does not exist: nothing is created or paid. The key is not printed.
+
+    Exit codes: 0 a run can begin; 1 something must be corrected first.
+
+    Args:
+        as_json: print one JSON object instead.
+    """
+    checks = [Check(name="version", ok=True, found=f"{__version__} on Python {platform.python_version()}")]
+    checks += check_settings()
+    checks += await check_service()
+    checks += [*check_extras(), check_descriptors()]
+    if as_json:
+        say(json.dumps({"checks": [attrs.asdict(check) for check in checks]}))
+    else:
+        for line in describe(checks):
+            say(line)
+    return FAILED if any(check.ok is False for check in checks) else DONE
+
+
+def describe(checks: Iterable[Check]) -> Iterator[str]:
+    """Return a line for each, and one below for what to do."""
+    marks = {True: "ok", False: "wrong", None: "note"}
+    for check in checks:
+        yield f"{marks[check.ok]:<6}{check.name}: {check.found}"
+        if check.advice:
+            yield f"{'':<6}{check.advice}"
+
+
+def check_settings() -> list[Check]:
+    """Check what the environment says, without a request."""
+    try:
+        settings = Settings()
+    except SettingsError as error:
+        advice = "export SOUNDPIECE_API_KEY=spk_..., or without a key: soundpiece simulate prints what to export"
+        if os.environ.get("SOUNDPIECE_API_KEY"):
+            advice = "correct SOUNDPIECE_API_KEY, SOUNDPIECE_BASE_URL or SOUNDPIECE_PROXY, whichever that is about"
+        return [Check(name="settings", ok=False, found=str(error), advice=advice)]
+    proxy = "no proxy" if settings.proxy is None else f"proxy {redact_url(settings.proxy)}"
+    return [Check(name="settings", ok=True, found=f"a key, base URL {settings.base_url}, {proxy}")]
+
+
+async def check_service() -> list[Check]:
+    """Ask the service for an operation that does not exist: does it answer, does it take the key, what is its time."""
+    from soundpiece_async._core.wire import Call  # noqa: PLC0415 - --help needs no network
+    from soundpiece_async._network import Network  # noqa: PLC0415 - it brings aiohttp
+
+    try:
+        settings = Settings() if os.environ.get("SOUNDPIECE_API_KEY") else Settings(api_key=STAND_IN)
+    except SettingsError:  # said already
+        return []
+    started = anyio.current_time()
+    async with Network(settings) as network:
+        try:
+            answer = await network.fetch(Call("GET", f"/v1/create.new_fx?id={UNKNOWN}", None, UNKNOWN), timeout=TIMEOUT)
+        except TransportError as error:
+            advice = f"check the network, SOUNDPIECE_BASE_URL (now {settings.base_url}) and SOUNDPIECE_PROXY"
+            return [Check(name="service", ok=False, found=str(error), advice=advice)]
+    took = anyio.current_time() - started
+    has_key = settings.api_key != STAND_IN
+    return [read_status(answer.status, seconds=took, has_key=has_key), *read_clock(answer.headers.get("date"))]
+
+
+def read_status(status: int, *, seconds: float, has_key: bool) -> Check:
+    """Return what an answer says; 404 is the right one, ``seconds`` is how long it took."""
+    ok: bool | None = True
+    found, advice = f"answers within {seconds * 1000:.0f} ms", ""
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        ok, found = False, f"{found}, with a redirect ({status})"
+        advice = "correct SOUNDPIECE_BASE_URL: the key is sent to no other address"
+    elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and has_key:
+        ok, found = False, f"{found}, and refuses the key ({status})"
+        advice = "check SOUNDPIECE_API_KEY in the dashboard, and from which addresses it may be used"
+    elif status == HTTPStatus.TOO_MANY_REQUESTS:
+        ok, found = None, f"{found}, and limits the rate now ({status})"
+        advice = "nothing to do: the rate is learned; several processes of one account share it"
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        ok, found = False, f"{found}, with an error of its own ({status})"
+        advice = "wait: a bulk run waits for an hour, and the next one goes on"
+    elif has_key:
+        found = f"{found}, and takes the key"
+    return Check(name="service", ok=ok, found=found, advice=advice)
+
+
+def read_clock(date: str | None) -> list[Check]:
+    """Compare this machine's clock with a ``Date`` header, if that can be read."""
+    try:
+        ahead = (datetime.now(UTC) - parsedate_to_datetime(str(date))).total_seconds()
+    except (ValueError, TypeError):
+        return []
+    if abs(ahead) <= SKEW:
+        return [Check(name="clock", ok=True, found="agrees with the service's")]
+    found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the service's"
+    return [Check(name="clock", ok=None, found=found, advice="set it by NTP: webhooks that seem old are refused")]
+
+
+def check_extras() -> Iterator[Check]:
+    """Check which extras are installed."""
+    for name, (packages, purpose) in EXTRAS.items():
+        missing = [package for package in packages if find_spec(package) is None]
+        if missing:
+            found = f"not installed ({', '.join(missing)} missing): {purpose}"
+            advice = f'python -m pip install "soundpiece-async[{name}]"; in a clone: python -m pip install ".[{name}]"'
+            yield Check(name=f"extra {name}", ok=None, found=found, advice=advice)
+        else:
+            yield Check(name=f"extra {name}", ok=True, found=f"installed: {purpose}")
+
+
+def check_descriptors() -> Check:
+    """Check how many files this process may open."""
+    most, used = read_limit(), count_open()
+    if most is None:
+        return Check(name="open files", ok=True, found="no limit")
+    fitted = fit(Limits(), free=most - used)
+    found = f"{plural(most, 'file')} may be open, {used} are"
+    if fitted == Limits():
+        return Check(name="open files", ok=True, found=f"{found}: enough for the default limits")
+    changes = ", ".join(f"{name}={getattr(fitted, name)}" for name in ("polls", "submits", "downloads"))
+    found = f"{found}: limits are fitted to that ({changes})"
+    return Check(name="open files", ok=None, found=found, advice=f"for more: ulimit -n {ENOUGH}")
