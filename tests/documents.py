@@ -32,6 +32,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ex
 CLI = ROOT / "docs" / "cli.md"
 HELP_COLUMNS = 88
 
+PUBLISHED = "https://github.com/soundpiece/soundpiece-async/blob/main/"
+IMAGES = "https://raw.githubusercontent.com/soundpiece/soundpiece-async/main/"
 NOT_RUN = 'title="not run: '
 LANGUAGES = {"python", "sh", "text", "json", "toml", "html"}
 _FENCE = re.compile(
@@ -121,8 +123,9 @@ def read_prose(page: Path) -> str:
 
 
 def read_links(page: Path) -> list[str]:
-    """Give the targets of a page's links that stay in the project."""
-    targets = [found["target"] for found in _LINK.finditer(read_prose(page))]
+    """Return the targets of a page's links that stay in the project; those of README are absolute, for index pages."""
+    targets = [found["target"].removeprefix(PUBLISHED) for found in _LINK.finditer(read_prose(page))]
+    targets = [target.removeprefix(IMAGES) for target in targets]
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
@@ -172,6 +175,8 @@ def check_command(command: list[str]) -> None:
             pass
         case ["python", script, *_]:
             assert (ROOT / script).exists(), command
+        case ["python3", "-m", "venv", ".venv"] | [".", ".venv/bin/activate"]:
+            pass
         case ["export", assignment]:
             assert "=" in assignment, command
         case _:

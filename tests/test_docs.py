@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from conftest import settings, simulate
 from documents import (
     CLI,
+    IMAGES,
     LANGUAGES,
     PAGES,
+    PUBLISHED,
     ROOT,
     Block,
     check_command,
@@ -116,6 +119,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert file.exists(), link
         if anchor:
             assert anchor in read_anchors(file), link
+
+
+def test_links_of_the_readme_are_absolute() -> None:
+    """An index page shows it where no file of ours lies beside it."""
+    text = read_prose(ROOT / "README.md")
+    targets = re.findall(r"\]\(([^)\s]+)|(?:src|srcset)=\"([^\"]+)", text)
+    assert [target for pair in targets for target in pair if target and not target.startswith(("https://", "#"))] == []
+    source = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    assert f"{source}/blob/main/" == PUBLISHED
+    assert f"{source}/main/".replace("github.com", "raw.githubusercontent.com") == IMAGES
 
 
 def test_the_failure_guide_has_every_error() -> None:

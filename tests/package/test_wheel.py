@@ -163,12 +163,12 @@ def test_the_source_has_what_a_packager_needs(dist: Path) -> None:
 
 
 def test_the_metadata_is_valid(dist: Path, metadata: Message) -> None:
-    """As the standards and the index have it: classifiers exist, the description renders, no address is invented."""
+    """As the standards and the index have it: classifiers exist, the description renders."""
     call(sys.executable, "-m", "validate_pyproject", ROOT / "pyproject.toml")
     call(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir())
     assert {one.name for one in requirements(metadata)} == REQUIRED
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata.get_all("Project-URL") is None
+    assert metadata.get_all("Project-URL") == ["Source, https://github.com/soundpiece/soundpiece-async"]
     assert metadata.get_payload(decode=True) == (ROOT / "README.md").read_bytes()
 
 
