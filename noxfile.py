@@ -13,7 +13,11 @@ nox.options.error_on_missing_interpreters = False  # a missing interpreter is sk
 nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "uv|virtualenv"  # with uv, which README's command brings, a minute less for each
 
-PYTHONS = ["3.11", "3.12", "3.13"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
+MEASURED = "3.13"
+"""The one that coverage, browser and thorough tests are run on: where it is missing, they are skipped, too."""
+WHOLE = (PYTHONS[0], MEASURED, PYTHONS[-1])
+"""Those that the slow tests are run on, too, which depend little on the interpreter."""
 
 
 def show_pyenv_interpreters() -> None:
@@ -61,23 +65,23 @@ def provide_servers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, warnings as errors.
 
-    On the oldest interpreter the loops that matter most are in debug mode (`WATCHED` in `tests/conftest.py`), and the
-    newest, whose tracing costs least, measures the branch coverage. The one between leaves out the files that take half
-    the time and depend little on the interpreter (`SLOW` there), and holds the simulator against the machine-readable
-    contract.
+    On the oldest interpreter the loops that matter most are in debug mode (`WATCHED` in `tests/conftest.py`), and
+    `MEASURED`, whose tracing costs least, measures the branch coverage. Those that are not `WHOLE` leave out the files
+    that take half the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
+    against the machine-readable contract.
     """
     provide_servers(session)
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
-    coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == PYTHONS[-1] else []
-    brief = ["--brief"] if session.python == PYTHONS[1] and not session.posargs else []
+    coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == MEASURED else []
+    brief = ["--brief"] if session.python not in WHOLE and not session.posargs else []
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *brief, *session.posargs)
     if session.python == PYTHONS[1]:
         install(session, "test", "openapi")
         session.run("pytest", "-q", "-n", "2", "tests/openapi")
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=MEASURED)
 def thorough(session: nox.Session) -> None:
     """Run whole what the tests only sample: every damaged bit, every turn of the loop. Many minutes."""
     provide_servers(session)
@@ -103,7 +107,7 @@ def lowest(session: nox.Session) -> None:
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *session.posargs)
 
 
-@nox.session(python=PYTHONS[-1])
+@nox.session(python=MEASURED)
 def browser(session: nox.Session) -> None:
     """Use the pages as a person would, in a real Chromium, which is installed if that is possible."""
     if not provide(session, "chromium", package="chromium"):

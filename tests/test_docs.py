@@ -8,7 +8,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from documents import (
     Block,
     check_command,
     list_commands,
+    make_module,
     read_anchors,
     read_blocks,
     read_commands,
@@ -70,7 +70,7 @@ async def test_every_program_runs(name: str, tmp_path: Path, monkeypatch: pytest
             monkeypatch.setenv(variable, value)
         monkeypatch.setenv("SOUNDPIECE_WEBHOOK_SECRET", str(simulator.webhook_secret))
         async with Session(settings(simulator)) as session:
-            page = ModuleType(name)
+            page = make_module(name)
             monkeypatch.setitem(sys.modules, name, page)  # where frameworks look up the types of a handler
             namespace: dict[str, Any] = vars(page)
             namespace |= {"session": session, "simulator": simulator}

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import anyio
@@ -18,6 +17,7 @@ import uvloop
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from anyio.abc import TaskGroup
 from conftest import STUCK, settings, simulate
+from documents import make_module
 from fastapi import FastAPI
 from leftovers import no_task_left, until
 from serving import serve_aiohttp, serve_asgi
@@ -107,7 +107,7 @@ async def test_the_guides_application(framework: str, monkeypatch: pytest.Monkey
             monkeypatch.setenv(name, value)
         async with no_task_left(), ClientSession(timeout=ClientTimeout(total=10)) as browser:
             for _ in range(2):  # a reload runs the module anew
-                module = ModuleType("guide")
+                module = make_module("guide")
                 monkeypatch.setitem(sys.modules, "guide", module)
                 exec(code, vars(module))  # noqa: S102 - our own guide
                 async with anyio.create_task_group() as staying:

@@ -7,9 +7,11 @@ import inspect
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import soundpiece_async
 from soundpiece_async import Session
@@ -44,6 +46,32 @@ def test_the_public_list_is_sorted_and_complete() -> None:
         assert name == "Destination" or getattr(soundpiece_async, name).__name__ == name  # an alias has another name
     with pytest.raises(AttributeError, match="no attribute 'Sessions'"):
         soundpiece_async.Sessions  # noqa: B018 - asking is what is tested
+
+
+def test_every_list_of_pythons_is_the_same() -> None:
+    """The classifiers, what nox runs, and what the workflow runs by the README's command."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [one.rpartition(" ")[2] for one in project["classifiers"] if "Python :: 3." in one]
+    (listed,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "noxfile.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PYTHONS"
+    )
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    assert named == listed == job["strategy"]["matrix"]["python"]
+    assert job["steps"][-1]["run"] == "bash .ci/run"
+
+
+def test_forms_and_hooks_can_be_read() -> None:
+    """Each form of an issue asks for something, and each hook before a commit is a program of the environment."""
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= form.keys()
+        ids = [field["id"] for field in form["body"] if field["type"] != "markdown"]
+        assert ids == list(dict.fromkeys(ids)) != []
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    assert {hook["language"] for repo in hooks for hook in repo["hooks"]} == {"system"}
 
 
 def test_the_command_line_is_quick_to_catch_signals() -> None:

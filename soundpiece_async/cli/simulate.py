@@ -63,8 +63,7 @@ async def simulate(
         fault: what goes wrong, see `FAULTS_HELP`.
         variation: what it does where the documentation is silent, see `VARIATIONS_HELP`.
     """
-    # its extra may be missing, and --help needs none
-    from soundpiece_async.simulator import Simulator  # noqa: PLC0415
+    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
 
     service = Simulator(
         speed=speed,

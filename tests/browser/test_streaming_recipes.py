@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from documents import ROOT, Block, read_blocks
+from documents import ROOT, Block, make_module, read_blocks
 from playwright.sync_api import Page, expect
 from serving import serve_aiohttp, serve_asgi
 from studio import Service, open_service
@@ -29,7 +28,7 @@ def slow_service() -> Iterator[Service]:
 def serve(app: Block, service: Service, folder: Path) -> Iterator[str]:
     """Run an application of the guide, with its page beside it."""
     (folder / "page.html").write_text(PAGE.code)
-    module = ModuleType("app")
+    module = make_module("app")
     exec(compile("\n" * app.line + app.code, str(app.page), "exec"), vars(module))  # noqa: S102 - our own guide
     made: Any = vars(module)["app"]
     with service.portal.wrap_async_context_manager(
