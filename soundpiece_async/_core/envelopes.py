@@ -30,7 +30,7 @@ MAX_OBJECTS = 1000
 """Objects that are searched; an answer about one operation needs no more."""
 
 _USUAL_ID = re.compile(r"op_[0-9a-z]{26}")
-_RESOURCE = re.compile(r"(?:.*/)?operations/([^/]+)")
+_RESOURCE = re.compile(r"(?:.*?/)?operations/(.+)")
 _OWN_NAMES = frozenset({"id", "uuid", "guid", "oid"})
 _REQUEST_NAMES = frozenset({"requestid", "generationid", "predictionid", "runid", "renderid"})
 _ECHOED = frozenset(name for kind in ROUTES.values() for name in attrs.fields_dict(kind))
@@ -71,28 +71,33 @@ def find_operation(
 
 def _walk(data: object) -> Iterator[dict[str, Any]]:
     """Yield the objects in an answer, the outer ones first."""
-    level, seen = [data], 0
+    level: list[object] = [data]
+    seen = 0
     for _ in range(MAX_DEPTH + 1):
         deeper: list[object] = []
         for value in level:
             if isinstance(value, dict):
                 seen += 1
                 yield value
-                inner: Iterable[object] = map(_unpack, value, value.values())
+                level += _unpack(value)
+                inner: Iterable[object] = value.values()
             else:
                 inner = value if isinstance(value, list) else ()
             deeper += [one for one in inner if isinstance(one, dict | list)][:MAX_OBJECTS]
         level = deeper[: MAX_OBJECTS - seen] if seen < MAX_OBJECTS else []
 
 
-def _unpack(name: str, value: object) -> object:
-    """Return the value of a member, and of a text in JSON what that is (rule 5)."""
-    if not isinstance(value, str) or name in _ECHOED or value.lstrip()[:1] != "{":
-        return value
+def _unpack(value: dict[str, Any]) -> list[object]:
+    """Return the objects that text members contain in JSON (rule 5)."""
+    texts = [text for name, text in value.items() if isinstance(text, str) and name not in _ECHOED]
+    return [data for text in texts if text.lstrip()[:1] == "{" and (data := _decode(text)) is not None]
+
+
+def _decode(text: str) -> object:
     try:
-        return codec.decode_text(value)
+        return codec.decode_text(text)
     except ValueError:
-        return value
+        return None
 
 
 def _looks_alive(value: Mapping[str, Any]) -> bool:
@@ -143,18 +148,19 @@ def _name(
 ) -> Mapping[str, Any] | None:
     """Return what is known of the operation, under the id that is found (rule 6); None: there is none.
 
-    With ``weak``, also by members that may name something else, where no object has an id.
+    With ``weak``, also by members of the outermost object that may name something else: no object has an id.
     """
     alive = [value for value in objects if _looks_alive(value)]
-    told = [*objects[:1], *alive]
+    linking = [*objects[:1], *alive]
+    told = linking if weak else alive
     tiers: list[Iterable[tuple[str | None, dict[str, Any]]]] = [
-        ((locations.find_in_link(text, route=route), value) for value in told for text in _list_texts(value)),
+        ((locations.find_in_link(text, route=route), value) for value in linking for text in _list_texts(value)),
         [(hint, {})],
         ((_read_resource(value), value) for value in told),
         ((_read_nested(one), value) for value in told for name, one in value.items() if _is_named(name, _OWN_NAMES)),
         ((identity, value) for value in told for identity in _list_requests(value, key)),
     ]
-    for tier in tiers if weak or any(value is objects[0] for value in alive) else tiers[:2]:
+    for tier in tiers:
         found = {identity: value for identity, value in tier if identity is not None}
         exact = {one: value for one, value in found.items() if asked is not None and members.is_same_id(one, asked)}
         if len(exact or found) == 1:

@@ -9,7 +9,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import groupby
@@ -309,6 +309,77 @@ async def test_has_other_ids(value: str, form: str) -> None:
         assert re.fullmatch(form, operation["id"])
         assert (await caller.fetch(operation["output"]["url"])).status == 200
         assert (await caller.get("unheard of")).status == 422
+
+
+@pytest.mark.parametrize(
+    ("value", "member", "prefix"),
+    [
+        *((name, name, "") for name in ("_id", "operation_id", "request_id", "uuid")),
+        ("name", "name", "operations/"),
+    ],
+)
+async def test_has_ids_in_other_members(value: str, member: str, prefix: str) -> None:
+    """Instead of `id`, in every answer."""
+    async with opened(variations={"id-in": value}) as caller:
+        operation = (await caller.put()).json["fx"]
+        assert "id" not in operation
+        assert (await caller.get(operation[member].removeprefix(prefix))).json["fx"][member] == operation[member]
+
+
+@pytest.mark.parametrize(("value", "change"), [("upper", str.upper), ("urn", "urn:op:{}".format)])
+async def test_writes_ids_otherwise(value: str, change: Callable[[str], str]) -> None:
+    """In the answer to a GET alone."""
+    async with opened(variations={"read-id": value}) as caller:
+        identity = (await caller.put()).operation["id"]
+        assert identity in caller.sim.operations
+        assert (await caller.get(identity)).operation["id"] == change(identity)
+        assert (await caller.get("unheard of")).status == 422
+
+
+@pytest.mark.parametrize(("value", "status", "name"), [("location", 202, "Location"), ("204", 204, "Content-Location")])
+async def test_accepts_in_a_header(value: str, status: int, name: str) -> None:
+    """An accepted PUT has the path of its GET in a header, and no body."""
+    async with opened(variations={"submit": value, "envelope": "beside"}) as caller:
+        answer = await caller.put()
+        assert (answer.status, answer.body) == (status, b"")
+        path, _, identity = answer.headers[name].partition("?id=")
+        assert path == "/v1/create.new_fx"
+        assert identity in caller.sim.operations
+        assert (await caller.get(identity)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "start", "end"),
+    [
+        ("guarded", b")]}',\n{", b"}"),
+        ("padded", b"\xef\xbb\xbf{", b"}\0\0"),
+        ("lines", b"{", b"}\n"),
+        ("function", b'{"statusCode": 200, "body": "{', b'}"}'),
+    ],
+)
+async def test_writes_bodies(value: str, start: bytes, end: bytes) -> None:
+    """There is something around the JSON of what is no refusal."""
+    async with opened(variations={"body": value}) as caller:
+        body = (await caller.put()).body
+        assert (body[: len(start)], body[-len(end) :]) == (start, end)
+        assert (await caller.get("unheard of")).json["detail"]
+
+
+@pytest.mark.parametrize("name", ["download_url", "audio_url", "uri", "link", "href", "file", "url"])
+async def test_writes_links(name: str) -> None:
+    """The link of an output is elsewhere, or begins with the host."""
+    output = (await finish([f"link={name if name != 'url' else 'schemeless'}"]))["output"]
+    link = output[name]["url"] if name == "file" else output[name]
+    assert link.startswith("//" if name == "url" else "http://")
+    assert ("thumbnail_url" in output) == (name == "href")
+
+
+async def test_writes_links_alone() -> None:
+    """Outputs are texts, in a list or by kind."""
+    links = (await finish(["outputs=texts"], "create.new_song", **SONG))["outputs"]
+    assert all(link.startswith("http://") for link in links)
+    by_kind = (await finish(["outputs=texts-by-kind"], "adapt.separate_stems", **STEMS))["outputs"]
+    assert by_kind["vocals"].startswith("http://")
 
 
 @pytest.mark.parametrize("value", ["201", "202"])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -9,8 +10,7 @@ from uuid import uuid4
 import anyio
 import attrs
 
-from soundpiece_async._core import envelopes, pacing
-from soundpiece_async._core.codec import decode_json
+from soundpiece_async._core import codec, envelopes, pacing
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_header
 from soundpiece_async._core.wire import Answer, Call
@@ -28,20 +28,22 @@ class Reply:
 
     Attributes:
         status: of HTTP; 0: there was no answer.
-        headers: of a refusal; of a success none are kept.
+        headers: of a GET that succeeds none are kept.
         data: the JSON, or the text that was none.
         seconds: from sending to the last byte.
+        plain: whether the body is JSON and nothing else.
     """
 
     status: int
     headers: Mapping[str, str]
     data: Any
     seconds: float
+    plain: bool = True
 
     @property
     def accepted(self) -> bool:
         """Whether it is a 2xx with JSON."""
-        return 200 <= self.status < 300 and isinstance(self.data, dict)  # noqa: PLR2004 - what 2xx means
+        return 200 <= self.status < 300 and isinstance(self.data, dict | list)  # noqa: PLR2004 - what 2xx means
 
     @property
     def members(self) -> dict[str, Any]:
@@ -50,6 +52,8 @@ class Reply:
 
     def describe(self) -> str:
         """Return the status, and of a refusal the names of its body's members."""
+        if self.accepted and not self.plain:
+            return f"{self.status} (JSON with something around it)"
         if self.accepted or not self.status:
             return str(self.status or f"no answer: {self.data}")
         names = ", ".join(sorted(self.data)) if isinstance(self.data, dict) else "no JSON object"
@@ -119,8 +123,10 @@ class Client:
 
 
 def _read(answer: Answer, seconds: float) -> Reply:
-    try:
-        data = decode_json(answer.body)
-    except ValueError:
-        data = answer.body.decode("utf-8", "replace")
-    return Reply(status=answer.status, headers=answer.headers, data=data, seconds=seconds)
+    data, plain = answer.body.decode("utf-8", "replace"), False
+    with suppress(ValueError):
+        data = codec.decode_answer(answer.body)
+    with suppress(ValueError):
+        codec.decode_json(answer.body)
+        plain = True
+    return Reply(status=answer.status, headers=answer.headers, data=data, seconds=seconds, plain=plain)

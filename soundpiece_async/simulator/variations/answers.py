@@ -1,10 +1,13 @@
 """Variations of the API's answers: envelopes and ids, refusals, repeats of a key, and the hold of a poll."""
 
 import base64
+import json
+import re
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from random import Random
+from urllib.parse import quote
 
 import attrs
 
@@ -115,6 +118,44 @@ def _accept_with(status: int) -> Callable[[Reply, Request], Reply]:
     return change
 
 
+def _accept_in_headers(status: int, name: str) -> Callable[[Reply, Request], Reply]:
+    """Tell the id in a header, and nothing in the body."""
+
+    def change(reply: Reply, request: Request) -> Reply:
+        if request.method != "PUT" or reply.status != HTTPStatus.OK:
+            return reply
+        identity = quote(_ID.findall(bytes(reply.body).decode())[-1], safe="")
+        headers = {**reply.headers, name: f"{request.path}?id={identity}"}
+        return attrs.evolve(reply, status=status, body=b"", headers=headers)
+
+    return change
+
+
+def _respell(change: Callable[[str], str]) -> Callable[[Reply, Request], Reply]:
+    """Write an id in the answer to a GET otherwise than it was asked for."""
+
+    def respell(reply: Reply, request: Request) -> Reply:
+        asked = request.query.get("id")
+        if request.method != "GET" or asked is None or reply.status != HTTPStatus.OK:
+            return reply
+        written = json.dumps(change(asked)).encode()
+        return attrs.evolve(reply, body=bytes(reply.body).replace(json.dumps(asked).encode(), written))
+
+    return respell
+
+
+def _wrap(write: Callable[[bytes], bytes]) -> Callable[[Reply, Request], Reply]:
+    """Write the JSON of an answer of the API otherwise."""
+
+    def wrap(reply: Reply, _: Request) -> Reply:
+        if reply.status >= HTTPStatus.MULTIPLE_CHOICES or reply.content_type != "application/json" or not reply.body:
+            return reply
+        return attrs.evolve(reply, body=write(bytes(reply.body)))
+
+    return wrap
+
+
+_ID = re.compile(r'"(?:_?id|operation_id|request_id|uuid|name)":"(?:operations/)?([^"]+)"')
 _IN_PROGRESS = "A request with this idempotency_key is in progress"
 _READS = (302, 400, 404, 405, 408, 409, 421, 422, 423, 425, 499, 500, 503)
 
@@ -130,6 +171,16 @@ ANSWERS: Table = {
     "submit": {
         "201": Variation(part="submit.status", meaning="accepted with 201", reply=_accept_with(201)),
         "202": Variation(part="submit.status", meaning="accepted with 202", reply=_accept_with(202)),
+        "location": Variation(
+            part="submit.status",
+            meaning="accepted with 202 and a `Location`, without a body",
+            reply=_accept_in_headers(202, "Location"),
+        ),
+        "204": Variation(
+            part="submit.status",
+            meaning="accepted with 204 and a `Content-Location`",
+            reply=_accept_in_headers(204, "Content-Location"),
+        ),
         "502": Variation(
             part="submit.first", meaning="the first PUT of a key is accepted, its answer lost", reply=_lose_first_answer
         ),
@@ -164,12 +215,36 @@ ANSWERS: Table = {
         },
         "gone": Variation(part="read", meaning="404 to every GET", instead=_refuse_reads(404, reads=float("inf"))),
     },
+    "read-id": {
+        "upper": Variation(part="read-id", meaning="a GET writes the id in capitals", reply=_respell(str.upper)),
+        "urn": Variation(
+            part="read-id", meaning="a GET writes the id as a URN", reply=_respell(lambda text: f"urn:op:{text}")
+        ),
+    },
     "hold": {
         "none": Variation(part="hold", meaning="`wait=true` is answered at once"),
         "408": Variation(part="hold", meaning="408 after 5 s, when nothing has ended"),
         "504": Variation(part="hold", meaning="504 after 5 s, when nothing has ended"),
         "400": Variation(part="hold", meaning="400: there are no long polls", instead=_refuse_holds(400)),
         "405": Variation(part="hold", meaning="405: there are no long polls", instead=_refuse_holds(405)),
+    },
+    "body": {
+        "guarded": Variation(
+            part="body", meaning="`)]}',` before the JSON", reply=_wrap(lambda body: b")]}',\n" + body)
+        ),
+        "padded": Variation(
+            part="body",
+            meaning="a byte order mark before the JSON, and NULs behind it",
+            reply=_wrap(lambda body: b"\xef\xbb\xbf" + body + b"\0\0"),
+        ),
+        "lines": Variation(
+            part="body", meaning="the JSON twice, on two lines", reply=_wrap(lambda body: b"\n".join([body, body, b""]))
+        ),
+        "function": Variation(
+            part="body",
+            meaning="a text in `body`, beside `statusCode`",
+            reply=_wrap(lambda body: json.dumps({"statusCode": 200, "body": body.decode()}).encode()),
+        ),
     },
     "firewall": {
         "html": Variation(part="firewall", meaning="403 with HTML for a PUT with `<script` in it", instead=_block),

@@ -234,6 +234,59 @@ def _write_empty(operation: Operation) -> object:
     return [] if operation.route.result == "outputs" else {}
 
 
+def _list_links(outputs: list[Document]) -> list[str]:
+    return [output["url"] for output in outputs]
+
+
+def _key_links(outputs: list[Document]) -> Document:
+    return {kind: output["url"] for kind, output in _key_by_kind(outputs).items()}
+
+
+def _link(change: Callable[[Document], None]) -> Change:
+    """Change where the link of an output is."""
+
+    def apply(document: Document, operation: Operation) -> None:
+        for output in _find_outputs(document, operation):
+            change(output)
+
+    return apply
+
+
+def _move_link(name: str) -> Change:
+    return _link(lambda output: _put(output, name, output.pop("url")))
+
+
+def _add_other_links(output: Document) -> None:
+    output.update(
+        href=output.pop("url"), self="https://api.example.com/outputs/1", thumbnail_url="https://img.example.com/1"
+    )
+
+
+def _nest_link(output: Document) -> None:
+    output["file"] = {"url": output.pop("url")}
+
+
+def _drop_scheme(output: Document) -> None:
+    output["url"] = output["url"].partition(":")[2]
+
+
+_LINK = {
+    **{
+        name: Variation(part="outputs.shape.link", meaning=f"`{name}` instead of `url`", document=_move_link(name))
+        for name in ("download_url", "audio_url", "uri", "link")
+    },
+    "href": Variation(
+        part="outputs.shape.link",
+        meaning="`href` instead of `url`, beside links to other things",
+        document=_link(_add_other_links),
+    ),
+    "file": Variation(part="outputs.shape.link", meaning="within an object `file`", document=_link(_nest_link)),
+    "schemeless": Variation(
+        part="outputs.shape.link", meaning="begins with `//` and the host", document=_link(_drop_scheme)
+    ),
+}
+
+
 _OUTPUTS = {
     "shuffled": Variation(part="outputs.order", meaning="in another order on every GET"),
     "early": Variation(part="outputs.time", meaning="the first is there while the rest is in the making"),
@@ -255,6 +308,10 @@ _OUTPUTS = {
         document=_outputs(lambda outputs: outputs[0] if len(outputs) == 1 else outputs),
     ),
     "list": Variation(part="outputs.shape", meaning="a single `output` is a list of one", document=_list_single),
+    "texts": Variation(part="outputs.shape", meaning="lists of links alone", document=_outputs(_list_links)),
+    "texts-by-kind": Variation(
+        part="outputs.shape", meaning="lists are objects, of links by kind", document=_outputs(_key_links)
+    ),
     "renamed": Variation(part="outputs.name", meaning="the member is `results`, or `result`", document=_rename_result),
 }
 
@@ -329,6 +386,21 @@ _KIND: dict[str, tuple[str, Callable[[str], object]]] = {
     "missing": ("missing", lambda _: ABSENT),
 }
 
+
+def _move_id(name: str, *, prefix: str = "") -> Change:
+    return lambda document, _: _put(document, name, prefix + document.pop("id"))
+
+
+_ID_IN = {
+    name: Variation(part="member", meaning=f"`{name}` instead of `id`", document=_move_id(name))
+    for name in ("_id", "operation_id", "request_id", "uuid")
+}
+_ID_IN["name"] = Variation(
+    part="member",
+    meaning="`name` instead of `id`, as `operations/ID`",
+    document=_move_id("name", prefix="operations/"),
+)
+
 DOCUMENTS: Table = {
     "echo": _ECHO,
     "created": {
@@ -347,8 +419,10 @@ DOCUMENTS: Table = {
         value: Variation(part="kind", meaning=meaning, document=_output_member("kind", write))
         for value, (meaning, write) in _KIND.items()
     },
+    "link": _LINK,
     "outputs": _OUTPUTS,
     "status": dict(_status()),
     "error": _ERROR,
+    "id-in": _ID_IN,
 }
 """Applied in this order: members of the outputs are changed before the outputs change their shape."""
