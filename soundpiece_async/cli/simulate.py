@@ -22,8 +22,8 @@ SPEED = 10.0
 VARIATIONS_HELP = (
     "NAME=VALUE, and as often as you like: what it does where the documentation is silent, such as echo=strip or "
     "expires=epoch. The names: audio, body, created, download, duration, echo, encoding, envelope, error, expires, "
-    "firewall, hold, id, id-in, kind, length, link, outputs, read, read-id, repeat, status, submit, webhook. An unknown "
-    "value is answered with those there are."
+    "firewall, hold, id, id-in, kind, length, link, outputs, read, read-id, repeat, status, submit, webhook. An "
+    "unknown value is answered with those there are."
 )
 
 
