@@ -170,10 +170,11 @@ def edit(folder: Path, *statements: str) -> None:
         "body = cast(body AS TEXT)",
         "sent_at = 'yesterday'",
         "outputs = '[{\"index\": {}}]'",
+        "outputs = replace(outputs, '\"index\": 0', '\"index\": 1')",
     ],
 )
 async def test_what_no_index_holds_twice_has_a_checksum(finished: Damaged, damage: str) -> None:
-    """Key, body, route and operation: a run ends before anything is sent under a damaged one."""
+    """Key, body, route, operation and outputs: a run ends before anything is sent under a damaged one."""
     edit(finished.folder, f"UPDATE piece SET {damage} WHERE number = 1")  # noqa: S608 - our own
     assert await finished.look() == "refused"
     edit(finished.folder, "UPDATE piece SET state = 'sending' WHERE number = 1")
@@ -185,7 +186,7 @@ async def test_what_no_index_holds_twice_has_a_checksum(finished: Damaged, damag
 
 async def test_the_key_of_a_row_without_a_checksum_is_held_against_its_body(finished: Damaged) -> None:
     """As rows are that an earlier version wrote."""
-    edit(finished.folder, "UPDATE piece SET seal = NULL, operation_seal = NULL")
+    edit(finished.folder, "UPDATE piece SET seal = NULL, operation_seal = NULL, outputs_seal = NULL")
     assert await finished.run() == "saved"
     edit(finished.folder, "UPDATE piece SET key = replace(key, '-', '.') WHERE number = 1")
     assert await finished.run() == "refused"

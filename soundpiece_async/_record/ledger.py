@@ -27,7 +27,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._locks import Locks, Queue
 from soundpiece_async._record.database import Database, Job
-from soundpiece_async._record.rows import free_titles, plain, read_piece, seal, seal_operation, write_ready, write_saved
+from soundpiece_async._record.rows import free_titles, plain, read_piece, seal, seal_text, write_ready, write_saved
 from soundpiece_async._shielding import see_through
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class Ledger:
             "state = 'submitted', operation = ?, operation_seal = ?, created_at = ?, echo_differences = ?, "
             "submitted_at = ?, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
         )
-        values = (operation.id, seal_operation(operation.id), created, echoes, now)
+        values = (operation.id, seal_text(operation.id), created, echoes, now)
         await self._change(piece, changes, *values, durable=True)
 
     async def ready(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> str:

@@ -35,9 +35,9 @@ def seal(digest: bytes, key: str, route: str, body: bytes) -> int:
     return zlib.crc32(b"\0".join((digest, key.encode(errors="replace"), route.encode(errors="replace"), body)))
 
 
-def seal_operation(operation: str) -> int:
-    """Return the checksum of an operation's id: with a damaged one, what was paid for is lost."""
-    return zlib.crc32(operation.encode(errors="replace"))
+def seal_text(text: str) -> int:
+    """Return the checksum of an operation's id, or of its outputs: with a damaged one, what was paid for is lost."""
+    return zlib.crc32(text.encode(errors="replace"))
 
 
 def read_piece(row: sqlite3.Row) -> JobRecord:
@@ -86,8 +86,10 @@ def _check_seals(row: sqlite3.Row) -> None:
         damaged = members.get("idempotency_key", row["key"]) != row["key"]
     else:
         damaged = row["seal"] != seal(row["digest"], row["key"], row["route"], row["body"])
-    operation, known = row["operation"], row["operation_seal"]
-    if damaged or (operation is not None and known is not None and known != seal_operation(operation)):
+    for name in ("operation", "outputs"):
+        text, known = row[name], row[f"{name}_seal"]
+        damaged |= text is not None and known is not None and known != seal_text(text)
+    if damaged:
         raise ValueError("it is damaged: its checksum is another. Copy the journal back from a backup")
 
 
@@ -105,11 +107,12 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
 
 def write_saved(connection: sqlite3.Connection, piece: JobRecord, files: tuple[FileRecord, ...], now: float) -> None:
     """Write down the files of a piece, and forget what signed the URLs of its outputs: nothing needs it any more."""
-    (outputs,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [piece.number]).fetchone()
+    (text,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [piece.number]).fetchone()
+    outputs = pieces.unsign_outputs(text or "[]")
     connection.execute(
-        "UPDATE piece SET state = 'saved', outputs = ?, files = ?, ended_at = ?, "
+        "UPDATE piece SET state = 'saved', outputs = ?, outputs_seal = ?, files = ?, ended_at = ?, "
         "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ?",
-        (outputs and pieces.unsign_outputs(outputs), pieces.write_files(files), now, piece.number),
+        (outputs, seal_text(outputs), pieces.write_files(files), now, piece.number),
     )
 
 
@@ -131,8 +134,10 @@ def write_ready(connection: sqlite3.Connection, piece: JobRecord, operation: Ope
     title = number_title(stem, number)
     owned = [(name, piece.number) for name in names(number)]
     connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
+    outputs = pieces.write_outputs(operation.outputs)
     connection.execute(
-        "UPDATE piece SET state = 'ready', outputs = ?, title = ?, ready_at = coalesce(ready_at, ?) WHERE number = ?",
-        (pieces.write_outputs(operation.outputs), title, now, piece.number),
+        "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
+        "WHERE number = ?",
+        (outputs, seal_text(outputs), title, now, piece.number),
     )
     return title
