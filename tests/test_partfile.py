@@ -10,6 +10,7 @@ from rawserver import Act
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
+from soundpiece_async._download import partfile
 from soundpiece_async._download.partfile import Claim, PartFile
 
 pytestmark = pytest.mark.anyio
@@ -165,8 +166,12 @@ def test_the_note_of_one_killed_while_it_published_goes_away(tmp_path: Path) -> 
     assert target.read_bytes() == SONG
 
 
-def test_a_rename_that_fails_can_be_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("renames", [True, False])
+def test_a_rename_that_fails_can_be_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, renames: bool
+) -> None:
     """A folder is in the place of the target: once it is gone, only the last byte is fetched again."""
+    monkeypatch.setattr(partfile, "RENAMES_OPEN_FILES", renames)
     target = tmp_path / "x.flac"
     part = PartFile(target, source="s")
     assert part.claim(overwrite=False) is Claim.MINE
@@ -182,6 +187,22 @@ def test_a_rename_that_fails_can_be_gone_on_with(tmp_path: Path) -> None:
     assert again.claim(overwrite=False) is Claim.MINE
     assert (again.length, again.known.size) == (len(SONG) - 1, len(SONG))
     again.close()
+
+
+@pytest.mark.parametrize("etag", ['"1"', None])
+def test_a_system_that_renames_no_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str | None) -> None:
+    """It is closed before it gets its name, or is set aside; both end the part."""
+    monkeypatch.setattr(partfile, "RENAMES_OPEN_FILES", False)
+    for end, name in ((PartFile.publish, "x.flac"), (PartFile.set_aside, "x.flac.corrupt")):
+        part = PartFile(tmp_path / "x.flac", source="s")
+        assert part.claim(overwrite=True) is Claim.MINE
+        part.restart(Known(etag=etag, size=len(SONG)))
+        part.append([SONG])
+        end(part)
+        part.close()
+        assert part.closed
+        assert (tmp_path / name).read_bytes() == SONG
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.flac", "x.flac.corrupt"]
 
 
 def test_a_lock_that_cannot_be_had_leaves_no_handle(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.resuming import Known, is_strong
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 
+RENAMES_OPEN_FILES = sys.platform != "win32"
+"""Whether this system renames a file that is open."""
 _MOST_BLOCKS = 1024
 """What ``writev`` takes on Linux and macOS (IOV_MAX)."""
 
@@ -128,18 +130,19 @@ class PartFile:
         with self._one_at_a_time:
             file = self._open_file()
             os.fsync(file.fileno())
-            if sys.platform == "win32":  # pragma: no cover - an open file cannot be renamed there
+            if not RENAMES_OPEN_FILES:
                 file.close()
             self.path.replace(self.target)
             self._note.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
-            self._close()
+            self.closed = True
+            self._drop(file)
 
     def set_aside(self) -> Path:
         """Rename the file to ``<name>.corrupt``, in place of an earlier one, for whoever asks what it was."""
         with self._one_at_a_time:
             file = self._open_file()
-            if sys.platform == "win32":  # pragma: no cover - an open file cannot be renamed there
+            if not RENAMES_OPEN_FILES:
                 file.close()
             self._note.unlink(missing_ok=True)
             return self.path.replace(self.target.with_name(f"{self.target.name}.corrupt"))
@@ -159,7 +162,7 @@ class PartFile:
         file = self._file
         try:
             resumable = self.length and self.known.etag is not None
-            if not resumable and _is_still(file, self.path):
+            if not resumable and not file.closed and _is_still(file, self.path):
                 self.path.unlink()
                 self._note.unlink(missing_ok=True)
         finally:
