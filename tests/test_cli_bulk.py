@@ -664,8 +664,16 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
     write(fx(number) for number in range(10))
     assert bulk("--in-flight", "3") == 130
     assert count() == {JobState.SUBMITTED: 3}
-    assert "0 saved" not in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "0 saved" not in err
+    assert re.search(r"stopped at once, with [0-3] pieces? in flight; the journal .*: soundpiece resume out\n", err)
     assert len(simulator.operations) == 3
+
+
+def test_requests_without_an_answer_are_told_of() -> None:
+    """They may have been accepted, and are neither nothing nor pieces in flight."""
+    told = promise(0, longest=None, paused_for=0, unanswered=2)
+    assert "2 requests without an answer yet, which may have been accepted" in told
 
 
 def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Streams) -> None:

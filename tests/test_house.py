@@ -182,9 +182,13 @@ def test_import_statements_lead_to_every_module() -> None:
     assert reached == modules.keys()
 
 
-def test_a_copy_without_metadata_works(tmp_path: Path) -> None:
-    """Vendored, or on PYTHONPATH: the version is in the package, and a session opens."""
-    shutil.copytree(PACKAGE, tmp_path / "soundpiece_async", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_copy_without_metadata_works(tmp_path: Path, kind: str) -> None:
+    """Vendored, on PYTHONPATH, or frozen into an archive: a session opens; version and pages are in the package."""
+    home = tmp_path
+    shutil.copytree(PACKAGE, home / "soundpiece_async", ignore=shutil.ignore_patterns("__pycache__"))
+    if kind == "zip":
+        home = Path(shutil.make_archive(str(tmp_path / "frozen"), "zip", tmp_path, "soundpiece_async"))
     code = """import asyncio, importlib.metadata, sys
 real = importlib.metadata.distribution
 def distribution(name):
@@ -192,8 +196,10 @@ def distribution(name):
         raise importlib.metadata.PackageNotFoundError(name)
     return real(name)
 importlib.metadata.distribution = distribution
+sys.path.insert(0, sys.argv.pop())
 import soundpiece_async
-from soundpiece_async.cli import main
+from soundpiece_async.cli import main, report
+report._asset("report.html")
 async def open_one():
     async with soundpiece_async.Session(soundpiece_async.Settings(api_key="spk_1")):
         print(soundpiece_async.__file__)
@@ -201,9 +207,9 @@ asyncio.run(open_one())
 sys.exit(main(["--version"]))
 """
     done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code, str(home)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == [str(tmp_path / "soundpiece_async/__init__.py"), soundpiece_async.__version__]
+    assert done.stdout.splitlines() == [str(home / "soundpiece_async/__init__.py"), soundpiece_async.__version__]
 
 
 def test_a_session_shows_nothing_it_should_not() -> None:

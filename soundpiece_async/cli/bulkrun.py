@@ -111,9 +111,14 @@ class BulkRun:
     async def carry_out(self) -> None:
         """Run to the end, whichever it is."""
         with Politely(self._interrupt):
-            async with beside(self._picture.follow, self._explain_interruption), self._results:
-                async for result in self._results:
-                    await self._take(result)
+            try:
+                async with beside(self._picture.follow, self._explain_interruption), self._results:
+                    async for result in self._results:
+                        await self._take(result)
+            except anyio.get_cancelled_exc_class():
+                left = plural(len(self._results.pending), "piece")
+                tell(f"stopped at once, with {left} in flight; {KEPT}: soundpiece resume {self._order.words}")
+                raise
 
     async def _take(self, result: Result) -> None:
         """Count a result and print it, and stop where it says so."""
@@ -151,7 +156,8 @@ class BulkRun:
         under_way = self._results.pending
         waits = await measure_waits(self._journal.ledger)
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
-        told = promise(len(under_way), longest=longest, paused_for=self._statistics().paused_for)
+        known = self._statistics()
+        told = promise(len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits)
         tell(f"interrupted: nothing more is submitted; {told}")
 
     def end(self, *, lost: SoundpieceError | None = None) -> int:
@@ -202,13 +208,25 @@ class BulkRun:
         return lines
 
 
-def promise(pieces: int, *, longest: float | None, paused_for: float) -> str:
-    """Say what happens to so many pieces in flight, and when: their longest wait so far, and the gate's, in seconds."""
+def promise(pieces: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:
+    """Return what happens to work in flight, and when.
+
+    Args:
+        pieces: operations that are under way.
+        longest: seconds that one of their routes has taken so far.
+        paused_for: seconds until the gate opens.
+        unanswered: requests that were sent and not answered yet: operations that may exist.
+    """
     told = f"{plural(pieces, 'piece')} in flight will be finished"
     if pieces:
         told += ", and how long that takes is not known" if longest is None else f", in up to about {span(longest)}"
         told += f", after the {span(paused_for)} that the service said to wait" if round(paused_for) else ""
-    return f"{told}. Interrupt again to stop at once: nothing is lost, either way"
+    if unanswered:
+        told += (
+            f"; {plural(unanswered, 'request')} without an answer yet, which may have been accepted, will be repeated "
+            "until there is one, or the service has been silent for too long"
+        )
+    return f"{told}. Interrupt again to stop at once: the journal has every key, and nothing is lost, either way"
 
 
 def _sum_up(counts: dict[str, Any], *, seconds: float) -> str:

@@ -161,10 +161,15 @@ def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waite
 
 
 async def _submit(session: "Session", request: Request) -> Operation[Request]:
+    started = anyio.current_time()
     try:
         return await session.submit(request)
     except anyio.get_cancelled_exc_class():
-        tell(f"it may have been accepted; to come back to it: --idempotency-key {request.idempotency_key}")
+        tell(
+            f"{request.route} was being submitted, for {anyio.current_time() - started:.1f} s without an answer, and "
+            "may have been accepted; to come back to it, and pay for it once, give the same command with "
+            f"--idempotency-key {request.idempotency_key}"
+        )
         raise
 
 
