@@ -25,13 +25,22 @@ from leftovers import until
 from obstore.store import LocalStore
 from storing import BUCKET, serve_bucket
 
-from soundpiece_async import Journal, NewFx, SavedFile, Session, Succeeded
+from soundpiece_async import (
+    Journal,
+    NewFx,
+    SavedFile,
+    Session,
+    SettingsError,
+    SoundpieceError,
+    Succeeded,
+    TransportError,
+)
 from soundpiece_async._core import endings
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._record.folderlock import FolderLock
 from soundpiece_async._record.journal import LOCK
 from soundpiece_async.cli import main
-from soundpiece_async.cli.bulkrun import BulkRun, promise
+from soundpiece_async.cli.bulkrun import BulkRun, _advise, promise
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.knobs import Knobs, Order, Terms
 from soundpiece_async.cli.levels import describe_levels
@@ -668,6 +677,15 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
     assert "0 saved" not in err
     assert re.search(r"stopped at once, with [0-3] pieces? in flight; the journal .*: soundpiece resume out\n", err)
     assert len(simulator.operations) == 3
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [(TransportError("no answer"), "check SOUNDPIECE_BASE_URL"), (SettingsError("no space"), "")],
+)
+def test_what_to_do_about_what_stopped_a_run(refusal: SoundpieceError, told: str) -> None:
+    """The error of a setting says it itself."""
+    assert _advise(refusal).partition(",")[0] == told
 
 
 def test_requests_without_an_answer_are_told_of() -> None:

@@ -32,7 +32,7 @@ from soundpiece_async import (
     SoundpieceError,
     Succeeded,
 )
-from soundpiece_async._core.containment import contain
+from soundpiece_async._core.containment import contain, note_others
 from soundpiece_async._core.hosts import find_objection
 from soundpiece_async.simulator import Simulator
 
@@ -268,3 +268,6 @@ def test_of_a_group_the_journals_error_counts_most() -> None:
     assert isinstance(error, JournalError)
     assert not unexpected
     assert error.__notes__ == ["and: InvalidRequest: b", "and: KeyError: 'a'"]
+
+    note_others(error, [OSError(str(number)) for number in range(3000)])
+    assert error.__notes__[-2:] == ["and: OSError: 4", "and 2995 more"]

@@ -5,10 +5,13 @@
 2. A foreign exception is the cause of the error, unless a text in its chain holds a key or the signature of a URL.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from soundpiece_async._core.errors import JournalError, SoundpieceError
 from soundpiece_async._core.redaction import hide_secrets, redact_text
+
+MAX_NOTES = 5
+"""Further errors that are noted one by one; an operation may have thousands of outputs."""
 
 
 def contain(fault: Exception, *, what: str) -> tuple[SoundpieceError, bool]:
@@ -22,9 +25,16 @@ def contain(fault: Exception, *, what: str) -> tuple[SoundpieceError, bool]:
     faults.sort(key=lambda one: 0 if isinstance(one, JournalError) else 1 if isinstance(one, SoundpieceError) else 2)
     first, *others = faults
     error = first if isinstance(first, SoundpieceError) else _explain(first, what=what)
-    for other in others:
-        error.add_note(f"and: {type(other).__name__}: {redact_text(_read(other))}")
+    note_others(error, others)
     return error, error is not first
+
+
+def note_others(error: Exception, others: Sequence[Exception]) -> None:
+    """Add further errors to one as notes: the first ``MAX_NOTES``, and the number of the rest."""
+    for other in others[:MAX_NOTES]:
+        error.add_note(f"and: {type(other).__name__}: {redact_text(_read(other))}")
+    if len(others) > MAX_NOTES:
+        error.add_note(f"and {len(others) - MAX_NOTES} more")
 
 
 def _explain(fault: Exception, *, what: str) -> SoundpieceError:

@@ -17,6 +17,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async._core.byte_ranges import ByteRange
+from soundpiece_async._core.containment import note_others
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.names import file_names, plainer_name
@@ -195,7 +196,7 @@ class Downloader:
         """Bring all outputs of an operation to a place, under the names ``file_names`` gives them, many at a time.
 
         Raises:
-            SoundpieceError: the first of them that could not be saved, once the others are; notes name further ones.
+            SoundpieceError: the first of them that could not be saved, once the others are; notes name others.
         """
         files: dict[int, SavedFile] = {}
         errors: list[Exception] = []
@@ -213,8 +214,7 @@ class Downloader:
             for _ in range(min(len(outputs), max(SAVING, int(self._host.slots.total_tokens)))):
                 saving.start_soon(save)
         if errors:
-            for error in errors[1:]:
-                errors[0].add_note(f"and: {error}")
+            note_others(errors[0], errors[1:])
             raise errors[0]
         return [files[place] for place in range(len(outputs))]
 
