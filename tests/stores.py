@@ -15,15 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
+from ports import reserved_port
 
 PASSWORD = "open sesame"
 _QUOTED = "open%20sesame"
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def find_program(*names: str) -> str:
@@ -98,8 +93,7 @@ class Server:
 @contextmanager
 def serve_redis(*words: str) -> Iterator[Server]:
     """Run a Redis or Valkey that asks for a password."""
-    with _make_folder() as folder:
-        port = free_port()
+    with _make_folder() as folder, reserved_port() as port:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
         command = [find_program("valkey-server", "redis-server"), *options, "--requirepass", PASSWORD, *words]
         server = Server(f"redis://:{_QUOTED}@127.0.0.1:{port}/0", command, port, folder / "redis.log")
@@ -115,13 +109,13 @@ def serve_postgres(cache: Path) -> Iterator[Server]:
         cache: a folder that the processes of a test run share: a cluster takes a second to make, and no time to copy.
     """
     user = _find_servant()
-    with _make_folder() as folder:
+    with _make_folder() as folder, reserved_port() as port:
         with (cache / "cluster.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (cache / "cluster").exists():
                 _make_cluster(folder, user)
                 shutil.move(folder / "cluster", cache / "cluster")
-        data, port = folder / "data", free_port()
+        data = folder / "data"
         shutil.copytree(cache / "cluster", data)
         _give(data, user)
         options = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
