@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from starlette.routing import Route
 
 from soundpiece_async import Handle, NewFx, Operation, OperationFailed, Session, WaitTimeout
 from soundpiece_async.webhooks import Webhooks, asgi_app
@@ -78,4 +79,4 @@ def deliver(operation: Operation[Any]) -> None:
     app.state.session.deliver(operation)
 
 
-app.add_route("/hooks/soundpiece", asgi_app(webhooks, deliver), methods=["POST"])
+app.router.routes.append(Route("/hooks/soundpiece", asgi_app(webhooks, deliver), methods=["POST"]))
