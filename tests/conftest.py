@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import gc
 import math
 import os
 import sys
@@ -81,6 +82,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep only the tests that sample, when they are to run whole."""
     if config.getoption("thorough"):
         items[:] = [item for item in items if "thorough" in getattr(item, "fixturenames", ())]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the tests are made of out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_is_collected() -> Iterator[None]:
+    """Report what was not closed in the file whose tests left it."""
+    yield
+    gc.collect()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
