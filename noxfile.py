@@ -30,14 +30,15 @@ def show_pyenv_interpreters() -> None:
 
 
 show_pyenv_interpreters()
-os.environ |= {"UV_PYTHON_DOWNLOADS": "never", "UV_COMPILE_BYTECODE": "1"}
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of some hundred processes compiles all that it imports
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the package with every extra, and what this session needs besides."""
+    """Install the package with every extra, and what this session needs besides; compiled where many load it."""
     project = nox.project.load_toml("pyproject.toml")
-    session.install("-q", "-e", ".[all]", *nox.project.dependency_groups(project, *groups))
+    compiled = {"UV_COMPILE_BYTECODE": "1"} if "test" in groups else {}
+    session.install("-q", "-e", ".[all]", *nox.project.dependency_groups(project, *groups), env=compiled)
 
 
 def provide(session: nox.Session, program: str, *, package: str, others: tuple[str, ...] = ()) -> bool:
@@ -127,7 +128,8 @@ def package(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check the style, the format, and which room may import which."""
-    install(session, "lint")
+    project = nox.project.load_toml("pyproject.toml")
+    session.install("-q", *nox.project.dependency_groups(project, "lint"))  # the package is read, not imported
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports", "--no-cache")
