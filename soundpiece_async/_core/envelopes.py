@@ -17,7 +17,7 @@ Rules (contract section 14, rule 1):
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -153,7 +153,7 @@ def _name(
     alive = [value for value in objects if _looks_alive(value)]
     linking = [*objects[:1], *alive]
     told = linking if weak else alive
-    tiers: list[Iterable[tuple[str | None, dict[str, Any]]]] = [
+    tiers: Sequence[Iterable[tuple[str | None, dict[str, Any]]]] = [
         ((locations.find_in_link(text, route=route), value) for value in linking for text in _list_texts(value)),
         [(hint, {})],
         ((_read_resource(value), value) for value in told),

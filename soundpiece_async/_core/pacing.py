@@ -17,6 +17,7 @@ Rule 2 is its pace's: `OwnPace` here, for a session by itself; `SharedPace` for 
 """
 
 import re
+from abc import abstractmethod
 from collections import OrderedDict
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -125,13 +126,16 @@ class Pace(Protocol):
         """Permits per second now; None: no limit is known."""
 
     @property
+    @abstractmethod
     def epoch(self) -> int:
         """How many cuts the rate has seen; a ticket is admitted in the epoch of its time."""
 
     @property
+    @abstractmethod
     def due(self) -> float:
         """When the next permit is there; infinity: only news from elsewhere can bring one."""
 
+    @abstractmethod
     def is_ready(self, now: float) -> bool:
         """Return whether there is a permit."""
 
