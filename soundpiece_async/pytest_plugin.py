@@ -6,6 +6,8 @@ Every simulator lives in the loop of one thread, which outlives the loops of the
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -26,6 +28,8 @@ soundpiece(scope="function", **options): the test's simulated service, made with
 soundpiece_async.simulator.Simulator on top of soundpiece_options; scope="session": the one that all such tests share"""
 _FOR_ASYNCIO = "soundpiece for asyncio"
 _LOOP_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
+_OLDEST = (1, 1)
+"""The first version of pytest-asyncio that the session's fixture works with."""
 _GIVE_UP = 2.0
 """Seconds after which a submit without a usable answer is given up: a test has no five minutes for an outage."""
 
@@ -147,6 +151,7 @@ def _choose_session(request: pytest.FixtureRequest) -> str:
     if mark is not None and by_anyio:
         pytest.fail("both pytest-asyncio and anyio's plugin want to run this test, each in its own loop", pytrace=False)
     if mark is not None:
+        _demand_version(version("pytest-asyncio"))
         if not plugins.has_plugin(_FOR_ASYNCIO):
             plugins.register(_make_asyncio_fixtures(), _FOR_ASYNCIO)
         scope = mark.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
@@ -161,6 +166,16 @@ def _choose_session(request: pytest.FixtureRequest) -> str:
             pytrace=False,
         )
     return "_soundpiece_session_anyio"
+
+
+def _demand_version(installed: str) -> None:
+    """Fail when pytest-asyncio cannot run a fixture that is made while a test is set up."""
+    if tuple(map(int, re.findall(r"\d+", installed)[:2])) < _OLDEST:
+        pytest.fail(
+            f"soundpiece_session needs pytest-asyncio {'.'.join(map(str, _OLDEST))} or later, and this is {installed}: "
+            "python -m pip install -U pytest-asyncio; or mark the test with pytest.mark.anyio",
+            pytrace=False,
+        )
 
 
 def _make_asyncio_fixtures() -> ModuleType:

@@ -12,6 +12,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from conftest import STUCK, simulate
 
+from soundpiece_async.pytest_plugin import _demand_version
+
 pytest_plugins = ["pytester"]
 
 Run: TypeAlias = Callable[..., pytest.RunResult]
@@ -220,3 +222,12 @@ def test_the_page_about_testing_holds(run: Run) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     result = run("\n".join(blocks), "--durations=0", asyncio_mode="strict")
     result.assert_outcomes(passed=sum(block.count("def test_") for block in blocks))
+
+
+@pytest.mark.parametrize("installed", ["0.21.2", "0.26.0", "1.0.0"])
+def test_an_old_pytest_asyncio_is_named(installed: str) -> None:
+    """Instead of an error out of its inside: which version does, and what to do (E12)."""
+    with pytest.raises(pytest.fail.Exception, match=f"needs pytest-asyncio 1.1 or later, and this is {installed}: "):
+        _demand_version(installed)
+    for new in ("1.1.0", "1.1.0a1", "2.0"):
+        _demand_version(new)
