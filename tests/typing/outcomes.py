@@ -13,6 +13,7 @@ from soundpiece_async import (
     Handle,
     InvalidRequest,
     Journal,
+    Limits,
     NewFx,
     NewSong,
     Operation,
@@ -116,6 +117,12 @@ async def misspell(session: Session, output: Output, outcome: Succeeded[NewFx] |
     await session.run("la")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     await session.wait("create.new_fx/op_1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await session.download(done.operation)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await session.run(NewFx("thud", duration=1), saveto="out")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Session("spk_key")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Limits(poll=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Journal.open("out", retry_faild=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    session.run_many(["la"])  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    read(session.statistics().inflight)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     session.deliver(output)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
