@@ -26,6 +26,8 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "cli": (("cyclopts", "rich"), "this command line"),
     "fast": (("orjson", "uvloop"), "less CPU for each request"),
     "obstore": (("obstore",), "files into S3, Google Cloud Storage or Azure"),
+    "postgres": (("psycopg",), "the processes of one account share its limit by Postgres"),
+    "redis": (("redis",), "the processes of one account share its limit by Redis or Valkey"),
     "simulator": (("numpy", "soundfile"), "soundpiece simulate and demo"),
     "verify": (("numpy", "soundfile"), "every frame of each file is checked"),
 }
