@@ -165,15 +165,26 @@ class Transport:
                 error = failure
             finally:
                 slots.release()
-            match judge_read(error) if attempts is None else judge_submit(error, attempts=attempts):
+            verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
+            match verdict:
                 case Verdict.PACE:
                     continue  # the gate is closed now, and waiting in it is the whole answer to a 429
                 case Verdict.RETRY:
                     await self._rest(trying, error, took=monotonic() - started, check=check)
+                case Verdict.UNKNOWN | Verdict.REFUSED if turn is Turn.RENEWAL:
+                    await self._rest(trying, error, took=monotonic() - started, check=check, refused=True)
                 case _:
                     raise error
 
-    async def _rest(self, trying: _Trying, error: SoundpieceError, *, took: float, check: Callable[[], None]) -> None:
+    async def _rest(
+        self,
+        trying: _Trying,
+        error: SoundpieceError,
+        *,
+        took: float,
+        check: Callable[[], None],
+        refused: bool = False,
+    ) -> None:
         """Sleep until a call may be tried again; raises what it ends by when that would be too late."""
         stale = isinstance(error, TransportError) and error.stale
         if stale and not trying.stale:  # one attempt without a pause: the connection was closed before the request came
@@ -183,7 +194,7 @@ class Transport:
         if isinstance(error, TransportError) and error.passing:
             pause: float | None = trying.shortage.next_pause(error)
         else:
-            patience, jitter = bound(error, reached=self.health.reached), random.random()  # noqa: S311 - spreads requests
+            patience, jitter = bound(error, reached=self.health.reached, refused=refused), random.random()  # noqa: S311 - spreads requests
             pause = trying.budget.fail(took=took, jitter=jitter, retry_after=error.retry_after, patience=patience)
         if pause is None:
             raise self._give_up(trying, error)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import anyio
 import attrs
@@ -14,6 +15,7 @@ from leftovers import opened, until
 from rawapi import Peer, RawApi, http
 
 from soundpiece_async import (
+    ApiError,
     DecodeError,
     DownloadError,
     Failed,
@@ -207,6 +209,9 @@ ACCEPTED: dict[str, Callable[[str], bytes]] = {
     "gzip without a label": packed(),
     "gzip with another label": packed(headers="Content-Encoding: br\r\n"),
     "a false label": packed(headers="Content-Encoding: gzip\r\n", pack=bytes),
+    "see other": accepted(status="303 See Other", headers=f"Location: {PATH}\r\n"),
+    "a redirect to the job": accepted(b"<html>", status="302 Found", headers="Location: /jobs/ID\r\n"),
+    "a redirect with a body": accepted(b'{"operation_id": "ID"}', status="303 See Other"),
     "padding": accepted(b'\xef\xbb\xbf{"id": "ID"}\0\0'),
 }
 
@@ -268,6 +273,57 @@ async def test_an_accepted_submit_without_an_id_is_asked_for_it(api: Api, answer
 
     assert len(api.created) == 3
     assert len(set(api.puts)) == 3
+
+
+CONFLICTS: dict[str, tuple[Members, bool]] = {
+    "the operation": ({"fx": {"status": "processing"}}, True),
+    "its id and key": ({"detail": "in progress", "operation": {"status": "queued"}}, True),
+    "only its id": ({"detail": "in progress", "operation": {"idempotency_key": None}}, False),
+}
+
+
+@pytest.mark.parametrize(("body", "taken"), CONFLICTS.values(), ids=CONFLICTS)
+async def test_a_conflict_with_the_existing_operation(
+    api: Api, session: Session, tmp_path: Path, *, body: Members, taken: bool
+) -> None:
+    """With the key it is the answer; without, it may be another's: the error names it, and nothing is bought again."""
+
+    async def speak(peer: Peer, honest: bytes) -> None:
+        found = json.loads(honest.partition(b"\r\n\r\n")[2])["fx"]
+        known = {"id": found["id"], "idempotency_key": found["idempotency_key"]}
+        told = {name: known | value if isinstance(value, dict) else value for name, value in body.items()}
+        await peer.send(http(json.dumps(told).encode(), status="409 Conflict"))
+
+    api.script.append(speak)
+    if taken:
+        assert (await session.run(fx(1), timeout=20)).operation.id in api.created.values()
+        return
+    with pytest.raises(ApiError, match="409") as caught:
+        await session.submit(request := fx(1))
+    assert caught.value.handle == Handle("create.new_fx", next(iter(api.created.values())))
+    assert (await session.submit(request)).handle == caught.value.handle
+    async with Journal.open(tmp_path) as journal:
+        api.script.append(speak)
+        for expected in (Failed, Succeeded):
+            async with session.run_many([fx(2)], journal=journal, timeout=20) as results:
+                (result,) = [result async for result in results]
+            assert isinstance(result, expected)
+    assert len(api.created) == 2
+
+
+@pytest.mark.parametrize(
+    "body", [{"id": "err_1", "status": "error"}, {"fx": {"id": "op_" + "1" * 26, "idempotency_key": str(UUID(int=7))}}]
+)
+async def test_a_conflict_about_something_else(api: Api, session: Session, body: Members) -> None:
+    """An error with an id of its own, or another's operation, is nothing to go on with."""
+
+    async def refuse(peer: Peer, _: bytes) -> None:
+        await peer.send(http(json.dumps(body).encode(), status="409 Conflict"))
+
+    api.script.append(refuse)
+    with pytest.raises(ApiError, match="409") as caught:
+        await session.submit(fx(1))
+    assert caught.value.handle is None
 
 
 FAILED: dict[str, tuple[Service, str]] = {

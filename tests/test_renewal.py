@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from conftest import settings as simulated
 from conftest import simulate
 from faults import hang_up, stall
 from leftovers import no_task_left, opened, until
-from rawapi import RawApi
+from rawapi import Peer, RawApi, http
 
 from soundpiece_async import DownloadError, Handle, NewFx, Output, RetryPolicy, Settings, Timeouts, TransportError
 from soundpiece_async._core import endings
@@ -58,6 +59,22 @@ async def test_everybody_who_waits_shares_its_failure() -> None:
         assert len({str(error) for error in errors}) == 1
         assert len(set(map(id, errors))) == 8  # or one would collect the tracebacks of all
         assert (await session._reader.renew(OLD)).url == api.output["url"]
+
+
+@pytest.mark.parametrize(
+    "refusal", [http(b'{"detail": "not found"}', status="404 No"), http(b"<html>", status="403 No")]
+)
+async def test_one_refusal_is_not_the_end(refusal: bytes) -> None:
+    """A replica that lags behind, or a firewall, costs no file whose URL has expired."""
+
+    async def refuse(peer: Peer, _: bytes) -> None:
+        await peer.send(refusal)
+
+    async with RawApi(refuse) as api:
+        patient = attrs.evolve(settings(api.url), retries=RetryPolicy(submit_max_elapsed=60))
+        async with opened(patient) as session:
+            assert (await session._reader.renew(OLD)).url == api.output["url"]
+        assert len(api.requests) == 2
 
 
 @pytest.mark.parametrize("leaver", [0, 1])

@@ -6,7 +6,8 @@
 2. A refusal of a read is not the end of the work (rule 6). What says "not now" is a later turn, for as long as the
    caller waits. An operation is *unknown* only when the service has said so ``STREAK_TIMES`` times over
    ``STREAK_SECONDS``; any other refusal, and an answer that holds no operation or another one, ends a wait only when
-   as many have come over as long a time. Each of the two is counted by itself, until a usable answer comes.
+   as many have come over as long a time. Each of the two is counted by itself, until a usable answer comes. A read that
+   renews a URL, which a download waits for, is refused when that came ``UNREADABLE_TIMES`` times; any other, at once.
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
    worked, because then a setting is wrong rather than the network (``Patience``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
@@ -51,7 +52,8 @@ REFUSED_HOLDS = 2
 UNREACHED_SECONDS = 30.0
 """Seconds of trying to connect, as long as no connection of the session has ever worked."""
 UNREADABLE_TIMES = 3
-"""Answers in a row that cannot be read, such as one in an encoding that is not installed, or without an operation."""
+"""Answers in a row that cannot be read, such as one in an encoding that is not installed, or without an operation; and
+refusals in a row of a read that renews a URL."""
 BLOCKED_AFTER = 10
 
 _UNKNOWN = re.compile(r"not[ _-]?found|unknown|no such|(does not|doesn't|not) exist", re.IGNORECASE)
@@ -283,24 +285,31 @@ def is_cut(error: SoundpieceError) -> bool:
 
 
 def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
-    """Return whether a refused PUT ends its job for good: the same key cannot change that."""
+    """Return whether a refused PUT ends its job for good: the same key cannot change that.
+
+    One that names an operation does not: it may be that of the same key, and be told in answer to a later attempt.
+    """
     return (
         isinstance(error, ApiError)
         and 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
         and error.status not in RESENDABLE
+        and error.handle is None
         and not in_doubt
     )
 
 
-def bound(error: SoundpieceError, *, reached: bool) -> Patience:
+def bound(error: SoundpieceError, *, reached: bool, refused: bool = False) -> Patience:
     """Return how long a submit or single read is tried, after this failure, beside its budget.
 
     Args:
         error: how the latest attempt ended.
         reached: whether a connection of the session has ever worked.
+        refused: whether it refuses a read.
     """
     match error:
         case TransportError(kind="answer") | DecodeError():
+            return Patience(unreadable=UNREADABLE_TIMES)
+        case ApiError() if refused:
             return Patience(unreadable=UNREADABLE_TIMES)
         case TransportError(kind="address") if not reached:
             return Patience(seconds=0.0)
@@ -318,4 +327,4 @@ def explain_doubt(error: ApiError) -> TransportError:
         retry_after=error.retry_after,
     )
     failure.__cause__ = error
-    return failure
+    return failure.about(error.handle)

@@ -29,7 +29,6 @@ MAX_DEPTH = 3
 MAX_OBJECTS = 1000
 """Objects that are searched; an answer about one operation needs no more."""
 
-_USUAL_ID = re.compile(r"op_[0-9a-z]{26}")
 _RESOURCE = re.compile(r"(?:.*?/)?operations/(.+)")
 _OWN_NAMES = frozenset({"id", "uuid", "guid", "oid"})
 _REQUEST_NAMES = frozenset({"requestid", "generationid", "predictionid", "runid", "renderid"})
@@ -112,7 +111,7 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
 
     def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
         identity, ours = members.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
-        usual = _USUAL_ID.fullmatch(identity or "") is not None
+        usual = locations.USUAL_ID.fullmatch(identity or "") is not None
         return asked is not None and members.is_same_id(asked, identity or ""), ours, usual, len(_KNOWN & value.keys())
 
     ranked = sorted(found, key=rank, reverse=True)
@@ -127,7 +126,7 @@ def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
         return value
     ids = {name: identity for name, text in value.items() if (identity := members.read_id(text)) is not None}
     named = [identity for name, identity in ids.items() if locations.fold(name) in locations.ID_NAMES]
-    named = named or [identity for identity in ids.values() if _USUAL_ID.fullmatch(identity)]
+    named = named or [identity for identity in ids.values() if locations.USUAL_ID.fullmatch(identity)]
     return {**value, "id": named[0]} if len(named) == 1 else None
 
 
@@ -201,6 +200,22 @@ def _read_nested(value: object) -> str | None:
 def _list_requests(value: Mapping[str, Any], key: str | None) -> Iterator[str | None]:
     named = (one for name, one in value.items() if _is_named(name, _REQUEST_NAMES))
     return (members.read_id(one) for one in named if not echoes.is_same_key(key, one))
+
+
+def is_certain(found: Mapping[str, Any], *, key: str, hint: str | None) -> bool:
+    """Return whether an object in a refusal is the operation that was asked for, and no error with an id of its own.
+
+    Args:
+        found: as it was found.
+        key: the idempotency key that was sent.
+        hint: the id in the headers.
+    """
+    if "idempotency_key" in found and echoes.is_of_another(key, found["idempotency_key"]):
+        return False
+    identity = members.read_id(found["id"]) or ""
+    named = any(_is_named(name, locations.ID_NAMES) for name, one in found.items() if members.read_id(one) == identity)
+    ours = echoes.is_same_key(key, found.get("idempotency_key")) and _looks_alive(found)
+    return named or ours or identity == hint or locations.USUAL_ID.fullmatch(identity) is not None
 
 
 def list_ids(found: Mapping[str, Any]) -> Iterator[str]:

@@ -6,6 +6,8 @@ Rules:
 2. ``Location``, ``Content-Location`` and the like are about the operation: an id in the query, whatever the path, or
    else the last part of the path that has a digit and is no version. Their link is only read, never followed.
 3. So are headers that are named like an id, such as ``X-Operation-Id``; the id of an HTTP request is none.
+4. A redirect may lead anywhere, as to a login. It names an operation only by a link to the GET of the route, by an id
+   of the usual form, or by one below a collection of operations, such as ``/jobs/17``.
 """
 
 import re
@@ -17,6 +19,10 @@ from soundpiece_async._core import members
 ID_NAMES = frozenset({"operationid", "opid", "jobid", "taskid"})
 """Names of members and headers that hold the id of an operation, without case and punctuation."""
 
+USUAL_ID = re.compile(r"op_[0-9a-z]{26}")
+"""The documented form of an id."""
+
+_COLLECTIONS = frozenset({"operations", "operation", "jobs", "job", "tasks", "task", "generations"})
 _VERSION = re.compile(r"v\d+(\.\d+)*", re.IGNORECASE)
 
 
@@ -27,6 +33,23 @@ def find_in_headers(headers: Mapping[str, str]) -> str | None:
         headers: names in lower case.
     """
     return next(_list_ids(headers), None)
+
+
+def find_in_redirect(headers: Mapping[str, str], *, route: str) -> str | None:
+    """Return the id of the operation that the ``Location`` of a redirect names, or None (rule 4).
+
+    Args:
+        headers: names in lower case.
+        route: the route of the PUT.
+    """
+    path, query = _split(headers.get("location", ""))
+    parts = [unquote(part) for part in path.split("/") if part]
+    if parts and parts[-1] in (route, *_COLLECTIONS):
+        return _read_query(query)
+    last, collection = (["", "", *parts])[:-3:-1]
+    known = _read_query(query) or members.read_id(last)
+    named = collection == route or collection.casefold() in _COLLECTIONS
+    return known if named or (known is not None and USUAL_ID.fullmatch(known)) else None
 
 
 def find_in_link(text: str, *, route: str) -> str | None:

@@ -78,16 +78,20 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
 
     Raises:
         TransportError: a 2xx that is not JSON; the same key may go again.
-        ApiError: the service refused.
+        ApiError: the service refused; ``handle`` is the operation that a 409 names.
         DecodeError: no operation can be found in it; or it is the answer to another idempotency key, and ``operation``
             the one that it names.
     """
-    data = _read_accepted(answer, call)
-    hint = locations.find_in_headers(answer.headers)
-    found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
-    identity = None if found is None else members.read_id(found.get("id"))
-    if found is None or identity is None:
-        raise _no_operation(data, answer, call)
+    if 200 <= answer.status < 300:  # noqa: PLR2004 - what 2xx means
+        data = _read_accepted(answer, call)
+        hint = locations.find_in_headers(answer.headers)
+        found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
+        identity = None if found is None else members.read_id(found.get("id"))
+        if found is None or identity is None:
+            raise _no_operation(data, answer, call)
+    else:
+        data, found = _find_in_refusal(answer, call, request)
+        identity = str(members.read_id(found["id"]))
     reading = reading_of(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
@@ -99,6 +103,29 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
             operation=reading.operation,
         )
     return reading
+
+
+def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any, Mapping[str, Any]]:
+    """Return the body and the operation of a redirect or a conflict that names the operation of this request.
+
+    Raises:
+        ApiError: it does not. A conflict that names one without its key is another's work perhaps, and only named.
+    """
+    refusal = read_refusal(answer, call)
+    if not (300 <= answer.status < 400 or answer.status == HTTPStatus.CONFLICT):  # noqa: PLR2004 - what 3xx means
+        raise refusal
+    key, hint = request.idempotency_key, locations.find_in_redirect(answer.headers, route=request.route)
+    data = {} if isinstance(refusal.body, str) else refusal.body
+    found = envelopes.find_operation(data, route=request.route, key=key, hint=hint)
+    if found is None or not envelopes.is_certain(found, key=key, hint=hint):
+        raise refusal
+    if answer.status == HTTPStatus.CONFLICT and not echoes.is_same_key(key, found.get("idempotency_key")):
+        handle = Handle(request.route, str(members.read_id(found["id"])))
+        refusal.add_note(
+            f"the answer names operation {redact_text(str(handle))}: read it, it may be that of this request"
+        )
+        raise refusal.about(handle)
+    return data, found
 
 
 def reading_of(found: Mapping[str, Any], handle: Handle, *, request: Request, body: bytes | None) -> Reading:

@@ -220,6 +220,7 @@ def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: Patie
     assert bound(error, reached=False) == fresh
     assert bound(error, reached=True) == later
     assert bound(refusal(500), reached=False) == Patience(inf, inf)
+    assert bound(refusal(404), reached=True, refused=True) == Patience(unreadable=UNREADABLE_TIMES)
 
 
 def test_a_session_has_reached_the_service_once_something_was_sent() -> None:

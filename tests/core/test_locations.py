@@ -42,3 +42,29 @@ def test_headers(headers: dict[str, str], identity: str | None) -> None:
 def test_links(link: str, identity: str | None) -> None:
     """A link is about the operation if it is the GET of its route."""
     assert locations.find_in_link(link, route="create.new_fx") == identity
+
+
+@pytest.mark.parametrize(
+    ("link", "identity"),
+    [
+        ("/v1/create.new_fx?id=17", "17"),
+        ("create.new_fx?id=17", "17"),
+        ("https://api.example/v1/create.new_fx/17", "17"),
+        ("/v1/jobs/17", "17"),
+        ("/v1/Operations/a1?id=17", "17"),
+        ("/v1/jobs?id=17", "17"),
+        (f"/status/{ID}", ID),
+        (f"/result?operation_id={ID}", ID),
+        ("/login/2fa?next=/v1/create.new_fx", None),
+        ("/login?session_id=1&id=17", None),
+        ("/v1/create.new_fx/", None),
+        ("/v1/create.new_fx", None),
+        ("/17", None),
+        ("https://[/jobs/17", None),
+        ("", None),
+    ],
+)
+def test_redirects(link: str, identity: str | None) -> None:
+    """A redirect may lead anywhere: only what is plainly an operation counts."""
+    assert locations.find_in_redirect({"location": link}, route="create.new_fx") == identity
+    assert locations.find_in_redirect({}, route="create.new_fx") is None
