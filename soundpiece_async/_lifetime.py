@@ -49,6 +49,13 @@ class Lifetime:
         """True from the first ``start`` on."""
         return self._root is not None
 
+    def check_started(self) -> None:
+        """Raise ``SessionClosed`` unless it was started, however it goes on."""
+        if self._root is None:
+            raise SessionClosed(
+                "the session is not open: use 'async with Session() as session', or await session.start()"
+            )
+
     def check_new(self) -> None:
         """Raise ``SessionClosed`` if it was started, or closed, before."""
         if self._root is not None or self.closed:
@@ -103,10 +110,8 @@ class Lifetime:
 
     def check(self) -> "TaskGroup":
         """Give the root's task group; ``SessionClosed`` unless it is open, and open in the running event loop."""
-        if self._root is None and not self.closed:
-            raise SessionClosed(
-                "the session is not open: use 'async with Session() as session', or await session.start()"
-            )
+        if not self.closed:
+            self.check_started()
         if self.closed or self._over or self._group is None:
             raise SessionClosed("the session is closed")
         self._check_loop()

@@ -348,8 +348,14 @@ class Session:
             self._poller.deliver(operation)
 
     def statistics(self) -> Statistics:
-        """Count what happened since the start; cheap enough to ask ten times a second."""
-        self._life.check()
+        """Count what happened since the start; cheap enough to ask ten times a second.
+
+        Any thread may ask, as exporters of metrics do, and also after the session was closed.
+
+        Raises:
+            SessionClosed: it was never started.
+        """
+        self._life.check_started()
         poller, gate = self._poller, self._transport.pacer.gate
         return Statistics(
             submitted=self._submitter.submitted,
