@@ -42,7 +42,10 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
 
 
 def on_post_build(*, config: Any) -> None:
-    """Refuse a site that a browser would have to fetch something for."""
+    """Write the search index as a script too, and refuse a site that needs something from outside."""
+    search = Path(config.site_dir, "search")
+    index = (search / "search_index.json").read_text()
+    (search / "search_index.js").write_text(f"var __index = {index}")  # the theme reads it where the site is a folder
     for page in Path(config.site_dir).rglob("*.html"):
         found = _OUTSIDE.search(page.read_text())
         if found:
