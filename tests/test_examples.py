@@ -2,12 +2,16 @@
 
 import asyncio
 import importlib.util
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import attrs
+import mcp
 import pytest
 from leftovers import until
+from mcp_types import ResourceLink, TextContent
 
 from soundpiece_async import NewFx, Session, Settings
 from soundpiece_async.simulator import Fault, Simulator
@@ -86,3 +90,55 @@ async def test_a_receiver_saves_what_is_announced(
         f"saved\t{good.handle}\t{tmp_path / good.id}.flac",
         f"failed\t{bad.handle}\tinternal_error: The operation could not be completed.",
     ]
+
+
+async def call(client: mcp.Client, tool: str, **arguments: Any) -> tuple[str, list[ResourceLink]]:
+    """Call a tool; gives the handle and the links of its result."""
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, result
+    text, *links = result.content
+    assert isinstance(text, TextContent)
+    return text.text.removeprefix("handle: "), [link for link in links if isinstance(link, ResourceLink)]
+
+
+async def test_an_assistant_makes_music(soundpiece_simulator: Simulator, tmp_path: Path) -> None:
+    """With the protocol's own client, over stdio: files as links, results as sources, and errors in words."""
+    server = mcp.StdioServerParameters(
+        command=sys.executable,
+        args=["-W", "error", str(EXAMPLES / "mcp_server.py"), str(tmp_path)],
+        env={**os.environ, **soundpiece_simulator.environ},
+    )
+    told: list[Any] = []
+
+    async def note(*progress: float | str | None) -> None:
+        told.append(progress[2])
+
+    async with mcp.Client(server) as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names == {"make_song", "make_effect", "separate_stems", "cut_down", "fetch"}
+        song, takes = await call(client, "make_song", prompt="folk", lyrics="[Verse]\nHome again")
+        assert len(takes) == 2
+        for link in takes:
+            path = Path(str(link.uri).removeprefix("file://"))
+            assert (path.parent, path.stat().st_size, link.mime_type) == (tmp_path, link.size, "audio/flac")
+        _, stems = await call(client, "separate_stems", handle=song, output=1)
+        assert {str(link.description).partition(",")[0] for link in stems} == {"vocals", "drums", "bass", "other"}
+        _, (cut,) = await call(client, "cut_down", handle=song, seconds=1)
+        assert str(cut.description).startswith("audio, ")
+        assert await call(client, "fetch", handle=song) == (song, takes)
+
+        effect = {"prompt": "door slams", "seconds": 1}
+        soundpiece_simulator.inject(Fault.FAIL)
+        failed = await client.call_tool("make_effect", effect, progress_callback=note)
+        assert failed.is_error
+        assert "(handle: create.new_fx/op_" in str(failed.content)
+        assert "has been running for 0 s" in str(told[0])
+        for tool, arguments, words in (
+            ("make_effect", {"prompt": "", "seconds": 1}, "prompt"),
+            ("cut_down", {"handle": song, "seconds": 1, "output": 9}, "has 2 files"),
+            ("fetch", {"handle": "nonsense"}, "handle"),
+        ):
+            refused = await client.call_tool(tool, arguments)
+            assert refused.is_error
+            assert words in str(refused.content)
+    assert soundpiece_simulator.statistics().operations == 4

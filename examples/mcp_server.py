@@ -1,0 +1,128 @@
+"""A server of the Model Context Protocol, over stdio: an assistant makes songs, effects, stems and cut-downs.
+
+    pip install soundpiece-async "mcp>=2"
+    SOUNDPIECE_API_KEY=spk_... python examples/mcp_server.py out
+
+Give an assistant that command line. Every tool answers with links to files on this machine, and with a handle: the name
+of the result for the other tools. Each call of a tool that makes something costs credits. A call that is cancelled, or
+takes longer than the assistant waits, loses nothing: `fetch` brings its result by the handle.
+"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import CallToolResult, ResourceLink, TextContent
+
+from soundpiece_async import (
+    AutoCutDown,
+    Handle,
+    NewFx,
+    NewSong,
+    Output,
+    SavedFile,
+    SeparateStems,
+    Session,
+    SoundpieceError,
+    WaitTimeout,
+)
+from soundpiece_async import Request as SoundRequest
+
+Call: TypeAlias = Context[Session]
+STEP = 5.0
+"""Seconds between two signs of progress, which keep an assistant waiting."""
+
+
+@asynccontextmanager
+async def open_session(_: MCPServer[Session]) -> AsyncIterator[Session]:
+    """Open one session for as long as the server runs."""
+    async with Session() as session:
+        yield session
+
+
+server = MCPServer("soundpiece", lifespan=open_session)
+
+
+@server.tool()
+async def make_song(prompt: str, lyrics: str, call: Call) -> CallToolResult:
+    """Make a song from a description of its style, and lyrics with lines such as [Verse] and [Chorus]."""
+    return await make(NewSong(lyrics=lyrics, prompt=prompt), call)
+
+
+@server.tool()
+async def make_effect(prompt: str, seconds: float, call: Call) -> CallToolResult:
+    """Make a sound effect from a description of it, so many seconds long."""
+    return await make(NewFx(prompt, duration=seconds), call)
+
+
+@server.tool()
+async def separate_stems(handle: str, call: Call, output: int = 0) -> CallToolResult:
+    """Separate a result into stems: vocals, drums, bass and others. `output` counts its files from 0."""
+    return await make(SeparateStems(await find(handle, output, call)), call)
+
+
+@server.tool()
+async def cut_down(handle: str, seconds: float, call: Call, output: int = 0) -> CallToolResult:
+    """Cut a result down to so many seconds. `output` counts its files from 0."""
+    return await make(AutoCutDown(await find(handle, output, call), target_duration=seconds), call)
+
+
+@server.tool()
+async def fetch(handle: str, call: Call) -> CallToolResult:
+    """Fetch the files of an earlier result by its handle, at no cost."""
+    return await finish(Handle.parse(handle), call)
+
+
+async def make(request: SoundRequest, call: Call) -> CallToolResult:
+    """Submit a request, and wait for its files."""
+    operation = await session_of(call).submit(request)
+    return await finish(operation.handle, call)
+
+
+async def finish(handle: Handle, call: Call) -> CallToolResult:
+    """Wait for an operation, and save its files; an error keeps the handle."""
+    session, waited = session_of(call), 0.0
+    try:
+        while True:
+            await call.report_progress(waited, message=f"{handle} has been running for {waited:.0f} s")
+            try:
+                operation = await session.wait(handle, timeout=STEP)
+                break
+            except WaitTimeout:
+                waited += STEP
+        files = await session.download(operation, folder())
+    except SoundpieceError as error:
+        return CallToolResult(content=[TextContent(text=f"{error} (handle: {handle})")], is_error=True)
+    return CallToolResult(content=[TextContent(text=f"handle: {handle}"), *map(link, files)])
+
+
+async def find(handle: str, output: int, call: Call) -> Output:
+    """Return an output of an earlier result."""
+    operation = await session_of(call).wait(Handle.parse(handle))
+    if not 0 <= output < len(operation.outputs):
+        raise ValueError(f"{handle} has {len(operation.outputs)} files: output counts them from 0")
+    return operation.outputs[output]
+
+
+def link(file: SavedFile) -> ResourceLink:
+    """Describe a file for an assistant."""
+    path = (file.path or Path()).resolve()
+    about = f"{file.output.kind or 'audio'}, {file.duration:.1f} s"
+    return ResourceLink(name=path.name, uri=path.as_uri(), mime_type="audio/flac", size=file.bytes, description=about)
+
+
+def session_of(call: Call) -> Session:
+    """Return the session of the server."""
+    return call.request_context.lifespan_context
+
+
+def folder() -> Path:
+    """Return the folder for the files, from the command line."""
+    return Path(sys.argv[1] if len(sys.argv) > 1 else "out")
+
+
+if __name__ == "__main__":
+    server.run("stdio")
