@@ -9,12 +9,13 @@ takes longer than the assistant waits, loses nothing: `fetch` brings its result 
 """
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, ResourceLink, TextContent
 
 from soundpiece_async import (
@@ -73,38 +74,47 @@ async def cut_down(handle: str, seconds: float, call: Call, output: int = 0) -> 
 @server.tool()
 async def fetch(handle: str, call: Call) -> CallToolResult:
     """Fetch the files of an earlier result by its handle, at no cost."""
-    return await finish(Handle.parse(handle), call)
+    return await finish(handle, call)
 
 
 async def make(request: SoundRequest, call: Call) -> CallToolResult:
     """Submit a request, and wait for its files."""
-    operation = await session_of(call).submit(request)
-    return await finish(operation.handle, call)
+    with in_words():
+        operation = await session_of(call).submit(request)
+    return await finish(str(operation.handle), call)
 
 
-async def finish(handle: Handle, call: Call) -> CallToolResult:
-    """Wait for an operation, and save its files; an error keeps the handle."""
+async def finish(handle: str, call: Call) -> CallToolResult:
+    """Wait for an operation, and save its files."""
     session, waited = session_of(call), 0.0
-    try:
-        while True:
+    with in_words(f" (handle: {handle})"):
+        operation = None
+        while operation is None:
             await call.report_progress(waited, message=f"{handle} has been running for {waited:.0f} s")
             try:
-                operation = await session.wait(handle, timeout=STEP)
-                break
+                operation = await session.wait(Handle.parse(handle), timeout=STEP)
             except WaitTimeout:
                 waited += STEP
         files = await session.download(operation, folder())
-    except SoundpieceError as error:
-        return CallToolResult(content=[TextContent(text=f"{error} (handle: {handle})")], is_error=True)
     return CallToolResult(content=[TextContent(text=f"handle: {handle}"), *map(link, files)])
+
+
+@contextmanager
+def in_words(more: str = "") -> Iterator[None]:
+    """Give errors to the assistant as text; any other kind of error is hidden from it."""
+    try:
+        yield
+    except (SoundpieceError, ValueError) as error:
+        raise ToolError(f"{error}{more}") from error
 
 
 async def find(handle: str, output: int, call: Call) -> Output:
     """Return an output of an earlier result."""
-    operation = await session_of(call).wait(Handle.parse(handle))
-    if not 0 <= output < len(operation.outputs):
-        raise ValueError(f"{handle} has {len(operation.outputs)} files: output counts them from 0")
-    return operation.outputs[output]
+    with in_words():
+        operation = await session_of(call).wait(Handle.parse(handle))
+        if not 0 <= output < len(operation.outputs):
+            raise ValueError(f"{handle} has {len(operation.outputs)} files: output counts them from 0")
+        return operation.outputs[output]
 
 
 def link(file: SavedFile) -> ResourceLink:
