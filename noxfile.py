@@ -147,7 +147,8 @@ def typing(session: nox.Session) -> None:
 @nox.session(python=PYTHONS[0])
 def bench(session: nox.Session) -> None:
     """Measure everything in its quick form, some minutes, and print one table; `-- --only peers` does less."""
-    for program, package in {"curl": "curl", "nginx": "nginx-light"}.items():
+    servers = {"nginx": "nginx-light", "redis-server": "redis-server", "postgres": "postgresql"}
+    for program, package in {"curl": "curl", **servers}.items():
         if not provide(session, program, package=package):
             session.warn(f"no {program}, and no way to install it: what needs it will say so")
     install(session, "bench")

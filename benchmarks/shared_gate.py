@@ -28,10 +28,13 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from stores import serve_postgres, serve_redis
 
 from soundpiece_async import Limits, NewFx, RetryPolicy, Session, Settings
+from soundpiece_async._core.reading import read_operation
 from soundpiece_async.simulator import Simulator
 
 PROCESSES = 8
 WAITING = 20  # requests that each process always has to send
+BUSY = 0.5  # seconds without a turn of the service's event loop: worth measuring again
+TOLD = 300  # webhooks
 SETTLED = {5.0: 60.0, 20.0: 30.0, 100.0: 30.0}  # seconds after the last start
 
 
@@ -45,11 +48,13 @@ class Outcome:
     most: float
     jain: float
     asked: float | None  # questions to Redis per request
+    stalled: float  # seconds for which the service stood still at most: on a busy machine that makes 429s of its own
 
     def __str__(self) -> str:
         asked = "" if self.asked is None else f"  questions per request {self.asked:.2f}"
         share = f"share x {PROCESSES} {self.least:.2f} to {self.most:.2f}  Jain {self.jain:.3f}"
-        return f"used {self.used:.3f}  429s {self.limited:.4f}  {share}{asked}"
+        stalled = f"  the service stood still for {self.stalled:.1f} s" if self.stalled > BUSY else ""
+        return f"used {self.used:.3f}  429s {self.limited:.4f}  {share}{asked}{stalled}"
 
 
 async def work(url: str, key: str, shared: str | None) -> None:
@@ -80,6 +85,7 @@ async def measure(rate: float, shared: str | None, *, settle: float, seconds: fl
     async with Simulator(requests_per_second=rate, durations=lambda _: 1e9) as sim, asyncio.TaskGroup() as group:
         words = [sys.executable, __file__, "--work", sim.url, sim.api_key, shared or ""]
         workers, samples = [], []
+        stalls: list[float] = []
         try:
             for _ in range(PROCESSES):
                 workers.append(await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE))
@@ -89,7 +95,9 @@ async def measure(rate: float, shared: str | None, *, settle: float, seconds: fl
             while not all(samples):  # noqa: ASYNC110 - looked at ten times a second, for some seconds
                 await asyncio.sleep(0.1)
             start = time.time() + settle
+            watching = group.create_task(watch(stalls))
             calls = [await ask(shared, at=start), await ask(shared, at=start + seconds)]
+            watching.cancel()
             await asyncio.sleep(1)
         finally:
             for worker in workers:
@@ -105,7 +113,36 @@ async def measure(rate: float, shared: str | None, *, settle: float, seconds: fl
         most=max(answered) / mean,
         jain=sum(answered) ** 2 / (PROCESSES * sum(one**2 for one in answered)),
         asked=None if None in calls else (calls[1] - calls[0]) / max(1, sent),
+        stalled=max(stalls, default=0.0),
     )
+
+
+async def watch(stalls: list[float]) -> None:
+    """Note how long this event loop stands still."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(0.02)
+        stalls.append(time.monotonic() - before - 0.02)
+
+
+async def tell(shared: str) -> list[float]:
+    """Measure the seconds from a webhook at one session until `wait` returns at another one, in the same process."""
+    late: list[float] = []
+    async with Simulator(durations=lambda _: 1e9) as sim:
+        settings = Settings(api_key=sim.api_key, base_url=sim.url, shared=shared)
+        async with Session(settings) as first, Session(settings) as second:
+            for _ in range(TOLD):
+                request = NewFx("door", duration=0.5, callback_url="https://studio.example/hook")
+                operation = await first.submit(request)
+                waiting = asyncio.create_task(second.wait(operation))
+                await asyncio.sleep(0.02)
+                told = {**operation.raw, "status": "ready", "output": {"url": "https://cdn.example/a.flac"}}
+                ready = read_operation(told, operation.handle, request=request).operation
+                started = time.monotonic()
+                first.deliver(ready)
+                await waiting
+                late.append(time.monotonic() - started)
+    return sorted(late)
 
 
 async def read(worker: asyncio.subprocess.Process, lines: list[list[float]]) -> None:
@@ -186,13 +223,20 @@ def main() -> int:
         url, key, shared = asked.work
         asyncio.run(work(url, key, shared or None))
     figures: list[_figures.Figure] = []
+    told: set[str] = set()
     for rate in [20.0] if asked.quick else asked.rates:
         for gate in asked.gates:
             with serve(gate) as shared:
                 settle, seconds = (20.0, 10.0) if asked.quick else (SETTLED.get(rate, 30.0), asked.seconds)
                 outcome = asyncio.run(measure(rate, shared, settle=settle, seconds=seconds))
+                late = [] if shared is None or gate in told else asyncio.run(tell(shared))
             print(f"{gate:9} {rate:4.0f}/s  {outcome}", flush=True)
             figures += judge(gate, rate, outcome)
+            if late:
+                told.add(gate)
+                for share, goal in ((0.5, 3.0), (0.99, 25.0)):
+                    name = f"{gate}: webhook at one, told at another, ms, p{share * 100:.0f}"
+                    figures.append(_figures.Figure.at_most(name, goal, late[int(share * len(late))] * 1e3))
     return _figures.report(figures, asked)
 
 

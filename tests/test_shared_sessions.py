@@ -341,6 +341,7 @@ class Shelf:
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
         self.during: Any = lambda: None
+        self.looking: Any = lambda: None
 
     async def publish(self, handle: str, body: bytes) -> None:
         """Note it."""
@@ -349,7 +350,7 @@ class Shelf:
 
     async def look(self, handles: Sequence[str]) -> Mapping[str, bytes]:
         """Find news of everything."""
-        self.during()
+        self.looking()
         return dict.fromkeys(handles, b"")
 
 
@@ -383,10 +384,10 @@ async def test_news_change_while_the_store_is_asked() -> None:
     news.want(handle, look=True)
 
     def change() -> None:
-        shelf.during = lambda: news.drop(handle)
+        shelf.during = lambda: None
         news.tell(second)
 
-    shelf.during = change
+    shelf.during, shelf.looking = change, lambda: news.drop(handle)
     news.tell(first)
     async with anyio.create_task_group() as group:
         group.start_soon(news.serve, shelf)
@@ -396,3 +397,13 @@ async def test_news_change_while_the_store_is_asked() -> None:
         group.cancel_scope.cancel()
     assert [body for _, body in shelf.published] == [b'{"id":"1"}', b'{"id":"2"}', b'{"id":"1"}']
     assert not news._found
+
+
+async def test_news_that_come_too_late_change_nothing(redis: Server) -> None:
+    """Whoever waited has gone in the moment in which they came."""
+    async with simulate() as sim, sessions(sim, f"{redis.url}?account=late", 1) as (one,):
+        news = one._poller._news
+        assert news is not None
+        news._receive(Handle("create.new_fx", "op_1"), b"{}")
+        await until(lambda: not news._found)
+        await one.submit(fx())

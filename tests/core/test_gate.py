@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from soundpiece_async._core.pacing import LONGEST_PAUSE, Gate, Ticket, Turn
+from soundpiece_async._core.pacing import LONGEST_PAUSE, Gate, OwnPace, Ticket, Turn
 
 
 def admit_one(gate: Gate, *, now: float, turn: Turn = Turn.SUBMIT) -> Ticket:
@@ -64,6 +64,11 @@ def test_a_burst_costs_one_decrease() -> None:
 
     assert gate.rate is not None
     assert gate.rate < rate
+
+
+def test_a_pace_shows_its_rate() -> None:
+    """As everything that lives through time does."""
+    assert repr(OwnPace(ceiling=40)) == "<OwnPace 40/s>"
 
 
 def test_the_longest_pause_counts() -> None:
