@@ -240,7 +240,7 @@ def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     pattern = r"export \w+_KEY=spk_\w+\nexport \w+_URL=http:\S+\nexport SOUNDPIECE_WEBHOOK_SECRET=whsec_\S+\n"
     assert re.fullmatch(pattern, reader.getvalue())
     said, advised, last = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"simulated service at http:\S+, 10 times as fast as the real one; Ctrl-C stops it", said)
+    assert re.fullmatch(r"simulated service at http:\S+, 20 times as fast as the real one; Ctrl-C stops it", said)
     assert "paste these lines, then try: soundpiece run create.new_fx 'door slams'" in advised
     assert last == "interrupted"
     assert (asked["requests_per_second"], asked["faults"]) == (5.0, simulator.Faults(cut=0.1, fail=1.0))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from soundpiece_async.simulator import Faults
     from soundpiece_async.simulator.variations import Variations
 
-SPEED = 10.0
+SPEED = 20.0
 """A person at a terminal does not wait a minute for a first song."""
 VARIATIONS_HELP = (
     "NAME=VALUE, and as often as you like: what it does where the documentation is silent, such as echo=strip or "
