@@ -239,8 +239,8 @@ class Poller:
                 watch = self._watches.get(handle)
                 if watch is None:
                     continue
-                reading = found and read_operation(found, handle, request=watch.request)
-                if reading and reading.over:
+                reading = read_operation(found, handle, request=watch.request) if found else None
+                if reading is not None and reading.over:
                     self._believe(reading.operation)
                 else:
                     confirming.start_soon(self.confirm, handle, watch.request)

@@ -238,7 +238,7 @@ class PostgresStore:
                 cursor = await connection.execute(statement, values)
             finally:
                 forget()
-        return cursor
+        return cursor  # pyright: ignore[reportPossiblyUnboundVariable] - nothing cancels that scope
 
     @contextmanager
     def _translate(self) -> Generator[None]:

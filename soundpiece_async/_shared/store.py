@@ -1,6 +1,7 @@
 """What a store does for the processes of an account, and where one is."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -50,6 +51,7 @@ class Store(Protocol):
     async def close(self) -> None:
         """Close all connections; never raises."""
 
+    @abstractmethod
     async def perform(self, action: Action) -> Seen:
         """Ask about the gate; see ``_core.account`` for what each question does."""
 
@@ -59,9 +61,11 @@ class Store(Protocol):
     async def publish(self, handle: str, body: bytes) -> None:
         """Keep the news of an operation, and tell every process that there are some."""
 
+    @abstractmethod
     async def look(self, handles: Sequence[str]) -> Mapping[str, bytes]:
         """Return the news that are kept of these operations."""
 
+    @abstractmethod
     async def next_message(self) -> str:
         """Wait for a message: ``GATE``, or the handle of an operation."""
 

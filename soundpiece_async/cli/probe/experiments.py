@@ -153,6 +153,7 @@ class Experiments:
         """Read an operation just after it was made, and on another route (U4)."""
         identity = str(accepted.members.get("id"))
         statuses: list[str] = []
+        reply = accepted
         for _ in range(_TRIES):
             reply = await self._client.get(route, identity)
             statuses.append(reply.describe())
