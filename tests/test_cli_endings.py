@@ -5,10 +5,12 @@ import errno
 import inspect
 import io
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -208,8 +210,11 @@ def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unknown.__doc__ == ""
 
 
-def read_all(descriptor: int) -> str:
-    with os.fdopen(descriptor) as pipe:
+def read_late(reading: int, writing: int) -> str:
+    """Read a pipe to its end, from when it is full."""
+    while select.select([], [writing], [], 0)[1]:
+        time.sleep(0.001)
+    with os.fdopen(reading) as pipe:
         return pipe.read()
 
 
@@ -224,7 +229,7 @@ def test_a_pipe_that_does_not_block(stream: str, monkeypatch: pytest.MonkeyPatch
         open_streams()
         opened = getattr(sys, stream)
         assert (opened.fileno(), opened.isatty(), os.get_blocking(writing)) == (writing, False, False)
-        received = reader.submit(read_all, reading)
+        received = reader.submit(read_late, reading, writing)
         for line in lines:
             (say if stream == "stdout" else tell)(line)
         opened.close()

@@ -87,3 +87,12 @@ def test_no_handle(wrong: str, serve: Serve, capsys: Streams) -> None:
     assert "expected <route>/<operation id>, as create.new_fx/op_" in said
     assert "SECRET" not in said
     assert not simulator.log
+
+
+def test_a_route_that_is_misspelt(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be one that this version does not know: the service is asked, and the closest is named."""
+    simulator = serve()
+    assert main(["get", "create.new_fxx/op_1", "--no-wait"]) == 1
+    said = capsys.readouterr().err
+    assert "create.new_fxx is no route that this version knows (did you mean 'create.new_fx'?); asking all" in said
+    assert len(simulator.log) == 1
