@@ -232,10 +232,11 @@ class PostgresStore:
         self, connection: "psycopg.AsyncConnection[TupleRow]", statement: Any, values: Mapping[str, Any] | None = None
     ) -> "psycopg.AsyncCursor[TupleRow]":
         """Execute a statement, behind a shield: the driver would have it cancelled by a server that may not answer."""
+        cursor = connection.cursor()
         with self._translate(), anyio.CancelScope(shield=True):
             forget = call_later(TIMEOUT, partial(_break, connection))
             try:
-                cursor = await connection.execute(statement, values)
+                await cursor.execute(statement, values)
             finally:
                 forget()
         return cursor  # pyright: ignore[reportPossiblyUnboundVariable] - nothing cancels that scope

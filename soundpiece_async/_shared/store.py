@@ -47,27 +47,34 @@ class Store(Protocol):
 
     async def open(self) -> None:
         """Connect, and listen to messages from here on; close first what was open."""
+        ...
 
     async def close(self) -> None:
         """Close all connections; never raises."""
+        ...
 
     @abstractmethod
     async def perform(self, action: Action) -> Seen:
         """Ask about the gate; see ``_core.account`` for what each question does."""
+        ...
 
     async def depart(self) -> None:
         """Take this process off the list of the live ones."""
+        ...
 
     async def publish(self, handle: str, body: bytes) -> None:
         """Keep the news of an operation, and tell every process that there are some."""
+        ...
 
     @abstractmethod
     async def look(self, handles: Sequence[str]) -> Mapping[str, bytes]:
         """Return the news that are kept of these operations."""
+        ...
 
     @abstractmethod
     async def next_message(self) -> str:
         """Wait for a message: ``GATE``, or the handle of an operation."""
+        ...
 
 
 def find_address(url: str, *, origin: str, key: str) -> Address:
