@@ -153,7 +153,8 @@ async def choose_places(session: Session, operation: Operation[NewFx], store: Me
     assert_type(await session.download(operation, "s3://songs"), list[SavedFile])
     assert_type(await session.download(operation.handle, Path("out")), list[SavedFile])
     assert_type(await session.download(operation.outputs[0], store, name="door"), SavedFile)
-    async with session.stream(operation.outputs[0]) as audio:
+    async with session.stream(operation.outputs[0], range="bytes=0-", if_range=None) as audio:
+        assert_type(audio.status, int)
         assert_type(audio.headers, dict[str, str])
         assert_type(audio.size, int | None)
         async for block in audio:
