@@ -308,6 +308,7 @@ async def test_a_player_that_knows_another_version_gets_all_of_this_one(
         ([Act(ranges=False, cut=100_000)], [END, END]),
         ([Act(status=403), Act(status=503), Act(status=404)], [END] * 4),
         ([Act(shift=5), Act(most=7)], [END] * 3),
+        ([Act(content_range="bytes of yours"), Act(content_range="bytes 9-3/300000")], [END] * 3),
         ([Act(total=False)], [END]),
         ([Act(cut=60_000, framing="close", total=False)], [END, "bytes=260000-299999"]),
         ([Act(framing="chunked")], [END]),
