@@ -79,8 +79,6 @@ async def experiment(findings: Differing, port: int, *variations: str) -> None:
                 experiments.describe_webhook(await listener.wait(timeout=20), secret)
 
 
-# asyncio before 3.13 loses a connection that it accepts in the turn in which its server closes (python/cpython#109564)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.anyio
 async def test_every_variation_is_found() -> None:
     """A service that differs from the documentation in one thing has at least one row that says so."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import anyio
@@ -11,6 +11,12 @@ from aiohttp import web
 
 _GRACE = 1.0
 """Real seconds for connections to notice that the simulator closes; each needs but a turn of the loop."""
+
+_BACKLOG = 128
+"""Connections that wait to be accepted; asyncio's own default is lower."""
+
+_TURNS = 3
+"""Turns of the loop from accepting a connection to its transport."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -87,13 +93,25 @@ def share_host(url: str, other: str) -> str:
 
 @asynccontextmanager
 async def listen(handler: Handler, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve one origin, whose URL this gives; a client that leaves cancels its handler, so a lost poll is known."""
+    """Serve one origin, whose URL this gives; a client that leaves cancels its handler, so a lost poll is known.
+
+    Before Python 3.13, asyncio loses a connection that it accepts in the turn of the loop in which its server closes:
+    so accepting ends some turns before that.
+    """
+    loop = asyncio.get_running_loop()
     server = web.Server(handler, handler_cancellation=True, access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=_GRACE)
-    await runner.setup()
+    listener = await loop.create_server(server, host, port, backlog=_BACKLOG)
     try:
-        await web.TCPSite(runner, host, port).start()
-        name, bound, *_ = runner.addresses[0]
+        name, bound, *_ = listener.sockets[0].getsockname()
         yield f"http://[{name}]:{bound}" if ":" in name else f"http://{name}:{bound}"
     finally:
-        await runner.cleanup()
+        try:
+            with suppress(NotImplementedError):  # Windows' loop accepts in another way
+                for socket in listener.sockets:
+                    loop.remove_reader(socket.fileno())
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+        finally:
+            listener.close()
+            server.pre_shutdown()
+            await server.shutdown(_GRACE)
