@@ -173,6 +173,20 @@ DELIVERED: dict[str, Service] = {
     "as texts": ending("ready", output=None, outputs=[URL]),
     "under another member": ending("ready", output=None, result={"url": URL}),
     "relative to the scheme": output(url=URL.removeprefix("http:")),
+    "in clips": ending("ready", output=None, clips=[{"audio_url": URL, "image_url": "https://h/y.png"}]),
+    "beside the operation": lambda members: {
+        "fx": {"id": members["id"], "status": members["status"]},
+        "result": {"output": members.get("output")},
+    },
+    "names in capitals": lambda members: {
+        "Fx": {"Id": members["id"], "Status": members["status"].title(), "Output": members.get("output")}
+    },
+    "a state": lambda members: {
+        "Job": {"job_id": members["id"], "state": {"name": members["status"]}, "result": members.get("output")}
+    },
+    "no id nor envelope in a poll": lambda members: (
+        without_id(members) if members["status"] == "ready" else {"fx": members}
+    ),
     "no id in a poll": lambda members: {"fx": members | ({"id": None} if members["status"] == "ready" else {})},
 }
 
@@ -209,6 +223,8 @@ ACCEPTED: dict[str, Callable[[str], bytes]] = {
     "gzip without a label": packed(),
     "gzip with another label": packed(headers="Content-Encoding: br\r\n"),
     "a false label": packed(headers="Content-Encoding: gzip\r\n", pack=bytes),
+    "the bare id": accepted(b"ID\n", status="200 OK"),
+    "names in capitals": accepted(b'{"Fx": {"Id": "ID", "Status": "Queued"}}', status="200 OK"),
     "see other": accepted(status="303 See Other", headers=f"Location: {PATH}\r\n"),
     "a redirect to the job": accepted(b"<html>", status="302 Found", headers="Location: /jobs/ID\r\n"),
     "a redirect with a body": accepted(b'{"operation_id": "ID"}', status="303 See Other"),
@@ -219,6 +235,7 @@ UNNAMED: dict[str, Callable[[str], bytes]] = {
     "nothing": accepted(status="204 No Content"),
     "a location of the queue": accepted(headers="Location: /v1/create.new_fx\r\n"),
     "a word": accepted(b'"accepted"', status="200 OK"),
+    "a user": accepted(b'{"user": {"id": "u1", "status": "active"}}', status="200 OK"),
 }
 
 
@@ -332,6 +349,7 @@ FAILED: dict[str, tuple[Service, str]] = {
     "a number as code": (ending("failed", output=None, error={"code": 500, "message": "no luck"}), "500: no luck"),
     "none": (ending("failed", output=None), "internal_error"),
     "cancelled": (ending("cancelled", output=None), "internal_error"),
+    "a reason beside": (ending("failed", output=None, failure_reason="no luck"), "internal_error: no luck"),
     "expired": (ending("Expired", output=None, error={"code": "late"}), "late"),
     "an unknown word": (ending("abandoned", output=None, error={"code": "late"}), "late"),
     "ready": (ending("ready", output=None, error={"code": "late"}), "late"),

@@ -14,6 +14,10 @@ Rules (contract section 14, rule 1):
 6. If no object has an id, the outermost object and those with a status are searched for another one, in this order: a
    link to the GET of the route; the headers of the answer (``locations``); a resource name such as ``operations/17``; a
    member named ``_id``, ``uuid`` or ``oid``; a member named like the id of a request. The first that is unique is used.
+7. The names of members count without case and punctuation, ``state`` and the like as ``status``. The object of a member
+   such as ``user`` or ``account`` is no operation. An answer that is a text of the usual form of an id is that id.
+8. In the answer to a poll, an object without an id is the operation if no object has one, and it runs or has outputs.
+   To an operation that ended well without outputs belong those of the only object without an id that has any.
 """
 
 import re
@@ -22,7 +26,8 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core import codec, echoes, locations, members
+from soundpiece_async._core import codec, echoes, endings, locations, members
+from soundpiece_async._core.models import Status
 from soundpiece_async._core.requests import ROUTES
 
 MAX_DEPTH = 3
@@ -34,6 +39,14 @@ _OWN_NAMES = frozenset({"id", "uuid", "guid", "oid"})
 _REQUEST_NAMES = frozenset({"requestid", "generationid", "predictionid", "runid", "renderid"})
 _ECHOED = frozenset(name for kind in ROUTES.values() for name in attrs.fields_dict(kind))
 _KNOWN = frozenset({"status", "created_at", "idempotency_key", "output", "outputs", "error"})
+_FOLDED = {locations.fold(name): name for name in _KNOWN | {"id"}}
+_STATUS_NAMES = ("status", "state", "phase", "jobstatus", "taskstatus", "operationstatus")
+_WORD_NAMES = ("state", "phase", "status", "name", "value", "code")
+_OTHERS = frozenset(
+    {"account", "author", "client", "company", "creator", "customer", "member", "model", "org", "organisation"}
+    | {"organization", "owner", "plan", "project", "subscription", "team", "tenant", "user", "workspace"}
+)
+"""Members whose object is not an operation, even if it is the only one with an id."""
 
 
 def find_operation(
@@ -48,18 +61,39 @@ def find_operation(
         key: the idempotency key that was sent.
         hint: the id in the headers.
     """
+    if isinstance(data, str) and locations.USUAL_ID.fullmatch(data.strip()):
+        return {"id": data.strip()}
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
-    if isinstance(known, dict) and members.read_id(known.get("id")) is not None:
-        return known if _looks_alive(known) else _lift(known) or known
-    objects = list(_walk(data))
+    known = _settle(known) if isinstance(known, dict) else None
+    if known is not None and members.read_id(known.get("id")) is not None:
+        found: Mapping[str, Any] | None = known if _looks_alive(known) else _lift(known) or known
+    else:
+        found = _search(list(_walk(data)), known, route=route, asked=asked, key=key, hint=hint)
+    if asked is not None and found is not None and _lacks_outputs(found):
+        return _complete(found, _walk(data))
+    return found
+
+
+def _search(
+    objects: list[dict[str, Any]],
+    known: dict[str, Any] | None,
+    *,
+    route: str,
+    asked: str | None,
+    key: str | None,
+    hint: str | None,
+) -> Mapping[str, Any] | None:
+    """Return the operation in an answer that has none with an id under the known name (rules 2 to 8)."""
     found = [named for value in objects if (named := _with_id(value)) is not None]
     likely = [value for value in found if _looks_alive(value)]
     lifted = [whole for value in found if (whole := _lift(value)) is not None] if not likely else []
-    if not likely and (asked or not lifted) and isinstance(known, dict) and _looks_alive(known):
+    if not likely and (asked or not lifted) and known is not None and _looks_alive(known):
         if asked:
             return known  # of a poll: which operation it is about was asked
         found = []  # what has an id beside it, or within, may be anything
+    if asked and not found and len(bare := [value for value in objects if _is_told(value)]) == 1:
+        return bare[0]
     likely = likely or lifted
     picked = _pick(likely or found, asked=asked, key=key) if likely or found else None
     if likely or (picked is not None and _with_id(objects[0]) is not None):
@@ -69,21 +103,43 @@ def find_operation(
 
 
 def _walk(data: object) -> Iterator[dict[str, Any]]:
-    """Yield the objects in an answer, the outer ones first."""
-    level: list[object] = [data]
+    """Yield the objects in an answer, the outer ones first, but those that are about somebody or something else."""
+    level: list[tuple[str, object]] = [("", data)]
     seen = 0
     for _ in range(MAX_DEPTH + 1):
-        deeper: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
+        deeper: list[tuple[str, object]] = []
+        for name, value in level:  # grows meanwhile: what a list or a text contains is as deep as that
+            if isinstance(value, list):
+                level += [(name, one) for one in value if isinstance(one, dict | list)][:MAX_OBJECTS]
+            elif isinstance(value, dict):
                 seen += 1
-                yield value
-                level += _unpack(value)
-                inner: Iterable[object] = value.values()
-            else:
-                inner = value if isinstance(value, list) else ()
-            deeper += [one for one in inner if isinstance(one, dict | list)][:MAX_OBJECTS]
-        level = deeper[: MAX_OBJECTS - seen] if seen < MAX_OBJECTS else []
+                if name not in _OTHERS:
+                    yield _settle(value)
+                level += [("", one) for one in _unpack(value)]
+                deeper += [pair for pair in value.items() if isinstance(pair[1], dict | list)][:MAX_OBJECTS]
+            if seen >= MAX_OBJECTS:
+                return
+        level = deeper[: MAX_OBJECTS - seen]
+
+
+def _settle(value: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with its members under their documented names, and its status as a text (rule 7)."""
+    if isinstance(value.get("status"), str) and "id" in value:
+        return value
+    given = {locations.fold(name): one for name, one in value.items() if name[:1] != "_"}
+    named = {name: given[plain] for plain, name in _FOLDED.items() if name not in value and plain in given}
+    words = (_read_word(one) for one in (value.get("status"), *(given.get(name) for name in _STATUS_NAMES)))
+    word = next((word for word in words if word), None)
+    if word is not None and word != value.get("status"):
+        named["status"] = word
+    return {**value, **named} if named else value
+
+
+def _read_word(value: object) -> str | None:
+    """Read a status: a text, or the one in an object such as ``{"name": "ready"}``."""
+    if isinstance(value, dict):
+        return next((word for name in _WORD_NAMES if isinstance(word := value.get(name), str)), None)
+    return value if isinstance(value, str) else None
 
 
 def _unpack(value: dict[str, Any]) -> list[object]:
@@ -104,6 +160,28 @@ def _looks_alive(value: Mapping[str, Any]) -> bool:
     if isinstance(value.get("status"), str):
         return True
     return not all(members.is_empty(value.get(name)) for name in ("outputs", "output", "error"))
+
+
+def _has_outputs(value: Mapping[str, Any]) -> bool:
+    return not all(members.is_empty(value.get(name)) for name in ("outputs", "output"))
+
+
+def _is_told(value: Mapping[str, Any]) -> bool:
+    """Return whether an object without an id tells how an operation stands (rule 8): an error may be any other's."""
+    return _has_outputs(value) or endings.is_running(value.get("status"))
+
+
+def _lacks_outputs(found: Mapping[str, Any]) -> bool:
+    """Return whether an operation is said to have ended well, and has no outputs."""
+    word = found.get("status")
+    return isinstance(word, str) and endings.read_status(word) is Status.READY and not _has_outputs(found)
+
+
+def _complete(found: Mapping[str, Any], objects: Iterable[dict[str, Any]]) -> Mapping[str, Any]:
+    """Return an operation with the outputs that stand beside it, if that is plain (rule 8)."""
+    beside = [value for value in objects if _has_outputs(value) and _with_id(value) is None]
+    names = ("outputs", "output")
+    return {**found, **{name: beside[0].get(name) for name in names}} if len(beside) == 1 else found
 
 
 def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None) -> Mapping[str, Any] | None:
@@ -179,11 +257,15 @@ def _is_named(name: str, names: frozenset[str]) -> bool:
     return locations.fold(name) in names
 
 
-def _list_texts(value: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the texts in an object, and in those in it, as ``links``, which are no echo."""
-    for name, one in value.items():
-        inner = one.values() if isinstance(one, dict) else (one,)
-        yield from (text for text in inner if isinstance(text, str) and name not in _ECHOED)
+def _list_texts(value: object, *, depth: int = 4) -> Iterator[str]:
+    """Yield the texts in an object, and in what it contains, as ``links``, which are no echo."""
+    if isinstance(value, str):
+        yield value
+    elif depth and isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, one in inner:
+            if name not in _ECHOED:
+                yield from _list_texts(one, depth=depth - 1)
 
 
 def _read_resource(value: Mapping[str, Any]) -> str | None:

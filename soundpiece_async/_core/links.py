@@ -24,8 +24,22 @@ _LINK = re.compile(r"(?:https?:)?//\S|/\S", re.IGNORECASE)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _FOR_A_LINK = frozenset({"href", "link", "location", "src", "uri", "url"})
 _FOR_A_FILE = frozenset(
-    {"asset", "audio", "content", "data", "download", "file", "flac", "item", "media", "output"}
-    | {"presigned", "render", "result", "signed", "sound", "track"}
+    {
+        "artifact",
+        "asset",
+        "attachment",
+        "audio",
+        "clip",
+        "content",
+        "data",
+        "download",
+        "file",
+        "flac",
+        "item",
+        "media",
+        "output",
+    }
+    | {"music", "presigned", "render", "result", "signed", "song", "sound", "stem", "track", "variation"}
 )
 _NO_AUDIO = re.compile(r"\.(gif|html?|jpe?g|json|pdf|png|svg|txt|webp|xml)", re.IGNORECASE)
 

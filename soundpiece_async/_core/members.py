@@ -27,6 +27,8 @@ INTERNAL_ERROR = "internal_error"
 MAX_ERRORS = 20
 """The most errors of a list that are read."""
 
+_MESSAGES = ("message", "detail", "title", "msg", "reason", "description")
+
 MAX_DEPTH = 3
 """Levels of lists and objects that are searched for outputs."""
 
@@ -47,6 +49,8 @@ _LONG_ID = 16
 
 def read_id(value: object) -> str | None:
     """Return an operation id, or None. Opaque and printable, without blanks around it; a whole number is its text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -99,7 +103,8 @@ def read_error(value: object) -> OperationError | None:
         return None
     match value:
         case dict():
-            code, message = _to_words(value.get("code")), _to_words(value.get("message"))
+            code = _to_words(value.get("code"))
+            message = next((text for name in _MESSAGES if (text := _to_words(value.get(name)))), "")
             return OperationError(code or INTERNAL_ERROR, message if code or message else _to_words(value))
         case list():
             plain = (_to_words(one) if isinstance(one, list) else one for one in value[:MAX_ERRORS])

@@ -13,6 +13,7 @@ from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Request
 
 _NAMES = ("outputs", "output")
+_REASONS = ("errors", "failure", "failure_reason", "error_message", "reason", "message", "detail")
 
 
 @attrs.frozen
@@ -86,7 +87,7 @@ def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request
     """
     notes = _Notes()
     outputs = _read_outputs(found, handle, notes)
-    error = members.read_error(found.get("error"))
+    error = _read_error(found)
     ending = endings.decide(found.get("status"), outputs=bool(outputs), error=error is not None)
     if ending.unknown:
         word = redact_text(ending.unknown)
@@ -123,6 +124,14 @@ def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tu
         if outputs:
             return tuple(outputs)
     return ()
+
+
+def _read_error(found: Mapping[str, Any]) -> OperationError | None:
+    """Read ``error``, or the reason that stands beside the status of an operation that failed."""
+    error, word = members.read_error(found.get("error")), found.get("status")
+    if error is not None or not isinstance(word, str) or endings.read_status(word) is not Status.FAILED:
+        return error
+    return next((told for name in _REASONS if (told := members.read_error(found.get(name))) is not None), None)
 
 
 def _list_other_names(found: Mapping[str, Any]) -> Iterator[str]:

@@ -236,6 +236,9 @@ def _read_accepted(answer: Answer, call: Call) -> Any:
         return _read_json(answer, call)
     except TransportError:
         bare = answer.status != HTTPStatus.OK and not answer.body.strip()
+        text = answer.body.decode("ascii", "replace").strip()
+        if locations.USUAL_ID.fullmatch(text):
+            return text
         if not bare and locations.find_in_headers(answer.headers) is None:
             raise
     return {}

@@ -56,6 +56,13 @@ def find(data: object, **known: Any) -> Any:
         {"name": "projects/5/operations/17", "done": True, "response": {"output": {"url": "https://h/a"}}},
         {"status": "queued", "links": {"self": f"https://h/v1/{ROUTE}?id=17"}},
         {"request_id": "req_1", "status_url": f"/v1/{ROUTE}?wait=true&id=17"},
+        {"_links": {"self": {"href": f"/v1/{ROUTE}?id=17"}}, "status": "queued"},
+        {"links": [{"rel": "self", "href": f"/v1/{ROUTE}?id=17"}], "source": f"/v1/{ROUTE}?id=18"},
+        {"Sample": {"Id": "17", "Status": "Queued"}},
+        {"sample": {"ID": 17, "state": {"name": "queued"}}},
+        {"Job": {"JobId": "17", "JobStatus": "IN_PROGRESS"}},
+        {"responses": [{"status": 200, "body": {"sample": PLAIN}}]},
+        {"user": {"id": "u1", "status": "active", "job": {"id": "17"}}},
     ],
     ids=str,
 )
@@ -87,6 +94,54 @@ def test_ids_of_the_usual_form_are_found_anywhere() -> None:
     """A text of that form names the operation, whatever its member is called."""
     assert find({"created": OTHER_ID, "ok": True}) == OTHER_ID
     assert find({"created": OTHER_ID, "parent": SAMPLE.id}) is None
+
+
+def test_a_text_that_is_an_id() -> None:
+    """An answer that is nothing else is the id, if that has the usual form."""
+    assert find(f" {OTHER_ID}\n") == OTHER_ID
+    assert find("17") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"sample": {"id": "17", "status": "ready"}, "output": {"url": "https://h/a"}},
+        {"status": "success", "data": {"job": {"id": "17", "status": "done"}, "result": {"output": "https://h/a"}}},
+        {"status": "ready", "output": {"url": "https://h/a"}},
+        {"done": True, "response": {"outputs": ["https://h/a"]}},
+    ],
+)
+def test_outputs_of_a_poll_are_found_beside_it(data: object) -> None:
+    """Outputs without an id, that stand alone or beside the operation, belong to what was asked for."""
+    found = find_operation(data, route=ROUTE, asked="17")
+
+    assert found is not None
+    assert found.get("output") or found.get("outputs")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ({"status": "running", "progress": 1}, True),
+        ({"status": "error", "message": "try again"}, False),
+        ({"status": "success", "data": None}, False),
+        ({"a": {"output": "https://h/a"}, "b": {"output": "https://h/b"}}, False),
+    ],
+)
+def test_an_answer_to_a_poll_without_an_id(data: object, found: bool) -> None:  # noqa: FBT001 - a column
+    """It tells how the operation stands, or it is about something else."""
+    assert (find_operation(data, route=ROUTE, asked="17") is not None) is found
+
+
+@pytest.mark.parametrize(
+    ("status", "beside"),
+    [("queued", [{"output": "https://h/a"}]), ("ready", [{"output": "https://h/a"}, {"output": "https://h/b"}])],
+)
+def test_outputs_beside_an_operation_may_be_of_another(status: str, beside: list[Any]) -> None:
+    """While it runs, and if there are several, there is nothing to take."""
+    found = find_operation({"sample": {"id": "17", "status": status}, "more": beside}, route=ROUTE, asked="17")
+
+    assert found == {"id": "17", "status": status}
 
 
 def test_the_known_name_goes_first() -> None:
@@ -129,6 +184,9 @@ def test_the_usual_form_of_an_id_counts() -> None:
         {"a": PLAIN, "b": {**PLAIN, "id": "18"}},
         {"a": {"b": {"c": {"d": PLAIN}}}},
         {"sample": {"id": "op 1", "prompt": "x"}},
+        {"user": {"id": "u1"}},
+        {"data": {"owner": {"id": "u1", "status": "active"}, "customer": [{"id": "c1"}]}},
+        {"sample": {"state": {"code": 1}}},
         {"operation": "create.new_fx"},
         {"request_id": OP["idempotency_key"]},
         {"_id": "17", "uuid": "18"},
@@ -171,7 +229,8 @@ def test_huge_answers_are_looked_at_in_part() -> None:
 
 def test_ids_that_are_numbers() -> None:
     """They are read as text: the handle needs one."""
-    assert submit(SAMPLE, change(SAMPLE.processing, id=17)).handle.id == "17"
+    for number in (17, 17.0):
+        assert submit(SAMPLE, change(SAMPLE.processing, id=number)).handle.id == "17"
 
 
 @unhurried
