@@ -110,6 +110,52 @@ async def test_when_the_budget_ends_the_error_says_what_is_known() -> None:
         assert len(set(api.puts)) == len(api.created) == 1
 
 
+def refuse_named(status: bytes, *, keyed: bool = True) -> Act:
+    """Refuse with the honest answer as body, with the key or without it."""
+
+    async def act(peer: Peer, honest: bytes) -> None:
+        refusal = honest.replace(b"200 OK", status)
+        await peer.send(refusal if keyed else refusal.replace(b'"idempotency_key"', b'"another_member_"'))
+
+    return act
+
+
+@pytest.mark.parametrize("status", [b"409 Conflict", b"500 No", b"422 Used"])
+async def test_a_refusal_with_the_operation_is_an_answer(status: bytes) -> None:
+    """With our key and an id of the documented form: nothing has to be asked again."""
+    async with RawApi(DOUBTFUL["502"], refuse_named(status)) as api, opened(settings(api.url)) as session:
+        assert (await session.submit(fx())).id in api.created.values()
+        assert len(api.puts) == 2
+
+
+@pytest.mark.parametrize("status", [b"402 Pay", b"403 No"])
+async def test_the_account_is_refused_whatever_is_named(status: bytes) -> None:
+    """The run is to stop."""
+    async with RawApi(refuse_named(status)) as api, opened(settings(api.url)) as session:
+        with pytest.raises(ApiError) as caught:
+            await session.submit(fx())
+        assert caught.value.handle is None
+
+
+async def test_what_a_conflict_names_without_the_key_is_on_the_error(tmp_path: Path) -> None:
+    """It may be another operation, so nobody waits for it; the job stays as it is."""
+    async with RawApi(DOUBTFUL["502"], *[refuse_named(b"409 Conflict", keyed=False)] * 50) as api:
+        (failed,) = await run(api.url, tmp_path, [fx()], budget=0.5)
+        (identity,) = api.created.values()
+    assert isinstance(failed, Failed)
+    assert failed.operation is None
+    assert str(failed.error.handle) == f"create.new_fx/{identity}"
+    assert await states(tmp_path) == [JobState.SENDING]
+
+
+async def test_what_other_refusals_name_is_nothing() -> None:
+    """A 422 may name the operation whose output is the source."""
+    async with RawApi(refuse_named(b"422 No", keyed=False)) as api, opened(settings(api.url)) as session:
+        with pytest.raises(ValidationError) as caught:
+            await session.submit(fx())
+        assert caught.value.handle is None
+
+
 async def run(url: str, folder: Path, requests: list[NewFx], *, budget: float = 1.5, **how: bool) -> list[object]:
     async with (
         await Journal.open(folder, **how) as journal,

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import codec, echoes, endings, envelopes, locations, members, pacing
+from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, locations, members, pacing
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -106,26 +106,33 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
 
 
 def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any, Mapping[str, Any]]:
-    """Return the body and the operation of a redirect or a conflict that names the operation of this request.
+    """Return the body and the operation of a refusal that names the operation of this request.
+
+    A redirect does so by its link, others by an operation with the key; errors have ids, too, so that but for a
+    conflict its id has to have the usual form.
 
     Raises:
         ApiError: it does not. A conflict that names one without its key is another's work perhaps, and only named.
     """
     refusal = read_refusal(answer, call)
-    if not (300 <= answer.status < 400 or answer.status == HTTPStatus.CONFLICT):  # noqa: PLR2004 - what 3xx means
-        raise refusal
+    conflict = answer.status == HTTPStatus.CONFLICT
     key, hint = request.idempotency_key, locations.find_in_redirect(answer.headers, route=request.route)
     data = {} if isinstance(refusal.body, str) else refusal.body
     found = envelopes.find_operation(data, route=request.route, key=key, hint=hint)
-    if found is None or not envelopes.is_certain(found, key=key, hint=hint):
+    if answer.status in attempts.ACCOUNT or found is None or not envelopes.is_certain(found, key=key, hint=hint):
         raise refusal
-    if answer.status == HTTPStatus.CONFLICT and not echoes.is_same_key(key, found.get("idempotency_key")):
-        handle = Handle(request.route, str(members.read_id(found["id"])))
+    identity = str(members.read_id(found["id"]))
+    ours = echoes.is_same_key(key, found.get("idempotency_key"))
+    if conflict and not ours:
+        handle = Handle(request.route, identity)
         refusal.add_note(
             f"the answer names operation {redact_text(str(handle))}: read it, it may be that of this request"
         )
         raise refusal.about(handle)
-    return data, found
+    usual = locations.USUAL_ID.fullmatch(identity) is not None
+    if conflict or 300 <= answer.status < 400 or (ours and usual):  # noqa: PLR2004 - what 3xx means
+        return data, found
+    raise refusal
 
 
 def reading_of(found: Mapping[str, Any], handle: Handle, *, request: Request, body: bytes | None) -> Reading:

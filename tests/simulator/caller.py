@@ -47,7 +47,7 @@ class Caller:
         headers = {"Authorization": f"Bearer {self.sim.api_key}"} if key else {}
         headers |= options.pop("headers", {})
         address = url if url.startswith("http") else self.sim.url + url
-        async with self.session.request(method, address, headers=headers, **options) as response:
+        async with self.session.request(method, address, headers=headers, allow_redirects=False, **options) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def put(self, route: str = "create.new_fx", **members: object) -> Answer:

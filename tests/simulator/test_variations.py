@@ -336,7 +336,10 @@ async def test_writes_ids_otherwise(value: str, change: Callable[[str], str]) ->
         assert (await caller.get("unheard of")).status == 422
 
 
-@pytest.mark.parametrize(("value", "status", "name"), [("location", 202, "Location"), ("204", 204, "Content-Location")])
+@pytest.mark.parametrize(
+    ("value", "status", "name"),
+    [("location", 202, "Location"), ("204", 204, "Content-Location"), ("303", 303, "Location")],
+)
 async def test_accepts_in_a_header(value: str, status: int, name: str) -> None:
     """An accepted PUT has the path of its GET in a header, and no body."""
     async with opened(variations={"submit": value, "envelope": "beside"}) as caller:
@@ -346,6 +349,15 @@ async def test_accepts_in_a_header(value: str, status: int, name: str) -> None:
         assert path == "/v1/create.new_fx"
         assert identity in caller.sim.operations
         assert (await caller.get(identity)).status == 200
+
+
+async def test_names_the_operation_in_a_conflict() -> None:
+    """A repeat is refused, and its body is that of the first answer."""
+    async with opened(variations={"repeat": "named"}) as caller:
+        key = str(uuid.uuid4())
+        first, *repeats = [await caller.put(idempotency_key=key, **SAMPLE) for _ in range(3)]
+        assert (first.status, first.operation["id"]) == (200, repeats[1].operation["id"])
+        assert [repeat.status for repeat in repeats] == [409, 409]
 
 
 @pytest.mark.parametrize(

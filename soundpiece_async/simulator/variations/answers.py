@@ -131,6 +131,11 @@ def _accept_in_headers(status: int, name: str) -> Callable[[Reply, Request], Rep
     return change
 
 
+def _conflict(reply: Reply, request: Request) -> Reply:
+    repeated = request.method == "PUT" and request.earlier > 0 and reply.status == HTTPStatus.OK
+    return attrs.evolve(reply, status=409) if repeated else reply
+
+
 def _respell(change: Callable[[str], str]) -> Callable[[Reply, Request], Reply]:
     """Write an id in the answer to a GET otherwise than it was asked for."""
 
@@ -181,6 +186,11 @@ ANSWERS: Table = {
             meaning="accepted with 204 and a `Content-Location`",
             reply=_accept_in_headers(204, "Content-Location"),
         ),
+        "303": Variation(
+            part="submit.status",
+            meaning="accepted with 303, a `Location` and no body",
+            reply=_accept_in_headers(303, "Location"),
+        ),
         "502": Variation(
             part="submit.first", meaning="the first PUT of a key is accepted, its answer lost", reply=_lose_first_answer
         ),
@@ -203,6 +213,11 @@ ANSWERS: Table = {
             part="repeat",
             meaning="422 to every repeat, for ever",
             instead=_refuse_repeats(422, "This idempotency_key was used before", only_in_progress=False),
+        ),
+        "named": Variation(
+            part="repeat",
+            meaning="409 to every repeat, with the operation in the body",
+            reply=_conflict,
         ),
         "snapshot": Variation(part="repeat.state", meaning="a repeat gets the operation as it was at first"),
     },
