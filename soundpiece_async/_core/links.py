@@ -8,7 +8,7 @@ Rules:
    name. Another leads to audio if all of its words are words for a link or for a file (``href``, ``download_url``,
    ``audio``), or if its path ends in ``.flac``; a word for anything else makes it another link (``page_url``).
 3. Where a member may have any name, such as the kind of a stem, it is another link if its name has a word of
-   ``BESIDE``, or says that it is a link and not to a file.
+   ``BESIDE``, or says that it is a link and not to a file. Several FLAC files of such names are outputs by kind.
 """
 
 import re
@@ -61,18 +61,29 @@ def is_beside(name: str) -> bool:
     return bool(words & BESIDE) or bool(words & _FOR_A_LINK and not words <= _FOR_A_LINK | _FOR_A_FILE)
 
 
+def is_kind(name: str) -> bool:
+    """Return whether a member's name says more than that it holds links or files, as the kind of a stem."""
+    words = _list_words(name)
+    return not words or not words <= _FOR_A_LINK | _FOR_A_FILE
+
+
+def is_flac(link: str) -> bool:
+    """Return whether the path of a link ends as that of a FLAC file."""
+    return _read_extension(link).lower() == ".flac"
+
+
 def find_audio(value: Mapping[str, Any]) -> str | None:
-    """Return the link to audio in an object, or None (rule 2)."""
+    """Return the link to audio in an object, or None (rule 2), also where there are several by kind (rule 3)."""
     url = value.get("url")
     if isinstance(url, str) and url.strip():
         return url if _NO_AUDIO.fullmatch(_read_extension(url)) is None else None
-    ranked: list[tuple[bool, bool, str]] = []
-    for name, text in value.items():
-        if isinstance(text, str) and is_audio(text):
-            words, flac = _list_words(name), _read_extension(text).lower() == ".flac"
-            if flac or (words and words <= _FOR_A_LINK | _FOR_A_FILE):
-                ranked.append((flac, bool(words & _FOR_A_FILE), text))
-    return max(ranked, key=lambda one: one[:2])[2] if ranked else None
+    found = {name: text for name, text in value.items() if isinstance(text, str) and is_audio(text)}
+    kinds = {name for name, text in found.items() if is_flac(text) and is_kind(name) and not is_beside(name)}
+    if len(kinds) > 1:
+        return None
+    names = [name for name in found if name in kinds or not is_kind(name)]
+    best = max(names, key=lambda name: (is_flac(found[name]), is_for_a_file(name)), default=None)
+    return None if best is None else found[best]
 
 
 def _list_words(name: str) -> frozenset[str]:

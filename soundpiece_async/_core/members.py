@@ -153,10 +153,11 @@ def _find_inside(value: dict[str, Any], *, kind: str | None, depth: int) -> Iter
         yield from inside
         return
     for name, one in value.items():
-        if isinstance(one, dict | list) and not links.is_beside(name):
-            named = isinstance(one, dict) and name not in file
-            yield from find_outputs(one, kind=name if named else kind, depth=depth)
-        elif _is_link(one) and is_empty(own) and not links.is_beside(name):
+        if links.is_beside(name):
+            continue
+        if isinstance(one, dict | list):
+            yield from find_outputs(one, kind=name if links.is_kind(name) else kind, depth=depth)
+        elif _is_link(one) and (is_empty(own) or links.is_flac(one)):
             yield from find_outputs(one, kind=name, depth=depth)
 
 

@@ -58,6 +58,7 @@ def test_a_flac_file_has_any_name() -> None:
     [
         *({}, {"url": 5}, {"url": "https://h/cover.png"}, {"page_url": AUDIO}, {"status": AUDIO}, {"mp3_url": AUDIO}),
         *({"": AUDIO}, {"href": "somewhere"}, {"self": AUDIO}),
+        *({"preview": "/p.flac"}, {"vocals": "/a.flac", "drums": "/b.flac"}),
     ],
     ids=str,
 )
