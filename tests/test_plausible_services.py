@@ -142,6 +142,7 @@ class Day:
     def unnamed(self) -> bool:
         """Whether an operation may be accepted whose id nobody can learn."""
         lost = "submit=502" in self.variations or any(name.startswith("accepted") for name, _ in self.troubles)
+        lost = lost or WAYS[self.way] is not run_with_journal  # the second session has the requests alone
         return lost and bool(UNNAMED & set(self.variations))
 
 

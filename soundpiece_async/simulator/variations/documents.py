@@ -207,7 +207,9 @@ def _outputs(change: Callable[[list[Document]], object]) -> Change:
 
 
 def _key_by_kind(outputs: list[Document]) -> Document:
-    return {output.get("kind", f"output_{number}"): output for number, output in enumerate(outputs, 1)}
+    kinds = [output.get("kind") for output in outputs]
+    names = [kind if isinstance(kind, str) else f"output_{number}" for number, kind in enumerate(kinds, 1)]
+    return dict(zip(names, outputs, strict=True))
 
 
 def _list_single(document: Document, operation: Operation) -> None:
