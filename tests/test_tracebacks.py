@@ -37,10 +37,13 @@ from soundpiece_async import (
     NewFx,
     NewSong,
     Operation,
+    Output,
     Session,
     Settings,
     SoundpieceError,
 )
+from soundpiece_async.cli import commands
+from soundpiece_async.cli import run as run_command
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import Webhooks
 
@@ -93,14 +96,22 @@ async def download(session: Session, sim: Simulator, folder: Path) -> object:
     return await session.download(await ready(session, sim), folder)
 
 
-async def stream(session: Session, sim: Simulator, _: Path) -> object:
-    async with session.stream((await ready(session, sim)).outputs[0]) as audio:
-        async for _block in audio:
+async def read(session: Session, output: Output, **how: str) -> None:
+    async with session.stream(output, **how) as audio:
+        async for _ in audio:
             pass
-    return None
 
 
-CALLS: list[Call] = [submit, wait, refresh, run, run_many, download, stream]
+async def stream(session: Session, sim: Simulator, _: Path) -> object:
+    return await read(session, (await ready(session, sim)).outputs[0])
+
+
+async def stream_range(session: Session, sim: Simulator, _: Path) -> object:
+    return await read(session, (await ready(session, sim)).outputs[0], range="bytes=1000-")
+
+
+FETCHES: list[Call] = [download, stream, stream_range]
+CALLS: list[Call] = [submit, wait, refresh, run, run_many, *FETCHES]
 
 
 def refuse(sim: Simulator, status: int) -> None:
@@ -152,7 +163,7 @@ async def reach(session: Session, operation: Operation[Any] | None, call: Call, 
         return await call(session, None, folder)  # type: ignore[arg-type] - they use none
     if call is download:
         return await session.download(operation, folder)
-    async with session.stream(operation.outputs[0]):
+    async with session.stream(operation.outputs[0], range="bytes=1000-" if call is stream_range else None):
         pytest.fail("it was entered")
 
 
@@ -188,7 +199,7 @@ async def test_no_interruption_shows_a_secret(call: Call, ending: str, tmp_path:
     async with simulate(durations=STUCK) as sim:
         caught: list[BaseException] = []
         async with Session(once(sim)) as session:
-            operation = await ready(session, sim) if call in {download, stream} else None
+            operation = await ready(session, sim) if call in FETCHES else None
             host = "api" if operation is None else "output"
             if call not in {wait, run_many}:
                 sim.inject(Fault.STALL, host=host, seconds=30, times=99)
@@ -222,7 +233,7 @@ OUTPUT_FAULTS: dict[str, Callable[[Simulator], object]] = {
 
 
 @pytest.mark.parametrize("fault", OUTPUT_FAULTS)
-@pytest.mark.parametrize("how", ["download", "stream", "overwrite"])
+@pytest.mark.parametrize("how", ["download", "stream", "range", "overwrite"])
 async def test_no_fault_of_an_output_host_shows_a_secret(fault: str, how: str, tmp_path: Path) -> None:
     """Neither the key nor what signs the URL."""
     async with simulate() as sim, Session(once(sim)) as session:
@@ -232,11 +243,40 @@ async def test_no_fault_of_an_output_host_shows_a_secret(fault: str, how: str, t
         OUTPUT_FAULTS[fault](sim)
         with pytest.raises(SoundpieceError) as caught:
             if how == "stream":
-                async with session.stream(operation.outputs[0]) as audio:
-                    async for _ in audio:
-                        pass
+                await read(session, operation.outputs[0])
+            if how == "range":
+                await read(session, operation.outputs[0], range="bytes=1000-")
             await session.download(operation, tmp_path)
     check(caught.value, sim.api_key, signed=tuple(urlsplit(output.url).query for output in operation.outputs))
+
+
+COMMANDS: dict[str, Callable[[str, Path], Awaitable[object]]] = {
+    "run": lambda _, folder: commands.run("create.new_fx", "door", save_to=folder),
+    "get": lambda handle, folder: commands.get(handle, no_wait=True, save_to=folder),
+    "probe": lambda _, __: commands.probe(),
+    "doctor": lambda _, __: commands.doctor(),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("fault", API_FAULTS)
+async def test_no_command_shows_a_secret(
+    command: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither what it raises, if that has to be, nor what it prints."""
+    async with simulate() as sim, Session(once(sim)) as session:
+        operation = await ready(session, sim)
+        for name, value in sim.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(run_command, "PATIENCE", 0.0)
+        API_FAULTS[fault](sim)
+        signed = tuple(urlsplit(output.url).query for output in operation.outputs)
+        try:
+            await COMMANDS[command](str(operation.handle), tmp_path)
+        except SoundpieceError as error:
+            check(error, sim.api_key, signed=signed)
+    printed = str(capsys.readouterr())
+    assert not any(secret in printed for secret in (sim.api_key, *signed))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ need a direct connection, and no pooler that gives another one for each transact
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,10 +23,9 @@ from psycopg.rows import TupleRow
 from soundpiece_async._core.account import SPARE_PERMITS, TUNING_SECONDS
 from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.pacing import SAVED_SECONDS
-from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.shared import PEER_SECONDS, TUNE_SECONDS, Action, Attend, Report, Seen, Take
 from soundpiece_async._curfew import call_later
-from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address
+from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 
 SCHEMA = """
 DO $$ BEGIN
@@ -150,7 +148,7 @@ class PostgresStore:
     """A ``Store`` in Postgres, with one connection for questions and one to listen."""
 
     def __init__(self, address: Address, *, peer: str) -> None:
-        self._address = address
+        self.address = address
         self._account = {"account": address.account, "peer": peer, "channel": f"soundpiece_{address.account}"}
         self._ceiling: float | None = None
         self._marks = (f"{peer} {number}" for number in count())
@@ -158,17 +156,17 @@ class PostgresStore:
         self._messages: AsyncGenerator[psycopg.Notify] | None = None
 
     def __repr__(self) -> str:
-        return f"<PostgresStore {self._address}>"
+        return f"<PostgresStore {self.address}>"
 
+    @translated
     async def open(self) -> None:
         """Connect, make the tables if they are missing, and listen."""
         await self.close()
-        with self._translate():
-            for _ in range(2):
-                connection = await psycopg.AsyncConnection.connect(
-                    str(self._address.url), autocommit=True, connect_timeout=int(TIMEOUT)
-                )
-                self._connections.append(connection)
+        for _ in range(2):
+            connection = await psycopg.AsyncConnection.connect(
+                str(self.address.url), autocommit=True, connect_timeout=int(TIMEOUT)
+            )
+            self._connections.append(connection)
         asking, listening = self._connections
         await self._run(asking, "SET synchronous_commit = off; SET idle_in_transaction_session_timeout = 5000")
         await self._run(asking, SCHEMA)
@@ -184,6 +182,7 @@ class PostgresStore:
         for connection in connections:
             await connection.close()
 
+    @translated
     async def perform(self, action: Action) -> Seen:
         """Run the statement of a question; without a row, which a crash takes away, make one first."""
         match action:
@@ -202,26 +201,29 @@ class PostgresStore:
         await self._fetch(_ATTEND, ceiling=self._ceiling)
         return await self.perform(action)
 
+    @translated
     async def depart(self) -> None:
         """Remove this process's row; the next sign of life of another one counts again."""
         await self._run(self._connections[0], _DEPART, self._account)
 
+    @translated
     async def publish(self, handle: str, body: bytes) -> None:
         """Keep the news, and notify: of the operation only, because a message has a limit of 8,000 bytes."""
         await self._fetch(_PUBLISH, operation=handle, body=body)
 
+    @translated
     async def look(self, handles: Sequence[str]) -> Mapping[str, bytes]:
         """Read several at once."""
         cursor = await self._run(self._connections[0], _LOOK, {**self._account, "operations": list(handles)})
         return dict(await cursor.fetchall())
 
+    @translated
     async def next_message(self) -> str:
         """Wait for a notification."""
         assert self._messages is not None  # noqa: S101 - it was opened
-        with self._translate():
-            async for message in self._messages:
-                return str(message.payload)
-        raise SharedStoreError(f"{self._address}: the connection that listens was closed")
+        async for message in self._messages:
+            return str(message.payload)
+        raise SharedStoreError(f"{self.address}: the connection that listens was closed")
 
     async def _fetch(self, statement: str, **values: Any) -> TupleRow | None:
         values |= self._account | {"mark": next(self._marks)}
@@ -233,21 +235,13 @@ class PostgresStore:
     ) -> "psycopg.AsyncCursor[TupleRow]":
         """Execute a statement, behind a shield: the driver would have it cancelled by a server that may not answer."""
         cursor = connection.cursor()
-        with self._translate(), anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
             forget = call_later(TIMEOUT, partial(_break, connection))
             try:
                 await cursor.execute(statement, values)
             finally:
                 forget()
         return cursor  # pyright: ignore[reportPossiblyUnboundVariable] - nothing cancels that scope
-
-    @contextmanager
-    def _translate(self) -> Generator[None]:
-        """Raise our error for one of the driver's or of the network's."""
-        try:
-            yield
-        except (psycopg.Error, OSError) as error:
-            raise SharedStoreError(f"{self._address}: {redact_text(str(error) or repr(error))}") from None
 
 
 def _break(connection: "psycopg.AsyncConnection[TupleRow]") -> None:

@@ -4,8 +4,8 @@ Keys: a hash for the gate, a hash of live processes, a hash of news and their ti
 The script reads the server's clock, so one of version 5 or later is needed.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,11 +14,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from soundpiece_async._core.account import SPARE_PERMITS, TUNING_SECONDS
-from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.pacing import SAVED_SECONDS
-from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.shared import PEER_SECONDS, TUNE_SECONDS, Action, Attend, Report, Seen, Take
-from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address
+from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 
 LISTEN_SECONDS = 60.0
 """Between two looks at whether the listening connection is still there."""
@@ -128,7 +126,7 @@ class RedisStore:
     """A ``Store`` in Redis or Valkey, with one connection for questions and one to listen."""
 
     def __init__(self, address: Address, *, peer: str) -> None:
-        self._address = address
+        self.address = address
         self._peer = peer
         names = ("gate", "peers", "news", "times")
         self._gate, self._peers, self._news, self._times = (f"soundpiece:{{{address.account}}}:{one}" for one in names)
@@ -137,22 +135,22 @@ class RedisStore:
         self._listening: Any = None
 
     def __repr__(self) -> str:
-        return f"<RedisStore {self._address}>"
+        return f"<RedisStore {self.address}>"
 
+    @translated
     async def open(self) -> None:
         """Connect and subscribe."""
         await self.close()
-        with self._translate():
-            self._redis = redis = Redis.from_url(
-                str(self._address.url),
-                socket_timeout=TIMEOUT,
-                socket_connect_timeout=TIMEOUT,
-                socket_keepalive=True,
-                retry=Retry(NoBackoff(), 0),  # a reservation made twice is a permit lost
-            )
-            self._listening = redis.pubsub(ignore_subscribe_messages=True)
-            await self._listening.subscribe(self._channel)
-            self._perform, self._publish = redis.register_script(_SCRIPT), redis.register_script(_PUBLISH)
+        self._redis = redis = Redis.from_url(
+            str(self.address.url),
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),  # a reservation made twice is a permit lost
+        )
+        self._listening = redis.pubsub(ignore_subscribe_messages=True)
+        await self._listening.subscribe(self._channel)
+        self._perform, self._publish = redis.register_script(_SCRIPT), redis.register_script(_PUBLISH)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -163,6 +161,7 @@ class RedisStore:
                 with suppress(RedisError, OSError):
                     await one.aclose()
 
+    @translated
     async def perform(self, action: Action) -> Seen:
         """Run the script."""
         words: tuple[object, ...]
@@ -175,8 +174,7 @@ class RedisStore:
                 words = ("report", self._peer, epoch, pause)
             case tuning:
                 words = ("tune", self._peer, tuning.version, tuning.spent, tuning.rate, tuning.learned)
-        with self._translate():
-            answer = await self._perform(keys=[self._gate, self._peers, self._channel], args=words)
+        answer = await self._perform(keys=[self._gate, self._peers, self._channel], args=words)
         rate, ceiling, closed, wait, learned, epoch, version, spent, peers, chosen = answer
         return Seen(
             rate=float(rate) if rate else None,
@@ -191,34 +189,26 @@ class RedisStore:
             chosen=bool(chosen),
         )
 
+    @translated
     async def depart(self) -> None:
         """Remove this process from the hash; the next sign of life of another one counts again."""
-        with self._translate():
-            await self._redis.hdel(self._peers, self._peer)
+        await self._redis.hdel(self._peers, self._peer)
 
+    @translated
     async def publish(self, handle: str, body: bytes) -> None:
         """Run the other script."""
-        with self._translate():
-            await self._publish(keys=[self._news, self._times, self._channel], args=[handle, body])
+        await self._publish(keys=[self._news, self._times, self._channel], args=[handle, body])
 
+    @translated
     async def look(self, handles: Sequence[str]) -> Mapping[str, bytes]:
         """Read several at once."""
-        with self._translate():
-            found = await self._redis.hmget(self._news, list(handles))
+        found = await self._redis.hmget(self._news, list(handles))
         return {handle: body for handle, body in zip(handles, found, strict=True) if body is not None}
 
+    @translated
     async def next_message(self) -> str:
         """Read from the channel."""
-        with self._translate():
-            while True:
-                message = await self._listening.get_message(timeout=LISTEN_SECONDS)
-                if message is not None:
-                    return str(message["data"].decode(errors="replace"))
-
-    @contextmanager
-    def _translate(self) -> Generator[None]:
-        """Raise our error for one of the driver's or of the network's."""
-        try:
-            yield
-        except (RedisError, OSError, ValueError) as error:
-            raise SharedStoreError(f"{self._address}: {redact_text(str(error) or repr(error))}") from None
+        while True:
+            message = await self._listening.get_message(timeout=LISTEN_SECONDS)
+            if message is not None:
+                return str(message["data"].decode(errors="replace"))

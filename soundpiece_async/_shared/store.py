@@ -2,14 +2,19 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import attrs
 
-from soundpiece_async._core.redaction import Secret, redact_url
+from soundpiece_async._core.errors import SharedStoreError
+from soundpiece_async._core.redaction import Secret, redact_text, redact_url
 from soundpiece_async._core.shared import Action, Seen
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TIMEOUT = 2.0
 """Seconds that a store has for an answer; a slower one counts as away."""
@@ -41,9 +46,18 @@ class Address:
         """What kind of store it is."""
         return urlsplit(self.url).scheme
 
+    def describe(self, error: Exception) -> str:
+        """Return what a driver says, without the password, which some repeat."""
+        told = str(error) or repr(error)
+        if password := urlsplit(self.url).password:
+            told = told.replace(password, "…").replace(unquote(password), "…")
+        return f"{self}: {redact_text(told)}"
+
 
 class Store(Protocol):
     """The shared state of an account. Each method raises ``SharedStoreError`` when the store does not do it in time."""
+
+    address: Address
 
     async def open(self) -> None:
         """Connect, and listen to messages from here on; close first what was open."""
@@ -75,6 +89,31 @@ class Store(Protocol):
     async def next_message(self) -> str:
         """Wait for a message: ``GATE``, or the handle of an operation."""
         ...
+
+
+S = TypeVar("S", bound=Store)
+
+
+def translated(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Make a method of a store raise our error for whatever its driver raises: foreign code, of foreign answers.
+
+    The driver's error is not kept: it, and its frames, hold the password.
+    """
+
+    @wraps(method)
+    async def call(store: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await method(store, *args, **kwargs)
+        except SharedStoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            told = store.address.describe(error)
+        del args, kwargs
+        raise SharedStoreError(told)
+
+    return call
 
 
 def find_address(url: str, *, origin: str, key: str) -> Address:
