@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -271,6 +272,18 @@ def test_second_signal() -> None:
         assert anyio.run(interruption.guard, work) is None
         os.kill(os.getpid(), signal.SIGINT)
     assert ended == ["clean"]
+
+
+def test_another_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program may call the command line where no signal can come; its handlers stay."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(["status", "nowhere"])))
+    thread.start()
+    thread.join()
+    assert codes == [USAGE]
+    assert "nowhere" in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.parametrize("last", [True, False])

@@ -57,8 +57,6 @@ class Address:
 class Store(Protocol):
     """The shared state of an account. Each method raises ``SharedStoreError`` when the store does not do it in time."""
 
-    address: Address
-
     async def open(self) -> None:
         """Connect, and listen to messages from here on; close first what was open."""
         ...
@@ -91,19 +89,16 @@ class Store(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Store)
-
-
 def translated(
-    method: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """Make a method of a store raise our error for whatever its driver raises: foreign code, of foreign answers.
 
-    The driver's error is not kept: it, and its frames, hold the password.
+    The store has its ``address``. The driver's error is not kept: it, and its frames, hold the password.
     """
 
     @wraps(method)
-    async def call(store: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def call(store: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await method(store, *args, **kwargs)
         except SharedStoreError:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # the module typing itself would take longer to load than
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import FrameType
-    from typing import Self
+    from typing import Any, Self
 
 SIGNALS: "tuple[signal.Signals, ...]" = tuple(
     getattr(signal, name)
@@ -22,7 +22,7 @@ SIGNALS: "tuple[signal.Signals, ...]" = tuple(
 
 
 class Interruption:
-    """Catches the signals from its ``with`` on; use it in the main thread.
+    """Catches the signals from its ``with`` on. In another thread than the main one, which gets none, it does nothing.
 
     Args:
         last: nothing comes after this but the end of the process: ignore them until then.
@@ -38,7 +38,13 @@ class Interruption:
         return f"<Interruption noted={self.noted}>"
 
     def __enter__(self) -> "Self":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS if not _outlives(number)}
+        self._before: dict[signal.Signals, Any] = {}
+        try:
+            for number in SIGNALS:
+                if not _outlives(number):
+                    self._before[number] = signal.signal(number, self._note)
+        except ValueError:  # another thread than the main one, of which nothing else tells without an import
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:
