@@ -216,7 +216,10 @@ async def test_a_destination_shows_no_password() -> None:
         operation = await session.submit(NewFx("door", duration=1))
         sim.finish(operation.id)
         ready = await session.wait(operation)
-        for to in ("s3://key:PASSWORD@bucket", "odd://key:PASSWORD@bucket/x", "s3:/key:PASSWORD@b"):
+        for to in (
+            *("s3://key:PASSWORD@bucket", "odd://key:PASSWORD@bucket/x", "s3:/key:PASSWORD@b"),
+            *("file://key:PASSWORD@host/x", "file://key:PASSWORD@localhost/x"),
+        ):
             with pytest.raises((SoundpieceError, ValueError)) as caught:
                 await session.download(ready, to)
             check(f"{caught.value!r}")

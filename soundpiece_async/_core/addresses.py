@@ -38,8 +38,9 @@ def read_file_url(url: str, *, field: str) -> Path:
         host, slash, path = rest[2:].partition("/")
         path = slash + path
     if host.lower() not in ("", "localhost"):
+        name = host.rpartition("@")[2]  # without what may be a password
         raise InvalidRequest(
-            f"{url!r} names a folder of the machine {host!r}; one of this machine has three slashes: file:///{host}{path}",
+            f"{url!r} names a folder of the machine {name!r}; one of this machine has three slashes: file:///{name}{path}",
             field=field,
         )
     text = unquote(path, errors="surrogateescape")
