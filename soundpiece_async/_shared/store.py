@@ -4,7 +4,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import attrs
@@ -13,8 +13,7 @@ from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.redaction import Secret, redact_text, redact_url
 from soundpiece_async._core.shared import Action, Seen
 
-P = ParamSpec("P")
-R = TypeVar("R")
+M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 TIMEOUT = 2.0
 """Seconds that a store has for an answer; a slower one counts as away."""
@@ -89,26 +88,24 @@ class Store(Protocol):
         ...
 
 
-def translated(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+def translated(method: M) -> M:
     """Make a method of a store raise our error for whatever its driver raises: foreign code, of foreign answers.
 
     The store has its ``address``. The driver's error is not kept: it, and its frames, hold the password.
     """
 
     @wraps(method)
-    async def call(store: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def call(store: Any, *args: Any) -> Any:
         try:
-            return await method(store, *args, **kwargs)
+            return await method(store, *args)
         except SharedStoreError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             told = store.address.describe(error)
-        del args, kwargs
+        del args
         raise SharedStoreError(told)
 
-    return call
+    return cast("M", call)
 
 
 def find_address(url: str, *, origin: str, key: str) -> Address:
