@@ -3,6 +3,7 @@
 Each has a real session, the service is the simulator, and the gate is in a real Redis or Postgres.
 
     python benchmarks/shared_gate.py [--quick] [--gates none redis postgres] [--rates 5 20 100] [--seconds 30]
+                                      [--outage]
 
 The processes start a second apart. What is counted begins when they have settled; with 5 requests a second, later.
 """
@@ -25,7 +26,7 @@ import attrs
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from stores import serve_postgres, serve_redis
+from stores import Server, serve_postgres, serve_redis
 
 from soundpiece_async import Limits, NewFx, RetryPolicy, Session, Settings
 from soundpiece_async._core.reading import read_operation
@@ -35,6 +36,7 @@ PROCESSES = 8
 WAITING = 20  # requests that each process always has to send
 BUSY = 0.5  # seconds without a turn of the service's event loop: worth measuring again
 TOLD = 300  # webhooks
+OUTAGE, BACK = 15.0, 5.0  # seconds
 SETTLED = {5.0: 60.0, 20.0: 30.0, 100.0: 30.0}  # seconds after the last start
 
 
@@ -80,8 +82,13 @@ async def work(url: str, key: str, shared: str | None) -> None:
             print(json.dumps([time.time(), now.requests, now.rate_limited]), flush=True)
 
 
-async def measure(rate: float, shared: str | None, *, settle: float, seconds: float) -> Outcome:
-    """Let the processes work, and count what they do between two moments; a busy machine starts them slowly."""
+async def measure(
+    rate: float, shared: str | None, *, settle: float, seconds: float, outage: Server | None = None
+) -> list[Outcome]:
+    """Let the processes work, and count what they do between two moments; a busy machine starts them slowly.
+
+    With an `outage` the store is killed for so long, and what is counted after it begins `BACK` seconds later.
+    """
     async with Simulator(requests_per_second=rate, durations=lambda _: 1e9) as sim, asyncio.TaskGroup() as group:
         words = [sys.executable, __file__, "--work", sim.url, sim.api_key, shared or ""]
         workers, samples = [], []
@@ -96,24 +103,39 @@ async def measure(rate: float, shared: str | None, *, settle: float, seconds: fl
                 await asyncio.sleep(0.1)
             start = time.time() + settle
             watching = group.create_task(watch(stalls))
-            calls = [await ask(shared, at=start), await ask(shared, at=start + seconds)]
+            windows = [(start, start + seconds)]
+            calls = [await ask(shared, at=start)]
+            if outage is not None:
+                outage.kill()
+                await asyncio.sleep(start + seconds - time.time())
+                outage.start()
+                windows.append((start + seconds + BACK, start + 2 * seconds + BACK))
+            calls.append(await ask(shared, at=windows[-1][1]))
             watching.cancel()
             await asyncio.sleep(1)
         finally:
             for worker in workers:
                 worker.kill()
-    counted = [between(lines, start, start + seconds) for lines in samples]
+    asked = None if None in calls or outage else calls[1] - calls[0]
+    return [count(samples, window, rate=rate, asked=asked, stalled=max(stalls, default=0.0)) for window in windows]
+
+
+def count(
+    samples: list[list[list[float]]], window: tuple[float, float], *, rate: float, asked: float | None, stalled: float
+) -> Outcome:
+    """Count what the processes did between two moments."""
+    counted = [between(lines, *window) for lines in samples]
     sent, refused = (sum(one[part] for one in counted) for part in (0, 1))
     answered = [requests - limited for requests, limited in counted]
     mean = statistics.mean(answered)
     return Outcome(
-        used=sum(answered) / (rate * seconds),
+        used=sum(answered) / (rate * (window[1] - window[0])),
         limited=refused / max(1, sent),
         least=min(answered) / mean,
         most=max(answered) / mean,
         jain=sum(answered) ** 2 / (PROCESSES * sum(one**2 for one in answered)),
-        asked=None if None in calls else (calls[1] - calls[0]) / max(1, sent),
-        stalled=max(stalls, default=0.0),
+        asked=None if asked is None else asked / max(1, sent),
+        stalled=stalled,
     )
 
 
@@ -181,16 +203,16 @@ def interpolate(lines: list[list[float]], at: float, part: int) -> float:
 
 
 @contextmanager
-def serve(gate: str) -> Iterator[str | None]:
+def serve(gate: str) -> Iterator[Server | None]:
     """Run the store of a gate."""
     if gate == "none":
         yield None
     elif gate == "redis":
         with serve_redis() as server:
-            yield server.url
+            yield server
     else:
         with tempfile.TemporaryDirectory() as cache, serve_postgres(Path(cache)) as server:
-            yield server.url
+            yield server
 
 
 def judge(gate: str, rate: float, outcome: Outcome) -> Iterator[_figures.Figure]:
@@ -210,6 +232,16 @@ def judge(gate: str, rate: float, outcome: Outcome) -> Iterator[_figures.Figure]
         yield _figures.Figure.at_most(f"{gate}, {rate:.0f}/s: questions to the store per request", 1.4, outcome.asked)
 
 
+def lose(gate: str, server: Server, *, rate: float) -> Iterator[_figures.Figure]:
+    """Measure an outage of the store, and what comes after it."""
+    outcomes = asyncio.run(measure(rate, server.url, settle=SETTLED[20.0], seconds=OUTAGE, outage=server))
+    for name, least, one in zip(("away", f"{BACK:.0f} s after its return"), (0.75, 0.95), outcomes, strict=True):
+        print(f"{gate:9} {rate:4.0f}/s  {name}: {one}", flush=True)
+        where = f"{gate}, {rate:.0f}/s, {name}"
+        yield _figures.Figure(f"{where}: of the limit used", f">= {least}", f"{one.used:.3f}", one.used >= least)
+        yield _figures.Figure.at_most(f"{where}: 429s", 0.005, one.limited)
+
+
 def main() -> int:
     """Run what was asked for; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,6 +249,7 @@ def main() -> int:
     parser.add_argument("--gates", nargs="+", default=["none", "redis", "postgres"], help="where the gate is")
     parser.add_argument("--rates", nargs="+", type=float, default=[5.0, 20.0, 100.0], help="limits, per second")
     parser.add_argument("--seconds", type=float, default=30.0, help="what is counted (default 30)")
+    parser.add_argument("--outage", action="store_true", help="also kill each store for 15 s")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
@@ -226,10 +259,13 @@ def main() -> int:
     told: set[str] = set()
     for rate in [20.0] if asked.quick else asked.rates:
         for gate in asked.gates:
-            with serve(gate) as shared:
+            with serve(gate) as server:
+                shared = server and server.url
                 settle, seconds = (20.0, 10.0) if asked.quick else (SETTLED.get(rate, 30.0), asked.seconds)
-                outcome = asyncio.run(measure(rate, shared, settle=settle, seconds=seconds))
+                (outcome,) = asyncio.run(measure(rate, shared, settle=settle, seconds=seconds))
                 late = [] if shared is None or gate in told else asyncio.run(tell(shared))
+                if server and asked.outage:
+                    figures += lose(gate, server, rate=rate)
             print(f"{gate:9} {rate:4.0f}/s  {outcome}", flush=True)
             figures += judge(gate, rate, outcome)
             if late:
