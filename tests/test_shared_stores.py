@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -285,3 +286,42 @@ def test_a_missing_extra_is_told_by_name(url: str, extra: str, monkeypatch: pyte
     with pytest.raises(SharedStoreError, match=rf"extra '{extra}'.*soundpiece-async\[{extra}\]") as caught:
         demand_driver(url)
     assert "pw" not in str(caught.value)
+
+
+PAUSED = """
+import asyncio, sys
+from soundpiece_async._core.shared import Attend, Report, Take
+from soundpiece_async._shared.opening import make_store
+from soundpiece_async._shared.store import find_address
+
+async def main():
+    one = make_store(find_address(sys.argv[1], origin="", key=""), peer="paused")
+    await one.open()
+    while True:
+        await one.perform(Attend(50.0))
+        print("asked", flush=True)
+        for _ in range(5):
+            await one.perform(Take(1, 0.0))
+            await one.perform(Report(99, 0.001))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_stands_still_holds_up_nobody(url: str) -> None:
+    """Trap 4: whenever a process is paused, it holds no lock that another one's question waits for."""
+    command = [sys.executable, "-c", PAUSED, url]
+    async with await anyio.open_process(command, stderr=None) as process:
+        other = make_store(find_address(url, origin="", key=""), peer="b")
+        try:
+            await other.open()
+            assert process.stdout is not None
+            for _ in range(4):
+                await process.stdout.receive()
+                process.send_signal(signal.SIGSTOP)
+                for action in (Attend(None), Take(1, 0.0), Report(99, 0.001)):
+                    await other.perform(action)  # or it is an error, after ``TIMEOUT``
+                process.send_signal(signal.SIGCONT)
+        finally:
+            process.kill()
+            await other.close()

@@ -174,6 +174,22 @@ def test_permits_go_round() -> None:
     assert store.spent == 0 or store.rate is None  # nothing is learned of a ceiling
 
 
+def test_who_goes_first_is_settled_inside() -> None:
+    """A permit is anybody's: renewals pass submits, and those pass polls, also when it was reserved for a poll."""
+    process = Process(AccountGate(rate=10.0))
+    process.sync(0)
+    process.send(0, 12)  # what was saved is used up
+    for now in range(1, 40):
+        process.send(now / 10, 0)
+    polls = [process.gate.join(Turn.POLL, now=4) for _ in range(15)]
+    process.sync(4)
+    submit, renewal = process.gate.join(Turn.SUBMIT, now=4), process.gate.join(Turn.RENEWAL, now=4)
+    admitted = [ticket for now in range(40, 80) for ticket in process.send(now / 10, 0)]
+
+    assert admitted.index(renewal) < admitted.index(submit) <= 3  # a poll may have had its permit, or its turn
+    assert [ticket for ticket in admitted if ticket.turn is Turn.POLL] == polls
+
+
 def test_a_slow_store_is_asked_for_several_at_once() -> None:
     """As many permits as would be used before the next answer, at most so many, and no more than there are requests."""
     pace = SharedPace()
