@@ -46,7 +46,7 @@ def see(value: object) -> str:
 def _show(part: Any) -> str:
     try:
         shown = repr(part)
-    except AttributeError as error:  # a half-made object
+    except Exception as error:  # noqa: BLE001 - a half-made object
         shown = repr(error)
     return shown + (repr(dict(part)) if isinstance(part, Mapping) else "")
 
