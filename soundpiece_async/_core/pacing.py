@@ -155,12 +155,13 @@ class OwnPace:
     Args:
         ceiling: requests per second never exceeded; None: no limit until the first 429.
         epoch: the number of the first epoch.
+        due: when the first permit is there; by default there is one, and a second's worth of saved ones.
     """
 
-    def __init__(self, *, ceiling: float | None = None, epoch: int = 0) -> None:
+    def __init__(self, *, ceiling: float | None = None, epoch: int = 0, due: float = float("-inf")) -> None:
         self.learned = LearnedRate(ceiling=ceiling)
         self.epoch = epoch
-        self._due = float("-inf")  # when the next permit is there
+        self._due = due  # when the next permit is there
 
     def __repr__(self) -> str:
         return f"<OwnPace {describe_rate(self.rate)}>"

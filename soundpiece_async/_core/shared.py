@@ -255,7 +255,7 @@ class SharedPace:
             return
         account = self.seen.pace
         share = None if account is None else AWAY_SHARE * account / max(1, self.peers)
-        self._own = OwnPace(ceiling=_lowest(self.ceiling, share), epoch=_ALONE)
+        self._own = OwnPace(ceiling=_lowest(self.ceiling, share), epoch=_ALONE, due=now)  # the others start now, too
         if pending is not None and share is None:
             self._own.lower(_ALONE, now=now, until=pending[1])
 

@@ -300,8 +300,9 @@ def test_a_store_that_is_away_stops_nobody() -> None:
     process.pace.lose(1.0)
 
     assert process.pace.rate == AWAY_SHARE * 20 / 2
-    ticket = process.gate.join(Turn.SUBMIT, now=1)
-    assert process.gate.admit(now=1) == [ticket]
+    ticket, other_ticket = [process.gate.join(Turn.SUBMIT, now=1) for _ in range(2)]
+    assert process.gate.admit(now=1) == [ticket]  # nothing is saved: all processes begin at this moment
+    process.gate.leave(other_ticket, now=1)
     process.refuse(ticket, 1.0)
     assert process.pace.rate == 0.5
     process.pace.lose(1.5)
