@@ -166,15 +166,12 @@ class Transport:
             finally:
                 slots.release()
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
-            match verdict:
-                case Verdict.PACE:
-                    continue  # the gate is closed now, and waiting in it is the whole answer to a 429
-                case Verdict.RETRY:
-                    await self._rest(trying, error, took=monotonic() - started, check=check)
-                case Verdict.UNKNOWN | Verdict.REFUSED if turn is Turn.RENEWAL:
-                    await self._rest(trying, error, took=monotonic() - started, check=check, refused=True)
-                case _:
-                    raise error
+            if verdict is Verdict.PACE:
+                continue  # the gate is closed now, and waiting in it is the whole answer to a 429
+            refused = turn is Turn.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
+            if verdict is not Verdict.RETRY and not refused:
+                raise error
+            await self._rest(trying, error, took=monotonic() - started, check=check, refused=refused)
 
     async def _rest(
         self,
