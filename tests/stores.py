@@ -70,22 +70,24 @@ class Server:
         assert self.process is not None
         return [self.process.pid, *_children(self.process.pid)]
 
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal all of them; a child may have ended since it was listed."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def pause(self) -> None:
         """Stop it in its tracks: connections stay, and nothing is answered."""
-        for pid in self.pids:
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on."""
-        for pid in self.pids:
-            os.kill(pid, signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it without a chance to save anything."""
         if self.process is not None:
-            for pid in self.pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
 
