@@ -6,6 +6,8 @@ import random
 from typing import Self
 from urllib.parse import urlsplit
 
+from ports import stop_listening
+
 
 class ClosingProxy:
     """Passes bytes on to a server, and closes the client's connection soon after each answer.
@@ -31,7 +33,7 @@ class ClosingProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._listener.close()
+        await stop_listening(self._listener)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -41,7 +43,12 @@ class ClosingProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        upstream, up = await asyncio.open_connection(*self._server)
+        try:
+            upstream, up = await asyncio.open_connection(*self._server)
+        except BaseException:
+            self._tasks.discard(task)
+            writer.close()
+            raise
         self.connections += 1
         sending = asyncio.create_task(self._pump(reader, up, writer))
         try:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
 import attrs
+from ports import stop_listening
 
 PIECE = 16_384
 SAME = "(the body's own)"
@@ -113,7 +114,7 @@ class RawServer:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
-        self._server.close()
+        await stop_listening(self._server)
         for task in tuple(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)

@@ -121,7 +121,7 @@ class TestAnswers:
         async with opened() as caller:
             caller.sim.inject(Fault.SERVER_ERROR, status=307, headers={"Location": "https://elsewhere.example/"})
             caller.sim.inject(Fault.RATE_LIMITED, seconds=0)
-            moved = await caller.ask("GET", "/v1/create.new_fx", allow_redirects=False)
+            moved = await caller.ask("GET", "/v1/create.new_fx")
             limited = await caller.get(UNKNOWN_ID)
 
         assert (moved.status, moved.headers["Location"]) == (307, "https://elsewhere.example/")
