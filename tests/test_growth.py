@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType)
 LEFT_OUT = (*CODE, asyncio.AbstractEventLoop, Simulator, weakref.ref, Durations)
-FEW, MANY = 20, 60
+FEW, MORE = 20, 40
 REMEMBERED = 10
 """Names and outputs that are remembered here, instead of many thousands."""
 
@@ -65,14 +65,17 @@ def make(number: int, kind: str) -> Request:
 async def test_a_run_of_any_length_keeps_nothing_for_each_request(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After 80 requests it holds what it held after 20; what is remembered on purpose has a bound."""
+    """After 60 or 100 requests it holds what it held before; what is remembered on purpose has a bound.
+
+    A connection that is kept open may be one more or less at one of the three counts, but not at each.
+    """
     monkeypatch.setattr(_reader, "REMEMBERED", REMEMBERED)
     monkeypatch.setattr(titles, "REMEMBERED_NAMES", REMEMBERED)
-    taken = {FEW: anyio.Event(), FEW + MANY: anyio.Event()}
+    taken = {FEW + rounds * MORE: anyio.Event() for rounds in range(3)}
     held = []
 
     async def requests() -> AsyncIterator[Request]:
-        for number in range(FEW + MANY):
+        for number in range(max(taken)):
             yield make(number, kind)
             if number + 1 in taken:
                 await taken[number + 1].wait()
@@ -91,6 +94,6 @@ async def test_a_run_of_any_length_keeps_nothing_for_each_request(
             number += 1
             if number in taken:
                 taken[number].set()
-    few, many = held
+    few, more, most = held
     assert few > REMEMBERED
-    assert many - few < MANY / 4
+    assert min(more - few, most - more) < MORE / 4
