@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import soundfile
 from conftest import Serve
 from storing import BUCKET, serve_bucket
 
+import soundpiece_async
+from soundpiece_async import __version__
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import main
 from soundpiece_async.cli.run import Members
@@ -388,3 +391,12 @@ def test_interrupted_submission(serve: Serve, capsys: Streams) -> None:
     hint, last = capsys.readouterr().err.splitlines()
     assert hint.endswith(f"--idempotency-key {key}")
     assert last == "interrupted"
+
+
+def test_the_package_is_a_program(capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m soundpiece_async`` is the command ``soundpiece``."""
+    monkeypatch.setattr(sys, "argv", ["soundpiece", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(soundpiece_async.__file__).with_name("__main__.py")), run_name="__main__")
+    assert ended.value.code == 0
+    assert __version__ in capsys.readouterr().out

@@ -296,3 +296,14 @@ def test_handlers_are_given_back(*, last: bool) -> None:
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
     assert after == ([signal.SIG_IGN] * len(SIGNALS) if last else before)
+
+
+def test_a_terminal_that_closes_ends_no_work_that_is_to_outlive_it() -> None:
+    """Under ``nohup`` SIGHUP is ignored before, within and after."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -14,7 +15,7 @@ from soundpiece_async import Settings
 from soundpiece_async._network import Network
 from soundpiece_async.cli import main
 from soundpiece_async.cli.probe.client import Client
-from soundpiece_async.cli.probe.experiments import FX, OPERATIONS, ROUTES, STEMS, Experiments
+from soundpiece_async.cli.probe.experiments import FX, OPERATIONS, ROUTES, STEMS, Experiments, _other_member
 from soundpiece_async.cli.probe.findings import Finding, Findings, Verdict
 from soundpiece_async.cli.probe.forms import MISSING, compare, show_form, show_time
 from soundpiece_async.cli.probe.listener import Delivered, listen
@@ -210,3 +211,20 @@ def test_the_table(serve: Serve, capsys: Streams) -> None:
     out = capsys.readouterr().out
     assert "≠ expires_at of the outputs of create.new_fx\n    came:    a number of 10 digits\n" in out
     assert "- webhooks (U10)\n" in out
+
+
+def test_a_file_of_which_little_is_known() -> None:
+    """No FLAC, or no length to compare, is a row less or another one, and no error."""
+    findings = Findings()
+    experiments = Experiments(cast("Any", None), findings, pause=0, patience=0)
+    experiments._describe_audio({}, None)
+    assert [row.came for row in findings] == ["no FLAC header"]
+    experiments._describe_audio({}, SimpleNamespace(tag=0, sample_rate=44100, channels=2, bits=16, duration=None))
+    assert [row.came for row in findings][1:] == ["FLAC at 44100 Hz", "2 channels, 16 bits"]
+
+
+def test_outputs_under_another_name_are_told() -> None:
+    """Members that are no output, or our own source, are not named."""
+    output = {"url": "https://x.example/a.flac", "duration": 1.0}
+    assert _other_member({"clips": [output], "source": output, "id": "op"}) == "clips: a list of 1"
+    assert _other_member({"id": "op"}) == "nothing"

@@ -422,6 +422,22 @@ async def test_a_cancelled_run_leaves_the_folder(tmp_path: Path) -> None:
         assert await journal.count() == {JobState.PLANNED: 1}
 
 
+def test_a_file_system_that_carries_no_manner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each manner of opening is tried once; the first error is told."""
+    tried: list[object] = []
+
+    def fail(_: Database, manner: object, *__: object) -> None:
+        tried.append(manner)
+        error = sqlite3.OperationalError(f"disk I/O error {len(tried)}")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    monkeypatch.setattr(Database, "_try", fail)
+    with pytest.raises(JournalError, match="disk I/O error 1"):
+        Database(tmp_path / "journal.sqlite3")
+    assert len(tried) == 2
+
+
 def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     """A journal of a later version cannot be understood, and is not changed."""
     path, newer = tmp_path / "journal.sqlite3", len(MIGRATIONS) + 1

@@ -1,4 +1,5 @@
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,13 @@ def test_any_number_of_blocks_is_written_at_once(tmp_path: Path) -> None:
     assert part.path.read_bytes() == b"".join(blocks)
     assert (part.length, part.sha256()) == (len(b"".join(blocks)), hashlib.sha256(b"".join(blocks)).hexdigest())
     part.close()
+
+
+async def test_a_part_that_was_removed_meanwhile_is_not_the_one_that_is_open(tmp_path: Path) -> None:
+    """Who had the lock before may have saved or thrown away what this process opened."""
+    path = tmp_path / "song.flac.part"
+    path.write_bytes(SONG)
+    with io.FileIO(path, "r+") as file:
+        assert partfile._is_still(file, path)
+        path.unlink()
+        assert not partfile._is_still(file, path)

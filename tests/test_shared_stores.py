@@ -1,11 +1,13 @@
 """The stores of the shared gate and news: each does what ``_core.account`` does, and loses nothing but time."""
 
 import json
+import logging
 import re
 import signal
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import psycopg
@@ -20,6 +22,7 @@ from soundpiece_async._core.rate import LearnedRate
 from soundpiece_async._core.shared import Action, Attend, Report, Seen, Take, Tune, make_tuning
 from soundpiece_async._shared import opening
 from soundpiece_async._shared import store as stores
+from soundpiece_async._shared.link import Link
 from soundpiece_async._shared.opening import demand_driver, make_store
 from soundpiece_async._shared.store import GATE, Store, find_address
 
@@ -325,3 +328,22 @@ async def test_a_process_that_stands_still_holds_up_nobody(url: str) -> None:
         finally:
             process.kill()
             await other.close()
+
+
+def test_what_a_driver_says_names_the_store() -> None:
+    """An address without a password has none to hide."""
+    address = find_address("redis://localhost/0", origin="", key="")
+    assert address.describe(OSError("no route")) == "redis://localhost/0: no route"
+
+
+async def test_a_store_that_is_back_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """What it was asked before it went away is asked again, at INFO."""
+    sought: list[int] = []
+    news = SimpleNamespace(seek_all=lambda: sought.append(1))
+    link = Link(cast("Any", "the store"), pace=cast("Any", None), pacer=cast("Any", None), news=cast("Any", news))
+    with caplog.at_level(logging.INFO, "soundpiece_async"):
+        link._greet()
+        assert not caplog.records
+        link._greet()
+    assert caplog.messages == ["'the store' is back"]
+    assert sought == [1, 1]
