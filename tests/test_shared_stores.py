@@ -347,3 +347,14 @@ async def test_a_store_that_is_back_is_told(caplog: pytest.LogCaptureFixture) ->
         link._greet()
     assert caplog.messages == ["'the store' is back"]
     assert sought == [1, 1]
+
+
+async def test_a_store_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each further attempt fails in silence."""
+    pace = SimpleNamespace(away=False, rate=None, lose=lambda _: setattr(pace, "away", True))
+    pacer = SimpleNamespace(wake=lambda: None)
+    link = Link(cast("Any", "the store"), pace=cast("Any", pace), pacer=cast("Any", pacer), news=cast("Any", None))
+    for _ in range(3):
+        link._lose(SharedStoreError("no route"))
+        link._tried.set()
+    assert len(caplog.messages) == 1
