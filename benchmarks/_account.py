@@ -105,7 +105,7 @@ class Gated:
         return self.gate.wakes_at(now=now)
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
-        """Tell the gate."""
+        """Pass the answer to the gate."""
         limited = retry_after is not None
         self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._dice.random())
 
@@ -152,7 +152,7 @@ class SharedGated:
         return None if wakes_at is None else min(wakes_at, self.pace.wakes_at(now))
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
-        """Tell the gate."""
+        """Pass the answer to the gate."""
         limited = retry_after is not None
         self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._dice.random())
 

@@ -85,7 +85,7 @@ async def work(url: str, key: str, shared: str | None) -> None:
 async def measure(
     rate: float, shared: str | None, *, settle: float, seconds: float, outage: Server | None = None
 ) -> list[Outcome]:
-    """Let the processes work, and count what they do between two moments; a busy machine starts them slowly.
+    """Count what the processes do between two moments; a busy machine starts them slowly.
 
     With an `outage` the store is killed for so long, and what is counted after it begins `BACK` seconds later.
     """

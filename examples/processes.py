@@ -75,7 +75,7 @@ async def tell(handle: Handle) -> AsyncIterator[str]:
 
 
 def deliver(operation: Operation[Any]) -> None:
-    """Take a webhook's news, for the visitors of all processes."""
+    """Pass a webhook on to the visitors of all processes."""
     app.state.session.deliver(operation)
 
 

@@ -83,7 +83,7 @@ def read_title(body: bytes) -> str:
     """Read the title that the page sent.
 
     Raises:
-        UnclearWishError: it is none.
+        UnclearWishError: the form describes no request that can be made.
     """
     try:
         title = " ".join(_check(json.loads(body)["title"], str).split())

@@ -73,7 +73,7 @@ class Reply:
     Attributes:
         size: bytes of the whole file, or None.
         etag: a strong one, or None.
-        span: the bytes that it gets as a part, none of them if there are none; None: it gets the whole file.
+        span: the bytes of the part; empty if the file has none of those asked for (416); None: the whole file (200).
     """
 
     size: int | None
