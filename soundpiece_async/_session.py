@@ -25,8 +25,7 @@ from soundpiece_async._core.validation import (
     demand_timeout,
 )
 from soundpiece_async._descriptors import fit_to_process
-from soundpiece_async._download.delivery import UntilFull, deliver
-from soundpiece_async._download.downloader import Downloader
+from soundpiece_async._download.downloader import Downloader, UntilFull, deliver
 from soundpiece_async._download.inspecting import demand_decoder
 from soundpiece_async._download.places import Destination, demand_place
 from soundpiece_async._download.streaming import AudioStream

@@ -30,8 +30,7 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._download import partfile
-from soundpiece_async._download.delivery import UntilFull
-from soundpiece_async._download.downloader import THREADS
+from soundpiece_async._download.downloader import THREADS, UntilFull
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio

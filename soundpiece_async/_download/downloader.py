@@ -1,31 +1,35 @@
-"""One output to one file or object, or nothing. What is said of files here; of objects in ``_download.uploading``.
+"""Names the outputs of operations, and saves each to one file or object, or saves nothing.
+
+Objects in a store have rules of their own: see ``_download.uploading``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
 2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
 3. A file already there is compared with the host's head and size; the same one is never fetched again.
-4. What fails its check is fetched anew once; then it is what the host has.
+4. A file that fails its check is fetched once more; the second failure is an error.
 5. Few files are open at a time: a thousand that wait for a stream would need a thousand descriptors.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import attrs
 
+from soundpiece_async._core import endings, wire
 from soundpiece_async._core.byte_ranges import ByteRange
 from soundpiece_async._core.containment import note_others
-from soundpiece_async._core.errors import CorruptAudio, DownloadError
-from soundpiece_async._core.models import SavedFile
+from soundpiece_async._core.errors import CorruptAudio, DownloadError, NotReady, SoundpieceError
+from soundpiece_async._core.models import Operation, SavedFile
 from soundpiece_async._core.names import file_names, plainer_name
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
+from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.comparing import First, find_difference
-from soundpiece_async._download.disk import Disk, OnDisk, refuses_name
+from soundpiece_async._download.disk import Disk, OnDisk, is_full, refuses_name
 from soundpiece_async._download.excerpt import Excerpt
 from soundpiece_async._download.fetching import OutputHost, Source, tell_warnings
 from soundpiece_async._download.filling import fill
@@ -35,6 +39,7 @@ from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Destination, Places
 from soundpiece_async._locks import Locks
 from soundpiece_async._logs import get_logger
+from soundpiece_async._reader import Reader
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -300,3 +305,92 @@ def _publish_if_good(part: PartFile, inspect: Inspect, duration: float | None, c
     if found.fault is None:
         part.publish()
     return found
+
+
+async def deliver(
+    what: Operation[Any] | Handle | Output,
+    to: Destination,
+    *,
+    name: str | None,
+    overwrite: bool,
+    reader: Reader,
+    downloader: Downloader,
+) -> list[SavedFile] | SavedFile:
+    """Save the files of a ready operation, or one of them; as ``Session.download``, which says the rest.
+
+    Raises:
+        NotReady: the operation has no outputs yet.
+        InvalidRequest: there is no such place.
+        TypeError: ``name`` is not text.
+        OperationFailed: it never will be ready.
+        SoundpieceError: as ``Downloader.save``.
+    """
+    if not isinstance(name, str | None):
+        raise TypeError(f"name must be text, not {type(name).__name__}")
+    if isinstance(what, Output):
+        demand_output(what)
+        siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
+        titles = file_names(name or what.handle.id, siblings)
+        files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}
+        if what.index not in files:
+            raise DownloadError(
+                f"operation {what.handle} lists no output {what.index}", url=what.url, path=str(to)
+            ).about(what.handle)
+        return await downloader.save_in(what, to, files[what.index], overwrite=overwrite)
+    operation = what if isinstance(what, Operation) and endings.is_over(what) else await reader.refresh(what)
+    if not operation.status.final:
+        raise NotReady(f"operation {operation.handle} is {operation.status}: wait for it before downloading").about(
+            operation=operation
+        )
+    outputs = wire.demand_ready(operation).outputs
+    try:
+        return await downloader.save_all(outputs, to, name or operation.id, overwrite=overwrite)
+    except SoundpieceError as error:
+        error.about(operation=operation)
+        raise
+
+
+class UntilFull:
+    """The downloads of one run: once the disk is full, those under way and all that would follow end with that error.
+
+    Else each of ten thousand would begin a file, and leave its beginning on a disk without room.
+
+    Args:
+        download: as ``Session.download``.
+    """
+
+    def __init__(self, download: Callable[..., Awaitable[list[SavedFile]]]) -> None:
+        self._download = download
+        self._running: set[anyio.CancelScope] = set()
+        self._full: DownloadError | None = None
+
+    def __repr__(self) -> str:
+        return f"<UntilFull running={len(self._running)} full={self._full is not None}>"
+
+    async def __call__(
+        self, operation: Operation[Any], to: Destination, *, name: str, overwrite: bool
+    ) -> list[SavedFile]:
+        """Download the files of one operation.
+
+        Raises:
+            SoundpieceError: as ``Session.download``, or because the disk is full.
+        """
+        if self._full is None:
+            with anyio.CancelScope() as scope:
+                self._running.add(scope)
+                try:
+                    return await self._download(operation, to, name=name, overwrite=overwrite)
+                except DownloadError as error:
+                    if is_full(error):
+                        self._full = error
+                        for other in self._running:
+                            other.cancel()
+                    raise
+                finally:
+                    self._running.discard(scope)
+        raise DownloadError(
+            f"{operation.handle}: its files were not saved: another piece of this run found the disk full; free some "
+            "space, then download it again",
+            url="",
+            path=str(to),
+        ) from (self._full and self._full.__cause__)
