@@ -98,7 +98,7 @@ Reply = tuple[float, Callable[[], object]]
 
 
 def answer_ours(works: Works, request: Request) -> Reply:
-    """PUT submits; GET asks, and is held when it says so (contract sections 2 and 6)."""
+    """PUT submits; GET asks, and is held when it says so (docs/api.md#long-polls)."""
 
     def tell() -> object:
         over = works.ended(work)

@@ -7,7 +7,7 @@
     Route("/hooks/soundpiece", asgi_app(webhooks, session.deliver), methods=["POST"])              # Starlette, FastAPI
     status = webhooks.handle(request.headers, await request.body(), deliver=session.deliver)       # anything else
 
-The account needs an active signing secret: without one nothing is sent at all (contract section 9). Redirects are not
+The account needs an active signing secret: without one nothing is sent at all (docs/api.md#webhooks). Redirects are not
 to be counted on, so ``callback_url`` must be the very URL of the route, with its trailing slash if it has one.
 """
 
@@ -38,10 +38,10 @@ __all__ = ["Delivery", "Webhooks", "aiohttp_handler", "asgi_app"]
 _logger = get_logger("webhooks")
 
 TOLERANCE = 4 * 86_400.0
-"""Seconds. The service signs the time of the first attempt and does not say for how long it tries again (contract
-section 9); schedules in use elsewhere end after one to three days. The usual five minutes would lose every retry that
-comes later, and with it the news that matters most, that of an outage. A replay in that time does no harm: ids are
-remembered, and a final state does not change any more."""
+"""Seconds. The service signs the time of the first attempt and does not say for how long it tries again
+(docs/api.md#webhooks); schedules in use elsewhere end after one to three days. The usual five minutes would lose every
+retry that comes later, and with it the news that matters most, that of an outage. A replay in that time does no harm:
+ids are remembered, and a final state does not change any more."""
 
 LARGEST = 1 << 20
 """Bytes: a hundred times the longest lyrics and a dozen signed URLs."""

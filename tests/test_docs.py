@@ -121,6 +121,17 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in read_anchors(file), link
 
 
+def test_every_cited_heading_of_the_api_page_exists() -> None:
+    """Code, tests and docs cite it by file and heading."""
+    anchors = read_anchors(ROOT / "docs" / "api.md")
+    files = [*(ROOT / "soundpiece_async").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *PAGES]
+    files += [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    cited = {name: found for name in files if (found := set(re.findall(r"docs/api\.md#([\w-]+)", name.read_text())))}
+    assert {name: wrong for name, found in cited.items() if (wrong := found - anchors)} == {}
+    assert len(cited) > 20
+    assert [name for name in files if re.search(r"contract,?\s+sections? \d", name.read_text())] == []
+
+
 def test_links_of_the_readme_are_absolute() -> None:
     """An index page shows it where no file of ours lies beside it."""
     text = read_prose(ROOT / "README.md")

@@ -226,7 +226,7 @@ async def mislabel(peer: Peer, honest: bytes, *, kind: str) -> None:
 
 
 async def test_a_content_type_proves_nothing() -> None:
-    """The body decides: good JSON is taken whatever it is called (contract section 1 promises JSON only)."""
+    """The body decides: good JSON is taken whatever it is called (docs/api.md#transport promises JSON only)."""
     async with RawApi() as api, opened(settings(api.url)) as session:
         for kind in ("text/html", "application/octet-stream", "text/plain; charset=utf-16"):
             api.script.append(partial(mislabel, kind=kind))

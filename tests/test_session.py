@@ -228,7 +228,7 @@ async def test_what_was_submitted_is_forgotten_with_its_request_object(session: 
 
 
 async def test_one_key_never_stands_for_two_requests(sim: Simulator, session: Session) -> None:
-    """Another body under a used key is refused before it is sent (contract section 5: what happens is UNKNOWN)."""
+    """Another body under a used key is refused before it is sent (docs/api.md#idempotency: what happens is UNKNOWN)."""
     request = fx()
     await session.submit(request)
     with pytest.raises(InvalidRequest, match="another request") as caught:

@@ -1,8 +1,8 @@
 """What griffe needs to be told for the reference, which is made without importing anything.
 
 It knows what the standard library's dataclasses take and nothing of attrs. Here a class gets an ``__init__`` from its
-fields, those of its bases included; private and excluded ones left out. And docstrings lose the section numbers of the
-contract, which lead its maintainers somewhere and a reader nowhere.
+fields, those of its bases included; private and excluded ones left out. And `docs/api.md#heading` in a docstring
+becomes a link.
 """
 
 import ast
@@ -18,10 +18,10 @@ class AttrsSignatures(griffe.Extension):
     """Adds an ``__init__`` to every attrs class."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Take the section numbers out of a docstring."""
+        """Link the headings of `docs/api.md` that a docstring cites; every page of the reference is in a folder."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(
-                r"\s?\(contract\s+sections? [^)]*\)|: contract\s+section [^)]*(?=\))", "", obj.docstring.value
+                r"docs/api\.md#([\w-]+)", r'<a href="../api.html#\1">API: \1</a>', obj.docstring.value
             )
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:

@@ -2,7 +2,7 @@
 
 1. A submit is one piece of work for its key, so that repeating it is safe. After an attempt that *may have been
    accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
-   attempt (contract section 14, rule 5): only 401, 402 and 403, which are about the account, are final then.
+   attempt (docs/api.md#refused-repeats): only 401, 402 and 403, which are about the account, are final then.
 2. A refusal of a read is not the end of the work (rule 6). What says "not now" is a later turn, for as long as the
    caller waits. An operation is *unknown* only when the service has said so ``STREAK_TIMES`` times over
    ``STREAK_SECONDS``; any other refusal, and an answer that holds no operation or another one, ends a wait only when
@@ -89,7 +89,7 @@ class Attempts:
     Attributes:
         made: those that were begun.
         in_vain: how many of them certainly led to nothing: there was no connection, or a refusal came back, after which
-            no work begins (contract section 7).
+            no work begins (docs/api.md#http-errors).
         before: True when an attempt of an earlier process may have been accepted.
     """
 

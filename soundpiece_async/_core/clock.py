@@ -10,7 +10,7 @@ TOLERANCE = timedelta(seconds=2)
 
 
 class ServiceClock:
-    """The service's clock, read from the `Date` of its answers; expiry is meant by it (contract section 6).
+    """The service's clock, read from the `Date` of its answers; expiry is meant by it (docs/api.md#downloads).
 
     Two clocks of ours carry it on between answers, and the later one counts: the wall clock is set back now and then,
     the steady one may stand still while the machine sleeps. A URL renewed too early costs one request, one sent too

@@ -26,10 +26,11 @@ _DEEP = 500
 
 @forget_arguments
 def encode_request(request: Request) -> bytes:
-    """Make the body of a PUT, once per key: every resend must be these very bytes (contract section 5).
+    """Make the body of a PUT, once per key: every resend must be these very bytes (docs/api.md#idempotency).
 
     Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Members stand
-    in class order; absent ones are left out: only ``callback_url`` is documented as nullable (contract section 2.1).
+    in class order; absent ones are left out: only ``callback_url`` is documented as nullable
+    (docs/api.md#request-fields).
 
     Raises:
         InvalidRequest: a member has no JSON form (NaN, infinity, a lone surrogate, an object of another type).

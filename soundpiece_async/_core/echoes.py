@@ -1,6 +1,6 @@
 """What the service echoes of a request, compared with what was sent: a courtesy, and no promise.
 
-Rules (contract section 14, rule 2):
+Rules (docs/api.md#echoed-fields):
 
 1. Values are compared as JSON: 8 is 8.0, true is not 1, an object may have more members. A URL, and a key, count as
    the same in each of their spellings. A member that is absent or null says nothing.
@@ -34,7 +34,7 @@ class Difference:
 def compare(sent: Mapping[str, Any], echoed: Mapping[str, Any]) -> Iterator[Difference]:
     """Yield what differs between the members of a request and their echo, but for the callback URL.
 
-    That one is no member of an operation (contract section 2.2).
+    That one is no member of an operation (docs/api.md#operation-fields).
     """
     for name, value in sent.items():
         echo = echoed.get(name)
@@ -131,7 +131,7 @@ def _read_uuid(key: str) -> UUID | None:
 def _plain_url(url: str) -> str:
     """Undo what a URL type does to a URL it echoes: https://A.example/b c comes back as https://a.example/b%20c.
 
-    The service reads URLs as such a type (its error ``url_parsing`` is Pydantic's, contract section 7).
+    The service reads URLs as such a type (its error ``url_parsing`` is Pydantic's: docs/api.md#http-errors).
     """
     try:
         parts = urlsplit(url)

@@ -1,6 +1,6 @@
 """Whether an operation is over, and how: decided by its content, of which the status is only a part.
 
-Rules (contract section 14, rule 3):
+Rules (docs/api.md#final-status):
 
 1. ``processing`` and its plain synonyms are never final, even with outputs, which may be partial.
 2. Known final words end it, and the content decides how: with outputs it is ready, with a remark if there is an error,

@@ -1,6 +1,6 @@
 """Find the operation in an answer, in any envelope and beside other objects.
 
-Rules (contract section 14, rule 1):
+Rules (docs/api.md#finding-the-operation):
 
 1. The object under the route's known name that has an id is the operation.
 2. Else all objects with an id are searched, down to ``MAX_DEPTH``, for the only one with a status, outputs or an error.

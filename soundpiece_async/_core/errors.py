@@ -146,7 +146,7 @@ class TransportError(SoundpieceError):
 
 @attrs.frozen
 class FieldError:
-    """One entry of a 422: where, what for people, and the stable code for programs (contract section 7)."""
+    """One entry of a 422: where, what for people, and the stable code for programs (docs/api.md#http-errors)."""
 
     loc: tuple[str | int, ...] = attrs.field(repr=lambda loc: redact_text(repr(loc)))
     msg: str = attrs.field(repr=redacted_repr)

@@ -10,7 +10,7 @@ import attrs
 
 HEADER_BYTES = 42
 SAMPLE_RATE = 44_100
-"""In Hz: what the service documents for its files (contract section 6)."""
+"""In Hz: what the service documents for its files (docs/api.md#downloads)."""
 TOLERANCE = 0.5
 """Seconds a file may be longer or shorter than announced: the service's figures are rounded (87.4 in an example)."""
 LARGEST_FILE = 4 << 30

@@ -1,7 +1,7 @@
 """Lenient readers for the members of an operation: each returns the value, or None and the reason.
 
 The echo, the times, the durations and the kinds are advisory: a malformed one must not hide audio that is paid for
-(contract section 14, rule 4). The reason is empty if the member is fine or absent.
+(docs/api.md#optional-fields). The reason is empty if the member is fine or absent.
 """
 
 import re
@@ -22,7 +22,7 @@ Read: TypeAlias = tuple[T | None, str]
 """A value, or None; and the reason why a member that is present has no value."""
 
 INTERNAL_ERROR = "internal_error"
-"""The default error code (contract section 8)."""
+"""The default error code (docs/api.md#operation-errors)."""
 
 MAX_ERRORS = 20
 """The most errors of a list that are read."""

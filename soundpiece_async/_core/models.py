@@ -18,7 +18,7 @@ R_co = TypeVar("R_co", bound=Request | None, covariant=True)
 
 
 class Status(StrEnum):
-    """The status of an operation. Open: an unknown status is kept and counts as not final (contract section 4)."""
+    """The status of an operation. Open: an unknown status is kept and counts as not final (docs/api.md#status)."""
 
     PROCESSING = "processing"
     READY = "ready"
@@ -43,7 +43,9 @@ class Status(StrEnum):
 
 @attrs.frozen
 class OperationError:
-    """The reason of a failure. The set of codes is open; code and message are as they came (contract section 8).
+    """The reason of a failure. The set of codes is open; code and message are as they came.
+
+    See docs/api.md#operation-errors.
 
     ``str(error)`` is one printable line of them without secrets, good for a log or a terminal.
     """

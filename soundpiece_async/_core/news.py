@@ -1,11 +1,11 @@
-"""The body of a webhook that is signed: which operation it is about, and how that ended (contract section 9).
+"""The body of a webhook that is signed: which operation it is about, and how that ended (docs/api.md#webhooks).
 
 Rules:
 
 1. A body that is signed is never refused for its shape: what cannot be read has no operation, and a poll finds it.
 2. The type names a route and a status, in any case and with any separators. A status that is final counts together with
    the content; where the two contradict each other, the operation has to be read again.
-3. A type without a status that this version knows is news for a later one (contract section 11): then the operation
+3. A type without a status that this version knows is news for a later one (docs/api.md#versioning): then the operation
    counts if it says by itself that it is over, and else a poll finds it.
 4. The operation is looked for as in the answer to a poll: under ``data`` first, then in the whole event.
 """
@@ -115,7 +115,7 @@ def _objects(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_operation(identity: str, event: Mapping[str, Any], *, route: str) -> Reading | None:
-    """Read the operation, bare as in the example, or in an envelope (contract section 14, rule 8)."""
+    """Read the operation, bare as in the example, or in an envelope (docs/api.md#webhook-payload)."""
     for holder in _objects(event):
         found = envelopes.find_operation(holder, route=route)
         known = None if found is None else members.read_id(found.get("id"))

@@ -1,7 +1,8 @@
 """When to send: backoff, `Retry-After`, and the account gate.
 
 The gate is one queue before every request of a session that counts against the account's limit.
-Submits, polls and renewals share one budget with every other process of the account (contract section 10). The rules:
+Submits, polls and renewals share one budget with every other process of the account (docs/api.md#rate-limits). The
+rules:
 
 1. Renewals first, then submits, then polls; while submits and polls both wait, every fourth of their permits is a
    poll's, because a run that stops noticing results stops finishing. First come, first served within a turn.
@@ -64,10 +65,10 @@ _MOMENTS = 1e9
 def retry_after(value: str | None, *, date: str | None = None, now_epoch: float | None = None) -> float | None:
     """Read a `Retry-After` header as seconds from now; None when it is absent or says nothing sensible.
 
-    Whole seconds are what the service documents; fractions and an HTTP date are tolerated (contract section 10). A date
-    is compared with the server's own `date` header where that can be read, so that a wrong local clock does no harm;
-    with neither that nor `now_epoch` it says nothing. A number too large for a pause is a moment: seconds since 1970.
-    A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`; negative numbers are junk.
+    Whole seconds are what the service documents; fractions and an HTTP date are tolerated (docs/api.md#rate-limits). A
+    date is compared with the server's own `date` header where that can be read, so that a wrong local clock does no
+    harm; with neither that nor `now_epoch` it says nothing. A number too large for a pause is a moment: seconds since
+    1970. A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`; negative numbers are junk.
 
     Args:
         value: The header as it came.

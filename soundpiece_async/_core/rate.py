@@ -1,6 +1,6 @@
 """How fast to send, learned from refusals alone, and how much failure is affordable.
 
-The service tells nobody its limit and sends no quota headers (contract section 10); the one sign is a 429.
+The service tells nobody its limit and sends no quota headers (docs/api.md#rate-limits); the one sign is a 429.
 `LearnedRate` turns those into permits per second:
 
 1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.

@@ -112,7 +112,7 @@ def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request
 
 
 def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
-    """Read ``outputs`` or the single ``output``, whichever has any (contract section 2), or else another member."""
+    """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes), or else another member."""
     for name in (*_NAMES, *_list_other_names(found)):
         value = found.get(name)
         outputs = [_read_output(one, handle, index, notes) for index, one in enumerate(members.find_outputs(value))]

@@ -56,12 +56,12 @@ class Request:
     """What all eight share. One object is one piece of work: submitted twice, it is still made (and paid for) once.
 
     Args:
-        idempotency_key: a UUID, made once per object (contract section 5).
-        callback_url: where the service posts the news when it is done; a public HTTPS address (contract section 9).
+        idempotency_key: a UUID, made once per object (docs/api.md#idempotency).
+        callback_url: where the service posts the news when it is done; a public HTTPS address (docs/api.md#webhooks).
     """
 
     route: ClassVar[str]
-    """Path below ``/v1/``, for PUT and GET alike (contract section 2)."""
+    """Path below ``/v1/``, for PUT and GET alike (docs/api.md#routes)."""
     envelope: ClassVar[str]
     """Member of an answer that holds the operation; where the contract only infers it, any other name works too."""
 
@@ -71,7 +71,7 @@ class Request:
 
 @attrs.frozen
 class NewSong(Request):
-    """A full song from lyrics, in the style of either a prompt or a reference track (contract section 3.1).
+    """A full song from lyrics, in the style of either a prompt or a reference track (docs/api.md#new-song).
 
     Args:
         lyrics: 1 to 3000 characters; section markers such as ``[Verse]`` stand on lines of their own.
@@ -89,7 +89,7 @@ class NewSong(Request):
 
 @attrs.frozen
 class NewInstrumental(Request):
-    """A track without vocals, in the style of either a prompt or a reference track (contract section 3.2).
+    """A track without vocals, in the style of either a prompt or a reference track (docs/api.md#new-instrumental).
 
     Args:
         prompt: 1 to 1024 characters; or
@@ -105,7 +105,7 @@ class NewInstrumental(Request):
 
 @attrs.frozen
 class NewSample(Request):
-    """One short sample of a wanted length, optionally a loop (contract section 3.3).
+    """One short sample of a wanted length, optionally a loop (docs/api.md#new-sample).
 
     Args:
         prompt: 1 to 1024 characters.
@@ -123,7 +123,7 @@ class NewSample(Request):
 
 @attrs.frozen
 class NewFx(Request):
-    """One sound effect of a wanted length (contract section 3.4).
+    """One sound effect of a wanted length (docs/api.md#new-fx).
 
     Args:
         prompt: 1 to 1024 characters.
@@ -139,7 +139,7 @@ class NewFx(Request):
 
 @attrs.frozen
 class RemixSong(Request):
-    """New variations of a song with vocals, led by new lyrics and a prompt (contract section 3.5).
+    """New variations of a song with vocals, led by new lyrics and a prompt (docs/api.md#remix-song).
 
     Args:
         source: the track to remix.
@@ -159,7 +159,7 @@ class RemixSong(Request):
 
 @attrs.frozen
 class RemixInstrumental(Request):
-    """New variations of a track without vocals (contract section 3.6).
+    """New variations of a track without vocals (docs/api.md#remix-instrumental).
 
     Args:
         source: the track to remix.
@@ -175,7 +175,7 @@ class RemixInstrumental(Request):
 
 @attrs.frozen
 class SeparateStems(Request):
-    """Split a mix into vocals, drums, bass and other, told apart by ``Output.kind`` (contract section 3.7).
+    """Split a mix into vocals, drums, bass and other, told apart by ``Output.kind`` (docs/api.md#separate-stems).
 
     Args:
         source: the mix to split.
@@ -189,7 +189,7 @@ class SeparateStems(Request):
 
 @attrs.frozen
 class AutoCutDown(Request):
-    """Cut a track down to a wanted length at musical cut points (contract section 3.8).
+    """Cut a track down to a wanted length at musical cut points (docs/api.md#auto-cut-down).
 
     Args:
         source: the track to cut.

@@ -12,7 +12,7 @@
 7. A ``Content-Encoding`` is a label, and the bytes decide whether it is true: stores hand on whatever was uploaded with
    a file (``aws-chunked``, ``UTF-8``). What really is encoded is decoded, and never continued.
 
-Whether the host supports ranges, sends lengths or ETags is UNKNOWN (contract section 6), so none of it is assumed.
+Whether the host supports ranges, sends lengths or ETags is UNKNOWN (docs/api.md#downloads), so none of it is assumed.
 """
 
 import re

@@ -17,8 +17,8 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
    if holds begun in quieter times have all slots and a look is worth 1/8 of a hold; the weakest first, one at a time.
 7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
 8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
-   (contract section 6). "At once" is a few round trips; while that is not known, its next poll is short, to learn it.
-   A hold that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the same:
+   (docs/api.md#long-polls). "At once" is a few round trips; while that is not known, its next poll is short, to learn
+   it. A hold that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the same:
    that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
 9. An operation that a webhook will report is left alone until it is late (`silence.py`), then polled as any other.
 10. What an answer leaves undecided rests until a second one can decide it (`endings.py`).

@@ -66,7 +66,7 @@ class Timeouts:
     submit: float = 30.0
     """A PUT or a single read as a whole, from connecting to the last byte."""
     poll: float = 35.0
-    """A poll as a whole: the service holds a long one for up to 20 s (contract section 6)."""
+    """A poll as a whole: the service holds a long one for up to 20 s (docs/api.md#long-polls)."""
     read: float = 30.0
     """Without a byte of a download, and the window of its lowest speed; a download as a whole has no limit."""
 
@@ -223,7 +223,7 @@ def _read_shared(environ: Mapping[str, str]) -> str | None:
 
 
 def _check_key(key: object) -> None:
-    """Refuse what cannot be a key, without repeating it (contract section 1: prefix ``spk_``, the rest UNKNOWN)."""
+    """Refuse what cannot be a key, without repeating it (docs/api.md#transport: prefix ``spk_``, the rest UNKNOWN)."""
     if not isinstance(key, str) or not key.startswith("spk_") or len(key) <= len("spk_"):
         raise SettingsError("the API key is malformed: it begins with 'spk_' (its value is not shown here)")
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -1,4 +1,4 @@
-"""Webhook deliveries: headers and raw bytes in, news that is signed well out (contract section 9).
+"""Webhook deliveries: headers and raw bytes in, news that is signed well out (docs/api.md#webhooks).
 
 Rules:
 

@@ -1,7 +1,7 @@
 """What the contract says of a request's members, checked at submit, before anything is sent.
 
 No stricter than the contract: the service may loosen its rules at any time, and ``Settings(validate=False)`` switches
-this off (contract section 11). Where a range is UNKNOWN, only what can never be right is refused.
+this off (docs/api.md#versioning). Where a range is UNKNOWN, only what can never be right is refused.
 """
 
 import math
@@ -114,7 +114,7 @@ def _find_output_faults(output: Any) -> Iterator[str]:
 
 
 def validate(request: Request) -> None:
-    """Hold a request against the contract (sections 2.1 and 3).
+    """Hold a request against the rules of the API (docs/api.md#requests).
 
     Raises:
         InvalidRequest: with the member at fault in ``field``.

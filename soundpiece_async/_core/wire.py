@@ -63,12 +63,15 @@ class Answer:
 
 
 def submit(request: Request, body: bytes) -> Call:
-    """Ask for a piece of work (contract section 3); ``body`` is what ``codec.encode_request`` made of it, once."""
+    """Ask for a piece of work (docs/api.md#requests); ``body`` is what ``codec.encode_request`` made of it, once."""
     return Call("PUT", f"/v1/{request.route}", body, str(request.idempotency_key))
 
 
 def poll(handle: Handle, *, wait: bool) -> Call:
-    """Ask how an operation stands; ``wait`` lets the service hold the answer for up to 20 s (contract section 2.3)."""
+    """Ask how an operation stands; ``wait`` lets the service hold the answer for up to 20 s.
+
+    See docs/api.md#query-parameters.
+    """
     query = {"id": handle.id, "wait": "true"} if wait else {"id": handle.id}
     return Call("GET", f"/v1/{handle.route}?{urlencode(query)}", None, handle.id)
 
@@ -257,7 +260,7 @@ def _not_json(answer: Answer, call: Call) -> TransportError:
 
 
 def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a table, one row a status
-    """Make the error that an answer without success stands for (contract section 7)."""
+    """Make the error that an answer without success stands for (docs/api.md#http-errors)."""
     try:
         body: Any = codec.decode_json(answer.body)
     except ValueError:
@@ -291,7 +294,7 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
 
 
 def _read_wait(answer: Answer) -> float | None:
-    """Return the seconds that an answer asks to wait, if it does (contract section 14, rule 7)."""
+    """Return the seconds that an answer asks to wait, if it does (docs/api.md#retry-after)."""
     return pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
 
 

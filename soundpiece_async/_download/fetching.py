@@ -35,7 +35,7 @@ T = TypeVar("T")
 logger = get_logger("downloader")
 
 MARGIN = timedelta(seconds=60)
-"""A URL with less life than this is renewed before it is used (contract section 6: a minute or so)."""
+"""A URL with less life than this is renewed before it is used (docs/api.md#downloads: a minute or so)."""
 
 
 class Setback(Exception):  # noqa: N818 - no error yet: it becomes one when there are too many in a row

@@ -71,7 +71,7 @@ class AudioStream:
 
     @property
     def content_type(self) -> str:
-        """The media type: the service makes FLAC (contract section 6), and its header was checked."""
+        """The media type: the service makes FLAC (docs/api.md#downloads), and its header was checked."""
         return "audio/flac"
 
     @property

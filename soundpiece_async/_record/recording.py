@@ -4,7 +4,7 @@
    outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
    goes on, and nothing is bought twice.
 2. What the journal knows is not asked for again: ended pieces are given out of it without a request.
-3. Bytes that are on record are the bytes that are sent (contract section 5), whatever the request says by now.
+3. Bytes that are on record are the bytes that are sent (docs/api.md#idempotency), whatever the request says by now.
 """
 
 import time

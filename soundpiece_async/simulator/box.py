@@ -32,7 +32,7 @@ from soundpiece_async.simulator.webhooks import Courier, Delivery, Event, write_
 from soundpiece_async.simulator.world import Durations, World
 
 _HOLD = 20.0
-"""Seconds a `wait=true` is held at most (contract section 6)."""
+"""Seconds a `wait=true` is held at most (docs/api.md#long-polls)."""
 
 
 @attrs.define(eq=False, kw_only=True, repr=False)
@@ -274,7 +274,7 @@ class Simulator:
             group.cancel_scope.cancel()
 
     def _announce(self, operation: Operation) -> None:
-        """Send word of an operation that ended, if anyone is to hear of it (contract section 9)."""
+        """Send word of an operation that ended, if anyone is to hear of it (docs/api.md#webhooks)."""
         callback = operation.submission.callback_url or self.callback_url
         if callback is None or not self._courier.keys:
             return

@@ -1,4 +1,4 @@
-"""Checks of single values, refused in the words of Pydantic 2 (contract section 7).
+"""Checks of single values, refused in the words of Pydantic 2 (docs/api.md#http-errors).
 
 Each check takes a decoded JSON value and returns it as the service would echo it, or raises `MisfitError`.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LONGEST = 600.0
-"""Seconds of audio asked for in one request; the published schema names no bound (contract section 3.3)."""
+"""Seconds of audio asked for in one request; the published schema names no bound (docs/api.md#new-sample)."""
 
 _NO_HEX = re.compile(r"[^0-9a-f-]", re.IGNORECASE)
 _GROUPS = (8, 4, 4, 4, 12)
@@ -37,7 +37,7 @@ def refuse_value(reason: str) -> MisfitError:
 
 
 def check_text(value: object, *, longest: int) -> str:
-    """A string of 1 to `longest` code points (how the service counts is unknown: contract section 2.1)."""
+    """A string of 1 to `longest` code points (how the service counts is unknown: docs/api.md#request-fields)."""
     if not isinstance(value, str):
         raise MisfitError("string_type", "Input should be a valid string")
     _check_unicode(value)

@@ -3,7 +3,7 @@
 Rules:
 
 1. A fault strikes BEFORE the request takes effect, or AFTER it did, when only the answer is lost or spoilt. The
-   difference is what idempotency is for (contract section 5).
+   difference is what idempotency is for (docs/api.md#idempotency).
 2. Shares are drawn from one seeded source in order of arrival; an injected fault goes before a drawn one.
 3. Bodies are cut by closing the connection in good order, so that exactly the bytes before the cut arrive; resets are
    real ones (RST).
@@ -76,9 +76,9 @@ class Faults:
 
     `server_error`, `bad_gateway`, `reset_before` and `stall` strike requests to both hosts, `gateway_timeout` and
     `reset_after` those to the API, `cut` and `corrupt` downloads. `ignore_range` and `hide_etag` are ways of the output
-    host, which answers an expired URL with `expired_status` (what the service takes is unknown: contract section 6).
-    `fail` is the share of operations that fail, each with one of `failure_codes`; None leaves the code out (contract
-    section 8).
+    host, which answers an expired URL with `expired_status` (what the service takes is unknown: docs/api.md#downloads).
+    `fail` is the share of operations that fail, each with one of `failure_codes`; None leaves the code out
+    (docs/api.md#operation-errors).
     """
 
     server_error: float = attrs.field(default=0.0, validator=SHARE)

@@ -1,4 +1,4 @@
-"""Signed URLs of the output host: made, checked, and dead when their time has come (contract section 6)."""
+"""Signed URLs of the output host: made, checked, and dead when their time has come (docs/api.md#downloads)."""
 
 import hashlib
 import hmac
@@ -31,7 +31,7 @@ class Signer:
     """Signs paths of the output host for `lifetime` real seconds; `origin` is that host.
 
     `revoke` kills every URL made so far. `stable` decides whether a track keeps its path from one signing to the next:
-    that it does is inferred from the examples (contract section 6), so clients are tested against both.
+    that it does is inferred from the examples (docs/api.md#downloads), so clients are tested against both.
     """
 
     secret: bytes = attrs.field(repr=False)

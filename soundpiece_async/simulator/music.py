@@ -12,7 +12,7 @@ from soundpiece_async.simulator.tone import Score, Style, compose, cut_down, rem
 
 @attrs.frozen
 class Piece:
-    """One result of an operation; stems have a `kind` (contract section 2.2)."""
+    """One result of an operation; stems have a `kind` (docs/api.md#outputs)."""
 
     score: Score
     kind: str | None = None
@@ -22,7 +22,7 @@ class Piece:
 class Taste:
     """How much is made: the shortest and longest track in seconds, and how many a new song or instrumental has.
 
-    The service's own numbers are unknown (contract sections 3.1 and 3.2).
+    The service's own numbers are unknown (docs/api.md#new-song).
     """
 
     track_seconds: tuple[float, float] = (8.0, 20.0)

@@ -1,4 +1,4 @@
-"""The nouns of the simulated service, and how an operation looks on the wire (contract sections 2.2, 4 and 8)."""
+"""The nouns of the simulated service, and how an operation looks on the wire (docs/api.md#operation-fields)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from soundpiece_async.simulator.schema import Route, Submission
 
 Status = Literal["processing", "ready", "failed"]
 NEWS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}
-"""A member that no client knows: new members are no breaking change (contract section 11)."""
+"""A member that no client knows: new members are no breaking change (docs/api.md#versioning)."""
 
 
 class RefusalError(Exception):
@@ -25,7 +25,7 @@ class RefusalError(Exception):
 
 @attrs.frozen(kw_only=True)
 class OperationError:
-    """Why an operation failed; the code may be absent (contract section 8)."""
+    """Why an operation failed; the code may be absent (docs/api.md#operation-errors)."""
 
     code: str | None
     message: str = "The operation could not be completed."

@@ -1,4 +1,4 @@
-"""The output host: FLAC files behind signed URLs, whole or in parts (RFC 9110 section 14; contract section 6)."""
+"""The output host: FLAC files behind signed URLs, whole or in parts (RFC 9110 section 14; docs/api.md#downloads)."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The account's rate limit: a token bucket (contract section 10; its true size and window are unknown)."""
+"""The account's rate limit: a token bucket (docs/api.md#rate-limits; its true size and window are unknown)."""
 
 import math
 

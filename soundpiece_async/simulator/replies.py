@@ -28,19 +28,19 @@ def reply_json(document: object, *, status: int = 200, headers: Mapping[str, str
 
 
 def reply_html(status: int, reason: str) -> Reply:
-    """An error as a proxy in front of the API words it (contract section 7)."""
+    """An error as a proxy in front of the API words it (docs/api.md#http-errors)."""
     page = f"<html><head><title>{status} {reason}</title></head><body><h1>{status} {reason}</h1></body></html>\r\n"
     return Reply(status=status, body=page.encode(), content_type="text/html")
 
 
 def reply_xml(status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> Reply:
-    """An error as object stores word it; what the output host really says is unknown (contract section 6)."""
+    """An error as object stores word it; what the output host really says is unknown (docs/api.md#downloads)."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return Reply(status=status, body=body.encode(), headers=headers or {}, content_type="application/xml")
 
 
 def reply_limited(seconds: int | None) -> Reply:
-    """A 429 in the service's words; without seconds it has no Retry-After (contract section 10)."""
+    """A 429 in the service's words; without seconds it has no Retry-After (docs/api.md#rate-limits)."""
     if seconds is None:
         return reply_json({"detail": "Rate limit exceeded"}, status=429)
     detail = f"Rate limit exceeded; retry in {seconds} seconds"

@@ -3,8 +3,8 @@
 Rules:
 
 1. Requests are read as strictly as the published schema: a numeral in quotes is no number, `wait=1` is no boolean.
-2. Refusals are lists of field errors as FastAPI writes them, all faults of a request at once (contract section 7).
-3. Unlisted members are ignored; whether the service does so too is unknown (contract section 2.1).
+2. Refusals are lists of field errors as FastAPI writes them, all faults of a request at once (docs/api.md#http-errors).
+3. Unlisted members are ignored; whether the service does so too is unknown (docs/api.md#request-fields).
 4. Of the two bodies of a song or an instrumental exactly one must fit. A fault of the one that was sent is reported
    by its plain path, as the documentation does; when it cannot be told which was meant, each path names its body.
 """
@@ -148,7 +148,7 @@ _ALL = (
     ),
 )
 ROUTES: Mapping[str, Route] = {route.name: route for route in _ALL}
-"""The routes by name, as in `/v1/<name>`; the names of three envelopes are inferred (contract section 2)."""
+"""The routes by name, as in `/v1/<name>`; the names of three envelopes are inferred (docs/api.md#routes)."""
 
 
 def check_body(route: Route, body: object, *, private_callbacks: bool = False) -> Submission:
@@ -189,7 +189,7 @@ def check_query(query: Mapping[str, str], *, any_id: bool = False) -> tuple[str,
 def refuse_operation(identity: str) -> InvalidRequestError:
     """The refusal of a well-formed id that names no operation of this route.
 
-    How the service reports it is unknown, but not by a 404 (contract section 7).
+    How the service reports it is unknown, but not by a 404 (docs/api.md#http-errors).
     """
     misfit = refuse_value("no operation of this route has this id")
     return InvalidRequestError([_error(("query", "id"), misfit, {"id": identity})])

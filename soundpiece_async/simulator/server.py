@@ -1,4 +1,4 @@
-"""The API's origin: eight routes, PUT to submit and GET to poll (contract sections 1 to 7).
+"""The API's origin: eight routes, PUT to submit and GET to poll (docs/api.md).
 
 The order in which a request can be refused: unknown path (404), method (405), key (401), rate (429), body that is no
 JSON (400), members or parameters (422), a key used before (409), credits (402). The contract fixes the statuses, the

@@ -1,4 +1,4 @@
-"""Webhooks as the service sends them: signed, repeated, late, doubled or lost (contract section 9).
+"""Webhooks as the service sends them: signed, repeated, late, doubled or lost (docs/api.md#webhooks).
 
 Rules:
 
@@ -60,7 +60,7 @@ class Delivery:
 class Courier:
     """Delivers events; `pause` stretches the time between attempts, `timeout` is in real seconds.
 
-    `keys` are those of the account's active signing secrets; while secrets rotate, each signs (contract section 9).
+    `keys` are those of the account's active signing secrets; while secrets rotate, each signs (docs/api.md#webhooks).
     """
 
     keys: tuple[bytes, ...] = attrs.field(repr=False)

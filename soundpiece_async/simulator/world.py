@@ -6,8 +6,8 @@ Rules:
    `advance` brings the world up to `now`, and gives the operations that ended since.
 2. What becomes of an operation follows from the seed, the route, its members and how often the same was asked for
    before; not from its key, the port, or the order of unrelated requests. So runs repeat although keys are random.
-3. The key is looked up before anything is checked against the account: a replay costs nothing (contract section 5).
-   A request refused with 402 does not use its key up.
+3. The key is looked up before anything is checked against the account: a replay costs nothing
+   (docs/api.md#idempotency). A request refused with 402 does not use its key up.
 4. Results are composed when they are first looked at, and never change afterwards.
 """
 
@@ -33,14 +33,15 @@ from soundpiece_async.simulator.variations import Variations
 Durations = Callable[[str], float] | Mapping[str, float] | None
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _SPREAD = 0.5
-"""Sigma of the lognormal processing times: one in a hundred takes three times its median (contract section 4)."""
+"""Sigma of the lognormal processing times: one in a hundred takes three times its median (docs/api.md#status)."""
 
 
 @attrs.define(eq=False, kw_only=True)
 class World:
     """Everything the service remembers; `durations` pins processing times in seconds, before `speed` divides them.
 
-    `forward` is a service of next year, with members, a status and a stem that no client knows (contract section 11).
+    `forward` is a service of next year, with members, a status and a stem that no client knows
+    (docs/api.md#versioning).
     """
 
     seed: int
@@ -179,7 +180,7 @@ class World:
         return tracks
 
     def _charge(self) -> None:
-        """Take one credit; the shape of a 402 is unknown but for its `detail` (contract section 7)."""
+        """Take one credit; the shape of a 402 is unknown but for its `detail` (docs/api.md#http-errors)."""
         if self.credits is None:
             return
         if self.credits < 1:

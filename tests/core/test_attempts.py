@@ -316,7 +316,7 @@ def test_a_refused_repeat_says_that_the_work_may_be_accepted() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422, 429, 500, 503, 301])
 def test_retry_after_is_read_from_every_answer(status: int) -> None:
-    """Contract section 14, rule 7."""
+    """A response may say how long to wait, whatever its status (docs/api.md#retry-after)."""
     assert refusal(status, **{"retry-after": "12"}).retry_after == 12.0
     assert refusal(status).retry_after is None
 

@@ -116,7 +116,7 @@ def test_names_of_one_operation_are_safe_and_distinct(stem: str, kinds: list[str
 
 
 def test_the_same_outputs_have_the_same_names_in_any_order() -> None:
-    """The order of outputs is not promised (contract section 2.2), so names do not depend on it."""
+    """The order of outputs is not promised (docs/api.md#outputs), so names do not depend on it."""
     outputs = [output(0, "other"), output(1, "other"), output(2), output(3, "bass")]
 
     assert sorted(file_names("x", outputs)) == sorted(file_names("x", outputs[::-1]))

@@ -41,7 +41,7 @@ def test_routes() -> None:
 
 @every_route
 def test_members(example: Example) -> None:
-    """A request has the members of the contract's section 3, the shared ones first; every default is the contract's."""
+    """A request has the members of docs/api.md#requests, the shared ones first; every default is the documented one."""
     members = attrs.fields(ROUTES[example.route])
 
     assert tuple(member.name for member in members) == (

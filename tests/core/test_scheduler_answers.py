@@ -143,7 +143,10 @@ def test_who_rests_keeps_nobody_waiting() -> None:
 
 
 def test_a_broken_hold_is_no_tight_loop() -> None:
-    """Long polls answered at once come once a second (contract section 6), after one short one for the round trip."""
+    """Long polls answered at once come once a second, after one short one for the round trip.
+
+    See docs/api.md#long-polls.
+    """
     scheduler = Scheduler(slots=1)
     watch(scheduler, ["a"])
     now, polls = 0.0, []

@@ -16,7 +16,7 @@ from soundpiece_async._core.news import Delivery
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.signing import SKEW, read_delivery, read_secret, sign
 
-# the test vector of contract section 9
+# the test vector of docs/api.md#webhooks
 SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 NOW = 1795341600
 BODY = b'{"type":"create.new_sample.failed","data":{"id":"op_01kd0000000000000000000003","status":"failed"}}'

@@ -47,7 +47,7 @@ def test_a_longer_hold_is_not_believed() -> None:
     ],
 )
 def test_what_comes_within_a_few_round_trips_was_not_held(trip: float | None, took: float, *, suspect: bool) -> None:
-    """At once is within four of the shortest round trips, and never more than a second (contract section 6)."""
+    """At once is within four of the shortest round trips, and never more than a second (docs/api.md#long-polls)."""
     tempo = Tempo(announced=20)
     if trip is not None:
         tempo.take_look(trip)

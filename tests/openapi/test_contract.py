@@ -90,7 +90,7 @@ def test_keeps_the_contract(case: Case, sim: Simulator) -> None:
     """Generated requests, valid and invalid, get the statuses, headers and bodies that the contract writes down."""
     case.query = point_to_existing(case.query, case.path.removeprefix("/v1/"))
     case.body = settle_what_is_open(case.body, case.path)
-    # unlisted parameters are ignored: what the service does with them is unknown (contract section 2.1)
+    # unlisted parameters are ignored: what the service does with them is unknown (docs/api.md#request-fields)
     unlisted = isinstance(case.query, dict) and set(case.query) - {"id", "wait"}
     case.call_and_validate(
         base_url=sim.url,

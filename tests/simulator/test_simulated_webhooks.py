@@ -69,7 +69,7 @@ async def submit(caller: Caller, url: str) -> str:
 
 
 async def test_signs_as_the_contract_computes() -> None:
-    """The test vector of the contract (section 9) comes out."""
+    """The test vector comes out (docs/api.md#webhooks)."""
     body = b'{"type":"create.new_sample.failed","data":{"id":"op_01kd0000000000000000000003","status":"failed"}}'
     event = Event(id="msg_test_0001", operation="op", url="", timestamp="1795341600", body=body)
 
