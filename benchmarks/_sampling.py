@@ -24,11 +24,9 @@ STEP = 0.002
 """Seconds of CPU between two looks; a kernel that counts in ticks of 4 ms waits that long."""
 STAGES = {
     "journal": (
-        "recording",
-        "ledger",
+        "recorded_run",
+        "sqlite_store",
         "database",
-        "rows",
-        "shelf",
         "journal",
         "occurrences",
         "pieces",

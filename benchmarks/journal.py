@@ -26,7 +26,7 @@ from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import FileRecord
-from soundpiece_async._record.journal import JOURNAL
+from soundpiece_async._journal.journal import JOURNAL
 
 ROUTE = "create.new_fx"
 BODY = b'{"fx": {"prompt": "a door that closes slowly, number %d", "duration": 2.5, "idempotency_key": "key %d"}}'

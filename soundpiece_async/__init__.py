@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from soundpiece_async._core.settings import Limits, RetryPolicy, Settings, Timeouts
     from soundpiece_async._download.places import Destination
     from soundpiece_async._download.streaming import AudioStream
-    from soundpiece_async._record.journal import Journal
+    from soundpiece_async._journal.journal import Journal
     from soundpiece_async._session import Session
 
 __all__ = [
@@ -130,7 +130,7 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
             case "Destination":
                 from soundpiece_async._download import places as module
             case "Journal":
-                from soundpiece_async._record import journal as module
+                from soundpiece_async._journal import journal as module
             case "RunMany":
                 from soundpiece_async import _bulk as module
             case "Session":

@@ -29,11 +29,11 @@ from soundpiece_async._download.downloader import Downloader, UntilFull, deliver
 from soundpiece_async._download.inspecting import demand_decoder
 from soundpiece_async._download.places import Destination, demand_place
 from soundpiece_async._download.streaming import AudioStream
+from soundpiece_async._journal.journal import Journal
+from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._poller import Poller
 from soundpiece_async._reader import Reader
-from soundpiece_async._record.journal import Journal
-from soundpiece_async._record.recording import Recording
 from soundpiece_async._shared.link import Link
 from soundpiece_async._shared.news import News
 from soundpiece_async._shared.opening import demand_driver, open_store

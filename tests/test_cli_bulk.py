@@ -38,8 +38,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import endings
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
-from soundpiece_async._record.folderlock import FolderLock
-from soundpiece_async._record.journal import LOCK
+from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulkrun import BulkRun, _advise, promise
 from soundpiece_async.cli.interruption import Politely

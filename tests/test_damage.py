@@ -14,8 +14,8 @@ from conftest import settings, simulate
 from soundpiece_async import Failed, Journal, JournalError, NewFx, Request, SeparateStems, Session
 from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._record.overview import count_by_route, count_ended_since, list_reasons, measure_waits
-from soundpiece_async._record.wal import find_damage
+from soundpiece_async._journal.sqlite_store import count_by_route, count_ended_since, list_reasons, measure_waits
+from soundpiece_async._journal.wal import find_damage
 from soundpiece_async.simulator import Simulator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]

@@ -70,7 +70,7 @@ def test_a_journal_that_was_begun_elsewhere_goes_on_without_shared_memory(
     simulator, out = serve(), tmp_path / "out"
     program = """
 import os, signal, sys
-from soundpiece_async._record import database
+from soundpiece_async._journal import database
 from soundpiece_async.cli import main
 database.Database.close = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 main(["bulk", *sys.argv[1:]])

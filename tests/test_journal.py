@@ -36,10 +36,10 @@ from soundpiece_async._core.pieces import (
     write_files,
     write_outputs,
 )
-from soundpiece_async._record.database import MIGRATIONS, Database
-from soundpiece_async._record.folderlock import FolderLock
-from soundpiece_async._record.ledger import Ledger
-from soundpiece_async._record.shelf import Shelf
+from soundpiece_async._journal.database import MIGRATIONS, Database
+from soundpiece_async._journal.journal import FolderLock
+from soundpiece_async._journal.recorded_run import Shelf
+from soundpiece_async._journal.sqlite_store import Ledger
 
 pytestmark = pytest.mark.anyio
 

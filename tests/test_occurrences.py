@@ -3,7 +3,7 @@ import gc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._record.occurrences import Occurrences
+from soundpiece_async._journal.occurrences import Occurrences
 
 
 @given(st.lists(st.binary(max_size=2)))

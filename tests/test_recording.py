@@ -45,7 +45,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
-from soundpiece_async._record.recording import Recording
+from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._submitter import Sending
 from soundpiece_async._way import Brakes, Way
 from soundpiece_async.simulator import Fault, Simulator

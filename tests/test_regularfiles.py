@@ -14,7 +14,7 @@ import pytest
 from conftest import Serve
 
 from soundpiece_async import Journal, JournalError, _filelocks
-from soundpiece_async._record.journal import JOURNAL, LOCK
+from soundpiece_async._journal.journal import JOURNAL, LOCK
 from soundpiece_async._regularfiles import NO_LINK, demand_regular, open_regular
 from soundpiece_async.cli import main
 

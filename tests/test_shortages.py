@@ -18,8 +18,8 @@ from conftest import settings
 from soundpiece_async import DownloadError, Journal, JournalError, NewFx, Session, _filelocks
 from soundpiece_async._download import partfile
 from soundpiece_async._download.partfile import Claim, PartFile
-from soundpiece_async._record import database
-from soundpiece_async._record.folderlock import FolderLock
+from soundpiece_async._journal import database
+from soundpiece_async._journal.journal import FolderLock
 from soundpiece_async._transport import Transport
 from soundpiece_async.simulator import Simulator
 

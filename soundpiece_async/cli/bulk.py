@@ -9,8 +9,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async import Journal, JournalError
-from soundpiece_async._record.folderlock import FolderLock
-from soundpiece_async._record.journal import LOCK
+from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli.bulkrun import BulkRun
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.flags import FOLDER

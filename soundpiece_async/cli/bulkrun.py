@@ -22,7 +22,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._download.disk import is_full
-from soundpiece_async._record.overview import measure_waits
+from soundpiece_async._journal.sqlite_store import measure_waits
 from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED, advise
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs

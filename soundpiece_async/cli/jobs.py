@@ -13,7 +13,7 @@ import attrs
 from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
-from soundpiece_async._record.occurrences import Occurrences
+from soundpiece_async._journal.occurrences import Occurrences
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.hints import suggest
 from soundpiece_async.cli.jobs_file import read_lines

@@ -12,10 +12,9 @@ from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.pieces import JobRecord, JobState
-from soundpiece_async._record.folderlock import FolderLock
-from soundpiece_async._record.journal import LOCK
-from soundpiece_async._record.ledger import Ledger
-from soundpiece_async._record.overview import (
+from soundpiece_async._journal.journal import LOCK, FolderLock
+from soundpiece_async._journal.sqlite_store import (
+    Ledger,
     Reason,
     count_by_route,
     count_echo_differences,

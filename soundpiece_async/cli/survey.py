@@ -14,9 +14,9 @@ from soundpiece_async import Journal, JournalError
 from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import JobState
-from soundpiece_async._record.journal import JOURNAL
-from soundpiece_async._record.occurrences import Occurrences
-from soundpiece_async._record.overview import Waits, measure_waits
+from soundpiece_async._journal.journal import JOURNAL
+from soundpiece_async._journal.occurrences import Occurrences
+from soundpiece_async._journal.sqlite_store import Waits, measure_waits
 from soundpiece_async.cli.display import print_rows
 from soundpiece_async.cli.endings import UsageError
 from soundpiece_async.cli.jobs import Bad, demand_right, in_thread, read_jobs

@@ -21,7 +21,7 @@ from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
-from soundpiece_async._record.ledger import Ledger
+from soundpiece_async._journal.sqlite_store import Ledger
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.endings import DONE, FAILED, UsageError
 from soundpiece_async.cli.flags import FOLDER

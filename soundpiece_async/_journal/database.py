@@ -30,8 +30,8 @@ import attrs
 
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._descriptors import Shortage, is_short
+from soundpiece_async._journal.wal import find_damage
 from soundpiece_async._logs import get_logger
-from soundpiece_async._record.wal import find_damage
 from soundpiece_async._regularfiles import demand_regular, open_regular
 
 logger = get_logger("journal")
