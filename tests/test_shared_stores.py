@@ -351,7 +351,7 @@ async def test_a_store_that_is_back_is_told(caplog: pytest.LogCaptureFixture) ->
 
 async def test_a_store_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Each further attempt fails in silence."""
-    pace = SimpleNamespace(away=False, rate=None, lose=lambda _: setattr(pace, "away", True))
+    pace = SimpleNamespace(away=False, rate=None, lose=lambda _, jitter: setattr(pace, "away", jitter < 1))
     pacer = SimpleNamespace(wake=lambda: None)
     link = Link(cast("Any", "the store"), pace=cast("Any", pace), pacer=cast("Any", pacer), news=cast("Any", None))
     for _ in range(3):

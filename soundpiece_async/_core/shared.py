@@ -28,7 +28,7 @@ import attrs
 from soundpiece_async._core.pacing import SAVED_SECONDS, OwnPace, Ticket
 from soundpiece_async._core.rate import LearnedRate, describe_rate
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 2.5
 """Seconds between two signs of life."""
 PEER_SECONDS = 10.0
 """Seconds without one after which a process counts no more."""
@@ -244,8 +244,13 @@ class SharedPace:
             self._meter()
             self._beat_at = -math.inf
 
-    def lose(self, now: float) -> None:
-        """Go on without the store."""
+    def lose(self, now: float, *, jitter: float) -> None:
+        """Continue without the store.
+
+        Args:
+            now: seconds.
+            jitter: a random number in [0, 1): all processes lose the store in one moment, and must not send in step.
+        """
         pending = self._reports[-1] if self._reports else None
         self._reports.clear()
         self._permits.clear()
@@ -255,7 +260,9 @@ class SharedPace:
             return
         account = self.seen.pace
         share = None if account is None else AWAY_SHARE * account / max(1, self.peers)
-        self._own = OwnPace(ceiling=_lowest(self.ceiling, share), epoch=_ALONE, due=now)  # the others start now, too
+        ceiling = _lowest(self.ceiling, share)
+        due = now if ceiling is None else now + jitter / ceiling
+        self._own = OwnPace(ceiling=ceiling, epoch=_ALONE, due=due)
         if pending is not None and share is None:
             self._own.lower(_ALONE, now=now, until=pending[1])
 

@@ -119,7 +119,7 @@ class Link:
     def _lose(self, error: SharedStoreError) -> None:
         """Go on without the store; one warning for each time that it goes away."""
         first = not (self._pace.away and self._tried.is_set())
-        self._pace.lose(monotonic())
+        self._pace.lose(monotonic(), jitter=random.random())  # noqa: S311 - spreads requests
         self._pacer.wake()
         if not first:
             return

@@ -222,7 +222,7 @@ def test_a_permit_not_used_is_kept_for_a_second() -> None:
     process.gate.leave(old, now=2.5)
     assert process.pace.due == math.inf
 
-    process.pace.lose(2.6)
+    process.pace.lose(2.6, jitter=0)
     (alone,) = [process.gate.join(Turn.SUBMIT, now=5)]
     assert process.gate.admit(now=5) == [alone]
     process.gate.leave(alone, now=5)
@@ -297,15 +297,15 @@ def test_a_store_that_is_away_stops_nobody() -> None:
     store = AccountGate(rate=20.0)
     process, other = Process(store), Process(store, "b")
     other.sync(0), process.sync(0)
-    process.pace.lose(1.0)
+    process.pace.lose(1.0, jitter=0)
 
     assert process.pace.rate == AWAY_SHARE * 20 / 2
     ticket, other_ticket = [process.gate.join(Turn.SUBMIT, now=1) for _ in range(2)]
-    assert process.gate.admit(now=1) == [ticket]  # nothing is saved: all processes begin at this moment
+    assert process.gate.admit(now=1) == [ticket]  # nothing is saved
     process.gate.leave(other_ticket, now=1)
     process.refuse(ticket, 1.0)
     assert process.pace.rate == 0.5
-    process.pace.lose(1.5)
+    process.pace.lose(1.5, jitter=0)
     assert process.pace.rate == 0.5
 
     process.sync(2.0)
@@ -313,12 +313,29 @@ def test_a_store_that_is_away_stops_nobody() -> None:
     assert not process.pace.away
 
 
+def test_processes_that_lose_the_store_together_do_not_send_in_step() -> None:
+    """Each begins at a random moment of its first interval: sent in one burst, most of the first requests were 429s."""
+    paces = []
+    for number in range(8):
+        pace = SharedPace()
+        pace.answer(Attend(None), seen(rate=5.0, peers=8), now=0, took=0)
+        pace.lose(10.0, jitter=number / 8)
+        paces.append(pace)
+
+    interval = 1 / (AWAY_SHARE * 5 / 8)
+    assert [pace.due for pace in paces] == pytest.approx([10 + interval * number / 8 for number in range(8)])
+    for pace in paces:
+        start = pace.due
+        pace.spend(Ticket(Turn.SUBMIT, since=start), start)
+        assert pace.due == pytest.approx(start + interval)
+
+
 def test_a_store_that_knew_no_limit_may_go_away() -> None:
     """The process goes on without a limit, and learns by itself; what it has learned the store is told."""
     store = AccountGate()
     process = Process(store)
     process.sync(0)
-    process.pace.lose(1.0)
+    process.pace.lose(1.0, jitter=0)
     first, second = [process.gate.join(Turn.SUBMIT, now=1) for _ in range(2)]
     assert process.gate.admit(now=1) == [first, second]
     assert process.pace.rate is None
@@ -338,7 +355,7 @@ def test_a_429_that_could_not_be_reported_counts_alone() -> None:
     (ticket,) = process.send(0)
     process.refuse(ticket, 0.0)
     assert process.pace.epoch == 1
-    process.pace.lose(0.1)
+    process.pace.lose(0.1, jitter=0)
 
     assert process.pace.rate == 0.5
     assert process.pace.due == 1.0
@@ -349,7 +366,7 @@ def test_an_alarm_before_the_store_goes_away() -> None:
     process = Process(AccountGate())
     process.sync(0)
     process.pace.alarm()
-    process.pace.lose(0.1)
+    process.pace.lose(0.1, jitter=0)
 
     assert process.pace.rate is None
 
@@ -368,7 +385,7 @@ def test_an_empty_store_is_told_the_rate(flushed: bool) -> None:  # noqa: FBT001
     assert store.epoch == 3
     rate = store.rate
     if not flushed:
-        process.pace.lose(66)
+        process.pace.lose(66, jitter=0)
     process.store = store = AccountGate()
 
     process.send(66.5)
@@ -386,9 +403,9 @@ def test_a_seed_that_comes_too_late_is_dropped() -> None:
     """Of several processes that tell an empty store the rate, one counts; a lost seed is not forgotten."""
     pace = SharedPace()
     pace.answer(Attend(None), seen(rate=8.0, epoch=4), now=0, took=0)
-    pace.lose(1.0)
+    pace.lose(1.0, jitter=0)
     pace.answer(Attend(None), seen(), now=2, took=0)
-    pace.lose(2.0)
+    pace.lose(2.0, jitter=0)
     assert pace.rate == AWAY_SHARE * 8
     pace.answer(Attend(None), seen(), now=3, took=0)
     seed = pace.next_action(3, waiting=0, since=math.inf)
@@ -495,7 +512,7 @@ class Accounts(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2))
     def lose(self, number: int) -> None:
         """One process loses the store."""
-        self.processes[number].pace.lose(self.now)
+        self.processes[number].pace.lose(self.now, jitter=0)
 
     @rule()
     def forget(self) -> None:
