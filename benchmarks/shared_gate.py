@@ -26,7 +26,7 @@ import attrs
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from stores import Server, serve_postgres, serve_redis
+from helpers.database_servers import Server, serve_postgres, serve_redis
 
 from soundpiece_async import Limits, NewFx, RetryPolicy, Session, Settings
 from soundpiece_async._core.reading import read_operation

@@ -16,9 +16,9 @@ import hypothesis
 import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
-from leftovers import no_task_left
-from ports import reserved_port
-from stores import Server, serve_postgres, serve_redis
+from helpers.database_servers import Server, serve_postgres, serve_redis
+from helpers.idle import no_task_left
+from helpers.ports import reserved_port
 
 from soundpiece_async import Limits, RetryPolicy, Session, Settings, Timeouts
 from soundpiece_async._core import codec

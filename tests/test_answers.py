@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 from conftest import settings, simulate
-from faults import answer
-from leftovers import opened
-from rawapi import Act, Peer, RawApi, http
+from helpers.idle import opened
+from helpers.network_faults import answer
+from helpers.raw_api import Act, Peer, RawApi, http
 
 from soundpiece_async import (
     ApiError,

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import assert_idle, no_task_left, until
+from helpers.idle import assert_idle, no_task_left, until
 
 from soundpiece_async import (
     Handle,

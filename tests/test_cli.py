@@ -13,7 +13,7 @@ import attrs
 import pytest
 import soundfile
 from conftest import Serve
-from storing import BUCKET, serve_bucket
+from helpers.object_stores import BUCKET, serve_bucket
 
 import soundpiece_async
 from soundpiece_async._core.requests import ROUTES

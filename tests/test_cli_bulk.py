@@ -22,9 +22,9 @@ import attrs
 import pytest
 import soundfile
 from conftest import STUCK, Serve, settings
-from leftovers import until
+from helpers.idle import until
+from helpers.object_stores import BUCKET, serve_bucket
 from obstore.store import LocalStore
-from storing import BUCKET, serve_bucket
 
 from soundpiece_async import (
     Journal,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import anyio
 import pytest
 from conftest import Serve
-from ports import reserved_port
+from helpers.ports import reserved_port
 
 from soundpiece_async import Settings
 from soundpiece_async._network import Network

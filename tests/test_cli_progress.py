@@ -5,7 +5,7 @@ from collections import Counter
 
 import anyio
 import pytest
-from leftovers import until
+from helpers.idle import until
 
 from soundpiece_async import (
     AuthenticationError,

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from downloading import PATH, bench, damage, encode
+from helpers.download_bench import PATH, bench, damage, encode
 
 from soundpiece_async._core.errors import CorruptAudio, SettingsError
 from soundpiece_async._core.flac import read_header

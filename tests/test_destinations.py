@@ -12,10 +12,10 @@ import anyio.lowlevel
 import obstore
 import pytest
 from conftest import settings
-from downloading import OTHER, PATH, SONG, bench, flac_like
+from helpers.download_bench import OTHER, PATH, SONG, bench, flac_like
+from helpers.object_stores import BUCKET, Bucket, open_shop, serve_bucket, serve_s3
+from helpers.raw_output_host import Act
 from obstore.store import HTTPStore, LocalStore, MemoryStore
-from rawserver import Act
-from storing import BUCKET, Bucket, open_shop, serve_bucket, serve_s3
 
 from soundpiece_async import DownloadError, Failed, NewFx, Session, SettingsError, Succeeded
 from soundpiece_async._download import places, uploading

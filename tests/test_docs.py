@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import settings, simulate
-from documents import (
+from helpers.documents import (
     CLI,
     IMAGES,
     LANGUAGES,
@@ -103,9 +103,9 @@ def test_every_command_is_understood(block: Block) -> None:
 
 
 def test_every_command_is_documented_with_its_help_of_today() -> None:
-    """Run ``python tests/documents.py`` to bring the help texts in ``docs/cli.md`` up to date."""
+    """Run ``python tests/helpers/documents.py`` to bring the help texts in ``docs/cli.md`` up to date."""
     text = CLI.read_text()
-    assert text == with_help(text), "docs/cli.md is out of date: python tests/documents.py"
+    assert text == with_help(text), "docs/cli.md is out of date: python tests/helpers/documents.py"
     for command in list_commands()[1:]:
         assert re.search(rf"^## soundpiece {command}\n\n\w", text, re.MULTILINE), f"no word about {command}"
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from faults import answer, hang_up_later, reset_later, stall
-from leftovers import opened, until
-from rawapi import Act, Peer, RawApi, fx, http
+from helpers.idle import opened, until
+from helpers.network_faults import answer, hang_up_later, reset_later, stall
+from helpers.raw_api import Act, Peer, RawApi, fx, http
 
 from soundpiece_async import (
     ApiError,

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from downloading import (
+from helpers.download_bench import (
     KEPT,
     PATH,
     SHORT,
@@ -24,9 +24,9 @@ from downloading import (
     flac_like,
     leave,
 )
+from helpers.raw_output_host import Act, RawServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rawserver import Act, RawServer
 
 from soundpiece_async._core.errors import SoundpieceError
 
@@ -133,7 +133,7 @@ CHILD = """
     import sys
     import anyio
     from pathlib import Path
-    from downloading import transport
+    from helpers.download_bench import transport
     from soundpiece_async._core.outputs import Handle, Output
     from soundpiece_async._download.downloader import Downloader
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import anyio
 import anyio.lowlevel
 import pytest
-from downloading import OTHER, PATH, SHORT, SONG, bench, flac_like
-from rawserver import Act
+from helpers.download_bench import OTHER, PATH, SHORT, SONG, bench, flac_like
+from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.models import SavedFile

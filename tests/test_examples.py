@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import mcp
 import pytest
-from leftovers import until
+from helpers.idle import until
 from mcp_types import ResourceLink, TextContent
 
 from soundpiece_async import NewFx, Session, Settings

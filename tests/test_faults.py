@@ -6,9 +6,9 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
-from leftovers import opened, until
-from rawapi import Act, Peer, RawApi, fx
+from helpers.idle import opened, until
+from helpers.network_faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
+from helpers.raw_api import Act, Peer, RawApi, fx
 
 from soundpiece_async import (
     AudioSource,

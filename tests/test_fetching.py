@@ -6,8 +6,8 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from downloading import KEPT, PATH, SONG, bench
-from rawserver import Act
+from helpers.download_bench import KEPT, PATH, SONG, bench
+from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shim
 from conftest import Serve
+from helpers import libc_shim
 
 from soundpiece_async import _filelocks
 from soundpiece_async._filelocks import Holder
@@ -25,7 +25,7 @@ CLI = ["-c", "import sys; from soundpiece_async.cli import main; sys.exit(main(s
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shim.build(tmp_path_factory.mktemp("shim"))
+    return libc_shim.build(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def test_a_bulk_run_on_a_poor_file_system(
         codes = {name: CODES[name][number % len(CODES[name])] for name in refused}
         simulator, out = serve(), tmp_path / f"out {number}"
         for _ in range(2):
-            done = shim.run(library, out, [*CLI, "bulk", str(jobs), str(out)], **codes)
+            done = libc_shim.run(library, out, [*CLI, "bulk", str(jobs), str(out)], **codes)
             assert done.returncode == 0, done.stderr
             assert len(simulator.operations) == 6
             assert len(list(out.glob("*.flac"))) == 6
             assert not list(out.glob("*.held")) + list(out.glob("*.part"))
-        looked = shim.run(library, out, [*CLI, "status", str(out), "--json"], **codes)
+        looked = libc_shim.run(library, out, [*CLI, "status", str(out), "--json"], **codes)
         assert json.loads(looked.stdout)["states"]["saved"] == 6, looked.stderr
         assert main(["verify", str(out)]) == 0
 
@@ -78,7 +78,7 @@ main(["bulk", *sys.argv[1:]])
     killed = subprocess.run([sys.executable, "-c", program, str(jobs), str(out)], check=False, capture_output=True)  # noqa: S603 - our own
     assert killed.returncode == -signal.SIGKILL
     assert (out / "journal.sqlite3-wal").stat().st_size
-    done = shim.run(library, out, [*CLI, "bulk", str(jobs), str(out)], mmap="ENODEV")
+    done = libc_shim.run(library, out, [*CLI, "bulk", str(jobs), str(out)], mmap="ENODEV")
     assert done.returncode == 0, done.stderr
     assert "cannot do all that SQLite wants" in done.stderr
     assert len(simulator.operations) == 6
@@ -91,7 +91,7 @@ def test_one_request_is_saved_without_locks(code: str, library: Path, serve: Ser
     """`run` pays, and saves."""
     simulator, out = serve(), tmp_path / "out"
     words = ["run", "create.new_fx", "--prompt", "door", "--duration", "1", "--save-to", str(out)]
-    done = shim.run(library, out, [*CLI, *words], flock=code)
+    done = libc_shim.run(library, out, [*CLI, *words], flock=code)
     assert done.returncode == 0, done.stderr
     assert len(simulator.operations) == len(list(out.iterdir())) == 1
 
@@ -178,12 +178,12 @@ def test_a_bulk_run_names_the_lock_file_of_another_machine(
     out.mkdir()
     write(out / "journal.lock.held", host="elsewhere")
     words = [*CLI, "bulk", str(jobs), str(out)]
-    done = shim.run(library, out, words, flock="ENOSYS")
+    done = libc_shim.run(library, out, words, flock="ENOSYS")
     assert done.returncode == 2
     assert f"remove {out / 'journal.lock.held'}" in done.stderr
     assert not simulator.operations
     (out / "journal.lock.held").unlink()
-    assert shim.run(library, out, words, flock="ENOSYS").returncode == 0
+    assert libc_shim.run(library, out, words, flock="ENOSYS").returncode == 0
 
 
 def test_a_holder_that_is_another_one_by_now_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from downloading import OTHER, PATH, SONG, bench, flac_like
-from rawserver import Act
+from helpers.download_bench import OTHER, PATH, SONG, bench, flac_like
+from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known

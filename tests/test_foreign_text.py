@@ -12,7 +12,7 @@ import anyio
 import pytest
 import rich
 from conftest import STUCK, Serve, settings, simulate
-from rawapi import Peer, RawApi, http
+from helpers.raw_api import Peer, RawApi, http
 from test_faults import opened
 from test_faults import settings as raw_settings
 

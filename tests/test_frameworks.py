@@ -17,10 +17,10 @@ import uvloop
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from anyio.abc import TaskGroup
 from conftest import STUCK, settings, simulate
-from documents import make_module
 from fastapi import FastAPI
-from leftovers import no_task_left, until
-from serving import serve_aiohttp, serve_asgi
+from helpers.app_servers import serve_aiohttp, serve_asgi
+from helpers.documents import make_module
+from helpers.idle import no_task_left, until
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request

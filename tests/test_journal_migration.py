@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from leftovers import opened
-from rawapi import RawApi, http
+from helpers.idle import opened
+from helpers.raw_api import RawApi, http
 
 from soundpiece_async import (
     DecodeError,

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
-from bulkprocess import SOURCE, lines
 from conftest import settings, simulate
+from helpers.bulk_process import SCRIPT, SOURCE, lines
 
 from soundpiece_async import Journal, Session, Succeeded
 from soundpiece_async._core.pieces import JobState
@@ -55,8 +55,7 @@ class Victim:
 
 @pytest.fixture
 async def victim() -> AsyncIterator[Victim]:
-    script = Path(__file__).with_name("bulkprocess.py")
-    async with await anyio.open_process([sys.executable, str(script)], stderr=None) as process:
+    async with await anyio.open_process([sys.executable, str(SCRIPT)], stderr=None) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         yield Victim(process, TextReceiveStream(process.stdout))

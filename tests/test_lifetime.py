@@ -17,7 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import assert_idle, no_task_left, until
+from helpers.idle import assert_idle, no_task_left, until
 
 from soundpiece_async import (
     AuthenticationError,

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import shim
 from conftest import Serve
+from helpers import libc_shim
 
 from soundpiece_async import DownloadError, Journal, JournalError
 from soundpiece_async._download.disk import refuses_name
@@ -67,9 +67,9 @@ def test_names_that_the_encoding_lacks_stay_apart(serve: Serve, tmp_path: Path) 
 def test_a_file_system_with_shorter_names(most: int, serve: Serve, tmp_path: Path) -> None:
     """As those that encrypt have them: `.part.json` has to fit behind it, too."""
     serve()
-    library, out = shim.build(tmp_path), tmp_path / "out"
+    library, out = libc_shim.build(tmp_path), tmp_path / "out"
     name = "long " * 36
-    done = shim.run(library, out, ["-c", API, str(out), json.dumps([name, "short", name])], name=str(most))
+    done = libc_shim.run(library, out, ["-c", API, str(out), json.dumps([name, "short", name])], name=str(most))
     assert done.returncode == 0, done.stderr
     files = sorted(path.name for path in out.glob("*"))
     assert len(files) == 2

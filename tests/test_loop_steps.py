@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from rawapi import RawApi, http
+from helpers.raw_api import RawApi, http
 from test_faults import opened, settings
 
 from soundpiece_async import Journal, NewFx, Succeeded

@@ -7,10 +7,10 @@ from typing import Any
 import anyio
 import obstore
 import pytest
-from downloading import OTHER, PATH, SONG, CancelAt, bench, damage, flac_like
+from helpers.download_bench import OTHER, PATH, SONG, CancelAt, bench, damage, flac_like
+from helpers.object_stores import BUCKET, Shop, credentials, open_shop, serve_s3
+from helpers.raw_output_host import Act
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
-from rawserver import Act
-from storing import BUCKET, Shop, credentials, open_shop, serve_s3
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
 from soundpiece_async._download.objects import StoreError, Target, locate, open_folder

@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from downloading import HANDLE, PATH, SHORT, SONG, bench, encode, flac_like, lifetime, read_all, transport
+from helpers.download_bench import HANDLE, PATH, SHORT, SONG, bench, encode, flac_like, lifetime, read_all, transport
+from helpers.raw_output_host import Act, RawServer
 from obstore.store import MemoryStore
-from rawserver import Act, RawServer
 
 from soundpiece_async import Limits, Output, Session, Settings, Timeouts
 from soundpiece_async._core.errors import CorruptAudio, DownloadError

@@ -6,8 +6,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from downloading import KEPT, SONG, bench, leave
-from rawserver import Act
+from helpers.download_bench import KEPT, SONG, bench, leave
+from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known

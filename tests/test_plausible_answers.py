@@ -11,8 +11,8 @@ from uuid import UUID
 import anyio
 import attrs
 import pytest
-from leftovers import opened, until
-from rawapi import Peer, RawApi, http
+from helpers.idle import opened, until
+from helpers.raw_api import Peer, RawApi, http
 
 from soundpiece_async import (
     ApiError,

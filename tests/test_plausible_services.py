@@ -27,10 +27,11 @@ import pytest
 import soundfile
 from aiohttp import web
 from conftest import simulate
+from helpers.app_servers import serve_aiohttp
+from helpers.bulk_process import SCRIPT
 from hypothesis import HealthCheck, Phase, given, strategies
 from hypothesis import settings as hypothesis_settings
 from obstore.store import MemoryStore
-from serving import serve_aiohttp
 
 from soundpiece_async import (
     AutoCutDown,
@@ -240,7 +241,7 @@ class Victim:
         command["pickled"] = pickle.dumps((BRISK, requests)).hex()
         with self._lock:
             if self._process is None:
-                script = [sys.executable, str(Path(__file__).with_name("bulkprocess.py"))]
+                script = [sys.executable, str(SCRIPT)]
                 self._process = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
             assert self._process.stdin is not None
             assert self._process.stdout is not None

@@ -7,7 +7,7 @@ import anyio.lowlevel
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import no_task_left, until
+from helpers.idle import no_task_left, until
 
 from soundpiece_async import (
     AuthenticationError,

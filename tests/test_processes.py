@@ -15,9 +15,9 @@ import anyio
 import pytest
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from conftest import STUCK, simulate
-from ports import reserved_port
+from helpers.database_servers import Server
+from helpers.ports import reserved_port
 from standardwebhooks import Webhook
-from stores import Server
 
 from soundpiece_async.simulator import Simulator
 

@@ -4,9 +4,9 @@ from time import monotonic
 
 import anyio
 import pytest
-from faults import FAULTS, answer, hang_up
-from leftovers import assert_idle, opened, until
-from rawapi import RawApi, http
+from helpers.idle import assert_idle, opened, until
+from helpers.network_faults import FAULTS, answer, hang_up
+from helpers.raw_api import RawApi, http
 
 from soundpiece_async import (
     Handle,

@@ -12,8 +12,8 @@ import anyio
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
+from helpers.object_stores import serve_bucket
 from obstore.store import LocalStore, MemoryStore
-from storing import serve_bucket
 
 from soundpiece_async import (
     AuthenticationError,

@@ -7,9 +7,9 @@ import anyio
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
-from faults import answer
-from leftovers import opened, until
-from rawapi import Peer, RawApi, http
+from helpers.idle import opened, until
+from helpers.network_faults import answer
+from helpers.raw_api import Peer, RawApi, http
 
 from soundpiece_async import (
     ApiError,

@@ -5,9 +5,9 @@ import attrs
 import pytest
 from conftest import settings as simulated
 from conftest import simulate
-from faults import hang_up, stall
-from leftovers import no_task_left, opened, until
-from rawapi import Peer, RawApi, http
+from helpers.idle import no_task_left, opened, until
+from helpers.network_faults import hang_up, stall
+from helpers.raw_api import Peer, RawApi, http
 
 from soundpiece_async import DownloadError, Handle, NewFx, Output, RetryPolicy, Settings, Timeouts, TransportError
 from soundpiece_async._core import endings

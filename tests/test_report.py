@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 from conftest import simulate
+from helpers.reports import BEGAN, FAILED, SIGNATURE, STEMS, make_journal, saved
 from hypothesis import given
 from hypothesis import strategies as st
-from reporting import BEGAN, FAILED, SIGNATURE, STEMS, make_journal, saved
 
 from soundpiece_async import Journal
 from soundpiece_async._core.pieces import Failure, JobRecord, JobState

@@ -9,7 +9,7 @@ import anyio
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import assert_idle, until
+from helpers.idle import assert_idle, until
 
 from soundpiece_async import (
     AudioSource,

@@ -11,9 +11,9 @@ import attrs
 import psycopg
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import no_task_left, until
+from helpers.database_servers import Server, serve_redis
+from helpers.idle import no_task_left, until
 from redis.asyncio import Redis
-from stores import Server, serve_redis
 
 from soundpiece_async import Handle, Limits, NewFx, Operation, Session, SharedStoreError, Status
 from soundpiece_async._core.reading import read_operation

@@ -12,9 +12,9 @@ from typing import Any, cast
 import anyio
 import psycopg
 import pytest
+from helpers.database_servers import PASSWORD, Server
+from helpers.tracebacks import find
 from redis.asyncio import Redis
-from stores import PASSWORD, Server
-from tracebacks import find
 
 from soundpiece_async import SharedStoreError
 from soundpiece_async._core.account import AccountGate

@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from downloading import OTHER, PATH, SHORT, SONG, CancelAt, bench, flac_like, lifetime, read_all, stream
-from rawserver import Act
+from helpers.download_bench import OTHER, PATH, SHORT, SONG, CancelAt, bench, flac_like, lifetime, read_all, stream
+from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import (
     CorruptAudio,

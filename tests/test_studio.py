@@ -15,9 +15,9 @@ from typing import Any
 import attrs
 import pytest
 from anyio import to_thread
-from ports import reserved_port
-from rawapi import Peer, RawApi
-from rawapi import http as write_http
+from helpers.ports import reserved_port
+from helpers.raw_api import Peer, RawApi
+from helpers.raw_api import http as write_http
 
 STUDIO = Path(__file__).parent.parent / "examples" / "studio"
 FOREIGN = "http://elsewhere.example"

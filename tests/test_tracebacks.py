@@ -20,14 +20,14 @@ import anyio
 import attrs
 import pytest
 from conftest import STUCK, settings, simulate
-from leftovers import opened, until
-from rawapi import RawApi, http
-from rawserver import Act, RawServer
+from helpers.idle import opened, until
+from helpers.raw_api import RawApi, http
+from helpers.raw_output_host import Act, RawServer
+from helpers.tracebacks import PACKAGE, captured, find
 from standardwebhooks import Webhook
 from test_faults import KEY
 from test_faults import settings as raw_settings
 from test_proxies import Proxy, far, proxy, sim
-from tracebacks import PACKAGE, captured, find
 
 from soundpiece_async import (
     AudioSource,

@@ -16,7 +16,7 @@ import anyio
 import attrs
 import pytest
 from conftest import Serve, settings
-from leftovers import assert_idle, until
+from helpers.idle import assert_idle, until
 
 from soundpiece_async import Journal, NewFx, Operation, Session, Succeeded
 from soundpiece_async.simulator import Faults, Simulator

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from faults import answer
-from leftovers import opened, until
-from rawapi import Act, Asked, Peer, RawApi, fx, http
+from helpers.idle import opened, until
+from helpers.network_faults import answer
+from helpers.raw_api import Act, Asked, Peer, RawApi, fx, http
 
 from soundpiece_async import (
     ApiError,

@@ -6,10 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import http_parser
-from faults import answer, hang_up
-from leftovers import opened, until
-from ports import reserved_port
-from rawapi import RawApi, fx, http
+from helpers.idle import opened, until
+from helpers.network_faults import answer, hang_up
+from helpers.ports import reserved_port
+from helpers.raw_api import RawApi, fx, http
 
 from soundpiece_async import (
     Failed,

@@ -16,8 +16,8 @@ import anyio
 import pytest
 from aiohttp import ClientSession, web
 from conftest import STUCK, settings, simulate
-from leftovers import until
-from serving import serve_aiohttp
+from helpers.app_servers import serve_aiohttp
+from helpers.idle import until
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request

@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from helpers.reports import FAILED, a_night, make_audio, make_journal, saved
 from playwright.sync_api import Browser, Page, expect
-from reporting import FAILED, a_night, make_audio, make_journal, saved
 
 from soundpiece_async import Journal
 from soundpiece_async.cli.report import write_report

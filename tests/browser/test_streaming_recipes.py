@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from documents import ROOT, Block, make_module, read_blocks
+from helpers.app_servers import serve_aiohttp, serve_asgi
+from helpers.documents import ROOT, Block, make_module, read_blocks
 from playwright.sync_api import Page, expect
 from quart import Quart
-from serving import serve_aiohttp, serve_asgi
 from studio import Service, open_service
 
 from soundpiece_async import Session

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 from conftest import READERS
-from contract import JSON, unhurried
+from helpers.contract import JSON, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

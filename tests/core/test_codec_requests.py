@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
-from contract import EXAMPLES, JSON, SAMPLE, SONG, Example, decode_operation, every_route, unhurried
+from helpers.contract import EXAMPLES, JSON, SAMPLE, SONG, Example, decode_operation, every_route, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

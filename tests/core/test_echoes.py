@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 import pytest
-from contract import (
+from helpers.contract import (
     EXAMPLES,
     JSON,
     SONG,

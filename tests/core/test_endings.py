@@ -1,6 +1,6 @@
 import attrs
 import pytest
-from contract import SAMPLE, poll
+from helpers.contract import SAMPLE, poll
 
 from soundpiece_async._core import endings
 from soundpiece_async._core.endings import AGREE_AFTER, Agreement, Ending, decide, is_over, is_running, read_status

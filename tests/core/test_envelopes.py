@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from contract import EXAMPLES, JSON, SAMPLE, change, poll, submit, unhurried
+from helpers.contract import EXAMPLES, JSON, SAMPLE, change, poll, submit, unhurried
 from hypothesis import given
 
 from soundpiece_async._core.envelopes import MAX_OBJECTS, find_operation

@@ -3,7 +3,7 @@ import pickle
 from typing import Any
 
 import pytest
-from contract import SIGNED, unhurried
+from helpers.contract import SIGNED, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

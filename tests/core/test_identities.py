@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import attrs
 import pytest
-from contract import Example, every_route
+from helpers.contract import Example, every_route
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from contract import JSON, unhurried
+from helpers.contract import JSON, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

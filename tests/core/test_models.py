@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from contract import SIGNED, UNTIDY, unhurried
+from helpers.contract import SIGNED, UNTIDY, unhurried
 from hypothesis import given
 
 from soundpiece_async._core.errors import OperationFailed

@@ -2,7 +2,7 @@ import random
 
 import attrs
 import pytest
-from contract import SIGNED, STEMS, decode_operation, unhurried
+from helpers.contract import SIGNED, STEMS, decode_operation, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 import pytest
-from contract import JSON, SAMPLE, STEMS, UNTIDY, Example, decode, decode_operation, every_route, unhurried
+from helpers.contract import JSON, SAMPLE, STEMS, UNTIDY, Example, decode, decode_operation, every_route, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

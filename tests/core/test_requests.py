@@ -3,7 +3,7 @@ from uuid import UUID
 
 import attrs
 import pytest
-from contract import SIGNED, SPEC, Example, every_route
+from helpers.contract import SIGNED, SPEC, Example, every_route
 
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import ROUTES, AudioSource, NewFx, NewInstrumental, NewSample, NewSong, Request

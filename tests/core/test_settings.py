@@ -3,7 +3,7 @@ from typing import Any
 
 import attrs
 import pytest
-from contract import attempt, unhurried
+from helpers.contract import attempt, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

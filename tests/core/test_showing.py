@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 import attrs
 import pytest
-from contract import SIGNED
+from helpers.contract import SIGNED
 from rich.console import Console
 
 from soundpiece_async._core.models import Operation, OperationError, SavedFile, Status, Succeeded

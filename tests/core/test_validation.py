@@ -4,7 +4,7 @@ from uuid import UUID
 
 import attrs
 import pytest
-from contract import EXAMPLES, SIGNED, Example, attempt, unhurried
+from helpers.contract import EXAMPLES, SIGNED, Example, attempt, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import attrs
 import pytest
-from contract import SAMPLE, SIGNED, SPEC, STEMS, Example, answer, change, every_route, final, poll, submit
+from helpers.contract import SAMPLE, SIGNED, SPEC, STEMS, Example, answer, change, every_route, final, poll, submit
 
 from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request

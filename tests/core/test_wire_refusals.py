@@ -3,7 +3,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from contract import JSON, SAMPLE, SIGNED, SPEC, UNTIDY, answer, change, poll, submit, unhurried
+from helpers.contract import JSON, SAMPLE, SIGNED, SPEC, UNTIDY, answer, change, poll, submit, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,7 +13,7 @@ import requests
 import schemathesis
 import yaml
 from anyio.from_thread import start_blocking_portal
-from caller import opened
+from helpers.simulator_client import opened
 from hypothesis import HealthCheck, settings
 from jsonschema import Draft202012Validator
 from schemathesis import Case

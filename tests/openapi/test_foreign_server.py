@@ -1,4 +1,4 @@
-"""The client against a service of other people's code, made of the machine-readable contract; see `foreign`."""
+"""The client against a service of other people's code, made of the machine-readable contract; see `foreign_service`."""
 
 import io
 from collections.abc import AsyncIterator
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import soundfile
 from fastapi import FastAPI
-from foreign import DOOMED, SECONDS, Service, generate_models, make_app
-from serving import serve_asgi
+from helpers.app_servers import serve_asgi
+from helpers.foreign_service import DOOMED, SECONDS, Service, generate_models, make_app
 
 from soundpiece_async import (
     AudioSource,

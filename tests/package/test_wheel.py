@@ -157,6 +157,7 @@ def test_the_source_has_what_a_packager_needs(dist: Path) -> None:
         "SECURITY.md",
         "noxfile.py",
         "tests/conftest.py",
+        "tests/helpers/__init__.py",
     } <= names
     assert {"docs/testing.md", "examples/bulk.py", "benchmarks/README.md"} <= names
     assert not [name for name in names if name.endswith((".pyc", ".flac", ".part")) or ".venv" in name]

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from caller import opened
+from helpers.simulator_client import opened
 
 from soundpiece_async.simulator import Fault, Faults, Simulator
 

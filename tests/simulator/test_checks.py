@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-from bodies import BODIES, KEY, echo, member
+from helpers.simulator_bodies import BODIES, KEY, echo, member
 
 from soundpiece_async.simulator.checks import LONGEST, MisfitError, check_key, check_url, is_private
 from soundpiece_async.simulator.schema import ROUTES, check_body

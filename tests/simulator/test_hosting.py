@@ -10,8 +10,8 @@ import aiohttp
 import anyio
 import anyio.lowlevel
 import pytest
-from caller import opened, stuck, until
-from ports import reserved_port
+from helpers.ports import reserved_port
+from helpers.simulator_client import opened, stuck, until
 
 from soundpiece_async.simulator import Fault, Request, Simulator
 from soundpiece_async.simulator.reception import _close, _hang_up

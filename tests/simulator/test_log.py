@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import anyio
 import pytest
-from caller import opened, stuck, until
+from helpers.simulator_client import opened, stuck, until
 
 from soundpiece_async.simulator import Request, Simulator
 

@@ -8,7 +8,7 @@ import aiohttp
 import anyio
 import pytest
 import soundfile
-from caller import Answer, Caller, opened
+from helpers.simulator_client import Answer, Caller, opened
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from bodies import BODIES, KEY, SOURCE, echo, errors
+from helpers.simulator_bodies import BODIES, KEY, SOURCE, echo, errors
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import anyio
 import pytest
-from caller import SAMPLE, Answer, opened, stuck, until
+from helpers.simulator_client import SAMPLE, Answer, opened, stuck, until
 
 from soundpiece_async.simulator import Faults
 from soundpiece_async.simulator.schema import ROUTES

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from caller import opened
+from helpers.simulator_client import opened
 
 from soundpiece_async.simulator import Fault, Faults, Request
 from soundpiece_async.simulator.faults import Mischief

@@ -10,7 +10,7 @@ import anyio
 import attrs
 import pytest
 from aiohttp import web
-from caller import Caller, opened, until
+from helpers.simulator_client import Caller, opened, until
 from standardwebhooks import Webhook
 
 from soundpiece_async.simulator import Simulator

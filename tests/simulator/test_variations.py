@@ -21,7 +21,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import soundfile
-from caller import SAMPLE, Answer, Caller, opened
+from helpers.simulator_client import SAMPLE, Answer, Caller, opened
 from standardwebhooks import Webhook
 from test_simulated_webhooks import listening, submit
 

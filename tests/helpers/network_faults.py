@@ -6,7 +6,8 @@ import json
 from itertools import repeat
 
 import anyio
-from rawapi import Act, Peer, http
+
+from helpers.raw_api import Act, Peer, http
 
 PAUSE = 0.02
 """Seconds between the drops of what dribbles: far less than any timeout, so that silence never ends it."""

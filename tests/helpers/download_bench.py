@@ -13,8 +13,8 @@ import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from rawserver import Act, RawServer
 
+from helpers.raw_output_host import Act, RawServer
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-from ports import reserved_port
+
+from helpers.ports import reserved_port
 
 PASSWORD = "open sesame"
 _QUOTED = "open%20sesame"

@@ -18,6 +18,7 @@ from soundpiece_async import Journal, NewFx, Request, SeparateStems, Session, Se
 from soundpiece_async.cli import commands  # loaded here, once, and not by every child
 
 COMMANDS = commands.app
+SCRIPT = Path(__file__)
 SOURCE = "https://media.example.com/mix.wav"
 
 

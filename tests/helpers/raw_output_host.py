@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
 import attrs
-from ports import stop_listening
+
+from helpers.ports import stop_listening
 
 PIECE = 16_384
 SAME = "(the body's own)"

@@ -6,7 +6,7 @@ import random
 from typing import Self
 from urllib.parse import urlsplit
 
-from ports import stop_listening
+from helpers.ports import stop_listening
 
 
 class ClosingProxy:

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Self
 
 import attrs
-from ports import stop_listening
 
+from helpers.ports import stop_listening
 from soundpiece_async import NewFx
 
 

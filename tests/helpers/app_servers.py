@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import uvicorn
 from aiohttp import web
-from leftovers import until
+
+from helpers.idle import until
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """The pages of the project as programs: their blocks, what those print, and the links between pages.
 
-    python tests/documents.py        # writes the help texts of `soundpiece` into docs/cli.md
+    python tests/helpers/documents.py        # writes the help texts of `soundpiece` into docs/cli.md
 
 1. A `python` block that calls `asyncio.run` (or that of anyio or uvloop) at its top level is a whole program: it runs
    as it stands, as `__main__`, in a thread of its own.
@@ -30,7 +30,7 @@ from unicodedata import normalize
 import anyio.to_thread
 import attrs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 CLI = ROOT / "docs" / "cli.md"
 HELP_COLUMNS = 88

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-PACKAGE = str(Path(__file__).parent.parent / "soundpiece_async")
-TESTS = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parents[2] / "soundpiece_async")
+TESTS = str(Path(__file__).parents[1])
 
 
 def linked(error: BaseException, seen: set[int] | None = None) -> Iterator[BaseException]:
