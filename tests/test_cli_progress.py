@@ -26,8 +26,8 @@ from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.pieces import JobState
 from soundpiece_async._download.disk import is_full
 from soundpiece_async.cli import progress
+from soundpiece_async.cli.console import plural, size, span
 from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
-from soundpiece_async.cli.speech import plural, size, span
 from soundpiece_async.cli.tally import Ending, Stopped, Tally, judge
 
 pytestmark = pytest.mark.anyio

@@ -34,7 +34,7 @@ from helpers.documents import (
 import soundpiece_async
 from soundpiece_async import Session
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli.endings import UsageError
+from soundpiece_async.cli.console import UsageError
 
 BLOCKS = {str(page.relative_to(ROOT)): read_blocks(page) for page in PAGES}
 RUNNABLE = [name for name, blocks in BLOCKS.items() if any(block.language == "python" for block in blocks)]

@@ -10,12 +10,11 @@ import attrs
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._journal.journal import LOCK, FolderLock
+from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulkrun import BulkRun
-from soundpiece_async.cli.endings import DONE, FAILED, UsageError
-from soundpiece_async.cli.flags import FOLDER
+from soundpiece_async.cli.console import DONE, FAILED, UsageError, plural, tell
 from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms
 from soundpiece_async.cli.report import write_report
-from soundpiece_async.cli.speech import plural, tell
 from soundpiece_async.cli.standard_input import KEPT, STANDARD_INPUT, keep, spooled
 from soundpiece_async.cli.survey import check, demand_jobs, preview
 

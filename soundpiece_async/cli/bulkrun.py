@@ -23,12 +23,23 @@ from soundpiece_async import (
 )
 from soundpiece_async._download.disk import is_full
 from soundpiece_async._journal.sqlite_store import measure_waits
-from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, REFUSED, advise
+from soundpiece_async.cli.console import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    advise,
+    describe_echoes,
+    plural,
+    say,
+    size,
+    span,
+    tell,
+)
 from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture, beside
-from soundpiece_async.cli.speech import describe_echoes, plural, say, size, span, tell
 from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from soundpiece_async.cli.speech import say
+from soundpiece_async.cli.console import say
 
 
 async def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:

@@ -10,11 +10,10 @@ import anyio
 import anyio.to_thread
 
 from soundpiece_async import Limits, Operation, Settings
+from soundpiece_async.cli.arguments import FOLDER, prepare
+from soundpiece_async.cli.console import count, say, size, tell
 from soundpiece_async.cli.display import Board, Finished, Stage, print_table
-from soundpiece_async.cli.flags import FOLDER
-from soundpiece_async.cli.folders import prepare
 from soundpiece_async.cli.plan import PIECES, Piece
-from soundpiece_async.cli.speech import count, say, size, tell
 
 if TYPE_CHECKING:
     from soundpiece_async import Session

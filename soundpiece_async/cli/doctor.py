@@ -19,8 +19,7 @@ from soundpiece_async._core.fitting import fit
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._descriptors import count_open, read_limit
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.endings import DONE, FAILED
-from soundpiece_async.cli.speech import plural, say
+from soundpiece_async.cli.console import DONE, FAILED, plural, say
 
 EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "cli": (("cyclopts", "rich"), "this command line"),

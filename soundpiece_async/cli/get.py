@@ -11,12 +11,9 @@ from soundpiece_async import Handle, Operation, SavedFile, Status
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli.endings import DONE, FAILED, UsageError
-from soundpiece_async.cli.flags import DESTINATION, POSITIVE
-from soundpiece_async.cli.folders import prepare
-from soundpiece_async.cli.hints import suggest
+from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, prepare
+from soundpiece_async.cli.console import DONE, FAILED, UsageError, say, size, suggest, tell
 from soundpiece_async.cli.run import make_session
-from soundpiece_async.cli.speech import say, size, tell
 from soundpiece_async.cli.tally import describe_files, list_saved
 
 

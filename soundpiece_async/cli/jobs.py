@@ -14,8 +14,7 @@ from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
 from soundpiece_async._journal.occurrences import Occurrences
-from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.hints import suggest
+from soundpiece_async.cli.console import UsageError, suggest
 from soundpiece_async.cli.jobs_file import read_lines
 from soundpiece_async.cli.lines import OWN, Line
 

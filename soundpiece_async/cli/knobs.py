@@ -11,8 +11,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from soundpiece_async import Limits, RetryPolicy, Settings, SettingsError
-from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import POSITIVE
+from soundpiece_async.cli.arguments import POSITIVE
+from soundpiece_async.cli.console import UsageError
 
 if TYPE_CHECKING:
     from soundpiece_async import Session

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from soundpiece_async._core.fitting import MARGIN
 from soundpiece_async._descriptors import read_limit
-from soundpiece_async.cli.endings import StartError
+from soundpiece_async.cli.console import StartError
 
 
 def demand_descriptors() -> None:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import anyio
 
-from soundpiece_async.cli.endings import DONE, FAILED, INTERRUPTED, explain
+from soundpiece_async.cli.console import DONE, FAILED, INTERRUPTED, drain, explain, open_streams, tell
 from soundpiece_async.cli.interruption import Interruption
 from soundpiece_async.cli.loops import demand_descriptors, make_loop
-from soundpiece_async.cli.speech import drain, open_streams, tell
 
 
 def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from soundpiece_async import Statistics
 from soundpiece_async._core.pieces import JobState
-from soundpiece_async.cli.display import Page
-from soundpiece_async.cli.speech import size, span, tell
+from soundpiece_async.cli.console import size, span, tell
+from soundpiece_async.cli.rich_output import Page
 from soundpiece_async.cli.tally import Ending, Tally
 
 REFRESH = 0.25

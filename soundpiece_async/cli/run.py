@@ -12,10 +12,8 @@ from cyclopts import Parameter
 from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
-from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import DESTINATION, POSITIVE, TEXT, read_lyrics
-from soundpiece_async.cli.folders import demand_free, prepare
-from soundpiece_async.cli.speech import count, say, size, tell
+from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, TEXT, demand_free, prepare, read_lyrics
+from soundpiece_async.cli.console import UsageError, count, say, size, tell
 from soundpiece_async.cli.tally import describe_files, list_saved
 
 if TYPE_CHECKING:

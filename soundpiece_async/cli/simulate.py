@@ -8,10 +8,8 @@ import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import POSITIVE
-from soundpiece_async.cli.hints import suggest
-from soundpiece_async.cli.speech import say, tell
+from soundpiece_async.cli.arguments import POSITIVE
+from soundpiece_async.cli.console import UsageError, say, suggest, tell
 
 if TYPE_CHECKING:
     from soundpiece_async.simulator import Faults

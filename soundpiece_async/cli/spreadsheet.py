@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import attrs
 
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli.hints import suggest
+from soundpiece_async.cli.console import suggest
 from soundpiece_async.cli.lines import MEMBERS, OWN, Line, parse_json
 
 SEPARATORS = ",;\t"

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from soundpiece_async.cli.speech import tell
+from soundpiece_async.cli.console import tell
 
 STANDARD_INPUT = Path("/dev/stdin")
 """What ``-`` stands for."""

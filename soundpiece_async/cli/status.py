@@ -22,11 +22,9 @@ from soundpiece_async._journal.sqlite_store import (
     count_verified,
     list_reasons,
 )
-from soundpiece_async.cli.display import print_rows
-from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import FOLDER
-from soundpiece_async.cli.levels import describe_levels
-from soundpiece_async.cli.speech import describe_echoes, plural, say, span
+from soundpiece_async.cli.arguments import FOLDER
+from soundpiece_async.cli.console import UsageError, describe_echoes, describe_levels, plural, say, span
+from soundpiece_async.cli.rich_output import print_rows
 
 SHOWN = 20
 """Reasons, and uncertain pieces, that are listed."""

@@ -9,10 +9,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from soundpiece_async import Settings
-from soundpiece_async.cli.endings import UsageError
-from soundpiece_async.cli.flags import POSITIVE
+from soundpiece_async.cli.arguments import POSITIVE
+from soundpiece_async.cli.console import UsageError, say, tell
 from soundpiece_async.cli.probe.findings import Findings, Verdict
-from soundpiece_async.cli.speech import say, tell
 
 WEBHOOK_PATIENCE = 60.0
 """Seconds to wait for a webhook once everything else is over."""

@@ -1,16 +1,99 @@
-"""Lines for people and programs: results on standard output, the rest on standard error, the key on neither."""
+"""Messages and exit codes: results on standard output, everything else on standard error, the key on neither."""
 
+import difflib
 import io
 import os
 import select
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from soundpiece_async import (
+    AuthenticationError,
+    InsufficientCredits,
+    InvalidRequest,
+    OperationFailed,
+    SettingsError,
+    SoundpieceError,
+)
 from soundpiece_async._core.redaction import redact_message
-from soundpiece_async.cli.endings import StreamError
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+"""Wrong usage, wrong input, a setting or a journal that is missing: nothing was sent."""
+REFUSED = 3
+"""The account was refused: a wrong key, or no credits."""
+INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells have it."""
+
+EXTRAS: Mapping[str, str] = {"cyclopts": "cli", "rich": "cli", "numpy": "cli,simulator", "soundfile": "cli,simulator"}
+"""Packages that may be missing, and the extras that bring them."""
+
+
+def advise(message: str, *, flag: str | None = "--overwrite") -> str:
+    """Return what the library advises, in terms of the command line; ``flag`` replaces files, None: nothing does."""
+    if flag is None:
+        message = message.replace(", or pass overwrite=True", "")
+    message = message.replace("overwrite=True", str(flag))
+    return message.replace("or pass Session(api_key=...)", "or try without one, on this machine: soundpiece simulate")
+
+
+class UsageError(Exception):
+    """The command line asks for something there is not; nothing was done."""
+
+
+class StartError(Exception):
+    """The machine does not let a command begin; nothing was done."""
+
+
+class StreamError(Exception):
+    """Standard output cannot be written to."""
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Return the exit code and the one line for the error that ended a command; of several errors, the first.
+
+    Raises:
+        Exception: the error itself, if it is unforeseen: then it is a bug, and its traceback must be seen.
+    """
+    match error:
+        case ExceptionGroup(exceptions=(first, *_)):
+            return explain(first)
+        case UsageError():
+            return USAGE, f"soundpiece: {error}"
+        case ModuleNotFoundError(name=str(module)) if (package := module.partition(".")[0]) in EXTRAS:
+            return USAGE, f'soundpiece: {package} is not installed: pip install "soundpiece-async[{EXTRAS[package]}]"'
+        case BrokenPipeError():
+            return FAILED, ""  # whoever read our output has left, and wants to hear no more
+        case RuntimeError(args=("can't start new thread",)):
+            return FAILED, "soundpiece: no more threads can be started: raise the limit (ulimit -u, or the container's)"
+        case SoundpieceError() | OSError() | StartError() | StreamError():
+            told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_way_back(error)])
+            return _choose_code(error), f"soundpiece: {advise(told)}"
+        case _:
+            raise error
+
+
+def _choose_code(error: Exception) -> int:
+    """Return the exit code of an error: one for one kind of mistake, whichever command it is made in."""
+    match error:
+        case AuthenticationError() | InsufficientCredits():
+            return REFUSED
+        case InvalidRequest() | SettingsError() if error.handle is None:  # nothing was sent
+            return USAGE
+        case _:
+            return FAILED
+
+
+def _way_back(error: Exception) -> list[str]:
+    """Name the command that goes on with the operation an error is about, unless the service has given up on it."""
+    handle = error.handle if isinstance(error, SoundpieceError) and not isinstance(error, OperationFailed) else None
+    return [] if handle is None else [f"to come back to it: soundpiece get {handle}"]
+
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -165,3 +248,40 @@ def describe_echoes(counts: Mapping[str, int]) -> str:
 def plural(number: int, noun: str) -> str:
     """Write how many there are of something."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+_CLOSE = 0.65
+"""How much of two names must be alike: ``promt`` and ``prompt`` are, ``text`` and ``prompt`` are not."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` with the known name that is closest, or nothing when none is close.
+
+    A route is found by what stands behind its dot, as ``create.new_fx`` by ``new-fx`` or ``fx``.
+    """
+    given = name.strip().lower().replace("-", "_").rpartition(".")[2]
+    names = {one.rpartition(".")[2].lower(): one for one in known}
+    close = difflib.get_close_matches(given, names, n=1, cutoff=_CLOSE)
+    close = close or [one for one in names if one.endswith(f"_{given}")]
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+
+
+CHECKS = {
+    "full": "every frame was decoded",
+    "header": "size and FLAC header were checked, and not the audio behind it",
+    "none": "the size was checked, and nothing else",
+    "": "an earlier version saved them",
+}
+"""What each level means, the strictest first; an empty one is not on record."""
+
+
+def describe_levels(counts: Mapping[str, int], *, out: object) -> list[str]:
+    """Return lines on how many files have passed which checks, and how the others pass them."""
+    known = [level for level in CHECKS if counts.get(level)]
+    if not known:
+        return []
+    parts = [f"{counts[level]} {level or 'unknown'} ({CHECKS[level]})" for level in known]
+    lines = [f"checks passed: {'; '.join(parts)}"]
+    if known != ["full"]:
+        lines.append(f"soundpiece verify {shlex.quote(str(out))} --full decodes every frame")
+    return lines
