@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from soundpiece_async import AudioSource, NewFx, NewSample, NewSong, RemixSong, SeparateStems
-from soundpiece_async.cli.jobs import Bad, Job, in_thread, read_jobs
-from soundpiece_async.cli.lines import LONGEST
+from soundpiece_async.cli.jobs_file import Bad, Job, in_thread, read_jobs
+from soundpiece_async.cli.jobs_formats import LONGEST
 
 FX = '{"route": "create.new_fx", "prompt": "door", "duration": 2.5}'
 URL = "https://media.example.com/mix.wav"

@@ -13,10 +13,10 @@ from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulkrun import BulkRun
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, plural, tell
+from soundpiece_async.cli.jobs_file import SPOOLED_NAME, STANDARD_INPUT, demand_jobs, keep, spooled
 from soundpiece_async.cli.knobs import PLAIN, STRICT, Knobs, Order, Terms
 from soundpiece_async.cli.report import write_report
-from soundpiece_async.cli.standard_input import KEPT, STANDARD_INPUT, keep, spooled
-from soundpiece_async.cli.survey import check, demand_jobs, preview
+from soundpiece_async.cli.survey import check, preview
 
 
 async def bulk(
@@ -147,7 +147,7 @@ async def _demand_folder(out: Path) -> None:
 async def _find_jobs(remembered: str, out: Path, record: Path) -> Path:
     """Find the jobs file where it was; or, when the folder was moved with it, beside the folder or in it."""
     jobs = Path(remembered)
-    for path in (jobs, out.parent / jobs.name, record / KEPT if jobs.name == KEPT else jobs):
+    for path in (jobs, out.parent / jobs.name, record / SPOOLED_NAME if jobs.name == SPOOLED_NAME else jobs):
         if await anyio.Path(path).exists():
             return path
     return jobs

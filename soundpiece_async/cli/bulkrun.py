@@ -37,7 +37,7 @@ from soundpiece_async.cli.console import (
     tell,
 )
 from soundpiece_async.cli.interruption import Politely
-from soundpiece_async.cli.jobs import Job, demand_right, in_thread, read_jobs
+from soundpiece_async.cli.jobs_file import Job, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.progress import Picture, beside
 from soundpiece_async.cli.tally import Ending, Result, Stopped, Tally, describe

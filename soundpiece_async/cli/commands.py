@@ -18,12 +18,12 @@ from soundpiece_async.cli.console import UsageError
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
 from soundpiece_async.cli.get import get
+from soundpiece_async.cli.jobs_file import STANDARD_INPUT
 from soundpiece_async.cli.knobs import Knobs, Terms
 from soundpiece_async.cli.probe import probe
 from soundpiece_async.cli.rich_output import Page
 from soundpiece_async.cli.run import Members, run
 from soundpiece_async.cli.simulate import simulate
-from soundpiece_async.cli.standard_input import STANDARD_INPUT
 from soundpiece_async.cli.status import status
 from soundpiece_async.cli.verify import verify
 

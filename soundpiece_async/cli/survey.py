@@ -1,7 +1,6 @@
 """Looks through a whole jobs file before anything is sent: is every line right, and what is there to do?"""
 
 import json
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import Occurrences
 from soundpiece_async._journal.sqlite_store import Waits, measure_waits
 from soundpiece_async.cli.console import UsageError, plural, say, span, tell
-from soundpiece_async.cli.jobs import Bad, demand_right, in_thread, read_jobs
+from soundpiece_async.cli.jobs_file import Bad, demand_right, in_thread, read_jobs
 from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.rich_output import print_rows
 
@@ -29,23 +28,6 @@ Plan = Mapping[str, Counter[JobState | None]]
 """How many lines of each route are how far; None: the journal does not know them."""
 
 UNDER_WAY = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
-
-
-async def demand_jobs(path: Path) -> None:
-    """Refuse what is no file: it is read twice, so it cannot be a pipe.
-
-    Raises:
-        UsageError: it is not there, or something else.
-    """
-    try:
-        mode = (await anyio.Path(path).stat()).st_mode
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise UsageError(
-            f"{path} is no file, as it has to be: it is read twice, to check it before anything is "
-            "sent; what a pipe brings is read by: soundpiece bulk - OUT"
-        )
 
 
 async def check(order: Order) -> int:

@@ -22,7 +22,7 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._core import pieces
-from soundpiece_async.cli.jobs import Job
+from soundpiece_async.cli.jobs_file import Job
 
 Result = Succeeded[Request] | Failed[Request]
 
