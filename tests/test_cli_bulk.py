@@ -40,10 +40,11 @@ from soundpiece_async._core import endings
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
-from soundpiece_async.cli.bulkrun import BulkRun, _advise, promise
+from soundpiece_async.cli.bulk import BulkRun, _advise
+from soundpiece_async.cli.bulk_options import Knobs, Order, Terms
+from soundpiece_async.cli.bulk_progress import promise
 from soundpiece_async.cli.console import describe_levels
 from soundpiece_async.cli.interruption import Politely
-from soundpiece_async.cli.knobs import Knobs, Order, Terms
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.stores import Stores
 from soundpiece_async.cli.verify import Verification

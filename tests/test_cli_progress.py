@@ -25,10 +25,10 @@ from soundpiece_async import (
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.pieces import JobState
 from soundpiece_async._download.disk import is_full
-from soundpiece_async.cli import progress
+from soundpiece_async.cli import bulk_progress
+from soundpiece_async.cli.bulk_progress import Pace, Pacemeter, Picture
 from soundpiece_async.cli.console import plural, size, span
-from soundpiece_async.cli.progress import Pace, Pacemeter, Picture
-from soundpiece_async.cli.tally import Ending, Stopped, Tally, judge
+from soundpiece_async.cli.results import Ending, Stopped, Tally, judge
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +70,7 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
     for name, value in {"TERM": "xterm", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "200"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
-    monkeypatch.setattr(progress, "REFRESH", 0.001)
+    monkeypatch.setattr(bulk_progress, "REFRESH", 0.001)
     seen = picture()
     shown = ""
 

@@ -13,13 +13,13 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume
+from soundpiece_async.cli.bulk_options import Knobs, Terms
 from soundpiece_async.cli.completion import completion
 from soundpiece_async.cli.console import UsageError
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
 from soundpiece_async.cli.get import get
 from soundpiece_async.cli.jobs_file import STANDARD_INPUT
-from soundpiece_async.cli.knobs import Knobs, Terms
 from soundpiece_async.cli.probe import probe
 from soundpiece_async.cli.rich_output import Page
 from soundpiece_async.cli.run import Members, run

@@ -13,8 +13,8 @@ from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, prepare
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, say, size, suggest, tell
+from soundpiece_async.cli.results import describe_files, list_saved
 from soundpiece_async.cli.run import make_session
-from soundpiece_async.cli.tally import describe_files, list_saved
 
 
 async def get(

@@ -14,7 +14,7 @@ from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
 from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, TEXT, demand_free, prepare, read_lyrics
 from soundpiece_async.cli.console import UsageError, count, say, size, tell
-from soundpiece_async.cli.tally import describe_files, list_saved
+from soundpiece_async.cli.results import describe_files, list_saved
 
 if TYPE_CHECKING:
     from soundpiece_async import Session

@@ -24,8 +24,8 @@ from soundpiece_async._download.inspecting import Inspect, prepare_inspection
 from soundpiece_async._journal.sqlite_store import Ledger
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
+from soundpiece_async.cli.bulk_progress import INTERVAL, beside
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, describe_levels, plural, say, size, tell
-from soundpiece_async.cli.progress import INTERVAL, beside
 from soundpiece_async.cli.stores import Stores
 
 PAGE = 500

@@ -16,9 +16,9 @@ from soundpiece_async._core.pieces import JobState
 from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import Occurrences
 from soundpiece_async._journal.sqlite_store import Waits, measure_waits
+from soundpiece_async.cli.bulk_options import Order
 from soundpiece_async.cli.console import UsageError, plural, say, span, tell
 from soundpiece_async.cli.jobs_file import Bad, demand_right, in_thread, read_jobs
-from soundpiece_async.cli.knobs import Order
 from soundpiece_async.cli.rich_output import print_rows
 
 SHOWN = 20

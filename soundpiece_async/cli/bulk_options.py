@@ -17,6 +17,7 @@ from soundpiece_async.cli.console import UsageError
 if TYPE_CHECKING:
     from soundpiece_async import Session
 
+
 PATIENCE = 3600.0
 """Seconds an outage may last before pieces are left to the next run. A job of one night has that time."""
 

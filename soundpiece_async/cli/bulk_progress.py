@@ -8,17 +8,25 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 import attrs
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from soundpiece_async import Statistics
+from soundpiece_async import (
+    Statistics,
+)
 from soundpiece_async._core.pieces import JobState
-from soundpiece_async.cli.console import size, span, tell
+from soundpiece_async.cli.console import (
+    plural,
+    size,
+    span,
+    tell,
+)
+from soundpiece_async.cli.results import Ending, Tally
 from soundpiece_async.cli.rich_output import Page
-from soundpiece_async.cli.tally import Ending, Tally
 
 REFRESH = 0.25
 """Seconds between two pictures on a terminal."""
@@ -160,3 +168,24 @@ class Picture:
         if known.unknown_statuses:
             parts.append(f"unknown status {', '.join(map(repr, known.unknown_statuses[:SHOWN]))}")
         return ", ".join([*parts, f"noticed within {known.detection_lag:.1f} s", left])
+
+
+def promise(pieces: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:
+    """Return what happens to work in flight, and when.
+
+    Args:
+        pieces: operations that are under way.
+        longest: seconds that one of their routes has taken so far.
+        paused_for: seconds until the gate opens.
+        unanswered: requests that were sent and not answered yet: operations that may exist.
+    """
+    told = f"{plural(pieces, 'piece')} in flight will be finished"
+    if pieces:
+        told += ", and how long that takes is not known" if longest is None else f", in up to about {span(longest)}"
+        told += f", after the {span(paused_for)} that the service said to wait" if round(paused_for) else ""
+    if unanswered:
+        told += (
+            f"; {plural(unanswered, 'request')} without an answer yet, which may have been accepted, will be repeated "
+            "until there is one, or the service has been silent for too long"
+        )
+    return f"{told}. Interrupt again to stop at once: the journal has every key, and nothing is lost, either way"
