@@ -40,7 +40,7 @@ async def fill(folder: Path, rows: int) -> None:
     async with Journal.open(folder) as journal:
 
         async def write(number: int) -> None:
-            ledger, handle = journal.ledger, Handle(ROUTE, f"op_{number:026}")
+            store, handle = journal.store, Handle(ROUTE, f"op_{number:026}")
             output = Output(url=f"https://out.example.com/{number}?sig=1", duration=2.5, handle=handle, index=0)
             operation = Operation(
                 route=ROUTE,
@@ -51,12 +51,12 @@ async def fill(folder: Path, rows: int) -> None:
                 outputs=(output,),
             )
             identity = Identity(digest=number.to_bytes(16, "big"), occurrence=1)
-            job = await ledger.plan(identity, key=f"key {number}", route=ROUTE, body=BODY % (number, number))
+            job = await store.insert(identity, key=f"key {number}", route=ROUTE, body=BODY % (number, number))
             if job is None:
                 raise SystemExit(f"key {number} was taken")
-            await ledger.announce(job, now=1.0)
-            await ledger.submitted(job, operation, now=2.0)
-            await ledger.ready(job, operation, now=3.0)
+            await store.mark_sending(job, now=1.0)
+            await store.mark_submitted(job, operation, now=2.0)
+            await store.mark_ready(job, operation, now=3.0)
             file = FileRecord(
                 path=f"{handle.id}.flac",
                 bytes=100_000,
@@ -66,7 +66,7 @@ async def fill(folder: Path, rows: int) -> None:
                 channels=2,
                 index=0,
             )
-            await ledger.saved(job, (file,), now=4.0)
+            await store.mark_saved(job, (file,), now=4.0)
 
         for start in range(0, rows, SIZE):
             async with asyncio.TaskGroup() as group:

@@ -90,7 +90,7 @@ def count() -> dict[JobState, int]:
 def edit(statement: str, *values: object) -> None:
     async def change() -> None:
         async with Journal.open("out") as journal:
-            await journal.ledger._do(lambda connection: connection.execute(statement, values))
+            await journal.store._execute(lambda connection: connection.execute(statement, values))
 
     anyio.run(change)
 
@@ -411,7 +411,7 @@ def test_resume_remembers_the_file_and_the_options(
 
     async def look() -> dict[str, Any]:
         async with Journal.open("moved/out", read_only=True) as journal:
-            return await journal.ledger.kept()
+            return await journal.store.load_run_info()
 
     kept = anyio.run(look)
     assert kept["options"] == {"verify": "full", "polls": 8, "piece_timeout": 9.5}
@@ -426,7 +426,7 @@ def test_resume_needs_a_run_of_bulk(capsys: Streams) -> None:
 
     async def make(**members: Any) -> None:
         async with Journal.open("out") as journal:
-            await journal.ledger.keep(**members)
+            await journal.store.save_run_info(**members)
 
     anyio.run(make)
     assert main(["resume", "out"]) == 2
@@ -445,17 +445,17 @@ def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
     write([fx(1)])
     assert bulk() == 0
     lock = FolderLock(Path("out", "journal.lock"))
-    assert lock.find_holder() is None
-    lock.take(now=datetime.now(UTC))
+    assert lock.holder() is None
+    lock.acquire(now=datetime.now(UTC))
     capsys.readouterr()
     assert bulk() == 2
     assert f"out is being worked on by process {os.getpid()} on " in capsys.readouterr().err
     assert main(["status", "out"]) == 0
     assert f"being worked on by process {os.getpid()} on " in capsys.readouterr().out
-    lock.give_back()
+    lock.release()
     assert main(["status", "out"]) == 0
     assert "nobody works on it now" in capsys.readouterr().out
-    assert FolderLock(Path("nowhere", "journal.lock")).find_holder() is None
+    assert FolderLock(Path("nowhere", "journal.lock")).holder() is None
 
 
 def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
@@ -572,11 +572,11 @@ def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Str
     write([fx(1)])
     assert bulk() == 0
     lock = FolderLock(Path("out", LOCK))
-    lock.take(now=datetime.now(UTC))
+    lock.acquire(now=datetime.now(UTC))
     try:
         assert main(["verify", "out", "--full"]) == 0
     finally:
-        lock.give_back()
+        lock.release()
     assert "what the files have passed was not recorded: " in capsys.readouterr().err
     assert main(["status", "out"]) == 0
     assert "checks passed: 1 header" in capsys.readouterr().out

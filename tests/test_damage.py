@@ -14,7 +14,7 @@ from conftest import settings, simulate
 from soundpiece_async import Failed, Journal, JournalError, NewFx, Request, SeparateStems, Session
 from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._journal.sqlite_store import count_by_route, count_ended_since, list_reasons, measure_waits
+from soundpiece_async._journal.sqlite_store import count_by_route, count_ended_since, group_failures, measure_waits
 from soundpiece_async._journal.wal import find_damage
 from soundpiece_async.simulator import Simulator
 
@@ -64,11 +64,11 @@ class Damaged:
             async with Journal.open(self.folder, read_only=True) as journal:
                 await journal.count()
                 await journal.jobs()
-                await journal.ledger.kept()
-                await count_by_route(journal.ledger, now=1.0)
-                await measure_waits(journal.ledger)
-                await list_reasons(journal.ledger)
-                await count_ended_since(journal.ledger, 1.0)
+                await journal.store.load_run_info()
+                await count_by_route(journal.store, now=1.0)
+                await measure_waits(journal.store)
+                await group_failures(journal.store)
+                await count_ended_since(journal.store, 1.0)
         except JournalError:
             return "refused"
         return "read"
@@ -101,12 +101,12 @@ async def interrupted(tmp_path: Path) -> AsyncIterator[Damaged]:
                 for number, request in enumerate(wishes()[5:7]):
                     identity = Identity(digest=identities.digest(request), occurrence=1)
                     body = await session._prepare(request)
-                    job = await journal.ledger.plan(
+                    job = await journal.store.insert(
                         identity, key=request.idempotency_key, route=request.route, body=body
                     )
                     assert job is not None
                     if number:
-                        await journal.ledger.announce(job, now=2e9)
+                        await journal.store.mark_sending(job, now=2e9)
                 taken = Damaged.take(tmp_path, sim, session)
             for operation in tuple(sim.operations.values()):
                 if "stems" in operation.route.name:

@@ -38,8 +38,8 @@ from soundpiece_async._core.pieces import (
 )
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock
-from soundpiece_async._journal.recorded_run import Shelf
-from soundpiece_async._journal.sqlite_store import Ledger
+from soundpiece_async._journal.recorded_run import SavedFiles
+from soundpiece_async._journal.sqlite_store import JobStore
 
 pytestmark = pytest.mark.anyio
 
@@ -61,8 +61,8 @@ def name(number: int) -> Identity:
     return Identity(digest=number.to_bytes(16, "big"), occurrence=1)
 
 
-async def plan(ledger: Ledger, number: int = 1) -> JobRecord:
-    piece = await ledger.plan(name(number), key=f"key {number}", route="create.new_fx", body=b"{}")
+async def plan(store: JobStore, number: int = 1) -> JobRecord:
+    piece = await store.insert(name(number), key=f"key {number}", route="create.new_fx", body=b"{}")
     assert piece is not None
     return piece
 
@@ -70,41 +70,41 @@ async def plan(ledger: Ledger, number: int = 1) -> JobRecord:
 async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
     """Each state is there when the call returns, with all that the next run needs to go on."""
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
-        assert await ledger.find(name(1)) is None
-        piece = await plan(ledger)
+        store = journal.store
+        assert await store.find(name(1)) is None
+        piece = await plan(store)
         assert piece == JobRecord(
             number=1, digest=name(1).digest, key="key 1", route="create.new_fx", body=b"{}", state=JobState.PLANNED
         )
-        await ledger.announce(piece, now=100.0)
-        await ledger.announce(piece, now=200.0)
+        await store.mark_sending(piece, now=100.0)
+        await store.mark_sending(piece, now=200.0)
         expected = attrs.evolve(piece, state=JobState.SENDING, sent_at=100.0)
-        assert await ledger.find(name(1)) == expected
-        await ledger.submitted(piece, OPERATION, now=300.0)
+        assert await store.find(name(1)) == expected
+        await store.mark_submitted(piece, OPERATION, now=300.0)
         expected = attrs.evolve(
             expected, state=JobState.SUBMITTED, operation="op_1", created_at=OPERATION.created_at, submitted_at=300.0
         )
-        assert await ledger.find(name(1)) == expected
-        assert await ledger.ready(piece, OPERATION, now=400.0) == "op_1"
+        assert await store.find(name(1)) == expected
+        assert await store.mark_ready(piece, OPERATION, now=400.0) == "op_1"
         expected = attrs.evolve(expected, state=JobState.READY, outputs=(OUTPUT,), title="op_1", ready_at=400.0)
-        assert await ledger.find(name(1)) == expected
+        assert await store.find(name(1)) == expected
         failure = Failure("CorruptAudio", "", "half a pair: \ud800", retryable=True)
-        await ledger.failed(piece, failure, now=500.0)
+        await store.mark_failed(piece, failure, now=500.0)
         told = attrs.evolve(failure, text="half a pair: ?")
-        assert await ledger.find(name(1)) == attrs.evolve(expected, state=JobState.FAILED, failure=told, ended_at=500.0)
-        await ledger.saved(piece, (FILE,), now=600.0)
+        assert await store.find(name(1)) == attrs.evolve(expected, state=JobState.FAILED, failure=told, ended_at=500.0)
+        await store.mark_saved(piece, (FILE,), now=600.0)
     async with Journal.open(tmp_path) as journal:
         bare = attrs.evolve(OUTPUT, url="https://out.example.com/a?…", expires_at=EXPIRED)
         saved = attrs.evolve(expected, state=JobState.SAVED, outputs=(bare,), files=(FILE,), ended_at=600.0)
-        assert await journal.ledger.find(name(1)) == saved
-        assert await journal.ledger.find(Identity(digest=b"other", key="key 1")) is not None
-        assert await journal.ledger.find(Identity(digest=b"other", key="\ud800")) is None
+        assert await journal.store.find(name(1)) == saved
+        assert await journal.store.find(Identity(digest=b"other", key="key 1")) is not None
+        assert await journal.store.find(Identity(digest=b"other", key="\ud800")) is None
 
 
 async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
     """Its warnings and the checks it has passed; those that it passes later, unless it was saved again meanwhile."""
     (tmp_path / "a.flac").write_bytes(bytes(9))
-    shelf = Shelf(tmp_path, wanted_in=tmp_path)
+    saved_files = SavedFiles(tmp_path, wanted_in=tmp_path)
     file = SavedFile(
         path=tmp_path / "a.flac",
         bytes=9,
@@ -117,48 +117,48 @@ async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
         verified="header",
     )
     async with Journal.open(tmp_path) as journal:
-        piece = await plan(journal.ledger)
-        await journal.ledger.submitted(piece, OPERATION, now=300.0)
-        await journal.ledger.ready(piece, OPERATION, now=400.0)
-        await journal.ledger.saved(piece, shelf.record((file,)), now=600.0)
+        piece = await plan(journal.store)
+        await journal.store.mark_submitted(piece, OPERATION, now=300.0)
+        await journal.store.mark_ready(piece, OPERATION, now=400.0)
+        await journal.store.mark_saved(piece, saved_files.to_records((file,)), now=600.0)
     async with Journal.open(tmp_path) as journal:
         (job,) = await journal.jobs()
         file = attrs.evolve(file, output=job.outputs[0])
-        assert shelf.look(job).files == (file,)
+        assert saved_files.check(job).files == (file,)
         (record,) = job.files
         passed = (attrs.evolve(record, verified="full"),)
-        await journal.ledger.verified(job.number, passed, ended_at=599.0)
+        await journal.store.mark_verified(job.number, passed, ended_at=599.0)
         assert await journal.jobs() == [job]
-        await journal.ledger.verified(job.number, passed, ended_at=600.0)
+        await journal.store.mark_verified(job.number, passed, ended_at=600.0)
         (job,) = await journal.jobs()
-        assert shelf.look(job).files == (attrs.evolve(file, verified="full"),)
+        assert saved_files.check(job).files == (attrs.evolve(file, verified="full"),)
 
 
 async def test_a_refused_piece_is_planned_again(tmp_path: Path) -> None:
     """Nothing came of its PUT, so the day after which it would be uncertain has not begun."""
     async with Journal.open(tmp_path) as journal:
-        piece = await plan(journal.ledger)
-        await journal.ledger.announce(piece, now=100.0)
-        await journal.ledger.recall(piece)
-        assert await journal.ledger.find(name(1)) == piece
+        piece = await plan(journal.store)
+        await journal.store.mark_sending(piece, now=100.0)
+        await journal.store.mark_unsent(piece)
+        assert await journal.store.find(name(1)) == piece
 
 
 async def test_a_key_stands_for_one_piece(tmp_path: Path) -> None:
     """The second piece with a key is not written down."""
     async with Journal.open(tmp_path) as journal:
-        await plan(journal.ledger)
-        assert await journal.ledger.plan(name(2), key="key 1", route="create.new_fx", body=b"{}") is None
+        await plan(journal.store)
+        assert await journal.store.insert(name(2), key="key 1", route="create.new_fx", body=b"{}") is None
         assert await journal.count() == {JobState.PLANNED: 1}
 
 
 async def test_pieces_are_counted_and_listed_by_state(tmp_path: Path) -> None:
     """What was sent a day ago and never answered is uncertain, and counted as nothing else."""
     async with Journal.open(tmp_path) as journal:
-        made = [await plan(journal.ledger, number) for number in range(1, 8)]
+        made = [await plan(journal.store, number) for number in range(1, 8)]
         for piece in made[:4]:
-            await journal.ledger.announce(piece, now=time.time() - FORGOTTEN_AFTER - 1)
-        await journal.ledger.announce(made[4], now=time.time())
-        await journal.ledger.submitted(made[0], OPERATION, now=1.0)
+            await journal.store.mark_sending(piece, now=time.time() - FORGOTTEN_AFTER - 1)
+        await journal.store.mark_sending(made[4], now=time.time())
+        await journal.store.mark_submitted(made[0], OPERATION, now=1.0)
         assert await journal.count() == {
             JobState.PLANNED: 2,
             JobState.SENDING: 1,
@@ -177,13 +177,13 @@ async def test_many_callers_share_a_transaction(tmp_path: Path) -> None:
         made: dict[int, JobRecord] = {}
 
         async def write(number: int) -> None:
-            made[number] = await plan(journal.ledger, number)
+            made[number] = await plan(journal.store, number)
 
-        before = journal.ledger._database.commits
+        before = journal.store._database.commits
         async with anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(write, number)
-        assert journal.ledger._database.commits - before <= 3
+        assert journal.store._database.commits - before <= 3
         assert all(piece.key == f"key {number}" for number, piece in made.items())
         assert await journal.count() == {JobState.PLANNED: 1000}
 
@@ -193,16 +193,16 @@ async def test_a_transaction_waits_for_the_disk_when_one_of_its_jobs_must(tmp_pa
     seen = []
 
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
-        piece = await plan(ledger)
+        store = journal.store
+        piece = await plan(store)
 
         async def look() -> None:
-            seen.append(await ledger._do(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]))
+            seen.append(await store._execute(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]))
 
         await look()
         async with anyio.create_task_group() as group:
             group.start_soon(look)
-            group.start_soon(partial(ledger.announce, piece, now=1.0))
+            group.start_soon(partial(store.mark_sending, piece, now=1.0))
         await look()
     assert seen == [1, 2, 1]  # NORMAL, FULL, NORMAL
 
@@ -211,10 +211,10 @@ async def test_a_transaction_waits_for_the_disk_when_one_of_its_jobs_must(tmp_pa
 async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Path, *, native: bool) -> None:
     """The first of a batch writes for all; cancelled, by anyio or by asyncio, it still sees that through."""
     async with Journal.open(tmp_path) as journal:
-        await journal.ledger._turn.acquire()  # so that a batch collects
+        await journal.store._turn.acquire()  # so that a batch collects
         async with anyio.create_task_group() as group:
             if native:
-                first = asyncio.create_task(plan(journal.ledger, 1))
+                first = asyncio.create_task(plan(journal.store, 1))
                 await anyio.sleep(0.01)
                 first.cancel()
             else:
@@ -222,14 +222,14 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Pat
 
                 async def leave() -> None:
                     with scope:
-                        await plan(journal.ledger, 1)
+                        await plan(journal.store, 1)
 
                 group.start_soon(leave)
                 await anyio.sleep(0.01)
                 scope.cancel()
-            group.start_soon(plan, journal.ledger, 2)
+            group.start_soon(plan, journal.store, 2)
             await anyio.sleep(0.01)
-            journal.ledger._turn.release()
+            journal.store._turn.release()
         if native:
             with pytest.raises(asyncio.CancelledError):
                 await first
@@ -239,7 +239,7 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Pat
 async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(tmp_path: Path) -> None:
     """All of a transaction or none: with one bad job the others are told so, and the next one works."""
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
+        store = journal.store
         errors = []
 
         async def attempt(work: Callable[[], Awaitable[object]]) -> None:
@@ -247,28 +247,28 @@ async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(t
                 await work()
             errors.append(caught.value)
 
-        await ledger._turn.acquire()  # so that they come into one transaction
+        await store._turn.acquire()  # so that they come into one transaction
         async with anyio.create_task_group() as group:
-            group.start_soon(attempt, partial(plan, ledger, 1))
-            group.start_soon(attempt, partial(ledger.query, "SELECT * FROM nowhere", {}))
-            group.start_soon(attempt, partial(plan, ledger, 2))
+            group.start_soon(attempt, partial(plan, store, 1))
+            group.start_soon(attempt, partial(store.query, "SELECT * FROM nowhere", {}))
+            group.start_soon(attempt, partial(plan, store, 2))
             await anyio.sleep(0.01)
-            ledger._turn.release()
+            store._turn.release()
         assert len(errors) == 3
         with pytest.raises(ZeroDivisionError):
-            await ledger.inspect(lambda: 1 // 0)
-        await plan(ledger, 1)
+            await store.run_in_thread(lambda: 1 // 0)
+        await plan(store, 1)
         assert await journal.count() == {JobState.PLANNED: 1}
 
 
 async def test_one_task_at_a_time_works_on_a_piece(tmp_path: Path) -> None:
     """A second one waits; tasks of other pieces do not; a given key is one piece whatever else the request says."""
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
+        store = journal.store
         order = []
 
         async def work(identity: Identity, label: str) -> None:
-            async with ledger.alone(identity):
+            async with store.lock(identity):
                 order.append(label)
                 await anyio.sleep(0.02)
                 order.append(label)
@@ -279,7 +279,7 @@ async def test_one_task_at_a_time_works_on_a_piece(tmp_path: Path) -> None:
             group.start_soon(work, name(1), "c")
         assert "".join(order).replace("c", "") == "aabb"
         assert order.index("c") == 1
-        assert "pieces at work=0" in repr(ledger)
+        assert "jobs at work=0" in repr(store)
 
 
 async def test_a_folder_has_one_run(tmp_path: Path) -> None:
@@ -318,14 +318,14 @@ async def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
 def test_who_looks_does_not_stand_in_the_way(tmp_path: Path) -> None:
     """To find out who has the lock is to hold it for an instant: who wants to keep it tries a little longer."""
     lock, other = FolderLock(tmp_path / "lock"), FolderLock(tmp_path / "lock")
-    other.take(now=datetime.now(UTC))
-    assert (lock.find_holder() or "").startswith(f"process {os.getpid()} on ")
-    timer = threading.Timer(0.01, other.give_back)
+    other.acquire(now=datetime.now(UTC))
+    assert (lock.holder() or "").startswith(f"process {os.getpid()} on ")
+    timer = threading.Timer(0.01, other.release)
     timer.start()
-    lock.take(now=datetime.now(UTC))
+    lock.acquire(now=datetime.now(UTC))
     timer.join()
-    lock.give_back()
-    assert lock.find_holder() is None
+    lock.release()
+    assert lock.holder() is None
 
 
 async def test_a_lock_file_without_a_name_still_locks(tmp_path: Path) -> None:
@@ -339,13 +339,13 @@ async def test_a_lock_file_without_a_name_still_locks(tmp_path: Path) -> None:
 async def test_a_reader_disturbs_nobody_and_changes_nothing(tmp_path: Path) -> None:
     """A journal can be looked at while a run is writing it."""
     async with Journal.open(tmp_path) as journal:
-        await plan(journal.ledger)
+        await plan(journal.store)
         async with Journal.open(tmp_path, read_only=True) as reader:
             assert await reader.count() == {JobState.PLANNED: 1}
             assert "read-only" in repr(reader)
             with pytest.raises(JournalError, match="may not be written"):
-                await plan(reader.ledger, 2)
-        await plan(journal.ledger, 2)
+                await plan(reader.store, 2)
+        await plan(journal.store, 2)
     with pytest.raises(JournalError, match="check that it is there"):
         await Journal.open(tmp_path / "nowhere", read_only=True)
     assert not (tmp_path / "nowhere").exists()
@@ -354,7 +354,7 @@ async def test_a_reader_disturbs_nobody_and_changes_nothing(tmp_path: Path) -> N
 async def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
     """Bodies and outputs hold signed URLs, which are secrets for as long as they are valid."""
     async with Journal.open(tmp_path / "a" / "b") as journal:
-        await plan(journal.ledger)
+        await plan(journal.store)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a" / "b").iterdir()}
     assert {name for name, mode in modes.items() if mode != 0o600} == set()
     assert {"journal.sqlite3", "journal.sqlite3-wal", "journal.lock"} <= set(modes)
@@ -364,10 +364,10 @@ async def test_a_closed_journal_says_so(tmp_path: Path) -> None:
     """Closing twice is fine; using or entering it afterwards is a clear error."""
     journal = Journal.open(tmp_path)
     with pytest.raises(JournalError, match="is not open"):
-        _ = journal.ledger
+        _ = journal.store
     assert "not open" in repr(journal)
     await journal
-    ledger = journal.ledger
+    store = journal.store
     await journal.aclose()
     await journal.aclose()
     assert "closed" in repr(journal)
@@ -375,7 +375,7 @@ async def test_a_closed_journal_says_so(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="is not open"):
         await journal.count()
     with pytest.raises(JournalError, match="is closed"):
-        await plan(ledger)
+        await plan(store)
     with pytest.raises(JournalError, match="was closed"):
         await journal
 
@@ -383,7 +383,7 @@ async def test_a_closed_journal_says_so(tmp_path: Path) -> None:
 async def test_a_forgotten_close_gives_a_warning(tmp_path: Path) -> None:
     """As with a session."""
     forgotten = [await Journal.open(tmp_path)]
-    database, lock = forgotten[0].ledger._database, forgotten[0]._lock
+    database, lock = forgotten[0].store._database, forgotten[0]._lock
 
     def forget() -> None:
         forgotten.clear()
@@ -392,7 +392,7 @@ async def test_a_forgotten_close_gives_a_warning(tmp_path: Path) -> None:
     with pytest.warns(ResourceWarning, match="journal was not closed"):
         forget()
     database.close()
-    lock.give_back()
+    lock.release()
 
 
 async def test_opening_can_be_cancelled_anywhere(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ async def test_a_cancelled_run_leaves_the_folder(tmp_path: Path) -> None:
     """Its journal is closed, and the next one may come in, although a cancellation is on its way through."""
     with anyio.CancelScope() as scope:
         async with Journal.open(tmp_path) as journal:
-            await plan(journal.ledger)
+            await plan(journal.store)
             scope.cancel()
             await anyio.sleep_forever()
     assert "free" in repr(journal._lock)
@@ -485,7 +485,7 @@ async def test_a_journal_of_the_first_schema_goes_on(tmp_path: Path) -> None:
         old.commit([methodcaller("execute", insert, (name(number).digest, number, *row))], durable=True)
     old.close()
     async with Journal.open(tmp_path) as journal:
-        found = [await journal.ledger.find(name(number)) for number in range(1, 6)]
+        found = [await journal.store.find(name(number)) for number in range(1, 6)]
         assert [piece and piece.state for piece in found] == [row[0] for row in rows]
         for piece in found:
             assert piece is not None
@@ -498,21 +498,21 @@ async def test_a_journal_of_the_first_schema_goes_on(tmp_path: Path) -> None:
             (attrs.evolve(OUTPUT, handle=Handle("create.new_fx", "op_4")),),
             (FILE,),
         )
-        assert await journal.ledger.ready(ready, attrs.evolve(OPERATION, id="op_4"), now=5.0) == "op_4"
-        assert await journal.ledger.kept() == {}
+        assert await journal.store.mark_ready(ready, attrs.evolve(OPERATION, id="op_4"), now=5.0) == "op_4"
+        assert await journal.store.load_run_info() == {}
 
 
 async def test_names_are_given_once(tmp_path: Path) -> None:
     """Who asks for a name that others have, in whatever case, gets a number, and keeps it; ten thousand do as well."""
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
+        store = journal.store
         wanted = ["Take", "take", "take-2", None, "../con", "\ud800", "take"]
         titles = []
         for number, text in enumerate(wanted):
-            piece = await ledger.plan(name(number), key=f"{number}", route="r", body=b"", label=Label(text))
+            piece = await store.insert(name(number), key=f"{number}", route="r", body=b"", annotation=Label(text))
             assert piece is not None
-            titles.append(await ledger.ready(piece, OPERATION, now=1.0))
-            assert await ledger.ready(piece, OPERATION, now=1.0) == titles[-1]
+            titles.append(await store.mark_ready(piece, OPERATION, now=1.0))
+            assert await store.mark_ready(piece, OPERATION, now=1.0) == titles[-1]
         assert titles == ["Take", "take-2", "take-2-2", "op_1", "_con", "_", "take-3"]
 
 
@@ -522,12 +522,12 @@ async def test_what_comes_in_pieces_is_told_apart_file_by_file(tmp_path: Path) -
     one = attrs.evolve(OPERATION, outputs=two.outputs[:1])
     async with Journal.open(tmp_path) as journal:
         pieces = [
-            await journal.ledger.plan(name(number), key=f"{number}", route="r", body=b"", label=Label(text))
+            await journal.store.insert(name(number), key=f"{number}", route="r", body=b"", annotation=Label(text))
             for number, text in enumerate(["x", "x-1", "x"])
         ]
         assert all(pieces)
         titles = [
-            await journal.ledger.ready(piece, operation, now=1.0)
+            await journal.store.mark_ready(piece, operation, now=1.0)
             for piece, operation in zip(pieces, [two, one, one], strict=True)
             if piece is not None
         ]
@@ -537,15 +537,15 @@ async def test_what_comes_in_pieces_is_told_apart_file_by_file(tmp_path: Path) -
 async def test_a_label_may_change(tmp_path: Path) -> None:
     """Name and metadata are the user's: what was said last counts, until the files have a title."""
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
+        store = journal.store
         label = Label("one", {"album": ["ä", 1]}, line=3)
-        piece = await ledger.plan(name(1), key="k", route="r", body=b"", label=label)
+        piece = await store.insert(name(1), key="k", route="r", body=b"", annotation=label)
         assert piece is not None
         assert (piece.name, piece.metadata, piece.line) == ("one", {"album": ["ä", 1]}, 3)
-        piece = await ledger.label(piece, Label("two"))
-        assert await ledger.find(name(1)) == piece
+        piece = await store.annotate(piece, Label("two"))
+        assert await store.find(name(1)) == piece
         assert (piece.name, piece.metadata) == ("two", None)
-        assert await ledger.ready(piece, OPERATION, now=1.0) == "two"
+        assert await store.mark_ready(piece, OPERATION, now=1.0) == "two"
         with pytest.raises(InvalidRequest, match="no JSON form"):
             journal.annotate(NewFx("door", duration=1), metadata=float("nan"))
 
@@ -553,13 +553,13 @@ async def test_a_label_may_change(tmp_path: Path) -> None:
 async def test_what_the_next_run_has_to_know_is_kept(tmp_path: Path) -> None:
     """Any JSON under a name, the last one; an edited one is a clear error."""
     async with Journal.open(tmp_path) as journal:
-        await journal.ledger.keep(jobs="a.jsonl", options={"polls": 6})
-        await journal.ledger.keep(jobs="b.jsonl")
+        await journal.store.save_run_info(jobs="a.jsonl", options={"polls": 6})
+        await journal.store.save_run_info(jobs="b.jsonl")
     async with Journal.open(tmp_path) as journal:
-        assert await journal.ledger.kept() == {"jobs": "b.jsonl", "options": {"polls": 6}}
-        await journal.ledger._do(lambda connection: connection.execute("UPDATE run SET value = 'x'"))
+        assert await journal.store.load_run_info() == {"jobs": "b.jsonl", "options": {"polls": 6}}
+        await journal.store._execute(lambda connection: connection.execute("UPDATE run SET value = 'x'"))
         with pytest.raises(JournalError, match="cannot be read"):
-            await journal.ledger.kept()
+            await journal.store.load_run_info()
 
 
 def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:
@@ -581,7 +581,7 @@ async def test_a_damaged_journal_is_seen_at_once(tmp_path: Path) -> None:
     async with Journal.open(tmp_path) as journal:
         async with anyio.create_task_group() as group:
             for number in range(500):
-                group.start_soon(plan, journal.ledger, number)
+                group.start_soon(plan, journal.store, number)
     path = tmp_path / "journal.sqlite3"
     whole = path.read_bytes()
     path.write_bytes(whole[:8192] + bytes(8192) + whole[16384:])
@@ -597,11 +597,11 @@ async def test_a_damaged_journal_is_seen_at_once(tmp_path: Path) -> None:
 async def test_a_row_edited_into_nonsense_is_named(tmp_path: Path) -> None:
     """The file may be opened with any tool, so it may be broken with any tool."""
     async with Journal.open(tmp_path) as journal:
-        piece = await plan(journal.ledger)
-        await journal.ledger._change(piece, "outputs = 'x'")
-        with pytest.raises(JournalError, match="piece 1 of the journal cannot be read"):
-            await journal.ledger.find(name(1))
-        await journal.ledger._change(piece, "state = 'lost'")
+        piece = await plan(journal.store)
+        await journal.store._change(piece, "outputs = 'x'")
+        with pytest.raises(JournalError, match="job 1 of the journal cannot be read"):
+            await journal.store.find(name(1))
+        await journal.store._change(piece, "state = 'lost'")
         with pytest.raises(JournalError, match="lost"):
             await journal.count()
 
@@ -634,7 +634,7 @@ async def test_a_journal_is_looked_at_where_nothing_may_be_written() -> None:
     """As on a medium that is kept for later; SQLite by itself wants to write beside it."""
     with tempfile.TemporaryDirectory() as made:
         async with Journal.open(made) as journal:
-            await plan(journal.ledger, 1)
+            await plan(journal.store, 1)
         Path(made, "journal.sqlite3").chmod(0o644)
         with unwritable(Path(made)):
             async with Journal.open(made, read_only=True) as journal:
@@ -669,15 +669,15 @@ async def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) ->
 async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """What was committed stays, what was not is told, and with room again the same journal goes on."""
     async with Journal.open(tmp_path) as journal:
-        ledger = journal.ledger
-        await plan(ledger)
-        pages = await ledger._do(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
-        await ledger._do(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        store = journal.store
+        await plan(store)
+        pages = await store._execute(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+        await store._execute(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone())
         with pytest.raises(JournalError, match=r"the disk is full: free some space.*nothing is lost"):
-            await ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
+            await store.insert(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
         assert await journal.count() == {JobState.PLANNED: 1}
-        await ledger._do(lambda connection: connection.execute("PRAGMA max_page_count = 100000").fetchone())
-        await ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
+        await store._execute(lambda connection: connection.execute("PRAGMA max_page_count = 100000").fetchone())
+        await store.insert(name(2), key="key 2", route="create.new_fx", body=bytes(100_000))
     async with Journal.open(tmp_path) as journal:
         assert await journal.count() == {JobState.PLANNED: 2}
 
@@ -686,13 +686,13 @@ async def test_a_file_that_may_grow_no_further_loses_nothing(tmp_path: Path) -> 
     """A quota: the system itself refuses the write, in the middle of it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with Journal.open(tmp_path) as journal:
-        await plan(journal.ledger)
+        await plan(journal.store)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         try:
             with pytest.raises(JournalError, match="nothing is lost"):
-                await journal.ledger.plan(name(2), key="key 2", route="create.new_fx", body=bytes(200_000))
+                await journal.store.insert(name(2), key="key 2", route="create.new_fx", body=bytes(200_000))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        await plan(journal.ledger, 3)
+        await plan(journal.store, 3)
     async with Journal.open(tmp_path) as journal:
         assert sorted(piece.key for piece in await journal.jobs("planned")) == ["key 1", "key 3"]

@@ -253,7 +253,7 @@ async def test_a_journal_that_breaks_meanwhile_ends_the_run(
 ) -> None:
     """Loudly: what is shared is no job's."""
     async with Journal.open(tmp_path) as journal:
-        monkeypatch.setattr(journal.ledger, "announce", raiser(JournalError("the disk is gone")))
+        monkeypatch.setattr(journal.store, "mark_sending", raiser(JournalError("the disk is gone")))
         with pytest.raises(JournalError, match="the disk is gone"):
             async with session.run_many([NewFx("a", duration=0.1)], journal=journal) as results:
                 async for _ in results:

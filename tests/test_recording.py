@@ -100,7 +100,7 @@ async def states(folder: Path) -> dict[JobState, int]:
 
 async def edit(folder: Path, statement: str, *values: object) -> None:
     async with Journal.open(folder) as journal:
-        await journal.ledger._do(lambda connection: connection.execute(statement, values))
+        await journal.store._execute(lambda connection: connection.execute(statement, values))
 
 
 async def test_what_is_finished_is_given_out_without_a_request(sim: Simulator, tmp_path: Path) -> None:
@@ -537,7 +537,7 @@ async def test_a_run_that_cannot_be_recorded_ends(sim: Simulator, tmp_path: Path
                 async for _ in results:
                     done += 1
                     if done == 2:
-                        await journal.ledger._do(forbid_growth)
+                        await journal.store._execute(forbid_growth)
     assert len(sim.operations) < 8
     again = succeeded(await run(sim, tmp_path, songs()))
     assert len({result.operation.id for result in again}) == len(sim.operations) == 8
@@ -561,7 +561,7 @@ async def test_nothing_is_sent_that_only_a_lost_journal_would_know(sim: Simulato
                         folder.touch()
                     elif way == "removed":
                         rmtree(elsewhere)
-        loss = await journal.ledger.find_loss()
+        loss = await journal.store.find_loss()
     lost = [result.error for result in results if isinstance(result, Failed)]
     assert len(results) == 12
     assert 7 <= len(lost) <= 9
@@ -596,7 +596,7 @@ async def test_it_is_counted_what_came_how_far(tmp_path: Path) -> None:
             for _ in range(2):
                 async with session.run_many(map(fx, range(1, 5)), save_to=tmp_path, journal=journal) as results:
                     assert len([result async for result in results]) == 4
-            assert journal.ledger.passed == {JobState.SUBMITTED: 8, JobState.READY: 4}
+            assert journal.store.progress == {JobState.SUBMITTED: 8, JobState.READY: 4}
 
 
 async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator, tmp_path: Path) -> None:
@@ -622,7 +622,7 @@ async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator,
     async with Journal.open(tmp_path) as journal:
         found = sorted(await journal.jobs("saved"), key=lambda piece: piece.metadata["line"])
         assert [piece.metadata["name"] for piece in found] == ["other", "take", "../journal.sqlite3", "take"]
-        assert journal._labels == {}
+        assert journal._annotations == {}
         for piece in found:
             times = (piece.sent_at, piece.submitted_at, piece.ready_at, piece.ended_at)
             assert times == tuple(sorted(time or 0 for time in times))
@@ -674,7 +674,7 @@ async def test_an_answer_to_another_request_ends_nothing(tmp_path: Path, operati
         (piece,) = await journal.jobs(JobState.SENDING)
         assert piece.operation is None
         assert "Recording" in repr(one)
-        assert "Shelf" in repr(one._shelf)
+        assert "SavedFiles" in repr(one._saved_files)
 
 
 async def test_a_given_key_wins_a_race_too(tmp_path: Path) -> None:
@@ -683,7 +683,7 @@ async def test_a_given_key_wins_a_race_too(tmp_path: Path) -> None:
         other = Identity(digest=b"other", occurrence=1)
 
         async def prepare(request: Request) -> bytes:
-            await journal.ledger.plan(other, key=KEY, route=request.route, body=b"first")
+            await journal.store.insert(other, key=KEY, route=request.route, body=b"first")
             return b"second"
 
         async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:

@@ -102,17 +102,17 @@ async def test_files_and_folders_are_locked_by_files(tmp_path: Path, monkeypatch
         assert not journal._lock.has_record_locks
         with pytest.raises(JournalError, match=r"worked on by process .* remove .*journal\.lock\.held"):
             await Journal.open(tmp_path)
-        assert (FolderLock(tmp_path / "journal.lock").find_holder() or "").startswith("process")
+        assert (FolderLock(tmp_path / "journal.lock").holder() or "").startswith("process")
         assert await journal.count() == {}
         async with Journal.open(tmp_path, read_only=True) as reader:
             assert await reader.count() == {}
-    assert FolderLock(tmp_path / "journal.lock").find_holder() is None
+    assert FolderLock(tmp_path / "journal.lock").holder() is None
     assert not (tmp_path / "journal.lock.held").exists()
     monkeypatch.setitem(sys.modules, "fcntl", None)
     lock = FolderLock(tmp_path / "journal.lock")
-    lock.take(now=datetime.now(UTC))
+    lock.acquire(now=datetime.now(UTC))
     assert (lock.has_record_locks, (tmp_path / "journal.lock.held").exists()) == (True, True)
-    lock.give_back()
+    lock.release()
 
 
 def test_a_fault_of_the_lock_is_not_taken_for_a_lack_of_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,12 +203,14 @@ async def test_a_journal_on_a_file_system_that_shares_no_memory(
     with monkeypatch.context() as patched:
         patched.setattr(database.Database, "_prepare", refuse_wal)
         async with Journal.open(tmp_path) as journal:
-            await journal.ledger.keep(a=1)
-            full = await journal.ledger._do(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0])
+            await journal.store.save_run_info(a=1)
+            full = await journal.store._execute(
+                lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]
+            )
             assert full == 2
     assert caplog.text.count("cannot do all that SQLite wants") == 1
     async with Journal.open(tmp_path) as journal:
-        assert await journal.ledger.kept() == {"a": 1}
+        assert await journal.store.load_run_info() == {"a": 1}
 
 
 async def test_a_transaction_waits_for_a_descriptor(
@@ -220,8 +222,8 @@ async def test_a_transaction_waits_for_a_descriptor(
     async with Journal.open(tmp_path) as journal:
         (tmp_path / "journal.sqlite3-journal").unlink(missing_ok=True)
         descriptors.take()
-        await journal.ledger.keep(a=1)
-        assert await journal.ledger.kept() == {"a": 1}
+        await journal.store.save_run_info(a=1)
+        assert await journal.store.load_run_info() == {"a": 1}
     assert "unable to open database file" in descriptors.told[0]
 
 

@@ -1,10 +1,10 @@
 """The journal's file: SQLite, opened, checked, migrated, and written in groups. Everything here blocks.
 
 1. One connection, one thread at a time. WAL, so that a reader (``soundpiece status``) disturbs nobody.
-2. A group of jobs is one transaction: all of them, or none.
+2. A group of steps is one transaction: all of them, or none.
 3. With WAL a commit survives the death of the process whatever ``synchronous`` is; only a power cut can undo it. So
    NORMAL, which leaves the waiting for the disk to the checkpoints, is enough for what can be found out again at no
-   cost: that a piece is planned, ready, saved or failed. FULL is for what must not be undone: that a PUT may have
+   cost: that a job is planned, ready, saved or failed. FULL is for what must not be undone: that a PUT may have
    left (its key is all that keeps the resend from being paid for), and which operation came of it. A FULL commit
    brings to the disk whatever NORMAL ones stand before it.
 4. One damaged bit may make a run buy again what it has. So a file that is to be written is checked as a whole when it
@@ -36,7 +36,7 @@ from soundpiece_async._regularfiles import demand_regular, open_regular
 
 logger = get_logger("journal")
 
-Job: TypeAlias = Callable[[sqlite3.Connection], Any]
+Step: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 APPLICATION = 0x53504A4C
 """SQLite's ``application_id``: a file without it is none of ours."""
@@ -199,11 +199,11 @@ class Database:
             "record of this run is left, and the same jobs would be paid for again"
         )
 
-    def commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
-        """Run jobs in one transaction, and give their results.
+    def commit(self, steps: Sequence[Step], *, durable: bool) -> list[Any]:
+        """Run steps in one transaction, and give their results.
 
         Args:
-            jobs: each is called with the connection.
+            steps: each is called with the connection.
             durable: wait until the transaction is on the disk (rule 3).
 
         Raises:
@@ -215,7 +215,7 @@ class Database:
             shortage = Shortage(str(self._path))
             while True:
                 try:
-                    return self._commit(jobs, durable=durable)
+                    return self._commit(steps, durable=durable)
                 except _FAULTS as error:
                     if not (isinstance(error, sqlite3.OperationalError) and is_short()):
                         raise self._explain(error) from error
@@ -267,12 +267,12 @@ class Database:
             self._connection.close()
             raise self._explain(error) from error
 
-    def _commit(self, jobs: Sequence[Job], *, durable: bool) -> list[Any]:
+    def _commit(self, steps: Sequence[Step], *, durable: bool) -> list[Any]:
         full = durable or not self._wal  # a rollback log that is not synced may leave half a transaction
         self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
         self._connection.execute("BEGIN")
         try:
-            results = [job(self._connection) for job in jobs]
+            results = [step(self._connection) for step in steps]
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:  # some errors have ended it already
@@ -385,5 +385,5 @@ def _expect(migrations: Sequence[Sequence[str]]) -> set[tuple[Any, ...]]:
         return _shape(connection)
 
 
-def _execute(statement: str) -> Job:
+def _execute(statement: str) -> Step:
     return lambda connection: connection.execute(statement)

@@ -26,13 +26,13 @@ from soundpiece_async._core.requests import Request
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._download.places import read_folder
 from soundpiece_async._journal.database import Database
-from soundpiece_async._journal.sqlite_store import Ledger
+from soundpiece_async._journal.sqlite_store import JobStore
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._shielding import see_through
 
-PATIENCE = 3
+LOCK_RETRIES = 3
 """Times to try again."""
-INSTANT = 0.02
+RETRY_DELAY = 0.02
 """Seconds between them."""
 
 
@@ -53,7 +53,7 @@ class FolderLock:
     def __repr__(self) -> str:
         return f"<FolderLock {self._path} {'free' if self._file is None else 'held'}>"
 
-    def take(self, *, now: datetime) -> None:
+    def acquire(self, *, now: datetime) -> None:
         """Take the lock; waits for nobody who means to keep it.
 
         Raises:
@@ -64,7 +64,7 @@ class FolderLock:
             file = undo.enter_context(
                 io.FileIO(open_regular(self._path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600), "r+")
             )
-            release = _filelocks.take(file, self._path) or self._insist(file)
+            release = _filelocks.take(file, self._path) or self._retry_lock(file)
             if release is None:
                 raise JournalError(
                     f"{self._path.parent} is being worked on by {_read_holder(file)}; nothing was done: let it end, or "
@@ -77,7 +77,7 @@ class FolderLock:
             undo.pop_all()
         self._file, self._release = file, release
 
-    def find_holder(self) -> str | None:
+    def holder(self) -> str | None:
         """Return who has the lock; None: nobody, or nobody can say. It is held for an instant, by this.
 
         Raises:
@@ -95,17 +95,17 @@ class FolderLock:
                 release()
         return None
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the next one in. Giving it back twice is no error."""
         if self._file is not None and self._release is not None:
             self._release()
             self._file.close()
             self._file = self._release = None
 
-    def _insist(self, file: io.FileIO) -> Callable[[], None] | None:
-        """Try a little longer: somebody may only be looking who has the lock (``find_holder``)."""
-        for _ in range(PATIENCE):
-            time.sleep(INSTANT)
+    def _retry_lock(self, file: io.FileIO) -> Callable[[], None] | None:
+        """Try a little longer: somebody may only be looking who has the lock (``holder``)."""
+        for _ in range(LOCK_RETRIES):
+            time.sleep(RETRY_DELAY)
             release = _filelocks.take(file, self._path)
             if release is not None:
                 return release
@@ -129,12 +129,12 @@ class Journal:
     """The record of a bulk run, for ``Session.run_many(..., journal=journal)``: with it, the same run goes on.
 
     Use it as ``async with Journal.open(folder) as journal``; where it is opened and closed in different places, as
-    ``journal = await Journal.open(folder)`` and ``await journal.aclose()``. It holds every piece's key and body before
+    ``journal = await Journal.open(folder)`` and ``await journal.aclose()``. It holds every job's key and body before
     they are sent, its operation, its outputs and its files, and never the API key. Bodies hold signed URLs, and so do
     outputs until their files are saved: the journal can be read by its owner only.
     """
 
-    _ledger: Ledger | None = None
+    _store: JobStore | None = None
 
     def __init__(
         self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, retry_failed: bool, read_only: bool
@@ -144,12 +144,12 @@ class Journal:
         self.retry_failed = retry_failed
         self.read_only = read_only
         self._lock = FolderLock(self.folder / LOCK)
-        self._labels: dict[str, Label] = {}
+        self._annotations: dict[str, Label] = {}
         self._closed = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "not open" if self._ledger is None else "open"
-        return f"<Journal {self.folder} {state} {self._ledger!r}>"
+        state = "closed" if self._closed else "not open" if self._store is None else "open"
+        return f"<Journal {self.folder} {state} {self._store!r}>"
 
     @classmethod
     def open(
@@ -165,9 +165,9 @@ class Journal:
         Args:
             folder: holds the journal, ``journal.sqlite3``: a path, or a ``file:`` URL. It may be moved, with the files
                 in it.
-            resubmit_uncertain: send pieces again that were sent more than a day ago and never answered. The service may
+            resubmit_uncertain: send jobs again that were sent more than a day ago and never answered. The service may
                 have forgotten their keys by now, and make, and charge for, them once more.
-            retry_failed: buy pieces that failed for good anew, with new keys, once in each run. Nothing else ever makes
+            retry_failed: buy jobs that failed for good anew, with new keys, once in each run. Nothing else ever makes
                 a new key; files that could not be had are tried again by every run, with the one they have.
             read_only: look at a journal that another process may be writing, without locking it; not for ``run_many``.
 
@@ -184,7 +184,7 @@ class Journal:
     async def __aenter__(self) -> Self:
         if self._closed:
             raise JournalError(f"the journal of {self.folder} was closed: open it again with Journal.open")
-        if self._ledger is None:
+        if self._store is None:
             try:
                 await see_through(self._open)
             except BaseException:
@@ -198,32 +198,32 @@ class Journal:
         await self.aclose()
 
     def __del__(self) -> None:
-        if getattr(self, "_ledger", None) is not None and not self._closed:  # one whose making failed has none
+        if getattr(self, "_store", None) is not None and not self._closed:  # one whose making failed has none
             warnings.warn("a soundpiece journal was not closed", ResourceWarning, source=self, stacklevel=1)
 
     async def aclose(self) -> None:
         """Close the journal, and let the next process in; what was begun is written first. Twice is fine."""
         self._closed = True
         try:
-            if self._ledger is not None:
-                await self._ledger.close()
+            if self._store is not None:
+                await self._store.close()
         finally:  # a cancellation comes out of there, once all is written
-            self._lock.give_back()
+            self._lock.release()
 
     async def count(self) -> dict[JobState, int]:
-        """Count the pieces in each state; states without pieces are left out."""
-        return await self.ledger.count(now=time.time())
+        """Count the jobs in each state; states without jobs are left out."""
+        return await self.store.count(now=time.time())
 
     async def jobs(self, state: JobState | str | None = None, *, after: int = 0, limit: int = 1000) -> list[JobRecord]:
-        """Give the pieces in a state, such as ``uncertain``, in the order they were planned.
+        """Give the jobs in a state, such as ``uncertain``, in the order they were planned.
 
         Args:
             state: one of ``count``'s; None: any.
-            after: the ``number`` of the piece to go on behind.
-            limit: pieces at most.
+            after: the ``number`` of the job to go on behind.
+            limit: jobs at most.
         """
         wanted = None if state is None else JobState(state)
-        return await self.ledger.jobs(wanted, now=time.time(), after=after, limit=limit)
+        return await self.store.jobs(wanted, now=time.time(), after=after, limit=limit)
 
     @forget_arguments
     def annotate(
@@ -231,11 +231,11 @@ class Journal:
     ) -> None:
         """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
 
-        None of it counts for which piece it is; what was said last counts. Files that are saved keep their names.
+        None of it counts for which job it is; what was said last counts. Files that are saved keep their names.
 
         Args:
             request: the very object that will be given.
-            name: the stem of its files; made safe, and numbered where several pieces want the same.
+            name: the stem of its files; made safe, and numbered where several jobs want the same.
             metadata: any JSON value; ``jobs`` gives it back, as ``JobRecord.metadata``.
             line: of the file that it was read from; the report shows it.
 
@@ -245,42 +245,42 @@ class Journal:
         """
         if not isinstance(name, str | None):
             raise TypeError(f"name must be text, or None, not {type(name).__name__}")
-        label = Label(name, metadata, line)
+        annotation = Label(name, metadata, line)
         try:
-            label.as_row()
+            annotation.as_row()
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidRequest(f"metadata has no JSON form: {error}", field="metadata") from error
-        self._labels[request.idempotency_key] = label
+        self._annotations[request.idempotency_key] = annotation
 
-    def take_label(self, request: Request) -> Label | None:
+    def pop_annotation(self, request: Request) -> Label | None:
         """Give what was said of a request, once."""
-        return self._labels.pop(request.idempotency_key, None)
+        return self._annotations.pop(request.idempotency_key, None)
 
     @property
-    def ledger(self) -> Ledger:
+    def store(self) -> JobStore:
         """What ``run_many`` reads and writes.
 
         Raises:
             JournalError: the journal is not open.
         """
-        if self._ledger is None or self._closed:
+        if self._store is None or self._closed:
             raise JournalError(
                 f"the journal of {self.folder} is not open: use 'async with Journal.open(folder) as journal'"
             )
-        return self._ledger
+        return self._store
 
     async def _open(self) -> None:
         database = await anyio.to_thread.run_sync(self._open_files)
-        self._ledger = Ledger(database)
+        self._store = JobStore(database)
         if not self.read_only:
-            await self._ledger.free_titles()
+            await self._store.free_titles()
 
     def _open_files(self) -> Database:
         """Take the lock, then open the database. Blocks."""
         if not self.read_only:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.take(now=datetime.now(UTC))
+                self._lock.acquire(now=datetime.now(UTC))
             except (OSError, RecursionError) as error:  # this one for a folder below hundreds that are missing
                 raise JournalError(
                     f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"

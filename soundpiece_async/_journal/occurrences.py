@@ -9,7 +9,7 @@ _COUNT = (
 )
 
 
-class Occurrences:
+class OccurrenceCounter:
     """Counts; in this process's memory, and quick enough for the event loop: 10 microseconds each."""
 
     def __init__(self) -> None:
@@ -19,9 +19,9 @@ class Occurrences:
 
     def __repr__(self) -> str:
         ((number,),) = self._seen.execute("SELECT count(*) FROM seen")
-        return f"<Occurrences of {number}>"
+        return f"<OccurrenceCounter of {number}>"
 
-    def count(self, digest: bytes, place: int = 0) -> tuple[int, int]:
-        """Count one more; gives which one it is, from 1, and the place of the first one."""
-        times, first = self._seen.execute(_COUNT, (digest, place)).fetchone()
+    def count(self, digest: bytes, position: int = 0) -> tuple[int, int]:
+        """Count one more; return which one it is, from 1, and the position of the first one."""
+        times, first = self._seen.execute(_COUNT, (digest, position)).fetchone()
         return times, first

@@ -1,9 +1,9 @@
-"""The way of one piece with a journal: each step is written down before the next one begins.
+"""A job with a journal: each step is written down before the next one begins.
 
 1. Key and body are committed before the PUT leaves, the operation's id before anything waits, the numbers of the
    outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
    goes on, and nothing is bought twice.
-2. What the journal knows is not asked for again: ended pieces are given out of it without a request.
+2. What the journal knows is not asked for again: ended jobs are given out of it without a request.
 3. Bytes that are on record are the bytes that are sent (docs/api.md#idempotency), whatever the request says by now.
 """
 
@@ -37,7 +37,7 @@ from soundpiece_async._core.pieces import UNLABELLED, FileRecord, JobRecord, Job
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._download.places import Destination, Whereabouts, locate, read_place
 from soundpiece_async._journal.journal import Journal
-from soundpiece_async._journal.occurrences import Occurrences
+from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._logs import get_logger
 from soundpiece_async._submitter import Sending
 from soundpiece_async._way import Brakes, Way
@@ -45,18 +45,18 @@ from soundpiece_async._way import Brakes, Way
 
 @attrs.frozen
 class Found:
-    """What a look at the files of a piece gave.
+    """What a look at the files of a job gave.
 
     Attributes:
         files: all of them, if nothing more has to be fetched; None: something has.
-        ours: whether what is in their place was saved by a run on record, and so may be replaced.
+        owned: whether what is in their place was saved by a run on record, and so may be replaced.
     """
 
     files: tuple[SavedFile, ...] | None
-    ours: bool = False
+    owned: bool = False
 
 
-class Shelf:
+class SavedFiles:
     """Files as a run wants them, beside files as the journal has them on record.
 
     Args:
@@ -69,26 +69,26 @@ class Shelf:
         self._wanted_in = wanted_in
 
     def __repr__(self) -> str:
-        return f"<Shelf {self._folder} wanted in={self._wanted_in!r}>"
+        return f"<SavedFiles {self._folder} wanted in={self._wanted_in!r}>"
 
-    def look(self, piece: JobRecord) -> Found:
-        """Look for the files of a piece; an object in a store is believed to be there. Blocks.
+    def check(self, job: JobRecord) -> Found:
+        """Look for the files of a job; an object in a store is believed to be there. Blocks.
 
         To ask for each would cost a request; ``soundpiece verify`` does, and writes down what is missing.
         """
         if self._wanted_in is None:
-            return Found(() if piece.outputs else None)
+            return Found(() if job.outputs else None)
         wanted = read_place(self._wanted_in)
-        where = Whereabouts(_normalise(wanted), None) if isinstance(wanted, Path) else locate(wanted)
-        if not piece.files or any(self._locate(file) != where for file in piece.files):
+        where = Whereabouts(_normalize(wanted), None) if isinstance(wanted, Path) else locate(wanted)
+        if not job.files or any(self._locate(file) != where for file in job.files):
             return Found(None)
-        numbers = {output.index for output in piece.outputs}
-        if not all(file.index in numbers and self._is_whole(file) for file in piece.files):
-            return Found(None, ours=True)
+        numbers = {output.index for output in job.outputs}
+        if not all(file.index in numbers and self._is_whole(file) for file in job.files):
+            return Found(None, owned=True)
         folder = wanted if isinstance(wanted, Path) else None
-        return Found(tuple(_restore(piece, file, folder=folder) for file in piece.files), ours=True)
+        return Found(tuple(_restore(job, file, folder=folder) for file in job.files), owned=True)
 
-    def record(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
+    def to_records(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
         """Return what is written down of saved files."""
         wanted = None if self._wanted_in is None else read_place(self._wanted_in)
         endpoint = None if wanted is None or isinstance(wanted, Path) else locate(wanted).endpoint
@@ -113,7 +113,7 @@ class Shelf:
         """Return in which folder, or store, a file on record is."""
         if file.url is not None:
             return Whereabouts(f"{file.url.rpartition('/')[0]}/", file.endpoint)
-        return Whereabouts(_normalise((self._folder / file.path).parent), None)
+        return Whereabouts(_normalize((self._folder / file.path).parent), None)
 
     def _is_whole(self, file: FileRecord) -> bool:
         if file.url is None:
@@ -124,13 +124,13 @@ class Shelf:
         return not file.missing and ":///" not in file.url
 
 
-def _normalise(folder: Path) -> str:
+def _normalize(folder: Path) -> str:
     return os.path.normpath(folder.absolute())
 
 
-def _restore(piece: JobRecord, file: FileRecord, *, folder: Path | None) -> SavedFile:
+def _restore(job: JobRecord, file: FileRecord, *, folder: Path | None) -> SavedFile:
     name = Path(file.path).name
-    (output,) = (output for output in piece.outputs if output.index == file.index)
+    (output,) = (output for output in job.outputs if output.index == file.index)
     return SavedFile(
         path=_local_path(file) if folder is None else folder / name,
         bytes=file.bytes,
@@ -169,7 +169,7 @@ class Recording(Generic[R]):
     Args:
         journal: open, and not read-only.
         way: the stages.
-        prepare: makes the body of a new piece.
+        prepare: makes the body of a new job.
         remember: takes over the numbers of the outputs that an earlier process saw.
 
     Raises:
@@ -186,61 +186,61 @@ class Recording(Generic[R]):
     ) -> None:
         if journal.read_only:
             raise JournalError(f"the journal of {journal.folder} was opened to be read only")
-        self._ledger = journal.ledger
-        self._take_label = journal.take_label
+        self._store = journal.store
+        self._pop_annotation = journal.pop_annotation
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._retry_failed = journal.retry_failed
         self._way = way
-        self._shelf = Shelf(journal.folder, wanted_in=way.save_to)
+        self._saved_files = SavedFiles(journal.folder, wanted_in=way.save_to)
         self._prepare = prepare
         self._remember = remember
-        self._seen = Occurrences()
+        self._seen = OccurrenceCounter()
         self._renewed: set[int] = set()
         self._alive: dict[tuple[bytes, str], Identity] = {}
 
     def __repr__(self) -> str:
-        return f"<Recording {self._ledger!r} {self._seen!r}>"
+        return f"<Recording {self._store!r} {self._seen!r}>"
 
     async def run(
         self, request: R, *, brakes: Brakes, know: Callable[[Operation[R]], None]
     ) -> Succeeded[R] | Failed[R]:
-        """Take a piece on from where the journal says that it stands."""
-        identity, label = self._identify(request), self._take_label(request)
-        async with self._ledger.alone(identity) as queue:
+        """Take a job on from where the journal says that it stands."""
+        identity, annotation = self._identify(request), self._pop_annotation(request)
+        async with self._store.lock(identity) as queue:
             if queue.outage is not None:  # of the same object, tried meanwhile: or each would try for a whole budget
                 raise queue.outage
-            piece = await self._claim(request, identity, brakes, label=label or UNLABELLED)
-            if label is not None and label != Label(piece.name, piece.metadata, piece.line):
-                piece = await self._ledger.label(piece, label)
-            if self._retry_failed and piece.ended and piece.number not in self._renewed:
-                piece = await self._renew(piece, request, identity.digest, brakes)
-            operation = None if piece.operation is None else pieces.revive(piece, request)
-            self._ledger.passed[JobState.SUBMITTED] += operation is not None
-            self._ledger.passed[JobState.READY] += bool(piece.outputs)
-            if piece.failure is not None and piece.ended:
-                error = pieces.revive_error(piece.failure, operation=operation)
+            job = await self._find_or_insert(request, identity, brakes, annotation=annotation or UNLABELLED)
+            if annotation is not None and annotation != Label(job.name, job.metadata, job.line):
+                job = await self._store.annotate(job, annotation)
+            if self._retry_failed and job.ended and job.number not in self._renewed:
+                job = await self._replan(job, request, identity.digest, brakes)
+            operation = None if job.operation is None else pieces.revive(job, request)
+            self._store.progress[JobState.SUBMITTED] += operation is not None
+            self._store.progress[JobState.READY] += bool(job.outputs)
+            if job.failure is not None and job.ended:
+                error = pieces.revive_error(job.failure, operation=operation)
                 return Failed(request=request, operation=operation, error=error, from_journal=True)
-            if operation is None and piece.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
-                return Failed(request=request, operation=None, error=_explain_doubt(piece), from_journal=True)
+            if operation is None and job.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
+                return Failed(request=request, operation=None, error=_uncertain_error(job), from_journal=True)
             if operation is None:
                 try:
-                    operation = await self._submit(piece, request, brakes)
+                    operation = await self._submit(job, request, brakes)
                 except (TransportError, ApiError) as error:
                     queue.outage = duplicate(error)
                     raise
                 know(operation)
-                return await self._finish(piece, operation)
+                return await self._complete(job, operation)
             know(operation)
             self._remember(operation)
-            found = await self._ledger.inspect(partial(self._shelf.look, piece))
+            found = await self._store.run_in_thread(partial(self._saved_files.check, job))
             if found.files is not None:
                 return Succeeded(request=request, operation=operation, files=found.files, from_journal=True)
             brakes.asking()
-            return await self._go_on(piece, operation, brakes, know, overwrite=found.ours)
+            return await self._resume(job, operation, brakes, know, overwrite=found.owned)
 
-    async def _go_on(
+    async def _resume(
         self,
-        piece: JobRecord,
+        job: JobRecord,
         operation: Operation[R],
         brakes: Brakes,
         know: Callable[[Operation[R]], None],
@@ -252,16 +252,16 @@ class Recording(Generic[R]):
         What that left uncertain is asked for once more, and sent again, with its key, when the user said so.
         """
         try:
-            return await self._finish(piece, operation, overwrite=overwrite)
+            return await self._complete(job, operation, overwrite=overwrite)
         except NotFound:
-            if piece.state is not JobState.UNCERTAIN or not self._resubmit_uncertain:
+            if job.state is not JobState.UNCERTAIN or not self._resubmit_uncertain:
                 raise
-        operation = await self._submit(piece, operation.request, brakes)
+        operation = await self._submit(job, operation.request, brakes)
         know(operation)
-        return await self._finish(piece, operation, overwrite=overwrite)
+        return await self._complete(job, operation, overwrite=overwrite)
 
     def _identify(self, request: R) -> Identity:
-        """Say which piece a request is; the same object again is the same piece."""
+        """Say which job a request is; the same object again is the same job."""
         validation.demand_request(request)
         digest, key = identities.digest(request), identities.given_key(request)
         if key is not None:
@@ -274,48 +274,48 @@ class Recording(Generic[R]):
             weakref.finalize(request, self._alive.pop, name, None).atexit = False
         return known
 
-    async def _claim(self, request: R, identity: Identity, brakes: Brakes, *, label: Label) -> JobRecord:
-        """Find a piece, or write it down with the key and the body it will always have."""
-        while (piece := await self._ledger.find(identity)) is None:
+    async def _find_or_insert(self, request: R, identity: Identity, brakes: Brakes, *, annotation: Label) -> JobRecord:
+        """Find a job, or write it down with the key and the body it will always have."""
+        while (job := await self._store.find(identity)) is None:
             brakes.sending()
             body = await self._prepare(request)
             key = request.idempotency_key
-            piece = await self._ledger.plan(identity, key=key, route=request.route, body=body, label=label)
-            if piece is not None:
-                return piece
-            if identity.key is None:  # another piece has its key: as one made of this request by attrs.evolve
+            job = await self._store.insert(identity, key=key, route=request.route, body=body, annotation=annotation)
+            if job is not None:
+                return job
+            if identity.key is None:  # another job has its key: as one made of this request by attrs.evolve
                 request = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
-        if piece.route != request.route:
+        if job.route != request.route:
             raise InvalidRequest(
-                f"{request.route}: idempotency key {piece.key} stands for a piece of {piece.route} in the journal; use "
+                f"{request.route}: idempotency key {job.key} stands for a job of {job.route} in the journal; use "
                 "a fresh one",
                 field="idempotency_key",
             )
-        if piece.digest != identity.digest:
-            logger.warning("%s: the key stands for another request in the journal, which goes on", piece.key)
-        return piece
+        if job.digest != identity.digest:
+            logger.warning("%s: the key stands for another request in the journal, which goes on", job.key)
+        return job
 
-    async def _renew(self, piece: JobRecord, request: R, digest: bytes, brakes: Brakes) -> JobRecord:
-        """Give a piece that failed for good a new key, with which it is bought anew; once in a run."""
+    async def _replan(self, job: JobRecord, request: R, digest: bytes, brakes: Brakes) -> JobRecord:
+        """Give a job that failed for good a new key, with which it is bought anew; once in a run."""
         brakes.sending()
         fresh = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
         body = await self._prepare(fresh)
-        renewed = await self._ledger.renew(piece, digest=digest, key=fresh.idempotency_key, body=body)
-        self._renewed.add(piece.number)
+        renewed = await self._store.replan_with_new_key(job, digest=digest, key=fresh.idempotency_key, body=body)
+        self._renewed.add(job.number)
         return renewed
 
-    async def _submit(self, piece: JobRecord, request: R, brakes: Brakes) -> Operation[R]:
-        """Send a piece, and write down what is known of it, whatever comes back."""
+    async def _submit(self, job: JobRecord, request: R, brakes: Brakes) -> Operation[R]:
+        """Send a job, and write down what is known of it, whatever comes back."""
 
         async def announce() -> None:
             if not sending.attempts.made:
-                await self._ledger.announce(piece, now=time.time())
+                await self._store.mark_sending(job, now=time.time())
 
         brakes.sending()
-        sending = Sending(piece.body, announce, Attempts(before=piece.state is not JobState.PLANNED))
+        sending = Sending(job.body, announce, Attempts(before=job.state is not JobState.PLANNED))
         keyed = request
-        if piece.key != request.idempotency_key:
-            key = MadeKey(piece.key) if identities.given_key(request) is None else piece.key
+        if job.key != request.idempotency_key:
+            key = MadeKey(job.key) if identities.given_key(request) is None else job.key
             keyed = attrs.evolve(request, idempotency_key=key)
         try:
             operation = await self._way.submit(keyed, check=brakes.sending, sending=sending)
@@ -325,53 +325,53 @@ class Recording(Generic[R]):
             if isinstance(error, SoundpieceError):
                 failure = pieces.explain(error, submitted=False, in_doubt=in_doubt)
             if failure is not None:
-                await self._ledger.failed(piece, failure, now=time.time())
+                await self._store.mark_failed(job, failure, now=time.time())
             elif not in_doubt:
-                await self._ledger.recall(piece)
+                await self._store.mark_unsent(job)
             raise
-        await self._ledger.submitted(piece, operation, now=time.time())
-        self._ledger.passed[JobState.SUBMITTED] += 1
+        await self._store.mark_submitted(job, operation, now=time.time())
+        self._store.progress[JobState.SUBMITTED] += 1
         return attrs.evolve(operation, request=request)
 
-    async def _finish(self, piece: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
+    async def _complete(self, job: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
-        title = piece.title
+        title = job.title
         if not endings.is_over(operation):
-            operation = await self._wait(piece, operation)
+            operation = await self._wait(job, operation)
         try:
-            if title is None or not piece.outputs:
-                title = await self._ledger.ready(piece, operation, now=time.time())
+            if title is None or not job.outputs:
+                title = await self._store.mark_ready(job, operation, now=time.time())
             files = await self._way.save(operation, title=title, overwrite=overwrite)
         except SoundpieceError as error:
-            await self._fail(piece, error)
+            await self._fail(job, error)
             raise
         if files:
-            await self._ledger.saved(piece, self._shelf.record(files), now=time.time())
+            await self._store.mark_saved(job, self._saved_files.to_records(files), now=time.time())
         return Succeeded(request=operation.request, operation=operation, files=files)
 
-    async def _wait(self, piece: JobRecord, operation: Operation[R]) -> Operation[R]:
+    async def _wait(self, job: JobRecord, operation: Operation[R]) -> Operation[R]:
         try:
             ready = await self._way.wait(operation)
         except NotFound as error:
-            await self._ledger.doubted(piece, pieces.explain_unknown(error))
+            await self._store.mark_uncertain(job, pieces.explain_unknown(error))
             raise
         except SoundpieceError as error:
-            await self._fail(piece, error)
+            await self._fail(job, error)
             raise
-        self._ledger.passed[JobState.READY] += 1
+        self._store.progress[JobState.READY] += 1
         return ready
 
-    async def _fail(self, piece: JobRecord, error: SoundpieceError) -> None:
+    async def _fail(self, job: JobRecord, error: SoundpieceError) -> None:
         """Write down an error that ends a job with an operation for good, if it does."""
         failure = pieces.explain(error, submitted=True)
         if failure is not None:
-            await self._ledger.failed(piece, failure, now=time.time())
+            await self._store.mark_failed(job, failure, now=time.time())
 
 
-def _explain_doubt(piece: JobRecord) -> JournalError:
-    sent = datetime.fromtimestamp(piece.sent_at or 0.0, UTC)
+def _uncertain_error(job: JobRecord) -> JournalError:
+    sent = datetime.fromtimestamp(job.sent_at or 0.0, UTC)
     return JournalError(
-        f"piece {piece.key} is uncertain: it was sent at {sent:%Y-%m-%d %H:%M:%S} UTC and never answered, and whether "
+        f"job {job.key} is uncertain: it was sent at {sent:%Y-%m-%d %H:%M:%S} UTC and never answered, and whether "
         "the service still knows its key is unknown; Journal.open(..., resubmit_uncertain=True) sends it again, at the "
         "risk of paying for it twice"
     )

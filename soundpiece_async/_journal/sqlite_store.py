@@ -1,10 +1,10 @@
-"""The journal's pages: reads and writes pieces, many callers at a time, one transaction for all that wait.
+"""The journal's pages: reads and writes jobs, many callers at a time, one transaction for all that wait.
 
 1. A call returns when what it wrote is committed. While one transaction is on its way to the disk, what comes in is
-   collected for the next: alone, a caller waits for nobody; a thousand cost one transaction. The more pieces are at
-   work, the longer it is collected (``GATHERING``): a piece among a thousand takes many seconds anyway.
+   collected for the next: alone, a caller waits for nobody; a thousand cost one transaction. The more jobs are at
+   work, the longer it is collected (``GROUP_COMMIT_INTERVAL``): a job among a thousand takes many seconds anyway.
 2. Once begun, a transaction is seen through, whoever is cancelled: it is the others' as well.
-3. One task at a time works on a piece.
+3. One task at a time works on a job.
 """
 
 import json
@@ -31,7 +31,7 @@ from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.titles import find_free, number_title
-from soundpiece_async._journal.database import Database, Job
+from soundpiece_async._journal.database import Database, Step
 from soundpiece_async._locks import Locks, Queue
 from soundpiece_async._shielding import see_through
 
@@ -46,7 +46,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def plain(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
     return text.encode(errors="replace").decode()
 
@@ -61,8 +61,8 @@ def seal_text(text: str) -> int:
     return zlib.crc32(text.encode(errors="replace"))
 
 
-def read_piece(row: sqlite3.Row) -> JobRecord:
-    """Make a piece of its row; what is in the file may have been edited, or damaged.
+def read_job(row: sqlite3.Row) -> JobRecord:
+    """Make a job of its row; what is in the file may have been edited, or damaged.
 
     Raises:
         JournalError: it cannot be understood, or is not what was written.
@@ -90,7 +90,7 @@ def read_piece(row: sqlite3.Row) -> JobRecord:
             **{name: row[name] for name in ("name", "line", "title", "submitted_at", "ready_at", "ended_at")},
         )
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        raise JournalError(f"piece {row['number']} of the journal cannot be read: {error!r}") from error
+        raise JournalError(f"job {row['number']} of the journal cannot be read: {error!r}") from error
 
 
 def _check_types(row: sqlite3.Row) -> None:
@@ -126,51 +126,51 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
     connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)  # noqa: S608 - constants
 
 
-def write_saved(connection: sqlite3.Connection, piece: JobRecord, files: tuple[FileRecord, ...], now: float) -> None:
-    """Write down the files of a piece, and forget what signed the URLs of its outputs: nothing needs it any more."""
-    (text,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [piece.number]).fetchone()
+def write_saved(connection: sqlite3.Connection, job: JobRecord, files: tuple[FileRecord, ...], now: float) -> None:
+    """Write down the files of a job, and forget what signed the URLs of its outputs: nothing needs it any more."""
+    (text,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [job.number]).fetchone()
     outputs = pieces.unsign_outputs(text or "[]")
     connection.execute(
         "UPDATE piece SET state = 'saved', outputs = ?, outputs_seal = ?, files = ?, ended_at = ?, "
         "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ?",
-        (outputs, seal_text(outputs), pieces.write_files(files), now, piece.number),
+        (outputs, seal_text(outputs), pieces.write_files(files), now, job.number),
     )
 
 
-def write_ready(connection: sqlite3.Connection, piece: JobRecord, operation: Operation[Any], now: float) -> str:
-    """Write down the outputs of a piece, and give the title its files have from now on.
+def write_ready(connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any], now: float) -> str:
+    """Write down the outputs of a job, and give the title its files have from now on.
 
-    It is the name that was asked for, or the operation's id; with a number where another piece's files have that.
+    It is the name that was asked for, or the operation's id; with a number where another job's files have that.
     """
-    stem = safe_stem(piece.name or operation.id)
+    stem = safe_stem(job.name or operation.id)
 
     def names(number: int) -> list[str]:
         return [name.casefold() for name in file_names(number_title(stem, number), operation.outputs)]
 
     def is_free(number: int) -> bool:
         found = [connection.execute("SELECT piece FROM file_name WHERE name = ?", [name]) for name in names(number)]
-        return all(owner == piece.number for (owner,) in chain.from_iterable(found))
+        return all(owner == job.number for (owner,) in chain.from_iterable(found))
 
     number = find_free(is_free)
     title = number_title(stem, number)
-    owned = [(name, piece.number) for name in names(number)]
+    owned = [(name, job.number) for name in names(number)]
     connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
     outputs = pieces.write_outputs(operation.outputs)
     connection.execute(
         "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
         "WHERE number = ?",
-        (outputs, seal_text(outputs), title, now, piece.number),
+        (outputs, seal_text(outputs), title, now, job.number),
     )
     return title
 
 
 T = TypeVar("T")
 
-GATHERING = 100e-6
-"""Seconds between the beginnings of two transactions for each piece at work: a thousand pieces make ten a second."""
+GROUP_COMMIT_INTERVAL = 100e-6
+"""Seconds between the beginnings of two transactions for each job at work: a thousand jobs make ten a second."""
 
 STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
-"""The state of a piece now, with ``:now`` in seconds since 1970 (rule 3 of ``pieces``)."""
+"""The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``pieces``)."""
 _BY_KEY = "key = :key OR given_key = :key"
 _BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
 
@@ -179,14 +179,14 @@ _BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
 class _Batch:
     """What goes into one transaction."""
 
-    jobs: list[Job] = attrs.field(factory=list)
+    steps: list[Step] = attrs.field(factory=list)
     durable: bool = False
     done: anyio.Event = attrs.field(factory=anyio.Event)
     results: list[Any] = attrs.field(factory=list)
     error: Exception | None = None
 
 
-class Ledger:
+class JobStore:
     """What ``run_many`` writes in; one per open journal.
 
     Args:
@@ -200,74 +200,74 @@ class Ledger:
         self._begun = -math.inf
         self._threads = anyio.CapacityLimiter(1)
         self._at_work = Locks()
-        self.passed: Counter[JobState] = Counter()
-        """How many pieces of this process's runs have an operation, and outputs, whenever they came to them."""
+        self.progress: Counter[JobState] = Counter()
+        """How many jobs of this process's runs have an operation, and outputs, whenever they came to them."""
 
     def __repr__(self) -> str:
-        return f"<Ledger {self._database!r} collected={len(self._batch.jobs)} pieces at work={len(self._at_work)}>"
+        return f"<JobStore {self._database!r} collected={len(self._batch.steps)} jobs at work={len(self._at_work)}>"
 
-    def alone(self, identity: Identity) -> AbstractAsyncContextManager[Queue]:
-        """Wait until no other task works on this piece (rule 3)."""
+    def lock(self, identity: Identity) -> AbstractAsyncContextManager[Queue]:
+        """Wait until no other task works on this job (rule 3)."""
         return self._at_work.hold(identity if identity.key is None else attrs.evolve(identity, digest=b""))
 
     async def find(self, identity: Identity) -> JobRecord | None:
-        """Look a piece up; a key that was given wins over everything else the request says."""
+        """Look a job up; a key that was given wins over everything else the request says."""
         condition, values = _select(identity)
         rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)  # noqa: S608 - constants
-        return read_piece(rows[0]) if rows else None
+        return read_job(rows[0]) if rows else None
 
-    async def look_up(self, identities: Sequence[Identity], *, now: float) -> list[JobState | None]:
-        """Say how far pieces are, many at once; None: there is no such piece."""
+    async def find_states(self, identities: Sequence[Identity], *, now: float) -> list[JobState | None]:
+        """Say how far jobs are, many at once; None: there is no such job."""
 
         def look(connection: sqlite3.Connection, identity: Identity) -> JobState | None:
             condition, values = _select(identity)
             rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})  # noqa: S608 - constants
             return JobState(rows[0][0]) if rows else None
 
-        return await self._do(lambda connection: [look(connection, identity) for identity in identities])
+        return await self._execute(lambda connection: [look(connection, identity) for identity in identities])
 
-    async def plan(
-        self, identity: Identity, *, key: str, route: str, body: bytes, label: Label = UNLABELLED
+    async def insert(
+        self, identity: Identity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
     ) -> JobRecord | None:
-        """Write a new piece down, or give None if another one has this key."""
+        """Write a new job down, or give None if another one has this key."""
         checksum = seal(identity.digest, key, route, body)
-        values = (identity.digest, identity.occurrence, key, route, body, checksum, *label.as_row())
+        values = (identity.digest, identity.occurrence, key, route, body, checksum, *annotation.as_row())
         return await self._read(
             "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, state) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
             *values,
         )
 
-    async def label(self, piece: JobRecord, label: Label) -> JobRecord:
+    async def annotate(self, job: JobRecord, annotation: Label) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
-        title = piece.title if piece.files or label.name == piece.name else None
+        title = job.title if job.files or annotation.name == job.name else None
 
         def write(connection: sqlite3.Connection) -> None:
-            values = (*label.as_row(), piece.number)
+            values = (*annotation.as_row(), job.number)
             connection.execute("UPDATE piece SET name = ?, metadata = ?, line = ? WHERE number = ?", values)
             if title is None:
-                free_titles(connection, number=piece.number)
+                free_titles(connection, number=job.number)
 
-        await self._do(write)
-        return attrs.evolve(piece, name=label.name, metadata=label.metadata, line=label.line, title=title)
+        await self._execute(write)
+        return attrs.evolve(job, name=annotation.name, metadata=annotation.metadata, line=annotation.line, title=title)
 
     async def free_titles(self) -> None:
         """Give up the names of jobs that failed and have no files."""
-        await self._do(free_titles)
+        await self._execute(free_titles)
 
-    async def renew(self, piece: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
-        """Plan a piece that failed anew, with a new key; the old one still finds it."""
+    async def replan_with_new_key(self, job: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
+        """Plan a job that failed anew, with a new key; the old one still finds it."""
         renewed = await self._read(
             "UPDATE piece SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
             "seal = ?, operation_seal = NULL, "
             "sent_at = NULL, operation = NULL, created_at = NULL, echo_differences = NULL, submitted_at = NULL, "
             "ended_at = NULL, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL "
             "WHERE number = ? RETURNING *",
-            *(digest, key, body, seal(digest, key, piece.route, body), piece.number),
+            *(digest, key, body, seal(digest, key, job.route, body), job.number),
         )
-        return renewed or piece
+        return renewed or job
 
-    async def announce(self, piece: JobRecord, *, now: float) -> None:
+    async def mark_sending(self, job: JobRecord, *, now: float) -> None:
         """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
 
         The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
@@ -280,22 +280,22 @@ class Ledger:
             loss = self._database.find_loss()
             if loss is None:
                 statement = "UPDATE piece SET state = 'sending', sent_at = coalesce(sent_at, ?) WHERE number = ?"
-                connection.execute(statement, (now, piece.number))
+                connection.execute(statement, (now, job.number))
             return loss
 
-        if (loss := await self._do(write, durable=True)) is not None:
+        if (loss := await self._execute(write, durable=True)) is not None:
             raise loss
 
     async def find_loss(self) -> JournalError | None:
         """Return why the next run will not find this record, or None: it will."""
-        return await self._do(lambda _: self._database.find_loss())
+        return await self._execute(lambda _: self._database.find_loss())
 
-    async def recall(self, piece: JobRecord) -> None:
+    async def mark_unsent(self, job: JobRecord) -> None:
         """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
-        await self._change(piece, "state = 'planned', sent_at = NULL")
+        await self._change(job, "state = 'planned', sent_at = NULL")
 
-    async def submitted(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> None:
-        """Write down which operation a piece became; from now on nothing is submitted for it."""
+    async def mark_submitted(self, job: JobRecord, operation: Operation[Any], *, now: float) -> None:
+        """Write down which operation a job became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
         changes = (
@@ -303,41 +303,47 @@ class Ledger:
             "submitted_at = ?, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
         )
         values = (operation.id, seal_text(operation.id), created, echoes, now)
-        await self._change(piece, changes, *values, durable=True)
+        await self._change(job, changes, *values, durable=True)
 
-    async def ready(self, piece: JobRecord, operation: Operation[Any], *, now: float) -> str:
+    async def mark_ready(self, job: JobRecord, operation: Operation[Any], *, now: float) -> str:
         """Write down the outputs, with the numbers they have from now on; gives the title of their files."""
-        return await self._do(lambda connection: write_ready(connection, piece, operation, now))
+        return await self._execute(lambda connection: write_ready(connection, job, operation, now))
 
-    async def saved(self, piece: JobRecord, files: tuple[FileRecord, ...], *, now: float) -> None:
+    async def mark_saved(self, job: JobRecord, files: tuple[FileRecord, ...], *, now: float) -> None:
         """Write down the files; an earlier failure to have them is over."""
-        await self._do(lambda connection: write_saved(connection, piece, files, now))
+        await self._execute(lambda connection: write_saved(connection, job, files, now))
 
-    async def verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
-        """Write down the checks that the files of a piece have passed, unless others were saved after ``ended_at``."""
+    async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
+        """Write down the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
         statement = "UPDATE piece SET files = ? WHERE number = ? AND state = 'saved' AND ended_at IS ?"
         values = (pieces.write_files(files), number, ended_at)
-        await self._do(lambda connection: connection.execute(statement, values))
+        await self._execute(lambda connection: connection.execute(statement, values))
 
-    async def failed(self, piece: JobRecord, failure: Failure, *, now: float) -> None:
-        """Write down why a piece will not be had."""
+    async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
+        """Write down why a job will not be had."""
         changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"
-        values = (failure.kind, plain(failure.code), plain(failure.text), failure.retryable, now)
-        await self._change(piece, changes, *values)
+        values = (
+            failure.kind,
+            replace_surrogates(failure.code),
+            replace_surrogates(failure.text),
+            failure.retryable,
+            now,
+        )
+        await self._change(job, changes, *values)
 
-    async def doubted(self, piece: JobRecord, failure: Failure) -> None:
+    async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
         """Write down that the service does not know the operation of a job, whose id stays (rule 4 of ``pieces``)."""
         changes = "state = 'uncertain', error_kind = ?, error_code = ?, error_text = ?, retryable = ?"
-        values = (failure.kind, plain(failure.code), plain(failure.text), failure.retryable)
-        await self._change(piece, changes, *values)
+        values = (failure.kind, replace_surrogates(failure.code), replace_surrogates(failure.text), failure.retryable)
+        await self._change(job, changes, *values)
 
-    async def keep(self, **members: Any) -> None:
+    async def save_run_info(self, **members: Any) -> None:
         """Write down what the next run has to know of this one, as JSON; what has that name goes."""
         rows = [(name, json.dumps(value)) for name, value in members.items()]
         statement = "INSERT OR REPLACE INTO run (member, value) VALUES (?, ?)"
-        await self._do(lambda connection: connection.executemany(statement, rows))
+        await self._execute(lambda connection: connection.executemany(statement, rows))
 
-    async def kept(self) -> dict[str, Any]:
+    async def load_run_info(self) -> dict[str, Any]:
         """Give what was kept."""
         rows = await self.query("SELECT member, value FROM run", {})
         try:
@@ -346,7 +352,7 @@ class Ledger:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
     async def count(self, *, now: float) -> dict[JobState, int]:
-        """Count the pieces in each state; ``now`` in seconds since 1970."""
+        """Count the jobs in each state; ``now`` in seconds since 1970."""
         rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
         try:
             return {JobState(state): number for state, number in rows}
@@ -354,17 +360,17 @@ class Ledger:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
-        """Give pieces in a state, or in any, in the order they were planned, those behind the number ``after``."""
+        """Give jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
         query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"  # noqa: S608 - constants
         rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
-        return [read_piece(row) for row in rows]
+        return [read_job(row) for row in rows]
 
     async def query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
         """Return the rows that a statement finds."""
-        return await self._do(lambda connection: _fetch(connection, statement, values))
+        return await self._execute(lambda connection: _fetch(connection, statement, values))
 
-    async def inspect(self, call: Callable[[], T]) -> T:
+    async def run_in_thread(self, call: Callable[[], T]) -> T:
         """Call something quick that blocks, off the event loop, together with what else is waiting."""
 
         def attempt(_: sqlite3.Connection) -> tuple[T | None, Exception | None]:
@@ -373,7 +379,7 @@ class Ledger:
             except Exception as error:  # noqa: BLE001 - raised below: it is this caller's, and not the transaction's
                 return None, error
 
-        result, error = await self._do(attempt)
+        result, error = await self._execute(attempt)
         if error is not None:
             raise error
         return cast("T", result)
@@ -387,36 +393,36 @@ class Ledger:
             await anyio.to_thread.run_sync(self._database.close, limiter=self._threads)
 
     async def _read(self, statement: str, *values: object) -> JobRecord | None:
-        row = await self._do(lambda connection: _fetch(connection, statement, values))
-        return None if not row else read_piece(row[0])
+        row = await self._execute(lambda connection: _fetch(connection, statement, values))
+        return None if not row else read_job(row[0])
 
-    async def _change(self, piece: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
+    async def _change(self, job: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
         statement = f"UPDATE piece SET {changes} WHERE number = ?"  # noqa: S608 - the changes are the constants above
-        await self._do(lambda connection: connection.execute(statement, (*values, piece.number)), durable=durable)
+        await self._execute(lambda connection: connection.execute(statement, (*values, job.number)), durable=durable)
 
-    async def _do(self, job: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
-        """Put a job into the next transaction, and wait for that; the first of a batch writes it for all (rule 1)."""
-        batch, place = self._batch, len(self._batch.jobs)
-        batch.jobs.append(job)
+    async def _execute(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """Put a step into the next transaction, and wait for that; the first of a batch writes it for all (rule 1)."""
+        batch, position = self._batch, len(self._batch.steps)
+        batch.steps.append(step)
         batch.durable |= durable
-        if place:
+        if position:
             await batch.done.wait()
         else:
             await see_through(partial(self._write, batch))
         if batch.error is not None:
             raise batch.error
-        result: T = batch.results[place]
+        result: T = batch.results[position]
         return result
 
     async def _write(self, batch: _Batch) -> None:
         async with self._turn:
-            pause = self._begun + GATHERING * len(self._at_work) - anyio.current_time()
+            pause = self._begun + GROUP_COMMIT_INTERVAL * len(self._at_work) - anyio.current_time()
             if pause > 0:
                 await anyio.sleep(pause)
             self._begun, self._batch = anyio.current_time(), _Batch()
             try:
                 batch.results = await anyio.to_thread.run_sync(
-                    partial(self._database.commit, batch.jobs, durable=batch.durable), limiter=self._threads
+                    partial(self._database.commit, batch.steps, durable=batch.durable), limiter=self._threads
                 )
             except Exception as error:  # noqa: BLE001 - raised again, by every caller
                 batch.error = error
@@ -429,14 +435,14 @@ def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[
 
 
 def _select(identity: Identity) -> tuple[str, dict[str, object]]:
-    """Say how a piece is found; a key that was given wins over everything else the request says."""
+    """Say how a job is found; a key that was given wins over everything else the request says."""
     if identity.key is not None:
-        return _BY_KEY, {"key": plain(identity.key)}
+        return _BY_KEY, {"key": replace_surrogates(identity.key)}
     return _BY_CONTENT, {"digest": identity.digest, "occurrence": identity.occurrence}
 
 
 @attrs.frozen
-class Waits:
+class WaitStats:
     """How long the operations of a route took from their submission until they were seen ready, in seconds."""
 
     number: int
@@ -445,8 +451,8 @@ class Waits:
 
 
 @attrs.frozen
-class Reason:
-    """Why pieces failed: the error's class, the service's code, one of the texts, and how many there are of them."""
+class FailureGroup:
+    """Why jobs failed: the error's class, the service's code, one of the texts, and how many there are of them."""
 
     kind: str
     code: str
@@ -454,38 +460,38 @@ class Reason:
     number: int
 
 
-async def count_by_route(ledger: Ledger, *, now: float) -> dict[str, dict[JobState, int]]:
-    """Count the pieces of each route in each state; ``now`` in seconds since 1970."""
-    rows = await ledger.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})  # noqa: S608 - constants
+async def count_by_route(store: JobStore, *, now: float) -> dict[str, dict[JobState, int]]:
+    """Count the jobs of each route in each state; ``now`` in seconds since 1970."""
+    rows = await store.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})  # noqa: S608 - constants
     counts: dict[str, dict[JobState, int]] = {}
     for route, state, number in rows:
         counts.setdefault(route, {})[JobState(state)] = number
     return counts
 
 
-async def measure_waits(ledger: Ledger) -> dict[str, Waits]:
+async def measure_waits(store: JobStore) -> dict[str, WaitStats]:
     """Give how long the operations of each route took, as far as any are known."""
-    rows = await ledger.query(
+    rows = await store.query(
         "SELECT route, count(*), avg(ready_at - submitted_at), max(ready_at - submitted_at) FROM piece "
         "WHERE ready_at > submitted_at GROUP BY route",
         {},
     )
-    return {route: Waits(number, mean, longest) for route, number, mean, longest in rows}
+    return {route: WaitStats(number, mean, longest) for route, number, mean, longest in rows}
 
 
-async def list_reasons(ledger: Ledger) -> list[Reason]:
+async def group_failures(store: JobStore) -> list[FailureGroup]:
     """Give the reasons for failures, the commonest first."""
-    rows = await ledger.query(
+    rows = await store.query(
         "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM piece WHERE state = 'failed' "
         "GROUP BY 1, 2 ORDER BY number DESC, 1, 2",
         {},
     )
-    return [Reason(kind, redact_message(code), redact_message(text), number) for kind, code, text, number in rows]
+    return [FailureGroup(kind, redact_message(code), redact_message(text), number) for kind, code, text, number in rows]
 
 
-async def count_verified(ledger: Ledger) -> dict[str, int]:
+async def count_verified(store: JobStore) -> dict[str, int]:
     """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
-    rows = await ledger.query(
+    rows = await store.query(
         "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
         "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1",
         {},
@@ -493,15 +499,15 @@ async def count_verified(ledger: Ledger) -> dict[str, int]:
     return {str(level): number for level, number in rows}
 
 
-async def count_echo_differences(ledger: Ledger) -> dict[str, int]:
+async def count_echo_differences(store: JobStore) -> dict[str, int]:
     """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
-    rows = await ledger.query(
+    rows = await store.query(
         "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1", {}
     )
     return {str(member): number for member, number in rows}
 
 
-async def count_ended_since(ledger: Ledger, moment: float) -> int:
-    """Count the pieces that were saved, or failed, since a moment in seconds since 1970."""
-    ((number,),) = await ledger.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})
+async def count_ended_since(store: JobStore, moment: float) -> int:
+    """Count the jobs that were saved, or failed, since a moment in seconds since 1970."""
+    ((number,),) = await store.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})
     return int(number)

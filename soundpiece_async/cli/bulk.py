@@ -117,7 +117,7 @@ async def resume(
     """
     try:
         async with Journal.open(journal or out, read_only=True) as record:
-            kept = await record.ledger.kept()
+            kept = await record.store.load_run_info()
     except JournalError as error:
         raise UsageError(str(error)) from error
     if not isinstance(kept.get("jobs"), str):
@@ -146,7 +146,7 @@ async def _carry_out(order: Order) -> int:
         async with session:
             if order.spooled:
                 order = attrs.evolve(order, jobs=await keep(order.jobs, order.record), spooled=False)
-            await journal.ledger.keep(
+            await journal.store.save_run_info(
                 jobs=str(await anyio.Path(order.jobs).absolute()),
                 sha256=await _hash(order.jobs),
                 lines=lines,
@@ -156,7 +156,7 @@ async def _carry_out(order: Order) -> int:
             run = BulkRun(order, lines=lines, journal=journal, session=session)
             await run.carry_out()
         trouble = await _report(journal, order)
-        return run.end(lost=await journal.ledger.find_loss()) or trouble
+        return run.end(lost=await journal.store.find_loss()) or trouble
 
 
 async def _report(journal: Journal, order: Order) -> int:
@@ -182,7 +182,7 @@ async def _open(order: Order) -> Journal:
 async def _demand_folder(out: Path) -> None:
     """Refuse a folder that another process works in, before a long file is checked; opening its journal does, too."""
     try:
-        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
+        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).holder)
     except JournalError as error:
         raise UsageError(str(error)) from error
     if holder is not None:
@@ -269,7 +269,7 @@ class BulkRun:
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
         self._statistics = session.statistics
-        self._picture = Picture(self.tally, passed=journal.ledger.passed, statistics=session.statistics)
+        self._picture = Picture(self.tally, passed=journal.store.progress, statistics=session.statistics)
         self._results: RunMany[Request] = session.run_many(
             self._feed.read(),
             save_to=order.out,
@@ -326,7 +326,7 @@ class BulkRun:
         """Say what a signal led to, and how long that takes."""
         await self._interrupted.wait()
         under_way = self._results.pending
-        waits = await measure_waits(self._journal.ledger)
+        waits = await measure_waits(self._journal.store)
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
         known = self._statistics()
         told = promise(len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits)

@@ -14,8 +14,8 @@ from soundpiece_async._core import identities
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import JobState
 from soundpiece_async._journal.journal import JOURNAL
-from soundpiece_async._journal.occurrences import Occurrences
-from soundpiece_async._journal.sqlite_store import Waits, measure_waits
+from soundpiece_async._journal.occurrences import OccurrenceCounter
+from soundpiece_async._journal.sqlite_store import WaitStats, measure_waits
 from soundpiece_async.cli.bulk_options import Order
 from soundpiece_async.cli.console import UsageError, plural, say, span, tell
 from soundpiece_async.cli.jobs_file import Bad, demand_right, in_thread, read_jobs
@@ -62,7 +62,7 @@ async def preview(order: Order) -> None:
             except JournalError as error:
                 raise UsageError(str(error)) from error
         plan = await _plan(order.jobs, journal)
-        waits = {} if journal is None else await measure_waits(journal.ledger)
+        waits = {} if journal is None else await measure_waits(journal.store)
     to_do = {route: sum(_find_work(states, order)) for route, states in plan.items()}
     seconds = estimate(to_do, waits, order=order)
     if order.terms.as_json:
@@ -78,7 +78,7 @@ async def preview(order: Order) -> None:
         say(f"about {span(seconds)}, by the {plural(learned, 'piece')} made so far")
 
 
-def estimate(to_do: Mapping[str, int], waits: Mapping[str, Waits], *, order: Order) -> float | None:
+def estimate(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *, order: Order) -> float | None:
     """Give about how many seconds pieces will take, by how long others took; None: there were none.
 
     As many run at a time as may be in flight, the last one runs alone, and a ceiling on requests holds for the two,
@@ -100,7 +100,7 @@ async def _plan(path: Path, journal: Journal | None) -> Plan:
         async for chunk in chunks:
             states: Sequence[JobState | None] = [None] * len(chunk)
             if journal is not None:
-                states = await journal.ledger.look_up([identity for _, identity in chunk], now=time.time())
+                states = await journal.store.find_states([identity for _, identity in chunk], now=time.time())
             for (route, _), state in zip(chunk, states, strict=True):
                 plan.setdefault(route, Counter())[state] += 1
     return plan
@@ -108,7 +108,7 @@ async def _plan(path: Path, journal: Journal | None) -> Plan:
 
 def _identify(path: Path) -> Iterator[tuple[str, Identity]]:
     """Say which piece each line is, as a run would."""
-    seen = Occurrences()
+    seen = OccurrenceCounter()
     for job in read_jobs(path):
         request = demand_right(path, job).request
         digest, key = identities.digest(request), identities.given_key(request)

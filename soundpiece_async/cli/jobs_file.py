@@ -20,7 +20,7 @@ import attrs
 from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
-from soundpiece_async._journal.occurrences import Occurrences
+from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async.cli.console import UsageError, suggest, tell
 from soundpiece_async.cli.jobs_formats import OWN, Line, read_lines
 
@@ -57,7 +57,7 @@ def read_jobs(path: Path) -> Iterator[Job | Bad]:
     Raises:
         OSError: it cannot be read.
     """
-    keys = Occurrences()
+    keys = OccurrenceCounter()
     for line in read_lines(path):
         job = _make_job(line)
         if isinstance(job, Job) and line.members is not None and line.members.get("idempotency_key") is not None:

@@ -14,13 +14,13 @@ from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.pieces import JobRecord, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async._journal.sqlite_store import (
-    Ledger,
-    Reason,
+    FailureGroup,
+    JobStore,
     count_by_route,
     count_echo_differences,
     count_ended_since,
     count_verified,
-    list_reasons,
+    group_failures,
 )
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.console import UsageError, describe_echoes, describe_levels, plural, say, span
@@ -50,7 +50,7 @@ class Standing:
     holder: str | None
     lines: int | None
     routes: Mapping[str, Mapping[JobState, int]]
-    reasons: tuple[Reason, ...]
+    reasons: tuple[FailureGroup, ...]
     uncertain: tuple[JobRecord, ...]
     echo_differences: Mapping[str, int]
     pace: float
@@ -110,25 +110,25 @@ async def read_standing(out: Path) -> Standing:
         UsageError: it has no journal that can be read.
     """
     try:
-        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).find_holder)
+        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).holder)
         async with Journal.open(out, read_only=True) as journal:
-            return await _read(journal, journal.ledger, holder)
+            return await _read(journal, journal.store, holder)
     except JournalError as error:
         raise UsageError(str(error)) from error
 
 
-async def _read(journal: Journal, ledger: Ledger, holder: str | None) -> Standing:
+async def _read(journal: Journal, store: JobStore, holder: str | None) -> Standing:
     now = time.time()
-    lines = (await ledger.kept()).get("lines")
+    lines = (await store.load_run_info()).get("lines")
     return Standing(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
-        routes=await count_by_route(ledger, now=now),
-        reasons=tuple(await list_reasons(ledger)),
+        routes=await count_by_route(store, now=now),
+        reasons=tuple(await group_failures(store)),
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
-        echo_differences=await count_echo_differences(ledger),
-        pace=await count_ended_since(ledger, now - LATELY) / LATELY,
-        verified=await count_verified(ledger),
+        echo_differences=await count_echo_differences(store),
+        pace=await count_ended_since(store, now - LATELY) / LATELY,
+        verified=await count_verified(store),
     )
 
 

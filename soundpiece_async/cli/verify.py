@@ -21,7 +21,7 @@ from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.inspecting import Inspect, prepare_inspection
-from soundpiece_async._journal.sqlite_store import Ledger
+from soundpiece_async._journal.sqlite_store import JobStore
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulk_progress import INTERVAL, beside
@@ -80,9 +80,9 @@ class _Passed:
     ended_at: float | None
     files: tuple[FileRecord, ...]
 
-    async def record(self, ledger: Ledger) -> None:
+    async def record(self, store: JobStore) -> None:
         """Write it down."""
-        await ledger.verified(self.number, self.files, ended_at=self.ended_at)
+        await store.mark_verified(self.number, self.files, ended_at=self.ended_at)
 
 
 class Verification:
@@ -129,7 +129,7 @@ class Verification:
                 for start in range(0, len(self._passed), PAGE):  # of each page one transaction is made
                     async with anyio.create_task_group() as group:
                         for passed in self._passed[start : start + PAGE]:
-                            group.start_soon(passed.record, journal.ledger)
+                            group.start_soon(passed.record, journal.store)
         except JournalError as error:
             tell(f"what the files have passed was not recorded: {error}")
 

@@ -54,7 +54,7 @@ async def run(command: dict[str, Any]) -> int:
     folder = Path(command["folder"])
     async with Session(settings) as session, Journal.open(folder) as journal:
         if command.get("die_at"):
-            die_at(command["die_at"], journal.ledger._database._connection)
+            die_at(command["die_at"], journal.store._database._connection)
         async with session.run_many(requests[: command.get("count")], save_to=folder, journal=journal) as results:
             async for _ in results:
                 pass
