@@ -30,15 +30,7 @@ if TYPE_CHECKING:
         WaitTimeout,
         WebhookError,
     )
-    from soundpiece_async._core.models import (
-        Failed,
-        Operation,
-        OperationError,
-        SavedFile,
-        Statistics,
-        Status,
-        Succeeded,
-    )
+    from soundpiece_async._core.models import Operation, OperationError, Status
     from soundpiece_async._core.outputs import Handle, Output
     from soundpiece_async._core.pieces import JobRecord, JobState
     from soundpiece_async._core.requests import (
@@ -53,6 +45,7 @@ if TYPE_CHECKING:
         Request,
         SeparateStems,
     )
+    from soundpiece_async._core.results import Failed, SavedFile, Statistics, Succeeded
     from soundpiece_async._core.settings import Limits, RetryPolicy, Settings, Timeouts
     from soundpiece_async._download.places import Destination
     from soundpiece_async._download.streaming import AudioStream
@@ -136,10 +129,10 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
             case "Session":
                 from soundpiece_async import _session as module
             case _:
-                from soundpiece_async._core import errors, models, outputs, pieces, requests, settings
+                from soundpiece_async._core import errors, models, outputs, pieces, requests, results, settings
 
-                rooms = (errors, models, outputs, pieces, requests, settings)
-                module = next(room for room in rooms if hasattr(room, name))
+                modules = (errors, models, outputs, pieces, requests, results, settings)
+                module = next(one for one in modules if hasattr(one, name))
         return globals().setdefault(name, getattr(module, name))
 
 

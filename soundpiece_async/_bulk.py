@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -21,14 +21,17 @@ from soundpiece_async._core.errors import (
     detach,
     duplicate,
 )
-from soundpiece_async._core.models import Failed, Operation, Succeeded
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
+from soundpiece_async._core.results import Failed, Succeeded
 from soundpiece_async._curfew import Call
 from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._logs import get_logger
 from soundpiece_async._shielding import see_through
 from soundpiece_async._way import Brakes, Work
+
+if TYPE_CHECKING:
+    from soundpiece_async._core.models import Operation
 
 R = TypeVar("R", bound=Request)
 

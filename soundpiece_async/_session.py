@@ -11,9 +11,10 @@ import attrs
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core import endings, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
-from soundpiece_async._core.models import Operation, SavedFile, Statistics, Succeeded
+from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
+from soundpiece_async._core.results import SavedFile, Statistics, Succeeded
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.shared import SharedPace
 from soundpiece_async._core.tracebacks import forget_arguments

@@ -5,8 +5,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
-from soundpiece_async._core.models import Failed, Operation, SavedFile, Succeeded
+from soundpiece_async._core.models import Operation
 from soundpiece_async._core.requests import Request
+from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._core.titles import Titles
 from soundpiece_async._download.places import Destination
 

@@ -14,8 +14,8 @@ from helpers.download_bench import OTHER, PATH, SHORT, SONG, bench, flac_like
 from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
-from soundpiece_async._core.models import SavedFile
 from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.results import SavedFile
 from soundpiece_async._download.downloader import SAVING
 
 pytestmark = pytest.mark.anyio

@@ -23,7 +23,7 @@ import pytest
 
 from soundpiece_async import InvalidRequest, Journal, JournalError, NewFx
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Operation, SavedFile, Status
+from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import (
     EXPIRED,
@@ -36,6 +36,7 @@ from soundpiece_async._core.pieces import (
     write_files,
     write_outputs,
 )
+from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock
 from soundpiece_async._journal.recorded_run import SavedFiles

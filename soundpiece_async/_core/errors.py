@@ -27,16 +27,13 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 
 import attrs
 
+from soundpiece_async._core.models import Operation
+from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_message, redact_text, redact_url, redacted_repr
-
-if TYPE_CHECKING:
-    from soundpiece_async._core.models import Operation
-    from soundpiece_async._core.outputs import Handle
-
 
 E = TypeVar("E", bound="SoundpieceError")
 
@@ -57,23 +54,23 @@ class SoundpieceError(Exception):
     retryable: ClassVar[bool] = False
     stops_run: bool = False
     retry_after: float | None = None
-    _operation: "Operation[Any] | None" = None
-    _handle: "Handle | None" = None
+    _operation: Operation[Any] | None = None
+    _handle: Handle | None = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact_message(message))
 
     @property
-    def operation(self) -> "Operation[Any] | None":
+    def operation(self) -> Operation[Any] | None:
         """The operation as it was last seen, or None when only its handle is known, or not even that."""
         return self._operation
 
     @property
-    def handle(self) -> "Handle | None":
+    def handle(self) -> Handle | None:
         """Route and id of the operation: what ``wait``, ``refresh`` and ``download`` take to go on with it."""
         return self._handle if self._operation is None else self._operation.handle
 
-    def about(self, handle: "Handle | None" = None, *, operation: "Operation[Any] | None" = None) -> Self:
+    def about(self, handle: Handle | None = None, *, operation: Operation[Any] | None = None) -> Self:
         """Name the operation the error is about, where it does not name one yet; returns the error itself."""
         self._handle = self._handle or handle
         self._operation = self._operation or operation
@@ -263,7 +260,7 @@ class DecodeError(SoundpieceError):
     """
 
     def __init__(
-        self, message: str, *, path: str = "", body: Any = None, operation: "Operation[Any] | None" = None
+        self, message: str, *, path: str = "", body: Any = None, operation: Operation[Any] | None = None
     ) -> None:
         super().__init__(message)
         self.path = path
@@ -274,17 +271,17 @@ class DecodeError(SoundpieceError):
 class OperationFailed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
     """The service accepted the work and gave up on it; to try again, make a new request (with a new key)."""
 
-    def __init__(self, message: str, *, operation: "Operation[Any]") -> None:
+    def __init__(self, message: str, *, operation: Operation[Any]) -> None:
         super().__init__(message)
         self._operation = operation
 
     @property
-    def operation(self) -> "Operation[Any]":
+    def operation(self) -> Operation[Any]:
         """The operation that failed; its ``error`` says why."""
         return cast("Operation[Any]", self._operation)
 
     @property
-    def handle(self) -> "Handle":
+    def handle(self) -> Handle:
         """Route and id of the operation."""
         return self.operation.handle
 
@@ -297,13 +294,13 @@ class WaitTimeout(SoundpieceError, TimeoutError):  # noqa: N818 - the public nam
         operation: the operation as it was last seen, or None when only the handle was known.
     """
 
-    def __init__(self, message: str, *, handle: "Handle", operation: "Operation[Any] | None" = None) -> None:
+    def __init__(self, message: str, *, handle: "Handle", operation: Operation[Any] | None = None) -> None:
         super().__init__(message)
         self._handle = handle
         self._operation = operation
 
     @property
-    def handle(self) -> "Handle":
+    def handle(self) -> Handle:
         """Route and id of the operation."""
         return cast("Handle", self._handle)
 

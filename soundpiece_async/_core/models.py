@@ -1,18 +1,16 @@
-"""The models of results: operations, their errors, saved files, outcomes of requests, statistics."""
+"""Operations of the service, their status and their errors."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
-from soundpiece_async._core import showing
-from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import hide_secrets, redact_text, redacted_repr
 from soundpiece_async._core.requests import Request
+from soundpiece_async._core.rich_display import Fields, Rows, html_cell, html_table
 
 R_co = TypeVar("R_co", bound=Request | None, covariant=True)
 
@@ -110,167 +108,47 @@ class Operation(Generic[R_co]):
             "error": self.error and {"code": self.error.code, "message": hide_secrets(self.error.message)},
         }
 
-    def __rich_repr__(self) -> showing.Fields:
-        return showing.operation_fields(self)
+    def __rich_repr__(self) -> Fields:
+        yield "handle", redact_text(str(self.handle))
+        yield "status", redact_text(self.status.value)
+        yield from _request_fields(self.request)
+        if self.outputs:
+            yield "outputs", [_name_output(output) for output in self.outputs]
+        if self.error is not None:
+            yield "error", str(self.error)
 
     def _repr_html_(self) -> str:
-        return showing.operation_html(self)
+        return html_table(html_rows(self))
 
 
-@attrs.frozen(kw_only=True)
-class SavedFile:
-    """A whole, verified file on disk, or object in a store.
-
-    Attributes:
-        path: where it is; None: it is an object in a store, at ``url``.
-        bytes: its size.
-        sha256: of its bytes, as hex.
-        duration: length in seconds, by its own header.
-        sample_rate: in Hz, by its own header.
-        channels: by its own header.
-        output: what it was made from.
-        warnings: what is unusual about it and no reason to withhold it, in plain sentences.
-        verified: the level of checks it has passed: ``"full"``: every frame was decoded and, if its header states one,
-            the MD5 of its audio compared; ``"header"``: its size and its header; ``"none"``: its size.
-        url: where an object is, as ``s3://bucket/songs/take.flac``; None: it is a file, at ``path``.
-    """
-
-    path: Path | None
-    bytes: int
-    sha256: str
-    duration: float
-    sample_rate: int
-    channels: int
-    output: Output
-    warnings: tuple[str, ...] = ()
-    verified: Literal["header", "full", "none"] = "none"
-    url: str | None = None
-
-    @property
-    def location(self) -> str:
-        """Where it is, as text: the path of a file, the URL of an object."""
-        return self.url or str(self.path)
-
-    @property
-    def name(self) -> str:
-        """Its file name."""
-        return self.location.rpartition("/")[2] if self.path is None else self.path.name
-
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
-        """Return it as JSON values; ``path`` is as it was given, ``output`` as ``Output.to_dict`` has it."""
-        return {
-            "name": self.name,
-            "path": None if self.path is None else str(self.path),
-            "url": self.url,
-            "bytes": self.bytes,
-            "sha256": self.sha256,
-            "duration": self.duration,
-            "sample_rate": self.sample_rate,
-            "channels": self.channels,
-            "warnings": list(self.warnings),
-            "output": self.output.to_dict(urls=urls),
-        }
-
-    def __rich_repr__(self) -> showing.Fields:
-        return showing.file_fields(self)
-
-    def _repr_html_(self) -> str:
-        return showing.file_html(self)
+_SHARED = frozenset({"idempotency_key", "callback_url"})
+"""Members that all requests have, and that no table shows."""
 
 
-@attrs.frozen(kw_only=True)
-class Succeeded(Generic[R_co]):
-    """A request that succeeded: its operation is ready, and its files are saved if a destination was named.
-
-    Attributes:
-        request: the caller's object.
-        operation: ready.
-        files: none without a destination.
-        from_journal: True when an earlier run ended it, and nothing was asked of the service now.
-    """
-
-    request: R_co
-    operation: Operation[R_co]
-    files: tuple[SavedFile, ...] = ()
-    from_journal: bool = attrs.field(default=False, repr=False)
-
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
-        """Return the operation and the files as JSON values, as ``Operation.to_dict`` and ``SavedFile.to_dict``."""
-        files = [file.to_dict(urls=urls) for file in self.files]
-        return {"operation": self.operation.to_dict(urls=urls), "files": files}
-
-    def __rich_repr__(self) -> showing.Fields:
-        return showing.succeeded_fields(self)
-
-    def _repr_html_(self) -> str:
-        return showing.succeeded_html(self)
+def html_rows(operation: Operation[Any]) -> Rows:
+    """Return the rows of an operation's table."""
+    rows = [(name, html_cell(value)) for name, value in operation.__rich_repr__()]
+    if operation.created_at is not None:
+        rows.insert(2, ("created", html_cell(f"{operation.created_at:%Y-%m-%d %H:%M:%S %Z}")))
+    return rows
 
 
-@attrs.frozen(kw_only=True)
-class Failed(Generic[R_co]):
-    """A request that did not succeed.
-
-    Attributes:
-        request: the caller's object.
-        operation: the operation as it was last seen, or None.
-        error: the reason.
-        from_journal: True if an earlier run ended it, and the service was not asked now.
-    """
-
-    request: R_co
-    operation: Operation[R_co] | None
-    error: SoundpieceError
-    from_journal: bool = False
-
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
-        """Return the operation, if there is one, and the error as JSON values, as ``Operation.to_dict``."""
-        operation = self.operation and self.operation.to_dict(urls=urls)
-        error = {"type": type(self.error).__name__, "message": str(self.error), "retryable": self.error.retryable}
-        return {"operation": operation, "error": error, "from_journal": self.from_journal}
+def _request_fields(request: Request | None) -> Fields:
+    """Yield the members of a request in the words of its own repr, which hides URLs."""
+    if request is None:
+        return
+    for field in attrs.fields(type(request)):
+        value = getattr(request, field.name)
+        if field.name in _SHARED or value is None:
+            continue
+        if isinstance(value, Output):
+            yield field.name, f"{_name_output(value)} of {redact_text(str(value.handle))}"
+        elif callable(field.repr):
+            yield field.name, field.repr(value)
+        else:
+            yield field.name, hide_secrets(value) if isinstance(value, str) else value
 
 
-@attrs.frozen(kw_only=True)
-class Statistics:
-    """A snapshot of a session. Counts are since its start.
-
-    Attributes:
-        submitted: operations the service accepted from this session.
-        in_flight: operations somebody here waits for now.
-        active_submits, active_polls: requests on the wire now.
-        ready, failed: operations seen to end so; one that is read again after 4096 others is counted again.
-        active_downloads: streams open now.
-        downloads: files saved.
-        bytes: bytes received from the output host.
-        requests: requests sent to the API, retries included.
-        rate_limited: answers 429.
-        rate: requests per second that the rate gate allows now, for all processes that share it; None: unlimited.
-        paused_for: seconds until the gate opens again; 0: it is open.
-        queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
-        degraded: the service gives no usable answers; until it does, requests are sent singly, at growing intervals.
-        detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
-        detection_lag_max: the worst of them.
-        peers: live processes at the shared gate, this one included; 0: there is none (``Settings(shared=…)``).
-        store_away: the store of the shared gate does not answer; this process goes on alone meanwhile.
-        unknown_statuses: words for the status of operations that this version does not know; it polls on.
-    """
-
-    submitted: int = 0
-    in_flight: int = 0
-    active_submits: int = 0
-    active_polls: int = 0
-    ready: int = 0
-    failed: int = 0
-    active_downloads: int = 0
-    downloads: int = 0
-    bytes: int = 0
-    requests: int = 0
-    rate_limited: int = 0
-    rate: float | None = None
-    paused_for: float = 0.0
-    queued: int = 0
-    degraded: bool = False
-    detection_lag: float = 0.0
-    detection_lag_max: float = 0.0
-    peers: int = 0
-    store_away: bool = False
-    unknown_statuses: tuple[str, ...] = ()
+def _name_output(output: Output) -> str:
+    length = "" if output.duration is None else f", {output.duration:.2f} s"
+    return f"{redact_text(output.kind) if output.kind else f'output {output.index}'}{length}"

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from soundpiece_async._core.models import Operation
 from soundpiece_async._core.names import file_names, number_stem
 
 if TYPE_CHECKING:
-    from soundpiece_async._core.models import Operation
     from soundpiece_async._core.outputs import Handle
-
 
 REMEMBERED_NAMES = 50_000
 """File names of one run that are remembered, about 200 bytes each, the oldest going first."""
@@ -31,12 +30,12 @@ class Titles:
     def __repr__(self) -> str:
         return f"<Titles given={len(self._owners)}>"
 
-    def give(self, operation: "Operation[Any]", stem: str) -> str:
+    def give(self, operation: Operation[Any], stem: str) -> str:
         """Give the name under which the files of an operation get names that are theirs alone."""
         titles = (number_title(stem, number) for number in count(1))
         return next(title for title in titles if self._claim(title, operation))
 
-    def _claim(self, title: str, operation: "Operation[Any]") -> bool:
+    def _claim(self, title: str, operation: Operation[Any]) -> bool:
         """Take the names of an operation's files under a title, unless one of them is another's."""
         owner = operation.handle
         wanted = [name.casefold() for name in file_names(title, operation.outputs)]

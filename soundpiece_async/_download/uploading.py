@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from soundpiece_async._core import flac
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
-from soundpiece_async._core.models import SavedFile
+from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.comparing import First, find_difference
 from soundpiece_async._download.fetching import Source

@@ -32,9 +32,10 @@ from soundpiece_async._core.errors import (
     duplicate,
 )
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Failed, Operation, SavedFile, Succeeded
+from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import UNLABELLED, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.requests import MadeKey, Request
+from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._download.places import Destination, Whereabouts, locate, read_place
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.occurrences import OccurrenceCounter

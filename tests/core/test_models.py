@@ -11,9 +11,10 @@ from helpers.contract import SIGNED, UNTIDY, unhurried
 from hypothesis import given
 
 from soundpiece_async._core.errors import OperationFailed
-from soundpiece_async._core.models import Failed, Operation, OperationError, SavedFile, Statistics, Status, Succeeded
+from soundpiece_async._core.models import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import NewFx
+from soundpiece_async._core.results import Failed, SavedFile, Statistics, Succeeded
 
 REQUEST = NewFx("thud", duration=1)
 OUTPUT = Output(url=SIGNED, handle=Handle("create.new_fx", "op_1"))

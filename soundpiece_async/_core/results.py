@@ -1,0 +1,191 @@
+"""The results of requests: saved files, what succeeded and failed, and the statistics of a session."""
+
+from pathlib import Path
+from typing import Any, Generic, Literal
+
+import attrs
+
+from soundpiece_async._core.errors import SoundpieceError
+from soundpiece_async._core.models import Operation, R_co, html_rows
+from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.rich_display import (
+    Fields,
+    Rows,
+    audio_player,
+    format_channels,
+    format_size,
+    html_cell,
+    html_table,
+)
+
+
+@attrs.frozen(kw_only=True)
+class SavedFile:
+    """A whole, verified file on disk, or object in a store.
+
+    Attributes:
+        path: where it is; None: it is an object in a store, at ``url``.
+        bytes: its size.
+        sha256: of its bytes, as hex.
+        duration: length in seconds, by its own header.
+        sample_rate: in Hz, by its own header.
+        channels: by its own header.
+        output: what it was made from.
+        warnings: what is unusual about it and no reason to withhold it, in plain sentences.
+        verified: the level of checks it has passed: ``"full"``: every frame was decoded and, if its header states one,
+            the MD5 of its audio compared; ``"header"``: its size and its header; ``"none"``: its size.
+        url: where an object is, as ``s3://bucket/songs/take.flac``; None: it is a file, at ``path``.
+    """
+
+    path: Path | None
+    bytes: int
+    sha256: str
+    duration: float
+    sample_rate: int
+    channels: int
+    output: Output
+    warnings: tuple[str, ...] = ()
+    verified: Literal["header", "full", "none"] = "none"
+    url: str | None = None
+
+    @property
+    def location(self) -> str:
+        """Where it is, as text: the path of a file, the URL of an object."""
+        return self.url or str(self.path)
+
+    @property
+    def name(self) -> str:
+        """Its file name."""
+        return self.location.rpartition("/")[2] if self.path is None else self.path.name
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return it as JSON values; ``path`` is as it was given, ``output`` as ``Output.to_dict`` has it."""
+        return {
+            "name": self.name,
+            "path": None if self.path is None else str(self.path),
+            "url": self.url,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "duration": self.duration,
+            "sample_rate": self.sample_rate,
+            "channels": self.channels,
+            "warnings": list(self.warnings),
+            "output": self.output.to_dict(urls=urls),
+        }
+
+    def __rich_repr__(self) -> Fields:
+        yield "path", self.location
+        yield "bytes", self.bytes
+        yield "duration", self.duration
+        yield "sample_rate", self.sample_rate
+        yield "channels", self.channels
+
+    def _repr_html_(self) -> str:
+        return html_table(_file_rows(self))
+
+
+@attrs.frozen(kw_only=True)
+class Succeeded(Generic[R_co]):
+    """A request that succeeded: its operation is ready, and its files are saved if a destination was named.
+
+    Attributes:
+        request: the caller's object.
+        operation: ready.
+        files: none without a destination.
+        from_journal: True when an earlier run ended it, and nothing was asked of the service now.
+    """
+
+    request: R_co
+    operation: Operation[R_co]
+    files: tuple[SavedFile, ...] = ()
+    from_journal: bool = attrs.field(default=False, repr=False)
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return the operation and the files as JSON values, as ``Operation.to_dict`` and ``SavedFile.to_dict``."""
+        files = [file.to_dict(urls=urls) for file in self.files]
+        return {"operation": self.operation.to_dict(urls=urls), "files": files}
+
+    def __rich_repr__(self) -> Fields:
+        yield "operation", self.operation
+        yield "files", list(self.files)
+
+    def _repr_html_(self) -> str:
+        return html_table([*html_rows(self.operation), *(row for file in self.files for row in _file_rows(file))])
+
+
+@attrs.frozen(kw_only=True)
+class Failed(Generic[R_co]):
+    """A request that did not succeed.
+
+    Attributes:
+        request: the caller's object.
+        operation: the operation as it was last seen, or None.
+        error: the reason.
+        from_journal: True if an earlier run ended it, and the service was not asked now.
+    """
+
+    request: R_co
+    operation: Operation[R_co] | None
+    error: SoundpieceError
+    from_journal: bool = False
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return the operation, if there is one, and the error as JSON values, as ``Operation.to_dict``."""
+        operation = self.operation and self.operation.to_dict(urls=urls)
+        error = {"type": type(self.error).__name__, "message": str(self.error), "retryable": self.error.retryable}
+        return {"operation": operation, "error": error, "from_journal": self.from_journal}
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A snapshot of a session. Counts are since its start.
+
+    Attributes:
+        submitted: operations the service accepted from this session.
+        in_flight: operations somebody here waits for now.
+        active_submits, active_polls: requests on the wire now.
+        ready, failed: operations seen to end so; one that is read again after 4096 others is counted again.
+        active_downloads: streams open now.
+        downloads: files saved.
+        bytes: bytes received from the output host.
+        requests: requests sent to the API, retries included.
+        rate_limited: answers 429.
+        rate: requests per second that the rate gate allows now, for all processes that share it; None: unlimited.
+        paused_for: seconds until the gate opens again; 0: it is open.
+        queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
+        degraded: the service gives no usable answers; until it does, requests are sent singly, at growing intervals.
+        detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
+        detection_lag_max: the worst of them.
+        peers: live processes at the shared gate, this one included; 0: there is none (``Settings(shared=…)``).
+        store_away: the store of the shared gate does not answer; this process goes on alone meanwhile.
+        unknown_statuses: words for the status of operations that this version does not know; it polls on.
+    """
+
+    submitted: int = 0
+    in_flight: int = 0
+    active_submits: int = 0
+    active_polls: int = 0
+    ready: int = 0
+    failed: int = 0
+    active_downloads: int = 0
+    downloads: int = 0
+    bytes: int = 0
+    requests: int = 0
+    rate_limited: int = 0
+    rate: float | None = None
+    paused_for: float = 0.0
+    queued: int = 0
+    degraded: bool = False
+    detection_lag: float = 0.0
+    detection_lag_max: float = 0.0
+    peers: int = 0
+    store_away: bool = False
+    unknown_statuses: tuple[str, ...] = ()
+
+
+def _file_rows(file: SavedFile) -> Rows:
+    sound = f"{file.duration:.2f} s, {file.sample_rate} Hz, {format_channels(file.channels)}, {format_size(file.bytes)}"
+    rows = [("file", html_cell(file.location)), ("audio", html_cell(sound))]
+    if file.path is not None and not file.path.is_absolute():
+        rows.append(("", audio_player(file.path)))
+    return rows
