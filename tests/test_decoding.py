@@ -92,7 +92,7 @@ async def test_an_encoder_may_leave_the_md5_out(tmp_path: Path) -> None:
 
 async def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without soundfile verify="full" says which extra to install, before anything is fetched."""
-    monkeypatch.delitem(sys.modules, "soundpiece_async._download.decoding", raising=False)
+    monkeypatch.delitem(sys.modules, "soundpiece_async._download.decode", raising=False)
     monkeypatch.setitem(sys.modules, "soundfile", None)
     async with bench(tmp_path, verify="full") as b:
         with pytest.raises(SettingsError, match=r"soundpiece-async\[verify\]"):

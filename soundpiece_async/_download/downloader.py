@@ -34,10 +34,10 @@ from soundpiece_async._download.disk import Disk, OnDisk, is_full, refuses_name
 from soundpiece_async._download.excerpt import Excerpt
 from soundpiece_async._download.fetching import OutputHost, Source, tell_warnings
 from soundpiece_async._download.filling import fill
-from soundpiece_async._download.inspecting import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._download.partfile import Claim, PartFile, read_facts
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Destination, Places
+from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._locks import Locks
 from soundpiece_async._logs import get_logger
 from soundpiece_async._reader import Reader

@@ -22,7 +22,7 @@ from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetching import Source, tell_warnings
 from soundpiece_async._download.filling import fill
-from soundpiece_async._download.inspecting import Inspection, demand_header_check, inspect
+from soundpiece_async._download.verify import Inspection, demand_header_check, inspect
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:

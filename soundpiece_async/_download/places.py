@@ -22,7 +22,7 @@ from soundpiece_async._core.addresses import SCHEMES, read_file_url, split_url
 from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.inspecting import demand_header_check
+from soundpiece_async._download.verify import demand_header_check
 from soundpiece_async._locks import Locks
 
 if TYPE_CHECKING:

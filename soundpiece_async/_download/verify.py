@@ -53,9 +53,9 @@ def prepare_inspection(verify: Verify) -> Inspect:
         raise SettingsError(
             f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
         ) from error
-    from soundpiece_async._download import decoding  # noqa: PLC0415 - it needs soundfile
+    from soundpiece_async._download.decode import find_fault  # noqa: PLC0415 - it needs soundfile
 
-    return partial(_inspect_file, verify=verify, decode=decoding.find_fault)
+    return partial(_inspect_file, verify=verify, decode=find_fault)
 
 
 def demand_decoder(settings: Settings) -> None:
