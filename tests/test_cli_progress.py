@@ -24,7 +24,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.pieces import JobState
-from soundpiece_async._download.disk import is_full
+from soundpiece_async._download.partfile import is_full
 from soundpiece_async.cli import bulk_progress
 from soundpiece_async.cli.bulk_progress import Pace, Pacemeter, Picture
 from soundpiece_async.cli.console import plural, size, span

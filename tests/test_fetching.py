@@ -12,7 +12,7 @@ from helpers.raw_output_host import Act
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.patience import MOST_REFUSALS
-from soundpiece_async._download.fetching import ServerClock
+from soundpiece_async._download.fetch import ServerClock
 
 pytestmark = pytest.mark.anyio
 

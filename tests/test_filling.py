@@ -12,10 +12,9 @@ from helpers.raw_output_host import Act
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._download.disk import Disk, OnDisk
-from soundpiece_async._download.fetching import Source
-from soundpiece_async._download.filling import fill
-from soundpiece_async._download.partfile import PartFile
+from soundpiece_async._download.fetch import Source
+from soundpiece_async._download.partfile import Disk, OnDisk, PartFile
+from soundpiece_async._download.transfer import fill
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from conftest import Serve
 from helpers import libc_shim
 
 from soundpiece_async import DownloadError, Journal, JournalError
-from soundpiece_async._download.disk import refuses_name
+from soundpiece_async._download.partfile import refuses_name
 
 CLI = ["-c", "import sys; from soundpiece_async.cli import main; sys.exit(main(sys.argv[1:]))"]
 JOBS = Path(__file__).parent / "data" / "names_beyond_latin1.jsonl"

@@ -29,14 +29,12 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
-from soundpiece_async._download.comparing import First, find_difference
-from soundpiece_async._download.disk import Disk, OnDisk, is_full, refuses_name
 from soundpiece_async._download.excerpt import Excerpt
-from soundpiece_async._download.fetching import OutputHost, Source, tell_warnings
-from soundpiece_async._download.filling import fill
-from soundpiece_async._download.partfile import Claim, PartFile, read_facts
+from soundpiece_async._download.fetch import OutputHost, Source, tell_warnings
+from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, is_full, read_facts, refuses_name
 from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Destination, Places
+from soundpiece_async._download.transfer import First, fill, find_difference
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._locks import Locks
 from soundpiece_async._logs import get_logger

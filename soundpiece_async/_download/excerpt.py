@@ -14,7 +14,7 @@ import attrs
 from soundpiece_async._core import byte_ranges
 from soundpiece_async._core.byte_ranges import ByteRange, Nothing, Part, Reply, Whole
 from soundpiece_async._core.resuming import Refused, Unfit, Useless
-from soundpiece_async._download.fetching import Setback, Source
+from soundpiece_async._download.fetch import Setback, Source
 from soundpiece_async._download.passing import Passage
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from soundpiece_async._core.byte_ranges import Reply
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.fetching import Source, tell_warnings
-from soundpiece_async._download.filling import fill
+from soundpiece_async._download.fetch import Source, tell_warnings
+from soundpiece_async._download.transfer import fill
 from soundpiece_async._download.verify import Inspection, demand_header_check, inspect
 from soundpiece_async._logs import get_logger
 

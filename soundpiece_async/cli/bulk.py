@@ -24,7 +24,7 @@ from soundpiece_async import (
     Succeeded,
     TransportError,
 )
-from soundpiece_async._download.disk import is_full
+from soundpiece_async._download.partfile import is_full
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async._journal.sqlite_store import measure_waits
 from soundpiece_async.cli.arguments import FOLDER

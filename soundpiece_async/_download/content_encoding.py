@@ -6,7 +6,7 @@ from typing import Self
 
 from soundpiece_async._core import unpacking
 from soundpiece_async._core.unpacking import Unpacker, UnpackingError
-from soundpiece_async._download.fetching import Body, Setback
+from soundpiece_async._download.fetch import Body, Setback
 
 _START = 4
 """Bytes that tell how a body begins."""

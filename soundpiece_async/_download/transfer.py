@@ -1,8 +1,11 @@
-"""Fills a vessel from a source: blocks are collected, and handed over in batches while the next ones arrive.
+"""Writes a response body to a sink, or compares its first bytes with a file that exists.
 
-One hop to a thread for each MiB, not for each block: hops are the costly part of the usual recipe, and a write on the
-event loop stops it whenever the page cache is being flushed. Per stream, two batches are in memory: one being
-collected, one being taken.
+Blocks are collected and handed over in batches while the next ones arrive. One hop to a thread for each MiB, not for
+each block: hops are the costly part of the usual recipe, and a write on the event loop stops it whenever the page cache
+is being flushed. Per stream, two batches are in memory: one being collected, one being written.
+
+The first 42 bytes of a file, and the tag before them, hold the MD5 of the audio (STREAMINFO). With the size they tell
+one recording from another, so a file that exists is compared without fetching more than that.
 """
 
 from abc import abstractmethod
@@ -14,12 +17,12 @@ import anyio
 import attrs
 from anyio.streams.memory import MemoryObjectSendStream
 
-from soundpiece_async._core import resuming
-from soundpiece_async._core.errors import TransportError
+from soundpiece_async._core import flac, resuming
+from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
-from soundpiece_async._download.fetching import Body, Setback, Source, TooLarge
-from soundpiece_async._download.unpacked import Plain, Unpacked, unpack
+from soundpiece_async._download.content_encoding import Plain, Unpacked, unpack
+from soundpiece_async._download.fetch import Body, Setback, Source, TooLarge
 
 if TYPE_CHECKING:
     from soundpiece_async._network import Stream
@@ -195,3 +198,54 @@ async def _collect(
             await batches.send(batch)
         raise
     await batches.send(batch)
+
+
+@attrs.frozen
+class First:
+    """The head of a file, and how long that is, if it is known."""
+
+    head: bytes
+    size: int | None
+
+
+async def find_difference(here: First, *, source: Source) -> DownloadError | None:
+    """Compare what is there with what the host has; give the error that says why it must not be taken for it.
+
+    Raises:
+        SoundpieceError: the host could not be asked.
+    """
+    wanted = max(len(here.head), flac.HEADER_BYTES)
+    asked = {"Accept-Encoding": "identity", "Range": f"bytes=0-{wanted - 1}"}
+    remote = await source.persist(lambda: asked, partial(_read_first, asked=asked, wanted=wanted, source=source))
+    if remote.size is None:
+        return source.fail(
+            "a file is there, and the host does not say how long its own is; remove it, or pass overwrite=True"
+        )
+    if remote != here:
+        return source.fail(
+            "a different file is already there; choose another name or folder, remove it, or pass overwrite=True"
+        )
+    return None
+
+
+async def _read_first(stream: "Stream", *, asked: dict[str, str], wanted: int, source: Source) -> First:
+    """Read the first bytes; a host without ranges sends more, which is read only where nothing else says how much."""
+    verdict = demand(resuming.judge(stream.status, stream.headers, have=0, known=Known()))
+    encodings = verdict.encodings if isinstance(verdict, Take) else ()
+    body = await unpack(source.watch(stream), encodings)
+    if isinstance(body, Unpacked) and asked.pop("Range", ""):
+        raise Setback("the host encodes what it sends, and a part of that cannot be decoded")
+    size = None if isinstance(body, Unpacked) else resuming.read_total(stream.headers)
+    count_all = size is None and (isinstance(body, Unpacked) or "content-range" not in stream.headers)
+    head, arrived = b"", 0
+    async with aclosing(body):
+        async for block in body:
+            arrived += len(block)
+            head += block[: wanted - len(head)]
+            if len(head) == wanted and not count_all:
+                break
+            if arrived > source.bound():
+                return First(head, None)
+    if size is not None and len(head) < min(size, wanted):
+        raise Setback(f"the body ended after {len(head)} bytes")
+    return First(head, arrived if count_all else size)
