@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from soundpiece_async._core.results import Failed, SavedFile, Statistics, Succeeded
     from soundpiece_async._core.settings import Limits, RetryPolicy, Settings, Timeouts
     from soundpiece_async._download.places import Destination
-    from soundpiece_async._download.streaming import AudioStream
+    from soundpiece_async._download.stream import AudioStream
     from soundpiece_async._journal.journal import Journal
     from soundpiece_async._session import Session
 
@@ -119,7 +119,7 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
             case _ if name not in __all__:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
             case "AudioStream":
-                from soundpiece_async._download import streaming as module
+                from soundpiece_async._download import stream as module
             case "Destination":
                 from soundpiece_async._download import places as module
             case "Journal":

@@ -29,11 +29,10 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
-from soundpiece_async._download.excerpt import Excerpt
 from soundpiece_async._download.fetch import OutputHost, Source, tell_warnings
 from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, is_full, read_facts, refuses_name
-from soundpiece_async._download.passing import Passage
 from soundpiece_async._download.places import Destination, Places
+from soundpiece_async._download.relay import Excerpt, Passage
 from soundpiece_async._download.transfer import First, fill, find_difference
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._locks import Locks

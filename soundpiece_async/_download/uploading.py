@@ -22,7 +22,7 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import Source
 from soundpiece_async._download.objects import StoreError, Target
-from soundpiece_async._download.passing import Passage
+from soundpiece_async._download.relay import Passage
 from soundpiece_async._download.transfer import First, find_difference
 from soundpiece_async._download.verify import demand_header_check, describe, inspect
 from soundpiece_async._logs import get_logger

@@ -20,7 +20,7 @@ from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.partfile import Claim, PartFile
-from soundpiece_async._download.streaming import AudioStream
+from soundpiece_async._download.stream import AudioStream
 from soundpiece_async._lifetime import Lifetime
 from soundpiece_async._transport import Transport
 

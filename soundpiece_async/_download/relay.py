@@ -1,32 +1,38 @@
-"""Passes an output on as it arrives, each byte once and in order, and keeps nothing of it.
+"""Passes an output on as it arrives, whole or a range of it, each byte once and in order; nothing is kept.
 
-1. Nothing is passed on before the header was checked; what fails that check is fetched anew once.
-2. What was passed on cannot be taken back. A host that has to begin again (no ranges, another ETag) must send the same
-   bytes again: they are compared by their hash and not passed on twice. Other bytes end the passage with an error.
-3. ``run`` returns when all bytes that were announced have been passed on; every other end is an error.
+1. Nothing of a whole file is passed on before its header is checked; a file that fails the check is fetched again once.
+2. Bytes that were passed on cannot be taken back. A host that has to start again (no ranges, another ETag) must send
+   the same bytes again: they are compared by hash and not passed on twice. Other bytes end the relay.
+3. ``run`` returns when all announced bytes have been passed on; every other end is an error.
+4. A range that spans the whole file is the whole file, checked as such; any other is passed on as the host has it: it
+   contains no header to check.
+5. A range that breaks off is resumed under the same strong ETag. Without one, or with another, it ends with an error.
 """
 
 import hashlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+import attrs
 
-from soundpiece_async._core import flac, frames
-from soundpiece_async._core.byte_ranges import Reply
+from soundpiece_async._core import byte_ranges, flac, frames
+from soundpiece_async._core.byte_ranges import ByteRange, Nothing, Part, Reply, Whole
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
-from soundpiece_async._core.resuming import Known
+from soundpiece_async._core.resuming import Known, Refused, Unfit, Useless
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.fetch import Source, tell_warnings
+from soundpiece_async._download.fetch import Setback, Source, tell_warnings
 from soundpiece_async._download.transfer import fill
 from soundpiece_async._download.verify import Inspection, demand_header_check, inspect
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from soundpiece_async._core.flac import FlacHeader
+    from soundpiece_async._network import Stream
 
 logger = get_logger("downloader")
 
@@ -220,3 +226,105 @@ def _split(blocks: list[bytes], at: int) -> tuple[list[bytes], list[bytes]]:
         left.append(block)
         at -= len(block)
     return left, []
+
+
+class Excerpt:
+    """A part of one output on its way through this process.
+
+    Args:
+        whole: passes all of it on, if that turns out to be the answer.
+        wanted: the part.
+        if_range: the ETag under which the client wants a part, and else the whole.
+
+    Attributes:
+        answer: what the client gets, once that is known.
+        passed: bytes that were passed on.
+    """
+
+    def __init__(self, whole: Passage, *, wanted: ByteRange, if_range: str | None) -> None:
+        self.whole = whole
+        self.answer: Part | Whole | Nothing | None = None
+        self.passed = 0
+        self._wanted = wanted
+        self._if_range = if_range
+
+    def __repr__(self) -> str:
+        return f"<Excerpt {self._wanted.ask()} {self.answer} passed={self.passed} {self.whole!r}>"
+
+    @property
+    def source(self) -> Source:
+        """Where it comes from."""
+        return self.whole.source
+
+    @property
+    def header(self) -> "FlacHeader | None":
+        """What the file's header says, if it was there to be checked."""
+        return self.whole.header
+
+    @property
+    def reply(self) -> Reply:
+        """The answer to the client."""
+        match self.answer:
+            case Part(span, total, etag):
+                return Reply(size=total, etag=etag, span=span)
+            case Nothing(total):
+                return Reply(size=total, span=range(0))
+            case _:
+                reply = self.whole.reply
+                from_start = self._wanted.whole and reply.size is not None and self._if_range in (None, reply.etag)
+                return attrs.evolve(reply, span=range(reply.size or 0)) if from_start else reply
+
+    async def run(self) -> None:
+        """Bring the part through. Raises as ``Passage.run``."""
+        if not self._wanted.whole:
+            await self.source.persist(self._ask, self._read)
+        if self.answer is None or isinstance(self.answer, Whole):
+            await self.whole.run()
+
+    def _ask(self) -> dict[str, str]:
+        return {"Accept-Encoding": "identity", "Range": self._rest().ask()}
+
+    def _rest(self) -> ByteRange:
+        """What is still to come."""
+        if not isinstance(self.answer, Part):
+            return self._wanted
+        span = self.answer.span
+        return ByteRange(span.start + self.passed, span.stop - 1)
+
+    async def _read(self, stream: "Stream") -> None:
+        """Use what an answer brings; returning means that all of it was passed on."""
+        found = byte_ranges.judge(stream.status, stream.headers, wanted=self._rest(), if_range=self._if_range)
+        if isinstance(found, Refused):
+            raise Setback(f"the host refused the URL ({found.status})", refused=True)
+        if isinstance(found, Unfit | Useless):
+            raise Setback(found.why)
+        if isinstance(self.answer, Part) and not _continues(self.answer, found):
+            raise self.source.fail(
+                "the part broke off, and the host sends no ETag, or another by now; ask once more for the rest"
+            )
+        self.answer = self.answer or found
+        if isinstance(found, Part):
+            self.source.announce(found.total or found.span.stop)
+            await self._pour(stream, found)
+
+    async def _pour(self, stream: "Stream", part: Part) -> None:
+        source, skip, missing = self.source, part.skip, len(part.span)
+        async with aclosing(source.watch(stream)) as body:
+            async for block in body:
+                fresh = block[skip : skip + missing]
+                skip = max(0, skip - len(block))
+                if fresh:
+                    missing -= len(fresh)
+                    self.passed += len(fresh)
+                    source.reach(part.span.stop - missing)
+                    await self.whole.pass_on([fresh])
+                if not missing:
+                    return
+        raise Setback(f"the body ended {missing} bytes before its end")
+
+
+def _continues(part: Part, found: Part | Whole | Nothing) -> bool:
+    """Return whether the bytes of two answers may be joined (rule 2)."""
+    if not isinstance(found, Part) or part.etag is None or part.etag != found.etag:
+        return False
+    return part.total == found.total or None in (part.total, found.total)

@@ -12,8 +12,7 @@ import anyio.lowlevel
 from soundpiece_async._core import byte_ranges
 from soundpiece_async._core.errors import SoundpieceError, duplicate
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._download.excerpt import Excerpt
-from soundpiece_async._download.passing import Passage
+from soundpiece_async._download.relay import Excerpt, Passage
 from soundpiece_async._shielding import see_through
 
 
