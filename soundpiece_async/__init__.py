@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     )
     from soundpiece_async._core.results import Failed, SavedFile, Statistics, Succeeded
     from soundpiece_async._core.settings import Limits, RetryPolicy, Settings, Timeouts
-    from soundpiece_async._download.places import Destination
+    from soundpiece_async._download.destinations import Destination
     from soundpiece_async._download.stream import AudioStream
     from soundpiece_async._journal.journal import Journal
     from soundpiece_async._session import Session
@@ -121,7 +121,7 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
             case "AudioStream":
                 from soundpiece_async._download import stream as module
             case "Destination":
-                from soundpiece_async._download import places as module
+                from soundpiece_async._download import destinations as module
             case "Journal":
                 from soundpiece_async._journal import journal as module
             case "RunMany":

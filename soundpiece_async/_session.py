@@ -26,8 +26,8 @@ from soundpiece_async._core.validation import (
     demand_timeout,
 )
 from soundpiece_async._descriptors import fit_to_process
+from soundpiece_async._download.destinations import Destination, demand_place
 from soundpiece_async._download.downloader import Downloader, UntilFull, deliver
-from soundpiece_async._download.places import Destination, demand_place
 from soundpiece_async._download.stream import AudioStream
 from soundpiece_async._download.verify import demand_decoder
 from soundpiece_async._journal.journal import Journal

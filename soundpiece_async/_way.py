@@ -9,7 +9,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._core.titles import Titles
-from soundpiece_async._download.places import Destination
+from soundpiece_async._download.destinations import Destination
 
 R = TypeVar("R", bound=Request)
 

@@ -18,8 +18,8 @@ from helpers.raw_output_host import Act
 from obstore.store import HTTPStore, LocalStore, MemoryStore
 
 from soundpiece_async import DownloadError, Failed, NewFx, Session, SettingsError, Succeeded
-from soundpiece_async._download import places, uploading
-from soundpiece_async._download.objects import open_folder
+from soundpiece_async._download import destinations, stores
+from soundpiece_async._download.destinations import open_folder
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -85,8 +85,8 @@ async def test_silence_is_found_out_before_paying(
 
     A hundred that ask at once wait once.
     """
-    assert places.TRIAL == 10
-    monkeypatch.setattr(places, "TRIAL", 0.5)
+    assert destinations.TRIAL == 10
+    monkeypatch.setattr(destinations, "TRIAL", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
@@ -164,8 +164,8 @@ async def test_two_who_save_under_one_name_lose_nothing(
 ) -> None:
     """The second one is refused, says why, and leaves nothing (F5)."""
     shop = open_shop(kind, folder=tmp_path, s3=s3)
-    assert len(LARGE) < uploading.SENT_WHOLE == 32 << 20
-    monkeypatch.setattr(uploading, "SENT_WHOLE", len(LARGE) - 1)
+    assert len(LARGE) < stores.SENT_WHOLE == 32 << 20
+    monkeypatch.setattr(stores, "SENT_WHOLE", len(LARGE) - 1)
     saved_meanwhile = asyncio.Event()
     async with bench(tmp_path, Act(until=saved_meanwhile), files={PATH: body}) as b:
         errors: list[DownloadError] = []

@@ -13,8 +13,8 @@ from helpers.raw_output_host import Act
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
-from soundpiece_async._download.objects import StoreError, Target, locate, open_folder
-from soundpiece_async._download.uploading import Body
+from soundpiece_async._download.destinations import open_folder
+from soundpiece_async._download.stores import Body, StoreError, Target, locate
 
 pytestmark = pytest.mark.anyio
 
@@ -241,7 +241,7 @@ class SlowTarget(Target):
 
 async def test_a_slow_store_slows_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the store does not take is not read, so memory is bounded; and one that hangs is not waited for for long."""
-    monkeypatch.setattr("soundpiece_async._download.uploading.BREAKING_OFF", 0.05)
+    monkeypatch.setattr("soundpiece_async._download.stores.BREAKING_OFF", 0.05)
     async with bench(tmp_path, files={PATH: flac_like(40_000_000)}) as b:
         target = SlowTarget(store=None, key="song.flac", url="memory:///song.flac")  # type: ignore[arg-type] # asks none
         with anyio.move_on_after(0.5) as scope:

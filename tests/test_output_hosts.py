@@ -21,9 +21,9 @@ from soundpiece_async import Limits, Output, Session, Settings, Timeouts
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._download.content_encoding import Plain
+from soundpiece_async._download.destinations import open_folder
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.fetch import Source
-from soundpiece_async._download.objects import open_folder
 from soundpiece_async._guard import OutputGuard
 from soundpiece_async._network import Stream
 from soundpiece_async._transport import Transport

@@ -9,9 +9,16 @@ import anyio
 import pytest
 from obstore.store import MemoryStore
 
-from soundpiece_async._core.addresses import SCHEMES, read_file_url, read_path, split_url
 from soundpiece_async._core.errors import InvalidRequest, SettingsError
-from soundpiece_async._download.places import Places, demand_place, read_place
+from soundpiece_async._download.destinations import (
+    SCHEMES,
+    Places,
+    demand_place,
+    read_file_url,
+    read_path,
+    read_place,
+    split_url,
+)
 from soundpiece_async._journal.journal import Journal
 
 pytestmark = pytest.mark.anyio

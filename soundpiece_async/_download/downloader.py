@@ -1,6 +1,6 @@
 """Names the outputs of operations, and saves each to one file or object, or saves nothing.
 
-Objects in a store have rules of their own: see ``_download.uploading``.
+Objects in a store have rules of their own: see ``_download.stores``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
 2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
@@ -29,9 +29,9 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
+from soundpiece_async._download.destinations import Destination, Places
 from soundpiece_async._download.fetch import OutputHost, Source, tell_warnings
 from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, is_full, read_facts, refuses_name
-from soundpiece_async._download.places import Destination, Places
 from soundpiece_async._download.relay import Excerpt, Passage
 from soundpiece_async._download.transfer import First, fill, find_difference
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
@@ -42,7 +42,7 @@ from soundpiece_async._reader import Reader
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from soundpiece_async._download.objects import Target
+    from soundpiece_async._download.stores import Target
     from soundpiece_async._network import Stream
 
 logger = get_logger("downloader")
@@ -223,11 +223,11 @@ class Downloader:
 
     async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
         """Bring an output to an object."""
-        from soundpiece_async._download import uploading  # noqa: PLC0415 - there is a target: obstore is here
+        from soundpiece_async._download import stores  # noqa: PLC0415 - there is a target: obstore is here
 
         source = Source(output, target=target.url, host=self._host)
         async with self._targets.hold(target.url), self._uploads:
-            saved, fetched = await uploading.upload(
+            saved, fetched = await stores.upload(
                 target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
             )
         self.saved += fetched

@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.pieces import JobRecord, JobState, Label
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.tracebacks import forget_arguments
-from soundpiece_async._download.places import read_folder
+from soundpiece_async._download.destinations import read_folder
 from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.sqlite_store import JobStore
 from soundpiece_async._regularfiles import NO_LINK, open_regular

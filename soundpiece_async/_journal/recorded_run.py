@@ -20,7 +20,6 @@ from uuid import uuid4
 import attrs
 
 from soundpiece_async._core import endings, identities, pieces, validation
-from soundpiece_async._core.addresses import read_path
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import (
     ApiError,
@@ -36,7 +35,7 @@ from soundpiece_async._core.models import Operation
 from soundpiece_async._core.pieces import UNLABELLED, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
-from soundpiece_async._download.places import Destination, Whereabouts, locate, read_place
+from soundpiece_async._download.destinations import Destination, Whereabouts, locate, read_path, read_place
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._logs import get_logger

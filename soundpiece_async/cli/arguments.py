@@ -12,8 +12,8 @@ from soundpiece_async import AutoCutDown, NewFx, NewSample, Request, SeparateSte
 from soundpiece_async._core.names import safe_stem
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download import places
-from soundpiece_async._download.places import Places, demand_place
+from soundpiece_async._download import destinations
+from soundpiece_async._download.destinations import Places, demand_place
 from soundpiece_async.cli.console import UsageError
 
 
@@ -61,7 +61,7 @@ def read_destination(_: object, tokens: Sequence[Token]) -> str | Path:
 def _read_place(tokens: Sequence[Token]) -> str | Path:
     if not tokens[0].value:
         raise ValueError('The name of the folder is empty; the folder you are in is ".".')
-    return places.read_text(tokens[0].value, field="folder")
+    return destinations.read_text(tokens[0].value, field="folder")
 
 
 FOLDER = Parameter(converter=read_folder)

@@ -6,7 +6,7 @@ import anyio
 
 from soundpiece_async import SettingsError
 from soundpiece_async._core.pieces import FileRecord
-from soundpiece_async._download.places import Places, locate
+from soundpiece_async._download.destinations import Places, locate
 
 ASKING = 32
 """Objects that are asked for at a time: an answer takes tens of milliseconds, and there may be 100,000."""

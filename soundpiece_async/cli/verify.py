@@ -16,10 +16,10 @@ import attrs
 from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
-from soundpiece_async._core.addresses import read_path
 from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
+from soundpiece_async._download.destinations import read_path
 from soundpiece_async._download.verify import Inspect, prepare_inspection
 from soundpiece_async._journal.sqlite_store import JobStore
 from soundpiece_async._regularfiles import open_regular

@@ -16,7 +16,8 @@ import attrs
 import obstore
 from obstore.store import LocalStore, MemoryStore, S3Store
 
-from soundpiece_async._download.objects import Target, open_folder
+from soundpiece_async._download.destinations import open_folder
+from soundpiece_async._download.stores import Target
 
 BUCKET = "songs"
 

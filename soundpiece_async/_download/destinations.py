@@ -1,7 +1,7 @@
-"""Where files go: a folder, or what obstore calls a store (extra ``obstore``).
+"""Destinations of files: a local folder, or an object store of obstore's (extra ``obstore``), as text or as objects.
 
-A destination is tried before anything is sent and paid (``Places.demand``): a folder is made and written to, and a
-store is asked once, with a limit of time, for an object that is not there.
+A destination is checked before anything is sent and paid (``Places.demand``): a folder is made and written to, and a
+store is asked once, with a timeout, for an object that does not exist.
 """
 
 import importlib.util
@@ -12,13 +12,13 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from urllib.parse import unquote
 
 import anyio
 import anyio.to_thread
 import attrs
 
 from soundpiece_async._core import errnos
-from soundpiece_async._core.addresses import SCHEMES, read_file_url, split_url
 from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore
 
-    from soundpiece_async._download.objects import Folder
+    from soundpiece_async._download.stores import Folder
 
 Destination: TypeAlias = Union[str, os.PathLike[str], "ObjectStore"]
 """A folder, the URL of one in an object store, or a store of obstore's, whose prefix is the folder."""
@@ -180,9 +180,9 @@ def open_folder(place: "str | ObjectStore", *, stores: "dict[str, ObjectStore]")
         import obstore  # noqa: F401, PLC0415 - its extra may be missing
     except ImportError as error:
         raise SettingsError(f"object stores {_NEEDED} ({error.name} is missing)") from error
-    from soundpiece_async._download import objects  # noqa: PLC0415 - it needs obstore
+    from soundpiece_async._download.stores import open_store, open_url  # noqa: PLC0415 - it needs obstore
 
-    return objects.open_folder(place, stores=stores)
+    return open_url(*split_url(place), stores=stores) if isinstance(place, str) else open_store(place)
 
 
 @attrs.frozen
@@ -208,9 +208,9 @@ def locate(place: "str | ObjectStore") -> Whereabouts:
         url: str = "".join(split_url(place))
         config: Mapping[str, Any] = {}
     else:
-        from soundpiece_async._download import objects  # noqa: PLC0415 - there is a store: obstore is here
+        from soundpiece_async._download import stores  # noqa: PLC0415 - there is a store: obstore is here
 
-        url, config = objects.locate(place), getattr(place, "config", {})
+        url, config = stores.locate(place), getattr(place, "config", {})
     given = [config.get("endpoint"), config.get("account_name")]
     names = _ENDPOINTS.get(url.partition(":")[0], ())
     found = next((one for one in (*given, *map(os.environ.get, names)) if one), None)
@@ -310,3 +310,51 @@ class Places:
                 self._refused[name] = error, anyio.current_time()
                 raise error
             self._answered.add(name)
+
+
+SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "memory"})
+"""Those of obstore that name a store files can be written to in parts: so not http(s); ``file`` is a folder."""
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the root of a store, as ``s3://bucket/``, and the prefix behind it, empty or ending with a slash.
+
+    Keys are what the URL says, letter by letter.
+
+    Raises:
+        InvalidRequest: no object can have such a name.
+    """
+    scheme, _, rest = url.partition("://")
+    bucket, _, path = rest.partition("/")
+    names = [name for name in path.split("/") if name]
+    if any(name in (".", "..") for name in names):
+        raise InvalidRequest(f"{redact_url(url)!r}: a store knows no '.' and no '..'", field="to")
+    return f"{scheme.lower()}://{bucket}/", "".join(f"{name}/" for name in names)
+
+
+def read_file_url(url: str, *, field: str) -> Path:
+    """Return the path of a ``file:`` URL (RFC 8089), percent signs decoded.
+
+    Raises:
+        InvalidRequest: it names another machine, or no path.
+    """
+    rest = url.partition(":")[2]
+    host, path = "", rest
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        path = slash + path
+    if host.lower() not in ("", "localhost"):
+        name = host.rpartition("@")[2]  # without what may be a password
+        raise InvalidRequest(
+            f"{url!r} names a folder of the machine {name!r}; one of this machine has three slashes: file:///{name}{path}",
+            field=field,
+        )
+    text = unquote(path, errors="surrogateescape")
+    if not text or "\0" in text:
+        raise InvalidRequest(f"{url!r} names no folder: write file:///folder", field=field)
+    return Path(text)
+
+
+def read_path(url: str) -> Path:
+    """Return the path of an object in a store that is a folder of this machine."""
+    return Path(url.removeprefix("file://"))
