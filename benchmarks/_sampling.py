@@ -48,7 +48,7 @@ STAGES = {
         "names",
         "titles",
     ),
-    "run_many": ("_bulk", "_way"),
+    "run_many": ("_bulk", "_engine"),
 }
 REST, SOCKETS, LOOP, THREADS = "session", "sockets", "event loop", "threads, rest"
 

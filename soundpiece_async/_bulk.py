@@ -2,36 +2,28 @@
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from soundpiece_async._core.containment import contain
-from soundpiece_async._core.errors import (
-    AuthenticationError,
-    JournalError,
-    SessionClosed,
-    SoundpieceError,
-    detach,
-    duplicate,
-)
+from soundpiece_async._core.errors import JournalError, SessionClosed, SoundpieceError
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import Failed, Succeeded
 from soundpiece_async._curfew import Call
-from soundpiece_async._lifetime import Lifetime
+from soundpiece_async._download.destinations import Destination
+from soundpiece_async._engine import Engine, InFlight, RunFiles
+from soundpiece_async._journal.journal import Journal
+from soundpiece_async._journal.recorded_run import Recording
+from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._shielding import see_through
-from soundpiece_async._way import Brakes, Work
-
-if TYPE_CHECKING:
-    from soundpiece_async._core.models import Operation
 
 R = TypeVar("R", bound=Request)
 
@@ -49,60 +41,59 @@ class RunMany(Generic[R]):
         self,
         requests: Iterable[R] | AsyncIterable[R],
         *,
-        work: Work[R],
-        refusal: Callable[[], SoundpieceError | None],
-        recheck: Callable[[], None],
-        demand: Callable[[], Awaitable[None]],
-        life: Lifetime,
+        engine: Engine,
+        journal: Journal | None,
+        save_to: Destination | None,
+        timeout: float | None,
         limit: int,
         ordered: bool,
     ) -> None:
         self._requests = requests
-        self._work = work
-        self._brakes = Brakes(sending=self._check, asking=self._check_key)
-        self._demand = demand
-        self._life = life
+        self._engine = engine
+        self._stop = StopSignal()
+        self._files = RunFiles(engine, save_to)
+        self._timeout = timeout
+        self._recording: Recording[R] | None = None
+        if journal is not None:
+            self._recording = Recording(journal, engine=engine, stop=self._stop, files=self._files, timeout=timeout)
         self._limit = limit
         self._ordered = ordered
-        self._running: dict[int, Operation[R]] = {}
+        self._jobs: dict[int, InFlight[R]] = {}
         self._results: deque[tuple[int, Succeeded[R] | Failed[R]]] = deque()
         self._early: dict[int, Succeeded[R] | Failed[R]] = {}
         self._read = self._taken = 0
-        self._refusal: SoundpieceError | None = None
-        self._latest_refusal, self._recheck = refusal, recheck
         self._fault: BaseException | None = None
         self._reading: Call | None = None
         self._entered = self._over = False
 
     def __repr__(self) -> str:
-        return f"<RunMany read={self._read} running={len(self._running)} taken={self._taken}>"
+        return f"<RunMany read={self._read} running={len(self._jobs)} taken={self._taken}>"
 
     @property
     def pending(self) -> tuple[Handle, ...]:
         """Handles of the operations that were submitted and have not ended; also after leaving early."""
-        return tuple(operation.handle for operation in self._running.values())
+        return tuple(job.operation.handle for job in self._jobs.values() if job.operation is not None)
 
     def stop(self, why: SoundpieceError) -> None:
         """Send nothing more; what is in flight is finished, and given out as ever.
 
-        As after a 401 or 402, each request that was not sent yet is answered by a ``Failed``, whose error is ``why``,
-        those at once that wait for their turn; and the requests are read on: end them, too, to end the run. With a
-        journal the same run goes on later.
+        As after a 401 or 402, each request that was not sent yet is answered by a ``Failed``, whose error is a copy of
+        ``why``, those at once that wait for their turn; and the requests are read on: end them, too, to end the run.
+        With a journal the same run goes on later.
         """
-        self._refusal = self._refusal or why
-        if self._entered:
-            self._recheck()
+        self._stop.set(why)
 
     async def __aenter__(self) -> Self:
         if self._entered:
             raise RuntimeError("a run_many is entered once: call session.run_many again")
         self._entered = True
         self._places = anyio.Semaphore(self._limit)
-        self._outdated = self._latest_refusal()  # of before: whoever starts a run wants it tried again
         self._news, self._left = anyio.Event(), anyio.CancelScope()
-        await self._demand()
+        await self._engine.check_destination(self._files.to)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        self._ended = self._life.start_child(self._host)  # nothing is awaited from here on: ``__aexit__`` will follow
+        self._ended = self._engine.life.start_child(
+            self._host
+        )  # nothing is awaited from here on: ``__aexit__`` will follow
         return self
 
     async def __aexit__(
@@ -126,7 +117,7 @@ class RunMany(Generic[R]):
         """
         if not self._entered:
             raise RuntimeError("use 'async with session.run_many(...) as results'")
-        with self._life.inside():
+        with self._engine.life.inside():
             while (result := self._take()) is None:
                 if self._over:
                     self._hand_back()
@@ -155,7 +146,7 @@ class RunMany(Generic[R]):
     async def _host(self) -> None:
         """Read requests, one place at a time, and run each in a task of its own; a child of the session's root task."""
         try:
-            with self._left:
+            with self._left, self._engine.transport.stopping(self._stop):
                 async with anyio.create_task_group() as pieces:
                     await self._read_all(pieces)
         finally:
@@ -175,7 +166,7 @@ class RunMany(Generic[R]):
                 self._fault = self._fault or fault
 
     async def _read_on(self, requests: AsyncIterator[R], pieces: TaskGroup) -> None:
-        with suppress(SessionClosed), self._life.briefly() as reading:
+        with suppress(SessionClosed), self._engine.life.briefly() as reading:
             self._reading = reading
             try:
                 if not self._left.cancel_called:  # as it is when the run was left before this task had its first turn
@@ -197,7 +188,8 @@ class RunMany(Generic[R]):
                 return
             if reading.cancelled:
                 return  # the iterable would go on as if nothing had happened
-            pieces.start_soon(self._run, self._read, request)
+            job = self._jobs[self._read] = InFlight(request)
+            pieces.start_soon(self._run, self._read, job)
             self._read += 1
 
     def _break_off(self) -> None:
@@ -206,50 +198,39 @@ class RunMany(Generic[R]):
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _run(self, number: int, request: R) -> None:
+    async def _run(self, number: int, job: InFlight[R]) -> None:
         try:
-            result = await self._piece(number, request)
+            result = await self._complete(job)
         except Exception as fault:  # noqa: BLE001 - the journal's, or a fault of ours: ends this run, and not the session
             self._fault = fault
             self._break_off()
             return
-        self._running.pop(number, None)
+        del self._jobs[number]
         self._results.append((number, result))
         self._news.set()
 
-    async def _piece(self, number: int, request: R) -> Succeeded[R] | Failed[R]:
+    async def _complete(self, job: InFlight[R]) -> Succeeded[R] | Failed[R]:
+        """Run a job, and return its failure instead of raising it; an error that concerns all of them stops the run."""
         try:
-            return await self._work(request, brakes=self._brakes, know=partial(self._running.__setitem__, number))
+            return await (self._submit(job) if self._recording is None else self._recording.run(job))
         except Exception as fault:
-            known = self._running.get(number)
-            what = getattr(request, "route", "request") if known is None else str(known.handle)
+            known = job.operation
+            what = getattr(job.request, "route", "request") if known is None else str(known.handle)
             error, unexpected = contain(fault, what=what)
             if unexpected:
                 logger.log(logging.ERROR, "%s", error, exc_info=error.__cause__)
         if isinstance(error, JournalError) and not error.stops_run:  # a run that cannot be recorded must end
             raise error
-        if error is self._refusal and known is not None:  # the others' too: it must not name this operation
-            error = duplicate(error)
-        elif error.stops_run and self._refusal is None:
-            self._refusal = detach(error)
-            self._recheck()
-        return Failed(request=request, operation=error.operation or known, error=error.about(operation=known))
+        if error.stops_run:
+            self._stop.set(error)
+        return Failed(request=job.request, operation=error.operation or known, error=error.about(operation=known))
 
-    def _check(self) -> None:
-        """Send nothing more once the account has refused, here or elsewhere in the session.
-
-        Ten thousand jobs must not collect ten thousand refusals; nor one refusal the tracebacks of ten thousand jobs.
-        """
-        latest = self._latest_refusal()
-        if self._refusal is None and latest is not self._outdated:
-            self._refusal = latest
-        if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
-
-    def _check_key(self) -> None:
-        """Ask nothing more once the key was refused; an account without credits still answers."""
-        if isinstance(self._refusal, AuthenticationError):
-            raise self._refusal.with_traceback(None)
+    async def _submit(self, job: InFlight[R]) -> Succeeded[R]:
+        """Submit, wait and download."""
+        self._stop.check()
+        job.operation = await self._engine.submit(job.request, stop=self._stop)
+        operation = await self._engine.wait(job.operation, timeout=self._timeout)
+        return Succeeded(request=job.request, operation=operation, files=await self._files.save(operation))
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
-from soundpiece_async._core.errors import SessionClosed
+from soundpiece_async._core.errors import AuthenticationError, SessionClosed, SoundpieceError, detach, duplicate
 from soundpiece_async._curfew import Call
 from soundpiece_async._logs import get_logger
 from soundpiece_async._shielding import see_through
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
 logger = get_logger("lifetime")
+
+NOT_OPEN = "the session is not open: use 'async with Session() as session', or await session.start()"
 
 _CHILD: ContextVar[object] = ContextVar("the child of a soundpiece session that this task is, or came from")
 
@@ -52,9 +54,7 @@ class Lifetime:
     def check_started(self) -> None:
         """Raise ``SessionClosed`` unless it was started, however it goes on."""
         if self._root is None:
-            raise SessionClosed(
-                "the session is not open: use 'async with Session() as session', or await session.start()"
-            )
+            raise SessionClosed(NOT_OPEN)
 
     def check_new(self) -> None:
         """Raise ``SessionClosed`` if it was started, or closed, before."""
@@ -219,3 +219,51 @@ class Lifetime:
 
 def _closed_meanwhile() -> SessionClosed:
     return SessionClosed("the session was closed meanwhile")
+
+
+class StopSignal:
+    """Stops one run: its tasks wait no longer for a turn, and send nothing more, once an error concerns them all.
+
+    Attributes:
+        error: the first error that was set, without frames. Each task raises a copy.
+    """
+
+    def __init__(self) -> None:
+        self.error: SoundpieceError | None = None
+        self._waits: set[anyio.CancelScope] = set()
+
+    def __repr__(self) -> str:
+        return f"<StopSignal waits={len(self._waits)} error={self.error!r}>"
+
+    def set(self, error: SoundpieceError) -> None:
+        """Stop by an error, unless another one came first."""
+        if self.error is None:
+            self.error = detach(error)
+            for scope in self._waits:
+                scope.cancel()
+
+    def check(self, *, reading: bool = False) -> None:
+        """Raise a copy of the error, if there is one.
+
+        Args:
+            reading: the caller is about to read, which an account without credits may still do.
+        """
+        if self.error is not None and (isinstance(self.error, AuthenticationError) or not reading):
+            raise duplicate(self.error)
+
+    @contextmanager
+    def interrupts(self) -> Generator[anyio.CancelScope]:
+        """End the wait inside by the error; the scope is the caller's, who may set its deadline."""
+        self.check()
+        with anyio.CancelScope() as scope:
+            self._waits.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waits.discard(scope)
+        if scope.cancelled_caught:
+            self.check()
+
+
+NEVER = StopSignal()
+"""For requests of no run: nobody sets it."""

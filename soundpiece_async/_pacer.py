@@ -2,15 +2,14 @@
 
 import math
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from time import monotonic
 
 import anyio
-import attrs
 
-from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.pacing import Gate, Pace, Ticket, Turn
+from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 
 logger = get_logger("pacer")
@@ -18,18 +17,6 @@ logger = get_logger("pacer")
 
 class OutOfPatience(Exception):  # noqa: N818 - no error yet: whoever waited knows what it is one of
     """The service was silent for too long while a request waited for its turn."""
-
-
-def allow() -> None:
-    """Check nothing."""
-
-
-@attrs.frozen
-class _Patience:
-    """How long a wait may last, by the clock of the ``silence``, and what says that it is for nothing by now."""
-
-    until: float
-    check: Callable[[], None]
 
 
 class Pacer:
@@ -47,7 +34,7 @@ class Pacer:
         self._changed = anyio.Event()
         self._silence = 0.0
         self._silent_since: float | None = None
-        self._patient: dict[anyio.CancelScope, _Patience] = {}
+        self._patient: dict[anyio.CancelScope, float] = {}  # until when, by the clock of the silence
 
     def __repr__(self) -> str:
         return f"<Pacer sent={self.sent} waiting={len(self._waiting)} silence={self._silence:.3g} {self.gate!r}>"
@@ -67,20 +54,18 @@ class Pacer:
         return 0.0 if until is None else max(0.0, until - monotonic())
 
     @contextmanager
-    def patience(self, until: float, *, check: Callable[[], None] = allow) -> Generator[None]:
-        """Break off a wait inside once the clock of the ``silence`` says ``until``.
+    def patience(self, until: float, *, stop: StopSignal = NEVER) -> Generator[None]:
+        """End the wait inside once the clock of the ``silence`` reads ``until``.
 
         Otherwise ten thousand requests that go one at a time would wait for ever. Time in a queue while the service is
-        well, or has answered 429, takes no patience. It breaks it off, too, when ``check`` raises, at first or at a
-        ``recheck``.
+        well, or has answered 429, does not count.
 
         Raises:
-            OutOfPatience: it was broken off.
-            SoundpieceError: what ``check`` raised.
+            OutOfPatience: the time was up.
+            SoundpieceError: the run was stopped, before or meanwhile.
         """
-        check()
-        with anyio.CancelScope() as scope:
-            self._patient[scope] = _Patience(until, check)
+        with stop.interrupts() as scope:
+            self._patient[scope] = until
             if self._silent_since is not None:
                 scope.deadline = anyio.current_time() + until - self.silence
             try:
@@ -88,35 +73,26 @@ class Pacer:
             finally:
                 del self._patient[scope]
         if scope.cancelled_caught:
-            check()
             raise OutOfPatience
 
-    def recheck(self) -> None:
-        """Let nobody wait for a turn that would not be used: a gate may stay closed for an hour."""
-        for scope, patience in self._patient.items():
-            try:
-                patience.check()
-            except SoundpieceError:  # raised again where the wait ends
-                scope.cancel()
-
-    async def take(self, turn: Turn, *, until: float = math.inf, check: Callable[[], None] = allow) -> Ticket:
+    async def take(self, turn: Turn, *, until: float = math.inf, stop: StopSignal = NEVER) -> Ticket:
         """Wait for a permit, to be ended by ``answered``, ``limited`` or ``give_back``; cancelled, none is left.
 
         Args:
             turn: who goes first.
             until: when patience ends, by the clock of the ``silence``. Whose turn it is at once needs none.
-            check: as for ``patience``.
+            stop: of the run that the request belongs to.
 
         Raises:
             OutOfPatience: it ended.
-            SoundpieceError: what ``check`` raised.
+            SoundpieceError: the run was stopped while the request waited.
         """
         ticket = self.gate.join(turn, now=monotonic())
         if not self._admit(ticket):
             event = self._waiting[ticket] = anyio.Event()
             self._changed.set()
             try:
-                with self.patience(until, check=check):
+                with self.patience(until, stop=stop):
                     await event.wait()
             except BaseException:
                 self._waiting.pop(ticket, None)
@@ -187,8 +163,8 @@ class Pacer:
         now = monotonic()
         self._silence = self.silence
         self._silent_since = now if silent else None
-        for scope, patience in self._patient.items():
-            scope.deadline = now + patience.until - self._silence if silent else math.inf
+        for scope, until in self._patient.items():
+            scope.deadline = now + until - self._silence if silent else math.inf
 
 
 def _throw_dice() -> float:

@@ -2,24 +2,19 @@
 
 import warnings
 from collections.abc import AsyncIterable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-import anyio
 import attrs
 
 from soundpiece_async._bulk import RunMany
-from soundpiece_async._core import endings, wire
-from soundpiece_async._core.attempts import STREAK_SECONDS
+from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._core.models import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import SavedFile, Statistics, Succeeded
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.shared import SharedPace
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.validation import (
-    demand_handle,
     demand_in_flight,
     demand_operation,
     demand_output,
@@ -27,20 +22,12 @@ from soundpiece_async._core.validation import (
 )
 from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.destinations import Destination, demand_place
-from soundpiece_async._download.downloader import Downloader, UntilFull, deliver
 from soundpiece_async._download.stream import AudioStream
 from soundpiece_async._download.verify import demand_decoder
+from soundpiece_async._engine import Engine
 from soundpiece_async._journal.journal import Journal
-from soundpiece_async._journal.recorded_run import Recording
-from soundpiece_async._lifetime import Lifetime
-from soundpiece_async._poller import Poller
-from soundpiece_async._reader import Reader
-from soundpiece_async._shared.link import Link
-from soundpiece_async._shared.news import News
-from soundpiece_async._shared.opening import demand_driver, open_store
-from soundpiece_async._submitter import Submitter
-from soundpiece_async._transport import Transport
-from soundpiece_async._way import Way
+from soundpiece_async._lifetime import NOT_OPEN, Lifetime
+from soundpiece_async._shared.opening import demand_driver
 
 if TYPE_CHECKING:
     from aiohttp import TraceConfig
@@ -76,6 +63,7 @@ class Session:
         trace_configs: "Iterable[TraceConfig]" = (),
     ) -> None:
         self._life = Lifetime()
+        self._started: Engine | None = None
         self._settings = _override(settings, api_key=api_key, base_url=base_url)
         demand_decoder(self._settings)
         if self._settings.shared is not None:
@@ -83,8 +71,13 @@ class Session:
         self._traces = tuple(trace_configs)
 
     def __repr__(self) -> str:
-        parts = (self._submitter, self._poller, self._downloader, self._transport) if self._life.started else ()
-        return f"<Session {' '.join(map(repr, (self._life, *parts)))}>"
+        return f"<Session {self._life!r}{'' if self._started is None else f' {self._started!r}'}>"
+
+    @property
+    def _engine(self) -> Engine:
+        if self._started is None:
+            raise SessionClosed(NOT_OPEN)
+        return self._started
 
     async def start(self) -> None:
         """Open the session in the running event loop. Nothing is sent to the service.
@@ -97,43 +90,8 @@ class Session:
         """
         self._life.check_new()
         self._settings = attrs.evolve(self._settings, limits=fit_to_process(self._settings.limits))
-        shared, ceiling = self._settings.shared, self._settings.limits.requests_per_second
-        self._pace = None if shared is None else SharedPace(ceiling=ceiling)
-        news = None if shared is None else News(confirm=self._settings.confirm_webhooks)
-        self._transport = Transport(self._settings, trace_configs=self._traces, pace=self._pace)
-        self._reader = Reader(self._transport)
-        self._submitter = Submitter(self._transport, self._reader, validate=self._settings.validate)
-        self._poller = Poller(
-            self._transport,
-            self._reader,
-            slots=self._settings.limits.polls,
-            patience=min(STREAK_SECONDS, self._settings.retries.submit_max_elapsed),
-            news=news,
-        )
-        self._downloader = Downloader(
-            stream=self._transport.stream,
-            renew=self._reader.renew,
-            limit=self._settings.limits.downloads,
-            verify=self._settings.verify,
-            keep_corrupt=self._settings.keep_corrupt,
-            max_bytes=self._settings.limits.max_bytes,
-            max_elapsed=self._settings.retries.download_max_elapsed,
-            slowest=self._settings.limits.min_bytes_per_second,
-            window=self._settings.timeouts.read,
-            close_idle=self._transport.close_idle,
-        )
-        background = [self._transport.pacer.run, self._poller.run]
-        if self._pace is None or news is None:
-            await self._life.start(self._transport, *background)
-            return
-        link = Link(open_store(self._settings), pace=self._pace, pacer=self._transport.pacer, news=news)
-        await self._life.start(self._transport, *background, link.run, partial(self._poller.hear, news))
-        try:
-            await link.meet()
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
-            raise
+        self._started = Engine(self._settings, life=self._life, trace_configs=self._traces)
+        await self._started.start()
 
     async def aclose(self) -> None:
         """Close the session: polls end, every waiter gets ``SessionClosed``, nothing is left behind. Twice is fine.
@@ -167,7 +125,7 @@ class Session:
             DecodeError: the answer is not of the contract's shape, or echoes another request.
             SessionClosed: the session is closed.
         """
-        return await self._submit(request)
+        return await self._engine.submit(request)
 
     @overload
     async def wait(self, operation: Operation[E], *, timeout: float | None = None) -> Operation[E]: ...
@@ -192,14 +150,8 @@ class Session:
             ApiError, DecodeError: it cannot be read, and trying again would not help.
             SessionClosed: the session is closed.
         """
-        known = operation if isinstance(operation, Operation) else None
         demand_timeout(timeout)
-        with self._life.briefly():
-            if known is None or not endings.is_over(known):
-                final = await self._poller.wait(demand_handle(operation), known=known, timeout=timeout)
-                known = known or final
-                known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
-        return wire.demand_ready(known)
+        return await self._engine.wait(operation, timeout=timeout)
 
     @overload
     async def refresh(self, operation: Operation[E]) -> Operation[E]: ...
@@ -209,8 +161,7 @@ class Session:
 
     async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
         """Ask once how an operation stands, whatever its status. Raises as ``submit``."""
-        with self._life.inside():
-            return await self._reader.refresh(operation)
+        return await self._engine.refresh(operation)
 
     @overload
     async def download(
@@ -248,10 +199,7 @@ class Session:
             SettingsError: an extra or a store's credentials are missing; or ``verify="full"``, which needs files.
             SessionClosed: the session is closed.
         """
-        with self._life.inside():
-            return await deliver(
-                what, to, name=name, overwrite=overwrite, reader=self._reader, downloader=self._downloader
-            )
+        return await self._engine.download(what, to, name=name, overwrite=overwrite)
 
     def stream(self, output: Output, *, range: str | None = None, if_range: str | None = None) -> AudioStream:  # noqa: A002 - the name of the header
         """Pass an output on instead of saving it: ``async with session.stream(output) as audio``, then iterate.
@@ -270,7 +218,7 @@ class Session:
             demand_output(output),
             wanted=range,
             if_range=if_range,
-            open_passage=self._downloader.open,
+            open_passage=self._engine.downloader.open,
             inside=self._life.inside,
             start=self._life.start_child,
         )
@@ -285,9 +233,10 @@ class Session:
         """
         demand_timeout(timeout)
         demand_place(save_to, verify=self._settings.verify)
-        await self._demand(save_to)
-        operation = await self.wait(await self.submit(request), timeout=timeout)
-        files = () if save_to is None else tuple(await self.download(operation, save_to))
+        engine = self._engine
+        await engine.check_destination(save_to)
+        operation = await engine.wait(await engine.submit(request), timeout=timeout)
+        files = () if save_to is None else tuple(await engine.download(operation, save_to))
         return Succeeded(request=request, operation=operation, files=files)
 
     def run_many(
@@ -320,16 +269,12 @@ class Session:
         demand_timeout(timeout)
         demand_in_flight(max_in_flight)
         demand_place(save_to, verify=self._settings.verify)
-        wait, download = partial(self.wait, timeout=timeout), UntilFull(self.download)
-        way: Way[R] = Way(submit=self._submit, wait=wait, download=download, save_to=save_to)
-        recording = journal and Recording(journal, way=way, prepare=self._prepare, remember=self._reader.remember)
         return RunMany(
             requests,
-            work=recording.run if recording else way.run,
-            refusal=lambda: self._transport.refusal,
-            recheck=lambda: self._transport.pacer.recheck(),  # noqa: PLW0108 - there is no transport before the start
-            demand=partial(self._demand, save_to),
-            life=self._life,
+            engine=self._engine,
+            journal=journal,
+            save_to=save_to,
+            timeout=timeout,
             limit=self._settings.limits.in_flight if max_in_flight is None else max_in_flight,
             ordered=ordered,
         )
@@ -340,12 +285,7 @@ class Session:
         Raises TypeError for anything but an operation: a ``Delivery`` of an unknown type has none.
         """
         self._life.check()
-        if not demand_operation(operation).status.final:
-            return
-        if self._settings.confirm_webhooks or not endings.is_over(operation):
-            self._life.spawn(self._poller.confirm, operation.handle, operation.request)
-        else:
-            self._poller.deliver(operation)
+        self._engine.deliver(demand_operation(operation))
 
     def statistics(self) -> Statistics:
         """Count what happened since the start; cheap enough to ask ten times a second.
@@ -355,46 +295,7 @@ class Session:
         Raises:
             SessionClosed: it was never started.
         """
-        self._life.check_started()
-        poller, gate = self._poller, self._transport.pacer.gate
-        return Statistics(
-            submitted=self._submitter.submitted,
-            in_flight=poller.in_flight,
-            active_submits=self._transport.active_submits,
-            active_polls=self._poller.active_polls,
-            ready=self._reader.ready,
-            failed=self._reader.failed,
-            active_downloads=self._downloader.streams_out,
-            downloads=self._downloader.saved,
-            bytes=self._downloader.received,
-            requests=self._transport.pacer.sent,
-            rate_limited=gate.limited_count,
-            rate=gate.rate if self._pace is None else self._pace.account_rate,
-            paused_for=self._transport.pacer.paused_for,
-            queued=self._transport.queued,
-            degraded=gate.probing,
-            detection_lag=poller.lag_sum / max(1, poller.noticed),
-            detection_lag_max=poller.lag_max,
-            peers=0 if self._pace is None else self._pace.peers,
-            store_away=self._pace is not None and self._pace.away,
-            unknown_statuses=tuple(self._reader.unknown_statuses),
-        )
-
-    async def _demand(self, save_to: Destination | None) -> None:
-        """Try the destination of a run, before anything is sent and paid for."""
-        with self._life.inside():
-            await self._downloader.demand(save_to)
-
-    async def _submit(self, request: R, **how: Any) -> Operation[R]:
-        with self._life.briefly():
-            operation = await self._submitter.submit(request, **how)
-        if request.callback_url is not None and not endings.is_over(operation):
-            self._poller.expect(operation)
-        return operation
-
-    async def _prepare(self, request: Request) -> bytes:
-        with self._life.inside():
-            return await self._submitter.prepare(request)
+        return self._engine.statistics()
 
 
 def _override(settings: Settings | None, **given: str | None) -> Settings:

@@ -18,8 +18,8 @@ from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Request
+from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
-from soundpiece_async._pacer import allow
 from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
 
@@ -88,14 +88,12 @@ class Submitter:
         async with piece.lock:
             return await self._encode(request, piece)
 
-    async def submit(
-        self, request: R, *, check: Callable[[], None] = allow, sending: Sending | None = None
-    ) -> Operation[R]:
+    async def submit(self, request: R, *, stop: StopSignal = NEVER, sending: Sending | None = None) -> Operation[R]:
         """Send a request, or give the operation it already became.
 
         Args:
             request: the piece of work.
-            check: as for ``Transport.ask``.
+            stop: of the run that the request belongs to.
             sending: the body, where it is fixed already.
 
         Raises:
@@ -111,7 +109,7 @@ class Submitter:
                 if queued and piece.outage is not None:  # or each would try for a whole budget, one after the other
                     raise duplicate(piece.outage)
                 if piece.raw is None:
-                    return await self._send(request, piece, check, sending)
+                    return await self._send(request, piece, stop, sending)
         finally:
             if not (piece.lock.locked() or piece.lock.statistics().tasks_waiting):
                 piece.budget = piece.outage = None
@@ -140,9 +138,7 @@ class Submitter:
             piece.body = codec.encode_request(await self._freshen(request))
         return piece.body
 
-    async def _send(
-        self, request: R, piece: _Piece, check: Callable[[], None], sending: Sending | None
-    ) -> Operation[R]:
+    async def _send(self, request: R, piece: _Piece, stop: StopSignal, sending: Sending | None) -> Operation[R]:
         attempts, announce = piece.attempts, None
         if sending is not None:
             piece.body, announce = sending.body, sending.announce
@@ -150,21 +146,12 @@ class Submitter:
             attempts = piece.attempts = sending.attempts
         call = wire.submit(request, await self._encode(request, piece))
         piece.budget = piece.budget or self._transport.make_budget()
-        stopped: list[SoundpieceError] = []
-
-        def check_own() -> None:
-            try:
-                check()
-            except SoundpieceError as error:
-                stopped.append(error)
-                raise
-
         try:
             reading = await self._transport.ask(
                 call,
                 turn=Turn.SUBMIT,
                 read=partial(wire.read_submitted, request=request),
-                check=check_own,
+                stop=stop,
                 announce=announce,
                 attempts=attempts,
                 budget=piece.budget,
@@ -177,7 +164,7 @@ class Submitter:
                 piece.outage = error
             raise
         except SoundpieceError as error:
-            if not stopped:  # what stops one run is not the others' outcome
+            if stop.error is None:  # what stops one run is not the others' outcome
                 piece.outage = error
             raise
         self.submitted += 1

@@ -10,7 +10,8 @@ scheduler repeats them until the deadline.
 
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from time import monotonic
@@ -22,7 +23,7 @@ import attrs
 
 from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
 from soundpiece_async._core.budget import Budget
-from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError, detach
+from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.pacing import Pace, Ticket, Turn
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Settings
@@ -30,9 +31,10 @@ from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._curfew import call_later
 from soundpiece_async._descriptors import Shortage
+from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._network import Network
-from soundpiece_async._pacer import OutOfPatience, Pacer, allow
+from soundpiece_async._pacer import OutOfPatience, Pacer
 
 if TYPE_CHECKING:
     from aiohttp import TraceConfig
@@ -81,9 +83,7 @@ class Transport:
         self.stream = self._network.stream
         self.close_idle = self._network.close_idle
         self.health = Health()
-        self.refusal: SoundpieceError | None = (
-            None  # the latest that stops runs; one that goes on meanwhile stops at it
-        )
+        self._runs: set[StopSignal] = set()
         self._settings = settings
         self._submits = anyio.CapacityLimiter(settings.limits.submits)
         self._reads = anyio.CapacityLimiter(settings.limits.submits)
@@ -121,13 +121,22 @@ class Transport:
         """Close every connection."""
         await self._network.__aexit__()
 
+    @contextmanager
+    def stopping(self, run: StopSignal) -> Generator[None]:
+        """Stop a run that lasts as long as this context by whatever stops runs, whoever met it (``stops_run``)."""
+        self._runs.add(run)
+        try:
+            yield
+        finally:
+            self._runs.discard(run)
+
     async def ask(
         self,
         call: Call,
         *,
         turn: Turn,
         read: Callable[[Answer, Call], T],
-        check: Callable[[], None] = allow,
+        stop: StopSignal = NEVER,
         announce: Callable[[], Awaitable[None]] | None = None,
         attempts: Attempts | None = None,
         budget: Budget | None = None,
@@ -140,13 +149,14 @@ class Transport:
             call: what to send.
             turn: who goes first at the gate; submits have slots of their own.
             read: makes the result of an answer to the call, or raises what it stands for.
-            check: called when it is this call's turn, and at ``Pacer.recheck``; may raise, and nothing is sent.
+            stop: of the run that the call belongs to: once it is set, nothing more is sent.
             announce: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
             attempts: of a submit; keeps count of them, and knows those made earlier.
             budget: what is left of it; None: ``RetryPolicy.submit_max_elapsed``.
 
         Raises:
-            SoundpieceError: what ``read`` makes of the answer; one that may pass only when the budget is used up.
+            SoundpieceError: what ``read`` makes of the answer; one that may pass only when the budget is used up; or
+                a copy of the error that stopped the run.
         """
         slots = self._submits if turn is Turn.SUBMIT else self._reads
         trying = _Trying(call, budget or self.make_budget(), attempts, Shortage(str(call)))
@@ -154,13 +164,13 @@ class Transport:
         while True:
             silence = self.pacer.silence
             try:
-                ticket = await self._line_up(slots, turn, announce, check, until=silence + trying.budget.left)
+                ticket = await self._line_up(slots, turn, announce, stop, until=silence + trying.budget.left)
             except OutOfPatience:
                 raise self._give_up(trying, error) from None
             trying.budget.wait(self.pacer.silence - silence)
             started = monotonic()
             try:
-                return await self._exchange(call, ticket, read, check, attempts=attempts)
+                return await self._exchange(call, ticket, read, stop, attempts=attempts)
             except SoundpieceError as failure:
                 error = failure
             finally:
@@ -171,7 +181,7 @@ class Transport:
             refused = turn is Turn.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
             if verdict is not Verdict.RETRY and not refused:
                 raise error
-            await self._rest(trying, error, took=monotonic() - started, check=check, refused=refused)
+            await self._rest(trying, error, took=monotonic() - started, stop=stop, refused=refused)
 
     async def _rest(
         self,
@@ -179,7 +189,7 @@ class Transport:
         error: SoundpieceError,
         *,
         took: float,
-        check: Callable[[], None],
+        stop: StopSignal,
         refused: bool = False,
     ) -> None:
         """Sleep until a call may be tried again; raises what it ends by when that would be too late."""
@@ -196,7 +206,7 @@ class Transport:
         if pause is None:
             raise self._give_up(trying, error)
         logger.info("%s: trying again in %.1f s: %s", trying.call, pause, error)
-        with self.pacer.patience(math.inf, check=check):
+        with self.pacer.patience(math.inf, stop=stop):
             await anyio.sleep(pause)
 
     async def _line_up(
@@ -204,7 +214,7 @@ class Transport:
         slots: "anyio.CapacityLimiter",
         turn: Turn,
         announce: Callable[[], Awaitable[None]] | None,
-        check: Callable[[], None],
+        stop: StopSignal,
         *,
         until: float,
     ) -> Ticket:
@@ -212,12 +222,12 @@ class Transport:
         try:
             slots.acquire_nowait()
         except anyio.WouldBlock:
-            with self.pacer.patience(until, check=check):
+            with self.pacer.patience(until, stop=stop):
                 await slots.acquire()
         try:
             if announce is not None:
                 await announce()
-            return await self.pacer.take(turn, until=until, check=check)
+            return await self.pacer.take(turn, until=until, stop=stop)
         except BaseException:
             slots.release()
             raise
@@ -238,14 +248,14 @@ class Transport:
 
         What ``excuse`` accepts says nothing of the service's health, as a long poll that a proxy cuts short.
         """
-        return self._exchange(call, ticket, read, allow, timeout=self._settings.timeouts.poll, excuse=excuse)
+        return self._exchange(call, ticket, read, NEVER, timeout=self._settings.timeouts.poll, excuse=excuse)
 
     async def _exchange(
         self,
         call: Call,
         ticket: Ticket,
         read: Callable[[Answer, Call], T],
-        check: Callable[[], None],
+        stop: StopSignal,
         *,
         timeout: float | None = None,
         attempts: Attempts | None = None,
@@ -254,7 +264,7 @@ class Transport:
         """Make one attempt, and tell the gate what became of it: what an answer is good for, ``read`` finds out."""
         sent = False
         try:
-            check()
+            stop.check()
             sent = True
             if attempts is not None:
                 attempts.made += 1
@@ -272,7 +282,7 @@ class Transport:
                     self.pacer.limited(ticket, retry_after=error.retry_after)
                 case SoundpieceError() if sent and not excuse(error):
                     self.pacer.answered(ticket, usable=not error.retryable, retry_after=error.retry_after)
-                case _:  # cancelled, excused, or refused by the check
+                case _:  # cancelled, excused, or of a run that was stopped
                     self.pacer.give_back(ticket, sent=sent)
             raise
         self.health.answered()
@@ -303,8 +313,8 @@ class Transport:
 
     def _stop_runs(self, error: SoundpieceError) -> None:
         if error.stops_run:
-            self.refusal = detach(error)
-            self.pacer.recheck()
+            for run in self._runs:
+                run.set(error)
 
     def _give_up(self, trying: _Trying, error: SoundpieceError | None) -> SoundpieceError:
         attempts = trying.attempts

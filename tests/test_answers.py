@@ -86,7 +86,9 @@ async def test_a_429_is_waited_out_whatever_its_header_says(header: str | None) 
             shortest = 0.4 if header == "0.4" else 1.0
             assert shortest - (anyio.current_time() - started) < now.paused_for <= shortest * 1.25
             assert (now.rate, now.queued, now.active_submits, now.degraded) == (pytest.approx(0.5), 1, 1, False)
-            assert session._transport.pacer.gate._quota.left == session._transport.pacer.gate._quota.capacity
+            assert (
+                session._engine.transport.pacer.gate._quota.left == session._engine.transport.pacer.gate._quota.capacity
+            )
         assert anyio.current_time() - started > shortest
         assert len(set(api.puts)) == len(api.created) == 1
 
@@ -177,10 +179,10 @@ async def test_a_clock_that_jumps_spoils_no_expiry() -> None:
         done = await session.run(NewInstrumental("calm"))
         for jump in (7200.0, -14400.0):
             sim._world.wall_offset += jump
-            session._transport._network._clock._read = None  # as a minute later
+            session._engine.transport._network._clock._read = None  # as a minute later
             read = await session.refresh(done.operation)
             assert read.outputs[0].expires_at is not None
-            left = (read.outputs[0].expires_at - session._transport.now).total_seconds()
+            left = (read.outputs[0].expires_at - session._engine.transport.now).total_seconds()
             assert left == pytest.approx(900, abs=3)
             before = sim.statistics().polls
             await session.submit(SeparateStems(read.outputs[0]))

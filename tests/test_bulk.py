@@ -270,7 +270,9 @@ async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session)
     stopped, why = session.run_many([fx(1)]), SoundpieceError("enough")
     stopped.stop(why)
     async with stopped:
-        assert [result.error for result in [one async for one in stopped] if isinstance(result, Failed)] == [why]
+        assert [str(result.error) for result in [one async for one in stopped] if isinstance(result, Failed)] == [
+            str(why)
+        ]
 
 
 async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) -> None:
@@ -289,7 +291,8 @@ async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) 
                 done = [result async for result in results]
         assert len(sim.operations) == 4
     errors = [result.error for result in done if isinstance(result, Failed)]
-    assert errors == [why, why]
+    assert [str(error) for error in errors] == ["enough", "enough"]
+    assert errors[0] is not errors[1]
     assert len(done) == 6
 
 
@@ -311,7 +314,7 @@ async def test_a_run_is_stopped_while_the_gate_is_closed(tmp_path: Path) -> None
                     group.cancel_scope.cancel()
             assert await journal.count() == {JobState.PLANNED: 6}
         assert sim.operations == {}
-    assert [result.error for result in done if isinstance(result, Failed)] == [why] * 6
+    assert [str(result.error) for result in done if isinstance(result, Failed)] == ["enough"] * 6
 
 
 async def test_a_run_is_stopped_between_two_attempts() -> None:

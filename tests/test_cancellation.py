@@ -155,7 +155,7 @@ async def test_confirming_a_webhook_can_be_cancelled_anywhere() -> None:
     async with simulate(durations=STUCK) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
         operation = await session.submit(NewFx("door", duration=0.1))
         sim.finish(operation.id)
-        confirm = partial(session._poller.confirm, operation.handle, operation.request)
+        confirm = partial(session._engine.poller.confirm, operation.handle, operation.request)
         assert await every_step(confirm, quiet(sim, session)) > 2
         assert (await session.wait(operation)).status is Status.READY
         polls = [request for request in sim.log if request.wait]
@@ -204,7 +204,7 @@ async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
             "submit": lambda: session.submit(NewFx("door", duration=0.1)),
             "wait": lambda: session.wait(operation),
             "refresh": lambda: session.refresh(operation),
-            "renew": lambda: session._reader.renew(output),
+            "renew": lambda: session._engine.reader.renew(output),
             "run": lambda: session.run(NewFx("door", duration=0.1)),
             "run_many": run_many,
         }

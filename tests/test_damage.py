@@ -100,7 +100,7 @@ async def interrupted(tmp_path: Path) -> AsyncIterator[Damaged]:
                         await anyio.sleep(0.01)
                 for number, request in enumerate(wishes()[5:7]):
                     identity = Identity(digest=identities.digest(request), occurrence=1)
-                    body = await session._prepare(request)
+                    body = await session._engine.prepare(request)
                     job = await journal.store.insert(
                         identity, key=request.idempotency_key, route=request.route, body=body
                     )

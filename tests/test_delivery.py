@@ -30,7 +30,8 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._download import partfile
-from soundpiece_async._download.downloader import THREADS, UntilFull
+from soundpiece_async._download.downloader import THREADS
+from soundpiece_async._engine import RunFiles
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -237,33 +238,36 @@ async def test_a_slow_disk_slows_downloads_only(
     assert len(list(tmp_path.glob("*.flac"))) == 8
 
 
-async def test_a_full_disk_ends_the_downloads_of_a_run(session: Session) -> None:
+async def test_a_full_disk_ends_the_downloads_of_a_run(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those under way end with that error, and those that would follow do not begin."""
     operation = await session.submit(NewFx("door slams", duration=1))
     begun: list[str] = []
     ended: list[str] = []
 
-    async def save(_: object, to: str, **__: object) -> list[SavedFile]:
-        begun.append(to)
-        if to == "full":
-            raise DownloadError("no", url="", path="") from OSError(errno.ENOSPC, "no room")
+    async def download(_: object, __: object, *, name: str, overwrite: bool) -> list[SavedFile]:
+        begun.append(name)
+        if name == "full":
+            raise DownloadError("no", url="", path="") from OSError(errno.ENOSPC, "no space")
         await anyio.sleep_forever()
-        return []
+        raise AssertionError(overwrite)
 
-    download = UntilFull(save)
+    monkeypatch.setattr(session._engine, "download", download)
+    files = RunFiles(session._engine, tmp_path)
 
-    async def call(to: str) -> None:
+    async def call(name: str) -> None:
         with pytest.raises(DownloadError) as caught:
-            await download(operation, to, name="door", overwrite=False)
+            await files.save(operation, name=name)
         ended.append(str(caught.value))
 
     async with anyio.create_task_group() as group:
         group.start_soon(call, "other")
         await anyio.wait_all_tasks_blocked()
-        assert repr(download) == "<UntilFull running=1 full=False>"
+        assert repr(files) == "<RunFiles running=1 full=False>"
         await call("full")
     await call("late")
     assert begun == ["other", "full"]
     assert ended[0] == "no"
     assert all("found the disk full" in text for text in ended[1:])
-    assert repr(download) == "<UntilFull running=0 full=True>"
+    assert repr(files) == "<RunFiles running=0 full=True>"

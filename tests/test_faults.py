@@ -169,7 +169,7 @@ async def test_a_renewal_survives_everything() -> None:
             handle=Handle("create.new_fx", "op_" + "7" * 26),
             index=0,
         )
-        renewed = await session._reader.renew(source)
+        renewed = await session._engine.reader.renew(source)
         assert renewed.url == api.output["url"]
         await session.submit(SeparateStems(AudioSource(renewed.url)))
         assert len(set(api.puts)) == len(api.created) == 1
@@ -189,7 +189,7 @@ async def test_a_stream_says_what_happened(name: str) -> None:
     """An output host that gives no headers is told soon, without the signature; the downloader goes on from there."""
     async with RawApi(FAULTS[name]) as api, opened(attrs.evolve(settings(api.url), timeouts=SHORT)) as session:
         with anyio.fail_after(30), pytest.raises(TransportError, match="no usable answer") as caught:
-            async with session._transport.stream(f"{api.url}/a.flac?sig=secret"):
+            async with session._engine.transport.stream(f"{api.url}/a.flac?sig=secret"):
                 pytest.fail("there was no answer")
         assert "secret" not in repr(caught.value) + repr(caught.value.__cause__)
         await until(lambda: not api.open)

@@ -28,7 +28,7 @@ from soundpiece_async import (
     SessionClosed,
     Succeeded,
 )
-from soundpiece_async._lifetime import Lifetime
+from soundpiece_async._lifetime import Lifetime, StopSignal
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -223,8 +223,8 @@ async def test_an_iterable_is_closed_in_its_own_time(
                 case "session closed":
                     asyncio.get_running_loop().call_soon(closing.append, asyncio.create_task(session.aclose()))
                 case "session broken":
-                    monkeypatch.setattr(session._poller._scheduler, "next_action", lambda *_, **__: 1 / 0)
-                    session._poller._changed.set()
+                    monkeypatch.setattr(session._engine.poller._scheduler, "next_action", lambda *_, **__: 1 / 0)
+                    session._engine.poller._changed.set()
                 case _:
                     results._fault = ZeroDivisionError()
                     results._break_off()
@@ -260,7 +260,7 @@ async def test_a_fault_of_ours_in_a_poll_goes_to_its_waiters_alone(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(session._transport._network, "_scrub", stumble)
+        broken.setattr(session._engine.transport._network, "_scrub", stumble)
         with pytest.raises(ZeroDivisionError):
             await session.wait(operation)
     assert any(record.exc_info for record in caplog.records)
@@ -405,15 +405,22 @@ async def test_leaving_while_the_iterable_waits_cancels_it(session: Session) -> 
             await waiting.wait()
 
 
-async def test_once_the_key_is_refused_nothing_more_is_asked(session: Session) -> None:
-    """An empty account still answers questions; a refused key does not."""
-    run = session.run_many([fx()])
-    for refusal in (None, InsufficientCredits("no", status=402)):
-        run._refusal = refusal
-        run._brakes.asking()
-    run._refusal = AuthenticationError("no", status=401)
+def test_once_the_key_is_refused_nothing_more_is_asked() -> None:
+    """An empty account still answers questions; a refused key does not. The first error stays; each task has a copy."""
+    empty, refused = StopSignal(), StopSignal()
+    assert "waits=0" in repr(empty)
+    empty.check()
+    empty.set(InsufficientCredits("no", status=402))
+    empty.set(AuthenticationError("later", status=401))
+    empty.check(reading=True)
+    with pytest.raises(InsufficientCredits) as first:
+        empty.check()
+    with pytest.raises(InsufficientCredits) as second:
+        empty.check()
+    assert first.value is not second.value
+    refused.set(AuthenticationError("no", status=401))
     with pytest.raises(AuthenticationError):
-        run._brakes.asking()
+        refused.check(reading=True)
 
 
 @pytest.mark.parametrize("step", range(1, 7))
@@ -460,7 +467,7 @@ async def test_a_loop_that_ends_while_a_session_closes_leaves_no_connection(step
         for task in {root} | (asyncio.all_tasks() - before):
             task.cancel()
         await asyncio.gather(root, waiting, closing, return_exceptions=True)
-        network = session._transport._network
+        network = session._engine.transport._network
         assert network._api is not None
         assert network._outputs is not None
         assert (network._api.closed, network._outputs.closed) == (True, True)

@@ -176,12 +176,12 @@ async def test_what_may_be_a_host_is_left_to_the_network(host: str) -> None:
 async def test_a_date_at_the_end_of_the_calendar_is_junk(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no reason to fail, and no time."""
     async with simulate() as sim, Session(settings(sim)) as session:
-        clock = session._transport._network._clock
+        clock = session._engine.transport._network._clock
         read = clock.read
         monkeypatch.setattr(clock, "read", lambda _, **times: read(date, **times))
         async with session.run_many([NewFx("door", duration=0.1)]) as results:
             assert [type(result) async for result in results] == [Succeeded]
-        assert abs(session._transport.now - datetime.now(UTC)) < timedelta(days=1)
+        assert abs(session._engine.transport.now - datetime.now(UTC)) < timedelta(days=1)
 
 
 def raiser(fault: Exception) -> Callable[..., Any]:
@@ -220,7 +220,7 @@ async def test_a_foreign_exception_is_the_failure_of_its_job(
 ) -> None:  # fmt: skip
     """With what was known of the operation; the others go on. What may hold a secret is neither shown nor kept."""
     with monkeypatch.context() as broken:
-        broken.setattr(session._poller, "wait", raiser(fault))
+        broken.setattr(session._engine.poller, "wait", raiser(fault))
         async with session.run_many([NewFx("door", duration=0.1)]) as results:
             (result,) = [result async for result in results]
     assert isinstance(result, Failed)

@@ -600,5 +600,5 @@ async def test_the_settings_reach_the_downloader() -> None:
     """The lowest speed and its window are those of the session."""
     settings = far_settings(limits=Limits(min_bytes_per_second=5), timeouts=Timeouts(read=7))
     async with Session(settings) as session:
-        host = session._downloader._host
+        host = session._engine.downloader._host
         assert (host.slowest, host.window, host.max_elapsed) == (5, 7, 300)

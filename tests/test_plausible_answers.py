@@ -616,7 +616,7 @@ async def test_undecided_operations_are_remembered_up_to_a_bound(
         with pytest.raises(WaitTimeout):
             await session.wait(await session.submit(fx(number)), timeout=0.4)
 
-    assert len(session._poller._undecided) == 1
+    assert len(session._engine.poller._undecided) == 1
 
 
 async def test_an_unknown_status_is_shown(api: Api, session: Session, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,7 +71,7 @@ async def test_a_failed_poll_is_a_later_turn(fault: Fault) -> None:
 async def test_what_cannot_be_read_ends_the_wait() -> None:
     """A refusal that comes for long enough (here: three times) is raised; who waits again asks once; nothing breaks."""
     async with simulate() as sim, Session(settings(sim, retries=RetryPolicy(submit_max_elapsed=0))) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         for times in (3, 4):
             with pytest.raises(ValidationError, match="op_none"):
                 await session.wait(Handle("create.new_fx", "op_none"))
@@ -104,7 +104,7 @@ async def test_detection_lag_is_measured() -> None:
             with anyio.fail_after(30):
                 while all(request.operation != second.id for request in sim.log if request.method == "GET"):
                     await anyio.sleep(0.01)
-            await anyio.sleep(0.1 + 4 * session._poller._scheduler.rtt)  # an answer at once would be no hold's
+            await anyio.sleep(0.1 + 4 * session._engine.poller._scheduler.rtt)  # an answer at once would be no hold's
             sim.finish(second.id)
         assert session.statistics().detection_lag_max == 0.0
 
@@ -122,8 +122,8 @@ async def test_memories_are_bounded() -> None:
                 outputs=operation.outputs,
             )
             session.deliver(copy)
-        assert f"remembers={REMEMBERED}" in repr(session._reader)
-        assert len(session._poller._delivered) == DELIVERED
+        assert f"remembers={REMEMBERED}" in repr(session._engine.reader)
+        assert len(session._engine.poller._delivered) == DELIVERED
 
 
 async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
@@ -144,7 +144,7 @@ async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
             return super().next_action(now, rate=rate)
 
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
-        session._poller._scheduler = Impatient(slots=1)
+        session._engine.poller._scheduler = Impatient(slots=1)
         operation = await session.submit(fx())
         async with anyio.create_task_group() as group:
             group.start_soon(session.wait, operation)
@@ -160,7 +160,7 @@ async def test_a_permit_that_comes_too_late_is_given_back() -> None:
     async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=2)
-        gate = session._transport.pacer.gate
+        gate = session._engine.transport.pacer.gate
         async with anyio.create_task_group() as group:
             group.start_soon(session.submit, fx(1))
             await until(lambda: bool(session.statistics().paused_for))
@@ -192,7 +192,7 @@ async def test_waiting_in_a_loop_costs_what_waiting_costs(*, by_handle: bool) ->
                 await session.wait(what, timeout=0.02)
             assert session.statistics().in_flight == 0
         assert asked(sim) == session.statistics().active_polls == 1
-        assert "lingering=1" in repr(session._poller)
+        assert "lingering=1" in repr(session._engine.poller)
         async with anyio.create_task_group() as group:
             group.start_soon(session.wait, what)
             await until(lambda: session.statistics().in_flight == 1)
@@ -221,7 +221,7 @@ async def test_how_often_an_operation_was_unknown_is_remembered_between_two_wait
     sim.inject(Fault.SERVER_ERROR, status=404, method="GET", times=99)
     with pytest.raises(WaitTimeout):
         await session.wait(handle, timeout=0.2)
-    memory = session._poller._known[handle]
+    memory = session._engine.poller._known[handle]
     streak = memory.streaks[Verdict.UNKNOWN]
     assert streak.times > 0
     streak.times, streak.since = 1000, -1e9
@@ -235,12 +235,12 @@ async def test_what_comes_while_nobody_waits_is_there_for_who_comes_back() -> No
         operation = await session.submit(fx())
         with pytest.raises(WaitTimeout):
             await session.wait(operation, timeout=0.05)
-        watch = session._poller._watches[operation.handle]
+        watch = session._engine.poller._watches[operation.handle]
         sim.finish(operation.id)
         await until(lambda: not session.statistics().active_polls)
         assert (await session.wait(operation)).status is Status.READY
         assert asked(sim) == 1
-        session._poller._resolve(watch, operation)  # as a poll that is answered when a webhook has just come
+        session._engine.poller._resolve(watch, operation)  # as a poll that is answered when a webhook has just come
         assert session.statistics().ready == 1
 
 
@@ -258,14 +258,14 @@ async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPat
             if ends == "the session closes":
                 return
             if ends == "a fault":
-                session._poller._watches[operation.handle].poll.cancel()
+                session._engine.poller._watches[operation.handle].poll.cancel()
             if ends == "a wanted slot":
                 with pytest.raises(WaitTimeout):
                     await session.wait(other, timeout=0.5)
                 assert asked(sim, operation=other.id) == sim.peak_polls == 1
             else:
                 await until(lambda: not session.statistics().active_polls)
-            assert operation.handle not in session._poller._watches
+            assert operation.handle not in session._engine.poller._watches
             assert asked(sim, operation=operation.id) == 1
 
 
@@ -293,7 +293,7 @@ async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
             with pytest.raises(WaitTimeout):
                 await session.wait(operation.handle, timeout=0.01)
         assert asked(sim) == 0
-        session._poller.hasten(operation.handle)  # the webhook came, and did not say how it ended
+        session._engine.poller.hasten(operation.handle)  # the webhook came, and did not say how it ended
         with pytest.raises(WaitTimeout):
             await session.wait(operation.handle, timeout=0.2)
         assert asked(sim) > 0
@@ -302,8 +302,8 @@ async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
 async def test_what_is_known_between_waits_is_bounded(session: Session) -> None:
     """The oldest are forgotten, and then begin anew."""
     for number in range(KNOWN + 10):
-        session._poller._remember(Handle("create.new_fx", f"op_{number}"))
-    assert len(session._poller._known) == KNOWN
+        session._engine.poller._remember(Handle("create.new_fx", f"op_{number}"))
+    assert len(session._engine.poller._known) == KNOWN
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0])

@@ -21,6 +21,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._core.pacing import Gate, Turn
+from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._pacer import OutOfPatience, Pacer
 from soundpiece_async.simulator import Simulator
 
@@ -132,7 +133,7 @@ async def test_a_service_that_answers_costs_none(status: str) -> None:
         api.script.append(answer(http(b'{"detail": "no"}', status=status, headers="Retry-After: 0.01\r\n")))
         with pytest.raises(SoundpieceError) if "429" not in status else anyio.fail_after(30):
             await session.refresh(HANDLE)
-        quota = session._transport.pacer.gate._quota
+        quota = session._engine.transport.pacer.gate._quota
         assert quota.left == quota.capacity == QUOTA
 
 
@@ -142,7 +143,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
     async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
-        pacer = session._transport.pacer
+        pacer = session._engine.transport.pacer
         stamps: list[float] = []
         together = 0
         async with anyio.create_task_group() as group:
@@ -275,16 +276,14 @@ async def test_the_one_poll_that_goes_is_not_held() -> None:
 async def test_a_probe_that_is_refused_or_cancelled_lets_the_next_one_go() -> None:
     """The one place there is never stays with somebody who left."""
     async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=5)) as session:
-
-        def refuse() -> None:
-            raise InsufficientCredits("no more", status=402)
-
+        stop = StopSignal()
+        stop.set(InsufficientCredits("no more", status=402))
         api.script.extend([hang_up] * QUOTA)
         async with opened(patient(api.url, submit_max_elapsed=0)) as hasty:
             await exhaust(hasty)
             await anyio.sleep(0.15)
             with pytest.raises(InsufficientCredits):
-                await hasty._submitter.submit(fx(), check=refuse)
+                await hasty._engine.submitter.submit(fx(), stop=stop)
             await assert_idle(hasty)
             api.script.append(FAULTS["stalls"])
             with anyio.move_on_after(0.1) as scope:

@@ -1,7 +1,7 @@
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -45,15 +45,15 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.identities import Identity
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
+from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.recorded_run import Recording
+from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._submitter import Sending
-from soundpiece_async._way import Brakes, Way
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
 
 KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
-FREE = Brakes(sending=lambda: None, asking=lambda: None)
 Result = Succeeded[Any] | Failed[Any]
 
 
@@ -638,46 +638,35 @@ async def test_a_journal_must_be_open_and_for_writing(sim: Simulator, session: S
             session.run_many([fx(1)], journal=journal)
 
 
-async def prepare_nothing(_: Request) -> bytes:
-    return b"{}"
-
-
-def recording(
-    journal: Journal,
-    submit: Callable[..., Awaitable[Any]],
-    prepare: Callable[[Request], Awaitable[bytes]] = prepare_nothing,
-) -> Recording[Any]:
-    """Make a recording of which only the preparation and the submit are ever reached."""
-
-    async def unreachable(*_: object, **__: object) -> Any:
-        raise AssertionError("nothing is awaited or downloaded here")
-
-    way = Way[Any](submit=submit, wait=unreachable, download=unreachable, save_to=None)
-    return Recording(journal, way=way, prepare=prepare, remember=lambda _: None)
+def recording(journal: Journal, engine: Engine) -> Recording[Any]:
+    return Recording(journal, engine=engine, stop=StopSignal(), files=RunFiles(engine, None), timeout=None)
 
 
 @pytest.mark.parametrize("operation", ["op_1", None])
-async def test_an_answer_to_another_request_ends_nothing(tmp_path: Path, operation: str | None) -> None:
+async def test_an_answer_to_another_request_ends_nothing(
+    tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, operation: str | None
+) -> None:
     """The id in it is not ours, so none is on record; the PUT may have been accepted, and goes again with its key."""
 
-    async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:
+    async def submit(request: Request, *, stop: StopSignal, sending: Sending) -> Operation[Any]:
         await sending.announce()
-        check()
+        stop.check()
         sending.attempts.made += 1
         known = operation and Operation(route=request.route, id=operation, status=Status.PROCESSING, request=request)
         raise DecodeError("strange", operation=known or None)
 
+    monkeypatch.setattr(session._engine, "submit", submit)
     async with Journal.open(tmp_path) as journal:
-        one = recording(journal, submit)
+        one = recording(journal, session._engine)
         with pytest.raises(DecodeError):
-            await one.run(fx(1), brakes=FREE, know=lambda _: None)
+            await one.run(InFlight(fx(1)))
         (piece,) = await journal.jobs(JobState.SENDING)
         assert piece.operation is None
         assert "Recording" in repr(one)
         assert "SavedFiles" in repr(one._saved_files)
 
 
-async def test_a_given_key_wins_a_race_too(tmp_path: Path) -> None:
+async def test_a_given_key_wins_a_race_too(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another task makes a piece with this key at the same time, that is the piece."""
     async with Journal.open(tmp_path) as journal:
         other = Identity(digest=b"other", occurrence=1)
@@ -686,14 +675,16 @@ async def test_a_given_key_wins_a_race_too(tmp_path: Path) -> None:
             await journal.store.insert(other, key=KEY, route=request.route, body=b"first")
             return b"second"
 
-        async def submit(request: Request, *, check: Callable[[], None], sending: Sending) -> Operation[Any]:
-            check()
+        async def submit(request: Request, *, stop: StopSignal, sending: Sending) -> Operation[Any]:
+            stop.check()
             assert (request.idempotency_key, sending.body) == (KEY, b"first")
             raise TransportError("seen enough")
 
-        one = recording(journal, submit, prepare)
+        monkeypatch.setattr(session._engine, "prepare", prepare)
+        monkeypatch.setattr(session._engine, "submit", submit)
+        one = recording(journal, session._engine)
         with pytest.raises(TransportError, match="seen enough"):
-            await one.run(fx(1, idempotency_key=KEY), brakes=FREE, know=lambda _: None)
+            await one.run(InFlight(fx(1, idempotency_key=KEY)))
         assert await journal.count() == {JobState.PLANNED: 1}
 
 

@@ -32,7 +32,7 @@ async def test_one_request_serves_all_who_wait() -> None:
         urls = []
 
         async def renew() -> None:
-            urls.append((await session._reader.renew(OLD)).url)
+            urls.append((await session._engine.reader.renew(OLD)).url)
 
         async with anyio.create_task_group() as group:
             for _ in range(8):
@@ -49,7 +49,7 @@ async def test_everybody_who_waits_shares_its_failure() -> None:
 
         async def renew() -> None:
             with pytest.raises(TransportError) as caught:
-                await session._reader.renew(OLD)
+                await session._engine.reader.renew(OLD)
             errors.append(caught.value)
 
         async with anyio.create_task_group() as group:
@@ -58,7 +58,7 @@ async def test_everybody_who_waits_shares_its_failure() -> None:
         assert len(api.requests) == 1
         assert len({str(error) for error in errors}) == 1
         assert len(set(map(id, errors))) == 8  # or one would collect the tracebacks of all
-        assert (await session._reader.renew(OLD)).url == api.output["url"]
+        assert (await session._engine.reader.renew(OLD)).url == api.output["url"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_one_refusal_is_not_the_end(refusal: bytes) -> None:
     async with RawApi(refuse) as api:
         patient = attrs.evolve(settings(api.url), retries=RetryPolicy(submit_max_elapsed=60))
         async with opened(patient) as session:
-            assert (await session._reader.renew(OLD)).url == api.output["url"]
+            assert (await session._engine.reader.renew(OLD)).url == api.output["url"]
         assert len(api.requests) == 2
 
 
@@ -87,7 +87,7 @@ async def test_one_that_leaves_does_not_end_it_for_the_others(leaver: int) -> No
         async def renew(scope: anyio.CancelScope) -> None:
             with scope:
                 try:
-                    outcomes.append(await session._reader.renew(OLD))
+                    outcomes.append(await session._engine.reader.renew(OLD))
                 except TransportError as error:
                     outcomes.append(error)
 
@@ -109,10 +109,10 @@ async def test_an_output_that_is_gone_is_told() -> None:
     async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
         api.ready = False
         with pytest.raises(DownloadError, match="lists no output 0 any more"):
-            await session._reader.renew(OLD)
+            await session._engine.reader.renew(OLD)
         api.script.extend([hang_up] * 2)  # the first of them meets the connection that is kept, and costs no try
         with pytest.raises(TransportError):
-            await session._reader.renew(OLD)
+            await session._engine.reader.renew(OLD)
 
 
 @pytest.mark.parametrize("status", ["missing", "delivered"])

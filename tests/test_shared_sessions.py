@@ -152,7 +152,7 @@ async def test_a_limit_is_known_to_all(shared: str) -> None:
             group.start_soon(all_three[1].submit, fx())
             await until(lambda: all_three[1].statistics().queued == 1)
             assert [one.statistics().rate_limited for one in all_three] == [1, 0, 0]
-            assert "metered" in repr(all_three[2]._pace)
+            assert "metered" in repr(all_three[2]._engine.pace)
             group.cancel_scope.cancel()
         assert len(sim.log) == 1
 
@@ -400,7 +400,7 @@ async def test_news_change_while_the_store_is_asked() -> None:
 async def test_news_that_come_too_late_change_nothing(redis: Server) -> None:
     """Whoever waited has gone in the moment in which they came."""
     async with simulate() as sim, sessions(sim, f"{redis.url}?account=late", 1) as (one,):
-        news = one._poller._news
+        news = one._engine.poller._news
         assert news is not None
         news._receive(Handle("create.new_fx", "op_1"), b"{}")
         await until(lambda: not news._found)

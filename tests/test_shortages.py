@@ -183,7 +183,7 @@ async def test_a_refused_name_is_changed(
     assert "refuses its own name" in file.warnings[-1]
     (tmp_path / "folder").write_bytes(b"")
     with pytest.raises(DownloadError) as caught:
-        await session._downloader.save_in(operation.outputs[0], tmp_path / "folder" / "below", "x.flac")
+        await session._engine.downloader.save_in(operation.outputs[0], tmp_path / "folder" / "below", "x.flac")
     assert not caught.value.path.endswith("x-7a0a9a9c.flac")
 
 

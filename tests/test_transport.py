@@ -212,7 +212,7 @@ async def test_the_services_clock_is_read_from_its_answers() -> None:
     async with simulate(clock_skew=3600) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         assert operation.created_at is not None
-        assert abs((session._transport.now - operation.created_at).total_seconds()) < 5
+        assert abs((session._engine.transport.now - operation.created_at).total_seconds()) < 5
     for date in ("Date: yesterday\r\n", "Date: Sun, 22 Nov 2026 10:00:00\r\n", ""):
         async with answering(http(b"{}", headers=date)) as url, Session(settings(sim, base_url=url)) as session:
             with pytest.raises(DecodeError):

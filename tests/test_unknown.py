@@ -64,7 +64,7 @@ UNKNOWN = b'{"detail": [{"loc": ["query", "id"], "msg": "Operation not found", "
 async def test_a_refused_poll_is_a_later_turn(act: Act) -> None:
     """Just after the PUT, or at any time: the work is paid for, and asking again costs nothing."""
     async with RawApi() as api, opened(settings(api.url)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.4)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.4)
         operation = await session.submit(fx())
         api.script.extend([act, act])
         assert (await session.wait(operation, timeout=10)).status is Status.READY
@@ -74,7 +74,7 @@ async def test_a_refused_poll_is_a_later_turn(act: Act) -> None:
 async def test_an_operation_is_not_found_when_it_is_said_for_long_enough(status: int, body: bytes) -> None:
     """At least three times, for a minute (here: half a second); the error says which, and knows the operation."""
     async with RawApi() as api, opened(settings(api.url)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.4)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.4)
         operation = await session.submit(fx())
         api.always = refuse(status, body)
         started = anyio.current_time()
@@ -92,7 +92,7 @@ async def test_an_operation_is_not_found_when_it_is_said_for_long_enough(status:
 async def test_an_answer_in_between_begins_the_count_anew() -> None:
     """What the service knows again is not unknown."""
     async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         api.ready = False
         lost = refuse(404)
         api.script.extend([lost, lost, None, lost, lost, None, lost, lost])  # type: ignore[list-item]
@@ -116,7 +116,7 @@ async def test_an_answer_in_between_begins_the_count_anew() -> None:
 async def test_every_error_about_an_operation_names_it(act: Act, error: type[Exception]) -> None:
     """Of a wait, once the same has come for long enough (here: at once), and of a refresh."""
     async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         operation = await session.submit(fx())
         api.always = act
         for what in (operation, operation.handle):
@@ -131,7 +131,7 @@ async def test_every_error_about_an_operation_names_it(act: Act, error: type[Exc
 async def test_answers_that_cannot_be_read_do_not_make_an_operation_unknown() -> None:
     """What is refused, unreadable or lost says nothing of whether the service knows it: each is counted by itself."""
     async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         unreadable = answer(http(b'{"detail": "no operation here"}'))
         api.script.extend([unreadable, refuse(404), refuse(400), refuse(404)])
         assert (await session.wait(HANDLE, timeout=10)).status is Status.READY
@@ -169,7 +169,7 @@ async def test_a_service_that_refuses_long_polls_is_asked_without(
 ) -> None:
     """Each refused one is followed by a short one; after two the session sends no other, also in short waits."""
     async with ParticularApi(refusal) as api, opened(settings(api.url, budget=20)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.4)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.4)
         api.ready = False
         operation = await session.submit(fx())
         done: list[Operation[NewFx]] = []
@@ -207,7 +207,7 @@ class ParticularApi(RawApi):
 async def test_a_poll_rests_as_long_as_it_is_asked_to() -> None:
     """``Retry-After`` of a 503 is for this operation."""
     async with RawApi() as api, opened(settings(api.url)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         api.script.append(refuse(503, headers="Retry-After: 1\r\n"))
         started = anyio.current_time()
         await session.wait(HANDLE, timeout=10)
@@ -244,7 +244,7 @@ def cut(kind: str) -> Act:
 async def test_a_proxy_with_a_short_idle_timeout_serves_everybody(kind: str) -> None:
     """Ten of ten, and nothing is taken for an outage: the scheduler learns how long a poll is held there."""
     async with HeldApi() as api, opened(settings(api.url, budget=20)) as session:
-        scheduler = session._poller._scheduler = Scheduler(slots=20, hold=2.0)
+        scheduler = session._engine.poller._scheduler = Scheduler(slots=20, hold=2.0)
         operations = [await session.submit(fx(number)) for number in range(10)]
         api.ready, api.always = False, cut(kind)
         done: list[Status] = []
@@ -256,14 +256,17 @@ async def test_a_proxy_with_a_short_idle_timeout_serves_everybody(kind: str) -> 
             for operation in operations:
                 group.start_soon(wait, operation)
             await until(lambda: scheduler._tempo.hold < 1)
-            assert not session._transport.pacer.gate._quota.capacity - session._transport.pacer.gate._quota.left
+            assert (
+                not session._engine.transport.pacer.gate._quota.capacity
+                - session._engine.transport.pacer.gate._quota.left
+            )
             api.ready = True
         assert done == [Status.READY] * 10
 
 
 async def run(url: str, folder: Path, *, calls: list[NewFx] | None = None, **how: bool) -> list[object]:
     async with await Journal.open(folder, **how) as journal, opened(settings(url)) as session:
-        session._poller._scheduler = Scheduler(slots=4, hold=0.2)
+        session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         async with session.run_many(calls or [fx()], journal=journal) as results:
             return [result async for result in results]
 

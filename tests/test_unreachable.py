@@ -142,7 +142,7 @@ async def test_a_refused_connection_is_tried_for_a_shorter_time(monkeypatch: pyt
 async def test_silence_is_told_while_a_program_waits(caplog: pytest.LogCaptureFixture) -> None:
     """Polls never end for want of a connection, so a WARNING says why nothing comes; once."""
     async with opened(settings(NOBODY)) as session:
-        session._poller._scheduler._tempo.hold = 0.2
+        session._engine.poller._scheduler._tempo.hold = 0.2
         with pytest.raises(WaitTimeout):
             await session.wait(Handle("create.new_fx", "op_1"), timeout=0.5)
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -198,7 +198,7 @@ async def test_a_service_that_was_reached_is_waited_for() -> None:
             async with RawApi(port=port):
                 await session.submit(fx())
             waiting = asyncio.create_task(session.submit(fx(1)))
-            await until(lambda: "refused" in session._transport.health.latest)
+            await until(lambda: "refused" in session._engine.transport.health.latest)
             async with RawApi(port=port) as back:
                 assert (await waiting).id in back.created.values()
 
@@ -211,4 +211,4 @@ async def test_a_run_ends_where_nobody_ever_answers() -> None:
                 done = [result async for result in results]
     assert len(done) == 300
     assert all(isinstance(result, Failed) and "name not found" in str(result.error) for result in done)
-    assert session._transport.pacer.sent <= 32
+    assert session._engine.transport.pacer.sent <= 32

@@ -463,7 +463,7 @@ async def test_a_webhook_without_a_certain_end_is_followed_by_polls(
                 ends.append(caught.value.handle)
 
             group.start_soon(wait)
-            await until(lambda: operation.handle in session._poller._watches)
+            await until(lambda: operation.handle in session._engine.poller._watches)
             sim.finish(operation.id)
             await until(lambda: bool(ends))
         assert ends == [operation.handle]

@@ -31,7 +31,7 @@ from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.destinations import Destination, Places
 from soundpiece_async._download.fetch import OutputHost, Source, tell_warnings
-from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, is_full, read_facts, refuses_name
+from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, read_facts, refuses_name
 from soundpiece_async._download.relay import Excerpt, Passage
 from soundpiece_async._download.transfer import First, fill, find_difference
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
@@ -346,49 +346,3 @@ async def deliver(
     except SoundpieceError as error:
         error.about(operation=operation)
         raise
-
-
-class UntilFull:
-    """The downloads of one run: once the disk is full, those under way and all that would follow end with that error.
-
-    Else each of ten thousand would begin a file, and leave its beginning on a disk without room.
-
-    Args:
-        download: as ``Session.download``.
-    """
-
-    def __init__(self, download: Callable[..., Awaitable[list[SavedFile]]]) -> None:
-        self._download = download
-        self._running: set[anyio.CancelScope] = set()
-        self._full: DownloadError | None = None
-
-    def __repr__(self) -> str:
-        return f"<UntilFull running={len(self._running)} full={self._full is not None}>"
-
-    async def __call__(
-        self, operation: Operation[Any], to: Destination, *, name: str, overwrite: bool
-    ) -> list[SavedFile]:
-        """Download the files of one operation.
-
-        Raises:
-            SoundpieceError: as ``Session.download``, or because the disk is full.
-        """
-        if self._full is None:
-            with anyio.CancelScope() as scope:
-                self._running.add(scope)
-                try:
-                    return await self._download(operation, to, name=name, overwrite=overwrite)
-                except DownloadError as error:
-                    if is_full(error):
-                        self._full = error
-                        for other in self._running:
-                            other.cancel()
-                    raise
-                finally:
-                    self._running.discard(scope)
-        raise DownloadError(
-            f"{operation.handle}: its files were not saved: another piece of this run found the disk full; free some "
-            "space, then download it again",
-            url="",
-            path=str(to),
-        ) from (self._full and self._full.__cause__)

@@ -10,11 +10,10 @@
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -36,11 +35,12 @@ from soundpiece_async._core.pieces import UNLABELLED, FileRecord, JobRecord, Job
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._download.destinations import Destination, Whereabouts, locate, read_path, read_place
+from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.occurrences import OccurrenceCounter
+from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._submitter import Sending
-from soundpiece_async._way import Brakes, Way
 
 
 @attrs.frozen
@@ -168,9 +168,10 @@ class Recording(Generic[R]):
 
     Args:
         journal: open, and not read-only.
-        way: the stages.
-        prepare: makes the body of a new job.
-        remember: takes over the numbers of the outputs that an earlier process saw.
+        engine: of the session.
+        stop: of the run.
+        files: of the run.
+        timeout: seconds to wait for each operation; None: as long as it takes.
 
     Raises:
         JournalError: the journal is not open, or cannot be written.
@@ -180,9 +181,10 @@ class Recording(Generic[R]):
         self,
         journal: Journal,
         *,
-        way: Way[R],
-        prepare: Callable[[Request], Awaitable[bytes]],
-        remember: Callable[[Operation[Any]], object],
+        engine: Engine,
+        stop: StopSignal,
+        files: RunFiles,
+        timeout: float | None,
     ) -> None:
         if journal.read_only:
             raise JournalError(f"the journal of {journal.folder} was opened to be read only")
@@ -190,10 +192,11 @@ class Recording(Generic[R]):
         self._pop_annotation = journal.pop_annotation
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._retry_failed = journal.retry_failed
-        self._way = way
-        self._saved_files = SavedFiles(journal.folder, wanted_in=way.save_to)
-        self._prepare = prepare
-        self._remember = remember
+        self._engine = engine
+        self._stop = stop
+        self._files = files
+        self._timeout = timeout
+        self._saved_files = SavedFiles(journal.folder, wanted_in=files.to)
         self._seen = OccurrenceCounter()
         self._renewed: set[int] = set()
         self._alive: dict[tuple[bytes, str], Identity] = {}
@@ -201,19 +204,18 @@ class Recording(Generic[R]):
     def __repr__(self) -> str:
         return f"<Recording {self._store!r} {self._seen!r}>"
 
-    async def run(
-        self, request: R, *, brakes: Brakes, know: Callable[[Operation[R]], None]
-    ) -> Succeeded[R] | Failed[R]:
+    async def run(self, in_flight: InFlight[R]) -> Succeeded[R] | Failed[R]:
         """Take a job on from where the journal says that it stands."""
+        request = in_flight.request
         identity, annotation = self._identify(request), self._pop_annotation(request)
         async with self._store.lock(identity) as queue:
             if queue.outage is not None:  # of the same object, tried meanwhile: or each would try for a whole budget
                 raise queue.outage
-            job = await self._find_or_insert(request, identity, brakes, annotation=annotation or UNLABELLED)
+            job = await self._find_or_insert(request, identity, annotation=annotation or UNLABELLED)
             if annotation is not None and annotation != Label(job.name, job.metadata, job.line):
                 job = await self._store.annotate(job, annotation)
             if self._retry_failed and job.ended and job.number not in self._renewed:
-                job = await self._replan(job, request, identity.digest, brakes)
+                job = await self._replan(job, request, identity.digest)
             operation = None if job.operation is None else pieces.revive(job, request)
             self._store.progress[JobState.SUBMITTED] += operation is not None
             self._store.progress[JobState.READY] += bool(job.outputs)
@@ -224,28 +226,22 @@ class Recording(Generic[R]):
                 return Failed(request=request, operation=None, error=_uncertain_error(job), from_journal=True)
             if operation is None:
                 try:
-                    operation = await self._submit(job, request, brakes)
+                    operation = await self._submit(job, request)
                 except (TransportError, ApiError) as error:
                     queue.outage = duplicate(error)
                     raise
-                know(operation)
+                in_flight.operation = operation
                 return await self._complete(job, operation)
-            know(operation)
-            self._remember(operation)
+            in_flight.operation = operation
+            self._engine.reader.remember(operation)
             found = await self._store.run_in_thread(partial(self._saved_files.check, job))
             if found.files is not None:
                 return Succeeded(request=request, operation=operation, files=found.files, from_journal=True)
-            brakes.asking()
-            return await self._resume(job, operation, brakes, know, overwrite=found.owned)
+            self._stop.check(reading=True)
+            return await self._resume(job, in_flight, operation, overwrite=found.owned)
 
     async def _resume(
-        self,
-        job: JobRecord,
-        operation: Operation[R],
-        brakes: Brakes,
-        know: Callable[[Operation[R]], None],
-        *,
-        overwrite: bool,
+        self, job: JobRecord, in_flight: InFlight[R], operation: Operation[R], *, overwrite: bool
     ) -> Succeeded[R]:
         """Finish what an earlier run submitted.
 
@@ -256,8 +252,7 @@ class Recording(Generic[R]):
         except NotFound:
             if job.state is not JobState.UNCERTAIN or not self._resubmit_uncertain:
                 raise
-        operation = await self._submit(job, operation.request, brakes)
-        know(operation)
+        operation = in_flight.operation = await self._submit(job, operation.request)
         return await self._complete(job, operation, overwrite=overwrite)
 
     def _identify(self, request: R) -> Identity:
@@ -274,11 +269,11 @@ class Recording(Generic[R]):
             weakref.finalize(request, self._alive.pop, name, None).atexit = False
         return known
 
-    async def _find_or_insert(self, request: R, identity: Identity, brakes: Brakes, *, annotation: Label) -> JobRecord:
+    async def _find_or_insert(self, request: R, identity: Identity, *, annotation: Label) -> JobRecord:
         """Find a job, or write it down with the key and the body it will always have."""
         while (job := await self._store.find(identity)) is None:
-            brakes.sending()
-            body = await self._prepare(request)
+            self._stop.check()
+            body = await self._engine.prepare(request)
             key = request.idempotency_key
             job = await self._store.insert(identity, key=key, route=request.route, body=body, annotation=annotation)
             if job is not None:
@@ -295,30 +290,30 @@ class Recording(Generic[R]):
             logger.warning("%s: the key stands for another request in the journal, which goes on", job.key)
         return job
 
-    async def _replan(self, job: JobRecord, request: R, digest: bytes, brakes: Brakes) -> JobRecord:
+    async def _replan(self, job: JobRecord, request: R, digest: bytes) -> JobRecord:
         """Give a job that failed for good a new key, with which it is bought anew; once in a run."""
-        brakes.sending()
+        self._stop.check()
         fresh = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
-        body = await self._prepare(fresh)
+        body = await self._engine.prepare(fresh)
         renewed = await self._store.replan_with_new_key(job, digest=digest, key=fresh.idempotency_key, body=body)
         self._renewed.add(job.number)
         return renewed
 
-    async def _submit(self, job: JobRecord, request: R, brakes: Brakes) -> Operation[R]:
+    async def _submit(self, job: JobRecord, request: R) -> Operation[R]:
         """Send a job, and write down what is known of it, whatever comes back."""
 
         async def announce() -> None:
             if not sending.attempts.made:
                 await self._store.mark_sending(job, now=time.time())
 
-        brakes.sending()
+        self._stop.check()
         sending = Sending(job.body, announce, Attempts(before=job.state is not JobState.PLANNED))
         keyed = request
         if job.key != request.idempotency_key:
             key = MadeKey(job.key) if identities.given_key(request) is None else job.key
             keyed = attrs.evolve(request, idempotency_key=key)
         try:
-            operation = await self._way.submit(keyed, check=brakes.sending, sending=sending)
+            operation = await self._engine.submit(keyed, stop=self._stop, sending=sending)
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
             in_doubt = sending.attempts.in_doubt
             failure = None
@@ -341,7 +336,7 @@ class Recording(Generic[R]):
         try:
             if title is None or not job.outputs:
                 title = await self._store.mark_ready(job, operation, now=time.time())
-            files = await self._way.save(operation, title=title, overwrite=overwrite)
+            files = await self._files.save(operation, name=title, overwrite=overwrite)
         except SoundpieceError as error:
             await self._fail(job, error)
             raise
@@ -351,7 +346,7 @@ class Recording(Generic[R]):
 
     async def _wait(self, job: JobRecord, operation: Operation[R]) -> Operation[R]:
         try:
-            ready = await self._way.wait(operation)
+            ready = await self._engine.wait(operation, timeout=self._timeout)
         except NotFound as error:
             await self._store.mark_uncertain(job, pieces.explain_unknown(error))
             raise

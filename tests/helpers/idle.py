@@ -18,16 +18,16 @@ async def until(reached: Callable[[], bool]) -> None:
 
 async def assert_idle(session: Session) -> None:
     """Assert that a session that was asked for nothing more holds no slot, no permit and no place in a queue."""
-    await until(lambda: not session._poller._scheduler.polls)
+    await until(lambda: not session._engine.poller._scheduler.polls)
     now = session.statistics()
     assert (now.in_flight, now.active_submits, now.active_polls, now.active_downloads) == (0, 0, 0, 0)
-    transport = session._transport
+    transport = session._engine.transport
     gate = transport.pacer.gate
     assert transport._reads.borrowed_tokens == 0
     assert now.queued == gate.waiting == len(transport.pacer._waiting) == len(transport.pacer._patient)
     assert gate.waiting <= 1  # the poller's own place, as long as the gate is closed
     assert gate.in_flight == 0
-    assert not session._reader._renewing
+    assert not session._engine.reader._renewing
 
 
 @asynccontextmanager

@@ -1,0 +1,264 @@
+"""The collaborators of a session, made once: submit, wait, refresh, download.
+
+``Session``, ``RunMany`` and the run with a journal call it directly. It checks no arguments: ``Session`` does. When the
+session closes, every call here ends with ``SessionClosed``.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import anyio
+import attrs
+
+from soundpiece_async._core import endings, wire
+from soundpiece_async._core.attempts import STREAK_SECONDS
+from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._core.models import Operation
+from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Request
+from soundpiece_async._core.results import SavedFile, Statistics
+from soundpiece_async._core.settings import Settings
+from soundpiece_async._core.shared import SharedPace
+from soundpiece_async._core.titles import Titles
+from soundpiece_async._core.validation import demand_handle
+from soundpiece_async._download.destinations import Destination
+from soundpiece_async._download.downloader import Downloader, deliver
+from soundpiece_async._download.partfile import is_full
+from soundpiece_async._lifetime import NEVER, Lifetime, StopSignal
+from soundpiece_async._poller import Poller
+from soundpiece_async._reader import Reader
+from soundpiece_async._shared.link import Link
+from soundpiece_async._shared.news import News
+from soundpiece_async._shared.opening import open_store
+from soundpiece_async._submitter import Sending, Submitter
+from soundpiece_async._transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiohttp import TraceConfig
+
+R = TypeVar("R", bound=Request)
+
+
+@attrs.define(eq=False)
+class InFlight(Generic[R]):
+    """A request of a run, and its operation as soon as that is known."""
+
+    request: R
+    operation: Operation[R] | None = None
+
+
+class Engine:
+    """One per session, made in its event loop.
+
+    Args:
+        settings: of the session, with limits that this process can hold.
+        life: runs the background tasks, and ends the calls when the session closes.
+        trace_configs: passed through to aiohttp.
+    """
+
+    def __init__(self, settings: Settings, *, life: Lifetime, trace_configs: "Iterable[TraceConfig]" = ()) -> None:
+        limits, retries = settings.limits, settings.retries
+        self.life = life
+        self.settings = settings
+        self.pace = None if settings.shared is None else SharedPace(ceiling=limits.requests_per_second)
+        self._news = None if settings.shared is None else News(confirm=settings.confirm_webhooks)
+        self.transport = Transport(settings, trace_configs=trace_configs, pace=self.pace)
+        self.reader = Reader(self.transport)
+        self.submitter = Submitter(self.transport, self.reader, validate=settings.validate)
+        self.poller = Poller(
+            self.transport,
+            self.reader,
+            slots=limits.polls,
+            patience=min(STREAK_SECONDS, retries.submit_max_elapsed),
+            news=self._news,
+        )
+        self.downloader = Downloader(
+            stream=self.transport.stream,
+            renew=self.reader.renew,
+            limit=limits.downloads,
+            verify=settings.verify,
+            keep_corrupt=settings.keep_corrupt,
+            max_bytes=limits.max_bytes,
+            max_elapsed=retries.download_max_elapsed,
+            slowest=limits.min_bytes_per_second,
+            window=settings.timeouts.read,
+            close_idle=self.transport.close_idle,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.submitter!r} {self.poller!r} {self.downloader!r} {self.transport!r}>"
+
+    async def start(self) -> None:
+        """Start the background tasks; a shared store has some seconds to answer, and is then done without."""
+        background = [self.transport.pacer.run, self.poller.run]
+        if self.pace is None or self._news is None:
+            await self.life.start(self.transport, *background)
+            return
+        link = Link(open_store(self.settings), pace=self.pace, pacer=self.transport.pacer, news=self._news)
+        await self.life.start(self.transport, *background, link.run, partial(self.poller.hear, self._news))
+        try:
+            await link.meet()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.life.close()
+            raise
+
+    async def submit(self, request: R, *, stop: StopSignal = NEVER, sending: Sending | None = None) -> Operation[R]:
+        """Send a request, or return the operation it already became; takes and raises as ``Submitter.submit``."""
+        with self.life.briefly():
+            operation = await self.submitter.submit(request, stop=stop, sending=sending)
+        if request.callback_url is not None and not endings.is_over(operation):
+            self.poller.expect(operation)
+        return operation
+
+    async def prepare(self, request: Request) -> bytes:
+        """Return the body that every PUT of a request has; raises as ``Submitter.prepare``."""
+        with self.life.inside():
+            return await self.submitter.prepare(request)
+
+    async def wait(self, operation: Operation[Any] | Handle, *, timeout: float | None) -> Operation[Any]:
+        """Wait until an operation is ready, with the request it had; raises as ``Session.wait``."""
+        known = operation if isinstance(operation, Operation) else None
+        with self.life.briefly():
+            if known is None or not endings.is_over(known):
+                final = await self.poller.wait(demand_handle(operation), known=known, timeout=timeout)
+                known = known or final
+                known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
+        return wire.demand_ready(known)
+
+    async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
+        """Read an operation once, whatever its status; raises as ``Session.refresh``."""
+        with self.life.inside():
+            return await self.reader.refresh(operation)
+
+    @overload
+    async def download(
+        self, what: Operation[Any], to: Destination, *, name: str | None = None, overwrite: bool = False
+    ) -> list[SavedFile]: ...
+
+    @overload
+    async def download(
+        self,
+        what: Operation[Any] | Handle | Output,
+        to: Destination,
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> list[SavedFile] | SavedFile: ...
+
+    async def download(
+        self,
+        what: Operation[Any] | Handle | Output,
+        to: Destination,
+        *,
+        name: str | None = None,
+        overwrite: bool = False,
+    ) -> list[SavedFile] | SavedFile:
+        """Save the files of a ready operation, or one of them; raises as ``Session.download``."""
+        with self.life.inside():
+            return await deliver(
+                what, to, name=name, overwrite=overwrite, reader=self.reader, downloader=self.downloader
+            )
+
+    async def check_destination(self, to: Destination | None) -> None:
+        """Check where a run is to save its files, before anything is sent and paid for.
+
+        Raises:
+            InvalidRequest, SettingsError: nothing can be saved there.
+        """
+        with self.life.inside():
+            await self.downloader.demand(to)
+
+    def deliver(self, operation: Operation[Any]) -> None:
+        """Wake the waiters of an operation whose final state a webhook brought; one still running is no news."""
+        if not operation.status.final:
+            return
+        if self.settings.confirm_webhooks or not endings.is_over(operation):
+            self.life.spawn(self.poller.confirm, operation.handle, operation.request)
+        else:
+            self.poller.deliver(operation)
+
+    def statistics(self) -> Statistics:
+        """Return the counts since the start."""
+        poller, pacer, pace = self.poller, self.transport.pacer, self.pace
+        return Statistics(
+            submitted=self.submitter.submitted,
+            in_flight=poller.in_flight,
+            active_submits=self.transport.active_submits,
+            active_polls=poller.active_polls,
+            ready=self.reader.ready,
+            failed=self.reader.failed,
+            active_downloads=self.downloader.streams_out,
+            downloads=self.downloader.saved,
+            bytes=self.downloader.received,
+            requests=pacer.sent,
+            rate_limited=pacer.gate.limited_count,
+            rate=pacer.gate.rate if pace is None else pace.account_rate,
+            paused_for=pacer.paused_for,
+            queued=self.transport.queued,
+            degraded=pacer.gate.probing,
+            detection_lag=poller.lag_sum / max(1, poller.noticed),
+            detection_lag_max=poller.lag_max,
+            peers=0 if pace is None else pace.peers,
+            store_away=pace is not None and pace.away,
+            unknown_statuses=tuple(self.reader.unknown_statuses),
+        )
+
+
+class RunFiles:
+    """Saves the files of one run. Once the disk is full, the downloads under way and all later ones end with that.
+
+    Otherwise each of ten thousand would begin a file, and leave its beginning on a disk without space.
+
+    Args:
+        engine: of the session.
+        to: where the files go; None: they are not wanted.
+    """
+
+    def __init__(self, engine: Engine, to: Destination | None) -> None:
+        self.to = to
+        self._engine = engine
+        self._names = Titles()
+        self._running: set[anyio.CancelScope] = set()
+        self._full: DownloadError | None = None
+
+    def __repr__(self) -> str:
+        return f"<RunFiles running={len(self._running)} full={self._full is not None}>"
+
+    async def save(
+        self, operation: Operation[Any], *, name: str | None = None, overwrite: bool = False
+    ) -> tuple[SavedFile, ...]:
+        """Save the files of a ready operation.
+
+        Args:
+            operation: the operation.
+            name: the name of its files; None: one that no other operation of this run has.
+            overwrite: replace what is there.
+
+        Raises:
+            SoundpieceError: as ``Session.download``, or because the disk is full.
+        """
+        if self.to is None:
+            return ()
+        name = name or self._names.give(operation, operation.id)
+        if self._full is None:
+            with anyio.CancelScope() as scope:
+                self._running.add(scope)
+                try:
+                    return tuple(await self._engine.download(operation, self.to, name=name, overwrite=overwrite))
+                except DownloadError as error:
+                    if is_full(error):
+                        self._full = error
+                        for other in self._running:
+                            other.cancel()
+                    raise
+                finally:
+                    self._running.discard(scope)
+        raise DownloadError(
+            f"{operation.handle}: its files were not saved: another job of this run found the disk full; free some "
+            "space, then download it again",
+            url="",
+            path=str(self.to),
+        ) from (self._full and self._full.__cause__)
