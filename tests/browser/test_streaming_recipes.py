@@ -62,7 +62,7 @@ def test_a_page_submits_shows_progress_plays_and_seeks(
         page.goto(url)
         page.get_by_role("button", name="Make it").click()
         state, audio = page.get_by_role("status"), page.locator("audio")
-        expect(state).to_contain_text("In the making")
+        expect(state).to_contain_text("Processing")
         slow_service.finish_all()
         expect(state).to_have_text("Ready.")
         audio.evaluate("audio => audio.play()")
