@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import runpy
 import sys
 import tomllib
 from collections import Counter
@@ -130,6 +131,14 @@ def test_every_cited_heading_of_the_api_page_exists() -> None:
     assert {name: wrong for name, found in cited.items() if (wrong := found - anchors)} == {}
     assert len(cited) > 20
     assert [name for name in files if re.search(r"contract,?\s+sections? \d", name.read_text())] == []
+
+
+def test_the_picture_of_the_layers_is_drawn_from_the_contracts() -> None:
+    """Run ``python docs/_site/layers.py`` after a change of the contracts in ``pyproject.toml``."""
+    script = ROOT / "docs" / "_site" / "layers.py"
+    drawn = runpy.run_path(str(script))["draw"]()
+    picture = ROOT / "docs" / "img" / "layers.svg"
+    assert picture.read_text() == drawn, "docs/img/layers.svg is out of date: python docs/_site/layers.py"
 
 
 def test_links_of_the_readme_are_absolute() -> None:
