@@ -66,7 +66,7 @@ def provide_servers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, warnings as errors.
 
-    On the oldest interpreter the loops that matter most are in debug mode (`WATCHED` in `tests/conftest.py`), and
+    On the oldest interpreter some files use event loops in debug mode (`DEBUG_MODE_FILES` in `tests/conftest.py`), and
     `MEASURED`, whose tracing costs least, measures the branch coverage. Those that are not `WHOLE` leave out the files
     that take half the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
     against the machine-readable contract.

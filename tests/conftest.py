@@ -3,7 +3,6 @@
 import asyncio
 import faulthandler
 import gc
-import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -11,20 +10,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import attrs
 import hypothesis
-import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
 from helpers.database_servers import Server, serve_postgres, serve_redis
 from helpers.idle import no_task_left
+from helpers.json_readers import READERS
 from helpers.ports import reserved_port
+from helpers.simulation import Serve, settings, simulate
 
-from soundpiece_async import Limits, RetryPolicy, Session, Settings, Timeouts
+from soundpiece_async import Session
 from soundpiece_async._core import codec
 from soundpiece_async.simulator import Simulator
-
-Serve = Callable[..., Simulator]
 
 hypothesis.settings.register_profile("prompt", max_examples=25, deadline=None)
 hypothesis.settings.load_profile("prompt")
@@ -35,7 +32,7 @@ asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
 for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY", "SOUNDPIECE_SHARED"):
     os.environ.pop(_name, None)  # of the developer's shell: settings that are not given would be read from it
 
-WATCHED = {
+DEBUG_MODE_FILES = {
     *("test_bulk", "test_cancellation", "test_curfew", "test_downloader", "test_journal", "test_lifetime"),
     *("test_poller", "test_session", "test_streaming", "test_webhooks"),
 }
@@ -49,20 +46,11 @@ SLOW = {
 }
 """Files, and a folder, that take half the time, and whose outcome depends little on the interpreter."""
 
-READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.loads)}
-"""What reads JSON without the extra ``fast``, and with it: the same must come out."""
-
-
 LONGEST = 115.0
 """Seconds after which a process ends whose test hangs; its own timeout comes before, if it ends by that."""
 
 STANDARD_ERROR = os.dup(2)
 """What nothing that is captured goes to."""
-
-
-def STUCK(_: str) -> float:  # noqa: N802 - used as a constant
-    """Let no operation end by itself."""
-    return math.inf
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,7 +112,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     """Asyncio only; on the oldest interpreter in debug mode where our tasks live and end, as that doubles the time."""
-    return "asyncio", {"debug": sys.version_info < (3, 12) and request.module.__name__ in WATCHED}
+    return "asyncio", {"debug": sys.version_info < (3, 12) and request.module.__name__ in DEBUG_MODE_FILES}
 
 
 @pytest.fixture(scope="module", params=READERS)
@@ -198,20 +186,3 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.getbasetemp()
     with serve_postgres(base.parent if base.name.startswith("popen-") else base) as server:
         yield server
-
-
-def simulate(**changes: Any) -> Simulator:
-    """Make a simulator for tests; ``durations=STUCK`` leaves every operation to ``sim.finish``."""
-    return Simulator(**{"seed": 1, "speed": 200, "track_seconds": (0.3, 0.6), **changes})
-
-
-def settings(sim: Simulator, **changes: Any) -> Settings:
-    """Settings for this simulator, in which nothing waits long."""
-    base = Settings(
-        api_key=sim.api_key,
-        base_url=sim.url,
-        limits=Limits(),
-        timeouts=Timeouts(connect=5, submit=5, poll=5, read=5),
-        retries=RetryPolicy(submit_max_elapsed=20),
-    )
-    return attrs.evolve(base, **changes)

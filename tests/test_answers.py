@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
-from conftest import settings, simulate
 from helpers.idle import opened
 from helpers.network_faults import answer
-from helpers.raw_api import Act, Peer, RawApi, http
+from helpers.raw_api import Peer, RawApi, Responder, http
+from helpers.sample_requests import fx
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import (
     ApiError,
@@ -31,10 +32,6 @@ pytestmark = pytest.mark.anyio
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
 
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
-
-
 def hurried(url: str) -> Settings:
     """No budget and short attempts: whatever waits longer waits for the account's limit."""
     return Settings(
@@ -42,7 +39,7 @@ def hurried(url: str) -> Settings:
     )
 
 
-def changing(**members: object) -> Act:
+def changing(**members: object) -> Responder:
     """Answer honestly but for these members."""
 
     async def act(peer: Peer, honest: bytes) -> None:

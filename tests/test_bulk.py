@@ -6,7 +6,8 @@ import anyio
 import attrs
 import pytest
 import soundfile
-from conftest import STUCK, settings, simulate
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     AutoCutDown,
@@ -36,10 +37,6 @@ from soundpiece_async.simulator import Fault, Faults, Simulator
 pytestmark = pytest.mark.anyio
 
 SOURCE = "https://media.example.com/mix.wav"
-
-
-def fx(number: int) -> NewFx:
-    return NewFx(f"door number {number}", duration=0.2)
 
 
 def of_every_kind(number: int) -> Request:
@@ -229,7 +226,7 @@ async def test_one_bad_piece_never_stops_the_others(session: Session) -> None:
 
 async def test_a_piece_that_takes_too_long_is_a_failure_with_its_operation() -> None:
     """``timeout`` is per piece; the operation runs on and is known."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         async with session.run_many([fx(1)], timeout=0.1) as results:
             (result,) = [result async for result in results]
         assert isinstance(result, Failed)
@@ -240,7 +237,7 @@ async def test_a_piece_that_takes_too_long_is_a_failure_with_its_operation() -> 
 
 async def test_closing_the_session_ends_the_iteration() -> None:
     """Who still iterates gets ``SessionClosed``, and not a cancellation from nowhere."""
-    async with simulate(durations=STUCK) as sim, anyio.create_task_group() as group:
+    async with simulate(durations=never_finishes) as sim, anyio.create_task_group() as group:
         session = Session(settings(sim))
         await session.start()
 
@@ -278,7 +275,7 @@ async def test_a_run_is_entered_once_and_before_it_is_iterated(session: Session)
 async def test_a_run_that_is_stopped_finishes_what_is_in_flight(tmp_path: Path) -> None:
     """Nothing more is sent; who was not sent is answered by the reason that was given, the first one."""
     why = SoundpieceError("enough")
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         async with Session(settings(sim)) as session:
             async with session.run_many(map(fx, range(6)), save_to=tmp_path, max_in_flight=4) as results:
                 with anyio.fail_after(30):

@@ -12,8 +12,8 @@ import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.idle import assert_idle, no_task_left, until
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     Handle,
@@ -152,7 +152,7 @@ async def test_run_many_can_be_cancelled_anywhere(tmp_path: Path) -> None:
 
 async def test_confirming_a_webhook_can_be_cancelled_anywhere() -> None:
     """What was not confirmed changes nothing, and can be confirmed again."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
         operation = await session.submit(NewFx("door", duration=0.1))
         sim.finish(operation.id)
         confirm = partial(session._engine.poller.confirm, operation.handle, operation.request)
@@ -165,7 +165,7 @@ async def test_confirming_a_webhook_can_be_cancelled_anywhere() -> None:
 @pytest.mark.parametrize("steps", range(6))
 async def test_closing_ends_the_confirming_of_a_webhook(steps: int) -> None:
     """A session can be closed at any moment after ``deliver``."""
-    async with simulate(durations=STUCK) as sim, no_task_left():
+    async with simulate(durations=never_finishes) as sim, no_task_left():
         async with Session(settings(sim, confirm_webhooks=True)) as session:
             operation = await session.submit(NewFx("door", duration=0.1))
             sim.finish(operation.id)
@@ -190,7 +190,7 @@ async def close_the_gate(sim: Simulator, session: Session) -> None:
 @pytest.mark.parametrize("name", ["submit", "wait", "refresh", "renew", "run", "run_many"])
 async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
     """Whoever waits for the account's limit gives slot and place back, and has sent nothing."""
-    async with simulate(durations=STUCK) as sim, no_task_left(), Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, no_task_left(), Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door", duration=0.1))
         await close_the_gate(sim, session)
         asked = len(sim.log)
@@ -223,7 +223,7 @@ async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
 
 async def test_a_deadline_holds_inside_a_closed_gate() -> None:
     """``timeout`` is the caller's clock: what the account's limit does to the polls is no excuse."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door", duration=0.1))
         await close_the_gate(sim, session)
         for what in (operation, operation.handle):

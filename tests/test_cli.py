@@ -12,8 +12,8 @@ from uuid import UUID
 import attrs
 import pytest
 import soundfile
-from conftest import Serve
 from helpers.object_stores import BUCKET, serve_bucket
+from helpers.simulation import Serve
 
 import soundpiece_async
 from soundpiece_async._core.requests import ROUTES

@@ -21,9 +21,9 @@ import anyio
 import attrs
 import pytest
 import soundfile
-from conftest import STUCK, Serve, settings
 from helpers.idle import until
 from helpers.object_stores import BUCKET, serve_bucket
+from helpers.simulation import Serve, never_finishes, settings
 from obstore.store import LocalStore
 
 from soundpiece_async import (
@@ -62,7 +62,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def fx(number: int, **members: Any) -> dict[str, Any]:
+def job_line(number: int, **members: Any) -> dict[str, Any]:
     return {"route": "create.new_fx", "prompt": f"door {number}", "duration": 0.1, **members}
 
 
@@ -104,7 +104,7 @@ def test_a_run_whose_folder_is_removed_promises_nothing(serve: Serve, capsys: St
             Path("out").rename("gone")
 
     simulator = serve(on_request=remove, **FAST)
-    write([fx(number) for number in range(lines)])
+    write([job_line(number) for number in range(lines)])
     assert bulk("--in-flight", "2") == 1
     err = capsys.readouterr().err
     assert "out/journal.sqlite3 was moved, removed or replaced" in err
@@ -117,9 +117,9 @@ def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
     simulator = serve(**FAST)
     write(
         [
-            fx(1, name="same"),
-            fx(1, name="same"),
-            fx(2, metadata=["kept"]),
+            job_line(1, name="same"),
+            job_line(1, name="same"),
+            job_line(2, metadata=["kept"]),
             {
                 "route": "adapt.separate_stems",
                 "source": {"url": "https://media.example.com/a.wav"},
@@ -151,7 +151,7 @@ def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
 def test_json_is_one_line_for_each_result(serve: Serve, capsys: Streams) -> None:
     """With all that is needed to find its line and its files; the summary is the last one."""
     serve(**FAST).inject(Fault.FAIL, code="too_loud")
-    write([fx(1, name="one", metadata={"n": 1})])
+    write([job_line(1, name="one", metadata={"n": 1})])
     assert bulk("--json") == 1
     failed, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert (failed["line"], failed["name"], failed["metadata"], failed["status"]) == (1, "one", {"n": 1}, "failed")
@@ -171,7 +171,7 @@ def test_json_is_one_line_for_each_result(serve: Serve, capsys: Streams) -> None
 def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Streams) -> None:
     """Up to twenty, then how many; nothing is made, not even the folder."""
     simulator = serve(**FAST)
-    write([fx(0), *(fx(number, prompt="x" * 2000) for number in range(25))])
+    write([job_line(0), *(job_line(number, prompt="x" * 2000) for number in range(25))])
     assert bulk() == 2
     out, err = capsys.readouterr()
     *told, last = err.splitlines()
@@ -179,7 +179,7 @@ def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Stream
     assert len(told) == 20
     assert told[0] == "jobs.jsonl:2: prompt: has 2000 characters, and must have 1 to 1024"
     assert "25 bad lines of 26, the first 20 of them above; nothing was sent" in last
-    write([fx(0), fx(1, colour="red")])
+    write([job_line(0), job_line(1, colour="red")])
     assert bulk("--dry-run") == 2
     assert "1 bad line of 2; nothing was sent" in capsys.readouterr().err
     assert simulator.log == []
@@ -189,7 +189,7 @@ def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Stream
 def test_one_bad_line_at_the_end_of_fifty_megabytes(serve: Serve, capsys: Streams) -> None:
     """It is found before the first one is sent."""
     simulator = serve(**FAST)
-    line = json.dumps(fx(1, metadata="x" * 100_000)) + "\n"
+    line = json.dumps(job_line(1, metadata="x" * 100_000)) + "\n"
     with Path("jobs.jsonl").open("w") as file:
         file.writelines([line] * 500)
         file.write('{"route": "create.new_fx", "prompt": "", "duration": 1}')
@@ -217,7 +217,7 @@ def test_one_bad_line_at_the_end_of_fifty_megabytes(serve: Serve, capsys: Stream
 def test_wrong_usage(arguments: list[str], says: str, serve: Serve, capsys: Streams) -> None:
     """One line, exit code 2, and nothing is sent."""
     simulator = serve(**FAST)
-    write([fx(1)])
+    write([job_line(1)])
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -230,7 +230,7 @@ def test_a_missing_key_is_wrong_usage(serve: Serve, monkeypatch: pytest.MonkeyPa
     """It is found before a long file is checked; a rehearsal needs none."""
     serve(**FAST)
     monkeypatch.delenv("SOUNDPIECE_API_KEY")
-    write([fx(1)])
+    write([job_line(1)])
     assert bulk() == 2
     assert "SOUNDPIECE_API_KEY" in capsys.readouterr().err
     assert bulk("--dry-run") == 0
@@ -240,7 +240,7 @@ def test_a_missing_key_is_wrong_usage(serve: Serve, monkeypatch: pytest.MonkeyPa
 def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     """Exit code 3, and what to do; topped up, the same command goes on with the same keys, and buys nothing twice."""
     simulator = serve(credits=3, **FAST)
-    write(fx(number) for number in range(40))
+    write(job_line(number) for number in range(40))
     assert bulk("--in-flight", "4") == 3
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3
@@ -260,13 +260,13 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
 
 def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> None:
     """Wherever its line stands by now; nothing is sent for it."""
-    simulator = serve(credits=1, **{**FAST, "durations": STUCK})
-    write([fx(0)])
+    simulator = serve(credits=1, **{**FAST, "durations": never_finishes})
+    write([job_line(0)])
     assert bulk("--piece-timeout", "0.05") == 1
     assert count() == {JobState.SUBMITTED: 1}
     for operation in simulator.operations:
         simulator.finish(operation)
-    write(fx(number) for number in reversed(range(500)))
+    write(job_line(number) for number in reversed(range(500)))
     assert bulk("--in-flight", "2") == 3
     assert count()[JobState.SAVED] == 1
     assert len(puts(simulator)) < 20
@@ -276,7 +276,7 @@ def test_a_refused_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPat
     """Exit code 3, whatever the number of lines, after few requests."""
     simulator = serve(**FAST)
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_wrong")
-    write(fx(number) for number in range(500))
+    write(job_line(number) for number in range(500))
     assert bulk("--in-flight", "20") == 3
     out, err = capsys.readouterr()
     assert out == ""
@@ -290,7 +290,7 @@ def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[st
     """Those of this run: what failed in an earlier one stops nothing, and is not bought again."""
     simulator = serve(**FAST)
     simulator.inject(Fault.FAIL, times=2 * most)
-    write(fx(number) for number in range(20))
+    write(job_line(number) for number in range(20))
     for run in range(1, 3):
         assert bulk("--in-flight", "1", *flags) == 1
         assert count()[JobState.FAILED] == run * most
@@ -303,7 +303,7 @@ def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[st
 def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
     """Twenty of them, and where the rest is."""
     serve(**FAST).inject(Fault.FAIL, times=23)
-    write(fx(number) for number in range(23))
+    write(job_line(number) for number in range(23))
     assert bulk() == 1
     err = capsys.readouterr().err
     assert len(re.findall(r"^jobs.jsonl:\d+: failed: ", err, re.MULTILINE)) == 20
@@ -316,7 +316,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
 ) -> None:
     """What is in flight then is finished; exit code 2."""
     simulator = serve(**FAST)
-    write([fx(1), fx(2, prompt="")])
+    write([job_line(1), job_line(2, prompt="")])
 
     async def overlook(_: Order) -> int:
         return 2
@@ -331,7 +331,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
 @pytest.mark.anyio
 async def test_a_run_shows_its_state(sim: Simulator) -> None:
     """As everything here that lives for long."""
-    order = Order(jobs=Path(write([fx(1)])), out=Path("out"), knobs=Knobs(), terms=Terms())
+    order = Order(jobs=Path(write([job_line(1)])), out=Path("out"), knobs=Knobs(), terms=Terms())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
         run = BulkRun(order, lines=1, journal=journal, session=session)
         assert repr(run).startswith("<BulkRun <Feed jobs.jsonl under way=0> Tally(lines=1")
@@ -359,7 +359,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     """Counts for each route, what is done, and how long the rest may take, by how long others took; nothing is sent."""
     simulator = serve(**FAST)
     song = {"route": "create.new_song", "lyrics": "la", "prompt": "pop", "idempotency_key": str(UUID(int=7))}
-    write([fx(1), fx(1), fx(2), song])
+    write([job_line(1), job_line(1), job_line(2), song])
     assert bulk("--dry-run") == 0
     out = capsys.readouterr().out
     assert "how long that takes is not known" in out
@@ -367,7 +367,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     simulator.inject(Fault.FAIL, route="create.new_song")
     assert bulk() == 1
     sent = len(simulator.log)
-    write([fx(1), fx(1), fx(2), fx(3), fx(1), song])
+    write([job_line(1), job_line(1), job_line(2), job_line(3), job_line(1), song])
     capsys.readouterr()
     assert bulk("--dry-run") == 0
     out = capsys.readouterr().out
@@ -381,7 +381,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     assert plan["routes"]["create.new_song"] == {"lines": 1, "failed": 1, "to_do": 1}
     assert plan["seconds"] > 2 * 3 / 0.5
     assert len(simulator.log) == sent
-    write([fx(1)])
+    write([job_line(1)])
     assert bulk("--dry-run") == 0
     assert "nothing is left to do" in capsys.readouterr().out
     Path("out/journal.sqlite3").write_bytes(b"RIFF" * 1000)
@@ -394,9 +394,9 @@ def test_resume_remembers_the_file_and_the_options(
 ) -> None:
     """Wherever it is called; what is given again wins; what is new in the file is made, too; both may have moved."""
     serve(**FAST)
-    write([fx(1)])
+    write([job_line(1)])
     assert bulk("--verify", "full", "--polls", "7", "--piece-timeout", "9.5") == 0
-    write([fx(1), fx(2)])
+    write([job_line(1), job_line(2)])
     Path("moved").mkdir()
     monkeypatch.chdir("moved")
     assert main(["resume", "../out", "--polls", "8"]) == 0
@@ -442,7 +442,7 @@ def test_resume_needs_a_run_of_bulk(capsys: Streams) -> None:
 def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
     """The second one ends at once with exit code 2, and says who the first is; looking is free."""
     serve(**FAST)
-    write([fx(1)])
+    write([job_line(1)])
     assert bulk() == 0
     lock = FolderLock(Path("out", "journal.lock"))
     assert lock.holder() is None
@@ -469,7 +469,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     simulator = serve(on_request=look, **FAST)
     simulator.inject(Fault.FAIL, route="create.new_sample", code="too_loud", times=2)
     sample = {"route": "create.new_sample", "prompt": "kick", "duration": 0.1}
-    write([sample, sample, *(fx(number) for number in range(5))])
+    write([sample, sample, *(job_line(number) for number in range(5))])
     assert bulk("--in-flight", "1") == 1
     capsys.readouterr()
     (meanwhile,) = seen
@@ -503,7 +503,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
 def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     """Missing, cut, changed without a trace, or never the audio its header promises; the rest is whole."""
     serve(**FAST)
-    write(fx(number, name=f"f{number}") for number in range(5))
+    write(job_line(number, name=f"f{number}") for number in range(5))
     assert bulk() == 0
     capsys.readouterr()
     assert main(["verify", "out", "--full"]) == 0
@@ -536,7 +536,7 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
 def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Streams) -> None:
     """With what they mean and how to pass the next, by verify, by status and by the report; what was passed is kept."""
     serve(**FAST)
-    write(fx(number, name=f"f{number}") for number in range(3))
+    write(job_line(number, name=f"f{number}") for number in range(3))
     assert bulk() == 0
     header = "checks passed: 3 header (size and FLAC header were checked, and not the audio behind it)"
     advice = "soundpiece verify out --full decodes every frame"
@@ -569,7 +569,7 @@ def test_nothing_is_said_of_no_files() -> None:
 def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Streams) -> None:
     """They are only not remembered, which is said."""
     serve(**FAST)
-    write([fx(1)])
+    write([job_line(1)])
     assert bulk() == 0
     lock = FolderLock(Path("out", LOCK))
     lock.acquire(now=datetime.now(UTC))
@@ -585,7 +585,7 @@ def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Str
 def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve, capsys: Streams) -> None:
     """Nothing is sent for it, and the damaged file is kept."""
     simulator = serve(**FAST)
-    write(fx(number, name=f"f{number}") for number in range(3))
+    write(job_line(number, name=f"f{number}") for number in range(3))
     assert bulk() == 0
     whole = Path("out/f1.flac").read_bytes()
     Path("out/f1.flac").write_bytes(whole[:-1] + b"\0")
@@ -622,7 +622,7 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
             os.kill(os.getpid(), number)
 
     simulator = serve(on_request=interrupt, **slow(0.15))
-    write(fx(number) for number in range(30))
+    write(job_line(number) for number in range(30))
     assert bulk("--in-flight", "3") == 130
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(simulator.operations) <= 9
@@ -654,7 +654,7 @@ def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Str
     """What waits for the hour that a 429 asks for was not sent, and will not be: nobody has to wait for that."""
     simulator = serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT), **FAST)
     simulator.inject(Fault.RATE_LIMITED, seconds=3600)
-    write(fx(number) for number in range(30))
+    write(job_line(number) for number in range(30))
     assert bulk("--in-flight", "1") == 130
     assert "30 lines: 0 saved, 0 failed, 0 unfinished, 0 uncertain, 30 left" in capsys.readouterr().err
     assert count() == {JobState.PLANNED: 1}
@@ -670,8 +670,8 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
         if (request.method == "PUT" and puts_seen == 3) or (request.method == "GET" and puts_seen >= 3):
             os.kill(os.getpid(), signal.SIGINT)
 
-    simulator = serve(on_request=interrupt, **{**FAST, "durations": STUCK})
-    write(fx(number) for number in range(10))
+    simulator = serve(on_request=interrupt, **{**FAST, "durations": never_finishes})
+    write(job_line(number) for number in range(10))
     assert bulk("--in-flight", "3") == 130
     assert count() == {JobState.SUBMITTED: 3}
     err = capsys.readouterr().err
@@ -698,7 +698,7 @@ def test_requests_without_an_answer_are_told_of() -> None:
 def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Streams) -> None:
     """While the file is checked there is nothing in flight to wait for: it ends at once."""
     simulator = serve(**FAST)
-    write(fx(number) for number in range(20_000))
+    write(job_line(number) for number in range(20_000))
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     assert bulk() == 130
@@ -710,7 +710,7 @@ def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Str
 def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> None:
     """A foreign file is in the way: each advice of the message helps, and nothing is paid for twice (B5)."""
     simulator = serve(**FAST)
-    write([fx(0, name="door"), fx(1, name="gate"), fx(2)])
+    write([job_line(0, name="door"), job_line(1, name="gate"), job_line(2)])
     Path("out").mkdir()
     for name in ("door", "gate"):
         Path("out", f"{name}.flac").write_bytes(b"foreign")
@@ -721,7 +721,7 @@ def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> N
     assert "--retry-failed" not in said
     assert "is saved by the next run, at no cost" in said
 
-    write([fx(0, name="bell"), fx(1, name="gate"), fx(2)])
+    write([job_line(0, name="bell"), job_line(1, name="gate"), job_line(2)])
     Path("out/gate.flac").unlink()
     assert bulk() == 0
     assert {path.name for path in Path("out").glob("*.flac")} >= {"bell.flac", "door.flac", "gate.flac"}
@@ -732,14 +732,14 @@ def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> N
 def test_a_line_that_was_taken_out_leaves_its_name(serve: Serve, capsys: Streams) -> None:
     """Another line has it then; while both are there, the second one has a number, and is saved."""
     serve(**FAST)
-    write([fx(0, name="door"), fx(1, name="door")])
+    write([job_line(0, name="door"), job_line(1, name="door")])
     Path("out").mkdir()
     Path("out/door.flac").write_bytes(b"foreign")
     assert bulk("--in-flight", "1") == 1
     assert Path("out/door-2.flac").exists()
 
     Path("out/door.flac").unlink()
-    write([fx(1, name="door"), fx(2, name="door")])
+    write([job_line(1, name="door"), job_line(2, name="door")])
     assert bulk() == 0
     assert {path.name for path in Path("out").glob("*.flac")} == {"door.flac", "door-2.flac"}
     capsys.readouterr()
@@ -748,7 +748,7 @@ def test_a_line_that_was_taken_out_leaves_its_name(serve: Serve, capsys: Streams
 def test_what_is_echoed_otherwise_is_counted_and_no_failure(serve: Serve, capsys: Streams) -> None:
     """Five hundred lyrics that end in a newline are five hundred songs; summary, ``status`` and report count them."""
     simulator = serve(**FAST, variations=["echo=strip"])
-    write([fx(number, prompt=f"door {number}\n") for number in range(3)] + [fx(4)])
+    write([job_line(number, prompt=f"door {number}\n") for number in range(3)] + [job_line(4)])
 
     assert bulk("--json") == 0
     *lines, summary = map(json.loads, capsys.readouterr().out.splitlines())
@@ -770,7 +770,7 @@ def test_ready_without_outputs_is_unfinished(serve: Serve, capsys: Streams, monk
     """The exit code says so, nothing is saved or failed, and the next run asks again, buying nothing."""
     monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
     simulator = serve(**FAST, variations=["outputs=null"])
-    write([fx(1)])
+    write([job_line(1)])
 
     for _ in range(2):
         assert bulk() == 1
@@ -849,7 +849,7 @@ def test_a_wrong_address_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsy
     """The cause, what to do, and that nothing is lost; at once, however many lines there are; and no traceback."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_for_tests")
     monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://nobody.invalid")
-    write(map(fx, range(300)))
+    write(map(job_line, range(300)))
     assert bulk() == 1
     told = capsys.readouterr().err
     assert "stopped: PUT /v1/create.new_fx" in told
@@ -903,7 +903,7 @@ def test_jobs_that_are_typed(serve: Serve, capsys: Streams, monkeypatch: pytest.
     controller, terminal = pty.openpty()
     with os.fdopen(controller, "wb", buffering=0) as keys, os.fdopen(terminal) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        keys.write(json.dumps(fx(1)).encode() + b"\n\x04")
+        keys.write(json.dumps(job_line(1)).encode() + b"\n\x04")
         assert main(["bulk", "-", "out"]) == 0
     assert capsys.readouterr().err.startswith("reading jobs from standard input, until Ctrl-D\n")
 
@@ -913,7 +913,7 @@ def test_tables_are_never_cut(columns: str, serve: Serve, capsys: Streams, monke
     """In a pipe a row is a line, however wide; on a narrow terminal it wraps (E7)."""
     serve(**FAST)
     monkeypatch.setenv("COLUMNS", columns)
-    write([{"route": "create.remix_instrumental", "source": "https://media.example.com/a.wav"}, fx(1)])
+    write([{"route": "create.remix_instrumental", "source": "https://media.example.com/a.wav"}, job_line(1)])
     assert bulk("--dry-run") == 0
     assert re.search(r"^ create\.remix_instrumental +1 +0 +0 +0 +0 +1 $", capsys.readouterr().out, re.MULTILINE)
     controller, terminal = pty.openpty()

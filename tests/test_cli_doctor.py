@@ -7,7 +7,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from conftest import Serve
+from helpers.simulation import Serve
 
 from soundpiece_async.cli import doctor as examined
 from soundpiece_async.cli import main

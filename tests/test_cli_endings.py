@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from conftest import Serve
+from helpers.simulation import Serve
 
 from soundpiece_async import (
     AuthenticationError,

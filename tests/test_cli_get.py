@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import Serve
+from helpers.simulation import Serve
 
 from soundpiece_async.cli import main
 

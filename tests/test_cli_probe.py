@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from conftest import Serve
 from helpers.ports import reserved_port
+from helpers.simulation import Serve
 
 from soundpiece_async import Settings
 from soundpiece_async._network import Network

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import aiohttp
 import anyio
 import pytest
-from conftest import settings
 from helpers.closing_proxy import ClosingProxy
+from helpers.simulation import settings
 
 from soundpiece_async import NewFx, Session, Succeeded, _connections
 from soundpiece_async._connections import Connector, Response, StaleConnection

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from conftest import settings, simulate
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import Failed, Journal, JournalError, NewFx, Request, SeparateStems, Session
 from soundpiece_async._core import identities

@@ -9,7 +9,7 @@ import anyio.to_thread
 import attrs
 import obstore
 import pytest
-from conftest import STUCK, settings, simulate
+from helpers.simulation import never_finishes, settings, simulate
 from obstore.store import LocalStore, MemoryStore
 
 from soundpiece_async import (
@@ -160,7 +160,7 @@ async def test_an_output_the_operation_does_not_have_is_refused(session: Session
 
 async def test_what_is_not_ready_is_refused(tmp_path: Path) -> None:
     """An operation that still runs has no files yet."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door slams", duration=1))
         for what in (operation, operation.handle):
             with pytest.raises(NotReady, match="wait for it before downloading") as caught:

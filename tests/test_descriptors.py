@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Serve
+from helpers.simulation import Serve
 
 from soundpiece_async import Limits, _descriptors
 from soundpiece_async._descriptors import Shortage, count_open, fit_to_process, read_limit

@@ -11,10 +11,11 @@ import anyio
 import anyio.lowlevel
 import obstore
 import pytest
-from conftest import settings
 from helpers.download_bench import OTHER, PATH, SONG, bench, flac_like
-from helpers.object_stores import BUCKET, Bucket, open_shop, serve_bucket, serve_s3
-from helpers.raw_output_host import Act
+from helpers.object_stores import BUCKET, Bucket, open_store, serve_bucket, serve_s3
+from helpers.raw_output_host import ScriptedResponse
+from helpers.sample_requests import fx
+from helpers.simulation import settings
 from obstore.store import HTTPStore, LocalStore, MemoryStore
 
 from soundpiece_async import DownloadError, Failed, NewFx, Session, SettingsError, Succeeded
@@ -42,16 +43,16 @@ def bucket() -> Iterator[Bucket]:
         yield opened
 
 
-def fx(count: int = 30) -> list[NewFx]:
-    return [NewFx(f"take {n}", duration=1) for n in range(count)]
+def takes(count: int = 30) -> list[NewFx]:
+    return [fx(number) for number in range(count)]
 
 
 async def demand_nothing_paid(session: Session, sim: Simulator, to: Any, reason: str) -> None:
     """A run, and many at once, end before anything is sent, with this reason."""
     with pytest.raises(SettingsError, match=reason):
-        await session.run(fx(1)[0], save_to=to)
+        await session.run(fx(), save_to=to)
     with pytest.raises(SettingsError, match=reason):
-        async with session.run_many(fx(), save_to=to):
+        async with session.run_many(takes(), save_to=to):
             pass
     assert len(sim.log) == 0
 
@@ -64,7 +65,7 @@ async def test_a_store_that_refuses_is_found_out_before_paying(
     bucket.error = error
     await demand_nothing_paid(session, sim, bucket.store(), rf"s3://{BUCKET}/: nothing can be saved there: .*{error}")
     assert len(bucket.asked) == 2
-    done = await session.run(fx(1)[0])
+    done = await session.run(fx())
     with pytest.raises(SettingsError, match=error):
         await session.download(done.operation, bucket.store())
     bucket.error = None
@@ -97,7 +98,7 @@ async def test_silence_is_found_out_before_paying(
 
         async def run() -> None:
             with pytest.raises(SettingsError, match="has not answered") as caught:
-                await session.run(fx(1)[0], save_to=f"s3://{BUCKET}/y")
+                await session.run(fx(), save_to=f"s3://{BUCKET}/y")
             errors.append(caught.value)
 
         async with anyio.create_task_group() as group:
@@ -110,7 +111,7 @@ async def test_silence_is_found_out_before_paying(
 async def test_a_store_is_tried_once(session: Session, bucket: Bucket) -> None:
     """What has answered is not asked again, by whatever client."""
     for _ in range(3):
-        await session.run(fx(1)[0], save_to=bucket.store(prefix="x"))
+        await session.run(fx(), save_to=bucket.store(prefix="x"))
     assert bucket.asked.count(("GET", "x/.soundpiece-trial")) == 1
     assert len(bucket.objects) == 3
 
@@ -119,7 +120,7 @@ async def test_put_alone_is_right_enough(session: Session, bucket: Bucket) -> No
     """Without the right to list, S3 answers 403 for a missing object; without the one to read, always (F10)."""
     for rights in ({"get", "put"}, {"put"}):
         bucket.rights = rights
-        async with session.run_many(fx(5), save_to=bucket.store()) as results:
+        async with session.run_many(takes(5), save_to=bucket.store()) as results:
             done = [result async for result in results]
         assert all(isinstance(result, Succeeded) for result in done)
     assert len(bucket.objects) == 10
@@ -143,7 +144,7 @@ async def test_after_a_destination_has_failed_nothing_more_is_sent(sim: Simulato
     bucket.rights = {"list", "get"}
     async with (
         Session(settings(sim)) as session,
-        session.run_many(fx(), save_to=bucket.store(), max_in_flight=4) as results,
+        session.run_many(takes(), save_to=bucket.store(), max_in_flight=4) as results,
     ):
         done = [result async for result in results]
 
@@ -163,11 +164,11 @@ async def test_two_who_save_under_one_name_lose_nothing(
     tmp_path: Path, s3: str, kind: str, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one is refused, says why, and leaves nothing (F5)."""
-    shop = open_shop(kind, folder=tmp_path, s3=s3)
+    shop = open_store(kind, folder=tmp_path, s3=s3)
     assert len(LARGE) < stores.SENT_WHOLE == 32 << 20
     monkeypatch.setattr(stores, "SENT_WHOLE", len(LARGE) - 1)
     saved_meanwhile = asyncio.Event()
-    async with bench(tmp_path, Act(until=saved_meanwhile), files={PATH: body}) as b:
+    async with bench(tmp_path, ScriptedResponse(until=saved_meanwhile), files={PATH: body}) as b:
         errors: list[DownloadError] = []
 
         async def save() -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import settings, simulate
 from helpers.documents import (
     CLI,
     IMAGES,
@@ -31,6 +30,7 @@ from helpers.documents import (
     read_prose,
     with_help,
 )
+from helpers.simulation import settings, simulate
 
 import soundpiece_async
 from soundpiece_async import Session

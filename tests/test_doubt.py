@@ -4,7 +4,8 @@ import anyio
 import pytest
 from helpers.idle import opened, until
 from helpers.network_faults import answer, hang_up_later, reset_later, stall
-from helpers.raw_api import Act, Peer, RawApi, fx, http
+from helpers.raw_api import Peer, RawApi, Responder, http
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     ApiError,
@@ -37,12 +38,12 @@ def settings(url: str, *, budget: float = 20.0) -> Settings:
 
 def refuse(
     status: int, body: bytes = b'{"detail": "a request with this key is in progress"}', headers: str = ""
-) -> Act:
+) -> Responder:
     return answer(http(body, status=f"{status} No", headers=headers))
 
 
 USED = b'{"detail": [{"loc": ["body", "idempotency_key"], "msg": "already used", "type": "value_error"}]}'
-DOUBTFUL: dict[str, Act] = {
+DOUBTFUL: dict[str, Responder] = {
     "502": answer(http(b"<html>", status="502 Bad")),
     "reset": reset_later,
     "hang up": hang_up_later,
@@ -110,7 +111,7 @@ async def test_when_the_budget_ends_the_error_says_what_is_known() -> None:
         assert len(set(api.puts)) == len(api.created) == 1
 
 
-def refuse_named(status: bytes, *, keyed: bool = True) -> Act:
+def refuse_named(status: bytes, *, keyed: bool = True) -> Responder:
     """Refuse with the honest answer as body, with the key or without it."""
 
     async def act(peer: Peer, honest: bytes) -> None:

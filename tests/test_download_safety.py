@@ -24,7 +24,7 @@ from helpers.download_bench import (
     flac_like,
     leave,
 )
-from helpers.raw_output_host import Act, RawServer
+from helpers.raw_output_host import RawServer, ScriptedResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +33,7 @@ from soundpiece_async._core.errors import SoundpieceError
 pytestmark = pytest.mark.anyio
 
 acts = st.builds(
-    Act,
+    ScriptedResponse,
     status=st.none() | st.none() | st.none() | st.sampled_from([200, 204, 301, 403, 404, 416, 429, 500]),
     body=st.sampled_from([None, None, None, SHORT_TOO]),
     etag=st.sampled_from(["(the body's own)"] * 4 + [None, 'W/"weak"']),
@@ -56,7 +56,7 @@ acts = acts.map(lambda act: attrs.evolve(act, excess=b"") if act.framing == "chu
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=st.lists(acts, max_size=8), before=st.none() | st.integers(0, len(SHORT)))
-def test_a_file_is_whole_or_not_there(script: list[Act], before: int | None) -> None:
+def test_a_file_is_whole_or_not_there(script: list[ScriptedResponse], before: int | None) -> None:
     """Whatever the host does: after a return the file is one of its files to the last byte, after an error none."""
 
     async def play(folder: Path) -> None:
@@ -96,7 +96,9 @@ async def test_cancelled_anywhere_it_leaves_only_what_can_be_continued(
     turn, finished = 0, False
     while not finished:
         turn += 1
-        async with bench(tmp_path / str(turn), Act(cut=10_000), Act(status=403), files={PATH: SHORT}) as b:
+        async with bench(
+            tmp_path / str(turn), ScriptedResponse(cut=10_000), ScriptedResponse(status=403), files={PATH: SHORT}
+        ) as b:
             if there:
                 b.target.parent.mkdir(parents=True)
                 b.target.write_bytes(SHORT)
@@ -156,7 +158,7 @@ async def test_killed_in_the_middle_of_a_hundred_it_goes_on(tmp_path: Path) -> N
     """After kill -9 no file is torn, and the second run fetches little twice."""
     files = {f"/{number}": flac_like(150_000, seed=number) for number in range(100)}
     total = sum(map(len, files.values()))
-    async with RawServer(files, default=Act(pause=0.003)) as server:
+    async with RawServer(files, default=ScriptedResponse(pause=0.003)) as server:
         command = [sys.executable, "-c", textwrap.dedent(CHILD), server.url("", "").rstrip("?"), str(tmp_path)]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])

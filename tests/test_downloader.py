@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.download_bench import OTHER, PATH, SHORT, SONG, bench, flac_like
-from helpers.raw_output_host import Act
+from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.outputs import Output
@@ -41,7 +41,7 @@ async def test_an_output_becomes_a_file(tmp_path: Path) -> None:
 
 async def test_two_saves_of_one_target_fetch_it_once(tmp_path: Path) -> None:
     """In one process the second waits for the first and takes its file after a look at 42 bytes."""
-    async with bench(tmp_path, default=Act(pause=0.001)) as b:
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.001)) as b:
         found: list[bytes] = []
 
         async def save() -> None:
@@ -58,15 +58,15 @@ async def test_two_saves_of_one_target_fetch_it_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "act",
     [
-        Act(),
-        Act(ranges=False),
-        Act(ranges=False, framing="chunked"),
-        Act(framing="chunked"),
-        Act(etag=None),
+        ScriptedResponse(),
+        ScriptedResponse(ranges=False),
+        ScriptedResponse(ranges=False, framing="chunked"),
+        ScriptedResponse(framing="chunked"),
+        ScriptedResponse(etag=None),
     ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
-async def test_the_same_file_is_not_fetched_again(tmp_path: Path, act: Act, overwrite: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+async def test_the_same_file_is_not_fetched_again(tmp_path: Path, act: ScriptedResponse, overwrite: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """42 bytes and the size tell that a file is the same, with ``overwrite`` too."""
     async with bench(tmp_path) as b:
         b.target.parent.mkdir()
@@ -83,15 +83,17 @@ async def test_the_same_file_is_not_fetched_again(tmp_path: Path, act: Act, over
 @pytest.mark.parametrize(
     ("there", "act", "reason"),
     [
-        (OTHER, Act(), "a different file"),
-        (SONG[:-1], Act(), "a different file"),
-        (SONG + b"x", Act(), "a different file"),
-        (SONG[:10], Act(), "a different file"),
-        (b"", Act(), "a different file"),
-        (SONG, Act(total=False), "does not say how long"),
+        (OTHER, ScriptedResponse(), "a different file"),
+        (SONG[:-1], ScriptedResponse(), "a different file"),
+        (SONG + b"x", ScriptedResponse(), "a different file"),
+        (SONG[:10], ScriptedResponse(), "a different file"),
+        (b"", ScriptedResponse(), "a different file"),
+        (SONG, ScriptedResponse(total=False), "does not say how long"),
     ],
 )
-async def test_a_different_file_is_not_touched(tmp_path: Path, there: bytes, act: Act, reason: str) -> None:
+async def test_a_different_file_is_not_touched(
+    tmp_path: Path, there: bytes, act: ScriptedResponse, reason: str
+) -> None:
     """What is in the way stays as it is, unless ``overwrite``."""
     async with bench(tmp_path, default=act) as b:
         b.target.parent.mkdir()
@@ -119,7 +121,9 @@ async def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str, make
 
 async def test_a_look_is_repeated_as_a_download_is(tmp_path: Path) -> None:
     """Drops, refusals and short bodies of the comparison use up the same patience."""
-    async with bench(tmp_path, Act(cut=10), Act(cut=10, framing="close"), Act(status=403)) as b:
+    async with bench(
+        tmp_path, ScriptedResponse(cut=10), ScriptedResponse(cut=10, framing="close"), ScriptedResponse(status=403)
+    ) as b:
         b.target.parent.mkdir()
         b.target.write_bytes(SONG)
 
@@ -158,7 +162,7 @@ WRONG = [
 @pytest.mark.parametrize(("body", "reason"), WRONG)
 async def test_what_is_not_the_audio_is_fetched_anew_once(tmp_path: Path, body: bytes, reason: str) -> None:
     """A file that fails its check is fetched again, and is CorruptAudio when it fails again; nothing is left of it."""
-    async with bench(tmp_path, Act(body=body)) as b:
+    async with bench(tmp_path, ScriptedResponse(body=body)) as b:
         assert await b.save() == SONG
         assert b.server.ranges == [None, None]
 
@@ -172,7 +176,7 @@ async def test_what_is_not_the_audio_is_fetched_anew_once(tmp_path: Path, body: 
 @pytest.mark.parametrize(("body", "facts"), [(SHORT, (1.0, 44_100, 2)), (WRONG[0][0], (1.0, 0, 0))])
 async def test_none_checks_the_size_only(tmp_path: Path, body: bytes, facts: tuple[float, int, int]) -> None:
     """With verify="none" anything whole is taken; its numbers come from its header, if it has one."""
-    async with bench(tmp_path, Act(cut=50), files={PATH: body}, verify="none") as b:
+    async with bench(tmp_path, ScriptedResponse(cut=50), files={PATH: body}, verify="none") as b:
         for _ in range(2):
             saved = await b.downloader.save(b.output(), b.target)
             assert (saved.duration, saved.sample_rate, saved.channels) == facts
@@ -182,7 +186,7 @@ async def test_none_checks_the_size_only(tmp_path: Path, body: bytes, facts: tup
 
 async def test_streams_are_bounded(tmp_path: Path) -> None:
     """Never more streams than the limit, seen from the host's side."""
-    async with bench(tmp_path, default=Act(pause=0.001), limit=3) as b, anyio.create_task_group() as group:
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.001), limit=3) as b, anyio.create_task_group() as group:
         for number in range(12):
             group.start_soon(b.downloader.save, b.output(), b.target.with_name(f"{number}.flac"))
         with anyio.fail_after(30):
@@ -202,7 +206,7 @@ async def test_no_file_is_touched_on_the_event_loop(tmp_path: Path) -> None:
             calls.append((event, threading.get_ident() == loop_thread))
 
     sys.addaudithook(watch)
-    async with bench(tmp_path, Act(cut=100_000)) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000)) as b:
         for _ in range(2):
             await b.downloader.save(b.output(), b.target)
         seen, calls = calls, None  # the hook stays for good, and keeps still
@@ -268,13 +272,15 @@ async def test_bad_bytes_are_kept_only_when_asked_for(tmp_path: Path, keep: bool
 @pytest.mark.parametrize(
     ("script", "requests"),
     [
-        ([Act()], 1),
-        ([Act(framing="chunked")], 1),
-        ([Act(framing="close")], 1),
-        ([Act(cut=100_000, framing="chunked"), Act()], 2),
+        ([ScriptedResponse()], 1),
+        ([ScriptedResponse(framing="chunked")], 1),
+        ([ScriptedResponse(framing="close")], 1),
+        ([ScriptedResponse(cut=100_000, framing="chunked"), ScriptedResponse()], 2),
     ],
 )
-async def test_a_file_that_is_too_large_is_given_up_at_once(tmp_path: Path, script: list[Act], requests: int) -> None:
+async def test_a_file_that_is_too_large_is_given_up_at_once(
+    tmp_path: Path, script: list[ScriptedResponse], requests: int
+) -> None:
     """As soon as the host says, or shows, that it is longer than ``max_bytes``; nothing is kept of it."""
     async with bench(tmp_path, *script, files={PATH: flac_like(5_000_000)}, max_bytes=250_000) as b:
         with pytest.raises(DownloadError, match=r"Limits.max_bytes allows 250000") as caught:

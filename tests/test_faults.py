@@ -8,7 +8,8 @@ import attrs
 import pytest
 from helpers.idle import opened, until
 from helpers.network_faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
-from helpers.raw_api import Act, Peer, RawApi, fx
+from helpers.raw_api import Peer, RawApi, Responder
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     AudioSource,
@@ -41,7 +42,7 @@ def settings(url: str, *, submit_max_elapsed: float = 0.0, timeouts: Timeouts = 
     )
 
 
-async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], *acts: Act) -> None:
+async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], *acts: Responder) -> None:
     """Make a call at a server with these acts; name the fault in what comes of it."""
     try:
         with anyio.fail_after(60):

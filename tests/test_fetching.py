@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.download_bench import KEPT, PATH, SONG, bench
-from helpers.raw_output_host import Act
+from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_bytes_are_continued_under_their_etag_only(tmp_path: Path) -> None:
     """Every Range carries the ETag as If-Range, and no encoding is asked for."""
-    async with bench(tmp_path, Act(cut=100_000)) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000)) as b:
         await b.save()
 
         first, second = b.server.requests
@@ -30,7 +30,7 @@ async def test_bytes_are_continued_under_their_etag_only(tmp_path: Path) -> None
 
 async def test_a_stalled_stream_is_resumed(tmp_path: Path) -> None:
     """A host that says nothing for the read timeout is asked again, for the rest."""
-    async with bench(tmp_path, Act(cut=100_000, stall=10), read=0.2) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000, stall=10), read=0.2) as b:
         assert await b.save() == SONG
         assert b.server.ranges == [None, "bytes=100000-"]
 
@@ -38,12 +38,12 @@ async def test_a_stalled_stream_is_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("default", "reason"),
     [
-        (Act(status=503), "busy"),
-        (Act(cut=0), "no usable answer"),
-        (Act(etag=None, cut=1_000), "no usable answer"),
+        (ScriptedResponse(status=503), "busy"),
+        (ScriptedResponse(cut=0), "no usable answer"),
+        (ScriptedResponse(etag=None, cut=1_000), "no usable answer"),
     ],
 )
-async def test_patience_ends(tmp_path: Path, default: Act, reason: str) -> None:
+async def test_patience_ends(tmp_path: Path, default: ScriptedResponse, reason: str) -> None:
     """So much time without a new byte ends in a DownloadError, and leaves no file with the final name."""
     async with bench(tmp_path, default=default, max_elapsed=10, verify="none") as b:
         with pytest.raises(DownloadError, match=reason) as caught:
@@ -61,7 +61,7 @@ async def test_patience_ends(tmp_path: Path, default: Act, reason: str) -> None:
 
 async def test_progress_renews_patience(tmp_path: Path) -> None:
     """A new byte begins the time anew: a host that gives a little each time is worth going on with."""
-    async with bench(tmp_path, *[Act(cut=20_000), Act(status=503)] * 14, max_elapsed=1) as b:
+    async with bench(tmp_path, *[ScriptedResponse(cut=20_000), ScriptedResponse(status=503)] * 14, max_elapsed=1) as b:
         assert await b.save() == SONG
         assert len(b.server.requests) == 29
 
@@ -69,7 +69,7 @@ async def test_progress_renews_patience(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
 async def test_a_refused_url_is_renewed(tmp_path: Path, status: int) -> None:
     """A refusal, in the middle of a file too, has the URL signed afresh, and the old bytes are continued."""
-    async with bench(tmp_path, Act(cut=100_000), Act(status=status)) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000), ScriptedResponse(status=status)) as b:
         saved = await b.downloader.save(b.output(), b.target)
 
         assert b.target.read_bytes() == SONG
@@ -84,7 +84,7 @@ async def test_a_refused_url_is_renewed(tmp_path: Path, status: int) -> None:
 
 async def test_refusals_are_bounded(tmp_path: Path) -> None:
     """Four refusals in a row without a new byte end in a DownloadError; the URL was renewed between them."""
-    async with bench(tmp_path, default=Act(status=403)) as b:
+    async with bench(tmp_path, default=ScriptedResponse(status=403)) as b:
         with pytest.raises(DownloadError, match="refused the URL"):
             await b.save()
 
@@ -94,8 +94,8 @@ async def test_refusals_are_bounded(tmp_path: Path) -> None:
 
 async def test_a_new_byte_forgives_refusals(tmp_path: Path) -> None:
     """Honest URLs may live for seconds only: as long as each brings something, it goes on."""
-    refused = [Act(status=403)] * 3
-    async with bench(tmp_path, *refused, Act(cut=1), *refused, Act(cut=100), *refused) as b:
+    refused = [ScriptedResponse(status=403)] * 3
+    async with bench(tmp_path, *refused, ScriptedResponse(cut=1), *refused, ScriptedResponse(cut=100), *refused) as b:
         assert await b.save() == SONG
         assert len(b.renewed) == 9
 
@@ -127,7 +127,7 @@ async def test_any_expiry_is_understood(tmp_path: Path, expires_at: datetime | N
 async def test_the_hosts_clock_counts(tmp_path: Path, ahead: timedelta, left: timedelta, renewals: int) -> None:
     """Once the host has told its time, remaining life is judged by it, whatever the local clock says."""
     date = {"Date": format_datetime(datetime.now(UTC) + ahead, usegmt=True)}
-    async with bench(tmp_path, Act(headers=date)) as b:
+    async with bench(tmp_path, ScriptedResponse(headers=date)) as b:
         await b.save()
         output = b.output(expires_at=datetime.now(UTC) + left)
         await b.downloader.save(output, b.target.with_name("two.flac"))
@@ -154,7 +154,7 @@ async def test_errors_of_the_renewal_come_out_as_they_are(tmp_path: Path) -> Non
         await anyio.lowlevel.checkpoint()
         raise refusal
 
-    async with bench(tmp_path, Act(cut=1_000), Act(status=403)) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=1_000), ScriptedResponse(status=403)) as b:
         b.downloader._host.renew = renew
         with pytest.raises(TransportError) as caught:
             await b.save()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Serve
 from helpers import libc_shim
+from helpers.simulation import Serve
 
 from soundpiece_async import _filelocks
 from soundpiece_async._filelocks import Holder

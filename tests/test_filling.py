@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.download_bench import OTHER, PATH, SONG, bench, flac_like
-from helpers.raw_output_host import Act
+from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
@@ -22,40 +22,71 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     ("script", "ranges"),
     [
-        ([Act(cut=100_000)], [None, "bytes=100000-"]),
-        ([Act(cut=100_000), Act(cut=50_000), Act(cut=1)], [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"]),
-        ([Act(cut=0)], [None, None]),
-        ([Act(cut=100_000, reset=True)], None),
-        ([Act(cut=100_000, framing="chunked")], [None, "bytes=100000-"]),
-        ([Act(framing="chunked")], [None]),
-        ([Act(cut=100_000), Act(framing="chunked")], [None, "bytes=100000-"]),
-        ([Act(framing="close")], [None, "bytes=300000-"]),
-        ([Act(framing="close", cut=100_000)], [None, "bytes=100000-"]),
-        ([Act(framing="close", etag=None)], [None, "bytes=300000-"]),
-        ([Act(framing="close", etag=None, cut=100_000)], [None, "bytes=100000-", None]),
-        ([Act(cut=100_000), Act(shift=1)], [None, "bytes=100000-", None]),
-        ([Act(cut=100_000), Act(shift=-1)], [None, "bytes=100000-", None]),
-        ([Act(cut=100_000), Act(ranges=False)], [None, "bytes=100000-"]),
-        ([Act(cut=100_000), Act(ranges=False, cut=1_000)], [None, "bytes=100000-", "bytes=1000-"]),
-        ([Act(cut=100_000), Act(most=50_000)], [None, "bytes=100000-", "bytes=150000-"]),
-        ([Act(cut=100_000), Act(status=416)], [None, "bytes=100000-", None]),
-        ([Act(cut=100_000), Act(status=416, headers={"Content-Range": "bytes */7"})], [None, "bytes=100000-", None]),
-        ([Act(cut=100_000, etag=None)], [None, None]),
-        ([Act(cut=100_000, etag='W/"weak"')], [None, None]),
-        ([Act(cut=100_000, etag='"another"')], [None, "bytes=100000-"]),
-        ([Act(cut=100_000), Act(etag='"another"', ranges=False, cut=10)], [None, "bytes=100000-", "bytes=10-"]),
-        ([Act(excess=b"junk")], [None]),
-        ([Act(cut=100_000), Act(framing="chunked", excess=b"junk")], [None, "bytes=100000-", None]),
-        ([Act(announce=5)], [None, "bytes=300000-", None]),
-        ([Act(cut=100_000), Act(announce=5)], [None, "bytes=100000-", None]),
-        ([Act(cut=100_000, framing="chunked"), Act(total=False)], [None, "bytes=100000-", "bytes=300000-"]),
-        ([Act(status=503), Act(status=429), Act(status=500), Act(status=302)], [None] * 5),
-        ([Act(headers={"Content-Encoding": "gzip"})], [None]),
-        ([Act(body=b"", framing="close")], [None, None]),
-        ([Act(cut=100_000), Act(body=OTHER, ranges=False, cut=99_000)], [None, "bytes=100000-", "bytes=99000-"]),
+        ([ScriptedResponse(cut=100_000)], [None, "bytes=100000-"]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(cut=50_000), ScriptedResponse(cut=1)],
+            [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"],
+        ),
+        ([ScriptedResponse(cut=0)], [None, None]),
+        ([ScriptedResponse(cut=100_000, reset=True)], None),
+        ([ScriptedResponse(cut=100_000, framing="chunked")], [None, "bytes=100000-"]),
+        ([ScriptedResponse(framing="chunked")], [None]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(framing="chunked")], [None, "bytes=100000-"]),
+        ([ScriptedResponse(framing="close")], [None, "bytes=300000-"]),
+        ([ScriptedResponse(framing="close", cut=100_000)], [None, "bytes=100000-"]),
+        ([ScriptedResponse(framing="close", etag=None)], [None, "bytes=300000-"]),
+        ([ScriptedResponse(framing="close", etag=None, cut=100_000)], [None, "bytes=100000-", None]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(shift=1)], [None, "bytes=100000-", None]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(shift=-1)], [None, "bytes=100000-", None]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(ranges=False)], [None, "bytes=100000-"]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(ranges=False, cut=1_000)],
+            [None, "bytes=100000-", "bytes=1000-"],
+        ),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(most=50_000)], [None, "bytes=100000-", "bytes=150000-"]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(status=416)], [None, "bytes=100000-", None]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(status=416, headers={"Content-Range": "bytes */7"})],
+            [None, "bytes=100000-", None],
+        ),
+        ([ScriptedResponse(cut=100_000, etag=None)], [None, None]),
+        ([ScriptedResponse(cut=100_000, etag='W/"weak"')], [None, None]),
+        ([ScriptedResponse(cut=100_000, etag='"another"')], [None, "bytes=100000-"]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(etag='"another"', ranges=False, cut=10)],
+            [None, "bytes=100000-", "bytes=10-"],
+        ),
+        ([ScriptedResponse(excess=b"junk")], [None]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(framing="chunked", excess=b"junk")],
+            [None, "bytes=100000-", None],
+        ),
+        ([ScriptedResponse(announce=5)], [None, "bytes=300000-", None]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(announce=5)], [None, "bytes=100000-", None]),
+        (
+            [ScriptedResponse(cut=100_000, framing="chunked"), ScriptedResponse(total=False)],
+            [None, "bytes=100000-", "bytes=300000-"],
+        ),
+        (
+            [
+                ScriptedResponse(status=503),
+                ScriptedResponse(status=429),
+                ScriptedResponse(status=500),
+                ScriptedResponse(status=302),
+            ],
+            [None] * 5,
+        ),
+        ([ScriptedResponse(headers={"Content-Encoding": "gzip"})], [None]),
+        ([ScriptedResponse(body=b"", framing="close")], [None, None]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(body=OTHER, ranges=False, cut=99_000)],
+            [None, "bytes=100000-", "bytes=99000-"],
+        ),
     ],
 )
-async def test_no_fault_tears_a_file(tmp_path: Path, script: list[Act], ranges: list[str | None] | None) -> None:
+async def test_no_fault_tears_a_file(
+    tmp_path: Path, script: list[ScriptedResponse], ranges: list[str | None] | None
+) -> None:
     """After each fault the download goes on where proof allows it, and from the beginning where it does not."""
     async with bench(tmp_path, *script) as b:
         assert await b.save() == SONG
@@ -64,7 +95,7 @@ async def test_no_fault_tears_a_file(tmp_path: Path, script: list[Act], ranges: 
 
 async def test_slow_streams_are_written_before_they_are_long(tmp_path: Path) -> None:
     """A stream slower than a batch a quarter second reaches the disk all the same."""
-    async with bench(tmp_path, default=Act(pause=0.06)) as b, anyio.create_task_group() as group:
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.06)) as b, anyio.create_task_group() as group:
         group.start_soon(b.save)
         part = b.target.with_name("song.flac.part")
         while not (part.exists() and part.stat().st_size):
@@ -93,7 +124,7 @@ class _SlowToBegin:
 
 async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
     """What arrives meanwhile is read, so that a stream that breaks then is gone on with behind it."""
-    async with bench(tmp_path, Act(cut=100_000)) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000)) as b:
         vessel = _SlowToBegin()
         await fill(vessel, source=Source(b.output(), target="here", host=b.downloader._host))
 
@@ -104,7 +135,7 @@ async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
 async def test_large_files_go_by_in_batches(tmp_path: Path) -> None:
     """More than a few batches keep their order and their hash."""
     body = flac_like(5_000_000)
-    async with bench(tmp_path, Act(cut=3_000_000), files={PATH: body}) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=3_000_000), files={PATH: body}) as b:
         assert await b.save() == body
 
 
@@ -129,8 +160,10 @@ class FullPart(PartFile):
 @pytest.mark.parametrize(
     ("number", "reason"), [(28, "the disk is full"), (122, "the disk is full"), (5, "Input/output")]
 )
-@pytest.mark.parametrize("act", [Act(pause=0.02), Act(cut=10)])
-async def test_a_full_disk_ends_a_download_at_once(tmp_path: Path, number: int, reason: str, act: Act) -> None:
+@pytest.mark.parametrize("act", [ScriptedResponse(pause=0.02), ScriptedResponse(cut=10)])
+async def test_a_full_disk_ends_a_download_at_once(
+    tmp_path: Path, number: int, reason: str, act: ScriptedResponse
+) -> None:
     """ENOSPC and EDQUOT say so, other faults say theirs; nothing is tried again, also when the stream broke as well."""
     async with bench(tmp_path, default=act) as b:
         source = Source(b.output(), target="song.flac", host=b.downloader._host)

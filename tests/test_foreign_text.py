@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import pytest
 import rich
-from conftest import STUCK, Serve, settings, simulate
 from helpers.raw_api import Peer, RawApi, http
+from helpers.simulation import Serve, never_finishes, settings, simulate
 from test_faults import opened
 from test_faults import settings as raw_settings
 
@@ -212,7 +212,7 @@ async def test_a_finished_journal_signs_no_url(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_destination_shows_no_password() -> None:
     """``s3://key:secret@bucket`` is a common mistake, and is not repeated."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door", duration=1))
         sim.finish(operation.id)
         ready = await session.wait(operation)

@@ -16,11 +16,11 @@ import pytest
 import uvloop
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from anyio.abc import TaskGroup
-from conftest import STUCK, settings, simulate
 from fastapi import FastAPI
 from helpers.app_servers import serve_aiohttp, serve_asgi
 from helpers.documents import make_module
 from helpers.idle import no_task_left, until
+from helpers.simulation import never_finishes, settings, simulate
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -102,7 +102,7 @@ CANCELLING = ("aiohttp", "Quart")  # these cancel a handler whose client has gon
 async def test_the_guides_application(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor is served, a webhook heard, one who goes away does no harm; a reload leaves nothing, whoever waits."""
     code = compile(example(f"## {framework}"), framework, "exec")
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         for name, value in {**sim.environ, "SOUNDPIECE_WEBHOOK_SECRET": str(sim.webhook_secret)}.items():
             monkeypatch.setenv(name, value)
         async with no_task_left(), ClientSession(timeout=ClientTimeout(total=10)) as browser:
@@ -169,7 +169,7 @@ async def visit(browser: ClientSession, url: str, sim: Simulator, *, cancels: bo
 @pytest.mark.anyio
 async def test_a_stream_whose_reader_went_away() -> None:
     """Starlette cancels what makes a streaming answer: the operation runs on, and the session serves the next."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
 
         async def tell() -> AsyncIterator[str]:
             operation = await session.submit(NewFx("door slams", duration=0.3))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from conftest import Serve
+from helpers.simulation import Serve
 
 from soundpiece_async.cli import main
 

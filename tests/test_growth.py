@@ -16,7 +16,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
 import anyio
 import pytest
-from conftest import settings, simulate
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import Failed, Journal, NewFx, NewSong, Request, Session, Succeeded, _reader
 from soundpiece_async._core import titles

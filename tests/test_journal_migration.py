@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.idle import opened
 from helpers.raw_api import RawApi, http
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     DecodeError,
@@ -18,7 +19,6 @@ from soundpiece_async import (
     JobState,
     Journal,
     Limits,
-    NewFx,
     OperationFailed,
     RetryPolicy,
     Settings,
@@ -37,10 +37,6 @@ WAS = {
     6: "refused: failed",
     7: "a created_at nobody could read: submitted",
 }
-
-
-def fx(number: int) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 def restore(folder: Path, *, sent_at: float | None = None) -> dict[str, str]:

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
-from conftest import settings, simulate
 from helpers.bulk_process import SCRIPT, SOURCE, lines
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
 from soundpiece_async._core.pieces import JobState

@@ -16,8 +16,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.idle import assert_idle, no_task_left, until
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     AuthenticationError,
@@ -32,10 +33,6 @@ from soundpiece_async._lifetime import Lifetime, StopSignal
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.1)
 
 
 async def test_a_cancellation_inside_the_iterable_is_its_error_and_no_end(session: Session) -> None:
@@ -348,7 +345,7 @@ async def test_a_background_task_that_breaks_ends_the_session_with_its_reason() 
 
 async def test_two_closes_both_wait_for_the_end() -> None:
     """Closing twice at once is as good as once."""
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         session = Session(settings(sim))
         await session.start()
         async with anyio.create_task_group() as group:
@@ -426,7 +423,7 @@ def test_once_the_key_is_refused_nothing_more_is_asked() -> None:
 @pytest.mark.parametrize("step", range(1, 7))
 async def test_a_close_that_is_cancelled_closes_first(step: int) -> None:
     """Asyncio's own cancel, which knows no shield, goes on only when nothing of the session is left."""
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         session = Session(settings(sim))
         await session.start()
         waiting = asyncio.create_task(session.wait(await session.submit(fx())))
@@ -454,7 +451,7 @@ async def test_an_error_of_the_body_goes_before_a_cancelled_scope(sim: Simulator
 @pytest.mark.parametrize("step", range(3, 8))
 async def test_a_loop_that_ends_while_a_session_closes_leaves_no_connection(step: int) -> None:
     """After a second Ctrl-C ``asyncio.run`` cancels every task, the session's own too, wherever it is."""
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         session = Session(settings(sim))
         await session.start()
         operation = await session.submit(fx())
@@ -520,7 +517,7 @@ async def test_a_task_that_is_cancelled_as_it_enters_a_run_ends_at_once(*, async
             async for _ in results:
                 pass
 
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session, no_task_left():
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session, no_task_left():
         task = asyncio.create_task(enter(session))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -680,7 +677,7 @@ async def test_what_a_lifetime_starts_sees_no_variable_of_who_opened_it() -> Non
 async def test_a_poll_belongs_to_the_first_of_those_who_still_wait() -> None:
     """When they leave, the next poll is the next one's."""
     spans: list[tuple[str, str]] = []
-    async with simulate(durations=STUCK, speed=1000) as sim:
+    async with simulate(durations=never_finishes, speed=1000) as sim:
         async with Session(settings(sim), trace_configs=[traced(spans)]) as session:
             operation = await session.submit(fx())
             first, second = (

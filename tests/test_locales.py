@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Serve
 from helpers import libc_shim
+from helpers.simulation import Serve
 
 from soundpiece_async import DownloadError, Journal, JournalError
 from soundpiece_async._download.partfile import refuses_name

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Serve
+from helpers.simulation import Serve
 
 HIDE = """
 import os, select, signal, sys

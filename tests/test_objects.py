@@ -8,8 +8,8 @@ import anyio
 import obstore
 import pytest
 from helpers.download_bench import OTHER, PATH, SONG, CancelAt, bench, damage, flac_like
-from helpers.object_stores import BUCKET, Shop, credentials, open_shop, serve_s3
-from helpers.raw_output_host import Act
+from helpers.object_stores import BUCKET, StoreUnderTest, credentials, open_store, serve_s3
+from helpers.raw_output_host import ScriptedResponse
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
@@ -29,12 +29,12 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "local", "s3"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> Shop:
+def shop(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> StoreUnderTest:
     """Give each kind of store, empty."""
-    return open_shop(request.param, folder=tmp_path, s3=s3)
+    return open_store(request.param, folder=tmp_path, s3=s3)
 
 
-async def test_an_output_becomes_an_object(tmp_path: Path, shop: Shop) -> None:
+async def test_an_output_becomes_an_object(tmp_path: Path, shop: StoreUnderTest) -> None:
     """One GET gives the object, described as a file would be; nothing is written on this machine."""
     async with bench(tmp_path) as b:
         target = shop.target()
@@ -53,19 +53,22 @@ async def test_an_output_becomes_an_object(tmp_path: Path, shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("script", "ranges"),
     [
-        ([Act(cut=5_500_000)], [None, "bytes=5500000-"]),
-        ([Act(cut=20), Act(status=503), Act(cut=5_300_000)], [None, "bytes=20-", "bytes=20-", "bytes=5300020-"]),
-        ([Act(cut=5_500_000), Act(ranges=False)], [None, "bytes=5500000-"]),
-        ([Act(cut=5_500_000, etag=None), Act(cut=5_800_000)], [None, None, "bytes=5800000-"]),
-        ([Act(framing="close")], [None, "bytes=6000000-"]),
-        ([Act(cut=5_500_000), Act(status=403)], [None, "bytes=5500000-", "bytes=5500000-"]),
+        ([ScriptedResponse(cut=5_500_000)], [None, "bytes=5500000-"]),
+        (
+            [ScriptedResponse(cut=20), ScriptedResponse(status=503), ScriptedResponse(cut=5_300_000)],
+            [None, "bytes=20-", "bytes=20-", "bytes=5300020-"],
+        ),
+        ([ScriptedResponse(cut=5_500_000), ScriptedResponse(ranges=False)], [None, "bytes=5500000-"]),
+        ([ScriptedResponse(cut=5_500_000, etag=None), ScriptedResponse(cut=5_800_000)], [None, None, "bytes=5800000-"]),
+        ([ScriptedResponse(framing="close")], [None, "bytes=6000000-"]),
+        ([ScriptedResponse(cut=5_500_000), ScriptedResponse(status=403)], [None, "bytes=5500000-", "bytes=5500000-"]),
     ],
 )
 async def test_drops_do_not_show_in_an_upload(
-    tmp_path: Path, s3: str, script: list[Act], ranges: list[str | None]
+    tmp_path: Path, s3: str, script: list[ScriptedResponse], ranges: list[str | None]
 ) -> None:
     """The same upload goes on from the byte reached; where the host begins again, what it repeats is not sent twice."""
-    shop = open_shop("s3", folder=tmp_path, s3=s3)
+    shop = open_store("s3", folder=tmp_path, s3=s3)
     async with bench(tmp_path, *script, files={PATH: LONG}) as b:
         saved = await b.downloader.save(b.output(), shop.target())
 
@@ -84,20 +87,27 @@ def first_byte(header: str | None) -> int | None:
 @pytest.mark.parametrize(
     ("script", "error", "reason"),
     [
-        ([Act(cut=200_000), Act(body=OTHER)], DownloadError, "other bytes"),
-        ([Act(cut=200_000, etag=None), Act(body=OTHER[:100_000])], DownloadError, "other bytes"),
+        ([ScriptedResponse(cut=200_000), ScriptedResponse(body=OTHER)], DownloadError, "other bytes"),
         (
-            [Act(cut=200_000, framing="chunked", etag=None), Act(body=SONG[:100], framing="chunked")],
+            [ScriptedResponse(cut=200_000, etag=None), ScriptedResponse(body=OTHER[:100_000])],
+            DownloadError,
+            "other bytes",
+        ),
+        (
+            [
+                ScriptedResponse(cut=200_000, framing="chunked", etag=None),
+                ScriptedResponse(body=SONG[:100], framing="chunked"),
+            ],
             DownloadError,
             "other",
         ),
-        ([Act(cut=200_000)] + [Act(status=500)] * 300, DownloadError, "no new byte came"),
-        ([Act(body=b"<Error/>")] * 2, CorruptAudio, "magic"),
-        ([Act(body=b"RIFF" + bytes(5_000))] * 2, CorruptAudio, "seems to be WAV"),
+        ([ScriptedResponse(cut=200_000)] + [ScriptedResponse(status=500)] * 300, DownloadError, "no new byte came"),
+        ([ScriptedResponse(body=b"<Error/>")] * 2, CorruptAudio, "magic"),
+        ([ScriptedResponse(body=b"RIFF" + bytes(5_000))] * 2, CorruptAudio, "seems to be WAV"),
     ],
 )
 async def test_what_is_not_whole_is_not_published(
-    tmp_path: Path, shop: Shop, script: list[Act], error: type[Exception], reason: str
+    tmp_path: Path, shop: StoreUnderTest, script: list[ScriptedResponse], error: type[Exception], reason: str
 ) -> None:
     """When the file does not come to its end, or is not what it should be, the upload is taken back."""
     async with bench(tmp_path, *script) as b:
@@ -110,16 +120,16 @@ async def test_what_is_not_whole_is_not_published(
         assert b.downloader.saved == b.downloader._threads.borrowed_tokens == 0
 
 
-async def test_a_wrong_header_is_fetched_anew_once(tmp_path: Path, shop: Shop) -> None:
+async def test_a_wrong_header_is_fetched_anew_once(tmp_path: Path, shop: StoreUnderTest) -> None:
     """Before anything was passed on, a second try costs nothing."""
-    async with bench(tmp_path, Act(body=b"<Error>" + bytes(100))) as b:
+    async with bench(tmp_path, ScriptedResponse(body=b"<Error>" + bytes(100))) as b:
         await b.downloader.save(b.output(), shop.target())
 
         assert await shop.read() == SONG
 
 
 @pytest.mark.parametrize("body", [b"", b"short", b"<Error>" + bytes(100_000)])
-async def test_none_takes_any_bytes(tmp_path: Path, shop: Shop, body: bytes) -> None:
+async def test_none_takes_any_bytes(tmp_path: Path, shop: StoreUnderTest, body: bytes) -> None:
     """With verify="none" whatever is whole is published, and found again (but of nothing no host sends a range)."""
     async with bench(tmp_path, files={PATH: body}, verify="none") as b:
         for _ in range(2 if body else 1):
@@ -132,7 +142,7 @@ async def test_none_takes_any_bytes(tmp_path: Path, shop: Shop, body: bytes) -> 
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-async def test_the_same_object_is_not_fetched_again(tmp_path: Path, shop: Shop, overwrite: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+async def test_the_same_object_is_not_fetched_again(tmp_path: Path, shop: StoreUnderTest, overwrite: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """42 bytes and the size tell; two saves at once fetch it once."""
     async with bench(tmp_path) as b:
         async with anyio.create_task_group() as group:
@@ -144,7 +154,7 @@ async def test_the_same_object_is_not_fetched_again(tmp_path: Path, shop: Shop, 
 
 
 @pytest.mark.parametrize("there", [OTHER, SONG[:-1], b""])
-async def test_a_different_object_is_not_touched(tmp_path: Path, shop: Shop, there: bytes) -> None:
+async def test_a_different_object_is_not_touched(tmp_path: Path, shop: StoreUnderTest, there: bytes) -> None:
     """What is in the way stays as it is, unless ``overwrite``."""
     async with bench(tmp_path) as b:
         await obstore.put_async(shop.store, "song.flac", there)
@@ -156,7 +166,7 @@ async def test_a_different_object_is_not_touched(tmp_path: Path, shop: Shop, the
         assert await shop.read() == SONG
 
 
-async def test_a_damaged_object_is_told(tmp_path: Path, shop: Shop) -> None:
+async def test_a_damaged_object_is_told(tmp_path: Path, shop: StoreUnderTest) -> None:
     """An object that is what the host has, and no audio, is CorruptAudio."""
     bad = damage(SONG, 0, b"RIFF")
     async with bench(tmp_path, files={PATH: bad}) as b:
@@ -171,8 +181,8 @@ async def test_cancelled_anywhere_an_upload_is_taken_back(tmp_path: Path) -> Non
     turn, finished = 0, False
     while not finished:
         turn += 1
-        shop = open_shop("memory", folder=tmp_path, s3="")
-        async with bench(tmp_path, Act(cut=100_000), Act(status=403)) as b:
+        shop = open_store("memory", folder=tmp_path, s3="")
+        async with bench(tmp_path, ScriptedResponse(cut=100_000), ScriptedResponse(status=403)) as b:
             with anyio.CancelScope() as scope:
                 await CancelAt(b.downloader.save(b.output(), shop.target()), turn=turn, cancel=scope.cancel)
             finished = not scope.cancel_called
@@ -185,8 +195,8 @@ async def test_cancelled_anywhere_an_upload_is_taken_back(tmp_path: Path) -> Non
 @pytest.mark.parametrize("sent", [1_000_000, 5_600_000])
 async def test_cancelled_uploads_leave_no_parts(tmp_path: Path, s3: str, sent: int) -> None:
     """Parts that were sent are removed before the cancellation goes on: S3 would keep, and charge for, them."""
-    shop = open_shop("s3", folder=tmp_path, s3=s3)
-    async with bench(tmp_path, default=Act(pause=0.001), files={PATH: LONG}) as b:
+    shop = open_store("s3", folder=tmp_path, s3=s3)
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.001), files={PATH: LONG}) as b:
         task = asyncio.create_task(b.downloader.save(b.output(), shop.target()))
         while b.server.sent < sent:
             await anyio.sleep(0.005)
@@ -202,7 +212,7 @@ async def test_what_the_store_says_ends_a_download(tmp_path: Path, s3: str) -> N
     """No bucket, no network: said in one line, without what is asked for; nothing is tried again."""
     store = S3Store("nobody", **credentials(s3))
     unreachable = S3Store("nobody", **credentials("http://127.0.0.1:9"))
-    async with bench(tmp_path, default=Act(pause=0.002), files={PATH: LONG}) as b:
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.002), files={PATH: LONG}) as b:
         with pytest.raises(SettingsError, match=r"the object store said: .*404 Not Found \(NoSuchBucket\);") as refused:
             await b.downloader.save(b.output(), open_folder(store, stores={}).name("song.flac"))
         with pytest.raises(DownloadError, match=r"the object store said: .*sending request") as caught:
@@ -221,7 +231,7 @@ async def test_full_checks_are_not_left_out_unsaid(tmp_path: Path) -> None:
     """Frames are decoded from files: with verify="full" an object is refused before anything is fetched."""
     async with bench(tmp_path, verify="full") as b:
         with pytest.raises(SettingsError, match="decodes files"):
-            await b.downloader.save(b.output(), open_shop("memory", folder=tmp_path, s3="").target())
+            await b.downloader.save(b.output(), open_store("memory", folder=tmp_path, s3="").target())
 
         assert not b.server.requests
 
@@ -268,7 +278,7 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path) -> None:
         await anyio.lowlevel.checkpoint()
         raise ZeroDivisionError
 
-    async with bench(tmp_path, Act(), Act(status=403)) as b:
+    async with bench(tmp_path, ScriptedResponse(), ScriptedResponse(status=403)) as b:
         b.downloader._host.renew = stumble
         for kind in (BrokenTarget, SlowTarget):
             target = kind(store=None, key="song.flac", url="memory:///song.flac")  # type: ignore[arg-type] # asks none
@@ -276,7 +286,7 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path) -> None:
                 await b.downloader.save(b.output(), target)
 
 
-async def test_errors_of_a_renewal_come_out_bare(tmp_path: Path, shop: Shop) -> None:
+async def test_errors_of_a_renewal_come_out_bare(tmp_path: Path, shop: StoreUnderTest) -> None:
     """When the API cannot sign afresh, its error is the answer, and the upload is taken back."""
     refusal = TransportError("the API is down")
 
@@ -284,7 +294,7 @@ async def test_errors_of_a_renewal_come_out_bare(tmp_path: Path, shop: Shop) -> 
         await anyio.lowlevel.checkpoint()
         raise refusal
 
-    async with bench(tmp_path, Act(cut=100_000), Act(status=403)) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000), ScriptedResponse(status=403)) as b:
         b.downloader._host.renew = renew
         with pytest.raises(TransportError) as caught:
             await b.downloader.save(b.output(), shop.target())
@@ -305,7 +315,7 @@ async def test_urls_and_stores_name_the_same_places(tmp_path: Path, s3: str, mon
 
         assert [file.url for file in files] == [f"s3://{BUCKET}/a b/ü%20/take-{n}.flac" for n in (1, 2)]
         store = S3Store(BUCKET, prefix="a b/ü%20", **credentials(s3))
-        assert await Shop(store).read("take-2.flac") == SONG
+        assert await StoreUnderTest(store).read("take-2.flac") == SONG
         assert locate(store) == f"s3://{BUCKET}/a b/ü%20/"
         assert repr(b.downloader._places) == f"<Places stores=['s3://{BUCKET}/']>"
 
@@ -325,8 +335,8 @@ def test_stores_say_where_they_are(tmp_path: Path) -> None:
 
     assert locate(GCSStore("b", prefix="p/")) == "gs://b/p/"
     assert locate(AzureStore("c", **key)) == "az://c/"
-    assert locate(open_shop("local", folder=tmp_path, s3="").store) == f"file://{tmp_path}/shop/"
-    assert locate(open_shop("memory", folder=tmp_path, s3="").store) == "memory:///"
+    assert locate(open_store("local", folder=tmp_path, s3="").store) == f"file://{tmp_path}/shop/"
+    assert locate(open_store("memory", folder=tmp_path, s3="").store) == "memory:///"
     assert locate(HTTPStore.from_url("https://example.com/x")) == "http:///"
 
 

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from helpers.download_bench import HANDLE, PATH, SHORT, SONG, bench, encode, flac_like, lifetime, read_all, transport
-from helpers.raw_output_host import Act, RawServer
+from helpers.raw_output_host import RawServer, ScriptedResponse
 from obstore.store import MemoryStore
 
 from soundpiece_async import Limits, Output, Session, Settings, Timeouts
@@ -67,7 +67,7 @@ async def test_audio_is_not_withheld_for_a_detail(
 async def test_a_tag_is_no_hindrance_to_a_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """However large: nothing is passed on before the header behind it was checked."""
     body = TAG + b"ID3\x04\0\0\0\x10\0\0" + bytes(0x10 << 14) + SHORT
-    async with bench(tmp_path, Act(cut=100_000), files={PATH: body}) as b, lifetime() as life:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000), files={PATH: body}) as b, lifetime() as life:
         assert await read_all(b, life) == body
     assert "an ID3 tag of 262420 bytes" in caplog.text
 
@@ -82,8 +82,8 @@ async def test_two_recordings_with_one_tag_are_told_apart(tmp_path: Path) -> Non
         assert b.server.ranges[1:] == [f"bytes=0-{len(TAG) + 41}"]
 
 
-def packed(encoding: str, body: bytes, **how: Any) -> Act:
-    return Act(body=body, headers={"Content-Encoding": encoding}, **how)
+def packed(encoding: str, body: bytes, **how: Any) -> ScriptedResponse:
+    return ScriptedResponse(body=body, headers={"Content-Encoding": encoding}, **how)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def packed(encoding: str, body: bytes, **how: Any) -> Act:
 @pytest.mark.parametrize("verify", ["header", "none"])
 async def test_a_label_on_the_bytes_is_no_encoding(tmp_path: Path, label: str, verify: Any) -> None:
     """Whatever a host claims of a body that begins as FLAC: it is FLAC, and goes on where it broke."""
-    default = Act(headers={"Content-Encoding": label})
+    default = ScriptedResponse(headers={"Content-Encoding": label})
     async with bench(tmp_path, packed(label, SONG, cut=100_000), default=default, verify=verify) as b:
         assert await b.save() == SONG
         assert b.server.ranges == [None, "bytes=100000-"]
@@ -154,7 +154,7 @@ async def test_a_real_encoding_is_undone(tmp_path: Path, encoding: str, body: by
         (packed("gzip, gzip, gzip, gzip", gzip.compress(b"x")), "encoded 4 times over"),
     ],
 )
-async def test_an_encoding_that_cannot_be_undone_is_told(tmp_path: Path, act: Act, reason: str) -> None:
+async def test_an_encoding_that_cannot_be_undone_is_told(tmp_path: Path, act: ScriptedResponse, reason: str) -> None:
     """In an error that repeats none of its bytes; nothing is left."""
     async with bench(tmp_path, default=act, max_elapsed=5) as b:
         with pytest.raises(DownloadError) as caught:
@@ -176,31 +176,35 @@ async def test_a_bomb_is_defused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verify", ["header", "none"])
 async def test_203_is_a_file_as_well(tmp_path: Path, verify: Any) -> None:
     """A proxy on the way may say that the answer is not the origin's own."""
-    async with bench(tmp_path, default=Act(status_of_file=203), verify=verify) as b:
+    async with bench(tmp_path, default=ScriptedResponse(status_of_file=203), verify=verify) as b:
         assert await b.save() == SONG
         assert await b.save() == SONG
 
 
 MIDDLE, SONGS_TAG = SONG[100_000:], f'"{hashlib.sha256(SONG).hexdigest()[:16]}"'
 ODD = [
-    Act(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000"),  # a 206 in all but the number
-    Act(body=MIDDLE, ranges=False),  # the rest, called the whole
-    Act(body=MIDDLE, ranges=False, etag=SONGS_TAG),
-    Act(body=SONG[100_001:], ranges=False, etag=SONGS_TAG),
-    Act(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000", etag=None),
-    Act(body=SONG[100_001:], ranges=False, content_range="bytes 100001-299999/300000"),
-    Act(body=MIDDLE, ranges=False, content_range="junk"),
-    Act(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000", etag='"another"'),
-    Act(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000", status_of_file=203),
+    ScriptedResponse(
+        body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000"
+    ),  # a 206 in all but the number
+    ScriptedResponse(body=MIDDLE, ranges=False),  # the rest, called the whole
+    ScriptedResponse(body=MIDDLE, ranges=False, etag=SONGS_TAG),
+    ScriptedResponse(body=SONG[100_001:], ranges=False, etag=SONGS_TAG),
+    ScriptedResponse(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000", etag=None),
+    ScriptedResponse(body=SONG[100_001:], ranges=False, content_range="bytes 100001-299999/300000"),
+    ScriptedResponse(body=MIDDLE, ranges=False, content_range="junk"),
+    ScriptedResponse(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000", etag='"another"'),
+    ScriptedResponse(body=MIDDLE, ranges=False, content_range="bytes 100000-299999/300000", status_of_file=203),
 ]
 
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("verify", ["header", "none"])
 @pytest.mark.parametrize("way", ["file", "stream"])
-async def test_an_odd_answer_to_a_range_tears_nothing(tmp_path: Path, odd: Act, verify: Any, way: str) -> None:
+async def test_an_odd_answer_to_a_range_tears_nothing(
+    tmp_path: Path, odd: ScriptedResponse, verify: Any, way: str
+) -> None:
     """A part that is called the whole is joined where it belongs, or fetched anew; no file begins in its middle."""
-    async with bench(tmp_path, Act(cut=100_000), odd, verify=verify) as b, lifetime() as life:
+    async with bench(tmp_path, ScriptedResponse(cut=100_000), odd, verify=verify) as b, lifetime() as life:
         assert await (b.save() if way == "file" else read_all(b, life)) == SONG
         assert len(b.server.requests) <= 3
 
@@ -213,7 +217,7 @@ BARE = {"ranges": False, "framing": "close", "etag": None}
 @pytest.mark.parametrize("way", ["file", "stream"])
 async def test_a_whole_flac_needs_no_length(tmp_path: Path, version: str, body: bytes, way: str) -> None:
     """A body that ends with its connection is whole when its last frame is: it is fetched once."""
-    default = Act(**BARE, version=version)
+    default = ScriptedResponse(**BARE, version=version)
     async with bench(tmp_path, default=default, files={PATH: body}) as b, lifetime() as life:
         assert await (b.save() if way == "file" else read_all(b, life)) == body
         assert len(b.server.requests) == 1
@@ -223,7 +227,7 @@ async def test_a_whole_flac_needs_no_length(tmp_path: Path, version: str, body: 
 @pytest.mark.parametrize("way", ["file", "stream"])
 async def test_a_cut_that_nobody_announced_is_noticed(tmp_path: Path, cut: int, way: str) -> None:
     """The last frame tells, and it is fetched anew."""
-    script, default = Act(**BARE, cut=cut), Act(**BARE)
+    script, default = ScriptedResponse(**BARE, cut=cut), ScriptedResponse(**BARE)
     async with bench(tmp_path, script, default=default, files={PATH: REAL}) as b, lifetime() as life:
         assert await (b.save() if way == "file" else read_all(b, life)) == REAL
         assert len(b.server.requests) == 2
@@ -232,14 +236,14 @@ async def test_a_cut_that_nobody_announced_is_noticed(tmp_path: Path, cut: int, 
 async def test_a_cut_at_the_same_byte_each_time_is_corrupt(tmp_path: Path) -> None:
     """It is not fetched for five minutes; verify="none" takes it as it is."""
     files = {PATH: REAL[:-1]}
-    async with bench(tmp_path, default=Act(**BARE), files=files) as b:
+    async with bench(tmp_path, default=ScriptedResponse(**BARE), files=files) as b:
         with pytest.raises(CorruptAudio, match="which is not the end of its last frame"):
             await b.save()
         assert len(b.server.requests) == 3
         assert b.left() == []
-    async with bench(tmp_path / "none", default=Act(**BARE), files=files, verify="none") as b:
+    async with bench(tmp_path / "none", default=ScriptedResponse(**BARE), files=files, verify="none") as b:
         assert await b.save() == REAL[:-1]
-    async with bench(tmp_path, default=Act(**BARE), files=files) as b, lifetime() as life:
+    async with bench(tmp_path, default=ScriptedResponse(**BARE), files=files) as b, lifetime() as life:
         with pytest.raises(DownloadError, match="which is not the end of its last frame"):
             await read_all(b, life)
 
@@ -248,14 +252,17 @@ async def test_a_cut_at_the_same_byte_each_time_is_corrupt(tmp_path: Path) -> No
 async def test_what_has_no_frames_is_fetched_twice(tmp_path: Path, way: str) -> None:
     """With verify="none" anything is taken that ends at the same byte twice."""
     body = b"no flac at all" * 9999
-    async with bench(tmp_path, default=Act(**BARE), files={PATH: body}, verify="none") as b, lifetime() as life:
+    async with (
+        bench(tmp_path, default=ScriptedResponse(**BARE), files={PATH: body}, verify="none") as b,
+        lifetime() as life,
+    ):
         assert await (b.save() if way == "file" else read_all(b, life)) == body
         assert len(b.server.requests) == 2
 
 
 async def test_an_empty_body_without_a_length_is_no_file(tmp_path: Path) -> None:
     """Twice nothing is nothing, and no FLAC."""
-    async with bench(tmp_path, default=Act(**BARE), files={PATH: b""}) as b, lifetime() as life:
+    async with bench(tmp_path, default=ScriptedResponse(**BARE), files={PATH: b""}) as b, lifetime() as life:
         with pytest.raises(CorruptAudio, match="FLAC magic"):
             await read_all(b, life)
 
@@ -263,7 +270,7 @@ async def test_an_empty_body_without_a_length_is_no_file(tmp_path: Path) -> None
 async def test_a_long_body_without_a_length_keeps_its_end_only(tmp_path: Path) -> None:
     """A stream remembers no more than a frame takes."""
     body = encode(seconds=8)
-    async with bench(tmp_path, default=Act(**BARE), files={PATH: body}) as b, lifetime() as life:
+    async with bench(tmp_path, default=ScriptedResponse(**BARE), files={PATH: body}) as b, lifetime() as life:
         assert await read_all(b, life) == body
         assert len(b.server.requests) == 1
 
@@ -281,7 +288,7 @@ async def test_the_wish_of_a_busy_host_is_heeded(tmp_path: Path, status: int, wi
             all_pause.set()
         await all_pause.wait()
 
-    busy = Act(status=status, headers={"Retry-After": wish, "Date": "Mon, 23 Nov 2026 10:00:00 GMT"})
+    busy = ScriptedResponse(status=status, headers={"Retry-After": wish, "Date": "Mon, 23 Nov 2026 10:00:00 GMT"})
     async with bench(tmp_path, *[busy] * 40, sleep=sleep, limit=40) as b, anyio.create_task_group() as group:
         for number in range(40):
             group.start_soon(b.downloader.save, b.output(), b.target.with_name(f"{number}.flac"))
@@ -293,8 +300,8 @@ async def test_the_wish_of_a_busy_host_is_heeded(tmp_path: Path, status: int, wi
 
 async def test_a_wish_beyond_the_budget_ends_a_download(tmp_path: Path) -> None:
     """With the wish on the error; what came before it is kept, and gone on with."""
-    busy = Act(status=503, headers={"Retry-After": "600"})
-    async with bench(tmp_path, Act(cut=100_000), busy) as b:
+    busy = ScriptedResponse(status=503, headers={"Retry-After": "600"})
+    async with bench(tmp_path, ScriptedResponse(cut=100_000), busy) as b:
         with pytest.raises(DownloadError, match=r"asks to wait for 600 s .* 300 s are left .* 100000 bytes") as caught:
             await b.save()
         assert caught.value.retry_after == 600.0
@@ -303,8 +310,8 @@ async def test_a_wish_beyond_the_budget_ends_a_download(tmp_path: Path) -> None:
         assert b.server.ranges[2:] == ["bytes=100000-"]
 
 
-def trickle(**how: Any) -> Act:
-    return Act(pause=0.05, piece=1, **how)
+def trickle(**how: Any) -> ScriptedResponse:
+    return ScriptedResponse(pause=0.05, piece=1, **how)
 
 
 async def test_a_trickle_gives_its_slot_back(tmp_path: Path) -> None:
@@ -337,7 +344,7 @@ async def test_a_trickle_is_given_up(tmp_path: Path, way: str) -> None:
 async def test_a_slow_host_may_be_allowed(tmp_path: Path) -> None:
     """With no lowest speed everything moves on."""
     async with bench(
-        tmp_path, default=Act(pause=0.01, piece=1), files={PATH: flac_like(50)}, slowest=None, window=0.05
+        tmp_path, default=ScriptedResponse(pause=0.01, piece=1), files={PATH: flac_like(50)}, slowest=None, window=0.05
     ) as b:
         assert await b.save() == flac_like(50)
         assert len(b.server.requests) == 1
@@ -365,7 +372,7 @@ async def test_a_slow_reader_is_not_a_slow_host(tmp_path: Path) -> None:
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 async def test_a_body_without_an_end_fills_no_disk(tmp_path: Path, way: str, framing: Any) -> None:
     """It is given up at a bound that its length sets; nothing is left, and the next run meets the same bound."""
-    act = Act(framing=framing, endless=bytes(1 << 20), etag=None)
+    act = ScriptedResponse(framing=framing, endless=bytes(1 << 20), etag=None)
     async with bench(tmp_path, default=act) as b, lifetime() as life:
         b.target.parent.mkdir(exist_ok=True)
         for run in range(1, 3):
@@ -380,7 +387,7 @@ async def test_a_body_without_an_end_fills_no_disk(tmp_path: Path, way: str, fra
 
 async def test_a_body_without_an_end_is_compared_with_no_file(tmp_path: Path) -> None:
     """What is there is left alone, and the reading ends."""
-    act = Act(framing="chunked", endless=bytes(1 << 20), etag=None, ranges=False)
+    act = ScriptedResponse(framing="chunked", endless=bytes(1 << 20), etag=None, ranges=False)
     async with bench(tmp_path, default=act, files={PATH: SHORT}) as b:
         b.target.parent.mkdir()
         b.target.write_bytes(SHORT)
@@ -392,7 +399,7 @@ async def test_a_body_without_an_end_is_compared_with_no_file(tmp_path: Path) ->
 async def test_a_file_longer_than_announced_is_no_body_without_an_end(tmp_path: Path) -> None:
     """Its own header says so, and that the service announced less is no reason to withhold it."""
     body = flac_like(22_000_000, samples=44_100 * 300)
-    async with bench(tmp_path, files={PATH: body}, default=Act(framing="chunked")) as b:
+    async with bench(tmp_path, files={PATH: body}, default=ScriptedResponse(framing="chunked")) as b:
         saved = await b.downloader.save(b.output(), b.target)
         assert saved.bytes == len(body)
         assert saved.warnings == ("it lasts 300.00 s, where 1.00 s was announced",)
@@ -400,7 +407,7 @@ async def test_a_file_longer_than_announced_is_no_body_without_an_end(tmp_path: 
 
 async def test_a_size_that_nobody_has_is_refused_at_once(tmp_path: Path) -> None:
     """Before any of it is written."""
-    async with bench(tmp_path, default=Act(announce=1 << 40)) as b:
+    async with bench(tmp_path, default=ScriptedResponse(announce=1 << 40)) as b:
         with pytest.raises(DownloadError, match="no FLAC of its length"):
             await b.save()
         assert b.left() == []
@@ -411,7 +418,7 @@ async def test_illegal_characters_are_sent_encoded(tmp_path: Path, target: str) 
     """In the URL of an output and in a redirect; what is legal stays as it was signed."""
     location = {"Location": f"{target}?sig=a%2Fb c".encode("utf-8", "surrogateescape").decode("latin-1")}
     files = {PATH: SONG, "/my%20song.flac": SONG, "/m%FCde.flac": SONG, "/m%C3%BCde.flac": SONG, "/100%25.flac": SONG}
-    async with bench(tmp_path, Act(status=302, headers=location), files=files) as b:
+    async with bench(tmp_path, ScriptedResponse(status=302, headers=location), files=files) as b:
         await b.save()
         direct = b.output(url=b.server.url(target, "sig=a%2Fb c"))
         await b.downloader.save(direct, b.target.with_name("direct.flac"))
@@ -521,7 +528,7 @@ async def test_a_redirect_leads_nowhere_else(tmp_path: Path, monkeypatch: pytest
     """Every hop is checked as the first one is."""
     async with RawServer({PATH: SONG}) as inner:
         port = inner.url().split(":")[2].partition("/")[0]
-        redirect = Act(status=302, headers={"Location": f"{host}:{port}{PATH}?sig=secret"})
+        redirect = ScriptedResponse(status=302, headers={"Location": f"{host}:{port}{PATH}?sig=secret"})
         async with RawServer({}, default=redirect) as outer:
             first = outer.url().partition(PATH)[0]
             monkeypatch.setattr("soundpiece_async._network.OutputGuard", lambda settings: OnlyTheFirst(settings, first))

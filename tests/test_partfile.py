@@ -7,7 +7,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.download_bench import KEPT, SONG, bench, leave
-from helpers.raw_output_host import Act
+from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_what_arrived_is_kept_for_the_next_process(tmp_path: Path) -> None:
     """Given up with bytes in hand, a ``.part`` and its note stay, and another downloader goes on from them."""
-    async with bench(tmp_path, Act(cut=200_000), default=Act(status=500), max_elapsed=2) as b:
+    async with bench(tmp_path, ScriptedResponse(cut=200_000), default=ScriptedResponse(status=500), max_elapsed=2) as b:
         with pytest.raises(DownloadError):
             await b.save()
         assert b.left() == KEPT

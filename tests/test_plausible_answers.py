@@ -13,6 +13,7 @@ import attrs
 import pytest
 from helpers.idle import opened, until
 from helpers.raw_api import Peer, RawApi, http
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     ApiError,
@@ -48,8 +49,8 @@ Service: TypeAlias = Callable[[Members], Any]
 URL = "http://127.0.0.1:9/a.flac?sig=1"
 
 
-def fx(number: int = 0, **members: Any) -> NewFx:
-    return NewFx(f" door {number}\n", duration=0.2, **members)
+def padded_fx(number: int = 0, **members: Any) -> NewFx:
+    return fx(number, prompt=f" door {number}\n", **members)
 
 
 @pytest.fixture(autouse=True)
@@ -252,11 +253,14 @@ async def test_an_accepted_submit_has_its_id(api: Api, session: Session, tmp_pat
         return await peer.send(answer(api.created[json.loads(asked.body)["idempotency_key"]]))
 
     api.always = speak
-    operation = await session.submit(fx(1))
-    done = await session.run(fx(2), timeout=20)
-    async with session.run_many([fx(3)], timeout=20) as results:
+    operation = await session.submit(padded_fx(1))
+    done = await session.run(padded_fx(2), timeout=20)
+    async with session.run_many([padded_fx(3)], timeout=20) as results:
         (plain,) = [result async for result in results]
-    async with Journal.open(tmp_path) as journal, session.run_many([fx(4)], journal=journal, timeout=20) as results:
+    async with (
+        Journal.open(tmp_path) as journal,
+        session.run_many([padded_fx(4)], journal=journal, timeout=20) as results,
+    ):
         (recorded,) = [result async for result in results]
 
     found = [operation, done.operation, plain.operation, recorded.operation]
@@ -276,15 +280,15 @@ async def test_an_accepted_submit_without_an_id_is_asked_for_it(api: Api, answer
     patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=30))
     async with opened(patient) as session, Journal.open(tmp_path) as journal:
         api.script.extend([speak] * 2)
-        assert (await session.submit(fx(1))).id in api.created.values()
+        assert (await session.submit(padded_fx(1))).id in api.created.values()
         api.script.extend([speak] * UNREADABLE_TIMES)
         with pytest.raises(DecodeError, match="idempotency key") as caught:
-            await session.submit(request := fx(2))
+            await session.submit(request := padded_fx(2))
         assert caught.value.handle is None
         assert (await session.submit(request)).id
         api.script.extend([speak] * UNREADABLE_TIMES)
         for expected in (Failed, Succeeded):
-            async with session.run_many([fx(3)], journal=journal, timeout=20) as results:
+            async with session.run_many([padded_fx(3)], journal=journal, timeout=20) as results:
                 (result,) = [result async for result in results]
             assert isinstance(result, expected)
 
@@ -313,16 +317,16 @@ async def test_a_conflict_with_the_existing_operation(
 
     api.script.append(speak)
     if taken:
-        assert (await session.run(fx(1), timeout=20)).operation.id in api.created.values()
+        assert (await session.run(padded_fx(1), timeout=20)).operation.id in api.created.values()
         return
     with pytest.raises(ApiError, match="409") as caught:
-        await session.submit(request := fx(1))
+        await session.submit(request := padded_fx(1))
     assert caught.value.handle == Handle("create.new_fx", next(iter(api.created.values())))
     assert (await session.submit(request)).handle == caught.value.handle
     async with Journal.open(tmp_path) as journal:
         api.script.append(speak)
         for expected in (Failed, Succeeded):
-            async with session.run_many([fx(2)], journal=journal, timeout=20) as results:
+            async with session.run_many([padded_fx(2)], journal=journal, timeout=20) as results:
                 (result,) = [result async for result in results]
             assert isinstance(result, expected)
     assert len(api.created) == 2
@@ -339,7 +343,7 @@ async def test_a_conflict_about_something_else(api: Api, session: Session, body:
 
     api.script.append(refuse)
     with pytest.raises(ApiError, match="409") as caught:
-        await session.submit(fx(1))
+        await session.submit(padded_fx(1))
     assert caught.value.handle is None
 
 
@@ -371,16 +375,16 @@ EMPTY: dict[str, Service] = {
 async def test_paid_work_is_delivered(api: Api, session: Session, tmp_path: Path, service: Service) -> None:
     """By every way there is, at the price of one; the status is ready, and ``raw`` has what came."""
     api.service = service
-    operation = await session.submit(fx(1))
+    operation = await session.submit(padded_fx(1))
     ready = await session.wait(operation, timeout=20)
     again = await session.wait(operation.handle, timeout=20)
     read = await session.refresh(ready)
-    done = await session.run(fx(2), timeout=20)
-    async with session.run_many([fx(3), fx(4)], timeout=20) as results:
+    done = await session.run(padded_fx(2), timeout=20)
+    async with session.run_many([padded_fx(3), padded_fx(4)], timeout=20) as results:
         many = [result async for result in results]
     for _ in range(2):
         async with Journal.open(tmp_path) as journal:
-            async with session.run_many([fx(5), fx(6)], journal=journal, timeout=20) as results:
+            async with session.run_many([padded_fx(5), padded_fx(6)], journal=journal, timeout=20) as results:
                 recorded = [result async for result in results]
             assert await journal.count() == {JobState.READY: 2}
 
@@ -397,7 +401,7 @@ async def test_failures_say_what_can_be_read(api: Api, session: Session, service
     """However the error looks, and whatever the word: failed, with the operation."""
     api.service = service
     with pytest.raises(OperationFailed, match=f"failed: {why}; to try again") as caught:
-        await session.run(fx(), timeout=20)
+        await session.run(padded_fx(), timeout=20)
 
     assert caught.value.operation.status is Status.FAILED
     assert caught.value.operation.error is not None
@@ -410,8 +414,8 @@ async def test_ready_without_outputs_is_neither_success_nor_failure(
 ) -> None:
     """Two reads agree: ``NotReady``, with the way back. A job stays submitted, and the next run has its outputs."""
     api.service = service
-    operation = await session.submit(fx(1))
-    for waiting in (session.wait(operation), session.wait(operation.handle), session.run(fx(2))):
+    operation = await session.submit(padded_fx(1))
+    for waiting in (session.wait(operation), session.wait(operation.handle), session.run(padded_fx(2))):
         with pytest.raises(NotReady, match="has no outputs; it is paid for") as caught:
             await waiting
         assert caught.value.handle is not None
@@ -426,7 +430,7 @@ async def test_ready_without_outputs_is_neither_success_nor_failure(
         await session.wait(read)  # it is asked for again: outputs may have come
     assert len(api.requests) > asked
 
-    requests = [fx(3)]
+    requests = [padded_fx(3)]
     async with Journal.open(tmp_path) as journal:
         async with session.run_many(requests, journal=journal) as results:
             (result,) = [result async for result in results]
@@ -436,7 +440,7 @@ async def test_ready_without_outputs_is_neither_success_nor_failure(
         assert await journal.count() == {JobState.SUBMITTED: 1}
     api.service = changing()
     async with Journal.open(tmp_path) as journal:
-        async with session.run_many([fx(3)], journal=journal) as results:
+        async with session.run_many([padded_fx(3)], journal=journal) as results:
             (result,) = [result async for result in results]
         assert isinstance(result, Succeeded)
         assert await journal.count() == {JobState.READY: 1}
@@ -473,9 +477,9 @@ async def test_one_odd_answer_is_no_end(api: Api, tmp_path: Path, method: str, b
     api.always = speak
     patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=30))
     async with opened(patient) as session, Journal.open(tmp_path) as journal:
-        ready = await session.wait((await session.submit(fx(1))).handle, timeout=20)
-        done = await session.run(fx(2), timeout=20)
-        async with session.run_many([fx(3)], journal=journal, timeout=20) as results:
+        ready = await session.wait((await session.submit(padded_fx(1))).handle, timeout=20)
+        done = await session.run(padded_fx(2), timeout=20)
+        async with session.run_many([padded_fx(3)], journal=journal, timeout=20) as results:
             (result,) = [result async for result in results]
 
     assert all(operation.outputs for operation in (ready, done.operation))
@@ -487,14 +491,14 @@ async def test_odd_answers_again_and_again_are_an_error(api: Api) -> None:
     """A submit is sent a few times; a wait has read them for a while. The way back is there, and nothing is bought."""
     patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=0.3))
     async with opened(patient) as session:
-        operation = await session.submit(fx(1))
+        operation = await session.submit(padded_fx(1))
         api.service = lambda _: {"detail": "quota"}
         with pytest.raises(DecodeError, match="holds no operation") as caught:
             await session.wait(operation, timeout=20)
         assert caught.value.handle == operation.handle
     async with opened(attrs.evolve(patient, retries=RetryPolicy(submit_max_elapsed=60))) as session:
         with pytest.raises(DecodeError) as caught:
-            await session.submit(request := fx(2))
+            await session.submit(request := padded_fx(2))
         assert len(api.puts) == 1 + UNREADABLE_TIMES
         api.service = changing()
         assert (await session.run(request, timeout=20)).operation.outputs
@@ -507,7 +511,7 @@ async def test_a_wait_that_was_too_short_says_what_came(api: Api, timeout: float
     """Else an answer that nobody can read looks like work that takes long."""
     patient = Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=60))
     async with opened(patient) as session:
-        operation = await session.submit(fx())
+        operation = await session.submit(padded_fx())
         api.service = lambda _: {"detail": "quota"}
         with pytest.raises(WaitTimeout, match=r"no usable answer, the latest: GET .*'quota'.*; it runs on") as caught:
             await session.wait(operation, timeout=timeout)
@@ -519,7 +523,7 @@ async def test_a_download_that_fails_names_the_operation(api: Api, session: Sess
     """As a run knows it; and what helps nothing is not advised."""
     api.service = output(url="/files/a.flac?sig=1")
     with pytest.raises(DownloadError, match=r"http://127\.0\.0\.1:\d+/files/a\.flac\?… was not saved") as caught:
-        await session.run(fx(), save_to=tmp_path, timeout=20)
+        await session.run(padded_fx(), save_to=tmp_path, timeout=20)
 
     assert caught.value.operation is not None
     assert caught.value.operation.outputs
@@ -530,7 +534,7 @@ async def test_another_id_under_the_same_key_is_the_operation(api: Api, session:
     api.service = lambda members: {
         "fx": {**members, "id": 7, "idempotency_key": key} if members["status"] == "ready" else members
     }
-    operation = await session.submit(request := fx())
+    operation = await session.submit(request := padded_fx())
     key = request.idempotency_key.upper()
 
     assert (await session.wait(operation, timeout=20)).handle == operation.handle
@@ -538,7 +542,7 @@ async def test_another_id_under_the_same_key_is_the_operation(api: Api, session:
     with pytest.raises(DecodeError, match="about another operation, 7") as caught:
         await session.refresh(operation.handle)
     assert caught.value.handle == operation.handle
-    key = fx().idempotency_key
+    key = padded_fx().idempotency_key
     with pytest.raises(DecodeError, match="about another operation, 7"):
         await session.refresh(operation)
 
@@ -551,7 +555,7 @@ async def test_an_echo_cut_inside_a_letter(api: Api, session: Session) -> None:
         await peer.send(http(body))
 
     api.always = speak
-    done = await session.run(fx(), timeout=20)
+    done = await session.run(padded_fx(), timeout=20)
 
     assert [one.url for one in done.operation.outputs] == [URL]
     assert done.operation.echo_differences == ("prompt",)
@@ -562,14 +566,14 @@ async def test_outputs_that_come_late_are_awaited(api: Api, session: Session) ->
     answers = iter([{"output": None}, {}])
     api.service = lambda members: {"fx": members | (next(answers, {}) if members["status"] == "ready" else {})}
 
-    assert (await session.run(fx(), timeout=20)).operation.outputs
+    assert (await session.run(padded_fx(), timeout=20)).operation.outputs
     assert [asked.method for asked in api.requests] == ["PUT", "GET", "GET"]
 
 
 async def test_a_put_answered_with_an_empty_success_is_awaited(api: Api, session: Session) -> None:
     """As is any other answer that is no end."""
     api.service = lambda members: {"fx": members if "output" in members else members | {"status": "ready"}}
-    operation = await session.submit(fx())
+    operation = await session.submit(padded_fx())
 
     assert (operation.status, operation.outputs) == (Status.READY, ())
     assert (await session.wait(operation, timeout=20)).outputs
@@ -579,7 +583,7 @@ async def test_a_put_answered_with_an_empty_success_is_awaited(api: Api, session
 async def test_what_runs_is_never_final(api: Api, session: Session, word: str) -> None:
     """Whatever else is there: outputs may be partial, and an error passing."""
     api.service = ending(word, output={"url": URL}, error={"code": "x"})
-    operation = await session.submit(fx())
+    operation = await session.submit(padded_fx())
     with pytest.raises(WaitTimeout) as caught:
         await session.wait(operation, timeout=0.4)
 
@@ -592,7 +596,7 @@ async def test_waiting_again_and_again_ends_too(api: Api, session: Session, monk
     """What one waiter read counts for the next: a loop over short timeouts sees the end."""
     monkeypatch.setattr(endings, "AGREE_AFTER", 0.5)
     api.service = ending("archived")
-    operation = await session.submit(fx())
+    operation = await session.submit(padded_fx())
     ready: Operation[NewFx] | None = None
     with anyio.fail_after(30):
         while ready is None:
@@ -614,7 +618,7 @@ async def test_undecided_operations_are_remembered_up_to_a_bound(
     api.service = ending("archived")
     for number in range(3):
         with pytest.raises(WaitTimeout):
-            await session.wait(await session.submit(fx(number)), timeout=0.4)
+            await session.wait(await session.submit(padded_fx(number)), timeout=0.4)
 
     assert len(session._engine.poller._undecided) == 1
 
@@ -624,9 +628,9 @@ async def test_an_unknown_status_is_shown(api: Api, session: Session, caplog: py
     caplog.set_level(logging.WARNING, "soundpiece_async")
     api.service = ending("archiving", output=None)
     with pytest.raises(WaitTimeout):
-        await session.wait(await session.submit(fx(1)), timeout=0.3)
+        await session.wait(await session.submit(padded_fx(1)), timeout=0.3)
     with pytest.raises(WaitTimeout):
-        await session.wait(await session.submit(fx(2)), timeout=0.3)
+        await session.wait(await session.submit(padded_fx(2)), timeout=0.3)
 
     assert session.statistics().unknown_statuses == ("archiving",)
     (warned,) = (record.message for record in caplog.records if "unknown" in record.message)
@@ -640,11 +644,11 @@ async def test_differences_are_warned_of_once_and_shown_always(
     caplog.set_level(logging.WARNING, "soundpiece_async")
     api.service = changing(prompt="door", duration="0.2")
     async with Journal.open(tmp_path) as journal:
-        async with session.run_many([fx(number) for number in range(20)], journal=journal) as results:
+        async with session.run_many([padded_fx(number) for number in range(20)], journal=journal) as results:
             done = [result async for result in results]
         assert {job.echo_differences for job in await journal.jobs()} == {("prompt", "duration")}
     async with Journal.open(tmp_path) as journal:
-        async with session.run_many([fx(number) for number in range(20)], journal=journal) as results:
+        async with session.run_many([padded_fx(number) for number in range(20)], journal=journal) as results:
             done += [result async for result in results]
 
     assert all(isinstance(result, Succeeded) for result in done)
@@ -663,7 +667,12 @@ async def test_work_under_a_key_of_the_callers_may_be_other_work(
     """An error in the log for each job whose echo is other work; not for what is trimmed, nor under keys made here."""
     caplog.set_level(logging.ERROR, "soundpiece_async")
     keys = [f"4c1c0c3e-0000-4000-8000-00000000000{number}" for number in range(3)]
-    requests = [fx(0, idempotency_key=keys[0]), fx(1, idempotency_key=keys[1]), fx(2), fx(1, idempotency_key=keys[2])]
+    requests = [
+        padded_fx(0, idempotency_key=keys[0]),
+        padded_fx(1, idempotency_key=keys[1]),
+        padded_fx(2),
+        padded_fx(1, idempotency_key=keys[2]),
+    ]
     api.service = changing(prompt="door 1")
     async with Journal.open(tmp_path) as journal:
         async with session.run_many(requests, journal=journal if recorded else None) as results:
@@ -671,7 +680,7 @@ async def test_work_under_a_key_of_the_callers_may_be_other_work(
     if recorded:  # a key that was made here, and comes out of the journal, was made here
         async with Journal.open(tmp_path) as journal:
             await journal.store.mark_unsent((await journal.jobs())[2])
-            async with session.run_many([fx(2)], journal=journal) as results:
+            async with session.run_many([padded_fx(2)], journal=journal) as results:
                 done += [result async for result in results]
 
     assert all(isinstance(result, Succeeded) for result in done)
@@ -685,7 +694,7 @@ async def test_oddities_are_warned_of_once(api: Api, session: Session, caplog: p
     caplog.set_level(logging.WARNING, "soundpiece_async")
     api.service = output(expires_at="https://h/a?sig=SECRET", duration="soon", kind=5)
     for number in range(3):
-        await session.run(fx(number), timeout=20)
+        await session.run(padded_fx(number), timeout=20)
 
     assert [record.message.partition(": ")[2].partition(" ")[0] for record in caplog.records] == [
         f"outputs[].{name}" for name in ("expires_at", "duration", "kind")
@@ -696,7 +705,7 @@ async def test_oddities_are_warned_of_once(api: Api, session: Session, caplog: p
 async def test_a_webhook_without_outputs_is_looked_into(api: Api, session: Session) -> None:
     """News that show nothing wake nobody: one read decides, and brings the outputs."""
     api.ready = False
-    operation = await session.submit(fx())
+    operation = await session.submit(padded_fx())
     async with anyio.create_task_group() as group:
 
         async def wait() -> None:
@@ -705,13 +714,13 @@ async def test_a_webhook_without_outputs_is_looked_into(api: Api, session: Sessi
         group.start_soon(wait)
         await until(lambda: len(api.requests) > 1)
         api.ready = True
-        session.deliver(Operation(route=fx().route, id=operation.id, status=Status.READY, request=None))
+        session.deliver(Operation(route=padded_fx().route, id=operation.id, status=Status.READY, request=None))
 
 
 async def test_a_delivered_operation_keeps_what_the_submit_saw(api: Api, session: Session) -> None:
     """Webhooks bring no echo that could be compared: the differences are those of the submit."""
     api.service = changing(prompt="door")
-    operation = await session.submit(fx())
+    operation = await session.submit(padded_fx())
     made = Output(url=URL, handle=operation.handle)
     session.deliver(
         Operation(route=operation.route, id=operation.id, status=Status.READY, outputs=(made,), request=None)

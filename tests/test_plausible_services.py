@@ -26,9 +26,9 @@ import obstore
 import pytest
 import soundfile
 from aiohttp import web
-from conftest import simulate
 from helpers.app_servers import serve_aiohttp
 from helpers.bulk_process import SCRIPT
+from helpers.simulation import simulate
 from hypothesis import HealthCheck, Phase, given, strategies
 from hypothesis import settings as hypothesis_settings
 from obstore.store import MemoryStore

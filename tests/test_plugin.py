@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from conftest import STUCK, simulate
+from helpers.simulation import never_finishes, simulate
 
 from soundpiece_async.pytest_plugin import _demand_version
 
@@ -206,7 +206,7 @@ def test_nothing_is_imported_before_it_is_asked_for(pytester: pytest.Pytester) -
 
 def test_a_simulator_in_a_thread_is_used_from_another() -> None:
     """An operation is ended from outside its loop, mistakes are raised here; and not once the loop has gone."""
-    simulator = simulate(durations=STUCK)
+    simulator = simulate(durations=never_finishes)
     with pytest.raises(RuntimeError, match="does not run"):
         simulator.finish("op_1")
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(simulator):

@@ -6,8 +6,9 @@ import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.idle import no_task_left, until
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     AuthenticationError,
@@ -33,10 +34,6 @@ from soundpiece_async.simulator import Fault, Simulator
 pytestmark = pytest.mark.anyio
 
 
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.1)
-
-
 async def test_polls_never_exceed_their_limit_and_nobody_starves() -> None:
     """Sixty operations on four slots: all are noticed, and the server never sees a fifth poll."""
     async with simulate(speed=500) as sim, Session(settings(sim, limits=Limits(polls=4))) as session:
@@ -48,7 +45,7 @@ async def test_polls_never_exceed_their_limit_and_nobody_starves() -> None:
 
 async def test_everyone_is_looked_at_while_all_take_long() -> None:
     """With more operations than slots the slots go round."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim, limits=Limits(polls=2))) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim, limits=Limits(polls=2))) as session:
         operations = [await session.submit(fx(number)) for number in range(10)]
         async with anyio.create_task_group() as group:
             for operation in operations:
@@ -95,7 +92,7 @@ async def test_every_waiter_gets_an_error_of_its_own() -> None:
 async def test_detection_lag_is_measured() -> None:
     """Seen inside a hold there is no lag; an operation that was ready before anybody looked has one."""
     patient = Timeouts(connect=5, submit=5, poll=30, read=5)
-    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim, timeouts=patient)) as session:
+    async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim, timeouts=patient)) as session:
         first, second = await session.submit(fx(1)), await session.submit(fx(2))
         with pytest.raises(WaitTimeout):
             await session.wait(first, timeout=0.01)
@@ -143,7 +140,7 @@ async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
                 return Drop(self.held)
             return super().next_action(now, rate=rate)
 
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         session._engine.poller._scheduler = Impatient(slots=1)
         operation = await session.submit(fx())
         async with anyio.create_task_group() as group:
@@ -157,7 +154,7 @@ async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
 
 async def test_a_permit_that_comes_too_late_is_given_back() -> None:
     """Who waited has gone while the gate was closed: the permit is not used, and not kept."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=2)
         gate = session._engine.transport.pacer.gate
@@ -184,7 +181,7 @@ def asked(sim: Simulator, *, operation: str | None = None) -> int:
 @pytest.mark.parametrize("by_handle", [False, True])
 async def test_waiting_in_a_loop_costs_what_waiting_costs(*, by_handle: bool) -> None:
     """As a page does that sends its visitor a sign of life every second: one poll serves all of its turns."""
-    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         what: Any = operation.handle if by_handle else operation
         for _ in range(16):
@@ -203,7 +200,7 @@ async def test_waiting_in_a_loop_costs_what_waiting_costs(*, by_handle: bool) ->
 @pytest.mark.parametrize("handle", [Handle("create.new_fx", "op_none"), None])
 async def test_a_loop_does_not_ask_more_often_than_a_wait_when_nothing_comes_of_it(handle: Handle | None) -> None:
     """A service that is down, or does not know the operation: the rests between two questions are kept."""
-    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         sim.inject(Fault.SERVER_ERROR, method="GET", times=99)
         started = anyio.current_time()
@@ -231,7 +228,7 @@ async def test_how_often_an_operation_was_unknown_is_remembered_between_two_wait
 
 async def test_what_comes_while_nobody_waits_is_there_for_who_comes_back() -> None:
     """The answer to a poll that lingered was paid for with a request, and is no news twice."""
-    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         with pytest.raises(WaitTimeout):
             await session.wait(operation, timeout=0.05)
@@ -249,7 +246,7 @@ async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPat
     """And none is begun for an operation that nobody waits for."""
     monkeypatch.setattr(_poller, "LINGER", 0.05 if ends == "its time is up" else 3600.0)
     speed = 100 if ends == "its answer" else 1
-    async with simulate(durations=STUCK, speed=speed) as sim, no_task_left():
+    async with simulate(durations=never_finishes, speed=speed) as sim, no_task_left():
         async with Session(settings(sim, limits=Limits(polls=1))) as session:
             operation, other = await session.submit(fx(1)), await session.submit(fx(2))
             with pytest.raises(WaitTimeout):
@@ -272,7 +269,7 @@ async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPat
 async def test_who_comes_back_while_a_poll_is_being_ended_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is cancelled already, and the operation is one that somebody waits for."""
     monkeypatch.setattr(_poller, "LINGER", 0.0)
-    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         for turn in range(1, 9):
             with pytest.raises(WaitTimeout):
@@ -287,7 +284,7 @@ async def test_who_comes_back_while_a_poll_is_being_ended_gets_another(monkeypat
 
 async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
     """Whoever waits by it, and however often, asks nothing before the webhook is late; then news are the last."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door", duration=0.1, callback_url="https://example.com/hook"))
         for _ in range(5):
             with pytest.raises(WaitTimeout):
@@ -309,7 +306,7 @@ async def test_what_is_known_between_waits_is_bounded(session: Session) -> None:
 @pytest.mark.parametrize("timeout", [0, -1.0])
 async def test_a_timeout_of_nothing_asks_once(timeout: float) -> None:
     """And takes what is known already without a question; other waiters hear of it."""
-    async with simulate(durations=STUCK, speed=1) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         for times in (1, 2):
             with pytest.raises(WaitTimeout, match="when it was asked for"):
@@ -331,7 +328,7 @@ async def test_a_timeout_of_nothing_asks_once(timeout: float) -> None:
 
 async def test_a_timeout_of_nothing_waits_for_nothing() -> None:
     """The service is down, or refuses to say: as far as anybody knows the work runs on."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         for status, error in ((401, AuthenticationError), (400, WaitTimeout)):
             sim.inject(Fault.SERVER_ERROR, method="GET", status=status)
@@ -348,7 +345,7 @@ async def test_a_timeout_of_nothing_waits_for_nothing() -> None:
 
 async def test_a_timeout_of_nothing_does_not_wait_for_the_limit() -> None:
     """Where the account may not ask for an hour, nothing is asked."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         sim.inject(Fault.SERVER_ERROR, status=429, headers={"Retry-After": "3600"})
         async with anyio.create_task_group() as group:

@@ -14,9 +14,9 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
-from conftest import STUCK, simulate
 from helpers.database_servers import Server
 from helpers.ports import reserved_port
+from helpers.simulation import never_finishes, simulate
 from standardwebhooks import Webhook
 
 from soundpiece_async.simulator import Simulator
@@ -61,7 +61,7 @@ async def test_every_visitor_is_told_at_once(redis: Server) -> None:
     processes: set[str] = set()
     async with (
         AsyncExitStack() as stack,
-        simulate(durations=STUCK, speed=1) as sim,
+        simulate(durations=never_finishes, speed=1) as sim,
         ClientSession(connector=TCPConnector(limit=0, force_close=True), timeout=ClientTimeout(total=None)) as client,
     ):
         site = stack.enter_context(serve_site(sim, f"{redis.url}?account=site"))

@@ -13,7 +13,7 @@ import anyio
 import attrs
 import pytest
 import trustme
-from conftest import settings, simulate
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import NewFx, RetryPolicy, Session, Settings, SettingsError, TransportError
 from soundpiece_async._transport import Transport

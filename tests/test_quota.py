@@ -7,11 +7,11 @@ import pytest
 from helpers.idle import assert_idle, opened, until
 from helpers.network_faults import FAULTS, answer, hang_up
 from helpers.raw_api import RawApi, http
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     Handle,
     InsufficientCredits,
-    NewFx,
     RetryPolicy,
     Session,
     Settings,
@@ -30,10 +30,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 QUOTA = 100
 NOBODY = "http://127.0.0.1:9"
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.1)
 
 
 def patient(url: str, *, submit_max_elapsed: float, api_key: str = "spk_for_tests") -> Settings:

@@ -11,8 +11,9 @@ from uuid import uuid4
 import anyio
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.object_stores import serve_bucket
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 from obstore.store import LocalStore, MemoryStore
 
 from soundpiece_async import (
@@ -55,10 +56,6 @@ pytestmark = pytest.mark.anyio
 
 KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
 Result = Succeeded[Any] | Failed[Any]
-
-
-def fx(number: int, **changes: Any) -> NewFx:
-    return NewFx(f"door number {number}", duration=0.2, **changes)
 
 
 async def run(sim: Simulator, folder: Path, requests: Iterable[Request], **how: Any) -> list[Result]:
@@ -186,7 +183,7 @@ async def test_a_given_key_stays_on_its_route(sim: Simulator, tmp_path: Path) ->
 
 async def test_what_was_submitted_is_awaited(tmp_path: Path) -> None:
     """Once an operation exists, nothing is submitted again; who leaves early learns what still runs."""
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         first = await run(sim, tmp_path, [fx(1), fx(2)], timeout=0.1)
         assert [type(result.error) for result in first if isinstance(result, Failed)] == [WaitTimeout, WaitTimeout]
         assert await states(tmp_path) == {JobState.SUBMITTED: 2}
@@ -226,7 +223,7 @@ async def test_an_empty_account_stops_and_the_same_run_goes_on(tmp_path: Path) -
 
 async def test_after_402_what_is_in_the_journal_is_still_finished(tmp_path: Path) -> None:
     """Saved pieces are given out, submitted ones awaited; only what would have to be sent is not."""
-    async with simulate(credits=2, durations=STUCK) as sim:
+    async with simulate(credits=2, durations=never_finishes) as sim:
         await run(sim, tmp_path, [fx(1)], timeout=0.1)
         await run(sim, tmp_path, [fx(2)], timeout=0.1)
         for operation in sim.operations:
@@ -239,7 +236,7 @@ async def test_after_402_what_is_in_the_journal_is_still_finished(tmp_path: Path
 
 async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
     """After 401 what would have to be asked for is refused without a request; what is on disk needs none."""
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         await run(sim, tmp_path, map(fx, range(6)), timeout=0.1, max_in_flight=1)
         sim.finish(next(iter(sim.operations)))  # the first one's
         await run(sim, tmp_path, [fx(0)])

@@ -6,10 +6,11 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.idle import opened, until
 from helpers.network_faults import answer
 from helpers.raw_api import Peer, RawApi, http
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     ApiError,
@@ -29,10 +30,6 @@ from soundpiece_async.simulator import Fault, Simulator
 pytestmark = pytest.mark.anyio
 
 SLOTS = 4
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 def few(sim: Simulator) -> Session:
@@ -86,7 +83,7 @@ async def test_a_refusal_stops_the_submissions_and_nothing_else(
 
 async def test_a_refusal_anywhere_in_the_session_stops_every_run() -> None:
     """Two runs and a single submit share the account, so one refusal is enough; what is in flight is still awaited."""
-    async with simulate(durations=STUCK, credits=20) as sim, few(sim) as session:
+    async with simulate(durations=never_finishes, credits=20) as sim, few(sim) as session:
         first: list[Succeeded[NewFx] | Failed[NewFx]] = []
         second: list[Succeeded[NewFx] | Failed[NewFx]] = []
         async with anyio.create_task_group() as group:
@@ -143,7 +140,7 @@ async def test_one_refusal_does_not_collect_the_tracebacks_of_all() -> None:
 async def test_a_refusal_names_nobody_elses_operation(tmp_path: Path) -> None:
     """Jobs with operations that a revoked key keeps from being read: each failure names its own."""
     requests = [fx(number) for number in range(6)]
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         async with Journal.open(tmp_path) as journal, few(sim) as session:
             async with session.run_many(requests, journal=journal) as results:
                 await until(lambda: len(results.pending) == 6)

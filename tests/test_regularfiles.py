@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import Serve
+from helpers.simulation import Serve
 
 from soundpiece_async import Journal, JournalError, _filelocks
 from soundpiece_async._journal.journal import JOURNAL, LOCK

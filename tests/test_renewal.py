@@ -3,11 +3,11 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from conftest import settings as simulated
-from conftest import simulate
 from helpers.idle import no_task_left, opened, until
 from helpers.network_faults import hang_up, stall
 from helpers.raw_api import Peer, RawApi, http
+from helpers.simulation import settings as simulated
+from helpers.simulation import simulate
 
 from soundpiece_async import DownloadError, Handle, NewFx, Output, RetryPolicy, Settings, Timeouts, TransportError
 from soundpiece_async._core import endings

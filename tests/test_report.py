@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 import pytest
-from conftest import simulate
 from helpers.reports import BEGAN, FAILED, SIGNATURE, STEMS, make_journal, saved
+from helpers.simulation import simulate
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import settings, simulate
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import Journal, NewFx, Session
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.idle import assert_idle, until
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     AudioSource,
@@ -57,10 +58,6 @@ EVERY_KIND = [
 ]
 
 
-def fx(**changes: str) -> NewFx:
-    return NewFx("door slams", duration=0.2, **changes)
-
-
 def puts(sim: Simulator) -> int:
     return sum(request.method == "PUT" for request in sim.log)
 
@@ -99,7 +96,7 @@ async def test_run_is_the_three_in_a_row(session: Session, tmp_path: Path) -> No
 
 async def test_many_waiters_share_one_poll() -> None:
     """Any number of callers wait for the same operation with one poll out."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         got: list[Operation[NewFx]] = []
 
@@ -117,7 +114,7 @@ async def test_many_waiters_share_one_poll() -> None:
 
 async def test_cancelling_a_waiter_only_detaches_it() -> None:
     """The poll goes on for the others, and ends with the last of them."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         async with anyio.create_task_group() as patient:
             patient.start_soon(session.wait, operation)
@@ -134,7 +131,7 @@ async def test_cancelling_a_waiter_only_detaches_it() -> None:
 
 async def test_a_timeout_loses_nothing() -> None:
     """``WaitTimeout`` carries what to come back with, and is a ``TimeoutError``."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         with pytest.raises(TimeoutError, match=operation.id) as caught:
             await session.wait(operation, timeout=0.05)
@@ -172,7 +169,7 @@ async def test_a_final_operation_is_waited_for_without_a_request(sim: Simulator,
 @pytest.mark.parametrize("code", ["internal_error", "a_code_nobody_knows"])
 async def test_a_failed_operation_says_why(code: str) -> None:
     """Known and unknown codes alike are shown unchanged."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         sim.finish(operation.id, failure=code)
         with pytest.raises(OperationFailed, match=code) as caught:
@@ -184,7 +181,7 @@ async def test_a_failed_operation_says_why(code: str) -> None:
 
 async def test_an_operation_that_is_not_ready_is_not_downloaded() -> None:
     """Downloading too early is a clear error; so is an output of a failed operation by its handle."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         with pytest.raises(NotReady, match="wait for it"):
             await session.download(operation, "nowhere")
@@ -345,7 +342,7 @@ async def test_next_years_service_is_understood() -> None:
 
 async def test_a_webhook_wakes_the_waiters() -> None:
     """``deliver`` ends the wait as a poll would, before or after anybody waits; news that is not final is ignored."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         output = Output(url="https://h/a", handle=operation.handle)
         ready = attrs.evolve(operation, status=Status.READY, outputs=(output,))
@@ -365,7 +362,7 @@ async def test_a_webhook_wakes_the_waiters() -> None:
 
 async def test_a_webhook_is_believed_only_once_confirmed_when_asked(caplog: pytest.LogCaptureFixture) -> None:
     """With ``confirm_webhooks`` one GET decides; a lie changes nothing."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim, confirm_webhooks=True)) as session:
         operation = await session.submit(fx())
         ready = attrs.evolve(operation, status=Status.READY)
         session.deliver(ready)
@@ -418,7 +415,7 @@ async def test_a_closed_session_says_so() -> None:
 
 async def test_closing_gives_every_waiter_session_closed_and_leaves_nothing() -> None:
     """Waiters, submits and downloads in flight all end with ``SessionClosed``; no task and no socket is left."""
-    async with simulate(durations=STUCK, faults=Faults(stall=1.0)) as sim:
+    async with simulate(durations=never_finishes, faults=Faults(stall=1.0)) as sim:
         tasks = asyncio.all_tasks()
         session = Session(settings(sim))
         await session.start()

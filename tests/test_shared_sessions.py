@@ -10,12 +10,13 @@ import anyio
 import attrs
 import psycopg
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.database_servers import Server, serve_redis
 from helpers.idle import no_task_left, until
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 from redis.asyncio import Redis
 
-from soundpiece_async import Handle, Limits, NewFx, Operation, Session, SharedStoreError, Status
+from soundpiece_async import Handle, Limits, Operation, Session, SharedStoreError, Status
 from soundpiece_async._core.reading import read_operation
 from soundpiece_async._core.shared import AWAY_SHARE, NEWCOMER_RATE, SharedPace
 from soundpiece_async._pacer import Pacer
@@ -58,10 +59,6 @@ async def within(reached: Any) -> None:
             await anyio.sleep(0.005)
 
 
-def fx(**changes: Any) -> NewFx:
-    return NewFx("door", duration=0.3, **changes)
-
-
 def ready(operation: Operation[Any]) -> Operation[Any]:
     """Make what a webhook tells: the service itself does not know it yet, so that no poll can be where it came from."""
     output = {"url": "https://cdn.example/a.flac?sig=1", "duration": 0.3}
@@ -71,7 +68,7 @@ def ready(operation: Operation[Any]) -> Operation[Any]:
 
 def stand_still(**changes: Any) -> Simulator:
     """Make a service on which nothing ends, and polls are held for 20 s."""
-    return simulate(durations=STUCK, speed=1, **changes)
+    return simulate(durations=never_finishes, speed=1, **changes)
 
 
 async def test_a_webhook_wakes_the_waiters_of_all(shared: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import settings
+from helpers.simulation import settings
 
 from soundpiece_async import DownloadError, Journal, JournalError, NewFx, Session, _filelocks
 from soundpiece_async._download import partfile

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.download_bench import OTHER, PATH, SHORT, SONG, CancelAt, bench, flac_like, lifetime, read_all, stream
-from helpers.raw_output_host import Act
+from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import (
     CorruptAudio,
@@ -29,19 +29,28 @@ END = "bytes=200000-299999"
     ("script", "ranges"),
     [
         ([], [None]),
-        ([Act(cut=100_000)], [None, "bytes=100000-"]),
-        ([Act(cut=10), Act(cut=20), Act(cut=70_000)], [None, "bytes=10-", "bytes=30-", "bytes=70030-"]),
-        ([Act(cut=10), Act(ranges=False)], [None, "bytes=10-"]),
-        ([Act(cut=100_000), Act(ranges=False, cut=50_000)], [None, "bytes=100000-", "bytes=50000-"]),
-        ([Act(cut=100_000), Act(ranges=False, cut=100_000)], [None, "bytes=100000-", "bytes=100000-"]),
-        ([Act(cut=100_000, etag=None), Act(framing="chunked", etag=None)], [None, None]),
-        ([Act(framing="close"), Act(status=416)], [None, "bytes=300000-", None]),
-        ([Act(cut=100_000), Act(excess=b"junk", ranges=False)], [None, "bytes=100000-"]),
-        ([Act(status=403), Act(status=503), Act(cut=0)], [None] * 4),
-        ([Act(body=b"<Error/>" + bytes(90))], [None, None]),
+        ([ScriptedResponse(cut=100_000)], [None, "bytes=100000-"]),
+        (
+            [ScriptedResponse(cut=10), ScriptedResponse(cut=20), ScriptedResponse(cut=70_000)],
+            [None, "bytes=10-", "bytes=30-", "bytes=70030-"],
+        ),
+        ([ScriptedResponse(cut=10), ScriptedResponse(ranges=False)], [None, "bytes=10-"]),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(ranges=False, cut=50_000)],
+            [None, "bytes=100000-", "bytes=50000-"],
+        ),
+        (
+            [ScriptedResponse(cut=100_000), ScriptedResponse(ranges=False, cut=100_000)],
+            [None, "bytes=100000-", "bytes=100000-"],
+        ),
+        ([ScriptedResponse(cut=100_000, etag=None), ScriptedResponse(framing="chunked", etag=None)], [None, None]),
+        ([ScriptedResponse(framing="close"), ScriptedResponse(status=416)], [None, "bytes=300000-", None]),
+        ([ScriptedResponse(cut=100_000), ScriptedResponse(excess=b"junk", ranges=False)], [None, "bytes=100000-"]),
+        ([ScriptedResponse(status=403), ScriptedResponse(status=503), ScriptedResponse(cut=0)], [None] * 4),
+        ([ScriptedResponse(body=b"<Error/>" + bytes(90))], [None, None]),
     ],
 )
-async def test_faults_do_not_show(tmp_path: Path, script: list[Act], ranges: list[str | None]) -> None:
+async def test_faults_do_not_show(tmp_path: Path, script: list[ScriptedResponse], ranges: list[str | None]) -> None:
     """Each byte comes once and in order, whatever the host makes of it; nothing is written."""
     async with bench(tmp_path, *script) as b, lifetime() as life:
         assert await read_all(b, life) == SONG
@@ -77,7 +86,7 @@ async def test_what_an_answer_needs_is_known_when_it_is_entered(tmp_path: Path) 
 
 async def test_a_host_may_not_know_the_size(tmp_path: Path) -> None:
     """Then no length is announced; and without a header, the length in seconds is the announced one."""
-    junk = Act(body=b"no flac at all" * 9, framing="chunked")
+    junk = ScriptedResponse(body=b"no flac at all" * 9, framing="chunked")
     async with bench(tmp_path, junk, verify="none") as b, lifetime() as life:
         async with stream(b, life, duration=7.5) as audio:
             assert audio.headers.keys() == {"Content-Type", "ETag"}
@@ -87,13 +96,13 @@ async def test_a_host_may_not_know_the_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "error", "reason"),
     [
-        ([Act(body=b"OggS" + bytes(5_000))] * 2, CorruptAudio, "seems to be Ogg"),
-        ([Act(body=b"fLaC")] * 2, CorruptAudio, "ends after 4 bytes"),
-        ([Act(status=403)] * 4, DownloadError, "refused the URL"),
+        ([ScriptedResponse(body=b"OggS" + bytes(5_000))] * 2, CorruptAudio, "seems to be Ogg"),
+        ([ScriptedResponse(body=b"fLaC")] * 2, CorruptAudio, "ends after 4 bytes"),
+        ([ScriptedResponse(status=403)] * 4, DownloadError, "refused the URL"),
     ],
 )
 async def test_what_cannot_be_had_is_an_error_on_entering(
-    tmp_path: Path, script: list[Act], error: type[Exception], reason: str
+    tmp_path: Path, script: list[ScriptedResponse], error: type[Exception], reason: str
 ) -> None:
     """Before anything was answered."""
     async with bench(tmp_path, *script) as b, lifetime() as life:
@@ -106,14 +115,22 @@ async def test_what_cannot_be_had_is_an_error_on_entering(
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ([Act(cut=200_000), Act(body=OTHER)], "other bytes than the first 200000"),
-        ([Act(cut=200_000), Act(body=SONG[:250_000])], "other bytes"),
-        ([Act(cut=200_000, framing="chunked"), Act(body=SONG[:100_000], framing="chunked")], "other bytes"),
-        ([Act(cut=200_000), Act(body=SONG[:250_000], framing="chunked")], "other bytes"),
-        ([Act(cut=200_000), *[Act(status=500)] * 300], "no new byte came for"),
+        ([ScriptedResponse(cut=200_000), ScriptedResponse(body=OTHER)], "other bytes than the first 200000"),
+        ([ScriptedResponse(cut=200_000), ScriptedResponse(body=SONG[:250_000])], "other bytes"),
+        (
+            [
+                ScriptedResponse(cut=200_000, framing="chunked"),
+                ScriptedResponse(body=SONG[:100_000], framing="chunked"),
+            ],
+            "other bytes",
+        ),
+        ([ScriptedResponse(cut=200_000), ScriptedResponse(body=SONG[:250_000], framing="chunked")], "other bytes"),
+        ([ScriptedResponse(cut=200_000), *[ScriptedResponse(status=500)] * 300], "no new byte came for"),
     ],
 )
-async def test_a_stream_that_is_cut_ends_with_an_error(tmp_path: Path, script: list[Act], reason: str) -> None:
+async def test_a_stream_that_is_cut_ends_with_an_error(
+    tmp_path: Path, script: list[ScriptedResponse], reason: str
+) -> None:
     """What was passed on stays a beginning, and who asks on gets the error again: never a good end."""
     async with bench(tmp_path, *script) as b, lifetime() as life, stream(b, life) as audio:
         got = b""
@@ -140,7 +157,7 @@ async def test_a_slow_reader_slows_the_host(tmp_path: Path) -> None:
 
 async def test_left_early_it_lets_go(tmp_path: Path) -> None:
     """Leaving ends the stream at the host; read on, it is an error, not an end."""
-    async with bench(tmp_path, default=Act(pause=0.01)) as b, lifetime() as life:
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.01)) as b, lifetime() as life:
         async with stream(b, life) as audio:
             await anext(audio)
         assert b.downloader.streams_out == 0
@@ -171,7 +188,7 @@ async def test_it_is_read_by_any_task(tmp_path: Path) -> None:
 async def test_two_readers_are_told(tmp_path: Path) -> None:
     """Each would get parts of the file, and one wait for ever: it ends for both, with what to do, which helps (F6)."""
     async with bench(tmp_path) as b, lifetime() as life:
-        b.server.default = Act(pause=0.002)
+        b.server.default = ScriptedResponse(pause=0.002)
         errors: list[SoundpieceError] = []
         async with stream(b, life) as audio:
 
@@ -186,7 +203,7 @@ async def test_two_readers_are_told(tmp_path: Path) -> None:
                 group.start_soon(read)
         assert len({id(error) for error in errors}) == 2
         assert b.downloader.streams_out == 0
-        b.server.default = Act()
+        b.server.default = ScriptedResponse()
         assert await read_all(b, life) == SONG
 
 
@@ -196,7 +213,9 @@ async def test_cancelled_anywhere_it_holds_nothing(tmp_path: Path) -> None:
     async with lifetime() as life:
         while not finished:
             turn += 1
-            async with bench(tmp_path, Act(cut=10_000), Act(status=403), files={PATH: SHORT}) as b:
+            async with bench(
+                tmp_path, ScriptedResponse(cut=10_000), ScriptedResponse(status=403), files={PATH: SHORT}
+            ) as b:
                 with anyio.CancelScope() as scope:
                     await CancelAt(read_all(b, life), turn=turn, cancel=scope.cancel)
                 finished = not scope.cancel_called
@@ -206,7 +225,7 @@ async def test_cancelled_anywhere_it_holds_nothing(tmp_path: Path) -> None:
 
 async def test_a_closed_session_ends_it(tmp_path: Path) -> None:
     """Closing wakes a reader with SessionClosed, whose bytes are not taken for the whole; entering is refused then."""
-    async with bench(tmp_path, default=Act(pause=0.01)) as b, lifetime() as life:
+    async with bench(tmp_path, default=ScriptedResponse(pause=0.01)) as b, lifetime() as life:
         async with stream(b, life) as audio, anyio.create_task_group() as group:
             await anext(audio)
             group.start_soon(life.close)
@@ -226,7 +245,7 @@ async def test_a_fault_of_ours_ends_the_stream_and_not_the_session(tmp_path: Pat
         await anyio.lowlevel.checkpoint()
         raise refusal
 
-    async with bench(tmp_path, Act(status=403)) as b, lifetime() as life:
+    async with bench(tmp_path, ScriptedResponse(status=403)) as b, lifetime() as life:
         b.downloader._host.renew = renew
         with pytest.raises(TransportError) as caught:
             await read_all(b, life)
@@ -257,9 +276,9 @@ async def test_full_checks_are_not_left_out_unsaid(tmp_path: Path) -> None:
         (None, 200, None, [None]),
     ],
 )
-@pytest.mark.parametrize("act", [Act(), Act(ranges=False)], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("act", [ScriptedResponse(), ScriptedResponse(ranges=False)], ids=["ranges", "no ranges"])
 async def test_a_range_is_answered(
-    tmp_path: Path, act: Act, wanted: str | None, status: int, span: range | None, asked: list[str | None]
+    tmp_path: Path, act: ScriptedResponse, wanted: str | None, status: int, span: range | None, asked: list[str | None]
 ) -> None:
     """Status, headers and bytes are those of RFC 9110, also before a host that knows no ranges."""
     async with bench(tmp_path, default=act) as b, lifetime() as life:
@@ -303,19 +322,22 @@ async def test_a_player_that_knows_another_version_gets_all_of_this_one(
 @pytest.mark.parametrize(
     ("script", "asked"),
     [
-        ([Act(cut=60_000)], [END, "bytes=260000-299999"]),
-        ([Act(cut=60_000), Act(ranges=False)], [END, "bytes=260000-299999"]),
-        ([Act(ranges=False, cut=100_000)], [END, END]),
-        ([Act(status=403), Act(status=503), Act(status=404)], [END] * 4),
-        ([Act(shift=5), Act(most=7)], [END] * 3),
-        ([Act(content_range="bytes of yours"), Act(content_range="bytes 9-3/300000")], [END] * 3),
-        ([Act(total=False)], [END]),
-        ([Act(cut=60_000, framing="close", total=False)], [END, "bytes=260000-299999"]),
-        ([Act(framing="chunked")], [END]),
-        ([Act(excess=b"junk", framing="close")], [END]),
+        ([ScriptedResponse(cut=60_000)], [END, "bytes=260000-299999"]),
+        ([ScriptedResponse(cut=60_000), ScriptedResponse(ranges=False)], [END, "bytes=260000-299999"]),
+        ([ScriptedResponse(ranges=False, cut=100_000)], [END, END]),
+        ([ScriptedResponse(status=403), ScriptedResponse(status=503), ScriptedResponse(status=404)], [END] * 4),
+        ([ScriptedResponse(shift=5), ScriptedResponse(most=7)], [END] * 3),
+        (
+            [ScriptedResponse(content_range="bytes of yours"), ScriptedResponse(content_range="bytes 9-3/300000")],
+            [END] * 3,
+        ),
+        ([ScriptedResponse(total=False)], [END]),
+        ([ScriptedResponse(cut=60_000, framing="close", total=False)], [END, "bytes=260000-299999"]),
+        ([ScriptedResponse(framing="chunked")], [END]),
+        ([ScriptedResponse(excess=b"junk", framing="close")], [END]),
     ],
 )
-async def test_faults_do_not_show_in_a_part(tmp_path: Path, script: list[Act], asked: list[str]) -> None:
+async def test_faults_do_not_show_in_a_part(tmp_path: Path, script: list[ScriptedResponse], asked: list[str]) -> None:
     """A part goes on over drops, with a URL that was signed afresh where the old one is refused."""
     async with bench(tmp_path, *script) as b, lifetime() as life:
         async with stream(b, life, wanted=END) as audio:
@@ -339,13 +361,13 @@ async def test_an_expired_url_is_renewed_before_a_part_is_asked_for(tmp_path: Pa
 @pytest.mark.parametrize(
     "script",
     [
-        [Act(cut=60_000, etag=None), Act(etag=None)],
-        [Act(cut=60_000), Act(body=OTHER, etag='"other"')],
-        [Act(cut=60_000), Act(body=SONG[:100_000])],
-        [Act(cut=60_000), Act(body=OTHER + SONG)],
+        [ScriptedResponse(cut=60_000, etag=None), ScriptedResponse(etag=None)],
+        [ScriptedResponse(cut=60_000), ScriptedResponse(body=OTHER, etag='"other"')],
+        [ScriptedResponse(cut=60_000), ScriptedResponse(body=SONG[:100_000])],
+        [ScriptedResponse(cut=60_000), ScriptedResponse(body=OTHER + SONG)],
     ],
 )
-async def test_a_part_of_two_versions_is_an_error(tmp_path: Path, script: list[Act]) -> None:
+async def test_a_part_of_two_versions_is_an_error(tmp_path: Path, script: list[ScriptedResponse]) -> None:
     """What was passed on is a beginning of the part, and the end is no good one."""
     async with bench(tmp_path, *script) as b, lifetime() as life, stream(b, life, wanted=END) as audio:
         got = b""
@@ -358,9 +380,9 @@ async def test_a_part_of_two_versions_is_an_error(tmp_path: Path, script: list[A
 
 @pytest.mark.parametrize(
     "act",
-    [Act(framing="chunked", ranges=False), Act(headers={"Content-Encoding": "gzip"})],
+    [ScriptedResponse(framing="chunked", ranges=False), ScriptedResponse(headers={"Content-Encoding": "gzip"})],
 )
-async def test_a_part_that_cannot_be_cut_is_all_of_the_file(tmp_path: Path, act: Act) -> None:
+async def test_a_part_that_cannot_be_cut_is_all_of_the_file(tmp_path: Path, act: ScriptedResponse) -> None:
     """A host that states no length, or says that what it sends is encoded, gives no part of what players know."""
     async with bench(tmp_path, default=act) as b, lifetime() as life:
         async with stream(b, life, wanted=END, duration=7.5) as audio:
@@ -371,7 +393,7 @@ async def test_a_part_that_cannot_be_cut_is_all_of_the_file(tmp_path: Path, act:
 
 async def test_a_suffix_of_a_file_of_unknown_size_is_a_part_of_unknown_size(tmp_path: Path) -> None:
     """What the host says is passed on as it says it."""
-    async with bench(tmp_path, default=Act(total=False)) as b, lifetime() as life:
+    async with bench(tmp_path, default=ScriptedResponse(total=False)) as b, lifetime() as life:
         async with stream(b, life, wanted="bytes=-100000", duration=7.5) as audio:
             assert b"".join([block async for block in audio]) == SONG[200_000:]
             assert audio.headers["Content-Range"] == "bytes 200000-299999/*"

@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import anyio
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
 from helpers.idle import opened, until
 from helpers.raw_api import RawApi, http
-from helpers.raw_output_host import Act, RawServer
+from helpers.raw_output_host import RawServer, ScriptedResponse
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 from helpers.tracebacks import PACKAGE, captured, find
 from standardwebhooks import Webhook
 from test_faults import KEY
@@ -54,10 +55,6 @@ __all__ = ["proxy", "sim"]  # fixtures
 SIGNED = "https://elsewhere.example/mix.flac?X-Amz-Signature=SIGNATURE_OF_A_SOURCE"
 SECRET = "whsec_" + base64.b64encode(b"a secret that nobody may see....").decode()
 Call = Callable[[Session, Simulator, Path], Awaitable[object]]
-
-
-def fx() -> NewFx:
-    return NewFx("door", duration=1)
 
 
 async def ready(session: Session, sim: Simulator) -> Operation[Any]:
@@ -196,7 +193,7 @@ async def interrupt(
 @pytest.mark.parametrize("ending", ["timeout", "cancel", "scope", "close"])
 async def test_no_interruption_shows_a_secret(call: Call, ending: str, tmp_path: Path) -> None:
     """``asyncio.timeout``, a cancelled task or scope, and a session that closes: wherever the call stands just then."""
-    async with simulate(durations=STUCK) as sim:
+    async with simulate(durations=never_finishes) as sim:
         caught: list[BaseException] = []
         async with Session(once(sim)) as session:
             operation = await ready(session, sim) if call in FETCHES else None
@@ -297,7 +294,7 @@ async def test_no_refused_address_shows_what_signs_it(url: str, tmp_path: Path) 
 )
 async def test_no_refused_redirect_shows_what_signs_it(target: str, tmp_path: Path) -> None:
     """Of an output: neither where it came from, nor where it leads."""
-    moved = Act(status=302, headers={"Location": target})
+    moved = ScriptedResponse(status=302, headers={"Location": target})
     async with simulate() as sim, Session(once(sim)) as session, RawServer({}, default=moved) as host:
         operation = (await session.run(fx())).operation
         output = attrs.evolve(operation.outputs[0], url=host.url(query="sig=S3CRET"))

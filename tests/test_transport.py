@@ -7,7 +7,8 @@ import aiohttp
 import anyio
 import attrs
 import pytest
-from conftest import STUCK, settings, simulate
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
     ApiError,
@@ -16,7 +17,6 @@ from soundpiece_async import (
     Handle,
     InsufficientCredits,
     Limits,
-    NewFx,
     RetryPolicy,
     ServerError,
     Session,
@@ -31,10 +31,6 @@ from soundpiece_async._transport import LARGE_ANSWER, Transport
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
-
-
-def fx(number: int = 0) -> NewFx:
-    return NewFx(f"door {number}", duration=0.2)
 
 
 @contextlib.asynccontextmanager
@@ -178,7 +174,10 @@ async def test_nobody_there_is_a_transport_error(sim: Simulator) -> None:
 
 async def test_long_polls_never_hold_up_a_submit() -> None:
     """Polls, submits and downloads have slots of their own (one pool for all was measured to stop every submit)."""
-    async with simulate(durations=STUCK) as sim, Session(settings(sim, limits=Limits(polls=2, submits=1))) as session:
+    async with (
+        simulate(durations=never_finishes) as sim,
+        Session(settings(sim, limits=Limits(polls=2, submits=1))) as session,
+    ):
         async with anyio.create_task_group() as group:
             for number in range(4):
                 group.start_soon(session.wait, await session.submit(fx(number)))

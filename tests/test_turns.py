@@ -15,8 +15,8 @@ from typing import Any
 import anyio
 import attrs
 import pytest
-from conftest import Serve, settings
 from helpers.idle import assert_idle, until
+from helpers.simulation import Serve, settings
 
 from soundpiece_async import Journal, NewFx, Operation, Session, Succeeded
 from soundpiece_async.simulator import Faults, Simulator

@@ -6,7 +6,8 @@ import anyio
 import pytest
 from helpers.idle import opened, until
 from helpers.network_faults import answer
-from helpers.raw_api import Act, Asked, Peer, RawApi, fx, http
+from helpers.raw_api import Asked, Peer, RawApi, Responder, http
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     ApiError,
@@ -44,7 +45,7 @@ def settings(url: str, *, budget: float = 0.5) -> Settings:
     )
 
 
-def refuse(status: int, body: bytes = b'{"detail": "no"}', headers: str = "") -> Act:
+def refuse(status: int, body: bytes = b'{"detail": "no"}', headers: str = "") -> Responder:
     return answer(http(body, status=f"{status} No", headers=headers))
 
 
@@ -61,7 +62,7 @@ UNKNOWN = b'{"detail": [{"loc": ["query", "id"], "msg": "Operation not found", "
         refuse(404, b"<html>not found</html>"),
     ],
 )
-async def test_a_refused_poll_is_a_later_turn(act: Act) -> None:
+async def test_a_refused_poll_is_a_later_turn(act: Responder) -> None:
     """Just after the PUT, or at any time: the work is paid for, and asking again costs nothing."""
     async with RawApi() as api, opened(settings(api.url)) as session:
         session._engine.poller._scheduler = Scheduler(slots=4, hold=0.4)
@@ -113,7 +114,7 @@ async def test_an_answer_in_between_begins_the_count_anew() -> None:
         (answer(http(b'{"detail": "no operation here"}')), DecodeError),
     ],
 )
-async def test_every_error_about_an_operation_names_it(act: Act, error: type[Exception]) -> None:
+async def test_every_error_about_an_operation_names_it(act: Responder, error: type[Exception]) -> None:
     """Of a wait, once the same has come for long enough (here: at once), and of a refresh."""
     async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
         session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
@@ -165,7 +166,7 @@ async def test_a_service_that_refuses_every_read_ends_a_wait_and_no_job(
 @pytest.mark.parametrize("refusal", [refuse(422), refuse(404), refuse(405, b"<html>"), refuse(501)])
 @pytest.mark.parametrize("timeout", [20.0, 0.3])
 async def test_a_service_that_refuses_long_polls_is_asked_without(
-    refusal: Act, timeout: float, caplog: pytest.LogCaptureFixture
+    refusal: Responder, timeout: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each refused one is followed by a short one; after two the session sends no other, also in short waits."""
     async with ParticularApi(refusal) as api, opened(settings(api.url, budget=20)) as session:
@@ -193,7 +194,7 @@ async def test_a_service_that_refuses_long_polls_is_asked_without(
 class ParticularApi(RawApi):
     """Answers long polls with a refusal, and everything else."""
 
-    def __init__(self, refusal: Act) -> None:
+    def __init__(self, refusal: Responder) -> None:
         super().__init__()
         self.refusal = refusal
         self.long = 0
@@ -224,8 +225,8 @@ class HeldApi(RawApi):
         return honest.replace(b"Content-Type", b"X-Held: 1\r\nContent-Type") if held else honest
 
 
-def cut(kind: str) -> Act:
-    """Act as a proxy that ends what is silent for longer than its idle timeout."""
+def cut(kind: str) -> Responder:
+    """Responder as a proxy that ends what is silent for longer than its idle timeout."""
 
     async def act(peer: Peer, honest: bytes) -> None:
         if b"X-Held" not in honest:

@@ -9,7 +9,8 @@ from aiohttp import http_parser
 from helpers.idle import opened, until
 from helpers.network_faults import answer, hang_up
 from helpers.ports import reserved_port
-from helpers.raw_api import RawApi, fx, http
+from helpers.raw_api import RawApi, http
+from helpers.sample_requests import fx
 
 from soundpiece_async import (
     Failed,

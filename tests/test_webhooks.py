@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from aiohttp import ClientSession, web
-from conftest import STUCK, settings, simulate
 from helpers.app_servers import serve_aiohttp
 from helpers.idle import until
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -64,11 +65,6 @@ def make_delivery(identity: str = "msg_1", *, secret: str = SECRET, **changes: o
 def make_webhooks(*secrets: str, **changes: Any) -> Webhooks:
     """Webhooks whose clock stands still."""
     return Webhooks(secrets or [SECRET], **{"clock": lambda: NOW, "max_bytes": LIMIT, **changes})
-
-
-def fx(url: str, **changes: Any) -> NewFx:
-    """An effect with a callback."""
-    return NewFx("slam", duration=0.3, callback_url=url, **changes)
 
 
 @asynccontextmanager
@@ -388,9 +384,9 @@ def polls(sim: Simulator) -> int:
 
 async def test_a_webhook_ends_the_wait() -> None:
     """All waiters of an operation wake, without a poll, and with the request that was submitted."""
-    async with simulate(durations=STUCK, allow_private_callbacks=True, webhook_duplicates=1.0) as sim:
+    async with simulate(durations=never_finishes, allow_private_callbacks=True, webhook_duplicates=1.0) as sim:
         async with receiving(sim) as (session, url):
-            operation = await session.submit(fx(url))
+            operation = await session.submit(fx(callback_url=url))
             ready = []
 
             async def wait() -> None:
@@ -415,7 +411,7 @@ async def test_a_webhook_may_come_before_the_put_has_answered(tmp_path: Path) ->
     async with simulate(durations={"create.new_fx": 0.0}, allow_private_callbacks=True) as sim:
         sim.inject(Fault.STALL, method="PUT", seconds=0.3)
         async with receiving(sim) as (session, url):
-            done = await session.run(fx(url), save_to=tmp_path, timeout=5)
+            done = await session.run(fx(callback_url=url), save_to=tmp_path, timeout=5)
         assert sim.deliveries[0].status == 204
         assert polls(sim) == 0
         assert done.files[0].path.exists()
@@ -423,9 +419,9 @@ async def test_a_webhook_may_come_before_the_put_has_answered(tmp_path: Path) ->
 
 async def test_urls_that_expired_on_the_way_are_renewed(tmp_path: Path) -> None:
     """A retried webhook has the URLs of the first attempt: the download reads the operation once, and goes on."""
-    async with simulate(durations=STUCK, allow_private_callbacks=True, url_lifetime=0.001) as sim:
+    async with simulate(durations=never_finishes, allow_private_callbacks=True, url_lifetime=0.001) as sim:
         async with receiving(sim) as (session, url):
-            operation = await session.submit(fx(url))
+            operation = await session.submit(fx(callback_url=url))
             sim.finish(operation.id)
             ready = await session.wait(operation, timeout=5)
             assert polls(sim) == 0
@@ -437,9 +433,9 @@ async def test_urls_that_expired_on_the_way_are_renewed(tmp_path: Path) -> None:
 
 async def test_a_webhook_is_confirmed_by_one_read_when_asked() -> None:
     """With ``confirm_webhooks`` the news is a hint: what one GET says is believed."""
-    async with simulate(durations=STUCK, allow_private_callbacks=True) as sim:
+    async with simulate(durations=never_finishes, allow_private_callbacks=True) as sim:
         async with receiving(sim, confirm_webhooks=True) as (session, url):
-            operation = await session.submit(fx(url))
+            operation = await session.submit(fx(callback_url=url))
             sim.finish(operation.id, failure="sad")
             with pytest.raises(OperationFailed, match="sad"):
                 await session.wait(operation, timeout=5)
@@ -452,9 +448,9 @@ async def test_a_webhook_without_a_certain_end_is_followed_by_polls(
 ) -> None:
     """No other will come: reads decide, and they begin at once, not when a webhook would be late."""
     monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
-    async with simulate(durations=STUCK, allow_private_callbacks=True, variations=variations) as sim:
+    async with simulate(durations=never_finishes, allow_private_callbacks=True, variations=variations) as sim:
         async with receiving(sim) as (session, url), anyio.create_task_group() as group:
-            operation = await session.submit(fx(url))
+            operation = await session.submit(fx(callback_url=url))
             ends = []
 
             async def wait() -> None:
@@ -506,7 +502,7 @@ async def test_a_lost_webhook_is_noticed_by_a_poll() -> None:
             for _ in range(5):
                 await session.run(NewFx("slam", duration=0.3))
             known = polls(sim)
-            assert (await session.run(fx(url), timeout=20)).operation.outputs
+            assert (await session.run(fx(callback_url=url), timeout=20)).operation.outputs
         assert sim.deliveries == []
         assert polls(sim) > known
 
@@ -514,12 +510,15 @@ async def test_a_lost_webhook_is_noticed_by_a_poll() -> None:
 @pytest.mark.parametrize("framework", ["aiohttp", "starlette"])
 async def test_a_visitor_who_goes_away_cancels_nothing_but_the_waiting(framework: str) -> None:
     """The cancelled handler detaches; the operation runs on, and the session serves the next visitor."""
-    async with simulate(durations=STUCK, allow_private_callbacks=True) as sim, receiving(sim) as (session, url):
+    async with (
+        simulate(durations=never_finishes, allow_private_callbacks=True) as sim,
+        receiving(sim) as (session, url),
+    ):
         cancelled = anyio.Event()
 
         async def make() -> str:
             try:
-                return str((await session.run(fx(url))).operation.handle)
+                return str((await session.run(fx(callback_url=url))).operation.handle)
             except asyncio.CancelledError:
                 cancelled.set()
                 raise
@@ -550,7 +549,7 @@ async def test_a_visitor_who_goes_away_cancels_nothing_but_the_waiting(framework
 
         (left,) = sim.operations.values()
         assert left.status == "processing"
-        operation = await session.submit(fx(url))
+        operation = await session.submit(fx(callback_url=url))
         for identity in (left.id, operation.id):
             sim.finish(identity)
         assert (await session.wait(operation, timeout=5)).outputs

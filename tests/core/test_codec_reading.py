@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import READERS
 from helpers.contract import JSON, unhurried
+from helpers.json_readers import READERS
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import attrs
 import pytest
 
-from helpers.raw_output_host import Act, RawServer
+from helpers.raw_output_host import RawServer, ScriptedResponse
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify
@@ -95,8 +95,8 @@ def transport(*, read: float) -> Transport:
 @asynccontextmanager
 async def bench(
     folder: Path,
-    *script: Act,
-    default: Act | None = None,
+    *script: ScriptedResponse,
+    default: ScriptedResponse | None = None,
     verify: Verify = "header",
     max_elapsed: float = 300.0,
     limit: int = 8,

@@ -7,13 +7,13 @@ from itertools import repeat
 
 import anyio
 
-from helpers.raw_api import Act, Peer, http
+from helpers.raw_api import Peer, Responder, http
 
 PAUSE = 0.02
 """Seconds between the drops of what dribbles: far less than any timeout, so that silence never ends it."""
 
 
-def answer(reply: bytes) -> Act:
+def answer(reply: bytes) -> Responder:
     """Answer with these bytes."""
 
     async def act(peer: Peer, _: bytes) -> None:
@@ -111,7 +111,7 @@ async def explode(peer: Peer, _: bytes) -> None:
     await peer.send(bomb())
 
 
-EFFECTLESS: dict[str, Act] = {
+EFFECTLESS: dict[str, Responder] = {
     "hangs up": hang_up,
     "resets": reset,
     "500": answer(http(b'{"detail": "oops"}', status="500 Error")),
@@ -121,7 +121,7 @@ EFFECTLESS: dict[str, Act] = {
 }
 """Faults that strike before the request takes effect."""
 
-LATER: dict[str, Act] = {
+LATER: dict[str, Responder] = {
     "hangs up later": hang_up_later,
     "resets later": reset_later,
     "stalls": stall,

@@ -23,7 +23,7 @@ BUCKET = "songs"
 
 
 @attrs.define
-class Shop:
+class StoreUnderTest:
     """A store, and what can be seen in it from outside."""
 
     store: Any
@@ -162,14 +162,14 @@ def serve_bucket(**manners: Any) -> Iterator[Bucket]:
             thread.join()
 
 
-def open_shop(kind: str, *, folder: Path, s3: str) -> Shop:
+def open_store(kind: str, *, folder: Path, s3: str) -> StoreUnderTest:
     """Make an empty store of a kind."""
     if kind == "memory":
-        return Shop(MemoryStore())
+        return StoreUnderTest(MemoryStore())
     if kind == "local":
-        return Shop(LocalStore(folder / "shop", mkdir=True))
+        return StoreUnderTest(LocalStore(folder / "shop", mkdir=True))
     prefix = os.urandom(4).hex()
-    return Shop(S3Store(BUCKET, prefix=prefix, **credentials(s3)), s3)
+    return StoreUnderTest(S3Store(BUCKET, prefix=prefix, **credentials(s3)), s3)
 
 
 def credentials(s3: str) -> dict[str, Any]:

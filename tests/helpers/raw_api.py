@@ -1,7 +1,7 @@
 """The API on bare sockets: it answers what no HTTP library would, and remembers what it was asked.
 
-Each request is answered by the next ``Act`` of the script, and honestly when the script is used up. Honest means: one
-operation for each idempotency key, ready when ``ready`` is set, kept-alive connections.
+Each request is answered by the next ``Responder`` of the script, and honestly when the script is used up: one operation
+for each idempotency key, ready when ``ready`` is set, kept-alive connections.
 """
 
 import asyncio
@@ -17,12 +17,6 @@ from typing import Any, Self
 import attrs
 
 from helpers.ports import stop_listening
-from soundpiece_async import NewFx
-
-
-def fx(number: int = 0) -> NewFx:
-    """Return a short request; a number makes it another one."""
-    return NewFx(f"door {number}", duration=0.2)
 
 
 @attrs.frozen
@@ -54,7 +48,7 @@ class Peer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-Act = Callable[[Peer, "bytes"], Awaitable[None]]
+Responder = Callable[[Peer, "bytes"], Awaitable[None]]
 """Given the connection and the honest answer; the connection ends with it."""
 
 
@@ -79,7 +73,7 @@ class RawApi:
     """
 
     def __init__(
-        self, *script: Act, blind: Iterable[Act] = (), tls: ssl.SSLContext | None = None, port: int = 0
+        self, *script: Responder, blind: Iterable[Responder] = (), tls: ssl.SSLContext | None = None, port: int = 0
     ) -> None:
         """Take the acts; those in ``blind`` strike before the request takes effect."""
         self._port = port
@@ -89,7 +83,7 @@ class RawApi:
         self.created: dict[str, str] = {}
         self.open = 0
         self.ready = True
-        self.always: Act | None = None
+        self.always: Responder | None = None
         self.output: dict[str, Any] = {"url": "http://127.0.0.1:9/a.flac?sig=1", "expires_at": None, "duration": 1.0}
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,7 +1,7 @@
 """An output host of bare sockets: it sends what HTTP libraries refuse to send, and remembers what it was asked.
 
-Each request is answered by the next ``Act`` of the script, and by the default one when the script is used up. ``Act()``
-is honest: lengths, strong ETags, ranges, If-Range. One request per connection.
+Each request is answered by the next response of the script, and by the default one after the last.
+``ScriptedResponse()`` is honest: lengths, strong ETags, ranges, If-Range. One request per connection.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 @attrs.frozen(kw_only=True)
-class Act:
+class ScriptedResponse:
     """How one request is answered. Positions count bytes of the body of that answer.
 
     Attributes:
@@ -98,10 +98,16 @@ class RawServer:
         most_open: bodies on their way at the same time, at most.
     """
 
-    def __init__(self, files: Mapping[str, bytes], *, script: Iterable[Act] = (), default: Act | None = None) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        *,
+        script: Iterable[ScriptedResponse] = (),
+        default: ScriptedResponse | None = None,
+    ) -> None:
         self.files = dict(files)
         self.script = deque(script)
-        self.default = default or Act()
+        self.default = default or ScriptedResponse()
         self.requests: list[Asked] = []
         self.sent = 0
         self.most_open = 0
@@ -151,7 +157,7 @@ class RawServer:
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    async def _answer(self, asked: Asked, act: Act, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, asked: Asked, act: ScriptedResponse, writer: asyncio.StreamWriter) -> None:
         body = act.body if act.body is not None else self.files.get(asked.target.partition("?")[0])
         if act.status is not None or body is None:
             writer.write(_head(act.status or 404, {"Content-Length": "0", **act.headers}))
@@ -178,7 +184,7 @@ class RawServer:
         if act.reset:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    async def _send(self, piece: bytes, act: Act, writer: asyncio.StreamWriter) -> None:
+    async def _send(self, piece: bytes, act: ScriptedResponse, writer: asyncio.StreamWriter) -> None:
         writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if act.framing == "chunked" else piece)
         await writer.drain()
         self.sent += len(piece)
@@ -194,7 +200,7 @@ def _parse(head: bytes) -> Asked:
     )
 
 
-def _cut(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, str], bytes]:
+def _cut(body: bytes, asked: Asked, act: ScriptedResponse) -> tuple[int, dict[str, str], bytes]:
     """Find status, headers and the bytes a request is answered with, as the act frames and bends them."""
     status, headers, payload = _cut_honestly(body, asked, act)
     if act.content_range is not None:
@@ -206,7 +212,7 @@ def _cut(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, str], byte
     return act.status_of_file or status, headers, payload
 
 
-def _cut_honestly(body: bytes, asked: Asked, act: Act) -> tuple[int, dict[str, str], bytes]:
+def _cut_honestly(body: bytes, asked: Asked, act: ScriptedResponse) -> tuple[int, dict[str, str], bytes]:
     etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"' if act.etag == SAME else act.etag
     headers = {"Content-Type": "audio/flac"} | ({"ETag": etag} if etag is not None else {})
     match = _RANGE.fullmatch(asked.range or "")

@@ -1,14 +1,12 @@
 """A plain HTTP caller for the simulator's tests: no part of the SDK."""
 
 import json
-import math
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import anyio
 import attrs
 
 from soundpiece_async.simulator import Simulator
@@ -71,11 +69,6 @@ class Caller:
         return await self.ask("GET", url, key=False, headers=headers)
 
 
-def stuck(_: str) -> float:
-    """Let no operation end by itself."""
-    return math.inf
-
-
 @asynccontextmanager
 async def opened(**options: Any) -> AsyncIterator[Caller]:
     """Open a fast simulator with the options given, and a caller for it."""
@@ -84,10 +77,3 @@ async def opened(**options: Any) -> AsyncIterator[Caller]:
         # aiohttp sends GET and PUT again when the connection is lost: these tests are about the first time
         session._retry_connection = False
         yield Caller(sim, session)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds; half a minute is enough on a machine that is busy, too."""
-    with anyio.fail_after(30):
-        while not condition():
-            await anyio.sleep(0.005)

@@ -10,8 +10,10 @@ import aiohttp
 import anyio
 import anyio.lowlevel
 import pytest
+from helpers.idle import until
 from helpers.ports import reserved_port
-from helpers.simulator_client import opened, stuck, until
+from helpers.simulation import never_finishes
+from helpers.simulator_client import opened
 
 from soundpiece_async.simulator import Fault, Request, Simulator
 from soundpiece_async.simulator.reception import _close, _hang_up
@@ -27,7 +29,7 @@ class TestLife:
         before = asyncio.all_tasks()
         with reserved_port() as output_port:
             async with opened(
-                durations=stuck, speed=1.0, on_request=_hold_puts, port=free_port, output_port=output_port
+                durations=never_finishes, speed=1.0, on_request=_hold_puts, port=free_port, output_port=output_port
             ) as caller:
                 sim = caller.sim
                 sim.inject(Fault.STALL, method="GET", times=9)

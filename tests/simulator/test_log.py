@@ -7,7 +7,9 @@ from email.utils import parsedate_to_datetime
 
 import anyio
 import pytest
-from helpers.simulator_client import opened, stuck, until
+from helpers.idle import until
+from helpers.simulation import never_finishes
+from helpers.simulator_client import opened
 
 from soundpiece_async.simulator import Request, Simulator
 
@@ -75,7 +77,7 @@ class TestLog:
 
     async def test_shows_itself(self) -> None:
         """The reprs say where it listens and what it does, without secrets."""
-        async with opened(durations=stuck) as caller:
+        async with opened(durations=never_finishes) as caller:
             await caller.put()
             text = repr(caller.sim)
             parts = [caller.sim._timeline, caller.sim._shelf.renders, caller.sim._courier]

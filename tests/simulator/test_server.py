@@ -8,7 +8,9 @@ from functools import partial
 
 import anyio
 import pytest
-from helpers.simulator_client import SAMPLE, Answer, opened, stuck, until
+from helpers.idle import until
+from helpers.simulation import never_finishes
+from helpers.simulator_client import SAMPLE, Answer, opened
 
 from soundpiece_async.simulator import Faults
 from soundpiece_async.simulator.schema import ROUTES
@@ -173,7 +175,7 @@ class TestPolls:
 
     async def test_holds_until_the_end(self) -> None:
         """A held poll is answered when its operation ends, whoever else waits for it."""
-        async with opened(durations=stuck, speed=1.0) as caller:
+        async with opened(durations=never_finishes, speed=1.0) as caller:
             sim, identity = caller.sim, (await caller.put()).operation["id"]
             answers: list[Answer] = []
 
@@ -195,7 +197,7 @@ class TestPolls:
 
     async def test_holds_twenty_seconds(self) -> None:
         """A hold ends after 20 s, which the speed divides, with the operation as it is."""
-        async with opened(durations=stuck, speed=100.0) as caller:
+        async with opened(durations=never_finishes, speed=100.0) as caller:
             identity = (await caller.put()).operation["id"]
             answer = await caller.get(identity, wait=True)
 
@@ -207,7 +209,7 @@ class TestPolls:
 
     async def test_answers_at_once_without_wait(self) -> None:
         """Without `wait` nothing is held."""
-        async with opened(durations=stuck, speed=1.0) as caller:
+        async with opened(durations=never_finishes, speed=1.0) as caller:
             with anyio.fail_after(30):
                 answer = await caller.get((await caller.put()).operation["id"])
 
@@ -215,7 +217,7 @@ class TestPolls:
 
     async def test_knows_when_a_client_leaves(self) -> None:
         """A poll whose client has gone is open no longer, and was never answered."""
-        async with opened(durations=stuck, speed=1.0) as caller:
+        async with opened(durations=never_finishes, speed=1.0) as caller:
             identity = (await caller.put()).operation["id"]
             async with anyio.create_task_group() as group:
                 group.start_soon(partial(caller.get, identity, wait=True))
@@ -237,7 +239,7 @@ class TestPolls:
 
     async def test_lets_operations_fail(self) -> None:
         """`finish` with a failure ends an operation with that code; a share of failures does so by chance."""
-        async with opened(durations=stuck) as caller:
+        async with opened(durations=never_finishes) as caller:
             identity = (await caller.put()).operation["id"]
             caller.sim.finish(identity, failure="sad")
             assert (await caller.get(identity)).operation["error"]["code"] == "sad"

@@ -10,7 +10,8 @@ import anyio
 import attrs
 import pytest
 from aiohttp import web
-from helpers.simulator_client import Caller, opened, until
+from helpers.idle import until
+from helpers.simulator_client import Caller, opened
 from standardwebhooks import Webhook
 
 from soundpiece_async.simulator import Simulator

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 SOURCE = {"url": "https://Media.example.com:443/a/../mix.wav"}
 STEMS = {"source": SOURCE}
 SONG = {"lyrics": "la", "prompt": "folk"}
-STUCK = {"durations": lambda _: float("inf")}
+never_finishes = {"durations": lambda _: float("inf")}
 
 
 def find(answer: Answer) -> Any:
@@ -53,7 +53,7 @@ def find(answer: Answer) -> Any:
 
 async def finish(variations: Any, route: str = "create.new_fx", *, fail: bool = False, **members: Any) -> Any:
     """Submit to a service with these variations and give the operation object at its end."""
-    async with opened(variations=variations, **STUCK) as caller:
+    async with opened(variations=variations, **never_finishes) as caller:
         identity = find(await caller.put(route, **members))["id"]
         caller.sim.finish(identity, failure="sad" if fail else None)
         return find(await caller.get(identity, route))
@@ -215,7 +215,7 @@ async def test_outputs_come_late_or_early() -> None:
         ready = await caller.run()
         assert (ready["status"], ready["output"]) == ("ready", None)
         assert "url" in (await caller.get(ready["id"])).operation["output"]
-    async with opened(variations=["outputs=early"], **STUCK) as caller:
+    async with opened(variations=["outputs=early"], **never_finishes) as caller:
         identity = (await caller.put("create.new_song", **SONG)).operation["id"]
         early = (await caller.get(identity, "create.new_song")).operation
         assert (early["status"], len(early["outputs"])) == ("processing", 1)
@@ -238,7 +238,7 @@ def words() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("word", "status"), words())
 async def test_has_other_words(word: str, status: str) -> None:
     """One status has another word, the rest is as documented; a case is that of any word."""
-    async with opened(variations=[f"status={word}", "status=upper"], **STUCK) as caller:
+    async with opened(variations=[f"status={word}", "status=upper"], **never_finishes) as caller:
         for end, failure in {"ready": None, "failed": "sad"}.items():
             begun = (await caller.put()).operation
             caller.sim.finish(begun["id"], failure=failure)
@@ -256,7 +256,7 @@ async def test_has_no_word() -> None:
         assert [document[name] is None for name in ("output", "error")] == [fail, not fail]
     async with (
         listening() as receiver,
-        opened(variations=["status=missing"], allow_private_callbacks=True, **STUCK) as caller,
+        opened(variations=["status=missing"], allow_private_callbacks=True, **never_finishes) as caller,
     ):
         begun = find(await caller.put(callback_url=receiver.url, **SAMPLE))
         caller.sim.finish(begun["id"])
@@ -420,7 +420,7 @@ async def test_spoils_the_first_submit(value: str, made: int) -> None:
 @pytest.mark.parametrize("value", ["408", "409", "422", "423", "425", "499"])
 async def test_refuses_repeats(value: str) -> None:
     """While the operation is in progress; then a repeat gets its state."""
-    async with opened(variations={"repeat": value}, **STUCK) as caller:
+    async with opened(variations={"repeat": value}, **never_finishes) as caller:
         body = {"idempotency_key": str(uuid.uuid4()), **SAMPLE}
         identity = (await caller.put(**body)).operation["id"]
         assert [(await caller.put(**body)).status for _ in range(2)] == [int(value)] * 2
@@ -460,12 +460,12 @@ async def test_refuses_reads_for_ever() -> None:
 
 async def test_holds_less() -> None:
     """Not at all, or until a proxy has had enough; what ends in time is answered in time."""
-    async with opened(variations={"hold": "none"}, **STUCK) as caller:
+    async with opened(variations={"hold": "none"}, **never_finishes) as caller:
         identity = (await caller.put()).operation["id"]
         assert (await caller.get(identity, wait=True)).operation["status"] == "processing"
         assert caller.sim.log[-1].held < 5
     for status in ("408", "504"):
-        async with opened(variations={"hold": status}, speed=100, **STUCK) as caller:
+        async with opened(variations={"hold": status}, speed=100, **never_finishes) as caller:
             identity = (await caller.put()).operation["id"]
             assert (await caller.get(identity, wait=True)).status == int(status)
             assert (await caller.get(identity)).status == 200
@@ -642,7 +642,7 @@ async def test_combines() -> None:
 @pytest.mark.parametrize("written", [f"{name}={value}" for name, values in TABLE.items() for value in values])
 async def test_each_alone_makes_one_operation(written: str) -> None:
     """With any of them the service still works: a PUT is accepted at last, and its operation comes to its end."""
-    async with opened(variations=[written], **STUCK) as caller:
+    async with opened(variations=[written], **never_finishes) as caller:
         body = {"idempotency_key": str(uuid.uuid4()), **SAMPLE}
         while (await caller.put(**body)).status >= 500:
             pass
