@@ -20,9 +20,9 @@ import soundfile
 
 from soundpiece_async import Statistics, simulator
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli import demo, display, main
-from soundpiece_async.cli.display import Board, Stage
-from soundpiece_async.cli.plan import PIECES
+from soundpiece_async.cli import demo, main
+from soundpiece_async.cli.demo import Board, Stage
+from soundpiece_async.cli.demo_plan import PIECES
 
 READY = "ready to be interrupted"
 PROGRAM = f"""
@@ -101,7 +101,7 @@ def test_demo(
     monkeypatch.setattr(demo, "SPEED", 100.0)
     monkeypatch.setattr(demo, "TRACK_SECONDS", (1.0, 1.5))
     monkeypatch.setattr(demo, "DOWNLOAD_RATE", 2e5)
-    monkeypatch.setattr(display, "INTERVAL", 0.2)
+    monkeypatch.setattr(demo, "INTERVAL", 0.2)
     monkeypatch.setenv("TTY_COMPATIBLE", interactive)
     monkeypatch.setenv("TTY_INTERACTIVE", interactive)
     assert main(["demo", str(tmp_path)]) == 0
@@ -334,7 +334,7 @@ def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         board.show("one", Stage.DOWNLOADING, "2 files")
         for length in (0, 180_000, 400_000):
             board.refresh(Statistics(), {"one": length, "two": length})
-        monkeypatch.setattr(display, "INTERVAL", 0.0)
+        monkeypatch.setattr(demo, "INTERVAL", 0.0)
         for length in (400_000, 400_001, 1_400_000):
             board.refresh(Statistics(), {"one": length})
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]

@@ -32,7 +32,7 @@ from soundpiece_async import (
 from soundpiece_async.cli import main
 from soundpiece_async.cli.commands import restore_docstring
 from soundpiece_async.cli.console import FAILED, REFUSED, USAGE, explain, open_streams, say, tell
-from soundpiece_async.cli.display import Board, Stage
+from soundpiece_async.cli.demo import Board, Stage
 from soundpiece_async.cli.interruption import SIGNALS, Interruption
 from soundpiece_async.cli.loops import make_loop
 from soundpiece_async.cli.run import Members, run
