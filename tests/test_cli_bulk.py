@@ -44,7 +44,7 @@ from soundpiece_async.cli.bulk import BulkRun, _advise
 from soundpiece_async.cli.bulk_options import Knobs, Order, Terms
 from soundpiece_async.cli.bulk_progress import promise
 from soundpiece_async.cli.console import describe_levels
-from soundpiece_async.cli.interruption import Politely
+from soundpiece_async.cli.signals import Politely
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.stores import Stores
 from soundpiece_async.cli.verify import Verification

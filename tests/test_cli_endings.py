@@ -33,9 +33,9 @@ from soundpiece_async.cli import main
 from soundpiece_async.cli.commands import restore_docstring
 from soundpiece_async.cli.console import FAILED, REFUSED, USAGE, explain, open_streams, say, tell
 from soundpiece_async.cli.demo import Board, Stage
-from soundpiece_async.cli.interruption import SIGNALS, Interruption
-from soundpiece_async.cli.loops import make_loop
+from soundpiece_async.cli.dispatch import make_loop
 from soundpiece_async.cli.run import Members, run
+from soundpiece_async.cli.signals import SIGNALS, Interruption
 
 
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "numpy"])
@@ -45,7 +45,7 @@ def test_missing_extra(
 ) -> None:
     """A package that is not installed is one line with the command that installs it, and exit code 2."""
     loaded = [name for name in sys.modules if name.startswith(("soundpiece_async.cli.", "soundpiece_async.sim"))]
-    anew = [name for name in loaded if not name.endswith((".console", ".interruption"))]
+    anew = [name for name in loaded if not name.endswith((".console", ".signals"))]
     for name in anew:  # an import binds a module in its package, too: both get back the one there was
         monkeypatch.setattr(name, sys.modules[name])
     for name in anew:

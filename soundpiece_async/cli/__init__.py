@@ -4,7 +4,7 @@ Standard output carries results, standard error everything else. This file and t
 next to nothing: until ``main`` has the signals in its hands, Ctrl-C would end in Python's own traceback.
 """
 
-from soundpiece_async.cli.interruption import Interruption
+from soundpiece_async.cli.signals import Interruption
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,6 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
             afterwards, until it is gone: a late Ctrl-C cannot disturb the interpreter's own end.
     """
     with Interruption(last=arguments is None) as interruption:
-        from soundpiece_async.cli.performance import perform  # noqa: PLC0415 - takes its time, so with signals in hand
+        from soundpiece_async.cli.dispatch import perform  # noqa: PLC0415 - takes its time, so with signals in hand
 
         return perform(arguments, interruption)

@@ -45,7 +45,6 @@ from soundpiece_async.cli.console import (
     span,
     tell,
 )
-from soundpiece_async.cli.interruption import Politely
 from soundpiece_async.cli.jobs_file import (
     SPOOLED_NAME,
     STANDARD_INPUT,
@@ -59,6 +58,7 @@ from soundpiece_async.cli.jobs_file import (
 )
 from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.results import Ending, Result, Stopped, Tally, describe
+from soundpiece_async.cli.signals import Politely
 
 if TYPE_CHECKING:
     from soundpiece_async import RunMany, Session

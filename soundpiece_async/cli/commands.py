@@ -7,15 +7,14 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.bulk_options import Knobs, Terms
-from soundpiece_async.cli.completion import completion
-from soundpiece_async.cli.console import UsageError
+from soundpiece_async.cli.console import UsageError, say
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
 from soundpiece_async.cli.get import get
@@ -26,6 +25,19 @@ from soundpiece_async.cli.run import Members, run
 from soundpiece_async.cli.simulate import simulate
 from soundpiece_async.cli.status import status
 from soundpiece_async.cli.verify import verify
+
+
+async def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print the script that lets a shell complete the commands and flags of soundpiece.
+
+    For bash, add to ~/.bashrc: eval "$(soundpiece completion bash)". For zsh, write it to a file _soundpiece in a
+    folder of $fpath. For fish, write it to ~/.config/fish/completions/soundpiece.fish.
+
+    Args:
+        shell: the shell.
+    """
+    say(app.generate_completion(prog_name="soundpiece", shell=shell))
+
 
 app: App = App(
     name="soundpiece",
