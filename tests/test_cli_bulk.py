@@ -46,8 +46,7 @@ from soundpiece_async.cli.bulk_progress import promise
 from soundpiece_async.cli.console import describe_levels
 from soundpiece_async.cli.signals import Politely
 from soundpiece_async.cli.status import as_members, read_standing
-from soundpiece_async.cli.stores import Stores
-from soundpiece_async.cli.verify import Verification
+from soundpiece_async.cli.verify import Stores, Verification
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.log import Request
 

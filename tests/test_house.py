@@ -198,8 +198,9 @@ def distribution(name):
 importlib.metadata.distribution = distribution
 sys.path.insert(0, sys.argv.pop())
 import soundpiece_async
-from soundpiece_async.cli import main, report
-report._asset("report.html")
+from soundpiece_async.cli import main
+from soundpiece_async.cli.report import writer
+writer._asset("report.html")
 async def open_one():
     async with soundpiece_async.Session(soundpiece_async.Settings(api_key="spk_1")):
         print(soundpiece_async.__file__)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from soundpiece_async import Journal
 from soundpiece_async._core.pieces import Failure, JobRecord, JobState
 from soundpiece_async.cli.bulk import bulk, resume
-from soundpiece_async.cli.describing import describe, make_row, scrub
 from soundpiece_async.cli.report import write_report
-from soundpiece_async.cli.summary import BINS, REASONS, Summary, Timeline
+from soundpiece_async.cli.report.rows import describe, make_row, scrub
+from soundpiece_async.cli.report.summary import BINS, REASONS, Summary, Timeline
 
 pytestmark = pytest.mark.anyio
 

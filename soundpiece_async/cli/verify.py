@@ -19,14 +19,13 @@ from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.destinations import read_path
+from soundpiece_async._download.destinations import Places, locate, read_path
 from soundpiece_async._download.verify import Inspect, prepare_inspection
 from soundpiece_async._journal.sqlite_store import JobStore
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulk_progress import INTERVAL, beside
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, describe_levels, plural, say, size, tell
-from soundpiece_async.cli.stores import Stores
 
 PAGE = 500
 """Pieces that are read from the journal at a time."""
@@ -236,3 +235,38 @@ def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> tuple
         return None, record.verified
     found = inspect(head, path, None)
     return found.fault, found.verified
+
+
+ASKING = 32
+"""Objects that are asked for at a time: an answer takes tens of milliseconds, and there may be 100,000."""
+
+
+class Stores:
+    """Opens the store of each object; one client for each bucket."""
+
+    def __init__(self) -> None:
+        self._places = Places(anyio.CapacityLimiter(1))
+        self._asking = anyio.CapacityLimiter(ASKING)
+
+    def __repr__(self) -> str:
+        return f"<Stores {self._places!r} asking={self._asking.borrowed_tokens}>"
+
+    async def find_fault(self, file: FileRecord) -> str | None:
+        """Return how an object differs from its record, by its size; its bytes are not fetched, which may cost.
+
+        Raises:
+            SettingsError: it cannot be looked for; the message is about its folder.
+        """
+        folder, _, name = str(file.url).rpartition("/")
+        folder += "/"
+        endpoint = locate(folder).endpoint
+        if ":///" in folder:
+            raise SettingsError(f"{folder} was in the memory of another process")
+        if endpoint != file.endpoint:
+            usual = "the provider's own endpoint"
+            raise SettingsError(
+                f"{folder} is behind {file.endpoint or usual}, and the environment leads to {endpoint or usual}"
+            )
+        async with self._asking:
+            place = await self._places.open(folder)
+            return None if isinstance(place, Path) else await place.compare(name, size=file.bytes)

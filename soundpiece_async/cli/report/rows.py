@@ -12,7 +12,7 @@ import attrs
 
 from soundpiece_async._core.pieces import JobRecord
 from soundpiece_async._core.redaction import hide_secrets, redact_url
-from soundpiece_async.cli.summary import Reason, read_moment, read_state, read_wait
+from soundpiece_async.cli.report.summary import Reason, read_moment, read_state, read_wait
 
 TEXT, ERROR, METADATA = 160, 320, 600
 """Characters of each that the page shows: that of a long run must open quickly; ``report.json`` has them whole."""

@@ -32,8 +32,8 @@ from soundpiece_async import Journal
 from soundpiece_async._core.pieces import JobRecord
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.describing import describe, make_row, scrub, write_time
-from soundpiece_async.cli.summary import Summary
+from soundpiece_async.cli.report.rows import describe, make_row, scrub, write_time
+from soundpiece_async.cli.report.summary import Summary
 
 HTML, JSON = "report.html", "report.json"
 PAGE = 500
@@ -175,4 +175,4 @@ def _digest(text: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files("soundpiece_async.cli").joinpath(name).read_text(encoding="utf-8")
+    return files("soundpiece_async.cli.report.writer").joinpath(name).read_text(encoding="utf-8")
