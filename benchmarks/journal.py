@@ -23,7 +23,7 @@ from _figures import Figure
 
 from soundpiece_async import Journal
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import FileRecord
 from soundpiece_async._journal.journal import JOURNAL

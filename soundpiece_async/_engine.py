@@ -13,7 +13,7 @@ import attrs
 from soundpiece_async._core import endings, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.errors import DownloadError
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import SavedFile, Statistics

@@ -22,7 +22,7 @@ from soundpiece_async._core.errors import (
     WaitTimeout,
     duplicate,
 )
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.reading import Reading, read_operation

@@ -9,7 +9,7 @@ import attrs
 
 from soundpiece_async._core import endings, hosts, wire
 from soundpiece_async._core.errors import DownloadError, SoundpieceError, duplicate
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading

@@ -8,7 +8,7 @@ import attrs
 
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core.errors import SessionClosed
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import SavedFile, Statistics, Succeeded

@@ -13,7 +13,7 @@ from soundpiece_async._core import codec, identities, validation, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, SoundpieceError, duplicate
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading

@@ -22,7 +22,7 @@ from soundpiece_async import (
     Succeeded,
     TransportError,
 )
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.pieces import JobState
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async.cli import bulk_progress

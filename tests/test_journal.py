@@ -23,7 +23,7 @@ import pytest
 
 from soundpiece_async import InvalidRequest, Journal, JournalError, NewFx
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import (
     EXPIRED,

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 
 AGREE_AFTER = 10.0
 """Seconds between two reads that confirm an uncertain end (rule 3)."""

@@ -27,7 +27,7 @@ from typing import Any
 import attrs
 
 from soundpiece_async._core import codec, echoes, endings, locations, members
-from soundpiece_async._core.models import Status
+from soundpiece_async._core.operations import Status
 from soundpiece_async._core.requests import ROUTES
 
 MAX_DEPTH = 3

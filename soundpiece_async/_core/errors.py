@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 
 import attrs
 
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_message, redact_text, redact_url, redacted_repr
 

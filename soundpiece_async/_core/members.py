@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias, TypeVar
 
 from soundpiece_async._core import links
-from soundpiece_async._core.models import OperationError
+from soundpiece_async._core.operations import OperationError
 from soundpiece_async._core.redaction import redact_text
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 
 from soundpiece_async._core import codec, endings, envelopes, members
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redacted_repr

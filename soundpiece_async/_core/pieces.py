@@ -31,7 +31,7 @@ from soundpiece_async._core.errors import (
     SoundpieceError,
     ValidationError,
 )
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_message, redact_url
 from soundpiece_async._core.requests import Request

@@ -7,7 +7,7 @@ import attrs
 
 from soundpiece_async._core import codec, endings, links, members
 from soundpiece_async._core.endings import Ending
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Request

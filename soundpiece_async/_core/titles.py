@@ -11,8 +11,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from soundpiece_async._core.models import Operation
 from soundpiece_async._core.names import file_names, number_stem
+from soundpiece_async._core.operations import Operation
 
 if TYPE_CHECKING:
     from soundpiece_async._core.outputs import Handle

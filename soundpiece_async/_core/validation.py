@@ -15,7 +15,7 @@ from uuid import UUID
 import attrs
 
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_value
 from soundpiece_async._core.requests import AudioSource, MadeKey, NewInstrumental, NewSong, Request

@@ -23,7 +23,7 @@ from soundpiece_async._core.errors import (
     TransportError,
     ValidationError,
 )
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redact_text

@@ -30,7 +30,7 @@ from soundpiece_async._core.errors import (
     duplicate,
 )
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.pieces import UNLABELLED, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded

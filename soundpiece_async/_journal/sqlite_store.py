@@ -25,8 +25,8 @@ import attrs
 from soundpiece_async._core import pieces
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.models import Operation
 from soundpiece_async._core.names import file_names, safe_stem
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.redaction import redact_message

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from soundpiece_async._core import codec
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._shared.store import Store

@@ -33,7 +33,7 @@ from soundpiece_async._core.errors import (
     TransportError,
     detach,
 )
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.wire import Answer, Call, read_refusal
 

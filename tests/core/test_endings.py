@@ -4,7 +4,7 @@ from helpers.contract import SAMPLE, poll
 
 from soundpiece_async._core import endings
 from soundpiece_async._core.endings import AGREE_AFTER, Agreement, Ending, decide, is_over, is_running, read_status
-from soundpiece_async._core.models import OperationError, Status
+from soundpiece_async._core.operations import OperationError, Status
 
 READY, FAILED, PROCESSING = Status.READY, Status.FAILED, Status.PROCESSING
 SUCCESS = ["ready", "READY", "completed", "Complete", "succeeded", "success", "done", "finished", " done "]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from soundpiece_async._core import errors
 from soundpiece_async._core.errors import NotFound, OperationFailed, SoundpieceError
-from soundpiece_async._core.models import Operation, Status
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_url
 

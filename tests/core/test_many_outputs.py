@@ -16,8 +16,8 @@ import attrs
 import pytest
 
 from soundpiece_async._core import pieces, wire
-from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.names import file_names
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
 from soundpiece_async._core.titles import Titles
 from soundpiece_async._core.wire import Answer

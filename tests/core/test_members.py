@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core import members
-from soundpiece_async._core.models import OperationError
+from soundpiece_async._core.operations import OperationError
 
 TEN = datetime(2026, 11, 22, 10, tzinfo=UTC)
 DEEP: Any = None

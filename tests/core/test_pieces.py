@@ -28,7 +28,7 @@ from soundpiece_async._core.errors import (
     ValidationError,
     WaitTimeout,
 )
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pieces import (
     EXPIRED,

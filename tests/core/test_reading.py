@@ -8,7 +8,7 @@ from helpers.contract import JSON, SAMPLE, STEMS, UNTIDY, Example, decode, decod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.reading import Reading, read_operation
 from soundpiece_async._core.redaction import redact_text

@@ -8,7 +8,7 @@ import pytest
 from helpers.contract import SIGNED
 from rich.console import Console
 
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import AutoCutDown, NewFx, NewSong, RemixInstrumental, Request
 from soundpiece_async._core.results import SavedFile, Succeeded

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.models import Operation, Status
 from soundpiece_async._core.names import LONGEST_STEM, file_names
+from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.titles import REMEMBERED_NAMES, Titles, find_free
 

@@ -8,7 +8,7 @@ from helpers.contract import SAMPLE, SIGNED, SPEC, STEMS, Example, answer, chang
 from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import DecodeError, NotReady, TransportError
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import SeparateStems
 from soundpiece_async._core.wire import Answer, Call

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import SoundpieceError
-from soundpiece_async._core.models import Operation
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.reading import Reading, read_operation
 from soundpiece_async._core.requests import ROUTES, AudioSource, Request

@@ -17,7 +17,7 @@ from soundpiece_async._core import endings, members, signing
 from soundpiece_async._core.codec import decode_json
 from soundpiece_async._core.endings import Ending
 from soundpiece_async._core.errors import SettingsError, SoundpieceError
-from soundpiece_async._core.models import Status
+from soundpiece_async._core.operations import Status
 from soundpiece_async.cli.probe.client import Client, Download, Reply
 from soundpiece_async.cli.probe.findings import Findings
 from soundpiece_async.cli.probe.forms import MISSING, PROMPT, compare, show_form, show_time

@@ -11,7 +11,7 @@ from helpers.contract import SIGNED, UNTIDY, unhurried
 from hypothesis import given
 
 from soundpiece_async._core.errors import OperationFailed
-from soundpiece_async._core.models import Operation, OperationError, Status
+from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import NewFx
 from soundpiece_async._core.results import Failed, SavedFile, Statistics, Succeeded
