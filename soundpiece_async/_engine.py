@@ -13,13 +13,13 @@ import attrs
 from soundpiece_async._core import endings, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.errors import DownloadError
+from soundpiece_async._core.filenames import Titles
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import SavedFile, Statistics
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.shared import SharedPace
-from soundpiece_async._core.titles import Titles
 from soundpiece_async._core.validation import demand_handle
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._download.downloader import Downloader, deliver

@@ -22,7 +22,7 @@ from soundpiece_async._core import endings, wire
 from soundpiece_async._core.byte_ranges import ByteRange
 from soundpiece_async._core.containment import note_others
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, NotReady, SoundpieceError
-from soundpiece_async._core.names import file_names, plainer_name
+from soundpiece_async._core.filenames import file_names, plainer_name
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.results import SavedFile

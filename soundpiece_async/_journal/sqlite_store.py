@@ -24,13 +24,12 @@ import attrs
 
 from soundpiece_async._core import pieces
 from soundpiece_async._core.errors import JournalError
+from soundpiece_async._core.filenames import file_names, find_free, number_title, safe_stem
 from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.names import file_names, safe_stem
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.redaction import redact_message
-from soundpiece_async._core.titles import find_free, number_title
 from soundpiece_async._journal.database import Database, Step
 from soundpiece_async._locks import Locks, Queue
 from soundpiece_async._shielding import see_through

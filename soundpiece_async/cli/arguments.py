@@ -9,7 +9,7 @@ import anyio.to_thread
 from cyclopts import Parameter, Token
 
 from soundpiece_async import AutoCutDown, NewFx, NewSample, Request, SeparateStems
-from soundpiece_async._core.names import safe_stem
+from soundpiece_async._core.filenames import safe_stem
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download import destinations

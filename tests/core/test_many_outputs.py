@@ -16,10 +16,9 @@ import attrs
 import pytest
 
 from soundpiece_async._core import pieces, wire
-from soundpiece_async._core.names import file_names
+from soundpiece_async._core.filenames import Titles, file_names
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
-from soundpiece_async._core.titles import Titles
 from soundpiece_async._core.wire import Answer
 
 HANDLE = Handle("adapt.separate_stems", "op_1")

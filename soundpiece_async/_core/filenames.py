@@ -1,17 +1,24 @@
-"""File names that are safe whatever the service or the user says.
+"""File names: safe whatever the service or the user says, and unique among the operations of a run.
 
 1. A name is one component: no separator, no ``..``, nothing a system reserves; so no file leaves its folder.
-2. It is NFC and short enough for any file system, with room for ``.part.json`` behind it.
+2. It is NFC and short enough for any file system, with ``.part.json`` behind it.
 3. Two files of one operation never differ by case alone: some file systems would make them one.
 4. A file system may refuse a name all the same: its encoding has not all characters, or it takes fewer bytes. Then the
    file has a plainer one, which follows from the name, so that the next run finds it.
+5. Two operations of a run never get the same file name, nor two that differ by case alone. The first one gets the name
+   as it is, a later one a number behind it; asked again, each gets its own.
+6. A run may have any number of operations, so only the latest names are remembered. An older one is found on the disk:
+   the downloader writes over no file of other content.
 """
 
 import unicodedata
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Output
 
 LONGEST_STEM = 200
@@ -118,3 +125,52 @@ def _tell_apart(names: Iterable[str]) -> list[str]:
         taken.add(free.casefold())
         distinct.append(free)
     return distinct
+
+
+if TYPE_CHECKING:
+    from soundpiece_async._core.outputs import Handle
+
+REMEMBERED_NAMES = 50_000
+"""File names of one run that are remembered, about 200 bytes each, the oldest going first."""
+
+
+class Titles:
+    """One per run."""
+
+    def __init__(self) -> None:
+        self._owners: OrderedDict[str, Handle] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Titles given={len(self._owners)}>"
+
+    def give(self, operation: Operation[Any], stem: str) -> str:
+        """Give the name under which the files of an operation get names that are theirs alone."""
+        titles = (number_title(stem, number) for number in count(1))
+        return next(title for title in titles if self._claim(title, operation))
+
+    def _claim(self, title: str, operation: Operation[Any]) -> bool:
+        """Take the names of an operation's files under a title, unless one of them is another's."""
+        owner = operation.handle
+        wanted = [name.casefold() for name in file_names(title, operation.outputs)]
+        free = all(self._owners.get(name, owner) == owner for name in wanted)
+        if free:
+            self._owners.update(dict.fromkeys(wanted, owner))
+            while len(self._owners) > max(REMEMBERED_NAMES, len(wanted)):
+                self._owners.popitem(last=False)
+        return free
+
+
+def number_title(stem: str, number: int) -> str:
+    """Give the n-th title of a stem, from 1."""
+    return stem if number == 1 else number_stem(stem, number)
+
+
+def find_free(is_free: Callable[[int], bool]) -> int:
+    """Find a number from 1 that is free, with few questions also where a hundred thousand are taken without a gap."""
+    taken, free = 0, 1
+    while not is_free(free):
+        taken, free = free, free * 2
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (taken, middle) if is_free(middle) else (middle, free)
+    return free

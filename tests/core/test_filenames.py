@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.names import LONGEST_PLAIN, LONGEST_STEM, NAMELESS, file_names, plainer_name, safe_stem
+from soundpiece_async._core.filenames import LONGEST_PLAIN, LONGEST_STEM, NAMELESS, file_names, plainer_name, safe_stem
 from soundpiece_async._core.outputs import Handle, Output
 
 HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")

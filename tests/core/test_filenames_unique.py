@@ -1,10 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.names import LONGEST_STEM, file_names
+from soundpiece_async._core.filenames import LONGEST_STEM, REMEMBERED_NAMES, Titles, file_names, find_free
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.titles import REMEMBERED_NAMES, Titles, find_free
 
 
 def operation(name: str, *, files: int = 1) -> Operation[None]:
