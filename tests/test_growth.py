@@ -20,7 +20,7 @@ from helpers.simulation import settings, simulate
 
 from soundpiece_async import Failed, Journal, NewFx, NewSong, Request, Session, Succeeded, _reader
 from soundpiece_async._core import filenames
-from soundpiece_async._core.durations import Durations
+from soundpiece_async._core.estimators import Durations
 from soundpiece_async.simulator import Simulator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]

@@ -20,7 +20,7 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
    (docs/api.md#long-polls). "At once" is a few round trips; while that is not known, its next poll is short, to learn
    it. A hold that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the same:
    that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
-9. An operation that a webhook will report is left alone until it is late (`silence.py`), then polled as any other.
+9. An operation that a webhook will report is left alone until it is late (`estimators.py`), then polled as any other.
 10. What an answer leaves undecided rests until a second one can decide it (`endings.py`).
 11. A poll on an operation that nobody waits for any more may stay out for a while, in case somebody comes back; it is
     the first to be dropped when its slot is wanted. None is begun.
@@ -36,8 +36,7 @@ from math import ceil, inf, sqrt
 import attrs
 
 from soundpiece_async._core import endings
-from soundpiece_async._core.durations import Durations
-from soundpiece_async._core.tempo import GUARD, Tempo
+from soundpiece_async._core.estimators import GUARD, Durations, Tempo
 from soundpiece_async._core.waiting import Out, Piece, Resting, Stage, Waiting
 
 PRICE = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request

@@ -25,8 +25,7 @@ from operator import attrgetter
 
 import attrs
 
-from soundpiece_async._core.durations import Durations, bin_of
-from soundpiece_async._core.silence import Silence
+from soundpiece_async._core.estimators import Durations, Silence, bin_of
 
 TOUCHED = 64  # heads changed before all lines are weighed again
 UNKNOWN = -1  # the bin of those whose age nobody knows

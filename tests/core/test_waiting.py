@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from soundpiece_async._core.durations import Durations
+from soundpiece_async._core.estimators import Durations
 from soundpiece_async._core.waiting import Line, Out, Piece, Resting, Stage, Waiting
 
 

@@ -2,9 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.durations import Durations
+from soundpiece_async._core.estimators import FEWEST, Durations, Silence
 from soundpiece_async._core.scheduler import Outcome, Poll, Scheduler, Sleep
-from soundpiece_async._core.silence import FEWEST, Silence
 
 ROUTE = "create.new_fx"
 

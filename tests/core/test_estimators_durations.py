@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.durations import BINS, EDGES, MEMORY, Durations, bin_of
+from soundpiece_async._core.estimators import BINS, EDGES, MEMORY, Durations, bin_of
 
 ages = st.floats(min_value=0, max_value=10_000)
 

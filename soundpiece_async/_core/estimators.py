@@ -1,7 +1,8 @@
-"""What is learned of how long the operations of one route take: a hazard for every age.
+"""Three online estimators: how long operations take, how the service answers polls, and how reliable webhooks are.
 
-The hazard h(a) is the chance per second that an operation still running at age a finishes now. It is learned as
-events over exposure, in bins of age that grow by a fifth:
+All times, ages and durations are seconds. The rules of ``Durations``, the hazard for every age: h(a) is the chance per
+second that an operation still running at age a finishes now, learned as events over exposure, in bins of age that grow
+by a fifth:
 
 1. Every look at a running operation is exposure: from the look before to this one it ran. So operations that still
    run count too.
@@ -14,13 +15,22 @@ events over exposure, in bins of age that grow by a fifth:
 5. Beyond `MEMORY` finishes all is halved: a service that grows slower is believed after a while.
 6. Those a webhook will report are exposed while nothing is heard of them, as far as they are believed to run.
 
-All ages and durations are seconds.
+The rules of ``Silence``, for an operation that a webhook will report and of which nothing was heard:
+
+7. It is *late* once its webhook is as likely to be lost as the operation is to be still running. Before that nobody
+   looks, then it is polled as any other is. With the fewest webhooks lost that are ever believed, that is where nine in
+   ten have finished.
+8. How many get lost is learned: some came, and some were missed, when a poll found a result that must have been there
+   before. While neither has happened, one in three is believed lost: that is late after half of the time that is usual.
+9. As long as webhooks come, silence means that an operation runs, as likely as rule 7 has it. Without that a route's
+   durations would be learned from those alone who finish first, and all others would soon seem late. After a quarter
+   of a hold without any webhook silence means nothing: the receiver may be down.
 """
 
 from bisect import bisect_right
 from collections.abc import Collection
 from itertools import accumulate, pairwise
-from math import exp, expm1
+from math import exp, expm1, inf
 
 FIRST, RATIO, BINS = 0.01, 1.2, 72  # the edges are 0, 10 ms, 12 ms, ... 59 minutes
 EDGES = (0.0, *(FIRST * RATIO**power for power in range(BINS - 1)))
@@ -165,3 +175,110 @@ def _blur(values: list[float]) -> list[float]:
     """Let every bin borrow a quarter from each neighbour."""
     padded = [values[0], *values, values[-1]]
     return [(padded[k] + 2 * padded[k + 1] + padded[k + 2]) / 4 for k in range(len(values))]
+
+
+SMOOTH = 1 / 8  # the weight of the newest observation
+AT_ONCE = 4.0  # round trips: what comes sooner was not held
+GUARD = 1 / 20  # of the announced hold: what takes longer, 1 s, was held in any case
+
+
+class Tempo:
+    """What polls tell about time, in seconds.
+
+    The hold is learned because nobody promises it, and because a simulator at a hundred times the speed holds a
+    hundredth of it.
+
+    Args:
+        announced: The longest the server is said to hold a poll.
+    """
+
+    def __init__(self, *, announced: float) -> None:
+        self.announced = announced
+        self.hold = announced
+        self._holds = True
+        self._trip = inf
+        self._shortest = inf
+
+    def __repr__(self) -> str:
+        return f"<Tempo hold {self.hold:.3g} s, round trip {self._trip:.3g} s>"
+
+    @property
+    def trip(self) -> float:
+        """The round trip, or a guess while no short poll has been answered."""
+        return self._trip if self.measured else self.announced / 200
+
+    @property
+    def measured(self) -> bool:
+        """Whether the round trip is known."""
+        return self._trip < inf
+
+    def take_look(self, took: float) -> None:
+        """Learn from an answer to a short poll, which is never held."""
+        self._trip = self._trip + (took - self._trip) * SMOOTH if self.measured else took
+        self._shortest = min(self._shortest, took)
+
+    def take_hold(self, took: float) -> None:
+        """Learn from a long poll without a result: that long the server holds. A single odd one moves it little."""
+        self.hold = min(self.announced, self.hold * (max(took, self.announced / 1e6) / self.hold) ** (2 * SMOOTH))
+
+    def stop_holding(self) -> None:
+        """Know from elsewhere that no poll is held from now on."""
+        self._holds, self.hold = False, self.announced
+
+    def suspects(self, took: float) -> bool:
+        """Tell whether a long poll that ended without a result after `took` seconds may not have been held at all.
+
+        While the round trip is unknown, whatever took less than a second may have been answered at once.
+        """
+        return not self._holds or took < min(GUARD * self.announced, AT_ONCE * self._shortest)
+
+
+FEWEST = 1 / 11  # lost: late at a survival of one in ten
+WEBHOOK_MEMORY = 64.0
+QUIET = 1 / 4  # of a hold: 5 s
+RECOUNT_STEP = 1 / 40  # of a hold: how old what was heard may be
+
+
+class Silence:
+    """Learns how far webhooks can be relied on."""
+
+    def __init__(self) -> None:
+        self._came = self._missed = 0.0
+        self._last = self._asked = -inf
+
+    def __repr__(self) -> str:
+        return f"<Silence {self._came:.0f} webhooks came, {self._missed:.0f} were missed>"
+
+    @property
+    def loss(self) -> float:
+        """The share of webhooks believed to get lost."""
+        return max(FEWEST, (self._missed + 0.5) / (self._missed + self._came + 1.5))
+
+    @property
+    def late(self) -> float:
+        """The share of operations that take longer than one that begins to be late."""
+        return self.loss / (1 - self.loss)
+
+    def take_webhook(self, now: float) -> None:
+        """Learn that one came."""
+        self._last = now
+        self._count(came=1.0)
+
+    def take_miss(self) -> None:
+        """Learn that one did not come, or later than a poll."""
+        self._count(missed=1.0)
+
+    def is_due(self, now: float, *, hold: float) -> bool:
+        """Tell whether it is time to count the silent again, and take it that this is done."""
+        if now - self._asked < RECOUNT_STEP * hold:
+            return False
+        self._asked = now
+        return True
+
+    def means_running(self, now: float, *, hold: float) -> bool:
+        """Tell whether webhooks come (rule 9)."""
+        return now - self._last < QUIET * hold
+
+    def _count(self, *, came: float = 0.0, missed: float = 0.0) -> None:
+        fade = 1 / 2 if self._came + self._missed >= WEBHOOK_MEMORY else 1.0
+        self._came, self._missed = self._came * fade + came, self._missed * fade + missed

@@ -1,6 +1,6 @@
 import pytest
 
-from soundpiece_async._core.tempo import Tempo
+from soundpiece_async._core.estimators import Tempo
 
 
 def test_the_round_trip_is_guessed_until_it_is_known() -> None:
