@@ -8,8 +8,8 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 2. With no more operations than slots, everyone is held: nothing beats it.
 3. With more, looks keep the slots they need: looks per second x round trip, the looks being those worth their price,
    or what the rate allows if that is less. The others hold.
-4. A look goes to whom it is worth most (`waiting.py`); under the price of a request nobody is looked at, however free
-   slots and permits are.
+4. A look goes to whom it is worth most (`poll_queues.py`); under the price of a request nobody is looked at, however
+   free slots and permits are.
 5. A hold goes to whom it saves most: the looks that `hold` seconds at its hazard h would cost at the going price p,
    hold x sqrt(2 h p), plus what this look is worth above p, or less what is lost by coming before a look is due. The
    going price is what recent polls were worth.
@@ -37,7 +37,7 @@ import attrs
 
 from soundpiece_async._core import endings
 from soundpiece_async._core.estimators import GUARD, Durations, Tempo
-from soundpiece_async._core.waiting import Out, Piece, Resting, Stage, Waiting
+from soundpiece_async._core.poll_queues import Out, Piece, Resting, Stage, Waiting
 
 PRICE = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
 SWAP = 3.0

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from soundpiece_async._core.estimators import Durations
-from soundpiece_async._core.waiting import Line, Out, Piece, Resting, Stage, Waiting
+from soundpiece_async._core.poll_queues import Line, Out, Piece, Resting, Stage, Waiting
 
 
 def make_piece(key: int, *, since: float = 0.0, born: float = 0.0, route: Durations | None = None) -> Piece:
