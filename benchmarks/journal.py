@@ -22,10 +22,9 @@ import _figures
 from _figures import Figure
 
 from soundpiece_async import Journal
-from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.job_records import FileRecord, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.pieces import FileRecord
 from soundpiece_async._journal.journal import JOURNAL
 
 ROUTE = "create.new_fx"
@@ -50,7 +49,7 @@ async def fill(folder: Path, rows: int) -> None:
                 request=None,
                 outputs=(output,),
             )
-            identity = Identity(digest=number.to_bytes(16, "big"), occurrence=1)
+            identity = JobIdentity(digest=number.to_bytes(16, "big"), occurrence=1)
             job = await store.insert(identity, key=f"key {number}", route=ROUTE, body=BODY % (number, number))
             if job is None:
                 raise SystemExit(f"key {number} was taken")

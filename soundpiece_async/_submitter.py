@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import codec, identities, validation, wire
+from soundpiece_async._core import codec, job_records, validation, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, SoundpieceError, duplicate
@@ -191,7 +191,7 @@ def _renew(error: DecodeError, request: Request | None) -> DecodeError:
 
 def _report_echo(reading: Reading, operation: Operation[Any], request: Request) -> None:
     """Log an echo that differs so much that a key given by the caller may have been used for other work."""
-    if reading.suspicious and identities.given_key(request) is not None:
+    if reading.suspicious and job_records.explicit_key(request) is not None:
         logger.error(
             "%s: %s is echoed otherwise than it was sent: the idempotency key %s, which was given to the request, "
             "may have been used for other work; compare the result with the request",

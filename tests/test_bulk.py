@@ -31,7 +31,7 @@ from soundpiece_async import (
     Succeeded,
     WaitTimeout,
 )
-from soundpiece_async._core.pieces import JobState
+from soundpiece_async._core.job_records import JobState
 from soundpiece_async.simulator import Fault, Faults, Simulator
 
 pytestmark = pytest.mark.anyio

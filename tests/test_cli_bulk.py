@@ -37,7 +37,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._core import endings
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
+from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulk import BulkRun, _advise

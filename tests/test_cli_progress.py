@@ -22,8 +22,8 @@ from soundpiece_async import (
     Succeeded,
     TransportError,
 )
+from soundpiece_async._core.job_records import JobState
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.pieces import JobState
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async.cli import bulk_progress
 from soundpiece_async.cli.bulk_progress import Pace, Pacemeter, Picture

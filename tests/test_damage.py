@@ -12,8 +12,8 @@ import pytest
 from helpers.simulation import settings, simulate
 
 from soundpiece_async import Failed, Journal, JournalError, NewFx, Request, SeparateStems, Session
-from soundpiece_async._core import identities
-from soundpiece_async._core.identities import Identity
+from soundpiece_async._core import job_records
+from soundpiece_async._core.job_records import JobIdentity
 from soundpiece_async._journal.sqlite_store import count_by_route, count_ended_since, group_failures, measure_waits
 from soundpiece_async._journal.wal import find_damage
 from soundpiece_async.simulator import Simulator
@@ -99,7 +99,7 @@ async def interrupted(tmp_path: Path) -> AsyncIterator[Damaged]:
                     while len(results.pending) < 3:
                         await anyio.sleep(0.01)
                 for number, request in enumerate(wishes()[5:7]):
-                    identity = Identity(digest=identities.digest(request), occurrence=1)
+                    identity = JobIdentity(digest=job_records.digest(request), occurrence=1)
                     body = await session._engine.prepare(request)
                     job = await journal.store.insert(
                         identity, key=request.idempotency_key, route=request.route, body=body

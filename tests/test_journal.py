@@ -22,20 +22,20 @@ import attrs
 import pytest
 
 from soundpiece_async import InvalidRequest, Journal, JournalError, NewFx
-from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.pieces import (
+from soundpiece_async._core.job_records import (
     EXPIRED,
     FORGOTTEN_AFTER,
     Failure,
     FileRecord,
+    JobIdentity,
     JobRecord,
     JobState,
     Label,
     write_files,
     write_outputs,
 )
+from soundpiece_async._core.operations import Operation, Status
+from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock
@@ -58,8 +58,8 @@ OPERATION = Operation(
 FILE = FileRecord(path="a.flac", bytes=9, sha256="ab", duration=2.5, sample_rate=44100, channels=2, index=3)
 
 
-def name(number: int) -> Identity:
-    return Identity(digest=number.to_bytes(16, "big"), occurrence=1)
+def name(number: int) -> JobIdentity:
+    return JobIdentity(digest=number.to_bytes(16, "big"), occurrence=1)
 
 
 async def plan(store: JobStore, number: int = 1) -> JobRecord:
@@ -98,8 +98,8 @@ async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
         bare = attrs.evolve(OUTPUT, url="https://out.example.com/a?…", expires_at=EXPIRED)
         saved = attrs.evolve(expected, state=JobState.SAVED, outputs=(bare,), files=(FILE,), ended_at=600.0)
         assert await journal.store.find(name(1)) == saved
-        assert await journal.store.find(Identity(digest=b"other", key="key 1")) is not None
-        assert await journal.store.find(Identity(digest=b"other", key="\ud800")) is None
+        assert await journal.store.find(JobIdentity(digest=b"other", key="key 1")) is not None
+        assert await journal.store.find(JobIdentity(digest=b"other", key="\ud800")) is None
 
 
 async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
@@ -268,15 +268,15 @@ async def test_one_task_at_a_time_works_on_a_piece(tmp_path: Path) -> None:
         store = journal.store
         order = []
 
-        async def work(identity: Identity, label: str) -> None:
+        async def work(identity: JobIdentity, label: str) -> None:
             async with store.lock(identity):
                 order.append(label)
                 await anyio.sleep(0.02)
                 order.append(label)
 
         async with anyio.create_task_group() as group:
-            group.start_soon(work, Identity(digest=b"1", key="k"), "a")
-            group.start_soon(work, Identity(digest=b"2", key="k"), "b")
+            group.start_soon(work, JobIdentity(digest=b"1", key="k"), "a")
+            group.start_soon(work, JobIdentity(digest=b"2", key="k"), "b")
             group.start_soon(work, name(1), "c")
         assert "".join(order).replace("c", "") == "aabb"
         assert order.index("c") == 1

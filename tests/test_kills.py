@@ -18,7 +18,7 @@ from helpers.bulk_process import SCRIPT, SOURCE, lines
 from helpers.simulation import settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
-from soundpiece_async._core.pieces import JobState
+from soundpiece_async._core.job_records import JobState
 from soundpiece_async.simulator import Simulator
 from soundpiece_async.simulator.log import Request
 

@@ -44,8 +44,7 @@ from soundpiece_async import (
     ValidationError,
     WaitTimeout,
 )
-from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, JobState
+from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobIdentity, JobState
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._lifetime import StopSignal
@@ -666,7 +665,7 @@ async def test_an_answer_to_another_request_ends_nothing(
 async def test_a_given_key_wins_a_race_too(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another task makes a piece with this key at the same time, that is the piece."""
     async with Journal.open(tmp_path) as journal:
-        other = Identity(digest=b"other", occurrence=1)
+        other = JobIdentity(digest=b"other", occurrence=1)
 
         async def prepare(request: Request) -> bytes:
             await journal.store.insert(other, key=KEY, route=request.route, body=b"first")

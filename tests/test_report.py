@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async import Journal
-from soundpiece_async._core.pieces import Failure, JobRecord, JobState
+from soundpiece_async._core.job_records import Failure, JobRecord, JobState
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.report.rows import describe, make_row, scrub

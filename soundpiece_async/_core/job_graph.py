@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import attrs
 
-from soundpiece_async._core.identities import given_key
+from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.requests import (
     AutoCutDown,
@@ -169,7 +169,7 @@ class JobGraph:
         self._sources.append(_NONE if reference is None else self._number(reference.job))
         self._selectors.append(_read_selector(reference))
         self._outputs.append(_count_outputs(request))
-        self._keyed.append(request is not None and given_key(request) is not None)
+        self._keyed.append(request is not None and explicit_key(request) is not None)
         self._dependents += reference is not None
         return None
 

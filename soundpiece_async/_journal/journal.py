@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from soundpiece_async import _filelocks
 from soundpiece_async._core.errors import InvalidRequest, JournalError
-from soundpiece_async._core.pieces import JobRecord, JobState, Label
+from soundpiece_async._core.job_records import JobRecord, JobState, Label
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._download.destinations import read_folder

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import attrs
 
-from soundpiece_async._core import endings, identities, pieces, validation
+from soundpiece_async._core import endings, job_records, validation
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import (
     ApiError,
@@ -29,9 +29,8 @@ from soundpiece_async._core.errors import (
     TransportError,
     duplicate,
 )
-from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.job_records import UNLABELLED, FileRecord, JobIdentity, JobRecord, JobState, Label
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.pieces import UNLABELLED, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._download.destinations import Destination, Whereabouts, locate, read_path, read_place
@@ -199,7 +198,7 @@ class Recording(Generic[R]):
         self._saved_files = SavedFiles(journal.folder, wanted_in=files.to)
         self._seen = OccurrenceCounter()
         self._renewed: set[int] = set()
-        self._alive: dict[tuple[bytes, str], Identity] = {}
+        self._alive: dict[tuple[bytes, str], JobIdentity] = {}
 
     def __repr__(self) -> str:
         return f"<Recording {self._store!r} {self._seen!r}>"
@@ -216,11 +215,11 @@ class Recording(Generic[R]):
                 job = await self._store.annotate(job, annotation)
             if self._retry_failed and job.ended and job.number not in self._renewed:
                 job = await self._replan(job, request, identity.digest)
-            operation = None if job.operation is None else pieces.revive(job, request)
+            operation = None if job.operation is None else job_records.revive(job, request)
             self._store.progress[JobState.SUBMITTED] += operation is not None
             self._store.progress[JobState.READY] += bool(job.outputs)
             if job.failure is not None and job.ended:
-                error = pieces.revive_error(job.failure, operation=operation)
+                error = job_records.revive_error(job.failure, operation=operation)
                 return Failed(request=request, operation=operation, error=error, from_journal=True)
             if operation is None and job.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
                 return Failed(request=request, operation=None, error=_uncertain_error(job), from_journal=True)
@@ -255,21 +254,21 @@ class Recording(Generic[R]):
         operation = in_flight.operation = await self._submit(job, operation.request)
         return await self._complete(job, operation, overwrite=overwrite)
 
-    def _identify(self, request: R) -> Identity:
+    def _identify(self, request: R) -> JobIdentity:
         """Say which job a request is; the same object again is the same job."""
         validation.demand_request(request)
-        digest, key = identities.digest(request), identities.given_key(request)
+        digest, key = job_records.digest(request), job_records.explicit_key(request)
         if key is not None:
-            return Identity(digest=digest, key=key)
+            return JobIdentity(digest=digest, key=key)
         name = (digest, request.idempotency_key)
         known = self._alive.get(name)
         if known is None:
             occurrence, _ = self._seen.count(digest)
-            known = self._alive[name] = Identity(digest=digest, occurrence=occurrence)
+            known = self._alive[name] = JobIdentity(digest=digest, occurrence=occurrence)
             weakref.finalize(request, self._alive.pop, name, None).atexit = False
         return known
 
-    async def _find_or_insert(self, request: R, identity: Identity, *, annotation: Label) -> JobRecord:
+    async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Label) -> JobRecord:
         """Find a job, or write it down with the key and the body it will always have."""
         while (job := await self._store.find(identity)) is None:
             self._stop.check()
@@ -310,7 +309,7 @@ class Recording(Generic[R]):
         sending = Sending(job.body, announce, Attempts(before=job.state is not JobState.PLANNED))
         keyed = request
         if job.key != request.idempotency_key:
-            key = MadeKey(job.key) if identities.given_key(request) is None else job.key
+            key = MadeKey(job.key) if job_records.explicit_key(request) is None else job.key
             keyed = attrs.evolve(request, idempotency_key=key)
         try:
             operation = await self._engine.submit(keyed, stop=self._stop, sending=sending)
@@ -318,7 +317,7 @@ class Recording(Generic[R]):
             in_doubt = sending.attempts.in_doubt
             failure = None
             if isinstance(error, SoundpieceError):
-                failure = pieces.explain(error, submitted=False, in_doubt=in_doubt)
+                failure = job_records.explain(error, submitted=False, in_doubt=in_doubt)
             if failure is not None:
                 await self._store.mark_failed(job, failure, now=time.time())
             elif not in_doubt:
@@ -348,7 +347,7 @@ class Recording(Generic[R]):
         try:
             ready = await self._engine.wait(operation, timeout=self._timeout)
         except NotFound as error:
-            await self._store.mark_uncertain(job, pieces.explain_unknown(error))
+            await self._store.mark_uncertain(job, job_records.explain_unknown(error))
             raise
         except SoundpieceError as error:
             await self._fail(job, error)
@@ -358,7 +357,7 @@ class Recording(Generic[R]):
 
     async def _fail(self, job: JobRecord, error: SoundpieceError) -> None:
         """Write down an error that ends a job with an operation for good, if it does."""
-        failure = pieces.explain(error, submitted=True)
+        failure = job_records.explain(error, submitted=True)
         if failure is not None:
             await self._store.mark_failed(job, failure, now=time.time())
 

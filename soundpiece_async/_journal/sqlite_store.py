@@ -22,13 +22,21 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._core import pieces
+from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.filenames import file_names, find_free, number_title, safe_stem
-from soundpiece_async._core.identities import Identity
+from soundpiece_async._core.job_records import (
+    FORGOTTEN_AFTER,
+    UNLABELLED,
+    Failure,
+    FileRecord,
+    JobIdentity,
+    JobRecord,
+    JobState,
+    Label,
+)
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.pieces import FORGOTTEN_AFTER, UNLABELLED, Failure, FileRecord, JobRecord, JobState, Label
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._journal.database import Database, Step
 from soundpiece_async._locks import Locks, Queue
@@ -80,10 +88,10 @@ def read_job(row: sqlite3.Row) -> JobRecord:
             state=JobState(row["state"]),
             sent_at=row["sent_at"],
             operation=operation,
-            created_at=pieces.read_time(row["created_at"]),
+            created_at=job_records.read_time(row["created_at"]),
             echo_differences=tuple(map(str, json.loads(row["echo_differences"] or "[]"))),
-            outputs=pieces.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
-            files=pieces.read_files(files) if files else (),
+            outputs=job_records.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
+            files=job_records.read_files(files) if files else (),
             failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
             metadata=None if metadata is None else json.loads(metadata),
             **{name: row[name] for name in ("name", "line", "title", "submitted_at", "ready_at", "ended_at")},
@@ -128,11 +136,11 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
 def write_saved(connection: sqlite3.Connection, job: JobRecord, files: tuple[FileRecord, ...], now: float) -> None:
     """Write down the files of a job, and forget what signed the URLs of its outputs: nothing needs it any more."""
     (text,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [job.number]).fetchone()
-    outputs = pieces.unsign_outputs(text or "[]")
+    outputs = job_records.unsign_outputs(text or "[]")
     connection.execute(
         "UPDATE piece SET state = 'saved', outputs = ?, outputs_seal = ?, files = ?, ended_at = ?, "
         "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ?",
-        (outputs, seal_text(outputs), pieces.write_files(files), now, job.number),
+        (outputs, seal_text(outputs), job_records.write_files(files), now, job.number),
     )
 
 
@@ -154,7 +162,7 @@ def write_ready(connection: sqlite3.Connection, job: JobRecord, operation: Opera
     title = number_title(stem, number)
     owned = [(name, job.number) for name in names(number)]
     connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
-    outputs = pieces.write_outputs(operation.outputs)
+    outputs = job_records.write_outputs(operation.outputs)
     connection.execute(
         "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
         "WHERE number = ?",
@@ -205,20 +213,20 @@ class JobStore:
     def __repr__(self) -> str:
         return f"<JobStore {self._database!r} collected={len(self._batch.steps)} jobs at work={len(self._at_work)}>"
 
-    def lock(self, identity: Identity) -> AbstractAsyncContextManager[Queue]:
+    def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[Queue]:
         """Wait until no other task works on this job (rule 3)."""
         return self._at_work.hold(identity if identity.key is None else attrs.evolve(identity, digest=b""))
 
-    async def find(self, identity: Identity) -> JobRecord | None:
+    async def find(self, identity: JobIdentity) -> JobRecord | None:
         """Look a job up; a key that was given wins over everything else the request says."""
         condition, values = _select(identity)
         rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)  # noqa: S608 - constants
         return read_job(rows[0]) if rows else None
 
-    async def find_states(self, identities: Sequence[Identity], *, now: float) -> list[JobState | None]:
+    async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
         """Say how far jobs are, many at once; None: there is no such job."""
 
-        def look(connection: sqlite3.Connection, identity: Identity) -> JobState | None:
+        def look(connection: sqlite3.Connection, identity: JobIdentity) -> JobState | None:
             condition, values = _select(identity)
             rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})  # noqa: S608 - constants
             return JobState(rows[0][0]) if rows else None
@@ -226,7 +234,7 @@ class JobStore:
         return await self._execute(lambda connection: [look(connection, identity) for identity in identities])
 
     async def insert(
-        self, identity: Identity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
+        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
     ) -> JobRecord | None:
         """Write a new job down, or give None if another one has this key."""
         checksum = seal(identity.digest, key, route, body)
@@ -315,7 +323,7 @@ class JobStore:
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
         """Write down the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
         statement = "UPDATE piece SET files = ? WHERE number = ? AND state = 'saved' AND ended_at IS ?"
-        values = (pieces.write_files(files), number, ended_at)
+        values = (job_records.write_files(files), number, ended_at)
         await self._execute(lambda connection: connection.execute(statement, values))
 
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
@@ -433,7 +441,7 @@ def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[
     return connection.execute(statement, values).fetchall()
 
 
-def _select(identity: Identity) -> tuple[str, dict[str, object]]:
+def _select(identity: JobIdentity) -> tuple[str, dict[str, object]]:
     """Say how a job is found; a key that was given wins over everything else the request says."""
     if identity.key is not None:
         return _BY_KEY, {"key": replace_surrogates(identity.key)}

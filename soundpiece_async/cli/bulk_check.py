@@ -10,9 +10,8 @@ from pathlib import Path
 import anyio
 
 from soundpiece_async import Journal, JournalError
-from soundpiece_async._core import identities
-from soundpiece_async._core.identities import Identity
-from soundpiece_async._core.pieces import JobState
+from soundpiece_async._core import job_records
+from soundpiece_async._core.job_records import JobIdentity, JobState
 from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._journal.sqlite_store import WaitStats, measure_waits
@@ -106,14 +105,14 @@ async def _plan(path: Path, journal: Journal | None) -> Plan:
     return plan
 
 
-def _identify(path: Path) -> Iterator[tuple[str, Identity]]:
+def _identify(path: Path) -> Iterator[tuple[str, JobIdentity]]:
     """Say which piece each line is, as a run would."""
     seen = OccurrenceCounter()
     for job in read_jobs(path):
         request = demand_right(path, job).request
-        digest, key = identities.digest(request), identities.given_key(request)
+        digest, key = job_records.digest(request), job_records.explicit_key(request)
         occurrence = seen.count(digest)[0] if key is None else None
-        yield request.route, Identity(digest=digest, occurrence=occurrence, key=key)
+        yield request.route, JobIdentity(digest=digest, occurrence=occurrence, key=key)
 
 
 def _find_work(states: Counter[JobState | None], order: Order) -> Iterator[int]:

@@ -18,7 +18,7 @@ from rich.text import Text
 from soundpiece_async import (
     Statistics,
 )
-from soundpiece_async._core.pieces import JobState
+from soundpiece_async._core.job_records import JobState
 from soundpiece_async.cli.console import (
     plural,
     size,

@@ -21,7 +21,7 @@ from soundpiece_async import (
     SoundpieceError,
     Succeeded,
 )
-from soundpiece_async._core import pieces
+from soundpiece_async._core import job_records
 from soundpiece_async.cli.jobs_file import Job
 
 Result = Succeeded[Request] | Failed[Request]
@@ -59,7 +59,7 @@ def judge(result: Result) -> Ending:
         case Failed(error=InvalidRequest()):
             return Ending.FAILED  # its key is another route's in the journal
     error, submitted = result.error, result.operation is not None
-    final = result.from_journal or pieces.explain(error, submitted=submitted)
+    final = result.from_journal or job_records.explain(error, submitted=submitted)
     return Ending.FAILED if final else Ending.UNFINISHED
 
 

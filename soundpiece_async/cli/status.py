@@ -11,7 +11,7 @@ import attrs
 from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError
-from soundpiece_async._core.pieces import JobRecord, JobState
+from soundpiece_async._core.job_records import JobRecord, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async._journal.sqlite_store import (
     FailureGroup,

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.flac import read_head
-from soundpiece_async._core.pieces import FileRecord, JobRecord, JobState
+from soundpiece_async._core.job_records import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.destinations import Places, locate, read_path
 from soundpiece_async._download.verify import Inspect, prepare_inspection

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
-from soundpiece_async._core import pieces, wire
+from soundpiece_async._core import job_records, wire
 from soundpiece_async._core.filenames import Titles, file_names
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.outputs import Handle, Output, renumber
@@ -73,8 +73,8 @@ STEPS: dict[str, Callable[[tuple[Output, ...]], Any]] = {
     "name": lambda outputs: lambda: file_names("take", outputs),
     "name those of one number": name_same,
     "claim": lambda outputs: lambda: Titles().give(operation(outputs), "take"),
-    "write": lambda outputs: lambda: pieces.write_outputs(outputs),
-    "forget what signed": lambda outputs: partial(pieces.unsign_outputs, pieces.write_outputs(outputs)),
+    "write": lambda outputs: lambda: job_records.write_outputs(outputs),
+    "forget what signed": lambda outputs: partial(job_records.unsign_outputs, job_records.write_outputs(outputs)),
 }
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import attrs
 
-from soundpiece_async._core.pieces import JobRecord
+from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._core.redaction import hide_secrets, redact_url
 from soundpiece_async.cli.report.summary import Reason, read_moment, read_state, read_wait
 

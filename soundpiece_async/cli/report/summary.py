@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core.pieces import JobRecord, JobState
+from soundpiece_async._core.job_records import JobRecord, JobState
 
 SHARES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
 BINS = 144

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Self
 import anyio.to_thread
 
 from soundpiece_async import Journal
-from soundpiece_async._core.pieces import JobRecord
+from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.report.rows import describe, make_row, scrub, write_time

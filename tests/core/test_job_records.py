@@ -28,9 +28,7 @@ from soundpiece_async._core.errors import (
     ValidationError,
     WaitTimeout,
 )
-from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.pieces import (
+from soundpiece_async._core.job_records import (
     EXPIRED,
     FORGOTTEN_AFTER,
     Failure,
@@ -47,6 +45,8 @@ from soundpiece_async._core.pieces import (
     write_files,
     write_outputs,
 )
+from soundpiece_async._core.operations import Operation, OperationError, Status
+from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.requests import NewFx
 

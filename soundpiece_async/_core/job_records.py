@@ -1,16 +1,21 @@
-"""The pieces of a recorded run: where each stands, what ends one for good, and how it is stored.
+"""The jobs of a recorded run: which request is which job, where each stands, what ends one, and how it is stored.
 
-1. A piece goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
+1. A job goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
    ``submitted`` on an operation exists, and nothing is ever submitted again.
-2. ``failed`` is what the same key cannot mend; of an operation that exists, only the service says so. An outage, an
+2. ``failed`` is what the same key cannot change; of an operation that exists, only the service says so. An outage, an
    empty account or a wrong API key leave the state as it is; and what may have been accepted stays ``sending``,
    whatever the service answers to its repeats.
-3. How long the service remembers a key is UNKNOWN (docs/api.md#idempotency): what was sent a day ago and never
-   answered is *uncertain*. That is not stored: it follows from ``sending`` and the time.
+3. How long the service remembers a key is UNKNOWN (contract section 5): what was sent a day ago and never answered is
+   *uncertain*. That is not stored: it follows from ``sending`` and the time.
 4. An operation that the service does not know any more is uncertain as well; that is stored, with its id, which the
    next run asks for again before anything else.
+5. A job is identified by the digest of its route and members, and by which occurrence of that digest it is in the
+   run: two equal lines are two jobs, an edited line is a new one, an inserted line moves none of the others.
+6. The key is no part of the digest. A key that the user passed, and that was not generated here, is the whole identity
+   by itself.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -26,6 +31,7 @@ from soundpiece_async._core.errors import (
     BadRequest,
     CorruptAudio,
     DownloadError,
+    InvalidRequest,
     NotFound,
     OperationFailed,
     SoundpieceError,
@@ -34,7 +40,8 @@ from soundpiece_async._core.errors import (
 from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_message, redact_url
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import AudioSource, MadeKey, Request
+from soundpiece_async._core.tracebacks import forget_arguments
 
 R = TypeVar("R", bound=Request)
 
@@ -303,3 +310,67 @@ def read_time(text: str | None) -> datetime | None:
     """Read an ISO 8601 time, of UTC when it does not say, or None; ValueError if it is none."""
     time = None if text is None else datetime.fromisoformat(text)
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
+_DIGEST_BYTES = 16
+
+
+@attrs.frozen(kw_only=True)
+class JobIdentity:
+    """What a piece is found by (rules 5 and 6).
+
+    Attributes:
+        digest: of route and members.
+        occurrence: the n-th of that digest in this run, from 1; None: ``key`` was given.
+        key: the key that was given; None: it was made, and the journal's own counts.
+    """
+
+    digest: bytes
+    occurrence: int | None = None
+    key: str | None = None
+
+
+def digest(request: Request) -> bytes:
+    """Give what tells the content of a request from any other, whatever its key; the same in every process and version.
+
+    Members at their defaults count as absent, so that a member of a later version changes nothing. JSON values are
+    compared: 2 is 2.0. An ``Output`` counts by operation and number, because its URL is signed afresh each time.
+
+    Raises:
+        InvalidRequest: a member has no JSON form.
+    """
+    members = {}
+    for member in attrs.fields(type(request)):
+        if member.name == "idempotency_key":
+            continue
+        value = getattr(request, member.name)
+        if value is member.default:  # most are, and then need not be written to be compared
+            continue
+        text = _canonical_json(request, member.name, value)
+        if member.default is attrs.NOTHING or text != _canonical_json(request, member.name, member.default):
+            members[member.name] = text
+    whole = json.dumps([request.route, members], sort_keys=True)
+    return hashlib.blake2b(whole.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def explicit_key(request: Request) -> str | None:
+    """Give the key of a request if it was given to it, and None if it was made (rule 6)."""
+    return None if isinstance(request.idempotency_key, MadeKey) else request.idempotency_key
+
+
+@forget_arguments
+def _canonical_json(request: Request, name: str, value: object) -> str:
+    """Write a member as JSON of one form; sources by what they are, whole numbers without a fraction."""
+    match value:
+        case Output():
+            value = {"operation": str(value.handle), "index": value.index}
+        case AudioSource():
+            value = value.url
+        case float() if value.is_integer():
+            value = int(value)
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name
+        ) from error

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.identities import digest, given_key
+from soundpiece_async._core.job_records import digest, explicit_key
 from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import (
     AudioSource,
@@ -104,10 +104,10 @@ def test_a_made_key_is_told_from_a_given_one() -> None:
     """Only a key that was given is an identity by itself."""
     made = fx()
 
-    assert given_key(made) is None
-    assert given_key(fx(idempotency_key=KEY)) == KEY
-    assert given_key(fx(idempotency_key=UUID(KEY))) == KEY
-    assert given_key(fx(idempotency_key=str(made.idempotency_key))) == made.idempotency_key
+    assert explicit_key(made) is None
+    assert explicit_key(fx(idempotency_key=KEY)) == KEY
+    assert explicit_key(fx(idempotency_key=UUID(KEY))) == KEY
+    assert explicit_key(fx(idempotency_key=str(made.idempotency_key))) == made.idempotency_key
 
 
 @pytest.mark.parametrize("carry", [copy.copy, copy.deepcopy, attrs.evolve, lambda it: pickle.loads(pickle.dumps(it))])  # noqa: S301 - our own
@@ -117,7 +117,7 @@ def test_a_made_key_stays_one(carry: Any) -> None:
     carried: Request = carry(request)
 
     assert carried == request
-    assert given_key(carried) is None
+    assert explicit_key(carried) is None
 
 
 def test_a_made_key_is_text() -> None:
