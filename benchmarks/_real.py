@@ -20,7 +20,7 @@ from anyio import to_thread
 
 from soundpiece_async import Handle, Limits, NewFx, Session, Settings
 from soundpiece_async.simulator import Simulator
-from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.request_log import Request
 
 DELAY = 0.05
 TICK = 0.02

@@ -48,7 +48,7 @@ from soundpiece_async.cli.signals import Politely
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.verify import Stores, Verification
 from soundpiece_async.simulator import Fault, Simulator
-from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.request_log import Request
 
 Streams = pytest.CaptureFixture[str]
 

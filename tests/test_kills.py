@@ -20,7 +20,7 @@ from helpers.simulation import settings, simulate
 from soundpiece_async import Journal, Session, Succeeded
 from soundpiece_async._core.job_records import JobState
 from soundpiece_async.simulator import Simulator
-from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.request_log import Request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -55,7 +55,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import endings
 from soundpiece_async.simulator import Fault, Simulator
-from soundpiece_async.simulator.log import Request
+from soundpiece_async.simulator.request_log import Request
 from soundpiece_async.simulator.variations import TABLE, read_variations
 from soundpiece_async.webhooks import Webhooks, aiohttp_handler
 

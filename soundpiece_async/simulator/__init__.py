@@ -6,10 +6,10 @@
 It shares no code with the client, so that a misread contract cannot be misread twice. Needs the extra `simulator`.
 """
 
-from soundpiece_async.simulator.box import Simulator
 from soundpiece_async.simulator.faults import Fault, Faults
-from soundpiece_async.simulator.log import Request, Statistics
 from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.request_log import Request, Statistics
+from soundpiece_async.simulator.simulator import Simulator
 from soundpiece_async.simulator.webhooks import Delivery
 
 __all__ = ["Delivery", "Fault", "Faults", "Operation", "Request", "Simulator", "Statistics"]

@@ -18,7 +18,9 @@ from typing import Literal, TypedDict, Unpack, get_args
 
 import attrs
 
-from soundpiece_async.simulator.arguments import (
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.schema import ROUTES
+from soundpiece_async.simulator.validators import (
     ERROR_STATUS,
     NOT_EMPTY,
     SECONDS,
@@ -29,8 +31,6 @@ from soundpiece_async.simulator.arguments import (
     refuse_unless,
     whole,
 )
-from soundpiece_async.simulator.log import Request
-from soundpiece_async.simulator.schema import ROUTES
 
 Host = Literal["api", "output"]
 HOSTS: tuple[str, ...] = get_args(Host)

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import attrs
 
-from soundpiece_async.simulator.links import Link, write_time
 from soundpiece_async.simulator.music import Piece
 from soundpiece_async.simulator.schema import Route, Submission
+from soundpiece_async.simulator.signed_urls import Link, write_time
 
 Status = Literal["processing", "ready", "failed"]
 NEWS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}

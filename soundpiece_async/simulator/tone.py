@@ -13,8 +13,8 @@ from typing import get_args
 
 import attrs
 
-from soundpiece_async.simulator.studio.notes import FULL, energy_of, write
-from soundpiece_async.simulator.studio.score import (
+from soundpiece_async.simulator.synth.notes import FULL, energy_of, write
+from soundpiece_async.simulator.synth.score import (
     LAYERS,
     SAMPLE_RATE,
     STEPS_PER_BAR,
@@ -24,14 +24,14 @@ from soundpiece_async.simulator.studio.score import (
     decide,
     fit,
 )
-from soundpiece_async.simulator.studio.vocabulary import TIMBRES, Layer
+from soundpiece_async.simulator.synth.vocabulary import TIMBRES, Layer
 
 try:
     import numpy as np
     import numpy.typing as npt
     import soundfile
 
-    from soundpiece_async.simulator.studio import drums, foley, space, voices
+    from soundpiece_async.simulator.synth import drums, effects, instruments, mixing
 except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         f"the simulator makes its audio with numpy and soundfile, and {_missing.name} is not installed: "
@@ -170,35 +170,35 @@ def _render(score: Score, layer: Layer) -> Pcm:
     wet = _perform_effect(score) if score.style == "fx" else _perform(score, layer)
     ceiling = _ALONE if score.plan.layers == (layer,) else _TOGETHER
     share = _SHARES[layer] / sum(_SHARES[other] for other in score.plan.layers)
-    whole = space.level(wet, ceiling=ceiling * share, crest=_CRESTS[layer])
+    whole = mixing.level(wet, ceiling=ceiling * share, crest=_CRESTS[layer])
     window = _fade(score, whole[:, score.start : score.start + score.frames])
     return np.rint(window * 32767).astype(np.int16)
 
 
-def _perform_effect(score: Score) -> voices.Sound:
+def _perform_effect(score: Score) -> instruments.Sound:
     """Make the sound of an effect, which has but one layer."""
-    make = foley.make_loop if score.loop else foley.make
+    make = effects.make_loop if score.loop else effects.make
     return make(score.plan.effect, dice=score.dice, frames=score.whole)
 
 
-def _perform(score: Score, layer: Layer) -> voices.Sound:
+def _perform(score: Score, layer: Layer) -> instruments.Sound:
     """Play the notes of a layer in its room, with the tails of a loop wrapped around its seam."""
     sounds, delay = _play(score, layer), round(score.plan.step_frames * 3)
-    wet = space.lay(sounds, space.reach(sounds, delay=delay) if score.loop else score.whole)
+    wet = mixing.lay(sounds, mixing.reach(sounds, delay=delay) if score.loop else score.whole)
     if layer in _ECHOES:
-        wet = space.echo(wet, delay=delay, loud=_ECHOES[layer])
+        wet = mixing.echo(wet, delay=delay, loud=_ECHOES[layer])
     if layer in _ROOMS:
-        wet = space.reverb(wet, loud=_ROOMS[layer])
-    folded = space.fold(wet, score.whole) if score.loop else wet
+        wet = mixing.reverb(wet, loud=_ROOMS[layer])
+    folded = mixing.fold(wet, score.whole) if score.loop else wet
     if score.plan.rain and layer == "other":
-        return folded + 0.1 * foley.make_loop("rain", dice=score.dice, frames=score.whole)
+        return folded + 0.1 * effects.make_loop("rain", dice=score.dice, frames=score.whole)
     return folded
 
 
-def _play(score: Score, layer: Layer) -> list[space.Placed]:
+def _play(score: Score, layer: Layer) -> list[mixing.Placed]:
     """Give every note of a layer its sound; notes alike share one, which is what makes a long piece cheap."""
     step, tune = score.plan.step_frames, Dice("kit", score.seed).pick("tuning", drums.TUNINGS)
-    known: dict[tuple[str, int, float], voices.Sound] = {}
+    known: dict[tuple[str, int, float], instruments.Sound] = {}
     placed = []
     for note in write(score, layer):
         key = (note.voice, note.pitch, note.steps)
@@ -206,16 +206,16 @@ def _play(score: Score, layer: Layer) -> list[space.Placed]:
             struck = layer == "drums"
             seconds = note.steps * step / SAMPLE_RATE
             known[key] = (
-                drums.hit(note.voice, tune, note.pitch) if struck else voices.play(note.voice, note.pitch, seconds)
+                drums.hit(note.voice, tune, note.pitch) if struck else instruments.play(note.voice, note.pitch, seconds)
             )
-        placed.append(space.Placed(known[key], round(note.step * step), note.loud, note.pan))
+        placed.append(mixing.Placed(known[key], round(note.step * step), note.loud, note.pan))
     return placed
 
 
-def _fade(score: Score, window: voices.Sound) -> voices.Sound:
+def _fade(score: Score, window: instruments.Sound) -> instruments.Sound:
     """Fade a cut at its ends, any other piece at its own; a whole loop has none."""
     cut = score.frames < score.whole
     if score.loop and not cut:
         return window
     ending = 0.012 if score.style == "fx" and not cut else min(1.5, 0.12 * score.seconds)
-    return space.fade(window, attack=0.01 if score.start else 0.002, release=ending)
+    return mixing.fade(window, attack=0.01 if score.start else 0.002, release=ending)

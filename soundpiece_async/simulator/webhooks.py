@@ -22,7 +22,7 @@ import aiohttp
 import anyio
 import attrs
 
-from soundpiece_async.simulator.checks import is_private
+from soundpiece_async.simulator.schema import is_private
 
 _RETRY_AFTER = 5.0
 _GROWTH = 4.0

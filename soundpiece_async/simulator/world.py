@@ -22,12 +22,12 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async.simulator.arguments import check_duration
 from soundpiece_async.simulator.faults import Faults
-from soundpiece_async.simulator.links import Signer, Ticket, read_link
 from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
 from soundpiece_async.simulator.operations import NEWS, Operation, OperationError, RefusalError, Track, describe
 from soundpiece_async.simulator.schema import Route, Submission
+from soundpiece_async.simulator.signed_urls import Signer, Ticket, read_link
+from soundpiece_async.simulator.validators import check_duration
 from soundpiece_async.simulator.variations import Variations
 
 Durations = Callable[[str], float] | Mapping[str, float] | None

@@ -20,8 +20,7 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from soundpiece_async.simulator import Simulator
-from soundpiece_async.simulator.checks import LONGEST
-from soundpiece_async.simulator.schema import ROUTES
+from soundpiece_async.simulator.schema import LONGEST, ROUTES
 from soundpiece_async.simulator.webhooks import write_event
 
 SPEC = Path(__file__).parent.parent / "data" / "openapi.yaml"

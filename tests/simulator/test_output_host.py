@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async.simulator import Fault, Faults
-from soundpiece_async.simulator.outputs import UnsatisfiableRangeError, parse_range
-from soundpiece_async.simulator.renders import Renders
+from soundpiece_async.simulator.output_host import UnsatisfiableRangeError, parse_range
+from soundpiece_async.simulator.render_cache import Renders
 from soundpiece_async.simulator.tone import compose, encode
 
 pytestmark = pytest.mark.anyio

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async.simulator.studio.grooves import BASSES, GROOVES
-from soundpiece_async.simulator.studio.notes import SCALES, Note, chord_at, energy_of, place, write
-from soundpiece_async.simulator.studio.score import LAYERS, SAMPLE_RATE, Dice, Score, decide, fit, words_of
-from soundpiece_async.simulator.studio.vocabulary import EFFECTS, GENRES, Genre
+from soundpiece_async.simulator.synth.notes import SCALES, Note, chord_at, energy_of, place, write
+from soundpiece_async.simulator.synth.patterns import BASSES, GROOVES
+from soundpiece_async.simulator.synth.score import LAYERS, SAMPLE_RATE, Dice, Score, decide, fit, words_of
+from soundpiece_async.simulator.synth.vocabulary import EFFECTS, GENRES, Genre
 
 
 def score_of(prompt: str, *, seconds: float = 40, style: str = "song", loop: bool = False) -> Score:

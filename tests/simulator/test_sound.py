@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async.simulator.studio import drums, foley, space
-from soundpiece_async.simulator.studio.score import SAMPLE_RATE, Dice
-from soundpiece_async.simulator.studio.space import Placed
-from soundpiece_async.simulator.studio.vocabulary import EFFECTS, GENRES, TIMBRES
-from soundpiece_async.simulator.studio.voices import RINGING, VOICES, play, seconds_of, swell
+from soundpiece_async.simulator.synth import drums, effects, mixing
+from soundpiece_async.simulator.synth.instruments import RINGING, VOICES, play, seconds_of, swell
+from soundpiece_async.simulator.synth.mixing import Placed
+from soundpiece_async.simulator.synth.score import SAMPLE_RATE, Dice
+from soundpiece_async.simulator.synth.vocabulary import EFFECTS, GENRES, TIMBRES
 
 VOWELS = ("ah", "eh", "ee", "oh", "oo")
 
@@ -86,7 +86,7 @@ def test_an_envelope_stays_between_nothing_and_everything(frames: int, attack: f
 
 def test_sounds_are_laid_where_they_belong() -> None:
     """Sounds add up at their frame, panned with even power, and are cut off at the end of the buffer."""
-    mix = space.lay([Placed(click(), 3), Placed(click(), 3, 0.5), Placed(click(9), 8, 1, -1), Placed(click(), 99)], 10)
+    mix = mixing.lay([Placed(click(), 3), Placed(click(), 3, 0.5), Placed(click(9), 8, 1, -1), Placed(click(), 99)], 10)
 
     assert mix.shape == (2, 10)
     assert mix[:, 3] == pytest.approx([1.5, 1.5])
@@ -96,7 +96,7 @@ def test_sounds_are_laid_where_they_belong() -> None:
 
 def test_an_echo_goes_from_side_to_side_and_fades() -> None:
     """Each repeat comes one delay later, on the other side, softer; what passes the end is left out."""
-    wet = space.echo(np.repeat(click(250), 2, axis=0), delay=100, loud=0.5)
+    wet = mixing.echo(np.repeat(click(250), 2, axis=0), delay=100, loud=0.5)
 
     assert [np.flatnonzero(side).tolist() for side in wet] == [[0, 200], [0, 100]]
     assert wet[1, 100] == pytest.approx(0.7)
@@ -105,9 +105,9 @@ def test_an_echo_goes_from_side_to_side_and_fades() -> None:
 
 def test_a_room_dies_away_within_its_tail() -> None:
     """The reverberation of a click is heard on both sides, differently, and is gone when a loop's tail ends."""
-    wet = space.reverb(np.repeat(click(3 * SAMPLE_RATE), 2, axis=0), loud=1)
+    wet = mixing.reverb(np.repeat(click(3 * SAMPLE_RATE), 2, axis=0), loud=1)
     energy = (wet[:, 1:] ** 2).sum(axis=0)
-    tail = space.reach([Placed(click(), 0)], delay=0)
+    tail = mixing.reach([Placed(click(), 0)], delay=0)
 
     assert energy[: SAMPLE_RATE // 2].sum() > 0.01
     assert not np.array_equal(*wet)
@@ -118,7 +118,7 @@ def test_a_room_dies_away_within_its_tail() -> None:
 def test_what_passes_the_end_of_a_loop_comes_in_at_its_start(frames: int, length: int) -> None:
     """Folding keeps every sample, at its place modulo the loop."""
     sound = np.arange(2 * length, dtype=np.float32).reshape(2, length)
-    folded = space.fold(sound, frames)
+    folded = mixing.fold(sound, frames)
 
     assert folded.shape == (2, frames)
     assert folded[1, 0] == sound[1, ::frames].sum()
@@ -129,7 +129,7 @@ def test_what_passes_the_end_of_a_loop_comes_in_at_its_start(frames: int, length
 def test_no_level_passes_its_ceiling(seed: int, gain: float, ceiling: float, crest: float) -> None:
     """However loud a sound comes in, it goes out under its ceiling and without DC."""
     noise = (np.random.default_rng(seed).standard_normal((2, 999)) ** 3 * gain + 0.1).astype(np.float32)
-    out = space.level(noise, ceiling=ceiling, crest=crest)
+    out = mixing.level(noise, ceiling=ceiling, crest=crest)
 
     assert np.abs(out).max() <= ceiling * 1.00001
     assert np.abs(out.mean(axis=1)).max() < 1e-5
@@ -138,13 +138,13 @@ def test_no_level_passes_its_ceiling(seed: int, gain: float, ceiling: float, cre
 
 def test_silence_has_no_level() -> None:
     """Silence stays silent, and is not divided by."""
-    assert not space.level(np.zeros((2, 10), dtype=np.float32), ceiling=0.5, crest=3).any()
+    assert not mixing.level(np.zeros((2, 10), dtype=np.float32), ceiling=0.5, crest=3).any()
 
 
 @given(st.integers(1, 3000), st.floats(0, 2), st.floats(0, 2))
 def test_a_fade_begins_and_ends_at_zero(frames: int, attack: float, release: float) -> None:
     """Fades share a short sound between them, and never make it louder or longer."""
-    faded = space.fade(np.ones((2, frames), dtype=np.float32), attack=attack, release=release)
+    faded = mixing.fade(np.ones((2, frames), dtype=np.float32), attack=attack, release=release)
 
     assert faded.shape == (2, frames)
     assert 0 <= faded.min() <= faded.max() <= 1
@@ -155,7 +155,7 @@ def test_a_fade_begins_and_ends_at_zero(frames: int, attack: float, release: flo
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
-@pytest.mark.parametrize("make", [foley.make, foley.make_loop])
+@pytest.mark.parametrize("make", [effects.make, effects.make_loop])
 @pytest.mark.parametrize("frames", [1, 2, 700, 60_000])
 def test_an_effect_has_any_length(effect: str, make: object, frames: int) -> None:
     """Every effect is finite stereo of exactly the frames that are asked for, and is heard when it has time."""
@@ -171,8 +171,8 @@ def test_an_effect_has_any_length(effect: str, make: object, frames: int) -> Non
 def test_a_looped_effect_begins_with_what_would_come_next(effect: str, frames: int) -> None:
     """The first frame of a loop continues its last one, as if the effect had just run on."""
     blend = min(frames, SAMPLE_RATE // 2)
-    longer = foley.make(effect, dice=Dice(effect, 1), frames=frames + blend)
-    looped = foley.make_loop(effect, dice=Dice(effect, 1), frames=frames)
+    longer = effects.make(effect, dice=Dice(effect, 1), frames=frames + blend)
+    looped = effects.make_loop(effect, dice=Dice(effect, 1), frames=frames)
 
     assert looped[:, 0] == pytest.approx(longer[:, frames], abs=1e-6)
     assert looped[:, -1] == pytest.approx(longer[:, frames - 1], abs=1e-5)
@@ -181,7 +181,7 @@ def test_a_looped_effect_begins_with_what_would_come_next(effect: str, frames: i
 def test_a_riser_rises_and_an_impact_falls() -> None:
     """The energy of a riser is at its end, that of an impact at its start, that of a whoosh in between."""
     riser, impact, whoosh = (
-        foley.make(name, dice=Dice("x", 1), frames=90_000) for name in ("riser", "impact", "whoosh")
+        effects.make(name, dice=Dice("x", 1), frames=90_000) for name in ("riser", "impact", "whoosh")
     )
     thirds = {
         name: [float((part**2).sum()) for part in np.array_split(sound, 3, axis=1)]
@@ -195,7 +195,7 @@ def test_a_riser_rises_and_an_impact_falls() -> None:
 
 def test_noise_has_the_spectrum_it_is_given() -> None:
     """Shaped noise lies in its band, with even power over its length."""
-    noise = foley.hiss(Dice("x", 1), 4 * SAMPLE_RATE, lambda hz, _: foley.band(hz, 2000.0, 0.3))
+    noise = effects.hiss(Dice("x", 1), 4 * SAMPLE_RATE, lambda hz, _: effects.band(hz, 2000.0, 0.3))
     power = np.abs(np.fft.rfft(noise[0])) ** 2
     hz = np.fft.rfftfreq(noise.shape[1], 1 / SAMPLE_RATE)
     quarters = [part.std() for part in np.array_split(noise[0], 4)]

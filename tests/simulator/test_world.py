@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from soundpiece_async.simulator.faults import Faults
-from soundpiece_async.simulator.links import Signer, read_link, write_time
 from soundpiece_async.simulator.music import Taste
 from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
 from soundpiece_async.simulator.schema import ROUTES, check_body
+from soundpiece_async.simulator.signed_urls import Signer, read_link, write_time
 from soundpiece_async.simulator.tone import cut_down
 from soundpiece_async.simulator.variations import read_variations
 from soundpiece_async.simulator.world import World

@@ -12,9 +12,9 @@ from random import Random
 
 import attrs
 
-from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.replies import Reply
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply
 from soundpiece_async.simulator.variations.answers import ANSWERS, HOLDS, Hold
 from soundpiece_async.simulator.variations.documents import DOCUMENTS
 from soundpiece_async.simulator.variations.events import EVENTS

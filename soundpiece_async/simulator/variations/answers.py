@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import attrs
 
-from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.replies import Reply, reply_html, reply_json
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply, reply_html, reply_json
 from soundpiece_async.simulator.variations.variation import Document, Table, Variation
 
 Refuse = Callable[[Request, Operation | None], Reply | None]

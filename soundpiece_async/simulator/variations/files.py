@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.replies import Reply, reply_xml
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply, reply_xml
 from soundpiece_async.simulator.variations.variation import Table, Variation
 
 Samples = npt.NDArray[np.float64]

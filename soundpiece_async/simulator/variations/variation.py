@@ -6,9 +6,9 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.replies import Reply
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply
 from soundpiece_async.simulator.webhooks import Event
 
 Document = dict[str, Any]

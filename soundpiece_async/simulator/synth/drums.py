@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from soundpiece_async.simulator.studio.voices import Sound, cycles, dying, seconds_of, sine, swell
+from soundpiece_async.simulator.synth.instruments import Sound, cycles, dying, seconds_of, sine, swell
 
 TUNINGS = (0.94, 1.0, 1.07)  # three kits that differ in pitch
 

@@ -16,7 +16,7 @@ from helpers.simulation import never_finishes
 from helpers.simulator_client import opened
 
 from soundpiece_async.simulator import Fault, Request, Simulator
-from soundpiece_async.simulator.reception import _close, _hang_up
+from soundpiece_async.simulator.http_server import _close, _hang_up
 
 pytestmark = pytest.mark.anyio
 

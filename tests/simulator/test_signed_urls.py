@@ -2,7 +2,7 @@
 
 import pytest
 
-from soundpiece_async.simulator.links import Signer, read_link
+from soundpiece_async.simulator.signed_urls import Signer, read_link
 
 ORIGIN = "http://127.0.0.1:9"
 

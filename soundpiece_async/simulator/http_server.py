@@ -17,8 +17,8 @@ import attrs
 from aiohttp import web
 
 from soundpiece_async.simulator.faults import BEFORE, Fault, Host, Mischief, Strike
-from soundpiece_async.simulator.log import Request
-from soundpiece_async.simulator.replies import Reply, reply_html, reply_instead, reply_json, spoil
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply, reply_html, reply_instead, reply_json, spoil
 
 Hook = Callable[[Request], Awaitable[None] | None]
 _BLOCK = 1 << 16

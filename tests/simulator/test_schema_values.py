@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 from helpers.simulator_bodies import BODIES, KEY, echo, member
 
-from soundpiece_async.simulator.checks import LONGEST, MisfitError, check_key, check_url, is_private
-from soundpiece_async.simulator.schema import ROUTES, check_body
+from soundpiece_async.simulator.schema import LONGEST, ROUTES, MisfitError, check_body, check_key, check_url, is_private
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,19 @@ import anyio
 import attrs
 from attrs.validators import instance_of, optional
 
-from soundpiece_async.simulator import arguments
+from soundpiece_async.simulator import validators
+from soundpiece_async.simulator.api_routes import Api
+from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import Details, Fault, Faults, Mischief
-from soundpiece_async.simulator.hosting import Life, listen, make_reachable, share_host
-from soundpiece_async.simulator.links import Signer
-from soundpiece_async.simulator.log import Request, Statistics
+from soundpiece_async.simulator.http_server import Desk, Hook, Reception
+from soundpiece_async.simulator.lifetime import Life, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import Taste
 from soundpiece_async.simulator.operations import Operation, OperationError
-from soundpiece_async.simulator.outputs import Shelf
-from soundpiece_async.simulator.pacing import Bucket
-from soundpiece_async.simulator.reception import Desk, Hook, Reception
-from soundpiece_async.simulator.renders import Renders
-from soundpiece_async.simulator.server import Api
-from soundpiece_async.simulator.timeline import Timeline
+from soundpiece_async.simulator.output_host import Shelf
+from soundpiece_async.simulator.render_cache import Renders
+from soundpiece_async.simulator.request_log import Request, Statistics
+from soundpiece_async.simulator.signed_urls import Signer
+from soundpiece_async.simulator.token_bucket import Bucket
 from soundpiece_async.simulator.variations import Variations, read_variations
 from soundpiece_async.simulator.webhooks import Courier, Delivery, Event, write_event
 from soundpiece_async.simulator.world import Durations, World
@@ -80,39 +80,39 @@ class Simulator:
     """
 
     seed: int = 0
-    speed: float = attrs.field(default=1.0, validator=arguments.POSITIVE_FINITE)
+    speed: float = attrs.field(default=1.0, validator=validators.POSITIVE_FINITE)
     faults: Faults = attrs.field(factory=Faults, validator=instance_of(Faults))
     api_key: str = attrs.field(
-        default=attrs.Factory(lambda self: _make_api_key(self.seed), takes_self=True), validator=arguments.TEXT
+        default=attrs.Factory(lambda self: _make_api_key(self.seed), takes_self=True), validator=validators.TEXT
     )
-    requests_per_second: float | None = attrs.field(default=None, validator=optional(arguments.POSITIVE))
-    burst: float | None = attrs.field(default=None, validator=optional(arguments.BURST))
-    credits: int | None = attrs.field(default=None, validator=optional(arguments.SIZE))
-    url_lifetime: float = attrs.field(default=900.0, validator=arguments.POSITIVE_FINITE)
+    requests_per_second: float | None = attrs.field(default=None, validator=optional(validators.POSITIVE))
+    burst: float | None = attrs.field(default=None, validator=optional(validators.BURST))
+    credits: int | None = attrs.field(default=None, validator=optional(validators.SIZE))
+    url_lifetime: float = attrs.field(default=900.0, validator=validators.POSITIVE_FINITE)
     stable_paths: bool = True
-    track_seconds: tuple[float, float] = attrs.field(default=(8.0, 20.0), validator=arguments.SPAN)
-    n_variations: int = attrs.field(default=2, validator=arguments.COUNT)
-    durations: Durations = attrs.field(default=None, validator=arguments.check_durations)
+    track_seconds: tuple[float, float] = attrs.field(default=(8.0, 20.0), validator=validators.SPAN)
+    n_variations: int = attrs.field(default=2, validator=validators.COUNT)
+    durations: Durations = attrs.field(default=None, validator=validators.check_durations)
     variations: Variations = attrs.field(factory=Variations, converter=read_variations)
     forward: bool = False
-    clock_skew: float = attrs.field(default=0.0, validator=arguments.FINITE)
-    download_rate: float | None = attrs.field(default=None, validator=optional(arguments.POSITIVE))
+    clock_skew: float = attrs.field(default=0.0, validator=validators.FINITE)
+    download_rate: float | None = attrs.field(default=None, validator=optional(validators.POSITIVE))
     webhook_secret: str | tuple[str, ...] | None = attrs.field(
         default=attrs.Factory(lambda self: _make_webhook_secret(self.seed), takes_self=True)
     )
-    webhook_attempts: int = attrs.field(default=4, validator=arguments.COUNT)
-    webhook_timeout: float = attrs.field(default=10.0, validator=arguments.POSITIVE)
-    webhook_loss: float = attrs.field(default=0.0, validator=arguments.SHARE)
-    webhook_duplicates: float = attrs.field(default=0.0, validator=arguments.SHARE)
+    webhook_attempts: int = attrs.field(default=4, validator=validators.COUNT)
+    webhook_timeout: float = attrs.field(default=10.0, validator=validators.POSITIVE)
+    webhook_loss: float = attrs.field(default=0.0, validator=validators.SHARE)
+    webhook_duplicates: float = attrs.field(default=0.0, validator=validators.SHARE)
     allow_private_callbacks: bool = False
-    callback_url: str | None = attrs.field(default=None, validator=optional(arguments.TEXT))
-    on_request: Hook | None = attrs.field(default=None, validator=optional(arguments.CALLABLE))
-    cache_bytes: int = attrs.field(default=64 << 20, validator=arguments.SIZE)
+    callback_url: str | None = attrs.field(default=None, validator=optional(validators.TEXT))
+    on_request: Hook | None = attrs.field(default=None, validator=optional(validators.CALLABLE))
+    cache_bytes: int = attrs.field(default=64 << 20, validator=validators.SIZE)
     host: str = "127.0.0.1"
-    port: int = attrs.field(default=0, validator=arguments.PORT)
-    output_port: int = attrs.field(default=0, validator=arguments.PORT)
-    public_url: str | None = attrs.field(default=None, validator=optional(arguments.ORIGIN))
-    public_output_url: str | None = attrs.field(default=None, validator=optional(arguments.ORIGIN))
+    port: int = attrs.field(default=0, validator=validators.PORT)
+    output_port: int = attrs.field(default=0, validator=validators.PORT)
+    public_url: str | None = attrs.field(default=None, validator=optional(validators.ORIGIN))
+    public_output_url: str | None = attrs.field(default=None, validator=optional(validators.ORIGIN))
     url: str = attrs.field(default="", init=False)
     output_url: str = attrs.field(default="", init=False)
     _world: World = attrs.field(init=False)

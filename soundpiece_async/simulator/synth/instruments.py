@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from soundpiece_async.simulator.studio.score import SAMPLE_RATE
+from soundpiece_async.simulator.synth.score import SAMPLE_RATE
 
 Sound = npt.NDArray[np.floating[Any]]  # float32 wherever it is long
 

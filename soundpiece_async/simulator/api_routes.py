@@ -10,11 +10,11 @@ from http import HTTPStatus
 
 import attrs
 
+from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import Fault, Strike
-from soundpiece_async.simulator.log import Request
 from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
-from soundpiece_async.simulator.pacing import Bucket
-from soundpiece_async.simulator.replies import Reply, reply_html, reply_json, reply_limited
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply, reply_html, reply_json, reply_limited
 from soundpiece_async.simulator.schema import (
     ABSENT,
     ROUTES,
@@ -24,7 +24,7 @@ from soundpiece_async.simulator.schema import (
     check_query,
     refuse_operation,
 )
-from soundpiece_async.simulator.timeline import Timeline
+from soundpiece_async.simulator.token_bucket import Bucket
 from soundpiece_async.simulator.variations import Variations
 
 _PATHS = {f"/v1/{name}": route for name, route in ROUTES.items()}

@@ -4,12 +4,12 @@ import re
 
 import attrs
 
+from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import Fault, Faults, Strike
-from soundpiece_async.simulator.links import Ticket, name_track
-from soundpiece_async.simulator.log import Request
-from soundpiece_async.simulator.renders import Render, Renders
-from soundpiece_async.simulator.replies import Reply, reply_xml
-from soundpiece_async.simulator.timeline import Timeline
+from soundpiece_async.simulator.render_cache import Render, Renders
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply, reply_xml
+from soundpiece_async.simulator.signed_urls import Ticket, name_track
 
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 

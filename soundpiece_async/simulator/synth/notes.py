@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import attrs
 
-from soundpiece_async.simulator.studio.grooves import BASSES, COMPS, GROOVES, TUNES
-from soundpiece_async.simulator.studio.score import STEPS_PER_BAR, Dice, Plan, Score
-from soundpiece_async.simulator.studio.vocabulary import Layer
+from soundpiece_async.simulator.synth.patterns import BASSES, COMPS, GROOVES, TUNES
+from soundpiece_async.simulator.synth.score import STEPS_PER_BAR, Dice, Plan, Score
+from soundpiece_async.simulator.synth.vocabulary import Layer
 
 INTRO, VERSE, FULL = 1, 2, 3  # how full a bar is
 _ARC = (

@@ -8,10 +8,10 @@ from aiohttp import web
 
 from soundpiece_async.simulator import Faults
 from soundpiece_async.simulator.faults import Mischief, Strike
-from soundpiece_async.simulator.hosting import listen
-from soundpiece_async.simulator.log import Request
-from soundpiece_async.simulator.reception import Desk, Reception
-from soundpiece_async.simulator.replies import Reply
+from soundpiece_async.simulator.http_server import Desk, Reception
+from soundpiece_async.simulator.lifetime import listen
+from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.responses import Reply
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async.simulator.pacing import Bucket
+from soundpiece_async.simulator.token_bucket import Bucket
 
 
 class TestBucket:

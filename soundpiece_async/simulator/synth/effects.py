@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from soundpiece_async.simulator.studio.drums import hit
-from soundpiece_async.simulator.studio.score import SAMPLE_RATE, Dice
-from soundpiece_async.simulator.studio.space import Placed, echo, lay, reverb
-from soundpiece_async.simulator.studio.voices import (
+from soundpiece_async.simulator.synth.drums import hit
+from soundpiece_async.simulator.synth.instruments import (
     Sound,
     cycle,
     cycles,
@@ -18,6 +16,8 @@ from soundpiece_async.simulator.studio.voices import (
     seconds_of,
     sine,
 )
+from soundpiece_async.simulator.synth.mixing import Placed, echo, lay, reverb
+from soundpiece_async.simulator.synth.score import SAMPLE_RATE, Dice
 
 _GRAIN = 2048  # frames of one grain of noise: 46 ms, half of it shared with the next
 _SUBSONIC = 25  # Hz; below it is only rumble

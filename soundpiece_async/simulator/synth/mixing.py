@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import attrs
 import numpy as np
 
-from soundpiece_async.simulator.studio.score import SAMPLE_RATE
-from soundpiece_async.simulator.studio.voices import Sound
+from soundpiece_async.simulator.synth.instruments import Sound
+from soundpiece_async.simulator.synth.score import SAMPLE_RATE
 
 _COMBS = ((1617, 0.81), (1873, 0.78), (2141, 0.76))  # frames and feedback: delays without a common beat, 1 s of room
 _SPREAD = 37  # frames by which the right side's delays are longer, so that the room is wide

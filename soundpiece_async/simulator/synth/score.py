@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import attrs
 
-from soundpiece_async.simulator.studio.vocabulary import (
+from soundpiece_async.simulator.synth.vocabulary import (
     EFFECTS,
     GENRES,
     MOODS,
