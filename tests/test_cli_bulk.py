@@ -43,7 +43,7 @@ from soundpiece_async.cli import main
 from soundpiece_async.cli.bulk import BulkRun, _advise
 from soundpiece_async.cli.bulk_options import Knobs, Order, Terms
 from soundpiece_async.cli.bulk_progress import promise
-from soundpiece_async.cli.console import describe_levels
+from soundpiece_async.cli.console import format_verify_levels
 from soundpiece_async.cli.signals import Politely
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.verify import Stores, Verification
@@ -562,7 +562,7 @@ def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Stream
 
 def test_nothing_is_said_of_no_files() -> None:
     """A run that has not saved any yet."""
-    assert describe_levels({}, out="out") == []
+    assert format_verify_levels({}, out="out") == []
 
 
 def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Streams) -> None:

@@ -31,7 +31,15 @@ from soundpiece_async import (
 )
 from soundpiece_async.cli import main
 from soundpiece_async.cli.commands import restore_docstring
-from soundpiece_async.cli.console import FAILED, REFUSED, USAGE, explain, open_streams, say, tell
+from soundpiece_async.cli.console import (
+    FAILED,
+    REFUSED,
+    USAGE,
+    ensure_std_streams,
+    format_error,
+    print_result,
+    print_status,
+)
 from soundpiece_async.cli.demo import Board, Stage
 from soundpiece_async.cli.dispatch import make_loop
 from soundpiece_async.cli.run import Members, run
@@ -136,7 +144,7 @@ def test_an_event_loop_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_no_more_threads() -> None:
     """As in a container with a small limit of processes."""
-    code, why = explain(RuntimeError("can't start new thread"))
+    code, why = format_error(RuntimeError("can't start new thread"))
     assert (code, "ulimit -u" in why) == (FAILED, True)
 
 
@@ -176,9 +184,9 @@ def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_faults_of_ours_are_seen() -> None:
     """What nobody foresaw keeps its traceback; of several errors the first is told."""
     with pytest.raises(ZeroDivisionError):
-        explain(ZeroDivisionError())
+        format_error(ZeroDivisionError())
     group = ExceptionGroup("", [ExceptionGroup("", [InvalidRequest("no", field="x")]), OSError("late")])
-    assert explain(group) == (USAGE, "soundpiece: no")
+    assert format_error(group) == (USAGE, "soundpiece: no")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +203,7 @@ def test_faults_of_ours_are_seen() -> None:
 )
 def test_one_exit_code_for_one_kind_of_mistake(error: SoundpieceError, code: int) -> None:
     """Whichever command it is made in: 2 says that nothing was sent, 3 that the account was refused (E8)."""
-    assert explain(error)[0] == code
+    assert format_error(error)[0] == code
 
 
 def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,12 +234,12 @@ def test_a_pipe_that_does_not_block(stream: str, monkeypatch: pytest.MonkeyPatch
     lines = [f"{number} {'x' * 1000}" for number in range(400)]
     with os.fdopen(writing, "w") as pipe, monkeypatch.context() as changed, ThreadPoolExecutor() as reader:
         changed.setattr(sys, stream, pipe)
-        open_streams()
+        ensure_std_streams()
         opened = getattr(sys, stream)
         assert (opened.fileno(), opened.isatty(), os.get_blocking(writing)) == (writing, False, False)
         received = reader.submit(read_late, reading, writing)
         for line in lines:
-            (say if stream == "stdout" else tell)(line)
+            (print_result if stream == "stdout" else print_status)(line)
         opened.close()
         pipe.close()
         assert received.result().splitlines() == lines

@@ -27,7 +27,7 @@ from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async.cli import bulk_progress
 from soundpiece_async.cli.bulk_progress import Pace, Pacemeter, Picture
-from soundpiece_async.cli.console import plural, size, span
+from soundpiece_async.cli.console import format_duration, format_size, pluralize
 from soundpiece_async.cli.results import Ending, Stopped, Tally, judge
 
 pytestmark = pytest.mark.anyio
@@ -149,8 +149,14 @@ def test_a_full_disk_is_told_from_other_troubles(error: SoundpieceError, *, full
 
 def test_lengths_and_numbers_for_people() -> None:
     """As they read best."""
-    assert [span(seconds) for seconds in (0.2, 99, 100, 5900, 7260)] == ["0 s", "99 s", "2 min", "98 min", "2 h 1 min"]
-    assert [plural(number, "line") for number in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
+    assert [format_duration(seconds) for seconds in (0.2, 99, 100, 5900, 7260)] == [
+        "0 s",
+        "99 s",
+        "2 min",
+        "98 min",
+        "2 h 1 min",
+    ]
+    assert [pluralize(number, "line") for number in (0, 1, 2)] == ["0 lines", "1 line", "2 lines"]
     lengths = (0, 999, 1000, 9949, 180_400, 999_499, 999_500, 1_440_000, 46_000_000, 31_000_000_000, 2 * 10**15)
     expected = ["0 B", "999 B", "1.0 kB", "9.9 kB", "180 kB", "999 kB", "1.0 MB", "1.4 MB", "46 MB", "31 GB", "2000 TB"]
-    assert [size(length) for length in lengths] == expected
+    assert [format_size(length) for length in lengths] == expected

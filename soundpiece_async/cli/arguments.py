@@ -23,7 +23,7 @@ def check_positive(_: object, value: float | None) -> None:
         raise ValueError("It must be a number above 0.")
 
 
-def read_text(_: object, tokens: Sequence[Token]) -> str:
+def read_lyrics_argument(_: object, tokens: Sequence[Token]) -> str:
     """Read lyrics from the command line, or from the file that ``@`` points to."""
     return read_lyrics(tokens[0].value)
 
@@ -42,9 +42,9 @@ def read_lyrics(text: str) -> str:
         raise UsageError(f"--lyrics {text}: {error}") from error
 
 
-def read_folder(_: object, tokens: Sequence[Token]) -> Path:
+def parse_folder(_: object, tokens: Sequence[Token]) -> Path:
     """Read the name, or the ``file:`` URL, of a folder; an empty one, as of a variable that is not set, means none."""
-    place = _read_place(tokens)
+    place = _parse_destination(tokens)
     if isinstance(place, Path):
         return place
     raise ValueError(
@@ -53,27 +53,27 @@ def read_folder(_: object, tokens: Sequence[Token]) -> Path:
     )
 
 
-def read_destination(_: object, tokens: Sequence[Token]) -> str | Path:
+def parse_destination(_: object, tokens: Sequence[Token]) -> str | Path:
     """Read where files are to go: a folder, or the URL of one in an object store."""
-    return _read_place(tokens)
+    return _parse_destination(tokens)
 
 
-def _read_place(tokens: Sequence[Token]) -> str | Path:
+def _parse_destination(tokens: Sequence[Token]) -> str | Path:
     if not tokens[0].value:
         raise ValueError('The name of the folder is empty; the folder you are in is ".".')
     return destinations.read_text(tokens[0].value, field="folder")
 
 
-FOLDER = Parameter(converter=read_folder)
-DESTINATION = Parameter(converter=read_destination)
+FOLDER = Parameter(converter=parse_folder)
+DESTINATION = Parameter(converter=parse_destination)
 POSITIVE = Parameter(validator=check_positive)
-TEXT = Parameter(converter=read_text)
+LYRICS = Parameter(converter=read_lyrics_argument)
 
-_SINGLE = (NewFx, NewSample, AutoCutDown)
+_SINGLE_OUTPUT = (NewFx, NewSample, AutoCutDown)
 _KINDS = ("vocals", "drums", "bass", "other")
 
 
-async def prepare(to: str | Path, *, verify: Verify = "header") -> None:
+async def ensure_writable(to: str | Path, *, verify: Verify = "header") -> None:
     """Find out whether files can be put into a folder, which is made, or into a store.
 
     Raises:
@@ -83,7 +83,7 @@ async def prepare(to: str | Path, *, verify: Verify = "header") -> None:
     await Places(anyio.CapacityLimiter(1)).demand(to)
 
 
-async def demand_free(to: str | Path, name: str, request: Request) -> None:
+async def require_unused_name(to: str | Path, name: str, request: Request) -> None:
     """Refuse a name that files there have already, as far as it can be foreseen how the new ones are called.
 
     Raises:
@@ -91,7 +91,7 @@ async def demand_free(to: str | Path, name: str, request: Request) -> None:
         SettingsError: a store cannot be asked.
     """
     place = await Places(anyio.CapacityLimiter(1)).open(to)
-    for title in _foresee(safe_stem(name), request):
+    for title in _likely_names(safe_stem(name), request):
         if isinstance(place, Path):
             taken = await anyio.Path(place, title).exists()
         else:
@@ -103,9 +103,9 @@ async def demand_free(to: str | Path, name: str, request: Request) -> None:
             )
 
 
-def _foresee(stem: str, request: Request) -> list[str]:
+def _likely_names(stem: str, request: Request) -> list[str]:
     """Return the names the first files of an operation may have; the service decides how many there are."""
-    if isinstance(request, _SINGLE):
+    if isinstance(request, _SINGLE_OUTPUT):
         endings: tuple[str, ...] = ("",)
     elif isinstance(request, SeparateStems):
         endings = tuple(f"-{kind}" for kind in _KINDS)

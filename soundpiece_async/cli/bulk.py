@@ -37,13 +37,13 @@ from soundpiece_async.cli.console import (
     INTERRUPTED,
     REFUSED,
     UsageError,
-    advise,
-    describe_echoes,
-    plural,
-    say,
-    size,
-    span,
-    tell,
+    format_duration,
+    format_echo_differences,
+    format_size,
+    pluralize,
+    print_result,
+    print_status,
+    translate_advice,
 )
 from soundpiece_async.cli.jobs_file import (
     SPOOLED_NAME,
@@ -125,7 +125,7 @@ async def resume(
     jobs = await _find_jobs(kept["jobs"], out, journal or out)
     await demand_jobs(jobs)
     if await _hash(jobs) != kept.get("sha256"):
-        tell(f"{jobs} has changed since the last run: what is new in it is made, too")
+        print_status(f"{jobs} has changed since the last run: what is new in it is made, too")
     options = kept.get("options")
     knobs = knobs.or_else(options if isinstance(options, dict) else {})
     return await _carry_out(Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms))
@@ -152,7 +152,7 @@ async def _carry_out(order: Order) -> int:
                 lines=lines,
                 options=order.knobs.given,
             )
-            tell(f"{plural(lines, 'line')} of {order.jobs}, into {order.out}")
+            print_status(f"{pluralize(lines, 'line')} of {order.jobs}, into {order.out}")
             run = BulkRun(order, lines=lines, journal=journal, session=session)
             await run.carry_out()
         trouble = await _report(journal, order)
@@ -164,9 +164,9 @@ async def _report(journal: Journal, order: Order) -> int:
     try:
         page = await write_report(journal, resume=f"soundpiece resume {order.words}")
     except OSError as error:
-        tell(f"the report cannot be written: {error}; the files and the journal are whole")
+        print_status(f"the report cannot be written: {error}; the files and the journal are whole")
         return FAILED
-    tell(f"to look at it and hear it: {page}")
+    print_status(f"to look at it and hear it: {page}")
     return DONE
 
 
@@ -288,8 +288,10 @@ class BulkRun:
                     async for result in self._results:
                         await self._take(result)
             except anyio.get_cancelled_exc_class():
-                left = plural(len(self._results.pending), "piece")
-                tell(f"stopped at once, with {left} in flight; {RESUME_NOTE}: soundpiece resume {self._order.words}")
+                left = pluralize(len(self._results.pending), "piece")
+                print_status(
+                    f"stopped at once, with {left} in flight; {RESUME_NOTE}: soundpiece resume {self._order.words}"
+                )
                 raise
 
     async def _take(self, result: Result) -> None:
@@ -307,11 +309,15 @@ class BulkRun:
         if isinstance(result, Failed):
             self._told += 1
             if self._told <= SHOWN:
-                tell(f"{self._order.jobs}:{job.line}: {ending}: {advise(str(result.error), flag=None)}")
+                print_status(
+                    f"{self._order.jobs}:{job.line}: {ending}: {translate_advice(str(result.error), flag=None)}"
+                )
         lines = [describe(job, result, ending)] if self._order.terms.as_json else _list_paths(result)
         if lines:
             # in a thread: a reader may let us wait for as long as it likes
-            await anyio.to_thread.run_sync(partial(say, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(
+                partial(print_result, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True
+            )
 
     def _interrupt(self) -> None:
         self._interrupted.set()
@@ -330,7 +336,7 @@ class BulkRun:
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
         known = self._statistics()
         told = promise(len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits)
-        tell(f"interrupted: nothing more is submitted; {told}")
+        print_status(f"interrupted: nothing more is submitted; {told}")
 
     def end(self, *, lost: SoundpieceError | None = None) -> int:
         """Sum up, say how to go on, and give the exit code; ``lost``: why the next run will not find the journal."""
@@ -338,24 +344,25 @@ class BulkRun:
         counts = tally.as_members()
         took = anyio.current_time() - self._started
         if self._order.terms.as_json:
-            say(_sum_up(counts, seconds=took), kept=RESUME_NOTE)
+            print_result(_sum_up(counts, seconds=took), kept=RESUME_NOTE)
         told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
-        tell(f"{plural(tally.lines, 'line')}: {told}; {plural(tally.files, 'file')}, {size(tally.bytes)}, {span(took)}")
-        if echoed := describe_echoes(tally.echo_differences):
-            tell(echoed)
+        saved = f"{pluralize(tally.files, 'file')}, {format_size(tally.bytes)}"
+        print_status(f"{pluralize(tally.lines, 'line')}: {told}; {saved}, {format_duration(took)}")
+        if echoed := format_echo_differences(tally.echo_differences):
+            print_status(echoed)
         if lost is not None:
-            tell(f"stopped: {lost}")
+            print_status(f"stopped: {lost}")
             return FAILED
         for line in self._explain():
-            tell(line)
+            print_status(line)
         go_on = f"the same command, or soundpiece resume {words}, goes on with the same keys: nothing is paid for twice"
         if tally.refusal is not None:
             refused = isinstance(tally.refusal, AuthenticationError | InsufficientCredits)
-            tell(f"stopped{' by the account' * refused}: {tally.refusal}")
-            tell(f"{_advise(tally.refusal)}{go_on}")
+            print_status(f"stopped{' by the account' * refused}: {tally.refusal}")
+            print_status(f"{_advise(tally.refusal)}{go_on}")
             return INTERRUPTED if self._interrupted.is_set() else REFUSED if refused else FAILED
         if counts["left"] or counts["unfinished"]:
-            tell(f"not all is done: {go_on}")
+            print_status(f"not all is done: {go_on}")
         if self._interrupted.is_set():
             return INTERRUPTED
         return FAILED if tally.failures else DONE
@@ -364,7 +371,7 @@ class BulkRun:
         """Return what to know about the counts: what was not printed, and what can be done about failures."""
         tally, lines = self.tally, []
         if tally.earlier and not self._order.terms.show_all:
-            earlier = plural(tally.earlier, "line")
+            earlier = pluralize(tally.earlier, "line")
             lines.append(f"{tally.ended - tally.earlier} new; {earlier} of earlier runs not printed again: --all does")
         if self._told > SHOWN:
             words = self._order.words

@@ -16,9 +16,9 @@ from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._journal.sqlite_store import WaitStats, measure_waits
 from soundpiece_async.cli.bulk_options import Order
-from soundpiece_async.cli.console import UsageError, plural, say, span, tell
+from soundpiece_async.cli.console import UsageError, format_duration, pluralize, print_result, print_status
 from soundpiece_async.cli.jobs_file import Bad, demand_right, in_thread, read_jobs
-from soundpiece_async.cli.rich_output import print_rows
+from soundpiece_async.cli.rich_output import print_table
 
 SHOWN = 20
 """Bad lines that are told one by one."""
@@ -42,12 +42,14 @@ async def check(order: Order) -> int:
                 if isinstance(job, Bad):
                     wrong += 1
                     if wrong <= SHOWN:
-                        tell(f"{order.title}:{job.line}: {job.fault}")
+                        print_status(f"{order.title}:{job.line}: {job.fault}")
                 else:
                     right += 1
     if wrong:
         shown = f", the first {SHOWN} of them above" if wrong > SHOWN else ""
-        raise UsageError(f"{order.title} has {plural(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent")
+        raise UsageError(
+            f"{order.title} has {pluralize(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent"
+        )
     return right
 
 
@@ -65,16 +67,16 @@ async def preview(order: Order) -> None:
     to_do = {route: sum(_find_work(states, order)) for route, states in plan.items()}
     seconds = estimate(to_do, waits, order=order)
     if order.terms.as_json:
-        say(json.dumps({"dry_run": {"routes": _as_members(plan, to_do), "seconds": seconds}}))
+        print_result(json.dumps({"dry_run": {"routes": _as_members(plan, to_do), "seconds": seconds}}))
         return
     _print_plan(plan, to_do)
     learned = sum(wait.number for wait in waits.values())
     if not sum(to_do.values()):
-        say("nothing is left to do")
+        print_result("nothing is left to do")
     elif seconds is None:
-        say("how long that takes is not known: no piece was made in this folder yet")
+        print_result("how long that takes is not known: no piece was made in this folder yet")
     else:
-        say(f"about {span(seconds)}, by the {plural(learned, 'piece')} made so far")
+        print_result(f"about {format_duration(seconds)}, by the {pluralize(learned, 'piece')} made so far")
 
 
 def estimate(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *, order: Order) -> float | None:
@@ -142,7 +144,7 @@ def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
         total += states
         rows.append(_row(route, states, to_do[route]))
     rows.append(_row("all", total, sum(to_do.values())))
-    print_rows(("route", "lines", "saved", "under way", "failed", "uncertain", "to do"), rows, total=True)
+    print_table(("route", "lines", "saved", "under way", "failed", "uncertain", "to do"), rows, total=True)
 
 
 def _row(title: str, states: Counter[JobState | None], to_do: int) -> tuple[str, ...]:

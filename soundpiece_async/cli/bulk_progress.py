@@ -20,13 +20,13 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.job_records import JobState
 from soundpiece_async.cli.console import (
-    plural,
-    size,
-    span,
-    tell,
+    format_duration,
+    format_size,
+    pluralize,
+    print_status,
 )
 from soundpiece_async.cli.results import Ending, Tally
-from soundpiece_async.cli.rich_output import Page
+from soundpiece_async.cli.rich_output import PipeSafeConsole
 
 REFRESH = 0.25
 """Seconds between two pictures on a terminal."""
@@ -92,7 +92,7 @@ class Picture:
         self._statistics = statistics
         self._pacemeter = Pacemeter()
         self._note = Text()
-        console = Page(stderr=True)
+        console = PipeSafeConsole(stderr=True)
         self._live = console.is_interactive
         self._bars = Progress(TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), console=console)
         self._tasks = {name: self._bars.add_task(name, total=tally.lines) for name in self._counts()}
@@ -131,7 +131,7 @@ class Picture:
         news = self._report()
         if not self._live:
             told = ", ".join(f"{number} {name}" for name, number in counts.items())
-            tell(f"of {self._tally.lines}: {told}; {news}")
+            print_status(f"of {self._tally.lines}: {told}; {news}")
             return
         for name, number in counts.items():
             self._bars.update(self._tasks[name], completed=number)
@@ -153,11 +153,11 @@ class Picture:
         pace = self._pacemeter.measure(
             now=anyio.current_time(), lines=ended, received=known.bytes, left=self._tally.lines - ended
         )
-        left = "time left unknown" if pace.left is None else f"{span(pace.left)} left"
+        left = "time left unknown" if pace.left is None else f"{format_duration(pace.left)} left"
         limit = "no limit met" if known.rate is None else f"{known.rate:.1f} requests/s"
         parts = [
             f"{pace.lines:.1f} lines/s",
-            f"{size(round(pace.bytes))}/s",
+            f"{format_size(round(pace.bytes))}/s",
             limit,
             f"{known.rate_limited} answers 429",
         ]
@@ -179,13 +179,17 @@ def promise(pieces: int, *, longest: float | None, paused_for: float, unanswered
         paused_for: seconds until the gate opens.
         unanswered: requests that were sent and not answered yet: operations that may exist.
     """
-    told = f"{plural(pieces, 'piece')} in flight will be finished"
+    told = f"{pluralize(pieces, 'piece')} in flight will be finished"
     if pieces:
-        told += ", and how long that takes is not known" if longest is None else f", in up to about {span(longest)}"
-        told += f", after the {span(paused_for)} that the service said to wait" if round(paused_for) else ""
+        told += (
+            ", and how long that takes is not known"
+            if longest is None
+            else f", in up to about {format_duration(longest)}"
+        )
+        told += f", after the {format_duration(paused_for)} that the service said to wait" if round(paused_for) else ""
     if unanswered:
         told += (
-            f"; {plural(unanswered, 'request')} without an answer yet, which may have been accepted, will be repeated "
-            "until there is one, or the service has been silent for too long"
+            f"; {pluralize(unanswered, 'request')} without an answer yet, which may have been accepted, will be "
+            "repeated until there is one, or the service has been silent for too long"
         )
     return f"{told}. Interrupt again to stop at once: the journal has every key, and nothing is lost, either way"

@@ -14,13 +14,13 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.bulk_options import Knobs, Terms
-from soundpiece_async.cli.console import UsageError, say
+from soundpiece_async.cli.console import UsageError, print_result
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
 from soundpiece_async.cli.get import get
 from soundpiece_async.cli.jobs_file import STANDARD_INPUT
 from soundpiece_async.cli.probe import probe
-from soundpiece_async.cli.rich_output import Page
+from soundpiece_async.cli.rich_output import PipeSafeConsole
 from soundpiece_async.cli.run import Members, run
 from soundpiece_async.cli.simulate import simulate
 from soundpiece_async.cli.status import status
@@ -36,14 +36,14 @@ async def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     Args:
         shell: the shell.
     """
-    say(app.generate_completion(prog_name="soundpiece", shell=shell))
+    print_result(app.generate_completion(prog_name="soundpiece", shell=shell))
 
 
 app: App = App(
     name="soundpiece",
     version=__version__,
     help="Songs, instrumentals, samples, effects, remixes, stems and cut-downs by the Soundpiece API.",
-    console=Page(),
+    console=PipeSafeConsole(),
     help_format="plaintext",  # there is no markup in ours, and what reads it takes long to load
     default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: nothing here is on by default
 )

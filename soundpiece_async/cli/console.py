@@ -34,7 +34,7 @@ EXTRAS: Mapping[str, str] = {"cyclopts": "cli", "rich": "cli", "numpy": "cli,sim
 """Packages that may be missing, and the extras that bring them."""
 
 
-def advise(message: str, *, flag: str | None = "--overwrite") -> str:
+def translate_advice(message: str, *, flag: str | None = "--overwrite") -> str:
     """Return what the library advises, in terms of the command line; ``flag`` replaces files, None: nothing does."""
     if flag is None:
         message = message.replace(", or pass overwrite=True", "")
@@ -54,7 +54,7 @@ class StreamError(Exception):
     """Standard output cannot be written to."""
 
 
-def explain(error: Exception) -> tuple[int, str]:
+def format_error(error: Exception) -> tuple[int, str]:
     """Return the exit code and the one line for the error that ended a command; of several errors, the first.
 
     Raises:
@@ -62,7 +62,7 @@ def explain(error: Exception) -> tuple[int, str]:
     """
     match error:
         case ExceptionGroup(exceptions=(first, *_)):
-            return explain(first)
+            return format_error(first)
         case UsageError():
             return USAGE, f"soundpiece: {error}"
         case ModuleNotFoundError(name=str(module)) if (package := module.partition(".")[0]) in EXTRAS:
@@ -72,13 +72,13 @@ def explain(error: Exception) -> tuple[int, str]:
         case RuntimeError(args=("can't start new thread",)):
             return FAILED, "soundpiece: no more threads can be started: raise the limit (ulimit -u, or the container's)"
         case SoundpieceError() | OSError() | StartError() | StreamError():
-            told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_way_back(error)])
-            return _choose_code(error), f"soundpiece: {advise(told)}"
+            told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_resume_hint(error)])
+            return _exit_code(error), f"soundpiece: {translate_advice(told)}"
         case _:
             raise error
 
 
-def _choose_code(error: Exception) -> int:
+def _exit_code(error: Exception) -> int:
     """Return the exit code of an error: one for one kind of mistake, whichever command it is made in."""
     match error:
         case AuthenticationError() | InsufficientCredits():
@@ -89,7 +89,7 @@ def _choose_code(error: Exception) -> int:
             return FAILED
 
 
-def _way_back(error: Exception) -> list[str]:
+def _resume_hint(error: Exception) -> list[str]:
     """Name the command that goes on with the operation an error is about, unless the service has given up on it."""
     handle = error.handle if isinstance(error, SoundpieceError) and not isinstance(error, OperationFailed) else None
     return [] if handle is None else [f"to come back to it: soundpiece get {handle}"]
@@ -98,7 +98,7 @@ def _way_back(error: Exception) -> list[str]:
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def say(line: str, *, kept: str = "") -> None:
+def print_result(line: str, *, kept: str = "") -> None:
     """Print a result; what the encoding of standard output cannot express (as in a path) is escaped.
 
     Args:
@@ -110,18 +110,18 @@ def say(line: str, *, kept: str = "") -> None:
     """
     encoding = sys.stdout.encoding or "utf-8"
     text = line.encode(encoding, "backslashreplace").decode(encoding)
-    with writing_results(kept):
+    with translating_stdout_errors(kept):
         print(text, flush=True)  # noqa: T201 - it is a command line
 
 
-def tell(line: str) -> None:
+def print_status(line: str) -> None:
     """Print a line of news or of complaint on standard error, without a key that was typed."""
-    with writing_news():
+    with ignoring_stderr_errors():
         print(redact_message(line), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
 
 
 @contextmanager
-def writing_results(kept: str = "") -> Iterator[None]:
+def translating_stdout_errors(kept: str = "") -> Iterator[None]:
     """Name standard output in the error of a write to it.
 
     Raises:
@@ -139,8 +139,8 @@ def writing_results(kept: str = "") -> Iterator[None]:
         ) from error
 
 
-def writing_news() -> AbstractContextManager[None]:
-    """Pass over the errors of writes to standard error: work goes on without news, and ``drain`` reports them."""
+def ignoring_stderr_errors() -> AbstractContextManager[None]:
+    """Ignore errors of writes to standard error; ``flush_std_streams`` reports them."""
     return suppress(OSError)
 
 
@@ -174,7 +174,7 @@ class BlockingWriter(io.RawIOBase):
                 select.select([], [self._descriptor], [])
 
 
-def open_streams() -> None:
+def ensure_std_streams() -> None:
     """Make the standard streams usable, however this process was started.
 
     For those that it was started without (``>&-``), Python has None: they get streams that lead nowhere. So does the
@@ -185,20 +185,20 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
-        elif mode == "w" and not _blocks(stream):
+        elif mode == "w" and not _is_blocking(stream):
             writer = io.BufferedWriter(BlockingWriter(stream.fileno()))
             lasting = io.TextIOWrapper(writer, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
             setattr(sys, name, lasting)
 
 
-def _blocks(stream: io.TextIOBase) -> bool:
+def _is_blocking(stream: io.TextIOBase) -> bool:
     try:
         return os.get_blocking(stream.fileno())
     except OSError:  # it has no descriptor, as in a test or a notebook
         return True
 
 
-def drain() -> bool:
+def flush_std_streams() -> bool:
     """Write out what is buffered; False when it cannot be: a reader has left, a terminal was closed, a disk is full.
 
     What cannot be written goes nowhere then, or the interpreter would try again at its end, and complain.
@@ -215,7 +215,7 @@ def drain() -> bool:
     return complete
 
 
-def size(length: int) -> str:
+def format_size(length: int) -> str:
     """Write a number of bytes for people, as the report does."""
     amount, units = float(length), iter(UNITS)
     unit = next(units)
@@ -224,12 +224,12 @@ def size(length: int) -> str:
     return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # noqa: PLR2004 - two digits say enough
 
 
-def count(files: Sized) -> str:
+def format_count(files: Sized) -> str:
     """Write how many files there are."""
     return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write a length of time for people."""
     minutes = round(seconds / 60)
     if seconds < 100:  # noqa: PLR2004 - what still reads well
@@ -237,7 +237,7 @@ def span(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - the same
 
 
-def describe_echoes(counts: Mapping[str, int]) -> str:
+def format_echo_differences(counts: Mapping[str, int]) -> str:
     """Write how often the service echoed which member otherwise than it was sent, or nothing."""
     if not counts:
         return ""
@@ -245,28 +245,28 @@ def describe_echoes(counts: Mapping[str, int]) -> str:
     return f"echoed by the service otherwise than sent: {listed}; this is no failure: listen before you buy again"
 
 
-def plural(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Write how many there are of something."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-_CLOSE = 0.65
+_SIMILARITY = 0.65
 """How much of two names must be alike: ``promt`` and ``prompt`` are, ``text`` and ``prompt`` are not."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` with the known name that is closest, or nothing when none is close.
 
     A route is found by what stands behind its dot, as ``create.new_fx`` by ``new-fx`` or ``fx``.
     """
     given = name.strip().lower().replace("-", "_").rpartition(".")[2]
     names = {one.rpartition(".")[2].lower(): one for one in known}
-    close = difflib.get_close_matches(given, names, n=1, cutoff=_CLOSE)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=_SIMILARITY)
     close = close or [one for one in names if one.endswith(f"_{given}")]
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
-CHECKS = {
+VERIFY_LEVELS = {
     "full": "every frame was decoded",
     "header": "size and FLAC header were checked, and not the audio behind it",
     "none": "the size was checked, and nothing else",
@@ -275,12 +275,12 @@ CHECKS = {
 """What each level means, the strictest first; an empty one is not on record."""
 
 
-def describe_levels(counts: Mapping[str, int], *, out: object) -> list[str]:
+def format_verify_levels(counts: Mapping[str, int], *, out: object) -> list[str]:
     """Return lines on how many files have passed which checks, and how the others pass them."""
-    known = [level for level in CHECKS if counts.get(level)]
+    known = [level for level in VERIFY_LEVELS if counts.get(level)]
     if not known:
         return []
-    parts = [f"{counts[level]} {level or 'unknown'} ({CHECKS[level]})" for level in known]
+    parts = [f"{counts[level]} {level or 'unknown'} ({VERIFY_LEVELS[level]})" for level in known]
     lines = [f"checks passed: {'; '.join(parts)}"]
     if known != ["full"]:
         lines.append(f"soundpiece verify {shlex.quote(str(out))} --full decodes every frame")

@@ -21,10 +21,10 @@ from rich.live import Live
 from rich.text import Text
 
 from soundpiece_async import Limits, Operation, SavedFile, Settings, Statistics
-from soundpiece_async.cli.arguments import FOLDER, prepare
-from soundpiece_async.cli.console import count, say, size, tell
+from soundpiece_async.cli.arguments import FOLDER, ensure_writable
+from soundpiece_async.cli.console import format_count, format_size, print_result, print_status
 from soundpiece_async.cli.demo_plan import PIECES, Piece
-from soundpiece_async.cli.rich_output import Page, print_rows
+from soundpiece_async.cli.rich_output import PipeSafeConsole, print_table
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
@@ -79,7 +79,7 @@ class Board:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._console = Page(stderr=True)
+        self._console = PipeSafeConsole(stderr=True)
         self._stages = dict.fromkeys(names, Stage.QUEUED)
         self._notes: dict[str, str] = {}
         self._sizes: Mapping[str, int] = {}
@@ -125,15 +125,15 @@ class Board:
             return
         self._summary = (
             f"{statistics.active_polls} polls out, {statistics.ready} of {len(self._stages)} ready, "
-            f"{size(statistics.bytes)} received"
+            f"{format_size(statistics.bytes)} received"
         )
         self._live.refresh()
 
     def _tell_growth(self, now: float) -> None:
         """Print a line for each download whose bytes are not those it was told with last."""
         for name, stage in self._stages.items():
-            told_at, told = self._told.get(name, (-INTERVAL, size(0)))
-            length = size(self._sizes.get(name, 0))
+            told_at, told = self._told.get(name, (-INTERVAL, format_size(0)))
+            length = format_size(self._sizes.get(name, 0))
             if stage is Stage.DOWNLOADING and length != told and now - told_at >= INTERVAL:
                 self._told[name] = now, length
                 self._console.print(self._line(name))
@@ -147,13 +147,13 @@ class Board:
         note = self._notes.get(name, "")
         if stage is Stage.DOWNLOADING:
             length = self._sizes.get(name, 0)
-            note += f", {size(length)}" if length else ", no bytes yet"
+            note += f", {format_size(length)}" if length else ", no bytes yet"
         line = Text.assemble(f"{name:<22}", (f"{stage:<13}", COLOURS[stage]), note, no_wrap=True)
         line.rstrip()
         return line
 
 
-def print_table(pieces: Iterable[Finished]) -> None:
+def print_results(pieces: Iterable[Finished]) -> None:
     """Print a row for each piece, on standard output."""
     rows = [
         (
@@ -162,11 +162,11 @@ def print_table(pieces: Iterable[Finished]) -> None:
             f"{piece.waited:.1f} s",
             str(len(piece.files)),
             f"{piece.seconds:.1f} s",
-            size(piece.bytes),
+            format_size(piece.bytes),
         )
         for piece in pieces
     ]
-    print_rows(("piece", "route", "waited", "files", "length", "size"), rows, texts=2)
+    print_table(("piece", "route", "waited", "files", "length", "size"), rows, texts=2)
 
 
 SLOTS = 6
@@ -192,9 +192,11 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
     from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
     from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
 
-    tell(f"{len(PIECES)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}")
+    print_status(
+        f"{len(PIECES)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}"
+    )
     started = anyio.current_time()
-    await prepare(out)
+    await ensure_writable(out)
     try:
         async with Simulator(speed=SPEED, track_seconds=TRACK_SECONDS, download_rate=DOWNLOAD_RATE) as service:
             settings = Settings(
@@ -204,16 +206,17 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
                 finished = await _make_all(session, out)
     finally:
         sweep(out)
-    print_table(finished)
-    say(sum_up(finished, took=anyio.current_time() - started))
+    print_results(finished)
+    print_result(sum_up(finished, took=anyio.current_time() - started))
 
 
 def sum_up(finished: list[Finished], *, took: float) -> str:
     """Write the one line that compares the wall time with the sum of the waits; ``took`` is in seconds."""
     files = sum(len(piece.files) for piece in finished)
     waits = sum(piece.waited for piece in finished)
+    length = sum(piece.bytes for piece in finished)
     return (
-        f"{len(finished)} pieces, {files} files, {size(sum(piece.bytes for piece in finished))} in {took:.1f} s, "
+        f"{len(finished)} pieces, {files} files, {format_size(length)} in {took:.1f} s, "
         f"start and downloads included; the waits alone add up to {waits:.1f} s"
     )
 
@@ -287,11 +290,13 @@ class _Studio:
         waited = anyio.current_time() - started
         self._ready[piece.name] = operation
         self._bells[piece.name].set()
-        self._board.show(piece.name, Stage.DOWNLOADING, count(operation.outputs))
+        self._board.show(piece.name, Stage.DOWNLOADING, format_count(operation.outputs))
         files = await self._session.download(operation, self._out, name=piece.name, overwrite=True)
         done = Finished(name=piece.name, route=operation.route, waited=waited, files=tuple(files))
         self.finished[piece.name] = done
-        self._board.show(piece.name, Stage.DONE, f"waited {waited:.1f} s, {count(files)}, {size(done.bytes)}")
+        self._board.show(
+            piece.name, Stage.DONE, f"waited {waited:.1f} s, {format_count(files)}, {format_size(done.bytes)}"
+        )
 
     async def _wait_for(self, name: str) -> Any:
         await self._bells[name].wait()

@@ -16,22 +16,31 @@ import anyio
 
 from soundpiece_async._core.fitting import MARGIN
 from soundpiece_async._descriptors import read_limit
-from soundpiece_async.cli.console import DONE, FAILED, INTERRUPTED, StartError, drain, explain, open_streams, tell
+from soundpiece_async.cli.console import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    StartError,
+    ensure_std_streams,
+    flush_std_streams,
+    format_error,
+    print_status,
+)
 from soundpiece_async.cli.signals import Interruption
 
 
 def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
     """Do what a command line says, and say how it ended; None stands for this process's own."""
-    open_streams()
+    ensure_std_streams()
     try:
         code = _try(sys.argv[1:] if arguments is None else arguments, interruption)
     except Exception as error:  # noqa: BLE001 - explain raises again what it cannot explain
-        code, why = explain(error)
+        code, why = format_error(error)
     else:
         why = "interrupted" if code == INTERRUPTED else ""
     if why:
-        tell(why)
-    return code if drain() else code or FAILED
+        print_status(why)
+    return code if flush_std_streams() else code or FAILED
 
 
 def _try(arguments: Sequence[str], interruption: Interruption) -> int:

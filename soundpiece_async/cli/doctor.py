@@ -19,7 +19,7 @@ from soundpiece_async._core.fitting import fit
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._descriptors import count_open, read_limit
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.console import DONE, FAILED, plural, say
+from soundpiece_async.cli.console import DONE, FAILED, pluralize, print_result
 
 EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "cli": (("cyclopts", "rich"), "this command line"),
@@ -76,10 +76,10 @@ async def doctor(*, as_json: Annotated[bool, Parameter(name="--json", show_defau
     checks += await check_service()
     checks += [*check_extras(), check_descriptors()]
     if as_json:
-        say(json.dumps({"checks": [attrs.asdict(check) for check in checks]}))
+        print_result(json.dumps({"checks": [attrs.asdict(check) for check in checks]}))
     else:
         for line in describe(checks):
-            say(line)
+            print_result(line)
     return FAILED if any(check.ok is False for check in checks) else DONE
 
 
@@ -177,7 +177,7 @@ def check_descriptors() -> Check:
     if most is None:
         return Check(name="open files", ok=True, found="no limit")
     fitted = fit(Limits(), free=most - used)
-    found = f"{plural(most, 'file')} may be open, {used} are"
+    found = f"{pluralize(most, 'file')} may be open, {used} are"
     if fitted == Limits():
         return Check(name="open files", ok=True, found=f"{found}: enough for the default limits")
     changes = ", ".join(f"{name}={getattr(fitted, name)}" for name in ("polls", "submits", "downloads"))

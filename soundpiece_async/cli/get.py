@@ -11,8 +11,8 @@ from soundpiece_async import Handle, Operation, SavedFile, Status
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, prepare
-from soundpiece_async.cli.console import DONE, FAILED, UsageError, say, size, suggest, tell
+from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, ensure_writable
+from soundpiece_async.cli.console import DONE, FAILED, UsageError, did_you_mean, format_size, print_result, print_status
 from soundpiece_async.cli.results import describe_files, list_saved
 from soundpiece_async.cli.run import make_session
 
@@ -46,9 +46,9 @@ async def get(
     """
     target = parse_handle(handle)
     if target.route not in ROUTES:
-        tell(f"{target.route} is no route that this version knows{suggest(target.route, ROUTES)}; asking all the same")
+        print_status(f"unknown route {target.route}{did_you_mean(target.route, ROUTES)}; asking the service anyway")
     if save_to is not None:
-        await prepare(save_to)
+        await ensure_writable(save_to)
     async with make_session(None) as session:
         operation: Operation[Any] = await (
             session.refresh(target) if no_wait else session.wait(target, timeout=timeout)
@@ -56,11 +56,13 @@ async def get(
         files: Sequence[SavedFile] = ()
         if save_to is not None:
             files = await session.download(operation, save_to, name=name, overwrite=overwrite)
-            tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
+            print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
     if as_json:
-        say(json.dumps(describe(operation, files)), kept=list_saved(files))
+        print_result(json.dumps(describe(operation, files)), kept=list_saved(files))
     else:
-        say("\n".join(file.location for file in files) or "\n".join(list_lines(operation)), kept=list_saved(files))
+        print_result(
+            "\n".join(file.location for file in files) or "\n".join(list_lines(operation)), kept=list_saved(files)
+        )
     return FAILED if operation.status is Status.FAILED else DONE
 
 

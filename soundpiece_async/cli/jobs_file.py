@@ -21,7 +21,7 @@ from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
 from soundpiece_async._journal.occurrences import OccurrenceCounter
-from soundpiece_async.cli.console import UsageError, suggest, tell
+from soundpiece_async.cli.console import UsageError, did_you_mean, print_status
 from soundpiece_async.cli.jobs_formats import OWN, Line, read_lines
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
     for name in members:
         if name not in own and name not in OWN:
             takes = (*own, "name", "metadata")
-            yield f"{name}: {route} does not take it{suggest(name, takes)}; it takes {', '.join(takes)}"
+            yield f"{name}: {route} does not take it{did_you_mean(name, takes)}; it takes {', '.join(takes)}"
     for name, member in own.items():
         if member.default is attrs.NOTHING and name not in members:
             yield f"{name}: is missing"
@@ -133,7 +133,7 @@ def _check_labels(members: Mapping[str, Any]) -> Iterator[str]:
 def _explain_route(route: object, members: Mapping[str, Any]) -> str:
     """Return what is wrong with a route, or with the spelling of its name."""
     if route is not None:
-        return f"{route!r} is none{suggest(str(route), ROUTES)}"
+        return f"{route!r} is none{did_you_mean(str(route), ROUTES)}"
     spelt = next((name for name in members if name.strip().lower() == "route"), None)
     return "is missing" if spelt is None else f"is missing ({spelt!r} has capital letters)"
 
@@ -201,7 +201,7 @@ async def spooled() -> AsyncGenerator[Path]:
         path = Path(folder, SPOOLED_NAME)
         descriptor = sys.stdin.fileno()
         if os.isatty(descriptor):
-            tell("reading jobs from standard input, until Ctrl-D")
+            print_status("reading jobs from standard input, until Ctrl-D")
         await _copy(descriptor, path)
         yield path
 

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import attrs
 
 from soundpiece_async._core.requests import ROUTES
-from soundpiece_async.cli.console import suggest
+from soundpiece_async.cli.console import did_you_mean
 
 LONGEST = 1 << 20
 """Bytes of a line of JSONL; lyrics have 3000 characters, and the rest is the user's metadata."""
@@ -192,7 +192,7 @@ def _check_header(header: Sequence[str]) -> tuple[str, ...]:
     if "route" not in header:
         return (f"the header has no column 'route', with commas, semicolons or tabs between the columns; {listed}",)
     if foreign:
-        named = ", ".join(f"{name!r}{suggest(name, known)}" for name in foreign)
+        named = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in foreign)
         return (
             f"the header has unknown columns: {named}; rename or remove them: {listed}; metadata may hold any text",
         )

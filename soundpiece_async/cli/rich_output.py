@@ -13,20 +13,20 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from soundpiece_async.cli.console import writing_news, writing_results
+from soundpiece_async.cli.console import ignoring_stderr_errors, translating_stdout_errors
 
-UNBOUNDED = 10_000
+UNLIMITED_WIDTH = 10_000
 """Columns that no table of ours needs."""
 
 
-class Page(Console):
+class PipeSafeConsole(Console):
     """A console whose errors are those of ``console``; rich itself would end the process when its reader has left.
 
     Colours may be wished for in a file, as by FORCE_COLOR; moving a cursor needs a terminal, or TTY_INTERACTIVE.
     """
 
     def __init__(self, *, file: IO[str] | None = None, stderr: bool = False, **options: Any) -> None:
-        stream = file or cast("IO[str]", _Stream(stderr=stderr))
+        stream = file or cast("IO[str]", _StandardStream(stderr=stderr))
         super().__init__(highlight=False, file=stream, stderr=stderr, **options)
         if "TTY_INTERACTIVE" not in os.environ and not self.file.isatty():
             self.is_interactive = False
@@ -37,7 +37,7 @@ class Page(Console):
 
 
 @attrs.frozen(kw_only=True)
-class _Stream:
+class _StandardStream:
     """Standard output or standard error, as it is at the time of a write, whose errors are those of ``console``."""
 
     stderr: bool
@@ -55,10 +55,10 @@ class _Stream:
             self.__getattr__("flush")()
 
     def _guard(self) -> AbstractContextManager[None]:
-        return writing_news() if self.stderr else writing_results()
+        return ignoring_stderr_errors() if self.stderr else translating_stdout_errors()
 
 
-def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, total: bool = False) -> None:
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, total: bool = False) -> None:
     """Print a table on standard output, of which nothing is cut.
 
     On a terminal that is too narrow for it, each row is a line of its own, which may wrap.
@@ -69,13 +69,13 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts:
         texts: so many columns hold text, the others numbers.
         total: whether the last row is the sum.
     """
-    console, rows = Page(), list(rows)
+    console, rows = PipeSafeConsole(), list(rows)
     table = Table(*headings[:texts], box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in headings[texts:]:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*row, style="bold" if total and row is rows[-1] else None)
-    needed = Measurement.get(console, console.options.update(max_width=UNBOUNDED), table).maximum
+    needed = Measurement.get(console, console.options.update(max_width=UNLIMITED_WIDTH), table).maximum
     if not console.file.isatty():
         console.width = needed
     if needed <= console.width:

@@ -12,8 +12,15 @@ from cyclopts import Parameter
 from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.validation import find_faults
-from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, TEXT, demand_free, prepare, read_lyrics
-from soundpiece_async.cli.console import UsageError, count, say, size, tell
+from soundpiece_async.cli.arguments import (
+    DESTINATION,
+    LYRICS,
+    POSITIVE,
+    ensure_writable,
+    read_lyrics,
+    require_unused_name,
+)
+from soundpiece_async.cli.console import UsageError, format_count, format_size, print_result, print_status
 from soundpiece_async.cli.results import describe_files, list_saved
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ class Members:
     """
 
     prompt: str | None = None
-    lyrics: Annotated[str | None, TEXT] = None
+    lyrics: Annotated[str | None, LYRICS] = None
     reference: str | None = None
     source: str | None = None
     duration: float | None = None
@@ -88,20 +95,20 @@ async def run(
         as_json: print one line of JSON instead.
     """
     request = build_request(route, members, first=first)
-    await prepare(save_to)
+    await ensure_writable(save_to)
     if name is not None and not overwrite and members.idempotency_key is None:  # one that is given may be here already
-        await demand_free(save_to, name, request)
+        await require_unused_name(save_to, name, request)
     async with make_session(timeout) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
-        tell(f"{operation.handle} {operation.status}; to come back to it: soundpiece get {operation.handle}")
+        print_status(f"{operation.handle} {operation.status}; to come back to it: soundpiece get {operation.handle}")
         operation = await session.wait(operation, timeout=timeout)
         waited = anyio.current_time() - started
-        tell(f"{operation.handle} {operation.status} after {waited:.1f} s, {count(operation.outputs)}")
+        print_status(f"{operation.handle} {operation.status} after {waited:.1f} s, {format_count(operation.outputs)}")
         files = await session.download(operation, save_to, name=name, overwrite=overwrite)
-    tell(f"{operation.handle} saved {size(sum(file.bytes for file in files))}")
+    print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
     text = describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files)
-    say(text, kept=list_saved(files))
+    print_result(text, kept=list_saved(files))
 
 
 def make_session(timeout: float | None) -> "Session":
@@ -163,7 +170,7 @@ async def _submit(session: "Session", request: Request) -> Operation[Request]:
     try:
         return await session.submit(request)
     except anyio.get_cancelled_exc_class():
-        tell(
+        print_status(
             f"{request.route} was being submitted, for {anyio.current_time() - started:.1f} s without an answer, and "
             "may have been accepted; to come back to it, and pay for it once, give the same command with "
             f"--idempotency-key {request.idempotency_key}"

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from soundpiece_async.cli.arguments import POSITIVE
-from soundpiece_async.cli.console import UsageError, say, suggest, tell
+from soundpiece_async.cli.console import UsageError, did_you_mean, print_result, print_status
 
 if TYPE_CHECKING:
     from soundpiece_async.simulator import Faults
@@ -77,10 +77,10 @@ async def simulate(
         variations=_read_variations(variation or ()),
     )
     async with service:
-        tell(f"simulated service at {service.url}, {speed:g} times as fast as the real one; Ctrl-C stops it")
-        tell("in another terminal, paste these lines, then try: soundpiece run create.new_fx 'door slams'")
+        print_status(f"simulated service at {service.url}, {speed:g} times as fast as the real one; Ctrl-C stops it")
+        print_status("in another terminal, paste these lines, then try: soundpiece run create.new_fx 'door slams'")
         for name, value in {**service.environ, "SOUNDPIECE_WEBHOOK_SECRET": service.webhook_secret}.items():
-            say(f"export {name}={value}")
+            print_result(f"export {name}={value}")
         await anyio.sleep_forever()
 
 
@@ -103,7 +103,7 @@ def _read_faults(written: Sequence[str]) -> "Faults":
     for text in written:
         kind, _, share = text.partition("=")
         if kind not in kinds:
-            raise UsageError(f"--fault: no kind {kind!r}{suggest(kind, kinds)}; the kinds are {', '.join(kinds)}")
+            raise UsageError(f"--fault: no kind {kind!r}{did_you_mean(kind, kinds)}; the kinds are {', '.join(kinds)}")
         try:
             shares[kind] = float(share)
         except ValueError:

@@ -23,8 +23,15 @@ from soundpiece_async._journal.sqlite_store import (
     group_failures,
 )
 from soundpiece_async.cli.arguments import FOLDER
-from soundpiece_async.cli.console import UsageError, describe_echoes, describe_levels, plural, say, span
-from soundpiece_async.cli.rich_output import print_rows
+from soundpiece_async.cli.console import (
+    UsageError,
+    format_duration,
+    format_echo_differences,
+    format_verify_levels,
+    pluralize,
+    print_result,
+)
+from soundpiece_async.cli.rich_output import print_table
 
 SHOWN = 20
 """Reasons, and uncertain pieces, that are listed."""
@@ -96,11 +103,11 @@ async def status(
     """
     standing = await read_standing(journal or out)
     if as_json:
-        say(json.dumps(as_members(standing)))
+        print_result(json.dumps(as_members(standing)))
         return
     _print_table(standing)
-    for line in (*_describe(standing), *describe_levels(standing.verified, out=out)):
-        say(line)
+    for line in (*_describe(standing), *format_verify_levels(standing.verified, out=out)):
+        print_result(line)
 
 
 async def read_standing(out: Path) -> Standing:
@@ -154,23 +161,23 @@ def as_members(standing: Standing) -> dict[str, Any]:
 def _print_table(standing: Standing) -> None:
     """Print a row for each route, and one for all."""
     rows = [(route, *(str(counts.get(state, 0)) for state in JobState)) for route, counts in standing.routes.items()]
-    print_rows(("route", *JobState), [*rows, ("all", *map(str, standing.states.values()))], total=True)
+    print_table(("route", *JobState), [*rows, ("all", *map(str, standing.states.values()))], total=True)
 
 
 def _describe(standing: Standing) -> list[str]:
     """Say what the table does not."""
     told = []
     if standing.holder:
-        left = "" if standing.left is None else f"; about {span(standing.left)} left"
+        left = "" if standing.left is None else f"; about {format_duration(standing.left)} left"
         told.append(f"being worked on by {standing.holder}{left}")
     else:
         told.append("nobody works on it now")
     if standing.unread:
-        told.append(f"{plural(standing.unread, 'line')} of the jobs file not begun")
+        told.append(f"{pluralize(standing.unread, 'line')} of the jobs file not begun")
     for reason in standing.reasons[:SHOWN]:
         code = f" {reason.code}" if reason.code else ""
         told.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
-    told += [echoed] if (echoed := describe_echoes(standing.echo_differences)) else []
+    told += [echoed] if (echoed := format_echo_differences(standing.echo_differences)) else []
     told += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in standing.uncertain]
     if standing.uncertain:
         told.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")

@@ -25,7 +25,16 @@ from soundpiece_async._journal.sqlite_store import JobStore
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulk_progress import INTERVAL, beside
-from soundpiece_async.cli.console import DONE, FAILED, UsageError, describe_levels, plural, say, size, tell
+from soundpiece_async.cli.console import (
+    DONE,
+    FAILED,
+    UsageError,
+    format_size,
+    format_verify_levels,
+    pluralize,
+    print_result,
+    print_status,
+)
 
 PAGE = 500
 """Pieces that are read from the journal at a time."""
@@ -130,7 +139,7 @@ class Verification:
                         for passed in self._passed[start : start + PAGE]:
                             group.start_soon(passed.record, journal.store)
         except JournalError as error:
-            tell(f"what the files have passed was not recorded: {error}")
+            print_status(f"what the files have passed was not recorded: {error}")
 
     async def _list(self) -> AsyncGenerator[list[JobRecord]]:
         last = 0
@@ -167,7 +176,7 @@ class Verification:
             folder = url.rpartition("/")[0]
             if folder not in self._out_of_reach:
                 self._out_of_reach.add(folder)
-                tell(f"not looked at: {error}")
+                print_status(f"not looked at: {error}")
             return file
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
@@ -182,9 +191,11 @@ class Verification:
         if self._set_aside and isinstance(path, Path):
             aside = await anyio.to_thread.run_sync(set_aside, path, limiter=self._threads)
         if self._as_json:
-            say(json.dumps({"path": str(path), "fault": fault, **({"set_aside": str(aside)} if aside else {})}))
+            print_result(
+                json.dumps({"path": str(path), "fault": fault, **({"set_aside": str(aside)} if aside else {})})
+            )
         else:
-            say(f"{path}: {fault}" + (f"; renamed to {aside}" if aside else ""))
+            print_result(f"{path}: {fault}" + (f"; renamed to {aside}" if aside else ""))
 
     def _locate(self, file: FileRecord) -> Path:
         """Return where a file is; with a journal elsewhere its path leads up, and down again."""
@@ -193,7 +204,8 @@ class Verification:
     async def _tell_progress(self) -> None:
         while True:
             await anyio.sleep(INTERVAL)
-            tell(f"{plural(self._counts['whole'] + self._counts['bad'], 'file')}, {size(self._counts['bytes'])}")
+            number = self._counts["whole"] + self._counts["bad"]
+            print_status(f"{pluralize(number, 'file')}, {format_size(self._counts['bytes'])}")
 
     def end(self) -> int:
         """Sum up, and return the exit code."""
@@ -201,11 +213,13 @@ class Verification:
         looked_at = counts["whole"] + counts["bad"]
         summary = {"files": looked_at, "bad": counts["bad"], "not_looked_at": counts["in a store"]}
         if self._as_json:
-            say(json.dumps({"summary": {**summary, "verified": dict(self._levels)}}))
-        stored = f"; {plural(counts['in a store'], 'object')} in a store not looked at" if counts["in a store"] else ""
-        tell(f"{plural(looked_at, 'file')}, {size(counts['bytes'])}: {counts['bad']} bad{stored}")
-        for line in describe_levels(self._levels, out=self._out):
-            tell(line)
+            print_result(json.dumps({"summary": {**summary, "verified": dict(self._levels)}}))
+        stored = (
+            f"; {pluralize(counts['in a store'], 'object')} in a store not looked at" if counts["in a store"] else ""
+        )
+        print_status(f"{pluralize(looked_at, 'file')}, {format_size(counts['bytes'])}: {counts['bad']} bad{stored}")
+        for line in format_verify_levels(self._levels, out=self._out):
+            print_status(line)
         return FAILED if counts["bad"] else DONE
 
 

@@ -196,10 +196,10 @@ def check_command(command: list[str]) -> None:
 def render_help(command: str) -> str:
     """Give what ``soundpiece COMMAND --help`` prints; '' is the program itself."""
     from soundpiece_async.cli.commands import app  # noqa: PLC0415 - as above
-    from soundpiece_async.cli.rich_output import Page  # noqa: PLC0415 - as above
+    from soundpiece_async.cli.rich_output import PipeSafeConsole  # noqa: PLC0415 - as above
 
     written = StringIO()
-    app.help_print(command.split(), console=Page(file=written, width=HELP_COLUMNS))
+    app.help_print(command.split(), console=PipeSafeConsole(file=written, width=HELP_COLUMNS))
     return "\n".join(line.rstrip() for line in written.getvalue().strip().splitlines()) + "\n"
 
 

@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 from soundpiece_async import Settings
 from soundpiece_async.cli.arguments import POSITIVE
-from soundpiece_async.cli.console import UsageError, say, tell
+from soundpiece_async.cli.console import UsageError, print_result, print_status
 from soundpiece_async.cli.probe.findings import Findings, Verdict
 
 WEBHOOK_PATIENCE = 60.0
@@ -44,7 +44,7 @@ async def probe(
         raise UsageError("--callback-url and --listen belong together, and need --spend")
     settings, findings = Settings(), Findings()
     await _ask(settings, findings, spend=spend, webhook=(callback_url, listen), pause=pause, patience=patience)
-    say(_write_json(findings, settings.base_url) if as_json else _write_table(findings))
+    print_result(_write_json(findings, settings.base_url) if as_json else _write_table(findings))
 
 
 async def _ask(
@@ -63,7 +63,7 @@ async def _ask(
     from soundpiece_async.cli.probe.listener import listen  # noqa: PLC0415 - the same
 
     if spend:
-        tell(
+        print_status(
             f"This creates {OPERATIONS} operations at {settings.base_url}, and up to {REFUSALS} more if it accepts "
             "requests that it is expected to refuse."
         )
