@@ -44,7 +44,7 @@ from soundpiece_async.cli.bulk import BulkRun, _advise
 from soundpiece_async.cli.bulk_options import Knobs, Order, Terms
 from soundpiece_async.cli.bulk_progress import promise
 from soundpiece_async.cli.console import format_verify_levels
-from soundpiece_async.cli.signals import Politely
+from soundpiece_async.cli.signals import GracefulStop
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.verify import Stores, Verification
 from soundpiece_async.simulator import Fault, Simulator
@@ -339,7 +339,7 @@ async def test_a_run_shows_its_state(sim: Simulator) -> None:
         await looked.carry_out()
         assert repr(looked).startswith("<Verification {'whole': 1")
     assert run.end() == looked.end() == 0
-    assert repr(Politely(print)).startswith("<Politely ")
+    assert repr(GracefulStop(print)).startswith("<GracefulStop ")
 
 
 @pytest.mark.anyio

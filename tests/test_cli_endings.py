@@ -41,9 +41,9 @@ from soundpiece_async.cli.console import (
     print_status,
 )
 from soundpiece_async.cli.demo import Board, Stage
-from soundpiece_async.cli.dispatch import make_loop
+from soundpiece_async.cli.dispatch import make_event_loop
 from soundpiece_async.cli.run import Members, run
-from soundpiece_async.cli.signals import SIGNALS, Interruption
+from soundpiece_async.cli.signals import SIGNALS, SignalHandler
 
 
 @pytest.mark.parametrize("package", ["cyclopts", "rich", "numpy"])
@@ -127,7 +127,7 @@ def test_an_event_loop_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, caps
         raise reasons[0]
 
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    make_loop().close()
+    make_event_loop().close()
     monkeypatch.setattr(asyncio, "new_event_loop", refuse)
     assert main(["status", "nowhere"]) == FAILED
     monkeypatch.setattr(socket, "socketpair", refuse)
@@ -254,10 +254,10 @@ def test_signal_before_the_loop() -> None:
         await anyio.lowlevel.checkpoint()
         begun.append("after")
 
-    with Interruption() as interruption:
+    with SignalHandler() as handler:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert anyio.run(interruption.guard, work) is None
-        assert "noted=True" in repr(interruption)
+        assert anyio.run(handler.run_until_signal, work) is None
+        assert "received=True" in repr(handler)
     assert begun == ["before"]
 
 
@@ -275,8 +275,8 @@ def test_second_signal() -> None:
                 await anyio.sleep(0.01)
                 ended.append("clean")
 
-    with Interruption() as interruption:
-        assert anyio.run(interruption.guard, work) is None
+    with SignalHandler() as handler:
+        assert anyio.run(handler.run_until_signal, work) is None
         os.kill(os.getpid(), signal.SIGINT)
     assert ended == ["clean"]
 
@@ -297,7 +297,7 @@ def test_another_thread(capsys: pytest.CaptureFixture[str]) -> None:
 def test_handlers_are_given_back(*, last: bool) -> None:
     """The handlers of before come back; when the process is about to end, the signals are ignored instead."""
     before = [signal.getsignal(number) for number in SIGNALS]
-    with Interruption(last=last):
+    with SignalHandler(last=last):
         pass
     after = [signal.getsignal(number) for number in SIGNALS]
     for number, handler in zip(SIGNALS, before, strict=True):
@@ -309,7 +309,7 @@ def test_a_terminal_that_closes_ends_no_work_that_is_to_outlive_it() -> None:
     """Under ``nohup`` SIGHUP is ignored before, within and after."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruption():
+        with SignalHandler():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

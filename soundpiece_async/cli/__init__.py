@@ -4,7 +4,7 @@ Standard output carries results, standard error everything else. This file and t
 next to nothing: until ``main`` has the signals in its hands, Ctrl-C would end in Python's own traceback.
 """
 
-from soundpiece_async.cli.signals import Interruption
+from soundpiece_async.cli.signals import SignalHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         arguments: what follows the program's name; by default those of this process, and then signals are ignored
             afterwards, until it is gone: a late Ctrl-C cannot disturb the interpreter's own end.
     """
-    with Interruption(last=arguments is None) as interruption:
-        from soundpiece_async.cli.dispatch import perform  # noqa: PLC0415 - takes its time, so with signals in hand
+    with SignalHandler(last=arguments is None) as handler:
+        from soundpiece_async.cli.dispatch import run_command_line  # noqa: PLC0415 - takes its time, so with signals in hand
 
-        return perform(arguments, interruption)
+        return run_command_line(arguments, handler)

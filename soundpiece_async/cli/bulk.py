@@ -58,7 +58,7 @@ from soundpiece_async.cli.jobs_file import (
 )
 from soundpiece_async.cli.report import write_report
 from soundpiece_async.cli.results import Ending, Result, Stopped, Tally, describe
-from soundpiece_async.cli.signals import Politely
+from soundpiece_async.cli.signals import GracefulStop
 
 if TYPE_CHECKING:
     from soundpiece_async import RunMany, Session
@@ -282,7 +282,7 @@ class BulkRun:
 
     async def carry_out(self) -> None:
         """Run to the end, whichever it is."""
-        with Politely(self._interrupt):
+        with GracefulStop(self._interrupt):
             try:
                 async with beside(self._picture.follow, self._explain_interruption), self._results:
                     async for result in self._results:

@@ -60,7 +60,7 @@ def restore_docstring(thing: Callable[..., Any]) -> None:
             thing.__doc__ = ast.get_docstring(cast("ast.FunctionDef | ast.ClassDef", definition), clean=False)
 
 
-def _lay_out(command: Callable[..., Any]) -> str:
+def _help_text(command: Callable[..., Any]) -> str:
     """Return what a command says of itself, a line for each paragraph: terminals have widths of their own."""
     about = inspect.cleandoc(str(command.__doc__)).partition("\n\nArgs:")[0]
     return re.sub(r"(?<!\n)\n(?!\n)", " ", about)
@@ -73,10 +73,10 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 for _documented in (*COMMANDS, Knobs, Members, Terms):
     restore_docstring(_documented)
 for _command in COMMANDS:
-    app.command(_command, help=_lay_out(_command))
+    app.command(_command, help=_help_text(_command))
 
 
-def _explain_dash(error: CycloptsError, arguments: Sequence[str]) -> str:
+def _dash_hint(error: CycloptsError, arguments: Sequence[str]) -> str:
     """Say how to write a value that begins with a dash, when a flag seems to have none because of it."""
     if isinstance(error, MissingArgumentError) and error.app:
         flags = {name for argument in error.app.assemble_argument_collection() for name in argument.names}
@@ -86,7 +86,7 @@ def _explain_dash(error: CycloptsError, arguments: Sequence[str]) -> str:
     return ""
 
 
-def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | None:
+def parse_command(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | None:
     """Give the work a command line stands for; None when that was to show the help or the version.
 
     Raises:
@@ -98,7 +98,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | Non
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         words = " ".join(("soundpiece", *(error.command_chain or ())))
-        raise UsageError(f"{error}{_explain_dash(error, arguments)} See: {words} --help") from error
+        raise UsageError(f"{error}{_dash_hint(error, arguments)} See: {words} --help") from error
     work = partial(command, *bound.args, **bound.kwargs)
     if inspect.iscoroutinefunction(command):
         return work

@@ -26,14 +26,14 @@ from soundpiece_async.cli.console import (
     format_error,
     print_status,
 )
-from soundpiece_async.cli.signals import Interruption
+from soundpiece_async.cli.signals import SignalHandler
 
 
-def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
+def run_command_line(arguments: Sequence[str] | None, handler: SignalHandler) -> int:
     """Do what a command line says, and say how it ended; None stands for this process's own."""
     ensure_std_streams()
     try:
-        code = _try(sys.argv[1:] if arguments is None else arguments, interruption)
+        code = _dispatch(sys.argv[1:] if arguments is None else arguments, handler)
     except Exception as error:  # noqa: BLE001 - explain raises again what it cannot explain
         code, why = format_error(error)
     else:
@@ -43,19 +43,19 @@ def perform(arguments: Sequence[str] | None, interruption: Interruption) -> int:
     return code if flush_std_streams() else code or FAILED
 
 
-def _try(arguments: Sequence[str], interruption: Interruption) -> int:
+def _dispatch(arguments: Sequence[str], handler: SignalHandler) -> int:
     """Read the command line and do it; a signal that comes before the loop runs counts once it does."""
-    from soundpiece_async.cli.commands import parse  # noqa: PLC0415 - cyclopts may be missing, and that is explained
+    from soundpiece_async.cli.commands import parse_command  # noqa: PLC0415 - cyclopts may be missing, and that is explained
 
-    work = parse(arguments)
+    work = parse_command(arguments)
     if work is None:
         return DONE
-    demand_descriptors()
-    code = anyio.run(interruption.guard, work, backend_options={"loop_factory": make_loop})
+    require_descriptors()
+    code = anyio.run(handler.run_until_signal, work, backend_options={"loop_factory": make_event_loop})
     return INTERRUPTED if code is None else code
 
 
-def demand_descriptors() -> None:
+def require_descriptors() -> None:
     """Check that enough files can be opened for an event loop, a connection and a journal.
 
     Raises:
@@ -77,7 +77,7 @@ def demand_descriptors() -> None:
         raise StartError(f"files and sockets cannot be opened here: {error}; nothing was done") from error
 
 
-def make_loop() -> asyncio.AbstractEventLoop:
+def make_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new event loop.
 
     Raises:

@@ -168,13 +168,13 @@ def read_commands(block: Block) -> Iterator[list[str]]:
 
 def check_command(command: list[str]) -> None:
     """Refuse a command that would not work for a reader."""
-    from soundpiece_async.cli.commands import app, parse  # noqa: PLC0415 - pages can be read without the extra
+    from soundpiece_async.cli.commands import app, parse_command  # noqa: PLC0415 - pages can be read without the extra
 
     match command:
         case ["soundpiece", *arguments] if {"--help", "--version"} & set(arguments) or not arguments:
             assert not arguments or arguments[0].startswith("-") or arguments[0] in app, command
         case ["soundpiece", *arguments]:
-            assert parse(arguments) is not None, command
+            assert parse_command(arguments) is not None, command
         case ["python", "-m", "pip", "install", *packages] | ["pip", "install", *packages]:
             project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             for extra in re.findall(r"(?:\.|soundpiece-async)\[([\w,]+)\]", " ".join(packages)):
