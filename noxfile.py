@@ -1,4 +1,4 @@
-"""The workshop: ``nox`` runs the tests on every interpreter that is here, the lint and the type checks."""
+"""``nox`` runs the tests on every installed interpreter, the lint and the type checks."""
 
 import os
 import shutil
@@ -9,19 +9,19 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.10"
 nox.options.sessions = ["lint", "typing", "docs", "tests", "browser", "package"]
-nox.options.error_on_missing_interpreters = False  # a missing interpreter is skipped with a word, also on a CI machine
+nox.options.error_on_missing_interpreters = False  # missing interpreters are skipped with a warning, on CI too
 nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "uv|virtualenv"  # with uv, which README's command brings, a minute less for each
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 MEASURED = "3.13"
-"""The one that coverage, browser and thorough tests are run on: where it is missing, they are skipped, too."""
+"""The one that coverage, browser and thorough tests are run on: if it is missing, they are skipped."""
 WHOLE = (PYTHONS[0], MEASURED, PYTHONS[-1])
-"""Those that the slow tests are run on, too, which depend little on the interpreter."""
+"""Interpreters that also run the slow tests, which depend little on the interpreter."""
 
 
 def show_pyenv_interpreters() -> None:
-    """Make every interpreter that pyenv has reachable: by itself it shows only the selected one."""
+    """Make all pyenv interpreters reachable: pyenv itself shows only the selected one."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = {".".join(path.name.split(".")[:2]): path.name for path in sorted(root.glob("3.*"))}
     here = [found[python] for python in PYTHONS if python in found]
@@ -42,7 +42,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 
 def provide(session: nox.Session, program: str, *, package: str, others: tuple[str, ...] = ()) -> bool:
-    """Install Debian packages if their program is missing and that is possible; says whether the program is there."""
+    """Install Debian packages if their program is missing; return whether the program is available."""
     places = os.pathsep.join([os.environ["PATH"], "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
     if any(shutil.which(one, path=places) for one in (program, *others)):
         return True
@@ -54,7 +54,7 @@ def provide(session: nox.Session, program: str, *, package: str, others: tuple[s
 
 
 def provide_servers(session: nox.Session) -> None:
-    """Provide what the tests run beside Python: a compiler, and servers, which each test starts for itself."""
+    """Install a compiler, and the servers that tests start for themselves."""
     provide(session, "cc", package="gcc libc6-dev")
     if not provide(session, "valkey-server", package="redis-server", others=("redis-server",)):
         session.error("no redis-server or valkey-server, and no way to install it: install it, then run this again")
@@ -69,7 +69,7 @@ def tests(session: nox.Session) -> None:
     On the oldest interpreter some files use event loops in debug mode (`DEBUG_MODE_FILES` in `tests/conftest.py`), and
     `MEASURED`, whose tracing costs least, measures the branch coverage. Those that are not `WHOLE` leave out the files
     that take half the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
-    against the machine-readable contract.
+    against the machine-readable description of the API.
     """
     provide_servers(session)
     install(session, "test")
@@ -84,7 +84,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=MEASURED)
 def thorough(session: nox.Session) -> None:
-    """Run whole what the tests only sample: every damaged bit, every turn of the loop. Many minutes."""
+    """Run in full what the tests only sample: every bit flip, every turn of the event loop. Many minutes."""
     provide_servers(session)
     install(session, "test")
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", "--thorough", "--timeout", "3600", *session.posargs)
@@ -110,7 +110,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session(python=MEASURED)
 def browser(session: nox.Session) -> None:
-    """Use the pages as a person would, in a real Chromium, which is installed if that is possible."""
+    """Test the web pages in a real Chromium, which is installed if possible."""
     if not provide(session, "chromium", package="chromium"):
         session.skip("no chromium on the PATH, and no way to install it: these tests need it")
     install(session, "test", "browser")
@@ -119,7 +119,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build what people install, try it in an environment with nothing else, and execute the example notebook."""
+    """Build wheel and sdist, test them in an environment with nothing else, and execute the example notebook."""
     project = nox.project.load_toml("pyproject.toml")
     session.install("-q", "-e", ".[simulator]", *nox.project.dependency_groups(project, "package"))
     session.run("pytest", "-q", "-c", "tests/package/pytest.ini", "tests/package", *session.posargs)
@@ -127,7 +127,7 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the style, the format, and which room may import which."""
+    """Check style, format and import contracts."""
     project = nox.project.load_toml("pyproject.toml")
     session.install("-q", *nox.project.dependency_groups(project, "lint"))  # the package is read, not imported
     session.run("ruff", "check", ".")
@@ -157,7 +157,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the site into site/: every warning is an error, and nothing may come from outside."""
+    """Build the site into site/: every warning is an error, and nothing may be loaded from another host."""
     project = nox.project.load_toml("pyproject.toml")
     session.install("-q", *nox.project.dependency_groups(project, "docs"))  # the package is read, not imported
     session.env["NO_MKDOCS_2_WARNING"] = "1"

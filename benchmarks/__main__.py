@@ -28,7 +28,7 @@ ROW = "{:12} {:64} {:>9} {:>9} {:>6}"
 
 @attrs.frozen
 class Outcome:
-    """What became of one script: its figures, or why there are none."""
+    """The result of one script: its figures, or the reason why it has no figures."""
 
     script: str
     figures: tuple[Figure, ...] = ()
@@ -78,7 +78,7 @@ def show(outcomes: list[Outcome]) -> None:
 
 
 def sum_up(outcomes: list[Outcome], *, others: float) -> str:
-    """Say how many goals were missed, and whether the machine may be to blame."""
+    """Print how many goals were missed, and whether the machine may be the reason."""
     figures = [figure for outcome in outcomes for figure in outcome.figures]
     missed = sum(figure.holds is False for figure in figures)
     goals = "goal" if missed == 1 else "goals"
@@ -87,7 +87,7 @@ def sum_up(outcomes: list[Outcome], *, others: float) -> str:
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a script crashed."""
+    """Run the chosen scripts; return 1 when one crashed."""
     scripts = [path for path in sorted(HERE.glob("*.py")) if path.name[0] != "_" and "picture" not in path.name]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the quick form of each")

@@ -1,4 +1,4 @@
-"""An account with a limit nobody is told, and sessions that share it, in virtual time: nothing here sleeps.
+"""An account with an undisclosed limit, and sessions that share it, in virtual time: nothing here sleeps.
 
 Each session has work without end, and as many requests under way or waiting as the client has slots. It never sees
 the account or another session: only its own answers, half a round trip after they were given.
@@ -76,10 +76,10 @@ class Client(Protocol):
         """Have one more request to send."""
 
     def take(self, now: float) -> list[Ticket]:
-        """Give those to be sent now."""
+        """Return the requests to send now."""
 
     def wakes_at(self, now: float) -> float | None:
-        """Say when to ask again."""
+        """Return when to ask again."""
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Learn of an answer; the work of a refused request comes back as a new wish at once."""
@@ -88,9 +88,9 @@ class Client(Protocol):
 class Gated:
     """The shipped gate."""
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.gate = Gate()
-        self._dice = dice
+        self._random = rng
 
     def want(self, turn: Turn, now: float) -> None:
         """Join the queue."""
@@ -107,22 +107,22 @@ class Gated:
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Pass the answer to the gate."""
         limited = retry_after is not None
-        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._dice.random())
+        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
 
 
 class SharedGated:
     """The shipped gate with a pace that is shared through a store, which answers at once.
 
     Args:
-        dice: For the jitter of a pause.
+        rng: For the jitter of a pause.
         account: The account's gate in the store.
-        others: The processes that are told when it changes; this one adds itself.
+        others: The processes that are notified when it changes; this one adds itself.
     """
 
-    def __init__(self, dice: random.Random, account: AccountGate, others: "list[SharedGated]") -> None:
+    def __init__(self, rng: random.Random, account: AccountGate, others: "list[SharedGated]") -> None:
         self.pace = SharedPace()
         self.gate = Gate(pace=self.pace)
-        self._dice, self._account, self._others = dice, account, others
+        self._random, self._account, self._others = rng, account, others
         others.append(self)
 
     def want(self, turn: Turn, now: float) -> None:
@@ -154,19 +154,19 @@ class SharedGated:
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Pass the answer to the gate."""
         limited = retry_after is not None
-        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._dice.random())
+        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
 
 
 class Ungated:
     """What most clients do: each request on its own sleeps off its own 429, and sends again.
 
     Args:
-        dice: For a tenth of jitter.
+        rng: For a tenth of jitter.
         pause: Seconds instead of `Retry-After`; None honours the header.
     """
 
-    def __init__(self, dice: random.Random, *, pause: float | None = None) -> None:
-        self._dice, self._pause = dice, pause
+    def __init__(self, rng: random.Random, *, pause: float | None = None) -> None:
+        self._random, self._pause = rng, pause
         self._ready: list[tuple[float, int, Turn]] = []
         self._count = itertools.count()
         self._asleep: dict[Turn, list[float]] = {turn: [] for turn in Turn}
@@ -177,21 +177,21 @@ class Ungated:
         heapq.heappush(self._ready, (asleep.pop() if asleep else now, next(self._count), turn))
 
     def take(self, now: float) -> list[Ticket]:
-        """Give all that have slept enough."""
+        """Return all whose sleep has ended."""
         taken: list[Ticket] = []
         while self._ready and self._ready[0][0] <= now:
             taken.append(Ticket(heapq.heappop(self._ready)[2], now))
         return taken
 
     def wakes_at(self, now: float) -> float | None:  # noqa: ARG002 - the protocol's
-        """Give the end of the shortest sleep."""
+        """Return the end of the shortest sleep."""
         return self._ready[0][0] if self._ready else None
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Put a refused request to sleep."""
         if retry_after is not None:
             pause = retry_after if self._pause is None else self._pause
-            self._asleep[ticket.turn].append(now + pause * (1 + 0.1 * self._dice.random()))
+            self._asleep[ticket.turn].append(now + pause * (1 + 0.1 * self._random.random()))
 
 
 @attrs.frozen
@@ -209,8 +209,8 @@ class World:
 
     def __init__(self, account: Account, make: Callable[[random.Random], Client], *, sessions: int, seed: int) -> None:
         self.account = account
-        self.dice = random.Random(seed)
-        self.clients = [make(self.dice) for _ in range(sessions)]
+        self.rng = random.Random(seed)
+        self.clients = [make(self.rng) for _ in range(sessions)]
         self.log: list[Sent] = []
         self._told_to_wait = [0.0] * sessions
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
@@ -218,7 +218,7 @@ class World:
         self._timers: list[float | None] = [None] * sessions
 
     def run(self, seconds: float, *, stagger: float = 0.1, halve_at: float = math.inf) -> list[Sent]:
-        """Let all sessions work for so long; the limit may halve on the way."""
+        """Run all sessions for so many seconds; the limit may halve meanwhile."""
         for number in range(len(self.clients)):
             self._at(stagger * number, lambda now, number=number: self._start(number, now))  # type: ignore[misc]  # a default binds the loop variable
         if halve_at < seconds:
@@ -265,4 +265,4 @@ class World:
         self._pump(number, now)
 
     def _travel(self, now: float) -> float:
-        return now + ONE_WAY * (0.6 + 0.8 * self.dice.random())
+        return now + ONE_WAY * (0.6 + 0.8 * self.rng.random())

@@ -2,8 +2,8 @@
 
 Each knows what its client needs to submit, to wait and to have the result, and no more. All share one bare asyncio
 protocol, because a server that costs as much as the client under test would be what is measured. Operations end after
-times drawn from a seeded dice; the monotonic clock is the same in all processes of a Linux machine, so that a client
-may compare when it knew with when the work ended.
+times drawn from a seeded generator; the monotonic clock is the same in all processes of a Linux machine, so that a
+client may compare when it knew with when the work ended.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _HOST = re.compile(rb"\r\nhost: *(\S+)", re.IGNORECASE)
 
 @attrs.frozen
 class Work:
-    """One operation: when it ends, and what was asked for."""
+    """One operation: when it ends, and its request."""
 
     id: str
     due: float
@@ -71,7 +71,7 @@ class Works:
     """The operations of one service; on trial they end at once, so that a client can warm up."""
 
     def __init__(self, shortest: float, longest: float, *, seed: int) -> None:
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
         self._range = shortest, longest
         self.trial = True
         self.all: dict[str, Work] = {}
@@ -83,13 +83,13 @@ class Works:
 
     def add(self, asked: dict[str, Any]) -> Work:
         """Begin an operation."""
-        lasts = 0.0 if self.trial else self._dice.uniform(*self._range)
+        lasts = 0.0 if self.trial else self._random.uniform(*self._range)
         work = Work(f"op_{len(self.all):026d}", self.now + lasts, asked)
         self.all[work.id] = work
         return work
 
     def ended(self, work: Work) -> bool:
-        """Say whether it is over."""
+        """Return whether it is over."""
         return work.due <= self.now
 
 
@@ -230,7 +230,7 @@ class Service:
         self._pipe.recv()
 
     def look(self) -> tuple[Tally, dict[str, float]]:
-        """Give what was counted, and when each operation (by its id) ended, or will."""
+        """Return the counts, and when each operation (by its id) ended, or will."""
         self._pipe.send("look")
         seen: tuple[Tally, dict[str, float]] = self._pipe.recv()
         return seen
@@ -250,7 +250,7 @@ def serve(api: str, *, shortest: float, longest: float, seed: int = 1) -> Iterat
 
 
 def weigh_process() -> float:
-    """Return the memory this process holds, in KiB; whoever wants garbage gone collects it first."""
+    """Return the memory this process holds, in KiB; the caller collects garbage first."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
 
 

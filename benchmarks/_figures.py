@@ -34,7 +34,7 @@ class Figure:
 
 
 def add_options(parser: argparse.ArgumentParser, *, quick: str) -> None:
-    """Let a script be asked for less, described by `quick`, and for its table in a file."""
+    """Add the options for a quick run, described by `quick`, and for a table in a file."""
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the last table there, too")
 
@@ -55,7 +55,7 @@ def write(figures: Iterable[Figure], options: argparse.Namespace) -> int:
 
 
 def skip(reason: str, options: argparse.Namespace) -> int:
-    """Say what keeps a script from measuring: no figures are no failure."""
+    """Print what keeps a script from measuring: missing figures are no failure."""
     print(f"skipped: {reason}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"skipped": reason}))

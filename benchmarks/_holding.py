@@ -1,7 +1,7 @@
 """Ten thousand held polls: what each takes of memory and of a core, and how soon the end of each is known.
 
 The simulator would need more memory and time to hold so many than the client that is measured, so the server here is a
-bare asyncio protocol in a process of its own: it reads the head of a GET, says nothing, and when it is told to, lets
+bare asyncio protocol in a process of its own: it reads the head of a GET, sends nothing, and on request lets
 all operations end within three seconds. The client is a fresh process, so that its memory is that of the polls.
 """
 
@@ -82,7 +82,7 @@ class Holder(asyncio.Protocol):
             self._note(found[1].decode(), self)
 
     def answer(self, identity: str) -> float:
-        """Say that the operation is ready; gives the time it was said."""
+        """Report the operation as ready; return the time of the report."""
         body = json.dumps({"fx": {"id": identity, "status": "ready"}}).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         assert isinstance(self._transport, asyncio.WriteTransport)  # noqa: S101 - for type checkers: it is a stream
@@ -99,7 +99,7 @@ def serve(pipe: Connection, count: int) -> None:
 
 async def _serve(pipe: Connection, count: int) -> None:
     loop, complete, over = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    held, ended, dice = dict[str, Holder](), dict[str, float](), random.Random(1)
+    held, ended, rng = dict[str, Holder](), dict[str, float](), random.Random(1)
 
     def note(identity: str, holder: Holder) -> None:
         held[identity] = holder
@@ -117,7 +117,7 @@ async def _serve(pipe: Connection, count: int) -> None:
     pipe.send(count)
     await asyncio.to_thread(pipe.recv)
     for identity in held:
-        loop.call_later(dice.uniform(0, ENDING), end, identity)
+        loop.call_later(rng.uniform(0, ENDING), end, identity)
     await over.wait()
     pipe.send(ended)
 

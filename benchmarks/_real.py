@@ -46,13 +46,13 @@ class Cell:
         return ANNOUNCED / self.speed
 
     def arrivals(self, seconds: float, *, seed: int) -> Iterator[float]:
-        """Give the times of submission: M at once, then as many as finish."""
-        dice, mean = random.Random(seed), DURATIONS[self.durations][1] / self.speed
+        """Return the times of submission: M at once, then as many as finish."""
+        rng, mean = random.Random(seed), DURATIONS[self.durations][1] / self.speed
         yield from [0.0] * self.operations
-        at = dice.expovariate(self.operations / mean)
+        at = rng.expovariate(self.operations / mean)
         while at < seconds:
             yield at
-            at += dice.expovariate(self.operations / mean)
+            at += rng.expovariate(self.operations / mean)
 
 
 @attrs.define
@@ -95,12 +95,12 @@ def _serve(pipe: Connection, cell: Cell, seed: int) -> None:
         await anyio.sleep(DELAY if request.method == "GET" else 0.0)
 
     async def live() -> None:
-        async with Simulator(speed=cell.speed, durations=lambda _: draw(dice), on_request=travel) as sim:
+        async with Simulator(speed=cell.speed, durations=lambda _: draw(rng), on_request=travel) as sim:
             pipe.send((sim.url, sim.api_key))
             while await to_thread.run_sync(pipe.recv) != "close":
                 pipe.send({operation.id: operation.due for operation in sim.operations.values()})
 
-    draw, dice = DURATIONS[cell.durations][0], random.Random(seed)
+    draw, rng = DURATIONS[cell.durations][0], random.Random(seed)
     asyncio.run(live())
 
 

@@ -92,7 +92,7 @@ class Sampling:
         self._last = now
 
     def _place(self, frame: FrameType | None) -> str:
-        """Say which stage a stack belongs to (rule 2)."""
+        """Return the stage that a stack belongs to (rule 2)."""
         found = LOOP
         while frame is not None:
             name = frame.f_code.co_filename

@@ -1,6 +1,6 @@
 """A world in virtual time: operations that finish, a network with a delay, slots, permits, and nothing that sleeps.
 
-One event heap, one clock. A policy is told of joins, answers and the passing of time, and asks the world to send polls.
+One event heap, one clock. A policy receives joins, answers and the passing of time, and asks the world to send polls.
 The world refuses to break the rules it is there to measure: more polls out than slots, or more requests than permits,
 is an error.
 """
@@ -29,7 +29,7 @@ class Work:
 
 
 class Policy(Protocol):
-    """Whoever decides which operation is polled next."""
+    """Decides which operation is polled next."""
 
     def join(self, work: Work) -> None:
         """A new operation has been submitted."""
@@ -80,7 +80,7 @@ class World:
         heapq.heappush(self._events, (when, next(self._order), do))
 
     def wake(self, when: float) -> None:
-        """Give the policy a turn at a given time, unless one comes sooner anyway."""
+        """Schedule a turn of the policy, unless one comes sooner anyway."""
         if when < self._wake:
             self._wake = when
             self.at(when, self._woken)
@@ -153,14 +153,14 @@ class World:
         self._next_arrival(arrivals)
 
 
-def lognormal(dice: random.Random) -> float:
+def lognormal(rng: random.Random) -> float:
     """Median 25 s, 99th percentile 120 s, mean 31 s."""
-    return 25 * math.exp(dice.gauss(0, math.log(120 / 25) / 2.3263))
+    return 25 * math.exp(rng.gauss(0, math.log(120 / 25) / 2.3263))
 
 
-def bimodal(dice: random.Random) -> float:
+def bimodal(rng: random.Random) -> float:
     """Half 8 s give or take 2, half 60 s give or take 10: two models, or two lengths, behind one route."""
-    return max(0.5, dice.gauss(8, 2) if dice.random() < 0.5 else dice.gauss(60, 10))
+    return max(0.5, rng.gauss(8, 2) if rng.random() < 0.5 else rng.gauss(60, 10))
 
 
 DURATIONS: dict[str, tuple[Callable[[random.Random], float], float]] = {

@@ -1,13 +1,13 @@
 """What a recorded bulk run costs, stage by stage, and that its memory does not grow with the number of its lines.
 
-    python benchmarks/bulk.py             10,000 pieces, 100,000 lines planned: some ten minutes
-    python benchmarks/bulk.py --quick     500 pieces, 10,000 lines: under a minute on an idle machine
+    python benchmarks/bulk.py             10,000 operations, 100,000 lines planned: some ten minutes
+    python benchmarks/bulk.py --quick     500 operations, 10,000 lines: under a minute on an idle machine
 
 The simulator is a process of its own; so is every client, and only the client is measured. Pieces are half-second
 effects, 1,000 in flight, from a service that makes each within milliseconds: files could hardly be smaller, nor polls
 fewer, so the journal's share is the largest it can be. How the CPU is split: `_sampling.py`. The journal's share is
 what is spent in its files and in its thread, and of the cost of handing over to threads as much as it has of all
-hand-overs. A second measure knows of no stages: the same pieces with and without a journal, in turns, by processes.
+hand-overs. A second measure knows of no stages: the same operations with and without a journal, in turns, by processes.
 
 Lines are planned by a session whose every submit is refused as if there were no network: so each line is read, looked
 up, written down, and given up, and stays in the journal as planned. Memory is the process's peak (VmHWM).
@@ -47,9 +47,9 @@ FLAT = 25.0  # MB: what the allocator keeps of a busy moment, which comes by cha
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """What a run of some pieces took: seconds of the wall, and of CPU, also by stage, and jobs for threads by stage."""
+    """The cost of a run: seconds of the wall, and of CPU, also by stage, and jobs for threads by stage."""
 
-    pieces: int
+    operations: int
     wall: float
     cpu: float
     commits: int
@@ -95,15 +95,15 @@ def alone(call: Callable[..., T], *args: Any, **options: bool) -> T:
         return process.submit(call, *args, **options).result()
 
 
-def run(address: tuple[str, str], pieces: int, *, recorded: bool = True, sampled: bool = False) -> Run:
-    """Run pieces from nothing to files, with a journal or without, and with a look at the stages or without."""
+def run(address: tuple[str, str], operations: int, *, recorded: bool = True, sampled: bool = False) -> Run:
+    """Run operations from nothing to files, with a journal or without, and with a look at the stages or without."""
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix="bulk-") as folder:
-        return asyncio.run(_run(address, Path(folder), pieces, recorded=recorded, sampled=sampled))
+        return asyncio.run(_run(address, Path(folder), operations, recorded=recorded, sampled=sampled))
 
 
-async def _run(address: tuple[str, str], folder: Path, pieces: int, *, recorded: bool, sampled: bool) -> Run:
+async def _run(address: tuple[str, str], folder: Path, operations: int, *, recorded: bool, sampled: bool) -> Run:
     url, key = address
-    requests = (NewFx(f"door {number}", duration=0.5) for number in range(pieces))
+    requests = (NewFx(f"door {number}", duration=0.5) for number in range(operations))
     async with Session(Settings(api_key=key, base_url=url)) as session, Journal.open(folder) as journal:
         wall, cpu = time.perf_counter(), time.process_time()
         with Sampling() if sampled else nullcontext() as sampling:
@@ -112,7 +112,7 @@ async def _run(address: tuple[str, str], folder: Path, pieces: int, *, recorded:
                     if isinstance(result, Failed):
                         raise result.error
         return Run(
-            pieces=pieces,
+            operations=operations,
             wall=time.perf_counter() - wall,
             cpu=time.process_time() - cpu,
             commits=journal.store._database.commits,  # noqa: SLF001 - what the journal's cost depends on
@@ -150,31 +150,33 @@ async def _plan(folder: Path, marks: list[int]) -> tuple[list[float], float, flo
 
 
 def peak_memory() -> float:
-    """Give the most memory this program held, in MB; what rusage says includes the process that started it."""
+    """Return the peak memory of this program, in MB; what rusage says includes the process that started it."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if found is None:
         raise SystemExit("this needs /proc, as Linux has it")
     return int(found[1]) / 1024
 
 
-def split(address: tuple[str, str], pieces: int) -> Iterator[Figure]:
-    """Run pieces under observation, print where the CPU goes, and give the figures."""
-    seen = alone(run, address, pieces, sampled=True)
-    print(f"\n{pieces} pieces in {seen.wall:.0f} s, {seen.cpu:.1f} s of CPU\n")
-    print(f"{'stage':20} {'us/piece':>9} {'share':>7} {'of it in threads':>17} {'jobs/piece':>11}")
+def split(address: tuple[str, str], operations: int) -> Iterator[Figure]:
+    """Run operations under observation, print where the CPU goes, and yield the figures."""
+    seen = alone(run, address, operations, sampled=True)
+    print(f"\n{operations} operations in {seen.wall:.0f} s, {seen.cpu:.1f} s of CPU\n")
+    print(f"{'stage':20} {'us/operation':>9} {'share':>7} {'of it in threads':>17} {'jobs/operation':>11}")
     for stage, used in sorted(seen.by_stage.items(), key=lambda item: -item[1]):
         inside, jobs = seen.used.get(f"{stage}, thread", 0.0), seen.jobs.get(stage, 0)
         print(
-            f"{stage:20} {used / pieces * 1e6:9.0f} {used / seen.cpu:7.1%} {inside / pieces * 1e6:17.0f} "
-            f"{jobs / pieces:11.2f}",
+            f"{stage:20} {used / operations * 1e6:9.0f} {used / seen.cpu:7.1%} {inside / operations * 1e6:17.0f} "
+            f"{jobs / operations:11.2f}",
             flush=True,
         )
     share = seen.by_stage["journal"] / seen.cpu
-    yield tell(f"{pieces} pieces: a second, with the service on the same machine", f"{pieces / seen.wall:.0f}")
-    yield tell("CPU per piece", f"{seen.cpu / pieces * 1e6:.0f} us")
+    yield tell(
+        f"{operations} operations: a second, with the service on the same machine", f"{operations / seen.wall:.0f}"
+    )
+    yield tell("CPU per operation", f"{seen.cpu / operations * 1e6:.0f} us")
     for stage in ("submit", "poll", "download", "journal"):
-        yield tell(f"CPU per piece: {stage}", f"{seen.by_stage[stage] / pieces * 1e6:.0f} us")
-    yield tell("transactions per piece", f"{seen.commits / pieces:.2f}")
+        yield tell(f"CPU per operation: {stage}", f"{seen.by_stage[stage] / operations * 1e6:.0f} us")
+    yield tell("transactions per operation", f"{seen.commits / operations:.2f}")
     yield keep_share("the journal's share, by stages", share)
 
 
@@ -188,15 +190,15 @@ def keep_share(name: str, share: float) -> Figure:
     return Figure(name, "<= 15 %", f"{share:.1%}", share <= MOST)
 
 
-def compare(address: tuple[str, str], pieces: int, *, rounds: int) -> Iterator[Figure]:
+def compare(address: tuple[str, str], operations: int, *, rounds: int) -> Iterator[Figure]:
     """Run the same with and without a journal, in turns, and give what the journal takes."""
     shares = []
     for _ in range(rounds):
-        bare, recorded = (alone(run, address, pieces, recorded=recorded).cpu for recorded in (False, True))
+        bare, recorded = (alone(run, address, operations, recorded=recorded).cpu for recorded in (False, True))
         shares.append(1 - bare / recorded)
-        print(f"{pieces} pieces: {bare:.2f} s of CPU without a journal, {recorded:.2f} s with one", flush=True)
+        print(f"{operations} operations: {bare:.2f} s of CPU without a journal, {recorded:.2f} s with one", flush=True)
     share = statistics.median(shares)
-    yield keep_share(f"the journal's share, {rounds} pairs of runs of {pieces}", share)
+    yield keep_share(f"the journal's share, {rounds} pairs of runs of {operations}", share)
 
 
 def weigh(marks: list[int]) -> Iterator[Figure]:
@@ -212,19 +214,19 @@ def weigh(marks: list[int]) -> Iterator[Figure]:
 def main() -> int:
     """Measure, and print the table; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    _figures.add_options(parser, quick="500 pieces, 10,000 lines")
+    _figures.add_options(parser, quick="500 operations, 10,000 lines")
     parser.add_argument("--only", choices=["split", "pairs", "memory"])
-    parser.add_argument("--pieces", type=int)
+    parser.add_argument("--operations", type=int)
     options = parser.parse_args()
-    pieces, pair, rounds, marks = 10_000, 1000, 3, [1000, 10_000, 100_000]
+    operations, pair, rounds, marks = 10_000, 1000, 3, [1000, 10_000, 100_000]
     if options.quick:
-        pieces, pair, rounds, marks = 500, 250, 1, [1000, 10_000]
-    pieces = options.pieces or pieces
+        operations, pair, rounds, marks = 500, 250, 1, [1000, 10_000]
+    operations = options.operations or operations
     figures: list[Figure] = []
     if options.only != "memory":
         with serve() as address:
             if options.only != "pairs":
-                figures += split(address, pieces)
+                figures += split(address, operations)
             if options.only != "split":
                 figures += compare(address, pair, rounds=rounds)
     if options.only in (None, "memory"):

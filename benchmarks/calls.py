@@ -4,8 +4,8 @@
 
 A request is submitted, awaited by one long poll, and its file downloaded, again and again in one session; the figures
 are those of the median run. A call is the start of a Python function, coroutine or generator of this package, in any
-thread; going on after an `await` is none. The simulator runs in the same process and is not counted. The depth is the
-number of our frames above aiohttp's own function when it is asked for the PUT.
+thread; resuming after an `await` does not count, nor does the simulator, which runs in the same process. The depth is
+the number of our frames above aiohttp's own function when it is asked for the PUT.
 
 `--top` lists the functions that are called most, `--stack` the frames above the PUT.
 """

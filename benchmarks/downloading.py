@@ -167,13 +167,13 @@ async def measure(client: str, job: Job) -> dict[str, float]:
 
 
 def peak_rss() -> float:
-    """Give the most memory this program held, in MB; what rusage says includes the process that started it."""
+    """Return the peak memory of this program, in MB; what rusage says includes the process that started it."""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(match[1]) / 1024 if match else math.nan
 
 
 def run_curl(job: Job) -> dict[str, float]:
-    """Let curl fetch everything, and give what it used up."""
+    """Download everything with curl, and return its usage."""
     lines = "".join(f'url = "{url}"\noutput = "{path}"\n' for url, path in job.pairs())
     command = ["curl", "--silent", "--fail", "--parallel", "--parallel-max", str(job.streams), "--config", "-"]
     started = time.perf_counter()
@@ -223,7 +223,7 @@ def make_files(folder: Path, count: int) -> None:
 
 @contextlib.contextmanager
 def serve(folder: Path, *, program: str) -> Iterator[str]:
-    """Let nginx serve a folder on a free port of loopback, and give its origin."""
+    """Serve a folder with nginx on a free port of loopback, and yield its origin."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -104,7 +104,7 @@ async def run_slice(send: Send, connections: int, each: int) -> float:
 
 
 async def measure(origin: str, connections: int, slices: int, *, beside_httpx: bool) -> dict[str, list[float]]:
-    """Let the clients take turns, now one first and now another; gives the microseconds of each slice."""
+    """Run the clients in turns, now one first and now another; return the microseconds of each slice."""
     taken: dict[str, list[float]] = {"ours": [], "aiohttp": [], "httpx": []}
     async with AsyncExitStack() as stack:
         names = list(taken) if beside_httpx else ["ours", "aiohttp"]
@@ -142,7 +142,7 @@ def be_cell(cell: str, *, quick: bool) -> None:
 
 
 def compare(taken: dict[str, list[float]], other: str) -> list[float]:
-    """Give the quartiles of the ratio between slices that stood side by side."""
+    """Return the quartiles of the ratio between neighbouring slices."""
     pairs = zip(taken["ours"], taken[other], strict=False)  # httpx has fewer
     return statistics.quantiles([ours / theirs for ours, theirs in pairs])
 

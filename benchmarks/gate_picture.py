@@ -24,7 +24,7 @@ INK, CALM, ALARM, PALE = "#22302f", "#1d6470", "#b4532a", "#c9d6d3"
 
 CLIENTS: dict[str, Callable[[random.Random], Client]] = {
     "the gate": Gated,
-    "fixed pause of 2 s": lambda dice: Ungated(dice, pause=2.0),
+    "fixed pause of 2 s": lambda rng: Ungated(rng, pause=2.0),
     "each obeys its Retry-After": Ungated,
 }
 
@@ -32,8 +32,8 @@ CLIENTS: dict[str, Callable[[random.Random], Client]] = {
 class Watched(Gated):
     """The shipped gate, with what it has learned written down."""
 
-    def __init__(self, dice: random.Random) -> None:
-        super().__init__(dice)
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(rng)
         self.learned: list[tuple[float, float]] = []
         self.refused: list[float] = []
 
@@ -78,7 +78,7 @@ def draw_traffic(axes: Axes) -> None:
 
 
 def count(log: list[Sent], *, since: float) -> tuple[float, float]:
-    """Give the requests per second that were answered, and those refused."""
+    """Return the requests per second that were answered, and those refused."""
     seen = [sent for sent in log if sent.at >= since]
     refused = sum(sent.limited for sent in seen)
     return (len(seen) - refused) / (SECONDS - since), refused / (SECONDS - since)

@@ -184,7 +184,7 @@ class Report:
 
 
 def unfairness(log: Iterable[Sent], sessions: int, *, start: float = FAIR_FROM, end: float = FAIR_UNTIL) -> float:
-    """Give the largest distance of a session's share from the mean, as a part of the mean."""
+    """Return the largest distance of a session's share from the mean, as a part of the mean."""
     shares = [0] * sessions
     for sent in log:
         if start <= sent.at < end and not sent.limited:
@@ -196,7 +196,7 @@ def unfairness(log: Iterable[Sent], sessions: int, *, start: float = FAIR_FROM, 
 def meet() -> Callable[[random.Random], Client]:
     """Make the sessions of one account, which meet in a store."""
     account, others = AccountGate(), list[SharedGated]()
-    return lambda dice: SharedGated(dice, account, others)
+    return lambda rng: SharedGated(rng, account, others)
 
 
 def compare(scenario: Scenario, *, seconds: float) -> None:
@@ -204,7 +204,7 @@ def compare(scenario: Scenario, *, seconds: float) -> None:
     clients: dict[str, Callable[[random.Random], Client]] = {
         "the gate": Gated,
         "no gate, each request obeys its Retry-After": Ungated,
-        "no gate, fixed backoff of 2 s": lambda dice: Ungated(dice, pause=2.0),
+        "no gate, fixed backoff of 2 s": lambda rng: Ungated(rng, pause=2.0),
     }
     print(f"\n{scenario}: beside it")
     for name, make in clients.items():

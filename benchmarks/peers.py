@@ -208,7 +208,7 @@ async def _measure(client: str, service: Service, count: int) -> Seen:
 
 
 def find_middle(rounds: list[Seen]) -> Seen:
-    """Take the median of everything."""
+    """Return the median of each figure."""
     names = [field.name for field in attrs.fields(Seen)]
     return Seen(**{name: statistics.median(getattr(seen, name) for seen in rounds) for name in names})
 

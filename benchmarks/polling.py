@@ -126,7 +126,7 @@ def weigh(count: int, *, idle: float) -> Iterator[Figure]:
 
 
 def main() -> int:
-    """Run what was asked for, and print the table; 1 when a goal is missed."""
+    """Run the chosen cells, and print the table; return 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     _figures.add_options(parser, quick="one short cell and 1,000 polls")
     parser.add_argument("--only", choices=["cells", "held"])

@@ -1,4 +1,4 @@
-"""What work costs as it grows: 100 to 100,000 pieces through one session by `run_many`.
+"""What work costs as it grows: 100 to 100,000 operations through one session by `run_many`.
 
     python benchmarks/scale.py            all four, some ten minutes
     python benchmarks/scale.py --quick    up to 10,000, under a minute
@@ -6,7 +6,7 @@
 Each count runs in a fresh process, against the small server of `_fakes.py` in another, over loopback. Pieces take 1 to
 4 s; at most 1,000 are in flight (the default) and each has a poll slot, so that none is asked for twice: how many polls
 there are when slots are scarce depends on the account's rate, not on the library (`polling.py`). CPU is user and system
-time of the client's process from the first piece to the last result, its start and one piece to warm up not counted.
+time of the client's process from the first operation to the last result, without its start and one warm-up operation.
 Memory is what the process grew by until then, sampled twice a second; lag is how late a ticker of 5 ms wakes on the
 session's own event loop.
 """
@@ -30,13 +30,13 @@ IN_FLIGHT = 1000
 SHORTEST, LONGEST = 1.0, 4.0
 COUNTS = (100, 1000, 10_000, 100_000)
 TICK, SAMPLE = 0.005, 0.5
-HEADS = ("pieces", "seconds", "CPU ms", "requests", "grown MiB", "KiB each", "lag median", "p99", "max", "p99 own")
+HEADS = ("operations", "seconds", "CPU ms", "requests", "grown MiB", "KiB each", "lag median", "p99", "max", "p99 own")
 HEAD = "{:>9} {:>9} {:>8} {:>10} {:>11} {:>11} {:>12} {:>9} {:>9} {:>9}"
 
 
 @attrs.frozen
 class Seen:
-    """One run: CPU ms and requests per piece, MiB grown at most, KiB per piece in flight, lag in ms.
+    """One run: CPU ms and requests per operation, MiB grown at most, KiB per operation in flight, lag in ms.
 
     Of the lag, `own` is what this process worked meanwhile; the rest is the machine's.
     """
@@ -58,7 +58,7 @@ class Seen:
         return HEAD.format(*cells)
 
 
-def make_pieces(count: int) -> Iterator[NewFx]:
+def make_requests(count: int) -> Iterator[NewFx]:
     """Make requests as they are asked for."""
     for number in range(count):
         yield NewFx(f"door {number}", duration=2.5)
@@ -81,15 +81,15 @@ async def weigh(weights: list[float]) -> None:
 
 
 async def consume(session: Session, count: int) -> None:
-    """Take every result, and keep none."""
-    async with session.run_many(make_pieces(count)) as results:
+    """Consume every result, and keep none."""
+    async with session.run_many(make_requests(count)) as results:
         async for result in results:
             if isinstance(result, Failed):
                 raise result.error
 
 
 def run(count: int) -> Seen:
-    """Run so many pieces in a fresh process."""
+    """Run so many operations in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=SPAWN) as pool:
         return pool.submit(_run, count).result()
 
@@ -136,7 +136,7 @@ def find_share(values: list[float], share: float) -> float:
 def measure_goals(runs: dict[int, Seen]) -> Iterator[Figure]:
     """Compare with what is promised; with `--quick` the largest run is a smaller one."""
     largest, base = runs[max(runs)], runs[IN_FLIGHT]
-    yield Figure.at_most(f"CPU per piece at {largest.count:,}, beside 1,000", 1.2, largest.cpu / base.cpu)
+    yield Figure.at_most(f"CPU per operation at {largest.count:,}, beside 1,000", 1.2, largest.cpu / base.cpu)
     if (previous := largest.count // 10) > IN_FLIGHT:
         ratio = largest.grown / runs[previous].grown
         yield Figure.at_most(f"memory at {largest.count:,}, beside {previous:,}", 1.1, ratio)
@@ -147,9 +147,9 @@ def measure_goals(runs: dict[int, Seen]) -> Iterator[Figure]:
 
 
 def main() -> int:
-    """Run what was asked for, and print the table; 1 when a goal is missed."""
+    """Run the chosen sizes, and print the table; return 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    _figures.add_options(parser, quick="up to 10,000 pieces")
+    _figures.add_options(parser, quick="up to 10,000 operations")
     options = parser.parse_args()
     print(HEAD.format(*HEADS))
     runs = {}

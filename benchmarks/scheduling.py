@@ -53,13 +53,13 @@ class Cell:
 
     def works(self, seed: int) -> list[Work]:
         """Return the operations, in order of submission."""
-        dice = random.Random(seed)
+        rng = random.Random(seed)
         draw, mean = DURATIONS[self.durations]
         born, works = 0.0, []
         stream = self.arrivals == "stream"
         for name in range(max(600, min(4 * self.operations, 20_000)) if stream else self.operations):
-            born += dice.expovariate(self.operations / mean) if stream else 0.0
-            works.append(Work(name, born, born + draw(dice)))
+            born += rng.expovariate(self.operations / mean) if stream else 0.0
+            works.append(Work(name, born, born + draw(rng)))
         return works
 
 
@@ -110,7 +110,7 @@ def play_all(cell: Cell) -> tuple[Cell, dict[str, Score]]:
 
 
 def find_losses(scores: dict[str, Score]) -> Iterator[str]:
-    """Say where a simple policy with no more requests than ours (and a tenth) is clearly better."""
+    """Return where a simple policy with no more requests than ours (and a tenth) is clearly better."""
     ours = scores["ours"]
     for policy in SIMPLE:
         theirs = scores[policy]
@@ -178,7 +178,7 @@ def find_goals(cell: Cell, scores: dict[str, Score]) -> Iterator[Goal]:
 
 
 def sum_up(goals: list[Goal], losses: list[str]) -> Iterator[Figure]:
-    """Give each goal one row, with the worst of all cells that have it."""
+    """Return one row per goal, with the worst of all cells that have it."""
     for name in dict.fromkeys(goal.name for goal in goals):
         same = [goal for goal in goals if goal.name == name]
         worst = (min if same[0].least else max)(same, key=lambda goal: goal.value)

@@ -216,7 +216,7 @@ def serve(gate: str) -> Iterator[Server | None]:
 
 
 def judge(gate: str, rate: float, outcome: Outcome) -> Iterator[_figures.Figure]:
-    """Compare with the goals; without a gate there is none."""
+    """Compare with the goals; without a gate there are no goals."""
     least = 0.95 if rate >= 20 else 0.88
     even = outcome.least >= 0.9 and outcome.most <= 1.1
     rows = (
@@ -243,7 +243,7 @@ def lose(gate: str, server: Server, *, rate: float) -> Iterator[_figures.Figure]
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a goal is missed."""
+    """Run the chosen parts; return 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     _figures.add_options(parser, quick="20 requests a second only, 10 s of it")
     parser.add_argument("--gates", nargs="+", default=["none", "redis", "postgres"], help="where the gate is")

@@ -1,13 +1,13 @@
-"""What webhooks save: requests per piece, and how late a lost one is noticed, over real sockets against the simulator.
+"""What webhooks save: requests per operation, and how late a lost one is noticed, over sockets against the simulator.
 
-    python benchmarks/webhooks.py                   200 pieces in real time, under a minute
+    python benchmarks/webhooks.py                   200 operations in real time, under a minute
     python benchmarks/webhooks.py --speed 4 --all   all eight routes, the service four times as fast
 
-One process holds the simulator, the session and an aiohttp receiver. Half of the pieces are effects (5 s in the
+One process holds the simulator, the session and an aiohttp receiver. Half of the operations are effects (5 s in the
 median), half samples (8 s), one in a hundred takes three times as long. All are submitted at once, which is the worst
-case: nothing is known of a route when its first webhook is missed. Requests are counted by the simulator; a piece is
-noticed when `session.wait` returns. A lost webhook's piece is late from when it has ended and nine in ten of its route
-have, whichever comes last; both are taken from the simulator's own books, and so stricter than what can be learned.
+case: nothing is known of a route when its first webhook is missed. Requests are counted by the simulator; an operation
+is noticed when `session.wait` returns. A lost webhook's operation is late from when it has ended and nine in ten of its
+route have, whichever comes last; both are the simulator's own figures, and so stricter than what can be learned.
 
 At speed 1 nothing is scaled: those are the figures. At another the service is faster and the client is the same: what
 it does by its own clock (counting the silent twice a second, 5 s of silence that mean nothing any more) takes speed
@@ -49,7 +49,7 @@ LATE = 5.0  # seconds after both the end and the route's 90th percentile
 
 @attrs.frozen(kw_only=True)
 class Noticed:
-    """One piece: how long the work took, and how long until its waiter knew; seconds of the service."""
+    """One operation: how long the work took, and how long until its waiter knew; seconds of the service."""
 
     route: str
     lost: bool
@@ -62,18 +62,22 @@ class Run:
     """One scenario."""
 
     requests: float
-    pieces: tuple[Noticed, ...]
+    operations: tuple[Noticed, ...]
 
     def late(self) -> list[float]:
         """By how much each lost one was noticed later than the end and the 90th percentile of its route."""
         by_route = defaultdict(list)
-        for piece in self.pieces:
-            by_route[piece.route].append(piece.took)
+        for operation in self.operations:
+            by_route[operation.route].append(operation.took)
         usual = {route: statistics.quantiles(times, n=10)[-1] for route, times in by_route.items()}
-        return [piece.known - max(piece.took, usual[piece.route]) for piece in self.pieces if piece.lost]
+        return [
+            operation.known - max(operation.took, usual[operation.route])
+            for operation in self.operations
+            if operation.lost
+        ]
 
 
-def make_pieces(count: int, url: str | None, *, every_route: bool) -> list[Request]:
+def make_requests(count: int, url: str | None, *, every_route: bool) -> list[Request]:
     """Make the requests, no two alike."""
     kinds = [
         lambda n: NewFx(f"door {n}", duration=0.5, callback_url=url),
@@ -104,7 +108,7 @@ async def listen(sim: Simulator, secret: str, session: Session) -> AsyncIterator
 
 
 async def play(count: int, *, loss: float, speed: float, seed: int, every_route: bool, callbacks: bool = True) -> Run:
-    """Submit all pieces at once, and wait for each."""
+    """Submit all operations at once, and wait for each."""
     sim = Simulator(seed=seed, speed=speed, webhook_loss=loss, allow_private_callbacks=True)
     seen: dict[str, float] = {}
 
@@ -119,10 +123,10 @@ async def play(count: int, *, loss: float, speed: float, seed: int, every_route:
             listen(sim, str(sim.webhook_secret), session) as url,
             anyio.create_task_group() as group,
         ):
-            for request in make_pieces(count, url if callbacks else None, every_route=every_route):
+            for request in make_requests(count, url if callbacks else None, every_route=every_route):
                 group.start_soon(follow, request)
         told = {delivery.operation for delivery in sim.deliveries}
-        pieces = tuple(
+        operations = tuple(
             Noticed(
                 route=operation.route.name,
                 lost=operation.id not in told,
@@ -131,7 +135,7 @@ async def play(count: int, *, loss: float, speed: float, seed: int, every_route:
             )
             for operation in sim.operations.values()
         )
-        return Run(requests=sum(entry.host == "api" for entry in sim.log) / count, pieces=pieces)
+        return Run(requests=sum(entry.host == "api" for entry in sim.log) / count, operations=operations)
 
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
@@ -140,7 +144,7 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
 
     async def keep(name: str, *, loss: float, callbacks: bool = True) -> None:
         runs[name] = await play(
-            options.pieces,
+            options.operations,
             loss=loss,
             speed=options.speed,
             seed=options.seed,
@@ -153,15 +157,17 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
         group.start_soon(lambda: keep("some", loss=options.loss))
         group.start_soon(lambda: keep("none", loss=0.0, callbacks=False))
     late = runs["some"].late()
-    lost = len(late) / options.pieces
-    lag = [piece.known - piece.took for piece in runs["all"].pieces]
-    unheard = [piece.known - piece.took for piece in runs["none"].pieces]
-    print(f"polling alone: {runs['none'].requests:.3f} requests per piece, noticed {max(unheard):.3f} s late at worst")
+    lost = len(late) / options.operations
+    lag = [operation.known - operation.took for operation in runs["all"].operations]
+    unheard = [operation.known - operation.took for operation in runs["none"].operations]
+    print(
+        f"polling alone: {runs['none'].requests:.3f} requests per operation, noticed {max(unheard):.3f} s late at worst"
+    )
     print(f"all delivered: noticed {statistics.median(lag):.3f} s late, {max(lag):.3f} s at worst")
     print(f"{lost:.0%} lost: the {len(late)} are noticed {statistics.median(late):.3f} s late by the goal's measure\n")
     return [
-        Figure.at_most("requests per piece, all delivered", 1.3, runs["all"].requests),
-        Figure.at_most(f"requests per piece, {lost:.0%} lost", 1.6, runs["some"].requests),
+        Figure.at_most("requests per operation, all delivered", 1.3, runs["all"].requests),
+        Figure.at_most(f"requests per operation, {lost:.0%} lost", 1.6, runs["some"].requests),
         Figure.at_most("a lost one noticed, s after max(end, 90th percentile), worst", LATE, max(late)),
     ]
 
@@ -169,15 +175,15 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
 def main() -> int:
     """Print the table; 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pieces", type=int, default=200)
+    parser.add_argument("--operations", type=int, default=200)
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--loss", type=float, default=0.1, help="the share of webhooks that get lost")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--all", action="store_true", help="pieces of all eight routes")
-    _figures.add_options(parser, quick="100 pieces")
+    parser.add_argument("--all", action="store_true", help="operations of all eight routes")
+    _figures.add_options(parser, quick="100 operations")
     options = parser.parse_args()
     if options.quick:
-        options.pieces = min(options.pieces, 100)
+        options.operations = min(options.operations, 100)
     return _figures.report(anyio.run(measure, options), options)
 
 

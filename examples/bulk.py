@@ -1,9 +1,9 @@
-"""A bulk run that survives anything: a sound effect for every line of a file.
+"""A resumable bulk run: a sound effect for every line of a file.
 
     python examples/bulk.py prompts.txt out
 
-It may be stopped, killed, or run out of credits: the same command goes on where it was, and pays for nothing twice.
-Standard output gets one line for each result; how it goes is on standard error.
+After an interruption, a crash or exhausted credits, run the same command again: it resumes, and pays for nothing twice.
+Standard output has one line per result, standard error the progress.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from soundpiece_async import Failed, InsufficientCredits, Journal, NewFx, Sessio
 
 
 def read_requests(prompts: Path) -> Iterator[NewFx]:
-    """Make a request of each line; it is read no faster than results are taken, so it may have millions."""
+    """Yield a request per line; the file is read no faster than results are consumed, so it may have millions."""
     with prompts.open(encoding="utf-8") as lines:
         for line in lines:
             if prompt := line.strip():
@@ -23,23 +23,23 @@ def read_requests(prompts: Path) -> Iterator[NewFx]:
 
 
 async def main(prompts: Path, out: Path) -> int:
-    """Make everything that is not made yet; the exit code is 1 when something is missing at the end."""
-    taken, missing, broke = 0, 0, False
+    """Run all jobs that are not finished; return exit code 1 if one is missing at the end."""
+    taken, missing, no_credits = 0, 0, False
     async with Session() as session, Journal.open(out) as journal:
         async with session.run_many(read_requests(prompts), save_to=out, journal=journal) as results:
             async for result in results:
                 match result:
                     case Succeeded(request=request, files=files):
                         print(files[0].path, request.prompt, sep="\t")
-                    case Failed(request=request, error=error):  # one bad line never stops the others
+                    case Failed(request=request, error=error):  # a failed line does not stop the others
                         print("-", request.prompt, error, sep="\t")
                         missing += 1
-                        broke |= isinstance(error, InsufficientCredits)
+                        no_credits |= isinstance(error, InsufficientCredits)
                 taken += 1
                 if taken % 100 == 0:
                     print(f"{taken} lines done, {session.statistics().in_flight} in flight", file=sys.stderr)
-    if broke:
-        print("out of credits: buy some, and run the same command again", file=sys.stderr)
+    if no_credits:
+        print("out of credits: top up, and run the same command again", file=sys.stderr)
     return 1 if missing else 0
 
 

@@ -1,11 +1,11 @@
-"""A server of the Model Context Protocol, over stdio: an assistant makes songs, effects, stems and cut-downs.
+"""A Model Context Protocol server over stdio, with tools for songs, effects, stems and cut-downs.
 
     pip install soundpiece-async "mcp>=2"
     SOUNDPIECE_API_KEY=spk_... python examples/mcp_server.py out
 
-Give an assistant that command line. Every tool answers with links to files on this machine, and with a handle: the name
-of the result for the other tools. Each call of a tool that makes something costs credits. A call that is cancelled, or
-takes longer than the assistant waits, loses nothing: `fetch` brings its result by the handle.
+Configure an assistant with that command line. Every tool returns links to local files and a handle, which other tools
+accept. Each call that creates something costs credits. Nothing is lost when a call is cancelled or exceeds the
+assistant's timeout: `fetch` returns its result by handle.
 """
 
 import sys
@@ -34,7 +34,7 @@ from soundpiece_async import Request as SoundRequest
 
 Call: TypeAlias = Context[Session]
 STEP = 5.0
-"""Seconds between two signs of progress, which keep an assistant waiting."""
+"""Seconds between two progress reports, which reset an assistant's timeout."""
 
 
 @asynccontextmanager
@@ -101,7 +101,7 @@ async def finish(handle: str, call: Call) -> CallToolResult:
 
 @contextmanager
 def in_words(more: str = "") -> Iterator[None]:
-    """Give errors to the assistant as text; any other kind of error is hidden from it."""
+    """Convert errors to text for the assistant; other exceptions are hidden from it."""
     try:
         yield
     except (SoundpieceError, ValueError) as error:

@@ -2,7 +2,7 @@
 
     python examples/pipeline.py out "ambient, slow" "house, piano"
 
-An output is the source of the next request as it is. Its URL may expire on the way: the session gets a fresh one.
+An output is the source of the next request. If its URL expires meanwhile, the session renews it.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from soundpiece_async import AutoCutDown, NewInstrumental, Output, SavedFile, Se
 
 
 async def cut(session: Session, stem: Output, out: Path, *, name: str, seconds: float) -> SavedFile:
-    """Cut one stem down, and save it under a name that people understand."""
+    """Cut one stem down, and save it under a readable name."""
     done = await session.run(AutoCutDown(stem, target_duration=seconds))
     return await session.download(done.operation.outputs[0], out, name=f"{name}-{stem.kind}", overwrite=True)
 
 
 async def produce(session: Session, prompt: str, out: Path, *, seconds: float) -> list[SavedFile]:
-    """Go the whole way with one prompt; the last step is taken with all stems at the same time."""
+    """Run all steps for one prompt; the last step runs for all stems concurrently."""
     track = await session.run(NewInstrumental(prompt))
     stems = await session.run(SeparateStems(track.operation.outputs[0]))
     async with asyncio.TaskGroup() as group:
@@ -30,7 +30,7 @@ async def produce(session: Session, prompt: str, out: Path, *, seconds: float) -
 
 
 async def main(out: Path, prompts: list[str], *, seconds: float = 10.0) -> None:
-    """Produce everything at once: the session sees to it that the service is not overrun."""
+    """Run all prompts concurrently, within the limits of the session."""
     async with Session() as session, asyncio.TaskGroup() as group:
         tracks = [group.create_task(produce(session, prompt, out, seconds=seconds)) for prompt in prompts]
         for track in tracks:

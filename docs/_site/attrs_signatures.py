@@ -1,6 +1,6 @@
-"""What griffe needs to be told for the reference, which is made without importing anything.
+"""An extension of griffe for the reference, which is generated without importing anything.
 
-It knows what the standard library's dataclasses take and nothing of attrs. Here a class gets an ``__init__`` from its
+Griffe knows the fields of dataclasses and not those of attrs. Here a class gets an ``__init__`` from its
 fields, those of its bases included; private and excluded ones left out. And `docs/api.md#heading` in a docstring
 becomes a link.
 """
@@ -45,7 +45,7 @@ def _walk(module: griffe.Module) -> Any:
 
 
 def _options(kind: griffe.Class) -> dict[str, str] | None:
-    """Give the arguments of the decorator; None: it is no attrs class."""
+    """Return the arguments of the decorator, or None for a class that is not an attrs class."""
     for decorator in kind.decorators:
         if decorator.callable_path in _MAKERS:
             call = ast.parse(str(decorator.value), mode="eval").body
@@ -54,7 +54,7 @@ def _options(kind: griffe.Class) -> dict[str, str] | None:
 
 
 def _make_init(kind: griffe.Class) -> griffe.Function:
-    """Take the fields of a class, then those it inherits, which all are keyword-only here."""
+    """Build it from the fields of a class, then those it inherits, which all are keyword-only here."""
     fields: dict[str, griffe.Parameter] = {}
     for owner in (kind, *(base for base in kind.mro() if _options(base) is not None)):
         kw_only = (_options(owner) or {}).get("kw_only") == "True"
@@ -82,9 +82,9 @@ def _read_field(attribute: griffe.Attribute, *, kw_only: bool) -> griffe.Paramet
         made = words.get("factory")
         default = ast.unparse(words["default"]) if "default" in words else None
         default = _call(made) if made is not None else default
-        default = "..." if str(default).startswith("attrs.Factory(") else default  # it depends on the others
+        default = "..." if str(default).startswith("attrs.Factory(") else default  # depends on other fields
     constant = attribute.module.members.get(str(default))
-    if constant is not None and not constant.is_alias and constant.is_attribute:  # as BASE_URL: say what it is
+    if constant is not None and not constant.is_alias and constant.is_attribute:  # such as BASE_URL: show its value
         default = constant.value
     return griffe.Parameter(
         attribute.name,
@@ -95,6 +95,6 @@ def _read_field(attribute: griffe.Attribute, *, kw_only: bool) -> griffe.Paramet
 
 
 def _call(made: ast.expr) -> str:
-    """Write what a factory gives by default."""
+    """Write the default value of a factory."""
     name = ast.unparse(made)
     return {"_make_key": "uuid4()", "dict": "{}"}.get(name, f"{name}()")

@@ -1,4 +1,4 @@
-"""Hooks of the site: pages that live elsewhere in the project, and the promise that nothing comes from outside."""
+"""Hooks of the site: pages from other folders, and a check that nothing is loaded from another host."""
 
 import posixpath
 import re
@@ -19,7 +19,7 @@ _OUTSIDE = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add the pages that are written elsewhere."""
+    """Add the pages of other folders."""
     for source, page in ELSEWHERE.items():
         text = _SCRIPT.sub(r"\1", (ROOT / source).read_text().replace("](../docs/", "]("))
         files.append(File.generated(config, page, content=text))
@@ -27,7 +27,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Let links that leave docs/ lead to those pages; of any other, which a site cannot have, keep the words."""
+    """Point links that leave docs/ to those pages; replace any other by its text."""
     folder = posixpath.dirname(page.file.src_uri)
 
     def lead(link: re.Match[str]) -> str:
@@ -42,11 +42,11 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
 
 
 def on_post_build(*, config: Any) -> None:
-    """Write the search index as a script too, and refuse a site that needs something from outside."""
+    """Write the search index as a script too, and refuse a site that loads something from another host."""
     search = Path(config.site_dir, "search")
     index = (search / "search_index.json").read_text()
     (search / "search_index.js").write_text(f"var __index = {index}")  # the theme reads it where the site is a folder
     for page in Path(config.site_dir).rglob("*.html"):
         found = _OUTSIDE.search(page.read_text())
         if found:
-            raise PluginError(f"{page.name} needs something from outside: {found[0]}")
+            raise PluginError(f"{page.name} loads something from another host: {found[0]}")
