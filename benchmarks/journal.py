@@ -65,7 +65,7 @@ async def fill(folder: Path, rows: int) -> None:
                 channels=2,
                 index=0,
             )
-            await store.mark_saved(job, (file,), now=4.0)
+            await store.mark_saved(job, operation, (file,), now=4.0)
 
         for start in range(0, rows, SIZE):
             async with asyncio.TaskGroup() as group:

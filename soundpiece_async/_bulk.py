@@ -219,7 +219,7 @@ class RunMany(Generic[R]):
             error, unexpected = contain(fault, what=what)
             if unexpected:
                 logger.log(logging.ERROR, "%s", error, exc_info=error.__cause__)
-        if isinstance(error, JournalError) and not error.stops_run:  # a run that cannot be recorded must end
+        if isinstance(error, JournalError) and error.ends_run:  # a run that cannot be recorded must end
             raise error
         if error.stops_run:
             self._stop.set(error)

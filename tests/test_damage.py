@@ -14,7 +14,6 @@ from helpers.simulation import settings, simulate
 from soundpiece_async import Failed, Journal, JournalError, NewFx, Request, SeparateStems, Session
 from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import JobIdentity
-from soundpiece_async._journal.sqlite_store import count_by_route, count_ended_since, group_failures, measure_waits
 from soundpiece_async._journal.wal import find_damage
 from soundpiece_async.simulator import Simulator
 
@@ -65,10 +64,10 @@ class Damaged:
                 await journal.count()
                 await journal.jobs()
                 await journal.store.load_run_info()
-                await count_by_route(journal.store, now=1.0)
-                await measure_waits(journal.store)
-                await group_failures(journal.store)
-                await count_ended_since(journal.store, 1.0)
+                await journal.store.count_by_route(now=1.0)
+                await journal.store.measure_waits()
+                await journal.store.group_failures()
+                await journal.store.count_ended_since(1.0)
         except JournalError:
             return "refused"
         return "read"

@@ -40,7 +40,7 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock
 from soundpiece_async._journal.recorded_run import SavedFiles
-from soundpiece_async._journal.sqlite_store import JobStore
+from soundpiece_async._journal.store import JobStore
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +93,7 @@ async def test_a_piece_is_written_down_step_by_step(tmp_path: Path) -> None:
         await store.mark_failed(piece, failure, now=500.0)
         told = attrs.evolve(failure, text="half a pair: ?")
         assert await store.find(name(1)) == attrs.evolve(expected, state=JobState.FAILED, failure=told, ended_at=500.0)
-        await store.mark_saved(piece, (FILE,), now=600.0)
+        await store.mark_saved(piece, OPERATION, (FILE,), now=600.0)
     async with Journal.open(tmp_path) as journal:
         bare = attrs.evolve(OUTPUT, url="https://out.example.com/a?…", expires_at=EXPIRED)
         saved = attrs.evolve(expected, state=JobState.SAVED, outputs=(bare,), files=(FILE,), ended_at=600.0)
@@ -121,7 +121,7 @@ async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
         piece = await plan(journal.store)
         await journal.store.mark_submitted(piece, OPERATION, now=300.0)
         await journal.store.mark_ready(piece, OPERATION, now=400.0)
-        await journal.store.mark_saved(piece, saved_files.to_records((file,)), now=600.0)
+        await journal.store.mark_saved(piece, OPERATION, saved_files.to_records((file,)), now=600.0)
     async with Journal.open(tmp_path) as journal:
         (job,) = await journal.jobs()
         file = attrs.evolve(file, output=job.outputs[0])
@@ -212,7 +212,7 @@ async def test_a_transaction_waits_for_the_disk_when_one_of_its_jobs_must(tmp_pa
 async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Path, *, native: bool) -> None:
     """The first of a batch writes for all; cancelled, by anyio or by asyncio, it still sees that through."""
     async with Journal.open(tmp_path) as journal:
-        await journal.store._turn.acquire()  # so that a batch collects
+        await journal.store._group.turn.acquire()  # so that a batch collects
         async with anyio.create_task_group() as group:
             if native:
                 first = asyncio.create_task(plan(journal.store, 1))
@@ -230,7 +230,7 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Pat
                 scope.cancel()
             group.start_soon(plan, journal.store, 2)
             await anyio.sleep(0.01)
-            journal.store._turn.release()
+            journal.store._group.turn.release()
         if native:
             with pytest.raises(asyncio.CancelledError):
                 await first
@@ -248,13 +248,13 @@ async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(t
                 await work()
             errors.append(caught.value)
 
-        await store._turn.acquire()  # so that they come into one transaction
+        await store._group.turn.acquire()  # so that they come into one transaction
         async with anyio.create_task_group() as group:
             group.start_soon(attempt, partial(plan, store, 1))
             group.start_soon(attempt, partial(store.query, "SELECT * FROM nowhere", {}))
             group.start_soon(attempt, partial(plan, store, 2))
             await anyio.sleep(0.01)
-            store._turn.release()
+            store._group.turn.release()
         assert len(errors) == 3
         with pytest.raises(ZeroDivisionError):
             await store.run_in_thread(lambda: 1 // 0)

@@ -329,7 +329,13 @@ class CorruptAudio(DownloadError):  # noqa: N818 - the public name is fixed by t
 
 
 class JournalError(SoundpieceError):
-    """The record of a bulk run cannot be read, written or locked."""
+    """The record of a bulk run cannot be read, written or locked.
+
+    Attributes:
+        ends_run: True when no other job of the run could be recorded, either.
+    """
+
+    ends_run: ClassVar[bool] = True
 
 
 class SharedStoreError(SoundpieceError):

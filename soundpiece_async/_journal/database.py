@@ -141,6 +141,7 @@ class JournalLost(JournalError):  # noqa: N818 - never named outside: it is a Jo
     """The file is not any more where the next run will look for it; so no job may be sent."""
 
     stops_run = True
+    ends_run = False
 
 
 class Database:

@@ -26,7 +26,8 @@ from soundpiece_async._core.requests import Request
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._download.destinations import read_folder
 from soundpiece_async._journal.database import Database
-from soundpiece_async._journal.sqlite_store import JobStore
+from soundpiece_async._journal.sqlite_store import SqliteStore
+from soundpiece_async._journal.store import JobStore
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._shielding import see_through
 
@@ -212,7 +213,7 @@ class Journal:
 
     async def count(self) -> dict[JobState, int]:
         """Count the jobs in each state; states without jobs are left out."""
-        return await self.store.count(now=time.time())
+        return await self.store.count(now=self.store.now)
 
     async def jobs(self, state: JobState | str | None = None, *, after: int = 0, limit: int = 1000) -> list[JobRecord]:
         """Give the jobs in a state, such as ``uncertain``, in the order they were planned.
@@ -223,7 +224,7 @@ class Journal:
             limit: jobs at most.
         """
         wanted = None if state is None else JobState(state)
-        return await self.store.jobs(wanted, now=time.time(), after=after, limit=limit)
+        return await self.store.jobs(wanted, now=self.store.now, after=after, limit=limit)
 
     @forget_arguments
     def annotate(
@@ -271,9 +272,9 @@ class Journal:
 
     async def _open(self) -> None:
         database = await anyio.to_thread.run_sync(self._open_files)
-        self._store = JobStore(database)
+        self._store = store = SqliteStore(database)
         if not self.read_only:
-            await self._store.free_titles()
+            await store.free_titles()
 
     def _open_files(self) -> Database:
         """Take the lock, then open the database. Blocks."""

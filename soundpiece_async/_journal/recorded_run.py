@@ -8,7 +8,6 @@
 """
 
 import os
-import time
 import weakref
 from datetime import UTC, datetime
 from functools import partial
@@ -221,7 +220,7 @@ class Recording(Generic[R]):
             if job.failure is not None and job.ended:
                 error = job_records.revive_error(job.failure, operation=operation)
                 return Failed(request=request, operation=operation, error=error, from_journal=True)
-            if operation is None and job.is_uncertain(now=time.time()) and not self._resubmit_uncertain:
+            if operation is None and job.is_uncertain(now=self._store.now) and not self._resubmit_uncertain:
                 return Failed(request=request, operation=None, error=_uncertain_error(job), from_journal=True)
             if operation is None:
                 try:
@@ -303,7 +302,7 @@ class Recording(Generic[R]):
 
         async def announce() -> None:
             if not sending.attempts.made:
-                await self._store.mark_sending(job, now=time.time())
+                await self._store.mark_sending(job, now=self._store.now)
 
         self._stop.check()
         sending = Sending(job.body, announce, Attempts(before=job.state is not JobState.PLANNED))
@@ -319,11 +318,11 @@ class Recording(Generic[R]):
             if isinstance(error, SoundpieceError):
                 failure = job_records.explain(error, submitted=False, in_doubt=in_doubt)
             if failure is not None:
-                await self._store.mark_failed(job, failure, now=time.time())
+                await self._store.mark_failed(job, failure, now=self._store.now)
             elif not in_doubt:
                 await self._store.mark_unsent(job)
             raise
-        await self._store.mark_submitted(job, operation, now=time.time())
+        await self._store.mark_submitted(job, operation, now=self._store.now)
         self._store.progress[JobState.SUBMITTED] += 1
         return attrs.evolve(operation, request=request)
 
@@ -334,13 +333,13 @@ class Recording(Generic[R]):
             operation = await self._wait(job, operation)
         try:
             if title is None or not job.outputs:
-                title = await self._store.mark_ready(job, operation, now=time.time())
+                title = await self._store.mark_ready(job, operation, now=self._store.now)
             files = await self._files.save(operation, name=title, overwrite=overwrite)
         except SoundpieceError as error:
             await self._fail(job, error)
             raise
         if files:
-            await self._store.mark_saved(job, self._saved_files.to_records(files), now=time.time())
+            await self._store.mark_saved(job, operation, self._saved_files.to_records(files), now=self._store.now)
         return Succeeded(request=operation.request, operation=operation, files=files)
 
     async def _wait(self, job: JobRecord, operation: Operation[R]) -> Operation[R]:
@@ -359,7 +358,7 @@ class Recording(Generic[R]):
         """Write down an error that ends a job with an operation for good, if it does."""
         failure = job_records.explain(error, submitted=True)
         if failure is not None:
-            await self._store.mark_failed(job, failure, now=time.time())
+            await self._store.mark_failed(job, failure, now=self._store.now)
 
 
 def _uncertain_error(job: JobRecord) -> JournalError:

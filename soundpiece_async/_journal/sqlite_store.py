@@ -1,18 +1,14 @@
-"""The journal's pages: reads and writes jobs, many callers at a time, one transaction for all that wait.
+"""The journal of a run in a SQLite file, written by one process: many callers at a time, one transaction for all.
 
-1. A call returns when what it wrote is committed. While one transaction is on its way to the disk, what comes in is
-   collected for the next: alone, a caller waits for nobody; a thousand cost one transaction. The more jobs are at
-   work, the longer it is collected (``GROUP_COMMIT_INTERVAL``): a job among a thousand takes many seconds anyway.
-2. Once begun, a transaction is seen through, whoever is cancelled: it is the others' as well.
-3. One task at a time works on a job.
+The rules are those of ``store``; what the file itself needs is in ``database``.
 """
 
 import json
-import math
 import sqlite3
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import chain
@@ -36,9 +32,20 @@ from soundpiece_async._core.job_records import (
     Label,
 )
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._journal.database import Database, Step
+from soundpiece_async._journal.store import (
+    FailureGroup,
+    GroupCommit,
+    PlannedJob,
+    WaitStats,
+    check_route,
+    lock_of,
+    make_group,
+    read_counts,
+    read_job,
+    read_members,
+    replace_surrogates,
+)
 from soundpiece_async._locks import Locks, Queue
 from soundpiece_async._shielding import see_through
 
@@ -53,11 +60,6 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def replace_surrogates(text: str) -> str:
-    """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
-    return text.encode(errors="replace").decode()
-
-
 def seal(digest: bytes, key: str, route: str, body: bytes) -> int:
     """Return the checksum of what is sent: a damaged bit of it would be another request, or another key."""
     return zlib.crc32(b"\0".join((digest, key.encode(errors="replace"), route.encode(errors="replace"), body)))
@@ -68,36 +70,9 @@ def seal_text(text: str) -> int:
     return zlib.crc32(text.encode(errors="replace"))
 
 
-def read_job(row: sqlite3.Row) -> JobRecord:
-    """Make a job of its row; what is in the file may have been edited, or damaged.
-
-    Raises:
-        JournalError: it cannot be understood, or is not what was written.
-    """
-    try:
-        _check_types(row)
-        _check_seals(row)
-        operation = row["operation"]
-        outputs, files, kind, metadata = row["outputs"], row["files"], row["error_kind"], row["metadata"]
-        return JobRecord(
-            number=row["number"],
-            digest=row["digest"],
-            key=row["key"],
-            route=row["route"],
-            body=row["body"],
-            state=JobState(row["state"]),
-            sent_at=row["sent_at"],
-            operation=operation,
-            created_at=job_records.read_time(row["created_at"]),
-            echo_differences=tuple(map(str, json.loads(row["echo_differences"] or "[]"))),
-            outputs=job_records.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
-            files=job_records.read_files(files) if files else (),
-            failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
-            metadata=None if metadata is None else json.loads(metadata),
-            **{name: row[name] for name in ("name", "line", "title", "submitted_at", "ready_at", "ended_at")},
-        )
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        raise JournalError(f"job {row['number']} of the journal cannot be read: {error!r}") from error
+def _check(row: sqlite3.Row) -> None:
+    _check_types(row)
+    _check_seals(row)
 
 
 def _check_types(row: sqlite3.Row) -> None:
@@ -121,8 +96,23 @@ def _check_seals(row: sqlite3.Row) -> None:
         raise ValueError("it is damaged: its checksum is another. Copy the journal back from a backup")
 
 
+def write_planned(connection: sqlite3.Connection, job: PlannedJob) -> str | None:
+    """Write a job down if it is new, or else its annotation; returns the route that it has, or None: it is new."""
+    condition, values = _select(job.identity)
+    found = _fetch(connection, f"SELECT number, route FROM piece WHERE {condition}", values)  # noqa: S608 - constants
+    for number, _ in found:
+        update = "UPDATE piece SET name = ?, metadata = ?, line = ? WHERE number = ?"
+        connection.execute(update, (*job.annotation.as_row(), number))
+    if not found:
+        identity = job.identity
+        checksum = seal(identity.digest, job.key, job.route, job.body)
+        row = (identity.digest, identity.occurrence, job.key, job.route, job.body, checksum, *job.annotation.as_row())
+        connection.execute(_INSERT, row)
+    return str(found[0]["route"]) if found else None
+
+
 def free_titles(connection: sqlite3.Connection, *, number: int | None = None) -> None:
-    """Give up the titles of jobs that failed and have no files, so that others may have them; or that of one job.
+    """Free the titles of jobs that failed and have no files, so that others may have them; or that of one job.
 
     Not before the next run, and not while one is at it: a file that is in the way is in the way of the next job, too.
     """
@@ -133,19 +123,8 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
     connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)  # noqa: S608 - constants
 
 
-def write_saved(connection: sqlite3.Connection, job: JobRecord, files: tuple[FileRecord, ...], now: float) -> None:
-    """Write down the files of a job, and forget what signed the URLs of its outputs: nothing needs it any more."""
-    (text,) = connection.execute("SELECT outputs FROM piece WHERE number = ?", [job.number]).fetchone()
-    outputs = job_records.unsign_outputs(text or "[]")
-    connection.execute(
-        "UPDATE piece SET state = 'saved', outputs = ?, outputs_seal = ?, files = ?, ended_at = ?, "
-        "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL WHERE number = ?",
-        (outputs, seal_text(outputs), job_records.write_files(files), now, job.number),
-    )
-
-
 def write_ready(connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any], now: float) -> str:
-    """Write down the outputs of a job, and give the title its files have from now on.
+    """Write down the outputs of a job, and return the title its files have from now on.
 
     It is the name that was asked for, or the operation's id; with a number where another job's files have that.
     """
@@ -173,28 +152,18 @@ def write_ready(connection: sqlite3.Connection, job: JobRecord, operation: Opera
 
 T = TypeVar("T")
 
-GROUP_COMMIT_INTERVAL = 100e-6
-"""Seconds between the beginnings of two transactions for each job at work: a thousand jobs make ten a second."""
-
 STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
-"""The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``pieces``)."""
+"""The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``job_records``)."""
 _BY_KEY = "key = :key OR given_key = :key"
+_INSERT = (
+    "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, state) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *"
+)
 _BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
 
 
-@attrs.define(eq=False)
-class _Batch:
-    """What goes into one transaction."""
-
-    steps: list[Step] = attrs.field(factory=list)
-    durable: bool = False
-    done: anyio.Event = attrs.field(factory=anyio.Event)
-    results: list[Any] = attrs.field(factory=list)
-    error: Exception | None = None
-
-
-class JobStore:
-    """What ``run_many`` writes in; one per open journal.
+class SqliteStore:
+    """A ``JobStore`` in a file.
 
     Args:
         database: the file.
@@ -202,29 +171,39 @@ class JobStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._batch = _Batch()
-        self._turn = anyio.Lock(fast_acquire=True)
-        self._begun = -math.inf
         self._threads = anyio.CapacityLimiter(1)
         self._at_work = Locks()
+        self._group: GroupCommit[Step] = GroupCommit(self._commit, self._at_work)
         self.progress: Counter[JobState] = Counter()
-        """How many jobs of this process's runs have an operation, and outputs, whenever they came to them."""
 
     def __repr__(self) -> str:
-        return f"<JobStore {self._database!r} collected={len(self._batch.steps)} jobs at work={len(self._at_work)}>"
+        return f"<SqliteStore {self._database!r} {self._group!r}>"
+
+    @property
+    def commits(self) -> int:
+        """Transactions so far."""
+        return self._database.commits
+
+    @property
+    def now(self) -> float:
+        """This machine's clock."""
+        return time.time()
+
+    def make_key(self, identity: JobIdentity, *, attempt: int = 0) -> None:
+        """Return None: one process works here, so any new key will do."""
 
     def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[Queue]:
-        """Wait until no other task works on this job (rule 3)."""
-        return self._at_work.hold(identity if identity.key is None else attrs.evolve(identity, digest=b""))
+        """Wait until no other task works on this job."""
+        return self._at_work.hold(lock_of(identity))
 
     async def find(self, identity: JobIdentity) -> JobRecord | None:
         """Look a job up; a key that was given wins over everything else the request says."""
         condition, values = _select(identity)
         rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)  # noqa: S608 - constants
-        return read_job(rows[0]) if rows else None
+        return _read_job(rows[0]) if rows else None
 
     async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
-        """Say how far jobs are, many at once; None: there is no such job."""
+        """Return the state of each of many jobs, or None where there is no such job."""
 
         def look(connection: sqlite3.Connection, identity: JobIdentity) -> JobState | None:
             condition, values = _select(identity)
@@ -236,14 +215,30 @@ class JobStore:
     async def insert(
         self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
     ) -> JobRecord | None:
-        """Write a new job down, or give None if another one has this key."""
+        """Write a new job down, or return None if another one has this key."""
         checksum = seal(identity.digest, key, route, body)
         values = (identity.digest, identity.occurrence, key, route, body, checksum, *annotation.as_row())
-        return await self._read(
-            "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, state) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *",
-            *values,
+        return await self._read(_INSERT, *values)
+
+    async def plan(self, jobs: Sequence[PlannedJob]) -> int:
+        """Write down many jobs in one transaction."""
+        routes = await self._execute(lambda connection: [write_planned(connection, job) for job in jobs])
+        for job, route in zip(jobs, routes, strict=True):
+            check_route(job.key, wanted=job.route, known=route or job.route)
+        return routes.count(None)
+
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> None:
+        """Do nothing: the folder's lock keeps other processes out."""
+
+    async def read_part(self, part: int, parts: int, *, failed: bool, after: int, limit: int) -> list[JobRecord]:
+        """Return jobs of a part."""
+        left = "state NOT IN ('saved', 'failed') OR (state = 'failed' AND (outputs IS NOT NULL OR :failed))"
+        query = (
+            f"SELECT * FROM piece WHERE ({left}) AND number % :parts = :part AND number > :after "  # noqa: S608 - constants
+            "ORDER BY number LIMIT :limit"
         )
+        values = {"part": part, "parts": parts, "failed": failed, "after": after, "limit": limit}
+        return [_read_job(row) for row in await self.query(query, values)]
 
     async def annotate(self, job: JobRecord, annotation: Label) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
@@ -259,7 +254,7 @@ class JobStore:
         return attrs.evolve(job, name=annotation.name, metadata=annotation.metadata, line=annotation.line, title=title)
 
     async def free_titles(self) -> None:
-        """Give up the names of jobs that failed and have no files."""
+        """Free the names of jobs that failed and have no files."""
         await self._execute(free_titles)
 
     async def replan_with_new_key(self, job: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
@@ -313,12 +308,19 @@ class JobStore:
         await self._change(job, changes, *values, durable=True)
 
     async def mark_ready(self, job: JobRecord, operation: Operation[Any], *, now: float) -> str:
-        """Write down the outputs, with the numbers they have from now on; gives the title of their files."""
+        """Write down the outputs, with the numbers they have from now on; returns the title of their files."""
         return await self._execute(lambda connection: write_ready(connection, job, operation, now))
 
-    async def mark_saved(self, job: JobRecord, files: tuple[FileRecord, ...], *, now: float) -> None:
-        """Write down the files; an earlier failure to have them is over."""
-        await self._execute(lambda connection: write_saved(connection, job, files, now))
+    async def mark_saved(
+        self, job: JobRecord, operation: Operation[Any], files: tuple[FileRecord, ...], *, now: float
+    ) -> None:
+        """Write down the files; an earlier failure to download them is over."""
+        outputs = job_records.unsign_outputs(job_records.write_outputs(operation.outputs))
+        changes = (
+            "state = 'saved', outputs = ?, outputs_seal = ?, files = ?, ended_at = ?, "
+            "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
+        )
+        await self._change(job, changes, outputs, seal_text(outputs), job_records.write_files(files), now)
 
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
         """Write down the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
@@ -327,7 +329,7 @@ class JobStore:
         await self._execute(lambda connection: connection.execute(statement, values))
 
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
-        """Write down why a job will not be had."""
+        """Write down why a job failed for good."""
         changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"
         values = (
             failure.kind,
@@ -339,7 +341,7 @@ class JobStore:
         await self._change(job, changes, *values)
 
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
-        """Write down that the service does not know the operation of a job, whose id stays (rule 4 of ``pieces``)."""
+        """Write down that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
         changes = "state = 'uncertain', error_kind = ?, error_code = ?, error_text = ?, retryable = ?"
         values = (failure.kind, replace_surrogates(failure.code), replace_surrogates(failure.text), failure.retryable)
         await self._change(job, changes, *values)
@@ -351,29 +353,22 @@ class JobStore:
         await self._execute(lambda connection: connection.executemany(statement, rows))
 
     async def load_run_info(self) -> dict[str, Any]:
-        """Give what was kept."""
-        rows = await self.query("SELECT member, value FROM run", {})
-        try:
-            return {name: json.loads(value) for name, value in rows}
-        except ValueError as error:
-            raise JournalError(f"the journal cannot be read: {error}") from error
+        """Return what was kept."""
+        return read_members([tuple(row) for row in await self.query("SELECT member, value FROM run", {})])
 
     async def count(self, *, now: float) -> dict[JobState, int]:
         """Count the jobs in each state; ``now`` in seconds since 1970."""
         rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
-        try:
-            return {JobState(state): number for state, number in rows}
-        except ValueError as error:
-            raise JournalError(f"the journal cannot be read: {error}") from error
+        return read_counts([tuple(row) for row in rows])
 
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
-        """Give jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
+        """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
         query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"  # noqa: S608 - constants
         rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
-        return [read_job(row) for row in rows]
+        return [_read_job(row) for row in rows]
 
-    async def query(self, statement: str, values: dict[str, object]) -> list[sqlite3.Row]:
+    async def query(self, statement: str, values: Mapping[str, object]) -> list[sqlite3.Row]:
         """Return the rows that a statement finds."""
         return await self._execute(lambda connection: _fetch(connection, statement, values))
 
@@ -391,50 +386,80 @@ class JobStore:
             raise error
         return cast("T", result)
 
+    async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
+        """Count the jobs of each route in each state; ``now`` in seconds since 1970."""
+        rows = await self.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})  # noqa: S608 - constants
+        counts: dict[str, dict[JobState, int]] = {}
+        for route, state, number in rows:
+            counts.setdefault(route, {})[JobState(state)] = number
+        return counts
+
+    async def measure_waits(self) -> dict[str, WaitStats]:
+        """Return how long the operations of each route took, as far as any are known."""
+        rows = await self.query(
+            "SELECT route, count(*), avg(ready_at - submitted_at), max(ready_at - submitted_at) FROM piece "
+            "WHERE ready_at > submitted_at GROUP BY route",
+            {},
+        )
+        return {route: WaitStats(number, mean, longest) for route, number, mean, longest in rows}
+
+    async def group_failures(self) -> list[FailureGroup]:
+        """Return the reasons for failures, the commonest first."""
+        rows = await self.query(
+            "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM piece WHERE state = 'failed' "
+            "GROUP BY 1, 2 ORDER BY number DESC, 1, 2",
+            {},
+        )
+        return [make_group(*row) for row in rows]
+
+    async def count_verified(self) -> dict[str, int]:
+        """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
+        rows = await self.query(
+            "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
+            "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1",
+            {},
+        )
+        return {str(level): number for level, number in rows}
+
+    async def count_echo_differences(self) -> dict[str, int]:
+        """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
+        rows = await self.query(
+            "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1", {}
+        )
+        return {str(member): number for member, number in rows}
+
+    async def count_ended_since(self, moment: float) -> int:
+        """Count the jobs that were saved, or failed, since a moment in seconds since 1970."""
+        ((number,),) = await self.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})
+        return int(number)
+
     async def close(self) -> None:
         """Close the file, once what was begun is written."""
         await see_through(self._wait_and_close)
 
     async def _wait_and_close(self) -> None:
-        async with self._turn:
+        async with self._group.turn:
             await anyio.to_thread.run_sync(self._database.close, limiter=self._threads)
 
     async def _read(self, statement: str, *values: object) -> JobRecord | None:
         row = await self._execute(lambda connection: _fetch(connection, statement, values))
-        return None if not row else read_job(row[0])
+        return None if not row else _read_job(row[0])
 
     async def _change(self, job: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
         statement = f"UPDATE piece SET {changes} WHERE number = ?"  # noqa: S608 - the changes are the constants above
         await self._execute(lambda connection: connection.execute(statement, (*values, job.number)), durable=durable)
 
     async def _execute(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
-        """Put a step into the next transaction, and wait for that; the first of a batch writes it for all (rule 1)."""
-        batch, position = self._batch, len(self._batch.steps)
-        batch.steps.append(step)
-        batch.durable |= durable
-        if position:
-            await batch.done.wait()
-        else:
-            await see_through(partial(self._write, batch))
-        if batch.error is not None:
-            raise batch.error
-        result: T = batch.results[position]
-        return result
+        return cast("T", await self._group.execute(step, durable=durable))
 
-    async def _write(self, batch: _Batch) -> None:
-        async with self._turn:
-            pause = self._begun + GROUP_COMMIT_INTERVAL * len(self._at_work) - anyio.current_time()
-            if pause > 0:
-                await anyio.sleep(pause)
-            self._begun, self._batch = anyio.current_time(), _Batch()
-            try:
-                batch.results = await anyio.to_thread.run_sync(
-                    partial(self._database.commit, batch.steps, durable=batch.durable), limiter=self._threads
-                )
-            except Exception as error:  # noqa: BLE001 - raised again, by every caller
-                batch.error = error
-            finally:
-                batch.done.set()
+    async def _commit(self, steps: list[Step], durable: bool) -> list[Any]:  # noqa: FBT001 - as a group is written
+        return await anyio.to_thread.run_sync(
+            partial(self._database.commit, steps, durable=durable), limiter=self._threads
+        )
+
+
+def _read_job(row: sqlite3.Row) -> JobRecord:
+    return read_job(row, check=_check)
 
 
 def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[sqlite3.Row]:
@@ -442,79 +467,7 @@ def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[
 
 
 def _select(identity: JobIdentity) -> tuple[str, dict[str, object]]:
-    """Say how a job is found; a key that was given wins over everything else the request says."""
+    """Return the condition that finds a job; a key that was given wins over everything else the request says."""
     if identity.key is not None:
         return _BY_KEY, {"key": replace_surrogates(identity.key)}
     return _BY_CONTENT, {"digest": identity.digest, "occurrence": identity.occurrence}
-
-
-@attrs.frozen
-class WaitStats:
-    """How long the operations of a route took from their submission until they were seen ready, in seconds."""
-
-    number: int
-    mean: float
-    longest: float
-
-
-@attrs.frozen
-class FailureGroup:
-    """Why jobs failed: the error's class, the service's code, one of the texts, and how many there are of them."""
-
-    kind: str
-    code: str
-    text: str
-    number: int
-
-
-async def count_by_route(store: JobStore, *, now: float) -> dict[str, dict[JobState, int]]:
-    """Count the jobs of each route in each state; ``now`` in seconds since 1970."""
-    rows = await store.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})  # noqa: S608 - constants
-    counts: dict[str, dict[JobState, int]] = {}
-    for route, state, number in rows:
-        counts.setdefault(route, {})[JobState(state)] = number
-    return counts
-
-
-async def measure_waits(store: JobStore) -> dict[str, WaitStats]:
-    """Give how long the operations of each route took, as far as any are known."""
-    rows = await store.query(
-        "SELECT route, count(*), avg(ready_at - submitted_at), max(ready_at - submitted_at) FROM piece "
-        "WHERE ready_at > submitted_at GROUP BY route",
-        {},
-    )
-    return {route: WaitStats(number, mean, longest) for route, number, mean, longest in rows}
-
-
-async def group_failures(store: JobStore) -> list[FailureGroup]:
-    """Give the reasons for failures, the commonest first."""
-    rows = await store.query(
-        "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM piece WHERE state = 'failed' "
-        "GROUP BY 1, 2 ORDER BY number DESC, 1, 2",
-        {},
-    )
-    return [FailureGroup(kind, redact_message(code), redact_message(text), number) for kind, code, text, number in rows]
-
-
-async def count_verified(store: JobStore) -> dict[str, int]:
-    """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
-    rows = await store.query(
-        "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
-        "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1",
-        {},
-    )
-    return {str(level): number for level, number in rows}
-
-
-async def count_echo_differences(store: JobStore) -> dict[str, int]:
-    """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
-    rows = await store.query(
-        "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1", {}
-    )
-    return {str(member): number for member, number in rows}
-
-
-async def count_ended_since(store: JobStore, moment: float) -> int:
-    """Count the jobs that were saved, or failed, since a moment in seconds since 1970."""
-    ((number,),) = await store.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})
-    return int(number)

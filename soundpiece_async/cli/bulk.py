@@ -26,7 +26,6 @@ from soundpiece_async import (
 )
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async._journal.journal import LOCK, FolderLock
-from soundpiece_async._journal.sqlite_store import measure_waits
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulk_check import check, preview
 from soundpiece_async.cli.bulk_options import PLAIN, STRICT, Knobs, Order, Terms
@@ -332,7 +331,7 @@ class BulkRun:
         """Say what a signal led to, and how long that takes."""
         await self._interrupted.wait()
         under_way = self._results.pending
-        waits = await measure_waits(self._journal.store)
+        waits = await self._journal.store.measure_waits()
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
         known = self._statistics()
         told = promise(len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits)

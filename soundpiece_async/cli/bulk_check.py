@@ -14,7 +14,7 @@ from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import JobIdentity, JobState
 from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import OccurrenceCounter
-from soundpiece_async._journal.sqlite_store import WaitStats, measure_waits
+from soundpiece_async._journal.store import WaitStats
 from soundpiece_async.cli.bulk_options import Order
 from soundpiece_async.cli.console import UsageError, format_duration, pluralize, print_result, print_status
 from soundpiece_async.cli.jobs_file import Bad, demand_right, in_thread, read_jobs
@@ -63,7 +63,7 @@ async def preview(order: Order) -> None:
             except JournalError as error:
                 raise UsageError(str(error)) from error
         plan = await _plan(order.jobs, journal)
-        waits = {} if journal is None else await measure_waits(journal.store)
+        waits = {} if journal is None else await journal.store.measure_waits()
     to_do = {route: sum(_find_work(states, order)) for route, states in plan.items()}
     seconds = estimate(to_do, waits, order=order)
     if order.terms.as_json:

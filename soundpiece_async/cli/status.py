@@ -13,15 +13,7 @@ from cyclopts import Parameter
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.job_records import JobRecord, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
-from soundpiece_async._journal.sqlite_store import (
-    FailureGroup,
-    JobStore,
-    count_by_route,
-    count_echo_differences,
-    count_ended_since,
-    count_verified,
-    group_failures,
-)
+from soundpiece_async._journal.store import FailureGroup, JobStore
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.console import (
     UsageError,
@@ -130,12 +122,12 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> Standi
     return Standing(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
-        routes=await count_by_route(store, now=now),
-        reasons=tuple(await group_failures(store)),
+        routes=await store.count_by_route(now=now),
+        reasons=tuple(await store.group_failures()),
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
-        echo_differences=await count_echo_differences(store),
-        pace=await count_ended_since(store, now - LATELY) / LATELY,
-        verified=await count_verified(store),
+        echo_differences=await store.count_echo_differences(),
+        pace=await store.count_ended_since(now - LATELY) / LATELY,
+        verified=await store.count_verified(),
     )
 
 

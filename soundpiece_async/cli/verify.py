@@ -21,7 +21,7 @@ from soundpiece_async._core.job_records import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.destinations import Places, locate, read_path
 from soundpiece_async._download.verify import Inspect, prepare_inspection
-from soundpiece_async._journal.sqlite_store import JobStore
+from soundpiece_async._journal.store import JobStore
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
 from soundpiece_async.cli.bulk_progress import INTERVAL, beside

@@ -1,0 +1,415 @@
+"""What ``run_many`` reads and writes of a journal, whichever database holds it; and what the two stores share.
+
+1. A call returns when what it wrote is committed. While one group of writes is on its way, what comes in is collected
+   for the next: alone, a caller waits for nobody; a thousand cost one commit. The more jobs are at work, the longer it
+   is collected (``GROUP_COMMIT_INTERVAL``): a job among a thousand takes many seconds anyway.
+2. Once begun, a group is written to its end, whoever is cancelled: it is the others' as well.
+3. One task at a time works on a job.
+4. Times are seconds since 1970 by the store's own clock (``now``).
+5. A job that another process has taken over is that process's: every write of it raises ``TakenOver``.
+"""
+
+import json
+import math
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+import anyio
+import attrs
+
+from soundpiece_async._core import job_records
+from soundpiece_async._core.errors import InvalidRequest, JournalError
+from soundpiece_async._core.job_records import UNLABELLED, Failure, FileRecord, JobIdentity, JobRecord, JobState, Label
+from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.redaction import redact_message
+from soundpiece_async._locks import Locks, Queue
+from soundpiece_async._shielding import see_through
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+GROUP_COMMIT_INTERVAL = 100e-6
+"""Seconds between the beginnings of two commits for each job at work: a thousand jobs make ten a second."""
+
+
+class TakenOver(JournalError):  # noqa: N818 - never named outside: it is a JournalError
+    """Another process works on the job now; whatever happened to it here is that process's to find out."""
+
+    ends_run = False
+
+
+@attrs.frozen
+class WaitStats:
+    """How long the operations of a route took from their submission until they were seen ready, in seconds."""
+
+    number: int
+    mean: float
+    longest: float
+
+
+@attrs.frozen
+class FailureGroup:
+    """Why jobs failed: the error's class, the service's code, one of the texts, and how many there are of them."""
+
+    kind: str
+    code: str
+    text: str
+    number: int
+
+
+@attrs.frozen(kw_only=True)
+class PlannedJob:
+    """A job that is to be written down before anything of it is sent."""
+
+    identity: JobIdentity
+    key: str
+    route: str
+    body: bytes = attrs.field(repr=False)
+    annotation: Label = UNLABELLED
+
+
+class JobStore(Protocol):
+    """The jobs of one run. Every method that reads or writes raises ``JournalError`` when the database fails."""
+
+    progress: Counter[JobState]
+    """How many jobs of this process's runs have an operation, and outputs, whenever they came to them."""
+
+    @property
+    @abstractmethod
+    def commits(self) -> int:
+        """Commits so far."""
+        ...
+
+    @property
+    @abstractmethod
+    def now(self) -> float:
+        """The store's clock (rule 4)."""
+        ...
+
+    @abstractmethod
+    def make_key(self, identity: JobIdentity, *, attempt: int = 0) -> UUID | None:
+        """Return the key of a job, where it follows from what the job is; None: any new key will do."""
+        ...
+
+    @abstractmethod
+    def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[Queue]:
+        """Wait until no other task works on this job (rule 3)."""
+        ...
+
+    @abstractmethod
+    async def find(self, identity: JobIdentity) -> JobRecord | None:
+        """Look a job up, to work on it; a key that was given wins over everything else the request says."""
+        ...
+
+    @abstractmethod
+    async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
+        """Return the state of each of many jobs, or None where there is no such job."""
+        ...
+
+    @abstractmethod
+    async def insert(
+        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
+    ) -> JobRecord | None:
+        """Write a new job down, or return None if another one has this key."""
+        ...
+
+    @abstractmethod
+    async def plan(self, jobs: Sequence[PlannedJob]) -> int:
+        """Write down those of many jobs that are new, in their order, and the annotations of the others.
+
+        Returns:
+            How many are new.
+
+        Raises:
+            InvalidRequest: a given key stands for a job of another route.
+        """
+        ...
+
+    @abstractmethod
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> None:
+        """Take over every unfinished job whose number, divided by ``parts``, leaves ``part``; failed ones on demand."""
+        ...
+
+    @abstractmethod
+    async def read_part(self, part: int, parts: int, *, failed: bool, after: int, limit: int) -> list[JobRecord]:
+        """Return jobs of a part that was taken over, in their order, as far as they still belong to this process."""
+        ...
+
+    @abstractmethod
+    async def annotate(self, job: JobRecord, annotation: Label) -> JobRecord:
+        """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
+        ...
+
+    @abstractmethod
+    async def replan_with_new_key(self, job: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
+        """Plan a job that failed anew, with a new key; the old one still finds it."""
+        ...
+
+    @abstractmethod
+    async def mark_sending(self, job: JobRecord, *, now: float) -> None:
+        """Write down that a PUT is about to leave, so that whatever happens its key is known.
+
+        The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
+
+        Raises:
+            JournalError: the next run would not find it, so nothing may be sent; it stops the run.
+        """
+        ...
+
+    @abstractmethod
+    async def mark_unsent(self, job: JobRecord) -> None:
+        """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
+        ...
+
+    @abstractmethod
+    async def mark_submitted(self, job: JobRecord, operation: Operation[Any], *, now: float) -> None:
+        """Write down which operation a job became; from now on nothing is submitted for it."""
+        ...
+
+    @abstractmethod
+    async def mark_ready(self, job: JobRecord, operation: Operation[Any], *, now: float) -> str:
+        """Write down the outputs, with the numbers they have from now on; returns the title of their files.
+
+        It is the name that was asked for, or the operation's id; with a number where another job's files have that.
+        """
+        ...
+
+    @abstractmethod
+    async def mark_saved(
+        self, job: JobRecord, operation: Operation[Any], files: tuple[FileRecord, ...], *, now: float
+    ) -> None:
+        """Write down the files, and the outputs without what signs their URLs: nothing needs it any more."""
+        ...
+
+    @abstractmethod
+    async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
+        """Write down the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
+        ...
+
+    @abstractmethod
+    async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
+        """Write down why a job failed for good."""
+        ...
+
+    @abstractmethod
+    async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
+        """Write down that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
+        ...
+
+    @abstractmethod
+    async def find_loss(self) -> JournalError | None:
+        """Return why the next run will not find this record, or None: it will."""
+        ...
+
+    @abstractmethod
+    async def save_run_info(self, **members: Any) -> None:
+        """Write down what the next run has to know of this one, as JSON; what has that name goes."""
+        ...
+
+    @abstractmethod
+    async def load_run_info(self) -> dict[str, Any]:
+        """Return what ``save_run_info`` wrote."""
+        ...
+
+    @abstractmethod
+    async def count(self, *, now: float) -> dict[JobState, int]:
+        """Count the jobs in each state."""
+        ...
+
+    @abstractmethod
+    async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
+        """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
+        ...
+
+    @abstractmethod
+    async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
+        """Count the jobs of each route in each state."""
+        ...
+
+    @abstractmethod
+    async def measure_waits(self) -> dict[str, WaitStats]:
+        """Return how long the operations of each route took, as far as any are known."""
+        ...
+
+    @abstractmethod
+    async def group_failures(self) -> list[FailureGroup]:
+        """Return the reasons for failures, the commonest first."""
+        ...
+
+    @abstractmethod
+    async def count_verified(self) -> dict[str, int]:
+        """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
+        ...
+
+    @abstractmethod
+    async def count_echo_differences(self) -> dict[str, int]:
+        """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
+        ...
+
+    @abstractmethod
+    async def count_ended_since(self, moment: float) -> int:
+        """Count the jobs that were saved, or failed, since a moment."""
+        ...
+
+    @abstractmethod
+    async def run_in_thread(self, call: Callable[[], T]) -> T:
+        """Call something quick that blocks, off the event loop."""
+        ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the store, once what was begun is written."""
+        ...
+
+
+@attrs.define(eq=False)
+class _Batch(Generic[S]):
+    """What goes into one commit."""
+
+    steps: list[S] = attrs.field(factory=list)
+    durable: bool = False
+    done: anyio.Event = attrs.field(factory=anyio.Event)
+    results: list[Any] = attrs.field(factory=list)
+    error: Exception | None = None
+
+
+class GroupCommit(Generic[S]):
+    """Writes the steps of many callers at a time (rules 1 and 2).
+
+    Args:
+        write: carries out a group of steps, and returns the result of each; ``durable``: on the disk.
+        at_work: one lock for each job at work.
+    """
+
+    def __init__(self, write: Callable[[list[S], bool], Awaitable[list[Any]]], at_work: Locks) -> None:
+        self._write = write
+        self._at_work = at_work
+        self._batch: _Batch[S] = _Batch()
+        self._begun = -math.inf
+        self.turn = anyio.Lock(fast_acquire=True)
+        """Held while a group is written."""
+
+    def __repr__(self) -> str:
+        return f"collected={len(self._batch.steps)} jobs at work={len(self._at_work)}"
+
+    async def execute(self, step: S, *, durable: bool = False) -> Any:
+        """Put a step into the next group, and wait for that; the first of a batch writes it for all (rule 1)."""
+        batch, position = self._batch, len(self._batch.steps)
+        batch.steps.append(step)
+        batch.durable |= durable
+        if position:
+            await batch.done.wait()
+        else:
+            await see_through(partial(self._write_batch, batch))
+        if batch.error is not None:
+            raise batch.error
+        return batch.results[position]
+
+    async def _write_batch(self, batch: _Batch[S]) -> None:
+        async with self.turn:
+            pause = self._begun + GROUP_COMMIT_INTERVAL * len(self._at_work) - anyio.current_time()
+            if pause > 0:
+                await anyio.sleep(pause)
+            self._begun, self._batch = anyio.current_time(), _Batch()
+            try:
+                batch.results = await self._write(batch.steps, batch.durable)
+            except Exception as error:  # noqa: BLE001 - raised again, by every caller
+                batch.error = error
+            finally:
+                batch.done.set()
+
+
+def lock_of(identity: JobIdentity) -> JobIdentity:
+    """Return the name of the lock of a job: a given key is the whole identity."""
+    return identity if identity.key is None else attrs.evolve(identity, digest=b"")
+
+
+def check_route(key: str, *, wanted: str, known: str) -> None:
+    """Refuse a request whose key stands for a job of another route.
+
+    Raises:
+        InvalidRequest: it does.
+    """
+    if wanted != known:
+        raise InvalidRequest(
+            f"{wanted}: idempotency key {key} stands for a job of {known} in the journal; use a fresh one",
+            field="idempotency_key",
+        )
+
+
+def replace_surrogates(text: str) -> str:
+    """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
+    return text.encode(errors="replace").decode()
+
+
+def read_job(row: Any, *, check: Callable[[Any], None] | None = None, **more: Any) -> JobRecord:
+    """Make a job of its row; what is in the database may have been edited, or damaged.
+
+    Args:
+        row: gives values by the names of columns.
+        check: refuses a row by a ValueError or TypeError.
+        more: members that not every store has a column for.
+
+    Raises:
+        JournalError: it cannot be understood, or is not what was written.
+    """
+    try:
+        if check is not None:
+            check(row)
+        operation = row["operation"]
+        outputs, files, kind, metadata = row["outputs"], row["files"], row["error_kind"], row["metadata"]
+        return JobRecord(
+            number=row["number"],
+            digest=row["digest"],
+            key=row["key"],
+            route=row["route"],
+            body=row["body"],
+            state=JobState(row["state"]),
+            sent_at=row["sent_at"],
+            operation=operation,
+            created_at=job_records.read_time(row["created_at"]),
+            echo_differences=tuple(map(str, json.loads(row["echo_differences"] or "[]"))),
+            outputs=job_records.read_outputs(outputs, handle=Handle(row["route"], operation)) if outputs else (),
+            files=job_records.read_files(files) if files else (),
+            failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
+            metadata=None if metadata is None else json.loads(metadata),
+            **{name: row[name] for name in ("name", "line", "title", "submitted_at", "ready_at", "ended_at")},
+            **more,
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        raise JournalError(f"job {row['number']} of the journal cannot be read: {error!r}") from error
+
+
+def make_group(kind: str, code: str, text: str, number: int) -> FailureGroup:
+    """Make a group of failures of what is on record; its texts are foreign."""
+    return FailureGroup(kind, redact_message(code), redact_message(text), number)
+
+
+def read_counts(rows: Sequence[tuple[Any, Any]]) -> dict[JobState, int]:
+    """Make counts of rows of a state and a number.
+
+    Raises:
+        JournalError: there is another state.
+    """
+    try:
+        return {JobState(state): number for state, number in rows}
+    except ValueError as error:
+        raise JournalError(f"the journal cannot be read: {error}") from error
+
+
+def read_members(rows: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    """Make members of rows of a name and a JSON text.
+
+    Raises:
+        JournalError: one is no JSON.
+    """
+    try:
+        return {name: json.loads(value) for name, value in rows}
+    except ValueError as error:
+        raise JournalError(f"the journal cannot be read: {error}") from error
