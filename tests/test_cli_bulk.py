@@ -40,9 +40,9 @@ from soundpiece_async._core import endings
 from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
-from soundpiece_async.cli.bulk import BulkRun, _advise
-from soundpiece_async.cli.bulk_options import Knobs, Order, Terms
-from soundpiece_async.cli.bulk_progress import promise
+from soundpiece_async.cli.bulk import BulkCommand, _refusal_advice
+from soundpiece_async.cli.bulk_options import BulkOptions, LoadOptions, RunPolicy
+from soundpiece_async.cli.bulk_progress import shutdown_notice
 from soundpiece_async.cli.console import format_verify_levels
 from soundpiece_async.cli.signals import GracefulStop
 from soundpiece_async.cli.status import as_members, read_standing
@@ -306,7 +306,7 @@ def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
     assert bulk() == 1
     err = capsys.readouterr().err
     assert len(re.findall(r"^jobs.jsonl:\d+: failed: ", err, re.MULTILINE)) == 20
-    assert "the first 20 failures stand above; for the reasons of all: soundpiece status out" in err
+    assert "the first 20 failures are printed above; for all reasons: soundpiece status out" in err
     assert "--retry-failed" in err
 
 
@@ -317,7 +317,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
     simulator = serve(**FAST)
     write([job_line(1), job_line(2, prompt="")])
 
-    async def overlook(_: Order) -> int:
+    async def overlook(_: BulkOptions) -> int:
         return 2
 
     monkeypatch.setattr("soundpiece_async.cli.bulk.check", overlook)
@@ -330,15 +330,15 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
 @pytest.mark.anyio
 async def test_a_run_shows_its_state(sim: Simulator) -> None:
     """As everything here that lives for long."""
-    order = Order(jobs=Path(write([job_line(1)])), out=Path("out"), knobs=Knobs(), terms=Terms())
+    options = BulkOptions(jobs=Path(write([job_line(1)])), out=Path("out"), load=LoadOptions(), policy=RunPolicy())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
-        run = BulkRun(order, lines=1, journal=journal, session=session)
-        assert repr(run).startswith("<BulkRun <Feed jobs.jsonl under way=0> Tally(lines=1")
-        await run.carry_out()
+        run = BulkCommand(options, lines=1, journal=journal, session=session)
+        assert repr(run).startswith("<BulkCommand <JobReader jobs.jsonl under way=0> ResultCounts(lines=1")
+        await run.run()
         looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
-        await looked.carry_out()
+        await looked.run()
         assert repr(looked).startswith("<Verification {'whole': 1")
-    assert run.end() == looked.end() == 0
+    assert run.finish() == looked.finish() == 0
     assert repr(GracefulStop(print)).startswith("<GracefulStop ")
 
 
@@ -646,7 +646,7 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
 def test_who_interrupts_is_told_how_long_it_takes(
     pieces: int, longest: float | None, paused_for: float, told: str
 ) -> None:
-    assert told in promise(pieces, longest=longest, paused_for=paused_for)
+    assert told in shutdown_notice(pieces, longest=longest, paused_for=paused_for)
 
 
 def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
@@ -685,12 +685,12 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
 )
 def test_what_to_do_about_what_stopped_a_run(refusal: SoundpieceError, told: str) -> None:
     """The error of a setting says it itself."""
-    assert _advise(refusal).partition(",")[0] == told
+    assert _refusal_advice(refusal).partition(",")[0] == told
 
 
 def test_requests_without_an_answer_are_told_of() -> None:
     """They may have been accepted, and are neither nothing nor pieces in flight."""
-    told = promise(0, longest=None, paused_for=0, unanswered=2)
+    told = shutdown_notice(0, longest=None, paused_for=0, unanswered=2)
     assert "2 requests without an answer yet, which may have been accepted" in told
 
 

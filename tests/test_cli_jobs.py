@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 
 from soundpiece_async import AudioSource, NewFx, NewSample, NewSong, RemixSong, SeparateStems
-from soundpiece_async.cli.jobs_file import Bad, Job, in_thread, read_jobs
-from soundpiece_async.cli.jobs_formats import LONGEST
+from soundpiece_async.cli.jobs_file import InvalidLine, Job, iterate_in_thread, read_jobs
+from soundpiece_async.cli.jobs_formats import MAX_LINE_BYTES
 
 FX = '{"route": "create.new_fx", "prompt": "door", "duration": 2.5}'
 URL = "https://media.example.com/mix.wav"
 KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
 
 
-def read(folder: Path, content: bytes | str, name: str = "jobs.jsonl") -> list[Job | Bad]:
+def read(folder: Path, content: bytes | str, name: str = "jobs.jsonl") -> list[Job | InvalidLine]:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return list(read_jobs(path))
 
 
-def only(found: list[Job | Bad]) -> str:
+def only(found: list[Job | InvalidLine]) -> str:
     """Give what is said of the only line, which is a bad one."""
     (bad,) = found
-    assert isinstance(bad, Bad), bad
+    assert isinstance(bad, InvalidLine), bad
     return bad.fault
 
 
@@ -48,7 +48,7 @@ def test_jsonl_as_it_comes(tmp_path: Path, mark: bytes, end: bytes) -> None:
 
 def test_what_is_no_object_behind_one_that_is(tmp_path: Path) -> None:
     """Only the first line says what the file is; what stands below is one bad line."""
-    assert read(tmp_path, f"{FX}\n[1]\n")[1:] == [Bad(2, "must be a JSON object, as {...}, and is a list")]
+    assert read(tmp_path, f"{FX}\n[1]\n")[1:] == [InvalidLine(2, "must be a JSON object, as {...}, and is a list")]
 
 
 def test_jsonl_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
@@ -153,12 +153,18 @@ def test_what_is_said_is_short_and_harmless(tmp_path: Path) -> None:
 
 def test_a_line_that_never_ends_is_not_held(tmp_path: Path) -> None:
     """What is longer than a mebibyte is passed over; one byte less is read; the next line is the next."""
-    longest = line(metadata="x" * (LONGEST - len(line(metadata="")) - 1))
-    found = read(tmp_path, f"{longest}\n{longest}xx\n{'y' * 3 * LONGEST}\n{FX}\n{'z' * 2 * LONGEST}")
+    longest = line(metadata="x" * (MAX_LINE_BYTES - len(line(metadata="")) - 1))
+    found = read(tmp_path, f"{longest}\n{longest}xx\n{'y' * 3 * MAX_LINE_BYTES}\n{FX}\n{'z' * 2 * MAX_LINE_BYTES}")
 
-    assert [(type(job), job.line) for job in found] == [(Job, 1), (Bad, 2), (Bad, 3), (Job, 4), (Bad, 5)]
-    assert isinstance(found[1], Bad)
-    assert found[1].fault == f"is longer than {LONGEST} bytes"
+    assert [(type(job), job.line) for job in found] == [
+        (Job, 1),
+        (InvalidLine, 2),
+        (InvalidLine, 3),
+        (Job, 4),
+        (InvalidLine, 5),
+    ]
+    assert isinstance(found[1], InvalidLine)
+    assert found[1].fault == f"is longer than {MAX_LINE_BYTES} bytes"
 
 
 @pytest.mark.parametrize("second", [KEY, KEY.upper()])
@@ -167,7 +173,7 @@ def test_a_key_stands_for_one_line(tmp_path: Path, second: str) -> None:
     first, twin = read(tmp_path, f"\n{line(idempotency_key=KEY)}\n{line(idempotency_key=second)}")
 
     assert isinstance(first, Job)
-    assert twin == Bad(3, "idempotency_key: is that of line 2, and a key stands for one piece")
+    assert twin == InvalidLine(3, "idempotency_key: is that of line 2, and a key stands for one piece")
 
 
 CSV = "route,prompt,duration,loopable,n_variations,source,lyrics,name,metadata\r\n"
@@ -294,7 +300,7 @@ def test_csv_goes_on_behind_a_bad_record(tmp_path: Path) -> None:
     """One mistake hides no other."""
     found = read(tmp_path, f'{CSV}create.new_fx,"do"or,2,,,,,,\ncreate.new_fx,door,2,,,,,,\n', "jobs.csv")
 
-    assert [(type(job), job.line) for job in found] == [(Bad, 2), (Job, 3)]
+    assert [(type(job), job.line) for job in found] == [(InvalidLine, 2), (Job, 3)]
 
 
 @pytest.mark.anyio
@@ -302,6 +308,6 @@ async def test_a_file_is_read_in_a_thread(tmp_path: Path) -> None:
     """A chunk at a time, and no further than is asked for."""
     path = tmp_path / "jobs.jsonl"
     path.write_text(f"{FX}\n" * 450)
-    chunks = [len(chunk) async for chunk in in_thread(read_jobs(path))]
+    chunks = [len(chunk) async for chunk in iterate_in_thread(read_jobs(path))]
 
     assert chunks == [200, 200, 50]

@@ -26,9 +26,9 @@ from soundpiece_async._core.job_records import JobState
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async.cli import bulk_progress
-from soundpiece_async.cli.bulk_progress import Pace, Pacemeter, Picture
+from soundpiece_async.cli.bulk_progress import ProgressDisplay, Throughput, ThroughputMeter
 from soundpiece_async.cli.console import format_duration, format_size, pluralize
-from soundpiece_async.cli.results import Ending, Stopped, Tally, judge
+from soundpiece_async.cli.results import JobOutcome, ResultCounts, RunStopped, classify_result
 
 pytestmark = pytest.mark.anyio
 
@@ -45,9 +45,11 @@ def raised(error: SoundpieceError, cause: Exception | None = None) -> Soundpiece
         return caught
 
 
-def picture(statistics: Statistics = BUSY) -> Picture:
-    tally = Tally(20, endings=Counter({Ending.SAVED: 5, Ending.FAILED: 1, Ending.UNFINISHED: 1}))
-    return Picture(tally, passed=Counter({JobState.SUBMITTED: 12, JobState.READY: 8}), statistics=lambda: statistics)
+def picture(statistics: Statistics = BUSY) -> ProgressDisplay:
+    totals = ResultCounts(20, outcomes=Counter({JobOutcome.SAVED: 5, JobOutcome.FAILED: 1, JobOutcome.UNFINISHED: 1}))
+    return ProgressDisplay(
+        totals, progress=Counter({JobState.SUBMITTED: 12, JobState.READY: 8}), statistics=lambda: statistics
+    )
 
 
 async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,46 +92,48 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_the_pace_is_that_of_late() -> None:
     """Of the latest minute, so that what is left is told by how it goes now; and no pace tells nothing."""
-    meter = Pacemeter()
-    assert meter.measure(now=0.0, lines=0, received=0, left=100) == Pace(0.0, 0.0, None)
-    assert meter.measure(now=10.0, lines=20, received=1000, left=80) == Pace(2.0, 100.0, 40.0)
-    assert meter.measure(now=70.0, lines=80, received=1000, left=20) == Pace(1.0, 0.0, 20.0)
-    assert meter.measure(now=200.0, lines=80, received=1000, left=20) == Pace(0.0, 0.0, None)
-    assert repr(meter) == "<Pacemeter samples=1>"
+    meter = ThroughputMeter()
+    assert meter.measure(now=0.0, lines=0, received=0, left=100) == Throughput(0.0, 0.0, None)
+    assert meter.measure(now=10.0, lines=20, received=1000, left=80) == Throughput(2.0, 100.0, 40.0)
+    assert meter.measure(now=70.0, lines=80, received=1000, left=20) == Throughput(1.0, 0.0, 20.0)
+    assert meter.measure(now=200.0, lines=80, received=1000, left=20) == Throughput(0.0, 0.0, None)
+    assert repr(meter) == "<ThroughputMeter samples=1>"
 
 
 @pytest.mark.parametrize(
     ("error", "operation", "ending"),
     [
-        (raised(Stopped("enough")), None, Ending.UNSENT),
-        (raised(InsufficientCredits("402", status=402)), None, Ending.UNSENT),
-        (raised(AuthenticationError("401", status=401)), None, Ending.UNSENT),
-        (raised(AuthenticationError("a firewall", status=403)), None, Ending.UNFINISHED),
-        (raised(SettingsError("no such bucket")), None, Ending.UNSENT),
-        (raised(SettingsError("no such bucket")), OPERATION, Ending.UNFINISHED),
-        (raised(NotFound("404", status=404)), None, Ending.UNFINISHED),
-        (raised(NotFound("lost", status=404)), OPERATION, Ending.UNCERTAIN),
-        (JournalError("sent long ago"), None, Ending.UNCERTAIN),
-        (raised(InvalidRequest("another route's key", field="idempotency_key")), None, Ending.FAILED),
-        (SoundpieceError("on record"), None, Ending.FAILED),
-        (raised(TransportError("no answer")), None, Ending.UNFINISHED),
-        (raised(DownloadError("not here", url="", path="")), OPERATION, Ending.FAILED),
-        (raised(DownloadError("no disk", url="", path=""), OSError(28, "full")), OPERATION, Ending.UNFINISHED),
+        (raised(RunStopped("enough")), None, JobOutcome.UNSENT),
+        (raised(InsufficientCredits("402", status=402)), None, JobOutcome.UNSENT),
+        (raised(AuthenticationError("401", status=401)), None, JobOutcome.UNSENT),
+        (raised(AuthenticationError("a firewall", status=403)), None, JobOutcome.UNFINISHED),
+        (raised(SettingsError("no such bucket")), None, JobOutcome.UNSENT),
+        (raised(SettingsError("no such bucket")), OPERATION, JobOutcome.UNFINISHED),
+        (raised(NotFound("404", status=404)), None, JobOutcome.UNFINISHED),
+        (raised(NotFound("lost", status=404)), OPERATION, JobOutcome.UNCERTAIN),
+        (JournalError("sent long ago"), None, JobOutcome.UNCERTAIN),
+        (raised(InvalidRequest("another route's key", field="idempotency_key")), None, JobOutcome.FAILED),
+        (SoundpieceError("on record"), None, JobOutcome.FAILED),
+        (raised(TransportError("no answer")), None, JobOutcome.UNFINISHED),
+        (raised(DownloadError("not here", url="", path="")), OPERATION, JobOutcome.FAILED),
+        (raised(DownloadError("no disk", url="", path=""), OSError(28, "full")), OPERATION, JobOutcome.UNFINISHED),
     ],
     ids=repr,
 )
-def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[NewFx] | None, ending: Ending) -> None:
+def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[NewFx] | None, ending: JobOutcome) -> None:
     """For good, until the next run, until the user says so, or not begun; what the journal had is not of this run."""
     result = Failed(
         request=REQUEST, operation=operation, error=error, from_journal=str(error) in ("sent long ago", "on record")
     )
-    tally = Tally(2)
-    assert judge(result) is tally.add(result) is ending
-    assert tally.fresh_failures == (not result.from_journal and ending is not Ending.UNSENT and not error.stops_run)
-    assert tally.failures == (ending is not Ending.UNSENT)
-    assert (tally.refusal is error) == error.stops_run
-    assert judge(Succeeded(request=REQUEST, operation=OPERATION)) is Ending.SAVED
-    assert tally.as_members()["left"] == 1 + (ending is Ending.UNSENT)
+    totals = ResultCounts(2)
+    assert classify_result(result) is totals.add(result) is ending
+    assert totals.fresh_failures == (
+        not result.from_journal and ending is not JobOutcome.UNSENT and not error.stops_run
+    )
+    assert totals.failures == (ending is not JobOutcome.UNSENT)
+    assert (totals.refusal is error) == error.stops_run
+    assert classify_result(Succeeded(request=REQUEST, operation=OPERATION)) is JobOutcome.SAVED
+    assert totals.to_json()["left"] == 1 + (ending is JobOutcome.UNSENT)
 
 
 @pytest.mark.parametrize(

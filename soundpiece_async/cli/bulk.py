@@ -27,9 +27,9 @@ from soundpiece_async import (
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli.arguments import FOLDER
-from soundpiece_async.cli.bulk_check import check, preview
-from soundpiece_async.cli.bulk_options import PLAIN, STRICT, Knobs, Order, Terms
-from soundpiece_async.cli.bulk_progress import Picture, beside, promise
+from soundpiece_async.cli.bulk_check import dry_run, validate_file
+from soundpiece_async.cli.bulk_options import DEFAULT_LOAD, DEFAULT_POLICY, BulkOptions, LoadOptions, RunPolicy
+from soundpiece_async.cli.bulk_progress import ProgressDisplay, background_tasks, shutdown_notice
 from soundpiece_async.cli.console import (
     DONE,
     FAILED,
@@ -48,15 +48,15 @@ from soundpiece_async.cli.jobs_file import (
     SPOOLED_NAME,
     STANDARD_INPUT,
     Job,
-    demand_jobs,
-    demand_right,
-    in_thread,
-    keep,
+    iterate_in_thread,
+    keep_spooled,
     read_jobs,
-    spooled,
+    require_regular_file,
+    require_valid,
+    spool_standard_input,
 )
 from soundpiece_async.cli.report import write_report
-from soundpiece_async.cli.results import Ending, Result, Stopped, Tally, describe
+from soundpiece_async.cli.results import JobOutcome, Result, ResultCounts, RunStopped, format_json_line
 from soundpiece_async.cli.signals import GracefulStop
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ async def bulk(
     /,
     *,
     journal: Annotated[Path | None, FOLDER] = None,
-    knobs: Knobs = PLAIN,
-    terms: Terms = STRICT,
+    load: LoadOptions = DEFAULT_LOAD,
+    policy: RunPolicy = DEFAULT_POLICY,
 ) -> int:
     """Make every piece that a file asks for, and save its files; the same command goes on after whatever stopped it.
 
@@ -88,14 +88,14 @@ async def bulk(
         jobs: the file, JSONL or CSV; - reads standard input, and keeps it beside the journal.
         out: the folder for the files, and for the journal that lets the same command go on.
         journal: another folder for the journal and the report, as one on a local disk; every later command needs it.
-        knobs: how hard to work.
-        terms: on what terms.
+        load: how hard to work.
+        policy: on what terms.
     """
-    order = Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms)
+    options = BulkOptions(jobs=jobs, out=out, journal=journal, load=load, policy=policy)
     if jobs != STANDARD_INPUT:
-        return await _carry_out(order)
-    async with spooled() as path:
-        return await _carry_out(attrs.evolve(order, jobs=path, spooled=True))
+        return await _run(options)
+    async with spool_standard_input() as path:
+        return await _run(attrs.evolve(options, jobs=path, spooled=True))
 
 
 async def resume(
@@ -103,16 +103,16 @@ async def resume(
     /,
     *,
     journal: Annotated[Path | None, FOLDER] = None,
-    knobs: Knobs = PLAIN,
-    terms: Terms = STRICT,
+    load: LoadOptions = DEFAULT_LOAD,
+    policy: RunPolicy = DEFAULT_POLICY,
 ) -> int:
     """Go on with the run of a folder: as bulk once more, with the file and the options it had.
 
     Args:
         out: the folder.
         journal: the folder of the journal, where it is another one.
-        knobs: instead of those it had.
-        terms: those of earlier runs do not count.
+        load: instead of those it had.
+        policy: those of earlier runs do not count.
     """
     try:
         async with Journal.open(journal or out, read_only=True) as record:
@@ -121,47 +121,49 @@ async def resume(
         raise UsageError(str(error)) from error
     if not isinstance(kept.get("jobs"), str):
         raise UsageError(f"{journal or out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
-    jobs = await _find_jobs(kept["jobs"], out, journal or out)
-    await demand_jobs(jobs)
-    if await _hash(jobs) != kept.get("sha256"):
+    jobs = await _locate_jobs(kept["jobs"], out, journal or out)
+    await require_regular_file(jobs)
+    if await _sha256(jobs) != kept.get("sha256"):
         print_status(f"{jobs} has changed since the last run: what is new in it is made, too")
     options = kept.get("options")
-    knobs = knobs.or_else(options if isinstance(options, dict) else {})
-    return await _carry_out(Order(jobs=jobs, out=out, journal=journal, knobs=knobs, terms=terms))
+    load = load.with_defaults(options if isinstance(options, dict) else {})
+    return await _run(BulkOptions(jobs=jobs, out=out, journal=journal, load=load, policy=policy))
 
 
-async def _carry_out(order: Order) -> int:
-    await demand_jobs(order.jobs)
-    if order.terms.dry_run:
-        _ = order.knobs.limits  # wrong ones are wrong in a rehearsal, too
-        await check(order)
-        await preview(order)
+async def _run(options: BulkOptions) -> int:
+    await require_regular_file(options.jobs)
+    if options.policy.dry_run:
+        _ = options.load.limits  # wrong ones are wrong in a rehearsal, too
+        await validate_file(options)
+        await dry_run(options)
         return DONE
-    session = order.knobs.make_session()
-    await _demand_folder(order.record)
-    lines = await check(order)
-    journal = await _open(order)
+    session = options.load.make_session()
+    await _require_unlocked(options.journal_folder)
+    lines = await validate_file(options)
+    journal = await _open_journal(options)
     async with journal:
         async with session:
-            if order.spooled:
-                order = attrs.evolve(order, jobs=await keep(order.jobs, order.record), spooled=False)
+            if options.spooled:
+                options = attrs.evolve(
+                    options, jobs=await keep_spooled(options.jobs, options.journal_folder), spooled=False
+                )
             await journal.store.save_run_info(
-                jobs=str(await anyio.Path(order.jobs).absolute()),
-                sha256=await _hash(order.jobs),
+                jobs=str(await anyio.Path(options.jobs).absolute()),
+                sha256=await _sha256(options.jobs),
                 lines=lines,
-                options=order.knobs.given,
+                options=options.load.explicit,
             )
-            print_status(f"{pluralize(lines, 'line')} of {order.jobs}, into {order.out}")
-            run = BulkRun(order, lines=lines, journal=journal, session=session)
-            await run.carry_out()
-        trouble = await _report(journal, order)
-        return run.end(lost=await journal.store.find_loss()) or trouble
+            print_status(f"{pluralize(lines, 'line')} of {options.jobs}, into {options.out}")
+            command = BulkCommand(options, lines=lines, journal=journal, session=session)
+            await command.run()
+        trouble = await _write_report(journal, options)
+        return command.finish(lost=await journal.store.find_loss()) or trouble
 
 
-async def _report(journal: Journal, order: Order) -> int:
+async def _write_report(journal: Journal, options: BulkOptions) -> int:
     """Leave the report behind; a run that could not is none that is done."""
     try:
-        page = await write_report(journal, resume=f"soundpiece resume {order.words}")
+        page = await write_report(journal, resume=f"soundpiece resume {options.arguments}")
     except OSError as error:
         print_status(f"the report cannot be written: {error}; the files and the journal are whole")
         return FAILED
@@ -169,16 +171,18 @@ async def _report(journal: Journal, order: Order) -> int:
     return DONE
 
 
-async def _open(order: Order) -> Journal:
+async def _open_journal(options: BulkOptions) -> Journal:
     try:
         return await Journal.open(
-            order.record, resubmit_uncertain=order.terms.resubmit_uncertain, retry_failed=order.terms.retry_failed
+            options.journal_folder,
+            resubmit_uncertain=options.policy.resubmit_uncertain,
+            retry_failed=options.policy.retry_failed,
         )
     except JournalError as error:
         raise UsageError(str(error)) from error
 
 
-async def _demand_folder(out: Path) -> None:
+async def _require_unlocked(out: Path) -> None:
     """Refuse a folder that another process works in, before a long file is checked; opening its journal does, too."""
     try:
         holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).holder)
@@ -188,7 +192,7 @@ async def _demand_folder(out: Path) -> None:
         raise UsageError(f"{out} is being worked on by {holder}; nothing was done: let it end, or end it, first")
 
 
-async def _find_jobs(remembered: str, out: Path, record: Path) -> Path:
+async def _locate_jobs(remembered: str, out: Path, record: Path) -> Path:
     """Find the jobs file where it was; or, when the folder was moved with it, beside the folder or in it."""
     jobs = Path(remembered)
     for path in (jobs, out.parent / jobs.name, record / SPOOLED_NAME if jobs.name == SPOOLED_NAME else jobs):
@@ -197,7 +201,7 @@ async def _find_jobs(remembered: str, out: Path, record: Path) -> Path:
     return jobs
 
 
-async def _hash(path: Path) -> str:
+async def _sha256(path: Path) -> str:
     def read() -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -207,11 +211,11 @@ async def _hash(path: Path) -> str:
 
 RESUME_NOTE = "the journal has it all, and the same command goes on: nothing is paid for twice"
 """What a run has led to when its results cannot be printed."""
-SHOWN = 20
+MAX_PRINTED_FAILURES = 20
 """Failures that are told one by one."""
 
 
-class Feed:
+class JobReader:
     """The requests of a jobs file, and the lines they came from, for as long as they are under way.
 
     Args:
@@ -220,14 +224,14 @@ class Feed:
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
-        self.ended: bool = False
+        self.stopped: bool = False
         """Set this, and it gives no more."""
         self._path = path
         self._journal = journal
         self._jobs: dict[str, Job] = {}
 
     def __repr__(self) -> str:
-        return f"<Feed {self._path} under way={len(self._jobs)}{' ended' * self.ended}>"
+        return f"<JobReader {self._path} under way={len(self._jobs)}{' stopped' * self.stopped}>"
 
     async def read(self) -> AsyncGenerator[Request]:
         """Give the requests, in the order of their lines.
@@ -235,83 +239,85 @@ class Feed:
         Raises:
             UsageError: the file is not any more what it was when it was checked.
         """
-        async with aclosing(in_thread(read_jobs(self._path))) as chunks:
+        async with aclosing(iterate_in_thread(read_jobs(self._path))) as chunks:
             async for chunk in chunks:
                 for line in chunk:
-                    if self.ended:
+                    if self.stopped:
                         return
-                    job = demand_right(self._path, line)
+                    job = require_valid(self._path, line)
                     self._journal.annotate(job.request, name=job.name, metadata=job.metadata, line=job.line)
                     self._jobs[job.request.idempotency_key] = job
                     yield job.request
 
-    def take(self, request: Request) -> Job:
+    def pop(self, request: Request) -> Job:
         """Give the line of a request, once."""
         return self._jobs.pop(request.idempotency_key)
 
 
-class BulkRun:
+class BulkCommand:
     """Makes what the lines of a jobs file ask for.
 
     Args:
-        order: what to do.
+        options: what to do.
         lines: how many there are.
         journal, session: open.
     """
 
-    def __init__(self, order: Order, *, lines: int, journal: Journal, session: "Session") -> None:
-        self.tally: Tally = Tally(lines)
-        self._order = order
+    def __init__(self, options: BulkOptions, *, lines: int, journal: Journal, session: "Session") -> None:
+        self.totals: ResultCounts = ResultCounts(lines)
+        self._options = options
         self._journal = journal
-        self._feed = Feed(order.jobs, journal)
-        self._told = 0
+        self._reader = JobReader(options.jobs, journal)
+        self._printed = 0
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
         self._statistics = session.statistics
-        self._picture = Picture(self.tally, passed=journal.store.progress, statistics=session.statistics)
+        self._display = ProgressDisplay(self.totals, progress=journal.store.progress, statistics=session.statistics)
         self._results: RunMany[Request] = session.run_many(
-            self._feed.read(),
-            save_to=order.out,
+            self._reader.read(),
+            save_to=options.out,
             journal=journal,
-            timeout=order.knobs.piece_timeout,
+            timeout=options.load.piece_timeout,
         )
 
     def __repr__(self) -> str:
-        return f"<BulkRun {self._feed!r} {self.tally!r}>"
+        return f"<BulkCommand {self._reader!r} {self.totals!r}>"
 
-    async def carry_out(self) -> None:
+    async def run(self) -> None:
         """Run to the end, whichever it is."""
         with GracefulStop(self._interrupt):
             try:
-                async with beside(self._picture.follow, self._explain_interruption), self._results:
+                async with background_tasks(self._display.follow, self._announce_shutdown), self._results:
                     async for result in self._results:
-                        await self._take(result)
+                        await self._handle(result)
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "piece")
                 print_status(
-                    f"stopped at once, with {left} in flight; {RESUME_NOTE}: soundpiece resume {self._order.words}"
+                    f"stopped at once, with {left} in flight; {RESUME_NOTE}: "
+                    f"soundpiece resume {self._options.arguments}"
                 )
                 raise
 
-    async def _take(self, result: Result) -> None:
+    async def _handle(self, result: Result) -> None:
         """Count a result and print it, and stop where it says so."""
-        job = self._feed.take(result.request)
-        ending = self.tally.add(result)
-        if self.tally.refusal is not None and not isinstance(self.tally.refusal, InsufficientCredits):
-            self._feed.ended = True  # and after a 402 what was submitted earlier is still awaited, whatever its line
-        if self.tally.fresh_failures >= self._order.terms.enough_failures:
-            self._stop(Stopped("too many pieces failed"))
+        job = self._reader.pop(result.request)
+        outcome = self.totals.add(result)
+        if self.totals.refusal is not None and not isinstance(self.totals.refusal, InsufficientCredits):
+            # after a 402, jobs that were submitted earlier are still awaited, whatever their lines
+            self._reader.stopped = True
+        if self.totals.fresh_failures >= self._options.policy.failure_limit:
+            self._stop(RunStopped("too many pieces failed"))
         if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
-            self._stop(Stopped("files cannot be written"))
-        if ending is Ending.UNSENT or (result.from_journal and not self._order.terms.show_all):
+            self._stop(RunStopped("files cannot be written"))
+        if outcome is JobOutcome.UNSENT or (result.from_journal and not self._options.policy.show_all):
             return
         if isinstance(result, Failed):
-            self._told += 1
-            if self._told <= SHOWN:
+            self._printed += 1
+            if self._printed <= MAX_PRINTED_FAILURES:
                 print_status(
-                    f"{self._order.jobs}:{job.line}: {ending}: {translate_advice(str(result.error), flag=None)}"
+                    f"{self._options.jobs}:{job.line}: {outcome}: {translate_advice(str(result.error), flag=None)}"
                 )
-        lines = [describe(job, result, ending)] if self._order.terms.as_json else _list_paths(result)
+        lines = [format_json_line(job, result, outcome)] if self._options.policy.as_json else _list_paths(result)
         if lines:
             # in a thread: a reader may let us wait for as long as it likes
             await anyio.to_thread.run_sync(
@@ -320,73 +326,80 @@ class BulkRun:
 
     def _interrupt(self) -> None:
         self._interrupted.set()
-        self._stop(Stopped("the run was interrupted before this piece was sent"))
+        self._stop(RunStopped("the run was interrupted before this piece was sent"))
 
     def _stop(self, why: SoundpieceError) -> None:
         """Read and submit nothing more; what is in flight is finished."""
-        self._feed.ended = True
+        self._reader.stopped = True
         self._results.stop(why)
 
-    async def _explain_interruption(self) -> None:
+    async def _announce_shutdown(self) -> None:
         """Say what a signal led to, and how long that takes."""
         await self._interrupted.wait()
         under_way = self._results.pending
         waits = await self._journal.store.measure_waits()
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
         known = self._statistics()
-        told = promise(len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits)
+        told = shutdown_notice(
+            len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits
+        )
         print_status(f"interrupted: nothing more is submitted; {told}")
 
-    def end(self, *, lost: SoundpieceError | None = None) -> int:
+    def finish(self, *, lost: SoundpieceError | None = None) -> int:
         """Sum up, say how to go on, and give the exit code; ``lost``: why the next run will not find the journal."""
-        tally, words = self.tally, self._order.words
-        counts = tally.as_members()
+        totals, words = self.totals, self._options.arguments
+        counts = totals.to_json()
         took = anyio.current_time() - self._started
-        if self._order.terms.as_json:
-            print_result(_sum_up(counts, seconds=took), kept=RESUME_NOTE)
+        if self._options.policy.as_json:
+            print_result(_summary_line(counts, seconds=took), kept=RESUME_NOTE)
         told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
-        saved = f"{pluralize(tally.files, 'file')}, {format_size(tally.bytes)}"
-        print_status(f"{pluralize(tally.lines, 'line')}: {told}; {saved}, {format_duration(took)}")
-        if echoed := format_echo_differences(tally.echo_differences):
+        saved = f"{pluralize(totals.files, 'file')}, {format_size(totals.bytes)}"
+        print_status(f"{pluralize(totals.lines, 'line')}: {told}; {saved}, {format_duration(took)}")
+        if echoed := format_echo_differences(totals.echo_differences):
             print_status(echoed)
         if lost is not None:
             print_status(f"stopped: {lost}")
             return FAILED
-        for line in self._explain():
+        for line in self._hints():
             print_status(line)
         go_on = f"the same command, or soundpiece resume {words}, goes on with the same keys: nothing is paid for twice"
-        if tally.refusal is not None:
-            refused = isinstance(tally.refusal, AuthenticationError | InsufficientCredits)
-            print_status(f"stopped{' by the account' * refused}: {tally.refusal}")
-            print_status(f"{_advise(tally.refusal)}{go_on}")
+        if totals.refusal is not None:
+            refused = isinstance(totals.refusal, AuthenticationError | InsufficientCredits)
+            print_status(f"stopped{' by the account' * refused}: {totals.refusal}")
+            print_status(f"{_refusal_advice(totals.refusal)}{go_on}")
             return INTERRUPTED if self._interrupted.is_set() else REFUSED if refused else FAILED
         if counts["left"] or counts["unfinished"]:
             print_status(f"not all is done: {go_on}")
         if self._interrupted.is_set():
             return INTERRUPTED
-        return FAILED if tally.failures else DONE
+        return FAILED if totals.failures else DONE
 
-    def _explain(self) -> list[str]:
+    def _hints(self) -> list[str]:
         """Return what to know about the counts: what was not printed, and what can be done about failures."""
-        tally, lines = self.tally, []
-        if tally.earlier and not self._order.terms.show_all:
-            earlier = pluralize(tally.earlier, "line")
-            lines.append(f"{tally.ended - tally.earlier} new; {earlier} of earlier runs not printed again: --all does")
-        if self._told > SHOWN:
-            words = self._order.words
-            lines.append(f"the first {SHOWN} failures stand above; for the reasons of all: soundpiece status {words}")
-        if tally.unsaved:
+        totals, lines = self.totals, []
+        if totals.earlier and not self._options.policy.show_all:
+            earlier = pluralize(totals.earlier, "line")
+            lines.append(
+                f"{totals.ended - totals.earlier} new; {earlier} of earlier runs not printed again: --all does"
+            )
+        if self._printed > MAX_PRINTED_FAILURES:
+            words = self._options.arguments
+            lines.append(
+                f"the first {MAX_PRINTED_FAILURES} failures are printed above; for all reasons: "
+                f"soundpiece status {words}"
+            )
+        if totals.unsaved:
             lines.append(
                 "what is made and was not saved is saved by the next run, at no cost: see above what to do until then"
             )
-        if tally.endings[Ending.FAILED] > tally.unsaved:
+        if totals.outcomes[JobOutcome.FAILED] > totals.unsaved:
             lines.append(
                 "what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed"
             )
         return lines
 
 
-def _sum_up(counts: dict[str, Any], *, seconds: float) -> str:
+def _summary_line(counts: dict[str, Any], *, seconds: float) -> str:
     """Write the last line of JSON."""
     return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
 
@@ -395,7 +408,7 @@ def _list_paths(result: Succeeded[Any] | Failed[Any]) -> list[str]:
     return [str(file.path) for file in result.files] if isinstance(result, Succeeded) else []
 
 
-def _advise(refusal: SoundpieceError) -> str:
+def _refusal_advice(refusal: SoundpieceError) -> str:
     """Return what comes before "the same command goes on"."""
     match refusal:
         case AuthenticationError():

@@ -15,61 +15,61 @@ from soundpiece_async._core.job_records import JobIdentity, JobState
 from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._journal.store import WaitStats
-from soundpiece_async.cli.bulk_options import Order
+from soundpiece_async.cli.bulk_options import BulkOptions
 from soundpiece_async.cli.console import UsageError, format_duration, pluralize, print_result, print_status
-from soundpiece_async.cli.jobs_file import Bad, demand_right, in_thread, read_jobs
+from soundpiece_async.cli.jobs_file import InvalidLine, iterate_in_thread, read_jobs, require_valid
 from soundpiece_async.cli.rich_output import print_table
 
-SHOWN = 20
-"""Bad lines that are told one by one."""
+MAX_PRINTED_LINES = 20
+"""Invalid lines that are printed one by one."""
 
-Plan = Mapping[str, Counter[JobState | None]]
+StateCounts = Mapping[str, Counter[JobState | None]]
 """How many lines of each route are how far; None: the journal does not know them."""
 
-UNDER_WAY = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
+IN_FLIGHT = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
 
 
-async def check(order: Order) -> int:
+async def validate_file(options: BulkOptions) -> int:
     """Check every line, and tell which are wrong; gives the number of those that are right.
 
     Raises:
         UsageError: some are wrong.
     """
     right = wrong = 0
-    async with aclosing(in_thread(read_jobs(order.jobs))) as chunks:
+    async with aclosing(iterate_in_thread(read_jobs(options.jobs))) as chunks:
         async for chunk in chunks:
             for job in chunk:
-                if isinstance(job, Bad):
+                if isinstance(job, InvalidLine):
                     wrong += 1
-                    if wrong <= SHOWN:
-                        print_status(f"{order.title}:{job.line}: {job.fault}")
+                    if wrong <= MAX_PRINTED_LINES:
+                        print_status(f"{options.jobs_title}:{job.line}: {job.fault}")
                 else:
                     right += 1
     if wrong:
-        shown = f", the first {SHOWN} of them above" if wrong > SHOWN else ""
+        shown = f", the first {MAX_PRINTED_LINES} of them above" if wrong > MAX_PRINTED_LINES else ""
         raise UsageError(
-            f"{order.title} has {pluralize(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent"
+            f"{options.jobs_title} has {pluralize(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent"
         )
     return right
 
 
-async def preview(order: Order) -> None:
+async def dry_run(options: BulkOptions) -> None:
     """Print what a run would find to do, and how long that may take; nothing is sent, locked or written."""
     async with AsyncExitStack() as stack:
         journal = None
-        if await anyio.Path(order.record, JOURNAL).exists():
+        if await anyio.Path(options.journal_folder, JOURNAL).exists():
             try:
-                journal = await stack.enter_async_context(Journal.open(order.record, read_only=True))
+                journal = await stack.enter_async_context(Journal.open(options.journal_folder, read_only=True))
             except JournalError as error:
                 raise UsageError(str(error)) from error
-        plan = await _plan(order.jobs, journal)
+        plan = await _count_states(options.jobs, journal)
         waits = {} if journal is None else await journal.store.measure_waits()
-    to_do = {route: sum(_find_work(states, order)) for route, states in plan.items()}
-    seconds = estimate(to_do, waits, order=order)
-    if order.terms.as_json:
-        print_result(json.dumps({"dry_run": {"routes": _as_members(plan, to_do), "seconds": seconds}}))
+    to_do = {route: sum(_pending_counts(states, options)) for route, states in plan.items()}
+    seconds = estimate_seconds(to_do, waits, options=options)
+    if options.policy.as_json:
+        print_result(json.dumps({"dry_run": {"routes": _to_json(plan, to_do), "seconds": seconds}}))
         return
-    _print_plan(plan, to_do)
+    _print_counts(plan, to_do)
     learned = sum(wait.number for wait in waits.values())
     if not sum(to_do.values()):
         print_result("nothing is left to do")
@@ -79,7 +79,7 @@ async def preview(order: Order) -> None:
         print_result(f"about {format_duration(seconds)}, by the {pluralize(learned, 'piece')} made so far")
 
 
-def estimate(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *, order: Order) -> float | None:
+def estimate_seconds(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *, options: BulkOptions) -> float | None:
     """Give about how many seconds pieces will take, by how long others took; None: there were none.
 
     As many run at a time as may be in flight, the last one runs alone, and a ceiling on requests holds for the two,
@@ -89,15 +89,15 @@ def estimate(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *, order:
         return None
     usual = sum(wait.mean * wait.number for wait in waits.values()) / sum(wait.number for wait in waits.values())
     means = {route: waits[route].mean if route in waits else usual for route, number in to_do.items() if number}
-    work = sum(to_do[route] * mean for route, mean in means.items()) / order.knobs.limits.in_flight
-    requests = 2 * sum(to_do.values()) / (order.knobs.limits.requests_per_second or float("inf"))
+    work = sum(to_do[route] * mean for route, mean in means.items()) / options.load.limits.in_flight
+    requests = 2 * sum(to_do.values()) / (options.load.limits.requests_per_second or float("inf"))
     return max(work, requests) + max(means.values(), default=0.0)
 
 
-async def _plan(path: Path, journal: Journal | None) -> Plan:
+async def _count_states(path: Path, journal: Journal | None) -> StateCounts:
     """Look every line up in the journal."""
     plan: dict[str, Counter[JobState | None]] = {}
-    async with aclosing(in_thread(_identify(path))) as chunks:
+    async with aclosing(iterate_in_thread(_identities(path))) as chunks:
         async for chunk in chunks:
             states: Sequence[JobState | None] = [None] * len(chunk)
             if journal is not None:
@@ -107,36 +107,36 @@ async def _plan(path: Path, journal: Journal | None) -> Plan:
     return plan
 
 
-def _identify(path: Path) -> Iterator[tuple[str, JobIdentity]]:
+def _identities(path: Path) -> Iterator[tuple[str, JobIdentity]]:
     """Say which piece each line is, as a run would."""
     seen = OccurrenceCounter()
     for job in read_jobs(path):
-        request = demand_right(path, job).request
+        request = require_valid(path, job).request
         digest, key = job_records.digest(request), job_records.explicit_key(request)
         occurrence = seen.count(digest)[0] if key is None else None
         yield request.route, JobIdentity(digest=digest, occurrence=occurrence, key=key)
 
 
-def _find_work(states: Counter[JobState | None], order: Order) -> Iterator[int]:
+def _pending_counts(states: Counter[JobState | None], options: BulkOptions) -> Iterator[int]:
     """Count what a run would take on."""
     for state, number in states.items():
         left_alone = (
             state is JobState.SAVED
-            or (state is JobState.FAILED and not order.terms.retry_failed)
-            or (state is JobState.UNCERTAIN and not order.terms.resubmit_uncertain)
+            or (state is JobState.FAILED and not options.policy.retry_failed)
+            or (state is JobState.UNCERTAIN and not options.policy.resubmit_uncertain)
         )
         if not left_alone:
             yield number
 
 
-def _as_members(plan: Plan, to_do: Mapping[str, int]) -> dict[str, dict[str, int]]:
+def _to_json(plan: StateCounts, to_do: Mapping[str, int]) -> dict[str, dict[str, int]]:
     return {
         route: {"lines": states.total(), **{state or "new": states[state] for state in states}, "to_do": to_do[route]}
         for route, states in sorted(plan.items(), key=lambda item: item[0])
     }
 
 
-def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
+def _print_counts(plan: StateCounts, to_do: Mapping[str, int]) -> None:
     """Print a row for each route, and one for all."""
     total: Counter[JobState | None] = Counter()
     rows = []
@@ -148,7 +148,7 @@ def _print_plan(plan: Plan, to_do: Mapping[str, int]) -> None:
 
 
 def _row(title: str, states: Counter[JobState | None], to_do: int) -> tuple[str, ...]:
-    under_way = sum(states[state] for state in UNDER_WAY)
+    under_way = sum(states[state] for state in IN_FLIGHT)
     numbers = (
         states.total(),
         states[JobState.SAVED],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from soundpiece_async import Session
 
 
-PATIENCE = 3600.0
+OUTAGE_PATIENCE = 3600.0
 """Seconds an outage may last before pieces are left to the next run. A job of one night has that time."""
 
 Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
@@ -26,7 +26,7 @@ Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
-class Knobs:
+class LoadOptions:
     """How hard a run works; None: what the library does by itself.
 
     Args:
@@ -47,21 +47,21 @@ class Knobs:
     verify: Literal["header", "full", "none"] | None = None
 
     @property
-    def given(self) -> dict[str, Any]:
+    def explicit(self) -> dict[str, Any]:
         """Those that are not None."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
-    def or_else(self, remembered: Mapping[str, Any]) -> "Knobs":
+    def with_defaults(self, remembered: Mapping[str, Any]) -> "LoadOptions":
         """Fill in what is not given here from what an earlier run was given."""
-        known = {name: value for name, value in remembered.items() if name in attrs.fields_dict(Knobs)}
-        return Knobs(**{**known, **self.given})
+        known = {name: value for name, value in remembered.items() if name in attrs.fields_dict(LoadOptions)}
+        return LoadOptions(**{**known, **self.explicit})
 
     @property
     def limits(self) -> Limits:
         """Those that are limits of a session, with its defaults."""
         names = ("in_flight", "polls", "downloads", "requests_per_second")
         try:
-            return Limits(**{name: value for name, value in self.given.items() if name in names})
+            return Limits(**{name: value for name, value in self.explicit.items() if name in names})
         except SettingsError as error:
             raise UsageError(str(error)) from error
 
@@ -79,7 +79,7 @@ class Knobs:
                 attrs.evolve(
                     settings,
                     limits=self.limits,
-                    retries=RetryPolicy(submit_max_elapsed=PATIENCE),
+                    retries=RetryPolicy(submit_max_elapsed=OUTAGE_PATIENCE),
                     verify=self.verify or settings.verify,
                 )
             )
@@ -89,7 +89,7 @@ class Knobs:
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
-class Terms:
+class RunPolicy:
     """On what terms a run works.
 
     Args:
@@ -112,13 +112,13 @@ class Terms:
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False
 
     @property
-    def enough_failures(self) -> float:
+    def failure_limit(self) -> float:
         """After how many failures to stop."""
         return 1 if self.fail_fast else self.max_failures or float("inf")
 
 
 @attrs.frozen(kw_only=True)
-class Order:
+class BulkOptions:
     """What is to be done.
 
     Attributes:
@@ -126,31 +126,31 @@ class Order:
         out: the folder for the files.
         journal: the folder for the journal; None: the same one.
         spooled: whether the file holds what standard input brought, and is not kept yet.
-        knobs, terms: how.
+        knobs, policy: how.
     """
 
     jobs: Path
     out: Path
     journal: Path | None = None
     spooled: bool = False
-    knobs: Knobs
-    terms: Terms
+    load: LoadOptions
+    policy: RunPolicy
 
     @property
-    def record(self) -> Path:
+    def journal_folder(self) -> Path:
         """The folder of the journal."""
         return self.journal or self.out
 
     @property
-    def title(self) -> str:
+    def jobs_title(self) -> str:
         """The jobs file as messages name it."""
         return "standard input" if self.spooled else str(self.jobs)
 
     @property
-    def words(self) -> str:
+    def arguments(self) -> str:
         """What names both in a command."""
         return shlex.join([str(self.out), *(["--journal", str(self.journal)] if self.journal else [])])
 
 
-PLAIN = Knobs()
-STRICT = Terms()
+DEFAULT_LOAD = LoadOptions()
+DEFAULT_POLICY = RunPolicy()

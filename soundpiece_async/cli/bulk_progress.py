@@ -25,21 +25,21 @@ from soundpiece_async.cli.console import (
     pluralize,
     print_status,
 )
-from soundpiece_async.cli.results import Ending, Tally
+from soundpiece_async.cli.results import JobOutcome, ResultCounts
 from soundpiece_async.cli.rich_output import PipeSafeConsole
 
 REFRESH = 0.25
 """Seconds between two pictures on a terminal."""
 INTERVAL = 5.0
 """Seconds between two lines where there is none."""
-SHOWN = 3
+MAX_STATUSES = 3
 """Unknown statuses that are named."""
 WINDOW = 60.0
 """Seconds that the pace is measured over."""
 
 
 @asynccontextmanager
-async def beside(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
+async def background_tasks(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
     """Do what never ends by itself, for as long as this lasts."""
     async with anyio.create_task_group() as group:
         for task in tasks:
@@ -49,7 +49,7 @@ async def beside(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenera
 
 
 @attrs.frozen
-class Pace:
+class Throughput:
     """How fast it goes, per second of late, and how many seconds are left at this pace, if that can be said."""
 
     lines: float
@@ -57,16 +57,16 @@ class Pace:
     left: float | None
 
 
-class Pacemeter:
+class ThroughputMeter:
     """Measures the pace over the latest minute."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int, int]] = deque()
 
     def __repr__(self) -> str:
-        return f"<Pacemeter samples={len(self._samples)}>"
+        return f"<ThroughputMeter samples={len(self._samples)}>"
 
-    def measure(self, *, now: float, lines: int, received: int, left: int) -> Pace:
+    def measure(self, *, now: float, lines: int, received: int, left: int) -> Throughput:
         """Take in how many lines have ended and how many bytes came by now, in seconds; and say how many are left."""
         self._samples.append((now, lines, received))
         while now - self._samples[0][0] > WINDOW:
@@ -74,28 +74,30 @@ class Pacemeter:
         since, before, bytes_before = self._samples[0]
         elapsed = max(now - since, REFRESH)
         pace = (lines - before) / elapsed
-        return Pace(pace, (received - bytes_before) / elapsed, left / pace if pace else None)
+        return Throughput(pace, (received - bytes_before) / elapsed, left / pace if pace else None)
 
 
-class Picture:
+class ProgressDisplay:
     """The progress of a run; ``follow`` keeps it up to date until it is cancelled.
 
     Args:
-        tally: what ended so far.
-        passed: how many lines have an operation, and outputs.
+        totals: what ended so far.
+        progress: how many lines have an operation, and outputs.
         statistics: of the session.
     """
 
-    def __init__(self, tally: Tally, *, passed: Counter[JobState], statistics: Callable[[], Statistics]) -> None:
-        self._tally = tally
-        self._passed = passed
+    def __init__(
+        self, totals: ResultCounts, *, progress: Counter[JobState], statistics: Callable[[], Statistics]
+    ) -> None:
+        self._totals = totals
+        self._progress = progress
         self._statistics = statistics
-        self._pacemeter = Pacemeter()
+        self._meter = ThroughputMeter()
         self._note = Text()
         console = PipeSafeConsole(stderr=True)
         self._live = console.is_interactive
         self._bars = Progress(TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), console=console)
-        self._tasks = {name: self._bars.add_task(name, total=tally.lines) for name in self._counts()}
+        self._tasks = {name: self._bars.add_task(name, total=totals.lines) for name in self._counts()}
         self._screen = Live(
             get_renderable=lambda: Group(self._bars, self._note),
             console=console,
@@ -105,7 +107,7 @@ class Picture:
         )
 
     def __repr__(self) -> str:
-        return f"<Picture {self._counts()}>"
+        return f"<ProgressDisplay {self._counts()}>"
 
     def __enter__(self) -> Self:
         if self._live:
@@ -131,7 +133,7 @@ class Picture:
         news = self._report()
         if not self._live:
             told = ", ".join(f"{number} {name}" for name, number in counts.items())
-            print_status(f"of {self._tally.lines}: {told}; {news}")
+            print_status(f"of {self._totals.lines}: {told}; {news}")
             return
         for name, number in counts.items():
             self._bars.update(self._tasks[name], completed=number)
@@ -140,18 +142,18 @@ class Picture:
 
     def _counts(self) -> dict[str, int]:
         return {
-            "submitted": self._passed[JobState.SUBMITTED],
-            "ready": self._passed[JobState.READY],
-            "saved": self._tally.endings[Ending.SAVED],
-            "failed": self._tally.failures,
+            "submitted": self._progress[JobState.SUBMITTED],
+            "ready": self._progress[JobState.READY],
+            "saved": self._totals.outcomes[JobOutcome.SAVED],
+            "failed": self._totals.failures,
         }
 
     def _report(self) -> str:
         """Say how fast it goes, what holds it up, and how long it will take."""
         known = self._statistics()
-        ended = self._tally.ended
-        pace = self._pacemeter.measure(
-            now=anyio.current_time(), lines=ended, received=known.bytes, left=self._tally.lines - ended
+        ended = self._totals.ended
+        pace = self._meter.measure(
+            now=anyio.current_time(), lines=ended, received=known.bytes, left=self._totals.lines - ended
         )
         left = "time left unknown" if pace.left is None else f"{format_duration(pace.left)} left"
         limit = "no limit met" if known.rate is None else f"{known.rate:.1f} requests/s"
@@ -166,11 +168,11 @@ class Picture:
         if known.degraded:
             parts.append("the service gives no usable answers")
         if known.unknown_statuses:
-            parts.append(f"unknown status {', '.join(map(repr, known.unknown_statuses[:SHOWN]))}")
+            parts.append(f"unknown status {', '.join(map(repr, known.unknown_statuses[:MAX_STATUSES]))}")
         return ", ".join([*parts, f"noticed within {known.detection_lag:.1f} s", left])
 
 
-def promise(pieces: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:
+def shutdown_notice(pieces: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:
     """Return what happens to work in flight, and when.
 
     Args:

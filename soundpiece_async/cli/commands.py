@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume
-from soundpiece_async.cli.bulk_options import Knobs, Terms
+from soundpiece_async.cli.bulk_options import LoadOptions, RunPolicy
 from soundpiece_async.cli.console import UsageError, print_result
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
@@ -70,7 +70,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     *(bulk, resume, status, verify, demo, get, run, simulate),
     *(completion, doctor, probe),
 )
-for _documented in (*COMMANDS, Knobs, Members, Terms):
+for _documented in (*COMMANDS, LoadOptions, Members, RunPolicy):
     restore_docstring(_documented)
 for _command in COMMANDS:
     app.command(_command, help=_help_text(_command))

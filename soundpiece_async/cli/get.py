@@ -13,7 +13,7 @@ from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, ensure_writable
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, did_you_mean, format_size, print_result, print_status
-from soundpiece_async.cli.results import describe_files, list_saved
+from soundpiece_async.cli.results import files_to_json, format_saved
 from soundpiece_async.cli.run import make_session
 
 
@@ -58,10 +58,10 @@ async def get(
             files = await session.download(operation, save_to, name=name, overwrite=overwrite)
             print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
     if as_json:
-        print_result(json.dumps(describe(operation, files)), kept=list_saved(files))
+        print_result(json.dumps(describe(operation, files)), kept=format_saved(files))
     else:
         print_result(
-            "\n".join(file.location for file in files) or "\n".join(list_lines(operation)), kept=list_saved(files)
+            "\n".join(file.location for file in files) or "\n".join(list_lines(operation)), kept=format_saved(files)
         )
     return FAILED if operation.status is Status.FAILED else DONE
 
@@ -89,7 +89,7 @@ def describe(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str,
         "idempotency_key": operation.idempotency_key,
         "outputs": [{"kind": output.kind, "duration": output.duration} for output in operation.outputs],
         "error": error and {"code": error.code, "message": redact_text(error.message)},
-        "files": describe_files(files),
+        "files": files_to_json(files),
     }
 
 

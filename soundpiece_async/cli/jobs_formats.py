@@ -21,11 +21,11 @@ import attrs
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.console import did_you_mean
 
-LONGEST = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 """Bytes of a line of JSONL; lyrics have 3000 characters, and the rest is the user's metadata."""
-OWN: tuple[str, ...] = ("route", "name", "metadata")
+EXTRA_FIELDS: tuple[str, ...] = ("route", "name", "metadata")
 """Members of a line that are not the request's."""
-MEMBERS: tuple[str, ...] = tuple(
+REQUEST_FIELDS: tuple[str, ...] = tuple(
     dict.fromkeys(member.name for kind in ROUTES.values() for member in attrs.fields(kind))
 )
 """The members of all requests."""
@@ -55,16 +55,16 @@ def read_jsonl(text: TextIO) -> Iterator[Line]:
         text: with universal line ends, and what is not UTF-8 as surrogates.
     """
     number, begun = 0, False
-    while line := text.readline(LONGEST + 1):
+    while line := text.readline(MAX_LINE_BYTES + 1):
         number += 1
-        if len(line) > LONGEST:
+        if len(line) > MAX_LINE_BYTES:
             while line and not line.endswith("\n"):
-                line = text.readline(LONGEST)
-            yield Line(number, None, (f"is longer than {LONGEST} bytes",))
+                line = text.readline(MAX_LINE_BYTES)
+            yield Line(number, None, (f"is longer than {MAX_LINE_BYTES} bytes",))
             continue
         if not line.strip():
             continue
-        if not begun and (layout := _find_layout(line)):
+        if not begun and (layout := _layout_error(line)):
             yield Line(number, None, (layout,))
             return
         begun = True
@@ -75,11 +75,11 @@ def parse_json(number: int, line: str) -> Line:
     """Parse a line that must be a JSON object."""
     try:
         text = line.encode(errors="surrogateescape").decode()
-        members = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
+        members = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates)
     except UnicodeDecodeError as error:
         return Line(number, None, (f"is not UTF-8, at byte {error.start + 1}: save the file as UTF-8",))
     except json.JSONDecodeError as error:
-        return Line(number, None, (f"is no JSON: {error.msg} (column {error.colno}){_find_cure(error)}",))
+        return Line(number, None, (f"is no JSON: {error.msg} (column {error.colno}){_json_hint(error)}",))
     except (ValueError, RecursionError) as error:
         return Line(number, None, (f"is no JSON: {error}",))
     if not isinstance(members, dict):
@@ -87,7 +87,7 @@ def parse_json(number: int, line: str) -> Line:
     return Line(number, members)
 
 
-def _find_layout(line: str) -> str:
+def _layout_error(line: str) -> str:
     """Return what is wrong with a whole file that begins so, or nothing."""
     if line.lstrip().startswith("["):
         return (
@@ -111,7 +111,7 @@ def _find_layout(line: str) -> str:
     return ""
 
 
-def _find_cure(error: json.JSONDecodeError) -> str:
+def _json_hint(error: json.JSONDecodeError) -> str:
     """Return what to do about usual mistakes, or nothing."""
     left = error.doc[error.pos :].strip()
     if left[:1] and left[0] in _TYPOGRAPHIC:
@@ -125,11 +125,11 @@ def _find_cure(error: json.JSONDecodeError) -> str:
     return ""
 
 
-def _refuse_constant(text: str) -> None:
+def _reject_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
@@ -141,7 +141,7 @@ SEPARATORS = ",;\t"
 
 _NAMED = re.compile(r"\"?sep=(?P<separator>.)\"?[,;\t]*", re.IGNORECASE)
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:[.,' _\u2019\u00a0\u202f]\d{3})+(?:[.,]\d*)?")
-_FLAGS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
 
 def is_header(line: str) -> bool:
@@ -183,7 +183,7 @@ def read_csv(text: TextIO) -> Iterator[Line]:
 
 def _check_header(header: Sequence[str]) -> tuple[str, ...]:
     """Return what is wrong with the names of the columns; then no line can be understood."""
-    known = (*OWN, *MEMBERS)
+    known = (*EXTRA_FIELDS, *REQUEST_FIELDS)
     foreign = list(dict.fromkeys(name for name in header if name and name not in known))
     twins = sorted({name for name in header if name and header.count(name) > 1})
     if any("\udc80" <= letter <= "\udcff" for letter in "".join(header)):
@@ -221,14 +221,14 @@ def _read_row(number: int, header: Sequence[str], row: Sequence[str], *, decimal
 
 def _choose_reader(name: str, kind: Any, *, decimal_comma: bool) -> Callable[[str], Any]:
     """Return how a cell is read: by its column, or by the type that the member of its route has."""
-    numeric = {float: _read_number, int: _read_whole}.get(kind)
+    numeric = {float: _read_number, int: _read_integer}.get(kind)
     if numeric is not None:
         return partial(numeric, decimal_comma=decimal_comma)
     if name == "route":
         return str.strip
     if name == "metadata":
         return _read_metadata
-    return _read_flag if kind is bool else str
+    return _read_boolean if kind is bool else str
 
 
 def _read_number(cell: str, *, decimal_comma: bool) -> float:
@@ -246,17 +246,17 @@ def _read_number(cell: str, *, decimal_comma: bool) -> float:
         raise ValueError(f"must be a number, and is {cell!r}{cure}") from None
 
 
-def _read_whole(cell: str, *, decimal_comma: bool) -> int:
+def _read_integer(cell: str, *, decimal_comma: bool) -> int:
     number = _read_number(cell, decimal_comma=decimal_comma)
     if not number.is_integer():
         raise ValueError(f"must be a whole number, and is {cell!r}")
     return int(number)
 
 
-def _read_flag(cell: str) -> bool:
-    if cell.strip().lower() not in _FLAGS:
+def _read_boolean(cell: str) -> bool:
+    if cell.strip().lower() not in _BOOLEANS:
         raise ValueError(f"must be true or false, and is {cell!r}")
-    return _FLAGS[cell.strip().lower()]
+    return _BOOLEANS[cell.strip().lower()]
 
 
 def _read_metadata(cell: str) -> Any:
@@ -269,11 +269,11 @@ def _read_metadata(cell: str) -> Any:
     return line.members["metadata"]
 
 
-CSV = (".csv", ".tsv")
+CSV_SUFFIXES = (".csv", ".tsv")
 """Endings of names; other files are CSV when their first line names the columns."""
 
 _COMPRESSED = "is compressed: unpack it first, as by: gunzip FILE"
-_FOREIGN = {
+_FOREIGN_MAGIC = {
     b"\x1f\x8b": _COMPRESSED,
     b"BZh": _COMPRESSED,
     b"\xfd7zXZ": _COMPRESSED,
@@ -293,11 +293,11 @@ def read_lines(path: Path) -> Iterator[Line]:
     """
     with path.open("rb") as file:
         head = file.read(8)
-    for mark, fault in _FOREIGN.items():
+    for mark, fault in _FOREIGN_MAGIC.items():
         if head.startswith(mark):
             yield Line(1, None, (fault,))
             return
-    if path.suffix.lower() in CSV or _begins_with_header(path):
+    if path.suffix.lower() in CSV_SUFFIXES or _starts_with_header(path):
         with _open(path, newline="") as text:
             yield from read_csv(text)
     else:
@@ -309,10 +309,10 @@ def _open(path: Path, *, newline: str | None) -> TextIO:
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
-def _begins_with_header(path: Path) -> bool:
+def _starts_with_header(path: Path) -> bool:
     """Return whether the first line that is not blank has the names of columns."""
     with _open(path, newline=None) as text:
-        line = text.readline(LONGEST)
+        line = text.readline(MAX_LINE_BYTES)
         while line.isspace() or line.lower().startswith(("sep=", '"sep=')):
-            line = text.readline(LONGEST)
+            line = text.readline(MAX_LINE_BYTES)
     return is_header(line)

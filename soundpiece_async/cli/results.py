@@ -27,7 +27,7 @@ from soundpiece_async.cli.jobs_file import Job
 Result = Succeeded[Request] | Failed[Request]
 
 
-class Ending(StrEnum):
+class JobOutcome(StrEnum):
     """What a run can make of a line."""
 
     SAVED = "saved"
@@ -41,30 +41,30 @@ class Ending(StrEnum):
     """The run was stopped first."""
 
 
-class Stopped(SoundpieceError):  # noqa: N818 - named as the errors of the library are
+class RunStopped(SoundpieceError):  # noqa: N818 - named as the errors of the library are
     """The reason of a run of its own to stop submitting: a signal, or too many failures."""
 
 
-def judge(result: Result) -> Ending:
+def classify_result(result: Result) -> JobOutcome:
     """Say what became of a line."""
     match result:
         case Succeeded():
-            return Ending.SAVED
+            return JobOutcome.SAVED
         case Failed(error=SettingsError(), operation=Operation()):
-            return Ending.UNFINISHED  # its files have no place to go
-        case Failed(error=Stopped() | SoundpieceError(stops_run=True)):
-            return Ending.UNSENT
+            return JobOutcome.UNFINISHED  # its files have no place to go
+        case Failed(error=RunStopped() | SoundpieceError(stops_run=True)):
+            return JobOutcome.UNSENT
         case Failed(error=JournalError()) | Failed(error=NotFound(), operation=Operation()):
-            return Ending.UNCERTAIN
+            return JobOutcome.UNCERTAIN
         case Failed(error=InvalidRequest()):
-            return Ending.FAILED  # its key is another route's in the journal
+            return JobOutcome.FAILED  # its key is another route's in the journal
     error, submitted = result.error, result.operation is not None
     final = result.from_journal or job_records.explain(error, submitted=submitted)
-    return Ending.FAILED if final else Ending.UNFINISHED
+    return JobOutcome.FAILED if final else JobOutcome.UNFINISHED
 
 
 @attrs.define
-class Tally:
+class ResultCounts:
     """How many lines there are, and what came of them so far.
 
     ``earlier`` ended in earlier runs, ``fresh_failures`` are those of this run, ``unsaved`` the failures whose audio is
@@ -72,7 +72,7 @@ class Tally:
     """
 
     lines: int
-    endings: Counter[Ending] = attrs.field(factory=Counter)
+    outcomes: Counter[JobOutcome] = attrs.field(factory=Counter)
     earlier: int = 0
     fresh_failures: int = 0
     unsaved: int = 0
@@ -84,17 +84,17 @@ class Tally:
     @property
     def failures(self) -> int:
         """Lines that this run could not bring to their files, whatever the reason, except that it was stopped."""
-        return sum(self.endings[one] for one in (Ending.FAILED, Ending.UNFINISHED, Ending.UNCERTAIN))
+        return sum(self.outcomes[one] for one in (JobOutcome.FAILED, JobOutcome.UNFINISHED, JobOutcome.UNCERTAIN))
 
     @property
     def ended(self) -> int:
         """Lines that a result was given of."""
-        return self.endings[Ending.SAVED] + self.failures
+        return self.outcomes[JobOutcome.SAVED] + self.failures
 
-    def add(self, result: Result) -> Ending:
+    def add(self, result: Result) -> JobOutcome:
         """Count a result."""
-        ending = judge(result)
-        self.endings[ending] += 1
+        outcome = classify_result(result)
+        self.outcomes[outcome] += 1
         self.earlier += result.from_journal
         self.echo_differences.update(result.operation.echo_differences if result.operation else ())
         match result:
@@ -103,14 +103,14 @@ class Tally:
                 self.bytes += sum(file.bytes for file in files)
             case Failed(error=SoundpieceError(stops_run=True) as refusal):
                 self.refusal = self.refusal or refusal
-            case Failed(from_journal=False, error=error) if ending is not Ending.UNSENT:
+            case Failed(from_journal=False, error=error) if outcome is not JobOutcome.UNSENT:
                 self.fresh_failures += 1
-                self.unsaved += ending is Ending.FAILED and isinstance(error, DownloadError)
-        return ending
+                self.unsaved += outcome is JobOutcome.FAILED and isinstance(error, DownloadError)
+        return outcome
 
-    def as_members(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the counts as members of a JSON object; what has no result is left."""
-        counts = {str(one): self.endings[one] for one in Ending if one is not Ending.UNSENT}
+        counts = {str(one): self.outcomes[one] for one in JobOutcome if one is not JobOutcome.UNSENT}
         left = self.lines - self.ended
         return {
             "lines": self.lines,
@@ -123,7 +123,7 @@ class Tally:
         }
 
 
-def describe(job: Job, result: Result, ending: Ending) -> str:
+def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:
     """Write one line of JSON about a result; no signed URL is in it."""
     operation = result.operation
     members: dict[str, Any] = {
@@ -131,24 +131,24 @@ def describe(job: Job, result: Result, ending: Ending) -> str:
         "name": job.name,
         "metadata": job.metadata,
         "route": job.request.route,
-        "status": ending,
+        "status": outcome,
         "from_journal": result.from_journal,
         "id": operation and operation.id,
         "idempotency_key": operation and operation.idempotency_key,
         "echo_differences": list(operation.echo_differences) if operation else [],
-        "files": describe_files(result.files) if isinstance(result, Succeeded) else [],
+        "files": files_to_json(result.files) if isinstance(result, Succeeded) else [],
     }
     if isinstance(result, Failed):
         members["error"] = {"kind": type(result.error).__name__, "text": str(result.error)}
     return json.dumps(members)
 
 
-def list_saved(files: Sequence[SavedFile]) -> str:
+def format_saved(files: Sequence[SavedFile]) -> str:
     """Return where files were saved, as part of a message; nothing if there are none."""
     return f"saved: {', '.join(file.location for file in files)}" if files else ""
 
 
-def describe_files(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
+def files_to_json(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
     """Give what is known of files, as JSON has it."""
     return [
         {

@@ -21,7 +21,7 @@ from soundpiece_async.cli.arguments import (
     require_unused_name,
 )
 from soundpiece_async.cli.console import UsageError, format_count, format_size, print_result, print_status
-from soundpiece_async.cli.results import describe_files, list_saved
+from soundpiece_async.cli.results import files_to_json, format_saved
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
@@ -108,7 +108,7 @@ async def run(
         files = await session.download(operation, save_to, name=name, overwrite=overwrite)
     print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
     text = describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files)
-    print_result(text, kept=list_saved(files))
+    print_result(text, kept=format_saved(files))
 
 
 def make_session(timeout: float | None) -> "Session":
@@ -160,7 +160,7 @@ def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waite
             "status": operation.status,
             "idempotency_key": operation.request.idempotency_key,
             "waited": round(waited, 3),
-            "files": describe_files(files),
+            "files": files_to_json(files),
         }
     )
 

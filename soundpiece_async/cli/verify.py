@@ -24,7 +24,7 @@ from soundpiece_async._download.verify import Inspect, prepare_inspection
 from soundpiece_async._journal.store import JobStore
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
-from soundpiece_async.cli.bulk_progress import INTERVAL, beside
+from soundpiece_async.cli.bulk_progress import INTERVAL, background_tasks
 from soundpiece_async.cli.console import (
     DONE,
     FAILED,
@@ -73,11 +73,11 @@ async def verify(
             verification = Verification(
                 record, out=journal or out, inspect=inspect, set_aside=set_aside, as_json=as_json
             )
-            await verification.carry_out()
+            await verification.run()
     except (JournalError, SettingsError) as error:
         raise UsageError(str(error)) from error
     await verification.record()
-    return verification.end()
+    return verification.finish()
 
 
 @attrs.frozen
@@ -120,9 +120,9 @@ class Verification:
     def __repr__(self) -> str:
         return f"<Verification {dict(self._counts)}>"
 
-    async def carry_out(self) -> None:
+    async def run(self) -> None:
         """Look at every file."""
-        async with beside(self._tell_progress), aclosing(self._list()) as pages:
+        async with background_tasks(self._tell_progress), aclosing(self._list()) as pages:
             async for page in pages:
                 async with anyio.create_task_group() as group:
                     for job in page:
@@ -207,7 +207,7 @@ class Verification:
             number = self._counts["whole"] + self._counts["bad"]
             print_status(f"{pluralize(number, 'file')}, {format_size(self._counts['bytes'])}")
 
-    def end(self) -> int:
+    def finish(self) -> int:
         """Sum up, and return the exit code."""
         counts = self._counts
         looked_at = counts["whole"] + counts["bad"]
