@@ -16,14 +16,12 @@ from soundpiece_async._core.errors import JournalError, SessionClosed, Soundpiec
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.results import Failed, Succeeded
-from soundpiece_async._curfew import Call
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.recorded_run import Recording
-from soundpiece_async._lifetime import StopSignal
+from soundpiece_async._lifetime import CancelHandle, StopSignal, run_shielded
 from soundpiece_async._logs import get_logger
-from soundpiece_async._shielding import see_through
 
 R = TypeVar("R", bound=Request)
 
@@ -63,7 +61,7 @@ class RunMany(Generic[R]):
         self._early: dict[int, Succeeded[R] | Failed[R]] = {}
         self._read = self._taken = 0
         self._fault: BaseException | None = None
-        self._reading: Call | None = None
+        self._reading: CancelHandle | None = None
         self._entered = self._over = False
 
     def __repr__(self) -> str:
@@ -101,7 +99,7 @@ class RunMany(Generic[R]):
     ) -> None:
         self._break_off()
         with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
-            await see_through(self._ended.wait)
+            await run_shielded(self._ended.wait)
         if error is None:
             self._hand_back()
 
@@ -117,7 +115,7 @@ class RunMany(Generic[R]):
         """
         if not self._entered:
             raise RuntimeError("use 'async with session.run_many(...) as results'")
-        with self._engine.life.inside():
+        with self._engine.life.guarded():
             while (result := self._take()) is None:
                 if self._over:
                     self._hand_back()
@@ -166,7 +164,7 @@ class RunMany(Generic[R]):
                 self._fault = self._fault or fault
 
     async def _read_on(self, requests: AsyncIterator[R], pieces: TaskGroup) -> None:
-        with suppress(SessionClosed), self._engine.life.briefly() as reading:
+        with suppress(SessionClosed), self._engine.life.cancellable() as reading:
             self._reading = reading
             try:
                 if not self._left.cancel_called:  # as it is when the run was left before this task had its first turn
@@ -174,7 +172,7 @@ class RunMany(Generic[R]):
             finally:
                 self._reading = None
 
-    async def _read_each(self, requests: AsyncIterator[R], pieces: TaskGroup, reading: Call) -> None:
+    async def _read_each(self, requests: AsyncIterator[R], pieces: TaskGroup, reading: CancelHandle) -> None:
         while True:
             await self._places.acquire()
             try:

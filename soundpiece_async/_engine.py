@@ -107,7 +107,7 @@ class Engine:
 
     async def submit(self, request: R, *, stop: StopSignal = NEVER, sending: Sending | None = None) -> Operation[R]:
         """Send a request, or return the operation it already became; takes and raises as ``Submitter.submit``."""
-        with self.life.briefly():
+        with self.life.cancellable():
             operation = await self.submitter.submit(request, stop=stop, sending=sending)
         if request.callback_url is not None and not endings.is_over(operation):
             self.poller.expect(operation)
@@ -115,13 +115,13 @@ class Engine:
 
     async def prepare(self, request: Request) -> bytes:
         """Return the body that every PUT of a request has; raises as ``Submitter.prepare``."""
-        with self.life.inside():
+        with self.life.guarded():
             return await self.submitter.prepare(request)
 
     async def wait(self, operation: Operation[Any] | Handle, *, timeout: float | None) -> Operation[Any]:
         """Wait until an operation is ready, with the request it had; raises as ``Session.wait``."""
         known = operation if isinstance(operation, Operation) else None
-        with self.life.briefly():
+        with self.life.cancellable():
             if known is None or not endings.is_over(known):
                 final = await self.poller.wait(demand_handle(operation), known=known, timeout=timeout)
                 known = known or final
@@ -130,7 +130,7 @@ class Engine:
 
     async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
         """Read an operation once, whatever its status; raises as ``Session.refresh``."""
-        with self.life.inside():
+        with self.life.guarded():
             return await self.reader.refresh(operation)
 
     @overload
@@ -157,7 +157,7 @@ class Engine:
         overwrite: bool = False,
     ) -> list[SavedFile] | SavedFile:
         """Save the files of a ready operation, or one of them; raises as ``Session.download``."""
-        with self.life.inside():
+        with self.life.guarded():
             return await deliver(
                 what, to, name=name, overwrite=overwrite, reader=self.reader, downloader=self.downloader
             )
@@ -168,7 +168,7 @@ class Engine:
         Raises:
             InvalidRequest, SettingsError: nothing can be saved there.
         """
-        with self.life.inside():
+        with self.life.guarded():
             await self.downloader.demand(to)
 
     def deliver(self, operation: Operation[Any]) -> None:

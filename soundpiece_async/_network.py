@@ -31,9 +31,9 @@ from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.unpacking import UnpackingError
 from soundpiece_async._core.wire import Answer, Call
-from soundpiece_async._curfew import Curfew
 from soundpiece_async._faults import AnswerUnreadable, explain_fault, keep_quiet, read_cause
 from soundpiece_async._guard import OutputGuard, RefusedAddressError
+from soundpiece_async._lifetime import TimeoutQueue
 from soundpiece_async._logs import get_logger
 from soundpiece_async._proxies import Proxy, route
 from soundpiece_async._version import __version__
@@ -73,7 +73,7 @@ class Network:
         self._base = urlsplit(settings.base_url)
         self._outputs_from = OutputGuard(settings)
         self._traces = list(trace_configs)
-        self._curfew = cache(Curfew)
+        self._timeouts = cache(TimeoutQueue)
         self._api: aiohttp.ClientSession | None = None
         self._outputs: aiohttp.ClientSession | None = None
 
@@ -128,7 +128,7 @@ class Network:
             TransportError: there was no answer, or none that ends.
         """
         try:
-            with self._curfew(timeout).watch():
+            with self._timeouts(timeout).start():
                 response = await self._send(call)
                 body = _unpack(response, await _read_answer(response))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

@@ -219,7 +219,7 @@ class Session:
             wanted=range,
             if_range=if_range,
             open_passage=self._engine.downloader.open,
-            inside=self._life.inside,
+            inside=self._life.guarded,
             start=self._life.start_child,
         )
 

@@ -29,9 +29,8 @@ from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.wire import Answer, Call
-from soundpiece_async._curfew import call_later
 from soundpiece_async._descriptors import Shortage
-from soundpiece_async._lifetime import NEVER, StopSignal
+from soundpiece_async._lifetime import NEVER, StopSignal, call_later
 from soundpiece_async._logs import get_logger
 from soundpiece_async._network import Network
 from soundpiece_async._pacer import OutOfPatience, Pacer

@@ -33,7 +33,7 @@ for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY", "
     os.environ.pop(_name, None)  # of the developer's shell: settings that are not given would be read from it
 
 DEBUG_MODE_FILES = {
-    *("test_bulk", "test_cancellation", "test_curfew", "test_downloader", "test_journal", "test_lifetime"),
+    *("test_bulk", "test_cancellation", "test_lifetime_timeouts", "test_downloader", "test_journal", "test_lifetime"),
     *("test_poller", "test_session", "test_streaming", "test_webhooks"),
 }
 """Files whose tests use a loop in debug mode, on the oldest interpreter."""

@@ -330,5 +330,5 @@ async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
             group.start_soon(follow)
             (result,) = [result async for result in results]
         assert isinstance(result, Failed)
-        assert result.error is stopped
+        assert str(result.error) == str(stopped)
         assert [str(outcome.id) for outcome in outcomes] == list(api.created.values())  # type: ignore[attr-defined]

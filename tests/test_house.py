@@ -104,6 +104,7 @@ def test_only_the_transport_knows_aiohttp_and_only_the_codec_knows_cattrs() -> N
         for name in ("aiohttp", "cattrs", "asyncio")
     }
     only_when_asked = {
+        "_engine.py",
         "_session.py",
         "_transport.py",
         "webhooks.py",
@@ -111,7 +112,7 @@ def test_only_the_transport_knows_aiohttp_and_only_the_codec_knows_cattrs() -> N
     }  # a type of it; a handler for its server
     assert set(knows["aiohttp"]) - only_when_asked == {"_connections.py", "_faults.py", "_network.py"}
     assert knows["cattrs"] == ["_core/codec.py"]
-    assert sorted(file for file in knows["asyncio"] if "cli" not in file) == ["_curfew.py", "_lifetime.py"]
+    assert sorted(file for file in knows["asyncio"] if "cli" not in file) == ["_lifetime.py"]
 
 
 def test_the_simulator_shares_no_code_with_the_client() -> None:

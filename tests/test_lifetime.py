@@ -333,7 +333,7 @@ async def test_a_background_task_that_breaks_ends_the_session_with_its_reason() 
 
     life = Lifetime()
     await life.start(_opens(), breaks)
-    with pytest.raises(SessionClosed, match="meanwhile"), life.inside():
+    with pytest.raises(SessionClosed, match="meanwhile"), life.guarded():
         broke.set()
         await anyio.sleep_forever()
     with pytest.raises(SessionClosed, match="closed"):
@@ -371,7 +371,7 @@ async def test_closing_waits_until_every_call_has_unwound() -> None:
 
     async def call() -> None:
         nonlocal unwound
-        with pytest.raises(SessionClosed), life.inside():
+        with pytest.raises(SessionClosed), life.guarded():
             try:
                 began.set()
                 await anyio.sleep_forever()

@@ -23,7 +23,7 @@ from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplica
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.verify import demand_header_check
-from soundpiece_async._locks import Locks
+from soundpiece_async._lifetime import KeyedLocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -255,7 +255,7 @@ class Places:
         self._threads = threads
         self._stores: dict[str, ObjectStore] = {}
         self._one_at_a_time = threading.Lock()
-        self._trials = Locks()
+        self._trials = KeyedLocks()
         self._answered: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, int], tuple[SettingsError, float]] = {}
 
@@ -296,7 +296,7 @@ class Places:
         asked_at = anyio.current_time()
         if name in self._answered:
             return
-        async with self._trials.hold(name):
+        async with self._trials.acquire(name):
             if name in self._answered:
                 return
             error, refused_at = self._refused.get(name, (None, -math.inf))

@@ -35,7 +35,7 @@ from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, r
 from soundpiece_async._download.relay import Excerpt, Passage
 from soundpiece_async._download.transfer import First, fill, find_difference
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
-from soundpiece_async._locks import Locks
+from soundpiece_async._lifetime import KeyedLocks
 from soundpiece_async._logs import get_logger
 from soundpiece_async._reader import Reader
 
@@ -106,7 +106,7 @@ class Downloader:
         self._threads = anyio.CapacityLimiter(THREADS)
         self._places = Places(self._threads)
         self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, also after its download
-        self._targets = Locks()  # rule 2
+        self._targets = KeyedLocks()  # rule 2
         self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
         self._inspect: Inspect | None = None
 
@@ -161,7 +161,7 @@ class Downloader:
         disk = Disk(source, threads=self._threads)
         if self._inspect is None:
             self._inspect = await disk.run(prepare_inspection, self._verify)
-        async with self._targets.hold(target if target.is_absolute() else await disk.run(target.absolute)):
+        async with self._targets.acquire(target if target.is_absolute() else await disk.run(target.absolute)):
             return await self._take(target, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
 
     async def demand(self, to: Destination | None) -> None:
@@ -226,7 +226,7 @@ class Downloader:
         from soundpiece_async._download import stores  # noqa: PLC0415 - there is a target: obstore is here
 
         source = Source(output, target=target.url, host=self._host)
-        async with self._targets.hold(target.url), self._uploads:
+        async with self._targets.acquire(target.url), self._uploads:
             saved, fetched = await stores.upload(
                 target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
             )

@@ -33,8 +33,8 @@ from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
 from soundpiece_async._core.resuming import Known, is_strong
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._download.fetch import Source
+from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import NO_LINK, open_regular
-from soundpiece_async._shielding import see_through
 
 RENAMES_OPEN_FILES = sys.platform != "win32"
 """Whether this system renames a file that is open."""
@@ -340,7 +340,7 @@ class Disk:
 
     async def finish(self, call: Callable[[], None]) -> None:
         """Call in a thread and see it through, whoever cancels."""
-        await see_through(partial(self.run, call))
+        await run_shielded(partial(self.run, call))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

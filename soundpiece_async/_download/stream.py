@@ -13,7 +13,7 @@ from soundpiece_async._core import byte_ranges
 from soundpiece_async._core.errors import SoundpieceError, duplicate
 from soundpiece_async._core.outputs import Output
 from soundpiece_async._download.relay import Excerpt, Passage
-from soundpiece_async._shielding import see_through
+from soundpiece_async._lifetime import run_shielded
 
 
 class AudioStream:
@@ -180,5 +180,5 @@ class AudioStream:
         self._left.cancel()
         if self._ended is not None:
             with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
-                await see_through(self._ended.wait)
+                await run_shielded(self._ended.wait)
         self._blocks.clear()

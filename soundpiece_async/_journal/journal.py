@@ -28,8 +28,8 @@ from soundpiece_async._download.destinations import read_folder
 from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.sqlite_store import SqliteStore
 from soundpiece_async._journal.store import JobStore
+from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import NO_LINK, open_regular
-from soundpiece_async._shielding import see_through
 
 LOCK_RETRIES = 3
 """Times to try again."""
@@ -187,7 +187,7 @@ class Journal:
             raise JournalError(f"the journal of {self.folder} was closed: open it again with Journal.open")
         if self._store is None:
             try:
-                await see_through(self._open)
+                await run_shielded(self._open)
             except BaseException:
                 await self.aclose()
                 raise

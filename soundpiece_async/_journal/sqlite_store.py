@@ -46,8 +46,7 @@ from soundpiece_async._journal.store import (
     read_members,
     replace_surrogates,
 )
-from soundpiece_async._locks import Locks, Queue
-from soundpiece_async._shielding import see_through
+from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("digest", "body"), bytes),
@@ -172,7 +171,7 @@ class SqliteStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._threads = anyio.CapacityLimiter(1)
-        self._at_work = Locks()
+        self._at_work = KeyedLocks()
         self._group: GroupCommit[Step] = GroupCommit(self._commit, self._at_work)
         self.progress: Counter[JobState] = Counter()
 
@@ -192,9 +191,9 @@ class SqliteStore:
     def make_key(self, identity: JobIdentity, *, attempt: int = 0) -> None:
         """Return None: one process works here, so any new key will do."""
 
-    def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[Queue]:
+    def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[LockQueue]:
         """Wait until no other task works on this job."""
-        return self._at_work.hold(lock_of(identity))
+        return self._at_work.acquire(lock_of(identity))
 
     async def find(self, identity: JobIdentity) -> JobRecord | None:
         """Look a job up; a key that was given wins over everything else the request says."""
@@ -435,7 +434,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Close the file, once what was begun is written."""
-        await see_through(self._wait_and_close)
+        await run_shielded(self._wait_and_close)
 
     async def _wait_and_close(self) -> None:
         async with self._group.turn:

@@ -28,8 +28,7 @@ from soundpiece_async._core.job_records import UNLABELLED, Failure, FileRecord, 
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_message
-from soundpiece_async._locks import Locks, Queue
-from soundpiece_async._shielding import see_through
+from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -98,7 +97,7 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[Queue]:
+    def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[LockQueue]:
         """Wait until no other task works on this job (rule 3)."""
         ...
 
@@ -287,7 +286,7 @@ class GroupCommit(Generic[S]):
         at_work: one lock for each job at work.
     """
 
-    def __init__(self, write: Callable[[list[S], bool], Awaitable[list[Any]]], at_work: Locks) -> None:
+    def __init__(self, write: Callable[[list[S], bool], Awaitable[list[Any]]], at_work: KeyedLocks) -> None:
         self._write = write
         self._at_work = at_work
         self._batch: _Batch[S] = _Batch()
@@ -306,7 +305,7 @@ class GroupCommit(Generic[S]):
         if position:
             await batch.done.wait()
         else:
-            await see_through(partial(self._write_batch, batch))
+            await run_shielded(partial(self._write_batch, batch))
         if batch.error is not None:
             raise batch.error
         return batch.results[position]

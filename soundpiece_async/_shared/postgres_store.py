@@ -24,7 +24,7 @@ from soundpiece_async._core.account import SPARE_PERMITS, TUNING_SECONDS
 from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.pacing import SAVED_SECONDS
 from soundpiece_async._core.shared import PEER_SECONDS, TUNE_SECONDS, Action, Attend, Report, Seen, Take
-from soundpiece_async._curfew import call_later
+from soundpiece_async._lifetime import call_later
 from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 
 SCHEMA = """

@@ -143,7 +143,7 @@ def stream(
         wanted=wanted,
         if_range=if_range,
         open_passage=b.downloader.open,
-        inside=life.inside,
+        inside=life.guarded,
         start=life.start_child,
     )
 

@@ -7,15 +7,15 @@ import anyio
 import pytest
 
 from soundpiece_async._core.errors import SessionClosed
-from soundpiece_async._curfew import Call, Curfew
+from soundpiece_async._lifetime import CancelHandle, TimeoutQueue
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def calling(enter: Callable[[], Call]) -> AsyncIterator["tuple[Call, asyncio.Task[None]]"]:
+async def calling(enter: Callable[[], CancelHandle]) -> AsyncIterator["tuple[CancelHandle, asyncio.Task[None]]"]:
     """A task that waits inside a call."""
-    calls: list[Call] = []
+    calls: list[CancelHandle] = []
 
     async def wait() -> None:
         with enter() as call:
@@ -31,18 +31,18 @@ async def calling(enter: Callable[[], Call]) -> AsyncIterator["tuple[Call, async
         await asyncio.wait([task])
 
 
-def close() -> Call:
-    return Call(lambda _: None, SessionClosed)
+def close() -> CancelHandle:
+    return CancelHandle(lambda _: None, SessionClosed)
 
 
 async def test_what_takes_too_long_is_ended_and_nothing_else() -> None:
     """One timer is enough: each call has its own time, and one that is over in time is left alone."""
-    curfew, ended = Curfew(0.5), []
+    timeouts, ended = TimeoutQueue(0.5), []
 
     async def call(number: int, *, after: float, takes: float) -> None:
         await anyio.sleep(after)
         try:
-            with curfew.watch():
+            with timeouts.start():
                 await asyncio.sleep(takes)
         except TimeoutError:
             ended.append((number, asyncio.current_task().cancelling()))  # type: ignore[union-attr]
@@ -53,18 +53,18 @@ async def test_what_takes_too_long_is_ended_and_nothing_else() -> None:
         group.start_soon(partial(call, 3, after=0.1, takes=30))
 
     assert ended == [(1, 0), (3, 0)]
-    assert curfew._timer is None
-    assert repr(curfew) == "<Curfew 0.5 s for 0 calls>"
-    with curfew.watch():
-        assert repr(curfew) == "<Curfew 0.5 s for 1 calls>"
+    assert timeouts._timer is None
+    assert repr(timeouts) == "<TimeoutQueue 0.5 s for 0 calls>"
+    with timeouts.start():
+        assert repr(timeouts) == "<TimeoutQueue 0.5 s for 1 calls>"
 
 
 async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> None:
     """While one that was ended still cleans up, the next one is watched all the same."""
-    curfew, ended, cleaned_up = Curfew(0.02), asyncio.Event(), asyncio.Event()
+    timeouts, ended, cleaned_up = TimeoutQueue(0.02), asyncio.Event(), asyncio.Event()
 
     async def linger() -> None:
-        with pytest.raises(TimeoutError), curfew.watch():
+        with pytest.raises(TimeoutError), timeouts.start():
             try:
                 await asyncio.sleep(30)
             finally:
@@ -74,9 +74,9 @@ async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> No
     async with anyio.create_task_group() as group:
         group.start_soon(linger)
         await ended.wait()
-        with pytest.raises(TimeoutError), curfew.watch():
+        with pytest.raises(TimeoutError), timeouts.start():
             await asyncio.sleep(30)
-        assert repr(curfew) == "<Curfew 0.02 s for 1 calls>"
+        assert repr(timeouts) == "<TimeoutQueue 0.02 s for 1 calls>"
         cleaned_up.set()
 
 
@@ -101,10 +101,10 @@ async def test_the_tasks_own_end_counts_more() -> None:
 
 async def test_a_call_within_a_call() -> None:
     """When the session closes as the time is up, the outer one says what it was."""
-    curfew = Curfew(30)
+    timeouts = TimeoutQueue(30)
 
     async def wait() -> None:
-        with close() as outer, curfew.watch() as inner:
+        with close() as outer, timeouts.start() as inner:
             asyncio.get_running_loop().call_soon(outer.cancel)
             asyncio.get_running_loop().call_soon(inner.cancel)
             await asyncio.sleep(30)
@@ -132,8 +132,8 @@ async def test_an_error_of_its_own_is_kept() -> None:
 
 async def test_a_scope_of_the_caller_ends_it_as_ever() -> None:
     """A time-out around a call is the caller's: it is not taken for ours."""
-    curfew = Curfew(30)
-    with anyio.move_on_after(0.01) as scope, curfew.watch():
+    timeouts = TimeoutQueue(30)
+    with anyio.move_on_after(0.01) as scope, timeouts.start():
         await anyio.sleep(30)
     assert scope.cancelled_caught
-    assert curfew._timer is None
+    assert timeouts._timer is None
