@@ -11,7 +11,7 @@ from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._core.patience import MOST_REFUSALS
+from soundpiece_async._core.patience import MAX_URL_REJECTIONS
 from soundpiece_async._download.fetch import ServerClock
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +88,7 @@ async def test_refusals_are_bounded(tmp_path: Path) -> None:
         with pytest.raises(DownloadError, match="refused the URL"):
             await b.save()
 
-        assert len(b.server.requests) == MOST_REFUSALS == 4
+        assert len(b.server.requests) == MAX_URL_REJECTIONS == 4
         assert len(b.renewed) == 3
 
 
@@ -155,7 +155,7 @@ async def test_errors_of_the_renewal_come_out_as_they_are(tmp_path: Path) -> Non
         raise refusal
 
     async with bench(tmp_path, ScriptedResponse(cut=1_000), ScriptedResponse(status=403)) as b:
-        b.downloader._host.renew = renew
+        b.downloader._context.renew = renew
         with pytest.raises(TransportError) as caught:
             await b.save()
 

@@ -12,7 +12,7 @@ from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
-from soundpiece_async._download.fetch import Source
+from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._download.partfile import Disk, OnDisk, PartFile
 from soundpiece_async._download.transfer import fill
 
@@ -126,7 +126,7 @@ async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
     """What arrives meanwhile is read, so that a stream that breaks then is gone on with behind it."""
     async with bench(tmp_path, ScriptedResponse(cut=100_000)) as b:
         vessel = _SlowToBegin()
-        await fill(vessel, source=Source(b.output(), target="here", host=b.downloader._host))
+        await fill(vessel, download=OutputDownload(b.output(), target="here", context=b.downloader._context))
 
         assert vessel.data == SONG
         assert b.server.ranges == [None, "bytes=100000-"]
@@ -142,7 +142,10 @@ async def test_large_files_go_by_in_batches(tmp_path: Path) -> None:
 async def test_a_fault_of_the_last_step_is_told(tmp_path: Path) -> None:
     """What goes wrong in closing comes out as any other fault of the disk, not in a group."""
     async with bench(tmp_path) as b:
-        disk = Disk(Source(b.output(), target="song.flac", host=b.downloader._host), threads=anyio.CapacityLimiter(1))
+        disk = Disk(
+            OutputDownload(b.output(), target="song.flac", context=b.downloader._context),
+            threads=anyio.CapacityLimiter(1),
+        )
         with pytest.raises(DownloadError, match="file system"):
             await disk.finish(tmp_path.unlink)
 
@@ -166,21 +169,21 @@ async def test_a_full_disk_ends_a_download_at_once(
 ) -> None:
     """ENOSPC and EDQUOT say so, other faults say theirs; nothing is tried again, also when the stream broke as well."""
     async with bench(tmp_path, default=act) as b:
-        source = Source(b.output(), target="song.flac", host=b.downloader._host)
-        disk = Disk(source, threads=anyio.CapacityLimiter(1))
+        download = OutputDownload(b.output(), target="song.flac", context=b.downloader._context)
+        disk = Disk(download, threads=anyio.CapacityLimiter(1))
         part = FullPart(tmp_path / "song.flac", source="s")
         part.error = number
         assert "OnDisk <PartFile" in repr(OnDisk(part, disk=disk))
         part.claim(overwrite=False)
         try:
             with pytest.raises(DownloadError, match=reason):
-                await fill(OnDisk(part, disk=disk), source=source)
+                await fill(OnDisk(part, disk=disk), download=download)
         finally:
             part.close()
 
         assert len(b.server.requests) == 1
-        assert repr(source).startswith("<Source http://127.0.0.1:")
-        assert "secret" not in repr(source)
+        assert repr(download).startswith("<OutputDownload http://127.0.0.1:")
+        assert "secret" not in repr(download)
 
 
 class BrokenPart(PartFile):
@@ -199,15 +202,15 @@ def count_wrongly(_: int, **__: object) -> Any:
 async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path, side: str) -> None:
     """Whatever it is, and on whichever side of the two: no caller has to look into a group."""
     async with bench(tmp_path) as b:
-        source = Source(b.output(), target="song.flac", host=b.downloader._host)
-        disk = Disk(source, threads=anyio.CapacityLimiter(1))
+        download = OutputDownload(b.output(), target="song.flac", context=b.downloader._context)
+        disk = Disk(download, threads=anyio.CapacityLimiter(1))
         part = (BrokenPart if side == "writing" else PartFile)(tmp_path / "song.flac", source="s")
         if side == "reading":
-            source.receive = count_wrongly  # type: ignore[method-assign]  # a bug
+            download.count_block = count_wrongly  # type: ignore[method-assign]  # a bug
         part.claim(overwrite=False)
         try:
             with pytest.raises(ZeroDivisionError):
-                await fill(OnDisk(part, disk=disk), source=source)
+                await fill(OnDisk(part, disk=disk), download=download)
         finally:
             part.close()
 

@@ -279,7 +279,7 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     async with bench(tmp_path, ScriptedResponse(), ScriptedResponse(status=403)) as b:
-        b.downloader._host.renew = stumble
+        b.downloader._context.renew = stumble
         for kind in (BrokenTarget, SlowTarget):
             target = kind(store=None, key="song.flac", url="memory:///song.flac")  # type: ignore[arg-type] # asks none
             with pytest.raises(ZeroDivisionError):
@@ -295,7 +295,7 @@ async def test_errors_of_a_renewal_come_out_bare(tmp_path: Path, shop: StoreUnde
         raise refusal
 
     async with bench(tmp_path, ScriptedResponse(cut=100_000), ScriptedResponse(status=403)) as b:
-        b.downloader._host.renew = renew
+        b.downloader._context.renew = renew
         with pytest.raises(TransportError) as caught:
             await b.downloader.save(b.output(), shop.target())
 

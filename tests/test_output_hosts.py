@@ -23,7 +23,7 @@ from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._download.content_encoding import Plain
 from soundpiece_async._download.destinations import open_folder
 from soundpiece_async._download.downloader import Downloader
-from soundpiece_async._download.fetch import Source
+from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._guard import OutputGuard
 from soundpiece_async._network import Stream
 from soundpiece_async._transport import Transport
@@ -358,13 +358,13 @@ async def test_a_slow_reader_is_not_a_slow_host(tmp_path: Path) -> None:
             yield b"x"
 
     async with bench(tmp_path, slowest=1e12, window=0.5) as b:
-        source = Source(b.output(), target="here", host=b.downloader._host)
-        body = source.watch(Stream(200, {}, blocks()))
+        download = OutputDownload(b.output(), target="here", context=b.downloader._context)
+        body = download.open_body(Stream(200, {}, blocks()))
         assert repr(body) == "<Body <Speed 0 bytes in 0 s>>"
         async for _ in body:
             await anyio.sleep(0.06)
         await body.aclose()
-        assert source.received == 10
+        assert download.received == 10
         assert repr(Plain([], body)).startswith("<Plain <Body")
 
 
@@ -607,5 +607,5 @@ async def test_the_settings_reach_the_downloader() -> None:
     """The lowest speed and its window are those of the session."""
     settings = far_settings(limits=Limits(min_bytes_per_second=5), timeouts=Timeouts(read=7))
     async with Session(settings) as session:
-        host = session._engine.downloader._host
+        host = session._engine.downloader._context
         assert (host.slowest, host.window, host.max_elapsed) == (5, 7, 300)

@@ -74,7 +74,7 @@ async def test_what_an_answer_needs_is_known_when_it_is_entered(tmp_path: Path) 
             }
             assert audio.status == 200
             assert (audio.size, audio.content_type, audio.duration) == (300_000, "audio/flac", 1.0)
-            assert "open <Passage <Source http" in repr(audio)
+            assert "open <Passage <OutputDownload http" in repr(audio)
             assert "secret" not in repr(audio)
             assert [block async for block in audio]
             assert [block async for block in audio] == []
@@ -246,7 +246,7 @@ async def test_a_fault_of_ours_ends_the_stream_and_not_the_session(tmp_path: Pat
         raise refusal
 
     async with bench(tmp_path, ScriptedResponse(status=403)) as b, lifetime() as life:
-        b.downloader._host.renew = renew
+        b.downloader._context.renew = renew
         with pytest.raises(TransportError) as caught:
             await read_all(b, life)
         assert caught.value is refusal

@@ -4,7 +4,7 @@
    of ours, renewing a URL and a slow consumer count for nothing.
 2. A new byte begins the time anew, unless it came too slowly: a host below the lowest speed for a whole window makes no
    progress, or one that trickles would be tried for ever.
-3. ``MOST_REFUSALS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
+3. ``MAX_URL_REJECTIONS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
 4. ``Retry-After`` is heeded. One that is longer than the time that is left ends the download.
 """
 
@@ -12,7 +12,7 @@ import attrs
 
 from soundpiece_async._core.pacing import backoff
 
-MOST_REFUSALS = 4
+MAX_URL_REJECTIONS = 4
 """Refusals in a row without a new byte, each but the last followed by a URL signed afresh."""
 BACKOFF_BASE = 0.25
 BACKOFF_CAP = 15.0
@@ -90,7 +90,7 @@ class Patience:
         self._waited = self._quiet = 0.0
         self._gained = False
         self._refusals += refused
-        if self._refusals >= MOST_REFUSALS:
+        if self._refusals >= MAX_URL_REJECTIONS:
             return Spent(f"{self._refusals} URLs in a row were refused")
         pause = backoff(self._tries, base=BACKOFF_BASE, cap=BACKOFF_CAP, jitter=jitter)
         self._tries += 1

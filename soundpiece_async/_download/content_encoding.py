@@ -6,7 +6,7 @@ from typing import Self
 
 from soundpiece_async._core import unpacking
 from soundpiece_async._core.unpacking import Unpacker, UnpackingError
-from soundpiece_async._download.fetch import Body, Setback
+from soundpiece_async._download.fetch import AttemptFailed, Body
 
 _START = 4
 """Bytes that tell how a body begins."""
@@ -42,7 +42,7 @@ class Unpacked(Plain):
         encodings: as they were applied.
 
     Raises:
-        Setback: one of them cannot be undone here.
+        AttemptFailed: one of them cannot be undone here.
     """
 
     def __init__(self, first: list[bytes], body: Body, *, encodings: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ class Unpacked(Plain):
         try:
             self._unpackers = [Unpacker(name) for name in reversed(encodings)]
         except UnpackingError as error:
-            raise Setback(str(error), refused=True) from None
+            raise AttemptFailed(str(error), refused=True) from None
         self._pieces: Iterator[bytes] = iter(())
 
     async def __anext__(self) -> bytes:
@@ -61,10 +61,10 @@ class Unpacked(Plain):
                     return piece
                 self._pieces = self._feed(await super().__anext__())
             except UnpackingError as error:
-                raise Setback(str(error)) from None
+                raise AttemptFailed(str(error)) from None
             except StopAsyncIteration:
                 if not all(unpacker.ended for unpacker in self._unpackers):
-                    raise Setback("the body ended inside its encoding") from None
+                    raise AttemptFailed("the body ended inside its encoding") from None
                 raise
 
     def _feed(self, block: bytes) -> Iterator[bytes]:
@@ -79,7 +79,7 @@ async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
     """Return a body as it was before it was encoded; what only claims to be encoded is returned as it is.
 
     Raises:
-        Setback: it is encoded in a way that nothing here can undo.
+        AttemptFailed: it is encoded in a way that nothing here can undo.
     """
     if not encodings:
         return body
@@ -92,7 +92,7 @@ async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
     if unpacking.is_labelled_only(encodings, start):
         return Plain(first, body)
     if len(encodings) > unpacking.MOST_LAYERS:
-        raise Setback(f"the body is encoded {len(encodings)} times over", refused=True)
+        raise AttemptFailed(f"the body is encoded {len(encodings)} times over", refused=True)
     return Unpacked([start], body, encodings=encodings)
 
 

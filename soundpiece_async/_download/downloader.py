@@ -30,7 +30,7 @@ from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.destinations import Destination, Places
-from soundpiece_async._download.fetch import OutputHost, Source, tell_warnings
+from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
 from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, read_facts, refuses_name
 from soundpiece_async._download.relay import Excerpt, Passage
 from soundpiece_async._download.transfer import First, fill, find_difference
@@ -92,7 +92,7 @@ class Downloader:
         self.saved = 0
         self._verify: Verify = verify
         self._keep_corrupt = keep_corrupt
-        self._host = OutputHost(
+        self._context = DownloadContext(
             stream=stream,
             renew=renew,
             slots=anyio.CapacityLimiter(limit),
@@ -112,19 +112,19 @@ class Downloader:
 
     def __repr__(self) -> str:
         return (
-            f"<Downloader streams={self.streams_out}/{self._host.slots.total_tokens:.0f} targets={len(self._targets)} "
-            f"saved={self.saved} received={self.received} verify={self._verify}>"
+            f"<Downloader streams={self.streams_out}/{self._context.slots.total_tokens:.0f} "
+            f"targets={len(self._targets)} saved={self.saved} received={self.received} verify={self._verify}>"
         )
 
     @property
     def streams_out(self) -> int:
         """Streams open now."""
-        return self._host.slots.borrowed_tokens
+        return self._context.slots.borrowed_tokens
 
     @property
     def received(self) -> int:
         """Bytes of bodies that came from the output host, those fetched twice included."""
-        return self._host.received
+        return self._context.received
 
     def open(
         self,
@@ -139,8 +139,8 @@ class Downloader:
         Raises:
             SettingsError: ``verify="full"``: frames are decoded from files only.
         """
-        source = Source(output, target="a stream", host=self._host)
-        passage = Passage(source, pass_on=pass_on, verify=self._verify, threads=self._threads)
+        download = OutputDownload(output, target="a stream", context=self._context)
+        passage = Passage(download, pass_on=pass_on, verify=self._verify, threads=self._threads)
         return passage if wanted is None else Excerpt(passage, wanted=wanted, if_range=if_range)
 
     async def save(self, output: Output, target: "Path | Target", *, overwrite: bool = False) -> SavedFile:
@@ -157,12 +157,12 @@ class Downloader:
         """
         if not isinstance(target, Path):
             return await self._upload(output, target, overwrite=overwrite)
-        source = Source(output, target=str(target), host=self._host)
-        disk = Disk(source, threads=self._threads)
+        download = OutputDownload(output, target=str(target), context=self._context)
+        disk = Disk(download, threads=self._threads)
         if self._inspect is None:
             self._inspect = await disk.run(prepare_inspection, self._verify)
         async with self._targets.acquire(target if target.is_absolute() else await disk.run(target.absolute)):
-            return await self._take(target, source=source, disk=disk, inspect=self._inspect, overwrite=overwrite)
+            return await self._take(target, download=download, disk=disk, inspect=self._inspect, overwrite=overwrite)
 
     async def demand(self, to: Destination | None) -> None:
         """Try a destination, before anything is sent and paid for.
@@ -214,7 +214,7 @@ class Downloader:
                     errors.append(error)
 
         async with anyio.create_task_group() as saving:
-            for _ in range(min(len(outputs), max(SAVING, int(self._host.slots.total_tokens)))):
+            for _ in range(min(len(outputs), max(SAVING, int(self._context.slots.total_tokens)))):
                 saving.start_soon(save)
         if errors:
             note_others(errors[0], errors[1:])
@@ -225,74 +225,78 @@ class Downloader:
         """Bring an output to an object."""
         from soundpiece_async._download import stores  # noqa: PLC0415 - there is a target: obstore is here
 
-        source = Source(output, target=target.url, host=self._host)
+        download = OutputDownload(output, target=target.url, context=self._context)
         async with self._targets.acquire(target.url), self._uploads:
             saved, fetched = await stores.upload(
-                target, source=source, verify=self._verify, threads=self._threads, overwrite=overwrite
+                target, download=download, verify=self._verify, threads=self._threads, overwrite=overwrite
             )
         self.saved += fetched
         return saved
 
-    async def _take(self, target: Path, *, source: Source, disk: Disk, inspect: Inspect, overwrite: bool) -> SavedFile:
+    async def _take(
+        self, target: Path, *, download: OutputDownload, disk: Disk, inspect: Inspect, overwrite: bool
+    ) -> SavedFile:
         """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
         replace = False
         while True:
-            part = PartFile(target, source=f"{source.output.handle}#{source.output.index}")
+            part = PartFile(target, source=f"{download.output.handle}#{download.output.index}")
             async with self._files:
                 try:
                     claim = await disk.run_in(target.parent, partial(part.claim, overwrite=replace))
                     if claim is Claim.MINE:
-                        return await self._fetch(part, source=source, disk=disk, inspect=inspect)
+                        return await self._fetch(part, download=download, disk=disk, inspect=inspect)
                 finally:
                     if not part.closed:
                         await disk.finish(part.close)
             if claim is Claim.TAKEN:
                 await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
                 continue
-            found = await self._compare(target, source=source, disk=disk, inspect=inspect)
+            found = await self._compare(target, download=download, disk=disk, inspect=inspect)
             if isinstance(found, SavedFile):
                 return found
             if not overwrite:
                 raise found
             replace = True
 
-    async def _fetch(self, part: PartFile, *, source: Source, disk: Disk, inspect: Inspect) -> SavedFile:
+    async def _fetch(self, part: PartFile, *, download: OutputDownload, disk: Disk, inspect: Inspect) -> SavedFile:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
-            cut = await fill(OnDisk(part, disk=disk), source=source)
-            found = await disk.run(_publish_if_good, part, inspect, source.output.duration, cut)
+            cut = await fill(OnDisk(part, disk=disk), download=download)
+            found = await disk.run(_publish_if_good, part, inspect, download.output.duration, cut)
             fault = found.fault
             if fault is None:
                 self.saved += 1
-                logger.info("%s: saved as %s, %d bytes", source.output.handle, part.target, part.length)
-                tell_warnings(found.warnings, output=source.output, target=part.target)
-                return describe(part.target, size=part.length, sha256=part.sha256(), found=found, output=source.output)
-            logger.warning("%s: %s is not what it should be: %s", source.output.handle, part.target, fault)
+                logger.info("%s: saved as %s, %d bytes", download.output.handle, part.target, part.length)
+                log_warnings(found.warnings, output=download.output, target=part.target)
+                return describe(
+                    part.target, size=part.length, sha256=part.sha256(), found=found, output=download.output
+                )
+            logger.warning("%s: %s is not what it should be: %s", download.output.handle, part.target, fault)
             if fault_before and self._keep_corrupt:
                 fault = f"{fault}; it is kept as {await disk.run(part.set_aside)}"
             else:
                 await disk.run(part.restart, Known())
-            source.forget()
-        raise source.fail(
-            f"{fault}; it was fetched twice. Settings(verify='none') takes it as it is", error=CorruptAudio
+            download.reset()
+        raise download.error(
+            f"{fault}; it was fetched twice. Settings(verify='none') takes it as it is", kind=CorruptAudio
         )
 
     async def _compare(
-        self, target: Path, *, source: Source, disk: Disk, inspect: Inspect
+        self, target: Path, *, download: OutputDownload, disk: Disk, inspect: Inspect
     ) -> SavedFile | DownloadError:
         """Take the file that is there, or say why not (rule 3)."""
         facts = await disk.run(read_facts, target)
-        difference = await find_difference(First(facts.head, facts.size), source=source)
+        difference = await find_difference(First(facts.head, facts.size), download=download)
         if difference is not None:
             return difference
-        found = await disk.run(inspect, facts.head, target, source.output.duration)
+        found = await disk.run(inspect, facts.head, target, download.output.duration)
         if found.fault is not None:
-            return source.fail(
+            return download.error(
                 f"the file that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
-                error=CorruptAudio,
+                kind=CorruptAudio,
             )
-        return describe(target, size=facts.size, sha256=facts.sha256, found=found, output=source.output)
+        return describe(target, size=facts.size, sha256=facts.sha256, found=found, output=download.output)
 
 
 def _publish_if_good(part: PartFile, inspect: Inspect, duration: float | None, cut: str | None) -> Inspection:

@@ -32,7 +32,7 @@ from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
 from soundpiece_async._core.resuming import Known, is_strong
 from soundpiece_async._descriptors import Shortage
-from soundpiece_async._download.fetch import Source
+from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 
@@ -309,8 +309,8 @@ def refuses_name(error: DownloadError) -> bool:
 class Disk:
     """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
 
-    def __init__(self, source: Source, *, threads: anyio.CapacityLimiter) -> None:
-        self._source = source
+    def __init__(self, download: OutputDownload, *, threads: anyio.CapacityLimiter) -> None:
+        self._download = download
         self._threads = threads
 
     async def run(self, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
@@ -329,14 +329,14 @@ class Disk:
 
     async def _attempt(self, call: Callable[[], T]) -> T:
         """Call in a thread until the system is no longer short of what it takes; what is called may be called again."""
-        shortage = Shortage(str(self._source.output.handle))
+        shortage = Shortage(str(self._download.output.handle))
         while True:
             try:
                 return await anyio.to_thread.run_sync(call, limiter=self._threads)
             except OSError as error:
                 if not errnos.is_passing(error.errno):
                     raise
-                await self._source.relieve(shortage, error)
+                await self._download.wait_for_resources(shortage, error)
 
     async def finish(self, call: Callable[[], None]) -> None:
         """Call in a thread and see it through, whoever cancels."""
@@ -351,12 +351,12 @@ class Disk:
                 why = f"the disk is full ({error.strerror}); free some space, then download it again"
             else:
                 why = f"the file system said: {error}"
-            raise self._source.fail(why) from error
+            raise self._download.error(why) from error
         except UnicodeError as error:
             why = f"the file system's encoding has not all of its characters: {error}"
-            raise self._source.fail(why) from error
+            raise self._download.error(why) from error
         except RecursionError as error:  # making a folder calls itself for each one above it
-            raise self._source.fail("its folder lies too deep, below too many others; choose another one") from error
+            raise self._download.error("its folder lies too deep, below too many others; choose another one") from error
 
 
 class OnDisk:

@@ -25,7 +25,7 @@ from soundpiece_async._core.byte_ranges import ByteRange, Nothing, Part, Reply, 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known, Refused, Unfit, Useless
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.fetch import Setback, Source, tell_warnings
+from soundpiece_async._download.fetch import AttemptFailed, OutputDownload, log_warnings
 from soundpiece_async._download.transfer import fill
 from soundpiece_async._download.verify import Inspection, demand_header_check, inspect
 from soundpiece_async._logs import get_logger
@@ -44,7 +44,7 @@ class Passage:
     """One output on its way through this process.
 
     Args:
-        source: where it comes from.
+        download: where it comes from.
         pass_on: gets the file in blocks, and waits as long as it likes.
         verify: ``"header"`` or ``"none"``.
         threads: bounds the worker threads, which do the hashing.
@@ -63,14 +63,14 @@ class Passage:
 
     def __init__(
         self,
-        source: Source,
+        download: OutputDownload,
         *,
         pass_on: Callable[[list[bytes]], Awaitable[None]],
         verify: Verify,
         threads: anyio.CapacityLimiter,
     ) -> None:
         demand_header_check(verify)
-        self.source = source
+        self.download = download
         self.known = Known()
         self.length = 0
         self.passed = 0
@@ -88,7 +88,9 @@ class Passage:
         self._again = hashlib.sha256()
 
     def __repr__(self) -> str:
-        return f"<Passage {self.source!r} passed={self.passed} length={self.length} checked={self._found is not None}>"
+        return (
+            f"<Passage {self.download!r} passed={self.passed} length={self.length} checked={self._found is not None}>"
+        )
 
     async def run(self) -> None:
         """Bring the whole file through.
@@ -102,7 +104,7 @@ class Passage:
             await self._bring()
         except CorruptAudio as error:  # of its header, so nothing was passed on (rule 1)
             logger.warning("%s", error)
-            self.source.forget()
+            self.download.reset()
             await self.restart(Known())
             await self._bring()
 
@@ -172,23 +174,23 @@ class Passage:
             await self.pass_on(blocks)
 
     async def _bring(self) -> None:
-        cut = await fill(self, source=self.source)
+        cut = await fill(self, download=self.download)
         if self.length < self.passed or self.size not in (None, self.length):
             raise self._differs()
         if self._found is None:  # shorter than any header; with verify="none" nobody minds
             await self._hand_over(self._check())
         if cut is not None and self._verify != "none":
-            raise self.source.fail(f"{cut}; ask for it once more")
+            raise self.download.error(f"{cut}; ask for it once more")
 
     def _check(self) -> list[bytes]:
         """Check the header, and give what was held back until then (rule 1)."""
         head, _ = flac.find_head(self._held)
-        found = inspect(head, self.source.output.duration, verify=self._verify)
+        found = inspect(head, self.download.output.duration, verify=self._verify)
         if found.fault is not None:
-            raise self.source.fail(f"{found.fault}. Settings(verify='none') takes it as it is", error=CorruptAudio)
+            raise self.download.error(f"{found.fault}. Settings(verify='none') takes it as it is", kind=CorruptAudio)
         held, self._held = self._held, []
         self.header, self._found = found.header, found
-        tell_warnings(found.warnings, output=self.source.output, target=self.source.target)
+        log_warnings(found.warnings, output=self.download.output, target=self.download.target)
         return held
 
     async def _compare(self, blocks: list[bytes]) -> None:
@@ -199,7 +201,7 @@ class Passage:
             raise self._differs()
 
     def _differs(self) -> DownloadError:
-        return self.source.fail(
+        return self.download.error(
             f"the host began again, with other bytes than the first {self.passed}, which were passed on; ask once more"
         )
 
@@ -252,9 +254,9 @@ class Excerpt:
         return f"<Excerpt {self._wanted.ask()} {self.answer} passed={self.passed} {self.whole!r}>"
 
     @property
-    def source(self) -> Source:
+    def download(self) -> OutputDownload:
         """Where it comes from."""
-        return self.whole.source
+        return self.whole.download
 
     @property
     def header(self) -> "FlacHeader | None":
@@ -277,7 +279,7 @@ class Excerpt:
     async def run(self) -> None:
         """Bring the part through. Raises as ``Passage.run``."""
         if not self._wanted.whole:
-            await self.source.persist(self._ask, self._read)
+            await self.download.retry(self._ask, self._read)
         if self.answer is None or isinstance(self.answer, Whole):
             await self.whole.run()
 
@@ -295,32 +297,32 @@ class Excerpt:
         """Use what an answer brings; returning means that all of it was passed on."""
         found = byte_ranges.judge(stream.status, stream.headers, wanted=self._rest(), if_range=self._if_range)
         if isinstance(found, Refused):
-            raise Setback(f"the host refused the URL ({found.status})", refused=True)
+            raise AttemptFailed(f"the host refused the URL ({found.status})", refused=True)
         if isinstance(found, Unfit | Useless):
-            raise Setback(found.why)
+            raise AttemptFailed(found.why)
         if isinstance(self.answer, Part) and not _continues(self.answer, found):
-            raise self.source.fail(
+            raise self.download.error(
                 "the part broke off, and the host sends no ETag, or another by now; ask once more for the rest"
             )
         self.answer = self.answer or found
         if isinstance(found, Part):
-            self.source.announce(found.total or found.span.stop)
+            self.download.check_announced_size(found.total or found.span.stop)
             await self._pour(stream, found)
 
     async def _pour(self, stream: "Stream", part: Part) -> None:
-        source, skip, missing = self.source, part.skip, len(part.span)
-        async with aclosing(source.watch(stream)) as body:
+        download, skip, missing = self.download, part.skip, len(part.span)
+        async with aclosing(download.open_body(stream)) as body:
             async for block in body:
                 fresh = block[skip : skip + missing]
                 skip = max(0, skip - len(block))
                 if fresh:
                     missing -= len(fresh)
                     self.passed += len(fresh)
-                    source.reach(part.span.stop - missing)
+                    download.record_progress(part.span.stop - missing)
                     await self.whole.pass_on([fresh])
                 if not missing:
                     return
-        raise Setback(f"the body ended {missing} bytes before its end")
+        raise AttemptFailed(f"the body ended {missing} bytes before its end")
 
 
 def _continues(part: Part, found: Part | Whole | Nothing) -> bool:

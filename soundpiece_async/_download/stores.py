@@ -31,7 +31,7 @@ from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsE
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.fetch import Source
+from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._download.relay import Passage
 from soundpiece_async._download.transfer import First, find_difference
 from soundpiece_async._download.verify import demand_header_check, describe, inspect
@@ -337,7 +337,7 @@ class Body:
 
 
 async def upload(
-    target: Target, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter, overwrite: bool
+    target: Target, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter, overwrite: bool
 ) -> tuple[SavedFile, bool]:
     """Bring an output to its object; also returns whether it had to be fetched.
 
@@ -348,24 +348,24 @@ async def upload(
         SoundpieceError: what renewing the URL raises.
     """
     demand_header_check(verify)
-    with _failing(target, source):
-        found = await _look(target, source=source, verify=verify, threads=threads)
+    with _failing(target, download):
+        found = await _look(target, download=download, verify=verify, threads=threads)
     if found is None or (overwrite and not isinstance(found, SavedFile)):
         body = Body()
-        passage = Passage(source, pass_on=body.write, verify=verify, threads=threads)
+        passage = Passage(download, pass_on=body.write, verify=verify, threads=threads)
         try:
             await _send(target, body, passage, overwrite=overwrite)
         except StoreError as error:
-            with _failing(target, source):
+            with _failing(target, download):
                 if error.kind != "taken":
                     raise
-                found = await _look(target, source=source, verify=verify, threads=threads)
-            found = found or source.fail(
+                found = await _look(target, download=download, verify=verify, threads=threads)
+            found = found or download.error(
                 "an object of its name is there, and cannot be compared with it; choose another name or folder, or "
                 "pass overwrite=True"
             )
         else:
-            logger.info("%s: saved as %s, %d bytes", source.output.handle, target.url, passage.passed)
+            logger.info("%s: saved as %s, %d bytes", download.output.handle, target.url, passage.passed)
             return _describe_passed(target, passage), True
     if isinstance(found, SavedFile):
         return found, False
@@ -378,7 +378,7 @@ def _describe_passed(target: Target, passage: Passage) -> SavedFile:
         size=passage.passed,
         sha256=passage.sha256(),
         found=passage.found,
-        output=passage.source.output,
+        output=passage.download.output,
         url=target.url,
     )
 
@@ -438,7 +438,7 @@ async def _demand_free(target: Target) -> None:
 
 
 async def _look(
-    target: Target, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter
+    target: Target, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter
 ) -> SavedFile | DownloadError | None:
     """Return the object that is there, or the reason not to take it; None: there is none, or it cannot be known."""
     try:
@@ -447,43 +447,43 @@ async def _look(
         if error.kind != "refused":
             raise
         return None
-    return None if size is None else await _compare(target, size, source=source, verify=verify, threads=threads)
+    return None if size is None else await _compare(target, size, download=download, verify=verify, threads=threads)
 
 
 async def _compare(
-    target: Target, size: int, *, source: Source, verify: Verify, threads: anyio.CapacityLimiter
+    target: Target, size: int, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter
 ) -> SavedFile | DownloadError:
     """Return the object that is there, or the reason not to take it (rule 3)."""
     head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
     while len(head) < (needed := min(size, flac.measure_head(head))):  # a tag stands before the header
         head += await target.read(len(head), needed)
-    difference = await find_difference(First(head, size), source=source)
+    difference = await find_difference(First(head, size), download=download)
     if difference is not None:
         return difference
-    found = inspect(head, source.output.duration, verify=verify)
+    found = inspect(head, download.output.duration, verify=verify)
     if found.fault is not None:
-        return source.fail(
+        return download.error(
             f"the object that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
-            error=CorruptAudio,
+            kind=CorruptAudio,
         )
     digest = hashlib.sha256()
     for start in range(0, size, READ_AT_ONCE):
         block = await target.read(start, min(size, start + READ_AT_ONCE))
         await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
     return describe(
-        target.path, size=size, sha256=digest.hexdigest(), found=found, output=source.output, url=target.url
+        target.path, size=size, sha256=digest.hexdigest(), found=found, output=download.output, url=target.url
     )
 
 
 @contextmanager
-def _failing(target: Target, source: Source) -> Generator[None]:
+def _failing(target: Target, download: OutputDownload) -> Generator[None]:
     try:
         yield
     except StoreError as error:
         if error.kind in ("refused", "useless"):  # so would it be for the next one
             raise SettingsError(
-                f"{target.url}: nothing can be saved there: the object store said: {error}; {source.output.handle} "
+                f"{target.url}: nothing can be saved there: the object store said: {error}; {download.output.handle} "
                 "can be downloaded once that is put right"
             ) from None
         # the cause says that not the file is at fault
-        raise source.fail(f"the object store said: {error}") from TransportError(str(error))
+        raise download.error(f"the object store said: {error}") from TransportError(str(error))

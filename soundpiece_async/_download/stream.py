@@ -165,7 +165,7 @@ class AudioStream:
     async def _host(self) -> None:
         """Bring the output through; a child of the session's root task."""
         passage = self._entered()
-        self._fault = passage.source.fail("the stream was left, or the session closed, before the end")
+        self._fault = passage.download.error("the stream was left, or the session closed, before the end")
         try:
             with self._left:
                 await passage.run()

@@ -22,7 +22,7 @@ from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
 from soundpiece_async._download.content_encoding import Plain, Unpacked, unpack
-from soundpiece_async._download.fetch import Body, Setback, Source, TooLarge
+from soundpiece_async._download.fetch import AttemptFailed, Body, OutputDownload, TooLarge
 
 if TYPE_CHECKING:
     from soundpiece_async._network import Stream
@@ -33,7 +33,7 @@ BATCH_AGE = 0.25
 """Seconds after which fewer are handed over too, so that a slow stream loses little when its process is killed."""
 
 
-class Overrun(Setback):
+class ExcessBody(AttemptFailed):
     """A body longer than announced: none of it can be trusted."""
 
 
@@ -66,7 +66,7 @@ class Vessel(Protocol):
         """Return whether the last bytes are the last frame of a FLAC; None if nothing says so or otherwise."""
 
 
-async def fill(vessel: Vessel, *, source: Source) -> str | None:
+async def fill(vessel: Vessel, *, download: OutputDownload) -> str | None:
     """Bring the whole file into the vessel.
 
     Returns:
@@ -75,8 +75,8 @@ async def fill(vessel: Vessel, *, source: Source) -> str | None:
     Raises:
         SoundpieceError: it cannot be fetched; what came stays in the vessel, unless the file is larger than it may be.
     """
-    return await source.persist(
-        lambda: resuming.ask(vessel.length, vessel.known), partial(_read_answer, vessel, source=source)
+    return await download.retry(
+        lambda: resuming.ask(vessel.length, vessel.known), partial(_read_answer, vessel, download=download)
     )
 
 
@@ -84,18 +84,18 @@ def demand(verdict: Verdict) -> Take | Whole:
     """Give what can be used of a verdict.
 
     Raises:
-        Setback: there is nothing.
+        AttemptFailed: there is nothing.
     """
     match verdict:
         case Refused(status):
-            raise Setback(f"the host refused the URL ({status})", refused=True)
+            raise AttemptFailed(f"the host refused the URL ({status})", refused=True)
         case Unfit(why) | Useless(why):
-            raise Setback(why)
+            raise AttemptFailed(why)
         case usable:
             return usable
 
 
-async def _read_answer(vessel: Vessel, stream: "Stream", *, source: Source) -> str | None:
+async def _read_answer(vessel: Vessel, stream: "Stream", *, download: OutputDownload) -> str | None:
     """Use what an answer brings; returning means that the file is here. Returns as ``fill``."""
     verdict = resuming.judge(stream.status, stream.headers, have=vessel.length, known=vessel.known)
     if isinstance(verdict, Useless):
@@ -104,35 +104,37 @@ async def _read_answer(vessel: Vessel, stream: "Stream", *, source: Source) -> s
     if isinstance(take, Whole):
         return None
     try:
-        source.announce(take.known.size or take.end or 0)
-        body = await unpack(source.watch(stream), take.encodings)
+        download.check_announced_size(take.known.size or take.end or 0)
+        body = await unpack(download.open_body(stream), take.encodings)
         if isinstance(body, Unpacked):  # its lengths, and its ETag, are those of what was packed
             take = Take(start=0, end=None, certain=True, known=Known())
-        await _pour(body, vessel, take=take, source=source)
-    except (Overrun, TooLarge):
+        await _pour(body, vessel, take=take, download=download)
+    except (ExcessBody, TooLarge):
         await vessel.restart(Known())
         raise
-    return await _check_end(vessel, take, source=source)
+    return await _check_end(vessel, take, download=download)
 
 
-async def _check_end(vessel: Vessel, take: Take, *, source: Source) -> str | None:
+async def _check_end(vessel: Vessel, take: Take, *, download: OutputDownload) -> str | None:
     """Find out whether a body that ended cleanly was the rest of the file (``resuming``, rule 5)."""
     size = vessel.known.size
     if vessel.length == size or (size is None and take.certain):
         return None
     if size is not None or take.end is not None:
-        raise Setback(f"the body ended at byte {vessel.length} of {'an unknown number' if size is None else size}")
-    whole = await vessel.ends_whole(source.output.duration)
+        raise AttemptFailed(
+            f"the body ended at byte {vessel.length} of {'an unknown number' if size is None else size}"
+        )
+    whole = await vessel.ends_whole(download.output.duration)
     if whole:
         return None
-    if source.ends_again(vessel.length):
+    if download.ended_here_before(vessel.length):
         fault = f"it ends at byte {vessel.length} each time, which is not the end of its last frame"
         return None if whole is None else fault
     vessel.known = attrs.evolve(vessel.known, ended=True)
-    raise Setback("the host does not say how long the file is, and its end has to be confirmed")
+    raise AttemptFailed("the host does not say how long the file is, and its end has to be confirmed")
 
 
-async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, source: Source) -> None:
+async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, download: OutputDownload) -> None:
     """Put a body where it belongs; when it breaks, what had arrived is taken before the fault is raised.
 
     It is read from the first moment on, whatever the vessel has to do before: what is not read when it breaks is lost.
@@ -148,7 +150,7 @@ async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, source: Sou
                 await vessel.restart(take.known)
             async for batch in receive:
                 await vessel.append(batch)
-                source.reach(vessel.length)
+                download.record_progress(vessel.length)
 
     async def fill_or_stop() -> None:
         try:
@@ -160,7 +162,7 @@ async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, source: Sou
     async with anyio.create_task_group() as filling, send, aclosing(body):
         filling.start_soon(fill_or_stop)
         try:
-            await _collect(body, send, take=take, vessel=vessel, source=source)
+            await _collect(body, send, take=take, vessel=vessel, download=download)
         except Exception as error:  # noqa: BLE001 - the same
             faults.append(error)
     if faults:
@@ -173,28 +175,28 @@ async def _collect(
     *,
     take: Take,
     vessel: Vessel,
-    source: Source,
+    download: OutputDownload,
 ) -> None:
     """Hand blocks on in batches, the first of which begins where ``take`` says."""
     batch: list[bytes] = []
-    size, reached, bound = 0, take.start, source.bound()
+    size, reached, bound = 0, take.start, download.max_size()
     begun = anyio.current_time()
     try:
         async for block in body:
             reached += len(block)
             if take.end is not None and reached > take.end:
-                raise Overrun("the host sent more bytes than it had announced")
+                raise ExcessBody("the host sent more bytes than it had announced")
             if reached > bound:
                 header = await vessel.read_header()
-                source.admit(reached, header=header)
-                bound = source.bound(header)
+                download.check_size(reached, header=header)
+                bound = download.max_size(header)
             batch.append(block)
             size += len(block)
             if size >= BATCH or anyio.current_time() - begun >= BATCH_AGE:
                 await batches.send(batch)
                 batch, size, begun = [], 0, anyio.current_time()
-    except (TransportError, Setback) as error:
-        if not isinstance(error, Overrun):
+    except (TransportError, AttemptFailed) as error:
+        if not isinstance(error, ExcessBody):
             await batches.send(batch)
         raise
     await batches.send(batch)
@@ -208,7 +210,7 @@ class First:
     size: int | None
 
 
-async def find_difference(here: First, *, source: Source) -> DownloadError | None:
+async def find_difference(here: First, *, download: OutputDownload) -> DownloadError | None:
     """Compare what is there with what the host has; give the error that says why it must not be taken for it.
 
     Raises:
@@ -216,25 +218,25 @@ async def find_difference(here: First, *, source: Source) -> DownloadError | Non
     """
     wanted = max(len(here.head), flac.HEADER_BYTES)
     asked = {"Accept-Encoding": "identity", "Range": f"bytes=0-{wanted - 1}"}
-    remote = await source.persist(lambda: asked, partial(_read_first, asked=asked, wanted=wanted, source=source))
+    remote = await download.retry(lambda: asked, partial(_read_first, asked=asked, wanted=wanted, download=download))
     if remote.size is None:
-        return source.fail(
+        return download.error(
             "a file is there, and the host does not say how long its own is; remove it, or pass overwrite=True"
         )
     if remote != here:
-        return source.fail(
+        return download.error(
             "a different file is already there; choose another name or folder, remove it, or pass overwrite=True"
         )
     return None
 
 
-async def _read_first(stream: "Stream", *, asked: dict[str, str], wanted: int, source: Source) -> First:
+async def _read_first(stream: "Stream", *, asked: dict[str, str], wanted: int, download: OutputDownload) -> First:
     """Read the first bytes; a host without ranges sends more, which is read only where nothing else says how much."""
     verdict = demand(resuming.judge(stream.status, stream.headers, have=0, known=Known()))
     encodings = verdict.encodings if isinstance(verdict, Take) else ()
-    body = await unpack(source.watch(stream), encodings)
+    body = await unpack(download.open_body(stream), encodings)
     if isinstance(body, Unpacked) and asked.pop("Range", ""):
-        raise Setback("the host encodes what it sends, and a part of that cannot be decoded")
+        raise AttemptFailed("the host encodes what it sends, and a part of that cannot be decoded")
     size = None if isinstance(body, Unpacked) else resuming.read_total(stream.headers)
     count_all = size is None and (isinstance(body, Unpacked) or "content-range" not in stream.headers)
     head, arrived = b"", 0
@@ -244,8 +246,8 @@ async def _read_first(stream: "Stream", *, asked: dict[str, str], wanted: int, s
             head += block[: wanted - len(head)]
             if len(head) == wanted and not count_all:
                 break
-            if arrived > source.bound():
+            if arrived > download.max_size():
                 return First(head, None)
     if size is not None and len(head) < min(size, wanted):
-        raise Setback(f"the body ended after {len(head)} bytes")
+        raise AttemptFailed(f"the body ended after {len(head)} bytes")
     return First(head, arrived if count_all else size)

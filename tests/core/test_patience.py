@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.patience import MOST_REFUSALS, SPREAD, Patience, Speed, Spent
+from soundpiece_async._core.patience import MAX_URL_REJECTIONS, SPREAD, Patience, Speed, Spent
 
 
 def tries(patience: Patience, **how: float | bool) -> int:
@@ -68,7 +68,7 @@ def test_a_window_that_is_fast_enough_forgives() -> None:
 
 def test_refusals_end_it_at_once() -> None:
     """Four in a row, however much time is left; a new byte between them forgives."""
-    assert tries(Patience(1e6), refused=True) == MOST_REFUSALS == 4
+    assert tries(Patience(1e6), refused=True) == MAX_URL_REJECTIONS == 4
 
     patience = Patience(1e6)
     for _ in range(20):
