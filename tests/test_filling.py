@@ -14,7 +14,7 @@ from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._download.partfile import Disk, OnDisk, PartFile
-from soundpiece_async._download.transfer import fill
+from soundpiece_async._download.transfer import download_into
 
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +104,7 @@ async def test_slow_streams_are_written_before_they_are_long(tmp_path: Path) -> 
 
 
 class _SlowToBegin:
-    """A vessel that needs a while before it takes the first byte."""
+    """A sink that needs a while before it takes the first byte."""
 
     def __init__(self) -> None:
         self.known = Known()
@@ -125,10 +125,10 @@ class _SlowToBegin:
 async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
     """What arrives meanwhile is read, so that a stream that breaks then is gone on with behind it."""
     async with bench(tmp_path, ScriptedResponse(cut=100_000)) as b:
-        vessel = _SlowToBegin()
-        await fill(vessel, download=OutputDownload(b.output(), target="here", context=b.downloader._context))
+        sink = _SlowToBegin()
+        await download_into(sink, download=OutputDownload(b.output(), target="here", context=b.downloader._context))
 
-        assert vessel.data == SONG
+        assert sink.data == SONG
         assert b.server.ranges == [None, "bytes=100000-"]
 
 
@@ -177,7 +177,7 @@ async def test_a_full_disk_ends_a_download_at_once(
         part.claim(overwrite=False)
         try:
             with pytest.raises(DownloadError, match=reason):
-                await fill(OnDisk(part, disk=disk), download=download)
+                await download_into(OnDisk(part, disk=disk), download=download)
         finally:
             part.close()
 
@@ -210,7 +210,7 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path, side: str) -> None
         part.claim(overwrite=False)
         try:
             with pytest.raises(ZeroDivisionError):
-                await fill(OnDisk(part, disk=disk), download=download)
+                await download_into(OnDisk(part, disk=disk), download=download)
         finally:
             part.close()
 

@@ -33,7 +33,7 @@ from soundpiece_async._download.destinations import Destination, Places
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
 from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, read_facts, refuses_name
 from soundpiece_async._download.relay import Excerpt, Passage
-from soundpiece_async._download.transfer import First, fill, find_difference
+from soundpiece_async._download.transfer import FileHead, compare_with_existing, download_into
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._lifetime import KeyedLocks
 from soundpiece_async._logs import get_logger
@@ -262,7 +262,7 @@ class Downloader:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
-            cut = await fill(OnDisk(part, disk=disk), download=download)
+            cut = await download_into(OnDisk(part, disk=disk), download=download)
             found = await disk.run(_publish_if_good, part, inspect, download.output.duration, cut)
             fault = found.fault
             if fault is None:
@@ -287,7 +287,7 @@ class Downloader:
     ) -> SavedFile | DownloadError:
         """Take the file that is there, or say why not (rule 3)."""
         facts = await disk.run(read_facts, target)
-        difference = await find_difference(First(facts.head, facts.size), download=download)
+        difference = await compare_with_existing(FileHead(facts.head, facts.size), download=download)
         if difference is not None:
             return difference
         found = await disk.run(inspect, facts.head, target, download.output.duration)

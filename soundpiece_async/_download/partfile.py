@@ -360,7 +360,7 @@ class Disk:
 
 
 class OnDisk:
-    """A part file as ``fill`` fills it: what blocks goes to a thread.
+    """A part file as ``download_into`` fills it: what blocks goes to a thread.
 
     Args:
         part: claimed, and open.

@@ -26,7 +26,7 @@ from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known, Refused, Unfit, Useless
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import AttemptFailed, OutputDownload, log_warnings
-from soundpiece_async._download.transfer import fill
+from soundpiece_async._download.transfer import download_into
 from soundpiece_async._download.verify import Inspection, demand_header_check, inspect
 from soundpiece_async._logs import get_logger
 
@@ -174,7 +174,7 @@ class Passage:
             await self.pass_on(blocks)
 
     async def _bring(self) -> None:
-        cut = await fill(self, download=self.download)
+        cut = await download_into(self, download=self.download)
         if self.length < self.passed or self.size not in (None, self.length):
             raise self._differs()
         if self._found is None:  # shorter than any header; with verify="none" nobody minds
@@ -307,9 +307,9 @@ class Excerpt:
         self.answer = self.answer or found
         if isinstance(found, Part):
             self.download.check_announced_size(found.total or found.span.stop)
-            await self._pour(stream, found)
+            await self._write_body(stream, found)
 
-    async def _pour(self, stream: "Stream", part: Part) -> None:
+    async def _write_body(self, stream: "Stream", part: Part) -> None:
         download, skip, missing = self.download, part.skip, len(part.span)
         async with aclosing(download.open_body(stream)) as body:
             async for block in body:

@@ -33,7 +33,7 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._download.relay import Passage
-from soundpiece_async._download.transfer import First, find_difference
+from soundpiece_async._download.transfer import FileHead, compare_with_existing
 from soundpiece_async._download.verify import demand_header_check, describe, inspect
 from soundpiece_async._logs import get_logger
 
@@ -457,7 +457,7 @@ async def _compare(
     head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
     while len(head) < (needed := min(size, flac.measure_head(head))):  # a tag stands before the header
         head += await target.read(len(head), needed)
-    difference = await find_difference(First(head, size), download=download)
+    difference = await compare_with_existing(FileHead(head, size), download=download)
     if difference is not None:
         return difference
     found = inspect(head, download.output.duration, verify=verify)

@@ -37,7 +37,7 @@ class ExcessBody(AttemptFailed):
     """A body longer than announced: none of it can be trusted."""
 
 
-class Vessel(Protocol):
+class Sink(Protocol):
     """What a body is poured into."""
 
     @property
@@ -66,21 +66,21 @@ class Vessel(Protocol):
         """Return whether the last bytes are the last frame of a FLAC; None if nothing says so or otherwise."""
 
 
-async def fill(vessel: Vessel, *, download: OutputDownload) -> str | None:
-    """Bring the whole file into the vessel.
+async def download_into(sink: Sink, *, download: OutputDownload) -> str | None:
+    """Bring the whole file into the sink.
 
     Returns:
         What is wrong with its end, as the end of a sentence, or None: the host has no more, and the audio goes on.
 
     Raises:
-        SoundpieceError: it cannot be fetched; what came stays in the vessel, unless the file is larger than it may be.
+        SoundpieceError: it cannot be fetched; what came stays in the sink, unless the file is larger than it may be.
     """
     return await download.retry(
-        lambda: resuming.ask(vessel.length, vessel.known), partial(_read_answer, vessel, download=download)
+        lambda: resuming.ask(sink.length, sink.known), partial(_read_response, sink, download=download)
     )
 
 
-def demand(verdict: Verdict) -> Take | Whole:
+def usable(verdict: Verdict) -> Take | Whole:
     """Give what can be used of a verdict.
 
     Raises:
@@ -91,16 +91,16 @@ def demand(verdict: Verdict) -> Take | Whole:
             raise AttemptFailed(f"the host refused the URL ({status})", refused=True)
         case Unfit(why) | Useless(why):
             raise AttemptFailed(why)
-        case usable:
-            return usable
+        case found:
+            return found
 
 
-async def _read_answer(vessel: Vessel, stream: "Stream", *, download: OutputDownload) -> str | None:
-    """Use what an answer brings; returning means that the file is here. Returns as ``fill``."""
-    verdict = resuming.judge(stream.status, stream.headers, have=vessel.length, known=vessel.known)
+async def _read_response(sink: Sink, stream: "Stream", *, download: OutputDownload) -> str | None:
+    """Use what an answer brings; returning means that the file is here. Returns as ``download_into``."""
+    verdict = resuming.judge(stream.status, stream.headers, have=sink.length, known=sink.known)
     if isinstance(verdict, Useless):
-        await vessel.restart(Known())
-    take = demand(verdict)
+        await sink.restart(Known())
+    take = usable(verdict)
     if isinstance(take, Whole):
         return None
     try:
@@ -108,53 +108,51 @@ async def _read_answer(vessel: Vessel, stream: "Stream", *, download: OutputDown
         body = await unpack(download.open_body(stream), take.encodings)
         if isinstance(body, Unpacked):  # its lengths, and its ETag, are those of what was packed
             take = Take(start=0, end=None, certain=True, known=Known())
-        await _pour(body, vessel, take=take, download=download)
+        await _write_body(body, sink, take=take, download=download)
     except (ExcessBody, TooLarge):
-        await vessel.restart(Known())
+        await sink.restart(Known())
         raise
-    return await _check_end(vessel, take, download=download)
+    return await _check_end(sink, take, download=download)
 
 
-async def _check_end(vessel: Vessel, take: Take, *, download: OutputDownload) -> str | None:
+async def _check_end(sink: Sink, take: Take, *, download: OutputDownload) -> str | None:
     """Find out whether a body that ended cleanly was the rest of the file (``resuming``, rule 5)."""
-    size = vessel.known.size
-    if vessel.length == size or (size is None and take.certain):
+    size = sink.known.size
+    if sink.length == size or (size is None and take.certain):
         return None
     if size is not None or take.end is not None:
-        raise AttemptFailed(
-            f"the body ended at byte {vessel.length} of {'an unknown number' if size is None else size}"
-        )
-    whole = await vessel.ends_whole(download.output.duration)
+        raise AttemptFailed(f"the body ended at byte {sink.length} of {'an unknown number' if size is None else size}")
+    whole = await sink.ends_whole(download.output.duration)
     if whole:
         return None
-    if download.ended_here_before(vessel.length):
-        fault = f"it ends at byte {vessel.length} each time, which is not the end of its last frame"
+    if download.ended_here_before(sink.length):
+        fault = f"it ends at byte {sink.length} each time, which is not the end of its last frame"
         return None if whole is None else fault
-    vessel.known = attrs.evolve(vessel.known, ended=True)
+    sink.known = attrs.evolve(sink.known, ended=True)
     raise AttemptFailed("the host does not say how long the file is, and its end has to be confirmed")
 
 
-async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, download: OutputDownload) -> None:
+async def _write_body(body: "Body | Plain", sink: Sink, *, take: Take, download: OutputDownload) -> None:
     """Put a body where it belongs; when it breaks, what had arrived is taken before the fault is raised.
 
-    It is read from the first moment on, whatever the vessel has to do before: what is not read when it breaks is lost.
+    It is read from the first moment on, whatever the sink has to do before: what is not read when it breaks is lost.
     """
     faults: list[Exception] = []
     send, receive = anyio.create_memory_object_stream[list[bytes]](0)
 
-    async def fill_vessel() -> None:
+    async def fill_sink() -> None:
         async with receive:
             if take.start:
-                vessel.known = take.known
+                sink.known = take.known
             else:
-                await vessel.restart(take.known)
+                await sink.restart(take.known)
             async for batch in receive:
-                await vessel.append(batch)
-                download.record_progress(vessel.length)
+                await sink.append(batch)
+                download.record_progress(sink.length)
 
     async def fill_or_stop() -> None:
         try:
-            await fill_vessel()
+            await fill_sink()
         except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
             faults.insert(0, error)
             filling.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
@@ -162,19 +160,19 @@ async def _pour(body: "Body | Plain", vessel: Vessel, *, take: Take, download: O
     async with anyio.create_task_group() as filling, send, aclosing(body):
         filling.start_soon(fill_or_stop)
         try:
-            await _collect(body, send, take=take, vessel=vessel, download=download)
+            await _batch_blocks(body, send, take=take, sink=sink, download=download)
         except Exception as error:  # noqa: BLE001 - the same
             faults.append(error)
     if faults:
         raise faults[0]
 
 
-async def _collect(
+async def _batch_blocks(
     body: "Body | Plain",
     batches: MemoryObjectSendStream[list[bytes]],
     *,
     take: Take,
-    vessel: Vessel,
+    sink: Sink,
     download: OutputDownload,
 ) -> None:
     """Hand blocks on in batches, the first of which begins where ``take`` says."""
@@ -187,7 +185,7 @@ async def _collect(
             if take.end is not None and reached > take.end:
                 raise ExcessBody("the host sent more bytes than it had announced")
             if reached > bound:
-                header = await vessel.read_header()
+                header = await sink.read_header()
                 download.check_size(reached, header=header)
                 bound = download.max_size(header)
             batch.append(block)
@@ -203,14 +201,14 @@ async def _collect(
 
 
 @attrs.frozen
-class First:
+class FileHead:
     """The head of a file, and how long that is, if it is known."""
 
     head: bytes
     size: int | None
 
 
-async def find_difference(here: First, *, download: OutputDownload) -> DownloadError | None:
+async def compare_with_existing(here: FileHead, *, download: OutputDownload) -> DownloadError | None:
     """Compare what is there with what the host has; give the error that says why it must not be taken for it.
 
     Raises:
@@ -218,7 +216,7 @@ async def find_difference(here: First, *, download: OutputDownload) -> DownloadE
     """
     wanted = max(len(here.head), flac.HEADER_BYTES)
     asked = {"Accept-Encoding": "identity", "Range": f"bytes=0-{wanted - 1}"}
-    remote = await download.retry(lambda: asked, partial(_read_first, asked=asked, wanted=wanted, download=download))
+    remote = await download.retry(lambda: asked, partial(_read_head, asked=asked, wanted=wanted, download=download))
     if remote.size is None:
         return download.error(
             "a file is there, and the host does not say how long its own is; remove it, or pass overwrite=True"
@@ -230,9 +228,9 @@ async def find_difference(here: First, *, download: OutputDownload) -> DownloadE
     return None
 
 
-async def _read_first(stream: "Stream", *, asked: dict[str, str], wanted: int, download: OutputDownload) -> First:
+async def _read_head(stream: "Stream", *, asked: dict[str, str], wanted: int, download: OutputDownload) -> FileHead:
     """Read the first bytes; a host without ranges sends more, which is read only where nothing else says how much."""
-    verdict = demand(resuming.judge(stream.status, stream.headers, have=0, known=Known()))
+    verdict = usable(resuming.judge(stream.status, stream.headers, have=0, known=Known()))
     encodings = verdict.encodings if isinstance(verdict, Take) else ()
     body = await unpack(download.open_body(stream), encodings)
     if isinstance(body, Unpacked) and asked.pop("Range", ""):
@@ -247,7 +245,7 @@ async def _read_first(stream: "Stream", *, asked: dict[str, str], wanted: int, d
             if len(head) == wanted and not count_all:
                 break
             if arrived > download.max_size():
-                return First(head, None)
+                return FileHead(head, None)
     if size is not None and len(head) < min(size, wanted):
         raise AttemptFailed(f"the body ended after {len(head)} bytes")
-    return First(head, arrived if count_all else size)
+    return FileHead(head, arrived if count_all else size)
