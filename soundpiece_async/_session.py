@@ -218,7 +218,7 @@ class Session:
             demand_output(output),
             wanted=range,
             if_range=if_range,
-            open_passage=self._engine.downloader.open,
+            open_relay=self._engine.downloader.open,
             inside=self._life.guarded,
             start=self._life.start_child,
         )

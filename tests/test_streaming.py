@@ -74,7 +74,7 @@ async def test_what_an_answer_needs_is_known_when_it_is_entered(tmp_path: Path) 
             }
             assert audio.status == 200
             assert (audio.size, audio.content_type, audio.duration) == (300_000, "audio/flac", 1.0)
-            assert "open <Passage <OutputDownload http" in repr(audio)
+            assert "open <VerifiedRelay <OutputDownload http" in repr(audio)
             assert "secret" not in repr(audio)
             assert [block async for block in audio]
             assert [block async for block in audio] == []
@@ -375,7 +375,7 @@ async def test_a_part_of_two_versions_is_an_error(tmp_path: Path, script: list[S
             async for block in audio:
                 got += block
         assert got == SONG[200_000:260_000]
-        assert "Excerpt bytes=200000-299999" in repr(audio)
+        assert "RangeRelay bytes=200000-299999" in repr(audio)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.destinations import Destination, Places
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
 from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, read_facts, refuses_name
-from soundpiece_async._download.relay import Excerpt, Passage
+from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing, download_into
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
 from soundpiece_async._lifetime import KeyedLocks
@@ -130,18 +130,18 @@ class Downloader:
         self,
         output: Output,
         *,
-        pass_on: Callable[[list[bytes]], Awaitable[None]],
+        emit: Callable[[list[bytes]], Awaitable[None]],
         wanted: ByteRange | None = None,
         if_range: str | None = None,
-    ) -> Passage | Excerpt:
+    ) -> VerifiedRelay | RangeRelay:
         """Prepare to pass an output on, or the part of it that is wanted, to whoever makes something else than a file.
 
         Raises:
             SettingsError: ``verify="full"``: frames are decoded from files only.
         """
         download = OutputDownload(output, target="a stream", context=self._context)
-        passage = Passage(download, pass_on=pass_on, verify=self._verify, threads=self._threads)
-        return passage if wanted is None else Excerpt(passage, wanted=wanted, if_range=if_range)
+        relay = VerifiedRelay(download, emit=emit, verify=self._verify, threads=self._threads)
+        return relay if wanted is None else RangeRelay(relay, wanted=wanted, if_range=if_range)
 
     async def save(self, output: Output, target: "Path | Target", *, overwrite: bool = False) -> SavedFile:
         """Bring an output to ``target``, whose folder is made if missing.

@@ -1,6 +1,6 @@
 """Passes an output on as it arrives, whole or a range of it, each byte once and in order; nothing is kept.
 
-1. Nothing of a whole file is passed on before its header is checked; a file that fails the check is fetched again once.
+1. Nothing of a whole file is passed on before its header is checked; a file that fails the check is fetched again.
 2. Bytes that were passed on cannot be taken back. A host that has to start again (no ranges, another ETag) must send
    the same bytes again: they are compared by hash and not passed on twice. Other bytes end the relay.
 3. ``run`` returns when all announced bytes have been passed on; every other end is an error.
@@ -40,19 +40,19 @@ _LARGEST_TAIL = 2 << 20
 """Bytes that are kept until the header says how large a frame may be."""
 
 
-class Passage:
+class VerifiedRelay:
     """One output on its way through this process.
 
     Args:
         download: where it comes from.
-        pass_on: gets the file in blocks, and waits as long as it likes.
+        emit: gets the file in blocks, and waits as long as it likes.
         verify: ``"header"`` or ``"none"``.
         threads: bounds the worker threads, which do the hashing.
 
     Attributes:
         known: what the host has said of the file.
         length: bytes of the file that came, since the host last began.
-        passed: bytes that were passed on.
+        emitted: bytes that were passed on.
         size: bytes of the whole file, as the host said before the first were passed on, or None.
         etag: a strong one, as it was then, or None.
         header: what the file's header says, once it was checked, if there is one.
@@ -65,7 +65,7 @@ class Passage:
         self,
         download: OutputDownload,
         *,
-        pass_on: Callable[[list[bytes]], Awaitable[None]],
+        emit: Callable[[list[bytes]], Awaitable[None]],
         verify: Verify,
         threads: anyio.CapacityLimiter,
     ) -> None:
@@ -73,24 +73,22 @@ class Passage:
         self.download = download
         self.known = Known()
         self.length = 0
-        self.passed = 0
+        self.emitted = 0
         self.size: int | None = None
         self.etag: str | None = None
         self.header: FlacHeader | None = None
-        self.pass_on = pass_on
+        self.emit = emit
         self._verify: Verify = verify
         self._threads = threads
         self._found: Inspection | None = None
         self._recent: deque[bytes] = deque()
         self._recent_bytes = 0
-        self._held: list[bytes] = []
+        self._pending_header: list[bytes] = []
         self._digest = hashlib.sha256()
-        self._again = hashlib.sha256()
+        self._replay_hash = hashlib.sha256()
 
     def __repr__(self) -> str:
-        return (
-            f"<Passage {self.download!r} passed={self.passed} length={self.length} checked={self._found is not None}>"
-        )
+        return f"<VerifiedRelay {self.download!r} emitted={self.emitted} checked={self._found is not None}>"
 
     async def run(self) -> None:
         """Bring the whole file through.
@@ -101,12 +99,12 @@ class Passage:
             SoundpieceError: what renewing its URL raises.
         """
         try:
-            await self._bring()
+            await self._relay_whole()
         except CorruptAudio as error:  # of its header, so nothing was passed on (rule 1)
             logger.warning("%s", error)
             self.download.reset()
             await self.restart(Known())
-            await self._bring()
+            await self._relay_whole()
 
     @property
     def reply(self) -> Reply:
@@ -125,26 +123,26 @@ class Passage:
     async def restart(self, known: Known) -> None:
         """Begin again; what was passed on has to come once more (rule 2)."""
         if self.size is not None and known.size not in (None, self.size):
-            raise self._differs()
-        self.known, self.length, self._held = known, 0, []
+            raise self._content_changed_error()
+        self.known, self.length, self._pending_header = known, 0, []
         self._recent.clear()
         self._recent_bytes = 0
-        self._again = hashlib.sha256()
+        self._replay_hash = hashlib.sha256()
 
     async def append(self, blocks: list[bytes]) -> None:
         """Write the bytes that follow, and pass on what is new of them."""
         if self.known.size is None:
             self._keep_recent(blocks)
-        old, new = _split(blocks, self.passed - self.length)
+        old, new = _split(blocks, self.emitted - self.length)
         if old:
             await self._compare(old)
         self.length += _size(new)
         if self._found is None:
-            self._held += new
-            if not flac.find_head(self._held)[1]:
+            self._pending_header += new
+            if not flac.find_head(self._pending_header)[1]:
                 return
             new = self._check()
-        await self._hand_over(new)
+        await self._emit(new)
 
     async def read_header(self) -> "FlacHeader | None":
         """Read the header, once it was checked."""
@@ -165,44 +163,44 @@ class Passage:
         while self._recent and self._recent_bytes - len(self._recent[0]) >= needed:
             self._recent_bytes -= len(self._recent.popleft())
 
-    async def _hand_over(self, blocks: list[bytes]) -> None:
+    async def _emit(self, blocks: list[bytes]) -> None:
         if blocks:
-            if not self.passed:
+            if not self.emitted:
                 self.size, self.etag = self.known.size, self.known.etag
             await self._hash(self._digest, blocks)
-            self.passed += _size(blocks)
-            await self.pass_on(blocks)
+            self.emitted += _size(blocks)
+            await self.emit(blocks)
 
-    async def _bring(self) -> None:
+    async def _relay_whole(self) -> None:
         cut = await download_into(self, download=self.download)
-        if self.length < self.passed or self.size not in (None, self.length):
-            raise self._differs()
+        if self.length < self.emitted or self.size not in (None, self.length):
+            raise self._content_changed_error()
         if self._found is None:  # shorter than any header; with verify="none" nobody minds
-            await self._hand_over(self._check())
+            await self._emit(self._check())
         if cut is not None and self._verify != "none":
             raise self.download.error(f"{cut}; ask for it once more")
 
     def _check(self) -> list[bytes]:
         """Check the header, and give what was held back until then (rule 1)."""
-        head, _ = flac.find_head(self._held)
+        head, _ = flac.find_head(self._pending_header)
         found = inspect(head, self.download.output.duration, verify=self._verify)
         if found.fault is not None:
             raise self.download.error(f"{found.fault}. Settings(verify='none') takes it as it is", kind=CorruptAudio)
-        held, self._held = self._held, []
+        held, self._pending_header = self._pending_header, []
         self.header, self._found = found.header, found
         log_warnings(found.warnings, output=self.download.output, target=self.download.target)
         return held
 
     async def _compare(self, blocks: list[bytes]) -> None:
         """Hash what comes once more, and compare it where that ends (rule 2)."""
-        await self._hash(self._again, blocks)
+        await self._hash(self._replay_hash, blocks)
         self.length += _size(blocks)
-        if self.length == self.passed and self._again.digest() != self._digest.digest():
-            raise self._differs()
+        if self.length == self.emitted and self._replay_hash.digest() != self._digest.digest():
+            raise self._content_changed_error()
 
-    def _differs(self) -> DownloadError:
+    def _content_changed_error(self) -> DownloadError:
         return self.download.error(
-            f"the host began again, with other bytes than the first {self.passed}, which were passed on; ask once more"
+            f"the host began again, with other bytes than the first {self.emitted}, which were passed on; ask once more"
         )
 
     async def _hash(self, digest: "hashlib._Hash", blocks: list[bytes]) -> None:
@@ -230,7 +228,7 @@ def _split(blocks: list[bytes], at: int) -> tuple[list[bytes], list[bytes]]:
     return left, []
 
 
-class Excerpt:
+class RangeRelay:
     """A part of one output on its way through this process.
 
     Args:
@@ -240,18 +238,18 @@ class Excerpt:
 
     Attributes:
         answer: what the client gets, once that is known.
-        passed: bytes that were passed on.
+        emitted: bytes that were passed on.
     """
 
-    def __init__(self, whole: Passage, *, wanted: ByteRange, if_range: str | None) -> None:
+    def __init__(self, whole: VerifiedRelay, *, wanted: ByteRange, if_range: str | None) -> None:
         self.whole = whole
         self.answer: Part | Whole | Nothing | None = None
-        self.passed = 0
+        self.emitted = 0
         self._wanted = wanted
         self._if_range = if_range
 
     def __repr__(self) -> str:
-        return f"<Excerpt {self._wanted.ask()} {self.answer} passed={self.passed} {self.whole!r}>"
+        return f"<RangeRelay {self._wanted.ask()} {self.answer} emitted={self.emitted} {self.whole!r}>"
 
     @property
     def download(self) -> OutputDownload:
@@ -277,7 +275,7 @@ class Excerpt:
                 return attrs.evolve(reply, span=range(reply.size or 0)) if from_start else reply
 
     async def run(self) -> None:
-        """Bring the part through. Raises as ``Passage.run``."""
+        """Bring the part through. Raises as ``VerifiedRelay.run``."""
         if not self._wanted.whole:
             await self.download.retry(self._ask, self._read)
         if self.answer is None or isinstance(self.answer, Whole):
@@ -291,7 +289,7 @@ class Excerpt:
         if not isinstance(self.answer, Part):
             return self._wanted
         span = self.answer.span
-        return ByteRange(span.start + self.passed, span.stop - 1)
+        return ByteRange(span.start + self.emitted, span.stop - 1)
 
     async def _read(self, stream: "Stream") -> None:
         """Use what an answer brings; returning means that all of it was passed on."""
@@ -317,9 +315,9 @@ class Excerpt:
                 skip = max(0, skip - len(block))
                 if fresh:
                     missing -= len(fresh)
-                    self.passed += len(fresh)
+                    self.emitted += len(fresh)
                     download.record_progress(part.span.stop - missing)
-                    await self.whole.pass_on([fresh])
+                    await self.whole.emit([fresh])
                 if not missing:
                     return
         raise AttemptFailed(f"the body ended {missing} bytes before its end")

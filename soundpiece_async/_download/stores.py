@@ -32,7 +32,7 @@ from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import OutputDownload
-from soundpiece_async._download.relay import Passage
+from soundpiece_async._download.relay import VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing
 from soundpiece_async._download.verify import demand_header_check, describe, inspect
 from soundpiece_async._logs import get_logger
@@ -352,9 +352,9 @@ async def upload(
         found = await _look(target, download=download, verify=verify, threads=threads)
     if found is None or (overwrite and not isinstance(found, SavedFile)):
         body = Body()
-        passage = Passage(download, pass_on=body.write, verify=verify, threads=threads)
+        relay = VerifiedRelay(download, emit=body.write, verify=verify, threads=threads)
         try:
-            await _send(target, body, passage, overwrite=overwrite)
+            await _send(target, body, relay, overwrite=overwrite)
         except StoreError as error:
             with _failing(target, download):
                 if error.kind != "taken":
@@ -365,25 +365,25 @@ async def upload(
                 "pass overwrite=True"
             )
         else:
-            logger.info("%s: saved as %s, %d bytes", download.output.handle, target.url, passage.passed)
-            return _describe_passed(target, passage), True
+            logger.info("%s: saved as %s, %d bytes", download.output.handle, target.url, relay.emitted)
+            return _make_saved_object(target, relay), True
     if isinstance(found, SavedFile):
         return found, False
     raise found
 
 
-def _describe_passed(target: Target, passage: Passage) -> SavedFile:
+def _make_saved_object(target: Target, relay: VerifiedRelay) -> SavedFile:
     return describe(
         target.path,
-        size=passage.passed,
-        sha256=passage.sha256(),
-        found=passage.found,
-        output=passage.download.output,
+        size=relay.emitted,
+        sha256=relay.sha256(),
+        found=relay.found,
+        output=relay.download.output,
         url=target.url,
     )
 
 
-async def _send(target: Target, body: Body, passage: Passage, *, overwrite: bool) -> None:
+async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: bool) -> None:
     """Write while the file arrives; whichever of the two fails ends the other.
 
     Raises:
@@ -393,7 +393,7 @@ async def _send(target: Target, body: Body, passage: Passage, *, overwrite: bool
     fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
 
     def whole() -> bool:  # known once the host has answered
-        return passage.size is not None and passage.size <= SENT_WHOLE
+        return relay.size is not None and relay.size <= SENT_WHOLE
 
     def creates() -> bool:
         return whole() and target.creates and not overwrite
@@ -415,7 +415,7 @@ async def _send(target: Target, body: Body, passage: Passage, *, overwrite: bool
             group.start_soon(write)
             try:
                 with fetching:
-                    await passage.run()
+                    await relay.run()
                     if not overwrite and not creates():
                         await _demand_free(target)
                     body.finish()

@@ -12,7 +12,7 @@ import anyio.lowlevel
 from soundpiece_async._core import byte_ranges
 from soundpiece_async._core.errors import SoundpieceError, duplicate
 from soundpiece_async._core.outputs import Output
-from soundpiece_async._download.relay import Excerpt, Passage
+from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._lifetime import run_shielded
 
 
@@ -38,25 +38,25 @@ class AudioStream:
         *,
         wanted: str | None = None,
         if_range: str | None = None,
-        open_passage: Callable[..., Passage | Excerpt],
+        open_relay: Callable[..., VerifiedRelay | RangeRelay],
         inside: Callable[[], AbstractContextManager[None]],
         start: Callable[[Callable[..., Coroutine[Any, Any, None]]], anyio.Event],
     ) -> None:
         self._output = output
         self._range = byte_ranges.parse(wanted)
         self._if_range = if_range
-        self._open_passage = open_passage
+        self._open_relay = open_relay
         self._inside = inside
         self._start = start
-        self._passage: Passage | Excerpt | None = None
+        self._relay: VerifiedRelay | RangeRelay | None = None
         self._blocks: deque[bytes] = deque()
         self._fault: Exception | None = None
         self._ended: anyio.Event | None = None
         self._over = self._reading = False
 
     def __repr__(self) -> str:
-        state = "new" if self._passage is None else "over" if self._over else "open"
-        return f"<AudioStream {self._output.handle}#{self._output.index} {state} {self._passage!r}>"
+        state = "new" if self._relay is None else "over" if self._over else "open"
+        return f"<AudioStream {self._output.handle}#{self._output.index} {state} {self._relay!r}>"
 
     @property
     def status(self) -> int:
@@ -85,11 +85,9 @@ class AudioStream:
         return {"Content-Type": self.content_type, **self._entered().reply.headers}
 
     async def __aenter__(self) -> Self:
-        if self._passage is not None:
+        if self._relay is not None:
             raise RuntimeError("an audio stream is entered once: call session.stream again")
-        self._passage = self._open_passage(
-            self._output, pass_on=self._offer, wanted=self._range, if_range=self._if_range
-        )
+        self._relay = self._open_relay(self._output, emit=self._offer, wanted=self._range, if_range=self._if_range)
         self._news, self._wanted, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
         await anyio.lowlevel.checkpoint_if_cancelled()
         try:
@@ -146,10 +144,10 @@ class AudioStream:
         finally:
             self._reading = False
 
-    def _entered(self) -> Passage | Excerpt:
-        if self._passage is None:
+    def _entered(self) -> VerifiedRelay | RangeRelay:
+        if self._relay is None:
             raise RuntimeError("use 'async with session.stream(output) as audio'")
-        return self._passage
+        return self._relay
 
     def _look_for_fault(self) -> None:
         if self._over and self._fault is not None:
@@ -164,11 +162,11 @@ class AudioStream:
 
     async def _host(self) -> None:
         """Bring the output through; a child of the session's root task."""
-        passage = self._entered()
-        self._fault = passage.download.error("the stream was left, or the session closed, before the end")
+        relay = self._entered()
+        self._fault = relay.download.error("the stream was left, or the session closed, before the end")
         try:
             with self._left:
-                await passage.run()
+                await relay.run()
                 self._fault = None
         except Exception as fault:  # noqa: BLE001 - a fault of ours too is the reader's to raise; the session goes on
             self._fault = fault

@@ -142,7 +142,7 @@ def stream(
         b.output(**changes),
         wanted=wanted,
         if_range=if_range,
-        open_passage=b.downloader.open,
+        open_relay=b.downloader.open,
         inside=life.guarded,
         start=life.start_child,
     )
