@@ -51,22 +51,22 @@ class AudioStream:
         self._relay: VerifiedRelay | RangeRelay | None = None
         self._blocks: deque[bytes] = deque()
         self._fault: Exception | None = None
-        self._ended: anyio.Event | None = None
-        self._over = self._reading = False
+        self._task_ended: anyio.Event | None = None
+        self._done = self._reading = False
 
     def __repr__(self) -> str:
-        state = "new" if self._relay is None else "over" if self._over else "open"
+        state = "new" if self._relay is None else "over" if self._done else "open"
         return f"<AudioStream {self._output.handle}#{self._output.index} {state} {self._relay!r}>"
 
     @property
     def status(self) -> int:
         """The status of an answer that passes the stream on: 200, or with a ``range`` also 206 or 416."""
-        return self._entered().reply.status
+        return self._require_entered().reply.status
 
     @property
     def size(self) -> int | None:
         """Bytes of the whole file, or None when the host does not say."""
-        return self._entered().reply.size
+        return self._require_entered().reply.size
 
     @property
     def content_type(self) -> str:
@@ -76,25 +76,25 @@ class AudioStream:
     @property
     def duration(self) -> float | None:
         """Seconds, by the file's own header, else as the service announced."""
-        header = self._entered().header
+        header = self._require_entered().header
         return self._output.duration if header is None or header.duration is None else header.duration
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers for an answer that passes the stream on: the type, and what is known of length, part and ETag."""
-        return {"Content-Type": self.content_type, **self._entered().reply.headers}
+        return {"Content-Type": self.content_type, **self._require_entered().reply.headers}
 
     async def __aenter__(self) -> Self:
         if self._relay is not None:
             raise RuntimeError("an audio stream is entered once: call session.stream again")
-        self._relay = self._open_relay(self._output, emit=self._offer, wanted=self._range, if_range=self._if_range)
-        self._news, self._wanted, self._left = anyio.Event(), anyio.Event(), anyio.CancelScope()
+        self._relay = self._open_relay(self._output, emit=self._put, wanted=self._range, if_range=self._if_range)
+        self._changed, self._demand, self._scope = anyio.Event(), anyio.Event(), anyio.CancelScope()
         await anyio.lowlevel.checkpoint_if_cancelled()
         try:
             with self._inside():
-                self._ended = self._start(self._host)
-                await self._news.wait()
-            self._look_for_fault()
+                self._task_ended = self._start(self._run)
+                await self._changed.wait()
+            self._raise_fault()
         except BaseException:
             await self._leave()
             raise
@@ -116,19 +116,19 @@ class AudioStream:
             SoundpieceError: another task reads it at the same time. It ends for both: neither has the whole of it.
             SessionClosed: the session was closed meanwhile.
         """
-        self._entered()
-        with self._inside(), self._read_alone():
-            while not self._blocks and not self._over:
-                self._news = anyio.Event()
-                self._wanted.set()
-                await self._news.wait()
+        self._require_entered()
+        with self._inside(), self._single_reader():
+            while not self._blocks and not self._done:
+                self._changed = anyio.Event()
+                self._demand.set()
+                await self._changed.wait()
         if self._blocks:
             return self._blocks.popleft()
-        self._look_for_fault()
+        self._raise_fault()
         raise StopAsyncIteration
 
     @contextmanager
-    def _read_alone(self) -> Generator[None]:
+    def _single_reader(self) -> Generator[None]:
         if self._reading:
             fault = SoundpieceError(
                 f"the stream of {self._output.handle} was read by two tasks at a time, and each would get parts "
@@ -136,7 +136,7 @@ class AudioStream:
             )
             self._fault = fault
             self._blocks.clear()
-            self._left.cancel()
+            self._scope.cancel()
             raise duplicate(fault)
         self._reading = True
         try:
@@ -144,39 +144,39 @@ class AudioStream:
         finally:
             self._reading = False
 
-    def _entered(self) -> VerifiedRelay | RangeRelay:
+    def _require_entered(self) -> VerifiedRelay | RangeRelay:
         if self._relay is None:
             raise RuntimeError("use 'async with session.stream(output) as audio'")
         return self._relay
 
-    def _look_for_fault(self) -> None:
-        if self._over and self._fault is not None:
+    def _raise_fault(self) -> None:
+        if self._done and self._fault is not None:
             raise self._fault
 
-    async def _offer(self, blocks: list[bytes]) -> None:
+    async def _put(self, blocks: list[bytes]) -> None:
         """Put blocks where the reader takes them, and wait until they are taken: one batch is here, one behind it."""
         self._blocks.extend(blocks)
-        self._wanted = anyio.Event()
-        self._news.set()
-        await self._wanted.wait()
+        self._demand = anyio.Event()
+        self._changed.set()
+        await self._demand.wait()
 
-    async def _host(self) -> None:
+    async def _run(self) -> None:
         """Bring the output through; a child of the session's root task."""
-        relay = self._entered()
+        relay = self._require_entered()
         self._fault = relay.download.error("the stream was left, or the session closed, before the end")
         try:
-            with self._left:
+            with self._scope:
                 await relay.run()
                 self._fault = None
         except Exception as fault:  # noqa: BLE001 - a fault of ours too is the reader's to raise; the session goes on
             self._fault = fault
         finally:
-            self._over = True
-            self._news.set()
+            self._done = True
+            self._changed.set()
 
     async def _leave(self) -> None:
-        self._left.cancel()
-        if self._ended is not None:
+        self._scope.cancel()
+        if self._task_ended is not None:
             with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
-                await run_shielded(self._ended.wait)
+                await run_shielded(self._task_ended.wait)
         self._blocks.clear()
