@@ -13,7 +13,7 @@ from helpers.raw_output_host import ScriptedResponse
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._download.fetch import OutputDownload
-from soundpiece_async._download.partfile import Disk, OnDisk, PartFile
+from soundpiece_async._download.partfile import FileSink, FileWorker, PartFile
 from soundpiece_async._download.transfer import download_into
 
 pytestmark = pytest.mark.anyio
@@ -142,12 +142,12 @@ async def test_large_files_go_by_in_batches(tmp_path: Path) -> None:
 async def test_a_fault_of_the_last_step_is_told(tmp_path: Path) -> None:
     """What goes wrong in closing comes out as any other fault of the disk, not in a group."""
     async with bench(tmp_path) as b:
-        disk = Disk(
+        worker = FileWorker(
             OutputDownload(b.output(), target="song.flac", context=b.downloader._context),
             threads=anyio.CapacityLimiter(1),
         )
         with pytest.raises(DownloadError, match="file system"):
-            await disk.finish(tmp_path.unlink)
+            await worker.finish(tmp_path.unlink)
 
 
 class FullPart(PartFile):
@@ -170,14 +170,14 @@ async def test_a_full_disk_ends_a_download_at_once(
     """ENOSPC and EDQUOT say so, other faults say theirs; nothing is tried again, also when the stream broke as well."""
     async with bench(tmp_path, default=act) as b:
         download = OutputDownload(b.output(), target="song.flac", context=b.downloader._context)
-        disk = Disk(download, threads=anyio.CapacityLimiter(1))
+        worker = FileWorker(download, threads=anyio.CapacityLimiter(1))
         part = FullPart(tmp_path / "song.flac", source="s")
         part.error = number
-        assert "OnDisk <PartFile" in repr(OnDisk(part, disk=disk))
+        assert "FileSink <PartFile" in repr(FileSink(part, worker=worker))
         part.claim(overwrite=False)
         try:
             with pytest.raises(DownloadError, match=reason):
-                await download_into(OnDisk(part, disk=disk), download=download)
+                await download_into(FileSink(part, worker=worker), download=download)
         finally:
             part.close()
 
@@ -203,14 +203,14 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path, side: str) -> None
     """Whatever it is, and on whichever side of the two: no caller has to look into a group."""
     async with bench(tmp_path) as b:
         download = OutputDownload(b.output(), target="song.flac", context=b.downloader._context)
-        disk = Disk(download, threads=anyio.CapacityLimiter(1))
+        worker = FileWorker(download, threads=anyio.CapacityLimiter(1))
         part = (BrokenPart if side == "writing" else PartFile)(tmp_path / "song.flac", source="s")
         if side == "reading":
             download.count_block = count_wrongly  # type: ignore[method-assign]  # a bug
         part.claim(overwrite=False)
         try:
             with pytest.raises(ZeroDivisionError):
-                await download_into(OnDisk(part, disk=disk), download=download)
+                await download_into(FileSink(part, worker=worker), download=download)
         finally:
             part.close()
 

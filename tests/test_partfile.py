@@ -87,7 +87,7 @@ async def test_processes_wait_for_each_other(tmp_path: Path) -> None:
     async with bench(tmp_path) as b, anyio.create_task_group() as group:
         b.target.parent.mkdir()
         other = PartFile(b.target, source="another process")
-        assert other.claim(overwrite=False) is Claim.MINE
+        assert other.claim(overwrite=False) is Claim.ACQUIRED
         other.append([SONG])
 
         group.start_soon(b.save)
@@ -106,7 +106,7 @@ async def test_a_holder_that_gives_up_is_followed(tmp_path: Path) -> None:
     async with bench(tmp_path) as b, anyio.create_task_group() as group:
         b.target.parent.mkdir()
         other = PartFile(b.target, source="another process")
-        assert other.claim(overwrite=False) is Claim.MINE
+        assert other.claim(overwrite=False) is Claim.ACQUIRED
 
         group.start_soon(b.save)
         await anyio.sleep(0.15)
@@ -120,14 +120,14 @@ def test_a_lock_belongs_to_the_file_that_is_there(tmp_path: Path) -> None:
     one, two = (PartFile(tmp_path / "x.flac", source="s") for _ in range(2))
 
     assert repr(one) == f"<PartFile {tmp_path / 'x.flac.part'} new length=0 {Known()}>"
-    assert one.claim(overwrite=False) is Claim.MINE
+    assert one.claim(overwrite=False) is Claim.ACQUIRED
     assert "open" in repr(one)
-    assert two.claim(overwrite=False) is Claim.TAKEN
+    assert two.claim(overwrite=False) is Claim.LOCKED
     one.close()
     one.close()
     assert "closed" in repr(one)
-    assert one.claim(overwrite=False) is Claim.TAKEN
-    assert two.claim(overwrite=False) is Claim.MINE
+    assert one.claim(overwrite=False) is Claim.LOCKED
+    assert two.claim(overwrite=False) is Claim.ACQUIRED
     two.close()
     with pytest.raises(RuntimeError, match="after it was closed"):
         two.head()
@@ -150,9 +150,9 @@ def test_a_target_published_before_the_lock_was_had_is_seen(tmp_path: Path) -> N
     LatePath.looks = 0
     part = PartFile(LatePath(tmp_path / "x.flac"), source="s")
 
-    assert part.claim(overwrite=False) is Claim.DONE
+    assert part.claim(overwrite=False) is Claim.EXISTS
     assert not list(tmp_path.iterdir())
-    assert part.claim(overwrite=True) is Claim.MINE
+    assert part.claim(overwrite=True) is Claim.ACQUIRED
     part.close()
 
 
@@ -162,7 +162,7 @@ def test_the_note_of_one_killed_while_it_published_goes_away(tmp_path: Path) -> 
     target.write_bytes(SONG)
     (tmp_path / "x.flac.part.json").write_text("{}")
 
-    assert PartFile(target, source="s").claim(overwrite=False) is Claim.DONE
+    assert PartFile(target, source="s").claim(overwrite=False) is Claim.EXISTS
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == SONG
 
@@ -175,7 +175,7 @@ def test_a_rename_that_fails_can_be_gone_on_with(
     monkeypatch.setattr(partfile, "RENAMES_OPEN_FILES", renames)
     target = tmp_path / "x.flac"
     part = PartFile(target, source="s")
-    assert part.claim(overwrite=False) is Claim.MINE
+    assert part.claim(overwrite=False) is Claim.ACQUIRED
     part.restart(Known(etag='"1"', size=len(SONG)))
     part.append([SONG])
     target.mkdir()
@@ -185,7 +185,7 @@ def test_a_rename_that_fails_can_be_gone_on_with(
     target.rmdir()
 
     again = PartFile(target, source="s")
-    assert again.claim(overwrite=False) is Claim.MINE
+    assert again.claim(overwrite=False) is Claim.ACQUIRED
     assert (again.length, again.known.size) == (len(SONG) - 1, len(SONG))
     again.close()
 
@@ -194,9 +194,9 @@ def test_a_rename_that_fails_can_be_gone_on_with(
 def test_a_system_that_renames_no_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str | None) -> None:
     """It is closed before it gets its name, or is set aside; both end the part."""
     monkeypatch.setattr(partfile, "RENAMES_OPEN_FILES", False)
-    for end, name in ((PartFile.publish, "x.flac"), (PartFile.set_aside, "x.flac.corrupt")):
+    for end, name in ((PartFile.publish, "x.flac"), (PartFile.keep_corrupt, "x.flac.corrupt")):
         part = PartFile(tmp_path / "x.flac", source="s")
-        assert part.claim(overwrite=True) is Claim.MINE
+        assert part.claim(overwrite=True) is Claim.ACQUIRED
         part.restart(Known(etag=etag, size=len(SONG)))
         part.append([SONG])
         end(part)
@@ -232,6 +232,6 @@ async def test_a_part_that_was_removed_meanwhile_is_not_the_one_that_is_open(tmp
     path = tmp_path / "song.flac.part"
     path.write_bytes(SONG)
     with io.FileIO(path, "r+") as file:
-        assert partfile._is_still(file, path)
+        assert partfile._same_inode(file, path)
         path.unlink()
-        assert not partfile._is_still(file, path)
+        assert not partfile._same_inode(file, path)

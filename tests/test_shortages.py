@@ -94,8 +94,8 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_files_and_folders_are_locked_by_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One writer, one run; the journal does without SQLite's locks; all is removed at the end."""
     part, other = (PartFile(tmp_path / "x.flac", source="s") for _ in range(2))
-    assert part.claim(overwrite=False) is Claim.MINE
-    assert other.claim(overwrite=False) is Claim.TAKEN
+    assert part.claim(overwrite=False) is Claim.ACQUIRED
+    assert other.claim(overwrite=False) is Claim.LOCKED
     part.close()
     assert list(tmp_path.iterdir()) == []
     async with Journal.open(tmp_path) as journal:
@@ -246,9 +246,9 @@ def test_a_part_that_was_renamed_meanwhile_is_not_taken(tmp_path: Path, monkeypa
     """Its lock is given back."""
     part = PartFile(tmp_path / "x.flac", source="s")
     with monkeypatch.context() as patched:
-        patched.setattr(partfile, "_is_still", lambda *_: False)
-        assert part.claim(overwrite=False) is Claim.TAKEN
-    assert part.claim(overwrite=False) is Claim.MINE
+        patched.setattr(partfile, "_same_inode", lambda *_: False)
+        assert part.claim(overwrite=False) is Claim.LOCKED
+    assert part.claim(overwrite=False) is Claim.ACQUIRED
     part.close()
 
 

@@ -31,7 +31,7 @@ from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.destinations import Destination, Places
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
-from soundpiece_async._download.partfile import Claim, Disk, OnDisk, PartFile, read_facts, refuses_name
+from soundpiece_async._download.partfile import Claim, FileSink, FileWorker, PartFile, read_file_info, refuses_name
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing, download_into
 from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
@@ -158,11 +158,13 @@ class Downloader:
         if not isinstance(target, Path):
             return await self._upload(output, target, overwrite=overwrite)
         download = OutputDownload(output, target=str(target), context=self._context)
-        disk = Disk(download, threads=self._threads)
+        worker = FileWorker(download, threads=self._threads)
         if self._inspect is None:
-            self._inspect = await disk.run(prepare_inspection, self._verify)
-        async with self._targets.acquire(target if target.is_absolute() else await disk.run(target.absolute)):
-            return await self._take(target, download=download, disk=disk, inspect=self._inspect, overwrite=overwrite)
+            self._inspect = await worker.run(prepare_inspection, self._verify)
+        async with self._targets.acquire(target if target.is_absolute() else await worker.run(target.absolute)):
+            return await self._take(
+                target, download=download, worker=worker, inspect=self._inspect, overwrite=overwrite
+            )
 
     async def demand(self, to: Destination | None) -> None:
         """Try a destination, before anything is sent and paid for.
@@ -234,7 +236,7 @@ class Downloader:
         return saved
 
     async def _take(
-        self, target: Path, *, download: OutputDownload, disk: Disk, inspect: Inspect, overwrite: bool
+        self, target: Path, *, download: OutputDownload, worker: FileWorker, inspect: Inspect, overwrite: bool
     ) -> SavedFile:
         """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
         replace = False
@@ -242,28 +244,30 @@ class Downloader:
             part = PartFile(target, source=f"{download.output.handle}#{download.output.index}")
             async with self._files:
                 try:
-                    claim = await disk.run_in(target.parent, partial(part.claim, overwrite=replace))
-                    if claim is Claim.MINE:
-                        return await self._fetch(part, download=download, disk=disk, inspect=inspect)
+                    claim = await worker.run_in(target.parent, partial(part.claim, overwrite=replace))
+                    if claim is Claim.ACQUIRED:
+                        return await self._fetch(part, download=download, worker=worker, inspect=inspect)
                 finally:
                     if not part.closed:
-                        await disk.finish(part.close)
-            if claim is Claim.TAKEN:
+                        await worker.finish(part.close)
+            if claim is Claim.LOCKED:
                 await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
                 continue
-            found = await self._compare(target, download=download, disk=disk, inspect=inspect)
+            found = await self._compare(target, download=download, worker=worker, inspect=inspect)
             if isinstance(found, SavedFile):
                 return found
             if not overwrite:
                 raise found
             replace = True
 
-    async def _fetch(self, part: PartFile, *, download: OutputDownload, disk: Disk, inspect: Inspect) -> SavedFile:
+    async def _fetch(
+        self, part: PartFile, *, download: OutputDownload, worker: FileWorker, inspect: Inspect
+    ) -> SavedFile:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
-            cut = await download_into(OnDisk(part, disk=disk), download=download)
-            found = await disk.run(_publish_if_good, part, inspect, download.output.duration, cut)
+            cut = await download_into(FileSink(part, worker=worker), download=download)
+            found = await worker.run(_publish_if_good, part, inspect, download.output.duration, cut)
             fault = found.fault
             if fault is None:
                 self.saved += 1
@@ -274,29 +278,29 @@ class Downloader:
                 )
             logger.warning("%s: %s is not what it should be: %s", download.output.handle, part.target, fault)
             if fault_before and self._keep_corrupt:
-                fault = f"{fault}; it is kept as {await disk.run(part.set_aside)}"
+                fault = f"{fault}; it is kept as {await worker.run(part.keep_corrupt)}"
             else:
-                await disk.run(part.restart, Known())
+                await worker.run(part.restart, Known())
             download.reset()
         raise download.error(
             f"{fault}; it was fetched twice. Settings(verify='none') takes it as it is", kind=CorruptAudio
         )
 
     async def _compare(
-        self, target: Path, *, download: OutputDownload, disk: Disk, inspect: Inspect
+        self, target: Path, *, download: OutputDownload, worker: FileWorker, inspect: Inspect
     ) -> SavedFile | DownloadError:
         """Take the file that is there, or say why not (rule 3)."""
-        facts = await disk.run(read_facts, target)
-        difference = await compare_with_existing(FileHead(facts.head, facts.size), download=download)
+        info = await worker.run(read_file_info, target)
+        difference = await compare_with_existing(FileHead(info.head, info.size), download=download)
         if difference is not None:
             return difference
-        found = await disk.run(inspect, facts.head, target, download.output.duration)
+        found = await worker.run(inspect, info.head, target, download.output.duration)
         if found.fault is not None:
             return download.error(
                 f"the file that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
                 kind=CorruptAudio,
             )
-        return describe(target, size=facts.size, sha256=facts.sha256, found=found, output=download.output)
+        return describe(target, size=info.size, sha256=info.sha256, found=found, output=download.output)
 
 
 def _publish_if_good(part: PartFile, inspect: Inspect, duration: float | None, cut: str | None) -> Inspection:

@@ -38,17 +38,17 @@ from soundpiece_async._regularfiles import NO_LINK, open_regular
 
 RENAMES_OPEN_FILES = sys.platform != "win32"
 """Whether this system renames a file that is open."""
-_MOST_BLOCKS = 1024
+_MAX_BLOCKS = 1024
 """What ``writev`` takes on Linux and macOS (IOV_MAX)."""
 
 
 class Claim(Enum):
     """What became of the wish to write a target."""
 
-    MINE = auto()
-    TAKEN = auto()
+    ACQUIRED = auto()
+    LOCKED = auto()
     """Another process, or another spelling of the same path, is writing it."""
-    DONE = auto()
+    EXISTS = auto()
     """The target is there, and may not be overwritten."""
 
 
@@ -70,7 +70,7 @@ class PartFile:
         self.path = target.with_name(f"{target.name}.part")
         self.length = 0
         self.known = Known()
-        self._note = target.with_name(f"{target.name}.part.json")
+        self._sidecar = target.with_name(f"{target.name}.part.json")
         self._source = source
         self._digest = hashlib.sha256()
         self._file: io.FileIO | None = None
@@ -85,21 +85,21 @@ class PartFile:
     def claim(self, *, overwrite: bool) -> Claim:
         """Try to become the only writer, and take over what may be gone on with; never waits. The folder must exist."""
         with self._one_at_a_time:
-            if self.target.exists() and not overwrite and not self._note.exists():
-                return Claim.DONE
+            if self.target.exists() and not overwrite and not self._sidecar.exists():
+                return Claim.EXISTS
             locked = None if self.closed else _open_locked(self.path)
             if locked is None:
-                return Claim.TAKEN
+                return Claim.LOCKED
             self._file, self._unlock = file, _ = locked
             try:
                 if self.target.exists() and not overwrite:  # published meanwhile, or by one killed before its note went
                     self._release()
-                    return Claim.DONE
+                    return Claim.EXISTS
                 self._resume(file)
             except OSError:  # nothing is known of the bytes that are there: they stay
                 self._drop(file)
                 raise
-            return Claim.MINE
+            return Claim.ACQUIRED
 
     def restart(self, known: Known) -> None:
         """Throw the bytes away, and note what the next ones belong to (rule 2)."""
@@ -144,18 +144,18 @@ class PartFile:
             if not RENAMES_OPEN_FILES:
                 file.close()
             self.path.replace(self.target)
-            self._note.unlink(missing_ok=True)
+            self._sidecar.unlink(missing_ok=True)
             _sync_folder(self.target.parent)
             self.closed = True
             self._drop(file)
 
-    def set_aside(self) -> Path:
+    def keep_corrupt(self) -> Path:
         """Rename the file to ``<name>.corrupt``, in place of an earlier one, for whoever asks what it was."""
         with self._one_at_a_time:
             file = self._open_file()
             if not RENAMES_OPEN_FILES:
                 file.close()
-            self._note.unlink(missing_ok=True)
+            self._sidecar.unlink(missing_ok=True)
             return self.path.replace(self.target.with_name(f"{self.target.name}.corrupt"))
 
     def close(self) -> None:
@@ -173,9 +173,9 @@ class PartFile:
         file = self._file
         try:
             resumable = self.length and self.known.etag is not None
-            if not resumable and not file.closed and _is_still(file, self.path):
+            if not resumable and not file.closed and _same_inode(file, self.path):
                 self.path.unlink()
-                self._note.unlink(missing_ok=True)
+                self._sidecar.unlink(missing_ok=True)
         finally:
             self._drop(file)
 
@@ -192,7 +192,7 @@ class PartFile:
 
     def _resume(self, file: io.FileIO) -> None:
         """Take over the bytes of an earlier process when its note says that they may be gone on with."""
-        known = self._read_note()
+        known = self._read_sidecar()
         held = os.fstat(file.fileno()).st_size
         if known is None or (known.size is not None and held > known.size):
             self._restart(file, Known())
@@ -209,16 +209,18 @@ class PartFile:
         file.truncate()
         self.length, self.known, self._digest = 0, known, hashlib.sha256()
         if known.etag is None:
-            self._note.unlink(missing_ok=True)
+            self._sidecar.unlink(missing_ok=True)
         else:
             note = json.dumps({"source": self._source, "etag": known.etag, "size": known.size})
-            with io.FileIO(open_regular(self._note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "w") as written:
+            with io.FileIO(
+                open_regular(self._sidecar, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "w"
+            ) as written:
                 written.write(note.encode())
 
-    def _read_note(self) -> Known | None:
+    def _read_sidecar(self) -> Known | None:
         """Read what the note says, or None when it says nothing about these bytes and this source."""
         try:
-            with io.FileIO(open_regular(self._note)) as file:
+            with io.FileIO(open_regular(self._sidecar)) as file:
                 note = json.loads(file.read().decode())
         except (FileNotFoundError, ValueError):
             return None
@@ -229,7 +231,7 @@ class PartFile:
 
 
 @attrs.frozen(kw_only=True)
-class Facts:
+class FileInfo:
     """What is to be known of a whole file on disk."""
 
     head: bytes
@@ -237,18 +239,18 @@ class Facts:
     sha256: str
 
 
-def read_facts(path: Path) -> Facts:
+def read_file_info(path: Path) -> FileInfo:
     """Read a file once, from beginning to end. Blocks."""
     with io.FileIO(open_regular(path)) as file:
         head = read_head(file.read)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
-        return Facts(head=head, size=file.tell(), sha256=digest.hexdigest())
+        return FileInfo(head=head, size=file.tell(), sha256=digest.hexdigest())
 
 
 def _write_all(file: io.FileIO, blocks: Sequence[bytes]) -> None:
     """Write blocks, as a rule by one call to the system: no copy, and one wait for the interpreter's lock."""
-    written = os.writev(file.fileno(), blocks[:_MOST_BLOCKS]) if hasattr(os, "writev") else 0
+    written = os.writev(file.fileno(), blocks[:_MAX_BLOCKS]) if hasattr(os, "writev") else 0
     if written < sum(map(len, blocks)):
         rest = memoryview(b"".join(blocks))[written:]
         while rest:
@@ -262,7 +264,7 @@ def _open_locked(path: Path) -> tuple[io.FileIO, Callable[[], None]] | None:
         unlock = _filelocks.take(file, path)
         if unlock is not None:
             undo.callback(unlock)
-            if _is_still(file, path):
+            if _same_inode(file, path):
                 undo.pop_all()
                 return file, unlock
     return None
@@ -272,7 +274,7 @@ def _do_nothing() -> None:
     """Give no lock back: none was taken."""
 
 
-def _is_still(file: io.FileIO, path: Path) -> bool:
+def _same_inode(file: io.FileIO, path: Path) -> bool:
     """Tell whether a path still leads to an open file: who held the lock before may have renamed or removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
@@ -306,7 +308,7 @@ def refuses_name(error: DownloadError) -> bool:
     return isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and errnos.refuses_name(cause.errno))
 
 
-class Disk:
+class FileWorker:
     """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
 
     def __init__(self, download: OutputDownload, *, threads: anyio.CapacityLimiter) -> None:
@@ -359,20 +361,20 @@ class Disk:
             raise self._download.error("its folder lies too deep, below too many others; choose another one") from error
 
 
-class OnDisk:
+class FileSink:
     """A part file as ``download_into`` fills it: what blocks goes to a thread.
 
     Args:
         part: claimed, and open.
-        disk: runs its work.
+        worker: runs its work.
     """
 
-    def __init__(self, part: PartFile, *, disk: Disk) -> None:
+    def __init__(self, part: PartFile, *, worker: FileWorker) -> None:
         self._part = part
-        self._disk = disk
+        self._worker = worker
 
     def __repr__(self) -> str:
-        return f"<OnDisk {self._part!r}>"
+        return f"<FileSink {self._part!r}>"
 
     @property
     def length(self) -> int:
@@ -390,11 +392,11 @@ class OnDisk:
 
     async def restart(self, known: Known) -> None:
         """Throw the bytes away; the next ones belong to ``known``."""
-        await self._disk.run(self._part.restart, known)
+        await self._worker.run(self._part.restart, known)
 
     async def read_header(self) -> FlacHeader | None:
         """Read the header of what is there, if it is one."""
-        return await self._disk.run(self._read_header)
+        return await self._worker.run(self._read_header)
 
     async def ends_whole(self, duration: float | None) -> bool | None:
         """Return whether the file ends with its last frame; None if that cannot be told."""
@@ -405,7 +407,7 @@ class OnDisk:
                 return None
             return frames.is_whole(header, self._part.tail(frames.longest_tail(header)), duration=duration)
 
-        return await self._disk.run(check)
+        return await self._worker.run(check)
 
     def _read_header(self) -> FlacHeader | None:
         try:
@@ -416,4 +418,4 @@ class OnDisk:
     async def append(self, blocks: Sequence[bytes]) -> None:
         """Write blocks behind what is there; for none of them no thread is woken."""
         if blocks:
-            await self._disk.run(self._part.append, blocks)
+            await self._worker.run(self._part.append, blocks)

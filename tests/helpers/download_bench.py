@@ -157,7 +157,7 @@ def leave(b: Bench, data: bytes, *, note: str | None = None, **changes: Any) -> 
     """Leave behind what a process that was killed leaves behind."""
     part = PartFile(b.target, source=changes.pop("source", f"{HANDLE}#0"))
     b.target.parent.mkdir(parents=True)
-    assert part.claim(overwrite=False) is Claim.MINE
+    assert part.claim(overwrite=False) is Claim.ACQUIRED
     etag = f'"{hashlib.sha256(SONG).hexdigest()[:16]}"'
     part.restart(Known(**{"etag": etag, "size": len(SONG), **changes}))
     part.append([data])
