@@ -23,7 +23,7 @@ from soundpiece_async._core.validation import (
 from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.destinations import Destination, demand_place
 from soundpiece_async._download.stream import AudioStream
-from soundpiece_async._download.verify import demand_decoder
+from soundpiece_async._download.verify import require_decoder
 from soundpiece_async._engine import Engine
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._lifetime import NOT_OPEN, Lifetime
@@ -65,7 +65,7 @@ class Session:
         self._life = Lifetime()
         self._started: Engine | None = None
         self._settings = _override(settings, api_key=api_key, base_url=base_url)
-        demand_decoder(self._settings)
+        require_decoder(self._settings)
         if self._settings.shared is not None:
             demand_driver(self._settings.shared)
         self._traces = tuple(trace_configs)

@@ -23,7 +23,7 @@ _SAMPLES_AT, _SAMPLES_BYTES = 21, 5
 Samples = np.ndarray[Any, np.dtype[Any]]
 
 
-def find_fault(path: Path, header: FlacHeader) -> tuple[str | None, str | None]:
+def decode_and_check(path: Path, header: FlacHeader) -> tuple[str | None, str | None]:
     """Decode a file. Blocks, for seconds.
 
     The MD5 is of the samples as little-endian integers of whole bytes, channels interleaved (RFC 9639, section 8.2).

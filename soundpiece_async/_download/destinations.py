@@ -22,7 +22,7 @@ from soundpiece_async._core import errnos
 from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.verify import demand_header_check
+from soundpiece_async._download.verify import require_header_check
 from soundpiece_async._lifetime import KeyedLocks
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def demand_place(to: Destination | None, *, verify: Verify) -> None:
     """
     if to is None or isinstance(read_place(to), Path):
         return
-    demand_header_check(verify)
+    require_header_check(verify)
     if importlib.util.find_spec("obstore") is None:
         raise SettingsError(f"object stores {_NEEDED}")
 

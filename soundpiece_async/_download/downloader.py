@@ -34,7 +34,7 @@ from soundpiece_async._download.fetch import DownloadContext, OutputDownload, lo
 from soundpiece_async._download.partfile import Claim, FileSink, FileWorker, PartFile, read_file_info, refuses_name
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing, download_into
-from soundpiece_async._download.verify import Inspect, Inspection, describe, prepare_inspection
+from soundpiece_async._download.verify import Verification, Verifier, make_saved_file, make_verifier
 from soundpiece_async._lifetime import KeyedLocks
 from soundpiece_async._logs import get_logger
 from soundpiece_async._reader import Reader
@@ -108,7 +108,7 @@ class Downloader:
         self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, also after its download
         self._targets = KeyedLocks()  # rule 2
         self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
-        self._inspect: Inspect | None = None
+        self._verifier: Verifier | None = None
 
     def __repr__(self) -> str:
         return (
@@ -159,11 +159,11 @@ class Downloader:
             return await self._upload(output, target, overwrite=overwrite)
         download = OutputDownload(output, target=str(target), context=self._context)
         worker = FileWorker(download, threads=self._threads)
-        if self._inspect is None:
-            self._inspect = await worker.run(prepare_inspection, self._verify)
+        if self._verifier is None:
+            self._verifier = await worker.run(make_verifier, self._verify)
         async with self._targets.acquire(target if target.is_absolute() else await worker.run(target.absolute)):
             return await self._take(
-                target, download=download, worker=worker, inspect=self._inspect, overwrite=overwrite
+                target, download=download, worker=worker, verifier=self._verifier, overwrite=overwrite
             )
 
     async def demand(self, to: Destination | None) -> None:
@@ -236,7 +236,7 @@ class Downloader:
         return saved
 
     async def _take(
-        self, target: Path, *, download: OutputDownload, worker: FileWorker, inspect: Inspect, overwrite: bool
+        self, target: Path, *, download: OutputDownload, worker: FileWorker, verifier: Verifier, overwrite: bool
     ) -> SavedFile:
         """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
         replace = False
@@ -246,14 +246,14 @@ class Downloader:
                 try:
                     claim = await worker.run_in(target.parent, partial(part.claim, overwrite=replace))
                     if claim is Claim.ACQUIRED:
-                        return await self._fetch(part, download=download, worker=worker, inspect=inspect)
+                        return await self._fetch(part, download=download, worker=worker, verifier=verifier)
                 finally:
                     if not part.closed:
                         await worker.finish(part.close)
             if claim is Claim.LOCKED:
                 await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
                 continue
-            found = await self._compare(target, download=download, worker=worker, inspect=inspect)
+            found = await self._compare(target, download=download, worker=worker, verifier=verifier)
             if isinstance(found, SavedFile):
                 return found
             if not overwrite:
@@ -261,19 +261,19 @@ class Downloader:
             replace = True
 
     async def _fetch(
-        self, part: PartFile, *, download: OutputDownload, worker: FileWorker, inspect: Inspect
+        self, part: PartFile, *, download: OutputDownload, worker: FileWorker, verifier: Verifier
     ) -> SavedFile:
         """Fill the part, check it, and give it its name (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
             cut = await download_into(FileSink(part, worker=worker), download=download)
-            found = await worker.run(_publish_if_good, part, inspect, download.output.duration, cut)
+            found = await worker.run(_publish_if_good, part, verifier, download.output.duration, cut)
             fault = found.fault
             if fault is None:
                 self.saved += 1
                 logger.info("%s: saved as %s, %d bytes", download.output.handle, part.target, part.length)
                 log_warnings(found.warnings, output=download.output, target=part.target)
-                return describe(
+                return make_saved_file(
                     part.target, size=part.length, sha256=part.sha256(), found=found, output=download.output
                 )
             logger.warning("%s: %s is not what it should be: %s", download.output.handle, part.target, fault)
@@ -287,25 +287,25 @@ class Downloader:
         )
 
     async def _compare(
-        self, target: Path, *, download: OutputDownload, worker: FileWorker, inspect: Inspect
+        self, target: Path, *, download: OutputDownload, worker: FileWorker, verifier: Verifier
     ) -> SavedFile | DownloadError:
         """Take the file that is there, or say why not (rule 3)."""
         info = await worker.run(read_file_info, target)
         difference = await compare_with_existing(FileHead(info.head, info.size), download=download)
         if difference is not None:
             return difference
-        found = await worker.run(inspect, info.head, target, download.output.duration)
+        found = await worker.run(verifier, info.head, target, download.output.duration)
         if found.fault is not None:
             return download.error(
                 f"the file that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
                 kind=CorruptAudio,
             )
-        return describe(target, size=info.size, sha256=info.sha256, found=found, output=download.output)
+        return make_saved_file(target, size=info.size, sha256=info.sha256, found=found, output=download.output)
 
 
-def _publish_if_good(part: PartFile, inspect: Inspect, duration: float | None, cut: str | None) -> Inspection:
+def _publish_if_good(part: PartFile, verifier: Verifier, duration: float | None, cut: str | None) -> Verification:
     """Check a part and give it its name, in one visit to a thread; ``cut`` is what is wrong with its end."""
-    found = inspect(part.head(), part.path, duration)
+    found = verifier(part.head(), part.path, duration)
     if cut is not None and found.fault is None and found.verified != "none":
         found = attrs.evolve(found, fault=cut)
     if found.fault is None:

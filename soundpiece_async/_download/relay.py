@@ -27,7 +27,7 @@ from soundpiece_async._core.resuming import Known, Refused, Unfit, Useless
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import AttemptFailed, OutputDownload, log_warnings
 from soundpiece_async._download.transfer import download_into
-from soundpiece_async._download.verify import Inspection, demand_header_check, inspect
+from soundpiece_async._download.verify import Verification, check_header, require_header_check
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class VerifiedRelay:
         verify: Verify,
         threads: anyio.CapacityLimiter,
     ) -> None:
-        demand_header_check(verify)
+        require_header_check(verify)
         self.download = download
         self.known = Known()
         self.length = 0
@@ -80,7 +80,7 @@ class VerifiedRelay:
         self.emit = emit
         self._verify: Verify = verify
         self._threads = threads
-        self._found: Inspection | None = None
+        self._found: Verification | None = None
         self._recent: deque[bytes] = deque()
         self._recent_bytes = 0
         self._pending_header: list[bytes] = []
@@ -112,9 +112,9 @@ class VerifiedRelay:
         return Reply(size=self.size, etag=self.etag)
 
     @property
-    def found(self) -> Inspection:
+    def found(self) -> Verification:
         """What the check of the header found."""
-        return self._found or Inspection(None)
+        return self._found or Verification(None)
 
     def sha256(self) -> str:
         """Give the hash of all that was passed on, as hex."""
@@ -183,7 +183,7 @@ class VerifiedRelay:
     def _check(self) -> list[bytes]:
         """Check the header, and give what was held back until then (rule 1)."""
         head, _ = flac.find_head(self._pending_header)
-        found = inspect(head, self.download.output.duration, verify=self._verify)
+        found = check_header(head, self.download.output.duration, verify=self._verify)
         if found.fault is not None:
             raise self.download.error(f"{found.fault}. Settings(verify='none') takes it as it is", kind=CorruptAudio)
         held, self._pending_header = self._pending_header, []

@@ -34,7 +34,7 @@ from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._download.relay import VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing
-from soundpiece_async._download.verify import demand_header_check, describe, inspect
+from soundpiece_async._download.verify import check_header, make_saved_file, require_header_check
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ async def upload(
         SettingsError: ``verify="full"``; or the store lets nothing be saved there.
         SoundpieceError: what renewing the URL raises.
     """
-    demand_header_check(verify)
+    require_header_check(verify)
     with _failing(target, download):
         found = await _look(target, download=download, verify=verify, threads=threads)
     if found is None or (overwrite and not isinstance(found, SavedFile)):
@@ -373,7 +373,7 @@ async def upload(
 
 
 def _make_saved_object(target: Target, relay: VerifiedRelay) -> SavedFile:
-    return describe(
+    return make_saved_file(
         target.path,
         size=relay.emitted,
         sha256=relay.sha256(),
@@ -460,7 +460,7 @@ async def _compare(
     difference = await compare_with_existing(FileHead(head, size), download=download)
     if difference is not None:
         return difference
-    found = inspect(head, download.output.duration, verify=verify)
+    found = check_header(head, download.output.duration, verify=verify)
     if found.fault is not None:
         return download.error(
             f"the object that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
@@ -470,7 +470,7 @@ async def _compare(
     for start in range(0, size, READ_AT_ONCE):
         block = await target.read(start, min(size, start + READ_AT_ONCE))
         await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
-    return describe(
+    return make_saved_file(
         target.path, size=size, sha256=digest.hexdigest(), found=found, output=download.output, url=target.url
     )
 

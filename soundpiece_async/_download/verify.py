@@ -20,7 +20,7 @@ from soundpiece_async._core.settings import Settings, Verify
 
 
 @attrs.frozen
-class Inspection:
+class Verification:
     """What a check found.
 
     Attributes:
@@ -36,29 +36,29 @@ class Inspection:
     verified: Verify = "none"
 
 
-Inspect = Callable[[bytes, Path, float | None], Inspection]
+Verifier = Callable[[bytes, Path, float | None], Verification]
 
 
-def prepare_inspection(verify: Verify) -> Inspect:
+def make_verifier(verify: Verify) -> Verifier:
     """Load what a check of files needs. Blocks: the decoder is a large import.
 
     Raises:
         SettingsError: ``verify="full"`` without the extra ``verify``.
     """
     if verify != "full":
-        return partial(_inspect_file, verify=verify, decode=None)
+        return partial(_verify_file, verify=verify, decode=None)
     try:
         import soundfile  # noqa: F401, PLC0415 - large, and its extra may be missing
     except ImportError as error:
         raise SettingsError(
             f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
         ) from error
-    from soundpiece_async._download.decode import find_fault  # noqa: PLC0415 - it needs soundfile
+    from soundpiece_async._download.decode import decode_and_check  # noqa: PLC0415 - it needs soundfile
 
-    return partial(_inspect_file, verify=verify, decode=find_fault)
+    return partial(_verify_file, verify=verify, decode=decode_and_check)
 
 
-def demand_decoder(settings: Settings) -> None:
+def require_decoder(settings: Settings) -> None:
     """Refuse what is no ``Settings``, or a full check without its extra: now, and not after the work was paid for.
 
     Raises:
@@ -70,7 +70,7 @@ def demand_decoder(settings: Settings) -> None:
         raise SettingsError("verify='full' decodes audio and needs soundfile: pip install 'soundpiece-async[verify]'")
 
 
-def demand_header_check(verify: Verify) -> None:
+def require_header_check(verify: Verify) -> None:
     """Refuse a check that needs a file where there is none, rather than to leave it out unsaid.
 
     Raises:
@@ -83,19 +83,19 @@ def demand_header_check(verify: Verify) -> None:
         )
 
 
-def inspect(head: bytes, duration: float | None, *, verify: Verify) -> Inspection:
+def check_header(head: bytes, duration: float | None, *, verify: Verify) -> Verification:
     """Check the head of a file; with ``verify="none"`` any bytes will do."""
     try:
         header = flac.read_header(head)
     except HeaderError as error:
-        return Inspection(None, None if verify == "none" else str(error))
+        return Verification(None, None if verify == "none" else str(error))
     if verify == "none":
-        return Inspection(header)
-    return Inspection(header, warnings=flac.find_differences(header, duration=duration), verified="header")
+        return Verification(header)
+    return Verification(header, warnings=flac.find_differences(header, duration=duration), verified="header")
 
 
-def describe(
-    path: Path | None, *, size: int, sha256: str, found: Inspection, output: Output, url: str | None = None
+def make_saved_file(
+    path: Path | None, *, size: int, sha256: str, found: Verification, output: Output, url: str | None = None
 ) -> SavedFile:
     """Make the record of a saved file; without a header (``verify="none"``) the length is the announced one."""
     header = found.header
@@ -114,16 +114,16 @@ def describe(
     )
 
 
-def _inspect_file(
+def _verify_file(
     head: bytes,
     path: Path,
     duration: float | None,
     *,
     verify: Verify,
     decode: Callable[[Path, FlacHeader], tuple[str | None, str | None]] | None,
-) -> Inspection:
+) -> Verification:
     """Check a header, and then the file behind it. Blocks when it decodes."""
-    found = inspect(head, duration, verify=verify)
+    found = check_header(head, duration, verify=verify)
     if found.header is None or decode is None:
         return found
     fault, warning = decode(path, found.header)

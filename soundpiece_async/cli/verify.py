@@ -20,7 +20,7 @@ from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.job_records import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.destinations import Places, locate, read_path
-from soundpiece_async._download.verify import Inspect, prepare_inspection
+from soundpiece_async._download.verify import Verifier, make_verifier
 from soundpiece_async._journal.store import JobStore
 from soundpiece_async._regularfiles import open_regular
 from soundpiece_async.cli.arguments import FOLDER
@@ -68,7 +68,7 @@ async def verify(
         as_json: print one line of JSON for each that differs, and a summary as the last one.
     """
     try:
-        inspect = await anyio.to_thread.run_sync(prepare_inspection, "full") if full else None
+        inspect = await anyio.to_thread.run_sync(make_verifier, "full") if full else None
         async with Journal.open(journal or out, read_only=True) as record:
             verification = Verification(
                 record, out=journal or out, inspect=inspect, set_aside=set_aside, as_json=as_json
@@ -104,7 +104,9 @@ class Verification:
         as_json: how to print.
     """
 
-    def __init__(self, journal: Journal, *, out: Path, inspect: Inspect | None, set_aside: bool, as_json: bool) -> None:
+    def __init__(
+        self, journal: Journal, *, out: Path, inspect: Verifier | None, set_aside: bool, as_json: bool
+    ) -> None:
         self._journal = journal
         self._out = out
         self._inspect = inspect
@@ -232,7 +234,7 @@ def set_aside(path: Path) -> Path | None:
         return None
 
 
-def find_fault(path: Path, record: FileRecord, inspect: Inspect | None) -> tuple[str | None, Verify | None]:
+def find_fault(path: Path, record: FileRecord, inspect: Verifier | None) -> tuple[str | None, Verify | None]:
     """Return how a file differs from its record, or its audio from its header; and the checks it has passed. Blocks."""
     try:
         with io.FileIO(open_regular(path)) as file:
