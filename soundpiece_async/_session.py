@@ -21,7 +21,7 @@ from soundpiece_async._core.validation import (
     demand_timeout,
 )
 from soundpiece_async._descriptors import fit_to_process
-from soundpiece_async._download.destinations import Destination, demand_place
+from soundpiece_async._download.destinations import Destination, check_destination
 from soundpiece_async._download.stream import AudioStream
 from soundpiece_async._download.verify import require_decoder
 from soundpiece_async._engine import Engine
@@ -232,7 +232,7 @@ class Session:
         ``RetryPolicy.submit_max_elapsed``.
         """
         demand_timeout(timeout)
-        demand_place(save_to, verify=self._settings.verify)
+        check_destination(save_to, verify=self._settings.verify)
         engine = self._engine
         await engine.check_destination(save_to)
         operation = await engine.wait(await engine.submit(request), timeout=timeout)
@@ -268,7 +268,7 @@ class Session:
         """
         demand_timeout(timeout)
         demand_in_flight(max_in_flight)
-        demand_place(save_to, verify=self._settings.verify)
+        check_destination(save_to, verify=self._settings.verify)
         return RunMany(
             requests,
             engine=self._engine,

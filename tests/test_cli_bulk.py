@@ -831,7 +831,7 @@ def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: py
 
 def test_stores_show_what_they_do() -> None:
     """How many objects are asked for."""
-    assert repr(Stores()) == "<Stores <Places stores=[]> asking=0>"
+    assert repr(Stores()) == "<Stores <Destinations stores=[]> asking=0>"
 
 
 def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Streams, tmp_path: Path) -> None:

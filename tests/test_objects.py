@@ -317,7 +317,7 @@ async def test_urls_and_stores_name_the_same_places(tmp_path: Path, s3: str, mon
         store = S3Store(BUCKET, prefix="a b/ü%20", **credentials(s3))
         assert await StoreUnderTest(store).read("take-2.flac") == SONG
         assert locate(store) == f"s3://{BUCKET}/a b/ü%20/"
-        assert repr(b.downloader._places) == f"<Places stores=['s3://{BUCKET}/']>"
+        assert repr(b.downloader._destinations) == f"<Destinations stores=['s3://{BUCKET}/']>"
 
 
 async def test_a_file_url_is_a_folder_of_this_machine(tmp_path: Path) -> None:

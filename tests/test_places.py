@@ -12,11 +12,11 @@ from obstore.store import MemoryStore
 from soundpiece_async._core.errors import InvalidRequest, SettingsError
 from soundpiece_async._download.destinations import (
     SCHEMES,
-    Places,
-    demand_place,
-    read_file_url,
-    read_path,
-    read_place,
+    Destinations,
+    check_destination,
+    parse_destination,
+    parse_file_url,
+    path_of_file_url,
     split_url,
 )
 from soundpiece_async._journal.journal import Journal
@@ -28,21 +28,21 @@ def test_a_place_is_a_folder_a_url_or_a_store() -> None:
     """Text with a scheme of obstore's is a URL; all other text, a ``file:`` URL, and every local path, is a folder."""
     store = MemoryStore()
 
-    assert read_place("out/a:b") == Path("out/a:b")
-    assert read_place(Path("out")) == Path("out")
-    assert all(read_place(f"{scheme}://x/y") == f"{scheme}://x/y" for scheme in SCHEMES)
-    assert read_place(store) is store
-    assert read_place("./s3:songs") == Path("s3:songs") == read_place(Path("s3:songs"))
-    assert read_place("take:1") == Path("take:1")
-    assert read_place("C:/songs") == Path("C:/songs")
+    assert parse_destination("out/a:b") == Path("out/a:b")
+    assert parse_destination(Path("out")) == Path("out")
+    assert all(parse_destination(f"{scheme}://x/y") == f"{scheme}://x/y" for scheme in SCHEMES)
+    assert parse_destination(store) is store
+    assert parse_destination("./s3:songs") == Path("s3:songs") == parse_destination(Path("s3:songs"))
+    assert parse_destination("take:1") == Path("take:1")
+    assert parse_destination("C:/songs") == Path("C:/songs")
 
 
 def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In text, also on the command line, where no shell has replaced it; a path object is a path."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_place("~/songs") == tmp_path / "songs"
-    assert read_place("~") == tmp_path
-    assert read_place("./~/songs") == Path("~/songs") == read_place(Path("~/songs"))
+    assert parse_destination("~/songs") == tmp_path / "songs"
+    assert parse_destination("~") == tmp_path
+    assert parse_destination("./~/songs") == Path("~/songs") == parse_destination(Path("~/songs"))
     assert Journal.open("~/songs").folder == tmp_path / "songs"
 
 
@@ -82,7 +82,7 @@ class BytesPath:
 def test_what_is_no_place_is_refused(to: object, reason: str) -> None:
     """With what is wrong, and no secrets."""
     with pytest.raises(InvalidRequest, match=reason) as caught:
-        read_place(to)  # type: ignore[arg-type] # what a user may pass by mistake
+        parse_destination(to)  # type: ignore[arg-type] # what a user may pass by mistake
     assert caught.value.field == "to"
     assert "word" not in str(caught.value)
 
@@ -109,8 +109,8 @@ def test_no_key_climbs() -> None:
 
 def test_an_objects_path_is_good_for_its_name() -> None:
     """And of a folder of this machine it is the file."""
-    assert read_path("s3://songs/a/take.flac").name == "take.flac"
-    assert read_path("file:///tmp/take.flac") == Path("/tmp/take.flac")  # noqa: S108 - nothing is written
+    assert path_of_file_url("s3://songs/a/take.flac").name == "take.flac"
+    assert path_of_file_url("file:///tmp/take.flac") == Path("/tmp/take.flac")  # noqa: S108 - nothing is written
 
 
 async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,23 +118,23 @@ async def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "obstore", None)
 
     with pytest.raises(SettingsError, match=r"pip install 'soundpiece-async\[obstore\]'"):
-        demand_place("s3://songs", verify="header")
+        check_destination("s3://songs", verify="header")
     with pytest.raises(SettingsError, match=r"pip install 'soundpiece-async\[obstore\]'"):
         await make_places().open("s3://songs")
-    demand_place(None, verify="full")
-    demand_place("out", verify="full")
+    check_destination(None, verify="full")
+    check_destination("out", verify="full")
     assert await make_places().open("out") == Path("out")
 
 
-def make_places() -> Places:
-    return Places(anyio.CapacityLimiter(1))
+def make_places() -> Destinations:
+    return Destinations(anyio.CapacityLimiter(1))
 
 
 def test_a_place_that_can_be_used_is_let_pass() -> None:
     """With the extra and a check of headers; a full check needs files."""
-    demand_place("s3://songs", verify="header")
+    check_destination("s3://songs", verify="header")
     with pytest.raises(SettingsError, match="decodes files"):
-        demand_place(MemoryStore(), verify="full")
+        check_destination(MemoryStore(), verify="full")
 
 
 async def test_a_store_without_its_settings_is_told() -> None:
@@ -182,7 +182,7 @@ class CloudObject:
 @pytest.mark.parametrize("path", [CloudPath("s3://songs/x"), CloudPath("memory://x"), CloudObject()])
 def test_a_cloud_librarys_path_is_refused(path: Any) -> None:
     """Its files would go to a copy that dies with its client; nothing is copied to find that out (F1)."""
-    for call in (lambda: read_place(path), lambda: Journal.open(path)):
+    for call in (lambda: parse_destination(path), lambda: Journal.open(path)):
         with pytest.raises(InvalidRequest, match=r"not a folder of this machine.*as text") as caught:
             call()
         assert "word" not in str(caught.value)
@@ -198,7 +198,7 @@ def test_a_local_path_of_any_library_is_a_folder(path: Any, tmp_path: Path) -> N
         (tmp_path / "songs").mkdir()
         with os.scandir(tmp_path) as entries:
             path = next(entries)
-    assert read_place(path) == Path(os.fspath(path))
+    assert parse_destination(path) == Path(os.fspath(path))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_local_path_of_any_library_is_a_folder(path: Any, tmp_path: Path) -> N
 )
 def test_a_file_url_is_a_folder(url: str, path: str) -> None:
     """In every form of RFC 8089 that names this machine (F2, F9)."""
-    assert read_place(url) == read_file_url(url, field="to") == Path(path)
+    assert parse_destination(url) == parse_file_url(url, field="to") == Path(path)
     assert Journal.open(url).folder == Path(path)
 
 

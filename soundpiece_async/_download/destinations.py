@@ -1,6 +1,6 @@
-"""Destinations of files: a local folder, or an object store of obstore's (extra ``obstore``), as text or as objects.
+"""Destinations of files: a local folder, or an object store of obstore's (extra ``obstore``).
 
-A destination is checked before anything is sent and paid (``Places.demand``): a folder is made and written to, and a
+A destination is checked before anything is sent (``Destinations.demand``): a folder is made and written to, and a
 store is asked once, with a timeout, for an object that does not exist.
 """
 
@@ -48,7 +48,7 @@ _ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE, "adl": _AZUR
 """Where obstore finds endpoints, or accounts, that no URL names."""
 
 
-def read_place(to: Destination, *, field: str = "to") -> "Path | str | ObjectStore":
+def parse_destination(to: Destination, *, field: str = "to") -> "Path | str | ObjectStore":
     """Parse a destination: a folder, the URL of one in a store, or a store.
 
     Args:
@@ -65,13 +65,13 @@ def read_place(to: Destination, *, field: str = "to") -> "Path | str | ObjectSto
             field=field,
         )
     if isinstance(to, str | os.PathLike):
-        return read_text(os.fspath(to), is_path=not isinstance(to, str), field=field)
+        return parse_text(os.fspath(to), is_path=not isinstance(to, str), field=field)
     if not hasattr(to, "put_async"):
         raise InvalidRequest(f"{to!r} is no folder, no URL and no store of obstore's", field=field)
     return to
 
 
-def read_folder(folder: str | os.PathLike[str], *, field: str) -> Path:
+def parse_folder(folder: str | os.PathLike[str], *, field: str) -> Path:
     """Parse what must be a folder of this machine, as a path or as a ``file:`` URL.
 
     Raises:
@@ -79,7 +79,7 @@ def read_folder(folder: str | os.PathLike[str], *, field: str) -> Path:
     """
     if isinstance(folder, str) and folder.partition("://")[0].lower() in ("postgres", "postgresql"):
         raise InvalidRequest("a journal in Postgres is not available in this version: name a folder", field=field)
-    place = read_place(folder, field=field)
+    place = parse_destination(folder, field=field)
     if not isinstance(place, Path):
         named = redact_url(place) if isinstance(place, str) else repr(place)
         raise InvalidRequest(f"{named} is not a folder of this machine: name one, as text or as a path", field=field)
@@ -98,7 +98,7 @@ def _find_foreign_url(to: object) -> str | None:
     return None if url.partition(":")[0].lower() == "file" else url
 
 
-def read_text(text: str | bytes, *, is_path: bool = False, field: str) -> Path | str:
+def parse_text(text: str | bytes, *, is_path: bool = False, field: str) -> Path | str:
     """Parse the text of a destination: a folder, or the URL of one in a store.
 
     Args:
@@ -131,7 +131,7 @@ def read_text(text: str | bytes, *, is_path: bool = False, field: str) -> Path |
 def _read_url(text: str, scheme: str, slashes: int, *, field: str) -> Path | str:
     """Parse a URL, or a text that was meant to be one: a folder of its name is rarely meant."""
     if scheme == "file" and slashes:
-        return read_file_url(text, field=field)
+        return parse_file_url(text, field=field)
     shown = redact_url(text) if slashes > 1 else f"{scheme}:{'/' * slashes}…"  # there may be secrets anywhere in it
     own = "for a folder of that name, write ./ before it"
     if scheme not in SCHEMES | {"file"}:
@@ -156,14 +156,14 @@ def _expand_home(text: str, *, field: str) -> Path:
     return Path(expanded)
 
 
-def demand_place(to: Destination | None, *, verify: Verify) -> None:
+def check_destination(to: Destination | None, *, verify: Verify) -> None:
     """Refuse what cannot be a destination, without a look at it.
 
     Raises:
         InvalidRequest: it is none.
         SettingsError: the extra ``obstore`` is missing, or ``verify="full"``, which needs files.
     """
-    if to is None or isinstance(read_place(to), Path):
+    if to is None or isinstance(parse_destination(to), Path):
         return
     require_header_check(verify)
     if importlib.util.find_spec("obstore") is None:
@@ -186,7 +186,7 @@ def open_folder(place: "str | ObjectStore", *, stores: "dict[str, ObjectStore]")
 
 
 @attrs.frozen
-class Whereabouts:
+class StoreLocation:
     """Where a folder in a store is.
 
     Attributes:
@@ -199,7 +199,7 @@ class Whereabouts:
     endpoint: str | None
 
 
-def locate(place: "str | ObjectStore") -> Whereabouts:
+def locate(place: "str | ObjectStore") -> StoreLocation:
     """Return where a place in a store is, as far as it and the environment say. Nothing is asked of it.
 
     Of a store, this loads obstore, which blocks, unless it was opened before.
@@ -214,7 +214,7 @@ def locate(place: "str | ObjectStore") -> Whereabouts:
     given = [config.get("endpoint"), config.get("account_name")]
     names = _ENDPOINTS.get(url.partition(":")[0], ())
     found = next((one for one in (*given, *map(os.environ.get, names)) if one), None)
-    return Whereabouts(url, None if found is None else redact_url(found).rstrip("/"))
+    return StoreLocation(url, None if found is None else redact_url(found).rstrip("/"))
 
 
 def try_folder(folder: Path) -> None:
@@ -241,7 +241,7 @@ def try_folder(folder: Path) -> None:
         ) from error
 
 
-class Places:
+class Destinations:
     """Opens destinations, and tries them; one client for each bucket, however many files go there.
 
     1. A store that has answered is not asked again; neither is it while somebody is asking it.
@@ -260,7 +260,7 @@ class Places:
         self._refused: dict[tuple[str, int], tuple[SettingsError, float]] = {}
 
     def __repr__(self) -> str:
-        return f"<Places stores={sorted(self._stores)}>"
+        return f"<Destinations stores={sorted(self._stores)}>"
 
     async def demand(self, to: Destination | None) -> None:
         """Try a destination, before anything is sent and paid for.
@@ -280,7 +280,7 @@ class Places:
             InvalidRequest: there is no such place.
             SettingsError: the extra ``obstore`` is missing, or the store does not answer, or refuses to.
         """
-        place = read_place(to)
+        place = parse_destination(to)
         if isinstance(place, Path):
             return place
         folder = await anyio.to_thread.run_sync(self._find, place, limiter=self._threads)
@@ -332,7 +332,7 @@ def split_url(url: str) -> tuple[str, str]:
     return f"{scheme.lower()}://{bucket}/", "".join(f"{name}/" for name in names)
 
 
-def read_file_url(url: str, *, field: str) -> Path:
+def parse_file_url(url: str, *, field: str) -> Path:
     """Return the path of a ``file:`` URL (RFC 8089), percent signs decoded.
 
     Raises:
@@ -355,6 +355,6 @@ def read_file_url(url: str, *, field: str) -> Path:
     return Path(text)
 
 
-def read_path(url: str) -> Path:
+def path_of_file_url(url: str) -> Path:
     """Return the path of an object in a store that is a folder of this machine."""
     return Path(url.removeprefix("file://"))

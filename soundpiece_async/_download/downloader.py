@@ -29,7 +29,7 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._core.validation import demand_output
-from soundpiece_async._download.destinations import Destination, Places
+from soundpiece_async._download.destinations import Destination, Destinations
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
 from soundpiece_async._download.partfile import Claim, FileSink, FileWorker, PartFile, read_file_info, refuses_name
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
@@ -104,7 +104,7 @@ class Downloader:
             close_idle=close_idle,
         )
         self._threads = anyio.CapacityLimiter(THREADS)
-        self._places = Places(self._threads)
+        self._destinations = Destinations(self._threads)
         self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, also after its download
         self._targets = KeyedLocks()  # rule 2
         self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
@@ -172,7 +172,7 @@ class Downloader:
         Raises:
             InvalidRequest, SettingsError: nothing can be saved there.
         """
-        await self._places.demand(to)
+        await self._destinations.demand(to)
 
     async def save_in(self, output: Output, to: Destination, name: str, *, overwrite: bool = False) -> SavedFile:
         """Bring an output to a place, under a name that is safe.
@@ -181,7 +181,7 @@ class Downloader:
             InvalidRequest, SettingsError: there is no such place, or it cannot be used as the environment is.
             SoundpieceError: as ``save``.
         """
-        place = await self._places.open(to)
+        place = await self._destinations.open(to)
         if not isinstance(place, Path):
             return await self.save(output, place.name(name), overwrite=overwrite)
         try:

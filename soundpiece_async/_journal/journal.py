@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import JobRecord, JobState, Label
 from soundpiece_async._core.requests import Request
 from soundpiece_async._core.tracebacks import forget_arguments
-from soundpiece_async._download.destinations import read_folder
+from soundpiece_async._download.destinations import parse_folder
 from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.sqlite_store import SqliteStore
 from soundpiece_async._journal.store import JobStore
@@ -140,7 +140,7 @@ class Journal:
     def __init__(
         self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, retry_failed: bool, read_only: bool
     ) -> None:
-        self.folder: Path = read_folder(folder, field="folder").absolute()
+        self.folder: Path = parse_folder(folder, field="folder").absolute()
         self.resubmit_uncertain = resubmit_uncertain
         self.retry_failed = retry_failed
         self.read_only = read_only

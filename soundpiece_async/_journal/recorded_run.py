@@ -32,7 +32,13 @@ from soundpiece_async._core.job_records import UNLABELLED, FileRecord, JobIdenti
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
-from soundpiece_async._download.destinations import Destination, Whereabouts, locate, read_path, read_place
+from soundpiece_async._download.destinations import (
+    Destination,
+    StoreLocation,
+    locate,
+    parse_destination,
+    path_of_file_url,
+)
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.occurrences import OccurrenceCounter
@@ -76,8 +82,8 @@ class SavedFiles:
         """
         if self._wanted_in is None:
             return Found(() if job.outputs else None)
-        wanted = read_place(self._wanted_in)
-        where = Whereabouts(_normalize(wanted), None) if isinstance(wanted, Path) else locate(wanted)
+        wanted = parse_destination(self._wanted_in)
+        where = StoreLocation(_normalize(wanted), None) if isinstance(wanted, Path) else locate(wanted)
         if not job.files or any(self._locate(file) != where for file in job.files):
             return Found(None)
         numbers = {output.index for output in job.outputs}
@@ -88,7 +94,7 @@ class SavedFiles:
 
     def to_records(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
         """Return what is written down of saved files."""
-        wanted = None if self._wanted_in is None else read_place(self._wanted_in)
+        wanted = None if self._wanted_in is None else parse_destination(self._wanted_in)
         endpoint = None if wanted is None or isinstance(wanted, Path) else locate(wanted).endpoint
         return tuple(
             FileRecord(
@@ -107,17 +113,17 @@ class SavedFiles:
             for file in files
         )
 
-    def _locate(self, file: FileRecord) -> Whereabouts:
+    def _locate(self, file: FileRecord) -> StoreLocation:
         """Return in which folder, or store, a file on record is."""
         if file.url is not None:
-            return Whereabouts(f"{file.url.rpartition('/')[0]}/", file.endpoint)
-        return Whereabouts(_normalize((self._folder / file.path).parent), None)
+            return StoreLocation(f"{file.url.rpartition('/')[0]}/", file.endpoint)
+        return StoreLocation(_normalize((self._folder / file.path).parent), None)
 
     def _is_whole(self, file: FileRecord) -> bool:
         if file.url is None:
             return _size(self._folder / file.path) == file.bytes
         if file.url.startswith("file:///"):
-            return _size(read_path(file.url)) == file.bytes
+            return _size(path_of_file_url(file.url)) == file.bytes
         # without a bucket it was this process's memory, or its place is unknown
         return not file.missing and ":///" not in file.url
 
@@ -145,7 +151,7 @@ def _restore(job: JobRecord, file: FileRecord, *, folder: Path | None) -> SavedF
 
 def _local_path(file: FileRecord) -> Path | None:
     """Return the path of an object in a store that is a folder of this machine."""
-    return read_path(file.url) if file.url and file.url.startswith("file://") else None
+    return path_of_file_url(file.url) if file.url and file.url.startswith("file://") else None
 
 
 def _size(path: Path) -> int | None:

@@ -13,7 +13,7 @@ from soundpiece_async._core.filenames import safe_stem
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download import destinations
-from soundpiece_async._download.destinations import Places, demand_place
+from soundpiece_async._download.destinations import Destinations, check_destination
 from soundpiece_async.cli.console import UsageError
 
 
@@ -61,7 +61,7 @@ def parse_destination(_: object, tokens: Sequence[Token]) -> str | Path:
 def _parse_destination(tokens: Sequence[Token]) -> str | Path:
     if not tokens[0].value:
         raise ValueError('The name of the folder is empty; the folder you are in is ".".')
-    return destinations.read_text(tokens[0].value, field="folder")
+    return destinations.parse_text(tokens[0].value, field="folder")
 
 
 FOLDER = Parameter(converter=parse_folder)
@@ -79,8 +79,8 @@ async def ensure_writable(to: str | Path, *, verify: Verify = "header") -> None:
     Raises:
         SoundpieceError: they cannot; the message says what to do.
     """
-    demand_place(to, verify=verify)
-    await Places(anyio.CapacityLimiter(1)).demand(to)
+    check_destination(to, verify=verify)
+    await Destinations(anyio.CapacityLimiter(1)).demand(to)
 
 
 async def require_unused_name(to: str | Path, name: str, request: Request) -> None:
@@ -90,7 +90,7 @@ async def require_unused_name(to: str | Path, name: str, request: Request) -> No
         UsageError: one of them has.
         SettingsError: a store cannot be asked.
     """
-    place = await Places(anyio.CapacityLimiter(1)).open(to)
+    place = await Destinations(anyio.CapacityLimiter(1)).open(to)
     for title in _likely_names(safe_stem(name), request):
         if isinstance(place, Path):
             taken = await anyio.Path(place, title).exists()

@@ -19,7 +19,7 @@ from soundpiece_async import Journal, JournalError, SettingsError
 from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.job_records import FileRecord, JobRecord, JobState
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.destinations import Places, locate, read_path
+from soundpiece_async._download.destinations import Destinations, locate, path_of_file_url
 from soundpiece_async._download.verify import Verifier, make_verifier
 from soundpiece_async._journal.store import JobStore
 from soundpiece_async._regularfiles import open_regular
@@ -159,7 +159,7 @@ class Verification:
         """Look at one file, and return it with the checks it has passed."""
         if file.url is not None and not file.url.startswith("file:///"):
             return await self._look_for(file, file.url)
-        path = self._locate(file) if file.url is None else read_path(file.url)
+        path = self._locate(file) if file.url is None else path_of_file_url(file.url)
         fault, level = await anyio.to_thread.run_sync(find_fault, path, file, self._inspect, limiter=self._threads)
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
@@ -261,11 +261,11 @@ class Stores:
     """Opens the store of each object; one client for each bucket."""
 
     def __init__(self) -> None:
-        self._places = Places(anyio.CapacityLimiter(1))
+        self._destinations = Destinations(anyio.CapacityLimiter(1))
         self._asking = anyio.CapacityLimiter(ASKING)
 
     def __repr__(self) -> str:
-        return f"<Stores {self._places!r} asking={self._asking.borrowed_tokens}>"
+        return f"<Stores {self._destinations!r} asking={self._asking.borrowed_tokens}>"
 
     async def find_fault(self, file: FileRecord) -> str | None:
         """Return how an object differs from its record, by its size; its bytes are not fetched, which may cost.
@@ -284,5 +284,5 @@ class Stores:
                 f"{folder} is behind {file.endpoint or usual}, and the environment leads to {endpoint or usual}"
             )
         async with self._asking:
-            place = await self._places.open(folder)
+            place = await self._destinations.open(folder)
             return None if isinstance(place, Path) else await place.compare(name, size=file.bytes)

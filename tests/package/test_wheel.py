@@ -23,7 +23,7 @@ USES = {
     "cli": "import sys; from soundpiece_async.cli import main; sys.exit(main(['--help']))",
     "simulator": "import soundpiece_async.simulator",
     "verify": "from soundpiece_async import Session, Settings; Session(Settings(api_key='spk_1', verify='full'))",
-    "obstore": "from soundpiece_async._download import destinations as d; d.demand_place('s3://b', verify='header')",
+    "obstore": "from soundpiece_async._download import destinations as d; d.check_destination('s3://b', verify='none')",
 }
 """What cannot be done without an extra. `fast` is used where it is; `pytest` has a test of its own."""
 HIDE = """
