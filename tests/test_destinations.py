@@ -165,8 +165,8 @@ async def test_two_who_save_under_one_name_lose_nothing(
 ) -> None:
     """The second one is refused, says why, and leaves nothing (F5)."""
     shop = open_store(kind, folder=tmp_path, s3=s3)
-    assert len(LARGE) < stores.SENT_WHOLE == 32 << 20
-    monkeypatch.setattr(stores, "SENT_WHOLE", len(LARGE) - 1)
+    assert len(LARGE) < stores.MAX_SINGLE_PUT == 32 << 20
+    monkeypatch.setattr(stores, "MAX_SINGLE_PUT", len(LARGE) - 1)
     saved_meanwhile = asyncio.Event()
     async with bench(tmp_path, ScriptedResponse(until=saved_meanwhile), files={PATH: body}) as b:
         errors: list[DownloadError] = []

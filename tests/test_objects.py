@@ -251,7 +251,7 @@ class SlowTarget(Target):
 
 async def test_a_slow_store_slows_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the store does not take is not read, so memory is bounded; and one that hangs is not waited for for long."""
-    monkeypatch.setattr("soundpiece_async._download.stores.BREAKING_OFF", 0.05)
+    monkeypatch.setattr("soundpiece_async._download.stores.ABORT_TIMEOUT", 0.05)
     async with bench(tmp_path, files={PATH: flac_like(40_000_000)}) as b:
         target = SlowTarget(store=None, key="song.flac", url="memory:///song.flac")  # type: ignore[arg-type] # asks none
         with anyio.move_on_after(0.5) as scope:
@@ -351,6 +351,6 @@ async def test_a_body_ends_well_only_when_it_is_finished() -> None:
     body = Body()
     assert "whole=False" in repr(body)
     body.finish()
-    body.break_off()
+    body.abort()
     assert [block async for block in body] == []
     body.close()

@@ -9,7 +9,7 @@ store, obstore finds credentials and endpoint where the provider's own tools do:
 2. So an upload is aborted, never cancelled: the parts of a cancelled one stay in the bucket, unseen and paid for.
 3. An object that exists is compared by size and first bytes, and not fetched again when it is the same.
 4. Two sessions that save under one name do not lose one of the two: the store itself refuses the second, where it can,
-   which is for objects up to ``SENT_WHOLE``; otherwise the name is checked right before the upload is completed.
+   which is for objects up to ``MAX_SINGLE_PUT``; otherwise the name is checked right before the upload is completed.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 PART = 5 << 20
 """Bytes of a part: the least S3 takes for all but the last."""
-PARTS_OUT = 2
+MAX_PARALLEL_PARTS = 2
 """Parts of one object on their way at once; more cost memory, and the output host is no faster."""
 
 TRIAL = ".soundpiece-trial"
@@ -150,7 +150,7 @@ class Target:
                 mode="create" if create else "overwrite",
                 use_multipart=not whole,
                 chunk_size=PART,
-                max_concurrency=PARTS_OUT,
+                max_concurrency=MAX_PARALLEL_PARTS,
             )
 
 
@@ -280,15 +280,15 @@ def _shorten(error: Exception) -> str:
 
 logger = get_logger("downloader")
 
-READ_AT_ONCE = 8 << 20
+READ_SIZE = 8 << 20
 """Bytes of an object that are read by one request."""
-SENT_WHOLE = 32 << 20
+MAX_SINGLE_PUT = 32 << 20
 """Bytes up to which an object is sent by one request, from memory: stores put no condition on what comes in parts."""
-BREAKING_OFF = 10.0
+ABORT_TIMEOUT = 10.0
 """Seconds an upload that was broken off has to take itself back; later it is left to the bucket's own rules."""
 
 
-class BrokenOffError(Exception):
+class UploadAbortedError(Exception):
     """Tells obstore that the rest will not come."""
 
 
@@ -313,7 +313,7 @@ class Body:
         except anyio.EndOfStream:
             if self._whole:
                 raise StopAsyncIteration from None
-            raise BrokenOffError from None
+            raise UploadAbortedError from None
 
     async def write(self, blocks: list[bytes]) -> None:
         """Pass blocks on; returns when they are taken."""
@@ -323,9 +323,9 @@ class Body:
     def finish(self) -> None:
         """Declare what was written to be the whole file."""
         self._whole = True
-        self.break_off()
+        self.abort()
 
-    def break_off(self) -> None:
+    def abort(self) -> None:
         """Let it end badly, unless it is finished."""
         self.begun.set()
         self._send.close()
@@ -393,7 +393,7 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
     fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
 
     def whole() -> bool:  # known once the host has answered
-        return relay.size is not None and relay.size <= SENT_WHOLE
+        return relay.size is not None and relay.size <= MAX_SINGLE_PUT
 
     def creates() -> bool:
         return whole() and target.creates and not overwrite
@@ -403,7 +403,7 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
             try:
                 await body.begun.wait()
                 await target.write(body, whole=whole(), create=creates())
-            except BrokenOffError:
+            except UploadAbortedError:
                 return
             except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
                 faults.append(error)
@@ -417,21 +417,21 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
                 with fetching:
                     await relay.run()
                     if not overwrite and not creates():
-                        await _demand_free(target)
+                        await _require_absent(target)
                     body.finish()
                     await written.wait()
             except Exception as error:  # noqa: BLE001 - the same
                 faults.append(error)
             finally:
-                body.break_off()
-                writing.deadline = anyio.current_time() + BREAKING_OFF
+                body.abort()
+                writing.deadline = anyio.current_time() + ABORT_TIMEOUT
     finally:
         body.close()
     if faults:
         raise faults[0]
 
 
-async def _demand_free(target: Target) -> None:
+async def _require_absent(target: Target) -> None:
     """Look once more, before an object is finished that the store itself would write over another one (rule 4)."""
     if await target.is_there():
         raise StoreError("it is there meanwhile", kind="taken")
@@ -467,8 +467,8 @@ async def _compare(
             kind=CorruptAudio,
         )
     digest = hashlib.sha256()
-    for start in range(0, size, READ_AT_ONCE):
-        block = await target.read(start, min(size, start + READ_AT_ONCE))
+    for start in range(0, size, READ_SIZE):
+        block = await target.read(start, min(size, start + READ_SIZE))
         await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
     return make_saved_file(
         target.path, size=size, sha256=digest.hexdigest(), found=found, output=download.output, url=target.url
