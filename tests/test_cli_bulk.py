@@ -320,7 +320,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
     async def overlook(_: BulkOptions) -> int:
         return 2
 
-    monkeypatch.setattr("soundpiece_async.cli.bulk.check", overlook)
+    monkeypatch.setattr("soundpiece_async.cli.bulk.validate_file", overlook)
     for flags in ((), ("--dry-run",)):
         assert bulk(*flags) == 2
         assert "jobs.jsonl was changed meanwhile; jobs.jsonl:2: prompt: has 0 char" in capsys.readouterr().err
