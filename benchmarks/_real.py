@@ -20,7 +20,7 @@ from anyio import to_thread
 
 from soundpiece_async import Handle, Limits, NewFx, Session, Settings
 from soundpiece_async.simulator import Simulator
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 
 DELAY = 0.05
 TICK = 0.02
@@ -91,7 +91,7 @@ def play(cell: Cell, *, seconds: float, seed: int) -> Diary:
 def _serve(pipe: Connection, cell: Cell, seed: int) -> None:
     """Be the service: give address and key, then the times of all operations whenever asked."""
 
-    async def travel(request: Request) -> None:
+    async def travel(request: ReceivedRequest) -> None:
         await anyio.sleep(DELAY if request.method == "GET" else 0.0)
 
     async def live() -> None:

@@ -48,7 +48,7 @@ from soundpiece_async.cli.signals import GracefulStop
 from soundpiece_async.cli.status import as_members, read_standing
 from soundpiece_async.cli.verify import Stores, Verification
 from soundpiece_async.simulator import Fault, Simulator
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 
 Streams = pytest.CaptureFixture[str]
 
@@ -98,7 +98,7 @@ def edit(statement: str, *values: object) -> None:
 def test_a_run_whose_folder_is_removed_promises_nothing(serve: Serve, capsys: Streams, lines: int) -> None:
     """The record is gone: that is said, and not that the same command goes on at no cost; also after the last line."""
 
-    def remove(request: Request) -> None:
+    def remove(request: ReceivedRequest) -> None:
         if len(puts(simulator)) == 3 and request.method == "PUT" and Path("out").exists():
             Path("out").rename("gone")
 
@@ -461,7 +461,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     """While it works and afterwards: how many are how far, why some failed, and which are uncertain."""
     seen: list[dict[str, Any]] = []
 
-    async def look(request: Request) -> None:
+    async def look(request: ReceivedRequest) -> None:
         if request.host == "output" and not seen:
             seen.append(as_members(await read_standing(Path("out"))))
 
@@ -615,7 +615,7 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     """Nothing more is submitted, it is said how long it takes, and the exit code is 130; the same command goes on."""
     arrived: Counter[str] = Counter()
 
-    def interrupt(request: Request) -> None:
+    def interrupt(request: ReceivedRequest) -> None:
         arrived[request.method] += 1
         if request.method == "PUT" and arrived["PUT"] == 6:
             os.kill(os.getpid(), number)
@@ -663,7 +663,7 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
     """Although nothing in flight would ever end; and nothing is lost."""
     puts_seen = 0
 
-    def interrupt(request: Request) -> None:
+    def interrupt(request: ReceivedRequest) -> None:
         nonlocal puts_seen
         puts_seen += request.method == "PUT"
         if (request.method == "PUT" and puts_seen == 3) or (request.method == "GET" and puts_seen >= 3):

@@ -20,7 +20,7 @@ from helpers.simulation import settings, simulate
 from soundpiece_async import Journal, Session, Succeeded
 from soundpiece_async._core.job_records import JobState
 from soundpiece_async.simulator import Simulator
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -92,7 +92,7 @@ async def test_killed_at_every_request(victim: Victim, tmp_path: Path, host: str
         step += 1
         seen = 0
 
-        async def kill(request: Request) -> None:
+        async def kill(request: ReceivedRequest) -> None:
             nonlocal seen
             if (request.host, request.method) == (host, method):
                 seen += 1
@@ -146,7 +146,7 @@ async def test_the_command_is_killed(victim: Victim, tmp_path: Path, host: str, 
     )
     seen = 0
 
-    async def kill(request: Request) -> None:
+    async def kill(request: ReceivedRequest) -> None:
         nonlocal seen
         if (request.host, request.method) == (host, method):
             seen += 1

@@ -55,7 +55,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import endings
 from soundpiece_async.simulator import Fault, Simulator
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.variations import TABLE, read_variations
 from soundpiece_async.webhooks import Webhooks, aiohttp_handler
 
@@ -147,7 +147,7 @@ class Day:
         return lost and bool(UNNAMED & set(self.variations))
 
 
-def open_simulator(day: Day, *, on_request: Callable[[Request], None]) -> Simulator:
+def open_simulator(day: Day, *, on_request: Callable[[ReceivedRequest], None]) -> Simulator:
     """A simulator for that day, with its troubles put on the first requests that fit."""
     simulator = simulate(
         speed=1000.0,
@@ -327,7 +327,7 @@ async def live_through(day: Day, victim: Victim) -> None:
     requests: list[Any] = []
     arrived = 0
 
-    def count(_: Request) -> None:
+    def count(_: ReceivedRequest) -> None:
         nonlocal arrived
         arrived += 1
         if day.way == "killed" and arrived == day.death:

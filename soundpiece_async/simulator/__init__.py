@@ -7,9 +7,9 @@ It shares no code with the client, so that a misread contract cannot be misread 
 """
 
 from soundpiece_async.simulator.faults import Fault, Faults
-from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.request_log import Request, Statistics
+from soundpiece_async.simulator.operations import ServerOperation
+from soundpiece_async.simulator.request_log import ReceivedRequest, ServerStatistics
 from soundpiece_async.simulator.simulator import Simulator
-from soundpiece_async.simulator.webhooks import Delivery
+from soundpiece_async.simulator.webhooks import WebhookAttempt
 
-__all__ = ["Delivery", "Fault", "Faults", "Operation", "Request", "Simulator", "Statistics"]
+__all__ = ["Fault", "Faults", "ReceivedRequest", "ServerOperation", "ServerStatistics", "Simulator", "WebhookAttempt"]

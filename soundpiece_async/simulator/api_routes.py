@@ -12,8 +12,8 @@ import attrs
 
 from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import Fault, Strike
-from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_html, reply_json, reply_limited
 from soundpiece_async.simulator.schema import (
     ABSENT,
@@ -41,7 +41,7 @@ class Api:
     private_callbacks: bool
     rate_limited: int = attrs.field(default=0, init=False)
 
-    def identify(self, entry: Request) -> None:
+    def identify(self, entry: ReceivedRequest) -> None:
         """Note the route, the key, the operation and the wait of a request, as far as they can be read."""
         route = _PATHS.get(entry.path)
         if route is None:
@@ -59,7 +59,7 @@ class Api:
         """The liberties the service takes."""
         return self.timeline.world.variations
 
-    async def answer(self, entry: Request, strike: Strike | None) -> Reply:
+    async def answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
         """Do what a request asks for, or refuse it."""
         try:
             reply = await self._answer(entry, strike)
@@ -69,7 +69,7 @@ class Api:
             reply = reply_json({"detail": invalid.errors}, status=422)
         return self.variations.change_reply(reply, entry)
 
-    async def _answer(self, entry: Request, strike: Strike | None) -> Reply:
+    async def _answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
         route = _PATHS.get(entry.path)
         if route is None:
             return reply_json({"detail": "Not Found"}, status=404)
@@ -87,14 +87,14 @@ class Api:
             return self._submit(route, entry, strike)
         return await self._poll(route, entry)
 
-    def _answer_instead(self, entry: Request) -> Reply | None:
+    def _answer_instead(self, entry: ReceivedRequest) -> Reply | None:
         """The refusal that a variation has for a request, or None."""
         self.timeline.catch_up()
         world = self.timeline.world
         known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
         return self.variations.answer_instead(entry, known)
 
-    def _submit(self, route: Route, entry: Request, strike: Strike | None) -> Reply:
+    def _submit(self, route: Route, entry: ReceivedRequest, strike: Strike | None) -> Reply:
         submission = check_body(route, _read_body(entry), private_callbacks=self.private_callbacks)
         forced = strike is not None and strike.fault is Fault.FAIL
         failure = OperationError(code=strike.code or "internal_error") if strike is not None and forced else None
@@ -106,7 +106,7 @@ class Api:
         at_first = not known or self.variations.has("repeat=snapshot")
         return self._present(operation, now=now, at_first=at_first)
 
-    async def _poll(self, route: Route, entry: Request) -> Reply:
+    async def _poll(self, route: Route, entry: ReceivedRequest) -> Reply:
         identity, wait = check_query(entry.query, any_id=self.variations.own_ids)
         now = self.timeline.catch_up()
         operation = self.timeline.world.find(route, identity)
@@ -120,14 +120,14 @@ class Api:
                 return reply_html(hold.status, HTTPStatus(hold.status).phrase)
         return self._present(operation, now=now)
 
-    def _present(self, operation: Operation, *, now: float, at_first: bool = False) -> Reply:
+    def _present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> Reply:
         world = self.timeline.world
         document = world.present(operation, now=now, at_first=at_first)
         body = self.variations.build_body(document, operation.route.envelope)
         return reply_json({**body, **world.news})
 
 
-def _read_body(entry: Request) -> object:
+def _read_body(entry: ReceivedRequest) -> object:
     """What FastAPI takes for the body: JSON only if it claims to be that, or else text, or nothing at all."""
     if not entry.body:
         return ABSENT
@@ -138,7 +138,7 @@ def _read_body(entry: Request) -> object:
     return entry.json
 
 
-def _decode(entry: Request) -> object:
+def _decode(entry: ReceivedRequest) -> object:
     """The JSON of a body, None when it is none."""
     if not _is_json(entry):
         return None
@@ -148,7 +148,7 @@ def _decode(entry: Request) -> object:
         return None
 
 
-def _is_json(entry: Request) -> bool:
+def _is_json(entry: ReceivedRequest) -> bool:
     """Whether the body claims to be JSON."""
     media_type = entry.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

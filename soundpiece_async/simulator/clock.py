@@ -5,7 +5,7 @@ from collections.abc import Callable
 import anyio
 import attrs
 
-from soundpiece_async.simulator.operations import Operation, OperationError
+from soundpiece_async.simulator.operations import OperationError, ServerOperation
 from soundpiece_async.simulator.world import World
 
 
@@ -17,7 +17,7 @@ class Timeline:
     """
 
     world: World
-    on_end: Callable[[Operation], None]
+    on_end: Callable[[ServerOperation], None]
     _bells: dict[str, anyio.Event] = attrs.field(factory=dict, init=False)
     _alarm: float = attrs.field(default=0.0, init=False)
     _earlier: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -52,7 +52,7 @@ class Timeline:
         self.world.finish(identity, now=anyio.current_time(), failure=failure)
         self.catch_up()
 
-    async def wait(self, operation: Operation, *, seconds: float) -> None:
+    async def wait(self, operation: ServerOperation, *, seconds: float) -> None:
         """Wait until the operation has ended, at most `seconds`."""
         bell = self._bells.setdefault(operation.id, anyio.Event())
         with anyio.move_on_after(seconds):

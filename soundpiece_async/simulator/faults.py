@@ -18,7 +18,7 @@ from typing import Literal, TypedDict, Unpack, get_args
 
 import attrs
 
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.schema import ROUTES
 from soundpiece_async.simulator.validators import (
     ERROR_STATUS,
@@ -146,7 +146,7 @@ class Injection:
     skip: int
     times: int
 
-    def take(self, request: Request) -> bool:
+    def take(self, request: ReceivedRequest) -> bool:
         """Whether this request is struck; counts it if so."""
         if any(getattr(request, name) != value for name, value in self.conditions.items()):
             return False
@@ -196,7 +196,7 @@ class Mischief:
         skip, times = details.get("skip", 0), details.get("times", 1)
         self._injections.append(Injection(strike=strike, conditions=conditions, skip=skip, times=times))
 
-    def choose(self, request: Request) -> Strike | None:
+    def choose(self, request: ReceivedRequest) -> Strike | None:
         """What happens to a request that has just arrived."""
         strike = self._injected(request) or self._drawn(request)
         if strike is not None:
@@ -208,7 +208,7 @@ class Mischief:
         """A byte position to spoil in a body of `size` bytes."""
         return self._dice.randrange(size)
 
-    def _injected(self, request: Request) -> Strike | None:
+    def _injected(self, request: ReceivedRequest) -> Strike | None:
         for injection in self._injections:
             if injection.take(request):
                 if injection.times == 0:
@@ -216,7 +216,7 @@ class Mischief:
                 return injection.strike
         return None
 
-    def _drawn(self, request: Request) -> Strike | None:
+    def _drawn(self, request: ReceivedRequest) -> Strike | None:
         shares = self._shares[request.host]
         if not shares:
             return None

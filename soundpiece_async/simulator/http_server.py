@@ -17,10 +17,10 @@ import attrs
 from aiohttp import web
 
 from soundpiece_async.simulator.faults import BEFORE, Fault, Host, Mischief, Strike
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_html, reply_instead, reply_json, spoil
 
-Hook = Callable[[Request], Awaitable[None] | None]
+Hook = Callable[[ReceivedRequest], Awaitable[None] | None]
 _BLOCK = 1 << 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -30,8 +30,8 @@ class Desk:
     """One host: `identify` reads into the log what a request is about, `answer` does what it asks for."""
 
     host: Host
-    identify: Callable[[Request], None]
-    answer: Callable[[Request, Strike | None], Awaitable[Reply]]
+    identify: Callable[[ReceivedRequest], None]
+    answer: Callable[[ReceivedRequest, Strike | None], Awaitable[Reply]]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -42,7 +42,7 @@ class Reception:
     hook: Hook | None = None
     pace: float | None = None
     date: Callable[[], str] | None = None
-    log: list[Request] = attrs.field(factory=list, init=False)
+    log: list[ReceivedRequest] = attrs.field(factory=list, init=False)
     open_requests: int = attrs.field(default=0, init=False)
     open_polls: int = attrs.field(default=0, init=False)
     peak_polls: int = attrs.field(default=0, init=False)
@@ -59,7 +59,7 @@ class Reception:
         """Answer one request, or hang up on it."""
         url = request.rel_url
         arrived = anyio.current_time()
-        entry = Request(
+        entry = ReceivedRequest(
             host=desk.host,
             method=request.method,
             path=url.path,
@@ -87,7 +87,7 @@ class Reception:
         for scope in self._scopes:
             scope.cancel()
 
-    def _enter(self, entry: Request) -> None:
+    def _enter(self, entry: ReceivedRequest) -> None:
         self.log.append(entry)
         self.counts[f"{entry.host} {entry.method}"] += 1
         self.open_requests += 1
@@ -95,20 +95,20 @@ class Reception:
             self.open_polls += 1
             self.peak_polls = max(self.peak_polls, self.open_polls)
 
-    def _count(self, entry: Request) -> int:
+    def _count(self, entry: ReceivedRequest) -> int:
         """Count a request, and give the number of those before it that were about the same."""
         about = f"{entry.host} {entry.method} {entry.key or entry.operation or ''} {entry.path}"
         self._seen[about] += 1
         return self._seen[about] - 1
 
-    def _leave(self, entry: Request) -> None:
+    def _leave(self, entry: ReceivedRequest) -> None:
         entry.held = anyio.current_time() - entry.arrived
         self.open_requests -= 1
         self.bytes_sent += entry.sent
         if _is_poll(entry):
             self.open_polls -= 1
 
-    async def _attend(self, request: web.BaseRequest, entry: Request, desk: Desk) -> web.StreamResponse:
+    async def _attend(self, request: web.BaseRequest, entry: ReceivedRequest, desk: Desk) -> web.StreamResponse:
         entry.body = await request.read()
         desk.identify(entry)
         entry.earlier = self._count(entry)
@@ -133,7 +133,7 @@ class Reception:
         return await self._send(request, entry, reply, strike)
 
     async def _send(
-        self, request: web.BaseRequest, entry: Request, reply: Reply, strike: Strike | None
+        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, strike: Strike | None
     ) -> web.StreamResponse:
         """Send an answer: in one go, unless it is a download or a fault breaks it."""
         if self.date is not None:
@@ -147,7 +147,7 @@ class Reception:
         return _respond(reply)
 
     async def _stream(
-        self, request: web.BaseRequest, entry: Request, reply: Reply, strike: Strike | None
+        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, strike: Strike | None
     ) -> web.StreamResponse:
         """Send a body block by block, with a break at the place where a fault wants it."""
         response = _FRAMINGS[reply.framing](
@@ -171,7 +171,7 @@ class Reception:
             _close(request)
         return response
 
-    async def _write(self, response: web.StreamResponse, entry: Request, body: memoryview) -> None:
+    async def _write(self, response: web.StreamResponse, entry: ReceivedRequest, body: memoryview) -> None:
         for start in range(0, len(body), _BLOCK):
             block = body[start : start + _BLOCK]
             await response.write(block)
@@ -192,7 +192,7 @@ class _Unmeasured(web.StreamResponse):
 _FRAMINGS = {"length": web.StreamResponse, "chunked": web.StreamResponse, "closed": _Unmeasured}
 
 
-def _is_poll(entry: Request) -> bool:
+def _is_poll(entry: ReceivedRequest) -> bool:
     return entry.host == "api" and entry.method == "GET"
 
 

@@ -41,7 +41,7 @@ class Track:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Operation:
+class ServerOperation:
     """One piece of work; `created` and `due` are the loop's seconds, `puts` counts the PUTs that asked for it.
 
     `fate` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked, and
@@ -64,7 +64,7 @@ class Operation:
 
 
 def describe(
-    operation: Operation,
+    operation: ServerOperation,
     *,
     status: str,
     created_at: float,

@@ -7,7 +7,7 @@ import attrs
 from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import Fault, Faults, Strike
 from soundpiece_async.simulator.render_cache import Render, Renders
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_xml
 from soundpiece_async.simulator.signed_urls import Ticket, name_track
 
@@ -27,19 +27,19 @@ class Shelf:
     faults: Faults
     downloads: int = attrs.field(default=0, init=False)
 
-    def identify(self, entry: Request) -> None:
+    def identify(self, entry: ReceivedRequest) -> None:
         """Note whose file a request is about."""
         track = self.timeline.world.find_track(name_track(entry.path))
         entry.operation = None if track is None else track.operation
         entry.route = None if track is None else self.timeline.world.operations[track.operation].route.name
 
-    async def answer(self, entry: Request, strike: Strike | None) -> Reply:
+    async def answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
         """Give a file or a part of it."""
         variations = self.timeline.world.variations
         reply = variations.answer_instead(entry, None) or await self._answer(entry, strike)
         return variations.change_reply(reply, entry)
 
-    async def _answer(self, entry: Request, strike: Strike | None) -> Reply:
+    async def _answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
         world = self.timeline.world
         track = world.find_track(name_track(entry.path))
         if track is None:
@@ -95,6 +95,6 @@ def parse_range(header: str | None, *, size: int) -> range | None:
     return range(start, stop)
 
 
-def _wanted(entry: Request, render: Render) -> str | None:
+def _wanted(entry: ReceivedRequest, render: Render) -> str | None:
     """The Range header, unless its If-Range names another version of the file."""
     return entry.range if entry.if_range in (None, render.etag) else None

@@ -1,4 +1,4 @@
-"""What happened, seen from the server's side: one `Request` each, and counts."""
+"""What happened, seen from the server's side: one `ReceivedRequest` each, and counts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import attrs
 
 
 @attrs.define(eq=False, kw_only=True)
-class Request:
+class ReceivedRequest:
     """One request as it arrived; what is not known yet is filled in as it is answered.
 
     `arrived` is the loop's time and `held` the seconds until the answer was sent or the client had gone, both in real
@@ -56,7 +56,7 @@ class Request:
 
 
 @attrs.frozen(kw_only=True)
-class Statistics:
+class ServerStatistics:
     """Counts since the simulator was opened; `faults` by the name of the fault."""
 
     operations: int

@@ -21,14 +21,14 @@ from soundpiece_async.simulator.faults import Details, Fault, Faults, Mischief
 from soundpiece_async.simulator.http_server import Desk, Hook, Reception
 from soundpiece_async.simulator.lifetime import Life, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import Taste
-from soundpiece_async.simulator.operations import Operation, OperationError
+from soundpiece_async.simulator.operations import OperationError, ServerOperation
 from soundpiece_async.simulator.output_host import Shelf
 from soundpiece_async.simulator.render_cache import Renders
-from soundpiece_async.simulator.request_log import Request, Statistics
+from soundpiece_async.simulator.request_log import ReceivedRequest, ServerStatistics
 from soundpiece_async.simulator.signed_urls import Signer
 from soundpiece_async.simulator.token_bucket import Bucket
 from soundpiece_async.simulator.variations import Variations, read_variations
-from soundpiece_async.simulator.webhooks import Courier, Delivery, Event, write_event
+from soundpiece_async.simulator.webhooks import Courier, Event, WebhookAttempt, write_event
 from soundpiece_async.simulator.world import Durations, World
 
 _HOLD = 20.0
@@ -69,7 +69,7 @@ class Simulator:
         allow_private_callbacks: Whether loopback and other private hosts, and plain http, may be callbacks. Callbacks
             to public hosts are accepted always and called never.
         callback_url: Where webhooks go of operations that were submitted without a callback of their own.
-        on_request: Called with each `Request` after it arrived and before it takes effect; awaited if it is async.
+        on_request: Called with each `ReceivedRequest` before it takes effect, and awaited if it is async.
         cache_bytes: How much rendered audio is kept.
         host: The interface to listen on; "0.0.0.0" for all of them, as in a container.
         port: The port of the API; 0 for any free one.
@@ -167,17 +167,17 @@ class Simulator:
         return f"<Simulator {self.url or 'closed'} {self._world!r} {self._reception!r}>"
 
     @property
-    def log(self) -> list[Request]:
+    def log(self) -> list[ReceivedRequest]:
         """Every request to both hosts, in order of arrival."""
         return self._reception.log
 
     @property
-    def operations(self) -> Mapping[str, Operation]:
+    def operations(self) -> Mapping[str, ServerOperation]:
         """The operations by id."""
         return self._world.operations
 
     @property
-    def deliveries(self) -> list[Delivery]:
+    def deliveries(self) -> list[WebhookAttempt]:
         """Every attempt to deliver a webhook, in order."""
         return self._courier.deliveries
 
@@ -196,10 +196,10 @@ class Simulator:
         """The environment variables that lead a client to this simulator."""
         return {"SOUNDPIECE_API_KEY": self.api_key, "SOUNDPIECE_BASE_URL": self.url}
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> ServerStatistics:
         """Count what happened so far; cheap."""
         world, reception, webhooks = self._world, self._reception, self._courier.counts
-        return Statistics(
+        return ServerStatistics(
             operations=len(world.operations),
             processing=len(world.operations) - world.ended.total(),
             ready=world.ended["ready"],
@@ -273,7 +273,7 @@ class Simulator:
             self._reception.close()
             group.cancel_scope.cancel()
 
-    def _announce(self, operation: Operation) -> None:
+    def _announce(self, operation: ServerOperation) -> None:
         """Send word of an operation that ended, if anyone is to hear of it (docs/api.md#webhooks)."""
         callback = operation.submission.callback_url or self.callback_url
         if callback is None or not self._courier.keys:

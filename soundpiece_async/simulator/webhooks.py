@@ -47,7 +47,7 @@ class Event:
 
 
 @attrs.frozen(kw_only=True)
-class Delivery:
+class WebhookAttempt:
     """One attempt: its number from 1, the receiver's status, None when it gave none in time."""
 
     event: str
@@ -67,7 +67,7 @@ class Courier:
     attempts: int
     timeout: float
     pause: float = 1.0
-    deliveries: list[Delivery] = attrs.field(factory=list, init=False)
+    deliveries: list[WebhookAttempt] = attrs.field(factory=list, init=False)
     counts: Counter[str] = attrs.field(factory=Counter, init=False)
     _inbox: deque[Event] = attrs.field(factory=deque, init=False)
     _posted: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -120,7 +120,9 @@ class Courier:
                     status = response.status
         except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError
             status = None
-        self.deliveries.append(Delivery(event=event.id, operation=event.operation, attempt=attempt, status=status))
+        self.deliveries.append(
+            WebhookAttempt(event=event.id, operation=event.operation, attempt=attempt, status=status)
+        )
         return status is not None and status // 100 == 2  # noqa: PLR2004 - any 2xx
 
 

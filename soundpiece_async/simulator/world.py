@@ -24,7 +24,7 @@ import attrs
 
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
-from soundpiece_async.simulator.operations import NEWS, Operation, OperationError, RefusalError, Track, describe
+from soundpiece_async.simulator.operations import NEWS, OperationError, RefusalError, ServerOperation, Track, describe
 from soundpiece_async.simulator.schema import Route, Submission
 from soundpiece_async.simulator.signed_urls import Signer, Ticket, read_link
 from soundpiece_async.simulator.validators import check_duration
@@ -54,10 +54,10 @@ class World:
     durations: Durations = None
     credits: int | None = None
     wall_offset: float = 0.0
-    operations: dict[str, Operation] = attrs.field(factory=dict, init=False)
+    operations: dict[str, ServerOperation] = attrs.field(factory=dict, init=False)
     ended: Counter[str] = attrs.field(factory=Counter, init=False)
     replays: int = attrs.field(default=0, init=False)
-    _keys: dict[str, Operation] = attrs.field(factory=dict, init=False)
+    _keys: dict[str, ServerOperation] = attrs.field(factory=dict, init=False)
     _tracks: dict[str, Track] = attrs.field(factory=dict, init=False)
     _repeats: Counter[bytes] = attrs.field(factory=Counter, init=False)
     _agenda: list[tuple[float, str]] = attrs.field(factory=list, init=False)
@@ -83,7 +83,7 @@ class World:
 
     def submit(
         self, route: Route, submission: Submission, *, body: object, now: float, failure: OperationError | None = None
-    ) -> tuple[Operation, bool]:
+    ) -> tuple[ServerOperation, bool]:
         """The operation a PUT asks for, and whether its key made it before.
 
         A `failure` lets a new operation fail with it. Raises `RefusalError` for a key used with another body (409:
@@ -103,11 +103,11 @@ class World:
         heapq.heappush(self._agenda, (operation.due, operation.id))
         return operation, False
 
-    def find_key(self, key: str | None) -> Operation | None:
+    def find_key(self, key: str | None) -> ServerOperation | None:
         """The operation that a key made."""
         return None if key is None else self._keys.get(key)
 
-    def find(self, route: Route, identity: str) -> Operation | None:
+    def find(self, route: Route, identity: str) -> ServerOperation | None:
         """The operation of this route with this id."""
         operation = self.operations.get(identity)
         return operation if operation is not None and operation.route is route else None
@@ -116,7 +116,7 @@ class World:
         """The output with this name on the output host."""
         return self._tracks.get(name)
 
-    def advance(self, now: float) -> list[Operation]:
+    def advance(self, now: float) -> list[ServerOperation]:
         """Let time pass until `now`; gives the operations that ended."""
         ended = []
         while self._agenda and self._agenda[0][0] <= now:
@@ -140,7 +140,7 @@ class World:
         operation.tracks = tuple(_retake(track) for track in operation.tracks)
         self._tracks.update((track.name, track) for track in operation.tracks)
 
-    def present(self, operation: Operation, *, now: float, at_first: bool = False) -> dict[str, Any]:
+    def present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> dict[str, Any]:
         """The operation object as it is `now`, its URLs freshly signed; or `at_first`, as its PUT gave it."""
         status: str = "processing" if at_first else operation.status
         if self.forward and status == "processing" and now < (operation.created + operation.due) / 2:
@@ -157,7 +157,7 @@ class World:
         self.variations.change_document(document, operation)
         return document
 
-    def _show(self, operation: Operation, status: str) -> list[Track]:
+    def _show(self, operation: ServerOperation, status: str) -> list[Track]:
         """The tracks that are shown under a status: all at the end, and one early if the service does that."""
         if status == "ready":
             operation.looks += 1
@@ -165,7 +165,7 @@ class World:
         early = self.variations.has("outputs=early") and status != "failed" and operation.fate is None
         return self._look(operation)[:1] if early else []
 
-    def _look(self, operation: Operation) -> list[Track]:
+    def _look(self, operation: ServerOperation) -> list[Track]:
         """The tracks of an operation, in the order of the day."""
         if not operation.tracks:
             names = [_digest(operation.id, index).hex() for index in range(8)]
@@ -190,7 +190,7 @@ class World:
 
     def _create(
         self, route: Route, submission: Submission, fingerprint: bytes, *, now: float, failure: OperationError | None
-    ) -> Operation:
+    ) -> ServerOperation:
         echo = submission.echo
         url = (echo.get("source") or echo.get("reference") or {}).get("url")
         own = read_link(url) if url is not None and self.signer.owns(url) else None
@@ -208,7 +208,7 @@ class World:
             unknown_stem = self.forward and route.name == "adapt.separate_stems"
             return (*pieces, Piece(source, "mix")) if unknown_stem and source else pieces
 
-        return Operation(
+        return ServerOperation(
             id=identity,
             route=route,
             key=submission.key,

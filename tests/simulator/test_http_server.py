@@ -10,7 +10,7 @@ from soundpiece_async.simulator import Faults
 from soundpiece_async.simulator.faults import Mischief, Strike
 from soundpiece_async.simulator.http_server import Desk, Reception
 from soundpiece_async.simulator.lifetime import listen
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ async def test_a_client_that_is_gone_is_no_error() -> None:
     """A connection that was lost just before its answer is hung up on, and the request is open no longer."""
     reception = Reception(mischief=Mischief(Faults(), dice=random.Random(1)))
 
-    async def answer(_entry: Request, _strike: Strike | None) -> Reply:
+    async def answer(_entry: ReceivedRequest, _strike: Strike | None) -> Reply:
         return Reply(body=b"fLaC")
 
     async def receive(request: web.BaseRequest) -> web.StreamResponse:

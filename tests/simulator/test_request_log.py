@@ -11,7 +11,7 @@ from helpers.idle import until
 from helpers.simulation import never_finishes
 from helpers.simulator_client import opened
 
-from soundpiece_async.simulator import Request, Simulator
+from soundpiece_async.simulator import ReceivedRequest, Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -47,12 +47,12 @@ class TestLog:
     @pytest.mark.parametrize("is_async", [True, False])
     async def test_announces_arrivals(self, *, is_async: bool) -> None:
         """The hook sees each request before anything takes effect, and is awaited when it is async."""
-        seen: list[tuple[Request, int]] = []
+        seen: list[tuple[ReceivedRequest, int]] = []
 
-        def note(request: Request) -> None:
+        def note(request: ReceivedRequest) -> None:
             seen.append((request, len(caller.sim.operations)))
 
-        async def note_later(request: Request) -> None:
+        async def note_later(request: ReceivedRequest) -> None:
             await anyio.sleep(0.01)
             note(request)
 

@@ -9,15 +9,15 @@ import aiohttp
 import pytest
 from helpers.simulator_client import opened
 
-from soundpiece_async.simulator import Fault, Faults, Request
+from soundpiece_async.simulator import Fault, Faults, ReceivedRequest
 from soundpiece_async.simulator.faults import Mischief
 
 UNKNOWN_ID = "op_" + "0" * 26
 
 
-def arrive(host: str = "api", method: str = "PUT", **details: Any) -> Request:
+def arrive(host: str = "api", method: str = "PUT", **details: Any) -> ReceivedRequest:
     """A request that has just come in."""
-    return Request(host=host, method=method, path="/", arrived=0.0, headers={}, **details)
+    return ReceivedRequest(host=host, method=method, path="/", arrived=0.0, headers={}, **details)
 
 
 class TestMischief:

@@ -15,7 +15,7 @@ from helpers.ports import reserved_port
 from helpers.simulation import never_finishes
 from helpers.simulator_client import opened
 
-from soundpiece_async.simulator import Fault, Request, Simulator
+from soundpiece_async.simulator import Fault, ReceivedRequest, Simulator
 from soundpiece_async.simulator.http_server import _close, _hang_up
 
 pytestmark = pytest.mark.anyio
@@ -147,7 +147,7 @@ async def test_hangs_up_on_who_has_gone() -> None:
         end(SimpleNamespace(transport=None))
 
 
-async def _hold_puts(request: Request) -> None:
+async def _hold_puts(request: ReceivedRequest) -> None:
     if request.method == "PUT":
         await anyio.sleep_forever()
 

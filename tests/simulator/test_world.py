@@ -8,7 +8,7 @@ import pytest
 
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.music import Taste
-from soundpiece_async.simulator.operations import Operation, OperationError, RefusalError
+from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
 from soundpiece_async.simulator.schema import ROUTES, check_body
 from soundpiece_async.simulator.signed_urls import Signer, read_link, write_time
 from soundpiece_async.simulator.tone import cut_down
@@ -27,7 +27,9 @@ def make_world(**options: Any) -> World:
     return World(**{"seed": 0, "signer": signer, "durations": dict.fromkeys(ROUTES, 10.0)} | options)
 
 
-def put(world: World, route: str, members: dict[str, Any], *, now: float = 0.0, key: str | None = None) -> Operation:
+def put(
+    world: World, route: str, members: dict[str, Any], *, now: float = 0.0, key: str | None = None
+) -> ServerOperation:
     """Submit a body under a fresh key, or the one given."""
     body = {"idempotency_key": key or str(uuid.uuid4()), **members}
     return world.submit(ROUTES[route], check_body(ROUTES[route], body), body=body, now=now)[0]

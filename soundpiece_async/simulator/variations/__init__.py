@@ -12,8 +12,8 @@ from random import Random
 
 import attrs
 
-from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.operations import ServerOperation
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply
 from soundpiece_async.simulator.variations.answers import ANSWERS, HOLDS, Hold
 from soundpiece_async.simulator.variations.documents import DOCUMENTS
@@ -53,7 +53,7 @@ class Variations:
         """Whether ids have another form than the documented one."""
         return any(variation.identity for variation in self.chosen.values())
 
-    def change_document(self, document: Document, operation: Operation) -> None:
+    def change_document(self, document: Document, operation: ServerOperation) -> None:
         """Change the operation object in place."""
         for variation in self.chosen.values():
             if variation.document is not None:
@@ -71,14 +71,14 @@ class Variations:
         make = next(makers, None)
         return documented if make is None else make(dice)
 
-    def answer_instead(self, request: Request, operation: Operation | None) -> Reply | None:
+    def answer_instead(self, request: ReceivedRequest, operation: ServerOperation | None) -> Reply | None:
         """Return the answer to a request that is not to take effect, the first there is."""
         for variation in self.chosen.values():
             if variation.instead is not None and (reply := variation.instead(request, operation)) is not None:
                 return reply
         return None
 
-    def change_reply(self, reply: Reply, request: Request) -> Reply:
+    def change_reply(self, reply: Reply, request: ReceivedRequest) -> Reply:
         """Change an answer before it is sent."""
         for variation in self.chosen.values():
             if variation.reply is not None:

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import attrs
 
-from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.operations import ServerOperation
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_html, reply_json
 from soundpiece_async.simulator.variations.variation import Document, Table, Variation
 
-Refuse = Callable[[Request, Operation | None], Reply | None]
+Refuse = Callable[[ReceivedRequest, ServerOperation | None], Reply | None]
 _EARLY_READS = 2
 """How many GETs of an operation are refused before the service finds it."""
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -74,7 +74,7 @@ def _refuse(status: int) -> Reply:
 
 
 def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
-    def refuse(request: Request, operation: Operation | None) -> Reply | None:
+    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Reply | None:
         early = request.method == "GET" and operation is not None and request.earlier < reads
         return _refuse(status) if early else None
 
@@ -82,14 +82,14 @@ def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
 
 
 def _refuse_holds(status: int) -> Refuse:
-    def refuse(request: Request, _: Operation | None) -> Reply | None:
+    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
         return reply_json({"detail": "Unknown parameter: wait"}, status=status) if request.wait else None
 
     return refuse
 
 
 def _refuse_repeats(status: int, detail: str, *, only_in_progress: bool = True) -> Refuse:
-    def refuse(request: Request, operation: Operation | None) -> Reply | None:
+    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Reply | None:
         if request.method != "PUT" or operation is None or (only_in_progress and operation.status != "processing"):
             return None
         return reply_json({"detail": detail}, status=status)
@@ -97,31 +97,31 @@ def _refuse_repeats(status: int, detail: str, *, only_in_progress: bool = True) 
     return refuse
 
 
-def _refuse_first_submit(request: Request, _: Operation | None) -> Reply | None:
+def _refuse_first_submit(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
     return _refuse(503) if request.method == "PUT" and request.earlier == 0 else None
 
 
-def _block(request: Request, _: Operation | None) -> Reply | None:
+def _block(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
     return reply_html(403, "Forbidden") if request.method == "PUT" and BLOCKED in request.body else None
 
 
-def _lose_first_answer(reply: Reply, request: Request) -> Reply:
+def _lose_first_answer(reply: Reply, request: ReceivedRequest) -> Reply:
     accepted = request.method == "PUT" and request.earlier == 0 and reply.status == HTTPStatus.OK
     return reply_html(502, "Bad Gateway") if accepted else reply
 
 
-def _accept_with(status: int) -> Callable[[Reply, Request], Reply]:
-    def change(reply: Reply, request: Request) -> Reply:
+def _accept_with(status: int) -> Callable[[Reply, ReceivedRequest], Reply]:
+    def change(reply: Reply, request: ReceivedRequest) -> Reply:
         accepted = request.method == "PUT" and reply.status == HTTPStatus.OK
         return attrs.evolve(reply, status=status) if accepted else reply
 
     return change
 
 
-def _accept_in_headers(status: int, name: str) -> Callable[[Reply, Request], Reply]:
+def _accept_in_headers(status: int, name: str) -> Callable[[Reply, ReceivedRequest], Reply]:
     """Tell the id in a header, and nothing in the body."""
 
-    def change(reply: Reply, request: Request) -> Reply:
+    def change(reply: Reply, request: ReceivedRequest) -> Reply:
         if request.method != "PUT" or reply.status != HTTPStatus.OK:
             return reply
         identity = quote(_ID.findall(bytes(reply.body).decode())[-1], safe="")
@@ -131,15 +131,15 @@ def _accept_in_headers(status: int, name: str) -> Callable[[Reply, Request], Rep
     return change
 
 
-def _conflict(reply: Reply, request: Request) -> Reply:
+def _conflict(reply: Reply, request: ReceivedRequest) -> Reply:
     repeated = request.method == "PUT" and request.earlier > 0 and reply.status == HTTPStatus.OK
     return attrs.evolve(reply, status=409) if repeated else reply
 
 
-def _respell(change: Callable[[str], str]) -> Callable[[Reply, Request], Reply]:
+def _respell(change: Callable[[str], str]) -> Callable[[Reply, ReceivedRequest], Reply]:
     """Write an id in the answer to a GET otherwise than it was asked for."""
 
-    def respell(reply: Reply, request: Request) -> Reply:
+    def respell(reply: Reply, request: ReceivedRequest) -> Reply:
         asked = request.query.get("id")
         if request.method != "GET" or asked is None or reply.status != HTTPStatus.OK:
             return reply
@@ -149,10 +149,10 @@ def _respell(change: Callable[[str], str]) -> Callable[[Reply, Request], Reply]:
     return respell
 
 
-def _wrap(write: Callable[[bytes], bytes]) -> Callable[[Reply, Request], Reply]:
+def _wrap(write: Callable[[bytes], bytes]) -> Callable[[Reply, ReceivedRequest], Reply]:
     """Write the JSON of an answer of the API otherwise."""
 
-    def wrap(reply: Reply, _: Request) -> Reply:
+    def wrap(reply: Reply, _: ReceivedRequest) -> Reply:
         if reply.status >= HTTPStatus.MULTIPLE_CHOICES or reply.content_type != "application/json" or not reply.body:
             return reply
         return attrs.evolve(reply, body=write(bytes(reply.body)))

@@ -14,11 +14,11 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from soundpiece_async.simulator.operations import Operation
+from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.schema import ABSENT
 from soundpiece_async.simulator.variations.variation import Document, Table, Variation
 
-Change = Callable[[Document, Operation], None]
+Change = Callable[[Document, ServerOperation], None]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -36,7 +36,7 @@ def _put(members: Document, name: str, value: object) -> None:
 def _echo(kind: type | tuple[type, ...], change: Callable[[Any], object]) -> Change:
     """Change the echoed members whose value is of a kind; a boolean is no number."""
 
-    def apply(document: Document, operation: Operation) -> None:
+    def apply(document: Document, operation: ServerOperation) -> None:
         for name in operation.submission.echo:
             value = document.get(name)
             if isinstance(value, kind) and not isinstance(value, bool):
@@ -49,14 +49,14 @@ def _float32(number: float) -> float:
     return float(struct.unpack("f", struct.pack("f", number))[0])
 
 
-def _drop_defaults(document: Document, operation: Operation) -> None:
+def _drop_defaults(document: Document, operation: ServerOperation) -> None:
     """Leave out what the caller did not send, or sent as it is by default."""
     for member in operation.route.members:
         if document.get(member.name) in (None, member.default):
             document.pop(member.name, None)
 
 
-def _fill_defaults(document: Document, operation: Operation) -> None:
+def _fill_defaults(document: Document, operation: ServerOperation) -> None:
     """Show the members of every route, and empty texts for those that were not sent."""
     for name, value in {"callback_url": None, "loopable": False, "n_variations": 1}.items():
         document.setdefault(name, value)
@@ -85,13 +85,13 @@ def _copy_url(url: str) -> str:
     return f"https://ingest.example.com/copies/{hashlib.blake2b(url.encode(), digest_size=12).hexdigest()}"
 
 
-def _drop_echo(document: Document, operation: Operation) -> None:
+def _drop_echo(document: Document, operation: ServerOperation) -> None:
     for name in operation.submission.echo:
         document.pop(name, None)
 
 
 def _key(change: Callable[[str], str]) -> Change:
-    def apply(document: Document, operation: Operation) -> None:
+    def apply(document: Document, operation: ServerOperation) -> None:
         document["idempotency_key"] = change(operation.key)
 
     return apply
@@ -167,7 +167,7 @@ def _parse(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _find_outputs(document: Document, operation: Operation) -> list[Document]:
+def _find_outputs(document: Document, operation: ServerOperation) -> list[Document]:
     """Return the outputs, one or many; those of an operation that has none yet are none."""
     found = document.get(operation.route.result)
     return found if isinstance(found, list) else [found] if isinstance(found, dict) else []
@@ -176,7 +176,7 @@ def _find_outputs(document: Document, operation: Operation) -> list[Document]:
 def _output_member(name: str, change: Callable[[Any], object]) -> Change:
     """Change a member of every output that has it."""
 
-    def apply(document: Document, operation: Operation) -> None:
+    def apply(document: Document, operation: ServerOperation) -> None:
         for output in _find_outputs(document, operation):
             if name in output:
                 _put(output, name, change(output[name]))
@@ -198,7 +198,7 @@ def _created(write: Callable[[datetime], object]) -> Change:
 def _outputs(change: Callable[[list[Document]], object]) -> Change:
     """Change a list of outputs; a single output stays."""
 
-    def apply(document: Document, _: Operation) -> None:
+    def apply(document: Document, _: ServerOperation) -> None:
         outputs = document.get("outputs")
         if isinstance(outputs, list):
             document["outputs"] = change(outputs)
@@ -212,27 +212,27 @@ def _key_by_kind(outputs: list[Document]) -> Document:
     return dict(zip(names, outputs, strict=True))
 
 
-def _list_single(document: Document, operation: Operation) -> None:
+def _list_single(document: Document, operation: ServerOperation) -> None:
     if operation.route.result == "output" and document["output"] is not None:
         document["output"] = [document["output"]]
 
 
-def _rename_result(document: Document, operation: Operation) -> None:
+def _rename_result(document: Document, operation: ServerOperation) -> None:
     name = operation.route.result
     document[name.replace("output", "result")] = document.pop(name)
 
 
-def _result(write: Callable[[Operation], object], *, looks: float = float("inf")) -> Change:
+def _result(write: Callable[[ServerOperation], object], *, looks: float = float("inf")) -> Change:
     """Write something else than the outputs when a ready operation is looked at for the first times."""
 
-    def apply(document: Document, operation: Operation) -> None:
+    def apply(document: Document, operation: ServerOperation) -> None:
         if operation.looks <= looks and _find_outputs(document, operation):
             _put(document, operation.route.result, write(operation))
 
     return apply
 
 
-def _write_empty(operation: Operation) -> object:
+def _write_empty(operation: ServerOperation) -> object:
     return [] if operation.route.result == "outputs" else {}
 
 
@@ -247,7 +247,7 @@ def _key_links(outputs: list[Document]) -> Document:
 def _link(change: Callable[[Document], None]) -> Change:
     """Change where the link of an output is."""
 
-    def apply(document: Document, operation: Operation) -> None:
+    def apply(document: Document, operation: ServerOperation) -> None:
         for output in _find_outputs(document, operation):
             change(output)
 
@@ -329,7 +329,7 @@ _WORDS = {
 
 
 def _word(status: str, word: str) -> Change:
-    def apply(document: Document, _: Operation) -> None:
+    def apply(document: Document, _: ServerOperation) -> None:
         if document["status"] == status:
             document["status"] = word
 
@@ -356,7 +356,7 @@ def _status() -> Iterator[tuple[str, Variation]]:
 def _error(change: Callable[[Document], object]) -> Change:
     """Change the error of an operation that failed."""
 
-    def apply(document: Document, _: Operation) -> None:
+    def apply(document: Document, _: ServerOperation) -> None:
         if document["error"] is not None:
             document["error"] = change(document["error"])
 

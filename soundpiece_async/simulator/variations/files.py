@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.operations import ServerOperation
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_xml
 from soundpiece_async.simulator.variations.variation import Table, Variation
 
@@ -64,37 +64,37 @@ def _tag(audio: bytes) -> bytes:
     return b"ID3\x04\x00\x00" + bytes((0, 0, 2, 0)) + bytes(256) + audio
 
 
-def _send(**changes: Any) -> Callable[[Reply, Request], Reply]:
+def _send(**changes: Any) -> Callable[[Reply, ReceivedRequest], Reply]:
     """Change how a file, or a part of one, is sent."""
 
-    def change(reply: Reply, request: Request) -> Reply:
+    def change(reply: Reply, request: ReceivedRequest) -> Reply:
         return attrs.evolve(reply, **changes) if _is_file(reply, request) else reply
 
     return change
 
 
-def _encode(name: str) -> Callable[[Reply, Request], Reply]:
+def _encode(name: str) -> Callable[[Reply, ReceivedRequest], Reply]:
     """Announce a Content-Encoding."""
 
-    def change(reply: Reply, request: Request) -> Reply:
+    def change(reply: Reply, request: ReceivedRequest) -> Reply:
         headers = {**reply.headers, "Content-Encoding": name}
         return attrs.evolve(reply, headers=headers) if _is_file(reply, request) else reply
 
     return change
 
 
-def _is_file(reply: Reply, request: Request) -> bool:
+def _is_file(reply: Reply, request: ReceivedRequest) -> bool:
     return request.host == "output" and reply.status in _FILE
 
 
-def _transform(reply: Reply, request: Request) -> Reply:
+def _transform(reply: Reply, request: ReceivedRequest) -> Reply:
     """Answer as a proxy that changed the body does: 203."""
     whole = request.host == "output" and reply.status == HTTPStatus.OK
     return attrs.evolve(reply, status=HTTPStatus.NON_AUTHORITATIVE_INFORMATION) if whole else reply
 
 
-def _refuse_first(status: int) -> Callable[[Request, Operation | None], Reply | None]:
-    def refuse(request: Request, _: Operation | None) -> Reply | None:
+def _refuse_first(status: int) -> Callable[[ReceivedRequest, ServerOperation | None], Reply | None]:
+    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
         if request.host != "output" or request.earlier > 0:
             return None
         return reply_xml(status, "SlowDown", "Please reduce your request rate.", headers={"Retry-After": "1"})

@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async.simulator.operations import Operation
-from soundpiece_async.simulator.request_log import Request
+from soundpiece_async.simulator.operations import ServerOperation
+from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply
 from soundpiece_async.simulator.webhooks import Event
 
@@ -37,11 +37,11 @@ class Variation:
 
     part: str
     meaning: str
-    document: Callable[[Document, Operation], None] | None = None
+    document: Callable[[Document, ServerOperation], None] | None = None
     envelope: Callable[[Document, str], Document] | None = None
     identity: Callable[[Random], str] | None = None
-    instead: Callable[[Request, Operation | None], Reply | None] | None = None
-    reply: Callable[[Reply, Request], Reply] | None = None
+    instead: Callable[[ReceivedRequest, ServerOperation | None], Reply | None] | None = None
+    reply: Callable[[Reply, ReceivedRequest], Reply] | None = None
     audio: Callable[[bytes], bytes] | None = None
     event: Callable[[Event], Event] | None = None
     secret: Callable[[str], bytes] | None = None
