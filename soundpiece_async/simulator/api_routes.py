@@ -11,7 +11,7 @@ from http import HTTPStatus
 import attrs
 
 from soundpiece_async.simulator.clock import Timeline
-from soundpiece_async.simulator.faults import Fault, Strike
+from soundpiece_async.simulator.faults import ActiveFault, Fault
 from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_html, reply_json, reply_limited
@@ -59,17 +59,17 @@ class Api:
         """The liberties the service takes."""
         return self.timeline.world.variations
 
-    async def answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
+    async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         """Do what a request asks for, or refuse it."""
         try:
-            reply = await self._answer(entry, strike)
+            reply = await self._answer(entry, active)
         except RefusalError as refusal:
             reply = reply_json(refusal.body, status=refusal.status)
         except InvalidRequestError as invalid:
             reply = reply_json({"detail": invalid.errors}, status=422)
         return self.variations.change_reply(reply, entry)
 
-    async def _answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
+    async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         route = _PATHS.get(entry.path)
         if route is None:
             return reply_json({"detail": "Not Found"}, status=404)
@@ -84,7 +84,7 @@ class Api:
         if (instead := self._answer_instead(entry)) is not None:
             return instead
         if entry.method == "PUT":
-            return self._submit(route, entry, strike)
+            return self._submit(route, entry, active)
         return await self._poll(route, entry)
 
     def _answer_instead(self, entry: ReceivedRequest) -> Reply | None:
@@ -94,10 +94,10 @@ class Api:
         known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
         return self.variations.answer_instead(entry, known)
 
-    def _submit(self, route: Route, entry: ReceivedRequest, strike: Strike | None) -> Reply:
+    def _submit(self, route: Route, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         submission = check_body(route, _read_body(entry), private_callbacks=self.private_callbacks)
-        forced = strike is not None and strike.fault is Fault.FAIL
-        failure = OperationError(code=strike.code or "internal_error") if strike is not None and forced else None
+        forced = active is not None and active.fault is Fault.FAIL
+        failure = OperationError(code=active.code or "internal_error") if active is not None and forced else None
         now = self.timeline.catch_up()
         world = self.timeline.world
         operation, known = world.submit(route, submission, body=entry.json, now=now, failure=failure)

@@ -106,7 +106,7 @@ class Faults:
 
 
 @attrs.frozen(kw_only=True)
-class Strike:
+class ActiveFault:
     """A fault about to happen to one request, with its particulars; None stands for the fault's own default."""
 
     fault: Fault
@@ -117,7 +117,7 @@ class Strike:
     code: str | None = None
 
 
-class Details(TypedDict, total=False):
+class FaultDetails(TypedDict, total=False):
     """Which requests an injected fault strikes, and the particulars of the strike.
 
     `host`, `method`, `route` and `operation` narrow down the requests, `skip` lets that many of them pass first, and
@@ -138,10 +138,10 @@ class Details(TypedDict, total=False):
 
 
 @attrs.define(eq=False, kw_only=True)
-class Injection:
+class PendingFault:
     """A strike waiting for its request."""
 
-    strike: Strike
+    active: ActiveFault
     conditions: Mapping[str, str]
     skip: int
     times: int
@@ -157,7 +157,7 @@ class Injection:
         return True
 
 
-class Mischief:
+class FaultInjector:
     """Decides what goes wrong with which request.
 
     `dice` is the only randomness; nothing is drawn while all shares are 0.
@@ -167,14 +167,14 @@ class Mischief:
         self.faults = faults
         self.counts: Counter[str] = Counter()
         self._dice = dice
-        self._injections: list[Injection] = []
+        self._pending: list[PendingFault] = []
         self._shares = {host: _shares(faults, host) for host in HOSTS}
 
     def __repr__(self) -> str:
         """The faults that struck, and how many are waiting."""
-        return f"<Mischief {dict(self.counts)}, {len(self._injections)} waiting>"
+        return f"<FaultInjector {dict(self.counts)}, {len(self._pending)} waiting>"
 
-    def inject(self, fault: Fault, **details: Unpack[Details]) -> None:
+    def inject(self, fault: Fault, **details: Unpack[FaultDetails]) -> None:
         """Let a fault strike the next requests that match; earlier injections go first.
 
         Raises TypeError or ValueError for what could never strike.
@@ -185,7 +185,7 @@ class Mischief:
             _check_detail(fault, name, value)
         conditions = dict(_ALWAYS.get(fault, {}))
         conditions |= {name: value for name in _CONDITIONS if isinstance(value := details.get(name), str)}
-        strike = Strike(
+        active = ActiveFault(
             fault=fault,
             at=details.get("at"),
             seconds=details.get("seconds"),
@@ -194,29 +194,29 @@ class Mischief:
             code=details.get("code"),
         )
         skip, times = details.get("skip", 0), details.get("times", 1)
-        self._injections.append(Injection(strike=strike, conditions=conditions, skip=skip, times=times))
+        self._pending.append(PendingFault(active=active, conditions=conditions, skip=skip, times=times))
 
-    def choose(self, request: ReceivedRequest) -> Strike | None:
+    def choose(self, request: ReceivedRequest) -> ActiveFault | None:
         """What happens to a request that has just arrived."""
-        strike = self._injected(request) or self._drawn(request)
-        if strike is not None:
-            request.fault = strike.fault.value
-            self.counts[strike.fault.value] += 1
-        return strike
+        active = self._take_pending(request) or self._draw(request)
+        if active is not None:
+            request.fault = active.fault.value
+            self.counts[active.fault.value] += 1
+        return active
 
     def position(self, size: int) -> int:
         """A byte position to spoil in a body of `size` bytes."""
         return self._dice.randrange(size)
 
-    def _injected(self, request: ReceivedRequest) -> Strike | None:
-        for injection in self._injections:
-            if injection.take(request):
-                if injection.times == 0:
-                    self._injections.remove(injection)
-                return injection.strike
+    def _take_pending(self, request: ReceivedRequest) -> ActiveFault | None:
+        for pending in self._pending:
+            if pending.take(request):
+                if pending.times == 0:
+                    self._pending.remove(pending)
+                return pending.active
         return None
 
-    def _drawn(self, request: ReceivedRequest) -> Strike | None:
+    def _draw(self, request: ReceivedRequest) -> ActiveFault | None:
         shares = self._shares[request.host]
         if not shares:
             return None
@@ -224,7 +224,7 @@ class Mischief:
         for fault, share in shares.items():
             dice -= share
             if dice < 0:
-                return Strike(fault=fault)
+                return ActiveFault(fault=fault)
         return None
 
 
@@ -243,8 +243,8 @@ _RULES: Mapping[str, Rule] = {
 
 def _check_detail(fault: Fault, name: str, value: object) -> None:
     """Refuse a detail that nobody knows, or one that fits no request: the test that gives it would wait in vain."""
-    if name not in Details.__annotations__:
-        raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(Details.__annotations__)}")
+    if name not in FaultDetails.__annotations__:
+        raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(FaultDetails.__annotations__)}")
     if name in _RULES:
         refuse_unless(_RULES[name], name, value)
     if name in _ALWAYS.get(fault, {}):

@@ -16,7 +16,7 @@ import anyio
 import attrs
 from aiohttp import web
 
-from soundpiece_async.simulator.faults import BEFORE, Fault, Host, Mischief, Strike
+from soundpiece_async.simulator.faults import BEFORE, ActiveFault, Fault, FaultInjector, Host
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_html, reply_instead, reply_json, spoil
 
@@ -31,14 +31,14 @@ class Desk:
 
     host: Host
     identify: Callable[[ReceivedRequest], None]
-    answer: Callable[[ReceivedRequest, Strike | None], Awaitable[Reply]]
+    answer: Callable[[ReceivedRequest, ActiveFault | None], Awaitable[Reply]]
 
 
 @attrs.define(eq=False, kw_only=True)
 class Reception:
     """Receives requests; `pace` is the bytes per second a download gets at most, `date` makes a Date header."""
 
-    mischief: Mischief
+    injector: FaultInjector
     hook: Hook | None = None
     pace: float | None = None
     date: Callable[[], str] | None = None
@@ -114,40 +114,40 @@ class Reception:
         entry.earlier = self._count(entry)
         if self.hook is not None and (waiting := self.hook(entry)) is not None:
             await waiting
-        strike = self.mischief.choose(entry)
-        if strike is None:
+        active = self.injector.choose(entry)
+        if active is None:
             return await self._send(request, entry, await desk.answer(entry, None), None)
-        before = strike.fault in BEFORE
-        reply = reply_instead(strike) if before else await desk.answer(entry, strike)
-        match strike.fault:
+        before = active.fault in BEFORE
+        reply = reply_instead(active) if before else await desk.answer(entry, active)
+        match active.fault:
             case Fault.RESET_BEFORE | Fault.RESET_AFTER:
                 return _hang_up(request)
             case Fault.GATEWAY_TIMEOUT:
                 reply = reply_html(504, "Gateway Timeout")
             case Fault.CORRUPT:
-                at = self.mischief.position(len(reply.body)) if strike.at is None else strike.at
+                at = self.injector.position(len(reply.body)) if active.at is None else active.at
                 reply = spoil(reply, at=min(at, len(reply.body) - 1))
             case Fault.STALL if entry.host == "api":
-                await anyio.sleep(self._stall_seconds(strike))
-                strike = None
-        return await self._send(request, entry, reply, strike)
+                await anyio.sleep(self._stall_seconds(active))
+                active = None
+        return await self._send(request, entry, reply, active)
 
     async def _send(
-        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, strike: Strike | None
+        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, active: ActiveFault | None
     ) -> web.StreamResponse:
         """Send an answer: in one go, unless it is a download or a fault breaks it."""
         if self.date is not None:
             reply = attrs.evolve(reply, headers={**reply.headers, "Date": self.date()})
         entry.status = reply.status
-        broken = strike is not None and strike.fault in (Fault.CUT, Fault.STALL)
+        broken = active is not None and active.fault in (Fault.CUT, Fault.STALL)
         download = entry.host == "output" and reply.status in (200, 206)
         if entry.method != "HEAD" and (broken or download):
-            return await self._stream(request, entry, reply, strike)
+            return await self._stream(request, entry, reply, active)
         entry.sent = len(reply.body)
         return _respond(reply)
 
     async def _stream(
-        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, strike: Strike | None
+        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, active: ActiveFault | None
     ) -> web.StreamResponse:
         """Send a body block by block, with a break at the place where a fault wants it."""
         response = _FRAMINGS[reply.framing](
@@ -157,14 +157,14 @@ class Reception:
             response.content_length = len(reply.body)
         await response.prepare(request)
         body = memoryview(reply.body)
-        fault = None if strike is None else strike.fault
-        if strike is not None and fault in (Fault.CUT, Fault.STALL):
-            at = len(body) // 2 if strike.at is None else min(strike.at, len(body))
+        fault = None if active is None else active.fault
+        if active is not None and fault in (Fault.CUT, Fault.STALL):
+            at = len(body) // 2 if active.at is None else min(active.at, len(body))
             await self._write(response, entry, body[:at])
             if fault is Fault.CUT:
                 _close(request)
                 return response
-            await anyio.sleep(self._stall_seconds(strike))
+            await anyio.sleep(self._stall_seconds(active))
             body = body[at:]
         await self._write(response, entry, body)
         if reply.framing == "closed":
@@ -179,8 +179,8 @@ class Reception:
             if self.pace is not None:
                 await anyio.sleep(len(block) / self.pace)
 
-    def _stall_seconds(self, strike: Strike) -> float:
-        return self.mischief.faults.stall_seconds if strike.seconds is None else strike.seconds
+    def _stall_seconds(self, active: ActiveFault) -> float:
+        return self.injector.faults.stall_seconds if active.seconds is None else active.seconds
 
 
 class _Unmeasured(web.StreamResponse):

@@ -5,7 +5,7 @@ import re
 import attrs
 
 from soundpiece_async.simulator.clock import Timeline
-from soundpiece_async.simulator.faults import Fault, Faults, Strike
+from soundpiece_async.simulator.faults import ActiveFault, Fault, Faults
 from soundpiece_async.simulator.render_cache import Render, Renders
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_xml
@@ -33,13 +33,13 @@ class Shelf:
         entry.operation = None if track is None else track.operation
         entry.route = None if track is None else self.timeline.world.operations[track.operation].route.name
 
-    async def answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
+    async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         """Give a file or a part of it."""
         variations = self.timeline.world.variations
-        reply = variations.answer_instead(entry, None) or await self._answer(entry, strike)
+        reply = variations.answer_instead(entry, None) or await self._answer(entry, active)
         return variations.change_reply(reply, entry)
 
-    async def _answer(self, entry: ReceivedRequest, strike: Strike | None) -> Reply:
+    async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         world = self.timeline.world
         track = world.find_track(name_track(entry.path))
         if track is None:
@@ -53,7 +53,7 @@ class Shelf:
             return reply_xml(self.faults.expired_status, "AccessDenied", "Request has expired")
         render = await self.renders.get(track.piece.score)
         self.downloads += 1
-        deaf = self._no_ranges or (strike is not None and strike.fault is Fault.IGNORE_RANGE)
+        deaf = self._no_ranges or (active is not None and active.fault is Fault.IGNORE_RANGE)
         return self._cut(render, None if deaf else _wanted(entry, render))
 
     @property

@@ -6,7 +6,7 @@ from typing import Literal
 
 import attrs
 
-from soundpiece_async.simulator.faults import Fault, Strike
+from soundpiece_async.simulator.faults import ActiveFault, Fault
 
 
 @attrs.frozen(kw_only=True)
@@ -47,15 +47,15 @@ def reply_limited(seconds: int | None) -> Reply:
     return reply_json({"detail": detail}, status=429, headers={"Retry-After": str(seconds)})
 
 
-def reply_instead(strike: Strike) -> Reply:
+def reply_instead(active: ActiveFault) -> Reply:
     """The answer to a request whose fault strikes before it takes effect."""
-    match strike.fault:
+    match active.fault:
         case Fault.BAD_GATEWAY:
             return reply_html(502, "Bad Gateway")
         case Fault.RATE_LIMITED:
-            return reply_limited(None if strike.seconds is None else round(strike.seconds))
+            return reply_limited(None if active.seconds is None else round(active.seconds))
         case _:
-            return reply_json({"detail": "Internal Server Error"}, status=strike.status or 500, headers=strike.headers)
+            return reply_json({"detail": "Internal Server Error"}, status=active.status or 500, headers=active.headers)
 
 
 def spoil(reply: Reply, *, at: int) -> Reply:

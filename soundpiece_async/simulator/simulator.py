@@ -17,7 +17,7 @@ from attrs.validators import instance_of, optional
 from soundpiece_async.simulator import validators
 from soundpiece_async.simulator.api_routes import Api
 from soundpiece_async.simulator.clock import Timeline
-from soundpiece_async.simulator.faults import Details, Fault, Faults, Mischief
+from soundpiece_async.simulator.faults import Fault, FaultDetails, FaultInjector, Faults
 from soundpiece_async.simulator.http_server import Desk, Hook, Reception
 from soundpiece_async.simulator.lifetime import Life, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import Taste
@@ -139,7 +139,7 @@ class Simulator:
         )
         self._timeline = Timeline(self._world, self._announce)
         self._reception = Reception(
-            mischief=Mischief(self.faults, dice=_dice(self.seed, "faults")),
+            injector=FaultInjector(self.faults, dice=_dice(self.seed, "faults")),
             hook=self.on_request,
             pace=self.download_rate,
             date=self._write_date if self.clock_skew else None,
@@ -212,16 +212,16 @@ class Simulator:
             downloads=self._shelf.downloads,
             bytes_sent=reception.bytes_sent,
             rate_limited=self._api.rate_limited,
-            faults=dict(reception.mischief.counts),
+            faults=dict(reception.injector.counts),
             webhooks_sent=webhooks["sent"],
             webhooks_delivered=webhooks["delivered"],
             webhooks_lost=webhooks["lost"],
             webhooks_withheld=webhooks["withheld"],
         )
 
-    def inject(self, fault: Fault, **details: Unpack[Details]) -> None:
-        """Let a fault strike the next request, or the next that matches: see `Details` and `Fault`."""
-        self._reception.mischief.inject(fault, **details)
+    def inject(self, fault: Fault, **details: Unpack[FaultDetails]) -> None:
+        """Let a fault strike the next request, or the next that matches: see `FaultDetails` and `Fault`."""
+        self._reception.injector.inject(fault, **details)
 
     def top_up(self, credits: int) -> None:  # noqa: A002 - what they are called
         """Allow that many more operations."""

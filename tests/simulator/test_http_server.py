@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from soundpiece_async.simulator import Faults
-from soundpiece_async.simulator.faults import Mischief, Strike
+from soundpiece_async.simulator.faults import ActiveFault, FaultInjector
 from soundpiece_async.simulator.http_server import Desk, Reception
 from soundpiece_async.simulator.lifetime import listen
 from soundpiece_async.simulator.request_log import ReceivedRequest
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_client_that_is_gone_is_no_error() -> None:
     """A connection that was lost just before its answer is hung up on, and the request is open no longer."""
-    reception = Reception(mischief=Mischief(Faults(), dice=random.Random(1)))
+    reception = Reception(injector=FaultInjector(Faults(), dice=random.Random(1)))
 
-    async def answer(_entry: ReceivedRequest, _strike: Strike | None) -> Reply:
+    async def answer(_entry: ReceivedRequest, _strike: ActiveFault | None) -> Reply:
         return Reply(body=b"fLaC")
 
     async def receive(request: web.BaseRequest) -> web.StreamResponse:

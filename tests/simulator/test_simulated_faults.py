@@ -10,7 +10,7 @@ import pytest
 from helpers.simulator_client import opened
 
 from soundpiece_async.simulator import Fault, Faults, ReceivedRequest
-from soundpiece_async.simulator.faults import Mischief
+from soundpiece_async.simulator.faults import FaultInjector
 
 UNKNOWN_ID = "op_" + "0" * 26
 
@@ -20,27 +20,27 @@ def arrive(host: str = "api", method: str = "PUT", **details: Any) -> ReceivedRe
     return ReceivedRequest(host=host, method=method, path="/", arrived=0.0, headers={}, **details)
 
 
-class TestMischief:
+class TestFaultInjector:
     """Faults strike by share or by injection."""
 
     def test_is_quiet_without_faults(self) -> None:
         """Without faults nothing strikes."""
-        mischief = Mischief(Faults(), dice=random.Random(0))
-        assert [mischief.choose(arrive()) for _ in range(9)] == [None] * 9
+        injector = FaultInjector(Faults(), dice=random.Random(0))
+        assert [injector.choose(arrive()) for _ in range(9)] == [None] * 9
 
     def test_keeps_its_shares(self) -> None:
         """Each fault strikes about its share of the requests that concern it, and the same seed the same ones."""
         faults = Faults(server_error=0.1, reset_after=0.2, cut=0.3)
 
-        def strikes(host: str) -> list[str | None]:
-            mischief = Mischief(faults, dice=random.Random(7))
+        def active_faults(host: str) -> list[str | None]:
+            injector = FaultInjector(faults, dice=random.Random(7))
             requests = [arrive(host) for _ in range(1000)]
             for request in requests:
-                mischief.choose(request)
+                injector.choose(request)
             return [request.fault for request in requests]
 
-        api, output = strikes("api"), strikes("output")
-        assert api == strikes("api")
+        api, output = active_faults("api"), active_faults("output")
+        assert api == active_faults("api")
         assert 60 < api.count("server_error") < 140
         assert 150 < api.count("reset_after") < 250
         assert "cut" not in api
@@ -49,28 +49,28 @@ class TestMischief:
 
     def test_strikes_the_chosen_request(self) -> None:
         """An injection strikes the requests it describes, after those it skips, as often as it says."""
-        mischief = Mischief(Faults(), dice=random.Random(0))
-        mischief.inject(Fault.STALL, method="GET", route="create.new_fx", operation=None, skip=1, times=2, seconds=3.0)
+        injector = FaultInjector(Faults(), dice=random.Random(0))
+        injector.inject(Fault.STALL, method="GET", route="create.new_fx", operation=None, skip=1, times=2, seconds=3.0)
         others = [arrive(), arrive("output", "GET"), arrive(method="GET", route="create.new_song")]
         matching = [arrive(method="GET", route="create.new_fx") for _ in range(4)]
 
-        assert [mischief.choose(request) for request in others] == [None] * 3
-        strikes = [mischief.choose(request) for request in matching]
-        assert [strike is not None for strike in strikes] == [False, True, True, False]
-        assert strikes[1] is not None
-        assert strikes[1].seconds == 3.0
+        assert [injector.choose(request) for request in others] == [None] * 3
+        active_faults = [injector.choose(request) for request in matching]
+        assert [active is not None for active in active_faults] == [False, True, True, False]
+        assert active_faults[1] is not None
+        assert active_faults[1].seconds == 3.0
         assert [request.fault for request in matching] == [None, "stall", "stall", None]
-        assert repr(mischief) == "<Mischief {'stall': 2}, 0 waiting>"
+        assert repr(injector) == "<FaultInjector {'stall': 2}, 0 waiting>"
 
     def test_knows_where_faults_belong(self) -> None:
         """A failing operation is made by a PUT, and a Range can be ignored by the output host only."""
-        mischief = Mischief(Faults(), dice=random.Random(0))
-        mischief.inject(Fault.FAIL)
-        mischief.inject(Fault.IGNORE_RANGE)
+        injector = FaultInjector(Faults(), dice=random.Random(0))
+        injector.inject(Fault.FAIL)
+        injector.inject(Fault.IGNORE_RANGE)
 
-        assert mischief.choose(arrive(method="GET")) is None
-        strikes = [mischief.choose(arrive()), mischief.choose(arrive("output", "GET"))]
-        assert [strike.fault for strike in strikes if strike] == [Fault.FAIL, Fault.IGNORE_RANGE]
+        assert injector.choose(arrive(method="GET")) is None
+        active_faults = [injector.choose(arrive()), injector.choose(arrive("output", "GET"))]
+        assert [active.fault for active in active_faults if active] == [Fault.FAIL, Fault.IGNORE_RANGE]
 
     @pytest.mark.parametrize("share", [-0.1, 1.5])
     def test_refuses_impossible_shares(self, share: float) -> None:

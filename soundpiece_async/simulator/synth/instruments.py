@@ -88,7 +88,7 @@ def detune(hz: float, cents: float) -> float:
     return float(hz * 2.0 ** (cents / 1200))
 
 
-def strike(hz: float, seconds: float, *, partials: Sound, damping: float, decay: float) -> Sound:
+def active(hz: float, seconds: float, *, partials: Sound, damping: float, decay: float) -> Sound:
     """Let a string ring: partial k dies away with `decay + k * damping` per second, as high partials do."""
     time = seconds_of(seconds)
     turns = cycles(hz, len(time))
@@ -107,13 +107,13 @@ def _pluck(hz: float, seconds: float) -> Sound:
     """Pluck a nylon string near its bridge."""
     number = partials_below(_CEILING, hz, 12)
     shape = np.abs(np.sin(np.pi * 0.21 * number)) / number
-    return 0.55 * strike(hz, seconds, partials=shape, damping=1.0 + hz / 300, decay=1.6)
+    return 0.55 * active(hz, seconds, partials=shape, damping=1.0 + hz / 300, decay=1.6)
 
 
 def _round_bass(hz: float, seconds: float) -> Sound:
     """Play a finger bass."""
     number = partials_below(1500, hz, 8)
-    return 0.7 * strike(hz, seconds, partials=number**-1.4, damping=1.6, decay=0.8)
+    return 0.7 * active(hz, seconds, partials=number**-1.4, damping=1.6, decay=0.8)
 
 
 def _keys(hz: float, seconds: float) -> Sound:
