@@ -32,8 +32,8 @@ from soundpiece_async.simulator.validators import (
     whole,
 )
 
-Host = Literal["api", "output"]
-HOSTS: tuple[str, ...] = get_args(Host)
+HostName = Literal["api", "output"]
+HOSTS: tuple[str, ...] = get_args(HostName)
 
 
 class Fault(StrEnum):
@@ -124,7 +124,7 @@ class FaultDetails(TypedDict, total=False):
     `times` (1) is how many are struck. The rest belongs to the single faults, see `Fault`.
     """
 
-    host: Host | None
+    host: HostName | None
     method: str | None
     route: str | None
     operation: str | None

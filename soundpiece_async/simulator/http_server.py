@@ -16,30 +16,30 @@ import anyio
 import attrs
 from aiohttp import web
 
-from soundpiece_async.simulator.faults import BEFORE, ActiveFault, Fault, FaultInjector, Host
+from soundpiece_async.simulator.faults import BEFORE, ActiveFault, Fault, FaultInjector, HostName
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_html, reply_instead, reply_json, spoil
 
-Hook = Callable[[ReceivedRequest], Awaitable[None] | None]
+RequestHook = Callable[[ReceivedRequest], Awaitable[None] | None]
 _BLOCK = 1 << 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @attrs.frozen(kw_only=True)
-class Desk:
+class Host:
     """One host: `identify` reads into the log what a request is about, `answer` does what it asks for."""
 
-    host: Host
+    host: HostName
     identify: Callable[[ReceivedRequest], None]
     answer: Callable[[ReceivedRequest, ActiveFault | None], Awaitable[Reply]]
 
 
 @attrs.define(eq=False, kw_only=True)
-class Reception:
+class HttpServer:
     """Receives requests; `pace` is the bytes per second a download gets at most, `date` makes a Date header."""
 
     injector: FaultInjector
-    hook: Hook | None = None
+    hook: RequestHook | None = None
     pace: float | None = None
     date: Callable[[], str] | None = None
     log: list[ReceivedRequest] = attrs.field(factory=list, init=False)
@@ -53,14 +53,14 @@ class Reception:
 
     def __repr__(self) -> str:
         """What is open now, and the most polls that ever were."""
-        return f"<Reception {self.open_requests} open, {self.open_polls} polls (peak {self.peak_polls})>"
+        return f"<HttpServer {self.open_requests} open, {self.open_polls} polls (peak {self.peak_polls})>"
 
-    async def receive(self, request: web.BaseRequest, desk: Desk) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest, host: Host) -> web.StreamResponse:
         """Answer one request, or hang up on it."""
         url = request.rel_url
         arrived = anyio.current_time()
         entry = ReceivedRequest(
-            host=desk.host,
+            host=host.host,
             method=request.method,
             path=url.path,
             query=url.query,
@@ -71,7 +71,7 @@ class Reception:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                return await self._attend(request, entry, desk)
+                return await self._process(request, entry, host)
             except ConnectionResetError:
                 pass  # the client has left: nobody is there to be answered
             except web.HTTPRequestEntityTooLarge as error:
@@ -108,17 +108,17 @@ class Reception:
         if _is_poll(entry):
             self.open_polls -= 1
 
-    async def _attend(self, request: web.BaseRequest, entry: ReceivedRequest, desk: Desk) -> web.StreamResponse:
+    async def _process(self, request: web.BaseRequest, entry: ReceivedRequest, host: Host) -> web.StreamResponse:
         entry.body = await request.read()
-        desk.identify(entry)
+        host.identify(entry)
         entry.earlier = self._count(entry)
         if self.hook is not None and (waiting := self.hook(entry)) is not None:
             await waiting
         active = self.injector.choose(entry)
         if active is None:
-            return await self._send(request, entry, await desk.answer(entry, None), None)
+            return await self._send(request, entry, await host.answer(entry, None), None)
         before = active.fault in BEFORE
-        reply = reply_instead(active) if before else await desk.answer(entry, active)
+        reply = reply_instead(active) if before else await host.answer(entry, active)
         match active.fault:
             case Fault.RESET_BEFORE | Fault.RESET_AFTER:
                 return _hang_up(request)

@@ -18,7 +18,7 @@ from soundpiece_async.simulator import validators
 from soundpiece_async.simulator.api_routes import Api
 from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import Fault, FaultDetails, FaultInjector, Faults
-from soundpiece_async.simulator.http_server import Desk, Hook, Reception
+from soundpiece_async.simulator.http_server import Host, HttpServer, RequestHook
 from soundpiece_async.simulator.lifetime import Life, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import Taste
 from soundpiece_async.simulator.operations import OperationError, ServerOperation
@@ -106,7 +106,7 @@ class Simulator:
     webhook_duplicates: float = attrs.field(default=0.0, validator=validators.SHARE)
     allow_private_callbacks: bool = False
     callback_url: str | None = attrs.field(default=None, validator=optional(validators.TEXT))
-    on_request: Hook | None = attrs.field(default=None, validator=optional(validators.CALLABLE))
+    on_request: RequestHook | None = attrs.field(default=None, validator=optional(validators.CALLABLE))
     cache_bytes: int = attrs.field(default=64 << 20, validator=validators.SIZE)
     host: str = "127.0.0.1"
     port: int = attrs.field(default=0, validator=validators.PORT)
@@ -117,7 +117,7 @@ class Simulator:
     output_url: str = attrs.field(default="", init=False)
     _world: World = attrs.field(init=False)
     _timeline: Timeline = attrs.field(init=False)
-    _reception: Reception = attrs.field(init=False)
+    _http_server: HttpServer = attrs.field(init=False)
     _api: Api = attrs.field(init=False)
     _shelf: Shelf = attrs.field(init=False)
     _courier: Courier = attrs.field(init=False)
@@ -138,7 +138,7 @@ class Simulator:
             credits=self.credits,
         )
         self._timeline = Timeline(self._world, self._announce)
-        self._reception = Reception(
+        self._http_server = HttpServer(
             injector=FaultInjector(self.faults, dice=_dice(self.seed, "faults")),
             hook=self.on_request,
             pace=self.download_rate,
@@ -164,12 +164,12 @@ class Simulator:
 
     def __repr__(self) -> str:
         """Where it listens, and what it is doing."""
-        return f"<Simulator {self.url or 'closed'} {self._world!r} {self._reception!r}>"
+        return f"<Simulator {self.url or 'closed'} {self._world!r} {self._http_server!r}>"
 
     @property
     def log(self) -> list[ReceivedRequest]:
         """Every request to both hosts, in order of arrival."""
-        return self._reception.log
+        return self._http_server.log
 
     @property
     def operations(self) -> Mapping[str, ServerOperation]:
@@ -184,12 +184,12 @@ class Simulator:
     @property
     def peak_polls(self) -> int:
         """The highest number of GETs of the API that were open at once, held or not."""
-        return self._reception.peak_polls
+        return self._http_server.peak_polls
 
     @property
     def open_requests(self) -> int:
         """How many requests are open now, at both hosts."""
-        return self._reception.open_requests
+        return self._http_server.open_requests
 
     @property
     def environ(self) -> dict[str, str]:
@@ -198,21 +198,21 @@ class Simulator:
 
     def statistics(self) -> ServerStatistics:
         """Count what happened so far; cheap."""
-        world, reception, webhooks = self._world, self._reception, self._courier.counts
+        world, http_server, webhooks = self._world, self._http_server, self._courier.counts
         return ServerStatistics(
             operations=len(world.operations),
             processing=len(world.operations) - world.ended.total(),
             ready=world.ended["ready"],
             failed=world.ended["failed"],
             replays=world.replays,
-            submits=reception.counts["api PUT"],
-            polls=reception.counts["api GET"],
-            open_requests=reception.open_requests,
-            peak_polls=reception.peak_polls,
+            submits=http_server.counts["api PUT"],
+            polls=http_server.counts["api GET"],
+            open_requests=http_server.open_requests,
+            peak_polls=http_server.peak_polls,
             downloads=self._shelf.downloads,
-            bytes_sent=reception.bytes_sent,
+            bytes_sent=http_server.bytes_sent,
             rate_limited=self._api.rate_limited,
-            faults=dict(reception.injector.counts),
+            faults=dict(http_server.injector.counts),
             webhooks_sent=webhooks["sent"],
             webhooks_delivered=webhooks["delivered"],
             webhooks_lost=webhooks["lost"],
@@ -221,7 +221,7 @@ class Simulator:
 
     def inject(self, fault: Fault, **details: Unpack[FaultDetails]) -> None:
         """Let a fault strike the next request, or the next that matches: see `FaultDetails` and `Fault`."""
-        self._reception.injector.inject(fault, **details)
+        self._http_server.injector.inject(fault, **details)
 
     def top_up(self, credits: int) -> None:  # noqa: A002 - what they are called
         """Allow that many more operations."""
@@ -254,13 +254,13 @@ class Simulator:
     async def _live(self, opened: anyio.Event, closing: anyio.Event) -> None:
         """Be open until `closing`; everything that runs is a child of this."""
         self._world.wall_offset = time.time() + self.clock_skew - anyio.current_time()
-        api = Desk(host="api", identify=self._api.identify, answer=self._api.answer)
-        files = Desk(host="output", identify=self._shelf.identify, answer=self._shelf.answer)
-        receive = self._reception.receive
+        api = Host(host="api", identify=self._api.identify, answer=self._api.answer)
+        files = Host(host="output", identify=self._shelf.identify, answer=self._shelf.answer)
+        handle = self._http_server.handle
         async with (
             aiohttp.ClientSession() as client,
-            listen(partial(receive, desk=api), host=self.host, port=self.port) as url,
-            listen(partial(receive, desk=files), host=self.host, port=self.output_port) as output_url,
+            listen(partial(handle, host=api), host=self.host, port=self.port) as url,
+            listen(partial(handle, host=files), host=self.host, port=self.output_port) as output_url,
             anyio.create_task_group() as group,
         ):
             self.url = (self.public_url or make_reachable(url)).rstrip("/")
@@ -270,7 +270,7 @@ class Simulator:
             group.start_soon(self._courier.run, client)
             opened.set()
             await closing.wait()
-            self._reception.close()
+            self._http_server.close()
             group.cancel_scope.cancel()
 
     def _announce(self, operation: ServerOperation) -> None:

@@ -182,7 +182,7 @@ class TestPolls:
             async def poll() -> None:
                 answers.append(await caller.get(identity, wait=True))
 
-            sim_polls = sim._reception
+            sim_polls = sim._http_server
             with anyio.fail_after(30):
                 async with anyio.create_task_group() as group:
                     for _ in range(5):
