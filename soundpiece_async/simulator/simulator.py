@@ -28,7 +28,7 @@ from soundpiece_async.simulator.request_log import ReceivedRequest, ServerStatis
 from soundpiece_async.simulator.signed_urls import Signer
 from soundpiece_async.simulator.token_bucket import Bucket
 from soundpiece_async.simulator.variations import Variations, read_variations
-from soundpiece_async.simulator.webhooks import Courier, Event, WebhookAttempt, write_event
+from soundpiece_async.simulator.webhooks import Event, WebhookAttempt, WebhookSender, write_event
 from soundpiece_async.simulator.world import Durations, World
 
 _HOLD = 20.0
@@ -120,7 +120,7 @@ class Simulator:
     _http_server: HttpServer = attrs.field(init=False)
     _api: Api = attrs.field(init=False)
     _shelf: Shelf = attrs.field(init=False)
-    _courier: Courier = attrs.field(init=False)
+    _webhook_sender: WebhookSender = attrs.field(init=False)
     _life: Life = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -155,7 +155,7 @@ class Simulator:
         self._shelf = Shelf(timeline=self._timeline, renders=renders, faults=self.faults)
         self._life = Life(self._live)
         secrets = (self.webhook_secret,) if isinstance(self.webhook_secret, str) else self.webhook_secret or ()
-        self._courier = Courier(
+        self._webhook_sender = WebhookSender(
             keys=tuple(self.variations.read_secret(secret) for secret in secrets),
             attempts=self.webhook_attempts,
             timeout=self.webhook_timeout,
@@ -179,7 +179,7 @@ class Simulator:
     @property
     def deliveries(self) -> list[WebhookAttempt]:
         """Every attempt to deliver a webhook, in order."""
-        return self._courier.deliveries
+        return self._webhook_sender.deliveries
 
     @property
     def peak_polls(self) -> int:
@@ -198,7 +198,7 @@ class Simulator:
 
     def statistics(self) -> ServerStatistics:
         """Count what happened so far; cheap."""
-        world, http_server, webhooks = self._world, self._http_server, self._courier.counts
+        world, http_server, webhooks = self._world, self._http_server, self._webhook_sender.counts
         return ServerStatistics(
             operations=len(world.operations),
             processing=len(world.operations) - world.ended.total(),
@@ -267,7 +267,7 @@ class Simulator:
             self.output_url = (self.public_output_url or share_host(self.url, output_url)).rstrip("/")
             self._world.signer.origin = self.output_url
             group.start_soon(self._timeline.run)
-            group.start_soon(self._courier.run, client)
+            group.start_soon(self._webhook_sender.run, client)
             opened.set()
             await closing.wait()
             self._http_server.close()
@@ -276,7 +276,7 @@ class Simulator:
     def _announce(self, operation: ServerOperation) -> None:
         """Send word of an operation that ended, if anyone is to hear of it (docs/api.md#webhooks)."""
         callback = operation.submission.callback_url or self.callback_url
-        if callback is None or not self._courier.keys:
+        if callback is None or not self._webhook_sender.keys:
             return
         dice = _dice(self.seed, operation.id)
         lost, doubled = dice.random() < self.webhook_loss, dice.random() < self.webhook_duplicates
@@ -290,7 +290,7 @@ class Simulator:
             lost=lost,
             doubled=doubled,
         )
-        self._courier.post(self.variations.change_event(event))
+        self._webhook_sender.enqueue(self.variations.change_event(event))
 
     def _write_date(self) -> str:
         return formatdate(self._world.wall(anyio.current_time()), usegmt=True)

@@ -57,7 +57,7 @@ class WebhookAttempt:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Courier:
+class WebhookSender:
     """Delivers events; `pause` stretches the time between attempts, `timeout` is in real seconds.
 
     `keys` are those of the account's active signing secrets; while secrets rotate, each signs (docs/api.md#webhooks).
@@ -69,31 +69,31 @@ class Courier:
     pause: float = 1.0
     deliveries: list[WebhookAttempt] = attrs.field(factory=list, init=False)
     counts: Counter[str] = attrs.field(factory=Counter, init=False)
-    _inbox: deque[Event] = attrs.field(factory=deque, init=False)
-    _posted: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _queue: deque[Event] = attrs.field(factory=deque, init=False)
+    _enqueued: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
     def __repr__(self) -> str:
         """How the events fared."""
-        return f"<Courier {dict(self.counts)}, {len(self._inbox)} posted>"
+        return f"<WebhookSender {dict(self.counts)}, {len(self._queue)} queued>"
 
-    def post(self, event: Event) -> None:
+    def enqueue(self, event: Event) -> None:
         """Take an event to deliver, unless it is lost on the way or would leave the house (rule 4)."""
         if event.lost:
             self.counts["lost"] += 1
         elif not is_private(urlsplit(event.url).hostname or ""):
             self.counts["withheld"] += 1
         else:
-            self._inbox.append(event)
-            self._posted.set()
+            self._queue.append(event)
+            self._enqueued.set()
 
     async def run(self, client: aiohttp.ClientSession) -> None:
         """Deliver what is posted, until cancelled; no receiver waits for another."""
         async with anyio.create_task_group() as group:
             while True:
-                await self._posted.wait()
-                self._posted = anyio.Event()
-                while self._inbox:
-                    group.start_soon(self._deliver, self._inbox.popleft(), client)
+                await self._enqueued.wait()
+                self._enqueued = anyio.Event()
+                while self._queue:
+                    group.start_soon(self._deliver, self._queue.popleft(), client)
 
     async def _deliver(self, event: Event, client: aiohttp.ClientSession) -> None:
         """Bring one event to its receiver, or give up after the last attempt."""

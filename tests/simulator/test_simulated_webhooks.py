@@ -148,7 +148,7 @@ async def test_gives_up() -> None:
             await submit(caller, receiver.url)
             await submit(caller, UNHEARD)
             await receiver.expect(2)
-            await until(lambda: caller.sim._courier.counts["given_up"] == 2)
+            await until(lambda: caller.sim._webhook_sender.counts["given_up"] == 2)
 
     assert sorted(str(delivery.status) for delivery in caller.sim.deliveries) == ["500", "500", "None", "None"]
     assert caller.sim.statistics().webhooks_delivered == 0
@@ -202,7 +202,7 @@ async def test_can_come_late() -> None:
         await submit(caller, quick.url)
         await quick.expect(1)
         assert len(caller.sim.deliveries) == 1
-        assert repr(caller.sim._courier) == "<Courier {'sent': 2, 'delivered': 1}, 0 posted>"
+        assert repr(caller.sim._webhook_sender) == "<WebhookSender {'sent': 2, 'delivered': 1}, 0 queued>"
 
 
 async def test_refuses_secrets_that_are_none() -> None:
