@@ -7,7 +7,7 @@ import attrs
 
 from soundpiece_async.simulator.music import Piece
 from soundpiece_async.simulator.schema import Route, Submission
-from soundpiece_async.simulator.signed_urls import Link, write_time
+from soundpiece_async.simulator.signed_urls import IssuedUrl, write_time
 
 Status = Literal["processing", "ready", "failed"]
 NEWS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}
@@ -68,7 +68,7 @@ def describe(
     *,
     status: str,
     created_at: float,
-    links: list[tuple[Track, Link]],
+    links: list[tuple[Track, IssuedUrl]],
     news: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The operation object as it stands in an envelope or a webhook: every member, null where empty."""
@@ -87,7 +87,7 @@ def describe(
     }
 
 
-def _describe_output(track: Track, link: Link) -> dict[str, Any]:
+def _describe_output(track: Track, link: IssuedUrl) -> dict[str, Any]:
     kind = {} if track.piece.kind is None else {"kind": track.piece.kind}
     return {**kind, "url": link.url, "expires_at": write_time(link.expires_at), "duration": track.piece.score.seconds}
 

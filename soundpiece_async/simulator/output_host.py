@@ -6,10 +6,10 @@ import attrs
 
 from soundpiece_async.simulator.clock import Timeline
 from soundpiece_async.simulator.faults import ActiveFault, Fault, Faults
-from soundpiece_async.simulator.render_cache import Render, Renders
+from soundpiece_async.simulator.render_cache import Render, RenderCache
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Reply, reply_xml
-from soundpiece_async.simulator.signed_urls import Ticket, name_track
+from soundpiece_async.simulator.signed_urls import SignedUrl, track_name
 
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 
@@ -19,17 +19,17 @@ class UnsatisfiableRangeError(Exception):
 
 
 @attrs.define(eq=False, kw_only=True)
-class Shelf:
+class OutputHost:
     """Answers for the files; it knows no API key, and refuses whoever shows one, as object stores do."""
 
     timeline: Timeline
-    renders: Renders
+    render_cache: RenderCache
     faults: Faults
     downloads: int = attrs.field(default=0, init=False)
 
     def identify(self, entry: ReceivedRequest) -> None:
         """Note whose file a request is about."""
-        track = self.timeline.world.find_track(name_track(entry.path))
+        track = self.timeline.world.find_track(track_name(entry.path))
         entry.operation = None if track is None else track.operation
         entry.route = None if track is None else self.timeline.world.operations[track.operation].route.name
 
@@ -41,26 +41,26 @@ class Shelf:
 
     async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         world = self.timeline.world
-        track = world.find_track(name_track(entry.path))
+        track = world.find_track(track_name(entry.path))
         if track is None:
             return reply_xml(404, "NoSuchKey", "The specified key does not exist.")
         if entry.method != "GET":
             return reply_xml(405, "MethodNotAllowed", "The URL is signed for GET.", headers={"Allow": "GET"})
         if entry.authorized:
             return reply_xml(400, "InvalidArgument", "Only one auth mechanism allowed: the URL is signed already.")
-        ticket = Ticket(path=entry.path, name=track.name, claims=entry.query)
-        if not world.signer.allows(ticket, wall=world.wall(entry.arrived)):
+        signed_url = SignedUrl(path=entry.path, name=track.name, claims=entry.query)
+        if not world.signer.allows(signed_url, wall=world.wall(entry.arrived)):
             return reply_xml(self.faults.expired_status, "AccessDenied", "Request has expired")
-        render = await self.renders.get(track.piece.score)
+        render = await self.render_cache.get(track.piece.score)
         self.downloads += 1
         deaf = self._no_ranges or (active is not None and active.fault is Fault.IGNORE_RANGE)
-        return self._cut(render, None if deaf else _wanted(entry, render))
+        return self._respond(render, None if deaf else _wanted(entry, render))
 
     @property
     def _no_ranges(self) -> bool:
         return self.faults.ignore_range or self.timeline.world.variations.has("length=closed")
 
-    def _cut(self, render: Render, wanted: str | None) -> Reply:
+    def _respond(self, render: Render, wanted: str | None) -> Reply:
         """The whole file, or the part a Range asks for."""
         size = len(render.audio)
         headers = {"Accept-Ranges": "none" if self._no_ranges else "bytes"}

@@ -20,16 +20,16 @@ class Render:
 
 
 @attrs.define(eq=False)
-class Renders:
-    """The files rendered last, at most `room` bytes of them; each is rendered once however many ask at a time.
+class RenderCache:
+    """The files rendered last, at most `capacity` bytes of them; each is rendered once however many ask at a time.
 
     `change` is what becomes of a file before it is kept; it runs in the worker thread.
     """
 
-    room: int
+    capacity: int
     change: Callable[[bytes], bytes] = attrs.field(default=bytes)
-    held: int = attrs.field(default=0, init=False)
-    made: int = attrs.field(default=0, init=False)
+    size: int = attrs.field(default=0, init=False)
+    rendered: int = attrs.field(default=0, init=False)
     _kept: OrderedDict[Score, Render] = attrs.field(factory=OrderedDict, init=False)
     _pending: dict[Score, anyio.Lock] = attrs.field(factory=dict, init=False)
     # one at a time: two and the event loop would spend as long again on handing each other the interpreter
@@ -37,34 +37,34 @@ class Renders:
 
     def __repr__(self) -> str:
         """How many files and bytes are kept."""
-        return f"<Renders {len(self._kept)} files, {self.held} of {self.room} bytes, {self.made} made>"
+        return f"<RenderCache {len(self._kept)} files, {self.size} of {self.capacity} bytes, {self.rendered} made>"
 
     async def get(self, score: Score) -> Render:
         """The file of a score."""
-        kept = self._recall(score)
+        kept = self._find(score)
         if kept is not None:
             return kept
         async with self._pending.setdefault(score, anyio.Lock()):
             # someone else may have rendered it while this one waited
-            kept = self._recall(score)
+            kept = self._find(score)
             if kept is None:
                 kept = await anyio.to_thread.run_sync(self._render, score, limiter=self._threads)
                 self._keep(score, kept)
             self._pending.pop(score, None)
             return kept
 
-    def _recall(self, score: Score) -> Render | None:
+    def _find(self, score: Score) -> Render | None:
         if score in self._kept:
             self._kept.move_to_end(score)
         return self._kept.get(score)
 
     def _keep(self, score: Score, render: Render) -> None:
-        self.made += 1
+        self.rendered += 1
         self._kept[score] = render
-        self.held += len(render.audio)
-        while self.held > self.room and len(self._kept) > 1:
+        self.size += len(render.audio)
+        while self.size > self.capacity and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
-            self.held -= len(dropped.audio)
+            self.size -= len(dropped.audio)
 
     def _render(self, score: Score) -> Render:
         audio = self.change(encode(score))

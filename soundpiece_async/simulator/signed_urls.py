@@ -10,7 +10,7 @@ import attrs
 
 
 @attrs.frozen
-class Link:
+class IssuedUrl:
     """One signed URL; `expires_at` is the wall clock's seconds since 1970."""
 
     url: str
@@ -18,7 +18,7 @@ class Link:
 
 
 @attrs.frozen(kw_only=True)
-class Ticket:
+class SignedUrl:
     """What a URL of ours says: the path, the track it names, and the claims of its query."""
 
     path: str
@@ -41,20 +41,20 @@ class Signer:
     generation: int = 0
     made: int = 0
 
-    def sign(self, name: str, *, wall: float) -> Link:
+    def sign(self, name: str, *, wall: float) -> IssuedUrl:
         """A URL of a track that works from now, `wall`, for the lifetime."""
         self.made += 1
         expires = int((wall + self.lifetime) * 1000)
         path = f"/audio/{name}.flac" if self.stable else f"/audio/{self.made:08x}/{name}.flac"
         signature = self._signature(path, str(expires))
         query = f"expires={expires}&signature={signature}"
-        return Link(f"{self.origin}{path}?{query}", expires / 1000)
+        return IssuedUrl(f"{self.origin}{path}?{query}", expires / 1000)
 
-    def allows(self, ticket: Ticket, *, wall: float) -> bool:
+    def allows(self, signed_url: SignedUrl, *, wall: float) -> bool:
         """Whether a URL was made here, is unaltered and has not expired."""
-        expires = ticket.claims.get("expires", "")
+        expires = signed_url.claims.get("expires", "")
         genuine = hmac.compare_digest(
-            ticket.claims.get("signature", "").encode(), self._signature(ticket.path, expires).encode()
+            signed_url.claims.get("signature", "").encode(), self._signature(signed_url.path, expires).encode()
         )
         return genuine and wall * 1000 < int(expires)
 
@@ -71,13 +71,13 @@ class Signer:
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:32]
 
 
-def read_link(url: str) -> Ticket:
+def parse_signed_url(url: str) -> SignedUrl:
     """Read a URL of the output host, absolute or from its path on."""
     parts = urlsplit(url)
-    return Ticket(path=parts.path, name=name_track(parts.path), claims=dict(parse_qsl(parts.query)))
+    return SignedUrl(path=parts.path, name=track_name(parts.path), claims=dict(parse_qsl(parts.query)))
 
 
-def name_track(path: str) -> str:
+def track_name(path: str) -> str:
     """The name of the track a path is about, stable or not."""
     return path.rpartition("/")[2].removesuffix(".flac")
 

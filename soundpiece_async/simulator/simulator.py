@@ -22,8 +22,8 @@ from soundpiece_async.simulator.http_server import Host, HttpServer, RequestHook
 from soundpiece_async.simulator.lifetime import Life, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import Taste
 from soundpiece_async.simulator.operations import OperationError, ServerOperation
-from soundpiece_async.simulator.output_host import Shelf
-from soundpiece_async.simulator.render_cache import Renders
+from soundpiece_async.simulator.output_host import OutputHost
+from soundpiece_async.simulator.render_cache import RenderCache
 from soundpiece_async.simulator.request_log import ReceivedRequest, ServerStatistics
 from soundpiece_async.simulator.signed_urls import Signer
 from soundpiece_async.simulator.token_bucket import Bucket
@@ -119,7 +119,7 @@ class Simulator:
     _timeline: Timeline = attrs.field(init=False)
     _http_server: HttpServer = attrs.field(init=False)
     _api: Api = attrs.field(init=False)
-    _shelf: Shelf = attrs.field(init=False)
+    _output_host: OutputHost = attrs.field(init=False)
     _webhook_sender: WebhookSender = attrs.field(init=False)
     _life: Life = attrs.field(init=False)
 
@@ -151,8 +151,8 @@ class Simulator:
             hold=_HOLD / self.speed,
             private_callbacks=self.allow_private_callbacks,
         )
-        renders = Renders(self.cache_bytes, change=self.variations.change_audio)
-        self._shelf = Shelf(timeline=self._timeline, renders=renders, faults=self.faults)
+        render_cache = RenderCache(self.cache_bytes, change=self.variations.change_audio)
+        self._output_host = OutputHost(timeline=self._timeline, render_cache=render_cache, faults=self.faults)
         self._life = Life(self._live)
         secrets = (self.webhook_secret,) if isinstance(self.webhook_secret, str) else self.webhook_secret or ()
         self._webhook_sender = WebhookSender(
@@ -209,7 +209,7 @@ class Simulator:
             polls=http_server.counts["api GET"],
             open_requests=http_server.open_requests,
             peak_polls=http_server.peak_polls,
-            downloads=self._shelf.downloads,
+            downloads=self._output_host.downloads,
             bytes_sent=http_server.bytes_sent,
             rate_limited=self._api.rate_limited,
             faults=dict(http_server.injector.counts),
@@ -255,7 +255,7 @@ class Simulator:
         """Be open until `closing`; everything that runs is a child of this."""
         self._world.wall_offset = time.time() + self.clock_skew - anyio.current_time()
         api = Host(host="api", identify=self._api.identify, answer=self._api.answer)
-        files = Host(host="output", identify=self._shelf.identify, answer=self._shelf.answer)
+        files = Host(host="output", identify=self._output_host.identify, answer=self._output_host.answer)
         handle = self._http_server.handle
         async with (
             aiohttp.ClientSession() as client,

@@ -26,7 +26,7 @@ from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
 from soundpiece_async.simulator.operations import NEWS, OperationError, RefusalError, ServerOperation, Track, describe
 from soundpiece_async.simulator.schema import Route, Submission
-from soundpiece_async.simulator.signed_urls import Signer, Ticket, read_link
+from soundpiece_async.simulator.signed_urls import SignedUrl, Signer, parse_signed_url
 from soundpiece_async.simulator.validators import check_duration
 from soundpiece_async.simulator.variations import Variations
 
@@ -193,7 +193,7 @@ class World:
     ) -> ServerOperation:
         echo = submission.echo
         url = (echo.get("source") or echo.get("reference") or {}).get("url")
-        own = read_link(url) if url is not None and self.signer.owns(url) else None
+        own = parse_signed_url(url) if url is not None and self.signer.owns(url) else None
         dice = self._dice(route, echo, source=url if own is None else own.name)
         identity = self.variations.make_id(dice, "op_" + "".join(dice.choices(_ALPHABET, k=26)))
         seconds = self._seconds(route, dice)
@@ -220,7 +220,7 @@ class World:
             compose=compose,
         )
 
-    def _fetch(self, source: Ticket, *, now: float) -> Track | None:
+    def _fetch(self, source: SignedUrl, *, now: float) -> Track | None:
         """The output a source is, if its URL may be fetched now."""
         return self._tracks.get(source.name) if self.signer.allows(source, wall=self.wall(now)) else None
 

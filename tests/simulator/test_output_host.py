@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from soundpiece_async.simulator import Fault, Faults
 from soundpiece_async.simulator.output_host import UnsatisfiableRangeError, parse_range
-from soundpiece_async.simulator.render_cache import Renders
+from soundpiece_async.simulator.render_cache import RenderCache
 from soundpiece_async.simulator.tone import compose, encode
 
 pytestmark = pytest.mark.anyio
@@ -208,7 +208,7 @@ class TestRenders:
 
     async def test_renders_once(self) -> None:
         """However many ask at a time, a score is rendered once."""
-        renders, score = Renders(1 << 20), compose("x", seed=0, style="fx", seconds=0.1)
+        renders, score = RenderCache(1 << 20), compose("x", seed=0, style="fx", seconds=0.1)
         got: list[Any] = []
 
         async def ask() -> None:
@@ -218,7 +218,7 @@ class TestRenders:
             for _ in range(5):
                 group.start_soon(ask)
 
-        assert renders.made == 1
+        assert renders.rendered == 1
         assert {render.audio for render in got} == {encode(score)}
         assert await renders.get(score) is got[0]
 
@@ -226,18 +226,18 @@ class TestRenders:
         """What was asked for longest ago goes first when there is no room; the latest stays, however large."""
         scores = [compose("x", seed=seed, style="fx", seconds=0.1) for seed in range(3)]
         sizes = [len(encode(score)) for score in scores]
-        renders = Renders(sizes[0] + max(sizes[1:]))
+        renders = RenderCache(sizes[0] + max(sizes[1:]))
         for score in (scores[0], scores[1], scores[0], scores[2], scores[0]):
             await renders.get(score)
 
-        assert renders.made == 3
-        assert renders.held == sizes[0] + sizes[2]
+        assert renders.rendered == 3
+        assert renders.size == sizes[0] + sizes[2]
         await renders.get(scores[1])
-        assert renders.made == 4
-        small = Renders(1)
+        assert renders.rendered == 4
+        small = RenderCache(1)
         await small.get(scores[0])
         await small.get(scores[1])
-        assert small.held == sizes[1]
+        assert small.size == sizes[1]
 
 
 @pytest.mark.parametrize(

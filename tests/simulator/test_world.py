@@ -10,7 +10,7 @@ from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.music import Taste
 from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
 from soundpiece_async.simulator.schema import ROUTES, check_body
-from soundpiece_async.simulator.signed_urls import Signer, read_link, write_time
+from soundpiece_async.simulator.signed_urls import Signer, parse_signed_url, write_time
 from soundpiece_async.simulator.tone import cut_down
 from soundpiece_async.simulator.variations import read_variations
 from soundpiece_async.simulator.world import World
@@ -217,7 +217,7 @@ def test_keeps_its_tracks() -> None:
     world.advance(10.0)
     first, second = (world.present(operation, now=now)["outputs"] for now in (10.0, 20.0))
 
-    assert [read_link(o["url"]).path for o in first] == [read_link(o["url"]).path for o in second]
+    assert [parse_signed_url(o["url"]).path for o in first] == [parse_signed_url(o["url"]).path for o in second]
     assert all(a["url"] != b["url"] and a["expires_at"] < b["expires_at"] for a, b in zip(first, second, strict=True))
 
 
