@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import attrs
 
-from soundpiece_async.simulator.clock import Timeline
+from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import ActiveFault, Fault
 from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
@@ -24,7 +24,7 @@ from soundpiece_async.simulator.schema import (
     check_query,
     refuse_operation,
 )
-from soundpiece_async.simulator.token_bucket import Bucket
+from soundpiece_async.simulator.token_bucket import TokenBucket
 from soundpiece_async.simulator.variations import Variations
 
 _PATHS = {f"/v1/{name}": route for name, route in ROUTES.items()}
@@ -34,8 +34,8 @@ _PATHS = {f"/v1/{name}": route for name, route in ROUTES.items()}
 class Api:
     """Answers for the eight routes; `hold` is the longest hold of a `wait=true` in real seconds."""
 
-    timeline: Timeline
-    bucket: Bucket
+    clock: Clock
+    bucket: TokenBucket
     api_key: str = attrs.field(repr=False)
     hold: float
     private_callbacks: bool
@@ -57,7 +57,7 @@ class Api:
     @property
     def variations(self) -> Variations:
         """The liberties the service takes."""
-        return self.timeline.world.variations
+        return self.clock.world.variations
 
     async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         """Do what a request asks for, or refuse it."""
@@ -89,8 +89,8 @@ class Api:
 
     def _answer_instead(self, entry: ReceivedRequest) -> Reply | None:
         """The refusal that a variation has for a request, or None."""
-        self.timeline.catch_up()
-        world = self.timeline.world
+        self.clock.catch_up()
+        world = self.clock.world
         known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
         return self.variations.answer_instead(entry, known)
 
@@ -98,30 +98,30 @@ class Api:
         submission = check_body(route, _read_body(entry), private_callbacks=self.private_callbacks)
         forced = active is not None and active.fault is Fault.FAIL
         failure = OperationError(code=active.code or "internal_error") if active is not None and forced else None
-        now = self.timeline.catch_up()
-        world = self.timeline.world
+        now = self.clock.catch_up()
+        world = self.clock.world
         operation, known = world.submit(route, submission, body=entry.json, now=now, failure=failure)
         entry.operation = operation.id
-        self.timeline.catch_up()
+        self.clock.catch_up()
         at_first = not known or self.variations.has("repeat=snapshot")
         return self._present(operation, now=now, at_first=at_first)
 
     async def _poll(self, route: Route, entry: ReceivedRequest) -> Reply:
         identity, wait = check_query(entry.query, any_id=self.variations.own_ids)
-        now = self.timeline.catch_up()
-        operation = self.timeline.world.find(route, identity)
+        now = self.clock.catch_up()
+        operation = self.clock.world.find(route, identity)
         if operation is None:
             raise refuse_operation(identity)
         if wait and operation.status == "processing":
             hold = self.variations.hold
-            await self.timeline.wait(operation, seconds=self.hold * hold.share)
-            now = self.timeline.catch_up()
+            await self.clock.wait(operation, seconds=self.hold * hold.share)
+            now = self.clock.catch_up()
             if hold.status is not None and operation.status == "processing":
                 return reply_html(hold.status, HTTPStatus(hold.status).phrase)
         return self._present(operation, now=now)
 
     def _present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> Reply:
-        world = self.timeline.world
+        world = self.clock.world
         document = world.present(operation, now=now, at_first=at_first)
         body = self.variations.build_body(document, operation.route.envelope)
         return reply_json({**body, **world.news})

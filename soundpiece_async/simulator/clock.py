@@ -10,7 +10,7 @@ from soundpiece_async.simulator.world import World
 
 
 @attrs.define(eq=False)
-class Timeline:
+class Clock:
     """The clock of a world: one alarm for all operations, one bell for each that is waited for.
 
     `on_end` is called once for every operation that ends.
@@ -18,33 +18,33 @@ class Timeline:
 
     world: World
     on_end: Callable[[ServerOperation], None]
-    _bells: dict[str, anyio.Event] = attrs.field(factory=dict, init=False)
-    _alarm: float = attrs.field(default=0.0, init=False)
-    _earlier: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _waiters: dict[str, anyio.Event] = attrs.field(factory=dict, init=False)
+    _next_wakeup: float = attrs.field(default=0.0, init=False)
+    _rescheduled: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
     def __repr__(self) -> str:
         """When the next operation ends, and how many are waited for."""
-        return f"<Timeline next at {self.world.next_due:.3f}, {len(self._bells)} waited for>"
+        return f"<Clock next at {self.world.next_due:.3f}, {len(self._waiters)} waited for>"
 
     async def run(self) -> None:
         """End operations in time, until cancelled."""
         while True:
-            self._alarm = self.world.next_due
-            self._earlier = anyio.Event()
-            with anyio.CancelScope(deadline=self._alarm):
-                await self._earlier.wait()
+            self._next_wakeup = self.world.next_due
+            self._rescheduled = anyio.Event()
+            with anyio.CancelScope(deadline=self._next_wakeup):
+                await self._rescheduled.wait()
             self.catch_up()
 
     def catch_up(self) -> float:
         """End what is due, so that answers never lag behind the alarm; gives the time, in the loop's seconds."""
         now = anyio.current_time()
         for operation in self.world.advance(now):
-            bell = self._bells.pop(operation.id, None)
-            if bell is not None:
-                bell.set()
+            ended = self._waiters.pop(operation.id, None)
+            if ended is not None:
+                ended.set()
             self.on_end(operation)
-        if self.world.next_due < self._alarm:
-            self._earlier.set()
+        if self.world.next_due < self._next_wakeup:
+            self._rescheduled.set()
         return now
 
     def finish(self, identity: str, *, failure: OperationError | None) -> None:
@@ -54,6 +54,6 @@ class Timeline:
 
     async def wait(self, operation: ServerOperation, *, seconds: float) -> None:
         """Wait until the operation has ended, at most `seconds`."""
-        bell = self._bells.setdefault(operation.id, anyio.Event())
+        ended = self._waiters.setdefault(operation.id, anyio.Event())
         with anyio.move_on_after(seconds):
-            await bell.wait()
+            await ended.wait()

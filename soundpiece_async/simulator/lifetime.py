@@ -22,7 +22,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @attrs.define(eq=False)
-class Life:
+class Lifetime:
     """Something that lives in a task of its own between two calls, which may come from different tasks.
 
     Test fixtures enter and leave in different tasks, and no cancel scope can span those. So `live` gets a task, the

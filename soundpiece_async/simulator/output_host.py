@@ -4,7 +4,7 @@ import re
 
 import attrs
 
-from soundpiece_async.simulator.clock import Timeline
+from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import ActiveFault, Fault, Faults
 from soundpiece_async.simulator.render_cache import Render, RenderCache
 from soundpiece_async.simulator.request_log import ReceivedRequest
@@ -22,25 +22,25 @@ class UnsatisfiableRangeError(Exception):
 class OutputHost:
     """Answers for the files; it knows no API key, and refuses whoever shows one, as object stores do."""
 
-    timeline: Timeline
+    clock: Clock
     render_cache: RenderCache
     faults: Faults
     downloads: int = attrs.field(default=0, init=False)
 
     def identify(self, entry: ReceivedRequest) -> None:
         """Note whose file a request is about."""
-        track = self.timeline.world.find_track(track_name(entry.path))
+        track = self.clock.world.find_track(track_name(entry.path))
         entry.operation = None if track is None else track.operation
-        entry.route = None if track is None else self.timeline.world.operations[track.operation].route.name
+        entry.route = None if track is None else self.clock.world.operations[track.operation].route.name
 
     async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
         """Give a file or a part of it."""
-        variations = self.timeline.world.variations
+        variations = self.clock.world.variations
         reply = variations.answer_instead(entry, None) or await self._answer(entry, active)
         return variations.change_reply(reply, entry)
 
     async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
-        world = self.timeline.world
+        world = self.clock.world
         track = world.find_track(track_name(entry.path))
         if track is None:
             return reply_xml(404, "NoSuchKey", "The specified key does not exist.")
@@ -58,7 +58,7 @@ class OutputHost:
 
     @property
     def _no_ranges(self) -> bool:
-        return self.faults.ignore_range or self.timeline.world.variations.has("length=closed")
+        return self.faults.ignore_range or self.clock.world.variations.has("length=closed")
 
     def _respond(self, render: Render, wanted: str | None) -> Reply:
         """The whole file, or the part a Range asks for."""

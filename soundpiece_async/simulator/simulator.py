@@ -16,17 +16,17 @@ from attrs.validators import instance_of, optional
 
 from soundpiece_async.simulator import validators
 from soundpiece_async.simulator.api_routes import Api
-from soundpiece_async.simulator.clock import Timeline
+from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import Fault, FaultDetails, FaultInjector, Faults
 from soundpiece_async.simulator.http_server import Host, HttpServer, RequestHook
-from soundpiece_async.simulator.lifetime import Life, listen, make_reachable, share_host
+from soundpiece_async.simulator.lifetime import Lifetime, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import Taste
 from soundpiece_async.simulator.operations import OperationError, ServerOperation
 from soundpiece_async.simulator.output_host import OutputHost
 from soundpiece_async.simulator.render_cache import RenderCache
 from soundpiece_async.simulator.request_log import ReceivedRequest, ServerStatistics
 from soundpiece_async.simulator.signed_urls import Signer
-from soundpiece_async.simulator.token_bucket import Bucket
+from soundpiece_async.simulator.token_bucket import TokenBucket
 from soundpiece_async.simulator.variations import Variations, read_variations
 from soundpiece_async.simulator.webhooks import Event, WebhookAttempt, WebhookSender, write_event
 from soundpiece_async.simulator.world import Durations, World
@@ -116,12 +116,12 @@ class Simulator:
     url: str = attrs.field(default="", init=False)
     output_url: str = attrs.field(default="", init=False)
     _world: World = attrs.field(init=False)
-    _timeline: Timeline = attrs.field(init=False)
+    _clock: Clock = attrs.field(init=False)
     _http_server: HttpServer = attrs.field(init=False)
     _api: Api = attrs.field(init=False)
     _output_host: OutputHost = attrs.field(init=False)
     _webhook_sender: WebhookSender = attrs.field(init=False)
-    _life: Life = attrs.field(init=False)
+    _lifetime: Lifetime = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._world = World(
@@ -137,7 +137,7 @@ class Simulator:
             durations=self.durations,
             credits=self.credits,
         )
-        self._timeline = Timeline(self._world, self._announce)
+        self._clock = Clock(self._world, self._announce)
         self._http_server = HttpServer(
             injector=FaultInjector(self.faults, dice=_dice(self.seed, "faults")),
             hook=self.on_request,
@@ -145,15 +145,17 @@ class Simulator:
             date=self._write_date if self.clock_skew else None,
         )
         self._api = Api(
-            timeline=self._timeline,
-            bucket=Bucket(rate=self.requests_per_second, burst=self.burst or max(1.0, self.requests_per_second or 1.0)),
+            clock=self._clock,
+            bucket=TokenBucket(
+                rate=self.requests_per_second, burst=self.burst or max(1.0, self.requests_per_second or 1.0)
+            ),
             api_key=self.api_key,
             hold=_HOLD / self.speed,
             private_callbacks=self.allow_private_callbacks,
         )
         render_cache = RenderCache(self.cache_bytes, change=self.variations.change_audio)
-        self._output_host = OutputHost(timeline=self._timeline, render_cache=render_cache, faults=self.faults)
-        self._life = Life(self._live)
+        self._output_host = OutputHost(clock=self._clock, render_cache=render_cache, faults=self.faults)
+        self._lifetime = Lifetime(self._live)
         secrets = (self.webhook_secret,) if isinstance(self.webhook_secret, str) else self.webhook_secret or ()
         self._webhook_sender = WebhookSender(
             keys=tuple(self.variations.read_secret(secret) for secret in secrets),
@@ -234,7 +236,7 @@ class Simulator:
     def finish(self, operation: str, *, failure: str | None = None) -> None:
         """End an operation now, by its id; with the code of a `failure` it fails."""
         error = None if failure is None else OperationError(code=failure)
-        self._life.call(partial(self._timeline.finish, operation, failure=error))
+        self._lifetime.call(partial(self._clock.finish, operation, failure=error))
 
     def retake(self, operation: str) -> None:
         """Put other audio of the same length behind the URLs of a ready operation: its ETags change."""
@@ -242,14 +244,14 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         """Open both hosts."""
-        await self._life.begin()
+        await self._lifetime.begin()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Hang up on everyone and close."""
-        await self._life.end()
+        await self._lifetime.end()
 
     async def _live(self, opened: anyio.Event, closing: anyio.Event) -> None:
         """Be open until `closing`; everything that runs is a child of this."""
@@ -266,7 +268,7 @@ class Simulator:
             self.url = (self.public_url or make_reachable(url)).rstrip("/")
             self.output_url = (self.public_output_url or share_host(self.url, output_url)).rstrip("/")
             self._world.signer.origin = self.output_url
-            group.start_soon(self._timeline.run)
+            group.start_soon(self._clock.run)
             group.start_soon(self._webhook_sender.run, client)
             opened.set()
             await closing.wait()

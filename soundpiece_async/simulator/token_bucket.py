@@ -6,7 +6,7 @@ import attrs
 
 
 @attrs.define(eq=False, kw_only=True)
-class Bucket:
+class TokenBucket:
     """Lets `rate` requests a second pass, and `burst` at once after a pause; without a rate everything passes.
 
     Times are real seconds: a limit counts what the wire carries, whatever the simulator's speed.

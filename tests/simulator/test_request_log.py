@@ -80,12 +80,12 @@ class TestLog:
         async with opened(durations=never_finishes) as caller:
             await caller.put()
             text = repr(caller.sim)
-            parts = [caller.sim._timeline, caller.sim._output_host.render_cache, caller.sim._webhook_sender]
+            parts = [caller.sim._clock, caller.sim._output_host.render_cache, caller.sim._webhook_sender]
 
         assert caller.sim.url in text
         assert "1 operations" in text
         assert "0 open, 0 polls (peak 0)" in text
-        assert [repr(part).partition(" ")[0] for part in parts] == ["<Timeline", "<RenderCache", "<WebhookSender"]
+        assert [repr(part).partition(" ")[0] for part in parts] == ["<Clock", "<RenderCache", "<WebhookSender"]
         assert caller.sim.api_key not in text
         assert repr(Simulator()).startswith("<Simulator closed")
 

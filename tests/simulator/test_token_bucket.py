@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async.simulator.token_bucket import Bucket
+from soundpiece_async.simulator.token_bucket import TokenBucket
 
 
 class TestBucket:
@@ -11,12 +11,12 @@ class TestBucket:
 
     def test_lets_everything_pass_without_a_rate(self) -> None:
         """Without a rate nothing is refused."""
-        bucket = Bucket(rate=None, burst=1.0)
+        bucket = TokenBucket(rate=None, burst=1.0)
         assert [bucket.take(now=0.0) for _ in range(9)] == [0] * 9
 
     def test_refuses_in_whole_seconds(self) -> None:
         """A refused request hears the whole seconds, rounded up, after which a token will be there."""
-        bucket = Bucket(rate=0.4, burst=2.0)
+        bucket = TokenBucket(rate=0.4, burst=2.0)
 
         assert [bucket.take(now=0.0) for _ in range(3)] == [0, 0, 3]
         assert bucket.take(now=2.4) == 1
@@ -30,7 +30,7 @@ class TestBucket:
     )
     def test_never_lets_more_pass(self, gaps: list[float], rate: float, burst: float) -> None:
         """In no stretch of time do more requests pass than the burst and what the rate adds."""
-        bucket, now, passed = Bucket(rate=rate, burst=burst), 0.0, []
+        bucket, now, passed = TokenBucket(rate=rate, burst=burst), 0.0, []
         for gap in gaps:
             now += gap
             if bucket.take(now=now) == 0:
