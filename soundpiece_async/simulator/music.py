@@ -11,7 +11,7 @@ from soundpiece_async.simulator.tone import Score, Style, compose, cut_down, rem
 
 
 @attrs.frozen
-class Piece:
+class ComposedTrack:
     """One result of an operation; stems have a `kind` (docs/api.md#outputs)."""
 
     score: Score
@@ -19,7 +19,7 @@ class Piece:
 
 
 @attrs.frozen(kw_only=True)
-class Taste:
+class AudioOptions:
     """How much is made: the shortest and longest track in seconds, and how many a new song or instrumental has.
 
     The service's own numbers are unknown (docs/api.md#new-song).
@@ -29,12 +29,12 @@ class Taste:
     n_variations: int = 2
 
 
-def make_pieces(
-    route: Route, echo: Mapping[str, Any], *, source: Score | None, taste: Taste, dice: random.Random
-) -> tuple[Piece, ...]:
+def compose_tracks(
+    route: Route, echo: Mapping[str, Any], *, source: Score | None, audio_options: AudioOptions, dice: random.Random
+) -> tuple[ComposedTrack, ...]:
     """Compose what a request asks for from its members, its source and the dice."""
     if source is not None:
-        return _adapt(route, echo, source, variations=taste.n_variations, dice=dice)
+        return _adapt(route, echo, source, variations=audio_options.n_variations, dice=dice)
     match route.name:
         case "create.new_sample":
             return (_shape(echo, "sample", dice=dice),)
@@ -45,38 +45,42 @@ def make_pieces(
         case _:
             style = "instrumental"
     return _vary(
-        taste.n_variations,
-        lambda seed: compose(echo["prompt"], seed=seed, style=style, seconds=dice.uniform(*taste.track_seconds)),
+        audio_options.n_variations,
+        lambda seed: compose(
+            echo["prompt"], seed=seed, style=style, seconds=dice.uniform(*audio_options.track_seconds)
+        ),
         dice=dice,
     )
 
 
-def imagine(url: str, *, taste: Taste) -> Score:
+def track_for_foreign_url(url: str, *, audio_options: AudioOptions) -> Score:
     """The track that stands for the audio behind a foreign URL, which is never fetched: always the same for a URL."""
     dice = random.Random(url)  # noqa: S311 - a simulation, no secret
-    return compose(url, seed=dice.getrandbits(32), style="song", seconds=dice.uniform(*taste.track_seconds))
+    return compose(url, seed=dice.getrandbits(32), style="song", seconds=dice.uniform(*audio_options.track_seconds))
 
 
 def _adapt(
     route: Route, echo: Mapping[str, Any], source: Score, *, variations: int, dice: random.Random
-) -> tuple[Piece, ...]:
+) -> tuple[ComposedTrack, ...]:
     """Make something of a source, or of a reference when the request has no prompt of its own."""
     match route.name:
         case "adapt.separate_stems":
-            return tuple(Piece(score, kind) for kind, score in stems(source).items())
+            return tuple(ComposedTrack(score, kind) for kind, score in stems(source).items())
         case "adapt.auto_cut_down":
-            return (Piece(cut_down(source, seconds=echo["target_duration"])),)
+            return (ComposedTrack(cut_down(source, seconds=echo["target_duration"])),)
         case _:
             prompt = echo.get("prompt") or source.prompt
             count = echo.get("n_variations", variations)
             return _vary(count, lambda seed: remix(source, seed=seed, prompt=prompt), dice=dice)
 
 
-def _shape(echo: Mapping[str, Any], style: Style, *, dice: random.Random) -> Piece:
+def _shape(echo: Mapping[str, Any], style: Style, *, dice: random.Random) -> ComposedTrack:
     """One sample or effect of the wanted length."""
     loop = echo.get("loopable", False)
-    return Piece(compose(echo["prompt"], seed=dice.getrandbits(32), style=style, seconds=echo["duration"], loop=loop))
+    return ComposedTrack(
+        compose(echo["prompt"], seed=dice.getrandbits(32), style=style, seconds=echo["duration"], loop=loop)
+    )
 
 
-def _vary(count: int, make: Callable[[int], Score], *, dice: random.Random) -> tuple[Piece, ...]:
-    return tuple(Piece(make(dice.getrandbits(32))) for _ in range(count))
+def _vary(count: int, make: Callable[[int], Score], *, dice: random.Random) -> tuple[ComposedTrack, ...]:
+    return tuple(ComposedTrack(make(dice.getrandbits(32))) for _ in range(count))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import attrs
 
-from soundpiece_async.simulator.music import Piece
+from soundpiece_async.simulator.music import ComposedTrack
 from soundpiece_async.simulator.schema import Route, Submission
 from soundpiece_async.simulator.signed_urls import IssuedUrl, write_time
 
@@ -32,19 +32,19 @@ class OperationError:
 
 
 @attrs.frozen(kw_only=True)
-class Track:
+class OutputTrack:
     """One output of an operation; `name` is that of its file on the output host."""
 
     name: str
     operation: str
-    piece: Piece
+    composed: ComposedTrack
 
 
 @attrs.define(eq=False, kw_only=True)
 class ServerOperation:
     """One piece of work; `created` and `due` are the loop's seconds, `puts` counts the PUTs that asked for it.
 
-    `fate` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked, and
+    `failure` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked, and
     `looks` counts how often that was.
     """
 
@@ -53,14 +53,14 @@ class ServerOperation:
     key: str
     created: float
     due: float
-    fate: OperationError | None
+    failure: OperationError | None
     status: Status = "processing"
     puts: int = 1
     looks: int = 0
-    tracks: tuple[Track, ...] = attrs.field(default=(), repr=False)
+    tracks: tuple[OutputTrack, ...] = attrs.field(default=(), repr=False)
     fingerprint: bytes = attrs.field(repr=False)
     submission: Submission = attrs.field(repr=False)
-    compose: Callable[[], tuple[Piece, ...]] = attrs.field(repr=False)
+    make_tracks: Callable[[], tuple[ComposedTrack, ...]] = attrs.field(repr=False)
 
 
 def describe(
@@ -68,13 +68,13 @@ def describe(
     *,
     status: str,
     created_at: float,
-    links: list[tuple[Track, IssuedUrl]],
+    links: list[tuple[OutputTrack, IssuedUrl]],
     news: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The operation object as it stands in an envelope or a webhook: every member, null where empty."""
     outputs = [{**_describe_output(track, link), **news} for track, link in links]
     single = operation.route.result == "output"
-    failed = operation.fate if status == "failed" else None
+    failed = operation.failure if status == "failed" else None
     return {
         "id": operation.id,
         "status": status,
@@ -87,9 +87,14 @@ def describe(
     }
 
 
-def _describe_output(track: Track, link: IssuedUrl) -> dict[str, Any]:
-    kind = {} if track.piece.kind is None else {"kind": track.piece.kind}
-    return {**kind, "url": link.url, "expires_at": write_time(link.expires_at), "duration": track.piece.score.seconds}
+def _describe_output(track: OutputTrack, link: IssuedUrl) -> dict[str, Any]:
+    kind = {} if track.composed.kind is None else {"kind": track.composed.kind}
+    return {
+        **kind,
+        "url": link.url,
+        "expires_at": write_time(link.expires_at),
+        "duration": track.composed.score.seconds,
+    }
 
 
 def _describe_error(error: OperationError) -> dict[str, Any]:

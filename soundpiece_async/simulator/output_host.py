@@ -51,7 +51,7 @@ class OutputHost:
         signed_url = SignedUrl(path=entry.path, name=track.name, claims=entry.query)
         if not world.signer.allows(signed_url, wall=world.wall(entry.arrived)):
             return reply_xml(self.faults.expired_status, "AccessDenied", "Request has expired")
-        render = await self.render_cache.get(track.piece.score)
+        render = await self.render_cache.get(track.composed.score)
         self.downloads += 1
         deaf = self._no_ranges or (active is not None and active.fault is Fault.IGNORE_RANGE)
         return self._respond(render, None if deaf else _wanted(entry, render))

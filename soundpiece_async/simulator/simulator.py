@@ -20,7 +20,7 @@ from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import Fault, FaultDetails, FaultInjector, Faults
 from soundpiece_async.simulator.http_server import Host, HttpServer, RequestHook
 from soundpiece_async.simulator.lifetime import Lifetime, listen, make_reachable, share_host
-from soundpiece_async.simulator.music import Taste
+from soundpiece_async.simulator.music import AudioOptions
 from soundpiece_async.simulator.operations import OperationError, ServerOperation
 from soundpiece_async.simulator.output_host import OutputHost
 from soundpiece_async.simulator.render_cache import RenderCache
@@ -130,7 +130,7 @@ class Simulator:
                 secret=_dice(self.seed, "signer").randbytes(32), lifetime=self.url_lifetime, stable=self.stable_paths
             ),
             faults=self.faults,
-            taste=Taste(track_seconds=self.track_seconds, n_variations=self.n_variations),
+            audio_options=AudioOptions(track_seconds=self.track_seconds, n_variations=self.n_variations),
             variations=self.variations,
             forward=self.forward,
             speed=self.speed,
@@ -238,9 +238,9 @@ class Simulator:
         error = None if failure is None else OperationError(code=failure)
         self._lifetime.call(partial(self._clock.finish, operation, failure=error))
 
-    def retake(self, operation: str) -> None:
+    def replace_audio(self, operation: str) -> None:
         """Put other audio of the same length behind the URLs of a ready operation: its ETags change."""
-        self._world.retake(operation)
+        self._world.replace_audio(operation)
 
     async def __aenter__(self) -> Self:
         """Open both hosts."""

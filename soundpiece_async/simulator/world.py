@@ -23,8 +23,15 @@ from typing import Any
 import attrs
 
 from soundpiece_async.simulator.faults import Faults
-from soundpiece_async.simulator.music import Piece, Taste, imagine, make_pieces
-from soundpiece_async.simulator.operations import NEWS, OperationError, RefusalError, ServerOperation, Track, describe
+from soundpiece_async.simulator.music import AudioOptions, ComposedTrack, compose_tracks, track_for_foreign_url
+from soundpiece_async.simulator.operations import (
+    NEWS,
+    OperationError,
+    OutputTrack,
+    RefusalError,
+    ServerOperation,
+    describe,
+)
 from soundpiece_async.simulator.schema import Route, Submission
 from soundpiece_async.simulator.signed_urls import SignedUrl, Signer, parse_signed_url
 from soundpiece_async.simulator.validators import check_duration
@@ -47,7 +54,7 @@ class World:
     seed: int
     signer: Signer
     faults: Faults = attrs.field(factory=Faults)
-    taste: Taste = attrs.field(factory=Taste)
+    audio_options: AudioOptions = attrs.field(factory=AudioOptions)
     variations: Variations = attrs.field(factory=Variations)
     forward: bool = False
     speed: float = 1.0
@@ -58,7 +65,7 @@ class World:
     ended: Counter[str] = attrs.field(factory=Counter, init=False)
     replays: int = attrs.field(default=0, init=False)
     _keys: dict[str, ServerOperation] = attrs.field(factory=dict, init=False)
-    _tracks: dict[str, Track] = attrs.field(factory=dict, init=False)
+    _tracks: dict[str, OutputTrack] = attrs.field(factory=dict, init=False)
     _repeats: Counter[bytes] = attrs.field(factory=Counter, init=False)
     _agenda: list[tuple[float, str]] = attrs.field(factory=list, init=False)
     _order: random.Random = attrs.field(factory=lambda: random.Random(0), init=False)  # noqa: S311 - shuffles a list
@@ -112,7 +119,7 @@ class World:
         operation = self.operations.get(identity)
         return operation if operation is not None and operation.route is route else None
 
-    def find_track(self, name: str) -> Track | None:
+    def find_track(self, name: str) -> OutputTrack | None:
         """The output with this name on the output host."""
         return self._tracks.get(name)
 
@@ -123,7 +130,7 @@ class World:
             _, identity = heapq.heappop(self._agenda)
             operation = self.operations[identity]
             if operation.status == "processing":
-                operation.status = "ready" if operation.fate is None else "failed"
+                operation.status = "ready" if operation.failure is None else "failed"
                 self.ended[operation.status] += 1
                 ended.append(operation)
         return ended
@@ -131,13 +138,13 @@ class World:
     def finish(self, identity: str, *, now: float, failure: OperationError | None = None) -> None:
         """Let an operation end at `now`, whatever its timeline said; with a failure it fails."""
         operation = self.operations[identity]
-        operation.fate = failure or operation.fate
+        operation.failure = failure or operation.failure
         heapq.heappush(self._agenda, (now, identity))
 
-    def retake(self, identity: str) -> None:
+    def replace_audio(self, identity: str) -> None:
         """Put other audio of the same length behind the paths of a ready operation, as if it had been made anew."""
         operation = self.operations[identity]
-        operation.tracks = tuple(_retake(track) for track in operation.tracks)
+        operation.tracks = tuple(_replace_audio(track) for track in operation.tracks)
         self._tracks.update((track.name, track) for track in operation.tracks)
 
     def present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> dict[str, Any]:
@@ -157,21 +164,21 @@ class World:
         self.variations.change_document(document, operation)
         return document
 
-    def _show(self, operation: ServerOperation, status: str) -> list[Track]:
+    def _show(self, operation: ServerOperation, status: str) -> list[OutputTrack]:
         """The tracks that are shown under a status: all at the end, and one early if the service does that."""
         if status == "ready":
             operation.looks += 1
             return self._look(operation)
-        early = self.variations.has("outputs=early") and status != "failed" and operation.fate is None
+        early = self.variations.has("outputs=early") and status != "failed" and operation.failure is None
         return self._look(operation)[:1] if early else []
 
-    def _look(self, operation: ServerOperation) -> list[Track]:
+    def _look(self, operation: ServerOperation) -> list[OutputTrack]:
         """The tracks of an operation, in the order of the day."""
         if not operation.tracks:
             names = [_digest(operation.id, index).hex() for index in range(8)]
             operation.tracks = tuple(
-                Track(name=name, operation=operation.id, piece=piece)
-                for name, piece in zip(names, operation.compose(), strict=False)
+                OutputTrack(name=name, operation=operation.id, composed=composed)
+                for name, composed in zip(names, operation.make_tracks(), strict=False)
             )
             self._tracks.update((track.name, track) for track in operation.tracks)
         tracks = list(operation.tracks)
@@ -197,16 +204,18 @@ class World:
         dice = self._dice(route, echo, source=url if own is None else own.name)
         identity = self.variations.make_id(dice, "op_" + "".join(dice.choices(_ALPHABET, k=26)))
         seconds = self._seconds(route, dice)
-        fate = self._fate(dice)
+        drawn = self._draw_failure(dice)
         track = own and self._fetch(own, now=now)
         if own is not None and track is None:
-            fate = OperationError(code="internal_error", message="The source could not be fetched: 403.")
+            drawn = OperationError(code="internal_error", message="The source could not be fetched: 403.")
 
-        def compose() -> tuple[Piece, ...]:
-            source = track.piece.score if track else url and imagine(url, taste=self.taste)
-            pieces = make_pieces(route, echo, source=source, taste=self.taste, dice=dice)
+        def make_tracks() -> tuple[ComposedTrack, ...]:
+            source = (
+                track.composed.score if track else url and track_for_foreign_url(url, audio_options=self.audio_options)
+            )
+            tracks = compose_tracks(route, echo, source=source, audio_options=self.audio_options, dice=dice)
             unknown_stem = self.forward and route.name == "adapt.separate_stems"
-            return (*pieces, Piece(source, "mix")) if unknown_stem and source else pieces
+            return (*tracks, ComposedTrack(source, "mix")) if unknown_stem and source else tracks
 
         return ServerOperation(
             id=identity,
@@ -216,11 +225,11 @@ class World:
             submission=submission,
             created=now,
             due=now + seconds / self.speed,
-            fate=failure or fate,
-            compose=compose,
+            failure=failure or drawn,
+            make_tracks=make_tracks,
         )
 
-    def _fetch(self, source: SignedUrl, *, now: float) -> Track | None:
+    def _fetch(self, source: SignedUrl, *, now: float) -> OutputTrack | None:
         """The output a source is, if its URL may be fetched now."""
         return self._tracks.get(source.name) if self.signer.allows(source, wall=self.wall(now)) else None
 
@@ -241,16 +250,16 @@ class World:
             case _:
                 return check_duration(route.name, self.durations(route.name))
 
-    def _fate(self, dice: random.Random) -> OperationError | None:
+    def _draw_failure(self, dice: random.Random) -> OperationError | None:
         """The error an operation ends with, if the shares will have it."""
         if dice.random() >= self.faults.fail:
             return None
         return OperationError(code=dice.choice(self.faults.failure_codes))
 
 
-def _retake(track: Track) -> Track:
-    score = attrs.evolve(track.piece.score, seed=track.piece.score.seed + 1)
-    return attrs.evolve(track, piece=attrs.evolve(track.piece, score=score))
+def _replace_audio(track: OutputTrack) -> OutputTrack:
+    score = attrs.evolve(track.composed.score, seed=track.composed.score.seed + 1)
+    return attrs.evolve(track, composed=attrs.evolve(track.composed, score=score))
 
 
 def _digest(*parts: object) -> bytes:

@@ -68,7 +68,7 @@ async def test_gives_the_whole_of_another_version() -> None:
     """After a retake the ETag is another, and an If-Range with the old one gets the whole new file."""
     async with opened() as caller:
         url, old = await make(caller)
-        caller.sim.retake(caller.sim.log[-1].operation or "")
+        caller.sim.replace_audio(caller.sim.log[-1].operation or "")
         new = await caller.fetch(url, Range="bytes=100-", **{"If-Range": old.headers["ETag"]})
 
     assert new.status == 200

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from soundpiece_async.simulator.faults import Faults
-from soundpiece_async.simulator.music import Taste
+from soundpiece_async.simulator.music import AudioOptions
 from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
 from soundpiece_async.simulator.schema import ROUTES, check_body
 from soundpiece_async.simulator.signed_urls import Signer, parse_signed_url, write_time
@@ -79,7 +79,7 @@ def test_repeats_whatever_the_keys() -> None:
 
     assert (one.id, one.due) == (other.id, other.due)
     assert one.id != again.id
-    assert one.compose() == other.compose()
+    assert one.make_tracks() == other.make_tracks()
     assert put(make_world(seed=1), "create.new_song", SONG).id != one.id
 
 
@@ -136,7 +136,7 @@ def test_finds_by_id_and_route() -> None:
 )
 def test_makes_what_was_asked(route: str, members: dict[str, Any], lengths: list[float]) -> None:
     """Each route gives its number of outputs, of the lengths asked for."""
-    document = finish(make_world(taste=Taste(track_seconds=(4.0, 4.0), n_variations=3)), route, members)
+    document = finish(make_world(audio_options=AudioOptions(track_seconds=(4.0, 4.0), n_variations=3)), route, members)
 
     outputs = document["outputs"] if "outputs" in document else [document["output"]]
     assert [output["duration"] for output in outputs] == lengths
@@ -148,16 +148,16 @@ def test_adapts_its_own_outputs() -> None:
     world = make_world()
     song = finish(world, "create.new_song", SONG)
     url = song["outputs"][1]["url"]
-    mix = world.operations[song["id"]].tracks[1].piece.score
+    mix = world.operations[song["id"]].tracks[1].composed.score
 
     stems = finish(world, "adapt.separate_stems", {"source": {"url": url}}, now=20.0)
     cut = put(world, "adapt.auto_cut_down", {"source": {"url": url}, "target_duration": 3}, now=20.0)
 
     tracks = world.operations[stems["id"]].tracks
     assert [output["kind"] for output in stems["outputs"]] == ["vocals", "drums", "bass", "other"]
-    assert [track.piece.score.layer for track in tracks] == ["vocals", "drums", "bass", "other"]
-    assert {track.piece.score.seed for track in tracks} == {mix.seed}
-    assert cut.compose()[0].score == cut_down(mix, seconds=3)
+    assert [track.composed.score.layer for track in tracks] == ["vocals", "drums", "bass", "other"]
+    assert {track.composed.score.seed for track in tracks} == {mix.seed}
+    assert cut.make_tracks()[0].score == cut_down(mix, seconds=3)
 
 
 def test_cannot_fetch_expired_sources() -> None:
@@ -178,7 +178,7 @@ def test_imagines_foreign_sources() -> None:
     stems = put(world, "adapt.separate_stems", {"source": FOREIGN})
     cut = put(world, "adapt.auto_cut_down", {"source": FOREIGN, "target_duration": 3})
 
-    assert stems.compose()[0].score.plan == cut.compose()[0].score.plan
+    assert stems.make_tracks()[0].score.plan == cut.make_tracks()[0].score.plan
 
 
 def test_lets_operations_fail() -> None:
@@ -227,18 +227,18 @@ def test_retakes() -> None:
     document = finish(world, "create.new_song", SONG)
     before = world.operations[document["id"]].tracks
 
-    world.retake(document["id"])
+    world.replace_audio(document["id"])
 
     after = world.operations[document["id"]].tracks
     assert [track.name for track in before] == [track.name for track in after]
-    assert [track.piece.score.frames for track in before] == [track.piece.score.frames for track in after]
-    assert all(a.piece.score != b.piece.score for a, b in zip(before, after, strict=True))
+    assert [track.composed.score.frames for track in before] == [track.composed.score.frames for track in after]
+    assert all(a.composed.score != b.composed.score for a, b in zip(before, after, strict=True))
     assert world.find_track(after[0].name) is after[0]
 
 
 def test_shuffles_outputs() -> None:
     """With `outputs=shuffled` the outputs come in different orders, and are the same ones."""
-    world = make_world(variations=read_variations(["outputs=shuffled"]), taste=Taste(n_variations=3))
+    world = make_world(variations=read_variations(["outputs=shuffled"]), audio_options=AudioOptions(n_variations=3))
     operation = put(world, "create.new_song", SONG)
     world.advance(10.0)
     orders = {tuple(o["duration"] for o in world.present(operation, now=10.0)["outputs"]) for _ in range(40)}
