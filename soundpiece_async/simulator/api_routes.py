@@ -14,7 +14,7 @@ from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import ActiveFault, Fault
 from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply, reply_html, reply_json, reply_limited
+from soundpiece_async.simulator.responses import Response, html_response, json_response, rate_limited_response
 from soundpiece_async.simulator.schema import (
     ABSENT,
     ROUTES,
@@ -59,42 +59,42 @@ class Api:
         """The liberties the service takes."""
         return self.clock.world.variations
 
-    async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
+    async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
         """Do what a request asks for, or refuse it."""
         try:
-            reply = await self._answer(entry, active)
+            response = await self._answer(entry, active)
         except RefusalError as refusal:
-            reply = reply_json(refusal.body, status=refusal.status)
+            response = json_response(refusal.body, status=refusal.status)
         except InvalidRequestError as invalid:
-            reply = reply_json({"detail": invalid.errors}, status=422)
-        return self.variations.change_reply(reply, entry)
+            response = json_response({"detail": invalid.errors}, status=422)
+        return self.variations.change_response(response, entry)
 
-    async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
+    async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
         route = _PATHS.get(entry.path)
         if route is None:
-            return reply_json({"detail": "Not Found"}, status=404)
+            return json_response({"detail": "Not Found"}, status=404)
         if entry.method not in ("GET", "PUT"):
-            return reply_json({"detail": "Method Not Allowed"}, status=405, headers={"Allow": "GET, PUT"})
+            return json_response({"detail": "Method Not Allowed"}, status=405, headers={"Allow": "GET, PUT"})
         if entry.headers.get("Authorization") != f"Bearer {self.api_key}":
             raise RefusalError(401, {"detail": "Missing or invalid Authorization header"})
         seconds = self.bucket.take(now=entry.arrived)
         if seconds:
             self.rate_limited += 1
-            return reply_limited(seconds)
+            return rate_limited_response(seconds)
         if (instead := self._answer_instead(entry)) is not None:
             return instead
         if entry.method == "PUT":
             return self._submit(route, entry, active)
         return await self._poll(route, entry)
 
-    def _answer_instead(self, entry: ReceivedRequest) -> Reply | None:
+    def _answer_instead(self, entry: ReceivedRequest) -> Response | None:
         """The refusal that a variation has for a request, or None."""
         self.clock.catch_up()
         world = self.clock.world
         known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
         return self.variations.answer_instead(entry, known)
 
-    def _submit(self, route: Route, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
+    def _submit(self, route: Route, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
         submission = check_body(route, _read_body(entry), private_callbacks=self.private_callbacks)
         forced = active is not None and active.fault is Fault.FAIL
         failure = OperationError(code=active.code or "internal_error") if active is not None and forced else None
@@ -106,7 +106,7 @@ class Api:
         at_first = not known or self.variations.has("repeat=snapshot")
         return self._present(operation, now=now, at_first=at_first)
 
-    async def _poll(self, route: Route, entry: ReceivedRequest) -> Reply:
+    async def _poll(self, route: Route, entry: ReceivedRequest) -> Response:
         identity, wait = check_query(entry.query, any_id=self.variations.own_ids)
         now = self.clock.catch_up()
         operation = self.clock.world.find(route, identity)
@@ -117,14 +117,14 @@ class Api:
             await self.clock.wait(operation, seconds=self.hold * hold.share)
             now = self.clock.catch_up()
             if hold.status is not None and operation.status == "processing":
-                return reply_html(hold.status, HTTPStatus(hold.status).phrase)
+                return html_response(hold.status, HTTPStatus(hold.status).phrase)
         return self._present(operation, now=now)
 
-    def _present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> Reply:
+    def _present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> Response:
         world = self.clock.world
         document = world.present(operation, now=now, at_first=at_first)
         body = self.variations.build_body(document, operation.route.envelope)
-        return reply_json({**body, **world.news})
+        return json_response({**body, **world.news})
 
 
 def _read_body(entry: ReceivedRequest) -> object:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from soundpiece_async.simulator.faults import BEFORE, ActiveFault, Fault, FaultInjector, HostName
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply, reply_html, reply_instead, reply_json, spoil
+from soundpiece_async.simulator.responses import Response, corrupt, fault_response, html_response, json_response
 
 RequestHook = Callable[[ReceivedRequest], Awaitable[None] | None]
 _BLOCK = 1 << 16
@@ -31,7 +31,7 @@ class Host:
 
     host: HostName
     identify: Callable[[ReceivedRequest], None]
-    answer: Callable[[ReceivedRequest, ActiveFault | None], Awaitable[Reply]]
+    answer: Callable[[ReceivedRequest, ActiveFault | None], Awaitable[Response]]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -76,7 +76,7 @@ class HttpServer:
                 pass  # the client has left: nobody is there to be answered
             except web.HTTPRequestEntityTooLarge as error:
                 entry.status = error.status
-                return _respond(reply_json({"detail": error.reason}, status=error.status))
+                return _respond(json_response({"detail": error.reason}, status=error.status))
             finally:
                 self._scopes.discard(scope)
                 self._leave(entry)
@@ -118,63 +118,63 @@ class HttpServer:
         if active is None:
             return await self._send(request, entry, await host.answer(entry, None), None)
         before = active.fault in BEFORE
-        reply = reply_instead(active) if before else await host.answer(entry, active)
+        response = fault_response(active) if before else await host.answer(entry, active)
         match active.fault:
             case Fault.RESET_BEFORE | Fault.RESET_AFTER:
                 return _hang_up(request)
             case Fault.GATEWAY_TIMEOUT:
-                reply = reply_html(504, "Gateway Timeout")
+                response = html_response(504, "Gateway Timeout")
             case Fault.CORRUPT:
-                at = self.injector.position(len(reply.body)) if active.at is None else active.at
-                reply = spoil(reply, at=min(at, len(reply.body) - 1))
+                at = self.injector.position(len(response.body)) if active.at is None else active.at
+                response = corrupt(response, at=min(at, len(response.body) - 1))
             case Fault.STALL if entry.host == "api":
                 await anyio.sleep(self._stall_seconds(active))
                 active = None
-        return await self._send(request, entry, reply, active)
+        return await self._send(request, entry, response, active)
 
     async def _send(
-        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, active: ActiveFault | None
+        self, request: web.BaseRequest, entry: ReceivedRequest, response: Response, active: ActiveFault | None
     ) -> web.StreamResponse:
         """Send an answer: in one go, unless it is a download or a fault breaks it."""
         if self.date is not None:
-            reply = attrs.evolve(reply, headers={**reply.headers, "Date": self.date()})
-        entry.status = reply.status
+            response = attrs.evolve(response, headers={**response.headers, "Date": self.date()})
+        entry.status = response.status
         broken = active is not None and active.fault in (Fault.CUT, Fault.STALL)
-        download = entry.host == "output" and reply.status in (200, 206)
+        download = entry.host == "output" and response.status in (200, 206)
         if entry.method != "HEAD" and (broken or download):
-            return await self._stream(request, entry, reply, active)
-        entry.sent = len(reply.body)
-        return _respond(reply)
+            return await self._stream(request, entry, response, active)
+        entry.sent = len(response.body)
+        return _respond(response)
 
     async def _stream(
-        self, request: web.BaseRequest, entry: ReceivedRequest, reply: Reply, active: ActiveFault | None
+        self, request: web.BaseRequest, entry: ReceivedRequest, response: Response, active: ActiveFault | None
     ) -> web.StreamResponse:
         """Send a body block by block, with a break at the place where a fault wants it."""
-        response = _FRAMINGS[reply.framing](
-            status=reply.status, headers={**reply.headers, "Content-Type": reply.content_type}
+        stream = _FRAMINGS[response.framing](
+            status=response.status, headers={**response.headers, "Content-Type": response.content_type}
         )
-        if reply.framing == "length":
-            response.content_length = len(reply.body)
-        await response.prepare(request)
-        body = memoryview(reply.body)
+        if response.framing == "length":
+            stream.content_length = len(response.body)
+        await stream.prepare(request)
+        body = memoryview(response.body)
         fault = None if active is None else active.fault
         if active is not None and fault in (Fault.CUT, Fault.STALL):
             at = len(body) // 2 if active.at is None else min(active.at, len(body))
-            await self._write(response, entry, body[:at])
+            await self._write(stream, entry, body[:at])
             if fault is Fault.CUT:
                 _close(request)
-                return response
+                return stream
             await anyio.sleep(self._stall_seconds(active))
             body = body[at:]
-        await self._write(response, entry, body)
-        if reply.framing == "closed":
+        await self._write(stream, entry, body)
+        if response.framing == "closed":
             _close(request)
-        return response
+        return stream
 
-    async def _write(self, response: web.StreamResponse, entry: ReceivedRequest, body: memoryview) -> None:
+    async def _write(self, stream: web.StreamResponse, entry: ReceivedRequest, body: memoryview) -> None:
         for start in range(0, len(body), _BLOCK):
             block = body[start : start + _BLOCK]
-            await response.write(block)
+            await stream.write(block)
             entry.sent += len(block)
             if self.pace is not None:
                 await anyio.sleep(len(block) / self.pace)
@@ -196,8 +196,10 @@ def _is_poll(entry: ReceivedRequest) -> bool:
     return entry.host == "api" and entry.method == "GET"
 
 
-def _respond(reply: Reply) -> web.Response:
-    return web.Response(status=reply.status, body=reply.body, headers=reply.headers, content_type=reply.content_type)
+def _respond(response: Response) -> web.Response:
+    return web.Response(
+        status=response.status, body=response.body, headers=response.headers, content_type=response.content_type
+    )
 
 
 def _hang_up(request: web.BaseRequest) -> web.Response:

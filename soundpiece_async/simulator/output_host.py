@@ -8,7 +8,7 @@ from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import ActiveFault, Fault, Faults
 from soundpiece_async.simulator.render_cache import Render, RenderCache
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply, reply_xml
+from soundpiece_async.simulator.responses import Response, xml_response
 from soundpiece_async.simulator.signed_urls import SignedUrl, track_name
 
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
@@ -33,24 +33,24 @@ class OutputHost:
         entry.operation = None if track is None else track.operation
         entry.route = None if track is None else self.clock.world.operations[track.operation].route.name
 
-    async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
+    async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
         """Give a file or a part of it."""
         variations = self.clock.world.variations
-        reply = variations.answer_instead(entry, None) or await self._answer(entry, active)
-        return variations.change_reply(reply, entry)
+        response = variations.answer_instead(entry, None) or await self._answer(entry, active)
+        return variations.change_response(response, entry)
 
-    async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Reply:
+    async def _answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
         world = self.clock.world
         track = world.find_track(track_name(entry.path))
         if track is None:
-            return reply_xml(404, "NoSuchKey", "The specified key does not exist.")
+            return xml_response(404, "NoSuchKey", "The specified key does not exist.")
         if entry.method != "GET":
-            return reply_xml(405, "MethodNotAllowed", "The URL is signed for GET.", headers={"Allow": "GET"})
+            return xml_response(405, "MethodNotAllowed", "The URL is signed for GET.", headers={"Allow": "GET"})
         if entry.authorized:
-            return reply_xml(400, "InvalidArgument", "Only one auth mechanism allowed: the URL is signed already.")
+            return xml_response(400, "InvalidArgument", "Only one auth mechanism allowed: the URL is signed already.")
         signed_url = SignedUrl(path=entry.path, name=track.name, claims=entry.query)
         if not world.signer.allows(signed_url, wall=world.wall(entry.arrived)):
-            return reply_xml(self.faults.expired_status, "AccessDenied", "Request has expired")
+            return xml_response(self.faults.expired_status, "AccessDenied", "Request has expired")
         render = await self.render_cache.get(track.composed.score)
         self.downloads += 1
         deaf = self._no_ranges or (active is not None and active.fault is Fault.IGNORE_RANGE)
@@ -60,7 +60,7 @@ class OutputHost:
     def _no_ranges(self) -> bool:
         return self.faults.ignore_range or self.clock.world.variations.has("length=closed")
 
-    def _respond(self, render: Render, wanted: str | None) -> Reply:
+    def _respond(self, render: Render, wanted: str | None) -> Response:
         """The whole file, or the part a Range asks for."""
         size = len(render.audio)
         headers = {"Accept-Ranges": "none" if self._no_ranges else "bytes"}
@@ -70,12 +70,12 @@ class OutputHost:
             part = parse_range(wanted, size=size)
         except UnsatisfiableRangeError:
             headers["Content-Range"] = f"bytes */{size}"
-            return reply_xml(416, "InvalidRange", "The requested range is not satisfiable", headers=headers)
+            return xml_response(416, "InvalidRange", "The requested range is not satisfiable", headers=headers)
         if part is None:
-            return Reply(body=render.audio, headers=headers, content_type="audio/flac")
+            return Response(body=render.audio, headers=headers, content_type="audio/flac")
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
         body = memoryview(render.audio)[part.start : part.stop]
-        return Reply(status=206, body=body, headers=headers, content_type="audio/flac")
+        return Response(status=206, body=body, headers=headers, content_type="audio/flac")
 
 
 def parse_range(header: str | None, *, size: int) -> range | None:

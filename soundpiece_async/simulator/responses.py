@@ -10,7 +10,7 @@ from soundpiece_async.simulator.faults import ActiveFault, Fault
 
 
 @attrs.frozen(kw_only=True)
-class Reply:
+class Response:
     """One answer, whole, before it is sent or spoilt."""
 
     status: int = 200
@@ -21,45 +21,47 @@ class Reply:
     """How the end of the body is told: by its length, by chunks, or by the end of the connection."""
 
 
-def reply_json(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer of the API."""
     body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
-    return Reply(status=status, body=body, headers=headers or {})
+    return Response(status=status, body=body, headers=headers or {})
 
 
-def reply_html(status: int, reason: str) -> Reply:
+def html_response(status: int, reason: str) -> Response:
     """An error as a proxy in front of the API words it (docs/api.md#http-errors)."""
     page = f"<html><head><title>{status} {reason}</title></head><body><h1>{status} {reason}</h1></body></html>\r\n"
-    return Reply(status=status, body=page.encode(), content_type="text/html")
+    return Response(status=status, body=page.encode(), content_type="text/html")
 
 
-def reply_xml(status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> Reply:
+def xml_response(status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> Response:
     """An error as object stores word it; what the output host really says is unknown (docs/api.md#downloads)."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
-    return Reply(status=status, body=body.encode(), headers=headers or {}, content_type="application/xml")
+    return Response(status=status, body=body.encode(), headers=headers or {}, content_type="application/xml")
 
 
-def reply_limited(seconds: int | None) -> Reply:
+def rate_limited_response(seconds: int | None) -> Response:
     """A 429 in the service's words; without seconds it has no Retry-After (docs/api.md#rate-limits)."""
     if seconds is None:
-        return reply_json({"detail": "Rate limit exceeded"}, status=429)
+        return json_response({"detail": "Rate limit exceeded"}, status=429)
     detail = f"Rate limit exceeded; retry in {seconds} seconds"
-    return reply_json({"detail": detail}, status=429, headers={"Retry-After": str(seconds)})
+    return json_response({"detail": detail}, status=429, headers={"Retry-After": str(seconds)})
 
 
-def reply_instead(active: ActiveFault) -> Reply:
+def fault_response(active: ActiveFault) -> Response:
     """The answer to a request whose fault strikes before it takes effect."""
     match active.fault:
         case Fault.BAD_GATEWAY:
-            return reply_html(502, "Bad Gateway")
+            return html_response(502, "Bad Gateway")
         case Fault.RATE_LIMITED:
-            return reply_limited(None if active.seconds is None else round(active.seconds))
+            return rate_limited_response(None if active.seconds is None else round(active.seconds))
         case _:
-            return reply_json({"detail": "Internal Server Error"}, status=active.status or 500, headers=active.headers)
+            return json_response(
+                {"detail": "Internal Server Error"}, status=active.status or 500, headers=active.headers
+            )
 
 
-def spoil(reply: Reply, *, at: int) -> Reply:
+def corrupt(response: Response, *, at: int) -> Response:
     """The same answer with one wrong byte."""
-    body = bytearray(reply.body)
+    body = bytearray(response.body)
     body[at] ^= 0xFF
-    return attrs.evolve(reply, body=bytes(body))
+    return attrs.evolve(response, body=bytes(body))

@@ -11,7 +11,7 @@ from soundpiece_async.simulator.faults import ActiveFault, FaultInjector
 from soundpiece_async.simulator.http_server import Host, HttpServer
 from soundpiece_async.simulator.lifetime import listen
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply
+from soundpiece_async.simulator.responses import Response
 
 pytestmark = pytest.mark.anyio
 
@@ -20,8 +20,8 @@ async def test_a_client_that_is_gone_is_no_error() -> None:
     """A connection that was lost just before its answer is hung up on, and the request is open no longer."""
     http_server = HttpServer(injector=FaultInjector(Faults(), dice=random.Random(1)))
 
-    async def answer(_entry: ReceivedRequest, _strike: ActiveFault | None) -> Reply:
-        return Reply(body=b"fLaC")
+    async def answer(_entry: ReceivedRequest, _strike: ActiveFault | None) -> Response:
+        return Response(body=b"fLaC")
 
     async def receive(request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None

@@ -14,7 +14,7 @@ import attrs
 
 from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply
+from soundpiece_async.simulator.responses import Response
 from soundpiece_async.simulator.variations.answers import ANSWERS, HOLDS, Hold
 from soundpiece_async.simulator.variations.documents import DOCUMENTS
 from soundpiece_async.simulator.variations.events import EVENTS
@@ -71,19 +71,19 @@ class Variations:
         make = next(makers, None)
         return documented if make is None else make(dice)
 
-    def answer_instead(self, request: ReceivedRequest, operation: ServerOperation | None) -> Reply | None:
+    def answer_instead(self, request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
         """Return the answer to a request that is not to take effect, the first there is."""
         for variation in self.chosen.values():
-            if variation.instead is not None and (reply := variation.instead(request, operation)) is not None:
-                return reply
+            if variation.instead is not None and (response := variation.instead(request, operation)) is not None:
+                return response
         return None
 
-    def change_reply(self, reply: Reply, request: ReceivedRequest) -> Reply:
+    def change_response(self, response: Response, request: ReceivedRequest) -> Response:
         """Change an answer before it is sent."""
         for variation in self.chosen.values():
-            if variation.reply is not None:
-                reply = variation.reply(reply, request)
-        return reply
+            if variation.response is not None:
+                response = variation.response(response, request)
+        return response
 
     def change_audio(self, audio: bytes) -> bytes:
         """Change a file, in a worker thread."""

@@ -13,10 +13,10 @@ import attrs
 
 from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply, reply_html, reply_json
+from soundpiece_async.simulator.responses import Response, html_response, json_response
 from soundpiece_async.simulator.variations.variation import Document, Table, Variation
 
-Refuse = Callable[[ReceivedRequest, ServerOperation | None], Reply | None]
+Refuse = Callable[[ReceivedRequest, ServerOperation | None], Response | None]
 _EARLY_READS = 2
 """How many GETs of an operation are refused before the service finds it."""
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -65,16 +65,16 @@ def _make_base64(dice: Random) -> str:
 # refusals
 
 
-def _refuse(status: int) -> Reply:
+def _refuse(status: int) -> Response:
     """Write a refusal; what is to be tried again soon says so, and an operation that is not found yet is not found."""
     headers = _RETRY_AFTER if status in (429, 503) else None
-    return reply_json(
+    return json_response(
         {"detail": "Operation not found" if status in (404, 422) else "Not now"}, status=status, headers=headers
     )
 
 
 def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
-    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Reply | None:
+    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
         early = request.method == "GET" and operation is not None and request.earlier < reads
         return _refuse(status) if early else None
 
@@ -82,80 +82,84 @@ def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
 
 
 def _refuse_holds(status: int) -> Refuse:
-    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
-        return reply_json({"detail": "Unknown parameter: wait"}, status=status) if request.wait else None
+    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
+        return json_response({"detail": "Unknown parameter: wait"}, status=status) if request.wait else None
 
     return refuse
 
 
 def _refuse_repeats(status: int, detail: str, *, only_in_progress: bool = True) -> Refuse:
-    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Reply | None:
+    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
         if request.method != "PUT" or operation is None or (only_in_progress and operation.status != "processing"):
             return None
-        return reply_json({"detail": detail}, status=status)
+        return json_response({"detail": detail}, status=status)
 
     return refuse
 
 
-def _refuse_first_submit(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
+def _refuse_first_submit(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
     return _refuse(503) if request.method == "PUT" and request.earlier == 0 else None
 
 
-def _block(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
-    return reply_html(403, "Forbidden") if request.method == "PUT" and BLOCKED in request.body else None
+def _block(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
+    return html_response(403, "Forbidden") if request.method == "PUT" and BLOCKED in request.body else None
 
 
-def _lose_first_answer(reply: Reply, request: ReceivedRequest) -> Reply:
-    accepted = request.method == "PUT" and request.earlier == 0 and reply.status == HTTPStatus.OK
-    return reply_html(502, "Bad Gateway") if accepted else reply
+def _lose_first_answer(response: Response, request: ReceivedRequest) -> Response:
+    accepted = request.method == "PUT" and request.earlier == 0 and response.status == HTTPStatus.OK
+    return html_response(502, "Bad Gateway") if accepted else response
 
 
-def _accept_with(status: int) -> Callable[[Reply, ReceivedRequest], Reply]:
-    def change(reply: Reply, request: ReceivedRequest) -> Reply:
-        accepted = request.method == "PUT" and reply.status == HTTPStatus.OK
-        return attrs.evolve(reply, status=status) if accepted else reply
+def _accept_with(status: int) -> Callable[[Response, ReceivedRequest], Response]:
+    def change(response: Response, request: ReceivedRequest) -> Response:
+        accepted = request.method == "PUT" and response.status == HTTPStatus.OK
+        return attrs.evolve(response, status=status) if accepted else response
 
     return change
 
 
-def _accept_in_headers(status: int, name: str) -> Callable[[Reply, ReceivedRequest], Reply]:
+def _accept_in_headers(status: int, name: str) -> Callable[[Response, ReceivedRequest], Response]:
     """Tell the id in a header, and nothing in the body."""
 
-    def change(reply: Reply, request: ReceivedRequest) -> Reply:
-        if request.method != "PUT" or reply.status != HTTPStatus.OK:
-            return reply
-        identity = quote(_ID.findall(bytes(reply.body).decode())[-1], safe="")
-        headers = {**reply.headers, name: f"{request.path}?id={identity}"}
-        return attrs.evolve(reply, status=status, body=b"", headers=headers)
+    def change(response: Response, request: ReceivedRequest) -> Response:
+        if request.method != "PUT" or response.status != HTTPStatus.OK:
+            return response
+        identity = quote(_ID.findall(bytes(response.body).decode())[-1], safe="")
+        headers = {**response.headers, name: f"{request.path}?id={identity}"}
+        return attrs.evolve(response, status=status, body=b"", headers=headers)
 
     return change
 
 
-def _conflict(reply: Reply, request: ReceivedRequest) -> Reply:
-    repeated = request.method == "PUT" and request.earlier > 0 and reply.status == HTTPStatus.OK
-    return attrs.evolve(reply, status=409) if repeated else reply
+def _conflict(response: Response, request: ReceivedRequest) -> Response:
+    repeated = request.method == "PUT" and request.earlier > 0 and response.status == HTTPStatus.OK
+    return attrs.evolve(response, status=409) if repeated else response
 
 
-def _respell(change: Callable[[str], str]) -> Callable[[Reply, ReceivedRequest], Reply]:
+def _respell(change: Callable[[str], str]) -> Callable[[Response, ReceivedRequest], Response]:
     """Write an id in the answer to a GET otherwise than it was asked for."""
 
-    def respell(reply: Reply, request: ReceivedRequest) -> Reply:
+    def respell(response: Response, request: ReceivedRequest) -> Response:
         asked = request.query.get("id")
-        if request.method != "GET" or asked is None or reply.status != HTTPStatus.OK:
-            return reply
+        if request.method != "GET" or asked is None or response.status != HTTPStatus.OK:
+            return response
         written = json.dumps(change(asked)).encode()
-        return attrs.evolve(reply, body=bytes(reply.body).replace(json.dumps(asked).encode(), written))
+        return attrs.evolve(response, body=bytes(response.body).replace(json.dumps(asked).encode(), written))
 
     return respell
 
 
-def _wrap(write: Callable[[bytes], bytes]) -> Callable[[Reply, ReceivedRequest], Reply]:
+def _wrap(write: Callable[[bytes], bytes]) -> Callable[[Response, ReceivedRequest], Response]:
     """Write the JSON of an answer of the API otherwise."""
 
-    def wrap(reply: Reply, _: ReceivedRequest) -> Reply:
-        if reply.status >= HTTPStatus.MULTIPLE_CHOICES or reply.content_type != "application/json" or not reply.body:
-            return reply
-        return attrs.evolve(reply, body=write(bytes(reply.body)))
+    def wrap(response: Response, _: ReceivedRequest) -> Response:
+        if (
+            response.status >= HTTPStatus.MULTIPLE_CHOICES
+            or response.content_type != "application/json"
+            or not response.body
+        ):
+            return response
+        return attrs.evolve(response, body=write(bytes(response.body)))
 
     return wrap
 
@@ -174,25 +178,27 @@ ANSWERS: Table = {
         "base64": Variation(part="id", meaning="base64, with `+`, `/` and `=`", identity=_make_base64),
     },
     "submit": {
-        "201": Variation(part="submit.status", meaning="accepted with 201", reply=_accept_with(201)),
-        "202": Variation(part="submit.status", meaning="accepted with 202", reply=_accept_with(202)),
+        "201": Variation(part="submit.status", meaning="accepted with 201", response=_accept_with(201)),
+        "202": Variation(part="submit.status", meaning="accepted with 202", response=_accept_with(202)),
         "location": Variation(
             part="submit.status",
             meaning="accepted with 202 and a `Location`, without a body",
-            reply=_accept_in_headers(202, "Location"),
+            response=_accept_in_headers(202, "Location"),
         ),
         "204": Variation(
             part="submit.status",
             meaning="accepted with 204 and a `Content-Location`",
-            reply=_accept_in_headers(204, "Content-Location"),
+            response=_accept_in_headers(204, "Content-Location"),
         ),
         "303": Variation(
             part="submit.status",
             meaning="accepted with 303, a `Location` and no body",
-            reply=_accept_in_headers(303, "Location"),
+            response=_accept_in_headers(303, "Location"),
         ),
         "502": Variation(
-            part="submit.first", meaning="the first PUT of a key is accepted, its answer lost", reply=_lose_first_answer
+            part="submit.first",
+            meaning="the first PUT of a key is accepted, its answer lost",
+            response=_lose_first_answer,
         ),
         "503": Variation(
             part="submit.first",
@@ -217,7 +223,7 @@ ANSWERS: Table = {
         "named": Variation(
             part="repeat",
             meaning="409 to every repeat, with the operation in the body",
-            reply=_conflict,
+            response=_conflict,
         ),
         "snapshot": Variation(part="repeat.state", meaning="a repeat gets the operation as it was at first"),
     },
@@ -231,9 +237,9 @@ ANSWERS: Table = {
         "gone": Variation(part="read", meaning="404 to every GET", instead=_refuse_reads(404, reads=float("inf"))),
     },
     "read-id": {
-        "upper": Variation(part="read-id", meaning="a GET writes the id in capitals", reply=_respell(str.upper)),
+        "upper": Variation(part="read-id", meaning="a GET writes the id in capitals", response=_respell(str.upper)),
         "urn": Variation(
-            part="read-id", meaning="a GET writes the id as a URN", reply=_respell(lambda text: f"urn:op:{text}")
+            part="read-id", meaning="a GET writes the id as a URN", response=_respell(lambda text: f"urn:op:{text}")
         ),
     },
     "hold": {
@@ -245,20 +251,22 @@ ANSWERS: Table = {
     },
     "body": {
         "guarded": Variation(
-            part="body", meaning="`)]}',` before the JSON", reply=_wrap(lambda body: b")]}',\n" + body)
+            part="body", meaning="`)]}',` before the JSON", response=_wrap(lambda body: b")]}',\n" + body)
         ),
         "padded": Variation(
             part="body",
             meaning="a byte order mark before the JSON, and NULs behind it",
-            reply=_wrap(lambda body: b"\xef\xbb\xbf" + body + b"\0\0"),
+            response=_wrap(lambda body: b"\xef\xbb\xbf" + body + b"\0\0"),
         ),
         "lines": Variation(
-            part="body", meaning="the JSON twice, on two lines", reply=_wrap(lambda body: b"\n".join([body, body, b""]))
+            part="body",
+            meaning="the JSON twice, on two lines",
+            response=_wrap(lambda body: b"\n".join([body, body, b""])),
         ),
         "function": Variation(
             part="body",
             meaning="a text in `body`, beside `statusCode`",
-            reply=_wrap(lambda body: json.dumps({"statusCode": 200, "body": body.decode()}).encode()),
+            response=_wrap(lambda body: json.dumps({"statusCode": 200, "body": body.decode()}).encode()),
         ),
     },
     "firewall": {

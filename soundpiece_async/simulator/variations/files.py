@@ -13,7 +13,7 @@ import soundfile
 
 from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply, reply_xml
+from soundpiece_async.simulator.responses import Response, xml_response
 from soundpiece_async.simulator.variations.variation import Table, Variation
 
 Samples = npt.NDArray[np.float64]
@@ -64,40 +64,40 @@ def _tag(audio: bytes) -> bytes:
     return b"ID3\x04\x00\x00" + bytes((0, 0, 2, 0)) + bytes(256) + audio
 
 
-def _send(**changes: Any) -> Callable[[Reply, ReceivedRequest], Reply]:
+def _send(**changes: Any) -> Callable[[Response, ReceivedRequest], Response]:
     """Change how a file, or a part of one, is sent."""
 
-    def change(reply: Reply, request: ReceivedRequest) -> Reply:
-        return attrs.evolve(reply, **changes) if _is_file(reply, request) else reply
+    def change(response: Response, request: ReceivedRequest) -> Response:
+        return attrs.evolve(response, **changes) if _is_file(response, request) else response
 
     return change
 
 
-def _encode(name: str) -> Callable[[Reply, ReceivedRequest], Reply]:
+def _encode(name: str) -> Callable[[Response, ReceivedRequest], Response]:
     """Announce a Content-Encoding."""
 
-    def change(reply: Reply, request: ReceivedRequest) -> Reply:
-        headers = {**reply.headers, "Content-Encoding": name}
-        return attrs.evolve(reply, headers=headers) if _is_file(reply, request) else reply
+    def change(response: Response, request: ReceivedRequest) -> Response:
+        headers = {**response.headers, "Content-Encoding": name}
+        return attrs.evolve(response, headers=headers) if _is_file(response, request) else response
 
     return change
 
 
-def _is_file(reply: Reply, request: ReceivedRequest) -> bool:
-    return request.host == "output" and reply.status in _FILE
+def _is_file(response: Response, request: ReceivedRequest) -> bool:
+    return request.host == "output" and response.status in _FILE
 
 
-def _transform(reply: Reply, request: ReceivedRequest) -> Reply:
+def _transform(response: Response, request: ReceivedRequest) -> Response:
     """Answer as a proxy that changed the body does: 203."""
-    whole = request.host == "output" and reply.status == HTTPStatus.OK
-    return attrs.evolve(reply, status=HTTPStatus.NON_AUTHORITATIVE_INFORMATION) if whole else reply
+    whole = request.host == "output" and response.status == HTTPStatus.OK
+    return attrs.evolve(response, status=HTTPStatus.NON_AUTHORITATIVE_INFORMATION) if whole else response
 
 
-def _refuse_first(status: int) -> Callable[[ReceivedRequest, ServerOperation | None], Reply | None]:
-    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Reply | None:
+def _refuse_first(status: int) -> Callable[[ReceivedRequest, ServerOperation | None], Response | None]:
+    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
         if request.host != "output" or request.earlier > 0:
             return None
-        return reply_xml(status, "SlowDown", "Please reduce your request rate.", headers={"Retry-After": "1"})
+        return xml_response(status, "SlowDown", "Please reduce your request rate.", headers={"Retry-After": "1"})
 
     return refuse
 
@@ -122,7 +122,9 @@ FILES: Table = {
     "encoding": {
         **{
             value: Variation(
-                part="encoding", meaning=f"`Content-Encoding: {name}`".replace(": `", ":`, empty"), reply=_encode(name)
+                part="encoding",
+                meaning=f"`Content-Encoding: {name}`".replace(": `", ":`, empty"),
+                response=_encode(name),
             )
             for value, name in _NAMES.items()
         },
@@ -130,19 +132,19 @@ FILES: Table = {
             part="encoding",
             meaning="really compressed",
             audio=lambda audio: gzip.compress(audio, compresslevel=1, mtime=0),
-            reply=_encode("gzip"),
+            response=_encode("gzip"),
         ),
     },
     "length": {
-        "chunked": Variation(part="length", meaning="no Content-Length", reply=_send(framing="chunked")),
+        "chunked": Variation(part="length", meaning="no Content-Length", response=_send(framing="chunked")),
         "closed": Variation(
             part="length",
             meaning="no Content-Length, no ranges: the connection closes at the end",
-            reply=_send(framing="closed"),
+            response=_send(framing="closed"),
         ),
     },
     "download": {
-        "203": Variation(part="download.status", meaning="203 instead of 200", reply=_transform),
+        "203": Variation(part="download.status", meaning="203 instead of 200", response=_transform),
         **{
             str(status): Variation(
                 part="download.first",

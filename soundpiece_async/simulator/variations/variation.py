@@ -8,7 +8,7 @@ import attrs
 
 from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
-from soundpiece_async.simulator.responses import Reply
+from soundpiece_async.simulator.responses import Response
 from soundpiece_async.simulator.webhooks import Event
 
 Document = dict[str, Any]
@@ -28,7 +28,7 @@ class Variation:
         envelope: Build the body of a 200 from the operation object and the documented name of its envelope.
         identity: Make the id of a new operation.
         instead: Build the answer to a request that is not to take effect, or None; given the operation it is about.
-        reply: Change an answer just before it is sent.
+        response: Change a response just before it is sent.
         audio: Change the file behind an output; runs in a worker thread.
         event: Change a webhook before it is signed.
         secret: Read the key from a signing secret.
@@ -40,8 +40,8 @@ class Variation:
     document: Callable[[Document, ServerOperation], None] | None = None
     envelope: Callable[[Document, str], Document] | None = None
     identity: Callable[[Random], str] | None = None
-    instead: Callable[[ReceivedRequest, ServerOperation | None], Reply | None] | None = None
-    reply: Callable[[Reply, ReceivedRequest], Reply] | None = None
+    instead: Callable[[ReceivedRequest, ServerOperation | None], Response | None] | None = None
+    response: Callable[[Response, ReceivedRequest], Response] | None = None
     audio: Callable[[bytes], bytes] | None = None
     event: Callable[[Event], Event] | None = None
     secret: Callable[[str], bytes] | None = None
