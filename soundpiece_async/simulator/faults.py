@@ -26,10 +26,10 @@ from soundpiece_async.simulator.validators import (
     SECONDS,
     SHARE,
     Rule,
-    demand,
+    integer_rule,
+    must_be,
     one_of,
-    refuse_unless,
-    whole,
+    require,
 )
 
 HostName = Literal["api", "output"]
@@ -87,7 +87,7 @@ class Faults:
     reset_before: float = attrs.field(default=0.0, validator=SHARE)
     reset_after: float = attrs.field(default=0.0, validator=SHARE)
     stall: float = attrs.field(default=0.0, validator=SHARE)
-    stall_seconds: float = attrs.field(default=60.0, validator=demand(*SECONDS))
+    stall_seconds: float = attrs.field(default=60.0, validator=must_be(*SECONDS))
     cut: float = attrs.field(default=0.0, validator=SHARE)
     corrupt: float = attrs.field(default=0.0, validator=SHARE)
     ignore_range: bool = False
@@ -179,7 +179,7 @@ class FaultInjector:
 
         Raises TypeError or ValueError for what could never strike.
         """
-        refuse_unless(one_of(*Fault), "fault", fault)
+        require(one_of(*Fault), "fault", fault)
         fault = Fault(fault)
         for name, value in details.items():
             _check_detail(fault, name, value)
@@ -233,11 +233,11 @@ _RULES: Mapping[str, Rule] = {
     "method": one_of(None, "GET", "PUT", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"),
     "route": one_of(None, *ROUTES),
     "operation": ("an id or None", lambda value: value is None or isinstance(value, str)),
-    "skip": whole(0),
-    "times": whole(1),
-    "at": whole(0),
+    "skip": integer_rule(0),
+    "times": integer_rule(1),
+    "at": integer_rule(0),
     "seconds": SECONDS,
-    "status": whole(200, 599),
+    "status": integer_rule(200, 599),
 }
 
 
@@ -246,9 +246,9 @@ def _check_detail(fault: Fault, name: str, value: object) -> None:
     if name not in FaultDetails.__annotations__:
         raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(FaultDetails.__annotations__)}")
     if name in _RULES:
-        refuse_unless(_RULES[name], name, value)
+        require(_RULES[name], name, value)
     if name in _ALWAYS.get(fault, {}):
-        refuse_unless(one_of(None, _ALWAYS[fault][name]), f"{name} of {fault}", value)
+        require(one_of(None, _ALWAYS[fault][name]), f"{name} of {fault}", value)
 
 
 def _shares(faults: Faults, host: str) -> dict[Fault, float]:

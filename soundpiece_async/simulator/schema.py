@@ -7,7 +7,7 @@ Rules:
 3. Unlisted members are ignored; whether the service does so too is unknown (docs/api.md#request-fields).
 4. Of the two bodies of a song or an instrumental exactly one must fit. A fault of the one that was sent is reported
    by its plain path, as the documentation does; when it cannot be told which was meant, each path names its body.
-5. A check takes one decoded JSON value and returns it as the service would echo it, or raises `MisfitError`; it
+5. A check takes one decoded JSON value and returns it as the service would echo it, or raises `InvalidValueError`; it
    refuses in the words of Pydantic 2 (docs/api.md#http-errors).
 """
 
@@ -32,7 +32,7 @@ _LONGEST_KEY = len("urn:uuid:") + sum(_GROUPS) + len(_GROUPS) - 1
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
-class MisfitError(Exception):
+class InvalidValueError(Exception):
     """A value that does not fit: `kind` is the stable code, `below` the path from the checked member inwards."""
 
     def __init__(
@@ -45,21 +45,23 @@ class MisfitError(Exception):
         self.below: tuple[str, ...] = below
 
 
-def refuse_value(reason: str) -> MisfitError:
+def value_error(reason: str) -> InvalidValueError:
     """The refusal by a rule of the service's own; FastAPI empties the exception that Pydantic puts in the context."""
-    return MisfitError("value_error", f"Value error, {reason}", context={"error": {}})
+    return InvalidValueError("value_error", f"Value error, {reason}", context={"error": {}})
 
 
 def check_text(value: object, *, longest: int) -> str:
     """A string of 1 to `longest` code points (how the service counts is unknown: docs/api.md#request-fields)."""
     if not isinstance(value, str):
-        raise MisfitError("string_type", "Input should be a valid string")
+        raise InvalidValueError("string_type", "Input should be a valid string")
     _check_unicode(value)
     if not value:
-        raise MisfitError("string_too_short", "String should have at least 1 character", context={"min_length": 1})
+        raise InvalidValueError(
+            "string_too_short", "String should have at least 1 character", context={"min_length": 1}
+        )
     if len(value) > longest:
         message = f"String should have at most {longest} characters"
-        raise MisfitError("string_too_long", message, context={"max_length": longest})
+        raise InvalidValueError("string_too_long", message, context={"max_length": longest})
     return value
 
 
@@ -76,11 +78,11 @@ def check_lyrics(value: object) -> str:
 def check_key(value: object) -> str:
     """An idempotency key: a UUID of any version in its usual spelling, given back in lower case."""
     if not isinstance(value, str):
-        raise MisfitError("uuid_type", "UUID input should be a string, bytes or UUID object")
+        raise InvalidValueError("uuid_type", "UUID input should be a string, bytes or UUID object")
     _check_unicode(value)
     reason = _reason_against_key(value)
     if reason is not None:
-        raise MisfitError("uuid_parsing", f"Input should be a valid UUID, {reason}", context={"error": reason})
+        raise InvalidValueError("uuid_parsing", f"Input should be a valid UUID, {reason}", context={"error": reason})
     return value.lower()
 
 
@@ -88,17 +90,17 @@ def check_seconds(value: object) -> float:
     """A length of audio in seconds: finite, above 0, at most `LONGEST`."""
     if isinstance(value, str):
         if _is_number(value):
-            raise MisfitError("float_type", "Input should be a valid number")
-        raise MisfitError("float_parsing", "Input should be a valid number, unable to parse string as a number")
+            raise InvalidValueError("float_type", "Input should be a valid number")
+        raise InvalidValueError("float_parsing", "Input should be a valid number, unable to parse string as a number")
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_number(value):
-        raise MisfitError("float_type", "Input should be a valid number")
+        raise InvalidValueError("float_type", "Input should be a valid number")
     if isinstance(value, float) and not math.isfinite(value):
-        raise MisfitError("finite_number", "Input should be a finite number")
+        raise InvalidValueError("finite_number", "Input should be a finite number")
     if value <= 0:
-        raise MisfitError("greater_than", "Input should be greater than 0", context={"gt": 0.0})
+        raise InvalidValueError("greater_than", "Input should be greater than 0", context={"gt": 0.0})
     if value > LONGEST:
         message = f"Input should be less than or equal to {LONGEST:g}"
-        raise MisfitError("less_than_equal", message, context={"le": LONGEST})
+        raise InvalidValueError("less_than_equal", message, context={"le": LONGEST})
     return value
 
 
@@ -106,19 +108,19 @@ def check_variations(value: object) -> int:
     """A count from 1 to 3; 2.0 is the JSON integer 2."""
     if isinstance(value, str):
         message = "Input should be a valid integer, unable to parse string as an integer"
-        raise MisfitError("int_parsing", message)
+        raise InvalidValueError("int_parsing", message)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MisfitError("int_type", "Input should be a valid integer")
+        raise InvalidValueError("int_type", "Input should be a valid integer")
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise MisfitError("finite_number", "Input should be a finite number")
+            raise InvalidValueError("finite_number", "Input should be a finite number")
         if not value.is_integer():
             message = "Input should be a valid integer, got a number with a fractional part"
-            raise MisfitError("int_from_float", message)
+            raise InvalidValueError("int_from_float", message)
     if value < 1:
-        raise MisfitError("greater_than_equal", "Input should be greater than or equal to 1", context={"ge": 1})
+        raise InvalidValueError("greater_than_equal", "Input should be greater than or equal to 1", context={"ge": 1})
     if value > 3:  # noqa: PLR2004 - the contract's number, in the message and the context beside it
-        raise MisfitError("less_than_equal", "Input should be less than or equal to 3", context={"le": 3})
+        raise InvalidValueError("less_than_equal", "Input should be less than or equal to 3", context={"le": 3})
     return int(value)
 
 
@@ -127,38 +129,38 @@ def check_boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
     if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
-        raise MisfitError("bool_parsing", "Input should be a valid boolean, unable to interpret input")
-    raise MisfitError("bool_type", "Input should be a valid boolean")
+        raise InvalidValueError("bool_parsing", "Input should be a valid boolean, unable to interpret input")
+    raise InvalidValueError("bool_type", "Input should be a valid boolean")
 
 
 def check_url(value: object, *, schemes: tuple[str, ...] = ("http", "https"), longest: float = math.inf) -> str:
     """An absolute URL of one of the schemes, echoed as it was sent."""
     if not isinstance(value, str):
-        raise MisfitError("url_type", "URL input should be a string or URL")
+        raise InvalidValueError("url_type", "URL input should be a string or URL")
     _check_unicode(value)
     if len(value) > longest:
         message = f"URL should have at most {longest} characters"
-        raise MisfitError("url_too_long", message, context={"max_length": longest})
+        raise InvalidValueError("url_too_long", message, context={"max_length": longest})
     reason = _reason_against(value)
     if reason is not None:
-        raise MisfitError("url_parsing", f"Input should be a valid URL, {reason}", context={"error": reason})
+        raise InvalidValueError("url_parsing", f"Input should be a valid URL, {reason}", context={"error": reason})
     if urlsplit(value).scheme not in schemes:
         expected = " or ".join(f"'{scheme}'" for scheme in schemes)
         context = {"expected_schemes": expected}
-        raise MisfitError("url_scheme", f"URL scheme should be {expected}", context=context)
+        raise InvalidValueError("url_scheme", f"URL scheme should be {expected}", context=context)
     return value
 
 
 def check_source(value: object) -> dict[str, str]:
     """An AudioSource: an object with a `url`; its other members are ignored."""
     if not isinstance(value, dict):
-        raise MisfitError(*NO_OBJECT)
+        raise InvalidValueError(*NO_OBJECT)
     if "url" not in value:
-        raise MisfitError("missing", "Field required", below=("url",))
+        raise InvalidValueError("missing", "Field required", below=("url",))
     try:
         return {"url": check_url(value["url"])}
-    except MisfitError as misfit:
-        raise MisfitError(misfit.kind, misfit.message, context=misfit.context, below=("url",)) from None
+    except InvalidValueError as invalid:
+        raise InvalidValueError(invalid.kind, invalid.message, context=invalid.context, below=("url",)) from None
 
 
 def check_callback(value: object, *, private: bool) -> str | None:
@@ -167,7 +169,7 @@ def check_callback(value: object, *, private: bool) -> str | None:
         return None
     url = check_url(value, schemes=("http", "https") if private else ("https",), longest=2048)
     if not private and is_private(urlsplit(url).hostname or ""):
-        raise refuse_value("callback_url must not point to a private address")
+        raise value_error("callback_url must not point to a private address")
     return url
 
 
@@ -184,7 +186,7 @@ NO_OBJECT = ("model_attributes_type", "Input should be a valid dictionary or obj
 
 def _check_unicode(text: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise MisfitError(
+        raise InvalidValueError(
             "string_unicode", "Input should be a valid string, unable to parse raw data as a unicode string"
         )
 
@@ -235,7 +237,7 @@ def _reason_against(url: str) -> str | None:
 
 _OPERATION_ID = re.compile(r"op_[0-9a-z]{26}")
 _ID_PATTERN = "^op_[0-9a-z]{26}$"
-_MISSING = MisfitError("missing", "Field required")
+_MISSING = InvalidValueError("missing", "Field required")
 ABSENT = object()
 """Stands for a member, or a body, that was not sent."""
 
@@ -377,11 +379,13 @@ def check_query(query: Mapping[str, str], *, any_id: bool = False) -> tuple[str,
         errors.append(_error(("query", "id"), _MISSING, None))
     elif not any_id and not _OPERATION_ID.fullmatch(identity):
         message, context = f"String should match pattern '{_ID_PATTERN}'", {"pattern": _ID_PATTERN}
-        errors.append(_error(("query", "id"), MisfitError("string_pattern_mismatch", message, context=context), query))
+        errors.append(
+            _error(("query", "id"), InvalidValueError("string_pattern_mismatch", message, context=context), query)
+        )
     wait = query.get("wait", "false")
     if wait not in ("true", "false"):
         message = "Input should be a valid boolean, unable to interpret input"
-        errors.append(_error(("query", "wait"), MisfitError("bool_parsing", message), query))
+        errors.append(_error(("query", "wait"), InvalidValueError("bool_parsing", message), query))
     if identity is None or errors:
         raise InvalidRequestError(errors)
     return identity, wait == "true"
@@ -392,15 +396,15 @@ def refuse_operation(identity: str) -> InvalidRequestError:
 
     How the service reports it is unknown, but not by a 404 (docs/api.md#http-errors).
     """
-    misfit = refuse_value("no operation of this route has this id")
-    return InvalidRequestError([_error(("query", "id"), misfit, {"id": identity})])
+    invalid = value_error("no operation of this route has this id")
+    return InvalidRequestError([_error(("query", "id"), invalid, {"id": identity})])
 
 
 def _refuse_whole(route: Route, body: object) -> list[FieldError]:
     """What is said of a body that is no object: once, or once for each of two bodies (rule 4)."""
     if body is ABSENT:
         return [_error(("body",), _MISSING, None)]
-    whole = _error(("body",), MisfitError(*NO_OBJECT), body)
+    whole = _error(("body",), InvalidValueError(*NO_OBJECT), body)
     return [_within(name, whole) for name in route.bodies.values()] or [whole]
 
 
@@ -417,8 +421,8 @@ def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[s
         else:
             try:
                 values[member.name] = member.check(value)
-            except MisfitError as misfit:
-                errors.append(_error(("body", member.name), misfit, body))
+            except InvalidValueError as invalid:
+                errors.append(_error(("body", member.name), invalid, body))
     return values, errors
 
 
@@ -436,7 +440,7 @@ def _choose(route: Route, body: Mapping[str, object]) -> tuple[dict[str, Any], l
             return {}, [_within(route.bodies[name], error) for name, (_, errors) in read.items() for error in errors]
         case _:
             names = " and ".join(route.bodies)
-            return {}, [_error(("body",), refuse_value(f"send only one of {names}"), body)]
+            return {}, [_error(("body",), value_error(f"send only one of {names}"), body)]
 
 
 def _within(alternative: str, error: FieldError) -> FieldError:
@@ -445,15 +449,15 @@ def _within(alternative: str, error: FieldError) -> FieldError:
     return error | {"loc": [head, alternative, *tail]}
 
 
-def _error(path: tuple[str, ...], misfit: MisfitError, whole: object) -> FieldError:
+def _error(path: tuple[str, ...], invalid: InvalidValueError, whole: object) -> FieldError:
     """One entry of a 422's `detail`; `whole` is the body, or the query."""
-    location = (*path, *misfit.below)
-    error: FieldError = {"type": misfit.kind, "loc": list(location), "msg": misfit.message}
+    location = (*path, *invalid.below)
+    error: FieldError = {"type": invalid.kind, "loc": list(location), "msg": invalid.message}
     refused = _find(whole, location[1:])
     if _is_json(refused):
         error["input"] = refused
-    if misfit.context is not None:
-        error["ctx"] = dict(misfit.context)
+    if invalid.context is not None:
+        error["ctx"] = dict(invalid.context)
     return error
 
 

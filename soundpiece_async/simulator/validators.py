@@ -15,16 +15,16 @@ Rule = tuple[str, Callable[[Any], bool]]
 """What a value must be, in words and as code."""
 
 
-def demand(what: str, fits: Callable[[Any], bool]) -> Validator:
+def must_be(what: str, fits: Callable[[Any], bool]) -> Validator:
     """Make a validator of a rule."""
 
     def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-        refuse_unless((what, fits), attribute.name, value)
+        require((what, fits), attribute.name, value)
 
     return check
 
 
-def refuse_unless(rule: Rule, name: str, value: object) -> None:
+def require(rule: Rule, name: str, value: object) -> None:
     """Raise the ValueError of an argument that does not fit; what cannot even be compared does not."""
     what, fits = rule
     try:
@@ -35,7 +35,7 @@ def refuse_unless(rule: Rule, name: str, value: object) -> None:
         raise ValueError(f"{name!r} must be {what}: {value!r}")
 
 
-def whole(least: int, most: float = math.inf) -> Rule:
+def integer_rule(least: int, most: float = math.inf) -> Rule:
     """Make the rule of a whole number."""
     what = f"a whole number, at least {least}" if most == math.inf else f"a whole number from {least} to {most}"
     return what, lambda value: isinstance(value, int) and least <= value <= most
@@ -56,27 +56,27 @@ def _is_origin(value: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/") and not parts.query
 
 
-FINITE = demand("a finite number", math.isfinite)
-POSITIVE = demand("a number above 0", lambda value: value > 0)
-POSITIVE_FINITE = demand("a finite number above 0", lambda value: value > 0 and math.isfinite(value))
+FINITE = must_be("a finite number", math.isfinite)
+POSITIVE = must_be("a number above 0", lambda value: value > 0)
+POSITIVE_FINITE = must_be("a finite number above 0", lambda value: value > 0 and math.isfinite(value))
 SECONDS: Rule = ("a finite number of seconds, at least 0", lambda value: 0 <= value < math.inf)
-SHARE = demand("a share from 0 to 1", lambda value: 0 <= value <= 1)
-COUNT = demand(*whole(1))
-SIZE = demand(*whole(0))
-PORT = demand(*whole(0, 65535))
-ERROR_STATUS = demand(*whole(400, 599))
-BURST = demand("a number, at least 1", lambda value: value >= 1)
-TEXT = demand("text that is not empty", lambda value: isinstance(value, str) and value != "")
-SPAN = demand("two numbers of seconds above 0, the smaller one first", _is_span)
-ORIGIN = demand("an http(s) URL of a host, without a path", _is_origin)
-CALLABLE = demand("callable", callable)
-NOT_EMPTY = demand("at least one", lambda value: len(value) > 0)
+SHARE = must_be("a share from 0 to 1", lambda value: 0 <= value <= 1)
+COUNT = must_be(*integer_rule(1))
+SIZE = must_be(*integer_rule(0))
+PORT = must_be(*integer_rule(0, 65535))
+ERROR_STATUS = must_be(*integer_rule(400, 599))
+BURST = must_be("a number, at least 1", lambda value: value >= 1)
+TEXT = must_be("text that is not empty", lambda value: isinstance(value, str) and value != "")
+SPAN = must_be("two numbers of seconds above 0, the smaller one first", _is_span)
+ORIGIN = must_be("an http(s) URL of a host, without a path", _is_origin)
+CALLABLE = must_be("callable", callable)
+NOT_EMPTY = must_be("at least one", lambda value: len(value) > 0)
 
 
 def check_duration(route: str, seconds: float) -> float:
     """A processing time; NaN would come neither before nor after any other time."""
     rule = "seconds, at least 0 (math.inf: for ever)", lambda value: value >= 0
-    refuse_unless(rule, f"durations of {route}", seconds)
+    require(rule, f"durations of {route}", seconds)
     return seconds
 
 
@@ -84,8 +84,8 @@ def check_durations(_: object, attribute: "attrs.Attribute[Any]", value: object)
     """Processing times: none, those of some routes, or a callable, whose answers are checked when it is asked."""
     if isinstance(value, Mapping):
         for route, seconds in value.items():
-            refuse_unless(one_of(*ROUTES), f"a route in {attribute.name}", route)
+            require(one_of(*ROUTES), f"a route in {attribute.name}", route)
             check_duration(route, seconds)
     else:
         rule = "a mapping, a callable or None", lambda given: given is None or callable(given)
-        refuse_unless(rule, attribute.name, value)
+        require(rule, attribute.name, value)

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 from helpers.simulator_bodies import BODIES, KEY, echo, member
 
-from soundpiece_async.simulator.schema import LONGEST, ROUTES, MisfitError, check_body, check_key, check_url, is_private
+from soundpiece_async.simulator.schema import (
+    LONGEST,
+    ROUTES,
+    InvalidValueError,
+    check_body,
+    check_key,
+    check_url,
+    is_private,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +104,7 @@ def test_refuses_keys(value: object, kind: str) -> None:
 
 def reason(check: Callable[[object], object], value: str) -> object:
     """What a refusal says of a spelling, in its message and in its context."""
-    with pytest.raises(MisfitError) as refusal:
+    with pytest.raises(InvalidValueError) as refusal:
         check(value)
     told = (refusal.value.context or {})["error"]
     assert refusal.value.message.endswith(f", {told}")
