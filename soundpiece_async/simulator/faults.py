@@ -160,13 +160,13 @@ class PendingFault:
 class FaultInjector:
     """Decides what goes wrong with which request.
 
-    `dice` is the only randomness; nothing is drawn while all shares are 0.
+    `rng` is the only randomness; nothing is drawn while all shares are 0.
     """
 
-    def __init__(self, faults: Faults, *, dice: random.Random) -> None:
+    def __init__(self, faults: Faults, *, rng: random.Random) -> None:
         self.faults = faults
         self.counts: Counter[str] = Counter()
-        self._dice = dice
+        self._rng = rng
         self._pending: list[PendingFault] = []
         self._shares = {host: _shares(faults, host) for host in HOSTS}
 
@@ -206,7 +206,7 @@ class FaultInjector:
 
     def position(self, size: int) -> int:
         """A byte position to spoil in a body of `size` bytes."""
-        return self._dice.randrange(size)
+        return self._rng.randrange(size)
 
     def _take_pending(self, request: ReceivedRequest) -> ActiveFault | None:
         for pending in self._pending:
@@ -220,10 +220,10 @@ class FaultInjector:
         shares = self._shares[request.host]
         if not shares:
             return None
-        dice = self._dice.random()
+        rng = self._rng.random()
         for fault, share in shares.items():
-            dice -= share
-            if dice < 0:
+            rng -= share
+            if rng < 0:
                 return ActiveFault(fault=fault)
         return None
 

@@ -30,37 +30,35 @@ class AudioOptions:
 
 
 def compose_tracks(
-    route: Route, echo: Mapping[str, Any], *, source: Score | None, audio_options: AudioOptions, dice: random.Random
+    route: Route, echo: Mapping[str, Any], *, source: Score | None, audio_options: AudioOptions, rng: random.Random
 ) -> tuple[ComposedTrack, ...]:
-    """Compose what a request asks for from its members, its source and the dice."""
+    """Compose what a request asks for from its members, its source and the random numbers."""
     if source is not None:
-        return _adapt(route, echo, source, variations=audio_options.n_variations, dice=dice)
+        return _adapt(route, echo, source, variations=audio_options.n_variations, rng=rng)
     match route.name:
         case "create.new_sample":
-            return (_shape(echo, "sample", dice=dice),)
+            return (_shape(echo, "sample", rng=rng),)
         case "create.new_fx":
-            return (_shape(echo, "fx", dice=dice),)
+            return (_shape(echo, "fx", rng=rng),)
         case "create.new_song":
             style: Style = "song"
         case _:
             style = "instrumental"
     return _vary(
         audio_options.n_variations,
-        lambda seed: compose(
-            echo["prompt"], seed=seed, style=style, seconds=dice.uniform(*audio_options.track_seconds)
-        ),
-        dice=dice,
+        lambda seed: compose(echo["prompt"], seed=seed, style=style, seconds=rng.uniform(*audio_options.track_seconds)),
+        rng=rng,
     )
 
 
 def track_for_foreign_url(url: str, *, audio_options: AudioOptions) -> Score:
     """The track that stands for the audio behind a foreign URL, which is never fetched: always the same for a URL."""
-    dice = random.Random(url)  # noqa: S311 - a simulation, no secret
-    return compose(url, seed=dice.getrandbits(32), style="song", seconds=dice.uniform(*audio_options.track_seconds))
+    rng = random.Random(url)  # noqa: S311 - a simulation, no secret
+    return compose(url, seed=rng.getrandbits(32), style="song", seconds=rng.uniform(*audio_options.track_seconds))
 
 
 def _adapt(
-    route: Route, echo: Mapping[str, Any], source: Score, *, variations: int, dice: random.Random
+    route: Route, echo: Mapping[str, Any], source: Score, *, variations: int, rng: random.Random
 ) -> tuple[ComposedTrack, ...]:
     """Make something of a source, or of a reference when the request has no prompt of its own."""
     match route.name:
@@ -71,16 +69,16 @@ def _adapt(
         case _:
             prompt = echo.get("prompt") or source.prompt
             count = echo.get("n_variations", variations)
-            return _vary(count, lambda seed: remix(source, seed=seed, prompt=prompt), dice=dice)
+            return _vary(count, lambda seed: remix(source, seed=seed, prompt=prompt), rng=rng)
 
 
-def _shape(echo: Mapping[str, Any], style: Style, *, dice: random.Random) -> ComposedTrack:
+def _shape(echo: Mapping[str, Any], style: Style, *, rng: random.Random) -> ComposedTrack:
     """One sample or effect of the wanted length."""
     loop = echo.get("loopable", False)
     return ComposedTrack(
-        compose(echo["prompt"], seed=dice.getrandbits(32), style=style, seconds=echo["duration"], loop=loop)
+        compose(echo["prompt"], seed=rng.getrandbits(32), style=style, seconds=echo["duration"], loop=loop)
     )
 
 
-def _vary(count: int, make: Callable[[int], Score], *, dice: random.Random) -> tuple[ComposedTrack, ...]:
-    return tuple(ComposedTrack(make(dice.getrandbits(32))) for _ in range(count))
+def _vary(count: int, make: Callable[[int], Score], *, rng: random.Random) -> tuple[ComposedTrack, ...]:
+    return tuple(ComposedTrack(make(rng.getrandbits(32))) for _ in range(count))

@@ -127,7 +127,7 @@ class Simulator:
         self._world = World(
             seed=self.seed,
             signer=Signer(
-                secret=_dice(self.seed, "signer").randbytes(32), lifetime=self.url_lifetime, stable=self.stable_paths
+                secret=_rng(self.seed, "signer").randbytes(32), lifetime=self.url_lifetime, stable=self.stable_paths
             ),
             faults=self.faults,
             audio_options=AudioOptions(track_seconds=self.track_seconds, n_variations=self.n_variations),
@@ -139,7 +139,7 @@ class Simulator:
         )
         self._clock = Clock(self._world, self._announce)
         self._http_server = HttpServer(
-            injector=FaultInjector(self.faults, dice=_dice(self.seed, "faults")),
+            injector=FaultInjector(self.faults, rng=_rng(self.seed, "faults")),
             hook=self.on_request,
             pace=self.download_rate,
             date=self._write_date if self.clock_skew else None,
@@ -280,11 +280,11 @@ class Simulator:
         callback = operation.submission.callback_url or self.callback_url
         if callback is None or not self._webhook_sender.keys:
             return
-        dice = _dice(self.seed, operation.id)
-        lost, doubled = dice.random() < self.webhook_loss, dice.random() < self.webhook_duplicates
+        rng = _rng(self.seed, operation.id)
+        lost, doubled = rng.random() < self.webhook_loss, rng.random() < self.webhook_duplicates
         now = anyio.current_time()
         event = Event(
-            id=f"msg_{dice.randbytes(12).hex()}",
+            id=f"msg_{rng.randbytes(12).hex()}",
             operation=operation.id,
             url=callback,
             timestamp=str(int(self._world.wall(now))),
@@ -299,13 +299,13 @@ class Simulator:
 
 
 def _make_api_key(seed: int) -> str:
-    return f"spk_{_dice(seed, 'api key').randbytes(20).hex()}"
+    return f"spk_{_rng(seed, 'api key').randbytes(20).hex()}"
 
 
 def _make_webhook_secret(seed: int) -> str:
-    return f"whsec_{base64.b64encode(_dice(seed, 'webhook secret').randbytes(32)).decode()}"
+    return f"whsec_{base64.b64encode(_rng(seed, 'webhook secret').randbytes(32)).decode()}"
 
 
-def _dice(seed: int, purpose: str) -> random.Random:
+def _rng(seed: int, purpose: str) -> random.Random:
     """A source of chance of its own for each purpose, so that none shifts another."""
     return random.Random(f"{seed} {purpose}")  # noqa: S311 - a simulation, no secret

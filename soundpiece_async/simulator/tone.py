@@ -18,8 +18,8 @@ from soundpiece_async.simulator.synth.score import (
     LAYERS,
     SAMPLE_RATE,
     STEPS_PER_BAR,
-    Dice,
     Score,
+    SeededRng,
     Style,
     decide,
     fit,
@@ -111,18 +111,18 @@ def remix(score: Score, *, seed: int, prompt: str) -> Score:
     of a stem has every layer. A loop of few bars may have to keep its tempo.
     """
     prompt = prompt or score.prompt
-    dice, source = Dice(prompt, seed), score.plan
+    rng, source = SeededRng(prompt, seed), score.plan
     told = decide(prompt, seed=seed, style=score.style)
-    turn = dice.number("turn") % len(source.progression)
+    turn = rng.number("turn") % len(source.progression)
     plan = attrs.evolve(
         told,
-        tonic=(source.tonic + dice.pick("key", (0, 5, 7))) % 12,
+        tonic=(source.tonic + rng.pick("key", (0, 5, 7))) % 12,
         mode=source.mode,
         progression=source.progression[turn:] + source.progression[:turn],
         tempo=told.tempo
         if abs(told.tempo / source.tempo - 1) > _SAME_TEMPO
-        else source.tempo * dice.pick("tempo", _BENDS),
-        arp=told.arp if told.arp != source.arp else dice.pick("arp", [arp for arp in TIMBRES if arp != source.arp]),
+        else source.tempo * rng.pick("tempo", _BENDS),
+        arp=told.arp if told.arp != source.arp else rng.pick("arp", [arp for arp in TIMBRES if arp != source.arp]),
         effect=source.effect,
         layers=source.layers,
     )
@@ -178,7 +178,7 @@ def _render(score: Score, layer: Layer) -> Pcm:
 def _perform_effect(score: Score) -> instruments.Sound:
     """Make the sound of an effect, which has but one layer."""
     make = effects.make_loop if score.loop else effects.make
-    return make(score.plan.effect, dice=score.dice, frames=score.whole)
+    return make(score.plan.effect, rng=score.rng, frames=score.whole)
 
 
 def _perform(score: Score, layer: Layer) -> instruments.Sound:
@@ -191,13 +191,13 @@ def _perform(score: Score, layer: Layer) -> instruments.Sound:
         wet = mixing.reverb(wet, loud=_ROOMS[layer])
     folded = mixing.fold(wet, score.whole) if score.loop else wet
     if score.plan.rain and layer == "other":
-        return folded + 0.1 * effects.make_loop("rain", dice=score.dice, frames=score.whole)
+        return folded + 0.1 * effects.make_loop("rain", rng=score.rng, frames=score.whole)
     return folded
 
 
 def _play(score: Score, layer: Layer) -> list[mixing.Placed]:
     """Give every note of a layer its sound; notes alike share one, which is what makes a long piece cheap."""
-    step, tune = score.plan.step_frames, Dice("kit", score.seed).pick("tuning", drums.TUNINGS)
+    step, tune = score.plan.step_frames, SeededRng("kit", score.seed).pick("tuning", drums.TUNINGS)
     known: dict[tuple[str, int, float], instruments.Sound] = {}
     placed = []
     for note in write(score, layer):

@@ -201,10 +201,10 @@ class World:
         echo = submission.echo
         url = (echo.get("source") or echo.get("reference") or {}).get("url")
         own = parse_signed_url(url) if url is not None and self.signer.owns(url) else None
-        dice = self._dice(route, echo, source=url if own is None else own.name)
-        identity = self.variations.make_id(dice, "op_" + "".join(dice.choices(_ALPHABET, k=26)))
-        seconds = self._seconds(route, dice)
-        drawn = self._draw_failure(dice)
+        rng = self._rng(route, echo, source=url if own is None else own.name)
+        identity = self.variations.make_id(rng, "op_" + "".join(rng.choices(_ALPHABET, k=26)))
+        seconds = self._seconds(route, rng)
+        drawn = self._draw_failure(rng)
         track = own and self._fetch(own, now=now)
         if own is not None and track is None:
             drawn = OperationError(code="internal_error", message="The source could not be fetched: 403.")
@@ -213,7 +213,7 @@ class World:
             source = (
                 track.composed.score if track else url and track_for_foreign_url(url, audio_options=self.audio_options)
             )
-            tracks = compose_tracks(route, echo, source=source, audio_options=self.audio_options, dice=dice)
+            tracks = compose_tracks(route, echo, source=source, audio_options=self.audio_options, rng=rng)
             unknown_stem = self.forward and route.name == "adapt.separate_stems"
             return (*tracks, ComposedTrack(source, "mix")) if unknown_stem and source else tracks
 
@@ -233,15 +233,15 @@ class World:
         """The output a source is, if its URL may be fetched now."""
         return self._tracks.get(source.name) if self.signer.allows(source, wall=self.wall(now)) else None
 
-    def _dice(self, route: Route, echo: Mapping[str, Any], *, source: str | None) -> random.Random:
+    def _rng(self, route: Route, echo: Mapping[str, Any], *, source: str | None) -> random.Random:
         """The randomness of one operation (rule 2)."""
         work = _digest(self.seed, route.name, {**echo, "source": source, "reference": None})
         self._repeats[work] += 1
         return random.Random(work + self._repeats[work].to_bytes(4, "big"))  # noqa: S311 - a simulation, no secret
 
-    def _seconds(self, route: Route, dice: random.Random) -> float:
+    def _seconds(self, route: Route, rng: random.Random) -> float:
         """How long the work takes, before the speed divides it."""
-        drawn = route.seconds * math.exp(dice.gauss(0.0, _SPREAD))
+        drawn = route.seconds * math.exp(rng.gauss(0.0, _SPREAD))
         match self.durations:
             case None:
                 return drawn
@@ -250,11 +250,11 @@ class World:
             case _:
                 return check_duration(route.name, self.durations(route.name))
 
-    def _draw_failure(self, dice: random.Random) -> OperationError | None:
+    def _draw_failure(self, rng: random.Random) -> OperationError | None:
         """The error an operation ends with, if the shares will have it."""
-        if dice.random() >= self.faults.fail:
+        if rng.random() >= self.faults.fail:
             return None
-        return OperationError(code=dice.choice(self.faults.failure_codes))
+        return OperationError(code=rng.choice(self.faults.failure_codes))
 
 
 def _replace_audio(track: OutputTrack) -> OutputTrack:

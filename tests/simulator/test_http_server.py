@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_client_that_is_gone_is_no_error() -> None:
     """A connection that was lost just before its answer is hung up on, and the request is open no longer."""
-    http_server = HttpServer(injector=FaultInjector(Faults(), dice=random.Random(1)))
+    http_server = HttpServer(injector=FaultInjector(Faults(), rng=random.Random(1)))
 
     async def answer(_entry: ReceivedRequest, _strike: ActiveFault | None) -> Response:
         return Response(body=b"fLaC")

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from soundpiece_async.simulator.synth.notes import SCALES, Note, chord_at, energy_of, place, write
 from soundpiece_async.simulator.synth.patterns import BASSES, GROOVES
-from soundpiece_async.simulator.synth.score import LAYERS, SAMPLE_RATE, Dice, Score, decide, fit, words_of
+from soundpiece_async.simulator.synth.score import LAYERS, SAMPLE_RATE, Score, SeededRng, decide, fit, words_of
 from soundpiece_async.simulator.synth.vocabulary import EFFECTS, GENRES, Genre
 
 
@@ -134,15 +134,15 @@ def test_words_stand_alone(prompt: str) -> None:
 @given(st.text(), st.integers(), st.text())
 def test_dice_are_fair_game(prompt: str, seed: int, label: str) -> None:
     """A roll lies in [0, 1) and is the same each time."""
-    dice = Dice(prompt, seed)
+    rng = SeededRng(prompt, seed)
 
-    assert 0 <= dice.roll(label) < 1
-    assert dice.roll(label) == Dice(prompt, seed).roll(label)
+    assert 0 <= rng.roll(label) < 1
+    assert rng.roll(label) == SeededRng(prompt, seed).roll(label)
 
 
 def test_dice_do_not_depend_on_this_python() -> None:
     """The numbers are those of BLAKE2b, so a seed sounds the same everywhere."""
-    assert Dice("pop", 1).number("genre") == 7015761466356058371
+    assert SeededRng("pop", 1).number("genre") == 7015761466356058371
 
 
 @given(seconds=st.floats(0.001, 600), loop=st.booleans(), genre=st.sampled_from(GENRES))

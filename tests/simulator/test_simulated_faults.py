@@ -25,7 +25,7 @@ class TestFaultInjector:
 
     def test_is_quiet_without_faults(self) -> None:
         """Without faults nothing strikes."""
-        injector = FaultInjector(Faults(), dice=random.Random(0))
+        injector = FaultInjector(Faults(), rng=random.Random(0))
         assert [injector.choose(arrive()) for _ in range(9)] == [None] * 9
 
     def test_keeps_its_shares(self) -> None:
@@ -33,7 +33,7 @@ class TestFaultInjector:
         faults = Faults(server_error=0.1, reset_after=0.2, cut=0.3)
 
         def active_faults(host: str) -> list[str | None]:
-            injector = FaultInjector(faults, dice=random.Random(7))
+            injector = FaultInjector(faults, rng=random.Random(7))
             requests = [arrive(host) for _ in range(1000)]
             for request in requests:
                 injector.choose(request)
@@ -49,7 +49,7 @@ class TestFaultInjector:
 
     def test_strikes_the_chosen_request(self) -> None:
         """An injection strikes the requests it describes, after those it skips, as often as it says."""
-        injector = FaultInjector(Faults(), dice=random.Random(0))
+        injector = FaultInjector(Faults(), rng=random.Random(0))
         injector.inject(Fault.STALL, method="GET", route="create.new_fx", operation=None, skip=1, times=2, seconds=3.0)
         others = [arrive(), arrive("output", "GET"), arrive(method="GET", route="create.new_song")]
         matching = [arrive(method="GET", route="create.new_fx") for _ in range(4)]
@@ -64,7 +64,7 @@ class TestFaultInjector:
 
     def test_knows_where_faults_belong(self) -> None:
         """A failing operation is made by a PUT, and a Range can be ignored by the output host only."""
-        injector = FaultInjector(Faults(), dice=random.Random(0))
+        injector = FaultInjector(Faults(), rng=random.Random(0))
         injector.inject(Fault.FAIL)
         injector.inject(Fault.IGNORE_RANGE)
 

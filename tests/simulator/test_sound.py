@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from soundpiece_async.simulator.synth import drums, effects, mixing
 from soundpiece_async.simulator.synth.instruments import RINGING, VOICES, play, seconds_of, swell
 from soundpiece_async.simulator.synth.mixing import Placed
-from soundpiece_async.simulator.synth.score import SAMPLE_RATE, Dice
+from soundpiece_async.simulator.synth.score import SAMPLE_RATE, SeededRng
 from soundpiece_async.simulator.synth.vocabulary import EFFECTS, GENRES, TIMBRES
 
 VOWELS = ("ah", "eh", "ee", "oh", "oo")
@@ -159,7 +159,7 @@ def test_a_fade_begins_and_ends_at_zero(frames: int, attack: float, release: flo
 @pytest.mark.parametrize("frames", [1, 2, 700, 60_000])
 def test_an_effect_has_any_length(effect: str, make: object, frames: int) -> None:
     """Every effect is finite stereo of exactly the frames that are asked for, and is heard when it has time."""
-    sound = make(effect, dice=Dice(effect, 1), frames=frames)
+    sound = make(effect, rng=SeededRng(effect, 1), frames=frames)
 
     assert sound.shape == (2, frames)
     assert np.isfinite(sound).all()
@@ -171,8 +171,8 @@ def test_an_effect_has_any_length(effect: str, make: object, frames: int) -> Non
 def test_a_looped_effect_begins_with_what_would_come_next(effect: str, frames: int) -> None:
     """The first frame of a loop continues its last one, as if the effect had just run on."""
     blend = min(frames, SAMPLE_RATE // 2)
-    longer = effects.make(effect, dice=Dice(effect, 1), frames=frames + blend)
-    looped = effects.make_loop(effect, dice=Dice(effect, 1), frames=frames)
+    longer = effects.make(effect, rng=SeededRng(effect, 1), frames=frames + blend)
+    looped = effects.make_loop(effect, rng=SeededRng(effect, 1), frames=frames)
 
     assert looped[:, 0] == pytest.approx(longer[:, frames], abs=1e-6)
     assert looped[:, -1] == pytest.approx(longer[:, frames - 1], abs=1e-5)
@@ -181,7 +181,7 @@ def test_a_looped_effect_begins_with_what_would_come_next(effect: str, frames: i
 def test_a_riser_rises_and_an_impact_falls() -> None:
     """The energy of a riser is at its end, that of an impact at its start, that of a whoosh in between."""
     riser, impact, whoosh = (
-        effects.make(name, dice=Dice("x", 1), frames=90_000) for name in ("riser", "impact", "whoosh")
+        effects.make(name, rng=SeededRng("x", 1), frames=90_000) for name in ("riser", "impact", "whoosh")
     )
     thirds = {
         name: [float((part**2).sum()) for part in np.array_split(sound, 3, axis=1)]
@@ -195,7 +195,7 @@ def test_a_riser_rises_and_an_impact_falls() -> None:
 
 def test_noise_has_the_spectrum_it_is_given() -> None:
     """Shaped noise lies in its band, with even power over its length."""
-    noise = effects.hiss(Dice("x", 1), 4 * SAMPLE_RATE, lambda hz, _: effects.band(hz, 2000.0, 0.3))
+    noise = effects.hiss(SeededRng("x", 1), 4 * SAMPLE_RATE, lambda hz, _: effects.band(hz, 2000.0, 0.3))
     power = np.abs(np.fft.rfft(noise[0])) ** 2
     hz = np.fft.rfftfreq(noise.shape[1], 1 / SAMPLE_RATE)
     quarters = [part.std() for part in np.array_split(noise[0], 4)]

@@ -13,7 +13,7 @@ from itertools import pairwise
 import attrs
 
 from soundpiece_async.simulator.synth.patterns import BASSES, COMPS, GROOVES, TUNES
-from soundpiece_async.simulator.synth.score import STEPS_PER_BAR, Dice, Plan, Score
+from soundpiece_async.simulator.synth.score import STEPS_PER_BAR, Plan, Score, SeededRng
 from soundpiece_async.simulator.synth.vocabulary import Layer
 
 INTRO, VERSE, FULL = 1, 2, 3  # how full a bar is
@@ -97,7 +97,7 @@ def _drum(score: Score) -> Iterator[Note]:
             if energy == INTRO and piece not in {"hat", "shaker", "ride"}:
                 continue
             for step, mark in _hits(pattern[:12] if fill else pattern, score, bar):
-                human = 0.9 + 0.2 * score.dice.roll(("hit", piece, step))
+                human = 0.9 + 0.2 * score.rng.roll(("hit", piece, step))
                 yield Note(piece, 0, step, 1, int(mark) / 9 * human, _PLACES.get(piece, 0.0))
         if fill:
             for at in range(4):
@@ -121,7 +121,7 @@ def _bass(score: Score) -> Iterator[Note]:
         if energy_of(score, bar) == INTRO:
             continue
         root = place(chord_at(plan, bar)[0], 36)
-        pattern = score.dice.pick(("bass", bar % 2), patterns)
+        pattern = score.rng.pick(("bass", bar % 2), patterns)
         marks += [(step, root + {"r": 0, "f": 7, "o": 12}[mark]) for step, mark in _hits(pattern, score, bar)]
     home = place(chord_at(plan, 0)[0], 36)
     for (step, pitch), (end, _) in pairwise([*(marks or [(0, home)]), (plan.steps, home)]):
@@ -138,13 +138,13 @@ def _accompany(score: Score) -> Iterator[Note]:
         length = min(STEPS_PER_BAR, plan.steps - first)
         yield from _spread(plan, bar, "pad", first, steps=length, loud=0.5)
         if plan.chords != "pad" and energy > INTRO:
-            comp = score.dice.pick("comp", COMPS)
+            comp = score.rng.pick("comp", COMPS)
             for step, _ in _hits(comp, score, bar):
                 yield from _spread(plan, bar, plan.chords, step, steps=2.5, loud=0.4)
         if energy != VERSE:
             yield from _arpeggiate(score, bar)
     if "vocals" not in plan.layers:
-        yield from (attrs.evolve(note, voice=plan.arp, loud=0.75) for note in _tune(score, score.dice, near=74))
+        yield from (attrs.evolve(note, voice=plan.arp, loud=0.75) for note in _tune(score, score.rng, near=74))
     if not score.loop:
         for voice in dict.fromkeys(("pad", plan.chords, plan.arp)):
             yield from _spread(plan, 0, voice, plan.steps, steps=6, loud=0.6)
@@ -158,33 +158,33 @@ def _spread(plan: Plan, bar: int, voice: str, step: float, *, steps: float, loud
 
 
 def _arpeggiate(score: Score, bar: int) -> Iterator[Note]:
-    """Walk through the chord over two octaves, in eighths or sixteenths as the dice say."""
+    """Walk through the chord over two octaves, in eighths or sixteenths at random."""
     chord = sorted(place(tone, 67) for tone in chord_at(score.plan, bar))
     ladder = (*chord, *(pitch + 12 for pitch in chord))
-    path = score.dice.pick("path", (ladder, ladder[::-1], ladder + ladder[-2:0:-1]))
-    stride = score.dice.pick("stride", (2, 2, 1) if score.plan.tempo < _CALM_TEMPO else (2,))
+    path = score.rng.pick("path", (ladder, ladder[::-1], ladder + ladder[-2:0:-1]))
+    stride = score.rng.pick("stride", (2, 2, 1) if score.plan.tempo < _CALM_TEMPO else (2,))
     for index, step in enumerate(range(bar * STEPS_PER_BAR, min((bar + 1) * STEPS_PER_BAR, score.plan.steps), stride)):
         loud = 0.5 if index % 4 == 0 else 0.36
         yield Note(score.plan.arp, path[index % len(path)], step, stride * 1.5, loud, 0.5 if index % 2 else -0.5)
 
 
 def _sing(score: Score) -> Iterator[Note]:
-    """Sing the tune on open vowels, high or low as the dice say."""
-    near = score.dice.pick("register", (69, 57))
-    for number, note in enumerate(_tune(score, score.dice, near=near)):
-        yield attrs.evolve(note, voice=score.dice.pick(("vowel", number), VOWELS))
+    """Sing the tune on open vowels, high or low at random."""
+    near = score.rng.pick("register", (69, 57))
+    for number, note in enumerate(_tune(score, score.rng, near=near)):
+        yield attrs.evolve(note, voice=score.rng.pick(("vowel", number), VOWELS))
 
 
-def _tune(score: Score, dice: Dice, *, near: int) -> Iterator[Note]:
+def _tune(score: Score, rng: SeededRng, *, near: int) -> Iterator[Note]:
     """Make phrases of two bars, A A B A: small steps along the scale, chord tones where the beat is strong."""
     plan = score.plan
     scale = [plan.tonic + 12 * octave + tone for octave in range(10) for tone in SCALES[plan.mode]]
     for bar in _bars(score)[::2]:
         letter = "AABA"[bar // 2 % 4]
         at = min(range(len(scale)), key=lambda index: abs(scale[index] - near))
-        for offset, steps in dice.pick(("tune", letter), TUNES) if plan.steps > _ONE_NOTE else ((0, plan.steps),):
+        for offset, steps in rng.pick(("tune", letter), TUNES) if plan.steps > _ONE_NOTE else ((0, plan.steps),):
             step = bar * STEPS_PER_BAR + offset
-            at += dice.pick(("leap", letter, offset), (-2, -1, -1, 1, 1, 2)) + round((near - scale[at]) / 6)
+            at += rng.pick(("leap", letter, offset), (-2, -1, -1, 1, 1, 2)) + round((near - scale[at]) / 6)
             pitch = scale[at]
             if offset % 4 == 0:
                 chord = chord_at(plan, step // STEPS_PER_BAR)

@@ -1,4 +1,4 @@
-"""What a prompt asks for in musical terms: its words decide where they are known, the dice of its seed elsewhere."""
+"""What a prompt asks for in musical terms: its words decide where they are known, its seed elsewhere."""
 
 import hashlib
 import re
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class Dice:
+class SeededRng:
     """Choices that follow from a prompt, a seed and a label alone: the same in every process and on every Python."""
 
     prompt: str
@@ -101,9 +101,9 @@ class Score:
         return self.frames / SAMPLE_RATE
 
     @property
-    def dice(self) -> Dice:
+    def rng(self) -> SeededRng:
         """The choices of this piece."""
-        return Dice(self.prompt, self.seed)
+        return SeededRng(self.prompt, self.seed)
 
 
 _NOTES = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
@@ -127,15 +127,15 @@ def find_word(text: str, table: dict[T, tuple[str, ...]]) -> T | None:
 
 def decide(prompt: str, *, seed: int, style: Style) -> Plan:
     """Decide everything but the length."""
-    text, dice = words_of(prompt), Dice(prompt, seed)
-    genre = find_word(text, {genre: genre.words for genre in GENRES}) or dice.pick("genre", GENRES)
-    tonic, mode = _choose_key(text, dice)
+    text, rng = words_of(prompt), SeededRng(prompt, seed)
+    genre = find_word(text, {genre: genre.words for genre in GENRES}) or rng.pick("genre", GENRES)
+    tonic, mode = _choose_key(text, rng)
     return Plan(
-        tempo=_choose_tempo(text, dice, genre),
+        tempo=_choose_tempo(text, rng, genre),
         steps=STEPS_PER_BAR,
         tonic=tonic,
         mode=mode,
-        progression=dice.pick("progression", PROGRESSIONS[mode]),
+        progression=rng.pick("progression", PROGRESSIONS[mode]),
         groove=genre.groove,
         swing=genre.swing,
         sevenths=genre.sevenths,
@@ -143,27 +143,27 @@ def decide(prompt: str, *, seed: int, style: Style) -> Plan:
         chords=genre.chords,
         arp=find_word(text, TIMBRES) or genre.arp,
         layers=_choose_layers(text, style),
-        effect=(find_word(text, EFFECTS) or dice.pick("effect", tuple(EFFECTS))) if style == "fx" else "",
+        effect=(find_word(text, EFFECTS) or rng.pick("effect", tuple(EFFECTS))) if style == "fx" else "",
         rain=" rain " in text and style in {"song", "instrumental"},
     )
 
 
-def _choose_key(text: str, dice: Dice) -> tuple[int, Mode]:
-    """Take the key the prompt names, else the mode of its mood and a tonic of the dice."""
+def _choose_key(text: str, rng: SeededRng) -> tuple[int, Mode]:
+    """Take the key the prompt names, else the mode of its mood and a random tonic."""
     if found := _KEY.search(text):
         sign = {"#": 1, " sharp": 1, "b": -1, " flat": -1}.get(found[2], 0)
         return (_NOTES[found[1]] + sign) % 12, next(mode for mode in PROGRESSIONS if mode == found[3])
-    chance = dice.pick("mode", tuple(PROGRESSIONS))
-    return dice.number("tonic") % 12, find_word(text, MOODS) or chance
+    chance = rng.pick("mode", tuple(PROGRESSIONS))
+    return rng.number("tonic") % 12, find_word(text, MOODS) or chance
 
 
-def _choose_tempo(text: str, dice: Dice, genre: Genre) -> float:
+def _choose_tempo(text: str, rng: SeededRng, genre: Genre) -> float:
     """Take the tempo the prompt names, else one of its genre, bent by words such as "slow"; beats per minute."""
     if found := _BPM.search(text):
         return min(max(float(found[1]), 40.0), 220.0)
     low, high = genre.tempo
     pace = find_word(text, {factor: (word,) for word, factor in PACES.items()}) or 1.0
-    return min((low + (high - low) * dice.roll("tempo")) * pace, _FASTEST)
+    return min((low + (high - low) * rng.roll("tempo")) * pace, _FASTEST)
 
 
 def _choose_layers(text: str, style: Style) -> tuple[Layer, ...]:

@@ -65,11 +65,11 @@ class Variations:
         build = next(builders, None)
         return {envelope: document} if build is None else build(document, envelope)
 
-    def make_id(self, dice: Random, documented: str) -> str:
+    def make_id(self, rng: Random, documented: str) -> str:
         """Return the id of a new operation."""
         makers = (variation.identity for variation in self.chosen.values() if variation.identity is not None)
         make = next(makers, None)
-        return documented if make is None else make(dice)
+        return documented if make is None else make(rng)
 
     def answer_instead(self, request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
         """Return the answer to a request that is not to take effect, the first there is."""

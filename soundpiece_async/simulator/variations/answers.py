@@ -54,12 +54,12 @@ _ENVELOPE = {
 }
 
 
-def _make_uuid(dice: Random) -> str:
-    return str(uuid.UUID(int=dice.getrandbits(128), version=4))
+def _make_uuid(rng: Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _make_base64(dice: Random) -> str:
-    return base64.b64encode(b"\xfb\xff" + dice.randbytes(17)).decode()
+def _make_base64(rng: Random) -> str:
+    return base64.b64encode(b"\xfb\xff" + rng.randbytes(17)).decode()
 
 
 # refusals
