@@ -124,7 +124,7 @@ class Api:
         world = self.clock.world
         document = world.present(operation, now=now, at_first=at_first)
         body = self.variations.build_body(document, operation.route.envelope)
-        return json_response({**body, **world.news})
+        return json_response({**body, **world.future_members})
 
 
 def _read_body(entry: ReceivedRequest) -> object:

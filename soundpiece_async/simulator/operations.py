@@ -10,7 +10,7 @@ from soundpiece_async.simulator.schema import Route, Submission
 from soundpiece_async.simulator.signed_urls import IssuedUrl, write_time
 
 Status = Literal["processing", "ready", "failed"]
-NEWS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}
+FUTURE_MEMBERS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}
 """A member that no client knows: new members are no breaking change (docs/api.md#versioning)."""
 
 
@@ -69,10 +69,10 @@ def describe(
     status: str,
     created_at: float,
     links: list[tuple[OutputTrack, IssuedUrl]],
-    news: Mapping[str, Any],
+    future_members: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The operation object as it stands in an envelope or a webhook: every member, null where empty."""
-    outputs = [{**_describe_output(track, link), **news} for track, link in links]
+    outputs = [{**_describe_output(track, link), **future_members} for track, link in links]
     single = operation.route.result == "output"
     failed = operation.failure if status == "failed" else None
     return {
@@ -82,8 +82,8 @@ def describe(
         "idempotency_key": operation.key,
         **operation.submission.echo,
         operation.route.result: (outputs[0] if single else outputs) if outputs else None,
-        "error": None if failed is None else {**_describe_error(failed), **news},
-        **news,
+        "error": None if failed is None else {**_describe_error(failed), **future_members},
+        **future_members,
     }
 
 

@@ -25,7 +25,7 @@ import attrs
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.music import AudioOptions, ComposedTrack, compose_tracks, track_for_foreign_url
 from soundpiece_async.simulator.operations import (
-    NEWS,
+    FUTURE_MEMBERS,
     OperationError,
     OutputTrack,
     RefusalError,
@@ -80,9 +80,9 @@ class World:
         return self._agenda[0][0] if self._agenda else math.inf
 
     @property
-    def news(self) -> Mapping[str, Any]:
+    def future_members(self) -> Mapping[str, Any]:
         """The members that no client knows."""
-        return NEWS if self.forward else {}
+        return FUTURE_MEMBERS if self.forward else {}
 
     def wall(self, now: float) -> float:
         """The wall clock's seconds since 1970 at `now`."""
@@ -159,7 +159,7 @@ class World:
             status=status,
             created_at=self.wall(operation.created),
             links=[(track, self.signer.sign(track.name, wall=wall)) for track in tracks],
-            news=self.news,
+            future_members=self.future_members,
         )
         self.variations.change_document(document, operation)
         return document

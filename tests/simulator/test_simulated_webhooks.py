@@ -89,13 +89,13 @@ async def test_delivers_the_news() -> None:
         await until(lambda: len(caller.sim.deliveries) == 1)
 
     headers, body = receiver.got[0]
-    news = json.loads(body)
-    assert Webhook(SECRET).verify(body, headers) == news
+    future_members = json.loads(body)
+    assert Webhook(SECRET).verify(body, headers) == future_members
     assert headers["Content-Type"] == "application/json"
-    assert news["type"] == "create.new_fx.ready"
-    assert news["data"].keys() == current.keys()
-    assert "callback_url" not in news["data"]
-    assert (news["data"]["id"], news["data"]["output"]["duration"]) == (identity, 0.5)
+    assert future_members["type"] == "create.new_fx.ready"
+    assert future_members["data"].keys() == current.keys()
+    assert "callback_url" not in future_members["data"]
+    assert (future_members["data"]["id"], future_members["data"]["output"]["duration"]) == (identity, 0.5)
     delivery = caller.sim.deliveries[0]
     assert (delivery.operation, delivery.attempt, delivery.status) == (identity, 1, 204)
     assert (caller.sim.statistics().webhooks_sent, caller.sim.statistics().webhooks_delivered) == (1, 1)
@@ -108,8 +108,8 @@ async def test_tells_of_failures() -> None:
         caller.sim.finish(submitted.operation["id"], failure="sad")
         await receiver.expect(1)
 
-    news = json.loads(receiver.got[0][1])
-    assert (news["type"], news["data"]["error"]["code"]) == ("create.new_fx.failed", "sad")
+    future_members = json.loads(receiver.got[0][1])
+    assert (future_members["type"], future_members["data"]["error"]["code"]) == ("create.new_fx.failed", "sad")
 
 
 async def test_signs_with_every_secret() -> None:
