@@ -41,7 +41,7 @@ import attrs
 from _figures import Figure
 
 from soundpiece_async import Settings
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._download import partfile
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._transport import Transport

@@ -24,7 +24,7 @@ from _figures import Figure
 from soundpiece_async import Journal
 from soundpiece_async._core.job_records import FileRecord, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._journal.journal import JOURNAL
 
 ROUTE = "create.new_fx"

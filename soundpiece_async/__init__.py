@@ -32,14 +32,15 @@ if TYPE_CHECKING:
     )
     from soundpiece_async._core.job_records import JobRecord, JobState
     from soundpiece_async._core.operations import Operation, OperationError, Status
-    from soundpiece_async._core.outputs import Handle, Output
     from soundpiece_async._core.requests import (
         AudioSource,
         AutoCutDown,
+        Handle,
         NewFx,
         NewInstrumental,
         NewSample,
         NewSong,
+        Output,
         RemixInstrumental,
         RemixSong,
         Request,
@@ -129,9 +130,9 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
             case "Session":
                 from soundpiece_async import _session as module
             case _:
-                from soundpiece_async._core import errors, job_records, operations, outputs, requests, results, settings
+                from soundpiece_async._core import errors, job_records, operations, requests, results, settings
 
-                modules = (errors, operations, outputs, job_records, requests, results, settings)
+                modules = (errors, operations, requests, job_records, requests, results, settings)
                 module = next(one for one in modules if hasattr(one, name))
         return globals().setdefault(name, getattr(module, name))
 

@@ -13,8 +13,7 @@ from anyio.abc import TaskGroup
 
 from soundpiece_async._core.containment import contain
 from soundpiece_async._core.errors import JournalError, SessionClosed, SoundpieceError
-from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.results import Failed, Succeeded
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._engine import Engine, InFlight, RunFiles

@@ -12,15 +12,14 @@ import attrs
 
 from soundpiece_async._core import endings, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
+from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.filenames import Titles
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.shared import SharedPace
-from soundpiece_async._core.validation import demand_handle
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._download.downloader import Downloader, deliver
 from soundpiece_async._download.partfile import is_full
@@ -123,7 +122,7 @@ class Engine:
         known = operation if isinstance(operation, Operation) else None
         with self.life.cancellable():
             if known is None or not endings.is_over(known):
-                final = await self.poller.wait(demand_handle(operation), known=known, timeout=timeout)
+                final = await self.poller.wait(check_handle(operation), known=known, timeout=timeout)
                 known = known or final
                 known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
         return wire.demand_ready(known)

@@ -23,10 +23,9 @@ from soundpiece_async._core.errors import (
     duplicate,
 )
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.reading import Reading, read_operation
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger

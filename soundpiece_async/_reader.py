@@ -8,14 +8,13 @@ import anyio
 import attrs
 
 from soundpiece_async._core import endings, hosts, wire
+from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError, SoundpieceError, duplicate
-from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output, renumber
+from soundpiece_async._core.operations import Operation, Status, match_outputs
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import Request
-from soundpiece_async._core.validation import demand_handle
+from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._logs import get_logger
 from soundpiece_async._transport import Transport
 
@@ -99,7 +98,7 @@ class Reader:
 
     def _number(self, operation: Operation[R]) -> Operation[R]:
         known = self._outputs.get(operation.handle)
-        outputs = operation.outputs if known is None else renumber(operation.outputs, known)
+        outputs = operation.outputs if known is None else match_outputs(operation.outputs, known)
         self._outputs[operation.handle] = outputs
         self._outputs.move_to_end(operation.handle)
         if len(self._outputs) > REMEMBERED:
@@ -125,7 +124,7 @@ class Reader:
     async def refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
         """Read an operation again, with the request it had, if that is known."""
         if not isinstance(what, Operation):
-            return await self.read(demand_handle(what), request=None)
+            return await self.read(check_handle(what), request=None)
         try:
             latest = await self.read(what.handle, request=what.request, key=wire.key_of(what))
         except SoundpieceError as error:

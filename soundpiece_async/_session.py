@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import attrs
 
 from soundpiece_async._bulk import RunMany
+from soundpiece_async._core.checks import check_in_flight, check_operation, check_output, check_timeout
 from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics, Succeeded
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
-from soundpiece_async._core.validation import (
-    demand_in_flight,
-    demand_operation,
-    demand_output,
-    demand_timeout,
-)
 from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.destinations import Destination, check_destination
 from soundpiece_async._download.stream import AudioStream
@@ -150,7 +144,7 @@ class Session:
             ApiError, DecodeError: it cannot be read, and trying again would not help.
             SessionClosed: the session is closed.
         """
-        demand_timeout(timeout)
+        check_timeout(timeout)
         return await self._engine.wait(operation, timeout=timeout)
 
     @overload
@@ -215,7 +209,7 @@ class Session:
         """
         self._life.check()
         return AudioStream(
-            demand_output(output),
+            check_output(output),
             wanted=range,
             if_range=if_range,
             open_relay=self._engine.downloader.open,
@@ -231,7 +225,7 @@ class Session:
         ``timeout`` is that of ``wait``: it begins once the work was accepted. The submit has
         ``RetryPolicy.submit_max_elapsed``.
         """
-        demand_timeout(timeout)
+        check_timeout(timeout)
         check_destination(save_to, verify=self._settings.verify)
         engine = self._engine
         await engine.check_destination(save_to)
@@ -266,8 +260,8 @@ class Session:
             max_in_flight: pieces begun and not yet taken by the consumer; by default ``Limits.in_flight``.
             ordered: give results in the order of the requests instead of the order of completion.
         """
-        demand_timeout(timeout)
-        demand_in_flight(max_in_flight)
+        check_timeout(timeout)
+        check_in_flight(max_in_flight)
         check_destination(save_to, verify=self._settings.verify)
         return RunMany(
             requests,
@@ -285,7 +279,7 @@ class Session:
         Raises TypeError for anything but an operation: a ``Delivery`` of an unknown type has none.
         """
         self._life.check()
-        self._engine.deliver(demand_operation(operation))
+        self._engine.deliver(check_operation(operation))
 
     def statistics(self) -> Statistics:
         """Count what happened since the start; cheap enough to ask ten times a second.

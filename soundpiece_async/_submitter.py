@@ -9,15 +9,14 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import codec, job_records, validation, wire
+from soundpiece_async._core import checks, codec, job_records, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, SoundpieceError, duplicate
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._reader import Reader
@@ -117,9 +116,9 @@ class Submitter:
         return self._reader.remember(known.operation)
 
     def _know(self, request: Request, *, validate: bool) -> _Piece:
-        validation.demand_request(request)
+        checks.check_request(request)
         if validate:
-            validation.validate(request)
+            checks.validate(request)
         key = request.idempotency_key
         piece = self._pieces.get(key)
         if piece is None:

@@ -14,7 +14,7 @@ from helpers.download_bench import OTHER, PATH, SHORT, SONG, bench, flac_like
 from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.requests import Output
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._download.downloader import SAVING
 

@@ -35,7 +35,7 @@ from soundpiece_async._core.job_records import (
     write_outputs,
 )
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock

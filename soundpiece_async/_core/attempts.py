@@ -35,7 +35,7 @@ from soundpiece_async._core.errors import (
     TransportError,
     ValidationError,
 )
-from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.requests import Handle
 
 ACCOUNT = frozenset({401, 402, 403})
 PASSING = frozenset({408, 421, 423, 425, 499})

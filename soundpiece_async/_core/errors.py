@@ -32,8 +32,8 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 import attrs
 
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_message, redact_text, redact_url, redacted_repr
+from soundpiece_async._core.requests import Handle
 
 E = TypeVar("E", bound="SoundpieceError")
 

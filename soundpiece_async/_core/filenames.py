@@ -19,7 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.requests import Output
 
 LONGEST_STEM = 200
 """Bytes of UTF-8. File systems stop at 255; ``-<kind>-<n>.flac.part.json`` has to fit behind it."""
@@ -128,7 +128,7 @@ def _tell_apart(names: Iterable[str]) -> list[str]:
 
 
 if TYPE_CHECKING:
-    from soundpiece_async._core.outputs import Handle
+    from soundpiece_async._core.requests import Handle
 
 REMEMBERED_NAMES = 50_000
 """File names of one run that are remembered, about 200 bytes each, the oldest going first."""

@@ -15,11 +15,11 @@ from typing import Final, Literal
 import attrs
 
 from soundpiece_async._core.job_records import explicit_key
-from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.requests import (
     AutoCutDown,
     NewFx,
     NewSample,
+    Output,
     RemixInstrumental,
     RemixSong,
     Request,

@@ -18,10 +18,9 @@ import attrs
 
 from soundpiece_async._core import codec, endings, envelopes, members
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redacted_repr
-from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.requests import ROUTES, Handle
 
 _TYPE_NAMES: Final = ("type", "event", "event_type", "eventType", "topic")
 _ROUTES: Final = {name: re.compile(r"[\W_]*".join(re.split("[._]", name)), re.IGNORECASE) for name in ROUTES}

@@ -8,9 +8,8 @@ import attrs
 from soundpiece_async._core import codec, endings, links, members
 from soundpiece_async._core.endings import Ending
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Output, Request
 
 _NAMES = ("outputs", "output")
 _REASONS = ("errors", "failure", "failure_reason", "error_message", "reason", "message", "detail")

@@ -1,13 +1,93 @@
-"""The eight requests: what each route takes, as data. The members' rules stand in ``validation.py``."""
+"""The eight requests and what they are made of: handles, outputs, sources, and the rules of the API for each member.
 
-from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
-from uuid import uuid4
+``violations`` is no stricter than the API: the service may loosen its rules at any time, and
+``Settings(validate=False)`` switches it off (docs/api.md#versioning). Where a range is UNKNOWN, only what can never be
+right is refused.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any, ClassVar, TypeAlias
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
 
 import attrs
 
-from soundpiece_async._core.outputs import Output
-from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.redaction import redact_text, redact_url, redact_value, redacted_repr
+from soundpiece_async._core.tracebacks import forget_arguments
+
+_HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
+
+
+@attrs.frozen
+class Handle:
+    """Route and id of an operation, to find it again later or elsewhere; ``str`` and ``Handle.parse`` round-trip."""
+
+    route: str = attrs.field(repr=redacted_repr)
+    id: str = attrs.field(repr=redacted_repr)
+
+    def __str__(self) -> str:
+        return f"{self.route}/{self.id}"
+
+    @classmethod
+    @forget_arguments
+    def parse(cls, text: str) -> "Handle":
+        """Parse the text that ``str(handle)`` returns.
+
+        Raises:
+            ValueError: the text is not of that form.
+        """
+        match = _HANDLE.fullmatch(text)
+        if match is None:
+            shown = redact_text(redact_url(text), limit=100)  # what was passed by mistake may be a signed URL
+            raise ValueError(f"invalid handle {shown!r}: expected <route>/<operation id>")
+        return cls(match["route"], match["id"])
+
+
+def _redact_url(url: object) -> str:
+    return redact_url(url) if isinstance(url, str) else f"<{type(url).__name__}>"
+
+
+@attrs.frozen(kw_only=True)
+class Output:
+    """One audio file of a ready operation.
+
+    Attributes:
+        url: signed, and a secret until ``expires_at``; not in the repr.
+        expires_at: the time at which ``url`` stops working; the session renews it. None if the service did not name it.
+        duration: length in seconds; None if the service did not name it.
+        kind: of a stem: ``vocals``, ``drums``, ``bass``, ``other`` (open); a printable line of at most 500 characters.
+        handle: the operation it belongs to.
+        index: its number in that operation, from 0, fixed when the operation was first seen ready.
+    """
+
+    url: str = attrs.field(repr=_redact_url)
+    expires_at: datetime | None = None
+    duration: float | None = None
+    kind: str | None = attrs.field(default=None, repr=redacted_repr)
+    handle: Handle
+    index: int = 0
+
+    @property
+    def path(self) -> str:
+        """The path of the URL, which stays the same when the URL is signed again."""
+        try:
+            return urlsplit(self.url).path
+        except ValueError:  # as 'http://[' does: then it stands for itself
+            return self.url
+
+    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+        """Return the output as JSON values; with ``urls`` the signed URL, too, which is a secret while it is valid."""
+        members = {
+            "index": self.index,
+            "kind": self.kind,
+            "duration": self.duration,
+            "expires_at": self.expires_at and self.expires_at.isoformat(),
+        }
+        return {**members, "url": self.url} if urls else members
 
 
 def _show_url(url: object) -> str:
@@ -218,18 +298,114 @@ ROUTES: Mapping[str, type[Request]] = {
 }
 """The whole API: each route and the class of its requests."""
 
-__all__ = [
-    "ROUTES",
-    "AudioSource",
-    "AutoCutDown",
-    "MadeKey",
-    "NewFx",
-    "NewInstrumental",
-    "NewSample",
-    "NewSong",
-    "RemixInstrumental",
-    "RemixSong",
-    "Request",
-    "SeparateStems",
-    "Source",
-]
+
+LONGEST_PROMPT = 1024
+LONGEST_LYRICS = 3000
+LONGEST_CALLBACK = 2048
+MOST_VARIATIONS = 3
+
+
+def violations(request: Request) -> Iterator[tuple[str, str]]:
+    """Give each member the contract rules out, and what is wrong with it."""
+    kind: type = type(request)  # a plain class, which a cache may hold
+    for name, optional, rule in _list_rules(kind):
+        value = getattr(request, name)
+        if value is None and optional:
+            continue
+        wrong = rule(value)
+        if wrong:
+            yield name, wrong
+    if isinstance(request, NewSong | NewInstrumental) and (request.prompt is None) == (request.reference is None):
+        if request.prompt is None:
+            yield "prompt", "is missing: exactly one of prompt and reference must be given, not neither"
+        else:
+            yield "reference", "is one too many: exactly one of prompt and reference must be given, not both"
+
+
+@cache
+def _list_rules(kind: type[Any]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
+    return tuple(
+        (member.name, member.default is None, RULES.get(member.name, _foreign)) for member in attrs.fields(kind)
+    )
+
+
+def _foreign(_: object) -> str:
+    """Refuse what a subclass has added."""
+    return "is no member that the service knows; Settings(validate=False) sends it all the same"
+
+
+def _text(longest: int) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            return f"must be text, not {type(value).__name__}"
+        if not 1 <= len(value) <= longest:
+            return f"has {len(value)} characters, and must have 1 to {longest}"
+        return ""
+
+    return check
+
+
+def seconds_fault(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"must be a number of seconds, not {type(value).__name__}"
+    if not 0 < value < math.inf:  # false for NaN too
+        return f"must be a number of seconds above 0, not {redact_value(value)}"
+    return ""
+
+
+def _flag(value: object) -> str:
+    return "" if isinstance(value, bool) else f"must be True or False, not {redact_value(value)}"
+
+
+def _variations(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_VARIATIONS:
+        return f"must be a whole number from 1 to {MOST_VARIATIONS}, not {redact_value(value)}"
+    return ""
+
+
+def _source(value: object) -> str:
+    url = value.url if isinstance(value, AudioSource | Output) else value
+    if not isinstance(url, str):
+        return f"must be a URL, an AudioSource or an Output, not {type(value).__name__}"
+    return "" if _reaches(url, ("https", "http")) else "must be an http(s) URL with a host"
+
+
+def _callback(value: object) -> str:
+    if not isinstance(value, str):
+        return f"must be a URL, not {type(value).__name__}"
+    if len(value) > LONGEST_CALLBACK:
+        return f"has {len(value)} characters, and may have at most {LONGEST_CALLBACK}"
+    return "" if _reaches(value, ("https",)) else "must be an https URL with a host: the service calls no other"
+
+
+def _key(value: object) -> str:
+    if type(value) is MadeKey:
+        return ""
+    try:
+        UUID(str(value))
+    except ValueError:
+        return f"must be a UUID, not {redact_value(value)}"
+    return ""
+
+
+def _reaches(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # as 'http://[' does
+        return False
+    return parts.scheme in schemes and bool(parts.hostname)
+
+
+RULES: dict[str, Callable[[object], str]] = {
+    "idempotency_key": _key,
+    "callback_url": _callback,
+    "prompt": _text(LONGEST_PROMPT),
+    "lyrics": _text(LONGEST_LYRICS),
+    "source": _source,
+    "reference": _source,
+    "duration": seconds_fault,
+    "target_duration": seconds_fault,
+    "loopable": _flag,
+    "n_variations": _variations,
+}
+"""One rule per member name: a name means the same on every route. A rule answers '' or what is wrong."""

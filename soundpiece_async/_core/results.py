@@ -7,7 +7,7 @@ import attrs
 
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.operations import Operation, R_co, html_rows
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.requests import Output
 from soundpiece_async._core.rich_display import (
     Fields,
     Rows,

@@ -24,10 +24,9 @@ from soundpiece_async._core.errors import (
     ValidationError,
 )
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Handle, Request
 
 CHECK_KEY = "check the API key (and the account's address allowlist)"
 

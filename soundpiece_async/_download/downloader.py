@@ -20,15 +20,15 @@ import attrs
 
 from soundpiece_async._core import endings, wire
 from soundpiece_async._core.byte_ranges import ByteRange
+from soundpiece_async._core.checks import check_output
 from soundpiece_async._core.containment import note_others
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, NotReady, SoundpieceError
 from soundpiece_async._core.filenames import file_names, plainer_name
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
-from soundpiece_async._core.validation import demand_output
 from soundpiece_async._download.destinations import Destination, Destinations
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
 from soundpiece_async._download.partfile import Claim, FileSink, FileWorker, PartFile, read_file_info, refuses_name
@@ -334,7 +334,7 @@ async def deliver(
     if not isinstance(name, str | None):
         raise TypeError(f"name must be text, not {type(name).__name__}")
     if isinstance(what, Output):
-        demand_output(what)
+        check_output(what)
         siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
         titles = file_names(name or what.handle.id, siblings)
         files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}

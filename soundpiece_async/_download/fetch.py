@@ -19,9 +19,9 @@ from soundpiece_async._core import flac, pacing
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.hosts import OutputRefused
-from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.patience import Patience, Speed
 from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.requests import Output
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._logs import get_logger
 

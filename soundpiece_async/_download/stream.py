@@ -11,7 +11,7 @@ import anyio.lowlevel
 
 from soundpiece_async._core import byte_ranges
 from soundpiece_async._core.errors import SoundpieceError, duplicate
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.requests import Output
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._lifetime import run_shielded
 

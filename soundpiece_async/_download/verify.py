@@ -14,7 +14,7 @@ import attrs
 from soundpiece_async._core import flac
 from soundpiece_async._core.errors import SettingsError
 from soundpiece_async._core.flac import FlacHeader, HeaderError
-from soundpiece_async._core.outputs import Output
+from soundpiece_async._core.requests import Output
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Settings, Verify
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import attrs
 
-from soundpiece_async._core import endings, job_records, validation
+from soundpiece_async._core import checks, endings, job_records
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import (
     ApiError,
@@ -261,7 +261,7 @@ class Recording(Generic[R]):
 
     def _identify(self, request: R) -> JobIdentity:
         """Say which job a request is; the same object again is the same job."""
-        validation.demand_request(request)
+        checks.check_request(request)
         digest, key = job_records.digest(request), job_records.explicit_key(request)
         if key is not None:
             return JobIdentity(digest=digest, key=key)

@@ -26,8 +26,8 @@ from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import UNLABELLED, Failure, FileRecord, JobIdentity, JobRecord, JobState, Label
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_message
+from soundpiece_async._core.requests import Handle
 from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
 S = TypeVar("S")

@@ -14,8 +14,8 @@ import anyio
 
 from soundpiece_async._core import codec
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import SecretBytes
+from soundpiece_async._core.requests import Handle
 from soundpiece_async._shared.store import Store
 
 MOST_TOLD = 4096

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from soundpiece_async import Handle, Operation, SavedFile, Status
-from soundpiece_async._core.outputs import Output
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.requests import ROUTES, Output
 from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, ensure_writable
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, did_you_mean, format_size, print_result, print_status
 from soundpiece_async.cli.results import files_to_json, format_saved

@@ -18,8 +18,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async import AudioSource, Request
-from soundpiece_async._core.requests import ROUTES
-from soundpiece_async._core.validation import find_faults
+from soundpiece_async._core.requests import ROUTES, violations
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async.cli.console import UsageError, did_you_mean, print_status
 from soundpiece_async.cli.jobs_formats import EXTRA_FIELDS, Line, read_lines
@@ -95,7 +94,7 @@ def _to_job(line: Line) -> Job | InvalidLine:
     if not faults:
         given = {name: _to_member(name, value) for name, value in members.items() if name not in EXTRA_FIELDS}
         request = ROUTES[members["route"]](**given)
-        faults += [f"{field}: {wrong}" for field, wrong in find_faults(request)]
+        faults += [f"{field}: {wrong}" for field, wrong in violations(request)]
         if not faults:
             return Job(line.number, request, members.get("name"), members.get("metadata"))
     return InvalidLine(line.number, _clip("; ".join(faults)))

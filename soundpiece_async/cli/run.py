@@ -10,8 +10,7 @@ import attrs
 from cyclopts import Parameter
 
 from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
-from soundpiece_async._core.requests import ROUTES
-from soundpiece_async._core.validation import find_faults
+from soundpiece_async._core.requests import ROUTES, violations
 from soundpiece_async.cli.arguments import (
     DESTINATION,
     LYRICS,
@@ -138,7 +137,7 @@ def build_request(route: str, members: Members, *, first: str | None = None) -> 
         wrong = f"does not take {_flags(foreign)}" if foreign else f"needs {_flags(missing)}"
         raise UsageError(f"{route} {wrong}; its flags are {_flags(name for name in flags if name in own)}")
     request = kind(**given)
-    if faults := [f"{_flags([field])} {fault}" for field, fault in find_faults(request)]:
+    if faults := [f"{_flags([field])} {fault}" for field, fault in violations(request)]:
         raise UsageError(f"{route}: {'; '.join(faults)}; nothing was sent")
     return request
 

@@ -34,7 +34,7 @@ from soundpiece_async._core.errors import (
     detach,
 )
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.requests import Handle
 from soundpiece_async._core.wire import Answer, Call, read_refusal
 
 HANDLE = Handle("create.new_fx", "op_1")

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from soundpiece_async._core.codec import decode_echo, decode_json, encode_request
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import (
     ROUTES,
     AudioSource,
     AutoCutDown,
+    Handle,
     NewFx,
     NewInstrumental,
     NewSample,
     NewSong,
+    Output,
     RemixInstrumental,
     RemixSong,
     Request,

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.echoes import compare, is_of_another
 from soundpiece_async._core.errors import DecodeError
-from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.requests import NewFx, NewSample, Request, SeparateStems
+from soundpiece_async._core.requests import Handle, NewFx, NewSample, Request, SeparateStems
 
 pytestmark = pytest.mark.usefixtures("reader")
 """With orjson and without."""

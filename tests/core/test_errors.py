@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from soundpiece_async._core import errors
 from soundpiece_async._core.errors import NotFound, OperationFailed, SoundpieceError
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle
 from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.requests import Handle
 
 TREE = {
     "SettingsError": ("SoundpieceError",),

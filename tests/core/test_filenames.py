@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.filenames import LONGEST_PLAIN, LONGEST_STEM, NAMELESS, file_names, plainer_name, safe_stem
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 
 HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")
 anything = st.text(st.characters(), max_size=300) | st.text("./\\ cCoOnN.flac\u202e\u0301e\x00", max_size=20)

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from soundpiece_async._core.filenames import LONGEST_STEM, REMEMBERED_NAMES, Titles, file_names, find_free
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 
 
 def operation(name: str, *, files: int = 1) -> Operation[None]:

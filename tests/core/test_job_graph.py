@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference, max_outputs
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import (
     AutoCutDown,
+    Handle,
     NewFx,
     NewInstrumental,
     NewSong,
+    Output,
     RemixInstrumental,
     Request,
     SeparateStems,

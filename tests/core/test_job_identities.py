@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.job_records import digest, explicit_key
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import (
     AudioSource,
     AutoCutDown,
+    Handle,
     MadeKey,
     NewFx,
     NewInstrumental,
     NewSample,
+    Output,
     RemixInstrumental,
     Request,
     SeparateStems,

@@ -46,9 +46,8 @@ from soundpiece_async._core.job_records import (
     write_outputs,
 )
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._core.requests import NewFx
+from soundpiece_async._core.requests import Handle, NewFx, Output
 
 REQUEST = NewFx("door", duration=2.5)
 HANDLE = Handle("create.new_fx", "op_1")

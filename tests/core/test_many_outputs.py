@@ -17,8 +17,8 @@ import pytest
 
 from soundpiece_async._core import job_records, wire
 from soundpiece_async._core.filenames import Titles, file_names
-from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.outputs import Handle, Output, renumber
+from soundpiece_async._core.operations import Operation, Status, match_outputs
+from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.wire import Answer
 
 HANDLE = Handle("adapt.separate_stems", "op_1")
@@ -53,12 +53,12 @@ def read(outputs: tuple[Output, ...]) -> object:
 def number_shuffled(outputs: tuple[Output, ...]) -> object:
     fresh = list(outputs)
     random.Random(1).shuffle(fresh)
-    return lambda: renumber(fresh, outputs)
+    return lambda: match_outputs(fresh, outputs)
 
 
 def number_others(outputs: tuple[Output, ...]) -> object:
     fresh = [attrs.evolve(output, url=f"https://other/{n}") for n, output in enumerate(outputs)]
-    return lambda: renumber(fresh, outputs)
+    return lambda: match_outputs(fresh, outputs)
 
 
 def name_same(outputs: tuple[Output, ...]) -> object:

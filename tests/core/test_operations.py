@@ -12,8 +12,7 @@ from hypothesis import given
 
 from soundpiece_async._core.errors import OperationFailed
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import NewFx
+from soundpiece_async._core.requests import Handle, NewFx, Output
 from soundpiece_async._core.results import Failed, SavedFile, Statistics, Succeeded
 
 REQUEST = NewFx("thud", duration=1)

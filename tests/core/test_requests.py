@@ -5,8 +5,17 @@ import attrs
 import pytest
 from helpers.contract import SIGNED, SPEC, Example, every_route
 
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import ROUTES, AudioSource, NewFx, NewInstrumental, NewSample, NewSong, Request
+from soundpiece_async._core.requests import (
+    ROUTES,
+    AudioSource,
+    Handle,
+    NewFx,
+    NewInstrumental,
+    NewSample,
+    NewSong,
+    Output,
+    Request,
+)
 
 OWN_MEMBERS = {
     "create.new_song": ("lyrics", "prompt", "reference"),

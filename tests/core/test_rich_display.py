@@ -9,8 +9,7 @@ from helpers.contract import SIGNED
 from rich.console import Console
 
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Handle, Output
-from soundpiece_async._core.requests import AutoCutDown, NewFx, NewSong, RemixInstrumental, Request
+from soundpiece_async._core.requests import AutoCutDown, Handle, NewFx, NewSong, Output, RemixInstrumental, Request
 from soundpiece_async._core.results import SavedFile, Succeeded
 
 CLEAN = "https://cdn.example/a/b.flac?…"

@@ -9,8 +9,7 @@ from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import DecodeError, NotReady, TransportError
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.outputs import Handle
-from soundpiece_async._core.requests import SeparateStems
+from soundpiece_async._core.requests import Handle, SeparateStems
 from soundpiece_async._core.wire import Answer, Call
 
 pytestmark = pytest.mark.usefixtures("reader")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from soundpiece_async._core import errors, wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import ApiError, FieldError, SoundpieceError, TransportError
-from soundpiece_async._core.outputs import Handle
+from soundpiece_async._core.requests import Handle
 from soundpiece_async._core.wire import Answer
 
 pytestmark = pytest.mark.usefixtures("reader")

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from helpers.raw_output_host import RawServer, ScriptedResponse
-from soundpiece_async._core.outputs import Handle, Output
+from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify
 from soundpiece_async._download.downloader import Downloader

@@ -8,21 +8,23 @@ from helpers.contract import EXAMPLES, SIGNED, Example, attempt, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soundpiece_async._core.checks import check_request, validate
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.outputs import Handle, Output
 from soundpiece_async._core.requests import (
+    RULES,
     AudioSource,
     AutoCutDown,
+    Handle,
     NewFx,
     NewInstrumental,
     NewSample,
     NewSong,
+    Output,
     RemixInstrumental,
     RemixSong,
     Request,
     SeparateStems,
 )
-from soundpiece_async._core.validation import RULES, demand_request, validate
 
 URL = "https://media.example.com/song.wav"
 VALID: tuple[Request, ...] = (
@@ -87,7 +89,7 @@ def test_a_subclass_with_a_member_of_its_own() -> None:
         validate(Moody(prompt="door", duration=1))
     assert it.value.field == "mood"
     with pytest.raises(InvalidRequest, match="not a request: Nameless"):
-        demand_request(Nameless())
+        check_request(Nameless())
 
 
 def test_every_member_has_a_rule() -> None:

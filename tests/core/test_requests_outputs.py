@@ -6,8 +6,8 @@ from helpers.contract import SIGNED, STEMS, decode_operation, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.outputs import Handle, Output, renumber
-from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.operations import match_outputs
+from soundpiece_async._core.requests import ROUTES, Handle, Output
 
 HANDLE = Handle("adapt.separate_stems", "op_01kd0000000000000000000007")
 
@@ -100,7 +100,7 @@ def test_path_of_a_url_that_cannot_be_read() -> None:
 
     assert broken.path == "http://["
     assert repr(broken)
-    assert renumber([broken], [broken]) == (broken,)
+    assert match_outputs([broken], [broken]) == (broken,)
 
 
 def test_numbers_follow_the_path() -> None:
@@ -108,7 +108,7 @@ def test_numbers_follow_the_path() -> None:
     known = number(make("a"), make("b"), make("c"))
     fresh = number(make("c", sig=1), make("a", sig=1), make("b", sig=1))
 
-    again = renumber(fresh, known)
+    again = match_outputs(fresh, known)
 
     assert [output.path for output in again] == ["/a", "/b", "/c"]
     assert [output.index for output in again] == [0, 1, 2]
@@ -120,7 +120,7 @@ def test_numbers_follow_the_kind() -> None:
     known = number(*(make(kind, kind=kind, duration=187.5) for kind in ("vocals", "drums", "bass", "other")))
     fresh = number(*(make(f"new-{kind}", kind=kind, duration=187.5) for kind in ("other", "bass", "vocals", "drums")))
 
-    assert [output.kind for output in renumber(fresh, known)] == ["vocals", "drums", "bass", "other"]
+    assert [output.kind for output in match_outputs(fresh, known)] == ["vocals", "drums", "bass", "other"]
 
 
 def test_numbers_follow_the_duration() -> None:
@@ -128,7 +128,7 @@ def test_numbers_follow_the_duration() -> None:
     known = number(make("a", duration=10), make("b", duration=20), make("c", duration=30))
     fresh = number(make("z", duration=30), make("y", duration=20), make("x", duration=10))
 
-    assert numbers(renumber(fresh, known)) == {"/x": 0, "/y": 1, "/z": 2}
+    assert numbers(match_outputs(fresh, known)) == {"/x": 0, "/y": 1, "/z": 2}
 
 
 def test_numbers_follow_the_position_at_last() -> None:
@@ -136,21 +136,24 @@ def test_numbers_follow_the_position_at_last() -> None:
     known = number(make("a", duration=10), make("b", duration=10), make("c"), make("d"))
     fresh = number(make("w", duration=10), make("x", duration=10), make("y"), make("z"))
 
-    assert numbers(renumber(fresh, known)) == {"/w": 0, "/x": 1, "/y": 2, "/z": 3}
+    assert numbers(match_outputs(fresh, known)) == {"/w": 0, "/x": 1, "/y": 2, "/z": 3}
 
 
 def test_the_path_goes_before_all_else() -> None:
     """A file that is gone does not take, by its length, the place of one that is still there by its path."""
     known = number(make("gone", duration=10), make("here", duration=10))
 
-    assert numbers(renumber(number(make("here", duration=10)), known)) == {"/here": 1}
+    assert numbers(match_outputs(number(make("here", duration=10)), known)) == {"/here": 1}
 
 
 def test_the_path_goes_before_the_kind() -> None:
     """Files whose kinds were mixed up, and put right, are still the same files."""
     known = number(make("a", kind="vocals"), make("b", kind="drums"))
 
-    assert numbers(renumber(number(make("b", kind="vocals"), make("a", kind="drums")), known)) == {"/a": 0, "/b": 1}
+    assert numbers(match_outputs(number(make("b", kind="vocals"), make("a", kind="drums")), known)) == {
+        "/a": 0,
+        "/b": 1,
+    }
 
 
 def test_twins_are_not_told_apart_by_length() -> None:
@@ -158,7 +161,7 @@ def test_twins_are_not_told_apart_by_length() -> None:
     known = number(make("a", duration=10), make("b", duration=20), make("c", duration=10))
     fresh = number(make("x", duration=20), make("y"), make("z", duration=10))
 
-    assert numbers(renumber(fresh, known)) == {"/x": 1, "/y": 0, "/z": 2}
+    assert numbers(match_outputs(fresh, known)) == {"/x": 1, "/y": 0, "/z": 2}
 
 
 def test_one_kind_is_never_taken_for_another() -> None:
@@ -166,7 +169,7 @@ def test_one_kind_is_never_taken_for_another() -> None:
     known = number(make("v", kind="vocals", duration=9), make("d", kind="drums", duration=9))
     fresh = number(make("g", kind="guitar", duration=9), make("v", kind="vocals", duration=9))
 
-    assert numbers(renumber(fresh, known)) == {"/v": 0, "/g": 2}
+    assert numbers(match_outputs(fresh, known)) == {"/v": 0, "/g": 2}
 
 
 def test_a_kind_that_becomes_known() -> None:
@@ -174,23 +177,23 @@ def test_a_kind_that_becomes_known() -> None:
     known = number(make("a"), make("b", kind="drums"))
     fresh = number(make("x", kind="vocals"), make("y"))
 
-    assert numbers(renumber(fresh, known)) == {"/x": 0, "/y": 1}
+    assert numbers(match_outputs(fresh, known)) == {"/x": 0, "/y": 1}
 
 
 def test_fewer_and_more() -> None:
     """A missing file leaves its number unused; new ones are numbered after all that were ever known."""
     known = number(make("a"), make("b"), make("c"))
 
-    assert numbers(renumber([make("c"), make("a")], known)) == {"/a": 0, "/c": 2}
-    assert numbers(renumber([make("n"), make("c"), make("b"), make("a"), make("m")], known)) == {
+    assert numbers(match_outputs([make("c"), make("a")], known)) == {"/a": 0, "/c": 2}
+    assert numbers(match_outputs([make("n"), make("c"), make("b"), make("a"), make("m")], known)) == {
         **numbers(known),
         "/n": 3,
         "/m": 4,
     }
-    gap = renumber([make("c"), make("a")], known)
-    assert numbers(renumber([make("n"), make("a"), make("c")], gap)) == {"/a": 0, "/c": 2, "/n": 3}
-    assert renumber([], known) == ()
-    assert numbers(renumber(number(make("a"), make("b")), ())) == {"/a": 0, "/b": 1}
+    gap = match_outputs([make("c"), make("a")], known)
+    assert numbers(match_outputs([make("n"), make("a"), make("c")], gap)) == {"/a": 0, "/c": 2, "/n": 3}
+    assert match_outputs([], known) == ()
+    assert numbers(match_outputs(number(make("a"), make("b")), ())) == {"/a": 0, "/b": 1}
 
 
 def test_stems_of_the_contract() -> None:
@@ -199,7 +202,7 @@ def test_stems_of_the_contract() -> None:
     shuffled = random.Random(4).sample(known, len(known))
 
     assert shuffled != list(known)
-    assert renumber(number(*shuffled), known) == known
+    assert match_outputs(number(*shuffled), known) == known
 
 
 OUTPUTS = st.lists(
@@ -219,7 +222,7 @@ OUTPUTS = st.lists(
 def test_nothing_is_lost_or_invented(fresh: list[Output], known: list[Output]) -> None:
     """Whatever the two answers hold: each fresh output comes out once, in order, under a number that is its alone."""
     before = number(*known)
-    after = renumber(number(*fresh), before)
+    after = match_outputs(number(*fresh), before)
 
     assert sorted(output.url for output in after) == sorted(output.url for output in fresh)
     assert [output.index for output in after] == sorted({output.index for output in after})
@@ -233,7 +236,7 @@ def test_nothing_is_lost_or_invented(fresh: list[Output], known: list[Output]) -
 def test_numbers_are_a_permutation(fresh: list[Output], known: list[Output]) -> None:
     """Without kinds no number is left out while a file could have it."""
     plain = [attrs.evolve(output, kind=None) for output in fresh]
-    after = renumber(number(*plain), number(*(attrs.evolve(output, kind=None) for output in known)))
+    after = match_outputs(number(*plain), number(*(attrs.evolve(output, kind=None) for output in known)))
     used = {output.index for output in after}
 
     assert len(used & set(range(len(known)))) == min(len(fresh), len(known))
@@ -247,7 +250,7 @@ def test_order_does_not_matter(known: list[Output], dice: random.Random) -> None
     before = number(*{output.path: output for output in known}.values())
     shuffled = dice.sample(before, len(before))
 
-    assert renumber(number(*shuffled), before) == before
+    assert match_outputs(number(*shuffled), before) == before
 
 
 @unhurried
@@ -255,6 +258,6 @@ def test_order_does_not_matter(known: list[Output], dice: random.Random) -> None
 def test_numbers_settle(fresh: list[Output], known: list[Output]) -> None:
     """Files with paths of their own, once numbered, keep their numbers in every later answer."""
     apart = {output.path: output for output in fresh}.values()
-    once = renumber(number(*apart), number(*known))
+    once = match_outputs(number(*apart), number(*known))
 
-    assert renumber(reversed(once), once) == once
+    assert match_outputs(reversed(once), once) == once
