@@ -13,9 +13,8 @@ from typing import Protocol
 
 import attrs
 
-from soundpiece_async._core.account import AccountGate
 from soundpiece_async._core.pacing import Gate, Ticket, Turn
-from soundpiece_async._core.shared import Report, SharedPace
+from soundpiece_async._core.shared_gate import AccountGate, Report, SharedPace
 
 ONE_WAY = 0.025  # seconds on the wire, give or take 40 %
 SUBMITS, POLLS = 16, 100  # slots of one session, as in Limits()

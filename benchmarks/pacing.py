@@ -17,7 +17,7 @@ import _figures
 import attrs
 from _account import Account, Client, FixedWindow, Gated, Sent, SharedGated, TokenBucket, Ungated, World
 
-from soundpiece_async._core.account import AccountGate
+from soundpiece_async._core.shared_gate import AccountGate
 
 START = 10.0  # seconds that do not count
 FAIR_FROM, FAIR_UNTIL = 120.0, 420.0

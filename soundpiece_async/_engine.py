@@ -19,7 +19,7 @@ from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.shared import SharedPace
+from soundpiece_async._core.shared_gate import SharedPace
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._download.downloader import Downloader, deliver
 from soundpiece_async._download.partfile import is_full

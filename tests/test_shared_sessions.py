@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from soundpiece_async import Handle, Limits, Operation, Session, SharedStoreError, Status
 from soundpiece_async._core.reading import read_operation
-from soundpiece_async._core.shared import AWAY_SHARE, NEWCOMER_RATE, SharedPace
+from soundpiece_async._core.shared_gate import AWAY_SHARE, NEWCOMER_RATE, SharedPace
 from soundpiece_async._pacer import Pacer
 from soundpiece_async._shared import opening
 from soundpiece_async._shared.link import Link

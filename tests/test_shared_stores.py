@@ -1,4 +1,4 @@
-"""The stores of the shared gate and news: each does what ``_core.account`` does, and loses nothing but time."""
+"""The stores of the shared gate and news: each does what ``AccountGate`` does, and loses nothing but time."""
 
 import json
 import logging
@@ -17,9 +17,8 @@ from helpers.tracebacks import find
 from redis.asyncio import Redis
 
 from soundpiece_async import SharedStoreError
-from soundpiece_async._core.account import AccountGate
 from soundpiece_async._core.rate import LearnedRate
-from soundpiece_async._core.shared import Action, Attend, Report, Seen, Take, Tune, make_tuning
+from soundpiece_async._core.shared_gate import AccountGate, Action, Attend, Report, Seen, Take, Tune, make_tuning
 from soundpiece_async._shared import opening
 from soundpiece_async._shared import store as stores
 from soundpiece_async._shared.link import Link

@@ -1,7 +1,7 @@
 """The shared state of an account in Postgres: one row for the gate, changed by one statement per question.
 
 No transaction is ever held open: a client that stands still would hold its locks. The statements do what
-``_core.account`` does. What Postgres 15 does not return, the row before the change, is answered by marks: a question
+``AccountGate`` does. What Postgres 15 does not return, the row before the change, is answered by marks: a question
 carries a name of its own, which stands in the row afterwards if the question was the one that made the change.
 
 The tables are unlogged: after a crash of the server they are empty, which the processes notice and make good. Messages
@@ -20,10 +20,19 @@ import attrs
 import psycopg
 from psycopg.rows import TupleRow
 
-from soundpiece_async._core.account import SPARE_PERMITS, TUNING_SECONDS
 from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.pacing import SAVED_SECONDS
-from soundpiece_async._core.shared import PEER_SECONDS, TUNE_SECONDS, Action, Attend, Report, Seen, Take
+from soundpiece_async._core.shared_gate import (
+    PEER_SECONDS,
+    SPARE_PERMITS,
+    TUNE_SECONDS,
+    TUNING_SECONDS,
+    Action,
+    Attend,
+    Report,
+    Seen,
+    Take,
+)
 from soundpiece_async._lifetime import call_later
 from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 

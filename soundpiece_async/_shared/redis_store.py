@@ -1,4 +1,4 @@
-"""The shared state of an account in Redis or Valkey: one script for the gate, which does what ``_core.account`` does.
+"""The shared state of an account in Redis or Valkey: one script for the gate, which does what ``AccountGate`` does.
 
 Keys: a hash for the gate, a hash of live processes, a hash of news and their times. The braces give them one slot.
 The script reads the server's clock, so one of version 5 or later is needed.
@@ -13,9 +13,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from soundpiece_async._core.account import SPARE_PERMITS, TUNING_SECONDS
 from soundpiece_async._core.pacing import SAVED_SECONDS
-from soundpiece_async._core.shared import PEER_SECONDS, TUNE_SECONDS, Action, Attend, Report, Seen, Take
+from soundpiece_async._core.shared_gate import (
+    PEER_SECONDS,
+    SPARE_PERMITS,
+    TUNE_SECONDS,
+    TUNING_SECONDS,
+    Action,
+    Attend,
+    Report,
+    Seen,
+    Take,
+)
 from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 
 LISTEN_SECONDS = 60.0

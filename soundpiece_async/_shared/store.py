@@ -11,7 +11,7 @@ import attrs
 
 from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.redaction import Secret, redact_text, redact_url
-from soundpiece_async._core.shared import Action, Seen
+from soundpiece_async._core.shared_gate import Action, Seen
 
 M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -66,7 +66,7 @@ class Store(Protocol):
 
     @abstractmethod
     async def perform(self, action: Action) -> Seen:
-        """Ask about the gate; see ``_core.account`` for what each question does."""
+        """Ask about the gate; see ``AccountGate`` for what each question does."""
         ...
 
     async def depart(self) -> None:

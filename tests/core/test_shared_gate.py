@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from soundpiece_async._core.account import AccountGate
 from soundpiece_async._core.pacing import Gate, Ticket, Turn
 from soundpiece_async._core.rate import LearnedRate
-from soundpiece_async._core.shared import (
+from soundpiece_async._core.shared_gate import (
     AWAY_SHARE,
     BEAT_SECONDS,
     MOST_PERMITS,
     NEWCOMER_RATE,
     PEER_SECONDS,
+    AccountGate,
     Action,
     Attend,
     Report,
