@@ -9,7 +9,7 @@ import attrs
 
 from soundpiece_async._core import errnos
 from soundpiece_async._core.fitting import fit
-from soundpiece_async._core.pacing import backoff
+from soundpiece_async._core.retry import backoff
 from soundpiece_async._core.settings import Limits
 from soundpiece_async._logs import get_logger
 

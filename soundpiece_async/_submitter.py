@@ -11,12 +11,12 @@ import attrs
 
 from soundpiece_async._core import checks, codec, job_records, wire
 from soundpiece_async._core.attempts import Attempts
-from soundpiece_async._core.budget import Budget
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, SoundpieceError, duplicate
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Handle, Output, Request
+from soundpiece_async._core.retry import Budget
 from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._reader import Reader

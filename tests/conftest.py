@@ -147,7 +147,7 @@ async def no_tasks_left() -> AsyncIterator[None]:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between attempts."""
-    monkeypatch.setattr("soundpiece_async._core.budget.BACKOFF_BASE", 0.02)
+    monkeypatch.setattr("soundpiece_async._core.retry.REQUEST_BACKOFF_BASE", 0.02)
 
 
 @pytest.fixture

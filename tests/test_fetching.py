@@ -10,8 +10,8 @@ from helpers.download_bench import KEPT, PATH, SONG, bench
 from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError, TransportError
-from soundpiece_async._core.patience import MAX_URL_REJECTIONS
 from soundpiece_async._core.requests import Output
+from soundpiece_async._core.retry import MAX_URL_REJECTIONS
 from soundpiece_async._download.fetch import ServerClock
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from helpers.tracebacks import find
 from redis.asyncio import Redis
 
 from soundpiece_async import SharedStoreError
-from soundpiece_async._core.rate import LearnedRate
+from soundpiece_async._core.rate_control import LearnedRate
 from soundpiece_async._core.shared_gate import AccountGate, Action, Attend, Report, Seen, Take, Tune, make_tuning
 from soundpiece_async._shared import opening
 from soundpiece_async._shared import store as stores

@@ -9,7 +9,7 @@
    as many have come over as long a time. Each of the two is counted by itself, until a usable answer comes. A read that
    renews a URL, which a download waits for, is refused when that came ``UNREADABLE_TIMES`` times; any other, at once.
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
-   worked, because then a setting is wrong rather than the network (``Patience``).
+   worked, because then a setting is wrong rather than the network (``RetryBounds``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
    concerns one request, unless the first ``BLOCKED_AFTER`` answers of a session are nothing else.
 5. A long poll that failed is followed by a short one. When a long poll is refused and the short one answered,
@@ -19,7 +19,6 @@
 import re
 from enum import Enum
 from http import HTTPStatus
-from math import inf
 
 import attrs
 
@@ -36,6 +35,7 @@ from soundpiece_async._core.errors import (
     ValidationError,
 )
 from soundpiece_async._core.requests import Handle
+from soundpiece_async._core.retry import RetryBounds
 
 ACCOUNT = frozenset({401, 402, 403})
 PASSING = frozenset({408, 421, 423, 425, 499})
@@ -72,14 +72,6 @@ class Verdict(Enum):
     """The read is refused, or its answer cannot be read: final for a wait after a ``Streak``, for a single read now."""
     RAISE = "raise"
     """Final for this call."""
-
-
-@attrs.frozen
-class Patience:
-    """Bounds of a call's trying beside its budget: seconds in all, and unreadable answers in a row."""
-
-    seconds: float = inf
-    unreadable: float = inf
 
 
 @attrs.define(eq=False)
@@ -298,7 +290,7 @@ def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
     )
 
 
-def bound(error: SoundpieceError, *, reached: bool, refused: bool = False) -> Patience:
+def bound(error: SoundpieceError, *, reached: bool, refused: bool = False) -> RetryBounds:
     """Return how long a submit or single read is tried, after this failure, beside its budget.
 
     Args:
@@ -308,14 +300,14 @@ def bound(error: SoundpieceError, *, reached: bool, refused: bool = False) -> Pa
     """
     match error:
         case TransportError(kind="answer") | DecodeError():
-            return Patience(unreadable=UNREADABLE_TIMES)
+            return RetryBounds(unreadable=UNREADABLE_TIMES)
         case ApiError() if refused:
-            return Patience(unreadable=UNREADABLE_TIMES)
+            return RetryBounds(unreadable=UNREADABLE_TIMES)
         case TransportError(kind="address") if not reached:
-            return Patience(seconds=0.0)
+            return RetryBounds(seconds=0.0)
         case TransportError(sent=False) if not reached:
-            return Patience(seconds=UNREACHED_SECONDS)
-    return Patience()
+            return RetryBounds(seconds=UNREACHED_SECONDS)
+    return RetryBounds()
 
 
 def explain_doubt(error: ApiError) -> TransportError:

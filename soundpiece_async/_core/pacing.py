@@ -17,21 +17,15 @@ The gate knows no clock: `now` is any monotonic time in seconds. It holds no ref
 Rule 2 is its pace's: `OwnPace` here, for a session by itself; `SharedPace` for one of several processes of an account.
 """
 
-import re
 from abc import abstractmethod
 from collections import OrderedDict
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import Enum, IntEnum, auto
 from typing import Protocol
 
 import attrs
 
-from soundpiece_async._core.rate import LearnedRate, RetryQuota, describe_rate
-
-LONGEST_PAUSE = 3600.0  # seconds; a longer `Retry-After` is a wrong clock rather than a limit per second
-
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+from soundpiece_async._core.rate_control import LearnedRate, describe_rate
+from soundpiece_async._core.retry import LONGEST_PAUSE, RetryQuota, exponential
 
 SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
 _SUBMITS_PER_POLL = 3
@@ -39,59 +33,6 @@ _JITTER_SHARE, _JITTER_MOST = 0.25, 1.0  # of the pause, seconds: processes of o
 _BLIND_PAUSE, _BLIND_PAUSE_MOST = 1.0, 60.0  # seconds, for a 429 without a usable `Retry-After`
 _QUOTA = 100  # unusable answers, beyond the good ones, that a session can take before it goes one at a time
 _PROBE_PAUSE, _PROBE_PAUSE_MOST = 0.1, 5.0  # seconds between two tries at a service that does not answer
-
-
-def backoff(attempt: int, *, base: float, cap: float, jitter: float) -> float:
-    """Give the seconds to wait before try `attempt` + 1: full jitter over `base` doubled `attempt` times.
-
-    Args:
-        attempt: How many tries failed before, from 0. Any size: it cannot overflow.
-        base: Seconds, the widest wait at attempt 0.
-        cap: Seconds, the widest wait ever.
-        jitter: A throw of the dice in [0, 1).
-    """
-    return jitter * doubled(attempt, base=base, cap=cap)
-
-
-def doubled(attempt: int, *, base: float, cap: float) -> float:
-    """Give `base` seconds doubled `attempt` times, at most `cap`; a negative `attempt` counts as 0."""
-    return min(cap, base * 2.0 ** min(max(attempt, 0), 64))
-
-
-_MOMENTS = 1e9
-"""Seconds from which on a number is a moment since 1970: as a pause it would be thirty years."""
-
-
-def retry_after(value: str | None, *, date: str | None = None, now_epoch: float | None = None) -> float | None:
-    """Read a `Retry-After` header as seconds from now; None when it is absent or says nothing sensible.
-
-    Whole seconds are what the service documents; fractions and an HTTP date are tolerated (docs/api.md#rate-limits). A
-    date is compared with the server's own `date` header where that can be read, so that a wrong local clock does no
-    harm; with neither that nor `now_epoch` it says nothing. A number too large for a pause is a moment: seconds since
-    1970. A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`; negative numbers are junk.
-
-    Args:
-        value: The header as it came.
-        date: The `Date` header of the same answer.
-        now_epoch: The local time, seconds since 1970, used when `date` does not help.
-    """
-    text = (value or "").strip()
-    seconds = float(text) if _SECONDS.fullmatch(text) else None
-    if seconds is not None and seconds < _MOMENTS:
-        return min(seconds, LONGEST_PAUSE)
-    until, sent = _read_date(text) if seconds is None else seconds, _read_date(date or "")
-    since = now_epoch if sent is None else sent
-    if until is None or since is None:
-        return None
-    return min(max(until - since, 0.0), LONGEST_PAUSE)
-
-
-def _read_date(text: str) -> float | None:
-    try:
-        read = parsedate_to_datetime(text)
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()  # "-0000" is UTC, and read as naive
-    except (ValueError, TypeError, IndexError, OverflowError):  # what email.utils raises on strangers' junk
-        return None
 
 
 class Turn(IntEnum):
@@ -384,8 +325,8 @@ class Gate:
         if retry_after is not None and retry_after > 0:  # false for NaN too
             pause = min(retry_after, LONGEST_PAUSE)
         else:
-            pause = doubled(self._in_row - 1, base=_BLIND_PAUSE, cap=_BLIND_PAUSE_MOST)
+            pause = exponential(self._in_row - 1, base=_BLIND_PAUSE, cap=_BLIND_PAUSE_MOST)
         return pause + jitter * min(_JITTER_MOST, _JITTER_SHARE * pause)
 
     def _probe_pause(self, jitter: float) -> float:
-        return doubled(self._probes, base=_PROBE_PAUSE, cap=_PROBE_PAUSE_MOST) * (1 + jitter * _JITTER_SHARE)
+        return exponential(self._probes, base=_PROBE_PAUSE, cap=_PROBE_PAUSE_MOST) * (1 + jitter * _JITTER_SHARE)

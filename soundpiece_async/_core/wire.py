@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, locations, members, pacing
+from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, locations, members, retry
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -294,7 +294,7 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
 
 def _read_wait(answer: Answer) -> float | None:
     """Return the seconds that an answer asks to wait, if it does (docs/api.md#retry-after)."""
-    return pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
+    return retry.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
 
 
 def read_failure(operation: Operation[Any]) -> str:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import flac, pacing
+from soundpiece_async._core import flac, retry
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.hosts import OutputRefused
-from soundpiece_async._core.patience import Patience, Speed
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.requests import Output
+from soundpiece_async._core.retry import DownloadBudget, Speed
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._logs import get_logger
 
@@ -120,7 +120,7 @@ class OutputDownload:
         self._refused = False
         self._furthest = 0
         self._end: int | None = None
-        self._patience = Patience(context.max_elapsed)
+        self._patience = DownloadBudget(context.max_elapsed)
         self._retry_after: float | None = None
 
     def __repr__(self) -> str:
@@ -254,7 +254,7 @@ class OutputDownload:
             if stream.status >= HTTPStatus.BAD_REQUEST:
                 now = self._context.clock.now().timestamp()
                 asked, date = stream.headers.get("retry-after"), stream.headers.get("date")
-                self._retry_after = pacing.retry_after(asked, date=date, now_epoch=now)
+                self._retry_after = retry.retry_after(asked, date=date, now_epoch=now)
             return await read(stream)
 
     async def _renew_if_expiring(self) -> None:

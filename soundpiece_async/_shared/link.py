@@ -7,7 +7,7 @@ from time import monotonic
 import anyio
 
 from soundpiece_async._core.errors import SharedStoreError
-from soundpiece_async._core.rate import describe_rate
+from soundpiece_async._core.rate_control import describe_rate
 from soundpiece_async._core.shared_gate import SharedPace
 from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import Pacer

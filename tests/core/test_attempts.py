@@ -10,7 +10,6 @@ from soundpiece_async._core.attempts import (
     Attempts,
     Health,
     LongPolls,
-    Patience,
     Streak,
     Verdict,
     bound,
@@ -35,6 +34,7 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle
+from soundpiece_async._core.retry import RetryBounds
 from soundpiece_async._core.wire import Answer, Call, read_refusal
 
 HANDLE = Handle("create.new_fx", "op_1")
@@ -207,20 +207,20 @@ def test_what_a_short_idle_timeout_looks_like(error: SoundpieceError, *, cut: bo
 @pytest.mark.parametrize(
     ("kind", "sent", "fresh", "later"),
     [
-        ("address", False, Patience(seconds=0.0), Patience()),
-        ("connect", False, Patience(seconds=UNREACHED_SECONDS), Patience()),
-        ("drop", True, Patience(), Patience()),
-        ("timeout", True, Patience(), Patience()),
-        ("answer", True, Patience(unreadable=UNREADABLE_TIMES), Patience(unreadable=UNREADABLE_TIMES)),
+        ("address", False, RetryBounds(seconds=0.0), RetryBounds()),
+        ("connect", False, RetryBounds(seconds=UNREACHED_SECONDS), RetryBounds()),
+        ("drop", True, RetryBounds(), RetryBounds()),
+        ("timeout", True, RetryBounds(), RetryBounds()),
+        ("answer", True, RetryBounds(unreadable=UNREADABLE_TIMES), RetryBounds(unreadable=UNREADABLE_TIMES)),
     ],
 )
-def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: Patience, later: Patience) -> None:
+def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: RetryBounds, later: RetryBounds) -> None:
     """Until a connection has ever worked, a setting is likelier to be wrong than the network."""
     error = TransportError("x", kind=kind, sent=sent)
     assert bound(error, reached=False) == fresh
     assert bound(error, reached=True) == later
-    assert bound(refusal(500), reached=False) == Patience(inf, inf)
-    assert bound(refusal(404), reached=True, refused=True) == Patience(unreadable=UNREADABLE_TIMES)
+    assert bound(refusal(500), reached=False) == RetryBounds(inf, inf)
+    assert bound(refusal(404), reached=True, refused=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
 
 
 def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
@@ -335,5 +335,5 @@ def test_a_submit_answered_without_an_operation() -> None:
 
     assert attempts.in_doubt
     assert judge_submit(error, attempts=attempts) is Verdict.RETRY
-    assert bound(error, reached=True) == Patience(unreadable=UNREADABLE_TIMES)
+    assert bound(error, reached=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
     assert judge_submit(DecodeError("x", operation=operation), attempts=attempts) is Verdict.RAISE

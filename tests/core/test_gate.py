@@ -3,7 +3,8 @@ import math
 
 import pytest
 
-from soundpiece_async._core.pacing import LONGEST_PAUSE, Gate, OwnPace, Ticket, Turn
+from soundpiece_async._core.pacing import Gate, OwnPace, Ticket, Turn
+from soundpiece_async._core.retry import LONGEST_PAUSE
 
 
 def admit_one(gate: Gate, *, now: float, turn: Turn = Turn.SUBMIT) -> Ticket:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import anyio
 import attrs
 
-from soundpiece_async._core import codec, envelopes, pacing
+from soundpiece_async._core import codec, envelopes, retry
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_header
 from soundpiece_async._core.wire import Answer, Call
@@ -117,7 +117,7 @@ class Client:
             if answer.status != 429 or patience <= 0:  # noqa: PLR2004 - too many requests
                 return _read(answer, seconds)
             self.limited += 1
-            pause = pacing.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date")) or 1.0
+            pause = retry.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date")) or 1.0
             await anyio.sleep(min(pause, patience))
             patience -= max(pause, 1.0)
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.rate import LearnedRate, RetryQuota
+from soundpiece_async._core.rate_control import LearnedRate
+from soundpiece_async._core.retry import RetryQuota
 
 
 def spend(rate: LearnedRate, *, seconds: float) -> None:

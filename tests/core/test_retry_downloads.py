@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.patience import MAX_URL_REJECTIONS, SPREAD, Patience, Speed, Spent
+from soundpiece_async._core.retry import MAX_URL_REJECTIONS, SPREAD, DownloadBudget, Speed, Spent
 
 
-def tries(patience: Patience, **how: float | bool) -> int:
+def tries(patience: DownloadBudget, **how: float | bool) -> int:
     """Count attempts without a new byte until it ends."""
     count = 1
     while isinstance(patience.fail(jitter=0.5, **how), float):  # type: ignore[arg-type]
@@ -15,7 +15,7 @@ def tries(patience: Patience, **how: float | bool) -> int:
 
 def test_time_without_a_byte_ends_it() -> None:
     """Pauses count as well as what the host takes, and the last attempt is made when all the time has passed."""
-    patience = Patience(10.0)
+    patience = DownloadBudget(10.0)
     patience.wait(9.0)
     pauses = []
     while isinstance(pause := patience.fail(jitter=0.999), float):
@@ -27,12 +27,12 @@ def test_time_without_a_byte_ends_it() -> None:
 
 def test_a_budget_of_nothing_is_one_attempt() -> None:
     """As that of a submit."""
-    assert isinstance(Patience(0.0).fail(jitter=0.5), Spent)
+    assert isinstance(DownloadBudget(0.0).fail(jitter=0.5), Spent)
 
 
 def test_a_new_byte_begins_anew() -> None:
     """From the moment it came: what passed since then is the beginning of the next wait."""
-    patience = Patience(10.0)
+    patience = DownloadBudget(10.0)
     for _ in range(100):
         patience.wait(9.0)
         patience.gain()
@@ -44,7 +44,7 @@ def test_a_new_byte_begins_anew() -> None:
 
 def test_what_comes_too_slowly_is_no_progress() -> None:
     """A host that trickles brings new bytes all the time, and is given up all the same."""
-    patience = Patience(300.0)
+    patience = DownloadBudget(300.0)
     for _ in range(9):
         patience.wait(30.0)
         patience.gain()
@@ -58,7 +58,7 @@ def test_what_comes_too_slowly_is_no_progress() -> None:
 
 def test_a_window_that_is_fast_enough_forgives() -> None:
     """An hour of good speed before the trickle does not count against it."""
-    patience = Patience(300.0)
+    patience = DownloadBudget(300.0)
     for _ in range(120):
         patience.wait(30.0)
         patience.renew()
@@ -68,9 +68,9 @@ def test_a_window_that_is_fast_enough_forgives() -> None:
 
 def test_refusals_end_it_at_once() -> None:
     """Four in a row, however much time is left; a new byte between them forgives."""
-    assert tries(Patience(1e6), refused=True) == MAX_URL_REJECTIONS == 4
+    assert tries(DownloadBudget(1e6), refused=True) == MAX_URL_REJECTIONS == 4
 
-    patience = Patience(1e6)
+    patience = DownloadBudget(1e6)
     for _ in range(20):
         assert isinstance(patience.fail(refused=True, jitter=0.0), float)
         assert isinstance(patience.fail(refused=True, jitter=0.0), float)
@@ -81,17 +81,17 @@ def test_refusals_end_it_at_once() -> None:
 @pytest.mark.parametrize("refused", [False, True])
 def test_the_hosts_wish_is_heeded(refused: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """Wherever it comes from, with some jitter behind it, and it counts."""
-    patience = Patience(300.0)
+    patience = DownloadBudget(300.0)
     assert patience.fail(refused=refused, retry_after=10.0, jitter=0.5) == 10.0 + 0.5 * SPREAD
     assert "289 s left" in repr(patience) or "290 s left" in repr(patience)
 
 
 def test_a_wish_beyond_the_budget_ends_it() -> None:
     """With both numbers told; one of just what is left does not."""
-    assert Patience(300.0).fail(retry_after=3600.0, jitter=0.5) == Spent(
+    assert DownloadBudget(300.0).fail(retry_after=3600.0, jitter=0.5) == Spent(
         "it asks to wait for 3600 s (Retry-After), and 300 s are left of RetryPolicy.download_max_elapsed"
     )
-    assert Patience(300.0).fail(retry_after=300.0, jitter=0.9) == 300.0
+    assert DownloadBudget(300.0).fail(retry_after=300.0, jitter=0.9) == 300.0
 
 
 @given(
@@ -107,7 +107,7 @@ def test_a_wish_beyond_the_budget_ends_it() -> None:
 )
 def test_no_pause_goes_beyond_the_budget(steps: list[tuple[float, bool, float | None, float, bool]]) -> None:
     """Whatever happens, without a new byte the pauses and the waits before them add up to the budget at most."""
-    patience, spent = Patience(100.0), 0.0
+    patience, spent = DownloadBudget(100.0), 0.0
     for waited, gained, retry_after, jitter, slow in steps:
         if gained:
             patience.gain()

@@ -3,8 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.attempts import Patience
-from soundpiece_async._core.budget import BACKOFF_BASE, BACKOFF_CAP, Budget
+from soundpiece_async._core.retry import REQUEST_BACKOFF_BASE, REQUEST_BACKOFF_CAP, Budget, RetryBounds
 
 JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
 SECONDS = st.floats(min_value=0, max_value=1000)
@@ -26,7 +25,7 @@ def test_nothing_is_tried_after_the_budget(seconds: float, tries: list[tuple[flo
         pause = budget.fail(took=took, jitter=jitter)
         spent += took + (pause or 0.0)
         if pause is None:
-            widest = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (budget.attempts - 1))
+            widest = min(REQUEST_BACKOFF_CAP, REQUEST_BACKOFF_BASE * 2.0 ** (budget.attempts - 1))
             assert spent + jitter * widest >= seconds - 1e-6
             return
         assert spent <= seconds + 1e-6
@@ -55,11 +54,11 @@ def test_the_service_may_ask_for_a_longer_pause() -> None:
 
 def test_other_bounds() -> None:
     """Seconds in all, and answers in a row that cannot be read."""
-    assert Budget(300).fail(took=0.1, jitter=0, patience=Patience(seconds=0)) is None
+    assert Budget(300).fail(took=0.1, jitter=0, patience=RetryBounds(seconds=0)) is None
     budget = Budget(300)
-    assert budget.fail(took=20, jitter=0, patience=Patience(seconds=30)) is not None
-    assert budget.fail(took=20, jitter=0, patience=Patience(seconds=30)) is None
-    budget, unreadable = Budget(300), Patience(unreadable=2)
+    assert budget.fail(took=20, jitter=0, patience=RetryBounds(seconds=30)) is not None
+    assert budget.fail(took=20, jitter=0, patience=RetryBounds(seconds=30)) is None
+    budget, unreadable = Budget(300), RetryBounds(unreadable=2)
     assert budget.fail(took=1, jitter=0, patience=unreadable) is not None
     assert budget.fail(took=1, jitter=0) is not None
     assert budget.fail(took=1, jitter=0, patience=unreadable) is not None

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.pacing import LONGEST_PAUSE, backoff, doubled, retry_after
+from soundpiece_async._core.retry import LONGEST_PAUSE, backoff, exponential, retry_after
 
 NOON = "Mon, 23 Nov 2026 12:00:00 GMT"
 NOON_EPOCH = 1795435200.0
@@ -12,7 +12,7 @@ def test_backoff_doubles() -> None:
     """Full jitter spreads each wait over the doubled base, up to the cap."""
     assert [backoff(n, base=1, cap=10, jitter=0.5) for n in range(6)] == [0.5, 1, 2, 4, 5, 5]
     assert backoff(3, base=1, cap=10, jitter=0) == 0
-    assert doubled(-1, base=1, cap=10) == 1
+    assert exponential(-1, base=1, cap=10) == 1
 
 
 @given(st.integers(), st.floats(0, 1e300), st.floats(0, 1e6), st.floats(0, 1, exclude_max=True))

@@ -1,4 +1,4 @@
-"""How fast to send, learned from refusals alone, and how much failure is affordable.
+"""How fast to send, learned from 429s alone.
 
 The service tells nobody its limit and sends no quota headers (docs/api.md#rate-limits); the one sign is a 429.
 `LearnedRate` turns those into permits per second:
@@ -191,25 +191,3 @@ class LearnedRate:
 def describe_rate(rate: float | None) -> str:
     """Write a rate for a `repr`."""
     return "unlimited" if rate is None else f"{rate:.3g}/s"
-
-
-class RetryQuota:
-    """How much more failure is affordable: an unusable answer costs one, a success gives one back.
-
-    Empty, it stays so until a success, which refills a quarter: a service that half works is met half-way.
-    """
-
-    def __init__(self, *, capacity: int) -> None:
-        self.capacity = capacity
-        self.left = capacity
-
-    def __repr__(self) -> str:
-        return f"<RetryQuota {self.left} of {self.capacity}>"
-
-    def fail(self) -> None:
-        """Pay for an unusable answer."""
-        self.left = max(0, self.left - 1)
-
-    def succeed(self) -> None:
-        """Take back what a success gives."""
-        self.left = min(self.capacity, self.left + 1 if self.left else max(1, self.capacity // 4))
