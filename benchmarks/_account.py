@@ -13,7 +13,7 @@ from typing import Protocol
 
 import attrs
 
-from soundpiece_async._core.pacing import Gate, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Ticket, Turn
 from soundpiece_async._core.shared_gate import AccountGate, Report, SharedPace
 
 ONE_WAY = 0.025  # seconds on the wire, give or take 40 %

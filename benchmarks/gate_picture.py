@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from _account import Client, Gated, Sent, TokenBucket, Ungated, World
 from matplotlib.axes import Axes
 
-from soundpiece_async._core.pacing import Ticket
+from soundpiece_async._core.gate import Ticket
 
 LIMIT, HALVES_AT, SECONDS = 20.0, 90.0, 180.0
 SESSIONS, SETTLED = 8, 60.0

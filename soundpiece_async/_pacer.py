@@ -8,7 +8,7 @@ from time import monotonic
 
 import anyio
 
-from soundpiece_async._core.pacing import Gate, Pace, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Pace, Ticket, Turn
 from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 

@@ -22,8 +22,8 @@ from soundpiece_async._core.errors import (
     WaitTimeout,
     duplicate,
 )
+from soundpiece_async._core.gate import Ticket, Turn
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.pacing import Ticket, Turn
 from soundpiece_async._core.reading import Reading, read_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler

@@ -10,8 +10,8 @@ import attrs
 from soundpiece_async._core import endings, hosts, wire
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError, SoundpieceError, duplicate
+from soundpiece_async._core.gate import Turn
 from soundpiece_async._core.operations import Operation, Status, match_outputs
-from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Output, Request

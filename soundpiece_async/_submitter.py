@@ -12,8 +12,8 @@ import attrs
 from soundpiece_async._core import checks, codec, job_records, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import DecodeError, InvalidRequest, SoundpieceError, duplicate
+from soundpiece_async._core.gate import Turn
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.pacing import Turn
 from soundpiece_async._core.reading import Reading
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.retry import Budget

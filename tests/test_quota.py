@@ -20,7 +20,7 @@ from soundpiece_async import (
     Timeouts,
     TransportError,
 )
-from soundpiece_async._core.pacing import Gate, Turn
+from soundpiece_async._core.gate import Gate, Turn
 from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._pacer import OutOfPatience, Pacer
 from soundpiece_async.simulator import Simulator

@@ -25,7 +25,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._core import wire
-from soundpiece_async._core.pacing import Turn
+from soundpiece_async._core.gate import Turn
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._transport import LARGE_ANSWER, Transport
 from soundpiece_async.simulator import Fault, Simulator

@@ -5,8 +5,8 @@
 2. ``failed`` is what the same key cannot change; of an operation that exists, only the service says so. An outage, an
    empty account or a wrong API key leave the state as it is; and what may have been accepted stays ``sending``,
    whatever the service answers to its repeats.
-3. How long the service remembers a key is UNKNOWN (contract section 5): what was sent a day ago and never answered is
-   *uncertain*. That is not stored: it follows from ``sending`` and the time.
+3. How long the service remembers a key is UNKNOWN (docs/api.md#idempotency): what was sent a day ago and never answered
+   is *uncertain*. That is not stored: it follows from ``sending`` and the time.
 4. An operation that the service does not know any more is uncertain as well; that is stored, with its id, which the
    next run asks for again before anything else.
 5. A job is identified by the digest of its route and members, and by which occurrence of that digest it is in the

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from soundpiece_async._core.pacing import SAVED_SECONDS, OwnPace, Ticket
+from soundpiece_async._core.gate import SAVED_SECONDS, OwnPace, Ticket
 from soundpiece_async._core.rate_control import LearnedRate, describe_rate
 
 BEAT_SECONDS = 2.5

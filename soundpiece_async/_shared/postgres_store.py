@@ -21,7 +21,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from soundpiece_async._core.errors import SharedStoreError
-from soundpiece_async._core.pacing import SAVED_SECONDS
+from soundpiece_async._core.gate import SAVED_SECONDS
 from soundpiece_async._core.shared_gate import (
     PEER_SECONDS,
     SPARE_PERMITS,

@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from soundpiece_async._core.pacing import SAVED_SECONDS
+from soundpiece_async._core.gate import SAVED_SECONDS
 from soundpiece_async._core.shared_gate import (
     PEER_SECONDS,
     SPARE_PERMITS,

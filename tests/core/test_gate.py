@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from soundpiece_async._core.pacing import Gate, OwnPace, Ticket, Turn
+from soundpiece_async._core.gate import Gate, OwnPace, Ticket, Turn
 from soundpiece_async._core.retry import LONGEST_PAUSE
 
 

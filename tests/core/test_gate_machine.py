@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from soundpiece_async._core.pacing import Gate, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Ticket, Turn
 
 CEILING = 7.0
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from soundpiece_async._core.pacing import Gate, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Ticket, Turn
 from soundpiece_async._core.rate_control import LearnedRate
 from soundpiece_async._core.shared_gate import (
     AWAY_SHARE,

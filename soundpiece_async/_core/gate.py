@@ -1,6 +1,5 @@
-"""When to send: backoff, `Retry-After`, and the account gate.
+"""The account gate: one queue before every request of a session that counts against the account's limit.
 
-The gate is one queue before every request of a session that counts against the account's limit.
 Submits, polls and renewals share one budget with every other process of the account (docs/api.md#rate-limits). The
 rules:
 
