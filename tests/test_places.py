@@ -53,22 +53,28 @@ class BytesPath:
         return b"songs"
 
 
+WRONG = [
+    ("s3:songs", "two slashes are missing, as s3://…; for a folder of that name, write ./"),
+    ("file:songs", "two slashes are missing, as file:///folder"),
+    ("S3://", "names no bucket: write s3://bucket/folder"),
+    ("https:/user:word@host/x", "names no store"),
+    ("ftp:songs", "names no store"),
+    ("out:/songs", "names no store"),
+    (Path("https://songs/x"), "pass it as text"),
+    ("~nobody-of-that-name/x", "no such home folder"),
+    ("file://tmp/x", "of the machine 'tmp'"),
+]
+"""Neither a folder nor a store: a text or path, and what its error says."""
+
+
 @pytest.mark.parametrize(
     ("to", "reason"),
     [
+        *WRONG,
         ("ftp://host/x", "names no store"),
         ("https://user:word@host/x?sig=1", "names no store"),
         (Path("s3://songs/x"), "pass it as text"),
         ("s3:/songs/x", "a slash is missing, as s3://"),
-        ("s3:songs", "two slashes are missing, as s3://…; for a folder of that name, write ./"),
-        ("file:songs", "two slashes are missing, as file:///folder"),
-        ("S3://", "names no bucket: write s3://bucket/folder"),
-        ("https:/user:word@host/x", "names no store"),
-        ("ftp:songs", "names no store"),
-        ("out:/songs", "names no store"),
-        (Path("https://songs/x"), "pass it as text"),
-        ("~nobody-of-that-name/x", "no such home folder"),
-        ("file://tmp/x", "of the machine 'tmp'"),
         ("file://songs.example/x", "file:///songs.example/x"),
         ("file:///x%00", "names no folder"),
         ("file://", "names no folder"),
@@ -221,19 +227,11 @@ def test_a_file_url_is_a_folder(url: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
+        *WRONG,
         ("s3://b/x", "s3://b/x is not a folder"),
         ("memory://x", "is not a folder"),
         ("postgresql://me:word@host/x", "Postgres is not available"),
         ("ftp://me:word@host/x", "names no store"),
-        ("s3:songs", "two slashes are missing, as s3://…; for a folder of that name, write ./"),
-        ("file:songs", "two slashes are missing, as file:///folder"),
-        ("S3://", "names no bucket: write s3://bucket/folder"),
-        ("https:/user:word@host/x", "names no store"),
-        ("ftp:songs", "names no store"),
-        ("out:/songs", "names no store"),
-        (Path("https://songs/x"), "pass it as text"),
-        ("~nobody-of-that-name/x", "no such home folder"),
-        ("file://tmp/x", "of the machine 'tmp'"),
         (MemoryStore(), "is not a folder"),
     ],
 )
