@@ -45,8 +45,8 @@ from soundpiece_async.cli.bulk_options import BulkOptions, LoadOptions, RunPolic
 from soundpiece_async.cli.bulk_progress import shutdown_notice
 from soundpiece_async.cli.console import format_verify_levels
 from soundpiece_async.cli.signals import GracefulStop
-from soundpiece_async.cli.status import as_members, read_standing
-from soundpiece_async.cli.verify import Stores, Verification
+from soundpiece_async.cli.status import read_run_status, to_json
+from soundpiece_async.cli.verify import ObjectChecker, Verification
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.request_log import ReceivedRequest
 
@@ -349,7 +349,7 @@ async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.Monkey
     async with Journal.open("out") as journal:
         looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         async with anyio.create_task_group() as group:
-            group.start_soon(looked._tell_progress)
+            group.start_soon(looked._print_progress)
             await until(lambda: "0 files, 0 B\n" in capsys.readouterr().err)
             group.cancel_scope.cancel()
 
@@ -463,7 +463,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
 
     async def look(request: ReceivedRequest) -> None:
         if request.host == "output" and not seen:
-            seen.append(as_members(await read_standing(Path("out"))))
+            seen.append(to_json(await read_run_status(Path("out"))))
 
     simulator = serve(on_request=look, **FAST)
     simulator.inject(Fault.FAIL, route="create.new_sample", code="too_loud", times=2)
@@ -831,7 +831,7 @@ def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: py
 
 def test_stores_show_what_they_do() -> None:
     """How many objects are asked for."""
-    assert repr(Stores()) == "<Stores <Destinations stores=[]> asking=0>"
+    assert repr(ObjectChecker()) == "<ObjectChecker <Destinations stores=[]> asking=0>"
 
 
 def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Streams, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ import soundfile
 from soundpiece_async import Statistics, simulator
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import demo, main
-from soundpiece_async.cli.demo import Board, Stage
-from soundpiece_async.cli.demo_plan import PIECES
+from soundpiece_async.cli.demo import DemoDisplay, DemoStage
+from soundpiece_async.cli.demo_plan import DEMO_ITEMS
 
 READY = "ready to be interrupted"
 PROGRAM = f"""
@@ -85,12 +85,12 @@ def interrupt(process: "subprocess.Popen[str]", number: signal.Signals) -> End:
 
 def test_plan() -> None:
     """The demo has 24 pieces over all eight routes, no name begins with another, and each comes after one there is."""
-    names = [piece.name for piece in PIECES]
+    names = [item.name for item in DEMO_ITEMS]
     assert len(names) == 24
     assert not [(one, two) for one in names for two in names if one != two and one.startswith(two)]
-    assert {piece.make(*["https://x.example"] * (piece.after is not None)).route for piece in PIECES} == set(ROUTES)
-    for number, piece in enumerate(PIECES):
-        assert piece.after is None or piece.after in names[:number]
+    assert {item.make(*["https://x.example"] * (item.after is not None)).route for item in DEMO_ITEMS} == set(ROUTES)
+    for number, item in enumerate(DEMO_ITEMS):
+        assert item.after is None or item.after in names[:number]
 
 
 @pytest.mark.parametrize("interactive", ["0", "1"])
@@ -109,10 +109,10 @@ def test_demo(
     err = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", err)
     names = {path.name for path in tmp_path.iterdir()}
     assert {path.suffix for path in tmp_path.iterdir()} == {".flac"}
-    for piece in PIECES:
-        assert [name for name in names if name.startswith(piece.name)]
-        assert f"\n {piece.name} " in out
-        assert re.search(rf"{piece.name} +done +waited [\d.]+ s, \d files?, [\d.]+ [kM]B$", err, re.MULTILINE)
+    for item in DEMO_ITEMS:
+        assert [name for name in names if name.startswith(item.name)]
+        assert f"\n {item.name} " in out
+        assert re.search(rf"{item.name} +done +waited [\d.]+ s, \d files?, [\d.]+ [kM]B$", err, re.MULTILINE)
     assert all(len(soundfile.read(path)[0]) > 0 for path in tmp_path.iterdir())
     for route in ROUTES:
         assert f" {route} " in out
@@ -272,9 +272,9 @@ def test_sweep(tmp_path: Path) -> None:
     others = ["neon-rain-song-1.flac", "mine.flac.part", "mine.flac.part.json"]
     for name in own + others:
         (tmp_path / name).touch()
-    demo.sweep(tmp_path)
+    demo.remove_partial_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(others)
-    demo.sweep(tmp_path / "nowhere")
+    demo.remove_partial_files(tmp_path / "nowhere")
 
 
 def test_measure(tmp_path: Path) -> None:
@@ -284,9 +284,9 @@ def test_measure(tmp_path: Path) -> None:
     old = tmp_path / "fx-chimes.flac"
     old.write_bytes(b"old")
     os.utime(old, (1000.0, 1000.0))
-    sizes = demo.measure(tmp_path, since=2000.0)
+    sizes = demo.bytes_on_disk(tmp_path, since=2000.0)
     assert {name: size for name, size in sizes.items() if size} == {"fx-door": 5, "fx-riser": 7}
-    assert set(sizes) == {piece.name for piece in PIECES}
+    assert set(sizes) == {item.name for item in DEMO_ITEMS}
 
 
 class Finishing(type(Path())):  # type: ignore[misc]  # which class that is depends on the system
@@ -304,7 +304,7 @@ def test_a_file_that_is_finished_meanwhile_counts(tmp_path: Path) -> None:
     """What is shown of a download never shrinks because one of its files got its final name just then."""
     for name in ("fx-door.flac.part", "fx-riser.flac"):
         (tmp_path / name).write_bytes(b"x" * 5)
-    sizes = demo.measure(Finishing(tmp_path), since=0.0)
+    sizes = demo.bytes_on_disk(Finishing(tmp_path), since=0.0)
     assert {name: size for name, size in sizes.items() if size} == {"fx-door": 5, "fx-riser": 5}
 
 
@@ -314,29 +314,29 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
     monkeypatch.setenv("COLUMNS", "100")
-    with Board(["one", "two"]) as board:
-        board.show("one", Stage.DOWNLOADING, "2 files")
-        board.refresh(Statistics(), {})
+    with DemoDisplay(["one", "two"]) as display:
+        display.show("one", DemoStage.DOWNLOADING, "2 files")
+        display.refresh(Statistics(), {})
         assert "2 files, no bytes yet" in capsys.readouterr().err
-        board.refresh(Statistics(active_polls=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
+        display.refresh(Statistics(active_polls=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
         assert "3 polls out, 1 of 2 ready, 2.5 MB received" in shown
         assert re.search(r"one +downloading +2 files, 1\.2 MB", shown)
         assert re.search(r"two +queued", shown)
-        board.show("two", Stage.DONE)
-        assert repr(board) == "<Board 1 of 2 done>"
+        display.show("two", DemoStage.DONE)
+        assert repr(display) == "<Board 1 of 2 done>"
 
 
 def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a download is told of when its bytes have grown, and not for every picture."""
     monkeypatch.setenv("TTY_INTERACTIVE", "0")
-    with Board(["one", "two"]) as board:
-        board.show("one", Stage.DOWNLOADING, "2 files")
+    with DemoDisplay(["one", "two"]) as display:
+        display.show("one", DemoStage.DOWNLOADING, "2 files")
         for length in (0, 180_000, 400_000):
-            board.refresh(Statistics(), {"one": length, "two": length})
+            display.refresh(Statistics(), {"one": length, "two": length})
         monkeypatch.setattr(demo, "INTERVAL", 0.0)
         for length in (400_000, 400_001, 1_400_000):
-            board.refresh(Statistics(), {"one": length})
+            display.refresh(Statistics(), {"one": length})
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
     told = ["no bytes yet", "180 kB", "400 kB", "1.4 MB"]
     assert lines == ["one queued", "two queued", *(f"one downloading 2 files, {words}" for words in told)]
@@ -350,9 +350,9 @@ def test_colours_in_a_log_are_no_terminal(
     monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv(wish, "1")
-    with Board(["one"]) as board:
-        board.show("one", Stage.DOWNLOADING, "2 files")
-        board.refresh(Statistics(), {"one": 5})
+    with DemoDisplay(["one"]) as display:
+        display.show("one", DemoStage.DOWNLOADING, "2 files")
+        display.refresh(Statistics(), {"one": 5})
     shown = capsys.readouterr().err
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()[0].split() == ["one", "queued"]
     assert not re.search(r"\x1b\[[0-9;?]*[A-LN-Za-ln-z]|\r", shown)

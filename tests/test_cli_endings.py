@@ -40,7 +40,7 @@ from soundpiece_async.cli.console import (
     print_result,
     print_status,
 )
-from soundpiece_async.cli.demo import Board, Stage
+from soundpiece_async.cli.demo import DemoDisplay, DemoStage
 from soundpiece_async.cli.dispatch import make_event_loop
 from soundpiece_async.cli.run import Members, run
 from soundpiece_async.cli.signals import SIGNALS, SignalHandler
@@ -177,7 +177,7 @@ def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             changed.setattr(sys, "stderr", lost)
             main([*words, str(tmp_path), "--name", str(number)])
             main(["demo", "--help"])
-            Board("x").show("x", Stage.QUEUED)
+            DemoDisplay("x").show("x", DemoStage.QUEUED)
         assert (tmp_path / f"{number}.flac").exists()
 
 

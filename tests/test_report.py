@@ -18,8 +18,8 @@ from soundpiece_async import Journal
 from soundpiece_async._core.job_records import Failure, JobRecord, JobState
 from soundpiece_async.cli.bulk import bulk, resume
 from soundpiece_async.cli.report import write_report
-from soundpiece_async.cli.report.rows import describe, make_row, scrub
-from soundpiece_async.cli.report.summary import BINS, REASONS, Summary, Timeline
+from soundpiece_async.cli.report.rows import job_to_json, redact_json, table_row
+from soundpiece_async.cli.report.summary import MAX_BINS, MAX_FAILURE_GROUPS, Histogram, Summary
 
 pytestmark = pytest.mark.anyio
 
@@ -270,15 +270,15 @@ def test_what_json_cannot_hold_is_left_out() -> None:
     for _ in range(100_000):
         deep = [deep]
     odd = planned(metadata=deep, body=b"{", sent_at=1e300, ended_at=-1.0, state=JobState.SAVED)
-    assert describe(attrs.evolve(odd, body=b"[]"), now=BEGAN)["request"] == {}
-    described = describe(odd, now=BEGAN)
+    assert job_to_json(attrs.evolve(odd, body=b"[]"), now=BEGAN)["request"] == {}
+    described = job_to_json(odd, now=BEGAN)
     assert described["metadata"] == "(nested too deeply to be shown)"
     assert described["request"] == {}
     assert described["sent_at"] is described["ended_at"] is None
-    assert scrub({"n": [float("nan"), 1.5, None, True]}) == {"n": [None, 1.5, None, True]}
+    assert redact_json({"n": [float("nan"), 1.5, None, True]}) == {"n": [None, 1.5, None, True]}
     summary = Summary(now=BEGAN)
     assert summary.add(odd) is None
-    assert summary.sum_up()["ended"] is None
+    assert summary.to_json()["ended"] is None
     while deep:
         deep = deep.pop()  # or the interpreter's stack would have to hold it all when it goes
 
@@ -286,27 +286,27 @@ def test_what_json_cannot_hold_is_left_out() -> None:
 def test_an_error_without_words_is_told_by_its_kind() -> None:
     """A service need not say why."""
     failed = planned(state=JobState.FAILED, failure=Failure("CorruptAudio", "", "", retryable=True))
-    assert make_row(failed, describe(failed, now=BEGAN), route=0, reason=None)[10] == "CorruptAudio"
+    assert table_row(failed, job_to_json(failed, now=BEGAN), route=0, reason=None)[10] == "CorruptAudio"
 
 
 def test_reasons_are_bounded() -> None:
     """Codes come from the service, and may be any number."""
     summary = Summary(now=BEGAN)
-    for number in range(2 * REASONS):
+    for number in range(2 * MAX_FAILURE_GROUPS):
         summary.add(planned(state=JobState.FAILED, failure=Failure("OperationFailed", str(number), "", retryable=True)))
-    told = summary.sum_up()["failures"]
-    assert len(told) == REASONS + 1
-    assert (told[0]["kind"], told[0]["pieces"]) == ("other reasons", REASONS)
+    told = summary.to_json()["failures"]
+    assert len(told) == MAX_FAILURE_GROUPS + 1
+    assert (told[0]["kind"], told[0]["pieces"]) == ("other reasons", MAX_FAILURE_GROUPS)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.booleans()), min_size=1))
 def test_a_timeline_never_has_too_many_bins_and_loses_nothing(ends: list[tuple[float, bool]]) -> None:
     """However long a run is, its chart can be drawn; each piece is in the bin of its time."""
-    timeline = Timeline()
+    timeline = Histogram()
     for moment, was_saved in ends:
         timeline.add(moment, saved=was_saved)
     rows = timeline.rows()
-    assert (rows[-1][0] - rows[0][0]) / timeline.width < BINS
+    assert (rows[-1][0] - rows[0][0]) / timeline.width < MAX_BINS
     expected: dict[int, list[int]] = {}
     for moment, was_saved in ends:
         counts = expected.setdefault(int(moment // timeline.width) * timeline.width, [0, 0])

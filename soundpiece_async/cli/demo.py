@@ -23,18 +23,18 @@ from rich.text import Text
 from soundpiece_async import Limits, Operation, SavedFile, Settings, Statistics
 from soundpiece_async.cli.arguments import FOLDER, ensure_writable
 from soundpiece_async.cli.console import format_count, format_size, print_result, print_status
-from soundpiece_async.cli.demo_plan import PIECES, Piece
+from soundpiece_async.cli.demo_plan import DEMO_ITEMS, DemoItem
 from soundpiece_async.cli.rich_output import PipeSafeConsole, print_table
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
 
 
-INTERVAL = 1.0
+LINE_INTERVAL = 1.0
 """Seconds, at least, between two plain lines about one download."""
 
 
-class Stage(StrEnum):
+class DemoStage(StrEnum):
     """How far a piece is."""
 
     QUEUED = "queued"
@@ -44,15 +44,15 @@ class Stage(StrEnum):
 
 
 COLOURS = {
-    Stage.QUEUED: "dim",
-    Stage.GENERATING: "yellow",
-    Stage.DOWNLOADING: "cyan",
-    Stage.DONE: "green",
+    DemoStage.QUEUED: "dim",
+    DemoStage.GENERATING: "yellow",
+    DemoStage.DOWNLOADING: "cyan",
+    DemoStage.DONE: "green",
 }
 
 
 @attrs.frozen(kw_only=True)
-class Finished:
+class DemoResult:
     """A piece that is done; it ``waited`` that many seconds from being accepted to being ready."""
 
     name: str
@@ -71,7 +71,7 @@ class Finished:
         return sum(file.duration for file in self.files)
 
 
-class Board:
+class DemoDisplay:
     """The progress of all pieces, on standard error; use it as a context manager.
 
     Args:
@@ -80,13 +80,13 @@ class Board:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._console = PipeSafeConsole(stderr=True)
-        self._stages = dict.fromkeys(names, Stage.QUEUED)
+        self._stages = dict.fromkeys(names, DemoStage.QUEUED)
         self._notes: dict[str, str] = {}
         self._sizes: Mapping[str, int] = {}
-        self._told: dict[str, tuple[float, str]] = {}
+        self._printed: dict[str, tuple[float, str]] = {}
         self._summary = ""
         self._live = Live(
-            get_renderable=self._draw,
+            get_renderable=self._render,
             console=self._console,
             auto_refresh=False,
             transient=True,
@@ -95,7 +95,7 @@ class Board:
         )
 
     def __repr__(self) -> str:
-        return f"<Board {list(self._stages.values()).count(Stage.DONE)} of {len(self._stages)} done>"
+        return f"<DemoDisplay {list(self._stages.values()).count(DemoStage.DONE)} of {len(self._stages)} done>"
 
     def __enter__(self) -> Self:
         if self._console.is_interactive:
@@ -110,18 +110,18 @@ class Board:
     ) -> None:
         self._live.stop()
 
-    def show(self, name: str, stage: Stage, note: str = "") -> None:
+    def show(self, name: str, stage: DemoStage, note: str = "") -> None:
         """Let a piece reach a stage."""
         self._stages[name] = stage
         self._notes[name] = note
-        if stage is Stage.DONE or not self._console.is_interactive:
+        if stage is DemoStage.DONE or not self._console.is_interactive:
             self._console.print(self._line(name))
 
     def refresh(self, statistics: Statistics, sizes: Mapping[str, int]) -> None:
         """Bring the lines on a terminal up to date, or tell of what grew; ``sizes`` are the bytes on disk by piece."""
         self._sizes = sizes
         if not self._console.is_interactive:
-            self._tell_growth(time.monotonic())
+            self._print_growth(time.monotonic())
             return
         self._summary = (
             f"{statistics.active_polls} polls out, {statistics.ready} of {len(self._stages)} ready, "
@@ -129,23 +129,23 @@ class Board:
         )
         self._live.refresh()
 
-    def _tell_growth(self, now: float) -> None:
+    def _print_growth(self, now: float) -> None:
         """Print a line for each download whose bytes are not those it was told with last."""
         for name, stage in self._stages.items():
-            told_at, told = self._told.get(name, (-INTERVAL, format_size(0)))
+            told_at, told = self._printed.get(name, (-LINE_INTERVAL, format_size(0)))
             length = format_size(self._sizes.get(name, 0))
-            if stage is Stage.DOWNLOADING and length != told and now - told_at >= INTERVAL:
-                self._told[name] = now, length
+            if stage is DemoStage.DOWNLOADING and length != told and now - told_at >= LINE_INTERVAL:
+                self._printed[name] = now, length
                 self._console.print(self._line(name))
 
-    def _draw(self) -> Group:
-        rows = [self._line(name) for name, stage in self._stages.items() if stage is not Stage.DONE]
+    def _render(self) -> Group:
+        rows = [self._line(name) for name, stage in self._stages.items() if stage is not DemoStage.DONE]
         return Group(Text(self._summary, style="bold"), *rows)  # first, as a low terminal shows only the beginning
 
     def _line(self, name: str) -> Text:
         stage = self._stages[name]
         note = self._notes.get(name, "")
-        if stage is Stage.DOWNLOADING:
+        if stage is DemoStage.DOWNLOADING:
             length = self._sizes.get(name, 0)
             note += f", {format_size(length)}" if length else ", no bytes yet"
         line = Text.assemble(f"{name:<22}", (f"{stage:<13}", COLOURS[stage]), note, no_wrap=True)
@@ -153,18 +153,18 @@ class Board:
         return line
 
 
-def print_results(pieces: Iterable[Finished]) -> None:
+def print_results(pieces: Iterable[DemoResult]) -> None:
     """Print a row for each piece, on standard output."""
     rows = [
         (
-            piece.name,
-            piece.route,
-            f"{piece.waited:.1f} s",
-            str(len(piece.files)),
-            f"{piece.seconds:.1f} s",
-            format_size(piece.bytes),
+            item.name,
+            item.route,
+            f"{item.waited:.1f} s",
+            str(len(item.files)),
+            f"{item.seconds:.1f} s",
+            format_size(item.bytes),
         )
-        for piece in pieces
+        for item in pieces
     ]
     print_table(("piece", "route", "waited", "files", "length", "size"), rows, texts=2)
 
@@ -177,7 +177,7 @@ TRACK_SECONDS = (12.0, 20.0)
 """The length of its songs: rendering them costs real time."""
 DOWNLOAD_RATE = 1.25e6
 """Bytes per second of each download: over the loopback alone a file is here before a picture of its way is drawn."""
-REFRESH = 0.125
+REFRESH_INTERVAL = 0.125
 """Seconds between two pictures of the progress."""
 
 
@@ -193,7 +193,7 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
     from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
 
     print_status(
-        f"{len(PIECES)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}"
+        f"{len(DEMO_ITEMS)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}"
     )
     started = anyio.current_time()
     await ensure_writable(out)
@@ -203,43 +203,43 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
                 api_key=service.api_key, base_url=service.url, proxy=None, shared=None, limits=Limits(polls=SLOTS)
             )
             async with Session(settings) as session:
-                finished = await _make_all(session, out)
+                finished = await _run_all(session, out)
     finally:
-        sweep(out)
+        remove_partial_files(out)
     print_results(finished)
-    print_result(sum_up(finished, took=anyio.current_time() - started))
+    print_result(summarize(finished, took=anyio.current_time() - started))
 
 
-def sum_up(finished: list[Finished], *, took: float) -> str:
+def summarize(finished: list[DemoResult], *, took: float) -> str:
     """Write the one line that compares the wall time with the sum of the waits; ``took`` is in seconds."""
-    files = sum(len(piece.files) for piece in finished)
-    waits = sum(piece.waited for piece in finished)
-    length = sum(piece.bytes for piece in finished)
+    files = sum(len(item.files) for item in finished)
+    waits = sum(item.waited for item in finished)
+    length = sum(item.bytes for item in finished)
     return (
         f"{len(finished)} pieces, {files} files, {format_size(length)} in {took:.1f} s, "
         f"start and downloads included; the waits alone add up to {waits:.1f} s"
     )
 
 
-def sweep(out: Path) -> None:
+def remove_partial_files(out: Path) -> None:
     """Remove what a demo that was stopped left half-done: the library keeps it for a resumption that will not come."""
-    for piece in PIECES:
-        for left in (*out.glob(f"{piece.name}*.part"), *out.glob(f"{piece.name}*.part.json")):
+    for item in DEMO_ITEMS:
+        for left in (*out.glob(f"{item.name}*.part"), *out.glob(f"{item.name}*.part.json")):
             left.unlink(missing_ok=True)
 
 
-def measure(out: Path, *, since: float) -> dict[str, int]:
+def bytes_on_disk(out: Path, *, since: float) -> dict[str, int]:
     """Return the bytes on disk by piece, of finished files and growing ones written ``since`` (seconds since 1970)."""
-    sizes = dict.fromkeys((piece.name for piece in PIECES), 0)
+    sizes = dict.fromkeys((item.name for item in DEMO_ITEMS), 0)
     growing = {file.with_suffix("") for file in out.glob("*.flac.part")}
     for file in growing.union(out.glob("*.flac")):  # listed last: one that is renamed meanwhile is in either list
         for name in sizes:
             if file.name.startswith(name):
-                sizes[name] += _measure_one(file, since=since)
+                sizes[name] += _size_on_disk(file, since=since)
     return sizes
 
 
-def _measure_one(file: Path, *, since: float) -> int:
+def _size_on_disk(file: Path, *, since: float) -> int:
     """Return the size of a file under the name it has now, or 0 if it is of an earlier demo."""
     for path in (file.with_name(f"{file.name}.part"), file):
         with suppress(FileNotFoundError):
@@ -249,55 +249,55 @@ def _measure_one(file: Path, *, since: float) -> int:
     return 0
 
 
-async def _make_all(session: "Session", out: Path) -> list[Finished]:
+async def _run_all(session: "Session", out: Path) -> list[DemoResult]:
     """Make every piece in a task of its own."""
-    with Board(piece.name for piece in PIECES) as board:
-        studio = _Studio(session, out, board)
-        async with anyio.create_task_group() as display:
-            display.start_soon(_follow, session, out, board)
+    with DemoDisplay(item.name for item in DEMO_ITEMS) as display:
+        studio = _DemoRun(session, out, display)
+        async with anyio.create_task_group() as refreshing:
+            refreshing.start_soon(_refresh_display, session, out, display)
             async with anyio.create_task_group() as pieces:
-                for piece in PIECES:
-                    pieces.start_soon(studio.make, piece)
-            display.cancel_scope.cancel()
-    return [studio.finished[piece.name] for piece in PIECES]
+                for item in DEMO_ITEMS:
+                    pieces.start_soon(studio.make, item)
+            refreshing.cancel_scope.cancel()
+    return [studio.finished[item.name] for item in DEMO_ITEMS]
 
 
-async def _follow(session: "Session", out: Path, board: Board) -> None:
+async def _refresh_display(session: "Session", out: Path, display: DemoDisplay) -> None:
     """Keep the picture fresh, until cancelled."""
-    look = partial(measure, out, since=time.time())
+    look = partial(bytes_on_disk, out, since=time.time())
     while True:
-        board.refresh(session.statistics(), await anyio.to_thread.run_sync(look))
-        await anyio.sleep(REFRESH)
+        display.refresh(session.statistics(), await anyio.to_thread.run_sync(look))
+        await anyio.sleep(REFRESH_INTERVAL)
 
 
-class _Studio:
+class _DemoRun:
     """Makes pieces, each from submission to its files; one made from another waits until that one is ready."""
 
-    def __init__(self, session: "Session", out: Path, board: Board) -> None:
-        self.finished: dict[str, Finished] = {}
+    def __init__(self, session: "Session", out: Path, display: DemoDisplay) -> None:
+        self.finished: dict[str, DemoResult] = {}
         self._session = session
         self._out = out
-        self._board = board
+        self._display = display
         self._ready: dict[str, Operation[Any]] = {}
-        self._bells = {piece.name: anyio.Event() for piece in PIECES}
+        self._ready_events = {item.name: anyio.Event() for item in DEMO_ITEMS}
 
-    async def make(self, piece: Piece) -> None:
-        sources = () if piece.after is None else (await self._wait_for(piece.after),)
-        operation = await self._session.submit(piece.make(*sources))
+    async def make(self, item: DemoItem) -> None:
+        sources = () if item.after is None else (await self._wait_for(item.after),)
+        operation = await self._session.submit(item.make(*sources))
         started = anyio.current_time()
-        self._board.show(piece.name, Stage.GENERATING)
+        self._display.show(item.name, DemoStage.GENERATING)
         operation = await self._session.wait(operation)
         waited = anyio.current_time() - started
-        self._ready[piece.name] = operation
-        self._bells[piece.name].set()
-        self._board.show(piece.name, Stage.DOWNLOADING, format_count(operation.outputs))
-        files = await self._session.download(operation, self._out, name=piece.name, overwrite=True)
-        done = Finished(name=piece.name, route=operation.route, waited=waited, files=tuple(files))
-        self.finished[piece.name] = done
-        self._board.show(
-            piece.name, Stage.DONE, f"waited {waited:.1f} s, {format_count(files)}, {format_size(done.bytes)}"
+        self._ready[item.name] = operation
+        self._ready_events[item.name].set()
+        self._display.show(item.name, DemoStage.DOWNLOADING, format_count(operation.outputs))
+        files = await self._session.download(operation, self._out, name=item.name, overwrite=True)
+        done = DemoResult(name=item.name, route=operation.route, waited=waited, files=tuple(files))
+        self.finished[item.name] = done
+        self._display.show(
+            item.name, DemoStage.DONE, f"waited {waited:.1f} s, {format_count(files)}, {format_size(done.bytes)}"
         )
 
     async def _wait_for(self, name: str) -> Any:
-        await self._bells[name].wait()
+        await self._ready_events[name].wait()
         return self._ready[name].outputs[0]

@@ -57,10 +57,11 @@ async def get(
             files = await session.download(operation, save_to, name=name, overwrite=overwrite)
             print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
     if as_json:
-        print_result(json.dumps(describe(operation, files)), kept=format_saved(files))
+        print_result(json.dumps(operation_to_json(operation, files)), kept=format_saved(files))
     else:
         print_result(
-            "\n".join(file.location for file in files) or "\n".join(list_lines(operation)), kept=format_saved(files)
+            "\n".join(file.location for file in files) or "\n".join(format_operation(operation)),
+            kept=format_saved(files),
         )
     return FAILED if operation.status is Status.FAILED else DONE
 
@@ -77,7 +78,7 @@ def parse_handle(text: str) -> Handle:
         raise UsageError(f"{error}, as create.new_fx/op_01kd0000000000000000000004") from error
 
 
-def describe(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str, Any]:
+def operation_to_json(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str, Any]:
     """Return the state of an operation as JSON has it, without signed URLs."""
     error = operation.error
     return {
@@ -92,12 +93,12 @@ def describe(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str,
     }
 
 
-def list_lines(operation: Operation[Any]) -> list[str]:
+def format_operation(operation: Operation[Any]) -> list[str]:
     """Return the state of an operation for people: a line of its own, and one for each output."""
     why = f": {redact_text(operation.error.message)}" if operation.error else ""
-    return [f"{operation.handle} {operation.status}{why}", *(_describe_output(output) for output in operation.outputs)]
+    return [f"{operation.handle} {operation.status}{why}", *(_format_output(output) for output in operation.outputs)]
 
 
-def _describe_output(output: Output) -> str:
+def _format_output(output: Output) -> str:
     facts = (output.kind, f"{output.duration:.1f} s" if output.duration is not None else None)
     return f"output {output.index}: {', '.join(fact for fact in facts if fact) or 'of unknown length'}"

@@ -25,9 +25,9 @@ from soundpiece_async.cli.results import files_to_json, format_saved
 if TYPE_CHECKING:
     from soundpiece_async import Session
 
-PATIENCE = 60.0
+SUBMIT_PATIENCE = 60.0
 """Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
-DURATION = 5.0
+DEFAULT_DURATION = 5.0
 """Seconds of an effect or a sample when no length was given; the API has no length of its own."""
 
 
@@ -61,7 +61,7 @@ class Members:
     idempotency_key: str | None = None
 
 
-NONE = Members()
+NO_MEMBERS = Members()
 
 
 async def run(
@@ -69,7 +69,7 @@ async def run(
     first: str | None = None,
     /,
     *,
-    members: Members = NONE,
+    members: Members = NO_MEMBERS,
     save_to: Annotated[str | Path, DESTINATION] = Path(),
     name: str | None = None,
     overwrite: Annotated[bool, Parameter(show_default=False)] = False,
@@ -106,7 +106,7 @@ async def run(
         print_status(f"{operation.handle} {operation.status} after {waited:.1f} s, {format_count(operation.outputs)}")
         files = await session.download(operation, save_to, name=name, overwrite=overwrite)
     print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
-    text = describe(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files)
+    text = format_json_line(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files)
     print_result(text, kept=format_saved(files))
 
 
@@ -114,7 +114,7 @@ def make_session(timeout: float | None) -> "Session":
     """Build a session for a person at a terminal, of the environment; ``timeout`` bounds the trying, in seconds."""
     from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
 
-    return Session(Settings(retries=RetryPolicy(submit_max_elapsed=PATIENCE if timeout is None else timeout)))
+    return Session(Settings(retries=RetryPolicy(submit_max_elapsed=SUBMIT_PATIENCE if timeout is None else timeout)))
 
 
 def build_request(route: str, members: Members, *, first: str | None = None) -> Request:
@@ -128,29 +128,29 @@ def build_request(route: str, members: Members, *, first: str | None = None) -> 
     flags = attrs.asdict(members)
     given = {name: value for name, value in flags.items() if value is not None}
     if first is not None:
-        _put_first(given, first, kind)
+        _set_first_member(given, first, kind)
     if "duration" in own:
-        given.setdefault("duration", DURATION)
+        given.setdefault("duration", DEFAULT_DURATION)
     foreign = [name for name in given if name not in own]
     missing = [name for name, member in own.items() if member.default is attrs.NOTHING and name not in given]
     if foreign or missing:
-        wrong = f"does not take {_flags(foreign)}" if foreign else f"needs {_flags(missing)}"
-        raise UsageError(f"{route} {wrong}; its flags are {_flags(name for name in flags if name in own)}")
+        wrong = f"does not take {_flag_names(foreign)}" if foreign else f"needs {_flag_names(missing)}"
+        raise UsageError(f"{route} {wrong}; its flags are {_flag_names(name for name in flags if name in own)}")
     request = kind(**given)
-    if faults := [f"{_flags([field])} {fault}" for field, fault in violations(request)]:
+    if faults := [f"{_flag_names([field])} {fault}" for field, fault in violations(request)]:
         raise UsageError(f"{route}: {'; '.join(faults)}; nothing was sent")
     return request
 
 
-def _put_first(given: dict[str, object], value: str, kind: type[Request]) -> None:
+def _set_first_member(given: dict[str, object], value: str, kind: type[Request]) -> None:
     """Add the member that stands without its flag, which is the first one of Python's callers, too."""
     name = next(member.name for member in attrs.fields(kind) if not member.kw_only)
     if name in given:
-        raise UsageError(f"{kind.route} has two values for {_flags([name])}: write one of them")
+        raise UsageError(f"{kind.route} has two values for {_flag_names([name])}: write one of them")
     given[name] = read_lyrics(value) if name == "lyrics" else value
 
 
-def describe(operation: Operation[Request], files: Sequence[SavedFile], *, waited: float) -> str:
+def format_json_line(operation: Operation[Request], files: Sequence[SavedFile], *, waited: float) -> str:
     """Write one line of JSON about a finished piece; no signed URL is in it. Seconds are floats."""
     return json.dumps(
         {
@@ -177,5 +177,5 @@ async def _submit(session: "Session", request: Request) -> Operation[Request]:
         raise
 
 
-def _flags(names: Iterable[str]) -> str:
+def _flag_names(names: Iterable[str]) -> str:
     return " ".join(f"--{name.replace('_', '-')}" for name in names)

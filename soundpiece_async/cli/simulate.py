@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from soundpiece_async.simulator import Faults
     from soundpiece_async.simulator.variations import Variations
 
-SPEED = 20.0
+DEFAULT_SPEED = 20.0
 """A person at a terminal does not wait a minute for a first song."""
 VARIATIONS_HELP = (
     "NAME=VALUE, and as often as you like: what it does where the documentation is silent, such as echo=strip or "
@@ -33,7 +33,7 @@ FAULTS_HELP = (
 
 async def simulate(
     *,
-    speed: Annotated[float, POSITIVE] = SPEED,
+    speed: Annotated[float, POSITIVE] = DEFAULT_SPEED,
     seed: int = 0,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
     output_port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
@@ -73,8 +73,8 @@ async def simulate(
         requests_per_second=rate_limit,
         callback_url=callback,
         allow_private_callbacks=callback is not None,
-        faults=_read_faults(fault or ()),
-        variations=_read_variations(variation or ()),
+        faults=_parse_faults(fault or ()),
+        variations=_parse_variations(variation or ()),
     )
     async with service:
         print_status(f"simulated service at {service.url}, {speed:g} times as fast as the real one; Ctrl-C stops it")
@@ -84,7 +84,7 @@ async def simulate(
         await anyio.sleep_forever()
 
 
-def _read_variations(written: Sequence[str]) -> "Variations":
+def _parse_variations(written: Sequence[str]) -> "Variations":
     from soundpiece_async.simulator.variations import read_variations  # noqa: PLC0415 - as above
 
     try:
@@ -93,7 +93,7 @@ def _read_variations(written: Sequence[str]) -> "Variations":
         raise UsageError(f"--variation: {error}") from error
 
 
-def _read_faults(written: Sequence[str]) -> "Faults":
+def _parse_faults(written: Sequence[str]) -> "Faults":
     from soundpiece_async.simulator import Faults  # noqa: PLC0415 - as above
 
     kinds = sorted(

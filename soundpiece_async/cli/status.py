@@ -25,14 +25,14 @@ from soundpiece_async.cli.console import (
 )
 from soundpiece_async.cli.rich_output import print_table
 
-SHOWN = 20
+MAX_LISTED = 20
 """Reasons, and uncertain pieces, that are listed."""
-LATELY = 300.0
+PACE_WINDOW = 300.0
 """Seconds that the pace is measured over."""
 
 
 @attrs.frozen(kw_only=True)
-class Standing:
+class RunStatus:
     """How a run stands.
 
     Attributes:
@@ -93,16 +93,16 @@ async def status(
         journal: the folder of the journal, where it is another one.
         as_json: print one JSON object instead.
     """
-    standing = await read_standing(journal or out)
+    run_status = await read_run_status(journal or out)
     if as_json:
-        print_result(json.dumps(as_members(standing)))
+        print_result(json.dumps(to_json(run_status)))
         return
-    _print_table(standing)
-    for line in (*_describe(standing), *format_verify_levels(standing.verified, out=out)):
+    _print_table(run_status)
+    for line in (*_summary_lines(run_status), *format_verify_levels(run_status.verified, out=out)):
         print_result(line)
 
 
-async def read_standing(out: Path) -> Standing:
+async def read_run_status(out: Path) -> RunStatus:
     """Read how the run of a folder stands.
 
     Raises:
@@ -116,61 +116,61 @@ async def read_standing(out: Path) -> Standing:
         raise UsageError(str(error)) from error
 
 
-async def _read(journal: Journal, store: JobStore, holder: str | None) -> Standing:
+async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunStatus:
     now = time.time()
     lines = (await store.load_run_info()).get("lines")
-    return Standing(
+    return RunStatus(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
         routes=await store.count_by_route(now=now),
         reasons=tuple(await store.group_failures()),
-        uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=SHOWN)),
+        uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=MAX_LISTED)),
         echo_differences=await store.count_echo_differences(),
-        pace=await store.count_ended_since(now - LATELY) / LATELY,
+        pace=await store.count_ended_since(now - PACE_WINDOW) / PACE_WINDOW,
         verified=await store.count_verified(),
     )
 
 
-def as_members(standing: Standing) -> dict[str, Any]:
+def to_json(run_status: RunStatus) -> dict[str, Any]:
     """Give a standing as members of a JSON object."""
     return {
-        "lines": standing.lines,
-        "unread": standing.unread,
-        "states": standing.states,
-        "routes": standing.routes,
-        "reasons": [attrs.asdict(reason) for reason in standing.reasons],
+        "lines": run_status.lines,
+        "unread": run_status.unread,
+        "states": run_status.states,
+        "routes": run_status.routes,
+        "reasons": [attrs.asdict(reason) for reason in run_status.reasons],
         "uncertain": [
             {"key": piece.key, "route": piece.route, "name": piece.name, "sent_at": piece.sent_at}
-            for piece in standing.uncertain
+            for piece in run_status.uncertain
         ],
-        "verified": standing.verified,
-        "echo_differences": standing.echo_differences,
-        "worked_on_by": standing.holder,
-        "seconds_left": standing.left,
+        "verified": run_status.verified,
+        "echo_differences": run_status.echo_differences,
+        "worked_on_by": run_status.holder,
+        "seconds_left": run_status.left,
     }
 
 
-def _print_table(standing: Standing) -> None:
+def _print_table(run_status: RunStatus) -> None:
     """Print a row for each route, and one for all."""
-    rows = [(route, *(str(counts.get(state, 0)) for state in JobState)) for route, counts in standing.routes.items()]
-    print_table(("route", *JobState), [*rows, ("all", *map(str, standing.states.values()))], total=True)
+    rows = [(route, *(str(counts.get(state, 0)) for state in JobState)) for route, counts in run_status.routes.items()]
+    print_table(("route", *JobState), [*rows, ("all", *map(str, run_status.states.values()))], total=True)
 
 
-def _describe(standing: Standing) -> list[str]:
+def _summary_lines(run_status: RunStatus) -> list[str]:
     """Say what the table does not."""
-    told = []
-    if standing.holder:
-        left = "" if standing.left is None else f"; about {format_duration(standing.left)} left"
-        told.append(f"being worked on by {standing.holder}{left}")
+    lines = []
+    if run_status.holder:
+        left = "" if run_status.left is None else f"; about {format_duration(run_status.left)} left"
+        lines.append(f"being worked on by {run_status.holder}{left}")
     else:
-        told.append("nobody works on it now")
-    if standing.unread:
-        told.append(f"{pluralize(standing.unread, 'line')} of the jobs file not begun")
-    for reason in standing.reasons[:SHOWN]:
+        lines.append("nobody works on it now")
+    if run_status.unread:
+        lines.append(f"{pluralize(run_status.unread, 'line')} of the jobs file not begun")
+    for reason in run_status.reasons[:MAX_LISTED]:
         code = f" {reason.code}" if reason.code else ""
-        told.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
-    told += [echoed] if (echoed := format_echo_differences(standing.echo_differences)) else []
-    told += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in standing.uncertain]
-    if standing.uncertain:
-        told.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")
-    return told
+        lines.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
+    lines += [echoed] if (echoed := format_echo_differences(run_status.echo_differences)) else []
+    lines += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in run_status.uncertain]
+    if run_status.uncertain:
+        lines.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")
+    return lines

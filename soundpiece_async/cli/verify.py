@@ -36,7 +36,7 @@ from soundpiece_async.cli.console import (
     print_status,
 )
 
-PAGE = 500
+PAGE_JOBS = 500
 """Pieces that are read from the journal at a time."""
 
 
@@ -81,7 +81,7 @@ async def verify(
 
 
 @attrs.frozen
-class _Passed:
+class _CheckedJob:
     """Files of one job of which more is known than the journal has."""
 
     number: int
@@ -114,9 +114,9 @@ class Verification:
         self._as_json = as_json
         self._counts: Counter[str] = Counter()
         self._levels: Counter[str] = Counter()
-        self._passed: list[_Passed] = []
-        self._stores = Stores()
-        self._out_of_reach: set[str] = set()
+        self._passed: list[_CheckedJob] = []
+        self._stores = ObjectChecker()
+        self._unreachable: set[str] = set()
         self._threads = anyio.CapacityLimiter(os.cpu_count() or 1)
 
     def __repr__(self) -> str:
@@ -124,11 +124,11 @@ class Verification:
 
     async def run(self) -> None:
         """Look at every file."""
-        async with background_tasks(self._tell_progress), aclosing(self._list()) as pages:
+        async with background_tasks(self._print_progress), aclosing(self._list()) as pages:
             async for page in pages:
                 async with anyio.create_task_group() as group:
                     for job in page:
-                        group.start_soon(self._look, job)
+                        group.start_soon(self._check_job, job)
 
     async def record(self) -> None:
         """Write down what files have passed by now, unless somebody works in the folder or it cannot be written."""
@@ -136,59 +136,59 @@ class Verification:
             return
         try:
             async with Journal.open(self._out) as journal:
-                for start in range(0, len(self._passed), PAGE):  # of each page one transaction is made
+                for start in range(0, len(self._passed), PAGE_JOBS):  # of each page one transaction is made
                     async with anyio.create_task_group() as group:
-                        for passed in self._passed[start : start + PAGE]:
+                        for passed in self._passed[start : start + PAGE_JOBS]:
                             group.start_soon(passed.record, journal.store)
         except JournalError as error:
             print_status(f"what the files have passed was not recorded: {error}")
 
     async def _list(self) -> AsyncGenerator[list[JobRecord]]:
         last = 0
-        while jobs := await self._journal.jobs(JobState.SAVED, after=last, limit=PAGE):
+        while jobs := await self._journal.jobs(JobState.SAVED, after=last, limit=PAGE_JOBS):
             last = jobs[-1].number
             yield jobs
 
-    async def _look(self, job: JobRecord) -> None:
+    async def _check_job(self, job: JobRecord) -> None:
         """Look at the files of a job."""
-        files = tuple([await self._look_at(file) for file in job.files])
+        files = tuple([await self._check_file(file) for file in job.files])
         if files != job.files:
-            self._passed.append(_Passed(job.number, job.ended_at, files))
+            self._passed.append(_CheckedJob(job.number, job.ended_at, files))
 
-    async def _look_at(self, file: FileRecord) -> FileRecord:
+    async def _check_file(self, file: FileRecord) -> FileRecord:
         """Look at one file, and return it with the checks it has passed."""
         if file.url is not None and not file.url.startswith("file:///"):
-            return await self._look_for(file, file.url)
+            return await self._check_object(file, file.url)
         path = self._locate(file) if file.url is None else path_of_file_url(file.url)
-        fault, level = await anyio.to_thread.run_sync(find_fault, path, file, self._inspect, limiter=self._threads)
+        fault, level = await anyio.to_thread.run_sync(find_damage, path, file, self._inspect, limiter=self._threads)
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
         if fault is not None:
-            await self._tell_fault(path, fault)
+            await self._print_damage(path, fault)
             return file
         self._levels[level or ""] += 1
         return attrs.evolve(file, verified=level)
 
-    async def _look_for(self, file: FileRecord, url: str) -> FileRecord:
+    async def _check_object(self, file: FileRecord, url: str) -> FileRecord:
         """Look for an object, and return it with whether it is missing."""
         try:
-            fault = await self._stores.find_fault(file)
+            fault = await self._stores.find_damage(file)
         except SettingsError as error:
             self._counts["in a store"] += 1
             folder = url.rpartition("/")[0]
-            if folder not in self._out_of_reach:
-                self._out_of_reach.add(folder)
+            if folder not in self._unreachable:
+                self._unreachable.add(folder)
                 print_status(f"not looked at: {error}")
             return file
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
         if fault is not None:
-            await self._tell_fault(url, fault)
+            await self._print_damage(url, fault)
         else:
             self._levels[file.verified or ""] += 1
         return attrs.evolve(file, missing=fault is not None)
 
-    async def _tell_fault(self, path: Path | str, fault: str) -> None:
+    async def _print_damage(self, path: Path | str, fault: str) -> None:
         aside = None
         if self._set_aside and isinstance(path, Path):
             aside = await anyio.to_thread.run_sync(set_aside, path, limiter=self._threads)
@@ -203,7 +203,7 @@ class Verification:
         """Return where a file is; with a journal elsewhere its path leads up, and down again."""
         return Path(os.path.normpath(self._out / file.path))
 
-    async def _tell_progress(self) -> None:
+    async def _print_progress(self) -> None:
         while True:
             await anyio.sleep(INTERVAL)
             number = self._counts["whole"] + self._counts["bad"]
@@ -234,7 +234,7 @@ def set_aside(path: Path) -> Path | None:
         return None
 
 
-def find_fault(path: Path, record: FileRecord, inspect: Verifier | None) -> tuple[str | None, Verify | None]:
+def find_damage(path: Path, record: FileRecord, inspect: Verifier | None) -> tuple[str | None, Verify | None]:
     """Return how a file differs from its record, or its audio from its header; and the checks it has passed. Blocks."""
     try:
         with io.FileIO(open_regular(path)) as file:
@@ -253,21 +253,21 @@ def find_fault(path: Path, record: FileRecord, inspect: Verifier | None) -> tupl
     return found.fault, found.verified
 
 
-ASKING = 32
+MAX_CONCURRENT_CHECKS = 32
 """Objects that are asked for at a time: an answer takes tens of milliseconds, and there may be 100,000."""
 
 
-class Stores:
+class ObjectChecker:
     """Opens the store of each object; one client for each bucket."""
 
     def __init__(self) -> None:
         self._destinations = Destinations(anyio.CapacityLimiter(1))
-        self._asking = anyio.CapacityLimiter(ASKING)
+        self._asking = anyio.CapacityLimiter(MAX_CONCURRENT_CHECKS)
 
     def __repr__(self) -> str:
-        return f"<Stores {self._destinations!r} asking={self._asking.borrowed_tokens}>"
+        return f"<ObjectChecker {self._destinations!r} asking={self._asking.borrowed_tokens}>"
 
-    async def find_fault(self, file: FileRecord) -> str | None:
+    async def find_damage(self, file: FileRecord) -> str | None:
         """Return how an object differs from its record, by its size; its bytes are not fetched, which may cost.
 
         Raises:

@@ -12,7 +12,7 @@ import attrs
 
 from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._core.redaction import hide_secrets, redact_url
-from soundpiece_async.cli.report.summary import Reason, read_moment, read_state, read_wait
+from soundpiece_async.cli.report.summary import FailureGroup, effective_state, valid_time, waiting_time
 
 TEXT, ERROR, METADATA = 160, 320, 600
 """Characters of each that the page shows: that of a long run must open quickly; ``report.json`` has them whole."""
@@ -22,56 +22,56 @@ _URLS = ("source", "reference", "callback_url")
 _TOO_DEEP = "(nested too deeply to be shown)"
 
 
-def describe(piece: JobRecord, *, now: float) -> dict[str, Any]:
+def job_to_json(job: JobRecord, *, now: float) -> dict[str, Any]:
     """Give what ``report.json`` says of a piece."""
-    kinds = {output.index: output.kind for output in piece.outputs}
-    wait = read_wait(piece)
-    described: dict[str, Any] = scrub(
+    kinds = {output.index: output.kind for output in job.outputs}
+    wait = waiting_time(job)
+    described: dict[str, Any] = redact_json(
         {
-            "number": piece.number,
-            "line": piece.line,
-            "name": piece.name,
-            "title": piece.title,
-            "route": piece.route,
-            "state": read_state(piece, now=now).value,
-            "idempotency_key": piece.key,
-            "operation": piece.operation,
-            **{name: write_time(getattr(piece, name)) for name in TIMES},
+            "number": job.number,
+            "line": job.line,
+            "name": job.name,
+            "title": job.title,
+            "route": job.route,
+            "state": effective_state(job, now=now).value,
+            "idempotency_key": job.key,
+            "operation": job.operation,
+            **{name: to_iso(getattr(job, name)) for name in TIMES},
             "waited": None if wait is None else round(wait, 3),
-            "request": _read_request(piece),
-            "echo_differences": list(piece.echo_differences),
-            "metadata": _scrub_deep(piece.metadata),
-            "error": attrs.asdict(piece.failure) if piece.failure else None,
+            "request": _request_members(job),
+            "echo_differences": list(job.echo_differences),
+            "metadata": _redact_metadata(job.metadata),
+            "error": attrs.asdict(job.failure) if job.failure else None,
         }
     )
-    files = [{**attrs.asdict(file), "kind": kinds.get(file.index)} for file in piece.files]
-    return {**described, "files": [{**scrub(file), "path": file["path"]} for file in files]}
+    files = [{**attrs.asdict(file), "kind": kinds.get(file.index)} for file in job.files]
+    return {**described, "files": [{**redact_json(file), "path": file["path"]} for file in files]}
 
 
-def make_row(piece: JobRecord, described: Mapping[str, Any], *, route: int, reason: Reason | None) -> list[Any]:
+def table_row(job: JobRecord, described: Mapping[str, Any], *, route: int, reason: FailureGroup | None) -> list[Any]:
     """Give what the page shows of a piece, in the order that its script knows (``FIELDS``)."""
     metadata, error = described["metadata"], described["error"]
     wait = described["waited"]
     return [
-        piece.number,
-        _find_name(piece, described),
+        job.number,
+        _display_name(job, described),
         route,
         described["state"],
-        _clip(_sum_up(described["request"]), TEXT),
-        read_moment(piece.submitted_at),
+        _clip(_summary_text(described["request"]), TEXT),
+        valid_time(job.submitted_at),
         wait,
-        read_moment(piece.ended_at),
-        [_make_player(file) for file in described["files"]],
+        valid_time(job.ended_at),
+        [_file_entry(file) for file in described["files"]],
         reason and reason.id,
         _clip(error["text"] or error["code"] or error["kind"], ERROR) if error else "",
-        piece.operation or "",
+        job.operation or "",
         "" if metadata is None else _clip(json.dumps(metadata, ensure_ascii=False), METADATA),
-        piece.key,
-        piece.line,
+        job.key,
+        job.line,
     ]
 
 
-def scrub(value: Any) -> Any:
+def redact_json(value: Any) -> Any:
     """Take out of JSON values what may sign a URL, keys of accounts, and numbers that JSON has no word for."""
     match value:
         case str():
@@ -79,30 +79,30 @@ def scrub(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case dict():
-            return {hide_secrets(name): scrub(member) for name, member in value.items()}
+            return {hide_secrets(name): redact_json(member) for name, member in value.items()}
         case list() | tuple():
-            return [scrub(member) for member in value]
+            return [redact_json(member) for member in value]
         case _:
             return value
 
 
-def write_time(seconds: float | None) -> str | None:
+def to_iso(seconds: float | None) -> str | None:
     """Write seconds since 1970 as ISO 8601, to the millisecond."""
-    moment = read_moment(seconds)
+    moment = valid_time(seconds)
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
-def _scrub_deep(metadata: Any) -> Any:
+def _redact_metadata(metadata: Any) -> Any:
     try:
-        return scrub(metadata)
+        return redact_json(metadata)
     except RecursionError:
         return _TOO_DEEP
 
 
-def _read_request(piece: JobRecord) -> dict[str, Any]:
+def _request_members(job: JobRecord) -> dict[str, Any]:
     """Give the members of a request, but for the key; a URL in it may hold a blank, so it is redacted as a whole."""
     try:
-        members = dict(json.loads(piece.body))
+        members = dict(json.loads(job.body))
     except (ValueError, TypeError):
         return {}  # the file was edited
     return {
@@ -122,7 +122,7 @@ def _redact_member(value: Any) -> Any:
             return value
 
 
-def _sum_up(request: Mapping[str, Any]) -> str:
+def _summary_text(request: Mapping[str, Any]) -> str:
     """Give the words of a request on one line, and then what it is made from."""
     words = [request.get(name) for name in ("prompt", "lyrics")]
     sources = [request.get(name) for name in ("reference", "source")]
@@ -130,17 +130,17 @@ def _sum_up(request: Mapping[str, Any]) -> str:
     return " · ".join(" ".join(str(word).split()) for word in words + urls if word)
 
 
-def _make_player(file: Mapping[str, Any]) -> list[Any]:
+def _file_entry(file: Mapping[str, Any]) -> list[Any]:
     """Give where a file is from the page's folder, its name, seconds, bytes and kind; in a store: only its URL."""
     where = None if file["url"] else quote(os.fsencode(file["path"]))
     name = file["url"] or file["path"].rpartition("/")[2]
     return [where, name, file["duration"], file["bytes"], file["kind"] or ""]
 
 
-def _find_name(piece: JobRecord, described: Mapping[str, Any]) -> str:
+def _display_name(job: JobRecord, described: Mapping[str, Any]) -> str:
     """Return what a job is called, if that is more than the id of its operation."""
     name = described["title"] or described["name"] or ""
-    return name if piece.operation is None or piece.name or not name.startswith(piece.operation) else ""
+    return name if job.operation is None or job.name or not name.startswith(job.operation) else ""
 
 
 def _clip(text: str, length: int) -> str:

@@ -11,32 +11,32 @@ import attrs
 
 from soundpiece_async._core.job_records import JobRecord, JobState
 
-SHARES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
-BINS = 144
+QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
+MAX_BINS = 144
 """The most bars a chart has: more could not be told apart."""
-WIDTHS: tuple[int, ...] = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400)
+BIN_WIDTHS: tuple[int, ...] = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400)
 """Seconds a bar may stand for; each divides the next. Beyond, they double."""
-REASONS = 50
+MAX_FAILURE_GROUPS = 50
 """Reasons that are told apart; codes come from the service, and may be any number."""
-OTHERS = ("other reasons", "")
+OTHER_FAILURES = ("other reasons", "")
 
-_WIDER: dict[int, int] = dict(pairwise(WIDTHS))
-_LAST = 253_402_300_800.0  # the year 10,000
+_NEXT_WIDTH: dict[int, int] = dict(pairwise(BIN_WIDTHS))
+_YEAR_10000 = 253_402_300_800.0  # the year 10,000
 
 
 @attrs.define(eq=False)
-class Timeline:
-    """Pieces that ended, saved and failed, in bins of equal width; it widens until ``BINS`` of them span the run."""
+class Histogram:
+    """Jobs that ended, saved and failed, in bins of equal width; widens until ``MAX_BINS`` of them span the run."""
 
-    width: int = WIDTHS[0]
+    width: int = BIN_WIDTHS[0]
     bins: dict[int, tuple[int, int]] = attrs.field(factory=dict)
 
     def add(self, moment: float, *, saved: bool) -> None:
         """Count a piece; ``moment`` is in seconds since 1970."""
         self._put(int(moment // self.width), saved, not saved)
-        while max(self.bins) - min(self.bins) >= BINS:
+        while max(self.bins) - min(self.bins) >= MAX_BINS:
             before, old = self.bins, self.width
-            self.bins, self.width = {}, _WIDER.get(old, 2 * old)
+            self.bins, self.width = {}, _NEXT_WIDTH.get(old, 2 * old)
             for place, counts in before.items():
                 self._put(place * old // self.width, *counts)
 
@@ -50,7 +50,7 @@ class Timeline:
 
 
 @attrs.define(eq=False)
-class Reason:
+class FailureGroup:
     """Why pieces failed: the kind of error and its code, the text of the first, and how many they are."""
 
     id: int
@@ -72,9 +72,9 @@ class Summary:
         self.now = now
         self.counts: Counter[str] = Counter()
         self.routes: dict[str, int] = {}
-        self.timeline: Timeline = Timeline()
+        self.timeline: Histogram = Histogram()
         self._waits: dict[str, array[float]] = {}
-        self._reasons: dict[tuple[str, str], Reason] = {}
+        self._reasons: dict[tuple[str, str], FailureGroup] = {}
         self._files = self._bytes = 0
         self._verified: Counter[str] = Counter()
         self._seconds = 0.0
@@ -82,30 +82,32 @@ class Summary:
         self._began: float | None = None
         self._ended: float | None = None
 
-    def add(self, piece: JobRecord) -> Reason | None:
+    def add(self, job: JobRecord) -> FailureGroup | None:
         """Count a piece; gives the reason why it failed, if it did."""
-        state = read_state(piece, now=self.now)
+        state = effective_state(job, now=self.now)
         self.counts[state] += 1
-        self.routes.setdefault(piece.route, len(self.routes))
-        self._files += len(piece.files)
-        self._verified.update(file.verified or "" for file in piece.files)
-        self._bytes += sum(file.bytes for file in piece.files)
-        self._seconds += sum(file.duration for file in piece.files)
-        if (wait := read_wait(piece)) is not None:
-            self._waits.setdefault(piece.route, array("f")).append(wait)
-        self._echo_differences.update(piece.echo_differences)
-        self._keep_time(piece, state)
-        if piece.failure is None:
+        self.routes.setdefault(job.route, len(self.routes))
+        self._files += len(job.files)
+        self._verified.update(file.verified or "" for file in job.files)
+        self._bytes += sum(file.bytes for file in job.files)
+        self._seconds += sum(file.duration for file in job.files)
+        if (wait := waiting_time(job)) is not None:
+            self._waits.setdefault(job.route, array("f")).append(wait)
+        self._echo_differences.update(job.echo_differences)
+        self._keep_time(job, state)
+        if job.failure is None:
             return None
-        failure = piece.failure
+        failure = job.failure
         name = (failure.kind, failure.code)
-        if name not in self._reasons and len(self._reasons) >= REASONS:
-            name = OTHERS
-        reason = self._reasons.setdefault(name, Reason(len(self._reasons), *name, failure.text, failure.retryable))
+        if name not in self._reasons and len(self._reasons) >= MAX_FAILURE_GROUPS:
+            name = OTHER_FAILURES
+        reason = self._reasons.setdefault(
+            name, FailureGroup(len(self._reasons), *name, failure.text, failure.retryable)
+        )
         reason.pieces += 1
         return reason
 
-    def sum_up(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Give everything that was counted, ready for JSON; all times are in seconds."""
         return {
             "pieces": self.counts.total(),
@@ -117,15 +119,15 @@ class Summary:
             "echo_differences": dict(self._echo_differences),
             "began": self._began,
             "ended": self._ended,
-            "waiting": [_rank(route, self._waits[route]) for route in self.routes if route in self._waits],
+            "waiting": [_percentiles(route, self._waits[route]) for route in self.routes if route in self._waits],
             "throughput": {"width": self.timeline.width, "bins": self.timeline.rows()},
             "failures": [
                 attrs.asdict(reason) for reason in sorted(self._reasons.values(), key=lambda reason: -reason.pieces)
             ],
         }
 
-    def _keep_time(self, piece: JobRecord, state: JobState) -> None:
-        began, ended = read_moment(piece.sent_at), read_moment(piece.ended_at)
+    def _keep_time(self, job: JobRecord, state: JobState) -> None:
+        began, ended = valid_time(job.sent_at), valid_time(job.ended_at)
         if began is not None:
             self._began = began if self._began is None else min(self._began, began)
         if ended is not None and state in (JobState.SAVED, JobState.FAILED):
@@ -133,27 +135,27 @@ class Summary:
             self.timeline.add(ended, saved=state is JobState.SAVED)
 
 
-def read_state(piece: JobRecord, *, now: float) -> JobState:
+def effective_state(job: JobRecord, *, now: float) -> JobState:
     """Give the state of a piece, which may be uncertain."""
-    return JobState.UNCERTAIN if piece.is_uncertain(now=now) else piece.state
+    return JobState.UNCERTAIN if job.is_uncertain(now=now) else job.state
 
 
-def read_wait(piece: JobRecord) -> float | None:
+def waiting_time(job: JobRecord) -> float | None:
     """Give the seconds from the answer to the PUT to the known end of the work; None if a clock was set back."""
-    accepted, ready = read_moment(piece.submitted_at), read_moment(piece.ready_at)
+    accepted, ready = valid_time(job.submitted_at), valid_time(job.ready_at)
     return None if accepted is None or ready is None or ready < accepted else ready - accepted
 
 
-def read_moment(seconds: float | None) -> float | None:
+def valid_time(seconds: float | None) -> float | None:
     """Give seconds since 1970 if they are a time that people use: a file may have been edited."""
-    return seconds if seconds is not None and 0 <= seconds < _LAST else None
+    return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
 
 
-def _rank(route: str, waits: Sequence[float]) -> dict[str, Any]:
+def _percentiles(route: str, waits: Sequence[float]) -> dict[str, Any]:
     ranked = sorted(waits)
     last = len(ranked) - 1
     return {
         "route": route,
         "pieces": len(ranked),
-        **{name: round(ranked[math.ceil(share * last)], 3) for name, share in SHARES.items()},
+        **{name: round(ranked[math.ceil(share * last)], 3) for name, share in QUANTILES.items()},
     }

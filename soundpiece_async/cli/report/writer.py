@@ -32,14 +32,14 @@ from soundpiece_async import Journal
 from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.report.rows import describe, make_row, scrub, write_time
+from soundpiece_async.cli.report.rows import job_to_json, redact_json, table_row, to_iso
 from soundpiece_async.cli.report.summary import Summary
 
 HTML, JSON = "report.html", "report.json"
-PAGE = 500
+PAGE_JOBS = 500
 """Pieces that are in memory at a time."""
 
-_PLACE = re.compile(r"\{\{(\w+)\}\}")
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
@@ -59,7 +59,7 @@ async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
             lambda: stack.enter_context(_Report(journal.folder, resume=command, now=time.time()))
         )
         after = 0
-        while pieces := await journal.jobs(after=after, limit=PAGE):
+        while pieces := await journal.jobs(after=after, limit=PAGE_JOBS):
             await anyio.to_thread.run_sync(report.add, pieces)
             after = pieces[-1].number
         return await anyio.to_thread.run_sync(report.finish)
@@ -88,21 +88,21 @@ class _Report:
     def add(self, pieces: Sequence[JobRecord]) -> None:
         """Write a page of pieces."""
         block = []
-        for piece in pieces:
-            reason = self._sums.add(piece)
-            described = describe(piece, now=self._sums.now)
+        for job in pieces:
+            reason = self._sums.add(job)
+            described = job_to_json(job, now=self._sums.now)
             self._lines.write(b",\n" if self._lines.tell() else b"")
-            self._lines.write(_write(described))
-            block.append(make_row(piece, described, route=self._sums.routes[piece.route], reason=reason))
-        self._blocks.write(b'<script type="application/json" data-pieces>%s</script>\n' % _embed(block))
+            self._lines.write(_to_json(described))
+            block.append(table_row(job, described, route=self._sums.routes[job.route], reason=reason))
+        self._blocks.write(b'<script type="application/json" data-pieces>%s</script>\n' % _to_embedded_json(block))
 
     def finish(self) -> Path:
         """Put the files together, and once both are on the disk, in their place."""
-        summary = {"made_at": self._sums.now, "version": __version__, **self._sums.sum_up()}
-        head = b'{"summary": %s,\n"pieces": [\n' % _write(scrub(_date_summary(summary)))
+        summary = {"made_at": self._sums.now, "version": __version__, **self._sums.to_json()}
+        head = b'{"summary": %s,\n"pieces": [\n' % _to_json(redact_json(_with_iso_times(summary)))
         shown = {**summary, "folder": self._folder.name, "resume": self._resume, "routes": list(self._sums.routes)}
         with ExitStack() as leftovers:
-            for name, parts in ((JSON, (head, self._lines, b"\n]}\n")), (HTML, self._fill_page(scrub(shown)))):
+            for name, parts in ((JSON, (head, self._lines, b"\n]}\n")), (HTML, self._fill_page(redact_json(shown)))):
                 leftovers.callback(self._part(name).unlink, missing_ok=True)
                 _write_file(self._part(name), parts)
             for name in (JSON, HTML):
@@ -116,7 +116,7 @@ class _Report:
         """Put what belongs there in each place of the template, which only the template itself can have."""
         style, script = _asset("report.css"), _asset("report.js")
         policy = (
-            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+            f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; img-src data:; "
             "media-src 'self' file:; base-uri 'none'; form-action 'none'"
         )
         values: dict[str, bytes | BinaryIO] = {
@@ -124,10 +124,10 @@ class _Report:
             "title": escape(f"{self._folder.name}: bulk run").encode(errors="replace"),
             "style": style.encode(),
             "script": script.encode(),
-            "summary": _embed(shown),
+            "summary": _to_embedded_json(shown),
             "pieces": self._blocks,
         }
-        for number, part in enumerate(_PLACE.split(_asset(HTML))):
+        for number, part in enumerate(_PLACEHOLDER.split(_asset(HTML))):
             yield values[part] if number % 2 else part.encode()
 
 
@@ -144,31 +144,29 @@ def _write_file(path: Path, parts: Iterable[bytes | BinaryIO]) -> None:
         os.fsync(file.fileno())
 
 
-def _date_summary(summary: dict[str, Any]) -> dict[str, Any]:
+def _with_iso_times(summary: dict[str, Any]) -> dict[str, Any]:
     """Write times for programs that are not this page: as ISO 8601."""
     throughput = summary["throughput"]
-    bins = [
-        {"from": write_time(start), "saved": saved, "failed": failed} for start, saved, failed in throughput["bins"]
-    ]
+    bins = [{"from": to_iso(start), "saved": saved, "failed": failed} for start, saved, failed in throughput["bins"]]
     return {
         **summary,
-        **{name: write_time(summary[name]) for name in ("made_at", "began", "ended")},
+        **{name: to_iso(summary[name]) for name in ("made_at", "began", "ended")},
         "throughput": {"seconds": throughput["width"], "bins": bins},
     }
 
 
-def _write(value: Any) -> bytes:
+def _to_json(value: Any) -> bytes:
     """Write JSON; halves of surrogate pairs, which no file can hold, become question marks."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
-def _embed(value: Any) -> bytes:
+def _to_embedded_json(value: Any) -> bytes:
     """Write JSON that can stand in a page: nothing in it ends the element, or begins another (rule 3)."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode(errors="replace")
 
 
-def _digest(text: str) -> str:
+def _csp_hash(text: str) -> str:
     """Name a script or style in a policy."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
