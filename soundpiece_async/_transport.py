@@ -30,9 +30,9 @@ from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._descriptors import Shortage
+from soundpiece_async._http.client import HttpClient
 from soundpiece_async._lifetime import NEVER, StopSignal, call_later
 from soundpiece_async._logs import get_logger
-from soundpiece_async._network import Network
 from soundpiece_async._pacer import OutOfPatience, Pacer
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ class Transport:
         self, settings: Settings, *, trace_configs: "Iterable[TraceConfig]" = (), pace: Pace | None = None
     ) -> None:
         self.pacer = Pacer(ceiling=settings.limits.requests_per_second, pace=pace)
-        self._network = Network(settings, trace_configs=trace_configs)
-        self.stream = self._network.stream
-        self.close_idle = self._network.close_idle
+        self._http = HttpClient(settings, trace_configs=trace_configs)
+        self.stream = self._http.stream
+        self.close_idle = self._http.close_idle
         self.health = Health()
         self._runs: set[StopSignal] = set()
         self._settings = settings
@@ -88,12 +88,12 @@ class Transport:
         self._reads = anyio.CapacityLimiter(settings.limits.submits)
 
     def __repr__(self) -> str:
-        return f"<Transport {self._network!r} submits={self.active_submits} {self.pacer!r}>"
+        return f"<Transport {self._http!r} submits={self.active_submits} {self.pacer!r}>"
 
     @property
     def now(self) -> datetime:
         """The time by the service's clock; expiry is meant by that."""
-        return self._network.now
+        return self._http.now
 
     @property
     def base_url(self) -> str:
@@ -112,13 +112,13 @@ class Transport:
         return slots + self.pacer.gate.waiting
 
     async def __aenter__(self) -> Self:
-        """Open the network; nothing is sent."""
-        await self._network.__aenter__()
+        """Open the HTTP client; nothing is sent."""
+        await self._http.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close every connection."""
-        await self._network.__aexit__()
+        await self._http.__aexit__()
 
     @contextmanager
     def stopping(self, run: StopSignal) -> Generator[None]:
@@ -291,11 +291,11 @@ class Transport:
     async def _fetch(self, call: Call, *, timeout: float) -> Answer:
         """Put a call on the wire; as long as nothing has ever answered, a WARNING ends a silence before its timeout."""
         if self.health.heard:
-            return await self._network.fetch(call, timeout=timeout)
+            return await self._http.fetch(call, timeout=timeout)
         seconds = SILENT_SECONDS + (call.method == "GET") * HOLD_SECONDS
         forget = call_later(seconds, partial(self._warn_of_silence, call, seconds))
         try:
-            return await self._network.fetch(call, timeout=timeout)
+            return await self._http.fetch(call, timeout=timeout)
         finally:
             forget()
 

@@ -197,7 +197,7 @@ async def _read_body(blocks: AsyncIterable[bytes], *, limit: int) -> bytes:
 
 def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Request], Awaitable[web.Response]]":
     """Make a handler for ``app.router.add_post``; ``deliver`` is called with the operation, in the event loop."""
-    from aiohttp import web  # noqa: PLC0415 - the door to the network is _transport.py; this is the user's own server
+    from aiohttp import web  # noqa: PLC0415 - only for a handler of the user's own server
 
     async def handle(request: web.Request) -> web.Response:
         try:

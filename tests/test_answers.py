@@ -176,7 +176,7 @@ async def test_a_clock_that_jumps_spoils_no_expiry() -> None:
         done = await session.run(NewInstrumental("calm"))
         for jump in (7200.0, -14400.0):
             sim._world.wall_offset += jump
-            session._engine.transport._network._clock._read = None  # as a minute later
+            session._engine.transport._http._clock._read = None  # as a minute later
             read = await session.refresh(done.operation)
             assert read.outputs[0].expires_at is not None
             left = (read.outputs[0].expires_at - session._engine.transport.now).total_seconds()

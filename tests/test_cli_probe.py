@@ -12,7 +12,7 @@ from helpers.ports import reserved_port
 from helpers.simulation import Serve
 
 from soundpiece_async import Settings
-from soundpiece_async._network import Network
+from soundpiece_async._http.client import HttpClient
 from soundpiece_async.cli import main
 from soundpiece_async.cli.probe.client import Client
 from soundpiece_async.cli.probe.experiments import FX, OPERATIONS, ROUTES, STEMS, Experiments, _other_member
@@ -70,8 +70,8 @@ async def ask(*variations: str, usual: Mapping[str, str] | None = None) -> dict[
 async def experiment(findings: Differing, port: int, *variations: str) -> None:
     async with make_simulator(*variations, allow_private_callbacks=True) as simulator, listen(port) as listener:
         settings = Settings(api_key=simulator.api_key, base_url=simulator.url, proxy=None)
-        async with Network(settings) as network:
-            experiments = Experiments(Client(network), findings, pause=0.01, patience=20)
+        async with HttpClient(settings) as http:
+            experiments = Experiments(Client(http), findings, pause=0.01, patience=20)
             with findings.differ:
                 await experiments.ask_for_free()
                 await experiments.ask_with_operations(f"http://127.0.0.1:{port}/hooks")
@@ -155,8 +155,8 @@ async def test_a_service_that_is_not_there() -> None:
     """Each question gets a row all the same."""
     findings = Findings()
     settings = Settings(api_key="spk_x", base_url="http://127.0.0.1:9", proxy=None)
-    async with Network(settings) as network:
-        experiments = Experiments(Client(network), findings, pause=0.01, patience=1)
+    async with HttpClient(settings) as http:
+        experiments = Experiments(Client(http), findings, pause=0.01, patience=1)
         await experiments.ask_for_free()
         await experiments.ask_with_operations(None)
     assert all("no answer" in row.came for row in findings if row.question.startswith(("GET", "answers")))
@@ -191,8 +191,8 @@ async def test_an_odd_webhook_and_a_broken_host() -> None:
     async with make_simulator() as simulator:
         simulator.inject(Fault.RESET_BEFORE, host="output", skip=1)
         settings, findings = Settings(api_key=simulator.api_key, base_url=simulator.url, proxy=None), Findings()
-        async with Network(settings) as network:
-            experiments = Experiments(Client(network), findings, pause=0.01, patience=20)
+        async with HttpClient(settings) as http:
+            experiments = Experiments(Client(http), findings, pause=0.01, patience=20)
             await experiments.ask_with_operations(None)
     found = {row.question: row for row in findings}
     assert "reset" in found["a part of a file"].came

@@ -112,7 +112,7 @@ def test_aiohttp_is_imported_in_one_file() -> None:
         for name in ("aiohttp", "cattrs", "asyncio")
     }
     servers = {"webhooks.py", "cli/probe/listener.py"}  # handlers of aiohttp's server
-    assert found["aiohttp"] - servers == {"_connections.py", "_faults.py", "_network.py"}
+    assert found["aiohttp"] - servers == {"_http/client.py", "_http/connections.py", "_http/errors.py"}
     assert found["cattrs"] == {"_core/codec.py"}
     assert {file for file in found["asyncio"] if "cli" not in file} == {"_lifetime.py"}
 

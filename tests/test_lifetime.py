@@ -257,7 +257,7 @@ async def test_a_fault_of_ours_in_a_poll_goes_to_its_waiters_alone(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(session._engine.transport._network, "_scrub", stumble)
+        broken.setattr(session._engine.transport._http, "_remove_key", stumble)
         with pytest.raises(ZeroDivisionError):
             await session.wait(operation)
     assert any(record.exc_info for record in caplog.records)
@@ -464,10 +464,10 @@ async def test_a_loop_that_ends_while_a_session_closes_leaves_no_connection(step
         for task in {root} | (asyncio.all_tasks() - before):
             task.cancel()
         await asyncio.gather(root, waiting, closing, return_exceptions=True)
-        network = session._engine.transport._network
-        assert network._api is not None
-        assert network._outputs is not None
-        assert (network._api.closed, network._outputs.closed) == (True, True)
+        http = session._engine.transport._http
+        assert http._api is not None
+        assert http._outputs is not None
+        assert (http._api.closed, http._outputs.closed) == (True, True)
 
 
 async def test_a_thread_is_told_to_call_into_the_loop(session: Session) -> None:

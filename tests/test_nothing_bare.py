@@ -176,7 +176,7 @@ async def test_what_may_be_a_host_is_left_to_the_network(host: str) -> None:
 async def test_a_date_at_the_end_of_the_calendar_is_junk(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no reason to fail, and no time."""
     async with simulate() as sim, Session(settings(sim)) as session:
-        clock = session._engine.transport._network._clock
+        clock = session._engine.transport._http._clock
         read = clock.read
         monkeypatch.setattr(clock, "read", lambda _, **times: read(date, **times))
         async with session.run_many([NewFx("door", duration=0.1)]) as results:

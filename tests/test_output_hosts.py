@@ -24,8 +24,9 @@ from soundpiece_async._download.content_encoding import Plain
 from soundpiece_async._download.destinations import open_folder
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.fetch import OutputDownload
-from soundpiece_async._guard import OutputGuard
-from soundpiece_async._network import Stream
+from soundpiece_async._http import client
+from soundpiece_async._http.client import Stream
+from soundpiece_async._http.output_guard import OutputGuard
 from soundpiece_async._transport import Transport
 
 pytestmark = pytest.mark.anyio
@@ -531,7 +532,7 @@ async def test_a_redirect_leads_nowhere_else(tmp_path: Path, monkeypatch: pytest
         redirect = ScriptedResponse(status=302, headers={"Location": f"{host}:{port}{PATH}?sig=secret"})
         async with RawServer({}, default=redirect) as outer:
             first = outer.url().partition(PATH)[0]
-            monkeypatch.setattr("soundpiece_async._network.OutputGuard", lambda settings: OnlyTheFirst(settings, first))
+            monkeypatch.setattr(client, "OutputGuard", lambda settings: OnlyTheFirst(settings, first))
             told = await refuse(far_settings(), outer.url(), tmp_path)
 
             assert "refus" in told

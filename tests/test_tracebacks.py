@@ -28,7 +28,7 @@ from helpers.tracebacks import PACKAGE, captured, find
 from standardwebhooks import Webhook
 from test_faults import KEY
 from test_faults import settings as raw_settings
-from test_proxies import Proxy, far, proxy, sim
+from test_http_proxies import Proxy, far, proxy, sim
 
 from soundpiece_async import (
     AudioSource,

@@ -238,8 +238,8 @@ async def check(stage: Stage, tasks: set["asyncio.Task[Any]"]) -> None:
     stage.extra.clear()
     await assert_idle(stage.session)
     await until(lambda: asyncio.all_tasks() <= tasks)
-    network = stage.session._engine.transport._network
-    for pool in (network._api, network._outputs):
+    http = stage.session._engine.transport._http
+    for pool in (http._api, http._outputs):
         assert pool is not None
         assert pool.connector is not None
         assert not pool.connector._acquired

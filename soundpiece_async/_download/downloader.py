@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from soundpiece_async._download.stores import Target
-    from soundpiece_async._network import Stream
+    from soundpiece_async._http.client import Stream
 
 logger = get_logger("downloader")
 

@@ -28,7 +28,7 @@ from soundpiece_async._logs import get_logger
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from soundpiece_async._network import Stream
+    from soundpiece_async._http.client import Stream
 
 T = TypeVar("T")
 

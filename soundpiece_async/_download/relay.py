@@ -32,7 +32,7 @@ from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from soundpiece_async._core.flac import FlacHeader
-    from soundpiece_async._network import Stream
+    from soundpiece_async._http.client import Stream
 
 logger = get_logger("downloader")
 

@@ -25,7 +25,7 @@ from soundpiece_async._download.content_encoding import Plain, Unpacked, unpack
 from soundpiece_async._download.fetch import AttemptFailed, Body, OutputDownload, TooLarge
 
 if TYPE_CHECKING:
-    from soundpiece_async._network import Stream
+    from soundpiece_async._http.client import Stream
 
 BATCH = 1 << 20
 """Bytes collected before they are handed over."""

@@ -108,16 +108,16 @@ def check_settings() -> list[Check]:
 async def check_service() -> list[Check]:
     """Ask the service for an operation that does not exist: does it answer, does it take the key, what is its time."""
     from soundpiece_async._core.wire import Call  # noqa: PLC0415 - --help needs no network
-    from soundpiece_async._network import Network  # noqa: PLC0415 - it brings aiohttp
+    from soundpiece_async._http.client import HttpClient  # noqa: PLC0415 - it brings aiohttp
 
     try:
         settings = Settings() if os.environ.get("SOUNDPIECE_API_KEY") else Settings(api_key=STAND_IN)
     except SettingsError:  # said already
         return []
     started = anyio.current_time()
-    async with Network(settings) as network:
+    async with HttpClient(settings) as http:
         try:
-            answer = await network.fetch(Call("GET", f"/v1/create.new_fx?id={UNKNOWN}", None, UNKNOWN), timeout=TIMEOUT)
+            answer = await http.fetch(Call("GET", f"/v1/create.new_fx?id={UNKNOWN}", None, UNKNOWN), timeout=TIMEOUT)
         except TransportError as error:
             advice = f"check the network, SOUNDPIECE_BASE_URL (now {settings.base_url}) and SOUNDPIECE_PROXY"
             return [Check(name="service", ok=False, found=str(error), advice=advice)]

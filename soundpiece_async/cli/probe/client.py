@@ -14,7 +14,7 @@ from soundpiece_async._core import codec, envelopes, retry
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_header
 from soundpiece_async._core.wire import Answer, Call
-from soundpiece_async._network import Network
+from soundpiece_async._http.client import HttpClient
 
 _PATIENCE = 60.0
 """Seconds that a 429 is waited out, in all."""
@@ -74,11 +74,11 @@ class Client:
     """Sends what the probe asks, with the account's key.
 
     Args:
-        network: open.
+        http: open.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
         self.limited: int = 0
         """Answers 429."""
 
@@ -96,7 +96,7 @@ class Client:
     async def download(self, url: str, *, part: str | None = None) -> Download:
         """Fetch a file, or a part of it as ``bytes=0-9``; nothing is saved."""
         headers = {"Range": part} if part else {}
-        async with self._network.stream(url, headers=headers) as stream:
+        async with self._http.stream(url, headers=headers) as stream:
             body = b"".join([block async for block in stream.blocks])
         try:
             header = read_header(body)
@@ -109,7 +109,7 @@ class Client:
         while True:
             started = anyio.current_time()
             try:
-                answer = await self._network.fetch(call, timeout=_TIMEOUT)
+                answer = await self._http.fetch(call, timeout=_TIMEOUT)
             except TransportError as error:
                 why = str(error).rpartition("no usable answer: ")[2]
                 return Reply(status=0, headers={}, data=why, seconds=anyio.current_time() - started)

@@ -57,7 +57,7 @@ async def _ask(
     patience: float,
 ) -> None:
     """Run the experiments, after saying what they make; ``webhook`` is its public address and the port to listen on."""
-    from soundpiece_async._network import Network  # noqa: PLC0415 - it brings aiohttp, and --help needs none
+    from soundpiece_async._http.client import HttpClient  # noqa: PLC0415 - it brings aiohttp, and --help needs none
     from soundpiece_async.cli.probe.client import Client  # noqa: PLC0415 - the same
     from soundpiece_async.cli.probe.experiments import OPERATIONS, REFUSALS, Experiments  # noqa: PLC0415 - the same
     from soundpiece_async.cli.probe.listener import listen  # noqa: PLC0415 - the same
@@ -68,8 +68,8 @@ async def _ask(
             "requests that it is expected to refuse."
         )
     callback, port = webhook
-    async with Network(settings) as network:
-        client = Client(network)
+    async with HttpClient(settings) as http:
+        client = Client(http)
         experiments = Experiments(client, findings, pause=pause, patience=patience)
         await experiments.ask_for_free()
         if port is not None:

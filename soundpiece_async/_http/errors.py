@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import aiohttp
 
-from soundpiece_async._connections import StaleConnection
 from soundpiece_async._core import errnos
 from soundpiece_async._core.errors import FailureKind, TransportError
 from soundpiece_async._core.redaction import redact_text
+from soundpiece_async._http.connections import StaleConnection
 
-NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 """What aiohttp raises before anything of the request has been written."""
 
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
@@ -34,23 +34,23 @@ class AnswerUnreadable(aiohttp.ClientPayloadError):
     """An answer of the API that is larger than any answer of this service, or cannot be unpacked."""
 
 
-def keep_quiet(text: str) -> str:
-    """Repeat nothing of what an output host said: it may be any host, and its bytes are nobody's business."""
+def hide_text(text: str) -> str:
+    """Return a text of an output host without its characters: it may be any host."""
     return f"{len(text)} characters, not shown"
 
 
-def explain_fault(what: str, error: Exception, *, heard: Callable[[str], str] = keep_quiet) -> TransportError:
+def to_transport_error(what: str, error: Exception, *, redact: Callable[[str], str] = hide_text) -> TransportError:
     """Return the error for an attempt without an answer.
 
     Args:
         what: what was tried, for the message.
         error: what was raised; it is not chained, because it may hold what is secret.
-        heard: makes of a text that may quote the other side what the message may repeat.
+        redact: makes of a text that may quote the other side what the message may repeat.
     """
-    kind, why = _sort(error, heard)
+    kind, why = _classify(error, redact)
     return TransportError(
         f"{what}: no usable answer: {why}",
-        sent=not isinstance(error, NO_CONNECTION),
+        sent=not isinstance(error, NOT_SENT),
         kind=kind,
         stale=isinstance(error, StaleConnection),
         passing=errnos.is_passing(_read_code(error)),
@@ -70,25 +70,25 @@ def _read_code(error: Exception) -> int | None:
     return cause.errno if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) else None
 
 
-def _sort(error: Exception, heard: Callable[[str], str]) -> tuple[FailureKind, str]:
+def _classify(error: Exception, redact: Callable[[str], str]) -> tuple[FailureKind, str]:
     """Return the kind of a fault, and the words for it."""
     match error:
         case aiohttp.ClientConnectorError():
-            kind, why = _sort_connection(read_cause(error))
+            kind, why = _classify_connection(read_cause(error))
             return kind, f"cannot connect to {error.host}:{error.port}: {why}"
         case aiohttp.ConnectionTimeoutError():
             return "connect", "cannot connect: timed out"
         case TimeoutError():
             return "timeout", "timed out"
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
-            return _sort_answer(error, heard)
+            return _classify_response(error, redact)
         case ValueError() if not isinstance(error, OSError):
             return "answer", type(error).__name__  # a URL, as a rule, which its text repeats
     return "drop", redact_text(str(error)) if str(error) else type(error).__name__
 
 
-def _sort_answer(
-    error: aiohttp.ClientResponseError | aiohttp.ClientPayloadError, heard: Callable[[str], str]
+def _classify_response(
+    error: aiohttp.ClientResponseError | aiohttp.ClientPayloadError, redact: Callable[[str], str]
 ) -> tuple[FailureKind, str]:
     match error:
         case aiohttp.ClientHttpProxyError(status=status):
@@ -96,13 +96,13 @@ def _sort_answer(
         case aiohttp.ClientResponseError() if _TLS_ALERT in error.message:
             return "address", "the server speaks TLS: the base URL has to begin with https"
         case aiohttp.ClientResponseError():
-            return "answer", f"it cannot be read: {heard(error.message)}"
+            return "answer", f"it cannot be read: {redact(error.message)}"
         case AnswerUnreadable():
             return "answer", f"it cannot be read: {error}"
-    return "drop", f"the body broke off: {heard(str(error))}"
+    return "drop", f"the body broke off: {redact(str(error))}"
 
 
-def _sort_connection(error: Exception) -> tuple[FailureKind, str]:
+def _classify_connection(error: Exception) -> tuple[FailureKind, str]:
     match error:
         case ssl.SSLCertVerificationError():
             return "address", f"its certificate is not trusted: {redact_text(error.verify_message)}"

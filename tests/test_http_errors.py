@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from soundpiece_async._core.errors import FailureKind
-from soundpiece_async._faults import explain_fault
+from soundpiece_async._http.errors import to_transport_error
 
 
 def connector(error: OSError) -> aiohttp.ClientConnectorError:
@@ -63,7 +63,7 @@ def tls(reason: str) -> ssl.SSLError:
 )
 def test_a_fault_is_told_in_words(error: Exception, kind: FailureKind, *, sent: bool, told: str) -> None:
     """What the network did, what kind of fault that is, and nothing of what was sent or is signed."""
-    failure = explain_fault("GET x", error)
+    failure = to_transport_error("GET x", error)
     assert (failure.kind, failure.sent) == (kind, sent)
     assert told in str(failure)
     assert "SECRET" not in str(failure)

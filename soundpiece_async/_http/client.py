@@ -1,4 +1,4 @@
-"""The one door to the network: with `_connections`, the only client file that imports aiohttp. It tries nothing again.
+"""The HTTP client: one attempt at a time, without retries.
 
 Two sessions of aiohttp, because the key must never reach the output host: one carries it and knows only the API's
 origin, the other is bare. Neither limits connections by itself: a shared pool lets long polls stop every submit
@@ -21,7 +21,6 @@ import attrs
 from aiohttp import hdrs
 from yarl import URL
 
-from soundpiece_async._connections import Connector, Response
 from soundpiece_async._core import hosts, resuming, unpacking
 from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
@@ -31,17 +30,18 @@ from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.unpacking import UnpackingError
 from soundpiece_async._core.wire import Answer, Call
-from soundpiece_async._faults import AnswerUnreadable, explain_fault, keep_quiet, read_cause
-from soundpiece_async._guard import OutputGuard, RefusedAddressError
+from soundpiece_async._http.connections import Connector, Response
+from soundpiece_async._http.errors import AnswerUnreadable, hide_text, read_cause, to_transport_error
+from soundpiece_async._http.output_guard import OutputGuard, RefusedAddressError
+from soundpiece_async._http.proxies import Proxy, route
 from soundpiece_async._lifetime import TimeoutQueue
 from soundpiece_async._logs import get_logger
-from soundpiece_async._proxies import Proxy, route
 from soundpiece_async._version import __version__
 
-logger = get_logger("network")
+logger = get_logger("http")
 
-MOST_REDIRECTS = 5
-LARGEST_ANSWER = 8 << 20
+MAX_REDIRECTS = 5
+MAX_RESPONSE_BYTES = 8 << 20
 """Bytes of an answer of the API, unpacked; an operation takes a few thousand, so more is no answer of this service."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -55,7 +55,7 @@ class Stream:
     blocks: AsyncGenerator[bytes]
 
 
-class Network:
+class HttpClient:
     """One attempt at a time. Open it inside the event loop that uses it.
 
     Args:
@@ -79,7 +79,7 @@ class Network:
 
     def __repr__(self) -> str:
         state = "not open" if self._api is None else "closed" if self._api.closed else "open"
-        return f"<Network {self._settings.base_url} {state} {self._clock!r}>"
+        return f"<HttpClient {self._settings.base_url} {state} {self._clock!r}>"
 
     @property
     def now(self) -> datetime:
@@ -113,9 +113,9 @@ class Network:
         """Close both sessions and every connection of theirs."""
         with anyio.CancelScope(shield=True):
             try:
-                await _opened(self._api).close()
+                await _require_open(self._api).close()
             finally:  # asyncio's own cancel, as at the end of a loop, knows no shield
-                await _opened(self._outputs).close()
+                await _require_open(self._outputs).close()
 
     async def fetch(self, call: Call, *, timeout: float) -> Answer:
         """Put a call on the wire and take its whole answer: bounded in time and size, however it trickles in.
@@ -132,9 +132,9 @@ class Network:
                 response = await self._send(call)
                 body = _unpack(response, await _read_answer(response))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = self._explain(str(call), error, heard=self._hear)
+            failure = self._to_error(str(call), error, redact=self._redact)
         else:
-            return self._take(call, response, body)
+            return self._to_response(call, response, body)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
 
     def _send(self, call: Call) -> Awaitable[aiohttp.ClientResponse]:
@@ -144,14 +144,14 @@ class Network:
         url = URL.build(
             scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
         )
-        return _opened(self._api).request(
+        return _require_open(self._api).request(
             call.method, url, data=call.body, allow_redirects=False, **route(url, headers, proxy=self._proxy)
         )
 
-    def _take(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    def _to_response(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
-        return self._scrub(call, response, body)
+        return self._remove_key(call, response, body)
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -177,7 +177,7 @@ class Network:
         timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
         url = signed_url(hosts.quote(url))
         try:
-            for _ in range(MOST_REDIRECTS + 1):
+            for _ in range(MAX_REDIRECTS + 1):
                 self._outputs_from.check(url, what)
                 with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
                     response = await self._get(url, headers or {}, timeout)
@@ -189,18 +189,18 @@ class Network:
                         left.pop_all()
                         return response, first
                     url = _follow(url, target)
-            failure = TransportError(f"{what}: more than {MOST_REDIRECTS} redirects")
+            failure = TransportError(f"{what}: more than {MAX_REDIRECTS} redirects")
         except OutputRefused as error:
             failure = forget_frames(error)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            failure = self._explain_stream(what, error)
+            failure = self._to_stream_error(what, error)
         raise failure from None  # out here, where it has no context: aiohttp's errors may hold the signed URL
 
     def _get(
         self, url: str, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> Awaitable[aiohttp.ClientResponse]:
         address = URL(url, encoded=True)
-        return _opened(self._outputs).get(
+        return _require_open(self._outputs).get(
             address, timeout=timeout, allow_redirects=False, **route(address, headers, proxy=self._proxy)
         )
 
@@ -210,30 +210,30 @@ class Network:
             if session is not None and isinstance(session.connector, Connector):
                 session.connector.close_idle()
 
-    def _hear(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         """Return what the API said, as a message may repeat it."""
         return redact_text(text.replace(self._settings.api_key, "…"))
 
-    def _explain(self, what: str, error: Exception, *, heard: Callable[[str], str] = keep_quiet) -> TransportError:
+    def _to_error(self, what: str, error: Exception, *, redact: Callable[[str], str] = hide_text) -> TransportError:
         """Make the error of an attempt without an answer; when descriptors are what it lacked, idle ones go first."""
-        failure = explain_fault(what, error, heard=heard)
+        failure = to_transport_error(what, error, redact=redact)
         if failure.passing:
             self.close_idle()
         return failure
 
-    def _explain_stream(self, what: str, error: Exception) -> TransportError:
+    def _to_stream_error(self, what: str, error: Exception) -> TransportError:
         """Make the error of an output's URL that could not be opened."""
         refused = read_cause(error)
         if isinstance(refused, RefusedAddressError):
             return OutputRefused(f"{what}: refused: {refused.strerror}")
         if isinstance(error, aiohttp.ClientPayloadError):
             return TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
-        return self._explain(what, error)
+        return self._to_error(what, error)
 
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
         return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
-    def _scrub(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    def _remove_key(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
         """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log.
 
         Of a poll that succeeds nobody needs the headers; those of a submit may name its operation.
@@ -247,11 +247,11 @@ class Network:
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
-    """Take a whole answer, whose last byte gives its connection back; ``async with`` would cost a tenth of a submit."""
+    """Read a whole answer, whose last byte gives its connection back; ``async with`` would cost a tenth of a submit."""
     announced, size = response.content_length or 0, 0
     blocks: list[bytes] = []
     try:
-        while max(announced, size) <= LARGEST_ANSWER:
+        while max(announced, size) <= MAX_RESPONSE_BYTES:
             if response.content.at_eof():
                 return b"".join(blocks)
             blocks.append(await response.content.readany())
@@ -260,7 +260,7 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
         response.close()
         raise
     response.close()
-    raise AnswerUnreadable(f"the answer is larger than {LARGEST_ANSWER} bytes")
+    raise AnswerUnreadable(f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
 
 
 def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
@@ -270,7 +270,7 @@ def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
         return body
     try:
         encodings = resuming.read_encodings({"content-encoding": header})
-        return unpacking.unpack(body, encodings, limit=LARGEST_ANSWER)
+        return unpacking.unpack(body, encodings, limit=MAX_RESPONSE_BYTES)
     except UnpackingError as error:
         raise AnswerUnreadable(str(error)) from None
 
@@ -283,7 +283,7 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
     except aiohttp.ClientPayloadError:
         failure = TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        failure = explain_fault(what, error)
+        failure = to_transport_error(what, error)
     else:
         return
     raise failure
@@ -298,7 +298,7 @@ def _follow(url: str, target: str) -> str:
     return signed_url(following)
 
 
-def _opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+def _require_open(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     if session is None:
         raise RuntimeError("the transport is not open")
     return session

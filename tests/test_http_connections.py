@@ -16,8 +16,9 @@ import pytest
 from helpers.closing_proxy import ClosingProxy
 from helpers.simulation import settings
 
-from soundpiece_async import NewFx, Session, Succeeded, _connections
-from soundpiece_async._connections import Connector, Response, StaleConnection
+from soundpiece_async import NewFx, Session, Succeeded
+from soundpiece_async._http import connections
+from soundpiece_async._http.connections import Connector, Response, StaleConnection
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -153,4 +154,4 @@ async def test_a_connection_of_another_pool_is_like_any_other(sim: Simulator) ->
     """Nothing is known of it, so it is never stale; without a socket, one cannot be used again."""
     async with aiohttp.ClientSession(response_class=Response) as pool:
         await fetch(pool, sim.url)
-    assert _connections._is_readable(SimpleNamespace(transport=None))  # type: ignore[arg-type]
+    assert connections._is_readable(SimpleNamespace(transport=None))  # type: ignore[arg-type]
