@@ -55,9 +55,9 @@ class Studio:
         finally:
             connection.close()
 
-    def wish(self, form: object, **headers: str) -> Answer:
-        """Post a wish; text goes as it is."""
-        return self.ask("POST", "/pieces", (form if isinstance(form, str) else json.dumps(form)).encode(), **headers)
+    def post_form(self, form: object, **headers: str) -> Answer:
+        """Post a form; text goes as it is."""
+        return self.ask("POST", "/sounds", (form if isinstance(form, str) else json.dumps(form)).encode(), **headers)
 
     def news(self) -> dict[str, Any]:
         """Read the first event of a page that connects, as strictly as a browser."""
@@ -86,7 +86,7 @@ def open_studio(folder: Path, *options: str, **environ: str) -> Iterator[Studio]
         )
         try:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith(b"The studio is open"), log.read_text()
+            assert process.stdout.readline().startswith(b"The studio is running"), log.read_text()
             yield Studio(port, log)
         finally:
             process.terminate()
@@ -98,12 +98,12 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A studio for tests that do no harm to it, nor it to them: at the end it has logged no fault of its own."""
     with open_studio(tmp_path_factory.mktemp("studio") / "data") as opened:
         yield opened
-    assert not re.findall("ERROR|Traceback|a fault of the studio", opened.log.read_text())
+    assert not re.findall("ERROR|Traceback|internal error", opened.log.read_text())
 
 
-def effect(**wishes: Any) -> dict[str, Any]:
-    """A good wish, or not."""
-    return {"kind": "create.new_fx", "wishes": {"prompt": "door slams", "duration": 0.5, **wishes}}
+def effect(**fields: Any) -> dict[str, Any]:
+    """A good form, or not."""
+    return {"kind": "create.new_fx", "fields": {"prompt": "door slams", "duration": 0.5, **fields}}
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost", "[::1]"])
@@ -111,21 +111,21 @@ def test_the_studio_answers_to_its_own_names(studio: Studio, name: str) -> None:
     """And to pages of its own, from which every browser sends ``Origin``."""
     host = f"{name}:{studio.port}"
     assert studio.ask("GET", "/", Host=host).status == 200
-    assert studio.wish(effect(), Host=host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin").status == 201
+    assert studio.post_form(effect(), Host=host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin").status == 201
 
 
 ROUTES = [
     ("GET", "/"),
     ("HEAD", "/"),
     ("GET", "/events"),
-    ("POST", "/pieces"),
-    ("POST", "/pieces/1/again"),
-    ("DELETE", "/pieces/1"),
-    ("PATCH", "/pieces/1"),
+    ("POST", "/sounds"),
+    ("POST", "/sounds/1/again"),
+    ("DELETE", "/sounds/1"),
+    ("PATCH", "/sounds/1"),
     ("GET", "/audio/x.flac"),
     ("GET", "/static/studio.js"),
     ("POST", "/hooks/soundpiece"),
-    ("OPTIONS", "/pieces"),
+    ("OPTIONS", "/sounds"),
     ("PUT", "/nowhere"),
 ]
 
@@ -147,7 +147,7 @@ def test_no_route_answers_another_site(studio: Studio, method: str, path: str) -
 def test_a_link_from_another_site_opens_the_page(studio: Studio) -> None:
     """That reads nothing, and spends nothing."""
     assert studio.ask("GET", "/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate").status == 200
-    posted = studio.ask("POST", "/pieces", b"{}", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
+    posted = studio.ask("POST", "/sounds", b"{}", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
     assert posted.status == 403  # a form that is sent by itself
 
 
@@ -155,37 +155,37 @@ def test_a_proxy_in_front_has_a_name_of_its_own(tmp_path: Path) -> None:
     """``STUDIO_PUBLIC_URL`` adds one, and no more."""
     with open_studio(tmp_path / "data", STUDIO_PUBLIC_URL="https://studio.example/") as studio:
         assert studio.ask("GET", "/", Host="studio.example").status == 200
-        assert studio.wish(effect(), Host="studio.example", Origin="https://studio.example").status == 201
-        assert studio.wish(effect(), Host="studio.example", Origin="http://studio.example").status == 403
+        assert studio.post_form(effect(), Host="studio.example", Origin="https://studio.example").status == 201
+        assert studio.post_form(effect(), Host="studio.example", Origin="http://studio.example").status == 403
         assert studio.ask("GET", "/", Host="other.example").status == 421
         assert studio.ask("GET", "/", Host="").status in {400, 421}
 
 
-WISHES = [
-    '{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": 1e400}}',
-    '{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": -1e400}}',
-    '{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": Infinity}}',
-    '{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": NaN}}',
-    '{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": %s}}' % ("9" * 4000),
-    '{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": %s}}' % ("9" * 5000),
-    '{"kind": "create.new_fx", "wishes": {"prompt": "\\ud800", "duration": 1}}',
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1e400}',
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1, "take": 1e400}',
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1, "take": -1}',
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": %s}' % ("1" * 5000),
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": NaN}',
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": true}',
-    '{"kind": "adapt.separate_stems", "wishes": {}, "parent": "1"}',
-    '{"kind": "create.new_fx", "key": 1e400, "wishes": {"prompt": "x", "duration": 1}}',
-    '{"kind": 1e400, "wishes": {}}',
-    '{"kind": "create.new_fx", "wishes": 1e400}',
+FORMS = [
+    '{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": 1e400}}',
+    '{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": -1e400}}',
+    '{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": Infinity}}',
+    '{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": NaN}}',
+    '{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": %s}}' % ("9" * 4000),
+    '{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": %s}}' % ("9" * 5000),
+    '{"kind": "create.new_fx", "fields": {"prompt": "\\ud800", "duration": 1}}',
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": 1e400}',
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": 1, "take": 1e400}',
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": 1, "take": -1}',
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": %s}' % ("1" * 5000),
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": NaN}',
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": true}',
+    '{"kind": "adapt.separate_stems", "fields": {}, "parent": "1"}',
+    '{"kind": "create.new_fx", "key": 1e400, "fields": {"prompt": "x", "duration": 1}}',
+    '{"kind": 1e400, "fields": {}}',
+    '{"kind": "create.new_fx", "fields": 1e400}',
     "1e400",
     "[" * 60_000,
     "\0",
     *(
-        json.dumps({"kind": kind, "wishes": {"prompt": "x", "duration": 1, "lyrics": "y", **wishes}})
+        json.dumps({"kind": kind, "fields": {"prompt": "x", "duration": 1, "lyrics": "y", **fields}})
         for kind in ("create.new_fx", "create.new_sample", "create.new_song", "create.new_instrumental")
-        for wishes in (
+        for fields in (
             {"prompt": {"a": 1}},
             {"prompt": 5},
             {"prompt": ["x"]},
@@ -197,18 +197,18 @@ WISHES = [
 ]
 
 
-@pytest.mark.parametrize("wish", WISHES, ids=lambda wish: wish[:80])
-def test_a_wish_that_makes_no_sense_is_refused(studio: Studio, wish: str) -> None:
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form[:80])
+def test_an_invalid_form_is_refused(studio: Studio, form: str) -> None:
     """400 and a word of what to do; nothing is stored, and the page of everybody lives on."""
     before = studio.news()["ids"]
-    answer = studio.wish(wish)
+    answer = studio.post_form(form)
     assert (answer.status, list(json.loads(answer.body))) == (400, ["problem"])
     assert studio.news()["ids"] == before
 
 
-def test_a_wish_that_is_too_large_is_refused(studio: Studio) -> None:
+def test_a_form_that_is_too_large_is_refused(studio: Studio) -> None:
     """Before it is read."""
-    assert studio.wish(effect(prompt="x" * 2_000_000)).status == 413
+    assert studio.post_form(effect(prompt="x" * 2_000_000)).status == 413
 
 
 LONG = "1" * 5000
@@ -217,13 +217,13 @@ LONG = "1" * 5000
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *((method, f"/pieces/{number}{end}") for number in (LONG, "-1", "1e400", "%31%00", "٣", "", "NaN")
+        *((method, f"/sounds/{number}{end}") for number in (LONG, "-1", "1e400", "%31%00", "٣", "", "NaN")
           for method, end in (("POST", "/again"), ("DELETE", ""), ("PATCH", ""))),
         *(("GET", f"/audio/{name}") for name in (f"{LONG}.flac", "%00.flac", "..%2fstudio.sqlite", "%ff.flac", "x")),
         *(("GET", f"/static/{name}") for name in (LONG, f"{LONG}.js", "%00", "..%2fapp.py", "../app.py", "", "%ff")),
         ("GET", "/%00"),
-        ("PATCH", "/pieces"),
-        ("GET", "/pieces/1"),
+        ("PATCH", "/sounds"),
+        ("GET", "/sounds/1"),
     ],
     ids=lambda part: part[:40],
 )  # fmt: skip
@@ -247,33 +247,33 @@ def test_no_header_makes_it_fail(studio: Studio, header: str, value: str) -> Non
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b"{}", b'{"title": 5}', b'{"title": "\\ud83d"}', b'{"title": NaN}', b"[" * 100_000]
 )
-def test_what_is_no_title_is_refused(studio: Studio, body: bytes) -> None:
+def test_an_invalid_title_is_refused(studio: Studio, body: bytes) -> None:
     """400, and a long one is cut."""
-    assert studio.ask("PATCH", "/pieces/1", body).status == 400
-    assert studio.ask("PATCH", "/pieces/999", json.dumps({"title": "x" * 500}).encode()).status == 204
+    assert studio.ask("PATCH", "/sounds/1", body).status == 400
+    assert studio.ask("PATCH", "/sounds/999", json.dumps({"title": "x" * 500}).encode()).status == 204
 
 
-def test_a_piece_that_is_needed_is_not_deleted(tmp_path: Path) -> None:
+def test_a_sound_in_use_is_not_deleted(tmp_path: Path) -> None:
     """What is being made would be lost; an older studio's database has no titles, and is read all the same."""
     folder = tmp_path / "data"
     with open_studio(folder, "--speed", "0.001") as studio:
-        assert studio.wish(effect()).status == 201
-        assert studio.ask("DELETE", "/pieces/1").status == 409
-        assert studio.ask("DELETE", "/pieces/2").status == 204
-        assert studio.ask("PATCH", "/pieces/1", b'{"title": "mine"}').status == 204
-        (piece,) = studio.news()["pieces"]
-        assert piece["title"] == ""
+        assert studio.post_form(effect()).status == 201
+        assert studio.ask("DELETE", "/sounds/1").status == 409
+        assert studio.ask("DELETE", "/sounds/2").status == 204
+        assert studio.ask("PATCH", "/sounds/1", b'{"title": "mine"}').status == 204
+        (sound,) = studio.news()["sounds"]
+        assert sound["title"] == ""
     database = sqlite3.connect(folder / "studio.sqlite")
     with database:
-        database.execute("alter table pieces drop column title")
-        database.execute("update pieces set state = 'failed', problem = 'none'")
+        database.execute("alter table sounds drop column title")
+        database.execute("update sounds set state = 'failed', problem = 'none'")
     database.close()
     with open_studio(folder) as studio:
-        (piece,) = studio.news()["pieces"]
-        assert (piece["title"], piece["state"]) == ("", "failed")
-        assert studio.ask("PATCH", "/pieces/1", b'{"title": "  mine  now "}').status == 204
-        assert studio.news()["pieces"][0]["title"] == "mine now"
-        assert studio.ask("DELETE", "/pieces/1").status == 204
+        (sound,) = studio.news()["sounds"]
+        assert (sound["title"], sound["state"]) == ("", "failed")
+        assert studio.ask("PATCH", "/sounds/1", b'{"title": "  mine  now "}').status == 204
+        assert studio.news()["sounds"][0]["title"] == "mine now"
+        assert studio.ask("DELETE", "/sounds/1").status == 204
         assert studio.news()["ids"] == []
 
 
@@ -282,11 +282,11 @@ def test_one_bad_record_hides_no_other(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with open_studio(folder) as studio:
         for _ in range(8):
-            assert studio.wish(effect()).status == 201
+            assert studio.post_form(effect()).status == 201
     bad = {
-        1: ("wishes", '{"prompt": "x", "duration": Infinity}'),
-        2: ("wishes", "not JSON"),
-        3: ("wishes", '"text"'),
+        1: ("fields", '{"prompt": "x", "duration": Infinity}'),
+        2: ("fields", "not JSON"),
+        3: ("fields", '"text"'),
         4: ("files", "[5]"),
         5: ("created", "yesterday"),
         6: ("kind", "create.nothing"),
@@ -295,13 +295,13 @@ def test_one_bad_record_hides_no_other(tmp_path: Path) -> None:
     database = sqlite3.connect(folder / "studio.sqlite")
     with database:
         for number, (column, value) in bad.items():
-            database.execute(f"update pieces set {column} = ?, state = 'making' where id = ?", (value, number))  # noqa: S608 - our names
+            database.execute(f"update sounds set {column} = ?, state = 'making' where id = ?", (value, number))  # noqa: S608 - our names
     database.close()
     with open_studio(folder) as studio:
-        assert studio.wish(effect(prompt="a new one")).status == 201
+        assert studio.post_form(effect(prompt="a new one")).status == 201
         news = studio.news()
         assert {8, 9} <= set(news["ids"])
-        assert {8, 9} <= {piece["id"] for piece in news["pieces"]}
+        assert {8, 9} <= {sound["id"] for sound in news["sounds"]}
 
 
 @pytest.mark.anyio
@@ -317,15 +317,15 @@ async def test_what_the_service_says_ends_no_page(tmp_path: Path) -> None:
     async with RawApi() as api:
         api.always = fail
         with open_studio(tmp_path / "data", SOUNDPIECE_API_KEY="spk_x", SOUNDPIECE_BASE_URL=api.url) as studio:
-            assert (await to_thread.run_sync(studio.wish, effect())).status == 201
+            assert (await to_thread.run_sync(studio.post_form, effect())).status == 201
 
             def look() -> Any:
-                (piece,) = studio.news()["pieces"]
-                return piece
+                (sound,) = studio.news()["sounds"]
+                return sound
 
-            piece = await to_thread.run_sync(look)
-            while piece["state"] != "failed":
-                piece = await to_thread.run_sync(look)
-            assert "could not finish this piece: no?" in piece["problem"]
-            assert len(piece["problem"]) < 1000
-            assert (await to_thread.run_sync(studio.wish, effect(prompt="another one"))).status == 201
+            sound = await to_thread.run_sync(look)
+            while sound["state"] != "failed":
+                sound = await to_thread.run_sync(look)
+            assert "The operation failed: no?" in sound["problem"]
+            assert len(sound["problem"]) < 1000
+            assert (await to_thread.run_sync(studio.post_form, effect(prompt="another one"))).status == 201

@@ -14,14 +14,14 @@ from soundpiece_async import SettingsError
 
 def main() -> None:
     """Serve until Ctrl-C."""
-    parser = argparse.ArgumentParser(description="A small web application that makes music with Soundpiece.")
-    parser.add_argument("--host", default="127.0.0.1", help="put a login of your own in front before you change this")
+    parser = argparse.ArgumentParser(description="A small web application that generates music with Soundpiece.")
+    parser.add_argument("--host", default="127.0.0.1", help="put a login in front before you change this")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--data", type=Path, default=Path("studio-data"), help="the folder for what it remembers")
-    parser.add_argument("--speed", type=float, default=4.0, help="of the simulated service; 1 is realistic")
+    parser.add_argument("--data", type=Path, default=Path("studio-data"), help="folder for its database and audio")
+    parser.add_argument("--speed", type=float, default=4.0, help="speed of the simulated service; 1 is realistic")
     options = parser.parse_args()
     if not options.port:
-        parser.error("--port must be a number known beforehand: it is part of the address that webhooks are sent to")
+        parser.error("--port must not be 0: it is part of the address that webhooks are sent to")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     own_url = f"http://127.0.0.1:{options.port}"
     other_urls = [url for url in [os.environ.get("STUDIO_PUBLIC_URL")] if url]
@@ -32,12 +32,12 @@ def main() -> None:
             make_app(options.data, own_url=own_url, speed=options.speed, other_urls=other_urls),
             host=options.host,
             port=options.port,
-            handler_cancellation=True,  # a browser that leaves ends its event stream, and nothing else
+            handler_cancellation=True,  # a disconnect ends the event stream, and nothing else
             shutdown_timeout=2,
             access_log=None,
-            print=lambda _: print(f"The studio is open: {own_url}  (Ctrl-C closes it)", flush=True),
+            print=lambda _: print(f"The studio is running at {own_url}  (Ctrl-C to stop)", flush=True),
         )
-    except (SettingsError, OSError, ValueError) as error:  # a wrong key, an occupied port, no URL
+    except (SettingsError, OSError, ValueError) as error:  # an invalid key, a port in use, an invalid URL
         raise SystemExit(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Which requests the studio answers at all: those for its own name, from its own page or from no page."""
+"""Access checks: only requests for the studio's own name, from its own page or from no page."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -14,7 +14,7 @@ OUR_SITES = ("none", "same-origin")
 
 
 def own_origins(port: int, urls: Iterable[str]) -> frozenset[str]:
-    """Return the origins of the studio: those of this machine at its port, and those of other URLs it is reached by.
+    """Return the origins of the studio: those of this machine at its port, and those of its other URLs.
 
     Raises:
         ValueError: one is not an absolute http(s) URL.
@@ -24,19 +24,19 @@ def own_origins(port: int, urls: Iterable[str]) -> frozenset[str]:
 
 
 def make_guard(origins: frozenset[str]) -> Middleware:
-    """Build the middleware that refuses strangers.
+    """Return the middleware that rejects requests of other sites.
 
     ``Host``: a page of another name that resolves to this machine (DNS rebinding) would be of one origin with the
-    studio. ``Origin``: a browser sends it with whatever a page of another site makes it send, also where it has no
-    ``Sec-Fetch-Site``. A program sends neither, and has no visitor whose credits it could spend.
+    studio. ``Origin``: a browser sends it with every request that a page of another site causes, also without
+    ``Sec-Fetch-Site``. A program sends neither, and cannot act for a user.
     """
     hosts = {origin.partition("://")[2] for origin in origins}
 
     @web.middleware
-    async def refuse_strangers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def reject_other_sites(request: web.Request, handler: Handler) -> web.StreamResponse:
         named = request.headers.getall(hdrs.HOST, [])
         if len(named) != 1 or named[0].lower() not in hosts:
-            raise web.HTTPMisdirectedRequest(text="The studio is not known by this name: set STUDIO_PUBLIC_URL.\n")
+            raise web.HTTPMisdirectedRequest(text="Unknown host name: set STUDIO_PUBLIC_URL.\n")
         if any(origin.lower() not in origins for origin in request.headers.getall(hdrs.ORIGIN, [])):
             raise web.HTTPForbidden(text="A page of another site may not use the studio.\n")
         opens_page = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
@@ -44,11 +44,11 @@ def make_guard(origins: frozenset[str]) -> Middleware:
             raise web.HTTPForbidden(text="A page of another site may not use the studio.\n")
         return await handler(request)
 
-    return refuse_strangers
+    return reject_other_sites
 
 
 async def protect(_: web.Request, response: web.StreamResponse) -> None:
-    """Add what keeps a browser from doing more with an answer than the page needs."""
+    """Add headers that restrict the browser to what the page needs."""
     response.headers.setdefault("Content-Security-Policy", POLICY)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")

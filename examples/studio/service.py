@@ -1,4 +1,4 @@
-"""Who makes the music: the real service when there is a key, else a simulated one in this very process."""
+"""The service: the real one with an API key, otherwise a simulated one in this process."""
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import attrs
 from kinds import make_request
-from store import Piece, Store
+from store import Sound, Store
 
 from soundpiece_async import Handle, Session, Settings, SoundpieceError
 from soundpiece_async.webhooks import Webhooks
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("studio")
 
 HOOK = "/hooks/soundpiece"
-"""Where the service posts its news."""
+"""Path for webhooks."""
 
-SIMULATED = "Simulated service, nothing is paid"
+SIMULATED = "Simulated service, free of charge"
 
 
 @attrs.frozen(kw_only=True)
 class Service:
-    """What the rest of the studio needs of it.
+    """The service, as the rest of the studio uses it.
 
     Attributes:
         name: for the page.
         settings: for the session.
-        webhooks: what deliveries are checked against; None: there are none, and polling does it all.
-        callback: the URL for the service's news.
-        simulator: the simulated service, if it is one.
+        webhooks: verifies deliveries; None: no webhooks, only polling.
+        callback: the URL for webhooks.
+        simulator: the simulated service, if it is simulated.
     """
 
     name: str
@@ -45,20 +45,20 @@ class Service:
 
 @asynccontextmanager
 async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float) -> AsyncIterator[Service]:
-    """Find the service in the environment, or simulate one that works ``speed`` times as fast.
+    """Open the service that the environment configures, or simulate one at ``speed`` times the real speed.
 
-    ``SOUNDPIECE_API_KEY`` chooses the real one. It sends webhooks if ``STUDIO_PUBLIC_URL`` says where this studio can
-    be reached, and ``SOUNDPIECE_WEBHOOK_SECRET`` what they are signed with.
+    ``SOUNDPIECE_API_KEY`` selects the real one. It sends webhooks if both ``STUDIO_PUBLIC_URL``, the address of this
+    studio, and ``SOUNDPIECE_WEBHOOK_SECRET`` are set.
     """
     if environ.get("SOUNDPIECE_API_KEY"):
         public, secret = environ.get("STUDIO_PUBLIC_URL"), environ.get("SOUNDPIECE_WEBHOOK_SECRET")
         settings = Settings.from_environ(environ)
         parts = urlsplit(settings.base_url)
-        name = parts.netloc if parts.scheme == "https" else SIMULATED  # plain http reaches no further than this machine
+        name = parts.netloc if parts.scheme == "https" else SIMULATED  # http is for this machine only
         if not (public and secret):
             yield Service(name=name, settings=settings)
             return
-        # the library lets no callback be plain http, which only a simulator on this machine calls
+        # the library refuses http callbacks, which only a simulator on this machine calls
         settings = attrs.evolve(settings, validate=public.startswith("https://"))
         yield Service(name=name, settings=settings, webhooks=Webhooks([secret]), callback=public.rstrip("/") + HOOK)
         return
@@ -75,30 +75,30 @@ async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float
         )
 
 
-async def restore(simulator: "Simulator", session: Session, store: Store, pieces: Iterable[Piece]) -> list[Piece]:
-    """Ask a new simulated service for everything an earlier one had accepted: unlike the real one, it forgets.
+async def restore(simulator: "Simulator", session: Session, store: Store, sounds: Iterable[Sound]) -> list[Sound]:
+    """Submit everything that an earlier simulated service had accepted to a new one, because it keeps no state.
 
-    What was over is over at once; what was not, it makes anew. Nothing of this is needed with the real service.
+    Finished operations are finished at once, others start again. The real service does not need this.
     """
-    restored: dict[int, Piece] = {}
-    for stored in pieces:
-        # the URLs of the earlier service are as forgotten as its work: they are looked up again before they are needed
-        piece = attrs.evolve(stored, source=None)
+    restored: dict[int, Sound] = {}
+    for stored in sounds:
+        # URLs of the earlier service are no longer valid: they are read again before they are used
+        sound = attrs.evolve(stored, source=None)
         try:
-            if piece.handle is not None:
-                piece = await _submit_anew(simulator, session, piece, restored)
+            if sound.handle is not None:
+                sound = await _submit_again(simulator, session, sound, restored)
         except (SoundpieceError, LookupError, TypeError, ValueError) as error:  # edited, or of another version
-            _logger.warning("piece %s is not known to the simulated service: %r", piece.id, error)
-        restored[piece.id] = piece
-        await store.save(piece)
+            _logger.warning("sound %s is not known to the simulated service: %r", sound.id, error)
+        restored[sound.id] = sound
+        await store.save(sound)
     return list(restored.values())
 
 
-async def _submit_anew(simulator: "Simulator", session: Session, piece: Piece, restored: Mapping[int, Piece]) -> Piece:
-    if piece.parent is not None:
-        parent = await session.refresh(Handle.parse(str(restored[piece.parent].handle)))
-        piece = attrs.evolve(piece, source=parent.outputs[piece.take].url)
-    operation = await session.submit(make_request(piece))
-    if piece.ended:
+async def _submit_again(simulator: "Simulator", session: Session, sound: Sound, restored: Mapping[int, Sound]) -> Sound:
+    if sound.parent is not None:
+        parent = await session.refresh(Handle.parse(str(restored[sound.parent].handle)))
+        sound = attrs.evolve(sound, source=parent.outputs[sound.take].url)
+    operation = await session.submit(make_request(sound))
+    if sound.ended:
         simulator.finish(operation.id)
-    return attrs.evolve(piece, handle=str(operation.handle))
+    return attrs.evolve(sound, handle=str(operation.handle))

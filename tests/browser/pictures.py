@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from studio import Service, Studio, browse, expect_ready, make, open_service, open_studio, piece
+from studio import Service, Studio, browse, expect_ready, make, open_service, open_studio, sound
 
 from soundpiece_async.simulator import Fault
 
@@ -34,7 +34,7 @@ def _furnish(page: Page, service: Service) -> None:
     expect_ready(make(page, "Sample", "funk guitar riff, dry, 100 bpm", Seconds="8"))
     song = expect_ready(make(page, "Song", "indie folk, warm, female vocal", Lyrics=LYRICS))
     song.get_by_role("button", name="Split").click()
-    expect_ready(piece(page, "Stems of take 1"))
+    expect_ready(sound(page, "Stems of take 1"))
     make(page, "Instrumental", "slow synthwave, rain on the window")
 
 
@@ -52,11 +52,11 @@ def settle(page: Page) -> None:
 def take_picture(page: Page, path: Path) -> None:
     """Take a picture while stems are playing."""
     settle(page)
-    if page.get_by_role("button", name="New piece").is_visible():
-        page.get_by_role("button", name="New piece").click()
+    if page.get_by_role("button", name="New sound").is_visible():
+        page.get_by_role("button", name="New sound").click()
     page.locator("#prompt").fill("dream pop, slow, shimmering guitars, male vocal")
     page.locator("#lyrics").fill(LYRICS)
-    stems = piece(page, "Stems of take 1")
+    stems = sound(page, "Stems of take 1")
     stems.get_by_role("button", name="Mute Drums").click()
     stems.get_by_role("slider").fill("9")
     stems.get_by_role("button", name="Play").click()

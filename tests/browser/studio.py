@@ -120,7 +120,7 @@ def open_studio(folder: Path, service: Service | None = None, **details: Any) ->
         yield studio
     finally:
         code = studio.stop()
-    expected = ("The studio is open", "WARNING studio: piece", "WARNING soundpiece_async.webhooks: answered 4")
+    expected = ("The studio is running", "WARNING studio: sound", "WARNING soundpiece_async.webhooks: answered 4")
     said = [line for line in studio.log.read_text().splitlines() if line and not line.startswith(expected)]
     if code or said:
         pytest.fail("\n".join((f"exit code {code}", *said)))
@@ -137,23 +137,23 @@ def browse(chromium: Browser, url: str, **options: Any) -> Iterator[Page]:
 
 
 def make(page: Page, kind: str, prompt: str, **more: str) -> Locator:
-    """Fill in the form, send it, and give the piece."""
+    """Fill in the form, send it, and give the sound."""
     page.get_by_role("radio", name=kind).check()
     form = page.locator("#compose")
     form.get_by_label("Prompt").fill(prompt)
     for label, value in more.items():
         form.get_by_label(label).fill(value)
-    page.get_by_role("button", name="Make it").click()
-    return piece(page, prompt)
+    page.get_by_role("button", name="Generate").click()
+    return sound(page, prompt)
 
 
-def piece(page: Page, title: str) -> Locator:
-    """Find a piece by its title."""
+def sound(page: Page, title: str) -> Locator:
+    """Find a sound by its title."""
     return page.get_by_role("article", name=title, exact=True)
 
 
 def expect_ready(article: Locator) -> Locator:
-    """Wait until a piece can be heard."""
+    """Wait until a sound can be heard."""
     expect(article).to_have_attribute("data-state", "ready", timeout=15_000)
     return article
 

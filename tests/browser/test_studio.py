@@ -3,7 +3,7 @@
 import re
 
 from playwright.sync_api import Browser, Locator, Page, expect
-from studio import Service, Studio, browse, expect_loudness, expect_ready, level, make, piece
+from studio import Service, Studio, browse, expect_loudness, expect_ready, level, make, sound
 
 
 def test_a_song_is_made_and_heard(page: Page, studio: Studio, service: Service) -> None:
@@ -39,8 +39,8 @@ def test_stems_are_soloed_and_muted(page: Page, studio: Studio) -> None:
     """Four tracks in step; a mute silences one, a solo all others, and all mutes together everything."""
     page.goto(studio.url)
     song = expect_ready(make(page, "Song", "disco", Lyrics="[Verse]\nLights"))
-    song.get_by_role("button", name="Split into stems").dblclick()  # is one wish all the same
-    stems = expect_ready(piece(page, "Stems of take 1"))
+    song.get_by_role("button", name="Split into stems").dblclick()  # is one form all the same
+    stems = expect_ready(sound(page, "Stems of take 1"))
     expect(song.get_by_role("button", name=re.compile("Split"))).to_have_count(0)  # that is done
     song.get_by_role("radio", name="Take 2").check()
     expect(song.get_by_role("button", name="Split into stems")).to_be_visible()
@@ -73,13 +73,13 @@ def test_what_is_there_becomes_something_else(page: Page, studio: Studio) -> Non
     track.get_by_role("button", name="Cut down").click()
     page.get_by_label("Seconds").last.fill("1.5")
     page.get_by_role("button", name="Cut", exact=True).click()
-    cut = expect_ready(piece(page, "Cut to 1.5 s of take 2"))
+    cut = expect_ready(sound(page, "Cut to 1.5 s of take 2"))
     expect(cut.locator(".meta")).to_have_text("0:01")
 
     track.get_by_role("button", name="Remix").click()
     page.get_by_label("Variations").fill("3")
     page.get_by_role("dialog").get_by_role("button", name="Remix").click()
-    expect(expect_ready(piece(page, "Remix of take 2")).get_by_role("radio")).to_have_count(3)
+    expect(expect_ready(sound(page, "Remix of take 2")).get_by_role("radio")).to_have_count(3)
 
     page.get_by_role("radio", name="Sample").check()
     page.get_by_label("Seamless loop").check()
@@ -100,10 +100,10 @@ def test_a_keyboard_is_enough(page: Page, studio: Studio) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Tab")
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("alert")).to_have_text("A few words, please.")
+    expect(page.get_by_role("alert")).to_have_text("Enter a text.")
     page.keyboard.type("waltz")
     page.keyboard.press("Control+Enter")
-    waltz = expect_ready(piece(page, "waltz"))
+    waltz = expect_ready(sound(page, "waltz"))
 
     play = waltz.get_by_role("button", name="Play")
     for _ in range(12):
@@ -135,13 +135,13 @@ def test_two_browsers_at_once(chromium: Browser, page: Page, studio: Studio) -> 
         make(other, "Effect", "rain from the right", Seconds="1")
         for someone in (page, other):
             for side in ("left", "right"):
-                expect_ready(piece(someone, f"rain from the {side}"))
+                expect_ready(sound(someone, f"rain from the {side}"))
         there = other.get_by_role("article").count()
-        piece(other, "rain from the left").get_by_role("button", name="Play").click()
+        sound(other, "rain from the left").get_by_role("button", name="Play").click()
         expect_loudness(other, heard=True)
     page.reload()
     expect(page.get_by_role("article")).to_have_count(there)
-    expect_ready(piece(page, "rain from the right"))
+    expect_ready(sound(page, "rain from the right"))
 
 
 def test_a_piece_is_renamed_and_deleted(page: Page, studio: Studio) -> None:
@@ -151,15 +151,15 @@ def test_a_piece_is_renamed_and_deleted(page: Page, studio: Studio) -> None:
     track.get_by_role("button", name="Cut down").click()
     page.get_by_label("Seconds").last.fill("1")
     page.get_by_role("button", name="Cut", exact=True).click()
-    cut = expect_ready(piece(page, "Cut to 1 s of take 1"))
+    cut = expect_ready(sound(page, "Cut to 1 s of take 1"))
     track.get_by_role("button", name="Rename").click()
     page.get_by_label("Title").fill("")
     page.get_by_role("button", name="Rename", exact=True).click()
-    expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text("A few words, please.")
+    expect(page.get_by_role("dialog").get_by_role("alert")).to_have_text("Enter a text.")
     page.get_by_label("Title").fill("evening  walk")
     page.get_by_role("button", name="Rename", exact=True).click()
     page.reload()
-    track = expect_ready(piece(page, "evening walk"))
+    track = expect_ready(sound(page, "evening walk"))
     audio = [str(link.get_attribute("href")) for link in track.get_by_role("link").all()]
     assert page.request.get(f"{studio.url}{audio[0]}").status == 200
     track.get_by_role("button", name="Delete").click()
@@ -192,7 +192,7 @@ def test_on_a_phone_the_form_folds_away(chromium: Browser, studio: Studio) -> No
     with browse(chromium, studio.url, viewport={"width": 390, "height": 844}) as page:
         form = page.locator("#compose")
         expect(form).to_be_hidden()
-        page.get_by_role("button", name="New piece").click()
+        page.get_by_role("button", name="New sound").click()
         make(page, "Effect", "a small bell", Seconds="1")
         expect(form).to_be_hidden()
-        expect_ready(piece(page, "a small bell"))
+        expect_ready(sound(page, "a small bell"))

@@ -10,35 +10,35 @@ from soundpiece_async.simulator import Fault
 
 
 def test_an_empty_account(page: Page, studio: Studio, service: Service) -> None:
-    """402: nothing was made; once the account is topped up, the same piece is sent again."""
+    """402: nothing was made; once the account is topped up, the same sound is sent again."""
     service.sim.inject(Fault.SERVER_ERROR, method="PUT", status=402)
     page.goto(studio.url)
     effect = make(page, "Effect", "empty pockets", Seconds="1")
-    expect(effect).to_contain_text("The account has no credits left. Nothing was made and nothing was charged")
+    expect(effect).to_contain_text("The account has no credits left. Nothing was charged")
     effect.get_by_role("button", name="Try again").click()
     expect_ready(effect)
     first, second = service.puts[-2:]
     assert first.body == second.body
 
 
-def test_a_wish_the_service_refuses(page: Page, studio: Studio, service: Service) -> None:
+def test_a_form_that_the_service_refuses(page: Page, studio: Studio, service: Service) -> None:
     """422: the page names the field and repeats the reason; what was refused can be put away."""
     page.goto(studio.url)
     page.get_by_role("radio", name="Effect").check()
     seconds = page.locator("#compose").get_by_label("Seconds")
     seconds.fill("700")
-    page.get_by_role("button", name="Make it").click()
-    expect(page.get_by_role("alert")).to_have_text(["A few words, please.", "A number from 0.5 to 600, please."])
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("alert")).to_have_text(["Enter a text.", "Enter a number from 0.5 to 600."])
     expect(page.locator("#compose").get_by_label("Prompt")).to_be_focused()
     page.locator("#compose").get_by_label("Prompt").fill("far too long")
-    expect(page.get_by_role("alert")).to_have_text(["A number from 0.5 to 600, please."])
-    page.get_by_role("button", name="Make it").click()
-    expect(seconds).to_have_accessible_description("A number from 0.5 to 600, please.")
+    expect(page.get_by_role("alert")).to_have_text(["Enter a number from 0.5 to 600."])
+    page.get_by_role("button", name="Generate").click()
+    expect(seconds).to_have_accessible_description("Enter a number from 0.5 to 600.")
     expect(seconds).to_be_focused()
     before = len(service.puts)
     seconds.evaluate("field => field.removeAttribute('max')")  # as if the page knew of no limit
     effect = make(page, "Effect", "far too long")
-    expect(effect).to_contain_text("The service cannot make this: duration: Input should be less than")
+    expect(effect).to_contain_text("The service rejected the request: duration: Input should be less than")
     effect.get_by_role("button", name="Delete").click()
     expect(effect).to_have_count(0)
     page.reload()
@@ -48,11 +48,11 @@ def test_a_wish_the_service_refuses(page: Page, studio: Studio, service: Service
 
 
 def test_work_that_failed(page: Page, studio: Studio, service: Service) -> None:
-    """The service gave up: its own words are shown, and trying again is another piece of work, with another key."""
+    """The service gave up: its own words are shown, and trying again is another operation, with another key."""
     service.sim.inject(Fault.FAIL, code="internal_error")
     page.goto(studio.url)
     effect = make(page, "Effect", "broken glass", Seconds="1")
-    expect(effect).to_contain_text("The service could not finish this piece: The operation could not be completed.")
+    expect(effect).to_contain_text("The operation failed: The operation could not be completed.")
     effect.get_by_role("button", name="Try again").click()
     expect_ready(effect)
     first, second = (json.loads(entry.body) for entry in service.puts[-2:])
@@ -60,12 +60,12 @@ def test_work_that_failed(page: Page, studio: Studio, service: Service) -> None:
     assert first == second
 
 
-def test_audio_that_cannot_be_had(page: Page, studio: Studio, service: Service) -> None:
-    """The piece is paid for, so only its audio is fetched again."""
+def test_audio_that_cannot_be_fetched(page: Page, studio: Studio, service: Service) -> None:
+    """The sound is paid for, so only its audio is fetched again."""
     service.sim.inject(Fault.SERVER_ERROR, host="output", status=403, times=4)
     page.goto(studio.url)
     effect = make(page, "Effect", "radio noise", Seconds="1")
-    expect(effect).to_contain_text("its audio could not be fetched")
+    expect(effect).to_contain_text("its audio could not be downloaded")
     before = len(service.puts)
     effect.get_by_role("button", name="Try again").click()
     expect_ready(effect)
@@ -73,7 +73,7 @@ def test_audio_that_cannot_be_had(page: Page, studio: Studio, service: Service) 
 
 
 def test_a_key_that_was_revoked(chromium: Browser, tmp_path: Path) -> None:
-    """The piece was accepted before: with a good key the studio goes on waiting for it, and pays for nothing more."""
+    """The sound was accepted before: with a good key the studio goes on waiting for it, and pays for nothing more."""
     with open_service(speed=0.001) as service, open_studio(tmp_path / "data", service) as studio:
         with browse(chromium, studio.url) as page:
             track = make(page, "Instrumental", "locked door")
@@ -81,7 +81,7 @@ def test_a_key_that_was_revoked(chromium: Browser, tmp_path: Path) -> None:
             studio.kill()  # or it would wait for a webhook, and ask for nothing
             service.sim.inject(Fault.SERVER_ERROR, method="GET", host="api", status=401)
             studio.start()
-            expect(track).to_contain_text("The service does not accept the API key.")
+            expect(track).to_contain_text("The API key was rejected.")
             service.finish_all()
             track.get_by_role("button", name="Try again").click()
             expect_ready(track)
@@ -89,15 +89,15 @@ def test_a_key_that_was_revoked(chromium: Browser, tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_away(chromium: Browser, studio: Studio, service: Service) -> None:
-    """A wish that could not be sent stays in the form; sent again, it has the key it had."""
+    """A form that could not be sent stays in the form; sent again, it has the key it had."""
     before = len(service.puts)
     with browse(chromium, studio.url) as page:
-        page.route("**/pieces", lambda route: (route.fetch(), route.abort()))  # it arrives, and the answer is lost
+        page.route("**/sounds", lambda route: (route.fetch(), route.abort()))  # it arrives, and the answer is lost
         form = page.locator("#compose")
         effect = make(page, "Effect", "lost letter", Seconds="1")
-        expect(form.get_by_role("alert")).to_contain_text("this will not be made twice")
-        page.unroute("**/pieces")
-        page.get_by_role("button", name="Make it").click()
+        expect(form.get_by_role("alert")).to_contain_text("nothing is submitted twice")
+        page.unroute("**/sounds")
+        page.get_by_role("button", name="Generate").click()
         expect(form.get_by_role("alert")).to_be_hidden()
         expect_ready(effect)
         expect(effect).to_have_count(1)
@@ -107,17 +107,17 @@ def test_a_server_that_is_away(chromium: Browser, studio: Studio, service: Servi
 def test_what_makes_no_sense_is_refused(page: Page, studio: Studio) -> None:
     """Whatever is posted: 400 with a word, never a 500, and nothing is begun."""
     page.goto(studio.url)
-    bodies = ["", "[]", "null", '{"kind": "create.nothing"}', '{"kind": "create.new_fx", "wishes": null}']
-    bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 1, "take": -1}', "[" * 100_000]
-    bodies += ['{"kind": "create.new_fx", "wishes": {"prompt": "x", "duration": NaN}}']
-    bodies += ['{"kind": "adapt.separate_stems", "wishes": {}, "parent": 999}', '{"kind": "create.new_fx", "key": 5}']
-    bodies += ['{"kind": "create.new_fx", "wishes": {}}', '{"kind": ["x"], "wishes": {}}', "\ud83d{"]
+    bodies = ["", "[]", "null", '{"kind": "create.nothing"}', '{"kind": "create.new_fx", "fields": null}']
+    bodies += ['{"kind": "adapt.separate_stems", "fields": {}, "parent": 1, "take": -1}', "[" * 100_000]
+    bodies += ['{"kind": "create.new_fx", "fields": {"prompt": "x", "duration": NaN}}']
+    bodies += ['{"kind": "adapt.separate_stems", "fields": {}, "parent": 999}', '{"kind": "create.new_fx", "key": 5}']
+    bodies += ['{"kind": "create.new_fx", "fields": {}}', '{"kind": ["x"], "fields": {}}', "\ud83d{"]
     for body in bodies:
-        answer = page.request.post(f"{studio.url}/pieces", data=body.encode(errors="ignore"))
+        answer = page.request.post(f"{studio.url}/sounds", data=body.encode(errors="ignore"))
         assert (answer.status, list(answer.json())) == (400, ["problem"]), body
     for path in ("/audio/none.flac", "/audio/..%2fstudio.sqlite", "/static/../work.py"):
         assert page.request.get(f"{studio.url}{path}").status == 404
-    strange = page.request.post(f"{studio.url}/pieces", data="{}", headers={"Sec-Fetch-Site": "cross-site"})
+    strange = page.request.post(f"{studio.url}/sounds", data="{}", headers={"Sec-Fetch-Site": "cross-site"})
     assert strange.status == 403
-    assert page.request.post(f"{studio.url}/pieces/999/again").status == 204
+    assert page.request.post(f"{studio.url}/sounds/999/again").status == 204
     assert page.request.post(f"{studio.url}/hooks/soundpiece", data=b"junk").status == 400

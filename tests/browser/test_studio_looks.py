@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from pictures import open_gallery, settle
 from playwright.sync_api import Browser
-from studio import Studio, browse, piece
+from studio import Studio, browse, sound
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,10 @@ def test_labels_and_contrast(chromium: Browser, gallery: Studio, scheme: str) ->
     """Axe finds nothing to complain about, in either scheme, nor while a question is open."""
     with browse(chromium, gallery.url, color_scheme=scheme, reduced_motion="reduce") as page:
         settle(page)
-        piece(page, "Stems of take 1").get_by_role("button", name="Mute Drums").click()
+        sound(page, "Stems of take 1").get_by_role("button", name="Mute Drums").click()
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
-        piece(page, "indie folk, warm, female vocal").get_by_role("button", name="Remix").click()
+        sound(page, "indie folk, warm, female vocal").get_by_role("button", name="Remix").click()
         page.get_by_role("dialog").get_by_label("Lyrics").fill("")
         page.get_by_role("dialog").get_by_role("button", name="Remix").click()
         found = Axe().run(page)

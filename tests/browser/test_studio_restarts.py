@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
-from studio import Studio, browse, expect_loudness, expect_ready, make, open_service, open_studio, piece
+from studio import Studio, browse, expect_loudness, expect_ready, make, open_service, open_studio, sound
 
 from soundpiece_async.simulator import Fault
 
@@ -49,7 +49,7 @@ def test_killed_while_it_waits_and_while_it_sends_then_closed(chromium: Browser,
         assert len(service.sim.operations) == 2
 
 
-def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Path) -> None:
+def test_killed_while_a_derived_sound_is_sent(chromium: Browser, tmp_path: Path) -> None:
     """The signed URL of a source is part of the request, and so it is kept too; another take stays the other take."""
     with open_service(variations=["outputs=shuffled"]) as service, open_studio(tmp_path / "data", service) as studio:
         with browse(chromium, studio.url) as page:
@@ -57,7 +57,7 @@ def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Pa
             song.get_by_role("radio", name="Take 2").check()
             service.sim.inject(Fault.STALL, method="PUT", seconds=60)
             song.get_by_role("button", name="Split").click()
-            stems = piece(page, "Stems of take 2")
+            stems = sound(page, "Stems of take 2")
             expect(stems).to_have_attribute("data-state", "sending")
             while len(service.puts) < 2:
                 page.wait_for_timeout(10)
@@ -65,7 +65,7 @@ def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Pa
             studio.start()
             another = studio.start_another(port=studio.port)
             assert another.returncode == 1
-            assert "another studio has it open" in another.stderr
+            assert "another studio uses it" in another.stderr
             expect_ready(stems)
             assert stems.locator(".time").inner_text() == song.locator(".time").inner_text()
         first, second = (entry.body for entry in service.puts[1:])
@@ -76,10 +76,10 @@ def test_killed_while_a_piece_of_a_piece_is_sent(chromium: Browser, tmp_path: Pa
 def test_the_simulated_service_comes_back_too(chromium: Browser, tmp_path: Path) -> None:
     """Without a key there is nothing but the studio itself: what was made is there, and more can be made of it."""
     with open_studio(tmp_path / "data", speed=200) as studio, browse(chromium, studio.url) as page:
-        expect(page.get_by_text("Simulated service, nothing is paid")).to_be_visible()
+        expect(page.get_by_text("Simulated service, free of charge")).to_be_visible()
         page.get_by_role("button", name="slow synthwave").click()  # an idea fills the form
-        page.get_by_role("button", name="Make it").click()
-        track = expect_ready(piece(page, "slow synthwave, rain on the window"))
+        page.get_by_role("button", name="Generate").click()
+        track = expect_ready(sound(page, "slow synthwave, rain on the window"))
         expect(page.get_by_text("Nothing here yet")).to_be_hidden()
         studio.kill()
         studio.start()
@@ -96,5 +96,5 @@ def test_a_port_that_is_not_known_beforehand_is_refused(tmp_path: Path) -> None:
     """It is part of the address that webhooks are sent to."""
     refused = Studio(tmp_path / "data").start_another(port=0)
     assert refused.returncode == 2
-    assert "--port must be a number known beforehand" in refused.stderr
+    assert "--port must not be 0" in refused.stderr
     assert not (tmp_path / "data").exists()

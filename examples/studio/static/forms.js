@@ -1,15 +1,15 @@
-// The two forms: a new piece, and what is to be made of one that is there.
+// The two forms: for a new sound, and for an existing one.
 
 const NUMBERS = new Set(["duration", "target_duration", "n_variations"]);
 
-/** A key for one piece of work; kept until the server has it, so that asking twice makes it once. */
+/** A key for one request; kept until the server has it, so that a retry is the same request. */
 export function makeKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16)); // randomUUID is for secure pages only
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
 }
 
-/** Reads a form, says what is missing in it, and sends it; fields that are hidden do not count. */
+/** Reads a form, shows what is missing, and sends it; hidden fields are ignored. */
 export class Form {
   constructor(element, send) {
     Object.assign(this, { element, send, key: makeKey() });
@@ -42,23 +42,23 @@ export class Form {
   }
 
   read() {
-    const wishes = {};
+    const fields = {};
     for (const field of this.element.elements) {
       if (!field.name || field.disabled || (field.type === "radio" && !field.checked)) continue;
-      if (field.type === "checkbox") wishes[field.name] = field.checked;
-      else wishes[field.name] = NUMBERS.has(field.name) ? field.valueAsNumber : field.value.trim();
+      if (field.type === "checkbox") fields[field.name] = field.checked;
+      else fields[field.name] = NUMBERS.has(field.name) ? field.valueAsNumber : field.value.trim();
     }
-    return wishes;
+    return fields;
   }
 
-  /** Say what is wrong with a field, or nothing; the words are ours, because a browser speaks its own language. */
+  /** Return the error of a field, or ""; the texts are ours, because a browser uses its own language. */
   findFault(field) {
     if (!field.name || field.disabled) return "";
-    if (field.type === "number" && !field.validity.valid) return `A number from ${field.min} to ${field.max}, please.`;
-    return field.required && !field.value.trim() ? "A few words, please." : "";
+    if (field.type === "number" && !field.validity.valid) return `Enter a number from ${field.min} to ${field.max}.`;
+    return field.required && !field.value.trim() ? "Enter a text." : "";
   }
 
-  /** Show what is wrong with a field beside it. */
+  /** Show the error of a field beside it. */
   blame(field, text) {
     const id = `${field.id}-fault`;
     document.getElementById(id)?.remove();
@@ -75,7 +75,7 @@ export class Form {
     else field.removeAttribute("aria-describedby");
   }
 
-  /** Show everything that is wrong; gives the first field that will not do. */
+  /** Show all errors; returns the first invalid field. */
   check() {
     let first = null;
     for (const field of this.element.elements) {
@@ -117,27 +117,27 @@ const TITLES = {
   song: ["Remix", "Remix"],
   instrumental: ["Remix", "Remix"],
   rename: ["Rename", "Rename"],
-  delete: ["Delete this piece?", "Delete"],
+  delete: ["Delete this sound?", "Delete"],
 };
 const ROUTES = { cut: "adapt.auto_cut_down", song: "create.remix_song", instrumental: "create.remix_instrumental" };
 let asked;
 
-const answer = new Form(dialog.querySelector("form"), async (wishes, key) => {
-  const { what, piece, take, acts } = asked;
-  if (what === "rename") await acts.rename(piece, wishes.title);
-  else if (what === "delete") await acts.remove(piece);
-  else await acts.begin({ kind: ROUTES[what], key, wishes, parent: piece.id, take });
+const answer = new Form(dialog.querySelector("form"), async (fields, key) => {
+  const { what, sound, take, acts } = asked;
+  if (what === "rename") await acts.rename(sound, fields.title);
+  else if (what === "delete") await acts.remove(sound);
+  else await acts.begin({ kind: ROUTES[what], key, fields, parent: sound.id, take });
   dialog.close();
 });
 document.getElementById("ask-cancel").addEventListener("click", () => dialog.close());
 
-/** Ask what is to become of a piece: `rename`, `delete`, `cut` one take, or a remix of a `song` or an `instrumental`. */
-export function ask(what, { piece, take, title, seconds }, acts) {
-  asked = { what, piece, take, acts };
+/** Open the dialog for a sound: `rename`, `delete`, `cut` one take, or a remix of a `song` or an `instrumental`. */
+export function ask(what, { sound, take, title, seconds }, acts) {
+  asked = { what, sound, take, acts };
   const fields = answer.element.elements;
   const [heading, verb] = TITLES[what];
   dialog.querySelector("h2").textContent = heading;
-  document.getElementById("ask-about").textContent = piece.files.length > 1 ? `${title}, take ${take + 1}` : title;
+  document.getElementById("ask-about").textContent = sound.files.length > 1 ? `${title}, take ${take + 1}` : title;
   if (what in ROUTES === false) document.getElementById("ask-about").textContent = title;
   answer.button.textContent = verb;
   answer.key = makeKey();
@@ -146,8 +146,8 @@ export function ask(what, { piece, take, title, seconds }, acts) {
   for (const field of fields) if (field.name) answer.blame(field, "");
   fields.title.value = title;
   fields.target_duration.value = Math.max(1, Math.round(seconds / 2));
-  fields.prompt.value = piece.wishes.prompt ?? "";
-  fields.lyrics.value = piece.wishes.lyrics ?? "";
+  fields.prompt.value = sound.fields.prompt ?? "";
+  fields.lyrics.value = sound.fields.lyrics ?? "";
   answer.arrange();
   dialog.showModal();
 }

@@ -1,11 +1,11 @@
-// The page: what the server says of the pieces, shown; what a person wishes, sent.
+// The page: shows the sounds, and sends forms.
 
-import { PieceView } from "./piece.js";
+import { SoundView } from "./sound.js";
 import { ask, Form } from "./forms.js";
 import { setVolume } from "./player.js";
 
 const $ = (id) => document.getElementById(id);
-const pieces = new Map();
+const sounds = new Map();
 const views = new Map();
 let usual = {};
 let late = 0; // how far this clock is ahead of the server's, in seconds
@@ -17,39 +17,39 @@ const IDEAS = [
   ["create.new_fx", "heavy wooden door slams in a stone hall"],
 ];
 
-/** Send something to the server; gives its answer, or throws an error with words for people. */
+/** Send a request to the server; returns its response, or throws an error with a text for the user. */
 async function send(path, method, value) {
   const body = value && { headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) };
   const response = await fetch(path, { method, ...body })
-    .catch(() => { throw new Error("The studio does not answer. Try again: this will not be made twice."); });
+    .catch(() => { throw new Error("The studio does not respond. Try again: nothing is submitted twice."); });
   if (response.status === 204) return {};
   const answer = await response.json().catch(() => ({ problem: `The studio answered ${response.status}.` }));
   if (!response.ok) throw new Error(answer.problem);
   return answer;
 }
 
-/** Ask for a piece; gives its number. The key makes a second try the same piece. */
-const begin = async (wish) => (await send("/pieces", "POST", wish)).id;
+/** Submit a form; returns the number of its sound. With the same key, a retry is the same sound. */
+const begin = async (form) => (await send("/sounds", "POST", form)).id;
 
 const acts = {
   begin,
   ask: (what, about) => ask(what, about, acts),
-  again: (piece) => fetch(`/pieces/${piece.id}/again`, { method: "POST" }),
-  rename: (piece, title) => send(`/pieces/${piece.id}`, "PATCH", { title }),
-  remove: (piece) => send(`/pieces/${piece.id}`, "DELETE"),
-  madeOf: (piece) => [...pieces.values()].filter((other) => other.parent === piece.id),
-  find: (id) => pieces.get(id),
+  again: (sound) => fetch(`/sounds/${sound.id}/again`, { method: "POST" }),
+  rename: (sound, title) => send(`/sounds/${sound.id}`, "PATCH", { title }),
+  remove: (sound) => send(`/sounds/${sound.id}`, "DELETE"),
+  madeOf: (sound) => [...sounds.values()].filter((other) => other.parent === sound.id),
+  find: (id) => sounds.get(id),
   usual: (kind) => usual[kind],
   now: () => Date.now() / 1000 - late,
 };
 
-function rootOf(piece) {
-  while (piece.parent && pieces.has(piece.parent)) piece = pieces.get(piece.parent);
-  return piece;
+function rootOf(sound) {
+  while (sound.parent && sounds.has(sound.parent)) sound = sounds.get(sound.parent);
+  return sound;
 }
 
-function place(view, piece) {
-  const root = rootOf(piece);
+function place(view, sound) {
+  const root = rootOf(sound);
   let card = $(`card-${root.id}`);
   if (!card) {
     card = $("card").content.firstElementChild.cloneNode();
@@ -59,52 +59,52 @@ function place(view, piece) {
   card.append(view.element);
 }
 
-function show(piece) {
-  const before = pieces.get(piece.id);
-  pieces.set(piece.id, piece);
-  if (!views.has(piece.id)) {
-    views.set(piece.id, new PieceView(piece, acts));
-    place(views.get(piece.id), piece);
+function show(sound) {
+  const before = sounds.get(sound.id);
+  sounds.set(sound.id, sound);
+  if (!views.has(sound.id)) {
+    views.set(sound.id, new SoundView(sound, acts));
+    place(views.get(sound.id), sound);
   }
-  views.get(piece.id).update(piece);
-  views.get(piece.parent)?.offer(); // what is made need not be offered any more
-  if (before && before.state !== piece.state) announce(piece);
+  views.get(sound.id).update(sound);
+  views.get(sound.parent)?.offer(); // existing stems are not offered again
+  if (before && before.state !== sound.state) announce(sound);
 }
 
-function take(news) {
-  late = Date.now() / 1000 - news.now;
-  usual = news.usual;
-  for (const piece of news.pieces) {
+function apply(changes) {
+  late = Date.now() / 1000 - changes.now;
+  usual = changes.usual;
+  for (const sound of changes.sounds) {
     try {
-      show(piece);
-    } catch (error) { // one that cannot be shown hides no other
-      console.error(`piece ${piece.id}`, error);
+      show(sound);
+    } catch (error) { // one that cannot be shown does not hide the others
+      console.error(`sound ${sound.id}`, error);
     }
   }
-  for (const id of [...pieces.keys()].filter((known) => !news.ids.includes(known))) {
-    const { parent } = pieces.get(id);
-    pieces.delete(id);
+  for (const id of [...sounds.keys()].filter((known) => !changes.ids.includes(known))) {
+    const { parent } = sounds.get(id);
+    sounds.delete(id);
     views.get(id)?.remove();
     views.delete(id);
     const origin = views.get(parent);
     if (origin) {
-      origin.splits = []; // to be made once more, it is another wish
+      origin.splits = []; // splitting it again is a new request
       origin.offer();
     }
   }
-  $("empty").hidden = pieces.size > 0;
-  showFigures(news.figures);
+  $("empty").hidden = sounds.size > 0;
+  showFigures(changes.figures);
 }
 
-function announce(piece) {
-  const title = views.get(piece.id).title;
-  if (piece.state === "ready") $("news").textContent = `${title} is ready.`;
-  if (piece.state === "failed") $("news").textContent = `${title} failed. ${piece.problem}`;
+function announce(sound) {
+  const title = views.get(sound.id).title;
+  if (sound.state === "ready") $("news").textContent = `${title} is ready.`;
+  if (sound.state === "failed") $("news").textContent = `${title} failed. ${sound.problem}`;
 }
 
 function showFigures(figures) {
-  const making = [...pieces.values()].filter((piece) => !["ready", "failed"].includes(piece.state)).length;
-  const parts = [making ? `${making} in the making` : pieces.size ? `${pieces.size} in all` : ""];
+  const making = [...sounds.values()].filter((sound) => !["ready", "failed"].includes(sound.state)).length;
+  const parts = [making ? `${making} in progress` : sounds.size ? `${sounds.size} in total` : ""];
   if (figures) {
     const { requests, bytes } = figures;
     parts.push(`${requests} request${requests === 1 ? "" : "s"}`, `${(bytes / 1e6).toFixed(1)} MB received`);
@@ -119,9 +119,9 @@ function connect() {
     if ($("link").textContent !== text) $("link").textContent = text;
   };
   source.onmessage = (event) => {
-    const news = JSON.parse(event.data);
-    show("on", news.service);
-    take(news);
+    const changes = JSON.parse(event.data);
+    show("on", changes.service);
+    apply(changes);
   };
   source.onerror = () => show("off", "Reconnecting");
 }
@@ -150,25 +150,25 @@ function fillIdeas() {
   }
 }
 
-const compose = new Form($("compose"), async (wishes, key) => {
-  const { kind, ...rest } = wishes;
-  await begin({ kind, key, wishes: rest });
+const compose = new Form($("compose"), async (fields, key) => {
+  const { kind, ...rest } = fields;
+  await begin({ kind, key, fields: rest });
   unfold(false);
 });
 
-/** On a phone the form is in the way of what it made; wider screens show it always. */
+/** On a phone the form hides the results; wider screens always show it. */
 function unfold(open) {
   const button = $("unfold");
   button.parentElement.classList.toggle("open", open);
   button.ariaExpanded = String(open);
-  button.textContent = open ? "Not now" : "New piece";
+  button.textContent = open ? "Close" : "New sound";
 }
 
 function prepareVolume() {
   const slider = $("volume");
   try {
     slider.value = localStorage.getItem("volume") ?? 1;
-  } catch { /* not allowed: as loud as it is */ }
+  } catch { /* not allowed: keep the default */ }
   const set = () => {
     setVolume(Number(slider.value));
     slider.style.setProperty("--level", `${100 * slider.value}%`);

@@ -24,7 +24,7 @@ function measure(buffer) {
   });
 }
 
-/** What was measured once is kept, for files never change; a browser may keep nothing, and then it is measured again. */
+/** Cache of measured peaks, because files never change; without storage they are measured again. */
 const memory = {
   recall(url) {
     try {
@@ -37,7 +37,7 @@ const memory = {
   keep(url, peaks) {
     try {
       localStorage.setItem(`peaks ${url}`, peaks.map((peak) => String.fromCharCode(40 + Math.round(peak * 80))).join(""));
-    } catch { /* no room, or not allowed */ }
+    } catch { /* full, or not allowed */ }
   },
 };
 
@@ -56,7 +56,7 @@ export function peaksOf(url) {
   return mine;
 }
 
-/** Peaks of something that is not there yet, always the same for a number. */
+/** Placeholder peaks, always the same for a number. */
 export function imagined(seed) {
   return Array.from({ length: COUNT }, (_, n) =>
     0.12 + 0.2 * Math.abs(Math.sin(n * 0.05 + seed) + 0.6 * Math.sin(n * 0.17 + seed * 3)));

@@ -1,4 +1,4 @@
-// What things are called.
+// Titles and descriptions.
 
 export const STEMS = "adapt.separate_stems";
 export const SONGS = ["create.new_song", "create.remix_song"];
@@ -14,26 +14,26 @@ const KINDS = {
 export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** What a piece is called: by its prompt, or by what it is of the piece it was made from. */
-export function titleOf({ kind, wishes, title, parent, take }, origin) {
+/** The title of a sound: its prompt, or how it was derived from its source. */
+export function titleOf({ kind, fields, title, parent, take }, origin) {
   if (title) return title;
-  if (!parent) return wishes.prompt || "Untitled";
+  if (!parent) return fields.prompt || "Untitled";
   const of = origin && origin.files.length > 1 ? ` of take ${take + 1}` : "";
-  if (kind === "adapt.auto_cut_down") return `Cut to ${wishes.target_duration} s${of}`;
+  if (kind === "adapt.auto_cut_down") return `Cut to ${fields.target_duration} s${of}`;
   if (kind === STEMS) return `Stems${of}`;
-  return wishes.prompt ? `Remix${of}: ${wishes.prompt}` : `Remix${of}`;
+  return fields.prompt ? `Remix${of}: ${fields.prompt}` : `Remix${of}`;
 }
 
-/** What it is, in a line. */
-export function describe({ kind, files, wishes, parent }, take) {
+/** A description in one line. */
+export function describe({ kind, files, fields, parent }, take) {
   const parts = parent ? [] : [KINDS[kind]];
-  if (wishes.loopable) parts.push("loop");
+  if (fields.loopable) parts.push("loop");
   if (files.length > 1 && kind !== STEMS) parts.push(`${files.length} takes`);
   if (files.length) parts.push(clock((files[take] ?? files[0]).seconds));
   return parts.join(" · ");
 }
 
-/** What a file is called on somebody's disk. */
+/** The name of a downloaded file. */
 export function fileName(...parts) {
   return `${parts.filter(Boolean).join(" ").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 80)}.flac`;
 }

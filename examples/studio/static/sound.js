@@ -1,4 +1,4 @@
-// One piece on the page: waiting, playing, split into stems, failed.
+// One sound on the page.
 
 import { makeKey } from "./forms.js";
 import { Player } from "./player.js";
@@ -9,15 +9,15 @@ const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) entry.target.dispatchEvent(new Event("appear"));
 }, { rootMargin: "200px" });
 
-export class PieceView {
-  constructor(piece, acts) {
-    Object.assign(this, { piece, acts, take: 0, lanes: [], state: null, splits: [] });
-    this.element = document.getElementById("piece").content.firstElementChild.cloneNode(true);
+export class SoundView {
+  constructor(sound, acts) {
+    Object.assign(this, { sound, acts, take: 0, lanes: [], state: null, splits: [] });
+    this.element = document.getElementById("sound").content.firstElementChild.cloneNode(true);
     this.$ = (selector) => this.element.querySelector(selector);
     const heading = this.$("h3");
-    heading.id = `title-${piece.id}`;
+    heading.id = `title-${sound.id}`;
     this.element.setAttribute("aria-labelledby", heading.id);
-    this.element.dataset.kind = piece.kind;
+    this.element.dataset.kind = sound.kind;
     this.$(".play").addEventListener("click", () => this.toggle());
     this.element.addEventListener("appear", () => this.measure());
     seen.observe(this.element);
@@ -28,23 +28,23 @@ export class PieceView {
   }
 
   get files() {
-    return this.piece.kind === STEMS ? this.piece.files : this.piece.files.slice(this.take, this.take + 1);
+    return this.sound.kind === STEMS ? this.sound.files : this.sound.files.slice(this.take, this.take + 1);
   }
 
-  update(piece) {
-    this.piece = piece;
-    this.$("h3").textContent = titleOf(piece, this.acts.find(piece.parent));
-    this.$(".meta").textContent = describe(piece, this.take);
-    if (piece.state === this.state) return;
-    this.element.dataset.state = this.state = piece.state;
-    if (piece.state === "ready") this.furnish();
+  update(sound) {
+    this.sound = sound;
+    this.$("h3").textContent = titleOf(sound, this.acts.find(sound.parent));
+    this.$(".meta").textContent = describe(sound, this.take);
+    if (sound.state === this.state) return;
+    this.element.dataset.state = this.state = sound.state;
+    if (sound.state === "ready") this.furnish();
     else this.vacate();
     this.offer();
     this.$(".status").textContent = "";
     this.tick();
   }
 
-  /** Something to look at while there is nothing to hear. */
+  /** Show a placeholder while there is no audio. */
   vacate() {
     this.player?.release();
     this.player = null;
@@ -52,20 +52,20 @@ export class PieceView {
     this.$(".takes").querySelectorAll("label").forEach((label) => label.remove());
     this.$(".play").disabled = true;
     this.$(".play").ariaLabel = `Play ${this.title}`;
-    this.lay([imagined(this.piece.id)]);
+    this.lay([imagined(this.sound.id)]);
   }
 
   furnish() {
     this.$(".play").disabled = false;
-    if (this.piece.files.length > 1 && this.piece.kind !== STEMS) this.offerTakes();
+    if (this.sound.files.length > 1 && this.sound.kind !== STEMS) this.offerTakes();
     this.load();
   }
 
-  /** Offer what can be done with it now; what is done already is not offered again. */
+  /** Show the available actions; finished ones are not offered again. */
   offer() {
-    const { kind, state } = this.piece;
+    const { kind, state } = this.sound;
     const offers = [];
-    if (state === "failed") offers.push(["Try again", () => this.acts.again(this.piece)]);
+    if (state === "failed") offers.push(["Try again", () => this.acts.again(this.sound)]);
     if (state === "ready" && MUSIC.includes(kind)) {
       const family = SONGS.includes(kind) ? "song" : "instrumental";
       const stems = this.stems;
@@ -88,23 +88,23 @@ export class PieceView {
 
   /** The stems of the chosen take, if there are any, or will be. */
   get stems() {
-    return this.acts.madeOf(this.piece).find((other) => other.kind === STEMS && other.take === this.take);
+    return this.acts.madeOf(this.sound).find((other) => other.kind === STEMS && other.take === this.take);
   }
 
   async drop() {
-    await this.acts.remove(this.piece).catch((error) => { this.$(".status").textContent = error.message; });
+    await this.acts.remove(this.sound).catch((error) => { this.$(".status").textContent = error.message; });
   }
 
   ask(what) {
-    const { piece, take, title } = this;
-    this.acts.ask(what, { piece, take, title, seconds: this.files[0].seconds });
+    const { sound, take, title } = this;
+    this.acts.ask(what, { sound, take, title, seconds: this.files[0].seconds });
   }
 
   async split() {
-    const { piece, take } = this;
-    const key = (this.splits[take] ??= makeKey()); // a second click is the same wish
+    const { sound, take } = this;
+    const key = (this.splits[take] ??= makeKey()); // a second click is the same request
     try {
-      await this.acts.begin({ kind: STEMS, key, wishes: {}, parent: piece.id, take });
+      await this.acts.begin({ kind: STEMS, key, fields: {}, parent: sound.id, take });
     } catch (error) {
       this.$(".status").textContent = error.message;
     }
@@ -113,12 +113,12 @@ export class PieceView {
   offerTakes() {
     const takes = this.$(".takes");
     takes.hidden = false;
-    this.piece.files.forEach((_, n) => {
+    this.sound.files.forEach((_, n) => {
       const label = document.createElement("label");
       const radio = Object.assign(document.createElement("input"), {
-        type: "radio", name: `take-${this.piece.id}`, value: n, checked: n === this.take,
+        type: "radio", name: `take-${this.sound.id}`, value: n, checked: n === this.take,
       });
-      radio.addEventListener("change", () => { this.take = n; this.load(); this.update(this.piece); this.offer(); });
+      radio.addEventListener("change", () => { this.take = n; this.load(); this.update(this.sound); this.offer(); });
       const text = document.createElement("span");
       text.textContent = `Take ${n + 1}`;
       label.append(radio, text);
@@ -126,16 +126,16 @@ export class PieceView {
     });
   }
 
-  /** Get ready to play what is chosen. */
+  /** Prepare the player for the chosen take. */
   load() {
     this.player?.release();
     const files = this.files;
     this.player = new Player(files.map((file) => file.url), {
       duration: Math.min(...files.map((file) => file.seconds)),
-      loop: Boolean(this.piece.wishes.loopable),
+      loop: Boolean(this.sound.fields.loopable),
       changed: () => this.follow(),
     });
-    this.lay(files.map(() => imagined(this.piece.id)), files); // until it is measured
+    this.lay(files.map(() => imagined(this.sound.id)), files); // until it is measured
     this.measured = false;
     const box = this.element.getBoundingClientRect();
     if (this.element.isConnected && box.top < innerHeight + 200 && box.bottom > -200) this.measure();
@@ -208,7 +208,7 @@ export class PieceView {
     for (const file of files) {
       const link = document.createElement("a");
       link.href = file.url;
-      link.download = fileName(this.acts.find(this.piece.parent)?.wishes.prompt, this.title, file.kind);
+      link.download = fileName(this.acts.find(this.sound.parent)?.fields.prompt, this.title, file.kind);
       link.textContent = file.kind ? `${capital(file.kind)} FLAC` : "Download FLAC";
       this.$(".actions").append(link);
     }
@@ -216,7 +216,7 @@ export class PieceView {
 
   /** Fetch and measure the audio, once it is near the screen. */
   async measure() {
-    if (this.piece.state !== "ready" || this.measured) return;
+    if (this.sound.state !== "ready" || this.measured) return;
     this.measured = true;
     const { take } = this;
     await Promise.all(this.files.map(async (file, n) => {
@@ -225,7 +225,7 @@ export class PieceView {
         lane.peaks = await peaksOf(file.url);
         this.draw();
       } catch {
-        this.$(".status").textContent = "The audio of this piece cannot be read.";
+        this.$(".status").textContent = "The audio of this sound cannot be read.";
       }
     }));
     this.element.dataset.measured = take;
@@ -238,7 +238,7 @@ export class PieceView {
       await this.player.play();
       this.$(".status").textContent = "";
     } catch {
-      this.$(".status").textContent = "The audio of this piece cannot be played.";
+      this.$(".status").textContent = "The audio of this sound cannot be played.";
     }
     delete this.element.dataset.loading;
   }
@@ -266,23 +266,23 @@ export class PieceView {
     }
   }
 
-  /** How far it may be, by what its kind usually takes; never quite there. */
+  /** Estimated progress by the usual duration of its kind; below 1. */
   progress() {
-    const { state, started, kind } = this.piece;
+    const { state, started, kind } = this.sound;
     if (state === "fetching") return 0.97;
     if (state !== "making") return 0;
     return 0.95 * (1 - Math.exp((-1.6 * (this.acts.now() - started)) / (this.acts.usual(kind) ?? 20)));
   }
 
   tick() {
-    const { state, started, kind, problem } = this.piece;
+    const { state, started, kind, problem } = this.sound;
     if (state === "ready") return;
     const usual = this.acts.usual(kind);
     this.$(".time").textContent = state === "making" ? clock(Math.max(0, this.acts.now() - started)) : "";
     this.$(".status").textContent = {
       sending: "Sending",
       making: usual ? `Generating, usually ${clock(Math.max(1, usual))}` : "Generating",
-      fetching: "Fetching the audio",
+      fetching: "Downloading",
       failed: problem,
     }[state];
     this.draw();
