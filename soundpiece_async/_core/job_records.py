@@ -162,6 +162,8 @@ class JobRecord:
         title: the stem of its files, none of which is another piece's; None: nobody knows yet what they are.
         submitted_at, ready_at, ended_at: when its operation, its outputs, and its files or its failure came to be
             known here, in seconds since 1970.
+        attempt: how often it was planned again, with a new key, in a journal that counts it.
+        taken: the claim of the process that works on it, in a journal that several write.
     """
 
     number: int
@@ -184,6 +186,8 @@ class JobRecord:
     submitted_at: float | None = None
     ready_at: float | None = None
     ended_at: float | None = None
+    attempt: int = 0
+    taken: int = attrs.field(default=0, repr=False)
 
     @property
     def ended(self) -> bool:

@@ -6,31 +6,41 @@ while nobody does.
 """
 
 import io
+import json
 import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
+from uuid import uuid4
 
 import anyio.to_thread
+import attrs
 
 from soundpiece_async import _filelocks
+from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
-from soundpiece_async._core.job_records import JobRecord, JobState, Label
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.job_records import UNLABELLED, JobRecord, JobState, Label
+from soundpiece_async._core.redaction import Secret, redact_url
+from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._download.destinations import parse_folder
 from soundpiece_async._journal.database import Database
+from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.sqlite_store import SqliteStore
-from soundpiece_async._journal.store import JobStore
+from soundpiece_async._journal.store import JobStore, PlannedJob
 from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 
+PAGE = 500
+"""Jobs that are planned, or read, at a time."""
 LOCK_RETRIES = 3
 """Times to try again."""
 RETRY_DELAY = 0.02
@@ -129,6 +139,8 @@ LOCK = "journal.lock"
 class Journal:
     """The record of a bulk run, for ``Session.run_many(..., journal=journal)``: with it, the same run goes on.
 
+    It is a SQLite file in a folder, written by one process; or tables in Postgres, written by any number of them.
+
     Use it as ``async with Journal.open(folder) as journal``; where it is opened and closed in different places, as
     ``journal = await Journal.open(folder)`` and ``await journal.aclose()``. It holds every job's key and body before
     they are sent, its operation, its outputs and its files, and never the API key. Bodies hold signed URLs, and so do
@@ -138,56 +150,92 @@ class Journal:
     _store: JobStore | None = None
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, resubmit_uncertain: bool, retry_failed: bool, read_only: bool
+        self,
+        where: str | os.PathLike[str],
+        *,
+        run: str | None,
+        resubmit_uncertain: bool,
+        retry_failed: bool,
+        read_only: bool,
     ) -> None:
-        self.folder: Path = parse_folder(folder, field="folder").absolute()
+        self.run = run
         self.resubmit_uncertain = resubmit_uncertain
         self.retry_failed = retry_failed
         self.read_only = read_only
-        self._lock = FolderLock(self.folder / LOCK)
+        self._url: Secret | None = None
+        self._lock: FolderLock | None = None
+        if isinstance(where, str) and is_database(where):
+            self._url = Secret(where, redact_url(where))
+            check_run(run)
+            self.where = f"{redact_url(where)} {run!r}"
+            """Where it is, without a password: the folder, or the database and the run."""
+        else:
+            self._folder = parse_folder(where, field="folder").absolute()
+            if run is not None:
+                raise InvalidRequest(f"run={run!r} names a run of a database, and {where!r} is a folder", field="run")
+            self.where = str(self._folder)
+            self._lock = FolderLock(self._folder / LOCK)
         self._annotations: dict[str, Label] = {}
+        self._planned: dict[str, bytes] = {}
         self._closed = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not open" if self._store is None else "open"
-        return f"<Journal {self.folder} {state} {self._store!r}>"
+        return f"<Journal {self.where} {state} {self._store!r}>"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a journal that is a file.
+
+        Raises:
+            JournalError: it is in a database.
+        """
+        if self.run is not None:
+            raise JournalError(f"the journal {self.where} is in no folder")
+        return self._folder
 
     @classmethod
     def open(
         cls,
-        folder: str | os.PathLike[str],
+        where: str | os.PathLike[str],
         *,
+        run: str | None = None,
         resubmit_uncertain: bool = False,
         retry_failed: bool = False,
         read_only: bool = False,
     ) -> "Journal":
-        """Open the journal of a folder, best the one the files go to; both are made if they are missing.
+        """Open the journal of a folder, best the one the files go to, or of a run in a database; made if missing.
 
         Args:
-            folder: holds the journal, ``journal.sqlite3``: a path, or a ``file:`` URL. It may be moved, with the files
-                in it.
+            where: a folder, as a path or a ``file:`` URL: it holds the journal, ``journal.sqlite3``, and may be moved,
+                with the files in it. Or the URL of a Postgres database, ``postgresql://user:password@host/name``, with
+                the extra ``postgres``: then many processes may work on one run, each job in one of them.
+            run: the name of the run, in a database.
             resubmit_uncertain: send jobs again that were sent more than a day ago and never answered. The service may
                 have forgotten their keys by now, and make, and charge for, them once more.
-            retry_failed: buy jobs that failed for good anew, with new keys, once in each run. Nothing else ever makes
-                a new key; files that could not be had are tried again by every run, with the one they have.
+            retry_failed: send jobs that failed for good again, with new keys, once in each run: they are paid for
+                again. Nothing else ever makes a new key; failed downloads are tried again by every run.
             read_only: look at a journal that another process may be writing, without locking it; not for ``run_many``.
 
         Raises:
-            InvalidRequest: at once: it is not a folder of this machine.
+            InvalidRequest: at once: it is neither a folder of this machine nor a database, or the run has no name.
             JournalError: when it is entered or awaited. Another process works in the folder (the message says which);
-                or the journal is damaged, written by a newer version, or cannot be had. Nothing was changed.
+                or the journal is damaged, written by a newer version, or cannot be opened or reached. Nothing was
+                changed.
         """
-        return cls(folder, resubmit_uncertain=resubmit_uncertain, retry_failed=retry_failed, read_only=read_only)
+        return cls(
+            where, run=run, resubmit_uncertain=resubmit_uncertain, retry_failed=retry_failed, read_only=read_only
+        )
 
     def __await__(self) -> Generator[Any, Any, Self]:
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Self:
         if self._closed:
-            raise JournalError(f"the journal of {self.folder} was closed: open it again with Journal.open")
+            raise JournalError(f"the journal of {self.where} was closed: open it again with Journal.open")
         if self._store is None:
             try:
-                await run_shielded(self._open)
+                await (self._open_database(self._url) if self._url is not None else run_shielded(self._open_folder))
             except BaseException:
                 await self.aclose()
                 raise
@@ -209,22 +257,104 @@ class Journal:
             if self._store is not None:
                 await self._store.close()
         finally:  # a cancellation comes out of there, once all is written
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()
 
     async def count(self) -> dict[JobState, int]:
         """Count the jobs in each state; states without jobs are left out."""
         return await self.store.count(now=self.store.now)
 
-    async def jobs(self, state: JobState | str | None = None, *, after: int = 0, limit: int = 1000) -> list[JobRecord]:
-        """Give the jobs in a state, such as ``uncertain``, in the order they were planned.
+    @overload
+    def jobs(
+        self, state: JobState | str | None = None, *, after: int = 0, limit: int = 1000
+    ) -> Coroutine[Any, Any, list[JobRecord]]: ...
+
+    @overload
+    def jobs(self, *, part: tuple[int, int]) -> AsyncGenerator[Request]: ...
+
+    def jobs(
+        self,
+        state: JobState | str | None = None,
+        *,
+        part: tuple[int, int] | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Coroutine[Any, Any, list[JobRecord]] | AsyncGenerator[Request]:
+        """Return jobs in a state, such as ``uncertain``, in the order they were planned: ``await journal.jobs()``.
+
+        Or, with ``part``, take jobs over, and return their requests for ``run_many``: ``journal.jobs(part=(3, 16))``.
 
         Args:
             state: one of ``count``'s; None: any.
-            after: the ``number`` of the job to go on behind.
+            part: ``(k, n)``, k from 1 to n: the k-th of n equal parts of the jobs that are not finished (with
+                ``retry_failed``, of those that failed as well). From now on they are this process's: another one that
+                works on them is refused what it writes, and ends each by ``JournalError``. Every split is possible at
+                any time.
+            after: the ``number`` of the job to begin behind.
             limit: jobs at most.
+
+        Raises:
+            ValueError: there is no such part.
         """
+        if part is not None:
+            number, parts = part
+            if not 1 <= number <= parts:
+                raise ValueError(f"part must be (k, n) with k from 1 to n, not {part!r}")
+            return self._take_part(number % parts, parts)
         wanted = None if state is None else JobState(state)
-        return await self.store.jobs(wanted, now=self.store.now, after=after, limit=limit)
+        return self._list_jobs(wanted, after=after, limit=limit)
+
+    async def _list_jobs(self, state: JobState | None, *, after: int, limit: int) -> list[JobRecord]:
+        return await self.store.jobs(state, now=self.store.now, after=after, limit=limit)
+
+    async def _take_part(self, part: int, parts: int) -> AsyncGenerator[Request]:
+        store, failed, after = self.store, self.retry_failed, 0
+        await store.take_part(part, parts, failed=failed)
+        while jobs := await store.read_part(part, parts, failed=failed, after=after, limit=PAGE):
+            for job in jobs:
+                after = job.number
+                self._planned[job.key] = job.digest
+                yield make_request(job)
+
+    async def plan(self, requests: Iterable[Request] | AsyncIterable[Request], *, validate: bool = True) -> int:
+        """Write down the jobs of many requests before anything is sent, in their order; ``jobs(part=...)`` runs them.
+
+        Any process may plan the same requests, at any time: what is written down already stays as it is, but for
+        names, metadata and lines (``annotate``).
+
+        Args:
+            requests: any iterable or async iterable; it is read as its jobs are written.
+            validate: check each request first, as ``Settings.validate`` does when it is sent.
+
+        Returns:
+            How many jobs are new.
+
+        Raises:
+            InvalidRequest: a request is invalid, or its key stands for a job of another route; those before it are
+                planned.
+            JournalError: the journal is not open, or cannot be written.
+        """
+        store, identifier, new = self.store, RequestIdentifier(), 0
+        async for page in _pages(requests):
+            prepare = partial(self._prepare, page, identifier, validate=validate)
+            new += await store.plan(await anyio.to_thread.run_sync(prepare))
+        return new
+
+    def _prepare(self, page: list[Request], identifier: RequestIdentifier, *, validate: bool) -> list[PlannedJob]:
+        """Make the keys and bodies of jobs. Blocks."""
+        return [self._prepare_one(request, identifier, validate=validate) for request in page]
+
+    def _prepare_one(self, request: Request, identifier: RequestIdentifier, *, validate: bool) -> PlannedJob:
+        checks.check_request(request)
+        if validate:
+            checks.validate(request)
+        identity = identifier.identify(request)
+        annotation = self.pop_annotation(request) or UNLABELLED
+        if identity.key is None:
+            request = attrs.evolve(request, idempotency_key=MadeKey(self.store.make_key(identity) or uuid4()))
+        body = codec.encode_request(request)
+        key = request.idempotency_key
+        return PlannedJob(identity=identity, key=key, route=request.route, body=body, annotation=annotation)
 
     @forget_arguments
     def annotate(
@@ -253,8 +383,12 @@ class Journal:
             raise InvalidRequest(f"metadata has no JSON form: {error}", field="metadata") from error
         self._annotations[request.idempotency_key] = annotation
 
+    def pop_planned(self, request: Request) -> bytes | None:
+        """Return the digest of the job that a request of ``jobs`` is, once; None: it is another request."""
+        return self._planned.pop(request.idempotency_key, None)
+
     def pop_annotation(self, request: Request) -> Label | None:
-        """Give what was said of a request, once."""
+        """Return what was said of a request, once."""
         return self._annotations.pop(request.idempotency_key, None)
 
     @property
@@ -266,11 +400,22 @@ class Journal:
         """
         if self._store is None or self._closed:
             raise JournalError(
-                f"the journal of {self.folder} is not open: use 'async with Journal.open(folder) as journal'"
+                f"the journal of {self.where} is not open: use 'async with Journal.open(...) as journal'"
             )
         return self._store
 
-    async def _open(self) -> None:
+    async def _open_database(self, url: Secret) -> None:
+        if find_spec("psycopg") is None:
+            raise JournalError(
+                f"the journal {self.where} needs the extra 'postgres', which is not installed: python -m pip install "
+                "'soundpiece-async[postgres]'; nothing was sent"
+            )
+        from soundpiece_async._journal.postgres_store import PostgresStore  # noqa: PLC0415 - it needs the extra
+
+        self._store = store = PostgresStore(str(url), run=self.run or "", read_only=self.read_only)
+        await store.open()
+
+    async def _open_folder(self) -> None:
         database = await anyio.to_thread.run_sync(self._open_files)
         self._store = store = SqliteStore(database)
         if not self.read_only:
@@ -278,13 +423,62 @@ class Journal:
 
     def _open_files(self) -> Database:
         """Take the lock, then open the database. Blocks."""
+        lock = FolderLock(self.folder / LOCK) if self._lock is None else self._lock
         if not self.read_only:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(now=datetime.now(UTC))
+                lock.acquire(now=datetime.now(UTC))
             except (OSError, RecursionError) as error:  # this one for a folder below hundreds that are missing
                 raise JournalError(
                     f"{self.folder} cannot hold a journal: {error}; choose a folder that can be written"
                 ) from error
-        locked = self._lock.has_record_locks
-        return Database(self.folder / JOURNAL, read_only=self.read_only, locked=locked)
+        return Database(self.folder / JOURNAL, read_only=self.read_only, locked=lock.has_record_locks)
+
+
+def is_database(where: str) -> bool:
+    """Return whether a journal's place is the URL of a database."""
+    return where.partition(":")[0].lower() in ("postgresql", "postgres") and "://" in where
+
+
+def check_run(run: object) -> None:
+    """Refuse what is not the name of a run.
+
+    Raises:
+        InvalidRequest: it is missing, or not text.
+    """
+    if not isinstance(run, str) or not run:
+        raise InvalidRequest("a journal in a database needs the name of its run: run='album7'", field="run")
+
+
+def make_request(job: JobRecord) -> Request:
+    """Make the request of a job of its body; its key is the job's.
+
+    Raises:
+        JournalError: the body cannot be read.
+    """
+    members = json.loads(job.body)
+    request = codec.decode_echo({**members, "idempotency_key": job.key}, route=job.route)
+    if request is None:
+        raise JournalError(f"job {job.key} of the journal cannot be sent: its body is no request of {job.route}")
+    return request
+
+
+async def _pages(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[list[Request]]:
+    """Yield requests, many at a time."""
+    page: list[Request] = []
+    async for request in _iterate(requests):
+        page.append(request)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+async def _iterate(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[Request]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

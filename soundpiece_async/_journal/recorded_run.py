@@ -8,7 +8,6 @@
 """
 
 import os
-import weakref
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from soundpiece_async._core import checks, endings, job_records
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import (
     ApiError,
-    InvalidRequest,
     JournalError,
     NotFound,
     SoundpieceError,
@@ -41,7 +39,8 @@ from soundpiece_async._download.destinations import (
 )
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.journal import Journal
-from soundpiece_async._journal.occurrences import OccurrenceCounter
+from soundpiece_async._journal.occurrences import RequestIdentifier
+from soundpiece_async._journal.store import check_route
 from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._submitter import Sending
@@ -64,25 +63,26 @@ class SavedFiles:
     """Files as a run wants them, beside files as the journal has them on record.
 
     Args:
-        folder: the journal's, which paths on record are relative to.
+        folder: the journal's, which paths on record are relative to; None: they are relative to ``wanted_in``, which
+            may be another path of the same folder on each machine.
         wanted_in: where this run wants the files; None: it wants none.
     """
 
-    def __init__(self, folder: Path, *, wanted_in: Destination | None) -> None:
-        self._folder = folder
-        self._wanted_in = wanted_in
+    def __init__(self, folder: Path | None, *, wanted_in: Destination | None) -> None:
+        self._wanted = None if wanted_in is None else parse_destination(wanted_in)
+        self._base = self._wanted if folder is None and isinstance(self._wanted, Path) else folder
 
     def __repr__(self) -> str:
-        return f"<SavedFiles {self._folder} wanted in={self._wanted_in!r}>"
+        return f"<SavedFiles {self._base} wanted in={self._wanted!r}>"
 
     def check(self, job: JobRecord) -> Found:
         """Look for the files of a job; an object in a store is believed to be there. Blocks.
 
         To ask for each would cost a request; ``soundpiece verify`` does, and writes down what is missing.
         """
-        if self._wanted_in is None:
+        wanted = self._wanted
+        if wanted is None:
             return Found(() if job.outputs else None)
-        wanted = parse_destination(self._wanted_in)
         where = StoreLocation(_normalize(wanted), None) if isinstance(wanted, Path) else locate(wanted)
         if not job.files or any(self._locate(file) != where for file in job.files):
             return Found(None)
@@ -94,11 +94,10 @@ class SavedFiles:
 
     def to_records(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
         """Return what is written down of saved files."""
-        wanted = None if self._wanted_in is None else parse_destination(self._wanted_in)
-        endpoint = None if wanted is None or isinstance(wanted, Path) else locate(wanted).endpoint
+        endpoint = None if self._wanted is None or isinstance(self._wanted, Path) else locate(self._wanted).endpoint
         return tuple(
             FileRecord(
-                path=file.name if file.path is None else os.path.relpath(file.path, self._folder),
+                path=file.name if file.path is None or self._base is None else os.path.relpath(file.path, self._base),
                 bytes=file.bytes,
                 sha256=file.sha256,
                 duration=file.duration,
@@ -113,15 +112,15 @@ class SavedFiles:
             for file in files
         )
 
-    def _locate(self, file: FileRecord) -> StoreLocation:
-        """Return in which folder, or store, a file on record is."""
+    def _locate(self, file: FileRecord) -> StoreLocation | None:
+        """Return in which folder, or store, a file on record is; None: in a folder, where a store is wanted."""
         if file.url is not None:
             return StoreLocation(f"{file.url.rpartition('/')[0]}/", file.endpoint)
-        return StoreLocation(_normalize((self._folder / file.path).parent), None)
+        return None if self._base is None else StoreLocation(_normalize((self._base / file.path).parent), None)
 
     def _is_whole(self, file: FileRecord) -> bool:
         if file.url is None:
-            return _size(self._folder / file.path) == file.bytes
+            return _size(Path(self._base or "", file.path)) == file.bytes
         if file.url.startswith("file:///"):
             return _size(path_of_file_url(file.url)) == file.bytes
         # without a bucket it was this process's memory, or its place is unknown
@@ -191,22 +190,22 @@ class Recording(Generic[R]):
         timeout: float | None,
     ) -> None:
         if journal.read_only:
-            raise JournalError(f"the journal of {journal.folder} was opened to be read only")
+            raise JournalError(f"the journal of {journal.where} was opened to be read only")
         self._store = journal.store
         self._pop_annotation = journal.pop_annotation
+        self._pop_planned = journal.pop_planned
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._retry_failed = journal.retry_failed
         self._engine = engine
         self._stop = stop
         self._files = files
         self._timeout = timeout
-        self._saved_files = SavedFiles(journal.folder, wanted_in=files.to)
-        self._seen = OccurrenceCounter()
+        self._saved_files = SavedFiles(None if journal.run else journal.folder, wanted_in=files.to)
+        self._identifier = RequestIdentifier()
         self._renewed: set[int] = set()
-        self._alive: dict[tuple[bytes, str], JobIdentity] = {}
 
     def __repr__(self) -> str:
-        return f"<Recording {self._store!r} {self._seen!r}>"
+        return f"<Recording {self._store!r} {self._identifier!r}>"
 
     async def run(self, in_flight: InFlight[R]) -> Succeeded[R] | Failed[R]:
         """Take a job on from where the journal says that it stands."""
@@ -219,7 +218,7 @@ class Recording(Generic[R]):
             if annotation is not None and annotation != Label(job.name, job.metadata, job.line):
                 job = await self._store.annotate(job, annotation)
             if self._retry_failed and job.ended and job.number not in self._renewed:
-                job = await self._replan(job, request, identity.digest)
+                job = await self._replan(job, request, identity)
             operation = None if job.operation is None else job_records.revive(job, request)
             self._store.progress[JobState.SUBMITTED] += operation is not None
             self._store.progress[JobState.READY] += bool(job.outputs)
@@ -260,23 +259,20 @@ class Recording(Generic[R]):
         return await self._complete(job, operation, overwrite=overwrite)
 
     def _identify(self, request: R) -> JobIdentity:
-        """Say which job a request is; the same object again is the same job."""
+        """Return which job a request is."""
         checks.check_request(request)
-        digest, key = job_records.digest(request), job_records.explicit_key(request)
-        if key is not None:
-            return JobIdentity(digest=digest, key=key)
-        name = (digest, request.idempotency_key)
-        known = self._alive.get(name)
-        if known is None:
-            occurrence, _ = self._seen.count(digest)
-            known = self._alive[name] = JobIdentity(digest=digest, occurrence=occurrence)
-            weakref.finalize(request, self._alive.pop, name, None).atexit = False
-        return known
+        digest = self._pop_planned(request)
+        if digest is not None:
+            return JobIdentity(digest=digest, key=request.idempotency_key)
+        return self._identifier.identify(request)
 
     async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Label) -> JobRecord:
         """Find a job, or write it down with the key and the body it will always have."""
         while (job := await self._store.find(identity)) is None:
             self._stop.check()
+            made = None if identity.key is not None else self._store.make_key(identity)
+            if made is not None:
+                request = attrs.evolve(request, idempotency_key=MadeKey(made))
             body = await self._engine.prepare(request)
             key = request.idempotency_key
             job = await self._store.insert(identity, key=key, route=request.route, body=body, annotation=annotation)
@@ -284,22 +280,17 @@ class Recording(Generic[R]):
                 return job
             if identity.key is None:  # another job has its key: as one made of this request by attrs.evolve
                 request = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
-        if job.route != request.route:
-            raise InvalidRequest(
-                f"{request.route}: idempotency key {job.key} stands for a job of {job.route} in the journal; use "
-                "a fresh one",
-                field="idempotency_key",
-            )
+        check_route(job.key, wanted=request.route, known=job.route)
         if job.digest != identity.digest:
             logger.warning("%s: the key stands for another request in the journal, which goes on", job.key)
         return job
 
-    async def _replan(self, job: JobRecord, request: R, digest: bytes) -> JobRecord:
-        """Give a job that failed for good a new key, with which it is bought anew; once in a run."""
+    async def _replan(self, job: JobRecord, request: R, identity: JobIdentity) -> JobRecord:
+        """Plan a job that failed for good with a new key, by which it is paid for again; once in a run."""
         self._stop.check()
-        fresh = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
-        body = await self._engine.prepare(fresh)
-        renewed = await self._store.replan_with_new_key(job, digest=digest, key=fresh.idempotency_key, body=body)
+        key = MadeKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
+        body = await self._engine.prepare(attrs.evolve(request, idempotency_key=key))
+        renewed = await self._store.replan_with_new_key(job, digest=identity.digest, key=key, body=body)
         self._renewed.add(job.number)
         return renewed
 
