@@ -101,7 +101,7 @@ def test_demo(
     monkeypatch.setattr(demo, "SPEED", 100.0)
     monkeypatch.setattr(demo, "TRACK_SECONDS", (1.0, 1.5))
     monkeypatch.setattr(demo, "DOWNLOAD_RATE", 2e5)
-    monkeypatch.setattr(demo, "INTERVAL", 0.2)
+    monkeypatch.setattr(demo, "LINE_INTERVAL", 0.2)
     monkeypatch.setenv("TTY_COMPATIBLE", interactive)
     monkeypatch.setenv("TTY_INTERACTIVE", interactive)
     assert main(["demo", str(tmp_path)]) == 0
@@ -324,7 +324,7 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         assert re.search(r"one +downloading +2 files, 1\.2 MB", shown)
         assert re.search(r"two +queued", shown)
         display.show("two", DemoStage.DONE)
-        assert repr(display) == "<Board 1 of 2 done>"
+        assert repr(display) == "<DemoDisplay 1 of 2 done>"
 
 
 def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,7 +334,7 @@ def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         display.show("one", DemoStage.DOWNLOADING, "2 files")
         for length in (0, 180_000, 400_000):
             display.refresh(Statistics(), {"one": length, "two": length})
-        monkeypatch.setattr(demo, "INTERVAL", 0.0)
+        monkeypatch.setattr(demo, "LINE_INTERVAL", 0.0)
         for length in (400_000, 400_001, 1_400_000):
             display.refresh(Statistics(), {"one": length})
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
