@@ -5,10 +5,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
+import attrs
 from anyio.abc import TaskGroup
 
 from soundpiece_async._core.containment import contain
@@ -23,6 +24,10 @@ from soundpiece_async._lifetime import CancelHandle, StopSignal, run_shielded
 from soundpiece_async._logs import get_logger
 
 R = TypeVar("R", bound=Request)
+T = TypeVar("T")
+Named: TypeAlias = R | tuple[R, str | None]
+"""A request, or a pair of a request and the name of its files."""
+Requests: TypeAlias = Iterable[Named[R]] | AsyncIterable[Named[R]]
 
 logger = get_logger("bulk")
 
@@ -36,7 +41,7 @@ class RunMany(Generic[R]):
 
     def __init__(
         self,
-        requests: Iterable[R] | AsyncIterable[R],
+        requests: Requests[R],
         *,
         engine: Engine,
         journal: Journal | None,
@@ -162,7 +167,7 @@ class RunMany(Generic[R]):
             except BaseException as fault:  # noqa: BLE001 - what closing the iterable raises is the caller's, a cancellation too
                 self._fault = self._fault or fault
 
-    async def _read_on(self, requests: AsyncIterator[R], pieces: TaskGroup) -> None:
+    async def _read_on(self, requests: AsyncIterator[Named[R]], pieces: TaskGroup) -> None:
         with suppress(SessionClosed), self._engine.life.cancellable() as reading:
             self._reading = reading
             try:
@@ -171,11 +176,11 @@ class RunMany(Generic[R]):
             finally:
                 self._reading = None
 
-    async def _read_each(self, requests: AsyncIterator[R], pieces: TaskGroup, reading: CancelHandle) -> None:
+    async def _read_each(self, requests: AsyncIterator[Named[R]], pieces: TaskGroup, reading: CancelHandle) -> None:
         while True:
             await self._places.acquire()
             try:
-                request = await anext(requests)
+                request, name = _split(await anext(requests))
             except StopAsyncIteration:
                 return
             except BaseException as fault:
@@ -185,7 +190,7 @@ class RunMany(Generic[R]):
                 return
             if reading.cancelled:
                 return  # the iterable would go on as if nothing had happened
-            job = self._jobs[self._read] = InFlight(request)
+            job = self._jobs[self._read] = InFlight(request, name)
             pieces.start_soon(self._run, self._read, job)
             self._read += 1
 
@@ -209,7 +214,8 @@ class RunMany(Generic[R]):
     async def _complete(self, job: InFlight[R]) -> Succeeded[R] | Failed[R]:
         """Run a job, and return its failure instead of raising it; an error that concerns all of them stops the run."""
         try:
-            return await (self._submit(job) if self._recording is None else self._recording.run(job))
+            result = await (self._submit(job) if self._recording is None else self._recording.run(job))
+            return result if job.name is None else attrs.evolve(result, name=job.name)
         except Exception as fault:
             known = job.operation
             what = getattr(job.request, "route", "request") if known is None else str(known.handle)
@@ -220,18 +226,29 @@ class RunMany(Generic[R]):
             raise error
         if error.stops_run:
             self._stop.set(error)
-        return Failed(request=job.request, operation=error.operation or known, error=error.about(operation=known))
+        operation = error.operation or known
+        return Failed(request=job.request, operation=operation, error=error.about(operation=known), name=job.name)
 
     async def _submit(self, job: InFlight[R]) -> Succeeded[R]:
         """Submit, wait and download."""
         self._stop.check()
         job.operation = await self._engine.submit(job.request, stop=self._stop)
         operation = await self._engine.wait(job.operation, timeout=self._timeout)
-        return Succeeded(request=job.request, operation=operation, files=await self._files.save(operation))
+        name = self._files.choose_name(operation, job.name)
+        files = await self._files.save(operation, name=name)
+        return Succeeded(request=job.request, operation=operation, files=files)
+
+
+def _split(item: Named[R]) -> tuple[R, str | None]:
+    """Return a request and its name; what is neither is refused where requests are checked."""
+    match item:
+        case (request, str() | None as name):
+            return request, name
+    return item, None
 
 
 @asynccontextmanager
-async def _opened(requests: Iterable[R] | AsyncIterable[R]) -> AsyncGenerator[AsyncIterator[R]]:
+async def _opened(requests: Requests[R]) -> AsyncGenerator[AsyncIterator[Named[R]]]:
     """Read either kind; a generator is closed at the end, because nobody else can know when that is."""
     try:
         if isinstance(requests, AsyncIterable):
@@ -246,6 +263,6 @@ async def _opened(requests: Iterable[R] | AsyncIterable[R]) -> AsyncGenerator[As
             requests.close()
 
 
-async def _walk(requests: Iterable[R]) -> AsyncGenerator[R]:
+async def _walk(requests: Iterable[T]) -> AsyncGenerator[T]:
     for request in requests:
         yield request

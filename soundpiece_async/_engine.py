@@ -14,7 +14,7 @@ from soundpiece_async._core import endings, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError
-from soundpiece_async._core.filenames import Titles
+from soundpiece_async._core.filenames import Titles, safe_stem
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics
@@ -42,9 +42,10 @@ R = TypeVar("R", bound=Request)
 
 @attrs.define(eq=False)
 class InFlight(Generic[R]):
-    """A request of a run, and its operation as soon as that is known."""
+    """A request of a run, the name its files are to have, and its operation as soon as that is known."""
 
     request: R
+    name: str | None = None
     operation: Operation[R] | None = None
 
 
@@ -226,14 +227,16 @@ class RunFiles:
     def __repr__(self) -> str:
         return f"<RunFiles running={len(self._running)} full={self._full is not None}>"
 
-    async def save(
-        self, operation: Operation[Any], *, name: str | None = None, overwrite: bool = False
-    ) -> tuple[SavedFile, ...]:
+    def choose_name(self, operation: Operation[Any], wanted: str | None) -> str:
+        """Return a name that no other operation of this run has: the wanted one, or the operation's id."""
+        return self._names.give(operation, safe_stem(wanted or operation.id))
+
+    async def save(self, operation: Operation[Any], *, name: str, overwrite: bool = False) -> tuple[SavedFile, ...]:
         """Save the files of a ready operation.
 
         Args:
             operation: the operation.
-            name: the name of its files; None: one that no other operation of this run has.
+            name: the name of its files.
             overwrite: replace what is there.
 
         Raises:
@@ -241,7 +244,6 @@ class RunFiles:
         """
         if self.to is None:
             return ()
-        name = name or self._names.give(operation, operation.id)
         if self._full is None:
             with anyio.CancelScope() as scope:
                 self._running.add(scope)

@@ -1,12 +1,11 @@
 """The front room: submit, wait, download, run."""
 
 import warnings
-from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
-from soundpiece_async._bulk import RunMany
+from soundpiece_async._bulk import Requests, RunMany
 from soundpiece_async._core.checks import check_in_flight, check_operation, check_output, check_timeout
 from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._core.operations import Operation
@@ -24,6 +23,8 @@ from soundpiece_async._lifetime import NOT_OPEN, Lifetime
 from soundpiece_async._shared.opening import demand_driver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aiohttp import TraceConfig
 
 R = TypeVar("R", bound=Request)
@@ -218,24 +219,33 @@ class Session:
         )
 
     async def run(
-        self, request: R, *, save_to: Destination | None = None, timeout: float | None = None
+        self,
+        request: R,
+        *,
+        save_to: Destination | None = None,
+        name: str | None = None,
+        timeout: float | None = None,
     ) -> Succeeded[R]:
         """Submit, wait and, when ``save_to`` names a place, download. Raises as the three do.
 
-        ``timeout`` is that of ``wait``: it begins once the work was accepted. The submit has
-        ``RetryPolicy.submit_max_elapsed``.
+        Args:
+            request: the request.
+            save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
+            name: the stem of the files, instead of the operation's id; made safe.
+            timeout: that of ``wait``, in seconds: it begins once the request was accepted. The submit has
+                ``RetryPolicy.submit_max_elapsed``.
         """
         check_timeout(timeout)
         check_destination(save_to, verify=self._settings.verify)
         engine = self._engine
         await engine.check_destination(save_to)
         operation = await engine.wait(await engine.submit(request), timeout=timeout)
-        files = () if save_to is None else tuple(await engine.download(operation, save_to))
-        return Succeeded(request=request, operation=operation, files=files)
+        files = () if save_to is None else tuple(await engine.download(operation, save_to, name=name))
+        return Succeeded(request=request, operation=operation, files=files, name=name)
 
     def run_many(
         self,
-        requests: Iterable[R] | AsyncIterable[R],
+        requests: Requests[R],
         *,
         save_to: Destination | None = None,
         journal: Journal | None = None,
@@ -249,9 +259,11 @@ class Session:
         nothing more is sent, and each request that is left is answered by a ``Failed`` with that error.
 
         Args:
-            requests: any iterable or async iterable, read no further ahead than ``max_in_flight``. What it raises ends
-                the reading; what is in flight is still given out, then its error is raised. A generator is closed, and
-                what it awaits then runs to its end, however the run is left.
+            requests: any iterable or async iterable of requests, or of pairs of a request and the name of its files
+                (instead of the operation's id; made safe, and numbered where several want the same). It is read no
+                further ahead than ``max_in_flight``. What it raises ends the reading; what is in flight is still given
+                out, then its error is raised. A generator is closed, and what it awaits then runs to its end, however
+                the run is left.
             save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
             journal: records the run, so that the same call goes on with it after a crash, an outage or a 402. Equal
                 requests are told apart by how often they occur; those with a key of their own by that. What has ended

@@ -115,6 +115,29 @@ async def test_requests_are_read_no_faster_than_results_are_taken(session: Sessi
     assert (read, taken) == (30, 30)
 
 
+async def test_requests_come_with_the_names_of_their_files(session: Session, tmp_path: Path) -> None:
+    """A name may be missing or taken; it comes back with the result, and names every file of it."""
+
+    async def requests() -> AsyncIterator[tuple[Request, str | None]]:
+        for name in ("take", "take", "../Take", None):
+            yield fx(1), name
+        yield SeparateStems(SOURCE), "mix"
+
+    async with session.run_many(requests(), save_to=tmp_path, ordered=True) as results:
+        done = [result async for result in results]
+    assert [result.name for result in done] == ["take", "take", "../Take", None, "mix"]
+    names = [[file.name for file in result.files] for result in done if isinstance(result, Succeeded)]
+    assert sorted(names[0] + names[1]) == ["take-2.flac", "take.flac"]
+    assert names[2] == ["_Take.flac"]
+    assert done[3].operation is not None
+    assert names[3] == [f"{done[3].operation.id}.flac"]
+    assert sorted(names[4]) == ["mix-bass.flac", "mix-drums.flac", "mix-other.flac", "mix-vocals.flac"]
+    async with session.run_many([(fx(1), "one", "too many")]) as results:  # type: ignore[list-item]
+        (failed,) = [result async for result in results]
+    assert isinstance(failed, Failed)
+    assert "tuple" in str(failed.error)
+
+
 async def test_an_iterable_that_raises_ends_the_reading_and_not_the_pieces(session: Session) -> None:
     """What is in flight is still given out; then the iterable's own error is raised, bare."""
 

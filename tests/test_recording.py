@@ -603,8 +603,9 @@ async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator,
         async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
             for number, name in enumerate(names):
                 if name is not None:
-                    journal.annotate(requests[number], name=name, metadata={"line": number, "name": name})
-            async with session.run_many(requests, save_to=tmp_path, journal=journal, ordered=True) as results:
+                    journal.annotate(requests[number], metadata={"line": number, "name": name})
+            named = zip(requests, names, strict=True)
+            async with session.run_many(named, save_to=tmp_path, journal=journal, ordered=True) as results:
                 done = succeeded([result async for result in results])
         return [file.name for result in done for file in result.files]
 

@@ -92,6 +92,8 @@ async def test_run_is_the_three_in_a_row(session: Session, tmp_path: Path) -> No
     saved = await session.run(fx(), save_to=tmp_path)
     assert saved.files[0].path.is_file()
     assert (await session.run(fx())).files == ()
+    named = await session.run(fx(), save_to=tmp_path, name="a/door")
+    assert (named.name, [file.name for file in named.files]) == ("a/door", ["a_door.flac"])
 
 
 async def test_many_waiters_share_one_poll() -> None:

@@ -93,12 +93,14 @@ class Succeeded(Generic[R_co]):
         operation: ready.
         files: none without a destination.
         from_journal: True when an earlier run ended it, and nothing was asked of the service now.
+        name: the one that was passed with the request.
     """
 
     request: R_co
     operation: Operation[R_co]
     files: tuple[SavedFile, ...] = ()
     from_journal: bool = attrs.field(default=False, repr=False)
+    name: str | None = None
 
     def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
         """Return the operation and the files as JSON values, as ``Operation.to_dict`` and ``SavedFile.to_dict``."""
@@ -122,12 +124,14 @@ class Failed(Generic[R_co]):
         operation: the operation as it was last seen, or None.
         error: the reason.
         from_journal: True if an earlier run ended it, and the service was not asked now.
+        name: the one that was passed with the request.
     """
 
     request: R_co
     operation: Operation[R_co] | None
     error: SoundpieceError
     from_journal: bool = False
+    name: str | None = None
 
     def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
         """Return the operation, if there is one, and the error as JSON values, as ``Operation.to_dict``."""

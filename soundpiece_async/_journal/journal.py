@@ -357,26 +357,20 @@ class Journal:
         return PlannedJob(identity=identity, key=key, route=request.route, body=body, annotation=annotation)
 
     @forget_arguments
-    def annotate(
-        self, request: Request, *, name: str | None = None, metadata: Any = None, line: int | None = None
-    ) -> None:
-        """Say what to call the files of a request that is about to be given to ``run_many``, and what to keep with it.
+    def annotate(self, request: Request, *, metadata: Any = None, line: int | None = None) -> None:
+        """Keep something with the job of a request that is about to be passed to ``run_many``.
 
-        None of it counts for which job it is; what was said last counts. Files that are saved keep their names.
+        It is no part of the job's identity, and a later annotation replaces it.
 
         Args:
-            request: the very object that will be given.
-            name: the stem of its files; made safe, and numbered where several jobs want the same.
+            request: the very object that will be passed.
             metadata: any JSON value; ``jobs`` gives it back, as ``JobRecord.metadata``.
             line: of the file that it was read from; the report shows it.
 
         Raises:
             InvalidRequest: the metadata has no JSON form.
-            TypeError: the name is no text.
         """
-        if not isinstance(name, str | None):
-            raise TypeError(f"name must be text, or None, not {type(name).__name__}")
-        annotation = Label(name, metadata, line)
+        annotation = Label(None, metadata, line)
         try:
             annotation.as_row()
         except (ValueError, TypeError, RecursionError) as error:

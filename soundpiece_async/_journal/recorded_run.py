@@ -26,7 +26,7 @@ from soundpiece_async._core.errors import (
     TransportError,
     duplicate,
 )
-from soundpiece_async._core.job_records import UNLABELLED, FileRecord, JobIdentity, JobRecord, JobState, Label
+from soundpiece_async._core.job_records import FileRecord, JobIdentity, JobRecord, JobState, Label
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
@@ -214,9 +214,7 @@ class Recording(Generic[R]):
         async with self._store.lock(identity) as queue:
             if queue.outage is not None:  # of the same object, tried meanwhile: or each would try for a whole budget
                 raise queue.outage
-            job = await self._find_or_insert(request, identity, annotation=annotation or UNLABELLED)
-            if annotation is not None and annotation != Label(job.name, job.metadata, job.line):
-                job = await self._store.annotate(job, annotation)
+            job = await self._find_and_annotate(in_flight, identity, annotation)
             if self._retry_failed and job.ended and job.number not in self._renewed:
                 job = await self._replan(job, request, identity)
             operation = None if job.operation is None else job_records.revive(job, request)
@@ -265,6 +263,19 @@ class Recording(Generic[R]):
         if digest is not None:
             return JobIdentity(digest=digest, key=request.idempotency_key)
         return self._identifier.identify(request)
+
+    async def _find_and_annotate(
+        self, in_flight: InFlight[R], identity: JobIdentity, annotation: Label | None
+    ) -> JobRecord:
+        """Find a job or write it down, and update its annotation where there is a newer one."""
+        name = in_flight.name
+        latest = None if annotation is None else attrs.evolve(annotation, name=name)
+        job = await self._find_or_insert(in_flight.request, identity, annotation=latest or Label(name))
+        if latest is None and name is not None:
+            latest = Label(name, job.metadata, job.line)
+        if latest is not None and latest != Label(job.name, job.metadata, job.line):
+            job = await self._store.annotate(job, latest)
+        return job
 
     async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Label) -> JobRecord:
         """Find a job, or write it down with the key and the body it will always have."""

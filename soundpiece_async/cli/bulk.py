@@ -233,8 +233,8 @@ class JobReader:
     def __repr__(self) -> str:
         return f"<JobReader {self._path} under way={len(self._jobs)}{' stopped' * self.stopped}>"
 
-    async def read(self) -> AsyncGenerator[Request]:
-        """Give the requests, in the order of their lines.
+    async def read(self) -> AsyncGenerator[tuple[Request, str | None]]:
+        """Yield the requests with the names of their files, in the order of their lines.
 
         Raises:
             UsageError: the file is not any more what it was when it was checked.
@@ -245,9 +245,9 @@ class JobReader:
                     if self.stopped:
                         return
                     job = require_valid(self._path, line)
-                    self._journal.annotate(job.request, name=job.name, metadata=job.metadata, line=job.line)
+                    self._journal.annotate(job.request, metadata=job.metadata, line=job.line)
                     self._jobs[job.request.idempotency_key] = job
-                    yield job.request
+                    yield job.request, job.name
 
     def pop(self, request: Request) -> Job:
         """Give the line of a request, once."""

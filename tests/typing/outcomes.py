@@ -9,6 +9,7 @@ from typing import Any, assert_never, assert_type
 
 import soundpiece_async
 from soundpiece_async import (
+    AutoCutDown,
     Failed,
     Handle,
     InvalidRequest,
@@ -79,6 +80,23 @@ async def run_many(session: Session, journal: Journal, songs: AsyncIterator[NewS
                     assert_type(outcome.request.idempotency_key, str)
 
 
+async def name_files(session: Session, tracks: dict[str, Output]) -> None:
+    """Requests may come with the names of their files, from any iterable."""
+    done = await session.run(NewFx("thud", duration=1), save_to="out", name="thud")
+    assert_type(done.name, str | None)
+
+    async def make_cuts() -> AsyncIterator[tuple[AutoCutDown, str]]:
+        for name, output in tracks.items():
+            yield AutoCutDown(output, target_duration=15), name
+
+    async with session.run_many(make_cuts(), save_to="out") as cuts:
+        assert_type(cuts, RunMany[AutoCutDown])
+    async with session.run_many([(SeparateStems(output), name) for name, output in tracks.items()]) as stems:
+        assert_type(stems, RunMany[SeparateStems])
+    async with session.run_many(SeparateStems(output) for output in tracks.values()) as more:
+        assert_type(more, RunMany[SeparateStems])
+
+
 def match_all(outcome: Succeeded[NewFx] | Failed[NewFx]) -> str:
     """There are two outcomes, and a checker knows it."""
     match outcome:
@@ -121,7 +139,7 @@ async def misspell(session: Session, output: Output, outcome: Succeeded[NewFx] |
     Session("spk_key")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Limits(poll=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Journal.open("out", retry_faild=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    session.run_many(["la"])  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    session.run_many(["la"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     read(session.statistics().inflight)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     session.deliver(output)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
