@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar
@@ -130,6 +130,19 @@ class RunMany(Generic[R]):
         self._taken += 1
         self._places.release()
         return result
+
+    async def succeeded(self, on_failure: Callable[[Failed[R]], object]) -> AsyncGenerator[Succeeded[R]]:
+        """Iterate over the results that succeeded, in a stage that other stages read from.
+
+        Args:
+            on_failure: called with each ``Failed``, as ``failures.append``.
+        """
+        async for result in self:
+            match result:
+                case Succeeded():
+                    yield result
+                case Failed():
+                    on_failure(result)
 
     def _hand_back(self) -> None:
         """Raise what ended the run, once and as it is."""

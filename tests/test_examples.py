@@ -51,14 +51,34 @@ async def test_a_bulk_run_goes_on(soundpiece_simulator: Simulator, tmp_path: Pat
     assert soundpiece_simulator.statistics().operations == 3
 
 
-async def test_a_pipeline_saves_every_cut(tmp_path: Path, capsys: Streams) -> None:
-    """Two tracks, four stems of each, under names that people understand."""
-    await load("pipeline").main(tmp_path, ["ambient, slow", "house"], seconds=0.2)
+async def test_a_pipeline_saves_every_cut(soundpiece_simulator: Simulator, tmp_path: Path, capsys: Streams) -> None:
+    """Two tracks, four stems of each, under names that people understand; a failure is reported."""
+    pipeline = load("pipeline")
+    assert await pipeline.main(tmp_path, ["ambient, slow", "house"], seconds=0.2) == 0
     kinds = ("bass", "drums", "other", "vocals")
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.glob("*.flac")} == {
         f"{prompt}-{kind}.flac" for prompt in ("ambient, slow", "house") for kind in kinds
     }
     assert capsys.readouterr().out.count(".flac") == 8
+    soundpiece_simulator.inject(Fault.FAIL)
+    assert await pipeline.main(tmp_path, ["ambient, slow", "jazz"], seconds=0.2) == 1
+    assert capsys.readouterr().err.startswith("failed  jazz: operation create.new_instrumental/op_")
+    assert soundpiece_simulator.statistics().operations == 13
+
+
+async def test_the_best_take_is_remixed(soundpiece_simulator: Simulator, tmp_path: Path, capsys: Streams) -> None:
+    """All takes are saved, and the function of the user chooses one of them."""
+    lyrics, out = tmp_path / "lyrics", tmp_path / "out"
+    lyrics.mkdir()
+    (lyrics / "home.txt").write_text("[Verse]\nHome again")
+    best_take = load("best_take")
+    assert await best_take.main(lyrics, out) == 0
+    assert {path.name for path in out.rglob("*.flac")} == {"home-1.flac", "home-2.flac", "home-remix.flac"}
+    (lyrics / "lost.txt").write_text("[Verse]\nLost again")
+    soundpiece_simulator.inject(Fault.FAIL)
+    assert await best_take.main(lyrics, out) == 1
+    assert capsys.readouterr().err.startswith("failed  lost: operation create.new_song/op_")
+    assert soundpiece_simulator.statistics().operations == 3
 
 
 async def test_a_receiver_saves_what_is_announced(

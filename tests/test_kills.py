@@ -169,3 +169,42 @@ async def test_the_command_is_killed(victim: Victim, tmp_path: Path, host: str, 
     assert {name for name in files if "vocals" not in name and "drums" not in name} >= names
     assert len(files) == 3 + 2 * 4
     assert all(len(soundfile.read(folder / name)[0]) for name in files)
+
+
+PIPELINES: dict[str, tuple[int, list[str]]] = {
+    "pipeline": (12, [f"{track}-{kind}.flac" for track in "ab" for kind in ("bass", "drums", "other", "vocals")]),
+    "best_take": (
+        4,
+        ["one-remix.flac", "takes/one-1.flac", "takes/one-2.flac", "takes/two-1.flac", "takes/two-2.flac"],
+    ),
+}
+"""Of each example that is a pipeline: how many operations there are at the end, and some of the files."""
+
+
+@pytest.mark.parametrize("example", PIPELINES)
+async def test_a_pipeline_is_killed_in_the_middle(victim: Victim, tmp_path: Path, example: str) -> None:
+    """The same command goes on: nothing is bought twice in any of the stages, and every file is whole."""
+    lyrics, out = tmp_path / "lyrics", tmp_path / "out"
+    lyrics.mkdir()
+    for name in ("one", "two"):
+        (lyrics / f"{name}.txt").write_text(f"[Verse]\nThe song {name}")
+    arguments = {"pipeline": [str(out), "a", "b"], "best_take": [str(lyrics), str(out)]}[example]
+    operations, files = PIPELINES[example]
+    seen = 0
+
+    async def kill(request: ReceivedRequest) -> None:
+        nonlocal seen
+        seen += request.method == "PUT"
+        if request.method == "PUT" and seen in (2, 4, operations):
+            os.kill(victim.child, signal.SIGKILL)
+
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
+        deaths = 0
+        while (status := await victim.run(sim, out, example=example, arguments=arguments)) == KILLED:
+            deaths += 1
+        assert (status, deaths >= 2) == (0, True)
+        assert len(sim.operations) == operations
+        assert len({(request.key, request.body) for request in sim.log if request.method == "PUT"}) == operations
+    assert {str(path.relative_to(out)) for path in out.rglob("*.flac")} >= set(files)
+    for path in out.rglob("*.flac"):
+        assert len(soundfile.read(path)[0]) > 0

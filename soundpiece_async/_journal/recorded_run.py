@@ -340,9 +340,10 @@ class Recording(Generic[R]):
         if not endings.is_over(operation):
             operation = await self._wait(job, operation)
         try:
-            if title is None or not job.outputs:
-                title = await self._store.mark_ready(job, operation, now=self._store.now)
-            files = await self._files.save(operation, name=title, overwrite=overwrite)
+            wanted = self._files.to is not None
+            if not job.outputs or (wanted and title is None):
+                title = await self._store.mark_ready(job, operation, now=self._store.now, named=wanted)
+            files = () if title is None else await self._files.save(operation, name=title, overwrite=overwrite)
         except SoundpieceError as error:
             await self._fail(job, error)
             raise

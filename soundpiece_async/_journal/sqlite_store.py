@@ -122,8 +122,22 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
     connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)  # noqa: S608 - constants
 
 
-def write_ready(connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any], now: float) -> str:
-    """Write down the outputs of a job, and return the title its files have from now on.
+def write_ready(
+    connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any], now: float, *, named: bool
+) -> str | None:
+    """Write down the outputs of a job, and return the title of its files, where they are ``named``."""
+    title = _take_title(connection, job, operation) if named else job.title
+    outputs = job_records.write_outputs(operation.outputs)
+    connection.execute(
+        "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
+        "WHERE number = ?",
+        (outputs, seal_text(outputs), title, now, job.number),
+    )
+    return title
+
+
+def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any]) -> str:
+    """Return the title that the files of a job have from now on.
 
     It is the name that was asked for, or the operation's id; with a number where another job's files have that.
     """
@@ -140,12 +154,6 @@ def write_ready(connection: sqlite3.Connection, job: JobRecord, operation: Opera
     title = number_title(stem, number)
     owned = [(name, job.number) for name in names(number)]
     connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
-    outputs = job_records.write_outputs(operation.outputs)
-    connection.execute(
-        "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
-        "WHERE number = ?",
-        (outputs, seal_text(outputs), title, now, job.number),
-    )
     return title
 
 
@@ -306,9 +314,11 @@ class SqliteStore:
         values = (operation.id, seal_text(operation.id), created, echoes, now)
         await self._change(job, changes, *values, durable=True)
 
-    async def mark_ready(self, job: JobRecord, operation: Operation[Any], *, now: float) -> str:
+    async def mark_ready(
+        self, job: JobRecord, operation: Operation[Any], *, now: float, named: bool = True
+    ) -> str | None:
         """Write down the outputs, with the numbers they have from now on; returns the title of their files."""
-        return await self._execute(lambda connection: write_ready(connection, job, operation, now))
+        return await self._execute(lambda connection: write_ready(connection, job, operation, now, named=named))
 
     async def mark_saved(
         self, job: JobRecord, operation: Operation[Any], files: tuple[FileRecord, ...], *, now: float

@@ -172,10 +172,13 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def mark_ready(self, job: JobRecord, operation: Operation[Any], *, now: float) -> str:
+    async def mark_ready(
+        self, job: JobRecord, operation: Operation[Any], *, now: float, named: bool = True
+    ) -> str | None:
         """Write down the outputs, with the numbers they have from now on; returns the title of their files.
 
-        It is the name that was asked for, or the operation's id; with a number where another job's files have that.
+        It is the name that was asked for, or the operation's id; with a number where another job's files have that. Not
+        ``named``: this run does not want the files, so they take no title from others.
         """
         ...
 

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import pickle
+import runpy
 import signal
 import sqlite3
 import sys
@@ -62,12 +63,20 @@ async def run(command: dict[str, Any]) -> int:
 
 
 def call(command: dict[str, Any]) -> int:
-    """Be the command line, which prints into a file: our own standard output is spoken for."""
+    """Be the command line, or an example, which print into a file: our own standard output is spoken for."""
     os.environ |= {"SOUNDPIECE_API_KEY": command["api_key"], "SOUNDPIECE_BASE_URL": command["url"]}
     with Path(command["folder"]).with_suffix(".printed").open("a") as printed:
         os.dup2(printed.fileno(), sys.stdout.fileno())
         os.dup2(printed.fileno(), sys.stderr.fileno())
-    return cli.main(command["arguments"])
+    if "example" not in command:
+        return cli.main(command["arguments"])
+    path = Path(__file__).parents[2] / "examples" / f"{command['example']}.py"
+    sys.argv = [str(path), *command["arguments"]]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def main() -> None:
