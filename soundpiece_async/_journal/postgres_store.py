@@ -502,10 +502,15 @@ class PostgresStore:
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
         await self._change("submitted", job, operation=operation.id, created_at=created, echoes=echoes, now=now)
 
-    async def mark_ready(self, job: JobRecord, operation: Operation[Any], *, now: float) -> str:
+    async def mark_ready(
+        self, job: JobRecord, operation: Operation[Any], *, now: float, named: bool = True
+    ) -> str | None:
         """Write down the outputs, and the title, whose names are the job's from now on."""
         stem = safe_stem(job.name or operation.id)
         outputs = job_records.write_outputs(operation.outputs)
+        if not named:
+            await self._change("ready", job, outputs=outputs, title=job.title, now=now)
+            return job.title
         number = 1
         while True:
             title = number_title(stem, number)
