@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import anyio
-import attrs
 import pytest
+from helpers.idle import until
 from helpers.sample_requests import fx
-from helpers.simulation import never_finishes, settings, simulate
+from helpers.scripted_http import LOST, respond, scripted
+from helpers.scripted_http import settings as scripted_settings
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import (
     ApiError,
@@ -20,7 +22,6 @@ from soundpiece_async import (
     RetryPolicy,
     ServerError,
     Session,
-    Settings,
     Timeouts,
     TransportError,
 )
@@ -28,7 +29,7 @@ from soundpiece_async._core import wire
 from soundpiece_async._core.gate import Turn
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._transport import LARGE_ANSWER, Transport
-from soundpiece_async.simulator import Fault, Simulator
+from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -62,65 +63,61 @@ IMPATIENT = {
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "failure",
     [
-        Fault.SERVER_ERROR,
-        Fault.BAD_GATEWAY,
-        Fault.GATEWAY_TIMEOUT,
-        Fault.RESET_BEFORE,
-        Fault.RESET_AFTER,
-        Fault.CUT,
-        Fault.RATE_LIMITED,
+        respond({"detail": "oops"}, status=500),
+        respond(status=502, body=b"<html>bad gateway</html>"),
+        respond(status=504, body=b"<html>gateway timeout</html>"),
+        respond(body=b'{"fx": {"id": "op_'),
+        LOST,
+        30.0,
     ],
+    ids=["500", "502", "504", "cut", "lost", "stalled"],
 )
-async def test_a_submit_is_repeated_with_the_same_bytes(sim: Simulator, session: Session, fault: Fault) -> None:
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_submit_is_repeated_with_the_same_bytes(failure: Answer | Exception | float) -> None:
     """Whatever loses the answer, the same key and body go again, and one operation is made."""
-    sim.inject(fault, method="PUT", times=2)
-    operation = await session.submit(fx())
-    submits = [request for request in sim.log if request.method == "PUT"]
-    assert len(submits) >= 3
-    assert len({request.body for request in submits}) == 1
-    assert list(sim.operations) == [operation.id]
-
-
-async def test_a_stalled_answer_is_given_up_after_the_attempt_timeout(sim: Simulator) -> None:
-    """One attempt takes no longer than its timeout; the next one is answered."""
-    sim.inject(Fault.STALL, method="PUT", seconds=30)
-    async with Session(settings(sim, timeouts=Timeouts(submit=0.2))) as session:
-        with anyio.fail_after(30):
-            await session.submit(fx())
-    assert len(sim.operations) == 1
+    with scripted(failure, failure) as http:
+        async with Session(scripted_settings(timeouts=Timeouts(submit=0.3))) as session:
+            operation = await session.submit(fx())
+    assert len(http.puts) == 3
+    assert len(set(http.puts)) == 1
+    assert list(http.created.values()) == [operation.id]
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 413, 418])
-async def test_a_refusal_is_never_repeated(sim: Simulator, session: Session, status: int) -> None:
+async def test_a_refusal_is_never_repeated(status: int) -> None:
     """Other 4xx say no, and mean it."""
-    sim.inject(Fault.SERVER_ERROR, method="PUT", status=status)
-    with pytest.raises(ApiError) as caught:
-        await session.submit(fx())
+    with scripted(respond({"detail": "no"}, status=status)) as http:
+        async with Session(scripted_settings()) as session:
+            with pytest.raises(ApiError) as caught:
+                await session.submit(fx())
     assert caught.value.status == status
     assert not caught.value.retryable
-    assert len(sim.log) == 1
+    assert len(http.calls) == 1
 
 
-async def test_the_budget_ends_the_trying_and_the_object_can_go_again(sim: Simulator) -> None:
+async def test_the_budget_ends_the_trying_and_the_object_can_go_again() -> None:
     """After ``submit_max_elapsed`` the last error is raised; the same object is still the same piece of work."""
-    sim.inject(Fault.SERVER_ERROR, method="PUT", times=1)
-    async with Session(settings(sim, retries=RetryPolicy(submit_max_elapsed=0))) as session:
-        request = fx()
-        with pytest.raises(ServerError, match=request.idempotency_key) as caught:
+    with scripted(respond({"detail": "oops"}, status=500)) as http:
+        async with Session(scripted_settings(retries=RetryPolicy(submit_max_elapsed=0))) as session:
+            request = fx()
+            with pytest.raises(ServerError, match=request.idempotency_key) as caught:
+                await session.submit(request)
+            assert "gave up after 1 attempts" in caught.value.__notes__[0]
             await session.submit(request)
-        assert "gave up after 1 attempts" in caught.value.__notes__[0]
-        await session.submit(request)
-    assert len({request.body for request in sim.log}) == 1
+    assert len(http.puts) == 2
+    assert len(set(http.puts)) == 1
 
 
-async def test_waiting_for_the_rate_limit_uses_up_no_budget(sim: Simulator) -> None:
+async def test_waiting_for_the_rate_limit_uses_up_no_budget() -> None:
     """A 429 is waited out, however small the budget and the attempt timeout are."""
-    sim.inject(Fault.RATE_LIMITED, method="PUT", times=2, seconds=1)
-    async with Session(settings(sim, **IMPATIENT)) as session:
-        await session.submit(fx())
-        assert session.statistics().rate_limited == 2
+    with scripted(respond({"detail": "slow down"}, status=429, retry_after="1")) as http:
+        async with Session(scripted_settings(**IMPATIENT)) as session:
+            await session.submit(fx())
+            assert session.statistics().rate_limited == 1
+    assert len(http.puts) == 2
+    assert len(set(http.puts)) == 1
 
 
 @pytest.mark.parametrize(
@@ -174,20 +171,18 @@ async def test_nobody_there_is_a_transport_error(sim: Simulator) -> None:
 
 async def test_long_polls_never_hold_up_a_submit() -> None:
     """Polls, submits and downloads have slots of their own (one pool for all was measured to stop every submit)."""
-    async with (
-        simulate(durations=never_finishes) as sim,
-        Session(settings(sim, limits=Limits(polls=2, submits=1))) as session,
-    ):
-        async with anyio.create_task_group() as group:
-            for number in range(4):
-                group.start_soon(session.wait, await session.submit(fx(number)))
-            with anyio.fail_after(30):
-                while sim.open_requests < 1:
-                    await anyio.sleep(0.01)
-                for number in range(10):
-                    await session.submit(fx(10 + number))
-            group.cancel_scope.cancel()
-        assert sim.peak_polls <= 2
+    with scripted() as http:
+        http.ready = False
+        async with Session(scripted_settings(limits=Limits(polls=2, submits=1))) as session:
+            async with anyio.create_task_group() as group:
+                for number in range(4):
+                    group.start_soon(session.wait, await session.submit(fx(number)))
+                await until(lambda: http.polls > 0)
+                with anyio.fail_after(30):
+                    for number in range(10):
+                        await session.submit(fx(10 + number))
+                group.cancel_scope.cancel()
+    assert http.peak_polls <= 2
 
 
 async def test_requests_say_who_they_are_and_tracing_sees_them(sim: Simulator) -> None:
@@ -206,6 +201,7 @@ async def test_requests_say_who_they_are_and_tracing_sees_them(sim: Simulator) -
     assert len(seen) == len(sim.log)
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_the_services_clock_is_read_from_its_answers() -> None:
     """A local clock that is an hour off does not spoil ages and expiry times; junk in ``Date`` is ignored."""
     async with simulate(clock_skew=3600) as sim, Session(settings(sim)) as session:
@@ -257,16 +253,16 @@ async def test_a_transport_that_is_not_open_says_so(sim: Simulator) -> None:
             pytest.fail("it is closed")
 
 
-async def test_a_setting_changed_is_a_setting_heeded(sim: Simulator) -> None:
+async def test_a_setting_changed_is_a_setting_heeded() -> None:
     """A ceiling paces every request of the session, from the first on."""
-    limits = attrs.evolve(Limits(), requests_per_second=20.0)
-    async with Session(settings(sim, limits=limits)) as session:
-        started = anyio.current_time()
-        async with anyio.create_task_group() as group:
-            for number in range(35):
-                group.start_soon(session.submit, fx(number))
-        assert anyio.current_time() - started > (35 - 20 - 1) / 20.0
-        assert session.statistics().rate == pytest.approx(20.0)
+    with scripted():
+        async with Session(scripted_settings(limits=Limits(requests_per_second=20.0))) as session:
+            started = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                for number in range(35):
+                    group.start_soon(session.submit, fx(number))
+            assert anyio.current_time() - started > (35 - 20 - 1) / 20.0
+            assert session.statistics().rate == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("size", [1000, 2 * LARGE_ANSWER])
@@ -280,13 +276,10 @@ async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
         raise DecodeError(f"{call}: {len(answer.body) > size}")
 
     call = wire.poll(Handle("create.new_fx", "op_1"), wait=False)
-    async with (
-        answering(http(body)) as url,
-        Transport(Settings(api_key="spk_1", base_url=url)) as transport,
-        anyio.create_task_group() as group,
-    ):
-        group.start_soon(transport.pacer.run)
-        with pytest.raises(DecodeError, match="True"):
-            await transport.ask(call, turn=Turn.SUBMIT, read=read)
-        group.cancel_scope.cancel()
+    with scripted(respond(body=body)):
+        async with Transport(scripted_settings()) as transport, anyio.create_task_group() as group:
+            group.start_soon(transport.pacer.run)
+            with pytest.raises(DecodeError, match="True"):
+                await transport.ask(call, turn=Turn.SUBMIT, read=read)
+            group.cancel_scope.cancel()
     assert [thread == threading.get_ident() for thread in threads] == [size < LARGE_ANSWER]
