@@ -25,8 +25,8 @@ import attrs
 from yarl import URL
 
 from soundpiece_async import Handle, Limits, Session, Settings, Timeouts
+from soundpiece_async._operations import Reader
 from soundpiece_async._poller import Poller
-from soundpiece_async._reader import Reader
 from soundpiece_async._transport import Transport
 
 ROUTE = "create.new_fx"

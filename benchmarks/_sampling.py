@@ -32,7 +32,7 @@ STAGES = {
         "pieces",
         "identities",
     ),
-    "submit": ("_submitter", "validation", "requests"),
+    "submit": ("_operations", "validation", "requests"),
     "poll": ("_poller", "scheduler", "waiting", "silence", "durations", "tempo"),
     "download": (
         "downloader",

@@ -24,12 +24,11 @@ from soundpiece_async._download.destinations import Destination
 from soundpiece_async._download.downloader import Downloader, deliver
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async._lifetime import NEVER, Lifetime, StopSignal
+from soundpiece_async._operations import PreparedSubmit, Reader, Submitter
 from soundpiece_async._poller import Poller
-from soundpiece_async._reader import Reader
 from soundpiece_async._shared.link import Link
 from soundpiece_async._shared.news import News
 from soundpiece_async._shared.opening import open_store
-from soundpiece_async._submitter import Sending, Submitter
 from soundpiece_async._transport import Transport
 
 if TYPE_CHECKING:
@@ -105,10 +104,12 @@ class Engine:
                 await self.life.close()
             raise
 
-    async def submit(self, request: R, *, stop: StopSignal = NEVER, sending: Sending | None = None) -> Operation[R]:
+    async def submit(
+        self, request: R, *, stop: StopSignal = NEVER, prepared: PreparedSubmit | None = None
+    ) -> Operation[R]:
         """Send a request, or return the operation it already became; takes and raises as ``Submitter.submit``."""
         with self.life.cancellable():
-            operation = await self.submitter.submit(request, stop=stop, sending=sending)
+            operation = await self.submitter.submit(request, stop=stop, prepared=prepared)
         if request.callback_url is not None and not endings.is_over(operation):
             self.poller.expect(operation)
         return operation

@@ -29,8 +29,8 @@ from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger
+from soundpiece_async._operations import Reader
 from soundpiece_async._pacer import OutOfPatience
-from soundpiece_async._reader import Reader
 from soundpiece_async._shared.news import News
 from soundpiece_async._transport import Transport
 
@@ -176,7 +176,7 @@ class Poller:
             result = await self._ask_once(watch, known)
         if result is None:
             raise _too_late(handle, known, "when it was asked for", fault=watch.fault)
-        result = self._reader.fix(result)
+        result = self._reader.with_stable_outputs(result)
         self._known.pop(handle, None)
         if (waited_for := self._watches.get(handle)) is not None:
             self._resolve(waited_for, result)
@@ -217,7 +217,7 @@ class Poller:
             self._news.tell(operation)
 
     def _believe(self, operation: Operation[Any]) -> None:
-        operation = self._reader.fix(operation)
+        operation = self._reader.with_stable_outputs(operation)
         self._known.pop(operation.handle, None)
         watch = self._watches.get(operation.handle)
         if watch is not None:
@@ -473,7 +473,7 @@ class Poller:
         if self._watches.get(watch.handle) is not watch:
             return  # nobody waits any more, or other news came first
         if isinstance(outcome, Operation):
-            outcome = self._reader.fix(outcome)
+            outcome = self._reader.with_stable_outputs(outcome)
             logger.info("operation %s is %s", outcome.handle, outcome.status)
             self.noticed += 1
             self.lag_sum += lag

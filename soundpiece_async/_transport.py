@@ -136,7 +136,7 @@ class Transport:
         turn: Turn,
         read: Callable[[Answer, Call], T],
         stop: StopSignal = NEVER,
-        announce: Callable[[], Awaitable[None]] | None = None,
+        before_attempt: Callable[[], Awaitable[None]] | None = None,
         attempts: Attempts | None = None,
         budget: Budget | None = None,
     ) -> T:
@@ -149,7 +149,7 @@ class Transport:
             turn: who goes first at the gate; submits have slots of their own.
             read: makes the result of an answer to the call, or raises what it stands for.
             stop: of the run that the call belongs to: once it is set, nothing more is sent.
-            announce: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
+            before_attempt: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
             attempts: of a submit; keeps count of them, and knows those made earlier.
             budget: what is left of it; None: ``RetryPolicy.submit_max_elapsed``.
 
@@ -163,7 +163,7 @@ class Transport:
         while True:
             silence = self.pacer.silence
             try:
-                ticket = await self._line_up(slots, turn, announce, stop, until=silence + trying.budget.left)
+                ticket = await self._line_up(slots, turn, before_attempt, stop, until=silence + trying.budget.left)
             except OutOfPatience:
                 raise self._give_up(trying, error) from None
             trying.budget.wait(self.pacer.silence - silence)
@@ -212,7 +212,7 @@ class Transport:
         self,
         slots: "anyio.CapacityLimiter",
         turn: Turn,
-        announce: Callable[[], Awaitable[None]] | None,
+        before_attempt: Callable[[], Awaitable[None]] | None,
         stop: StopSignal,
         *,
         until: float,
@@ -224,8 +224,8 @@ class Transport:
             with self.pacer.patience(until, stop=stop):
                 await slots.acquire()
         try:
-            if announce is not None:
-                await announce()
+            if before_attempt is not None:
+                await before_attempt()
             return await self.pacer.take(turn, until=until, stop=stop)
         except BaseException:
             slots.release()

@@ -285,7 +285,7 @@ async def test_who_goes_on_after_a_cancelled_task_has_what_is_left() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(leave)
             await until(lambda: bool(api.puts))
-            piece = session._engine.submitter._pieces[request.idempotency_key]
+            piece = session._engine.submitter._submissions[request.idempotency_key]
             budget = piece.budget
             assert budget is not None
             group.start_soon(follow)
@@ -314,7 +314,7 @@ async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
     stopped = SettingsError("enough")
 
     async def hang_up_until_stopped(_: Peer, __: bytes) -> None:
-        if session._engine.submitter._pieces[request.idempotency_key].lock.statistics().tasks_waiting:
+        if session._engine.submitter._submissions[request.idempotency_key].lock.statistics().tasks_waiting:
             results.stop(stopped)
             api.always = None
 

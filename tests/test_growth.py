@@ -18,7 +18,7 @@ import anyio
 import pytest
 from helpers.simulation import settings, simulate
 
-from soundpiece_async import Failed, Journal, NewFx, NewSong, Request, Session, Succeeded, _reader
+from soundpiece_async import Failed, Journal, NewFx, NewSong, Request, Session, Succeeded, _operations
 from soundpiece_async._core import filenames
 from soundpiece_async._core.estimators import Durations
 from soundpiece_async.simulator import Simulator
@@ -69,7 +69,7 @@ async def test_a_run_of_any_length_keeps_nothing_for_each_request(
 
     A connection that is kept open may be one more or less at one of the three counts, but not at each.
     """
-    monkeypatch.setattr(_reader, "REMEMBERED", REMEMBERED)
+    monkeypatch.setattr(_operations, "MAX_CACHED", REMEMBERED)
     monkeypatch.setattr(filenames, "REMEMBERED_NAMES", REMEMBERED)
     taken = {FEW + rounds * MORE: anyio.Event() for rounds in range(3)}
     held = []

@@ -27,8 +27,8 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
+from soundpiece_async._operations import MAX_CACHED
 from soundpiece_async._poller import DELIVERED, KNOWN
-from soundpiece_async._reader import REMEMBERED
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ async def test_memories_are_bounded() -> None:
     """Deliveries nobody waits for, and outputs nobody asks for again, are forgotten in the end."""
     async with simulate() as sim, Session(settings(sim)) as session:
         operation = (await session.run(fx())).operation
-        for number in range(max(DELIVERED, REMEMBERED) + 10):
+        for number in range(max(DELIVERED, MAX_CACHED) + 10):
             copy = type(operation)(
                 route=operation.route,
                 id=f"op_{number:026d}",
@@ -119,7 +119,7 @@ async def test_memories_are_bounded() -> None:
                 outputs=operation.outputs,
             )
             session.deliver(copy)
-        assert f"remembers={REMEMBERED}" in repr(session._engine.reader)
+        assert f"cached={MAX_CACHED}" in repr(session._engine.reader)
         assert len(session._engine.poller._delivered) == DELIVERED
 
 

@@ -48,7 +48,7 @@ from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobIdentity, Job
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._lifetime import StopSignal
-from soundpiece_async._submitter import Sending
+from soundpiece_async._operations import PreparedSubmit
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -645,10 +645,10 @@ async def test_an_answer_to_another_request_ends_nothing(
 ) -> None:
     """The id in it is not ours, so none is on record; the PUT may have been accepted, and goes again with its key."""
 
-    async def submit(request: Request, *, stop: StopSignal, sending: Sending) -> Operation[Any]:
-        await sending.announce()
+    async def submit(request: Request, *, stop: StopSignal, prepared: PreparedSubmit) -> Operation[Any]:
+        await prepared.before_attempt()
         stop.check()
-        sending.attempts.made += 1
+        prepared.attempts.made += 1
         known = operation and Operation(route=request.route, id=operation, status=Status.PROCESSING, request=request)
         raise DecodeError("strange", operation=known or None)
 
@@ -672,9 +672,9 @@ async def test_a_given_key_wins_a_race_too(tmp_path: Path, session: Session, mon
             await journal.store.insert(other, key=KEY, route=request.route, body=b"first")
             return b"second"
 
-        async def submit(request: Request, *, stop: StopSignal, sending: Sending) -> Operation[Any]:
+        async def submit(request: Request, *, stop: StopSignal, prepared: PreparedSubmit) -> Operation[Any]:
             stop.check()
-            assert (request.idempotency_key, sending.body) == (KEY, b"first")
+            assert (request.idempotency_key, prepared.body) == (KEY, b"first")
             raise TransportError("seen enough")
 
         monkeypatch.setattr(session._engine, "prepare", prepare)

@@ -223,7 +223,7 @@ async def test_what_was_submitted_is_forgotten_with_its_request_object(session: 
     """A long-lived session remembers a key only as long as somebody holds the request."""
     await session.submit(fx())
     gc.collect()
-    assert "remembers=0" in repr(session)
+    assert "known=0" in repr(session)
 
 
 async def test_one_key_never_stands_for_two_requests(sim: Simulator, session: Session) -> None:

@@ -37,7 +37,7 @@ from soundpiece_async._download.transfer import FileHead, compare_with_existing,
 from soundpiece_async._download.verify import Verification, Verifier, make_saved_file, make_verifier
 from soundpiece_async._lifetime import KeyedLocks
 from soundpiece_async._logs import get_logger
-from soundpiece_async._reader import Reader
+from soundpiece_async._operations import Reader
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -335,7 +335,7 @@ async def deliver(
         raise TypeError(f"name must be text, not {type(name).__name__}")
     if isinstance(what, Output):
         check_output(what)
-        siblings = reader.recall(what.handle) or (await reader.refresh(what.handle)).outputs
+        siblings = reader.cached_outputs(what.handle) or (await reader.refresh(what.handle)).outputs
         titles = file_names(name or what.handle.id, siblings)
         files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}
         if what.index not in files:

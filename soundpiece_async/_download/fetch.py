@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 logger = get_logger("downloader")
 
-MARGIN = timedelta(seconds=60)
+URL_RENEWAL_MARGIN = timedelta(seconds=60)
 """A URL with less life than this is renewed before it is used (docs/api.md#downloads: a minute or so)."""
 
 
@@ -262,7 +262,7 @@ class OutputDownload:
         expires_at = self.output.expires_at
         if expires_at is not None and expires_at.tzinfo is None:
             expires_at = expires_at.replace(tzinfo=UTC)
-        if self._refused or (expires_at is not None and expires_at - self._context.clock.now() < MARGIN):
+        if self._refused or (expires_at is not None and expires_at - self._context.clock.now() < URL_RENEWAL_MARGIN):
             self.output = await self._context.renew(self.output)
             self._refused = False
 

@@ -43,7 +43,7 @@ from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.store import check_route
 from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._logs import get_logger
-from soundpiece_async._submitter import Sending
+from soundpiece_async._operations import PreparedSubmit
 
 
 @attrs.frozen
@@ -234,7 +234,7 @@ class Recording(Generic[R]):
                 in_flight.operation = operation
                 return await self._complete(job, operation)
             in_flight.operation = operation
-            self._engine.reader.remember(operation)
+            self._engine.reader.adopt(operation)
             found = await self._store.run_in_thread(partial(self._saved_files.check, job))
             if found.files is not None:
                 return Succeeded(request=request, operation=operation, files=found.files, from_journal=True)
@@ -308,20 +308,20 @@ class Recording(Generic[R]):
     async def _submit(self, job: JobRecord, request: R) -> Operation[R]:
         """Send a job, and write down what is known of it, whatever comes back."""
 
-        async def announce() -> None:
-            if not sending.attempts.made:
+        async def before_attempt() -> None:
+            if not prepared.attempts.made:
                 await self._store.mark_sending(job, now=self._store.now)
 
         self._stop.check()
-        sending = Sending(job.body, announce, Attempts(before=job.state is not JobState.PLANNED))
+        prepared = PreparedSubmit(job.body, before_attempt, Attempts(before=job.state is not JobState.PLANNED))
         keyed = request
         if job.key != request.idempotency_key:
             key = MadeKey(job.key) if job_records.explicit_key(request) is None else job.key
             keyed = attrs.evolve(request, idempotency_key=key)
         try:
-            operation = await self._engine.submit(keyed, stop=self._stop, sending=sending)
+            operation = await self._engine.submit(keyed, stop=self._stop, prepared=prepared)
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
-            in_doubt = sending.attempts.in_doubt
+            in_doubt = prepared.attempts.in_doubt
             failure = None
             if isinstance(error, SoundpieceError):
                 failure = job_records.explain(error, submitted=False, in_doubt=in_doubt)

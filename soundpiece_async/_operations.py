@@ -1,0 +1,359 @@
+"""Submits requests, and reads operations.
+
+A request is sent until it is answered, with the same bytes each time, and never again after that. The outputs of an
+operation keep the numbers that they had when they were first seen.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import attrs
+
+from soundpiece_async._core import checks, codec, endings, hosts, job_records, wire
+from soundpiece_async._core.attempts import Attempts
+from soundpiece_async._core.checks import check_handle
+from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, duplicate
+from soundpiece_async._core.gate import Turn
+from soundpiece_async._core.operations import Operation, Status, match_outputs
+from soundpiece_async._core.reading import Reading
+from soundpiece_async._core.redaction import redact_text
+from soundpiece_async._core.requests import Handle, Output, Request
+from soundpiece_async._core.retry import Budget
+from soundpiece_async._lifetime import NEVER, StopSignal
+from soundpiece_async._logs import get_logger
+from soundpiece_async._transport import Transport
+
+R = TypeVar("R", bound=Request)
+E = TypeVar("E", bound=Request | None)
+
+logger = get_logger("operations")
+
+MAX_CACHED = 4096
+"""Operations whose outputs are remembered, the least recently used going first."""
+
+MAX_NOTES = 1000
+"""Different oddities that are logged; a service may invent any number of statuses."""
+
+URL_RENEWAL_MARGIN = timedelta(seconds=60)
+"""A source whose URL lives shorter than this is signed afresh first: the service fetches it after the submit."""
+
+
+@attrs.define(eq=False)
+class _Renewal:
+    """A request for fresh URLs, shared by all that wait for it; so is its failure."""
+
+    lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock())  # noqa: PLW0108 - anyio loads it when used
+    error: SoundpieceError | None = None
+
+
+class Reader:
+    """One per session. ``with_stable_outputs`` sees every operation that is read, whoever reads it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.ready = self.failed = 0
+        self.unknown_statuses: dict[str, None] = {}
+        self._noted: set[str] = set()
+        self._transport = transport
+        self._outputs: OrderedDict[Handle, tuple[Output, ...]] = OrderedDict()
+        self._renewing: dict[Handle, _Renewal] = {}
+
+    def __repr__(self) -> str:
+        return f"<Reader cached={len(self._outputs)} renewing={len(self._renewing)}>"
+
+    def take(self, reading: Reading) -> Operation[Any]:
+        """Return an operation that was read, as ``with_stable_outputs`` does, and log what is odd about the answer."""
+        self.note(reading)
+        return self.with_stable_outputs(reading.operation)
+
+    def note(self, reading: Reading) -> None:
+        """Log what is odd about an answer, each oddity once in a session: the next ten thousand have it, too."""
+        for note in reading.notes:
+            if note.about not in self._noted and len(self._noted) < MAX_NOTES:
+                self._noted.add(note.about)
+                logger.warning("%s: %s (logged once)", reading.operation.handle, note.text)
+        if reading.ending.unknown and len(self.unknown_statuses) < MAX_NOTES:
+            self.unknown_statuses[redact_text(reading.ending.unknown)] = None
+
+    def with_stable_outputs(self, operation: Operation[E]) -> Operation[E]:
+        """Return an operation whose outputs have whole URLs and the numbers they had at first; count it at its end.
+
+        Of one that was over before, outputs are news whatever its status is called: their URLs may be signed afresh.
+        """
+        operation = self._resolve(operation)
+        known = operation.handle in self._outputs
+        if not (endings.is_over(operation) or (known and operation.outputs)):
+            return operation
+        if not known:
+            self.ready += operation.status is Status.READY
+            self.failed += operation.status is Status.FAILED
+        return self._stabilize(operation)
+
+    def adopt(self, operation: Operation[E]) -> Operation[E]:
+        """Return an operation that was seen earlier, perhaps by another process; what was seen since is newer."""
+        operation = self._resolve(operation)
+        if not endings.is_over(operation):
+            return operation  # it says nothing yet of the outputs
+        known = self._outputs.get(operation.handle)
+        return self._stabilize(operation) if known is None else attrs.evolve(operation, outputs=known)
+
+    def _resolve(self, operation: Operation[E]) -> Operation[E]:
+        """Return an operation whose outputs have whole URLs."""
+        base = self._transport.base_url
+        whole = [hosts.resolve(output.url, base) for output in operation.outputs]
+        if all(url is output.url for url, output in zip(whole, operation.outputs, strict=True)):
+            return operation
+        pairs = zip(operation.outputs, whole, strict=True)
+        return attrs.evolve(operation, outputs=tuple(attrs.evolve(output, url=url) for output, url in pairs))
+
+    def _stabilize(self, operation: Operation[E]) -> Operation[E]:
+        known = self._outputs.get(operation.handle)
+        outputs = operation.outputs if known is None else match_outputs(operation.outputs, known)
+        self._outputs[operation.handle] = outputs
+        self._outputs.move_to_end(operation.handle)
+        if len(self._outputs) > MAX_CACHED:
+            self._outputs.popitem(last=False)
+        return attrs.evolve(operation, outputs=outputs)
+
+    def cached_outputs(self, handle: Handle) -> tuple[Output, ...]:
+        """Return the outputs as they were last seen, or nothing."""
+        return self._outputs.get(handle, ())
+
+    async def read(
+        self, handle: Handle, *, request: Request | None, key: str | None = None, turn: Turn = Turn.SUBMIT
+    ) -> Operation[Any]:
+        """Ask once how an operation stands, without waiting for it to be ready."""
+        call = wire.poll(handle, wait=False)
+        read = partial(wire.read_poll, handle=handle, request=request, key=key)
+        try:
+            return self.take(await self._transport.ask(call, turn=turn, read=read))
+        except SoundpieceError as error:
+            error.about(handle)
+            raise
+
+    async def refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
+        """Read an operation again, with the request it had, if that is known."""
+        if not isinstance(what, Operation):
+            return await self.read(check_handle(what), request=None)
+        try:
+            latest = await self.read(what.handle, request=what.request, key=wire.key_of(what))
+        except SoundpieceError as error:
+            error.about(operation=what)
+            raise
+        return attrs.evolve(latest, echo_differences=what.echo_differences)
+
+    async def renew(self, output: Output) -> Output:
+        """Return an output with a renewed URL; one request serves all that ask for the same operation at the same time.
+
+        Raises:
+            DownloadError: the operation does not list this output any more.
+            SoundpieceError: the request failed.
+        """
+        renewal = self._renewing.setdefault(output.handle, _Renewal())
+        try:
+            async with renewal.lock:
+                if renewal.error is not None:  # or each would try again for a whole budget, one after the other
+                    raise duplicate(renewal.error)
+                latest = await self._renew_once(output)
+        except SoundpieceError as error:
+            renewal.error = error
+            raise
+        finally:
+            state = renewal.lock.statistics()
+            if not (state.locked or state.tasks_waiting):
+                self._renewing.pop(output.handle, None)
+        if latest is None:
+            raise DownloadError(
+                f"operation {output.handle} lists no output {output.index} any more", url=output.url, path=""
+            )
+        return latest
+
+    async def _renew_once(self, output: Output) -> Output | None:
+        latest = self._find(output)
+        if latest is not None and latest.url != output.url:
+            return latest  # somebody asked meanwhile
+        await self.read(output.handle, request=None, turn=Turn.RENEWAL)
+        return self._find(output)
+
+    def _find(self, output: Output) -> Output | None:
+        return next((one for one in self.cached_outputs(output.handle) if one.index == output.index), None)
+
+
+@attrs.define(eq=False)
+class _Submission:
+    """What is known of one idempotency key, for as long as its request object lives."""
+
+    owner: "weakref.ref[Request]"  # when it is gone, this submission is removed
+    lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
+    attempts: Attempts = attrs.field(factory=Attempts)
+    budget: Budget | None = None  # what all who submit it at the same time share
+    outage: SoundpieceError | None = None  # how the last attempt ended, for those who waited for it meanwhile
+    body: bytes | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    """Of its operation, which itself holds the request: that would keep itself alive."""
+    id: str = ""
+    """Of the same."""
+    error: DecodeError | None = None
+
+
+@attrs.define(eq=False)
+class PreparedSubmit:
+    """A PUT whose bytes were fixed earlier, perhaps by another process, and what becomes of it.
+
+    Attributes:
+        body: the bytes, made by ``Submitter.prepare``; so the request is not validated again.
+        before_attempt: awaited before each attempt.
+        attempts: the PUTs so far.
+    """
+
+    body: bytes = attrs.field(repr=False)
+    before_attempt: Callable[[], Awaitable[None]]
+    attempts: Attempts = attrs.field(factory=Attempts)
+
+
+class Submitter:
+    """One per session.
+
+    Args:
+        transport: sends.
+        reader: renews the URL of a source that is about to expire.
+        validate: validate requests first.
+    """
+
+    def __init__(self, transport: Transport, reader: Reader, *, validate: bool) -> None:
+        self.submitted = 0
+        self._transport = transport
+        self._reader = reader
+        self._validate = validate
+        self._submissions: dict[str, _Submission] = {}
+
+    def __repr__(self) -> str:
+        return f"<Submitter submitted={self.submitted} known={len(self._submissions)}>"
+
+    async def prepare(self, request: Request) -> bytes:
+        """Return the body of every PUT of this request. Nothing is sent but renewals; raises as ``submit``."""
+        submission = self._register(request, validate=self._validate)
+        async with submission.lock:
+            return await self._encode(request, submission)
+
+    async def submit(
+        self, request: R, *, stop: StopSignal = NEVER, prepared: PreparedSubmit | None = None
+    ) -> Operation[R]:
+        """Send a request, or return the operation it already became.
+
+        Args:
+            request: the request.
+            stop: of the run that the request belongs to.
+            prepared: the body, where it is fixed already.
+
+        Raises:
+            InvalidRequest: refused here, nothing was sent.
+            SoundpieceError: see ``Transport.ask`` and ``wire.read_submitted``.
+        """
+        submission = self._register(request, validate=self._validate and prepared is None)
+        queued = submission.lock.locked()
+        try:
+            async with submission.lock:
+                if submission.error is not None:
+                    raise _copy_error(submission.error, request)
+                # without this each would try for a whole budget, one after the other
+                if queued and submission.outage is not None:
+                    raise duplicate(submission.outage)
+                if submission.raw is None:
+                    return await self._send(request, submission, stop, prepared)
+        finally:
+            if not (submission.lock.locked() or submission.lock.statistics().tasks_waiting):
+                submission.budget = submission.outage = None
+        handle = Handle(request.route, submission.id)
+        known = wire.reading_of(submission.raw, handle, request=request, body=submission.body)
+        return self._reader.adopt(known.operation)
+
+    def _register(self, request: Request, *, validate: bool) -> _Submission:
+        checks.check_request(request)
+        if validate:
+            checks.validate(request)
+        key = request.idempotency_key
+        submission = self._submissions.get(key)
+        if submission is None:
+            submissions = self._submissions
+            submission = submissions[key] = _Submission(weakref.ref(request, lambda _: submissions.pop(key, None)))
+        owner = submission.owner()
+        if owner is not None and owner is not request and owner != request:
+            raise InvalidRequest(
+                f"{request.route}: idempotency key {key} already stands for another request; use a fresh one",
+                field="idempotency_key",
+            )
+        return submission
+
+    async def _encode(self, request: Request, submission: _Submission) -> bytes:
+        if submission.body is None:
+            submission.body = codec.encode_request(await self._renew_sources(request))
+        return submission.body
+
+    async def _send(
+        self, request: R, submission: _Submission, stop: StopSignal, prepared: PreparedSubmit | None
+    ) -> Operation[R]:
+        attempts, before_attempt = submission.attempts, None
+        if prepared is not None:
+            submission.body, before_attempt = prepared.body, prepared.before_attempt
+            prepared.attempts.before |= attempts.in_doubt
+            attempts = submission.attempts = prepared.attempts
+        call = wire.submit(request, await self._encode(request, submission))
+        submission.budget = submission.budget or self._transport.make_budget()
+        try:
+            reading = await self._transport.ask(
+                call,
+                turn=Turn.SUBMIT,
+                read=partial(wire.read_submitted, request=request),
+                stop=stop,
+                before_attempt=before_attempt,
+                attempts=attempts,
+                budget=submission.budget,
+            )
+        except DecodeError as error:
+            if error.operation is not None:  # the work was accepted: sending again could only pay for it twice
+                submission.error = _copy_error(error, None)
+                self.submitted += 1
+            else:
+                submission.outage = error
+            raise
+        except SoundpieceError as error:
+            if stop.error is None:  # what stops one run is not the others' outcome
+                submission.outage = error
+            raise
+        self.submitted += 1
+        operation = self._reader.take(reading)
+        submission.raw, submission.id = operation.raw, operation.id
+        _report_echo(reading, operation, request)
+        return operation
+
+    async def _renew_sources(self, request: Request) -> Request:
+        """Renew the URL of a source that is an output of an earlier operation and about to expire."""
+        changes: dict[str, Any] = {}
+        for name in ("source", "reference"):
+            source, until = getattr(request, name, None), self._transport.now + URL_RENEWAL_MARGIN
+            if isinstance(source, Output) and source.expires_at and source.expires_at < until:
+                changes[name] = await self._reader.renew(source)
+        return attrs.evolve(request, **changes) if changes else request
+
+
+def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:
+    """Return a copy: the error that was raised keeps the request alive, by its operation and by its traceback."""
+    operation = error.operation and attrs.evolve(error.operation, request=request)
+    return DecodeError(str(error), path=error.path, body=error.body, operation=operation)
+
+
+def _report_echo(reading: Reading, operation: Operation[Any], request: Request) -> None:
+    """Log an echo that differs so much that a key given by the caller may have been used for other work."""
+    if reading.suspicious and job_records.explicit_key(request) is not None:
+        logger.error(
+            "%s: %s is echoed otherwise than it was sent: the idempotency key %s, which was given to the request, "
+            "may have been used for other work; compare the result with the request",
+            operation.handle,
+            ", ".join(reading.suspicious),
+            request.idempotency_key,
+        )
