@@ -1,4 +1,4 @@
-"""Asyncio-first client for the Soundpiece audio API: fan out, poll under one limit, stream verified FLAC to disk."""
+"""Async Python SDK for the Soundpiece AI music and audio generation API."""
 
 from soundpiece_async._version import __version__ as __version__
 
