@@ -22,10 +22,10 @@ from aiohttp import hdrs
 from yarl import URL
 
 from soundpiece_async._core import hosts, resuming, unpacking
-from soundpiece_async._core.clock import ServiceClock
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import Secret, redact_text, redact_url, signed_url
+from soundpiece_async._core.server_clock import ServerClock
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.unpacking import UnpackingError
@@ -64,7 +64,7 @@ class HttpClient:
     """
 
     def __init__(self, settings: Settings, *, trace_configs: Iterable[aiohttp.TraceConfig] = ()) -> None:
-        self._clock = ServiceClock()
+        self._clock = ServerClock()
         self._settings = settings
         self._proxy = Proxy.read(settings.proxy)
         # under aiohttp's own names for them: other strings are copied for each request

@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.clock import READ_EVERY, TOLERANCE, ServiceClock
+from soundpiece_async._core.server_clock import READ_EVERY, TOLERANCE, ServerClock
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SECONDS = st.floats(min_value=-1e9, max_value=1e9)
 
 
-def told(date: datetime, *, wall: datetime = NOON, steady: float = 0.0) -> ServiceClock:
-    clock = ServiceClock()
+def told(date: datetime, *, wall: datetime = NOON, steady: float = 0.0) -> ServerClock:
+    clock = ServerClock()
     clock.read(format_datetime(date, usegmt=True), wall=wall, steady=steady)
     return clock
 
 
 def test_without_an_answer_it_is_our_wall_clock() -> None:
     """Nothing is known, so nothing is corrected."""
-    clock = ServiceClock()
+    clock = ServerClock()
     clock.read(None, wall=NOON, steady=0)
     assert clock.now(wall=NOON, steady=7) == NOON
     assert repr(clock) == "<ServiceClock never read>"
@@ -66,7 +66,7 @@ def test_it_looks_again_after_a_while() -> None:
 @pytest.mark.parametrize("junk", ["", "yesterday", "Sun, 22 Nov 2026 10:00:00", "Sun, 22 Nov 99999 10:00:00 GMT", "0"])
 def test_junk_is_ignored(junk: str) -> None:
     """A header that is no date, or one without a zone, changes nothing, and the next good one is read."""
-    clock = ServiceClock()
+    clock = ServerClock()
     clock.read(junk, wall=NOON, steady=0)
     assert clock.now(wall=NOON, steady=5) == NOON
     clock.read(format_datetime(NOON + timedelta(hours=1), usegmt=True), wall=NOON, steady=0)

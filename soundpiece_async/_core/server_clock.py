@@ -9,7 +9,7 @@ TOLERANCE = timedelta(seconds=2)
 """A difference no larger than this is none: a `Date` has whole seconds, and was some time on the way."""
 
 
-class ServiceClock:
+class ServerClock:
     """The service's clock, read from the `Date` of its answers; expiry is meant by it (docs/api.md#downloads).
 
     Two clocks of ours carry it on between answers, and the later one counts: the wall clock is set back now and then,
