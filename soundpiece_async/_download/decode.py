@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
-from soundpiece_async._core import frames
+from soundpiece_async._core import flac
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._regularfiles import open_regular
 
@@ -53,8 +53,8 @@ def decode_and_check(path: Path, header: FlacHeader) -> tuple[str | None, str | 
 def _count_samples(path: Path, header: FlacHeader) -> int | None:
     """Return the length of a file whose header does not state one, by its last frame."""
     with io.FileIO(open_regular(path)) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - frames.longest_tail(header)))
-        return frames.find_last_sample(header, file.read())
+        file.seek(max(0, file.seek(0, os.SEEK_END) - flac.longest_tail(header)))
+        return flac.find_last_sample(header, file.read())
 
 
 class _Stated(io.FileIO):

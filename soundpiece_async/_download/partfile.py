@@ -26,7 +26,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async import _filelocks
-from soundpiece_async._core import errnos, flac, frames
+from soundpiece_async._core import errnos, flac
 from soundpiece_async._core.errnos import Kind
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
@@ -405,7 +405,7 @@ class FileSink:
             header = self._read_header()
             if header is None:
                 return None
-            return frames.is_whole(header, self._part.tail(frames.longest_tail(header)), duration=duration)
+            return flac.is_whole(header, self._part.tail(flac.longest_tail(header)), duration=duration)
 
         return await self._worker.run(check)
 

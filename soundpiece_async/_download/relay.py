@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._core import byte_ranges, flac, frames
+from soundpiece_async._core import byte_ranges, flac
 from soundpiece_async._core.byte_ranges import ByteRange, Nothing, Part, Reply, Whole
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.resuming import Known, Refused, Unfit, Useless
@@ -152,14 +152,14 @@ class VerifiedRelay:
         """Return whether the last bytes are the last frame; None if that cannot be told."""
         if self.header is None:
             return None
-        check = partial(frames.is_whole, self.header, b"".join(self._recent), duration=duration)
+        check = partial(flac.is_whole, self.header, b"".join(self._recent), duration=duration)
         return await anyio.to_thread.run_sync(check, limiter=self._threads)
 
     def _keep_recent(self, blocks: list[bytes]) -> None:
         """Keep the last bytes, as many as a frame takes: what has no length is whole if its last frame is."""
         self._recent.extend(blocks)
         self._recent_bytes += _size(blocks)
-        needed = _LARGEST_TAIL if self.header is None else frames.longest_tail(self.header)
+        needed = _LARGEST_TAIL if self.header is None else flac.longest_tail(self.header)
         while self._recent and self._recent_bytes - len(self._recent[0]) >= needed:
             self._recent_bytes -= len(self._recent.popleft())
 

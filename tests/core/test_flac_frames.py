@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core import frames
+from soundpiece_async._core import flac
 from soundpiece_async._core.flac import FlacHeader, read_header
 
 HEADER = FlacHeader(sample_rate=44_100, channels=2, bits=16, samples=44_100, md5=bytes(16), shortest=4096, longest=4096)
@@ -39,7 +39,7 @@ def frame(*, blocking: int, codes: int, number: bytes, more: bytes = b"") -> byt
 
 def check(data: bytes, **changes: Any) -> bool | None:
     header = read_header(data)
-    return frames.is_whole(header, data[-frames.longest_tail(header) :], **{"duration": None, **changes})
+    return flac.is_whole(header, data[-flac.longest_tail(header) :], **{"duration": None, **changes})
 
 
 @pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
@@ -62,7 +62,7 @@ def test_between_two_frames_the_length_tells() -> None:
     place = next(
         end
         for end in range(len(data) - 1, 0, -1)
-        if data[end : end + 2] == b"\xff\xf8" and frames.find_last_sample(header, data[:end])
+        if data[end : end + 2] == b"\xff\xf8" and flac.find_last_sample(header, data[:end])
     )
     unstated = data[:21] + bytes([data[21] & 0xF0, 0, 0, 0, 0]) + data[26:]
 
@@ -93,11 +93,11 @@ def test_between_two_frames_the_length_tells() -> None:
 )
 def test_a_frame_says_which_samples_it_holds(data: bytes, end: int | None) -> None:
     """By its number, where all blocks are of one size, or by its first sample, and by its own size."""
-    assert frames.find_last_sample(HEADER, b"before" + data) == end
+    assert flac.find_last_sample(HEADER, b"before" + data) == end
 
 
 @given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"\xff\xf8\xc9\x18", b"\xff" * 60]))
 def test_junk_is_no_frame(data: bytes, start: bytes) -> None:
     """Whatever the bytes, there is an answer, and it is one that a frame can give."""
-    end = frames.find_last_sample(HEADER, start + data)
+    end = flac.find_last_sample(HEADER, start + data)
     assert end is None or 0 < end <= (1 << 36) + (1 << 16)
