@@ -9,10 +9,10 @@ from soundpiece_async._bulk import Requests, RunMany
 from soundpiece_async._core.checks import check_in_flight, check_operation, check_output, check_timeout
 from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.redaction import forget_arguments
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics, Succeeded
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._descriptors import fit_to_process
 from soundpiece_async._download.destinations import Destination, check_destination
 from soundpiece_async._download.stream import AudioStream

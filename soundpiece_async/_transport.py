@@ -24,10 +24,9 @@ import attrs
 from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.gate import Pace, Ticket, Turn
-from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.redaction import forget_arguments, redact_url
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._http.client import HttpClient

@@ -12,8 +12,8 @@ import attrs
 import cattrs
 
 from soundpiece_async._core.errors import InvalidRequest
+from soundpiece_async._core.redaction import forget_arguments
 from soundpiece_async._core.requests import ROUTES, AudioSource, Output, Request, Source
-from soundpiece_async._core.tracebacks import forget_arguments
 
 _ALIKE, _WIDE = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
 """How to find that many digits in a row: thirty times as fast as a regular expression."""

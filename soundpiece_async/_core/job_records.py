@@ -38,9 +38,8 @@ from soundpiece_async._core.errors import (
     ValidationError,
 )
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.redaction import redact_message, redact_url
+from soundpiece_async._core.redaction import forget_arguments, redact_message, redact_url
 from soundpiece_async._core.requests import AudioSource, Handle, MadeKey, Output, Request
-from soundpiece_async._core.tracebacks import forget_arguments
 
 R = TypeVar("R", bound=Request)
 

@@ -16,8 +16,7 @@ from uuid import UUID, uuid4
 
 import attrs
 
-from soundpiece_async._core.redaction import redact_text, redact_url, redact_value, redacted_repr
-from soundpiece_async._core.tracebacks import forget_arguments
+from soundpiece_async._core.redaction import forget_arguments, redact_text, redact_url, redact_value, redacted_repr
 
 _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 

@@ -11,8 +11,7 @@ import attrs
 
 from soundpiece_async._core.errors import SettingsError
 from soundpiece_async._core.hosts import is_host
-from soundpiece_async._core.redaction import Secret, redact_url, redact_value
-from soundpiece_async._core.tracebacks import forget_arguments, forget_members
+from soundpiece_async._core.redaction import Secret, forget_arguments, forget_members, redact_url, redact_value
 
 T = TypeVar("T")
 

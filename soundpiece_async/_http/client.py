@@ -24,10 +24,9 @@ from yarl import URL
 from soundpiece_async._core import hosts, resuming, unpacking
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
-from soundpiece_async._core.redaction import Secret, redact_text, redact_url, signed_url
+from soundpiece_async._core.redaction import Secret, forget_frames, redact_text, redact_url, signed_url
 from soundpiece_async._core.server_clock import ServerClock
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.tracebacks import forget_frames
 from soundpiece_async._core.unpacking import UnpackingError
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._http.connections import Connector, Response

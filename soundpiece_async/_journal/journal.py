@@ -28,9 +28,8 @@ from soundpiece_async import _filelocks
 from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import UNLABELLED, JobRecord, JobState, Label
-from soundpiece_async._core.redaction import Secret, redact_url
+from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
 from soundpiece_async._core.requests import MadeKey, Request
-from soundpiece_async._core.tracebacks import forget_arguments
 from soundpiece_async._download.destinations import parse_folder
 from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.occurrences import RequestIdentifier
