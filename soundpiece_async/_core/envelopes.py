@@ -26,7 +26,7 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core import codec, echoes, endings, locations, members
+from soundpiece_async._core import codec, echoes, endings, fields, locations
 from soundpiece_async._core.operations import Status
 from soundpiece_async._core.requests import ROUTES
 
@@ -66,7 +66,7 @@ def find_operation(
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
     known = _settle(known) if isinstance(known, dict) else None
-    if known is not None and members.read_id(known.get("id")) is not None:
+    if known is not None and fields.read_id(known.get("id")) is not None:
         found: Mapping[str, Any] | None = known if _looks_alive(known) else _lift(known) or known
     else:
         found = _search(list(_walk(data)), known, route=route, asked=asked, key=key, hint=hint)
@@ -159,11 +159,11 @@ def _looks_alive(value: Mapping[str, Any]) -> bool:
     """Return whether an object has a status, outputs or an error (rule 2)."""
     if isinstance(value.get("status"), str):
         return True
-    return not all(members.is_empty(value.get(name)) for name in ("outputs", "output", "error"))
+    return not all(fields.is_empty(value.get(name)) for name in ("outputs", "output", "error"))
 
 
 def _has_outputs(value: Mapping[str, Any]) -> bool:
-    return not all(members.is_empty(value.get(name)) for name in ("outputs", "output"))
+    return not all(fields.is_empty(value.get(name)) for name in ("outputs", "output"))
 
 
 def _is_told(value: Mapping[str, Any]) -> bool:
@@ -188,21 +188,21 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
     """Return the most likely operation; None if two are equally likely (rule 2)."""
 
     def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
-        identity, ours = members.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
+        identity, ours = fields.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
         usual = locations.USUAL_ID.fullmatch(identity or "") is not None
-        return asked is not None and members.is_same_id(asked, identity or ""), ours, usual, len(_KNOWN & value.keys())
+        return asked is not None and fields.is_same_id(asked, identity or ""), ours, usual, len(_KNOWN & value.keys())
 
     ranked = sorted(found, key=rank, reverse=True)
-    if len({members.read_id(value["id"]) for value in ranked if rank(value) == rank(ranked[0])}) != 1:
+    if len({fields.read_id(value["id"]) for value in ranked if rank(value) == rank(ranked[0])}) != 1:
         return None
     return ranked[0]
 
 
 def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
     """Return an object with its id under ``id``, wherever it was; None: it has no id (rule 3)."""
-    if members.read_id(value.get("id")) is not None:
+    if fields.read_id(value.get("id")) is not None:
         return value
-    ids = {name: identity for name, text in value.items() if (identity := members.read_id(text)) is not None}
+    ids = {name: identity for name, text in value.items() if (identity := fields.read_id(text)) is not None}
     named = [identity for name, identity in ids.items() if locations.fold(name) in locations.ID_NAMES]
     named = named or [identity for identity in ids.values() if locations.USUAL_ID.fullmatch(identity)]
     return {**value, "id": named[0]} if len(named) == 1 else None
@@ -239,7 +239,7 @@ def _name(
     ]
     for tier in tiers:
         found = {identity: value for identity, value in tier if identity is not None}
-        exact = {one: value for one, value in found.items() if asked is not None and members.is_same_id(one, asked)}
+        exact = {one: value for one, value in found.items() if asked is not None and fields.is_same_id(one, asked)}
         if len(exact or found) == 1:
             ((identity, value),) = (exact or found).items()
             return _put_id(identity, value, alive)
@@ -271,17 +271,17 @@ def _list_texts(value: object, *, depth: int = 4) -> Iterator[str]:
 def _read_resource(value: Mapping[str, Any]) -> str | None:
     name = value.get("name")
     match = _RESOURCE.fullmatch(name) if isinstance(name, str) else None
-    return members.read_id(match[1]) if match else None
+    return fields.read_id(match[1]) if match else None
 
 
 def _read_nested(value: object) -> str | None:
     """Read an id, also as the sole member of an object: ``{"$oid": "…"}``."""
-    return members.read_id(next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value)
+    return fields.read_id(next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value)
 
 
 def _list_requests(value: Mapping[str, Any], key: str | None) -> Iterator[str | None]:
     named = (one for name, one in value.items() if _is_named(name, _REQUEST_NAMES))
-    return (members.read_id(one) for one in named if not echoes.is_same_key(key, one))
+    return (fields.read_id(one) for one in named if not echoes.is_same_key(key, one))
 
 
 def is_certain(found: Mapping[str, Any], *, key: str, hint: str | None) -> bool:
@@ -294,8 +294,8 @@ def is_certain(found: Mapping[str, Any], *, key: str, hint: str | None) -> bool:
     """
     if "idempotency_key" in found and echoes.is_of_another(key, found["idempotency_key"]):
         return False
-    identity = members.read_id(found["id"]) or ""
-    named = any(_is_named(name, locations.ID_NAMES) for name, one in found.items() if members.read_id(one) == identity)
+    identity = fields.read_id(found["id"]) or ""
+    named = any(_is_named(name, locations.ID_NAMES) for name, one in found.items() if fields.read_id(one) == identity)
     ours = echoes.is_same_key(key, found.get("idempotency_key")) and _looks_alive(found)
     return named or ours or identity == hint or locations.USUAL_ID.fullmatch(identity) is not None
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from soundpiece_async._core import members
+from soundpiece_async._core import fields
 
 ID_NAMES = frozenset({"operationid", "opid", "jobid", "taskid"})
 """Names of members and headers that hold the id of an operation, without case and punctuation."""
@@ -47,7 +47,7 @@ def find_in_redirect(headers: Mapping[str, str], *, route: str) -> str | None:
     if parts and parts[-1] in (route, *_COLLECTIONS):
         return _read_query(query)
     last, collection = (["", "", *parts])[:-3:-1]
-    known = _read_query(query) or members.read_id(last)
+    known = _read_query(query) or fields.read_id(last)
     named = collection == route or collection.casefold() in _COLLECTIONS
     return known if named or (known is not None and USUAL_ID.fullmatch(known)) else None
 
@@ -67,7 +67,7 @@ def fold(name: str) -> str:
 
 def _list_ids(headers: Mapping[str, str]) -> Iterator[str]:
     for name, text in headers.items():
-        identity = members.read_id(text) if fold(name.removeprefix("x-")) in ID_NAMES else None
+        identity = fields.read_id(text) if fold(name.removeprefix("x-")) in ID_NAMES else None
         if name.endswith("location"):
             path, query = _split(text)
             identity = _read_query(query) or _read_path(path)
@@ -76,14 +76,14 @@ def _list_ids(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _read_query(query: str) -> str | None:
-    found = (members.read_id(text) for name, text in parse_qsl(query) if fold(name) in ID_NAMES | {"id"})
+    found = (fields.read_id(text) for name, text in parse_qsl(query) if fold(name) in ID_NAMES | {"id"})
     return next((identity for identity in found if identity is not None), None)
 
 
 def _read_path(path: str) -> str | None:
     parts = (unquote(part) for part in reversed(path.split("/")))
     last = next((part for part in parts if re.search(r"\d", part) and not _VERSION.fullmatch(part)), "")
-    return members.read_id(last)
+    return fields.read_id(last)
 
 
 def _split(link: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from soundpiece_async._core import codec, endings, envelopes, members
+from soundpiece_async._core import codec, endings, envelopes, fields
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.reading import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redacted_repr
@@ -117,7 +117,7 @@ def _read_operation(identity: str, event: Mapping[str, Any], *, route: str) -> R
     """Read the operation, bare as in the example, or in an envelope (docs/api.md#webhook-payload)."""
     for holder in _objects(event):
         found = envelopes.find_operation(holder, route=route)
-        known = None if found is None else members.read_id(found.get("id"))
+        known = None if found is None else fields.read_id(found.get("id"))
         if found is not None and known is not None and known != identity:
             return read_operation(found, Handle(route, known), request=None)
     return None

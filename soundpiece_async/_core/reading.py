@@ -5,7 +5,7 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core import codec, endings, links, members
+from soundpiece_async._core import codec, endings, fields
 from soundpiece_async._core.endings import Ending
 from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.redaction import redact_text
@@ -52,7 +52,7 @@ class Reading:
     def settle(self) -> Operation[Any]:
         """Return the operation as it ended: either with outputs or with an error."""
         failed = self.ending.status is Status.FAILED
-        error = self.operation.error or OperationError(members.INTERNAL_ERROR, "") if failed else None
+        error = self.operation.error or OperationError(fields.INTERNAL_ERROR, "") if failed else None
         return attrs.evolve(self.operation, status=self.ending.status, error=error)
 
 
@@ -65,7 +65,7 @@ class _Notes:
     def add(self, about: str, text: str) -> None:
         self._notes.setdefault(about, Note(about, text))
 
-    def keep(self, name: str, read: members.Read[members.T]) -> members.T | None:
+    def keep(self, name: str, read: fields.Read[fields.T]) -> fields.T | None:
         """Return the value of a member, or note why there is none."""
         value, reason = read
         if reason:
@@ -99,8 +99,8 @@ def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request
         route=handle.route,
         id=handle.id,
         status=ending.shown,
-        created_at=notes.keep("created_at", members.read_time(found.get("created_at"))),
-        idempotency_key=notes.keep("idempotency_key", members.read_text(found.get("idempotency_key"))),
+        created_at=notes.keep("created_at", fields.read_time(found.get("created_at"))),
+        idempotency_key=notes.keep("idempotency_key", fields.read_text(found.get("idempotency_key"))),
         request=request if request is not None else codec.decode_echo(found, route=handle.route),
         outputs=outputs,
         error=error,
@@ -114,9 +114,9 @@ def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tu
     """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes), or else another member."""
     for name in (*_NAMES, *_list_other_names(found)):
         value = found.get(name)
-        outputs = [_read_output(one, handle, index, notes) for index, one in enumerate(members.find_outputs(value))]
-        expected = len([one for one in value if not members.is_empty(one)]) if isinstance(value, list) else 0
-        if len(outputs) < expected or not (outputs or members.is_empty(value)):
+        outputs = [_read_output(one, handle, index, notes) for index, one in enumerate(fields.find_outputs(value))]
+        expected = len([one for one in value if not fields.is_empty(one)]) if isinstance(value, list) else 0
+        if len(outputs) < expected or not (outputs or fields.is_empty(value)):
             notes.add(f"{name}[].url", f"{name} without a url are left out: {len(outputs)} remain")
         if outputs and name not in _NAMES:
             notes.add(f"outputs in {name}", f"its outputs are in another member, {redact_text(name)!r}")
@@ -127,25 +127,25 @@ def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tu
 
 def _read_error(found: Mapping[str, Any]) -> OperationError | None:
     """Read ``error``, or the reason that stands beside the status of an operation that failed."""
-    error, word = members.read_error(found.get("error")), found.get("status")
+    error, word = fields.read_error(found.get("error")), found.get("status")
     if error is not None or not isinstance(word, str) or endings.read_status(word) is not Status.FAILED:
         return error
-    return next((told for name in _REASONS if (told := members.read_error(found.get(name))) is not None), None)
+    return next((told for name in _REASONS if (told := fields.read_error(found.get(name))) is not None), None)
 
 
 def _list_other_names(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the other members that are named like a file, of an operation that is said to have ended well."""
     word = found.get("status")
     if isinstance(word, str) and endings.read_status(word) is Status.READY:
-        yield from (name for name in found if links.is_for_a_file(name) and name not in _NAMES)
+        yield from (name for name in found if fields.is_for_a_file(name) and name not in _NAMES)
 
 
 def _read_output(found: Mapping[str, Any], handle: Handle, index: int, notes: _Notes) -> Output:
     return Output(
         url=found["url"],
-        expires_at=notes.keep("outputs[].expires_at", members.read_time(found.get("expires_at"))),
-        duration=notes.keep("outputs[].duration", members.read_duration(found.get("duration"))),
-        kind=notes.keep("outputs[].kind", members.read_kind(found.get("kind"))),
+        expires_at=notes.keep("outputs[].expires_at", fields.read_time(found.get("expires_at"))),
+        duration=notes.keep("outputs[].duration", fields.read_duration(found.get("duration"))),
+        kind=notes.keep("outputs[].kind", fields.read_kind(found.get("kind"))),
         handle=handle,
         index=index,
     )

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
-from soundpiece_async._core import members
+from soundpiece_async._core import fields
 from soundpiece_async._core.errors import SettingsError, WebhookError
 from soundpiece_async._core.news import Delivery, read_news
 from soundpiece_async._core.reading import Note
@@ -126,8 +126,8 @@ def _read_text(text: object) -> str:
 def _read_timestamp(identity: str, text: str) -> float:
     """Read when a delivery was signed, in seconds since 1970: a number of seconds, or any other time there is."""
     if _NUMBER.fullmatch(text):
-        return members.to_epoch(float(text))
-    moment, reason = members.read_time(text)
+        return fields.to_epoch(float(text))
+    moment, reason = fields.read_time(text)
     if moment is None:
         raise WebhookError(f"webhook {identity}: its timestamp makes no sense: {reason}")
     return moment.timestamp()

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, locations, members, retry
+from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, fields, locations, retry
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -88,12 +88,12 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
         data = _read_accepted(answer, call)
         hint = locations.find_in_headers(answer.headers)
         found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
-        identity = None if found is None else members.read_id(found.get("id"))
+        identity = None if found is None else fields.read_id(found.get("id"))
         if found is None or identity is None:
             raise _no_operation(data, answer, call)
     else:
         data, found = _find_in_refusal(answer, call, request)
-        identity = str(members.read_id(found["id"]))
+        identity = str(fields.read_id(found["id"]))
     reading = reading_of(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
@@ -123,7 +123,7 @@ def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any,
     found = envelopes.find_operation(data, route=request.route, key=key, hint=hint)
     if answer.status in attempts.ACCOUNT or found is None or not envelopes.is_certain(found, key=key, hint=hint):
         raise refusal
-    identity = str(members.read_id(found["id"]))
+    identity = str(fields.read_id(found["id"]))
     ours = echoes.is_same_key(key, found.get("idempotency_key"))
     if conflict and not ours:
         handle = Handle(request.route, identity)
@@ -192,7 +192,7 @@ def read_final(
 def _read_asked(found: Mapping[str, Any], handle: Handle, request: Request | None) -> Reading:
     """Read an operation that was asked for by its id; another spelling of that is a difference of the echo."""
     reading = read_operation(found, handle, request=request)
-    identity = members.read_id(found.get("id"))
+    identity = fields.read_id(found.get("id"))
     if identity is None or identity == handle.id:
         return reading
     note = Note("echo of id", f"its id is echoed otherwise than it was asked for, {redact_text(identity)}")
@@ -210,9 +210,9 @@ def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) 
     if found is None:
         raise _no_operation(data, answer, call).about(handle)
     identity = found.get("id")
-    if members.is_empty(identity) or identity == handle.id:
+    if fields.is_empty(identity) or identity == handle.id:
         return found
-    if any(members.is_same_id(one, handle.id) for one in envelopes.list_ids(found)):
+    if any(fields.is_same_id(one, handle.id) for one in envelopes.list_ids(found)):
         return found
     if echoes.is_same_key(key, found.get("idempotency_key")):
         return found

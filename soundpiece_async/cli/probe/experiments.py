@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import anyio
 
-from soundpiece_async._core import endings, members, signing
+from soundpiece_async._core import endings, fields, signing
 from soundpiece_async._core.codec import decode_json
 from soundpiece_async._core.endings import Ending
 from soundpiece_async._core.errors import SettingsError, SoundpieceError
@@ -225,7 +225,7 @@ class Experiments:
         outputs = _find_outputs(final)
         shape = (
             f"{name}: {show_form(value)}"
-            if value is not MISSING and not members.is_empty(value)
+            if value is not MISSING and not fields.is_empty(value)
             else _other_member(final)
         )
         wanted = (
@@ -286,7 +286,7 @@ class Experiments:
         self._findings.add(
             "channels and bits", f"{header.channels} channels, {header.bits} bits", "2 channels, 16 bits"
         )
-        announced, _ = members.read_duration(output.get("duration"))
+        announced, _ = fields.read_duration(output.get("duration"))
         if announced is not None and header.duration is not None:
             difference = header.duration - announced
             near = abs(difference) <= 0.5  # noqa: PLR2004 - as ``flac.TOLERANCE``
@@ -420,12 +420,12 @@ def _find_outputs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         one
         for name, value in found.items()
         if name not in ("source", "reference")
-        for one in members.find_outputs(value)
+        for one in fields.find_outputs(value)
     ]
 
 
 def _decide(found: Mapping[str, Any]) -> Ending:
-    error = members.read_error(found.get("error")) is not None
+    error = fields.read_error(found.get("error")) is not None
     return endings.decide(found.get("status"), outputs=bool(_find_outputs(found)), error=error)
 
 
@@ -433,7 +433,7 @@ def _other_member(found: Mapping[str, Any]) -> str:
     names = [
         name
         for name, value in found.items()
-        if name not in ("source", "reference") and list(members.find_outputs(value))
+        if name not in ("source", "reference") and list(fields.find_outputs(value))
     ]
     return ", ".join(f"{name}: {show_form(found[name])}" for name in names) or "nothing"
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from soundpiece_async._core import links
+from soundpiece_async._core import fields
 
 AUDIO = "https://h/a"
 
@@ -24,7 +24,7 @@ AUDIO = "https://h/a"
 )
 def test_what_may_be_audio(text: str, *, audio: bool) -> None:
     """A URL, whole or relative, unless its path ends as that of a picture, a page or a document."""
-    assert links.is_audio(text) is audio
+    assert fields.is_audio(text) is audio
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_what_may_be_audio(text: str, *, audio: bool) -> None:
 )
 def test_the_link_of_an_output(value: dict[str, Any]) -> None:
     """``url``, or else the one whose name has words for a link and for a file only; a word for a file counts more."""
-    assert links.find_audio(value) == AUDIO
+    assert fields.find_audio(value) == AUDIO
 
 
 def test_a_flac_file_has_any_name() -> None:
     """The end of its path says what it is."""
-    assert links.find_audio({"download_url": AUDIO, "lossless": "https://h/b.flac"}) == "https://h/b.flac"
+    assert fields.find_audio({"download_url": AUDIO, "lossless": "https://h/b.flac"}) == "https://h/b.flac"
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_a_flac_file_has_any_name() -> None:
 )
 def test_no_link_to_audio(value: dict[str, Any]) -> None:
     """A word for anything else makes it another link."""
-    assert links.find_audio(value) is None
+    assert fields.find_audio(value) is None
 
 
 def test_names() -> None:
     """Words are told apart by case and punctuation, and count in the singular."""
-    assert all(links.is_for_a_file(name) for name in ("results", "files", "audio_url", "dataURL", "trackHref"))
-    assert not any(links.is_for_a_file(name) for name in ("url", "links", "", "id", "file_size", "ö"))
-    assert all(links.is_beside(name) for name in ("self", "status", "thumbnails", "coverUrl", "page_url"))
-    assert not any(links.is_beside(name) for name in ("vocals", "url", "file", "no vocals"))
+    assert all(fields.is_for_a_file(name) for name in ("results", "files", "audio_url", "dataURL", "trackHref"))
+    assert not any(fields.is_for_a_file(name) for name in ("url", "links", "", "id", "file_size", "ö"))
+    assert all(fields.is_beside(name) for name in ("self", "status", "thumbnails", "coverUrl", "page_url"))
+    assert not any(fields.is_beside(name) for name in ("vocals", "url", "file", "no vocals"))

@@ -7,7 +7,7 @@ from helpers.contract import JSON, unhurried
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core import members
+from soundpiece_async._core import fields
 from soundpiece_async._core.operations import OperationError
 
 TEN = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -50,7 +50,7 @@ for _ in range(2000):
 )
 def test_times(value: object, moment: datetime) -> None:
     """ISO 8601 in any form, naive is UTC; epoch numbers in any unit, also as text; RFC 1123."""
-    read, reason = members.read_time(value)
+    read, reason = fields.read_time(value)
 
     assert (read, reason) == (moment, "")
     assert read is not None
@@ -59,7 +59,7 @@ def test_times(value: object, moment: datetime) -> None:
 
 def test_offsets_are_kept() -> None:
     """An offset stays as the service wrote it."""
-    read, _ = members.read_time("2026-11-22T11:30:00+01:30")
+    read, _ = fields.read_time("2026-11-22T11:30:00+01:30")
 
     assert read is not None
     assert read.tzinfo == timezone(timedelta(minutes=90))
@@ -76,7 +76,7 @@ def test_offsets_are_kept() -> None:
 )
 def test_what_is_no_time(value: object) -> None:
     """Anything else is None, with a reason that repeats nothing of it."""
-    read, reason = members.read_time(value)
+    read, reason = fields.read_time(value)
 
     assert read is None
     assert reason.startswith("expected a time, got ")
@@ -101,7 +101,7 @@ def test_what_is_no_time(value: object) -> None:
 )
 def test_durations(value: object, seconds: float) -> None:
     """A number, the text of one, or an ISO 8601 duration."""
-    assert members.read_duration(value) == (seconds, "")
+    assert fields.read_duration(value) == (seconds, "")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_durations(value: object, seconds: float) -> None:
 )
 def test_what_is_no_duration(value: object) -> None:
     """Anything else, and what is below zero, is None with a reason."""
-    seconds, reason = members.read_duration(value)
+    seconds, reason = fields.read_duration(value)
 
     assert seconds is None
     assert reason.startswith("expected seconds, got ")
@@ -122,9 +122,9 @@ def test_what_is_no_duration(value: object) -> None:
 
 def test_absent_members_are_no_oddity() -> None:
     """Null is None, and nothing to complain of."""
-    for read in (members.read_time, members.read_duration, members.read_text):
+    for read in (fields.read_time, fields.read_duration, fields.read_text):
         assert read(None) == (None, "")
-    assert members.read_error(None) is None
+    assert fields.read_error(None) is None
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_absent_members_are_no_oddity() -> None:
 )
 def test_texts(value: object, text: str | None, reason: str) -> None:
     """A text is taken as it is; an empty one is none."""
-    assert members.read_text(value) == (text, reason and f"expected text, got {reason}")
-    assert members.read_kind(value) == members.read_text(value)
+    assert fields.read_text(value) == (text, reason and f"expected text, got {reason}")
+    assert fields.read_kind(value) == fields.read_text(value)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_texts(value: object, text: str | None, reason: str) -> None:
 )
 def test_a_kind_is_one_printable_line(value: str, kind: str | None) -> None:
     """As it is shown, stored, and put into names of files."""
-    assert members.read_kind(value) == (kind, "")
+    assert fields.read_kind(value) == (kind, "")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_kind_is_one_printable_line(value: str, kind: str | None) -> None:
 )
 def test_errors(value: object, error: tuple[str, str]) -> None:
     """Why it failed may be an object with any members, a text, a list of either, or a bare code."""
-    assert members.read_error(value) == OperationError(*error)
+    assert fields.read_error(value) == OperationError(*error)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_errors(value: object, error: tuple[str, str]) -> None:
 )
 def test_empty_errors(value: object) -> None:
     """Where all is empty there is no error."""
-    assert members.read_error(value) is None
+    assert fields.read_error(value) is None
 
 
 A, B = {"url": "https://h/a"}, {"url": "https://h/b"}
@@ -226,12 +226,12 @@ A, B = {"url": "https://h/a"}, {"url": "https://h/b"}
 )
 def test_outputs(value: object, found: list[tuple[str, str | None]]) -> None:
     """A list, a single one, or objects by kind, nulls left out: a URL is all that an output needs."""
-    assert [(one["url"], one.get("kind")) for one in members.find_outputs(value)] == found
+    assert [(one["url"], one.get("kind")) for one in fields.find_outputs(value)] == found
 
 
 def test_members_around_a_file() -> None:
     """They are the output's, too."""
-    (found,) = members.find_outputs([{"audio": {"uri": "https://h/a", "duration": 2}, "duration": 1, "kind": "bass"}])
+    (found,) = fields.find_outputs([{"audio": {"uri": "https://h/a", "duration": 2}, "duration": 1, "kind": "bass"}])
     assert found == {"url": "https://h/a", "uri": "https://h/a", "duration": 2, "kind": "bass"}
 
 
@@ -251,7 +251,7 @@ def test_members_around_a_file() -> None:
 )
 def test_spellings_of_an_id(one: str, other: str, *, same: bool) -> None:
     """Case, punctuation and a prefix are spelling; anything else is another id."""
-    assert members.is_same_id(one, other) is members.is_same_id(other, one) is same
+    assert fields.is_same_id(one, other) is fields.is_same_id(other, one) is same
 
 
 @pytest.mark.parametrize(
@@ -262,17 +262,17 @@ def test_spellings_of_an_id(one: str, other: str, *, same: bool) -> None:
 )
 def test_ids(value: object, identity: str | None) -> None:
     """An id is opaque; one that fits into no URL and no handle is none."""
-    assert members.read_id(value) == identity
+    assert fields.read_id(value) == identity
 
 
 @unhurried
 @given(JSON | st.just(DEEP))
 def test_any_value(value: Any) -> None:
     """Whatever JSON a member is: a value or None, and never an exception."""
-    for read in (members.read_time, members.read_duration, members.read_text):
+    for read in (fields.read_time, fields.read_duration, fields.read_text):
         result, reason = read(value)
         assert result is None or reason == ""
-    members.read_error(value)
-    members.read_id(value)
-    assert all(isinstance(one["url"], str) for one in members.find_outputs(value))
-    assert members.is_empty(value) in {True, False}
+    fields.read_error(value)
+    fields.read_id(value)
+    assert all(isinstance(one["url"], str) for one in fields.find_outputs(value))
+    assert fields.is_empty(value) in {True, False}
