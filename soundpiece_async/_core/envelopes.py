@@ -1,4 +1,4 @@
-"""Find the operation in an answer, in any envelope and beside other objects.
+"""Find the operation in an answer: in any envelope, beside other objects, in a link, or in a header.
 
 Rules (docs/api.md#finding-the-operation):
 
@@ -12,23 +12,111 @@ Rules (docs/api.md#finding-the-operation):
 5. A text member that contains a JSON object, as the ``body`` of AWS Lambda's proxy, is read as that object, unless it
    is the echo of a request's member.
 6. If no object has an id, the outermost object and those with a status are searched for another one, in this order: a
-   link to the GET of the route; the headers of the answer (``locations``); a resource name such as ``operations/17``; a
-   member named ``_id``, ``uuid`` or ``oid``; a member named like the id of a request. The first that is unique is used.
+   link to the GET of the route; the headers of the answer; a resource name such as ``operations/17``; a member named
+   ``_id``, ``uuid`` or ``oid``; a member named like the id of a request. The first that is unique is used.
 7. The names of members count without case and punctuation, ``state`` and the like as ``status``. The object of a member
    such as ``user`` or ``account`` is no operation. An answer that is a text of the usual form of an id is that id.
 8. In the answer to a poll, an object without an id is the operation if no object has one, and it runs or has outputs.
    To an operation that ended well without outputs belong those of the only object without an id that has any.
+
+Links and headers of the answer to a PUT:
+
+9. A link names an operation if it is the GET of that operation's route, with the id in its query.
+10. ``Location``, ``Content-Location`` and the like are about the operation: an id in the query, whatever the path, or
+    else the last part of the path that has a digit and is no version. Their link is only read, never followed.
+11. So are headers that are named like an id, such as ``X-Operation-Id``; the id of an HTTP request is none.
+12. A redirect may lead anywhere, as to a login. It names an operation only by a link to the GET of the route, by an id
+    of the usual form, or by one below a collection of operations, such as ``/jobs/17``.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
-from soundpiece_async._core import codec, echoes, endings, fields, locations
+from soundpiece_async._core import codec, echoes, endings, fields
 from soundpiece_async._core.operations import Status
 from soundpiece_async._core.requests import ROUTES
+
+ID_NAMES = frozenset({"operationid", "opid", "jobid", "taskid"})
+"""Names of members and headers that hold the id of an operation, without case and punctuation."""
+
+USUAL_ID = re.compile(r"op_[0-9a-z]{26}")
+"""The documented form of an id."""
+
+_COLLECTIONS = frozenset({"operations", "operation", "jobs", "job", "tasks", "task", "generations"})
+_API_VERSION = re.compile(r"v\d+(\.\d+)*", re.IGNORECASE)
+
+
+def find_in_headers(headers: Mapping[str, str]) -> str | None:
+    """Return the id of the operation that the headers of an answer to a PUT name, or None.
+
+    Args:
+        headers: names in lower case.
+    """
+    return next(_list_ids(headers), None)
+
+
+def find_in_redirect(headers: Mapping[str, str], *, route: str) -> str | None:
+    """Return the id of the operation that the ``Location`` of a redirect names, or None (rule 12).
+
+    Args:
+        headers: names in lower case.
+        route: the route of the PUT.
+    """
+    path, query = _split(headers.get("location", ""))
+    parts = [unquote(part) for part in path.split("/") if part]
+    if parts and parts[-1] in (route, *_COLLECTIONS):
+        return _read_query(query)
+    last, collection = (["", "", *parts])[:-3:-1]
+    known = _read_query(query) or fields.read_id(last)
+    named = collection == route or collection.casefold() in _COLLECTIONS
+    return known if named or (known is not None and USUAL_ID.fullmatch(known)) else None
+
+
+def find_in_link(text: str, *, route: str) -> str | None:
+    """Return the id of the operation that a link names, or None (rule 9)."""
+    if f"/{route}?" not in text:
+        return None
+    path, query = _split(text)
+    return _read_query(query) if path.endswith(f"/{route}") else None
+
+
+def fold(name: str) -> str:
+    """Return a name without case and punctuation."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _list_ids(headers: Mapping[str, str]) -> Iterator[str]:
+    for name, text in headers.items():
+        identity = fields.read_id(text) if fold(name.removeprefix("x-")) in ID_NAMES else None
+        if name.endswith("location"):
+            path, query = _split(text)
+            identity = _read_query(query) or _read_path(path)
+        if identity is not None:
+            yield identity
+
+
+def _read_query(query: str) -> str | None:
+    found = (fields.read_id(text) for name, text in parse_qsl(query) if fold(name) in ID_NAMES | {"id"})
+    return next((identity for identity in found if identity is not None), None)
+
+
+def _read_path(path: str) -> str | None:
+    parts = (unquote(part) for part in reversed(path.split("/")))
+    last = next((part for part in parts if re.search(r"\d", part) and not _API_VERSION.fullmatch(part)), "")
+    return fields.read_id(last)
+
+
+def _split(link: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(link.strip())
+    except ValueError:
+        return "", ""
+    return parts.path, parts.query
+
 
 MAX_DEPTH = 3
 MAX_OBJECTS = 1000
@@ -39,7 +127,7 @@ _OWN_NAMES = frozenset({"id", "uuid", "guid", "oid"})
 _REQUEST_NAMES = frozenset({"requestid", "generationid", "predictionid", "runid", "renderid"})
 _ECHOED = frozenset(name for kind in ROUTES.values() for name in attrs.fields_dict(kind))
 _KNOWN = frozenset({"status", "created_at", "idempotency_key", "output", "outputs", "error"})
-_FOLDED = {locations.fold(name): name for name in _KNOWN | {"id"}}
+_FOLDED = {fold(name): name for name in _KNOWN | {"id"}}
 _STATUS_NAMES = ("status", "state", "phase", "jobstatus", "taskstatus", "operationstatus")
 _WORD_NAMES = ("state", "phase", "status", "name", "value", "code")
 _OTHERS = frozenset(
@@ -61,7 +149,7 @@ def find_operation(
         key: the idempotency key that was sent.
         hint: the id in the headers.
     """
-    if isinstance(data, str) and locations.USUAL_ID.fullmatch(data.strip()):
+    if isinstance(data, str) and USUAL_ID.fullmatch(data.strip()):
         return {"id": data.strip()}
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
@@ -126,7 +214,7 @@ def _settle(value: dict[str, Any]) -> dict[str, Any]:
     """Return an object with its members under their documented names, and its status as a text (rule 7)."""
     if isinstance(value.get("status"), str) and "id" in value:
         return value
-    given = {locations.fold(name): one for name, one in value.items() if name[:1] != "_"}
+    given = {fold(name): one for name, one in value.items() if name[:1] != "_"}
     named = {name: given[plain] for plain, name in _FOLDED.items() if name not in value and plain in given}
     words = (_read_word(one) for one in (value.get("status"), *(given.get(name) for name in _STATUS_NAMES)))
     word = next((word for word in words if word), None)
@@ -189,7 +277,7 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
 
     def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
         identity, ours = fields.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
-        usual = locations.USUAL_ID.fullmatch(identity or "") is not None
+        usual = USUAL_ID.fullmatch(identity or "") is not None
         return asked is not None and fields.is_same_id(asked, identity or ""), ours, usual, len(_KNOWN & value.keys())
 
     ranked = sorted(found, key=rank, reverse=True)
@@ -203,8 +291,8 @@ def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
     if fields.read_id(value.get("id")) is not None:
         return value
     ids = {name: identity for name, text in value.items() if (identity := fields.read_id(text)) is not None}
-    named = [identity for name, identity in ids.items() if locations.fold(name) in locations.ID_NAMES]
-    named = named or [identity for identity in ids.values() if locations.USUAL_ID.fullmatch(identity)]
+    named = [identity for name, identity in ids.items() if fold(name) in ID_NAMES]
+    named = named or [identity for identity in ids.values() if USUAL_ID.fullmatch(identity)]
     return {**value, "id": named[0]} if len(named) == 1 else None
 
 
@@ -231,7 +319,7 @@ def _name(
     linking = [*objects[:1], *alive]
     told = linking if weak else alive
     tiers: Sequence[Iterable[tuple[str | None, dict[str, Any]]]] = [
-        ((locations.find_in_link(text, route=route), value) for value in linking for text in _list_texts(value)),
+        ((find_in_link(text, route=route), value) for value in linking for text in _list_texts(value)),
         [(hint, {})],
         ((_read_resource(value), value) for value in told),
         ((_read_nested(one), value) for value in told for name, one in value.items() if _is_named(name, _OWN_NAMES)),
@@ -254,7 +342,7 @@ def _put_id(identity: str, value: dict[str, Any], alive: list[dict[str, Any]]) -
 
 
 def _is_named(name: str, names: frozenset[str]) -> bool:
-    return locations.fold(name) in names
+    return fold(name) in names
 
 
 def _list_texts(value: object, *, depth: int = 4) -> Iterator[str]:
@@ -295,12 +383,12 @@ def is_certain(found: Mapping[str, Any], *, key: str, hint: str | None) -> bool:
     if "idempotency_key" in found and echoes.is_of_another(key, found["idempotency_key"]):
         return False
     identity = fields.read_id(found["id"]) or ""
-    named = any(_is_named(name, locations.ID_NAMES) for name, one in found.items() if fields.read_id(one) == identity)
+    named = any(_is_named(name, ID_NAMES) for name, one in found.items() if fields.read_id(one) == identity)
     ours = echoes.is_same_key(key, found.get("idempotency_key")) and _looks_alive(found)
-    return named or ours or identity == hint or locations.USUAL_ID.fullmatch(identity) is not None
+    return named or ours or identity == hint or USUAL_ID.fullmatch(identity) is not None
 
 
 def list_ids(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the ids in the members of an operation that are named like its id."""
-    named = (one for name, one in found.items() if _is_named(name, _OWN_NAMES | locations.ID_NAMES))
+    named = (one for name, one in found.items() if _is_named(name, _OWN_NAMES | ID_NAMES))
     return (identity for one in named if (identity := _read_nested(one)) is not None)

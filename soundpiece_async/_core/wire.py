@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, fields, locations, retry
+from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, fields, retry
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -86,7 +86,7 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
     """
     if 200 <= answer.status < 300:  # noqa: PLR2004 - what 2xx means
         data = _read_accepted(answer, call)
-        hint = locations.find_in_headers(answer.headers)
+        hint = envelopes.find_in_headers(answer.headers)
         found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
         identity = None if found is None else fields.read_id(found.get("id"))
         if found is None or identity is None:
@@ -118,7 +118,7 @@ def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any,
     """
     refusal = read_refusal(answer, call)
     conflict = answer.status == HTTPStatus.CONFLICT
-    key, hint = request.idempotency_key, locations.find_in_redirect(answer.headers, route=request.route)
+    key, hint = request.idempotency_key, envelopes.find_in_redirect(answer.headers, route=request.route)
     data = {} if isinstance(refusal.body, str) else refusal.body
     found = envelopes.find_operation(data, route=request.route, key=key, hint=hint)
     if answer.status in attempts.ACCOUNT or found is None or not envelopes.is_certain(found, key=key, hint=hint):
@@ -131,7 +131,7 @@ def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any,
             f"the answer names operation {redact_text(str(handle))}: read it, it may be that of this request"
         )
         raise refusal.about(handle)
-    usual = locations.USUAL_ID.fullmatch(identity) is not None
+    usual = envelopes.USUAL_ID.fullmatch(identity) is not None
     if conflict or 300 <= answer.status < 400 or (ours and usual):  # noqa: PLR2004 - what 3xx means
         return data, found
     raise refusal
@@ -246,9 +246,9 @@ def _read_accepted(answer: Answer, call: Call) -> Any:
     except TransportError:
         bare = answer.status != HTTPStatus.OK and not answer.body.strip()
         text = answer.body.decode("ascii", "replace").strip()
-        if locations.USUAL_ID.fullmatch(text):
+        if envelopes.USUAL_ID.fullmatch(text):
             return text
-        if not bare and locations.find_in_headers(answer.headers) is None:
+        if not bare and envelopes.find_in_headers(answer.headers) is None:
             raise
     return {}
 

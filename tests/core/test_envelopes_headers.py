@@ -1,6 +1,6 @@
 import pytest
 
-from soundpiece_async._core import locations
+from soundpiece_async._core import envelopes
 
 ID = "op_01kd0000000000000000000017"
 
@@ -25,7 +25,7 @@ ID = "op_01kd0000000000000000000017"
 )
 def test_headers(headers: dict[str, str], identity: str | None) -> None:
     """An id in the query of a location, or the last part of its path with a digit; or in a header of that name."""
-    assert locations.find_in_headers(headers) == identity
+    assert envelopes.find_in_headers(headers) == identity
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_headers(headers: dict[str, str], identity: str | None) -> None:
 )
 def test_links(link: str, identity: str | None) -> None:
     """A link is about the operation if it is the GET of its route."""
-    assert locations.find_in_link(link, route="create.new_fx") == identity
+    assert envelopes.find_in_link(link, route="create.new_fx") == identity
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_links(link: str, identity: str | None) -> None:
 )
 def test_redirects(link: str, identity: str | None) -> None:
     """A redirect may lead anywhere: only what is plainly an operation counts."""
-    assert locations.find_in_redirect({"location": link}, route="create.new_fx") == identity
-    assert locations.find_in_redirect({}, route="create.new_fx") is None
+    assert envelopes.find_in_redirect({"location": link}, route="create.new_fx") == identity
+    assert envelopes.find_in_redirect({}, route="create.new_fx") is None
