@@ -11,7 +11,7 @@ from helpers.download_bench import OTHER, PATH, SONG, bench, flac_like
 from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError
-from soundpiece_async._core.resuming import Known
+from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._download.partfile import FileSink, FileWorker, PartFile
 from soundpiece_async._download.transfer import download_into
@@ -107,14 +107,14 @@ class _SlowToBegin:
     """A sink that needs a while before it takes the first byte."""
 
     def __init__(self) -> None:
-        self.known = Known()
+        self.known = RemoteFile()
         self.data = b""
 
     @property
     def length(self) -> int:
         return len(self.data)
 
-    async def restart(self, known: Known) -> None:
+    async def restart(self, known: RemoteFile) -> None:
         await anyio.sleep(0.1)
         self.known, self.data = known, b""
 

@@ -10,7 +10,7 @@ from helpers.download_bench import KEPT, SONG, bench, leave
 from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError
-from soundpiece_async._core.resuming import Known
+from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._download import partfile
 from soundpiece_async._download.partfile import Claim, PartFile
 
@@ -119,7 +119,7 @@ def test_a_lock_belongs_to_the_file_that_is_there(tmp_path: Path) -> None:
     """One claim at a time; a closed one is never made again, and using it is a mistake of ours."""
     one, two = (PartFile(tmp_path / "x.flac", source="s") for _ in range(2))
 
-    assert repr(one) == f"<PartFile {tmp_path / 'x.flac.part'} new length=0 {Known()}>"
+    assert repr(one) == f"<PartFile {tmp_path / 'x.flac.part'} new length=0 {RemoteFile()}>"
     assert one.claim(overwrite=False) is Claim.ACQUIRED
     assert "open" in repr(one)
     assert two.claim(overwrite=False) is Claim.LOCKED
@@ -176,7 +176,7 @@ def test_a_rename_that_fails_can_be_gone_on_with(
     target = tmp_path / "x.flac"
     part = PartFile(target, source="s")
     assert part.claim(overwrite=False) is Claim.ACQUIRED
-    part.restart(Known(etag='"1"', size=len(SONG)))
+    part.restart(RemoteFile(etag='"1"', size=len(SONG)))
     part.append([SONG])
     target.mkdir()
     with pytest.raises(OSError, match="directory"):
@@ -197,7 +197,7 @@ def test_a_system_that_renames_no_open_file(tmp_path: Path, monkeypatch: pytest.
     for end, name in ((PartFile.publish, "x.flac"), (PartFile.keep_corrupt, "x.flac.corrupt")):
         part = PartFile(tmp_path / "x.flac", source="s")
         assert part.claim(overwrite=True) is Claim.ACQUIRED
-        part.restart(Known(etag=etag, size=len(SONG)))
+        part.restart(RemoteFile(etag=etag, size=len(SONG)))
         part.append([SONG])
         end(part)
         part.close()

@@ -19,15 +19,14 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async._core import endings, wire
-from soundpiece_async._core.byte_ranges import ByteRange
 from soundpiece_async._core.checks import check_output
 from soundpiece_async._core.containment import note_others
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, NotReady, SoundpieceError
 from soundpiece_async._core.filenames import file_names, plainer_name
 from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.ranges import ByteRange, RemoteFile
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.results import SavedFile
-from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.destinations import Destination, Destinations
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
@@ -280,7 +279,7 @@ class Downloader:
             if fault_before and self._keep_corrupt:
                 fault = f"{fault}; it is kept as {await worker.run(part.keep_corrupt)}"
             else:
-                await worker.run(part.restart, Known())
+                await worker.run(part.restart, RemoteFile())
             download.reset()
         raise download.error(
             f"{fault}; it was fetched twice. Settings(verify='none') takes it as it is", kind=CorruptAudio

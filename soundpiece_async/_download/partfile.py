@@ -30,7 +30,7 @@ from soundpiece_async._core import errnos, flac
 from soundpiece_async._core.errnos import Kind
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
-from soundpiece_async._core.resuming import Known, is_strong
+from soundpiece_async._core.ranges import RemoteFile, is_strong
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._download.fetch import OutputDownload
 from soundpiece_async._lifetime import run_shielded
@@ -69,7 +69,7 @@ class PartFile:
         self.target = target
         self.path = target.with_name(f"{target.name}.part")
         self.length = 0
-        self.known = Known()
+        self.known = RemoteFile()
         self._sidecar = target.with_name(f"{target.name}.part.json")
         self._source = source
         self._digest = hashlib.sha256()
@@ -101,7 +101,7 @@ class PartFile:
                 raise
             return Claim.ACQUIRED
 
-    def restart(self, known: Known) -> None:
+    def restart(self, known: RemoteFile) -> None:
         """Throw the bytes away, and note what the next ones belong to (rule 2)."""
         with self._one_at_a_time:
             self._restart(self._open_file(), known)
@@ -195,7 +195,7 @@ class PartFile:
         known = self._read_sidecar()
         held = os.fstat(file.fileno()).st_size
         if known is None or (known.size is not None and held > known.size):
-            self._restart(file, Known())
+            self._restart(file, RemoteFile())
             return
         # of a whole file the last byte is fetched again: the host's word that it is still this file
         self.length = held - 1 if held and held == known.size else held
@@ -204,7 +204,7 @@ class PartFile:
         file.seek(0)
         self._digest = hashlib.file_digest(file, "sha256")  # leaves the position at the end
 
-    def _restart(self, file: io.FileIO, known: Known) -> None:
+    def _restart(self, file: io.FileIO, known: RemoteFile) -> None:
         file.seek(0)
         file.truncate()
         self.length, self.known, self._digest = 0, known, hashlib.sha256()
@@ -217,7 +217,7 @@ class PartFile:
             ) as written:
                 written.write(note.encode())
 
-    def _read_sidecar(self) -> Known | None:
+    def _read_sidecar(self) -> RemoteFile | None:
         """Read what the note says, or None when it says nothing about these bytes and this source."""
         try:
             with io.FileIO(open_regular(self._sidecar)) as file:
@@ -226,7 +226,7 @@ class PartFile:
             return None
         match note:
             case {"source": self._source, "etag": str(etag), "size": int() | None as size} if is_strong(etag):
-                return Known(etag=etag, size=size)
+                return RemoteFile(etag=etag, size=size)
         return None
 
 
@@ -382,15 +382,15 @@ class FileSink:
         return self._part.length
 
     @property
-    def known(self) -> Known:
+    def known(self) -> RemoteFile:
         """What the host has said of the file."""
         return self._part.known
 
     @known.setter
-    def known(self, known: Known) -> None:
+    def known(self, known: RemoteFile) -> None:
         self._part.known = known
 
-    async def restart(self, known: Known) -> None:
+    async def restart(self, known: RemoteFile) -> None:
         """Throw the bytes away; the next ones belong to ``known``."""
         await self._worker.run(self._part.restart, known)
 

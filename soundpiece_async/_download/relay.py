@@ -20,10 +20,19 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._core import byte_ranges, flac
-from soundpiece_async._core.byte_ranges import ByteRange, Nothing, Part, Reply, Whole
+from soundpiece_async._core import flac, ranges
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
-from soundpiece_async._core.resuming import Known, Refused, Unfit, Useless
+from soundpiece_async._core.ranges import (
+    ByteRange,
+    NoSuchBytes,
+    Part,
+    RangeReply,
+    RemoteFile,
+    RetryLater,
+    StartOver,
+    UrlRejected,
+    WholeFile,
+)
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.fetch import AttemptFailed, OutputDownload, log_warnings
 from soundpiece_async._download.transfer import download_into
@@ -71,7 +80,7 @@ class VerifiedRelay:
     ) -> None:
         require_header_check(verify)
         self.download = download
-        self.known = Known()
+        self.known = RemoteFile()
         self.length = 0
         self.emitted = 0
         self.size: int | None = None
@@ -103,13 +112,13 @@ class VerifiedRelay:
         except CorruptAudio as error:  # of its header, so nothing was passed on (rule 1)
             logger.warning("%s", error)
             self.download.reset()
-            await self.restart(Known())
+            await self.restart(RemoteFile())
             await self._relay_whole()
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> RangeReply:
         """The answer to a client that gets it."""
-        return Reply(size=self.size, etag=self.etag)
+        return RangeReply(size=self.size, etag=self.etag)
 
     @property
     def found(self) -> Verification:
@@ -120,7 +129,7 @@ class VerifiedRelay:
         """Give the hash of all that was passed on, as hex."""
         return self._digest.hexdigest()
 
-    async def restart(self, known: Known) -> None:
+    async def restart(self, known: RemoteFile) -> None:
         """Begin again; what was passed on has to come once more (rule 2)."""
         if self.size is not None and known.size not in (None, self.size):
             raise self._content_changed_error()
@@ -243,7 +252,7 @@ class RangeRelay:
 
     def __init__(self, whole: VerifiedRelay, *, wanted: ByteRange, if_range: str | None) -> None:
         self.whole = whole
-        self.answer: Part | Whole | Nothing | None = None
+        self.answer: Part | WholeFile | NoSuchBytes | None = None
         self.emitted = 0
         self._wanted = wanted
         self._if_range = if_range
@@ -262,13 +271,13 @@ class RangeRelay:
         return self.whole.header
 
     @property
-    def reply(self) -> Reply:
+    def reply(self) -> RangeReply:
         """The answer to the client."""
         match self.answer:
             case Part(span, total, etag):
-                return Reply(size=total, etag=etag, span=span)
-            case Nothing(total):
-                return Reply(size=total, span=range(0))
+                return RangeReply(size=total, etag=etag, span=span)
+            case NoSuchBytes(total):
+                return RangeReply(size=total, span=range(0))
             case _:
                 reply = self.whole.reply
                 from_start = self._wanted.whole and reply.size is not None and self._if_range in (None, reply.etag)
@@ -278,7 +287,7 @@ class RangeRelay:
         """Bring the part through. Raises as ``VerifiedRelay.run``."""
         if not self._wanted.whole:
             await self.download.retry(self._ask, self._read)
-        if self.answer is None or isinstance(self.answer, Whole):
+        if self.answer is None or isinstance(self.answer, WholeFile):
             await self.whole.run()
 
     def _ask(self) -> dict[str, str]:
@@ -293,10 +302,10 @@ class RangeRelay:
 
     async def _read(self, stream: "Stream") -> None:
         """Use what an answer brings; returning means that all of it was passed on."""
-        found = byte_ranges.judge(stream.status, stream.headers, wanted=self._rest(), if_range=self._if_range)
-        if isinstance(found, Refused):
+        found = ranges.interpret_part(stream.status, stream.headers, wanted=self._rest(), if_range=self._if_range)
+        if isinstance(found, UrlRejected):
             raise AttemptFailed(f"the host refused the URL ({found.status})", refused=True)
-        if isinstance(found, Unfit | Useless):
+        if isinstance(found, RetryLater | StartOver):
             raise AttemptFailed(found.why)
         if isinstance(self.answer, Part) and not _continues(self.answer, found):
             raise self.download.error(
@@ -323,7 +332,7 @@ class RangeRelay:
         raise AttemptFailed(f"the body ended {missing} bytes before its end")
 
 
-def _continues(part: Part, found: Part | Whole | Nothing) -> bool:
+def _continues(part: Part, found: Part | WholeFile | NoSuchBytes) -> bool:
     """Return whether the bytes of two answers may be joined (rule 2)."""
     if not isinstance(found, Part) or part.etag is None or part.etag != found.etag:
         return False

@@ -9,7 +9,7 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from soundpiece_async._core import byte_ranges
+from soundpiece_async._core import ranges
 from soundpiece_async._core.errors import SoundpieceError, duplicate
 from soundpiece_async._core.requests import Output
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
@@ -43,7 +43,7 @@ class AudioStream:
         start: Callable[[Callable[..., Coroutine[Any, Any, None]]], anyio.Event],
     ) -> None:
         self._output = output
-        self._range = byte_ranges.parse(wanted)
+        self._range = ranges.parse_range(wanted)
         self._if_range = if_range
         self._open_relay = open_relay
         self._inside = inside

@@ -17,10 +17,18 @@ import anyio
 import attrs
 from anyio.streams.memory import MemoryObjectSendStream
 
-from soundpiece_async._core import flac, resuming
+from soundpiece_async._core import flac, ranges
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.flac import FlacHeader
-from soundpiece_async._core.resuming import Known, Refused, Take, Unfit, Useless, Verdict, Whole
+from soundpiece_async._core.ranges import (
+    Complete,
+    RangeResult,
+    RemoteFile,
+    RetryLater,
+    StartOver,
+    UrlRejected,
+    WriteFrom,
+)
 from soundpiece_async._download.content_encoding import Plain, Unpacked, unpack
 from soundpiece_async._download.fetch import AttemptFailed, Body, OutputDownload, TooLarge
 
@@ -42,18 +50,18 @@ class Sink(Protocol):
 
     @property
     @abstractmethod
-    def known(self) -> Known:
+    def known(self) -> RemoteFile:
         """What the host has said of the file."""
 
     @known.setter
-    def known(self, known: Known) -> None: ...
+    def known(self, known: RemoteFile) -> None: ...
 
     @property
     @abstractmethod
     def length(self) -> int:
         """Bytes of the file that are here."""
 
-    async def restart(self, known: Known) -> None:
+    async def restart(self, known: RemoteFile) -> None:
         """Throw the bytes away; the next ones belong to ``known``."""
 
     async def append(self, blocks: list[bytes]) -> None:
@@ -76,20 +84,20 @@ async def download_into(sink: Sink, *, download: OutputDownload) -> str | None:
         SoundpieceError: it cannot be fetched; what came stays in the sink, unless the file is larger than it may be.
     """
     return await download.retry(
-        lambda: resuming.ask(sink.length, sink.known), partial(_read_response, sink, download=download)
+        lambda: ranges.range_headers(sink.length, sink.known), partial(_read_response, sink, download=download)
     )
 
 
-def usable(verdict: Verdict) -> Take | Whole:
+def usable(verdict: RangeResult) -> WriteFrom | Complete:
     """Give what can be used of a verdict.
 
     Raises:
         AttemptFailed: there is nothing.
     """
     match verdict:
-        case Refused(status):
+        case UrlRejected(status):
             raise AttemptFailed(f"the host refused the URL ({status})", refused=True)
-        case Unfit(why) | Useless(why):
+        case RetryLater(why) | StartOver(why):
             raise AttemptFailed(why)
         case found:
             return found
@@ -97,25 +105,25 @@ def usable(verdict: Verdict) -> Take | Whole:
 
 async def _read_response(sink: Sink, stream: "Stream", *, download: OutputDownload) -> str | None:
     """Use what an answer brings; returning means that the file is here. Returns as ``download_into``."""
-    verdict = resuming.judge(stream.status, stream.headers, have=sink.length, known=sink.known)
-    if isinstance(verdict, Useless):
-        await sink.restart(Known())
+    verdict = ranges.interpret(stream.status, stream.headers, have=sink.length, known=sink.known)
+    if isinstance(verdict, StartOver):
+        await sink.restart(RemoteFile())
     take = usable(verdict)
-    if isinstance(take, Whole):
+    if isinstance(take, Complete):
         return None
     try:
         download.check_announced_size(take.known.size or take.end or 0)
         body = await unpack(download.open_body(stream), take.encodings)
         if isinstance(body, Unpacked):  # its lengths, and its ETag, are those of what was packed
-            take = Take(start=0, end=None, certain=True, known=Known())
+            take = WriteFrom(start=0, end=None, certain=True, known=RemoteFile())
         await _write_body(body, sink, take=take, download=download)
     except (ExcessBody, TooLarge):
-        await sink.restart(Known())
+        await sink.restart(RemoteFile())
         raise
     return await _check_end(sink, take, download=download)
 
 
-async def _check_end(sink: Sink, take: Take, *, download: OutputDownload) -> str | None:
+async def _check_end(sink: Sink, take: WriteFrom, *, download: OutputDownload) -> str | None:
     """Find out whether a body that ended cleanly was the rest of the file (``resuming``, rule 5)."""
     size = sink.known.size
     if sink.length == size or (size is None and take.certain):
@@ -132,7 +140,7 @@ async def _check_end(sink: Sink, take: Take, *, download: OutputDownload) -> str
     raise AttemptFailed("the host does not say how long the file is, and its end has to be confirmed")
 
 
-async def _write_body(body: "Body | Plain", sink: Sink, *, take: Take, download: OutputDownload) -> None:
+async def _write_body(body: "Body | Plain", sink: Sink, *, take: WriteFrom, download: OutputDownload) -> None:
     """Put a body where it belongs; when it breaks, what had arrived is taken before the fault is raised.
 
     It is read from the first moment on, whatever the sink has to do before: what is not read when it breaks is lost.
@@ -171,7 +179,7 @@ async def _batch_blocks(
     body: "Body | Plain",
     batches: MemoryObjectSendStream[list[bytes]],
     *,
-    take: Take,
+    take: WriteFrom,
     sink: Sink,
     download: OutputDownload,
 ) -> None:
@@ -230,12 +238,12 @@ async def compare_with_existing(here: FileHead, *, download: OutputDownload) -> 
 
 async def _read_head(stream: "Stream", *, asked: dict[str, str], wanted: int, download: OutputDownload) -> FileHead:
     """Read the first bytes; a host without ranges sends more, which is read only where nothing else says how much."""
-    verdict = usable(resuming.judge(stream.status, stream.headers, have=0, known=Known()))
-    encodings = verdict.encodings if isinstance(verdict, Take) else ()
+    verdict = usable(ranges.interpret(stream.status, stream.headers, have=0, known=RemoteFile()))
+    encodings = verdict.encodings if isinstance(verdict, WriteFrom) else ()
     body = await unpack(download.open_body(stream), encodings)
     if isinstance(body, Unpacked) and asked.pop("Range", ""):
         raise AttemptFailed("the host encodes what it sends, and a part of that cannot be decoded")
-    size = None if isinstance(body, Unpacked) else resuming.read_total(stream.headers)
+    size = None if isinstance(body, Unpacked) else ranges.read_total(stream.headers)
     count_all = size is None and (isinstance(body, Unpacked) or "content-range" not in stream.headers)
     head, arrived = b"", 0
     async with aclosing(body):

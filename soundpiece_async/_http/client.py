@@ -21,7 +21,7 @@ import attrs
 from aiohttp import hdrs
 from yarl import URL
 
-from soundpiece_async._core import hosts, resuming, unpacking
+from soundpiece_async._core import hosts, ranges, unpacking
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import Secret, forget_frames, redact_text, redact_url, signed_url
@@ -268,7 +268,7 @@ def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
     if not header and body[:1] in (b"{", b"["):
         return body
     try:
-        encodings = resuming.read_encodings({"content-encoding": header})
+        encodings = ranges.read_encodings({"content-encoding": header})
         return unpacking.unpack(body, encodings, limit=MAX_RESPONSE_BYTES)
     except UnpackingError as error:
         raise AnswerUnreadable(str(error)) from None

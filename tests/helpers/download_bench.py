@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 from helpers.raw_output_host import RawServer, ScriptedResponse
+from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._core.requests import Handle, Output
-from soundpiece_async._core.resuming import Known
 from soundpiece_async._core.settings import Settings, Timeouts, Verify
 from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.partfile import Claim, PartFile
@@ -159,7 +159,7 @@ def leave(b: Bench, data: bytes, *, note: str | None = None, **changes: Any) -> 
     b.target.parent.mkdir(parents=True)
     assert part.claim(overwrite=False) is Claim.ACQUIRED
     etag = f'"{hashlib.sha256(SONG).hexdigest()[:16]}"'
-    part.restart(Known(**{"etag": etag, "size": len(SONG), **changes}))
+    part.restart(RemoteFile(**{"etag": etag, "size": len(SONG), **changes}))
     part.append([data])
     part.close()
     if note is not None:
