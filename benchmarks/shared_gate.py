@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.database_servers import Server, serve_postgres, serve_redis
 
 from soundpiece_async import Limits, NewFx, RetryPolicy, Session, Settings
-from soundpiece_async._core.reading import read_operation
+from soundpiece_async._core.parsing import read_operation
 from soundpiece_async.simulator import Simulator
 
 PROCESSES = 8

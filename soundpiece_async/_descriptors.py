@@ -7,10 +7,9 @@ from pathlib import Path
 import anyio
 import attrs
 
-from soundpiece_async._core import errnos
-from soundpiece_async._core.fitting import fit
+from soundpiece_async._core import os_errors
 from soundpiece_async._core.retry import backoff
-from soundpiece_async._core.settings import Limits
+from soundpiece_async._core.settings import Limits, fit
 from soundpiece_async._logs import get_logger
 
 logger = get_logger("descriptors")
@@ -66,7 +65,7 @@ def is_short() -> bool:
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        return errnos.is_passing(error.errno)
+        return os_errors.is_passing(error.errno)
     return False
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import anyio
 import attrs
 
-from soundpiece_async._core import endings, wire
+from soundpiece_async._core import completion, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError
@@ -110,7 +110,7 @@ class Engine:
         """Send a request, or return the operation it already became; takes and raises as ``Submitter.submit``."""
         with self.life.cancellable():
             operation = await self.submitter.submit(request, stop=stop, prepared=prepared)
-        if request.callback_url is not None and not endings.is_over(operation):
+        if request.callback_url is not None and not completion.is_over(operation):
             self.poller.expect(operation)
         return operation
 
@@ -123,7 +123,7 @@ class Engine:
         """Wait until an operation is ready, with the request it had; raises as ``Session.wait``."""
         known = operation if isinstance(operation, Operation) else None
         with self.life.cancellable():
-            if known is None or not endings.is_over(known):
+            if known is None or not completion.is_over(known):
                 final = await self.poller.wait(check_handle(operation), known=known, timeout=timeout)
                 known = known or final
                 known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
@@ -176,7 +176,7 @@ class Engine:
         """Wake the waiters of an operation whose final state a webhook brought; one still running is no news."""
         if not operation.status.final:
             return
-        if self.settings.confirm_webhooks or not endings.is_over(operation):
+        if self.settings.confirm_webhooks or not completion.is_over(operation):
             self.life.spawn(self.poller.confirm, operation.handle, operation.request)
         else:
             self.poller.deliver(operation)

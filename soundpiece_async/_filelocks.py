@@ -24,7 +24,7 @@ from pathlib import Path
 
 import attrs
 
-from soundpiece_async._core import errnos
+from soundpiece_async._core import os_errors
 from soundpiece_async._regularfiles import open_regular
 
 PROC = Path("/proc")
@@ -93,7 +93,7 @@ def has_record_locks(file: io.FileIO) -> bool:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return not errnos.lacks_locks(error.errno)
+        return not os_errors.lacks_locks(error.errno)
     return True
 
 
@@ -108,7 +108,7 @@ def _flock(file: io.FileIO) -> bool | None:
     except BlockingIOError:
         return False
     except OSError as error:
-        if errnos.lacks_locks(error.errno):
+        if os_errors.lacks_locks(error.errno):
             return None
         raise
     return True

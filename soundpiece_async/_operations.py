@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import anyio
 import attrs
 
-from soundpiece_async._core import checks, codec, endings, hosts, job_records, wire
+from soundpiece_async._core import checks, codec, completion, hosts, job_records, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, duplicate
 from soundpiece_async._core.gate import Turn
 from soundpiece_async._core.operations import Operation, Status, match_outputs
-from soundpiece_async._core.reading import Reading
+from soundpiece_async._core.parsing import Reading
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.retry import Budget
@@ -86,7 +86,7 @@ class Reader:
         """
         operation = self._resolve(operation)
         known = operation.handle in self._outputs
-        if not (endings.is_over(operation) or (known and operation.outputs)):
+        if not (completion.is_over(operation) or (known and operation.outputs)):
             return operation
         if not known:
             self.ready += operation.status is Status.READY
@@ -96,7 +96,7 @@ class Reader:
     def adopt(self, operation: Operation[E]) -> Operation[E]:
         """Return an operation that was seen earlier, perhaps by another process; what was seen since is newer."""
         operation = self._resolve(operation)
-        if not endings.is_over(operation):
+        if not completion.is_over(operation):
             return operation  # it says nothing yet of the outputs
         known = self._outputs.get(operation.handle)
         return self._stabilize(operation) if known is None else attrs.evolve(operation, outputs=known)

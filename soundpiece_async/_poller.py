@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import attrs
 
-from soundpiece_async._core import attempts, endings, wire
+from soundpiece_async._core import attempts, completion, wire
 from soundpiece_async._core.attempts import LongPolls, Streak, Verdict, judge_read, name_unknown
-from soundpiece_async._core.endings import Agreement
+from soundpiece_async._core.completion import Agreement
 from soundpiece_async._core.errors import (
     ApiError,
     RateLimited,
@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.gate import Ticket, Turn
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.reading import Reading, read_operation
+from soundpiece_async._core.parsing import Reading, read_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler
 from soundpiece_async._core.wire import Answer, Call
@@ -251,7 +251,7 @@ class Poller:
         except SoundpieceError as error:
             logger.warning("operation %s: a webhook could not be confirmed: %s", handle, error)
         else:
-            if endings.is_over(read):
+            if completion.is_over(read):
                 self.deliver(read)
                 return
         self.hasten(handle)

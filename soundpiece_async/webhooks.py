@@ -23,10 +23,10 @@ import attrs
 
 from soundpiece_async._core import signing
 from soundpiece_async._core.errors import SessionClosed, SettingsError, WebhookError
-from soundpiece_async._core.news import Delivery
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import SecretBytes, forget_arguments
 from soundpiece_async._core.signing import Headers
+from soundpiece_async._core.webhook_events import Delivery
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:

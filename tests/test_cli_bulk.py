@@ -36,7 +36,7 @@ from soundpiece_async import (
     Succeeded,
     TransportError,
 )
-from soundpiece_async._core import endings
+from soundpiece_async._core import completion
 from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
@@ -767,7 +767,7 @@ def test_what_is_echoed_otherwise_is_counted_and_no_failure(serve: Serve, capsys
 
 def test_ready_without_outputs_is_unfinished(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exit code says so, nothing is saved or failed, and the next run asks again, buying nothing."""
-    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
     simulator = serve(**FAST, variations=["outputs=null"])
     write([job_line(1)])
 

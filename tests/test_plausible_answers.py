@@ -37,7 +37,7 @@ from soundpiece_async import (
     WaitTimeout,
     _poller,
 )
-from soundpiece_async._core import endings
+from soundpiece_async._core import completion
 from soundpiece_async._core.attempts import UNREADABLE_TIMES
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ def padded_fx(number: int = 0, **members: Any) -> NewFx:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reads need not be ten seconds apart here."""
-    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
 
 
 class Api(RawApi):
@@ -594,7 +594,7 @@ async def test_what_runs_is_never_final(api: Api, session: Session, word: str) -
 
 async def test_waiting_again_and_again_ends_too(api: Api, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one waiter read counts for the next: a loop over short timeouts sees the end."""
-    monkeypatch.setattr(endings, "AGREE_AFTER", 0.5)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 0.5)
     api.service = ending("archived")
     operation = await session.submit(padded_fx())
     ready: Operation[NewFx] | None = None
@@ -614,7 +614,7 @@ async def test_undecided_operations_are_remembered_up_to_a_bound(
 ) -> None:
     """The oldest is forgotten, and read twice again."""
     monkeypatch.setattr(_poller, "UNDECIDED", 1)
-    monkeypatch.setattr(endings, "AGREE_AFTER", 60.0)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 60.0)
     api.service = ending("archived")
     for number in range(3):
         with pytest.raises(WaitTimeout):

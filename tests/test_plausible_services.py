@@ -53,7 +53,7 @@ from soundpiece_async import (
     Timeouts,
     _session,
 )
-from soundpiece_async._core import endings
+from soundpiece_async._core import completion
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.variations import TABLE, read_variations
@@ -371,7 +371,7 @@ async def live_through_all(days: list[Day], victim: Victim) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reads agree after a moment, and an operation that is not found is so for two seconds."""
-    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
     monkeypatch.setattr(_session, "STREAK_SECONDS", 2.0)
 
 

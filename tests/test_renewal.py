@@ -10,7 +10,7 @@ from helpers.simulation import settings as simulated
 from helpers.simulation import simulate
 
 from soundpiece_async import DownloadError, Handle, NewFx, Output, RetryPolicy, Settings, Timeouts, TransportError
-from soundpiece_async._core import endings
+from soundpiece_async._core import completion
 
 pytestmark = pytest.mark.anyio
 
@@ -120,7 +120,7 @@ async def test_a_status_that_is_no_known_end_hides_no_fresh_urls(
     status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two reads said that it is over; the one that signs its URLs afresh need not be confirmed by another."""
-    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
     async with simulate(variations={"status": status}) as sim, opened(simulated(sim)) as session:
         operation = await session.submit(NewFx("door", duration=0.2))
         ready = await session.wait(operation, timeout=20)

@@ -17,7 +17,7 @@ from helpers.simulation import never_finishes, settings, simulate
 from redis.asyncio import Redis
 
 from soundpiece_async import Handle, Limits, Operation, Session, SharedStoreError, Status
-from soundpiece_async._core.reading import read_operation
+from soundpiece_async._core.parsing import read_operation
 from soundpiece_async._core.shared_gate import AWAY_SHARE, NEWCOMER_RATE, SharedPace
 from soundpiece_async._pacer import Pacer
 from soundpiece_async._shared import opening

@@ -38,7 +38,7 @@ from soundpiece_async import (
     WaitTimeout,
     WebhookError,
 )
-from soundpiece_async._core import endings
+from soundpiece_async._core import completion
 from soundpiece_async._poller import DELIVERED
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Delivery, Webhooks, aiohttp_handler, asgi_app
@@ -447,7 +447,7 @@ async def test_a_webhook_without_a_certain_end_is_followed_by_polls(
     variations: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No other will come: reads decide, and they begin at once, not when a webhook would be late."""
-    monkeypatch.setattr(endings, "AGREE_AFTER", 0.05)
+    monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
     async with simulate(durations=never_finishes, allow_private_callbacks=True, variations=variations) as sim:
         async with receiving(sim) as (session, url), anyio.create_task_group() as group:
             operation = await session.submit(fx(callback_url=url))

@@ -36,7 +36,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
 
-from soundpiece_async._core import codec, echoes, endings, fields
+from soundpiece_async._core import codec, completion, echoes, fields
 from soundpiece_async._core.operations import Status
 from soundpiece_async._core.requests import ROUTES
 
@@ -256,13 +256,13 @@ def _has_outputs(value: Mapping[str, Any]) -> bool:
 
 def _is_told(value: Mapping[str, Any]) -> bool:
     """Return whether an object without an id tells how an operation stands (rule 8): an error may be any other's."""
-    return _has_outputs(value) or endings.is_running(value.get("status"))
+    return _has_outputs(value) or completion.is_running(value.get("status"))
 
 
 def _lacks_outputs(found: Mapping[str, Any]) -> bool:
     """Return whether an operation is said to have ended well, and has no outputs."""
     word = found.get("status")
-    return isinstance(word, str) and endings.read_status(word) is Status.READY and not _has_outputs(found)
+    return isinstance(word, str) and completion.read_status(word) is Status.READY and not _has_outputs(found)
 
 
 def _complete(found: Mapping[str, Any], objects: Iterable[dict[str, Any]]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
    it. A hold that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the same:
    that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
 9. An operation that a webhook will report is left alone until it is late (`estimators.py`), then polled as any other.
-10. What an answer leaves undecided rests until a second one can decide it (`endings.py`).
+10. What an answer leaves undecided rests until a second one can decide it (`completion.py`).
 11. A poll on an operation that nobody waits for any more may stay out for a while, in case somebody comes back; it is
     the first to be dropped when its slot is wanted. None is begun.
 12. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
@@ -35,7 +35,7 @@ from math import ceil, inf, sqrt
 
 import attrs
 
-from soundpiece_async._core import endings
+from soundpiece_async._core import completion
 from soundpiece_async._core.estimators import GUARD, Durations, Tempo
 from soundpiece_async._core.poll_queues import Out, Piece, Resting, Stage, Waiting
 
@@ -304,7 +304,7 @@ class Scheduler:
                 rest = self._take_answer(piece, now, held=held)
             case Outcome.UNDECIDED:
                 piece.failures, piece.cut = 0, False
-                rest = endings.AGREE_AFTER  # nothing is learned of the hold: it may be over
+                rest = completion.AGREE_AFTER  # nothing is learned of the hold: it may be over
             case Outcome.FAILED | Outcome.CUT:
                 rest = max(self._take_cut(piece, now) if cut else self._take_failure(piece, jitter), retry_after)
             case Outcome.DROPPED if now - piece.sent > self._tempo.trip:  # the server had it, and gave no answer

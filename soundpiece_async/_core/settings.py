@@ -1,4 +1,4 @@
-"""Every knob, its default and its reason, once. All times are seconds, as floats."""
+"""Every setting, its default and its reason, once. All times are seconds, as floats."""
 
 import os
 import sys
@@ -291,3 +291,20 @@ def _check_positive(name: str, value: float) -> None:
 def _check_count(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise SettingsError(f"{name} must be a whole number of at least 1, not {redact_value(value)}")
+
+
+MARGIN = 20
+"""Descriptors left for a journal (4), notes and folders being synced (4), name look-ups, a report, and the program."""
+PER_SUBMIT = 2
+"""PUTs, and single reads, which have as many slots of their own."""
+PER_DOWNLOAD = 4
+
+
+def fit(limits: Limits, *, free: int) -> Limits:
+    """Return limits that so many free descriptors are enough for; the same ones when they are enough already."""
+    wanted = limits.polls + PER_SUBMIT * limits.submits + PER_DOWNLOAD * limits.downloads
+    usable = max(0, free - MARGIN)
+    if wanted <= usable:
+        return limits
+    fitted = {name: max(1, getattr(limits, name) * usable // wanted) for name in ("polls", "submits", "downloads")}
+    return attrs.evolve(limits, **fitted)

@@ -7,7 +7,7 @@ Rules:
 3. The timestamp is that of the *first* attempt, so a retry is as old as the trouble it came through: how old a delivery
    may be is the caller's setting. None comes from the future, except by a clock that is wrong.
 4. Whatever a stranger can send is a ``WebhookError``, whose ``http_status`` is the answer; what is signed is read
-   (``news.py``).
+   (``webhook_events.py``).
 """
 
 import base64
@@ -19,9 +19,9 @@ from typing import Final, TypeAlias
 
 from soundpiece_async._core import fields
 from soundpiece_async._core.errors import SettingsError, WebhookError
-from soundpiece_async._core.news import Delivery, read_news
-from soundpiece_async._core.reading import Note
+from soundpiece_async._core.parsing import Note
 from soundpiece_async._core.redaction import SecretBytes
+from soundpiece_async._core.webhook_events import Delivery, read_news
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[bytes | str, bytes | str]]
 """Header names in any case, as a mapping or (ASGI) as pairs."""

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from soundpiece_async._core import attempts, codec, echoes, endings, envelopes, fields, retry
+from soundpiece_async._core import attempts, codec, completion, echoes, envelopes, fields, retry
 from soundpiece_async._core.errors import (
     ApiError,
     AuthenticationError,
@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import (
     ValidationError,
 )
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.reading import Note, Reading, read_operation
+from soundpiece_async._core.parsing import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Request
 
@@ -186,7 +186,7 @@ def read_final(
     Takes and raises as ``read_poll``.
     """
     found = _find_asked(answer, call, handle=handle, key=key)
-    return None if endings.is_running(found.get("status")) else _read_asked(found, handle, request)
+    return None if completion.is_running(found.get("status")) else _read_asked(found, handle, request)
 
 
 def _read_asked(found: Mapping[str, Any], handle: Handle, request: Request | None) -> Reading:

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Self
 
-from soundpiece_async._core import unpacking
-from soundpiece_async._core.unpacking import Unpacker, UnpackingError
+from soundpiece_async._core import content_encoding
+from soundpiece_async._core.content_encoding import Unpacker, UnpackingError
 from soundpiece_async._download.fetch import AttemptFailed, Body
 
 _START = 4
@@ -89,9 +89,9 @@ async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
         if sum(map(len, first)) >= _START:
             break
     start = b"".join(first)
-    if unpacking.is_labelled_only(encodings, start):
+    if content_encoding.is_labelled_only(encodings, start):
         return Plain(first, body)
-    if len(encodings) > unpacking.MOST_LAYERS:
+    if len(encodings) > content_encoding.MOST_LAYERS:
         raise AttemptFailed(f"the body is encoded {len(encodings)} times over", refused=True)
     return Unpacked([start], body, encodings=encodings)
 

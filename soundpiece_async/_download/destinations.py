@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._core import errnos
+from soundpiece_async._core import os_errors
 from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
@@ -228,7 +228,7 @@ def try_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             """It could be made, which is all there is to know."""
     except OSError as error:
-        if errnos.is_passing(error.errno):
+        if os_errors.is_passing(error.errno):
             return
         raise SettingsError(
             f"files cannot be put into {folder}: {error.strerror or error}; name a folder that can be written to; "

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._core import endings, wire
+from soundpiece_async._core import completion, wire
 from soundpiece_async._core.checks import check_output
 from soundpiece_async._core.containment import note_others
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, NotReady, SoundpieceError
@@ -342,7 +342,7 @@ async def deliver(
                 f"operation {what.handle} lists no output {what.index}", url=what.url, path=str(to)
             ).about(what.handle)
         return await downloader.save_in(what, to, files[what.index], overwrite=overwrite)
-    operation = what if isinstance(what, Operation) and endings.is_over(what) else await reader.refresh(what)
+    operation = what if isinstance(what, Operation) and completion.is_over(what) else await reader.refresh(what)
     if not operation.status.final:
         raise NotReady(f"operation {operation.handle} is {operation.status}: wait for it before downloading").about(
             operation=operation

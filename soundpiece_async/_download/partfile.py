@@ -26,10 +26,10 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async import _filelocks
-from soundpiece_async._core import errnos, flac
-from soundpiece_async._core.errnos import Kind
+from soundpiece_async._core import flac, os_errors
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
+from soundpiece_async._core.os_errors import Kind
 from soundpiece_async._core.ranges import RemoteFile, is_strong
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._download.fetch import OutputDownload
@@ -299,13 +299,13 @@ Ts = TypeVarTuple("Ts")
 def is_full(error: SoundpieceError) -> bool:
     """Tell whether a download failed for what the next file would meet as well: no room, as a rule."""
     cause = error.__cause__
-    return isinstance(error, DownloadError) and isinstance(cause, OSError) and errnos.sort(cause.errno) is Kind.FULL
+    return isinstance(error, DownloadError) and isinstance(cause, OSError) and os_errors.sort(cause.errno) is Kind.FULL
 
 
 def refuses_name(error: DownloadError) -> bool:
     """Tell whether a download failed because the file system, or its encoding, may not have the name of the file."""
     cause = error.__cause__
-    return isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and errnos.refuses_name(cause.errno))
+    return isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and os_errors.refuses_name(cause.errno))
 
 
 class FileWorker:
@@ -336,7 +336,7 @@ class FileWorker:
             try:
                 return await anyio.to_thread.run_sync(call, limiter=self._threads)
             except OSError as error:
-                if not errnos.is_passing(error.errno):
+                if not os_errors.is_passing(error.errno):
                     raise
                 await self._download.wait_for_resources(shortage, error)
 
@@ -349,7 +349,7 @@ class FileWorker:
         try:
             yield
         except OSError as error:
-            if errnos.is_out_of_space(error.errno):
+            if os_errors.is_out_of_space(error.errno):
                 why = f"the disk is full ({error.strerror}); free some space, then download it again"
             else:
                 why = f"the file system said: {error}"

@@ -21,13 +21,13 @@ import attrs
 from aiohttp import hdrs
 from yarl import URL
 
-from soundpiece_async._core import hosts, ranges, unpacking
+from soundpiece_async._core import content_encoding, hosts, ranges
+from soundpiece_async._core.content_encoding import UnpackingError
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import Secret, forget_frames, redact_text, redact_url, signed_url
 from soundpiece_async._core.server_clock import ServerClock
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.unpacking import UnpackingError
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._http.connections import Connector, Response
 from soundpiece_async._http.errors import AnswerUnreadable, hide_text, read_cause, to_transport_error
@@ -269,7 +269,7 @@ def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
         return body
     try:
         encodings = ranges.read_encodings({"content-encoding": header})
-        return unpacking.unpack(body, encodings, limit=MAX_RESPONSE_BYTES)
+        return content_encoding.unpack(body, encodings, limit=MAX_RESPONSE_BYTES)
     except UnpackingError as error:
         raise AnswerUnreadable(str(error)) from None
 

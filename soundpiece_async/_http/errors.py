@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from soundpiece_async._core import errnos
+from soundpiece_async._core import os_errors
 from soundpiece_async._core.errors import FailureKind, TransportError
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._http.connections import StaleConnection
@@ -53,7 +53,7 @@ def to_transport_error(what: str, error: Exception, *, redact: Callable[[str], s
         sent=not isinstance(error, NOT_SENT),
         kind=kind,
         stale=isinstance(error, StaleConnection),
-        passing=errnos.is_passing(_read_code(error)),
+        passing=os_errors.is_passing(_read_code(error)),
     )
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import attrs
 
-from soundpiece_async._core import checks, endings, job_records
+from soundpiece_async._core import checks, completion, job_records
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import (
     ApiError,
@@ -337,7 +337,7 @@ class Recording(Generic[R]):
     async def _complete(self, job: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
         title = job.title
-        if not endings.is_over(operation):
+        if not completion.is_over(operation):
             operation = await self._wait(job, operation)
         try:
             wanted = self._files.to is not None

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import anyio
 
-from soundpiece_async._core.fitting import MARGIN
+from soundpiece_async._core.settings import MARGIN
 from soundpiece_async._descriptors import read_limit
 from soundpiece_async.cli.console import (
     DONE,

@@ -15,8 +15,8 @@ import attrs
 from cyclopts import Parameter
 
 from soundpiece_async import Limits, Settings, SettingsError, TransportError
-from soundpiece_async._core.fitting import fit
 from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.settings import fit
 from soundpiece_async._descriptors import count_open, read_limit
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.console import DONE, FAILED, pluralize, print_result

@@ -2,7 +2,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from soundpiece_async._core.endings import AGREE_AFTER
+from soundpiece_async._core.completion import AGREE_AFTER
 from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from soundpiece_async import NewSample, OperationError, SettingsError, Status, WebhookError
-from soundpiece_async._core.endings import is_over
-from soundpiece_async._core.news import Delivery
+from soundpiece_async._core.completion import is_over
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async._core.signing import SKEW, read_delivery, read_secret, sign
+from soundpiece_async._core.webhook_events import Delivery
 
 # the test vector of docs/api.md#webhooks
 SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

@@ -15,7 +15,7 @@ from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.reading import Reading, read_operation
+from soundpiece_async._core.parsing import Reading, read_operation
 from soundpiece_async._core.requests import ROUTES, AudioSource, Handle, Request
 from soundpiece_async._core.wire import Answer
 

@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import anyio
 
-from soundpiece_async._core import endings, fields, signing
+from soundpiece_async._core import completion, fields, signing
 from soundpiece_async._core.codec import decode_json
-from soundpiece_async._core.endings import Ending
+from soundpiece_async._core.completion import Ending
 from soundpiece_async._core.errors import SettingsError, SoundpieceError
 from soundpiece_async._core.operations import Status
 from soundpiece_async.cli.probe.client import Client, Download, Reply
@@ -209,7 +209,8 @@ class Experiments:
         usual = came in (f"processing, then {end}", end)
         self._findings.add(f"status words of {route}", came, f"processing, then {end}", agrees=usual)
         early = sum(
-            endings.is_running(reply.members.get("status")) and bool(_find_outputs(reply.members)) for reply in replies
+            completion.is_running(reply.members.get("status")) and bool(_find_outputs(reply.members))
+            for reply in replies
         )
         self._findings.add(f"outputs of {route} in progress", f"some in {early} reads" if early else "none", "none")
         late = sum(ending.status.final and not ending.certain for ending in endings_of)
@@ -371,7 +372,7 @@ class Experiments:
         if not reply.accepted:
             return f"{reply.describe()} after {reply.seconds:.1f} s"
         at_once = reply.seconds < 3 * self._round_trip + 0.05
-        return "answered at once" if at_once and endings.is_running(reply.members.get("status")) else _HELD
+        return "answered at once" if at_once and completion.is_running(reply.members.get("status")) else _HELD
 
     def _note_headers(self, what: str, reply: Reply) -> None:
         names = sorted(
@@ -426,7 +427,7 @@ def _find_outputs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _decide(found: Mapping[str, Any]) -> Ending:
     error = fields.read_error(found.get("error")) is not None
-    return endings.decide(found.get("status"), outputs=bool(_find_outputs(found)), error=error)
+    return completion.decide(found.get("status"), outputs=bool(_find_outputs(found)), error=error)
 
 
 def _other_member(found: Mapping[str, Any]) -> str:

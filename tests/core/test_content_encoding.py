@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core import unpacking
-from soundpiece_async._core.unpacking import PIECE, Unpacker, UnpackingError, is_labelled_only
+from soundpiece_async._core import content_encoding
+from soundpiece_async._core.content_encoding import PIECE, Unpacker, UnpackingError, is_labelled_only
 
 PACKED: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("gzip", gzip.compress),
@@ -127,7 +127,7 @@ def brotli(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_an_answer_is_packed_in(body: bytes, encodings: tuple[str, ...]) -> None:
     """Its bytes say whether it is, whatever the header says."""
-    assert unpacking.unpack(body, encodings, limit=100) == ANSWER
+    assert content_encoding.unpack(body, encodings, limit=100) == ANSWER
 
 
 @pytest.mark.usefixtures("brotli")
@@ -145,11 +145,11 @@ def test_what_an_answer_is_packed_in(body: bytes, encodings: tuple[str, ...]) ->
 def test_an_answer_that_cannot_be_unpacked(body: bytes, encodings: tuple[str, ...], told: str) -> None:
     """The error says why."""
     with pytest.raises(UnpackingError, match=told):
-        unpacking.unpack(body, encodings, limit=100)
+        content_encoding.unpack(body, encodings, limit=100)
 
 
 def test_brotli_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told by its name."""
     monkeypatch.setitem(sys.modules, "brotli", None)
     with pytest.raises(UnpackingError, match=r"is encoded \(br\)"):
-        unpacking.unpack(BROTLI, ("br",), limit=100)
+        content_encoding.unpack(BROTLI, ("br",), limit=100)

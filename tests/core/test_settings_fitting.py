@@ -1,7 +1,7 @@
 import pytest
 
 from soundpiece_async import Limits
-from soundpiece_async._core.fitting import MARGIN, PER_DOWNLOAD, PER_SUBMIT, fit
+from soundpiece_async._core.settings import MARGIN, PER_DOWNLOAD, PER_SUBMIT, fit
 
 
 @pytest.mark.parametrize("free", [0, 1, 30, 64, 100, 256, 1024, 10**6])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.reading import Reading, read_operation
+from soundpiece_async._core.parsing import Reading, read_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES, Handle, Output
 

@@ -2,8 +2,8 @@ import attrs
 import pytest
 from helpers.contract import SAMPLE, poll
 
-from soundpiece_async._core import endings
-from soundpiece_async._core.endings import AGREE_AFTER, Agreement, Ending, decide, is_over, is_running, read_status
+from soundpiece_async._core import completion
+from soundpiece_async._core.completion import AGREE_AFTER, Agreement, Ending, decide, is_over, is_running, read_status
 from soundpiece_async._core.operations import OperationError, Status
 
 READY, FAILED, PROCESSING = Status.READY, Status.FAILED, Status.PROCESSING
@@ -112,4 +112,4 @@ def test_what_changes_begins_anew(change: str) -> None:
 
 def test_the_time_between_two_reads() -> None:
     """It is what the contract says."""
-    assert endings.AGREE_AFTER == 10.0
+    assert completion.AGREE_AFTER == 10.0

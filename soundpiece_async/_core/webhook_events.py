@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import attrs
 
-from soundpiece_async._core import codec, endings, envelopes, fields
+from soundpiece_async._core import codec, completion, envelopes, fields
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.reading import Note, Reading, read_operation
+from soundpiece_async._core.parsing import Note, Reading, read_operation
 from soundpiece_async._core.redaction import redacted_repr
 from soundpiece_async._core.requests import ROUTES, Handle
 
@@ -57,9 +57,9 @@ def read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
     route, word = _split_type(kind)
     if route not in ROUTES:
         route = _find_route(event) or route
-    status = endings.read_status(word)
+    status = completion.read_status(word)
     ignored = _ignore(identity, kind, route, status)
-    if route not in ROUTES or endings.is_running(word):
+    if route not in ROUTES or completion.is_running(word):
         return ignored, ()
     reading = _read_operation(identity, event, route=route)
     if reading is None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import attrs
 
-from soundpiece_async._core import codec, endings, fields
-from soundpiece_async._core.endings import Ending
+from soundpiece_async._core import codec, completion, fields
+from soundpiece_async._core.completion import Ending
 from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Output, Request
@@ -87,7 +87,7 @@ def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request
     notes = _Notes()
     outputs = _read_outputs(found, handle, notes)
     error = _read_error(found)
-    ending = endings.decide(found.get("status"), outputs=bool(outputs), error=error is not None)
+    ending = completion.decide(found.get("status"), outputs=bool(outputs), error=error is not None)
     if ending.unknown:
         word = redact_text(ending.unknown)
         notes.add(f"status {word}", f"its status, {word!r}, is unknown to this version: it counts as running")
@@ -128,7 +128,7 @@ def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tu
 def _read_error(found: Mapping[str, Any]) -> OperationError | None:
     """Read ``error``, or the reason that stands beside the status of an operation that failed."""
     error, word = fields.read_error(found.get("error")), found.get("status")
-    if error is not None or not isinstance(word, str) or endings.read_status(word) is not Status.FAILED:
+    if error is not None or not isinstance(word, str) or completion.read_status(word) is not Status.FAILED:
         return error
     return next((told for name in _REASONS if (told := fields.read_error(found.get(name))) is not None), None)
 
@@ -136,7 +136,7 @@ def _read_error(found: Mapping[str, Any]) -> OperationError | None:
 def _list_other_names(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the other members that are named like a file, of an operation that is said to have ended well."""
     word = found.get("status")
-    if isinstance(word, str) and endings.read_status(word) is Status.READY:
+    if isinstance(word, str) and completion.read_status(word) is Status.READY:
         yield from (name for name in found if fields.is_for_a_file(name) and name not in _NAMES)
 
 
