@@ -1,4 +1,4 @@
-"""Receivers for web frameworks: a verified delivery wakes whoever waits for its operation.
+"""Webhook receivers for web frameworks: a verified delivery wakes the waiters of its operation.
 
 ::
 
@@ -7,8 +7,8 @@
     Route("/hooks/soundpiece", asgi_app(webhooks, session.deliver), methods=["POST"])              # Starlette, FastAPI
     status = webhooks.handle(request.headers, await request.body(), deliver=session.deliver)       # anything else
 
-The account needs an active signing secret: without one nothing is sent at all (docs/api.md#webhooks). Redirects are not
-to be counted on, so ``callback_url`` must be the very URL of the route, with its trailing slash if it has one.
+The account needs an active signing secret: without one nothing is sent at all (docs/api.md#webhooks). The service may
+not follow redirects, so ``callback_url`` must be the exact URL of the route, with its trailing slash if it has one.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ __all__ = ["Delivery", "Webhooks", "aiohttp_handler", "asgi_app"]
 _logger = get_logger("webhooks")
 
 TOLERANCE = 4 * 86_400.0
-"""Seconds. The service signs the time of the first attempt and does not say for how long it tries again
-(docs/api.md#webhooks); schedules in use elsewhere end after one to three days. The usual five minutes would lose every
-retry that comes later, and with it the news that matters most, that of an outage. A replay in that time does no harm:
-ids are remembered, and a final state does not change any more."""
+"""Seconds. The service signs the time of the first attempt and does not document how long it retries
+(docs/api.md#webhooks); schedules in use elsewhere end after one to three days. The usual five minutes would reject
+every later retry, for example all those after an outage of the receiver. A replay within that time is harmless: ids
+are remembered, and a final state does not change."""
 
 LARGEST = 1 << 20
 """Bytes: a hundred times the longest lyrics and a dozen signed URLs."""
@@ -49,13 +49,13 @@ READ_TIMEOUT = 30.0
 """Seconds a body may take to arrive: the service sends a few thousand bytes at once."""
 
 REMEMBERED = 65_536
-"""Events remembered at least, the oldest going first, in less than 10 MB however long their ids are."""
+"""Minimum number of event ids that are remembered, in less than 10 MB however long the ids are."""
 
 MAX_NOTES = 1000
-"""Different oddities that are logged."""
+"""Maximum number of different warnings that are logged."""
 
 Deliver: TypeAlias = Callable[[Operation[Any]], None]
-"""What takes the news: ``session.deliver``, or anything else that does not block."""
+"""Called with the operation: ``session.deliver``, or any function that does not block."""
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -64,17 +64,17 @@ AsgiApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Webhooks:
-    """What an account's deliveries are checked against. One per process; to be used in one thread.
+    """Verifies the webhook deliveries of an account. Use one per process, in one thread.
 
     Args:
         secrets: the active signing secrets; while they rotate, the old one and the new one.
-        tolerance: seconds since the first attempt after which a delivery is refused; see ``TOLERANCE``.
-        max_bytes: the largest body taken.
+        tolerance: seconds since the first attempt after which a delivery is rejected; see ``TOLERANCE``.
+        max_bytes: the size limit of a body.
         read_timeout: seconds a body may take to arrive at one of the receivers below, before it is answered 408.
         clock: seconds since 1970.
 
     Raises:
-        SettingsError: a secret, or a number, makes no sense.
+        SettingsError: a secret or a number is invalid.
     """
 
     @forget_arguments
@@ -91,11 +91,11 @@ class Webhooks:
         self._secrets = len(read)
         self._keys = tuple(key for keys in read for key in keys)
         if not self._keys:
-            raise SettingsError("webhooks need a signing secret: without one nothing could be told from junk")
+            raise SettingsError("at least one signing secret is required to verify webhooks")
         if not tolerance > 0:
             raise SettingsError(f"tolerance must be above 0 seconds, not {tolerance!r}")
         if not max_bytes > 0:
-            raise SettingsError(f"max_bytes must be above 0, not {max_bytes!r}: it is the largest body taken")
+            raise SettingsError(f"max_bytes must be above 0, not {max_bytes!r}: it is the size limit of a body")
         if not read_timeout > 0:
             raise SettingsError(f"read_timeout must be above 0 seconds, not {read_timeout!r}")
         self.max_bytes = max_bytes
@@ -110,14 +110,14 @@ class Webhooks:
 
     @forget_arguments
     def verify(self, headers: Headers, body: bytes) -> Delivery:
-        """Verify and read one delivery. It remembers nothing: a duplicate is read as often as it comes.
+        """Verify and parse one delivery. Duplicates are not detected here.
 
         Args:
             headers: a mapping with names in any case, or (ASGI) pairs.
-            body: the bytes as they came: JSON that was parsed and written again has another signature.
+            body: the raw bytes: JSON that was parsed and serialized again has another signature.
 
         Raises:
-            WebhookError: anything that is not an honest delivery; nothing else is raised.
+            WebhookError: the delivery is malformed or not authentic; nothing else is raised.
         """
         if len(body) > self.max_bytes:
             raise WebhookError(f"a webhook of more than {self.max_bytes} bytes", http_status=413)
@@ -131,20 +131,20 @@ class Webhooks:
         return delivery
 
     def handle(self, headers: Headers, body: bytes, *, deliver: Deliver) -> int:
-        """Receive one delivery and give the HTTP status to answer: the whole receiver, for any framework.
+        """Process one delivery and return the HTTP status of the response: a complete receiver, for any framework.
 
-        204 for all that is signed: for news, for a duplicate (not delivered again), and for what says no end of an
-        operation (ignored: a poll finds it). Else that of the ``WebhookError``, or 503 when the session is closed. What
-        else ``deliver`` raises is raised: then the event counts as not received, and is delivered when the service
-        tries again.
+        204 for every valid signature: a final operation, a duplicate (not delivered again), and a body without a final
+        operation (ignored: a poll finds it). Otherwise the status of the ``WebhookError``, or 503 when the session is
+        closed. Any other exception of ``deliver`` is raised: then the event counts as not received, and the retry of
+        the service is delivered.
         """
         body = SecretBytes(body)  # it holds signed URLs, and ``deliver`` may raise
         try:
             delivery = self.verify(headers, body)
             if delivery.operation is None:
-                _logger.info("webhook %s: ignored, type %r: no end of an operation", delivery.id, delivery.type[:100])
+                _logger.info("webhook %s: ignored, type %r: no final operation", delivery.id, delivery.type[:100])
             elif delivery.id in self._known:
-                _logger.info("webhook %s: known already", delivery.id)
+                _logger.info("webhook %s: duplicate", delivery.id)
             else:
                 deliver(delivery.operation)
                 self._known.add(delivery.id)
@@ -153,13 +153,13 @@ class Webhooks:
             _logger.warning("answered %d: %s", error.http_status, error)
             return error.http_status
         except SessionClosed as error:
-            _logger.warning("a webhook came too late for this process: %s", error)
+            _logger.warning("a webhook arrived after the session was closed: %s", error)
             return HTTPStatus.SERVICE_UNAVAILABLE
         return HTTPStatus.NO_CONTENT
 
 
 class _Recent:
-    """The latest texts added, as digests: at least so many, at most twice as many, whatever their length."""
+    """The digests of the latest texts: at least ``number``, at most twice as many, whatever their length."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -174,7 +174,7 @@ class _Recent:
         return digest in self._new or digest in self._old
 
     def add(self, text: str) -> None:
-        """Remember one; the older half is forgotten when the newer one is full."""
+        """Add one; the older half is dropped when the newer one is full."""
         if len(self._new) == self._number:
             self._old, self._new = self._new, set()
         self._new.add(_digest(text))
@@ -185,7 +185,7 @@ def _digest(text: str) -> int:
 
 
 async def _read_body(blocks: AsyncIterable[bytes], *, limit: int) -> bytes:
-    """Read a body, or as much of it as shows that it is too large."""
+    """Read a body, up to the block that exceeds the limit."""
     body = bytearray()
     async for block in blocks:
         body += block
@@ -195,7 +195,7 @@ async def _read_body(blocks: AsyncIterable[bytes], *, limit: int) -> bytes:
 
 
 def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Request], Awaitable[web.Response]]":
-    """Make a handler for ``app.router.add_post``; ``deliver`` is called with the operation, in the event loop."""
+    """Return a handler for ``app.router.add_post``; ``deliver`` is called with the operation, in the event loop."""
     from aiohttp import web  # noqa: PLC0415 - only for a handler of the user's own server
 
     async def handle(request: web.Request) -> web.Response:
@@ -204,33 +204,33 @@ def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Requ
                 body = await _read_body(request.content.iter_any(), limit=webhooks.max_bytes)
         except TimeoutError:
             status: int = HTTPStatus.REQUEST_TIMEOUT
-        except (web.RequestPayloadError, ConnectionError):  # broken chunks or compression, or the sender left
+        except (web.RequestPayloadError, ConnectionError):  # broken chunks or compression, or a disconnect
             status = HTTPStatus.BAD_REQUEST
         else:
             status = webhooks.handle(request.headers, body, deliver=deliver)
         response = web.Response(status=status)
         if not request.content.is_eof():
-            response.force_close()  # what else comes is not waited for
+            response.force_close()  # do not wait for the rest
         return response
 
     return handle
 
 
 def asgi_app(webhooks: Webhooks, deliver: Deliver) -> AsgiApp:
-    """Make an ASGI app, to be routed to from anywhere (it looks at no path); ``deliver`` as of ``aiohttp_handler``."""
+    """Return an ASGI app for any route (it ignores the path); ``deliver`` as in ``aiohttp_handler``."""
     return _AsgiReceiver(webhooks, deliver)
 
 
 @attrs.frozen
 class _AsgiReceiver:
-    """An object, because Starlette takes a function for a handler of its own requests."""
+    """An object, because Starlette treats a function as a handler of its own requests."""
 
     webhooks: Webhooks
     deliver: Deliver
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise NotImplementedError(f"webhooks come by http, not by {scope['type']}")  # what ASGI asks for
+            raise NotImplementedError(f"expected an http scope, got {scope['type']}")  # what ASGI asks for
         try:
             with anyio.fail_after(self.webhooks.read_timeout):
                 async with aclosing(_receive_blocks(receive)) as blocks:
