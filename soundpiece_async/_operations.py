@@ -130,7 +130,7 @@ class Reader:
         call = wire.poll(handle, wait=False)
         read = partial(wire.read_poll, handle=handle, request=request, key=key)
         try:
-            return self.take(await self._transport.ask(call, turn=turn, read=read))
+            return self.take(await self._transport.send(call, turn=turn, read=read))
         except SoundpieceError as error:
             error.about(handle)
             raise
@@ -252,7 +252,7 @@ class Submitter:
 
         Raises:
             InvalidRequest: refused here, nothing was sent.
-            SoundpieceError: see ``Transport.ask`` and ``wire.read_submitted``.
+            SoundpieceError: see ``Transport.send`` and ``wire.read_submitted``.
         """
         submission = self._register(request, validate=self._validate and prepared is None)
         queued = submission.lock.locked()
@@ -305,7 +305,7 @@ class Submitter:
         call = wire.submit(request, await self._encode(request, submission))
         submission.budget = submission.budget or self._transport.make_budget()
         try:
-            reading = await self._transport.ask(
+            reading = await self._transport.send(
                 call,
                 turn=Turn.SUBMIT,
                 read=partial(wire.read_submitted, request=request),

@@ -15,12 +15,12 @@ from soundpiece_async._logs import get_logger
 logger = get_logger("pacer")
 
 
-class OutOfPatience(Exception):  # noqa: N818 - no error yet: whoever waited knows what it is one of
-    """The service was silent for too long while a request waited for its turn."""
+class OutageTimeout(Exception):  # noqa: N818 - internal: the waiting call raises an error of its own
+    """An outage of the service lasted for too long while a request waited for its turn."""
 
 
 class Pacer:
-    """One per session. ``take`` waits for a permit; ``run`` is the one timer that wakes those who wait.
+    """One per session. ``acquire`` waits for a permit; ``run`` is the one timer that wakes those who wait.
 
     Args:
         ceiling: requests per second at most; None: unlimited until the service answers 429.
@@ -32,20 +32,20 @@ class Pacer:
         self.sent = 0
         self._waiting: dict[Ticket, anyio.Event] = {}
         self._changed = anyio.Event()
-        self._silence = 0.0
-        self._silent_since: float | None = None
-        self._patient: dict[anyio.CancelScope, float] = {}  # until when, by the clock of the silence
+        self._past_outages = 0.0
+        self._outage_since: float | None = None
+        self._deadlines: dict[anyio.CancelScope, float] = {}  # in ``outage_seconds``
 
     def __repr__(self) -> str:
-        return f"<Pacer sent={self.sent} waiting={len(self._waiting)} silence={self._silence:.3g} {self.gate!r}>"
+        return f"<Pacer sent={self.sent} waiting={len(self._waiting)} outage={self._past_outages:.3g} {self.gate!r}>"
 
     @property
-    def silence(self) -> float:
+    def outage_seconds(self) -> float:
         """Seconds since the start in which requests went one at a time, for want of usable answers.
 
         A pause after a 429 is no part of it: that is an answer, and says nothing of the service's health.
         """
-        return self._silence + (0.0 if self._silent_since is None else monotonic() - self._silent_since)
+        return self._past_outages + (0.0 if self._outage_since is None else monotonic() - self._outage_since)
 
     @property
     def paused_for(self) -> float:
@@ -54,37 +54,37 @@ class Pacer:
         return 0.0 if until is None else max(0.0, until - monotonic())
 
     @contextmanager
-    def patience(self, until: float, *, stop: StopSignal = NEVER) -> Generator[None]:
-        """End the wait inside once the clock of the ``silence`` reads ``until``.
+    def outage_deadline(self, until: float, *, stop: StopSignal = NEVER) -> Generator[None]:
+        """End the wait inside once ``outage_seconds`` reaches ``until``.
 
         Otherwise ten thousand requests that go one at a time would wait for ever. Time in a queue while the service is
         well, or has answered 429, does not count.
 
         Raises:
-            OutOfPatience: the time was up.
+            OutageTimeout: the time was up.
             SoundpieceError: the run was stopped, before or meanwhile.
         """
         with stop.interrupts() as scope:
-            self._patient[scope] = until
-            if self._silent_since is not None:
-                scope.deadline = anyio.current_time() + until - self.silence
+            self._deadlines[scope] = until
+            if self._outage_since is not None:
+                scope.deadline = anyio.current_time() + until - self.outage_seconds
             try:
                 yield
             finally:
-                del self._patient[scope]
+                del self._deadlines[scope]
         if scope.cancelled_caught:
-            raise OutOfPatience
+            raise OutageTimeout
 
-    async def take(self, turn: Turn, *, until: float = math.inf, stop: StopSignal = NEVER) -> Ticket:
-        """Wait for a permit, to be ended by ``answered``, ``limited`` or ``give_back``; cancelled, none is left.
+    async def acquire(self, turn: Turn, *, until: float = math.inf, stop: StopSignal = NEVER) -> Ticket:
+        """Wait for a permit, to be ended by ``completed``, ``rate_limited`` or ``release``; cancelled, none is left.
 
         Args:
             turn: who goes first.
-            until: when patience ends, by the clock of the ``silence``. Whose turn it is at once needs none.
+            until: the deadline, in ``outage_seconds``. A permit that is there at once has none.
             stop: of the run that the request belongs to.
 
         Raises:
-            OutOfPatience: it ended.
+            OutageTimeout: the deadline passed.
             SoundpieceError: the run was stopped while the request waited.
         """
         ticket = self.gate.join(turn, now=monotonic())
@@ -92,43 +92,43 @@ class Pacer:
             event = self._waiting[ticket] = anyio.Event()
             self._changed.set()
             try:
-                with self.patience(until, stop=stop):
+                with self.outage_deadline(until, stop=stop):
                     await event.wait()
             except BaseException:
                 self._waiting.pop(ticket, None)
-                self.give_back(ticket)
+                self.release(ticket)
                 raise
         self.sent += 1
         return ticket
 
-    def answered(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
-        """Note that an answer came, or that none did, or one of no use: a 5xx, or a 200 with an error page."""
-        probing, now, jitter = self.gate.probing, monotonic(), _throw_dice()
+    def completed(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
+        """End a request that has a response, or none, or an unusable one: a 5xx, or a 200 with an error page."""
+        probing, now, jitter = self.gate.probing, monotonic(), random.random()  # noqa: S311 - as in ``rate_limited``
         self.gate.answered(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
         if not usable and not probing and self.gate.probing:
             logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
         self._admit()
 
-    def limited(self, ticket: Ticket, *, retry_after: float | None) -> None:
-        """Say that the answer was a 429, with the seconds it asks to wait."""
+    def rate_limited(self, ticket: Ticket, *, retry_after: float | None) -> None:
+        """End a request whose response was a 429, with the seconds it asks to wait."""
         if self.gate.limited_count == 0:
             logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
-        now, jitter = monotonic(), _throw_dice()
+        now, jitter = monotonic(), random.random()  # noqa: S311 - spreads requests
         self.gate.answered(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
         self._changed.set()
         self._admit()
 
-    def give_back(self, ticket: Ticket, *, sent: bool = False) -> None:
+    def release(self, ticket: Ticket, *, sent: bool = False) -> None:
         """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""
         self.gate.leave(ticket, now=monotonic(), sent=sent)
         self._admit()
 
-    async def change(self) -> None:
+    async def wait_for_change(self) -> None:
         """Wait until somebody joins the queue, or something else changes at the gate."""
         await self._changed.wait()
 
     def wake(self) -> None:
-        """Let those go whose turn it is, by news from elsewhere."""
+        """Admit those whose turn it is, after news from elsewhere."""
         self._changed.set()
         self._admit()
 
@@ -143,7 +143,7 @@ class Pacer:
                 await self._changed.wait()
 
     def _admit(self, ticket: Ticket | None = None) -> bool:
-        """Let those go whose turn it is, and say whether ``ticket`` is among them."""
+        """Admit those whose turn it is; return whether ``ticket`` is among them."""
         mine = False
         for admitted in self.gate.admit(now=monotonic()):
             event = self._waiting.pop(admitted, None)
@@ -152,20 +152,16 @@ class Pacer:
             mine = mine or admitted is ticket
         if self._waiting:
             self._changed.set()
-        self._listen()
+        self._update_outage_clock()
         return mine
 
-    def _listen(self) -> None:
-        """Start or stop the clock of the silence, and with it the deadlines of those who lose patience by it."""
-        silent = self.gate.probing and self.gate.closed_until is None
-        if silent is (self._silent_since is not None):
+    def _update_outage_clock(self) -> None:
+        """Start or stop the clock of the outage, and with it the deadlines of those who wait."""
+        outage = self.gate.probing and self.gate.closed_until is None
+        if outage is (self._outage_since is not None):
             return
         now = monotonic()
-        self._silence = self.silence
-        self._silent_since = now if silent else None
-        for scope, until in self._patient.items():
-            scope.deadline = now + until - self._silence if silent else math.inf
-
-
-def _throw_dice() -> float:
-    return random.random()  # noqa: S311 - spreads requests, guards nothing
+        self._past_outages = self.outage_seconds
+        self._outage_since = now if outage else None
+        for scope, until in self._deadlines.items():
+            scope.deadline = now + until - self._past_outages if outage else math.inf

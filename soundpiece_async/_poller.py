@@ -30,7 +30,7 @@ from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Schedule
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import Reader
-from soundpiece_async._pacer import OutOfPatience
+from soundpiece_async._pacer import OutageTimeout
 from soundpiece_async._shared.news import News
 from soundpiece_async._transport import Transport
 
@@ -189,10 +189,10 @@ class Poller:
         if pacer.paused_for:
             return None
         try:
-            permit = await pacer.take(Turn.SUBMIT, until=pacer.silence)
+            permit = await pacer.acquire(Turn.SUBMIT, until=pacer.outage_seconds)
             call = wire.poll(handle, wait=False)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=attempts.is_cut)
-        except OutOfPatience:
+        except OutageTimeout:
             return None
         except SoundpieceError as error:
             if judge_read(error) is Verdict.RAISE:
@@ -276,7 +276,7 @@ class Poller:
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
-                            permit = await self._transport.pacer.take(Turn.POLL)
+                            permit = await self._transport.pacer.acquire(Turn.POLL)
                             continue
                         watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
                         # while probing all wait for this one answer: it must not be held back
@@ -291,7 +291,7 @@ class Poller:
                         held.poll.cancel()  # type: ignore[attr-defined]  # as above
                     case sleep:
                         if permit is not None:
-                            self._transport.pacer.give_back(permit)
+                            self._transport.pacer.release(permit)
                             permit = None
                         until = min(stays, math.inf if sleep.until is None else sleep.until)
                         with anyio.move_on_after(max(0.0, until - now)):

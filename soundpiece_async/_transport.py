@@ -32,7 +32,7 @@ from soundpiece_async._descriptors import Shortage
 from soundpiece_async._http.client import HttpClient
 from soundpiece_async._lifetime import NEVER, StopSignal, call_later
 from soundpiece_async._logs import get_logger
-from soundpiece_async._pacer import OutOfPatience, Pacer
+from soundpiece_async._pacer import OutageTimeout, Pacer
 
 if TYPE_CHECKING:
     from aiohttp import TraceConfig
@@ -41,11 +41,11 @@ T = TypeVar("T")
 
 logger = get_logger("transport")
 
-LARGE_ANSWER = 128 << 10
+LARGE_RESPONSE = 128 << 10
 """Bytes of an answer that take some milliseconds to read: those of some hundred outputs."""
 
 
-SILENT_SECONDS, HOLD_SECONDS = 10.0, 20.0
+NO_ANSWER_SECONDS, HOLD_SECONDS = 10.0, 20.0
 """Without an answer, when none ever came; a read may be a poll, which the service holds for up to 20 s."""
 
 
@@ -54,7 +54,7 @@ def _excuse_nothing(_: SoundpieceError) -> bool:
 
 
 @attrs.define(eq=False)
-class _Trying:
+class _Sending:
     """One call, for as long as it is tried; ``stale``: the latest attempt met a connection that was closed before."""
 
     call: Call
@@ -83,8 +83,8 @@ class Transport:
         self.health = Health()
         self._runs: set[StopSignal] = set()
         self._settings = settings
-        self._submits = anyio.CapacityLimiter(settings.limits.submits)
-        self._reads = anyio.CapacityLimiter(settings.limits.submits)
+        self._submit_slots = anyio.CapacityLimiter(settings.limits.submits)
+        self._read_slots = anyio.CapacityLimiter(settings.limits.submits)
 
     def __repr__(self) -> str:
         return f"<Transport {self._http!r} submits={self.active_submits} {self.pacer!r}>"
@@ -102,12 +102,12 @@ class Transport:
     @property
     def active_submits(self) -> int:
         """PUTs holding a slot now."""
-        return self._submits.borrowed_tokens
+        return self._submit_slots.borrowed_tokens
 
     @property
     def queued(self) -> int:
         """Requests waiting for a slot, or at the gate."""
-        slots = self._submits.statistics().tasks_waiting + self._reads.statistics().tasks_waiting
+        slots = self._submit_slots.statistics().tasks_waiting + self._read_slots.statistics().tasks_waiting
         return slots + self.pacer.gate.waiting
 
     async def __aenter__(self) -> Self:
@@ -128,7 +128,7 @@ class Transport:
         finally:
             self._runs.discard(run)
 
-    async def ask(
+    async def send(
         self,
         call: Call,
         *,
@@ -156,19 +156,19 @@ class Transport:
             SoundpieceError: what ``read`` makes of the answer; one that may pass only when the budget is used up; or
                 a copy of the error that stopped the run.
         """
-        slots = self._submits if turn is Turn.SUBMIT else self._reads
-        trying = _Trying(call, budget or self.make_budget(), attempts, Shortage(str(call)))
+        slots = self._submit_slots if turn is Turn.SUBMIT else self._read_slots
+        state = _Sending(call, budget or self.make_budget(), attempts, Shortage(str(call)))
         error: SoundpieceError | None = None
         while True:
-            silence = self.pacer.silence
+            outage = self.pacer.outage_seconds
             try:
-                ticket = await self._line_up(slots, turn, before_attempt, stop, until=silence + trying.budget.left)
-            except OutOfPatience:
-                raise self._give_up(trying, error) from None
-            trying.budget.wait(self.pacer.silence - silence)
+                ticket = await self._acquire_turn(slots, turn, before_attempt, stop, until=outage + state.budget.left)
+            except OutageTimeout:
+                raise self._give_up(state, error) from None
+            state.budget.wait(self.pacer.outage_seconds - outage)
             started = monotonic()
             try:
-                return await self._exchange(call, ticket, read, stop, attempts=attempts)
+                return await self._attempt(call, ticket, read, stop, attempts=attempts)
             except SoundpieceError as failure:
                 error = failure
             finally:
@@ -179,11 +179,11 @@ class Transport:
             refused = turn is Turn.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
             if verdict is not Verdict.RETRY and not refused:
                 raise error
-            await self._rest(trying, error, took=monotonic() - started, stop=stop, refused=refused)
+            await self._pause(state, error, took=monotonic() - started, stop=stop, refused=refused)
 
-    async def _rest(
+    async def _pause(
         self,
-        trying: _Trying,
+        state: _Sending,
         error: SoundpieceError,
         *,
         took: float,
@@ -192,22 +192,22 @@ class Transport:
     ) -> None:
         """Sleep until a call may be tried again; raises what it ends by when that would be too late."""
         stale = isinstance(error, TransportError) and error.stale
-        if stale and not trying.stale:  # one attempt without a pause: the connection was closed before the request came
-            trying.stale = True
+        if stale and not state.stale:  # one attempt without a pause: the connection was closed before the request came
+            state.stale = True
             return
-        trying.stale = False
+        state.stale = False
         if isinstance(error, TransportError) and error.passing:
-            pause: float | None = trying.shortage.next_pause(error)
+            pause: float | None = state.shortage.next_pause(error)
         else:
             patience, jitter = bound(error, reached=self.health.reached, refused=refused), random.random()  # noqa: S311 - spreads requests
-            pause = trying.budget.fail(took=took, jitter=jitter, retry_after=error.retry_after, patience=patience)
+            pause = state.budget.fail(took=took, jitter=jitter, retry_after=error.retry_after, patience=patience)
         if pause is None:
-            raise self._give_up(trying, error)
-        logger.info("%s: trying again in %.1f s: %s", trying.call, pause, error)
-        with self.pacer.patience(math.inf, stop=stop):
+            raise self._give_up(state, error)
+        logger.info("%s: trying again in %.1f s: %s", state.call, pause, error)
+        with self.pacer.outage_deadline(math.inf, stop=stop):
             await anyio.sleep(pause)
 
-    async def _line_up(
+    async def _acquire_turn(
         self,
         slots: "anyio.CapacityLimiter",
         turn: Turn,
@@ -220,12 +220,12 @@ class Transport:
         try:
             slots.acquire_nowait()
         except anyio.WouldBlock:
-            with self.pacer.patience(until, stop=stop):
+            with self.pacer.outage_deadline(until, stop=stop):
                 await slots.acquire()
         try:
             if before_attempt is not None:
                 await before_attempt()
-            return await self.pacer.take(turn, until=until, stop=stop)
+            return await self.pacer.acquire(turn, until=until, stop=stop)
         except BaseException:
             slots.release()
             raise
@@ -246,9 +246,9 @@ class Transport:
 
         What ``excuse`` accepts says nothing of the service's health, as a long poll that a proxy cuts short.
         """
-        return self._exchange(call, ticket, read, NEVER, timeout=self._settings.timeouts.poll, excuse=excuse)
+        return self._attempt(call, ticket, read, NEVER, timeout=self._settings.timeouts.poll, excuse=excuse)
 
-    async def _exchange(
+    async def _attempt(
         self,
         call: Call,
         ticket: Ticket,
@@ -267,43 +267,43 @@ class Transport:
             if attempts is not None:
                 attempts.made += 1
             timeout = self._settings.timeouts.submit if timeout is None else timeout
-            result = await _read_aside(read, await self._fetch(call, timeout=timeout), call)
+            result = await _parse_off_loop(read, await self._fetch(call, timeout=timeout), call)
         except BaseException as error:
             if sent and isinstance(error, SoundpieceError):
                 if attempts is not None:
                     attempts.fail(error)
-                self._note(error)
+                self._record_failure(error)
             match error:
                 case TransportError(passing=True) | TransportError(stale=True) if sent:  # nothing about the service
-                    self.pacer.give_back(ticket, sent=error.sent)
+                    self.pacer.release(ticket, sent=error.sent)
                 case RateLimited() if sent:
-                    self.pacer.limited(ticket, retry_after=error.retry_after)
+                    self.pacer.rate_limited(ticket, retry_after=error.retry_after)
                 case SoundpieceError() if sent and not excuse(error):
-                    self.pacer.answered(ticket, usable=not error.retryable, retry_after=error.retry_after)
+                    self.pacer.completed(ticket, usable=not error.retryable, retry_after=error.retry_after)
                 case _:  # cancelled, excused, or of a run that was stopped
-                    self.pacer.give_back(ticket, sent=sent)
+                    self.pacer.release(ticket, sent=sent)
             raise
         self.health.answered()
-        self.pacer.answered(ticket, usable=True)
+        self.pacer.completed(ticket, usable=True)
         return result
 
     async def _fetch(self, call: Call, *, timeout: float) -> Answer:
         """Put a call on the wire; as long as nothing has ever answered, a WARNING ends a silence before its timeout."""
         if self.health.heard:
             return await self._http.fetch(call, timeout=timeout)
-        seconds = SILENT_SECONDS + (call.method == "GET") * HOLD_SECONDS
-        forget = call_later(seconds, partial(self._warn_of_silence, call, seconds))
+        seconds = NO_ANSWER_SECONDS + (call.method == "GET") * HOLD_SECONDS
+        forget = call_later(seconds, partial(self._warn_no_answer, call, seconds))
         try:
             return await self._http.fetch(call, timeout=timeout)
         finally:
             forget()
 
-    def _warn_of_silence(self, call: Call, seconds: float) -> None:
+    def _warn_no_answer(self, call: Call, seconds: float) -> None:
         if self.health.wait():
             base = redact_url(self._settings.base_url)
             logger.warning("no answer from the service yet: %s: %s is silent for %.0f s", call, base, seconds)
 
-    def _note(self, error: SoundpieceError) -> None:
+    def _record_failure(self, error: SoundpieceError) -> None:
         """Remember a failure, warn of it once where it is news, and stop the runs where it concerns them all."""
         if self.health.fail(error):
             logger.warning("no answer from the service yet, or no more: %s", error)
@@ -314,11 +314,11 @@ class Transport:
             for run in self._runs:
                 run.set(error)
 
-    def _give_up(self, trying: _Trying, error: SoundpieceError | None) -> SoundpieceError:
-        attempts = trying.attempts
+    def _give_up(self, state: _Sending, error: SoundpieceError | None) -> SoundpieceError:
+        attempts = state.attempts
         if error is None:
             error = TransportError(
-                f"{trying.call}: not sent: the service gives no usable answers; the latest: {self.health.latest}",
+                f"{state.call}: not sent: the service gives no usable answers; the latest: {self.health.latest}",
                 sent=False,
                 kind="connect",
             )
@@ -327,19 +327,19 @@ class Transport:
         if not self.health.reached:  # and the others of a run would fare no better
             error.stops_run = True
             self._stop_runs(error)
-        made = trying.budget.attempts
+        made = state.budget.attempts
         error.add_note(f"gave up after {made} attempts; sent again, the same object (or key) is one piece of work")
         return error
 
 
-async def _read_aside(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
+async def _parse_off_loop(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
     """Read an answer, in a thread if it is so large that the event loop would stand still."""
-    if len(answer.body) < LARGE_ANSWER:
-        return _read(read, answer, call)
-    return await anyio.to_thread.run_sync(_read, read, answer, call)
+    if len(answer.body) < LARGE_RESPONSE:
+        return _parse(read, answer, call)
+    return await anyio.to_thread.run_sync(_parse, read, answer, call)
 
 
 @forget_arguments
-def _read(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
+def _parse(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
     """Read an answer; of what is raised no frame holds parts of it, which may be signed URLs."""
     return read(answer, call)

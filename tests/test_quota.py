@@ -22,7 +22,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.gate import Gate, Turn
 from soundpiece_async._lifetime import StopSignal
-from soundpiece_async._pacer import OutOfPatience, Pacer
+from soundpiece_async._pacer import OutageTimeout, Pacer
 from soundpiece_async.simulator import Simulator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
@@ -146,12 +146,12 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
 
             async def ask() -> None:
                 nonlocal together
-                ticket = await pacer.take(Turn.SUBMIT)
+                ticket = await pacer.acquire(Turn.SUBMIT)
                 stamps.append(anyio.current_time())
                 assert len(stamps) > 4 or pacer.gate.in_flight == 1
                 together = max(together, pacer.gate.in_flight)
                 await anyio.sleep(0.01)
-                pacer.answered(ticket, usable=len(stamps) > 3)
+                pacer.completed(ticket, usable=len(stamps) > 3)
 
             for _ in range(20):
                 group.start_soon(ask)
@@ -159,7 +159,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
         assert all(pause > least for pause, least in zip(pauses, (0.099, 0.199, 0.399), strict=True))
         assert together > 10  # all the others
         assert not session.statistics().degraded
-        assert pacer.silence > sum(pauses)
+        assert pacer.outage_seconds > sum(pauses)
         told = [record.getMessage() for record in caplog.records if record.name == "soundpiece_async.pacer"]
         assert told == ["no usable answers from the service: requests go one at a time until one succeeds"]
 
@@ -200,34 +200,34 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
     """The account's limit is waited for, also by those who wait for a service that is down, and by their slots."""
     pacer = Pacer(ceiling=None)
     for _ in range(QUOTA):
-        pacer.answered(await pacer.take(Turn.SUBMIT), usable=False)
+        pacer.completed(await pacer.acquire(Turn.SUBMIT), usable=False)
     await anyio.sleep(0.15)
-    probe = await pacer.take(Turn.SUBMIT)
-    silence = pacer.silence
+    probe = await pacer.acquire(Turn.SUBMIT)
+    silence = pacer.outage_seconds
     assert silence >= 0.15
     async with anyio.create_task_group() as group:
         ended: list[float] = []
 
         async def wait(seconds: float) -> None:
-            with pytest.raises(OutOfPatience):
-                await pacer.take(Turn.SUBMIT, until=silence + seconds)
+            with pytest.raises(OutageTimeout):
+                await pacer.acquire(Turn.SUBMIT, until=silence + seconds)
             ended.append(seconds)
 
-        group.start_soon(pacer.take, Turn.SUBMIT)  # goes next, and is never answered
+        group.start_soon(pacer.acquire, Turn.SUBMIT)  # goes next, and is never answered
         group.start_soon(wait, 1.0)
         await anyio.sleep(0.1)
-        pacer.limited(probe, retry_after=3600)
-        heard = pacer.silence
+        pacer.rate_limited(probe, retry_after=3600)
+        heard = pacer.outage_seconds
         await anyio.sleep(1.1)
         group.start_soon(wait, 0.9)
-        assert (ended, pacer.silence) == ([], heard)  # the pause is nobody's silence
+        assert (ended, pacer.outage_seconds) == ([], heard)  # the pause is nobody's silence
         pacer.gate._closed_until = monotonic()
         group.start_soon(pacer.run)
         await until(lambda: len(ended) == 2)
         group.cancel_scope.cancel()
     assert ended == [0.9, 1.0]
     assert pacer.gate.closed_until is None
-    assert not pacer._patient
+    assert not pacer._deadlines
 
 
 async def test_waiting_for_a_turn_is_no_work() -> None:
@@ -242,11 +242,11 @@ async def test_waiting_for_a_turn_is_no_work() -> None:
 
     pacer = Pacer(ceiling=None)
     gate = pacer.gate = Watched()
-    pacer.limited(await pacer.take(Turn.SUBMIT), retry_after=0.2)
+    pacer.rate_limited(await pacer.acquire(Turn.SUBMIT), retry_after=0.2)
     async with anyio.create_task_group() as group:
         group.start_soon(pacer.run)
         for _ in range(5):
-            group.start_soon(pacer.take, Turn.POLL)
+            group.start_soon(pacer.acquire, Turn.POLL)
         await until(lambda: pacer.sent == 2)
         group.cancel_scope.cancel()
     assert gate.looks < 20

@@ -28,7 +28,7 @@ from soundpiece_async import (
 from soundpiece_async._core import wire
 from soundpiece_async._core.gate import Turn
 from soundpiece_async._core.wire import Answer, Call
-from soundpiece_async._transport import LARGE_ANSWER, Transport
+from soundpiece_async._transport import LARGE_RESPONSE, Transport
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -265,7 +265,7 @@ async def test_a_setting_changed_is_a_setting_heeded() -> None:
             assert session.statistics().rate == pytest.approx(20.0)
 
 
-@pytest.mark.parametrize("size", [1000, 2 * LARGE_ANSWER])
+@pytest.mark.parametrize("size", [1000, 2 * LARGE_RESPONSE])
 async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
     """The loop goes on meanwhile; what reading it raises is raised as ever."""
     body = json.dumps({"fx": {"id": "op_1", "status": "ready", "text": "x" * size}}).encode()
@@ -280,6 +280,6 @@ async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
         async with Transport(scripted_settings()) as transport, anyio.create_task_group() as group:
             group.start_soon(transport.pacer.run)
             with pytest.raises(DecodeError, match="True"):
-                await transport.ask(call, turn=Turn.SUBMIT, read=read)
+                await transport.send(call, turn=Turn.SUBMIT, read=read)
             group.cancel_scope.cancel()
-    assert [thread == threading.get_ident() for thread in threads] == [size < LARGE_ANSWER]
+    assert [thread == threading.get_ident() for thread in threads] == [size < LARGE_RESPONSE]

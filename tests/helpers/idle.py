@@ -23,8 +23,8 @@ async def assert_idle(session: Session) -> None:
     assert (now.in_flight, now.active_submits, now.active_polls, now.active_downloads) == (0, 0, 0, 0)
     transport = session._engine.transport
     gate = transport.pacer.gate
-    assert transport._reads.borrowed_tokens == 0
-    assert now.queued == gate.waiting == len(transport.pacer._waiting) == len(transport.pacer._patient)
+    assert transport._read_slots.borrowed_tokens == 0
+    assert now.queued == gate.waiting == len(transport.pacer._waiting) == len(transport.pacer._deadlines)
     assert gate.waiting <= 1  # the poller's own place, as long as the gate is closed
     assert gate.in_flight == 0
     assert not session._engine.reader._renewing
