@@ -138,7 +138,7 @@ def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
     sent = len(simulator.log)
     assert bulk() == 0
     out, err = capsys.readouterr()
-    assert (out, "0 new; 4 lines of earlier runs not printed again: --all does" in err) == ("", True)
+    assert (out, "0 new; 4 results of earlier runs not printed (use --all)" in err) == ("", True)
     assert main(["resume", "out", "--all"]) == 0
     assert sorted(capsys.readouterr().out.splitlines()) == paths
     assert len(simulator.log) == sent
@@ -177,10 +177,10 @@ def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Stream
     assert out == ""
     assert len(told) == 20
     assert told[0] == "jobs.jsonl:2: prompt: has 2000 characters, and must have 1 to 1024"
-    assert "25 bad lines of 26, the first 20 of them above; nothing was sent" in last
+    assert "jobs.jsonl: 25 of 26 lines invalid (the first 20 are printed above); nothing was sent" in last
     write([job_line(0), job_line(1, colour="red")])
     assert bulk("--dry-run") == 2
-    assert "1 bad line of 2; nothing was sent" in capsys.readouterr().err
+    assert "jobs.jsonl: 1 of 2 lines invalid; nothing was sent" in capsys.readouterr().err
     assert simulator.log == []
     assert not Path("out").exists()
 
@@ -245,7 +245,10 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     assert len(out.splitlines()) == 3
     assert "40 lines: 3 saved, 0 failed, 0 unfinished, 0 uncertain, 37 left" in err
     assert "stopped by the account: " in err
-    assert "top the account up in the dashboard; then the same command, or soundpiece resume out, goes on" in err
+    assert (
+        "top up the account in the dashboard; then run the same command again, or soundpiece resume out; keys are kept"
+        in err
+    )
     assert len(puts(simulator)) < 12
     assert main(["status", "out"]) == 0
     assert "lines of the jobs file not begun" in capsys.readouterr().out
@@ -261,7 +264,7 @@ def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> 
     """Wherever its line stands by now; nothing is sent for it."""
     simulator = serve(credits=1, **{**FAST, "durations": never_finishes})
     write([job_line(0)])
-    assert bulk("--piece-timeout", "0.05") == 1
+    assert bulk("--job-timeout", "0.05") == 1
     assert count() == {JobState.SUBMITTED: 1}
     for operation in simulator.operations:
         simulator.finish(operation)
@@ -295,7 +298,7 @@ def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[st
         assert count()[JobState.FAILED] == run * most
     assert bulk(*flags) == 1
     assert count() == {JobState.FAILED: 2 * most, JobState.SAVED: 20 - 2 * most}
-    assert "not all is done" in capsys.readouterr().err
+    assert "not all jobs are done" in capsys.readouterr().err
     assert len(simulator.operations) == 20
 
 
@@ -333,7 +336,7 @@ async def test_a_run_shows_its_state(sim: Simulator) -> None:
     options = BulkOptions(jobs=Path(write([job_line(1)])), out=Path("out"), load=LoadOptions(), policy=RunPolicy())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
         run = BulkCommand(options, lines=1, journal=journal, session=session)
-        assert repr(run).startswith("<BulkCommand <JobReader jobs.jsonl under way=0> ResultCounts(lines=1")
+        assert repr(run).startswith("<BulkCommand <JobReader jobs.jsonl in_flight=0> ResultCounts(lines=1")
         await run.run()
         looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         await looked.run()
@@ -361,7 +364,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     write([job_line(1), job_line(1), job_line(2), song])
     assert bulk("--dry-run") == 0
     out = capsys.readouterr().out
-    assert "how long that takes is not known" in out
+    assert "estimated time unknown" in out
     assert re.search(r"create.new_fx +3 +0 +0 +0 +0 +3 *\n", out)
     simulator.inject(Fault.FAIL, route="create.new_song")
     assert bulk() == 1
@@ -373,7 +376,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     assert re.search(r"create.new_fx +5 +3 +0 +0 +0 +2 *\n", out)
     assert re.search(r"create.new_song +1 +0 +0 +1 +0 +0 *\n", out)
     assert re.search(r"all +6 +3 +0 +1 +0 +2 *\n", out)
-    assert "by the 3 pieces made so far" in out
+    assert "from 3 jobs so far" in out
     assert main(["resume", "out", "--dry-run", "--json", "--retry-failed", "--requests-per-second", "0.5"]) == 0
     plan = json.loads(capsys.readouterr().out)["dry_run"]
     assert plan["routes"]["create.new_fx"] == {"lines": 5, "saved": 3, "new": 2, "to_do": 2}
@@ -382,7 +385,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
     assert len(simulator.log) == sent
     write([job_line(1)])
     assert bulk("--dry-run") == 0
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing left to do" in capsys.readouterr().out
     Path("out/journal.sqlite3").write_bytes(b"RIFF" * 1000)
     assert bulk("--dry-run") == 2
     assert "is damaged" in capsys.readouterr().err
@@ -394,7 +397,7 @@ def test_resume_remembers_the_file_and_the_options(
     """Wherever it is called; what is given again wins; what is new in the file is made, too; both may have moved."""
     serve(**FAST)
     write([job_line(1)])
-    assert bulk("--verify", "full", "--polls", "7", "--piece-timeout", "9.5") == 0
+    assert bulk("--verify", "full", "--polls", "7", "--job-timeout", "9.5") == 0
     write([job_line(1), job_line(2)])
     Path("moved").mkdir()
     monkeypatch.chdir("moved")
@@ -413,7 +416,7 @@ def test_resume_remembers_the_file_and_the_options(
             return await journal.store.load_run_info()
 
     kept = anyio.run(look)
-    assert kept["options"] == {"verify": "full", "polls": 8, "piece_timeout": 9.5}
+    assert kept["options"] == {"verify": "full", "polls": 8, "job_timeout": 9.5}
     assert (kept["jobs"], kept["lines"]) == (str(Path("moved/jobs.jsonl").absolute()), 2)
     Path("moved/jobs.jsonl").unlink()
     assert main(["resume", "moved/out"]) == 2
@@ -429,7 +432,7 @@ def test_resume_needs_a_run_of_bulk(capsys: Streams) -> None:
 
     anyio.run(make)
     assert main(["resume", "out"]) == 2
-    assert "has no run of soundpiece bulk: soundpiece bulk JOBS out begins one" in capsys.readouterr().err
+    assert "has no bulk run. Start one with: soundpiece bulk JOBS out" in capsys.readouterr().err
     write([])
     anyio.run(partial(make, jobs="jobs.jsonl", options=["junk"]))
     assert main(["resume", "out", "--dry-run"]) == 0
@@ -448,7 +451,7 @@ def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
     lock.acquire(now=datetime.now(UTC))
     capsys.readouterr()
     assert bulk() == 2
-    assert f"out is being worked on by process {os.getpid()} on " in capsys.readouterr().err
+    assert f"out is locked by process {os.getpid()} on " in capsys.readouterr().err
     assert main(["status", "out"]) == 0
     assert f"being worked on by process {os.getpid()} on " in capsys.readouterr().out
     lock.release()
@@ -625,8 +628,8 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
     assert bulk("--in-flight", "3") == 130
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(simulator.operations) <= 9
-    told = r"interrupted: nothing more is submitted; [0-3] pieces? in flight will be finished"
-    assert re.search(rf"{told}(, in up to about|, and how long|[.] Interrupt again)", err)
+    told = r"interrupted: no more jobs are submitted; [0-3] jobs? in flight will finish"
+    assert re.search(rf"{told}( in at most about| [(]time unknown[)]|[.] Interrupt again)", err)
     assert err.splitlines()[-1] == "interrupted"
     assert set(count()) <= {JobState.SAVED, JobState.PLANNED}  # one that was about to be sent stays planned
     assert count()[JobState.SAVED] == len(simulator.operations)
@@ -635,18 +638,18 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
 
 
 @pytest.mark.parametrize(
-    ("pieces", "longest", "paused_for", "told"),
+    ("jobs", "longest", "paused_for", "told"),
     [
-        (0, None, 3600, "0 pieces in flight will be finished. Interrupt"),
-        (1, None, 0.2, "1 piece in flight will be finished, and how long that takes is not known. Interrupt"),
-        (2, 40, 0, "2 pieces in flight will be finished, in up to about 40 s. Interrupt"),
-        (2, 40, 3600, "up to about 40 s, after the 60 min that the service said to wait. Interrupt"),
+        (0, None, 3600, "0 jobs in flight will finish. Interrupt"),
+        (1, None, 0.2, "1 job in flight will finish (time unknown). Interrupt"),
+        (2, 40, 0, "2 jobs in flight will finish in at most about 40 s. Interrupt"),
+        (2, 40, 3600, "at most about 40 s, after the pause of 60 min that the service asked for. Interrupt"),
     ],
 )
 def test_who_interrupts_is_told_how_long_it_takes(
-    pieces: int, longest: float | None, paused_for: float, told: str
+    jobs: int, longest: float | None, paused_for: float, told: str
 ) -> None:
-    assert told in shutdown_notice(pieces, longest=longest, paused_for=paused_for)
+    assert told in shutdown_notice(jobs, longest=longest, paused_for=paused_for)
 
 
 def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
@@ -675,23 +678,26 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
     assert count() == {JobState.SUBMITTED: 3}
     err = capsys.readouterr().err
     assert "0 saved" not in err
-    assert re.search(r"stopped at once, with [0-3] pieces? in flight; the journal .*: soundpiece resume out\n", err)
+    assert re.search(r"stopped with [0-3] jobs? in flight; the journal .*: soundpiece resume out\n", err)
     assert len(simulator.operations) == 3
 
 
 @pytest.mark.parametrize(
     ("refusal", "told"),
-    [(TransportError("no answer"), "check SOUNDPIECE_BASE_URL"), (SettingsError("no space"), "")],
+    [
+        (TransportError("no answer"), "check SOUNDPIECE_BASE_URL and the network; then "),
+        (SettingsError("no space"), ""),
+    ],
 )
 def test_what_to_do_about_what_stopped_a_run(refusal: SoundpieceError, told: str) -> None:
     """The error of a setting says it itself."""
-    assert _refusal_advice(refusal).partition(",")[0] == told
+    assert _refusal_advice(refusal) == told
 
 
 def test_requests_without_an_answer_are_told_of() -> None:
-    """They may have been accepted, and are neither nothing nor pieces in flight."""
+    """They may have been accepted, and are not counted as jobs in flight."""
     told = shutdown_notice(0, longest=None, paused_for=0, unanswered=2)
-    assert "2 requests without an answer yet, which may have been accepted" in told
+    assert "2 requests without a response may have been accepted" in told
 
 
 def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Streams) -> None:
@@ -718,7 +724,7 @@ def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> N
     assert said.count("a different file is already there; choose another name or folder, remove it\n") == 2
     assert "overwrite" not in said
     assert "--retry-failed" not in said
-    assert "is saved by the next run, at no cost" in said
+    assert "are downloaded by the next run at no cost" in said
 
     write([job_line(0, name="bell"), job_line(1, name="gate"), job_line(2)])
     Path("out/gate.flac").unlink()
@@ -853,7 +859,7 @@ def test_a_wrong_address_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsy
     told = capsys.readouterr().err
     assert "stopped: PUT /v1/create.new_fx" in told
     assert "cannot connect to nobody.invalid:443: name not found" in told
-    assert "check SOUNDPIECE_BASE_URL, and the network; then the same command" in told
+    assert "check SOUNDPIECE_BASE_URL and the network; then run the same command" in told
     assert "300 left" in told
     assert "Traceback" not in told
     assert count() == {JobState.PLANNED: sum(count().values())}
@@ -882,7 +888,7 @@ def test_jobs_from_standard_input(serve: Serve, capsys: Streams, monkeypatch: py
     assert not Path("out").exists()
     lines = "route,prompt,duration\ncreate.new_fx,door,0.1\ncreate.new_fx,rain,0.1\n"
     assert from_pipe(lines) == 0
-    assert "2 lines of out/standard-input.txt, into out" in capsys.readouterr().err
+    assert "2 jobs in out/standard-input.txt, saving to out" in capsys.readouterr().err
     assert Path("out/standard-input.txt").read_text() == lines
     Path("jobs.csv").write_text(lines + "create.new_fx,wind,0.1\n")
     with Path("jobs.csv").open() as file:  # a file is read to its end, too
@@ -923,11 +929,11 @@ def test_tables_are_never_cut(columns: str, serve: Serve, capsys: Streams, monke
             changed.setattr(sys, "stdout", stdout)
             assert bulk("--dry-run") == 0
         shown = ""
-        while "how long that takes" not in shown:  # a terminal gives what it has by now, not all that was written
+        while "estimated time" not in shown:  # a terminal gives what it has by now, not all that was written
             shown += re.sub(r"\x1b\[[0-9;]*m", "", screen.read(10_000).decode()).replace("\r", "")
-    shown = shown.partition("how long that takes")[0]
+    shown = shown.partition("estimated time")[0]
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= int(columns)
     assert "create.remix_instrumental" in re.sub(r"\s", "", shown)
     assert ("route" in shown) == (columns == "80")
     if columns == "40":
-        assert "create.new_fx: 1 lines, 0 saved, 0 under\nway, 0 failed, 0 uncertain, 1 to do\n" in shown
+        assert "create.new_fx: 1 lines, 0 saved, 0 in \nflight, 0 failed, 0 uncertain, 1 to do\n" in shown

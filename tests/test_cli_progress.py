@@ -57,14 +57,14 @@ async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str
     seen = picture()
     seen.refresh()
     assert capsys.readouterr().err == (
-        "of 20: 12 submitted, 8 ready, 5 saved, 2 failed; 0.0 lines/s, 0 B/s, 9.5 requests/s, 3 answers 429, told "
-        "to wait 12 s, the service gives no usable answers, noticed within 0.2 s, time left unknown\n"
+        "of 20: 12 submitted, 8 ready, 5 saved, 2 failed; 0.0 jobs/s, 0 B/s, 9.5 requests/s, 3 responses 429, paused "
+        "for 12 s, service outage, detection lag 0.2 s, time left unknown\n"
     )
     picture(Statistics()).refresh()
-    assert "no limit met, 0 answers 429, noticed within 0.0 s" in capsys.readouterr().err
+    assert "rate limit unknown, 0 responses 429, detection lag 0.0 s" in capsys.readouterr().err
     assert "'saved': 5" in repr(seen)
     picture(Statistics(unknown_statuses=("archiving", "b", "c", "d"))).refresh()
-    assert "unknown status 'archiving', 'b', 'c', noticed" in capsys.readouterr().err
+    assert "unknown status 'archiving', 'b', 'c', detection lag" in capsys.readouterr().err
 
 
 async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,11 +83,11 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
 
     async with anyio.create_task_group() as group:
         group.start_soon(seen.follow)
-        await until(lambda: "told to wait 12 s" in show())
+        await until(lambda: "paused for 12 s" in show())
         group.cancel_scope.cancel()
     for name, number in (("submitted", 12), ("ready", 8), ("saved", 5), ("failed", 2)):
         assert re.search(rf"{name} +\S+ +{number}/20", shown)
-    assert "9.5 requests/s, 3 answers 429, told to wait 12 s" in shown
+    assert "9.5 requests/s, 3 responses 429, paused for 12 s" in shown
 
 
 def test_the_pace_is_that_of_late() -> None:

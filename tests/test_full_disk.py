@@ -69,7 +69,7 @@ def test_a_full_disk_loses_nothing(
 
     assert main(["bulk", str(jobs), str(out), "--in-flight", "1"]) == 1
     err = capsys.readouterr().err
-    assert "nothing is lost" in err or "goes on with the same keys: nothing is paid for twice" in err
+    assert "nothing is lost" in err or "keys are kept and nothing is paid for twice" in err
     assert "disk" in err or "No space left" in err or "File too large" in err
     assert len(simulator.operations) < LINES
     for path in out.glob("*.flac"):

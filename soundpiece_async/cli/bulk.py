@@ -72,24 +72,25 @@ async def bulk(
     load: LoadOptions = DEFAULT_LOAD,
     policy: RunPolicy = DEFAULT_POLICY,
 ) -> int:
-    """Make every piece that a file asks for, and save its files; the same command goes on after whatever stopped it.
+    """Run every job in JOBS and save the results in OUT. Re-run the same command to resume.
 
-    Each line of the file is one piece: a JSON object, or a record of CSV below a header. It has a member "route", the
-    members of that route's request, and if you like a "name" for its files and any "metadata". The whole file is
-    checked before anything is sent. Paths of the files are printed as they are saved; those of earlier runs only with
-    --all.
+    Each line of JOBS is one job, as a JSON object or a CSV record: a "route", the fields of that route's request, and
+    optionally a "name" for the files and "metadata". The whole file is validated before anything is sent. The paths of
+    saved files are printed; those of earlier runs only with --all.
 
-    The API key comes from SOUNDPIECE_API_KEY, and SOUNDPIECE_BASE_URL names another service than the real one.
+    SOUNDPIECE_API_KEY holds the API key; SOUNDPIECE_BASE_URL selects a service other than the public one.
 
-    Exit codes: 0 all saved, 1 some failed or are not finished, 2 wrong usage or bad lines, 3 stopped by the account
-    (a refused key, no credits), 130 interrupted. Ctrl-C, or SIGTERM, lets what is in flight end; twice stops at once.
+    Exit codes: 0 all jobs saved; 1 some failed or unfinished; 2 usage error or invalid lines; 3 rejected by the account
+    (invalid key, no credits); 130 interrupted. The first Ctrl-C or SIGTERM waits for the jobs in flight; the second
+    stops at once.
 
     Args:
-        jobs: the file, JSONL or CSV; - reads standard input, and keeps it beside the journal.
-        out: the folder for the files, and for the journal that lets the same command go on.
-        journal: another folder for the journal and the report, as one on a local disk; every later command needs it.
-        load: how hard to work.
-        policy: on what terms.
+        jobs: jobs file: .csv and .tsv are parsed as CSV, anything else as JSON Lines unless its first line is a CSV
+            header; - reads standard input and keeps a copy beside the journal.
+        out: folder for the files and the journal.
+        journal: folder for the journal and the report, if not OUT; later commands need the same option.
+        load: limits of the run.
+        policy: when to retry, stop and print.
     """
     options = BulkOptions(jobs=jobs, out=out, journal=journal, load=load, policy=policy)
     if jobs != STANDARD_INPUT:
@@ -106,13 +107,13 @@ async def resume(
     load: LoadOptions = DEFAULT_LOAD,
     policy: RunPolicy = DEFAULT_POLICY,
 ) -> int:
-    """Go on with the run of a folder: as bulk once more, with the file and the options it had.
+    """Resume the bulk run in OUT with its original jobs file and options.
 
     Args:
-        out: the folder.
-        journal: the folder of the journal, where it is another one.
-        load: instead of those it had.
-        policy: those of earlier runs do not count.
+        out: folder of the run.
+        journal: folder of the journal, if not OUT.
+        load: replaces the limits of the earlier run.
+        policy: that of earlier runs is not used.
     """
     try:
         async with Journal.open(journal or out, read_only=True) as record:
@@ -120,11 +121,11 @@ async def resume(
     except JournalError as error:
         raise UsageError(str(error)) from error
     if not isinstance(kept.get("jobs"), str):
-        raise UsageError(f"{journal or out} has no run of soundpiece bulk: soundpiece bulk JOBS {out} begins one")
+        raise UsageError(f"{journal or out} has no bulk run. Start one with: soundpiece bulk JOBS {out}")
     jobs = await _locate_jobs(kept["jobs"], out, journal or out)
     await require_regular_file(jobs)
     if await _sha256(jobs) != kept.get("sha256"):
-        print_status(f"{jobs} has changed since the last run: what is new in it is made, too")
+        print_status(f"{jobs} has changed since the last run; its new lines are run too")
     options = kept.get("options")
     load = load.with_defaults(options if isinstance(options, dict) else {})
     return await _run(BulkOptions(jobs=jobs, out=out, journal=journal, load=load, policy=policy))
@@ -133,7 +134,7 @@ async def resume(
 async def _run(options: BulkOptions) -> int:
     await require_regular_file(options.jobs)
     if options.policy.dry_run:
-        _ = options.load.limits  # wrong ones are wrong in a rehearsal, too
+        _ = options.load.limits  # raises for invalid limits, as a real run does
         await validate_file(options)
         await dry_run(options)
         return DONE
@@ -153,7 +154,7 @@ async def _run(options: BulkOptions) -> int:
                 lines=lines,
                 options=options.load.explicit,
             )
-            print_status(f"{pluralize(lines, 'line')} of {options.jobs}, into {options.out}")
+            print_status(f"{pluralize(lines, 'job')} in {options.jobs}, saving to {options.out}")
             command = BulkCommand(options, lines=lines, journal=journal, session=session)
             await command.run()
         trouble = await _write_report(journal, options)
@@ -161,13 +162,13 @@ async def _run(options: BulkOptions) -> int:
 
 
 async def _write_report(journal: Journal, options: BulkOptions) -> int:
-    """Leave the report behind; a run that could not is none that is done."""
+    """Write the report and return an exit code: a run whose report cannot be written has failed."""
     try:
         page = await write_report(journal, resume=f"soundpiece resume {options.arguments}")
     except OSError as error:
-        print_status(f"the report cannot be written: {error}; the files and the journal are whole")
+        print_status(f"cannot write the report: {error}; the files and the journal are complete")
         return FAILED
-    print_status(f"to look at it and hear it: {page}")
+    print_status(f"report: {page}")
     return DONE
 
 
@@ -183,17 +184,17 @@ async def _open_journal(options: BulkOptions) -> Journal:
 
 
 async def _require_unlocked(out: Path) -> None:
-    """Refuse a folder that another process works in, before a long file is checked; opening its journal does, too."""
+    """Raise if another process works in a folder, before a long file is validated; opening the journal does too."""
     try:
         holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).holder)
     except JournalError as error:
         raise UsageError(str(error)) from error
     if holder is not None:
-        raise UsageError(f"{out} is being worked on by {holder}; nothing was done: let it end, or end it, first")
+        raise UsageError(f"{out} is locked by {holder}. Wait for it to finish or stop it.")
 
 
 async def _locate_jobs(remembered: str, out: Path, record: Path) -> Path:
-    """Find the jobs file where it was; or, when the folder was moved with it, beside the folder or in it."""
+    """Return the path of the jobs file: where it was or, if both were moved, beside the folder or in it."""
     jobs = Path(remembered)
     for path in (jobs, out.parent / jobs.name, record / SPOOLED_NAME if jobs.name == SPOOLED_NAME else jobs):
         if await anyio.Path(path).exists():
@@ -209,35 +210,35 @@ async def _sha256(path: Path) -> str:
     return await anyio.to_thread.run_sync(read)
 
 
-RESUME_NOTE = "the journal has it all, and the same command goes on: nothing is paid for twice"
-"""What a run has led to when its results cannot be printed."""
+RESUME_NOTE = "the journal is complete: run the same command again to resume; nothing is paid for twice"
+"""Printed when a run ends early."""
 MAX_PRINTED_FAILURES = 20
-"""Failures that are told one by one."""
+"""Failures that are printed one by one."""
 
 
 class JobReader:
-    """The requests of a jobs file, and the lines they came from, for as long as they are under way.
+    """The requests of a jobs file, and the lines of those in flight.
 
     Args:
-        path: of the jobs file; checked before.
-        journal: takes names and metadata.
+        path: of the jobs file, already validated.
+        journal: records names, metadata and lines.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self.stopped: bool = False
-        """Set this, and it gives no more."""
+        """Set to True, it reads no more."""
         self._path = path
         self._journal = journal
         self._jobs: dict[str, Job] = {}
 
     def __repr__(self) -> str:
-        return f"<JobReader {self._path} under way={len(self._jobs)}{' stopped' * self.stopped}>"
+        return f"<JobReader {self._path} in_flight={len(self._jobs)}{' stopped' * self.stopped}>"
 
     async def read(self) -> AsyncGenerator[tuple[Request, str | None]]:
         """Yield the requests with the names of their files, in the order of their lines.
 
         Raises:
-            UsageError: the file is not any more what it was when it was checked.
+            UsageError: the file has changed since it was validated.
         """
         async with aclosing(iterate_in_thread(read_jobs(self._path))) as chunks:
             async for chunk in chunks:
@@ -250,16 +251,16 @@ class JobReader:
                     yield job.request, job.name
 
     def pop(self, request: Request) -> Job:
-        """Give the line of a request, once."""
+        """Return the job of a request and forget it."""
         return self._jobs.pop(request.idempotency_key)
 
 
 class BulkCommand:
-    """Makes what the lines of a jobs file ask for.
+    """One run of a jobs file.
 
     Args:
-        options: what to do.
-        lines: how many there are.
+        options: of the run.
+        lines: number of lines in the file.
         journal, session: open.
     """
 
@@ -277,38 +278,37 @@ class BulkCommand:
             self._reader.read(),
             save_to=options.out,
             journal=journal,
-            timeout=options.load.piece_timeout,
+            timeout=options.load.job_timeout,
         )
 
     def __repr__(self) -> str:
         return f"<BulkCommand {self._reader!r} {self.totals!r}>"
 
     async def run(self) -> None:
-        """Run to the end, whichever it is."""
+        """Run until all jobs are done, or the run is stopped."""
         with GracefulStop(self._interrupt):
             try:
                 async with background_tasks(self._display.follow, self._announce_shutdown), self._results:
                     async for result in self._results:
                         await self._handle(result)
             except anyio.get_cancelled_exc_class():
-                left = pluralize(len(self._results.pending), "piece")
+                left = pluralize(len(self._results.pending), "job")
                 print_status(
-                    f"stopped at once, with {left} in flight; {RESUME_NOTE}: "
-                    f"soundpiece resume {self._options.arguments}"
+                    f"stopped with {left} in flight; {RESUME_NOTE}, as by: soundpiece resume {self._options.arguments}"
                 )
                 raise
 
     async def _handle(self, result: Result) -> None:
-        """Count a result and print it, and stop where it says so."""
+        """Count and print a result; stop the run if the result requires it."""
         job = self._reader.pop(result.request)
         outcome = self.totals.add(result)
         if self.totals.refusal is not None and not isinstance(self.totals.refusal, InsufficientCredits):
             # after a 402, jobs that were submitted earlier are still awaited, whatever their lines
             self._reader.stopped = True
         if self.totals.fresh_failures >= self._options.policy.failure_limit:
-            self._stop(RunStopped("too many pieces failed"))
+            self._stop(RunStopped("too many jobs failed"))
         if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
-            self._stop(RunStopped("files cannot be written"))
+            self._stop(RunStopped("cannot write files"))
         if outcome is JobOutcome.UNSENT or (result.from_journal and not self._options.policy.show_all):
             return
         if isinstance(result, Failed):
@@ -319,22 +319,22 @@ class BulkCommand:
                 )
         lines = [format_json_line(job, result, outcome)] if self._options.policy.as_json else _list_paths(result)
         if lines:
-            # in a thread: a reader may let us wait for as long as it likes
+            # in a thread: a slow reader of standard output must not block the loop
             await anyio.to_thread.run_sync(
                 partial(print_result, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True
             )
 
     def _interrupt(self) -> None:
         self._interrupted.set()
-        self._stop(RunStopped("the run was interrupted before this piece was sent"))
+        self._stop(RunStopped("the run was interrupted before this job was sent"))
 
     def _stop(self, why: SoundpieceError) -> None:
-        """Read and submit nothing more; what is in flight is finished."""
+        """Stop reading and submitting; jobs in flight finish."""
         self._reader.stopped = True
         self._results.stop(why)
 
     async def _announce_shutdown(self) -> None:
-        """Say what a signal led to, and how long that takes."""
+        """Print what happens after the first signal, and how long it takes."""
         await self._interrupted.wait()
         under_way = self._results.pending
         waits = await self._journal.store.measure_waits()
@@ -343,10 +343,14 @@ class BulkCommand:
         told = shutdown_notice(
             len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits
         )
-        print_status(f"interrupted: nothing more is submitted; {told}")
+        print_status(f"interrupted: no more jobs are submitted; {told}")
 
     def finish(self, *, lost: SoundpieceError | None = None) -> int:
-        """Sum up, say how to go on, and give the exit code; ``lost``: why the next run will not find the journal."""
+        """Print the summary and the next steps, and return the exit code.
+
+        Args:
+            lost: why the next run will not find the journal.
+        """
         totals, words = self.totals, self._options.arguments
         counts = totals.to_json()
         took = anyio.current_time() - self._started
@@ -362,26 +366,24 @@ class BulkCommand:
             return FAILED
         for line in self._hints():
             print_status(line)
-        go_on = f"the same command, or soundpiece resume {words}, goes on with the same keys: nothing is paid for twice"
+        go_on = f"run the same command again, or soundpiece resume {words}; keys are kept and nothing is paid for twice"
         if totals.refusal is not None:
             refused = isinstance(totals.refusal, AuthenticationError | InsufficientCredits)
             print_status(f"stopped{' by the account' * refused}: {totals.refusal}")
             print_status(f"{_refusal_advice(totals.refusal)}{go_on}")
             return INTERRUPTED if self._interrupted.is_set() else REFUSED if refused else FAILED
         if counts["left"] or counts["unfinished"]:
-            print_status(f"not all is done: {go_on}")
+            print_status(f"not all jobs are done: {go_on}")
         if self._interrupted.is_set():
             return INTERRUPTED
         return FAILED if totals.failures else DONE
 
     def _hints(self) -> list[str]:
-        """Return what to know about the counts: what was not printed, and what can be done about failures."""
+        """Return notes on the counts: results that were not printed, and how to handle failures."""
         totals, lines = self.totals, []
         if totals.earlier and not self._options.policy.show_all:
-            earlier = pluralize(totals.earlier, "line")
-            lines.append(
-                f"{totals.ended - totals.earlier} new; {earlier} of earlier runs not printed again: --all does"
-            )
+            new = totals.ended - totals.earlier
+            lines.append(f"{new} new; {pluralize(totals.earlier, 'result')} of earlier runs not printed (use --all)")
         if self._printed > MAX_PRINTED_FAILURES:
             words = self._options.arguments
             lines.append(
@@ -390,17 +392,15 @@ class BulkCommand:
             )
         if totals.unsaved:
             lines.append(
-                "what is made and was not saved is saved by the next run, at no cost: see above what to do until then"
+                "outputs that could not be saved are downloaded by the next run at no cost; fix the errors above first"
             )
         if totals.outcomes[JobOutcome.FAILED] > totals.unsaved:
-            lines.append(
-                "what failed for good stays so: edit its line, or buy it once more, with a new key, by --retry-failed"
-            )
+            lines.append("failed jobs are not retried: edit the line, or use --retry-failed (charges again)")
         return lines
 
 
 def _summary_line(counts: dict[str, Any], *, seconds: float) -> str:
-    """Write the last line of JSON."""
+    """Return the last line of JSON."""
     return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
 
 
@@ -409,12 +409,12 @@ def _list_paths(result: Succeeded[Any] | Failed[Any]) -> list[str]:
 
 
 def _refusal_advice(refusal: SoundpieceError) -> str:
-    """Return what comes before "the same command goes on"."""
+    """Return the first step after a refusal; how to resume follows it."""
     match refusal:
         case AuthenticationError():
-            return "check SOUNDPIECE_API_KEY in the dashboard, and from which addresses it may be used; then "
+            return "check SOUNDPIECE_API_KEY in the dashboard, and the addresses it may be used from; then "
         case InsufficientCredits():
-            return "top the account up in the dashboard; then "
+            return "top up the account in the dashboard; then "
         case TransportError():
-            return "check SOUNDPIECE_BASE_URL, and the network; then "
-    return ""  # the settings: their error says what to do
+            return "check SOUNDPIECE_BASE_URL and the network; then "
+    return ""  # the message of a SettingsError says what to do

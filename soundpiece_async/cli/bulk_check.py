@@ -1,4 +1,4 @@
-"""Looks through a whole jobs file before anything is sent: is every line right, and what is there to do?"""
+"""Validates a jobs file before anything is sent, and estimates the work for ``--dry-run``."""
 
 import json
 import time
@@ -24,16 +24,16 @@ MAX_PRINTED_LINES = 20
 """Invalid lines that are printed one by one."""
 
 StateCounts = Mapping[str, Counter[JobState | None]]
-"""How many lines of each route are how far; None: the journal does not know them."""
+"""Number of lines of each route by state; None: not in the journal."""
 
 IN_FLIGHT = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
 
 
 async def validate_file(options: BulkOptions) -> int:
-    """Check every line, and tell which are wrong; gives the number of those that are right.
+    """Validate every line, print the invalid ones, and return the number of lines.
 
     Raises:
-        UsageError: some are wrong.
+        UsageError: some lines are invalid.
     """
     right = wrong = 0
     async with aclosing(iterate_in_thread(read_jobs(options.jobs))) as chunks:
@@ -46,15 +46,14 @@ async def validate_file(options: BulkOptions) -> int:
                 else:
                     right += 1
     if wrong:
-        shown = f", the first {MAX_PRINTED_LINES} of them above" if wrong > MAX_PRINTED_LINES else ""
-        raise UsageError(
-            f"{options.jobs_title} has {pluralize(wrong, 'bad line')} of {right + wrong}{shown}; nothing was sent"
-        )
+        shown = f" (the first {MAX_PRINTED_LINES} are printed above)" if wrong > MAX_PRINTED_LINES else ""
+        total = pluralize(right + wrong, "line")
+        raise UsageError(f"{options.jobs_title}: {wrong} of {total} invalid{shown}; nothing was sent")
     return right
 
 
 async def dry_run(options: BulkOptions) -> None:
-    """Print what a run would find to do, and how long that may take; nothing is sent, locked or written."""
+    """Print the work that a run would do, and an estimate of its time; nothing is sent, locked or written."""
     async with AsyncExitStack() as stack:
         journal = None
         if await anyio.Path(options.journal_folder, JOURNAL).exists():
@@ -72,18 +71,18 @@ async def dry_run(options: BulkOptions) -> None:
     _print_counts(plan, to_do)
     learned = sum(wait.number for wait in waits.values())
     if not sum(to_do.values()):
-        print_result("nothing is left to do")
+        print_result("nothing left to do")
     elif seconds is None:
-        print_result("how long that takes is not known: no piece was made in this folder yet")
+        print_result("estimated time unknown: no job has finished in this folder yet")
     else:
-        print_result(f"about {format_duration(seconds)}, by the {pluralize(learned, 'piece')} made so far")
+        print_result(f"estimated time: about {format_duration(seconds)}, from {pluralize(learned, 'job')} so far")
 
 
 def estimate_seconds(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *, options: BulkOptions) -> float | None:
-    """Give about how many seconds pieces will take, by how long others took; None: there were none.
+    """Return an estimate of the seconds that jobs take, from those that finished; None: none has finished.
 
-    As many run at a time as may be in flight, the last one runs alone, and a ceiling on requests holds for the two,
-    at least, that each piece takes.
+    Assumes that as many jobs run at a time as may be in flight, that the last one runs alone, and that each job takes
+    two requests.
     """
     if not waits:
         return None
@@ -95,7 +94,7 @@ def estimate_seconds(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *
 
 
 async def _count_states(path: Path, journal: Journal | None) -> StateCounts:
-    """Look every line up in the journal."""
+    """Count the lines of each route by their state in the journal."""
     plan: dict[str, Counter[JobState | None]] = {}
     async with aclosing(iterate_in_thread(_identities(path))) as chunks:
         async for chunk in chunks:
@@ -108,7 +107,7 @@ async def _count_states(path: Path, journal: Journal | None) -> StateCounts:
 
 
 def _identities(path: Path) -> Iterator[tuple[str, JobIdentity]]:
-    """Say which piece each line is, as a run would."""
+    """Yield the route and the identity of each line, as a run would compute them."""
     seen = OccurrenceCounter()
     for job in read_jobs(path):
         request = require_valid(path, job).request
@@ -118,7 +117,7 @@ def _identities(path: Path) -> Iterator[tuple[str, JobIdentity]]:
 
 
 def _pending_counts(states: Counter[JobState | None], options: BulkOptions) -> Iterator[int]:
-    """Count what a run would take on."""
+    """Yield the numbers of lines that a run would work on."""
     for state, number in states.items():
         left_alone = (
             state is JobState.SAVED
@@ -144,15 +143,15 @@ def _print_counts(plan: StateCounts, to_do: Mapping[str, int]) -> None:
         total += states
         rows.append(_row(route, states, to_do[route]))
     rows.append(_row("all", total, sum(to_do.values())))
-    print_table(("route", "lines", "saved", "under way", "failed", "uncertain", "to do"), rows, total=True)
+    print_table(("route", "lines", "saved", "in flight", "failed", "uncertain", "to do"), rows, total=True)
 
 
 def _row(title: str, states: Counter[JobState | None], to_do: int) -> tuple[str, ...]:
-    under_way = sum(states[state] for state in IN_FLIGHT)
+    in_flight = sum(states[state] for state in IN_FLIGHT)
     numbers = (
         states.total(),
         states[JobState.SAVED],
-        under_way,
+        in_flight,
         states[JobState.FAILED],
         states[JobState.UNCERTAIN],
         to_do,

@@ -1,4 +1,4 @@
-"""The options of a bulk run: how hard it works, which the journal remembers, and on what terms, which it does not."""
+"""Options of ``bulk``: load limits (saved in the journal) and policy (not saved)."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 OUTAGE_PATIENCE = 3600.0
-"""Seconds an outage may last before pieces are left to the next run. A job of one night has that time."""
+"""Seconds an outage may last before jobs are left to the next run."""
 
 Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
@@ -27,38 +27,38 @@ Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class LoadOptions:
-    """How hard a run works; None: what the library does by itself.
+    """Load limits; None selects the default of the library.
 
     Args:
-        in_flight: pieces that are begun and not finished yet, at most (1000).
-        polls: polls on the wire, at most (100).
-        downloads: files fetched at a time (8).
-        requests_per_second: a ceiling; by default the account's limit is learned.
-        piece_timeout: seconds to wait for a piece once it is submitted; the next run waits for it again (for ever).
-        verify: what is checked of each file: none: its size; header: its FLAC header, too; full: every frame is decoded
-            (header).
+        in_flight: maximum number of unfinished jobs in flight (default: 1000).
+        polls: maximum number of concurrent polls (default: 100).
+        downloads: maximum number of concurrent downloads (default: 8).
+        requests_per_second: maximum request rate (default: learned from the service).
+        job_timeout: seconds to wait per job after submission; unfinished jobs resume next run (default: no limit).
+        verify: check of each file: none (its size), header (and its FLAC header) or full (and every frame) (default:
+            header).
     """
 
     in_flight: Count = None
     polls: Count = None
     downloads: Count = None
     requests_per_second: Annotated[float | None, POSITIVE] = None
-    piece_timeout: Annotated[float | None, POSITIVE] = None
+    job_timeout: Annotated[float | None, POSITIVE] = None
     verify: Literal["header", "full", "none"] | None = None
 
     @property
     def explicit(self) -> dict[str, Any]:
-        """Those that are not None."""
+        """The options that are not None."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
     def with_defaults(self, remembered: Mapping[str, Any]) -> "LoadOptions":
-        """Fill in what is not given here from what an earlier run was given."""
+        """Return these options, with those of an earlier run where they are None."""
         known = {name: value for name, value in remembered.items() if name in attrs.fields_dict(LoadOptions)}
         return LoadOptions(**{**known, **self.explicit})
 
     @property
     def limits(self) -> Limits:
-        """Those that are limits of a session, with its defaults."""
+        """Limits of the session."""
         names = ("in_flight", "polls", "downloads", "requests_per_second")
         try:
             return Limits(**{name: value for name, value in self.explicit.items() if name in names})
@@ -66,10 +66,10 @@ class LoadOptions:
             raise UsageError(str(error)) from error
 
     def make_session(self) -> "Session":
-        """Make a session of the environment and these; it is not open yet.
+        """Return a session, not open yet, from the environment and these options.
 
         Raises:
-            UsageError: they make no sense, or the key is not set.
+            UsageError: an option is invalid, or the key is not set.
         """
         from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
 
@@ -90,17 +90,17 @@ class LoadOptions:
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class RunPolicy:
-    """On what terms a run works.
+    """When a run retries, stops and prints.
 
     Args:
-        retry_failed: buy pieces that failed for good once more, with new keys. Nothing else makes a new key.
-        resubmit_uncertain: send again what was sent over a day ago and never answered, or what the service does not
-            know any more; it may be paid for twice.
-        fail_fast: stop submitting at the first failure.
-        max_failures: stop submitting after so many failures.
-        dry_run: say what there is to do, and send nothing.
-        show_all: print what earlier runs ended, too.
-        as_json: print one line of JSON for each result, and a summary as the last one.
+        retry_failed: run failed jobs again with new keys (charges again); no other option generates new keys.
+        resubmit_uncertain: resend jobs that were sent over a day ago without an answer, or that the service no longer
+            knows; they may be charged twice.
+        fail_fast: stop submitting after the first failure.
+        max_failures: stop submitting after this many failures.
+        dry_run: report what would be done and send nothing.
+        show_all: print the results of earlier runs too.
+        as_json: print one line of JSON for each result, and a summary as the last line.
     """
 
     retry_failed: bool = False
@@ -113,20 +113,20 @@ class RunPolicy:
 
     @property
     def failure_limit(self) -> float:
-        """After how many failures to stop."""
+        """Number of failures after which the run stops."""
         return 1 if self.fail_fast else self.max_failures or float("inf")
 
 
 @attrs.frozen(kw_only=True)
 class BulkOptions:
-    """What is to be done.
+    """All options of a bulk run.
 
     Attributes:
-        jobs: the file.
-        out: the folder for the files.
-        journal: the folder for the journal; None: the same one.
-        spooled: whether the file holds what standard input brought, and is not kept yet.
-        knobs, policy: how.
+        jobs: the jobs file.
+        out: folder for the files.
+        journal: folder for the journal; None: ``out``.
+        spooled: whether ``jobs`` is a temporary copy of standard input.
+        load, policy: see there.
     """
 
     jobs: Path
@@ -138,17 +138,17 @@ class BulkOptions:
 
     @property
     def journal_folder(self) -> Path:
-        """The folder of the journal."""
+        """Folder of the journal."""
         return self.journal or self.out
 
     @property
     def jobs_title(self) -> str:
-        """The jobs file as messages name it."""
+        """Name of the jobs file in messages."""
         return "standard input" if self.spooled else str(self.jobs)
 
     @property
     def arguments(self) -> str:
-        """What names both in a command."""
+        """Arguments that name both folders on a command line."""
         return shlex.join([str(self.out), *(["--journal", str(self.journal)] if self.journal else [])])
 
 

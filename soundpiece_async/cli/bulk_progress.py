@@ -1,4 +1,4 @@
-"""What a bulk run shows of itself meanwhile, on standard error: bars on a terminal, and else a line now and then."""
+"""Progress of a bulk run on standard error: bars on a terminal, elsewhere a line every few seconds."""
 
 import sys
 from collections import Counter, deque
@@ -29,18 +29,18 @@ from soundpiece_async.cli.results import JobOutcome, ResultCounts
 from soundpiece_async.cli.rich_output import PipeSafeConsole
 
 REFRESH = 0.25
-"""Seconds between two pictures on a terminal."""
+"""Seconds between two updates on a terminal."""
 INTERVAL = 5.0
-"""Seconds between two lines where there is none."""
+"""Seconds between two lines elsewhere."""
 MAX_STATUSES = 3
-"""Unknown statuses that are named."""
+"""Unknown statuses that are printed."""
 WINDOW = 60.0
-"""Seconds that the pace is measured over."""
+"""Seconds over which the throughput is measured."""
 
 
 @asynccontextmanager
 async def background_tasks(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
-    """Do what never ends by itself, for as long as this lasts."""
+    """Run tasks until the block ends, then cancel them."""
     async with anyio.create_task_group() as group:
         for task in tasks:
             group.start_soon(task)
@@ -50,7 +50,7 @@ async def background_tasks(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> A
 
 @attrs.frozen
 class Throughput:
-    """How fast it goes, per second of late, and how many seconds are left at this pace, if that can be said."""
+    """Recent lines and bytes per second, and the seconds left at this rate (None: unknown)."""
 
     lines: float
     bytes: float
@@ -58,7 +58,7 @@ class Throughput:
 
 
 class ThroughputMeter:
-    """Measures the pace over the latest minute."""
+    """Measures the throughput over the last minute."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int, int]] = deque()
@@ -67,7 +67,14 @@ class ThroughputMeter:
         return f"<ThroughputMeter samples={len(self._samples)}>"
 
     def measure(self, *, now: float, lines: int, received: int, left: int) -> Throughput:
-        """Take in how many lines have ended and how many bytes came by now, in seconds; and say how many are left."""
+        """Record a sample and return the throughput.
+
+        Args:
+            now: in seconds.
+            lines: lines done so far.
+            received: bytes received so far.
+            left: lines not done yet.
+        """
         self._samples.append((now, lines, received))
         while now - self._samples[0][0] > WINDOW:
             self._samples.popleft()
@@ -78,11 +85,11 @@ class ThroughputMeter:
 
 
 class ProgressDisplay:
-    """The progress of a run; ``follow`` keeps it up to date until it is cancelled.
+    """Displays the progress of a run; ``follow`` updates it until cancelled.
 
     Args:
-        totals: what ended so far.
-        progress: how many lines have an operation, and outputs.
+        totals: results so far.
+        progress: number of lines by state.
         statistics: of the session.
     """
 
@@ -120,15 +127,15 @@ class ProgressDisplay:
         self._screen.stop()
 
     async def follow(self) -> None:
-        """Show how it goes, until cancelled."""
-        self._report()  # the pace counts from now
+        """Update the display until cancelled."""
+        self._report()  # the throughput counts from now
         with self:
             while True:
                 await anyio.sleep(REFRESH if self._live else INTERVAL)
                 self.refresh()
 
     def refresh(self) -> None:
-        """Show how it goes."""
+        """Update the display once."""
         counts = self._counts()
         news = self._report()
         if not self._live:
@@ -149,49 +156,46 @@ class ProgressDisplay:
         }
 
     def _report(self) -> str:
-        """Say how fast it goes, what holds it up, and how long it will take."""
+        """Return throughput, limits, outages and the time left, as one line."""
         known = self._statistics()
         ended = self._totals.ended
         pace = self._meter.measure(
             now=anyio.current_time(), lines=ended, received=known.bytes, left=self._totals.lines - ended
         )
         left = "time left unknown" if pace.left is None else f"{format_duration(pace.left)} left"
-        limit = "no limit met" if known.rate is None else f"{known.rate:.1f} requests/s"
+        limit = "rate limit unknown" if known.rate is None else f"{known.rate:.1f} requests/s"
         parts = [
-            f"{pace.lines:.1f} lines/s",
+            f"{pace.lines:.1f} jobs/s",
             f"{format_size(round(pace.bytes))}/s",
             limit,
-            f"{known.rate_limited} answers 429",
+            f"{known.rate_limited} responses 429",
         ]
         if known.paused_for > 0:
-            parts.append(f"told to wait {known.paused_for:.0f} s")
+            parts.append(f"paused for {known.paused_for:.0f} s")
         if known.degraded:
-            parts.append("the service gives no usable answers")
+            parts.append("service outage")
         if known.unknown_statuses:
             parts.append(f"unknown status {', '.join(map(repr, known.unknown_statuses[:MAX_STATUSES]))}")
-        return ", ".join([*parts, f"noticed within {known.detection_lag:.1f} s", left])
+        return ", ".join([*parts, f"detection lag {known.detection_lag:.1f} s", left])
 
 
-def shutdown_notice(pieces: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:
-    """Return what happens to work in flight, and when.
+def shutdown_notice(jobs: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:
+    """Return what happens to the jobs in flight after the first signal, and how long it takes.
 
     Args:
-        pieces: operations that are under way.
-        longest: seconds that one of their routes has taken so far.
+        jobs: number of jobs in flight.
+        longest: longest time in seconds that a job of their routes has taken; None: unknown.
         paused_for: seconds until the gate opens.
-        unanswered: requests that were sent and not answered yet: operations that may exist.
+        unanswered: requests without a response yet; their operations may exist.
     """
-    told = f"{pluralize(pieces, 'piece')} in flight will be finished"
-    if pieces:
-        told += (
-            ", and how long that takes is not known"
-            if longest is None
-            else f", in up to about {format_duration(longest)}"
-        )
-        told += f", after the {format_duration(paused_for)} that the service said to wait" if round(paused_for) else ""
+    notice = f"{pluralize(jobs, 'job')} in flight will finish"
+    if jobs:
+        notice += " (time unknown)" if longest is None else f" in at most about {format_duration(longest)}"
+        if round(paused_for):
+            notice += f", after the pause of {format_duration(paused_for)} that the service asked for"
     if unanswered:
-        told += (
-            f"; {pluralize(unanswered, 'request')} without an answer yet, which may have been accepted, will be "
-            "repeated until there is one, or the service has been silent for too long"
+        notice += (
+            f"; {pluralize(unanswered, 'request')} without a response may have been accepted and will be retried until "
+            "the service responds or the outage limit is reached"
         )
-    return f"{told}. Interrupt again to stop at once: the journal has every key, and nothing is lost, either way"
+    return f"{notice}. Interrupt again to stop at once; either way the journal is complete and nothing is lost"

@@ -1,4 +1,4 @@
-"""What came of the lines of a run: counted, and written as one line each."""
+"""Results of a bulk run: classified, counted, and formatted as JSON."""
 
 import json
 from collections import Counter
@@ -28,36 +28,36 @@ Result = Succeeded[Request] | Failed[Request]
 
 
 class JobOutcome(StrEnum):
-    """What a run can make of a line."""
+    """Possible outcomes of a job."""
 
     SAVED = "saved"
     FAILED = "failed"
-    """For good: only ``--retry-failed`` tries again."""
+    """Permanently: only ``--retry-failed`` runs it again."""
     UNFINISHED = "unfinished"
-    """Not in this run; the next one goes on."""
+    """Not done in this run; the next run resumes it."""
     UNCERTAIN = "uncertain"
-    """Sent long ago and never answered, or unknown to the service: ``--resubmit-uncertain`` sends it again."""
+    """Sent long ago without a response, or unknown to the service; ``--resubmit-uncertain`` sends it again."""
     UNSENT = "unsent"
-    """The run was stopped first."""
+    """The run was stopped before."""
 
 
 class RunStopped(SoundpieceError):  # noqa: N818 - named as the errors of the library are
-    """The reason of a run of its own to stop submitting: a signal, or too many failures."""
+    """A run stops submitting for its own reasons: a signal, or too many failures."""
 
 
 def classify_result(result: Result) -> JobOutcome:
-    """Say what became of a line."""
+    """Return the outcome of a job."""
     match result:
         case Succeeded():
             return JobOutcome.SAVED
         case Failed(error=SettingsError(), operation=Operation()):
-            return JobOutcome.UNFINISHED  # its files have no place to go
+            return JobOutcome.UNFINISHED  # its files have no destination
         case Failed(error=RunStopped() | SoundpieceError(stops_run=True)):
             return JobOutcome.UNSENT
         case Failed(error=JournalError()) | Failed(error=NotFound(), operation=Operation()):
             return JobOutcome.UNCERTAIN
         case Failed(error=InvalidRequest()):
-            return JobOutcome.FAILED  # its key is another route's in the journal
+            return JobOutcome.FAILED  # the journal has its key for another route
     error, submitted = result.error, result.operation is not None
     final = result.from_journal or job_records.explain(error, submitted=submitted)
     return JobOutcome.FAILED if final else JobOutcome.UNFINISHED
@@ -65,10 +65,17 @@ def classify_result(result: Result) -> JobOutcome:
 
 @attrs.define
 class ResultCounts:
-    """How many lines there are, and what came of them so far.
+    """Counts of the results so far.
 
-    ``earlier`` ended in earlier runs, ``fresh_failures`` are those of this run, ``unsaved`` the failures whose audio is
-    there and could not be saved.
+    Attributes:
+        lines: lines of the jobs file.
+        outcomes: jobs by outcome.
+        earlier: jobs that were done in earlier runs.
+        fresh_failures: failures of this run.
+        unsaved: failures whose outputs exist and could not be saved.
+        files, bytes: saved.
+        echo_differences: how often each field was echoed with another value.
+        refusal: the error that stopped the run.
     """
 
     lines: int
@@ -83,16 +90,16 @@ class ResultCounts:
 
     @property
     def failures(self) -> int:
-        """Lines that this run could not bring to their files, whatever the reason, except that it was stopped."""
+        """Jobs without files, for any reason except that the run was stopped."""
         return sum(self.outcomes[one] for one in (JobOutcome.FAILED, JobOutcome.UNFINISHED, JobOutcome.UNCERTAIN))
 
     @property
     def ended(self) -> int:
-        """Lines that a result was given of."""
+        """Jobs with a result."""
         return self.outcomes[JobOutcome.SAVED] + self.failures
 
     def add(self, result: Result) -> JobOutcome:
-        """Count a result."""
+        """Count a result and return its outcome."""
         outcome = classify_result(result)
         self.outcomes[outcome] += 1
         self.earlier += result.from_journal
@@ -109,7 +116,7 @@ class ResultCounts:
         return outcome
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts as members of a JSON object; what has no result is left."""
+        """Return the counts as a JSON object; ``left`` is the number of lines without a result."""
         counts = {str(one): self.outcomes[one] for one in JobOutcome if one is not JobOutcome.UNSENT}
         left = self.lines - self.ended
         return {
@@ -124,7 +131,7 @@ class ResultCounts:
 
 
 def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:
-    """Write one line of JSON about a result; no signed URL is in it."""
+    """Return one line of JSON about a result, without signed URLs."""
     operation = result.operation
     members: dict[str, Any] = {
         "line": job.line,
@@ -144,12 +151,12 @@ def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:
 
 
 def format_saved(files: Sequence[SavedFile]) -> str:
-    """Return where files were saved, as part of a message; nothing if there are none."""
+    """Return the locations of saved files as part of a message; empty if there are none."""
     return f"saved: {', '.join(file.location for file in files)}" if files else ""
 
 
 def files_to_json(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
-    """Give what is known of files, as JSON has it."""
+    """Return the records of files as JSON objects."""
     return [
         {
             "path": file.location,
