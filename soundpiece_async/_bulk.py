@@ -1,4 +1,4 @@
-"""Many pieces at once: reads requests no faster than results are taken, and hands the results out as they come."""
+"""Many jobs at once: reads requests no faster than results are taken, and hands the results out as they come."""
 
 import logging
 from collections import deque
@@ -33,7 +33,7 @@ logger = get_logger("bulk")
 
 
 class RunMany(Generic[R]):
-    """What ``Session.run_many`` gives: enter it, and iterate over the results.
+    """The results of ``Session.run_many``: enter it, and iterate.
 
     Its host task is a child of the session's root task, which the context manager's end signals and awaits: so nothing
     yields inside a task group (PEP 789), and errors come out bare.
@@ -62,14 +62,14 @@ class RunMany(Generic[R]):
         self._ordered = ordered
         self._jobs: dict[int, InFlight[R]] = {}
         self._results: deque[tuple[int, Succeeded[R] | Failed[R]]] = deque()
-        self._early: dict[int, Succeeded[R] | Failed[R]] = {}
-        self._read = self._taken = 0
+        self._out_of_order: dict[int, Succeeded[R] | Failed[R]] = {}
+        self._read = self._yielded = 0
         self._fault: BaseException | None = None
         self._reading: CancelHandle | None = None
-        self._entered = self._over = False
+        self._entered = self._done = False
 
     def __repr__(self) -> str:
-        return f"<RunMany read={self._read} running={len(self._jobs)} taken={self._taken}>"
+        return f"<RunMany read={self._read} running={len(self._jobs)} yielded={self._yielded}>"
 
     @property
     def pending(self) -> tuple[Handle, ...]:
@@ -89,8 +89,8 @@ class RunMany(Generic[R]):
         if self._entered:
             raise RuntimeError("a run_many is entered once: call session.run_many again")
         self._entered = True
-        self._places = anyio.Semaphore(self._limit)
-        self._news, self._left = anyio.Event(), anyio.CancelScope()
+        self._in_flight_slots = anyio.Semaphore(self._limit)
+        self._changed, self._scope = anyio.Event(), anyio.CancelScope()
         await self._engine.check_destination(self._files.to)
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._ended = self._engine.life.start_child(
@@ -101,17 +101,17 @@ class RunMany(Generic[R]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._break_off()
+        self._cancel()
         with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
             await run_shielded(self._ended.wait)
         if error is None:
-            self._hand_back()
+            self._raise_fault()
 
     def __aiter__(self) -> AsyncIterator[Succeeded[R] | Failed[R]]:
         return self
 
     async def __anext__(self) -> Succeeded[R] | Failed[R]:
-        """Give the next result, and its place to the next request.
+        """Return the next result, and release its slot for the next request.
 
         Raises:
             SessionClosed: the session was closed meanwhile.
@@ -120,15 +120,15 @@ class RunMany(Generic[R]):
         if not self._entered:
             raise RuntimeError("use 'async with session.run_many(...) as results'")
         with self._engine.life.guarded():
-            while (result := self._take()) is None:
-                if self._over:
-                    self._hand_back()
+            while (result := self._pop_result()) is None:
+                if self._done:
+                    self._raise_fault()
                     raise StopAsyncIteration
-                if self._news.is_set():  # others may wait for the same news
-                    self._news = anyio.Event()
-                await self._news.wait()
-        self._taken += 1
-        self._places.release()
+                if self._changed.is_set():  # others may wait for the same news
+                    self._changed = anyio.Event()
+                await self._changed.wait()
+        self._yielded += 1
+        self._in_flight_slots.release()
         return result
 
     async def succeeded(self, on_failure: Callable[[Failed[R]], object]) -> AsyncGenerator[Succeeded[R]]:
@@ -144,31 +144,31 @@ class RunMany(Generic[R]):
                 case Failed():
                     on_failure(result)
 
-    def _hand_back(self) -> None:
+    def _raise_fault(self) -> None:
         """Raise what ended the run, once and as it is."""
         fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
 
-    def _take(self) -> Succeeded[R] | Failed[R] | None:
+    def _pop_result(self) -> Succeeded[R] | Failed[R] | None:
         if not self._ordered:
             return self._results.popleft()[1] if self._results else None
         while self._results:
             number, result = self._results.popleft()
-            self._early[number] = result
-        return self._early.pop(self._taken, None)
+            self._out_of_order[number] = result
+        return self._out_of_order.pop(self._yielded, None)
 
     async def _host(self) -> None:
         """Read requests, one place at a time, and run each in a task of its own; a child of the session's root task."""
         try:
-            with self._left, self._engine.transport.stopping(self._stop):
-                async with anyio.create_task_group() as pieces:
-                    await self._read_all(pieces)
+            with self._scope, self._engine.transport.stopping(self._stop):
+                async with anyio.create_task_group() as jobs:
+                    await self._read_all(jobs)
         finally:
-            self._over = True
-            self._news.set()
+            self._done = True
+            self._changed.set()
 
-    async def _read_all(self, pieces: TaskGroup) -> None:
+    async def _read_all(self, jobs: TaskGroup) -> None:
         """Read until the end, or until the run is left or the session closed.
 
         The iterable is the caller's: it is cancelled as asyncio does it, once, and what it does then has its time.
@@ -176,22 +176,22 @@ class RunMany(Generic[R]):
         with anyio.CancelScope(shield=True):
             try:
                 async with _opened(self._requests) as requests:
-                    await self._read_on(requests, pieces)
+                    await self._read_until_cancelled(requests, jobs)
             except BaseException as fault:  # noqa: BLE001 - what closing the iterable raises is the caller's, a cancellation too
                 self._fault = self._fault or fault
 
-    async def _read_on(self, requests: AsyncIterator[Named[R]], pieces: TaskGroup) -> None:
+    async def _read_until_cancelled(self, requests: AsyncIterator[Named[R]], jobs: TaskGroup) -> None:
         with suppress(SessionClosed), self._engine.life.cancellable() as reading:
             self._reading = reading
             try:
-                if not self._left.cancel_called:  # as it is when the run was left before this task had its first turn
-                    await self._read_each(requests, pieces, reading)
+                if not self._scope.cancel_called:  # as it is when the run was left before this task had its first turn
+                    await self._read_each(requests, jobs, reading)
             finally:
                 self._reading = None
 
-    async def _read_each(self, requests: AsyncIterator[Named[R]], pieces: TaskGroup, reading: CancelHandle) -> None:
+    async def _read_each(self, requests: AsyncIterator[Named[R]], jobs: TaskGroup, reading: CancelHandle) -> None:
         while True:
-            await self._places.acquire()
+            await self._in_flight_slots.acquire()
             try:
                 request, name = _split(await anext(requests))
             except StopAsyncIteration:
@@ -204,12 +204,12 @@ class RunMany(Generic[R]):
             if reading.cancelled:
                 return  # the iterable would go on as if nothing had happened
             job = self._jobs[self._read] = InFlight(request, name)
-            pieces.start_soon(self._run, self._read, job)
+            jobs.start_soon(self._run, self._read, job)
             self._read += 1
 
-    def _break_off(self) -> None:
-        """Cancel the pieces, and the reading."""
-        self._left.cancel()
+    def _cancel(self) -> None:
+        """Cancel the jobs, and the reading."""
+        self._scope.cancel()
         if self._reading is not None:
             self._reading.cancel()
 
@@ -218,11 +218,11 @@ class RunMany(Generic[R]):
             result = await self._complete(job)
         except Exception as fault:  # noqa: BLE001 - the journal's, or a fault of ours: ends this run, and not the session
             self._fault = fault
-            self._break_off()
+            self._cancel()
             return
         del self._jobs[number]
         self._results.append((number, result))
-        self._news.set()
+        self._changed.set()
 
     async def _complete(self, job: InFlight[R]) -> Succeeded[R] | Failed[R]:
         """Run a job, and return its failure instead of raising it; an error that concerns all of them stops the run."""

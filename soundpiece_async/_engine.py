@@ -70,7 +70,7 @@ class Engine:
             self.transport,
             self.reader,
             slots=limits.polls,
-            patience=min(STREAK_SECONDS, retries.submit_max_elapsed),
+            refusal_seconds=min(STREAK_SECONDS, retries.submit_max_elapsed),
             news=self._news,
         )
         self.downloader = Downloader(
@@ -96,7 +96,7 @@ class Engine:
             await self.life.start(self.transport, *background)
             return
         link = Link(open_store(self.settings), pace=self.pace, pacer=self.transport.pacer, news=self._news)
-        await self.life.start(self.transport, *background, link.run, partial(self.poller.hear, self._news))
+        await self.life.start(self.transport, *background, link.run, partial(self.poller.receive_news, self._news))
         try:
             await link.meet()
         except BaseException:
@@ -111,7 +111,7 @@ class Engine:
         with self.life.cancellable():
             operation = await self.submitter.submit(request, stop=stop, prepared=prepared)
         if request.callback_url is not None and not completion.is_over(operation):
-            self.poller.expect(operation)
+            self.poller.expect_webhook(operation)
         return operation
 
     async def prepare(self, request: Request) -> bytes:
@@ -200,8 +200,8 @@ class Engine:
             paused_for=pacer.paused_for,
             queued=self.transport.queued,
             degraded=pacer.gate.probing,
-            detection_lag=poller.lag_sum / max(1, poller.noticed),
-            detection_lag_max=poller.lag_max,
+            detection_lag=poller.detection_lag_sum / max(1, poller.completed),
+            detection_lag_max=poller.detection_lag_max,
             peers=0 if pace is None else pace.peers,
             store_away=pace is not None and pace.away,
             unknown_statuses=tuple(self.reader.unknown_statuses),

@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 
 logger = get_logger("poller")
 
-DELIVERED = 4096
+MAX_UNCLAIMED = 4096
 """Webhook deliveries kept for operations that nobody waits for yet, the oldest going first."""
 
-LINGER = 5.0
+LINGER_SECONDS = 5.0
 """Seconds for which an open poll outlives its last waiter: a page that waits in a loop is back by then, or has gone."""
 
-LOOK = 30.0
+SINGLE_POLL_SECONDS = 30.0
 """Seconds that a wait without a timeout of its own, 0, gives its one question, should it have to queue."""
 
-KNOWN = 4096
+MAX_KNOWN = 4096
 """Operations remembered that somebody has waited for, or a webhook will report, the oldest going first."""
 
-UNDECIDED = 4096
+MAX_UNDECIDED = 4096
 """Operations remembered whose end one answer alone leaves open, the oldest going first."""
 
 
@@ -94,24 +94,24 @@ class Poller:
         transport: sends the polls.
         reader: numbers the outputs.
         slots: polls out at most.
-        patience: seconds for which reads of an operation have to be refused until a wait ends.
+        refusal_seconds: seconds for which reads of an operation have to be refused until a wait ends.
         news: what other processes know, when the account is shared with some.
     """
 
     def __init__(
-        self, transport: Transport, reader: Reader, *, slots: int, patience: float, news: News | None = None
+        self, transport: Transport, reader: Reader, *, slots: int, refusal_seconds: float, news: News | None = None
     ) -> None:
-        self.noticed = 0
-        self.lag_sum = self.lag_max = 0.0
+        self.completed = 0
+        self.detection_lag_sum = self.detection_lag_max = 0.0
         self._transport = transport
         self._reader = reader
         self._scheduler = Scheduler(slots=slots)
-        self._patience = patience
+        self._refusal_seconds = refusal_seconds
         self._takes_long_polls = True
         self._refusals: set[object] = set()  # those that were warned of
         self._news = news
         self._watches: dict[Handle, _Watch] = {}
-        self._delivered: OrderedDict[Handle, Operation[Any]] = OrderedDict()
+        self._unclaimed: OrderedDict[Handle, Operation[Any]] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
         self._known: OrderedDict[Handle, _Known] = OrderedDict()
         self._lingering: OrderedDict[_Watch, float] = OrderedDict()  # those without a waiter, and until when
@@ -131,7 +131,7 @@ class Poller:
         return self._scheduler.polls
 
     async def wait(self, handle: Handle, *, known: Operation[Any] | None, timeout: float | None) -> Operation[Any]:
-        """Wait until an operation is final. Cancelling only detaches: an open poll lingers for ``LINGER``.
+        """Wait until an operation is final. Cancelling only detaches: an open poll lingers for ``LINGER_SECONDS``.
 
         Args:
             handle: the operation.
@@ -143,12 +143,12 @@ class Poller:
             NotFound: the service has said for a minute that it does not know the operation.
             SoundpieceError: the key or the account is refused; or every read is, for a minute.
         """
-        delivered = self._delivered.pop(handle, None)
+        delivered = self._unclaimed.pop(handle, None)
         if delivered is not None:
             return delivered
         if timeout is not None and timeout <= 0:
-            return await self._look(handle, known)
-        watch = self._attend(handle, known)
+            return await self._poll_once(handle, known)
+        watch = self._start_watching(handle, known)
         context = copy_context()
         watch.waiters[id(context)] = context
         try:
@@ -168,22 +168,22 @@ class Poller:
             case fault:
                 raise fault
 
-    async def _look(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any]:
+    async def _poll_once(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any]:
         """Ask once, and not at all while the account's limit, or a service that is down, lets nobody pass."""
         result = None
         watch = _make_watch(handle, known, now=anyio.current_time())
-        with anyio.move_on_after(LOOK):
-            result = await self._ask_once(watch, known)
+        with anyio.move_on_after(SINGLE_POLL_SECONDS):
+            result = await self._request_once(watch, known)
         if result is None:
             raise _too_late(handle, known, "when it was asked for", fault=watch.fault)
         result = self._reader.with_stable_outputs(result)
         self._known.pop(handle, None)
         if (waited_for := self._watches.get(handle)) is not None:
             self._resolve(waited_for, result)
-            self._delivered.pop(handle, None)
+            self._unclaimed.pop(handle, None)
         return result
 
-    async def _ask_once(self, watch: _Watch, known: Operation[Any] | None) -> Operation[Any] | None:
+    async def _request_once(self, watch: _Watch, known: Operation[Any] | None) -> Operation[Any] | None:
         handle = watch.handle
         pacer = self._transport.pacer
         if pacer.paused_for:
@@ -202,21 +202,21 @@ class Poller:
             return None
         return self._decide(watch, reading)[1]
 
-    def expect(self, operation: Operation[Any]) -> None:
+    def expect_webhook(self, operation: Operation[Any]) -> None:
         """Remember that a webhook will report an operation, whoever waits for it, and by its handle, too."""
         self._remember(operation.handle, operation)
 
     def deliver(self, operation: Operation[Any]) -> None:
         """Take a webhook's news of a final operation; kept for a while when nobody waits for it yet."""
-        self._tell(operation)
-        self._believe(operation)
+        self._publish(operation)
+        self._finish_delivered(operation)
 
-    def _tell(self, operation: Operation[Any]) -> None:
+    def _publish(self, operation: Operation[Any]) -> None:
         """Tell other processes that an operation is over."""
         if self._news is not None:
             self._news.tell(operation)
 
-    def _believe(self, operation: Operation[Any]) -> None:
+    def _finish_delivered(self, operation: Operation[Any]) -> None:
         operation = self._reader.with_stable_outputs(operation)
         self._known.pop(operation.handle, None)
         watch = self._watches.get(operation.handle)
@@ -226,11 +226,11 @@ class Poller:
         self._keep(operation)
 
     def _keep(self, operation: Operation[Any]) -> None:
-        self._delivered[operation.handle] = operation
-        if len(self._delivered) > DELIVERED:
-            self._delivered.popitem(last=False)
+        self._unclaimed[operation.handle] = operation
+        if len(self._unclaimed) > MAX_UNCLAIMED:
+            self._unclaimed.popitem(last=False)
 
-    async def hear(self, news: News) -> None:
+    async def receive_news(self, news: News) -> None:
         """Take the news of other processes, until cancelled; what does not say by itself how it ended is read first."""
         async with anyio.create_task_group() as confirming:
             while True:
@@ -240,7 +240,7 @@ class Poller:
                     continue
                 reading = read_operation(found, handle, request=watch.request) if found else None
                 if reading is not None and reading.over:
-                    self._believe(reading.operation)
+                    self._finish_delivered(reading.operation)
                 else:
                     confirming.start_soon(self.confirm, handle, watch.request)
 
@@ -254,9 +254,9 @@ class Poller:
             if completion.is_over(read):
                 self.deliver(read)
                 return
-        self.hasten(handle)
+        self.expect_no_webhook(handle)
 
-    def hasten(self, handle: Handle) -> None:
+    def expect_no_webhook(self, handle: Handle) -> None:
         """Poll an operation whose webhook came without its end as if it had no callback: no other webhook will come."""
         if handle in self._known:
             self._known[handle].pushed = False
@@ -324,7 +324,7 @@ class Poller:
                 self._stop_long_polls()
             outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
-            outcome, result = self._take_fault(watch, error, long=long)
+            outcome, result = self._handle_failure(watch, error, long=long)
             if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
                 rest = error.retry_after or 0.0
         finally:
@@ -340,7 +340,7 @@ class Poller:
             at_once = not wait or now - started < 2 * self._scheduler.rtt
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
             if isinstance(result, Operation):
-                self._tell(result)
+                self._publish(result)
 
     def _decide(self, watch: _Watch, reading: Reading | None) -> tuple[Outcome, Operation[Any] | None]:
         """Decide whether an answer, or two that agree, are the end of an operation."""
@@ -353,7 +353,7 @@ class Poller:
         if agreement.add(reading.ending.status, reading.operation, now=anyio.current_time()):
             del self._undecided[watch.handle]
             return Outcome.FINISHED, reading.settle()
-        if len(self._undecided) > UNDECIDED:
+        if len(self._undecided) > MAX_UNDECIDED:
             self._undecided.popitem(last=False)
         logger.info("operation %s is %s, without an end that is certain", watch.handle, reading.operation.status)
         return Outcome.UNDECIDED, None
@@ -365,7 +365,7 @@ class Poller:
             self._scheduler.stop_holding()
             logger.warning("the service refuses long polls (wait=true): this session asks without from now on")
 
-    def _take_fault(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
+    def _handle_failure(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
         """Tell a poll that is worth another turn from one whose error its waiters get."""
         now = anyio.current_time()
         if isinstance(error, TransportError) and error.stale:
@@ -375,7 +375,7 @@ class Poller:
             if verdict is not Verdict.PACE:
                 watch.long_polls.fail(error, long=long)
             if not self._is_final(watch, error, verdict, now):
-                logger.info("%s: looking again later: %s", watch.handle, error)
+                logger.info("%s: polled again later: %s", watch.handle, error)
                 watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):
@@ -400,10 +400,10 @@ class Poller:
         if verdict is Verdict.REFUSED and about not in self._refusals:
             self._refusals.add(about)
             logger.warning("%s: a poll is refused, and tried again: %s (logged once)", watch.handle, error)
-        return watch.streaks.setdefault(verdict, Streak()).add(now, seconds=self._patience)
+        return watch.streaks.setdefault(verdict, Streak()).add(now, seconds=self._refusal_seconds)
 
-    def _attend(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
-        """Return the watch of an operation that somebody is about to wait for: a new one, or one whose poll lingers."""
+    def _start_watching(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
+        """Return the watch of an operation that is about to be waited for: a new one, or one whose poll lingers."""
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
             return watch
@@ -425,7 +425,7 @@ class Poller:
         """Remember what is known of an operation, and return all that is."""
         memory = self._known.setdefault(handle, _Known())
         self._known.move_to_end(handle)
-        if len(self._known) > KNOWN:
+        if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         if known is not None:
             memory.created_at = known.created_at or memory.created_at
@@ -436,7 +436,7 @@ class Poller:
         """Wait for an operation no longer; a poll that is out may linger, in case somebody comes back."""
         now, past = anyio.current_time(), self._scheduler.past(watch)
         if self._scheduler.forget(watch, now=now):
-            self._lingering[watch] = now + LINGER
+            self._lingering[watch] = now + LINGER_SECONDS
         else:
             self._forget(watch, past)
         self._changed.set()
@@ -475,9 +475,9 @@ class Poller:
         if isinstance(outcome, Operation):
             outcome = self._reader.with_stable_outputs(outcome)
             logger.info("operation %s is %s", outcome.handle, outcome.status)
-            self.noticed += 1
-            self.lag_sum += lag
-            self.lag_max = max(self.lag_max, lag)
+            self.completed += 1
+            self.detection_lag_sum += lag
+            self.detection_lag_max = max(self.detection_lag_max, lag)
             self._known.pop(outcome.handle, None)
             if not watch.waiters:
                 self._keep(outcome)

@@ -89,7 +89,7 @@ async def test_a_connection_closed_as_it_is_used_costs_no_pause(
     assert len(sim.operations) == 5
     pauses = [record.args[1] for record in caplog.records if "trying again in" in record.msg and record.args]
     assert set(pauses) <= {0.0}
-    assert "looking again later" not in caplog.text
+    assert "polled again later" not in caplog.text
     assert "one at a time" not in caplog.text
 
 

@@ -613,7 +613,7 @@ async def test_undecided_operations_are_remembered_up_to_a_bound(
     api: Api, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest is forgotten, and read twice again."""
-    monkeypatch.setattr(_poller, "UNDECIDED", 1)
+    monkeypatch.setattr(_poller, "MAX_UNDECIDED", 1)
     monkeypatch.setattr(completion, "AGREE_AFTER", 60.0)
     api.service = ending("archived")
     for number in range(3):

@@ -28,7 +28,7 @@ from soundpiece_async import (
 from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
 from soundpiece_async._operations import MAX_CACHED
-from soundpiece_async._poller import DELIVERED, KNOWN
+from soundpiece_async._poller import MAX_KNOWN, MAX_UNCLAIMED
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ async def test_memories_are_bounded() -> None:
     """Deliveries nobody waits for, and outputs nobody asks for again, are forgotten in the end."""
     async with simulate() as sim, Session(settings(sim)) as session:
         operation = (await session.run(fx())).operation
-        for number in range(max(DELIVERED, MAX_CACHED) + 10):
+        for number in range(max(MAX_UNCLAIMED, MAX_CACHED) + 10):
             copy = type(operation)(
                 route=operation.route,
                 id=f"op_{number:026d}",
@@ -120,7 +120,7 @@ async def test_memories_are_bounded() -> None:
             )
             session.deliver(copy)
         assert f"cached={MAX_CACHED}" in repr(session._engine.reader)
-        assert len(session._engine.poller._delivered) == DELIVERED
+        assert len(session._engine.poller._unclaimed) == MAX_UNCLAIMED
 
 
 async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
@@ -244,7 +244,7 @@ async def test_what_comes_while_nobody_waits_is_there_for_who_comes_back() -> No
 @pytest.mark.parametrize("ends", ["its time is up", "its answer", "a fault", "a wanted slot", "the session closes"])
 async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And none is begun for an operation that nobody waits for."""
-    monkeypatch.setattr(_poller, "LINGER", 0.05 if ends == "its time is up" else 3600.0)
+    monkeypatch.setattr(_poller, "LINGER_SECONDS", 0.05 if ends == "its time is up" else 3600.0)
     speed = 100 if ends == "its answer" else 1
     async with simulate(durations=never_finishes, speed=speed) as sim, no_task_left():
         async with Session(settings(sim, limits=Limits(polls=1))) as session:
@@ -268,7 +268,7 @@ async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPat
 
 async def test_who_comes_back_while_a_poll_is_being_ended_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is cancelled already, and the operation is one that somebody waits for."""
-    monkeypatch.setattr(_poller, "LINGER", 0.0)
+    monkeypatch.setattr(_poller, "LINGER_SECONDS", 0.0)
     async with simulate(durations=never_finishes, speed=1) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         for turn in range(1, 9):
@@ -290,7 +290,7 @@ async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
             with pytest.raises(WaitTimeout):
                 await session.wait(operation.handle, timeout=0.01)
         assert asked(sim) == 0
-        session._engine.poller.hasten(operation.handle)  # the webhook came, and did not say how it ended
+        session._engine.poller.expect_no_webhook(operation.handle)  # the webhook came, and did not say how it ended
         with pytest.raises(WaitTimeout):
             await session.wait(operation.handle, timeout=0.2)
         assert asked(sim) > 0
@@ -298,9 +298,9 @@ async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
 
 async def test_what_is_known_between_waits_is_bounded(session: Session) -> None:
     """The oldest are forgotten, and then begin anew."""
-    for number in range(KNOWN + 10):
+    for number in range(MAX_KNOWN + 10):
         session._engine.poller._remember(Handle("create.new_fx", f"op_{number}"))
-    assert len(session._engine.poller._known) == KNOWN
+    assert len(session._engine.poller._known) == MAX_KNOWN
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0])

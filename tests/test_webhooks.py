@@ -39,7 +39,7 @@ from soundpiece_async import (
     WebhookError,
 )
 from soundpiece_async._core import completion
-from soundpiece_async._poller import DELIVERED
+from soundpiece_async._poller import MAX_UNCLAIMED
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import REMEMBERED, TOLERANCE, Delivery, Webhooks, aiohttp_handler, asgi_app
 
@@ -475,7 +475,7 @@ async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, s
             error=OperationError("no_luck", ""),
             request=None,
         )
-        for n in range(DELIVERED + 1)
+        for n in range(MAX_UNCLAIMED + 1)
     ]
     for operation in news:
         session.deliver(operation)
