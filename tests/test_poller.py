@@ -8,6 +8,8 @@ import attrs
 import pytest
 from helpers.idle import no_task_left, until
 from helpers.sample_requests import fx
+from helpers.scripted_http import LOST, respond, scripted
+from helpers.scripted_http import settings as scripted_settings
 from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import (
@@ -27,6 +29,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
+from soundpiece_async._core.wire import Answer
 from soundpiece_async._operations import MAX_CACHED
 from soundpiece_async._poller import MAX_KNOWN, MAX_UNCLAIMED
 from soundpiece_async.simulator import Fault, Simulator
@@ -45,24 +48,38 @@ async def test_polls_never_exceed_their_limit_and_nobody_starves() -> None:
 
 async def test_everyone_is_looked_at_while_all_take_long() -> None:
     """With more operations than slots the slots go round."""
-    async with simulate(durations=never_finishes) as sim, Session(settings(sim, limits=Limits(polls=2))) as session:
-        operations = [await session.submit(fx(number)) for number in range(10)]
-        async with anyio.create_task_group() as group:
-            for operation in operations:
-                group.start_soon(session.wait, operation)
-            with anyio.fail_after(30):
-                while {request.operation for request in sim.log if request.method == "GET"} < set(sim.operations):
-                    await anyio.sleep(0.01)
-            group.cancel_scope.cancel()
+    with scripted() as http:
+        http.ready = False
+        async with Session(scripted_settings(limits=Limits(polls=2))) as session:
+            session._engine.poller._scheduler = Scheduler(slots=2, hold=0.2)
+            operations = [await session.submit(fx(number)) for number in range(10)]
+            async with anyio.create_task_group() as group:
+                for operation in operations:
+                    group.start_soon(session.wait, operation)
+                await until(lambda: {call.about for call in http.polls} == {operation.id for operation in operations})
+                group.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.RESET_AFTER, Fault.CUT, Fault.RATE_LIMITED, Fault.STALL])
-async def test_a_failed_poll_is_a_later_turn(fault: Fault) -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        respond({"detail": "oops"}, status=500),
+        respond({"detail": "slow down"}, status=429, retry_after="0.4"),
+        respond(body=b'{"fx": {"id": "op_'),
+        LOST,
+        30.0,
+    ],
+    ids=["500", "429", "cut", "lost", "stalled"],
+)
+async def test_a_failed_poll_is_a_later_turn(failure: Answer | Exception | float) -> None:
     """Nothing but the caller's own timeout gives up on an operation."""
-    async with simulate() as sim, Session(settings(sim)) as session:
-        operation = await session.submit(fx())
-        sim.inject(fault, method="GET", times=2, seconds=0.3)
-        assert (await session.wait(operation, timeout=20)).outputs
+    with scripted() as http:
+        async with Session(scripted_settings(timeouts=Timeouts(poll=0.1))) as session:
+            session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
+            operation = await session.submit(fx())
+            http.script += [failure, failure]
+            assert (await session.wait(operation, timeout=20)).outputs
+    assert len(http.polls) == 3
 
 
 async def test_what_cannot_be_read_ends_the_wait() -> None:
@@ -154,23 +171,22 @@ async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
 
 async def test_a_permit_that_comes_too_late_is_given_back() -> None:
     """Who waited has gone while the gate was closed: the permit is not used, and not kept."""
-    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
-        operation = await session.submit(fx())
-        sim.inject(Fault.RATE_LIMITED, method="PUT", seconds=2)
-        gate = session._engine.transport.pacer.gate
-        async with anyio.create_task_group() as group:
-            group.start_soon(session.submit, fx(1))
-            await until(lambda: bool(session.statistics().paused_for))
-            group.cancel_scope.cancel()
-        async with anyio.create_task_group() as group:
-            group.start_soon(session.wait, operation)
-            await until(lambda: gate.waiting == 1)
-            group.cancel_scope.cancel()
-        assert gate.waiting == 1
-        with anyio.fail_after(30):
-            while gate.waiting or gate.in_flight:
-                await anyio.sleep(0.01)
-        assert all(request.method == "PUT" for request in sim.log)
+    with scripted() as http:
+        async with Session(scripted_settings()) as session:
+            operation = await session.submit(fx())
+            http.script.append(respond({"detail": "slow down"}, status=429, retry_after="0.5"))
+            gate = session._engine.transport.pacer.gate
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.submit, fx(1))
+                await until(lambda: bool(session.statistics().paused_for))
+                group.cancel_scope.cancel()
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.wait, operation)
+                await until(lambda: gate.waiting == 1)
+                group.cancel_scope.cancel()
+            assert gate.waiting == 1
+            await until(lambda: not gate.waiting and not gate.in_flight)
+    assert not http.polls
 
 
 def asked(sim: Simulator, *, operation: str | None = None) -> int:

@@ -177,7 +177,7 @@ async def test_long_polls_never_hold_up_a_submit() -> None:
             async with anyio.create_task_group() as group:
                 for number in range(4):
                     group.start_soon(session.wait, await session.submit(fx(number)))
-                await until(lambda: http.polls > 0)
+                await until(lambda: http.open_polls > 0)
                 with anyio.fail_after(30):
                     for number in range(10):
                         await session.submit(fx(10 + number))

@@ -38,7 +38,7 @@ class ScriptedHttp:
         script: responses, exceptions to be raised as of the network, and numbers: seconds by which an answer is late.
         calls: every call, in order.
         created: the operations' ids by idempotency key.
-        polls: GETs that are open now.
+        open_polls: GETs that are open now.
         peak_polls: how many of them were open at once, at most.
         ready: whether operations are ready.
     """
@@ -46,7 +46,7 @@ class ScriptedHttp:
     script: deque[Answer | Exception | float] = attrs.field(factory=deque)
     calls: list[Call] = attrs.field(factory=list)
     created: dict[str, str] = attrs.field(factory=dict)
-    polls: int = 0
+    open_polls: int = 0
     peak_polls: int = 0
     ready: bool = True
     _finished: anyio.Event = attrs.field(factory=anyio.Event)
@@ -55,6 +55,11 @@ class ScriptedHttp:
     def puts(self) -> list[bytes | None]:
         """The bodies of all PUTs."""
         return [call.body for call in self.calls if call.method == "PUT"]
+
+    @property
+    def polls(self) -> list[Call]:
+        """Every GET, in order."""
+        return [call for call in self.calls if call.method == "GET"]
 
     def finish(self) -> None:
         """End every operation, and answer the long polls that are held."""
@@ -81,12 +86,12 @@ class ScriptedHttp:
     @contextmanager
     def _count(self, call: Call) -> Iterator[None]:
         poll = call.method == "GET"
-        self.polls += poll
-        self.peak_polls = max(self.peak_polls, self.polls)
+        self.open_polls += poll
+        self.peak_polls = max(self.peak_polls, self.open_polls)
         try:
             yield
         finally:
-            self.polls -= poll
+            self.open_polls -= poll
 
     async def _answer(self, call: Call) -> Answer:
         if call.body is not None:
