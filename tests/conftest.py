@@ -125,7 +125,7 @@ def reader(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], Any]]:
 
 @pytest.fixture
 async def sim() -> AsyncIterator[Simulator]:
-    """The API in a box, two hundred times as fast as the real one, with short audio."""
+    """Open a simulated API, two hundred times as fast as the real one, with short audio."""
     async with simulate() as simulator:
         yield simulator
 

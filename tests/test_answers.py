@@ -195,7 +195,7 @@ async def test_a_clock_that_jumps_spoils_no_expiry() -> None:
 
 
 async def test_a_request_that_is_none_is_refused_while_the_service_is_down() -> None:
-    """What is wrong with the request itself is told at once, whatever the network does."""
+    """An error of the request itself is raised at once, whatever the network does."""
     async with opened(hurried("http://127.0.0.1:9")) as session:
         with pytest.raises(InvalidRequest):
             await session.submit(NewFx("", duration=1))

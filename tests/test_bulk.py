@@ -202,7 +202,7 @@ async def test_leaving_early_cancels_and_tells_what_still_runs() -> None:
         with anyio.fail_after(30):
             while sim.open_requests:
                 await anyio.sleep(0.01)
-        await session.run(fx(2))  # the session is none the worse
+        await session.run(fx(2))  # the session still works
 
 
 async def test_an_account_without_credits_stops_the_submissions() -> None:

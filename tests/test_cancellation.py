@@ -159,7 +159,7 @@ async def test_confirming_a_webhook_can_be_cancelled_anywhere() -> None:
         assert await every_step(confirm, quiet(sim, session)) > 2
         assert (await session.wait(operation)).status is Status.READY
         polls = [request for request in sim.log if request.wait]
-        assert polls == []  # the news was kept for whoever comes
+        assert polls == []  # the result was kept for the next waiter
 
 
 @pytest.mark.parametrize("steps", range(6))
@@ -189,7 +189,7 @@ async def close_the_gate(sim: Simulator, session: Session) -> None:
 
 @pytest.mark.parametrize("name", ["submit", "wait", "refresh", "renew", "run", "run_many"])
 async def test_a_closed_gate_can_be_left_anywhere(name: str) -> None:
-    """Whoever waits for the account's limit gives slot and place back, and has sent nothing."""
+    """A cancelled waiter at the rate limiter releases its slot and place, and has sent nothing."""
     async with simulate(durations=never_finishes) as sim, no_task_left(), Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door", duration=0.1))
         await close_the_gate(sim, session)

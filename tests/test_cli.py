@@ -40,7 +40,7 @@ Streams = pytest.CaptureFixture[str]
 
 
 def complaint(streams: Streams) -> str:
-    """Give the one line on standard error, when that is all there is."""
+    """Return the only line on standard error."""
     out, err = streams.readouterr()
     assert out == ""
     assert err.count("\n") == 1, err
@@ -253,7 +253,7 @@ def test_refusals(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Streams,
 ) -> None:
-    """What cannot be submitted is one line without the key; its exit code says whether it can be mended here."""
+    """A failed submit is one line without the key; its exit code says whether the input can be corrected."""
     serve()
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
@@ -353,7 +353,7 @@ def test_get_over_another_file(serve: Serve, tmp_path: Path, capsys: Streams) ->
 
 
 def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """Python makes folders by calling itself for each one above; who asks for thousands is told, and pays nothing."""
+    """Python creates folders recursively: thousands of levels are an error, and nothing is paid for."""
     simulator = serve()
     folder = str(tmp_path / ("d/" * 1900))
     for command in (["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder], ["demo", folder]):
@@ -383,7 +383,7 @@ def test_failed_operation(serve: Serve, capsys: Streams) -> None:
 
 
 def test_interrupted_submission(serve: Serve, capsys: Streams) -> None:
-    """Who interrupts a submission is told the key, because the work may have been accepted and is paid for then."""
+    """Interrupting a submit prints the key, because the request may have been accepted and paid for."""
     serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT)).inject(Fault.STALL, method="PUT", seconds=5.0)
     key = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a02"
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--idempotency-key", key]) == 130

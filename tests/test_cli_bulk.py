@@ -237,7 +237,7 @@ def test_a_missing_key_is_wrong_usage(serve: Serve, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
-    """Exit code 3, and what to do; topped up, the same command goes on with the same keys, and buys nothing twice."""
+    """Exit code 3, and what to do; topped up, the same command resumes with the same keys, at no extra cost."""
     simulator = serve(credits=3, **FAST)
     write(job_line(number) for number in range(40))
     assert bulk("--in-flight", "4") == 3
@@ -609,7 +609,7 @@ def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve, capsys: St
 
 
 def slow(seconds: float) -> dict[str, Any]:
-    """Let operations take so long, in real time."""
+    """Make operations take so many seconds of real time."""
     return {**FAST, "durations": {"create.new_fx": seconds * FAST["speed"]}}
 
 
@@ -880,7 +880,7 @@ def from_pipe(text: str) -> int:
 
 
 def test_jobs_from_standard_input(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are kept beside the journal: the same lines are the same jobs, and resume goes on with them."""
+    """They are kept beside the journal: the same lines are the same jobs, and resume reads them."""
     simulator = serve(**FAST)
     assert from_pipe('{"route": "create.new_fx"}\n') == 2
     err = capsys.readouterr().err
@@ -903,7 +903,7 @@ def test_jobs_from_standard_input(serve: Serve, capsys: Streams, monkeypatch: py
 
 
 def test_jobs_that_are_typed(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal is told what is read, and Ctrl-D ends it."""
+    """On a terminal a hint says what is read, and Ctrl-D ends it."""
     serve(**FAST)
     controller, terminal = pty.openpty()
     with os.fdopen(controller, "wb", buffering=0) as keys, os.fdopen(terminal) as stdin:

@@ -127,7 +127,7 @@ def test_demo(
 
 
 def grown(text: str) -> dict[str, list[float]]:
-    """Give the different numbers of bytes that were shown of each piece while it was downloaded, smallest first."""
+    """Return the different byte counts that were shown of each request during its download, smallest first."""
     sizes: dict[str, list[float]] = {}
     for name, number, unit in re.findall(r"(\S+) +downloading +\d files?, ([\d.]+) ([kM])B", text):
         shown = float(number) * {"k": 1e3, "M": 1e6}[unit]
@@ -174,7 +174,7 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_closed_terminal(tmp_path: Path) -> None:
-    """Whose terminal is closed sweeps up all the same, and has no one to complain to."""
+    """After the terminal was closed it cleans up as well, without a message."""
     terminal, far_end = pty.openpty()
     with soundpiece("demo", folder=tmp_path, errors=far_end, start=CONTROLLED) as process:
         os.close(far_end)
@@ -201,7 +201,7 @@ def test_outliving_a_terminal(tmp_path: Path) -> None:
 def test_simulate(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The simulated service prints what leads any client to it, serves until it is told to stop, and stops cleanly."""
+    """The simulated service prints how to connect, serves until it is interrupted, and stops cleanly."""
     variations = ("--variation", "envelope=renamed", "--variation", "submit=202")
     with soundpiece("simulate", "--speed", "500", "--seed", "7", *variations, folder=tmp_path) as process:
         assert process.stdout is not None
@@ -257,7 +257,7 @@ def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is told at once, in one line, and not when the first piece is ready."""
+    """It is reported at once, in one line, and not when the first operation is ready."""
     (tmp_path / "file").touch()
     assert main(["demo", str(tmp_path / "file" / "out")]) == 2
     out, err = capsys.readouterr()
@@ -328,7 +328,7 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 
 def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal a download is told of when its bytes have grown, and not for every picture."""
+    """Without a terminal a download is reported when its bytes have grown, and not at every refresh."""
     monkeypatch.setenv("TTY_INTERACTIVE", "0")
     with DemoDisplay(["one", "two"]) as display:
         display.show("one", DemoStage.DOWNLOADING, "2 files")

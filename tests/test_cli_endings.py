@@ -182,7 +182,7 @@ def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_faults_of_ours_are_seen() -> None:
-    """What nobody foresaw keeps its traceback; of several errors the first is told."""
+    """An unexpected error keeps its traceback; of several errors the first is reported."""
     with pytest.raises(ZeroDivisionError):
         format_error(ZeroDivisionError())
     group = ExceptionGroup("", [ExceptionGroup("", [InvalidRequest("no", field="x")]), OSError("late")])

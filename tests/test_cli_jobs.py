@@ -24,7 +24,7 @@ def read(folder: Path, content: bytes | str, name: str = "jobs.jsonl") -> list[J
 
 
 def only(found: list[Job | InvalidLine]) -> str:
-    """Give what is said of the only line, which is a bad one."""
+    """Return the message about the only line, which is invalid."""
     (bad,) = found
     assert isinstance(bad, InvalidLine), bad
     return bad.fault

@@ -34,7 +34,7 @@ def make_simulator(*variations: str, **options: Any) -> Simulator:
     in_progress = any(variation.startswith(("hold=", "repeat=")) for variation in variations)
     durations = {**dict.fromkeys(ROUTES, 2.0), FX: 300.0 if in_progress else 30.0}
     simulator = Simulator(
-        speed=100.0 if variations else 20.0,  # that something is held is told from a round trip by its time
+        speed=100.0 if variations else 20.0,  # a long poll is distinguished from a round trip by its duration
         track_seconds=(5.0, 5.5),
         durations=durations,
         variations=variations,
@@ -96,7 +96,7 @@ async def test_every_variation_is_found() -> None:
         if usual == {question: row.came for question, row in rows.items() if question not in ignored}:
             missed.append(variation)
 
-    for _ in range(3):  # whether an answer came at once is told by its time, which a busy machine may spoil
+    for _ in range(3):  # an immediate answer is recognized by its time, which a busy machine may spoil
         tried, missed = missed, []
         async with anyio.create_task_group() as looks:
             for variation in tried:
@@ -187,7 +187,7 @@ def test_forms() -> None:
 
 @pytest.mark.anyio
 async def test_an_odd_webhook_and_a_broken_host() -> None:
-    """Whatever comes is a row: a body that is no JSON, a secret that is none, a connection that breaks."""
+    """Every outcome is a row: a body that is not JSON, an invalid secret, a dropped connection."""
     async with make_simulator() as simulator:
         simulator.inject(Fault.RESET_BEFORE, host="output", skip=1)
         settings, findings = Settings(api_key=simulator.api_key, base_url=simulator.url, proxy=None), Findings()

@@ -38,7 +38,7 @@ BUSY = Statistics(bytes=4_000_000, rate=9.5, rate_limited=3, paused_for=12.0, de
 
 
 def raised(error: SoundpieceError, cause: Exception | None = None) -> SoundpieceError:
-    """Give an error as it is once it was raised."""
+    """Return an error with a traceback, as if raised."""
     try:
         raise error from cause
     except SoundpieceError as caught:
@@ -91,7 +91,7 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_the_pace_is_that_of_late() -> None:
-    """Of the latest minute, so that what is left is told by how it goes now; and no pace tells nothing."""
+    """Of the latest minute, so that the estimate follows the current pace; without a pace there is no estimate."""
     meter = ThroughputMeter()
     assert meter.measure(now=0.0, lines=0, received=0, left=100) == Throughput(0.0, 0.0, None)
     assert meter.measure(now=10.0, lines=20, received=1000, left=80) == Throughput(2.0, 100.0, 40.0)

@@ -187,7 +187,7 @@ async def test_what_names_no_file_is_refused(session: Session, tmp_path: Path) -
 async def test_a_full_disk_stops_the_downloads_of_a_run(
     sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, downloads: int
 ) -> None:
-    """Whoever is under way, or would follow, ends with that error, and with the operation; its own run is the limit."""
+    """In-flight and later requests of the same run end with that error, with their operation; other runs continue."""
     written: list[int] = []
 
     def fill_up(*_: object) -> None:

@@ -133,7 +133,7 @@ async def test_a_look_is_repeated_as_a_download_is(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_lies_too_deep_is_an_error(tmp_path: Path) -> None:
-    """Python makes folders by calling itself for each one above; who asks for thousands is told so."""
+    """Python creates folders recursively: thousands of levels are reported as an error."""
     async with bench(tmp_path) as b:
         with pytest.raises(DownloadError, match="too deep"):
             await b.downloader.save(b.output(), tmp_path / ("d/" * 1900) / "song.flac")

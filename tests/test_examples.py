@@ -84,7 +84,7 @@ async def test_the_best_take_is_remixed(soundpiece_simulator: Simulator, tmp_pat
 async def test_a_receiver_saves_what_is_announced(
     soundpiece_settings: Settings, soundpiece_simulator: Simulator, free_port: int, tmp_path: Path, capsys: Streams
 ) -> None:
-    """News of others' work; what failed, and what cannot be had, is said."""
+    """Deliveries of other processes' operations; failures and missing files are printed."""
     written: list[str] = []
 
     def read() -> int:

@@ -187,7 +187,7 @@ async def test_a_renewal_survives_everything() -> None:
     ],
 )
 async def test_a_stream_says_what_happened(name: str) -> None:
-    """An output host that gives no headers is told soon, without the signature; the downloader goes on from there."""
+    """An output host that sends no headers is an error soon, without the signature; the downloader resumes."""
     async with RawApi(FAULTS[name]) as api, opened(attrs.evolve(settings(api.url), timeouts=SHORT)) as session:
         with anyio.fail_after(30), pytest.raises(TransportError, match="no usable answer") as caught:
             async with session._engine.transport.stream(f"{api.url}/a.flac?sig=secret"):

@@ -122,7 +122,7 @@ class _SlowToBegin:
         self.data += b"".join(blocks)
 
 
-async def test_nothing_is_lost_while_a_vessel_begins(tmp_path: Path) -> None:
+async def test_nothing_is_lost_while_a_sink_begins(tmp_path: Path) -> None:
     """What arrives meanwhile is read, so that a stream that breaks then is gone on with behind it."""
     async with bench(tmp_path, ScriptedResponse(cut=100_000)) as b:
         sink = _SlowToBegin()
@@ -151,7 +151,7 @@ async def test_a_fault_of_the_last_step_is_told(tmp_path: Path) -> None:
 
 
 class FullPart(PartFile):
-    """A part on a disk without room."""
+    """A part on a full disk."""
 
     error = 28
 
@@ -217,7 +217,7 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path, side: str) -> None
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Let this process write no file beyond 100,000 bytes."""
+    """Limit files of this process to 100,000 bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield

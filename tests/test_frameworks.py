@@ -34,7 +34,7 @@ GUIDE = (Path(__file__).parents[1] / "docs" / "web-apps.md").read_text()
 
 
 def example(title: str) -> str:
-    """Give the code that the guide shows under a title, or after a phrase."""
+    """Return the code that the guide shows under a title, or after a phrase."""
     found = re.search(rf"{title}.*?```python\n(.*?)```", GUIDE, re.DOTALL)
     assert found
     return found[1]
@@ -100,7 +100,7 @@ CANCELLING = ("aiohttp", "Quart")  # these cancel a handler whose client has gon
 @pytest.mark.anyio
 @pytest.mark.parametrize("framework", SERVERS)
 async def test_the_guides_application(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A visitor is served, a webhook heard, one who goes away does no harm; a reload leaves nothing, whoever waits."""
+    """A request is served, a webhook received, a disconnect is harmless; a reload leaves nothing, even with waiters."""
     code = compile(example(f"## {framework}"), framework, "exec")
     async with simulate(durations=never_finishes) as sim:
         for name, value in {**sim.environ, "SOUNDPIECE_WEBHOOK_SECRET": str(sim.webhook_secret)}.items():
@@ -129,7 +129,7 @@ async def stay(browser: ClientSession, url: str) -> None:
 
 
 async def visit(browser: ClientSession, url: str, sim: Simulator, *, cancels: bool) -> None:
-    """Come and leave; come and be told by a webhook; come and be told by a poll."""
+    """A disconnect; a result by a webhook; a result by a poll."""
     answers: list[str] = []
     impatience = anyio.CancelScope()
 

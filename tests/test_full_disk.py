@@ -29,7 +29,7 @@ def mount(*arguments: str) -> bool:
 
 
 def limit_files(folder: Path) -> Iterator[Grow]:
-    """Let no file get larger than 150 kB: the journal of the first piece does not, and its audio does."""
+    """Limit files to 150 kB: the journal of the first job is smaller, its audio is larger."""
     folder.mkdir(exist_ok=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
@@ -40,7 +40,7 @@ def limit_files(folder: Path) -> Iterator[Grow]:
 
 
 def limit_disk(folder: Path) -> Iterator[Grow]:
-    """Let the folder be a disk of its own, of 300 kB; where nothing can be mounted, be content with the other."""
+    """Mount a disk of 300 kB on the folder; where nothing can be mounted, use the other limit."""
     folder.mkdir()
     if not mount("-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)):
         yield from limit_files(folder)
@@ -59,7 +59,7 @@ def grow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Grow]:
 def test_a_full_disk_loses_nothing(
     grow: Grow, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run stops before it buys what it could not keep; with room again it goes on, and buys nothing twice."""
+    """The run stops before it pays for what it could not store; with free space it resumes, at no extra cost."""
     simulator = serve(speed=2000.0, track_seconds=(0.1, 0.1))
     jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
     line: dict[str, Any] = {"route": "create.new_fx", "prompt": "door", "duration": SECONDS}

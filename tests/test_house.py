@@ -1,4 +1,4 @@
-"""The rules of the house: what is public, and what imports what. Whether what is written works: test_docs.py."""
+"""Rules of the project: public names, imports, sizes. The documentation is tested in test_docs.py."""
 
 import ast
 import functools
@@ -42,7 +42,7 @@ def _walk(node: ast.AST, *, annotations: bool) -> Iterator[ast.AST]:
 
 
 def test_the_public_list_is_sorted_and_complete() -> None:
-    """``__all__`` lists what type checkers see imported, each can be had, and there is nothing else."""
+    """``__all__`` lists what type checkers see imported, each name can be imported, and there is nothing else."""
     names = soundpiece_async.__all__
     assert names == sorted(names)
     tree = ast.parse((PACKAGE / "__init__.py").read_text())

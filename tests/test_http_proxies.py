@@ -36,7 +36,7 @@ class Proxy:
     seen: bytearray = attrs.field(factory=bytearray)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take one connection."""
+        """Serve one connection."""
         head = await reader.readuntil(b"\r\n\r\n")
         self.seen += head
         self.asked.append(head.partition(b"\r\n")[0].decode())

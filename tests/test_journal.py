@@ -238,7 +238,7 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(tmp_path: Pat
 
 
 async def test_a_failing_transaction_is_every_callers_error_and_nobodys_change(tmp_path: Path) -> None:
-    """All of a transaction or none: with one bad job the others are told so, and the next one works."""
+    """All of a transaction or nothing: with one bad job the others get the error, and the next one works."""
     async with Journal.open(tmp_path) as journal:
         store = journal.store
         errors = []
@@ -284,7 +284,7 @@ async def test_one_task_at_a_time_works_on_a_piece(tmp_path: Path) -> None:
 
 
 async def test_a_folder_has_one_run(tmp_path: Path) -> None:
-    """The second one ends at once, and is told who the first is."""
+    """The second one ends at once, with an error that names the first."""
     async with Journal.open(tmp_path) as journal:
         with pytest.raises(JournalError, match=rf"process {os.getpid()} on .+, since \d{{4}}-"):
             await Journal.open(tmp_path)
@@ -424,7 +424,7 @@ async def test_a_cancelled_run_leaves_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_file_system_that_carries_no_manner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each manner of opening is tried once; the first error is told."""
+    """Each way of opening is tried once; the first error is raised."""
     tried: list[object] = []
 
     def fail(_: Database, manner: object, *__: object) -> None:
@@ -609,7 +609,7 @@ async def test_a_row_edited_into_nonsense_is_named(tmp_path: Path) -> None:
 
 @contextmanager
 def unwritable(folder: Path) -> Iterator[None]:
-    """Let us write in a folder no more; root may everywhere, and becomes somebody else for as long."""
+    """Make a folder read-only for this process; root switches to another user meanwhile."""
     folder.chmod(0o555)
     try:
         if os.geteuid() == 0:
@@ -651,7 +651,7 @@ async def test_a_read_only_folder_is_a_clear_error(read_only_folder: Path) -> No
 
 
 async def test_a_folder_that_lies_too_deep_is_a_clear_error(tmp_path: Path) -> None:
-    """Python makes folders by calling itself for each one above; who asks for thousands is told so."""
+    """Python creates folders recursively: thousands of levels are reported as an error."""
     with pytest.raises(JournalError, match=r"cannot hold a journal.*recursion"):
         await Journal.open(tmp_path / ("d/" * 1900))
     assert list(tmp_path.iterdir()) == []
@@ -668,7 +668,7 @@ async def test_a_journal_that_cannot_be_made_is_a_clear_error(tmp_path: Path) ->
 
 
 async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """What was committed stays, what was not is told, and with room again the same journal goes on."""
+    """Committed data stays, the rest is an error, and with free space the same journal continues."""
     async with Journal.open(tmp_path) as journal:
         store = journal.store
         await plan(store)

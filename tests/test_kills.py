@@ -37,7 +37,7 @@ class Victim:
     child: int = 0
 
     async def run(self, sim: Simulator, folder: Path, *, count: int = 3, **command: Any) -> int:
-        """Let it do one run of so many pieces; gives the status it ended with."""
+        """Run one bulk run of so many jobs; return its exit status."""
         command |= {"url": sim.url, "api_key": sim.api_key, "folder": str(folder), "count": count}
         assert self.process.stdin is not None
         await self.process.stdin.send(f"{json.dumps(command)}\n".encode())
@@ -63,7 +63,7 @@ async def victim() -> AsyncIterator[Victim]:
 
 
 async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
-    """Go on with the run, and check that every piece was made once and every file is whole."""
+    """Resume the run, and check that every job was submitted once and every file is complete."""
     async with Session(settings(sim)) as session, Journal.open(folder) as journal:
         async with session.run_many(lines()[:count], save_to=folder, journal=journal) as results:
             done = [result async for result in results]
@@ -86,7 +86,7 @@ async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
     [("api", "PUT", True), ("api", "PUT", False), ("api", "GET", True), ("output", "GET", True)],
 )
 async def test_killed_at_every_request(victim: Victim, tmp_path: Path, host: str, method: str, *, kept: bool) -> None:
-    """Whether the service still did what was asked for or not; for every n, as long as there is an n-th request."""
+    """Whether the service still processed the request or not; for every n, as long as there is an n-th request."""
     step, status = 0, KILLED
     while status == KILLED:
         step += 1

@@ -91,7 +91,7 @@ async def test_an_iterable_that_fails_to_close_says_so_and_harms_nobody_else(ses
 
 
 async def test_an_iterable_with_a_task_group_across_its_yields_harms_only_its_run(session: Session) -> None:
-    """Left early, it makes a group of its own end (PEP 789): that is told, and the session lives on."""
+    """Left early, it ends a group of its own (PEP 789): that is an error, and the session continues."""
 
     async def requests() -> AsyncIterator[NewFx]:
         async with anyio.create_task_group():

@@ -81,7 +81,7 @@ async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> No
 
 
 async def test_a_call_is_ended_once() -> None:
-    """Whoever waits gets the error it was ended by, and the task goes on as if nothing had been."""
+    """The waiter gets the error that ended it, and its task continues normally."""
     async with calling(close) as (call, task):
         call.cancel()
         call.cancel()

@@ -30,7 +30,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(params=["memory", "local", "s3"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> StoreUnderTest:
-    """Give each kind of store, empty."""
+    """Yield each kind of store, empty."""
     return open_store(request.param, folder=tmp_path, s3=s3)
 
 
@@ -209,7 +209,7 @@ async def test_cancelled_uploads_leave_no_parts(tmp_path: Path, s3: str, sent: i
 
 
 async def test_what_the_store_says_ends_a_download(tmp_path: Path, s3: str) -> None:
-    """No bucket, no network: said in one line, without what is asked for; nothing is tried again."""
+    """No bucket, no network: one line, without the object's name; nothing is retried."""
     store = S3Store("nobody", **credentials(s3))
     unreachable = S3Store("nobody", **credentials("http://127.0.0.1:9"))
     async with bench(tmp_path, default=ScriptedResponse(pause=0.002), files={PATH: LONG}) as b:
@@ -341,7 +341,7 @@ def test_stores_say_where_they_are(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_cannot_be_asked_is_no_missing_object() -> None:
-    """Only "there is none" means that there is none."""
+    """Only "not found" means that there is no object."""
     with pytest.raises(StoreError, match="sending request"):
         await open_folder(S3Store("x", **credentials("http://127.0.0.1:9")), stores={}).name("y").measure()
 

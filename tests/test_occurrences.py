@@ -8,7 +8,7 @@ from soundpiece_async._journal.occurrences import OccurrenceCounter
 
 @given(st.lists(st.binary(max_size=2)))
 def test_occurrences_are_counted(digests: list[bytes]) -> None:
-    """Each is told which one of its kind it is, and where the first of them was."""
+    """Each gets its number among equal ones, and the position of the first of them."""
     seen = OccurrenceCounter()
     for place, digest in enumerate(digests):
         assert seen.count(digest, place) == (digests[: place + 1].count(digest), digests.index(digest))

@@ -102,7 +102,7 @@ async def test_a_label_on_the_bytes_is_no_encoding(tmp_path: Path, label: str, v
 
 @pytest.mark.parametrize("body", [b"", b"f", b"fLaC"])
 async def test_a_label_on_next_to_nothing(tmp_path: Path, body: bytes) -> None:
-    """A body that ends before anything can be told is what it is."""
+    """A body that ends before it can be recognized is kept as it is."""
     act = packed("gzip", body, framing="chunked", piece=1)
     async with bench(tmp_path, act, act, max_elapsed=5) as b:
         with pytest.raises(CorruptAudio, match=r"FLAC magic|inside its header"):

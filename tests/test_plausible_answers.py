@@ -272,7 +272,7 @@ async def test_an_accepted_submit_has_its_id(api: Api, session: Session, tmp_pat
 
 @pytest.mark.parametrize("answer", UNNAMED.values(), ids=UNNAMED)
 async def test_an_accepted_submit_without_an_id_is_asked_for_it(api: Api, answer: Any, tmp_path: Path) -> None:
-    """With the same key, which is free: it is named then, or an error keeps the key, and a job goes on with it."""
+    """With the same key, which is free: then it has an id, or an error keeps the key, and a job resumes with it."""
 
     async def speak(peer: Peer, _: bytes) -> None:
         await peer.send(answer(""))
@@ -336,7 +336,7 @@ async def test_a_conflict_with_the_existing_operation(
     "body", [{"id": "err_1", "status": "error"}, {"fx": {"id": "op_" + "1" * 26, "idempotency_key": str(UUID(int=7))}}]
 )
 async def test_a_conflict_about_something_else(api: Api, session: Session, body: Members) -> None:
-    """An error with an id of its own, or another's operation, is nothing to go on with."""
+    """An error with an id of its own, or another's operation, is not an operation of ours."""
 
     async def refuse(peer: Peer, _: bytes) -> None:
         await peer.send(http(json.dumps(body).encode(), status="409 Conflict"))
@@ -530,7 +530,7 @@ async def test_a_download_that_fails_names_the_operation(api: Api, session: Sess
 
 
 async def test_another_id_under_the_same_key_is_the_operation(api: Api, session: Session) -> None:
-    """A service may number its operations in several ways; by the handle alone nothing can be told."""
+    """A service may number its operations in several ways; the handle alone does not decide."""
     api.service = lambda members: {
         "fx": {**members, "id": 7, "idempotency_key": key} if members["status"] == "ready" else members
     }

@@ -60,7 +60,7 @@ from soundpiece_async.simulator.variations import TABLE, read_variations
 from soundpiece_async.webhooks import Webhooks, aiohttp_handler
 
 UNDELIVERABLE = {"outputs=null", "outputs=empty", "outputs=missing", "read=gone"}
-"""With these there is no audio to be found: an error that names the handle is all that can be had."""
+"""With these there is no audio: the result is an error that names the handle."""
 UNCERTAIN = {"status=missing", "status=delivered"}
 """With these nothing says that an operation ended well, so that only its documented members are taken for outputs."""
 UNNAMED = {"repeat=used", "repeat=named"}
@@ -130,7 +130,7 @@ def compatible(written: list[str]) -> list[str]:
 
 @attrs.frozen(kw_only=True)
 class Day:
-    """What a service does, what goes wrong on the way, and what is asked for."""
+    """The behaviour of a service, the fault, and the request."""
 
     variations: list[str]
     troubles: list[tuple[str, int]]
@@ -165,7 +165,7 @@ def open_simulator(day: Day, *, on_request: Callable[[ReceivedRequest], None]) -
 BRISK: dict[str, Any] = {
     "timeouts": Timeouts(connect=5, submit=1.5, poll=5, read=5),
     "retries": RetryPolicy(submit_max_elapsed=PATIENCE, download_max_elapsed=PATIENCE),
-    "validate": False,  # a receiver on this machine is none of the real service's
+    "validate": False,  # the real service calls no receiver on this machine
 }
 """Settings under which nothing waits long."""
 

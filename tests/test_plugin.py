@@ -146,7 +146,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_a_session_lives_in_the_loop_of_its_test(
     run: Run, head: str, mode: str, plugins: tuple[str, ...], more: str
 ) -> None:
-    """Whoever runs the test: the session is open in its loop, in its fixtures' too, and the simulator outlives both."""
+    """For each runner: the session is open in the loop of test and fixtures, and the simulator outlives both."""
     code = head + SESSIONS.replace("@FIXTURE", FIXTURE[head]) + more
     run(code, *plugins, asyncio_mode=mode).assert_outcomes(passed=6 if more else 5)
 

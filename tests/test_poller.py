@@ -299,7 +299,7 @@ async def test_who_comes_back_while_a_poll_is_being_ended_gets_another(monkeypat
 
 
 async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
-    """Whoever waits by it, and however often, asks nothing before the webhook is late; then news are the last."""
+    """Waiting for it, however often, sends no poll before the webhook is late; then a result is final."""
     async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(NewFx("door", duration=0.1, callback_url="https://example.com/hook"))
         for _ in range(5):

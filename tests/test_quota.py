@@ -165,7 +165,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
 
 
 async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:
-    """Who would have to wait for a turn is told at once; whose turn it is, goes: or nobody ever would."""
+    """A request that would have to wait gets the error at once; the next in turn is sent, to detect recovery."""
     async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)

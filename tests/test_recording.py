@@ -424,7 +424,7 @@ async def test_a_refused_request_is_not_sent_again(sim: Simulator, tmp_path: Pat
 
 
 async def test_what_is_refused_here_is_not_on_record(sim: Simulator, tmp_path: Path) -> None:
-    """A request that breaks the contract, or is none, was never sent, and may be right for a later version."""
+    """A request that is invalid, or not a request, was never sent, and may be valid for a later version."""
     requests: list[Any] = [NewFx("", duration=1), "no request", NewSample("a", duration={1})]  # type: ignore[arg-type]  # junk on purpose
     done = await run(sim, tmp_path, requests)
     fields = [
@@ -520,12 +520,12 @@ def songs() -> list[Request]:
 
 
 def forbid_growth(connection: sqlite3.Connection) -> None:
-    """Let the file have no page more than it has."""
+    """Limit the file to its current number of pages."""
     connection.execute("PRAGMA max_page_count = 1").fetchone()
 
 
 async def test_a_run_that_cannot_be_recorded_ends(sim: Simulator, tmp_path: Path) -> None:
-    """A full disk is a bare JournalError; with room again the same run goes on, and nothing was bought twice."""
+    """A full disk is a bare JournalError; with free space the same run resumes, and nothing was paid for twice."""
     done = 0
     with pytest.raises(JournalError, match="the disk is full: free some space"):
         async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:

@@ -105,7 +105,7 @@ async def test_one_that_leaves_does_not_end_it_for_the_others(leaver: int) -> No
 
 
 async def test_an_output_that_is_gone_is_told() -> None:
-    """The operation does not list it any more: no URL can be had."""
+    """The operation no longer lists it: there is no URL."""
     async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
         api.ready = False
         with pytest.raises(DownloadError, match="lists no output 0 any more"):

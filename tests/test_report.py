@@ -67,7 +67,7 @@ async def report(folder: Path, *rows: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 
 def planned(**changes: Any) -> JobRecord:
-    """Give a piece that was only planned."""
+    """Return a job that was only planned."""
     made = JobRecord(number=1, digest=b"", key="k", route="create.new_fx", body=b"{}", state=JobState.PLANNED)
     return attrs.evolve(made, **changes)
 

@@ -72,7 +72,7 @@ def stand_still(**changes: Any) -> Simulator:
 
 
 async def test_a_webhook_wakes_the_waiters_of_all(shared: str) -> None:
-    """What one process is told reaches those that wait in the others, and later those that begin to."""
+    """A result that one process receives reaches the waiters of the others, and later waiters."""
     async with stand_still() as sim, sessions(sim, shared, 3) as (first, second, third):
         operation = await first.submit(fx(callback_url=CALLBACK))
         async with anyio.create_task_group() as group:
@@ -126,7 +126,7 @@ async def test_a_process_that_confirms_believes_the_service_only(shared: str) ->
 
 
 async def test_news_that_cannot_be_told_are_read(shared: str) -> None:
-    """An operation that has no JSON, or too much of it, is told by its handle, and then read from the service."""
+    """An operation without JSON, or with too much of it, is published by its handle, and then read from the service."""
     async with stand_still() as sim, sessions(sim, shared) as (first, second):
         for raw in ({"id": object()}, {"id": "x" * 100_000}, {}, {"id": "op_another"}, {"id": "\ud800"}):
             operation = await first.submit(fx(callback_url=CALLBACK))
@@ -189,7 +189,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_store_that_is_killed_comes_back_empty(
     shared: str, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Work goes on at a part of the rate, with one warning; the store is told the rate when it is back (trap 3)."""
+    """Work continues at a part of the rate, with one warning; the store gets the rate when it is back (trap 3)."""
     limits = Limits(requests_per_second=50)
     async with simulate() as sim, sessions(sim, shared, limits=limits) as both:
         first, second = both
@@ -240,7 +240,7 @@ async def test_a_store_that_stands_still_stops_nobody(
 
 
 async def test_a_free_account_goes_on_without_its_store(shared: str, server: Server) -> None:
-    """A process that was told of no limit goes on as if there were no store."""
+    """A process without a known limit continues as if there were no store."""
     async with simulate() as sim, sessions(sim, shared, 1) as (one,):
         server.kill()
         try:
@@ -254,7 +254,7 @@ async def test_a_free_account_goes_on_without_its_store(shared: str, server: Ser
             server.start()
         await within(lambda: not one.statistics().store_away)
         async with sessions(sim, shared, 1) as (other,):
-            with anyio.fail_after(30):  # what could not be told meanwhile is told now
+            with anyio.fail_after(30):  # results that could not be published are published now
                 assert (await other.wait(operation)).outputs[0].url.endswith("sig=1")
 
 
@@ -290,7 +290,7 @@ async def make_old(server: Server) -> str:
 
 
 async def test_junk_in_the_store_stops_nobody(redis: Server) -> None:
-    """Whoever else writes there: what cannot be read counts as absent."""
+    """Foreign values in the store: an unreadable one counts as absent."""
     shared = f"{redis.url}?account=junk"
     async with simulate() as sim, sessions(sim, shared, 1) as (one,):
         client: Any = Redis.from_url(redis.url)
@@ -372,7 +372,7 @@ async def test_news_take_a_bounded_room() -> None:
 
 
 async def test_news_change_while_the_store_is_asked() -> None:
-    """What becomes known meanwhile is told, too; who has gone meanwhile is not told."""
+    """Results that arrive meanwhile are published, too; waiters that have left are not woken."""
     news, shelf = News(confirm=False), Shelf()
     handle = Handle("x.y", "1")
     first, second = (Operation(route="x.y", id="1", status=Status.READY, request=None, raw={"id": n}) for n in "12")
@@ -395,7 +395,7 @@ async def test_news_change_while_the_store_is_asked() -> None:
 
 
 async def test_news_that_come_too_late_change_nothing(redis: Server) -> None:
-    """Whoever waited has gone in the moment in which they came."""
+    """The waiter left in the moment in which they arrived."""
     async with simulate() as sim, sessions(sim, f"{redis.url}?account=late", 1) as (one,):
         news = one._engine.poller._news
         assert news is not None

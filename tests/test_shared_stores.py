@@ -138,7 +138,7 @@ async def test_a_clock_that_steps_back_stops_nobody(pair: tuple[Store, Store]) -
 
 
 async def test_news_are_kept_and_told(pair: tuple[Store, Store]) -> None:
-    """A process that listens is told of an operation; whoever asks later gets the latest news, byte by byte."""
+    """A listening process is notified of an operation; later readers get the latest result, byte by byte."""
     first, second = pair
     await first.publish("create.new_fx/op_1", b"\0{}\xff")
     await first.publish("create.new_fx/op_1", b"{}")
@@ -170,7 +170,7 @@ async def test_news_take_a_bounded_room(url: str, bound: str, monkeypatch: pytes
 
 
 async def test_the_gate_is_told_of_once(pair: tuple[Store, Store]) -> None:
-    """A 429 that changes something is a message to all, and so is the first rate; growth is none."""
+    """A 429 that changes something is a message to all, and so is the first rate; growth sends no message."""
     first, second = pair
     await first.perform(Attend(None))
     await first.perform(Report(0, 100.0))

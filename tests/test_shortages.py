@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Descriptors(logging.Handler):
-    """Takes from this process the right to open anything, and gives it back when something waits for that."""
+    """Prevents this process from opening files, until something waits for a descriptor."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -35,11 +35,11 @@ class Descriptors(logging.Handler):
         self.told: list[str] = []
 
     def take(self) -> None:
-        """Let nothing more be opened."""
+        """Exhaust the descriptors."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, self.limits[1]))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Give it all back, and note what waits."""
+        """Release the descriptors, and record the waiters."""
         resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
         self.told.append(record.getMessage())
 

@@ -198,7 +198,7 @@ async def in_a_scope(call: Awaitable[None], turn: int, turns: Turns) -> None:
 
 
 async def in_time(call: Awaitable[None], turn: int, turns: Turns) -> None:
-    """Let a timeout of asyncio pass."""
+    """Wait until a timeout of asyncio has passed."""
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(None)
     try:

@@ -218,7 +218,7 @@ async def test_what_could_not_be_delivered_is_delivered_when_it_comes_again(rece
 
 
 def never(_: Operation[Any]) -> None:
-    """Take no news."""
+    """Ignore the operation."""
     pytest.fail("delivered")
 
 
@@ -466,7 +466,7 @@ async def test_a_webhook_without_a_certain_end_is_followed_by_polls(
 
 
 async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, session: Session) -> None:
-    """Whoever waits later has it without a request, and once; what came too long ago is found by polling."""
+    """A later waiter gets it without a request, and once; after too long it is found by polling."""
     news = [
         Operation[Any](
             route=NewFx.route,
@@ -490,7 +490,7 @@ async def test_news_nobody_waits_for_yet_is_kept_up_to_a_bound(sim: Simulator, s
 
 @pytest.mark.parametrize("wrong", [None, {"id": "op_1", "status": "ready"}])
 async def test_what_is_no_operation_is_not_delivered(session: Session, wrong: Any) -> None:
-    """The news of an unknown type has no operation, and whoever passes that on is told."""
+    """A delivery of an unknown type has no operation, and passing that on is an error."""
     with pytest.raises(TypeError, match=f"expected an Operation, got {type(wrong).__name__}"):
         session.deliver(wrong)
 

@@ -1,4 +1,4 @@
-"""Takes the pictures in docs/img: ``python tests/browser/pictures.py`` (the font they were taken with is Inter)."""
+"""Write the screenshots in docs/img: ``python tests/browser/pictures.py`` (the font they were taken with is Inter)."""
 
 import math
 import shutil
@@ -50,7 +50,7 @@ def settle(page: Page) -> None:
 
 
 def take_picture(page: Page, path: Path) -> None:
-    """Take a picture while stems are playing."""
+    """Write a screenshot while stems are playing."""
     settle(page)
     if page.get_by_role("button", name="New sound").is_visible():
         page.get_by_role("button", name="New sound").click()
@@ -67,7 +67,7 @@ def take_picture(page: Page, path: Path) -> None:
 
 
 def main() -> None:
-    """Take them all."""
+    """Write all screenshots."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         with open_gallery(chromium, Path(folder), track_seconds=(24.0, 28.0)) as studio:

@@ -38,7 +38,7 @@ class Service:
         return [entry for entry in list(self.sim.log) if entry.method == "PUT"]
 
     def finish_all(self) -> None:
-        """Let everything be ready now."""
+        """Finish all operations now."""
         for operation in list(self.sim.operations):
             self.portal.call(self.sim.finish, operation)
 
@@ -99,7 +99,7 @@ class Studio:
         )
 
     def kill(self) -> None:
-        """Give it no chance to do anything more."""
+        """Kill the process."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

@@ -48,7 +48,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def listen(page: Page) -> Callable[[], list[str]]:
-    """Give what the page fetched so far."""
+    """Return what the page fetched so far."""
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url))
     return lambda: fetched
@@ -60,12 +60,12 @@ def wait(page: Page, condition: str) -> None:
 
 
 def shown(page: Page) -> str:
-    """Give the line that says which pieces are shown."""
+    """Return the line that counts the jobs shown."""
     return page.locator("#found").inner_text()
 
 
 def first(page: Page, column: str = "name") -> str:
-    """Give what stands in the first row."""
+    """Return the text of the first row."""
     return page.locator(f"{ROWS} .{column}").first.inner_text()
 
 
@@ -91,7 +91,7 @@ def test_ten_thousand_pieces_are_shown_a_page_at_a_time(
 
 
 def test_a_file_is_heard(page: Page, night: str) -> None:
-    """Chromium plays FLAC; one file at a time, from where it is told to, and on to the next if that is wanted."""
+    """Chromium plays FLAC: one file at a time, from the chosen position, and on to the next if enabled."""
     page.goto(night)
     deck, rows = page.locator("#deck"), page.locator(ROWS)
     top = deck.get_by_role("heading")
@@ -248,7 +248,7 @@ def test_a_file_that_is_gone_is_said_to_be(chromium: Browser, tmp_path: Path) ->
 
 
 def unnamed(number: int, *, prompt: str, **changes: Any) -> dict[str, Any]:
-    """Give a saved job that nobody named."""
+    """Return a saved job without a name."""
     operation = f"op_01kd{number:022}"
     body = json.dumps({"prompt": prompt}).encode()
     return saved(operation, **changes) | {"name": None, "operation": operation, "line": number, "body": body}

@@ -42,7 +42,7 @@ VALID: tuple[Request, ...] = (
 
 
 def refuse(request: Request, field: str) -> str:
-    """Say why a request is refused, once it is refused for the right member and in words that help."""
+    """Return why a request is refused, after checking the field that it names and that the message helps."""
     with pytest.raises(InvalidRequest) as caught:
         validate(request)
 

@@ -91,7 +91,7 @@ class Brotli:
         self.got = b""
 
     def process(self, data: bytes) -> bytes:
-        """Take a part, and give what is in it."""
+        """Read a part, and return its content."""
         self.got += data
         if self.got[:3] != BROTLI[:3]:
             raise ValueError(data)
@@ -149,7 +149,7 @@ def test_an_answer_that_cannot_be_unpacked(body: bytes, encodings: tuple[str, ..
 
 
 def test_brotli_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told by its name."""
+    """It is identified by its name."""
     monkeypatch.setitem(sys.modules, "brotli", None)
     with pytest.raises(UnpackingError, match=r"is encoded \(br\)"):
         content_encoding.unpack(BROTLI, ("br",), limit=100)

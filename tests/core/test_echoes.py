@@ -123,7 +123,7 @@ def test_echoes_compare_as_json(request_: Request, echo: dict[str, Any], *, same
     ],
 )
 def test_echoed_keys(sent: str, echoed: object, verdict: str) -> None:
-    """One UUID may be written in several ways; what is none says nothing, unless that was sent, unvalidated."""
+    """One UUID has several spellings; a text that is not a UUID is ignored, unless it was sent, unvalidated."""
     request = NewFx("thud", duration=1, idempotency_key=sent)
     data = {"fx": {"id": OTHER_ID, "status": "processing", "idempotency_key": echoed}}
     if verdict == "another":

@@ -112,7 +112,7 @@ def test_a_text_that_is_an_id() -> None:
     ],
 )
 def test_outputs_of_a_poll_are_found_beside_it(data: object) -> None:
-    """Outputs without an id, that stand alone or beside the operation, belong to what was asked for."""
+    """Outputs without an id, alone or beside the operation, belong to the requested operation."""
     found = find_operation(data, route=ROUTE, asked="17")
 
     assert found is not None

@@ -50,9 +50,9 @@ def test_the_first_finishes_replace_the_guess() -> None:
 @pytest.mark.parametrize("every", [0.5, 5.0, 20.0])
 def test_the_modes_of_two_models_are_found(every: float) -> None:
     """Half around 8 s, half around 60 s: the hazard peaks at both, even when looks are rare; between is the floor."""
-    dice, durations = random.Random(1), Durations()
+    rng, durations = random.Random(1), Durations()
     for _ in range(600):
-        watch_one(durations, max(1.0, dice.gauss(8, 1) if dice.random() < 0.5 else dice.gauss(60, 6)), every=every)
+        watch_one(durations, max(1.0, rng.gauss(8, 1) if rng.random() < 0.5 else rng.gauss(60, 6)), every=every)
 
     assert hazard(durations, 8) > 3 * hazard(durations, 25)
     assert hazard(durations, 62) > 3 * hazard(durations, 25)
@@ -62,9 +62,9 @@ def test_the_modes_of_two_models_are_found(every: float) -> None:
 
 def test_a_constant_hazard_is_learned_as_constant() -> None:
     """Exponential durations of 10 s on average: about one in ten seconds, plus the floor, at every age that occurs."""
-    dice, durations = random.Random(2), Durations()
+    rng, durations = random.Random(2), Durations()
     for _ in range(1500):
-        watch_one(durations, dice.expovariate(0.1), every=2.0)
+        watch_one(durations, rng.expovariate(0.1), every=2.0)
 
     for age in (1, 5, 10, 20):
         assert hazard(durations, age) == pytest.approx(0.13, rel=0.25)

@@ -9,7 +9,7 @@ ROUTE = "create.new_fx"
 
 
 def teach(silence: Silence, *, came: int, missed: int) -> Silence:
-    """Let webhooks come, then be missed."""
+    """Record webhooks, then missed ones."""
     for _ in range(came):
         silence.take_webhook(0.0)
     for _ in range(missed):

@@ -132,7 +132,7 @@ def test_absent_members_are_no_oddity() -> None:
     [("vocals", "vocals", ""), ("", None, ""), (5, None, "a number"), ({}, None, "an object"), ([], None, "a list")],
 )
 def test_texts(value: object, text: str | None, reason: str) -> None:
-    """A text is taken as it is; an empty one is none."""
+    """A text is kept as it is; an empty one counts as absent."""
     assert fields.read_text(value) == (text, reason and f"expected text, got {reason}")
     assert fields.read_kind(value) == fields.read_text(value)
 
@@ -261,7 +261,7 @@ def test_spellings_of_an_id(one: str, other: str, *, same: bool) -> None:
     ids=ascii,
 )
 def test_ids(value: object, identity: str | None) -> None:
-    """An id is opaque; one that fits into no URL and no handle is none."""
+    """An id is opaque; one that fits into no URL and no handle counts as absent."""
     assert fields.read_id(value) == identity
 
 

@@ -68,7 +68,7 @@ def test_no_link_to_audio(value: dict[str, Any]) -> None:
 
 
 def test_names() -> None:
-    """Words are told apart by case and punctuation, and count in the singular."""
+    """Words are separated by case and punctuation, and compared in the singular."""
     assert all(fields.is_for_a_file(name) for name in ("results", "files", "audio_url", "dataURL", "trackHref"))
     assert not any(fields.is_for_a_file(name) for name in ("url", "links", "", "id", "file_size", "ö"))
     assert all(fields.is_beside(name) for name in ("self", "status", "thumbnails", "coverUrl", "page_url"))

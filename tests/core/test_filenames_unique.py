@@ -34,7 +34,7 @@ def test_a_name_does_not_meet_the_numbers_of_another() -> None:
 
 
 def test_only_the_latest_names_are_remembered() -> None:
-    """A run of ten million does not grow; one operation's own names are told apart however many they are."""
+    """A run of ten million does not grow; names of one operation are distinct however many they are."""
     titles = Titles()
 
     for number in range(REMEMBERED_NAMES + 5):

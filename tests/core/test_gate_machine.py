@@ -147,7 +147,7 @@ class Bucket:
 
 
 def saturate(account: Bucket, gates: list[Gate], *, start: float, until: float) -> tuple[list[int], int]:
-    """Let sessions with work without end share an account; give what each was granted, and the number of 429s."""
+    """Run sessions with endless work on one account; return what each was granted, and the number of 429s."""
     granted, refused = [0] * len(gates), 0
     for gate in gates:
         while gate.waiting < 2:

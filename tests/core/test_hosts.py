@@ -148,7 +148,7 @@ def test_addresses_are_read_as_the_system_reads_them(number: int, bases: list[st
     ],
 )
 def test_a_url_says_what_is_wrong_with_it(url: str, objection: str | None) -> None:
-    """Its scheme, its host, or that it is none."""
+    """Its scheme, its host, or that it is not a URL."""
     found = find_objection(url, secure=True, local=False)
     assert found is None if objection is None else objection in (found or "")
 

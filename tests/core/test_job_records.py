@@ -125,7 +125,7 @@ def test_a_refused_get_ends_nothing(status: int) -> None:
 
 
 def test_what_ends_a_submitted_piece() -> None:
-    """The service gave up on it, or its file cannot be had although disk and network are well."""
+    """The operation failed, or its file cannot be downloaded although disk and network work."""
     gave_up = OperationFailed("failed", operation=failed())
 
     assert explain(gave_up, submitted=True) == Failure("OperationFailed", "too_loud", "It is too loud.", retryable=True)
@@ -147,7 +147,7 @@ def test_uncertain_is_what_was_sent_long_ago_and_never_answered() -> None:
 
 
 def test_a_piece_without_its_files_has_not_ended() -> None:
-    """Files that could not be had are tried again: the work is paid for, and a download costs nothing."""
+    """Failed downloads are tried again: the operation is paid for, and a download is free."""
     failure = Failure("CorruptAudio", "", "damaged", retryable=True)
 
     assert attrs.evolve(PIECE, state=JobState.FAILED, failure=failure).ended

@@ -119,7 +119,7 @@ def test_reprs_keep_secrets(shown: object) -> None:
     ids=lambda shown: type(shown).__name__,
 )
 def test_what_may_be_shown_as_json(shown: Any) -> None:
-    """JSON values only; without signed URLs, unless asked for, and without what was asked for (F15)."""
+    """JSON values only; without signed URLs, unless requested, and without the request's fields (F15)."""
     text = json.dumps(shown.to_dict(), allow_nan=False)
 
     assert json.loads(text) == shown.to_dict()
@@ -130,7 +130,7 @@ def test_what_may_be_shown_as_json(shown: Any) -> None:
 
 
 def test_outcomes_match() -> None:
-    """The outcomes of a bulk run are told apart by a match statement, with the members the README shows."""
+    """A match statement distinguishes the outcomes of a bulk run, with the attributes that the README shows."""
     outcomes = [
         Succeeded(request=REQUEST, operation=OPERATION),
         Failed(request=REQUEST, operation=None, error=OperationFailed("gave up", operation=OPERATION)),

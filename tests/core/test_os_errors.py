@@ -15,7 +15,7 @@ def test_what_other_work_gives_back_is_passing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO"])
 def test_what_the_next_file_would_meet_is_full(name: str) -> None:
-    """No attempt helps until somebody makes room; only two of them are about space."""
+    """No attempt helps until somebody frees space; only two of them are about space."""
     assert os_errors.sort(getattr(errno, name)) is Kind.FULL
     assert os_errors.is_out_of_space(getattr(errno, name)) is (name in {"ENOSPC", "EDQUOT"})
 
@@ -28,7 +28,7 @@ def test_everything_else_is_hopeless(code: int | None) -> None:
 
 
 def test_names_and_locks_have_answers_of_their_own() -> None:
-    """A name that is too long, and a file system without locks, are told from a fault of the disk by what was tried."""
+    """A name that is too long, and a file system without locks, are distinguished from a disk fault by the call."""
     assert all(map(os_errors.refuses_name, (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)))
     assert not os_errors.refuses_name(errno.ENOSPC)
     assert all(map(os_errors.lacks_locks, (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EIO)))

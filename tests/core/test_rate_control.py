@@ -9,7 +9,7 @@ from soundpiece_async._core.retry import RetryQuota
 
 
 def spend(rate: LearnedRate, *, seconds: float) -> None:
-    """Let the rate be used fully for so long."""
+    """Use the full rate for so many seconds."""
     while seconds > 0 and rate.rate is not None:
         seconds -= 1 / rate.rate
         rate.spend(wanted=True)
@@ -21,7 +21,7 @@ def now_at(rate: LearnedRate) -> float:
 
 
 def settle(rate: LearnedRate, *, at: float) -> None:
-    """Take it through its ramp to a quiet stretch at about that many permits per second."""
+    """Run it through its ramp to a steady rate of about that many permits per second."""
     rate.lower()
     while now_at(rate) < at / 0.54:
         rate.spend(wanted=True)

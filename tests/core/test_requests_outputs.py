@@ -245,10 +245,10 @@ def test_numbers_are_a_permutation(fresh: list[Output], known: list[Output]) -> 
 
 @unhurried
 @given(OUTPUTS, st.randoms(use_true_random=False))
-def test_order_does_not_matter(known: list[Output], dice: random.Random) -> None:
+def test_order_does_not_matter(known: list[Output], rng: random.Random) -> None:
     """Files with paths of their own get the same numbers in whatever order they come."""
     before = number(*{output.path: output for output in known}.values())
-    shuffled = dice.sample(before, len(before))
+    shuffled = rng.sample(before, len(before))
 
     assert match_outputs(number(*shuffled), before) == before
 

@@ -53,7 +53,7 @@ def read_sources(html: str) -> list[str]:
 
 
 def show(value: Any) -> str:
-    """Give what a terminal shows of a value."""
+    """Return what a terminal shows of a value."""
     console = Console(width=200, force_terminal=False)
     with console.capture() as captured:
         console.print(value)
@@ -61,7 +61,7 @@ def show(value: Any) -> str:
 
 
 def test_an_operation_is_a_table() -> None:
-    """What was asked for and what came of it, its markup escaped."""
+    """The request and its result, with markup escaped."""
     assert read_rows(OPERATION._repr_html_()) == [
         ("handle", "create.new_song/op_1"),
         ("status", "ready"),

@@ -23,7 +23,7 @@ def begin_all(scheduler: Scheduler, *, now: float, rate: float | None = None) ->
 
 
 def teach(scheduler: Scheduler, durations: Iterable[float], *, route: str = ROUTE) -> None:
-    """Let it see operations run and finish, before time zero, by their webhooks."""
+    """Record operations that finished by their webhooks, before time zero."""
     for number, duration in enumerate(durations):
         key = ("taught", route, number)
         scheduler.watch(key, route=route, now=-1000.0)
@@ -215,14 +215,14 @@ def test_ten_thousand_operations_are_decided_without_quadratic_cost() -> None:
     """A decision looks at lines, not at operations: ten times the operations, about the same number of lines."""
     lines = []
     for many in (1000, 10_000):
-        scheduler, dice, now = Scheduler(slots=16), random.Random(3), 0.0
+        scheduler, rng, now = Scheduler(slots=16), random.Random(3), 0.0
         watch(scheduler, range(many))
         for _ in range(3000):
             now += 0.01
             action = scheduler.next_action(now, rate=100)
             if isinstance(action, Poll):
                 scheduler.begin(action, now=now)
-                outcome = FINISHED if dice.random() < 0.02 else PROCESSING
+                outcome = FINISHED if rng.random() < 0.02 else PROCESSING
                 scheduler.settle(action.key, now=now + 0.05, outcome=outcome)
         lines.append(len(scheduler._waiting._lines))
 

@@ -30,7 +30,7 @@ def test_a_drop_that_crossed_the_answer_is_no_harm() -> None:
 
 
 def test_a_hold_that_nobody_wants_goes_first_when_its_slot_is_wanted() -> None:
-    """It lingers in case somebody comes back, and is dropped once, for whoever waits."""
+    """It lingers for a new waiter, and is cancelled once, for an operation with waiters."""
     scheduler = Scheduler(slots=2)
     watch(scheduler, "ab", now=0.0)
     scheduler.begin(Poll("a", wait=True), now=0.0)

@@ -105,7 +105,7 @@ class World(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 5))
     def ask(self, times: int) -> None:
-        """The caller does what it is told, so many times."""
+        """The caller performs the instructions, so many times."""
         for _ in range(times):
             self.act()
 

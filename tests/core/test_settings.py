@@ -185,7 +185,7 @@ def test_wrong_rates(wrong: Any) -> None:
     "wrong", [0, -1, math.nan, math.inf, 10**400, True, "5", None], ids=lambda value: str(value)[:9]
 )
 def test_wrong_timeouts(name: str, wrong: Any) -> None:
-    """A timeout is a number of seconds above 0; there is none without end."""
+    """A timeout is a finite number of seconds above 0."""
     assert getattr(Timeouts(**{name: 0.5}), name) == 0.5
     with pytest.raises(SettingsError, match=rf"timeouts\.{name} must be a number above 0"):
         Timeouts(**{name: wrong})

@@ -70,7 +70,7 @@ class Process:
 
 
 def limited(store: AccountGate, process: Process, *, now: float = 0.0) -> None:
-    """Let a process meet the limit for the first time, and the law begin its ramp."""
+    """Report the first 429 of a process, which starts the ramp."""
     (ticket,) = process.send(now)
     process.refuse(ticket, now)
     process.sync(now)
@@ -331,7 +331,7 @@ def test_processes_that_lose_the_store_together_do_not_send_in_step() -> None:
 
 
 def test_a_store_that_knew_no_limit_may_go_away() -> None:
-    """The process goes on without a limit, and learns by itself; what it has learned the store is told."""
+    """The process continues without a limit and learns it alone; then the store gets the learned rate."""
     store = AccountGate()
     process = Process(store)
     process.sync(0)
@@ -444,7 +444,7 @@ def test_a_process_that_is_gone_counts_no_more() -> None:
 
 
 def test_nobody_goes_before_the_first_rate_is_set() -> None:
-    """The gate is closed, and whoever was chosen has not tuned yet: others ask again, and reserve nothing.
+    """The gate is closed, and the chosen process has not tuned yet: others ask again, and reserve nothing.
 
     If it never does, the account is as free as before when the pause ends.
     """

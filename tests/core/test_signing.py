@@ -180,7 +180,7 @@ def test_secrets_and_signatures_in_rotation() -> None:
     ids=["titled", "with others", "asgi", "pairs"],
 )
 def test_headers_of_any_framework(headers: Any) -> None:
-    """Names in any case, as a mapping or as pairs, text or bytes; other headers are none of our business."""
+    """Names in any case, as a mapping or as pairs, text or bytes; other headers are ignored."""
     assert read(headers).id == "msg_test_0001"
 
 
@@ -415,7 +415,7 @@ def test_events_of_another_shape(payload: object) -> None:
 
 @pytest.mark.parametrize("data", [None, {"operation_id": "op_1"}, {"id": "op_1"}])
 def test_an_event_that_names_its_operation_alone(data: object) -> None:
-    """An id is enough to read it; that of the event is none."""
+    """An id is enough to read it; the id of the event does not count."""
     news = {"type": "create.new_sample.ready", "id": "evt_1", "operation_id": "op_1", "data": data}
     operation = read_news(news).operation
 

@@ -204,7 +204,7 @@ def test_a_success_that_is_no_json(body: bytes) -> None:
     ],
 )
 def test_failure(error: OperationError | None, told: str) -> None:
-    """Why an operation failed is told in the service's words, with its handle, and that a new key is needed."""
+    """The message has the service's reason, the handle, and that a new key is needed."""
     operation = Operation(route=SAMPLE.route, id=SAMPLE.id, status=Status.FAILED, request=None, error=error)
     text = wire.read_failure(operation)
 

@@ -21,7 +21,7 @@ class ClosingProxy:
         parts = urlsplit(url)
         self._server = (parts.hostname, parts.port)
         self._after = after
-        self._dice = random.Random(1)
+        self._random = random.Random(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._answered: set[asyncio.StreamWriter] = set()
         self.connections = 0
@@ -85,4 +85,4 @@ class ClosingProxy:
             writer.write(data)
             await writer.drain()
             self._answered.add(writer)
-            pause = self._after and self._dice.uniform(*self._after)
+            pause = self._after and self._random.uniform(*self._after)

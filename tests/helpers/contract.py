@@ -93,7 +93,7 @@ def answer(data: object, status: int = 200, **headers: str) -> Answer:
 
 
 def attempt(read: Callable[[], T]) -> T | SoundpieceError:
-    """Give what is read, or the error of ours that refuses it; an error of anybody else's is raised."""
+    """Return what is read, or our error that refuses it; any other exception is raised."""
     try:
         return read()
     except SoundpieceError as error:

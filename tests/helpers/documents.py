@@ -126,7 +126,7 @@ def read_blocks(page: Path) -> list[Block]:
 
 
 def read_prose(page: Path) -> str:
-    """Give a page without its blocks."""
+    """Return a page without its blocks."""
     return _FENCE.sub("", page.read_text())
 
 
@@ -138,7 +138,7 @@ def read_links(page: Path) -> list[str]:
 
 
 def read_anchors(page: Path) -> set[str]:
-    """Give the names that a link to a page can end in."""
+    """Return the anchors of a page."""
     return {found["name"] or slug(found["title"]) for found in _HEADING.finditer(read_prose(page))}
 
 
@@ -149,7 +149,7 @@ def slug(title: str) -> str:
 
 
 def read_commands(block: Block) -> Iterator[list[str]]:
-    """Take a shell block apart into commands, without comments, operators, redirections and assignments."""
+    """Split a shell block into commands, without comments, operators, redirections and assignments."""
     for line in block.code.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -194,7 +194,7 @@ def check_command(command: list[str]) -> None:
 
 
 def render_help(command: str) -> str:
-    """Give what ``soundpiece COMMAND --help`` prints; '' is the program itself."""
+    """Return what ``soundpiece COMMAND --help`` prints; '' is the program itself."""
     from soundpiece_async.cli.commands import app  # noqa: PLC0415 - as above
     from soundpiece_async.cli.rich_output import PipeSafeConsole  # noqa: PLC0415 - as above
 
@@ -204,14 +204,14 @@ def render_help(command: str) -> str:
 
 
 def list_commands() -> list[str]:
-    """Give the program itself, as '', and its commands."""
+    """Return the program itself, as '', and its commands."""
     from soundpiece_async.cli.commands import app  # noqa: PLC0415 - as above
 
     return ["", *sorted(name for name in app if not name.startswith("-"))]
 
 
 def with_help(text: str) -> str:
-    """Give ``docs/cli.md`` with the help texts of today; a command without a section gets a short one at the end."""
+    """Return ``docs/cli.md`` with the current help texts; a command without a section gets a short one at the end."""
     for command in list_commands():
         mark = f"<!-- soundpiece {command} --help".replace("  ", " ") + " -->"
         shown = render_help(command)

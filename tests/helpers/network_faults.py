@@ -41,7 +41,7 @@ async def reset_later(peer: Peer, _: bytes) -> None:
 
 
 async def stall(_: Peer, __: bytes) -> None:
-    """Say nothing, for ever."""
+    """Never answer."""
     await anyio.sleep_forever()
 
 

@@ -75,7 +75,7 @@ class RawApi:
     def __init__(
         self, *script: Responder, blind: Iterable[Responder] = (), tls: ssl.SSLContext | None = None, port: int = 0
     ) -> None:
-        """Take the acts; those in ``blind`` strike before the request takes effect."""
+        """Set the scripted responses; those in ``blind`` replace the request's effect."""
         self._port = port
         self.script = deque(script)
         self.blind = frozenset(blind)

@@ -32,7 +32,7 @@ class ScriptedResponse:
         headers: sent too.
         body: the file, instead of the server's.
         etag: the ETag; None: none.
-        framing: how the end of the body is told; ``close``: by closing, so that a cut cannot be noticed.
+        framing: how the end of the body is marked; ``close``: by closing, so that a cut cannot be noticed.
         ranges: False: a Range is ignored, and answered 200.
         shift: a 206 begins so much later than asked for, or earlier.
         most: a 206 brings at most so many bytes.
@@ -46,7 +46,7 @@ class ScriptedResponse:
         pause: seconds between pieces.
         piece: bytes of a piece.
         until: the second piece and those behind it are sent once this is set.
-        endless: the body, once sent, goes on with these bytes for ever.
+        endless: after the body, these bytes are sent without end.
         version: of HTTP.
         status_of_file: instead of 200 or 206.
         content_range: instead of the true one, on a 200 as well.

@@ -68,7 +68,7 @@ async def make_journal(folder: Path, rows: list[Mapping[str, Any]]) -> Path:
 
 
 def piece(number: int) -> dict[str, Any]:
-    """Give a planned piece."""
+    """Return a planned job."""
     return {
         "digest": number.to_bytes(32),
         "occurrence": 1,
@@ -82,7 +82,7 @@ def piece(number: int) -> dict[str, Any]:
 def saved(
     stem: str, *, kinds: tuple[str | None, ...] = (None,), began: float = BEGAN, wait: float = 5.0, **changes: Any
 ) -> dict[str, Any]:
-    """Give a piece with a file for each kind."""
+    """Return a job with a file for each kind."""
     names = [f"{stem}.flac" if kind is None else f"{stem}-{kind}.flac" for kind in kinds]
     outputs = [
         {
@@ -124,30 +124,30 @@ def saved(
 
 def a_night(count: int, *, seconds: float, seed: int = 1) -> list[Mapping[str, Any]]:
     """Make up a run of so many pieces over so many seconds: nearly all saved, a few failed, and some unfinished."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     routes = list(WAITS)
     weights = [30, 20, 12, 16, 6, 4, 8, 4]
     rows = []
     for number in range(1, count + 1):
-        (route,) = dice.choices(routes, weights)
-        prompt = f"{dice.choice(MOODS)}, take {number}"
-        wait = WAITS[route] * dice.lognormvariate(0, 0.45)
-        began = BEGAN + seconds * (number / count) ** 1.1 + dice.random()
+        (route,) = rng.choices(routes, weights)
+        prompt = f"{rng.choice(MOODS)}, take {number}"
+        wait = WAITS[route] * rng.lognormvariate(0, 0.45)
+        began = BEGAN + seconds * (number / count) ** 1.1 + rng.random()
         body = (
             {"prompt": prompt}
             if route.startswith("create.new")
             else {"source": {"url": f"https://media.example.com/{number}.wav?{SIGNATURE}"}, "prompt": prompt}
         )
-        stem = f"{dice.choice(NOUNS)}-{dice.choice(NOUNS)}-{number:05}"
+        stem = f"{rng.choice(NOUNS)}-{rng.choice(NOUNS)}-{number:05}"
         kinds: tuple[str | None, ...] = STEMS if route == "adapt.separate_stems" else (None,)
         row = saved(stem, kinds=kinds, began=began, wait=wait) | {
             "route": route,
             "body": json.dumps(body).encode(),
             "line": number + 1,
-            "metadata": json.dumps({"album": dice.choice(NOUNS), "track": number % 12 + 1}),
+            "metadata": json.dumps({"album": rng.choice(NOUNS), "track": number % 12 + 1}),
         }
-        if dice.random() < 0.025:
-            kind, code, text, retryable = dice.choices(FAILURES, (5, 3, 1))[0]
+        if rng.random() < 0.025:
+            kind, code, text, retryable = rng.choices(FAILURES, (5, 3, 1))[0]
             row |= {
                 "state": "failed",
                 "error_kind": kind,

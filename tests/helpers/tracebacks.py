@@ -24,7 +24,7 @@ def linked(error: BaseException, seen: set[int] | None = None) -> Iterator[BaseE
 
 
 def captured(error: BaseException) -> Iterator[tuple[FrameType, str, str]]:
-    """Give each frame but those of the tests, the name of each of its locals, and all that is seen of it."""
+    """Yield each frame but those of the tests, the name of each of its locals, and all that is visible of it."""
     for one in linked(error):
         for frame, _ in traceback.walk_tb(one.__traceback__):
             if not frame.f_code.co_filename.startswith(TESTS):
@@ -33,7 +33,7 @@ def captured(error: BaseException) -> Iterator[tuple[FrameType, str, str]]:
 
 
 def see(value: object) -> str:
-    """Give the repr of a value and, one level down, of its attributes; what has none is seen whole."""
+    """Yield the repr of a value and, one level down, of its attributes."""
     parts: list[object] = [value]
     parts += vars(value).values() if hasattr(value, "__dict__") and not isinstance(value, type) else []
     for kind in type(value).__mro__:
@@ -52,7 +52,7 @@ def _show(part: Any) -> str:
 
 
 def find(error: BaseException, secret: str, *, ours: bool = False, deep: bool = True) -> list[str]:
-    """Give the places where a secret is seen: in any frame, or in those of the package only."""
+    """Return the places where a secret is visible: in any frame, or in those of the package only."""
     places = [str(one) for one in linked(error) if secret in f"{one!r}{one}"]
     for frame, name, seen in captured(error):
         shown = seen if deep else _show(frame.f_locals.get(name))

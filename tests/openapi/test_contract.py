@@ -35,7 +35,7 @@ schema = schemathesis.openapi.from_dict({name: part for name, part in SPECIFICAT
 
 
 def point_to_existing(query: Any, route: str) -> Any:
-    """Let a well-formed id be that of an operation that exists: the answer for others is unknown to the contract."""
+    """Replace a well-formed id by that of an existing operation: the response to others is not documented."""
     if isinstance(query, dict) and re.fullmatch(r"op_[0-9a-z]{26}", str(query.get("id"))):
         return query | {"id": known[route]}
     return query

@@ -13,14 +13,14 @@ SECRET = re.compile(r"signature=|spk_|whsec_")
 
 
 def tables(notebook: nbformat.NotebookNode) -> Iterator[str]:
-    """Give the HTML of its outputs, in order."""
+    """Return the HTML of its outputs, in order."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             yield output["data"]["text/html"]
 
 
 def names(html: str) -> list[str]:
-    """Give the names of a table's rows."""
+    """Return the names of a table's rows."""
     return re.findall(r"<th[^>]*>([^<]*)</th>", html)
 
 

@@ -94,7 +94,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(dist: Path) -> Path:
-    """Give the one wheel, which is good for every platform."""
+    """Return the only wheel, which fits every platform."""
     (path,) = dist.glob("*.whl")
     assert path.name.endswith("-py3-none-any.whl")
     return path
@@ -193,7 +193,7 @@ def test_it_works_with_the_five_requirements(bare: Environment) -> None:
 
 @pytest.mark.parametrize("extra", USES)
 def test_a_missing_extra_is_named(bare: Environment, extra: str) -> None:
-    """Whoever uses something that is not installed learns what to install, in the last line."""
+    """Using something that is not installed shows what to install, in the last line."""
     written = bare.run("-c", USES[extra], code=2 if extra == "cli" else 1)
     assert f"soundpiece-async[{extra}]" in written.splitlines()[-1]
 

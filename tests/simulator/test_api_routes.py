@@ -174,7 +174,7 @@ class TestPolls:
     """Holds end with the operation, the time, or the client."""
 
     async def test_holds_until_the_end(self) -> None:
-        """A held poll is answered when its operation ends, whoever else waits for it."""
+        """A long poll is answered when its operation ends, also with other waiters."""
         async with opened(durations=never_finishes, speed=1.0) as caller:
             sim, identity = caller.sim, (await caller.put()).operation["id"]
             answers: list[Answer] = []

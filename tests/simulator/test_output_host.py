@@ -204,7 +204,7 @@ class TestFaults:
 
 
 class TestRenders:
-    """Audio is made once and kept while there is room."""
+    """Audio is rendered once and cached within the size limit."""
 
     async def test_renders_once(self) -> None:
         """However many ask at a time, a score is rendered once."""
@@ -223,7 +223,7 @@ class TestRenders:
         assert await renders.get(score) is got[0]
 
     async def test_drops_the_oldest(self) -> None:
-        """What was asked for longest ago goes first when there is no room; the latest stays, however large."""
+        """The least recently requested audio is evicted first; the latest stays, however large."""
         scores = [compose("x", seed=seed, style="fx", seconds=0.1) for seed in range(3)]
         sizes = [len(encode(score)) for score in scores]
         renders = RenderCache(sizes[0] + max(sizes[1:]))

@@ -96,7 +96,7 @@ def test_a_sample_that_names_a_part_is_that_part(prompt: str, layers: tuple[str,
     ],
 )
 def test_the_first_known_word_chooses_the_effect(prompt: str, effect: str) -> None:
-    """Effects are told apart by the first word that names one."""
+    """The first word that names an effect decides which it is."""
     assert decide(prompt, seed=1, style="fx").effect == effect
 
 

@@ -34,7 +34,7 @@ class Receiver:
     got: list[tuple[dict[str, str], bytes]] = attrs.field(factory=list)
 
     async def receive(self, request: web.BaseRequest) -> web.Response:
-        """Take one delivery."""
+        """Receive one delivery."""
         self.got.append((dict(request.headers), await request.read()))
         await anyio.sleep(self.delay)
         status = self.statuses.pop(0) if self.statuses else 204

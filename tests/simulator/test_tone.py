@@ -121,7 +121,7 @@ def test_a_length_may_be_extreme(style: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
 def test_a_length_must_be_positive_and_finite(seconds: float) -> None:
-    """A length that is none is refused, in compose as in cut_down."""
+    """An invalid length is refused, in compose as in cut_down."""
     score = compose("x", seed=1, style="fx", seconds=1)
     with pytest.raises(ValueError, match="positive, finite"):
         compose("x", seed=1, style="fx", seconds=seconds)
@@ -130,7 +130,7 @@ def test_a_length_must_be_positive_and_finite(seconds: float) -> None:
 
 
 def test_a_style_must_be_known() -> None:
-    """A style that is none of the four is refused by name."""
+    """An unknown style is refused by name."""
     with pytest.raises(ValueError, match="song, instrumental, sample, fx, got 'opera'"):
         compose("x", seed=1, style="opera", seconds=1)
 
@@ -257,7 +257,7 @@ def test_scores_are_values() -> None:
 
 @pytest.mark.parametrize("package", ["numpy", "soundfile"])
 def test_without_its_extra_the_error_says_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without numpy or soundfile the import fails with the command that mends it."""
+    """Without numpy or soundfile the import fails with the command that installs them."""
     monkeypatch.setitem(sys.modules, package, None)
     spec = importlib.util.spec_from_file_location("tone_without_its_extra", tone.__file__)
     assert spec is not None

@@ -89,7 +89,7 @@ def test_a_remix_is_related_and_different(style: str, prompt: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_remix_of_a_longer_piece_has_another_tempo(seed: int) -> None:
-    """Where the length leaves room, the tempo is heard to change, whatever the prompt."""
+    """Where the length allows it, the tempo audibly changes, whatever the prompt."""
     source = compose("synthwave", seed=1, style="song", seconds=60)
 
     assert abs(remix(source, seed=seed, prompt="").plan.tempo / source.plan.tempo - 1) > 0.02

@@ -43,7 +43,7 @@ def finish(world: World, route: str, members: dict[str, Any], *, now: float = 0.
 
 
 def test_lets_time_decide() -> None:
-    """An operation is processing until its time has come, then ready, once; its creation is told by the wall clock."""
+    """An operation is processing until its time has come, then ready, once; its creation is by the wall clock."""
     world = make_world(wall_offset=1_795_000_000.0)
     operation = put(world, "create.new_fx", FX, now=5.0)
 

@@ -120,7 +120,7 @@ def keep_handle(operation: Operation[NewFx]) -> Handle:
 
 
 def take(result: Succeeded[NewFx] | Failed[NewFx]) -> str:
-    """Tell the outcomes of a bulk run apart; there is no third."""
+    """Distinguish the two outcomes of a bulk run."""
     match result:
         case Succeeded(request=request, operation=operation, files=files):
             assert_type(request, NewFx)

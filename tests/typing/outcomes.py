@@ -110,7 +110,7 @@ def match_all(outcome: Succeeded[NewFx] | Failed[NewFx]) -> str:
 
 
 def forget_one(outcome: Succeeded[NewFx] | Failed[NewFx]) -> str:
-    """Who forgets an outcome is told."""
+    """A missing outcome is a type error."""
     match outcome:
         case Succeeded(operation=operation):
             return operation.id
@@ -152,10 +152,10 @@ def change(request: NewFx, operation: Operation[NewFx], error: WaitTimeout | Inv
 
 
 def narrow(operation: Operation[Request]) -> Operation[NewSong]:
-    """An operation of any class is none of a special one."""
+    """An operation of any class is not one of a special class."""
     return operation  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
 
 def keep(operation: Operation[Any]) -> Operation[NewSong]:
-    """Whoever says ``Any`` is believed."""
+    """``Any`` is accepted."""
     return operation
