@@ -21,7 +21,7 @@ from soundpiece_async._core.results import SavedFile, Statistics
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.shared_gate import SharedPace
 from soundpiece_async._download.destinations import Destination
-from soundpiece_async._download.downloader import Downloader, deliver
+from soundpiece_async._download.downloader import Downloader, save_outputs
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async._lifetime import NEVER, Lifetime, StopSignal
 from soundpiece_async._operations import PreparedSubmit, Reader, Submitter
@@ -159,7 +159,7 @@ class Engine:
     ) -> list[SavedFile] | SavedFile:
         """Save the files of a ready operation, or one of them; raises as ``Session.download``."""
         with self.life.guarded():
-            return await deliver(
+            return await save_outputs(
                 what, to, name=name, overwrite=overwrite, reader=self.reader, downloader=self.downloader
             )
 
@@ -170,7 +170,7 @@ class Engine:
             InvalidRequest, SettingsError: nothing can be saved there.
         """
         with self.life.guarded():
-            await self.downloader.demand(to)
+            await self.downloader.check_destination(to)
 
     def deliver(self, operation: Operation[Any]) -> None:
         """Wake the waiters of an operation whose final state a webhook brought; one still running is no news."""

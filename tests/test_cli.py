@@ -125,9 +125,9 @@ def test_version(capsys: Streams) -> None:
         (["resume", ""], "The name of the folder is empty"),
         (["status", ""], "The name of the folder is empty"),
         (["verify", ""], "The name of the folder is empty"),
-        (["run", "create.new_fx", "--save-to", "ftp://host/x"], "names no store that files can go to"),
+        (["run", "create.new_fx", "--save-to", "ftp://host/x"], "unsupported destination URL"),
         (["run", "create.new_fx", "--save-to", "s3:/songs"], "a slash is missing, as s3://"),
-        (["get", "create.new_fx/op_1", "--save-to", "file://songs"], "of the machine 'songs'"),
+        (["get", "create.new_fx/op_1", "--save-to", "file://songs"], "on the machine 'songs'"),
         (["bulk", __file__, "s3://songs/x"], "s3://songs/x is a bucket, and this command needs a folder"),
         (["demo", "s3://songs/x"], "s3://songs/x is a bucket"),
         (["resume", "az://songs/x"], "az://songs/x is a bucket"),
@@ -276,8 +276,8 @@ def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> N
     simulator = serve()
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder]) == 2
     said = complaint(capsys)
-    assert f"files cannot be put into {folder}: " in said
-    assert "; name a folder that can be written to; nothing was sent" in said
+    assert f"{folder} is not writable (" in said
+    assert "; choose another folder (nothing was sent)" in said
     assert not simulator.operations
 
 
@@ -345,8 +345,9 @@ def test_get_over_another_file(serve: Serve, tmp_path: Path, capsys: Streams) ->
     flags = ["get", f"create.new_fx/{operation.id}", "--save-to", str(tmp_path), "--name", "door"]
     capsys.readouterr()
     assert main(flags) == 1
-    assert "a different file is already there; choose another name or folder, remove it, or pass --overwrite" in (
-        capsys.readouterr().err
+    assert (
+        "it already exists with different content; choose another name or folder, remove it, or pass --overwrite"
+        in (capsys.readouterr().err)
     )
     assert main([*flags, "--overwrite"]) == 0
     assert (tmp_path / "door.flac").read_bytes()[:4] == b"fLaC"
@@ -360,7 +361,7 @@ def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Strea
         assert main(command) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert "it lies too deep, " in err.splitlines()[-1]
+        assert "it is nested too deeply" in err.splitlines()[-1]
     assert not simulator.operations
     assert list(tmp_path.iterdir()) == []
 

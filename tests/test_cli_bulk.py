@@ -721,7 +721,10 @@ def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> N
         Path("out", f"{name}.flac").write_bytes(b"foreign")
     assert bulk() == 1
     said = capsys.readouterr().err
-    assert said.count("a different file is already there; choose another name or folder, remove it\n") == 2
+    assert (
+        said.count("it already exists with different content; choose another name or folder, remove it (output 0 of ")
+        == 2
+    )
     assert "overwrite" not in said
     assert "--retry-failed" not in said
     assert "are downloaded by the next run at no cost" in said
@@ -811,7 +814,7 @@ def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: py
         assert "1 file, " in capsys.readouterr().err
 
         for damage, fault in (
-            (bucket.objects.clear, "is not there"),
+            (bucket.objects.clear, "is missing"),
             (partial(bucket.objects.update, {key: b"x"}), "has 1 bytes"),
         ):
             damage()
@@ -829,7 +832,7 @@ def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: py
         assert main(["verify", "out", "--json"]) == 0
         out, err = capsys.readouterr()
         assert '"not_looked_at": 2' in out
-        assert err.count("not looked at: s3://songs/x/ cannot be looked into: ") == 1
+        assert err.count("not looked at: s3://songs/x/ cannot be read: ") == 1
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert main(["verify", "out"]) == 0
         assert f"is behind {bucket.url}, and the environment leads to http://127.0.0.1:9" in capsys.readouterr().err

@@ -51,7 +51,7 @@ async def test_full_finds_what_the_header_hides(tmp_path: Path, spoil: Callable[
         assert b.left() == []
 
         b.target.write_bytes(body)
-        with pytest.raises(CorruptAudio, match="the file that is there is damaged"):
+        with pytest.raises(CorruptAudio, match="already exists, and is damaged"):
             await b.downloader.save(output, b.target)
         b.server.files[PATH] = encode()
         await b.downloader.save(output, b.target, overwrite=True)

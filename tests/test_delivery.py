@@ -97,7 +97,7 @@ async def test_a_place_is_refused_before_anything_is_paid(session: Session, sim:
 async def test_a_full_check_refuses_a_store_before_anything_is_paid(sim: Simulator) -> None:
     """A check that cannot be made is not left out unsaid."""
     async with Session(settings(sim, verify="full")) as session:
-        with pytest.raises(SettingsError, match="decodes files"):
+        with pytest.raises(SettingsError, match="decodes local files"):
             await session.run(NewFx("door slams", duration=1), save_to=MemoryStore())
         assert len(sim.log) == 0
 
@@ -154,7 +154,7 @@ async def test_an_output_the_operation_does_not_have_is_refused(session: Session
     """Its name is unknown, and so is what it would be."""
     done = await session.run(NewFx("door slams", duration=1))
 
-    with pytest.raises(DownloadError, match="lists no output 7"):
+    with pytest.raises(DownloadError, match="has no output 7"):
         await session.download(attrs.evolve(done.operation.outputs[0], index=7), tmp_path)
 
 

@@ -76,7 +76,7 @@ async def test_a_store_that_refuses_is_found_out_before_paying(
 @pytest.mark.parametrize("to", ["az://songs/x", "file:///proc/nowhere"])
 async def test_no_settings_and_no_folder_are_found_out_before_paying(session: Session, sim: Simulator, to: str) -> None:
     """What cannot even be opened (F4)."""
-    await demand_nothing_paid(session, sim, to, "cannot be")
+    await demand_nothing_paid(session, sim, to, r"is not writable|cannot be")
 
 
 async def test_silence_is_found_out_before_paying(
@@ -86,18 +86,18 @@ async def test_silence_is_found_out_before_paying(
 
     A hundred that ask at once wait once.
     """
-    assert destinations.TRIAL == 10
-    monkeypatch.setattr(destinations, "TRIAL", 0.5)
+    assert destinations.CHECK_TIMEOUT == 10
+    monkeypatch.setattr(destinations, "CHECK_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        await demand_nothing_paid(session, sim, f"s3://{BUCKET}/x", "has not answered within 0.5 s: check")
+        await demand_nothing_paid(session, sim, f"s3://{BUCKET}/x", "no answer within 0.5 s: check")
 
         errors: list[SettingsError] = []
         started = time.monotonic()
 
         async def run() -> None:
-            with pytest.raises(SettingsError, match="has not answered") as caught:
+            with pytest.raises(SettingsError, match="no answer within") as caught:
                 await session.run(fx(), save_to=f"s3://{BUCKET}/y")
             errors.append(caught.value)
 
@@ -132,7 +132,7 @@ async def test_without_rights_to_read_nothing_is_written_over(tmp_path: Path, bu
     bucket.objects["song.flac"] = OTHER
     async with bench(tmp_path) as b:
         target = open_folder(bucket.store(), stores={}).name("song.flac")
-        with pytest.raises(DownloadError, match="cannot be compared with it; choose another name or folder"):
+        with pytest.raises(DownloadError, match="cannot be compared; choose another name or folder"):
             await b.downloader.save(b.output(), target)
         assert bucket.objects["song.flac"] == OTHER
         await b.downloader.save(b.output(), target, overwrite=True)
@@ -172,7 +172,7 @@ async def test_two_who_save_under_one_name_lose_nothing(
         errors: list[DownloadError] = []
 
         async def save() -> None:
-            with pytest.raises(DownloadError, match="a different file is already there") as caught:
+            with pytest.raises(DownloadError, match="already exists with different content") as caught:
                 await b.downloader.save(b.output(), shop.target())
             errors.append(caught.value)
 
@@ -222,12 +222,12 @@ async def test_what_an_account_may_not_know_is_not_there(bucket: Bucket) -> None
     bucket.rights = {"put"}
     assert not await folder.has("x")
     elsewhere = open_folder(bucket.store(endpoint="http://127.0.0.1:9"), stores={})
-    with pytest.raises(SettingsError, match=rf"s3://{BUCKET}/x cannot be looked for: .*sending request"):
+    with pytest.raises(SettingsError, match=rf"s3://{BUCKET}/x cannot be checked: .*sending request"):
         await elsewhere.has("x")
 
 
 def test_which_stores_create() -> None:
     """All but those that cannot, or are set not to."""
     for store in (MemoryStore(), LocalStore()):
-        assert open_folder(store, stores={}).name("x").creates
-    assert not open_folder(HTTPStore.from_url("http://127.0.0.1:9"), stores={}).name("x").creates
+        assert open_folder(store, stores={}).name("x").can_create
+    assert not open_folder(HTTPStore.from_url("http://127.0.0.1:9"), stores={}).name("x").can_create

@@ -16,7 +16,7 @@ from helpers.raw_output_host import ScriptedResponse
 from soundpiece_async._core.errors import CorruptAudio, DownloadError
 from soundpiece_async._core.requests import Output
 from soundpiece_async._core.results import SavedFile
-from soundpiece_async._download.downloader import SAVING
+from soundpiece_async._download.downloader import MAX_PARALLEL_FILES
 
 pytestmark = pytest.mark.anyio
 
@@ -83,12 +83,12 @@ async def test_the_same_file_is_not_fetched_again(tmp_path: Path, act: ScriptedR
 @pytest.mark.parametrize(
     ("there", "act", "reason"),
     [
-        (OTHER, ScriptedResponse(), "a different file"),
-        (SONG[:-1], ScriptedResponse(), "a different file"),
-        (SONG + b"x", ScriptedResponse(), "a different file"),
-        (SONG[:10], ScriptedResponse(), "a different file"),
-        (b"", ScriptedResponse(), "a different file"),
-        (SONG, ScriptedResponse(total=False), "does not say how long"),
+        (OTHER, ScriptedResponse(), "different content"),
+        (SONG[:-1], ScriptedResponse(), "different content"),
+        (SONG + b"x", ScriptedResponse(), "different content"),
+        (SONG[:10], ScriptedResponse(), "different content"),
+        (b"", ScriptedResponse(), "different content"),
+        (SONG, ScriptedResponse(total=False), "states no size"),
     ],
 )
 async def test_a_different_file_is_not_touched(
@@ -241,7 +241,7 @@ async def test_of_thousands_of_outputs_only_some_are_begun(tmp_path: Path, monke
 
         monkeypatch.setattr(b.downloader, "save_in", counted)
         files = await b.downloader.save_all(outputs, tmp_path, "take")
-        assert most == SAVING
+        assert most == MAX_PARALLEL_FILES
         assert files == list(range(500))
 
 

@@ -60,7 +60,7 @@ def test_names_that_the_encoding_lacks_stay_apart(serve: Serve, tmp_path: Path) 
     assert len(set(found)) == 4
     assert found[0] == found[4]
     assert found[3] == "plain.flac"
-    assert lines[2][1].startswith(f"it is called {found[2]}, because the file system refuses")
+    assert lines[2][1].startswith(f"saved as {found[2]}, because the file system rejects")
 
 
 @pytest.mark.parametrize("most", [143, 110])

@@ -56,13 +56,13 @@ class BytesPath:
 WRONG = [
     ("s3:songs", "two slashes are missing, as s3://…; for a folder of that name, write ./"),
     ("file:songs", "two slashes are missing, as file:///folder"),
-    ("S3://", "names no bucket: write s3://bucket/folder"),
-    ("https:/user:word@host/x", "names no store"),
-    ("ftp:songs", "names no store"),
-    ("out:/songs", "names no store"),
+    ("S3://", "the bucket is missing in 'S3://': write s3://bucket/folder"),
+    ("https:/user:word@host/x", "unsupported destination URL"),
+    ("ftp:songs", "unsupported destination URL"),
+    ("out:/songs", "unsupported destination URL"),
     (Path("https://songs/x"), "pass it as text"),
-    ("~nobody-of-that-name/x", "no such home folder"),
-    ("file://tmp/x", "of the machine 'tmp'"),
+    ("~nobody-of-that-name/x", "the home folder does not exist"),
+    ("file://tmp/x", "on the machine 'tmp'"),
 ]
 """Neither a folder nor a store: a text or path, and what its error says."""
 
@@ -71,14 +71,14 @@ WRONG = [
     ("to", "reason"),
     [
         *WRONG,
-        ("ftp://host/x", "names no store"),
-        ("https://user:word@host/x?sig=1", "names no store"),
+        ("ftp://host/x", "unsupported destination URL"),
+        ("https://user:word@host/x?sig=1", "unsupported destination URL"),
         (Path("s3://songs/x"), "pass it as text"),
         ("s3:/songs/x", "a slash is missing, as s3://"),
         ("file://songs.example/x", "file:///songs.example/x"),
-        ("file:///x%00", "names no folder"),
-        ("file://", "names no folder"),
-        (7, "no folder"),
+        ("file:///x%00", "the path is missing"),
+        ("file://", "the path is missing"),
+        (7, "not a folder"),
         ("song\0s", "cannot be a path"),
         (Path("song\ud800s"), "cannot be a path"),
         (BytesPath(), "cannot be a path"),
@@ -109,7 +109,7 @@ def test_a_url_is_split_letter_by_letter(url: str, parts: tuple[str, str]) -> No
 
 def test_no_key_climbs() -> None:
     """Dots name no folder in a store."""
-    with pytest.raises(InvalidRequest, match="knows no"):
+    with pytest.raises(InvalidRequest, match="cannot contain"):
         split_url("s3://songs/../x")
 
 
@@ -139,7 +139,7 @@ def make_places() -> Destinations:
 def test_a_place_that_can_be_used_is_let_pass() -> None:
     """With the extra and a check of headers; a full check needs files."""
     check_destination("s3://songs", verify="header")
-    with pytest.raises(SettingsError, match="decodes files"):
+    with pytest.raises(SettingsError, match="decodes local files"):
         check_destination(MemoryStore(), verify="full")
 
 
@@ -189,7 +189,7 @@ class CloudObject:
 def test_a_cloud_librarys_path_is_refused(path: Any) -> None:
     """Its files would go to a copy that dies with its client; nothing is copied to find that out (F1)."""
     for call in (lambda: parse_destination(path), lambda: Journal.open(path)):
-        with pytest.raises(InvalidRequest, match=r"not a folder of this machine.*as text") as caught:
+        with pytest.raises(InvalidRequest, match=r"not a local folder.*as text") as caught:
             call()
         assert "word" not in str(caught.value)
     assert not getattr(path, "copied", False)
@@ -228,11 +228,11 @@ def test_a_file_url_is_a_folder(url: str, path: str) -> None:
     ("url", "reason"),
     [
         *WRONG,
-        ("s3://b/x", "s3://b/x is not a folder"),
-        ("memory://x", "is not a folder"),
+        ("s3://b/x", "s3://b/x is not a local folder"),
+        ("memory://x", "is not a local folder"),
         ("postgresql://me:word@host/x", "Postgres is not available"),
-        ("ftp://me:word@host/x", "names no store"),
-        (MemoryStore(), "is not a folder"),
+        ("ftp://me:word@host/x", "unsupported destination URL"),
+        (MemoryStore(), "is not a local folder"),
     ],
 )
 def test_a_journal_is_in_a_folder(url: Any, reason: str) -> None:
@@ -248,9 +248,9 @@ async def test_a_folder_is_tried(folder: str, tmp_path: Path, monkeypatch: pytes
     """One that files cannot be put into is found out by making it, and by writing to it (F4)."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="files cannot be put into"):
-        await make_places().demand(folder.format(tmp=tmp_path))
-    await make_places().demand(tmp_path / "new" / "folder")
+    with pytest.raises(SettingsError, match=r"is not writable|cannot be made"):
+        await make_places().check(folder.format(tmp=tmp_path))
+    await make_places().check(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
 
@@ -263,4 +263,4 @@ async def test_a_process_without_descriptors_is_no_folders_fault(
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    await make_places().demand(tmp_path)
+    await make_places().check(tmp_path)

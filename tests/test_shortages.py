@@ -180,7 +180,7 @@ async def test_a_refused_name_is_changed(
     (file,) = await session.download(operation, tmp_path, name="Regen \u2013 laut")
     assert file.path is not None
     assert file.path.name == "Regen _ laut-21f25dc2.flac"
-    assert "refuses its own name" in file.warnings[-1]
+    assert "rejects its own name" in file.warnings[-1]
     (tmp_path / "folder").write_bytes(b"")
     with pytest.raises(DownloadError) as caught:
         await session._engine.downloader.save_in(operation.outputs[0], tmp_path / "folder" / "below", "x.flac")

@@ -1,1 +1,1 @@
-"""From an output to a file, an object in a store, or a stream: whole and verified, or not at all."""
+"""Downloads of outputs to files, to objects in a store, or through a stream: whole and verified, or not at all."""

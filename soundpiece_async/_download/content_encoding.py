@@ -1,4 +1,4 @@
-"""The bytes of a body as they were before somebody encoded them; the bytes decide whether somebody did."""
+"""Decodes response bodies whose ``Content-Encoding`` is real; the bytes decide, because the header may be wrong."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from soundpiece_async._core.content_encoding import Unpacker, UnpackingError
 from soundpiece_async._download.fetch import AttemptFailed, Body
 
 _START = 4
-"""Bytes that tell how a body begins."""
+"""Bytes that identify an encoding."""
 
 
 class Plain:
-    """A body of which the first blocks were looked at."""
+    """A body whose first blocks were already read; it yields them first."""
 
     def __init__(self, first: list[bytes], body: Body) -> None:
         self._first = deque(first)
@@ -34,15 +34,15 @@ class Plain:
 
 
 class Unpacked(Plain):
-    """A body that is decoded as it arrives, in pieces of bounded size.
+    """A body that is decoded as it arrives, in blocks of bounded size.
 
     Args:
         first: its first blocks.
         body: the rest.
-        encodings: as they were applied.
+        encodings: in the order in which they were applied.
 
     Raises:
-        AttemptFailed: one of them cannot be undone here.
+        AttemptFailed: one of them is not supported here.
     """
 
     def __init__(self, first: list[bytes], body: Body, *, encodings: tuple[str, ...]) -> None:
@@ -51,15 +51,15 @@ class Unpacked(Plain):
             self._unpackers = [Unpacker(name) for name in reversed(encodings)]
         except UnpackingError as error:
             raise AttemptFailed(str(error), refused=True) from None
-        self._pieces: Iterator[bytes] = iter(())
+        self._decoded: Iterator[bytes] = iter(())
 
     async def __anext__(self) -> bytes:
         while True:
             try:
-                piece = next(self._pieces, None)
-                if piece is not None:
-                    return piece
-                self._pieces = self._feed(await super().__anext__())
+                block = next(self._decoded, None)
+                if block is not None:
+                    return block
+                self._decoded = self._feed(await super().__anext__())
             except UnpackingError as error:
                 raise AttemptFailed(str(error)) from None
             except StopAsyncIteration:
@@ -68,18 +68,18 @@ class Unpacked(Plain):
                 raise
 
     def _feed(self, block: bytes) -> Iterator[bytes]:
-        """Yield what a block unpacks to, one layer after the other."""
-        pieces: Iterator[bytes] = iter((block,))
+        """Yield the decoded blocks, one layer after the other."""
+        blocks: Iterator[bytes] = iter((block,))
         for unpacker in self._unpackers:
-            pieces = _feed_all(unpacker, pieces)
-        return pieces
+            blocks = _feed_all(unpacker, blocks)
+        return blocks
 
 
 async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
-    """Return a body as it was before it was encoded; what only claims to be encoded is returned as it is.
+    """Return the decoded body, or the body itself where only its header claims an encoding.
 
     Raises:
-        AttemptFailed: it is encoded in a way that nothing here can undo.
+        AttemptFailed: the encoding is not supported here.
     """
     if not encodings:
         return body
@@ -96,6 +96,6 @@ async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
     return Unpacked([start], body, encodings=encodings)
 
 
-def _feed_all(unpacker: Unpacker, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        yield from unpacker.feed(piece)
+def _feed_all(unpacker: Unpacker, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    for block in blocks:
+        yield from unpacker.feed(block)

@@ -1,4 +1,4 @@
-"""The whole check of a FLAC file: every frame decoded, the MD5 of its audio compared (extra ``verify``)."""
+"""Decodes every frame of a FLAC file, and compares the MD5 of its audio (extra ``verify``)."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ _BLOCK = 65_536
 """Samples per channel decoded at a time: about half a MiB."""
 _NO_MD5 = bytes(16)
 _SAMPLES_AT, _SAMPLES_BYTES = 21, 5
-"""Where a header states its samples: 36 bits, whose first 4 are the last of a byte."""
+"""Position of the sample count in a header: 36 bits, the first 4 of which are the last of a byte."""
 
 Samples = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,7 +29,7 @@ def decode_and_check(path: Path, header: FlacHeader) -> tuple[str | None, str | 
     The MD5 is of the samples as little-endian integers of whole bytes, channels interleaved (RFC 9639, section 8.2).
 
     Returns:
-        What is wrong with it, as the end of a sentence, or None; and why it could not be decoded, or None.
+        The fault, as a clause for messages, or None; and the reason why decoding was not possible, or None.
     """
     if header.bits not in _PACKERS:
         return None, f"it was not decoded: libsndfile decodes 8, 16 and 24 bits per sample, and it has {header.bits}"
@@ -39,7 +39,7 @@ def decode_and_check(path: Path, header: FlacHeader) -> tuple[str | None, str | 
     dtype, pack = _PACKERS[header.bits]
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        # opened here: libsndfile does not say for which reason it could not
+        # opened here, because libsndfile does not report why opening failed
         with _Stated(path, header, samples=samples) as file, soundfile.SoundFile(file) as sound:
             while len(block := sound.read(_BLOCK, dtype=dtype, always_2d=True)):
                 digest.update(pack(block))
@@ -51,19 +51,19 @@ def decode_and_check(path: Path, header: FlacHeader) -> tuple[str | None, str | 
 
 
 def _count_samples(path: Path, header: FlacHeader) -> int | None:
-    """Return the length of a file whose header does not state one, by its last frame."""
+    """Return the number of samples from the last frame, for a header that does not state it."""
     with io.FileIO(open_regular(path)) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - flac.longest_tail(header)))
         return flac.find_last_sample(header, file.read())
 
 
 class _Stated(io.FileIO):
-    """A file whose header reads as if it stated its length: libsndfile cannot find the end of another one.
+    """A file whose header reads as if it stated its sample count, which libsndfile needs to find the end.
 
     Args:
         path: the file.
         header: its header.
-        samples: its length.
+        samples: the count.
     """
 
     def __init__(self, path: Path, header: FlacHeader, *, samples: int) -> None:
@@ -72,13 +72,13 @@ class _Stated(io.FileIO):
         self._bits = samples.to_bytes(_SAMPLES_BYTES)
 
     def readinto(self, buffer: Any) -> int:
-        """Read bytes, with the length where it belongs."""
+        """Read bytes, with the sample count inserted."""
         start = self.tell()
         count = super().readinto(buffer)
         view = memoryview(buffer).cast("B")
-        for place, bits in enumerate(self._bits, self._at - start):
-            if 0 <= place < count:
-                view[place] |= bits
+        for position, bits in enumerate(self._bits, self._at - start):
+            if 0 <= position < count:
+                view[position] |= bits
         return count
 
 
@@ -94,7 +94,7 @@ def _pack_24(block: Samples) -> bytes:
     return block.astype("<i4", copy=False).view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
 
 
-# libsndfile gives samples at the left of their integer: 8 bits in 16, 24 in 32
+# libsndfile left-aligns samples in their integers: 8 bits in 16, 24 in 32
 _PACKERS: dict[int, tuple[Literal["int16", "int32"], Callable[[Samples], bytes]]] = {
     8: ("int16", _pack_8),
     16: ("int16", _pack_16),

@@ -1,10 +1,10 @@
-"""Names the outputs of operations, and saves each to one file or object, or saves nothing.
+"""Names and saves the outputs of operations: each to one file or object, whole or not at all.
 
-Objects in a store have rules of their own: see ``_download.stores``.
+These are the rules for files; those for objects stand in ``_download.stores``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
-2. One writer per target: tasks of this process wait for each other here, processes at the lock of the ``.part``.
-3. A file already there is compared with the host's head and size; the same one is never fetched again.
+2. One writer per target: tasks of this process wait here for each other, processes at the lock of the ``.part``.
+3. A file that exists is compared with the host's by first bytes and size; the same file is never fetched again.
 4. A file that fails its check is fetched once more; the second failure is an error.
 5. Few files are open at a time: a thousand that wait for a stream would need a thousand descriptors.
 """
@@ -47,29 +47,29 @@ if TYPE_CHECKING:
 logger = get_logger("downloader")
 
 THREADS = 4
-"""Worker threads for file work: more make the event loop late, because they hold the interpreter's lock in turn."""
+"""Worker threads for file work: more delay the event loop, because they hold the interpreter's lock in turn."""
 FILES_PER_STREAM = 2
 """Files open for each stream: while one is synced and renamed, the next is claimed."""
-SAVING = 32
-"""Files of one operation at work at the same time, or as many as are streamed: it may have thousands."""
+MAX_PARALLEL_FILES = 32
+"""Files of one operation saved at the same time, or as many as may be streamed: it may have thousands."""
 LOCK_POLL = 0.1
-"""Seconds between two looks at a lock that another process holds."""
+"""Seconds between two attempts at a lock that another process holds."""
 
 
 class Downloader:
-    """Saves outputs. One per session; open for any number of ``save`` at once.
+    """Saves outputs. One per session; any number of ``save`` may run at once.
 
     Args:
         stream: opens a URL, as ``Transport.stream`` does.
-        renew: gives the output with its URL signed afresh; its errors leave ``save`` as they are.
-        limit: streams at once.
+        renew: returns the output with a newly signed URL; its errors leave ``save`` unchanged.
+        limit: concurrent streams.
         verify: ``"header"``, ``"full"`` (extra ``verify``) or ``"none"``, as in ``Settings``.
-        keep_corrupt: keep what failed its check, as ``<name>.corrupt``.
-        max_bytes: of one file; None: what its length makes plausible.
+        keep_corrupt: keep a file that failed its check, as ``<name>.corrupt``.
+        max_bytes: of one file; None: the largest that is plausible for its duration.
         max_elapsed: seconds without a new byte, after which a download gives up.
-        slowest: bytes per second of one stream, over ``window`` seconds; None: any speed will do.
+        slowest: bytes per second that a stream must reach, over ``window`` seconds; None: no minimum.
         window: seconds.
-        close_idle: gives up connections that idle, when descriptors run short.
+        close_idle: closes idle connections, to free descriptors.
         sleep: waits between attempts.
     """
 
@@ -104,7 +104,7 @@ class Downloader:
         )
         self._threads = anyio.CapacityLimiter(THREADS)
         self._destinations = Destinations(self._threads)
-        self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, also after its download
+        self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, even after its download
         self._targets = KeyedLocks()  # rule 2
         self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
         self._verifier: Verifier | None = None
@@ -117,12 +117,12 @@ class Downloader:
 
     @property
     def streams_out(self) -> int:
-        """Streams open now."""
+        """Open streams."""
         return self._context.slots.borrowed_tokens
 
     @property
     def received(self) -> int:
-        """Bytes of bodies that came from the output host, those fetched twice included."""
+        """Bytes of response bodies from the output host, including those fetched twice."""
         return self._context.received
 
     def open(
@@ -133,26 +133,26 @@ class Downloader:
         wanted: ByteRange | None = None,
         if_range: str | None = None,
     ) -> VerifiedRelay | RangeRelay:
-        """Prepare to pass an output on, or the part of it that is wanted, to whoever makes something else than a file.
+        """Return a relay of an output, or of the wanted range of it, that has not started.
 
         Raises:
             SettingsError: ``verify="full"``: frames are decoded from files only.
         """
-        download = OutputDownload(output, target="a stream", context=self._context)
+        download = OutputDownload(output, target="", context=self._context)
         relay = VerifiedRelay(download, emit=emit, verify=self._verify, threads=self._threads)
         return relay if wanted is None else RangeRelay(relay, wanted=wanted, if_range=if_range)
 
     async def save(self, output: Output, target: "Path | Target", *, overwrite: bool = False) -> SavedFile:
-        """Bring an output to ``target``, whose folder is made if missing.
+        """Save an output to ``target``, whose folder is made if missing.
 
-        Cancelled or failed, it leaves at most a ``.part`` and its note, from which the next call goes on. A file
-        that is there already and is the same is taken as it is.
+        When cancelled or failed, it leaves at most a ``.part`` and its sidecar, which the next call resumes. An
+        existing file with the same content is kept.
 
         Raises:
-            CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
-            DownloadError: it cannot be had or written, or another file is there and ``overwrite`` is false.
+            CorruptAudio: the host's file is not valid FLAC; it was fetched twice.
+            DownloadError: it cannot be fetched or written, or another file exists and ``overwrite`` is false.
             SettingsError: ``verify="full"`` without the extra ``verify``, or for an object.
-            SoundpieceError: whatever ``renew`` raises.
+            SoundpieceError: from ``renew``.
         """
         if not isinstance(target, Path):
             return await self._upload(output, target, overwrite=overwrite)
@@ -161,46 +161,46 @@ class Downloader:
         if self._verifier is None:
             self._verifier = await worker.run(make_verifier, self._verify)
         async with self._targets.acquire(target if target.is_absolute() else await worker.run(target.absolute)):
-            return await self._take(
+            return await self._save_file(
                 target, download=download, worker=worker, verifier=self._verifier, overwrite=overwrite
             )
 
-    async def demand(self, to: Destination | None) -> None:
-        """Try a destination, before anything is sent and paid for.
+    async def check_destination(self, to: Destination | None) -> None:
+        """Check a destination, before anything is sent and paid for.
 
         Raises:
             InvalidRequest, SettingsError: nothing can be saved there.
         """
-        await self._destinations.demand(to)
+        await self._destinations.check(to)
 
     async def save_in(self, output: Output, to: Destination, name: str, *, overwrite: bool = False) -> SavedFile:
-        """Bring an output to a place, under a name that is safe.
+        """Save an output to a destination, under a name that is safe.
 
         Raises:
-            InvalidRequest, SettingsError: there is no such place, or it cannot be used as the environment is.
+            InvalidRequest, SettingsError: not a destination, or one that cannot be opened.
             SoundpieceError: as ``save``.
         """
-        place = await self._destinations.open(to)
-        if not isinstance(place, Path):
-            return await self.save(output, place.name(name), overwrite=overwrite)
+        folder = await self._destinations.open(to)
+        if not isinstance(folder, Path):
+            return await self.save(output, folder.name(name), overwrite=overwrite)
         try:
-            return await self.save(output, place / name, overwrite=overwrite)
+            return await self.save(output, folder / name, overwrite=overwrite)
         except DownloadError as error:
             if not refuses_name(error):
                 raise
             refusal = error
-        saved = await self.save(output, place / plainer_name(name), overwrite=overwrite)
-        warning = f"it is called {saved.path and saved.path.name}, because the file system refuses its own name"
+        saved = await self.save(output, folder / plainer_name(name), overwrite=overwrite)
+        warning = f"saved as {saved.path and saved.path.name}, because the file system rejects its own name"
         logger.warning("%s: %s: %s", output.handle, warning, refusal.__cause__)
         return attrs.evolve(saved, warnings=(*saved.warnings, warning))
 
     async def save_all(
         self, outputs: Sequence[Output], to: Destination, stem: str, *, overwrite: bool = False
     ) -> list[SavedFile]:
-        """Bring all outputs of an operation to a place, under the names ``file_names`` gives them, many at a time.
+        """Save all outputs of an operation to a destination, under the names of ``file_names``, many at a time.
 
         Raises:
-            SoundpieceError: the first of them that could not be saved, once the others are; notes name others.
+            SoundpieceError: the first that failed, once the others are saved; its notes name further failures.
         """
         files: dict[int, SavedFile] = {}
         errors: list[Exception] = []
@@ -208,23 +208,23 @@ class Downloader:
         names = enumerate(file_names(stem, outputs))
 
         async def save() -> None:
-            for place, name in names:
+            for index, name in names:
                 try:
-                    files[place] = await self.save_in(outputs[place], to, name, overwrite=overwrite)
-                except Exception as error:  # noqa: BLE001 - raised below, bare: a fault of ours stops no other either
+                    files[index] = await self.save_in(outputs[index], to, name, overwrite=overwrite)
+                except Exception as error:  # noqa: BLE001 - raised below; an error of ours, too, stops no other file
                     errors.append(error)
 
         async with anyio.create_task_group() as saving:
-            for _ in range(min(len(outputs), max(SAVING, int(self._context.slots.total_tokens)))):
+            for _ in range(min(len(outputs), max(MAX_PARALLEL_FILES, int(self._context.slots.total_tokens)))):
                 saving.start_soon(save)
         if errors:
             note_others(errors[0], errors[1:])
             raise errors[0]
-        return [files[place] for place in range(len(outputs))]
+        return [files[index] for index in range(len(outputs))]
 
     async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
-        """Bring an output to an object."""
-        from soundpiece_async._download import stores  # noqa: PLC0415 - there is a target: obstore is here
+        """Save an output to an object."""
+        from soundpiece_async._download import stores  # noqa: PLC0415 - the target exists, so obstore is installed
 
         download = OutputDownload(output, target=target.url, context=self._context)
         async with self._targets.acquire(target.url), self._uploads:
@@ -234,10 +234,10 @@ class Downloader:
         self.saved += fetched
         return saved
 
-    async def _take(
+    async def _save_file(
         self, target: Path, *, download: OutputDownload, worker: FileWorker, verifier: Verifier, overwrite: bool
     ) -> SavedFile:
-        """Become the only writer of a target, or find that the file is there (rules 2 and 3)."""
+        """Write the target as its only writer, or keep the file that exists (rules 2 and 3)."""
         replace = False
         while True:
             part = PartFile(target, source=f"{download.output.handle}#{download.output.index}")
@@ -250,7 +250,7 @@ class Downloader:
                     if not part.closed:
                         await worker.finish(part.close)
             if claim is Claim.LOCKED:
-                await anyio.sleep(LOCK_POLL)  # a lock of another process sends no event
+                await anyio.sleep(LOCK_POLL)  # the lock of another process sends no event
                 continue
             found = await self._compare(target, download=download, worker=worker, verifier=verifier)
             if isinstance(found, SavedFile):
@@ -262,7 +262,7 @@ class Downloader:
     async def _fetch(
         self, part: PartFile, *, download: OutputDownload, worker: FileWorker, verifier: Verifier
     ) -> SavedFile:
-        """Fill the part, check it, and give it its name (rules 1 and 4)."""
+        """Fetch the file, check it, and rename it (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
             cut = await download_into(FileSink(part, worker=worker), download=download)
@@ -275,20 +275,20 @@ class Downloader:
                 return make_saved_file(
                     part.target, size=part.length, sha256=part.sha256(), found=found, output=download.output
                 )
-            logger.warning("%s: %s is not what it should be: %s", download.output.handle, part.target, fault)
+            logger.warning("%s: %s failed its check: %s", download.output.handle, part.target, fault)
             if fault_before and self._keep_corrupt:
                 fault = f"{fault}; it is kept as {await worker.run(part.keep_corrupt)}"
             else:
                 await worker.run(part.restart, RemoteFile())
             download.reset()
         raise download.error(
-            f"{fault}; it was fetched twice. Settings(verify='none') takes it as it is", kind=CorruptAudio
+            f"{fault}; it was fetched twice. Settings(verify='none') accepts it as it is", kind=CorruptAudio
         )
 
     async def _compare(
         self, target: Path, *, download: OutputDownload, worker: FileWorker, verifier: Verifier
     ) -> SavedFile | DownloadError:
-        """Take the file that is there, or say why not (rule 3)."""
+        """Return the existing file, or the reason not to use it (rule 3)."""
         info = await worker.run(read_file_info, target)
         difference = await compare_with_existing(FileHead(info.head, info.size), download=download)
         if difference is not None:
@@ -296,14 +296,14 @@ class Downloader:
         found = await worker.run(verifier, info.head, target, download.output.duration)
         if found.fault is not None:
             return download.error(
-                f"the file that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
+                f"it already exists, and is damaged: {found.fault}; remove it, or pass overwrite=True",
                 kind=CorruptAudio,
             )
         return make_saved_file(target, size=info.size, sha256=info.sha256, found=found, output=download.output)
 
 
 def _publish_if_good(part: PartFile, verifier: Verifier, duration: float | None, cut: str | None) -> Verification:
-    """Check a part and give it its name, in one visit to a thread; ``cut`` is what is wrong with its end."""
+    """Check a part file and publish it, in one call to a thread; ``cut`` is the fault at its end."""
     found = verifier(part.head(), part.path, duration)
     if cut is not None and found.fault is None and found.verified != "none":
         found = attrs.evolve(found, fault=cut)
@@ -312,7 +312,7 @@ def _publish_if_good(part: PartFile, verifier: Verifier, duration: float | None,
     return found
 
 
-async def deliver(
+async def save_outputs(
     what: Operation[Any] | Handle | Output,
     to: Destination,
     *,
@@ -321,13 +321,13 @@ async def deliver(
     reader: Reader,
     downloader: Downloader,
 ) -> list[SavedFile] | SavedFile:
-    """Save the files of a ready operation, or one of them; as ``Session.download``, which says the rest.
+    """Save the files of a ready operation, or one of them; arguments as of ``Session.download``.
 
     Raises:
         NotReady: the operation has no outputs yet.
-        InvalidRequest: there is no such place.
+        InvalidRequest: not a destination.
         TypeError: ``name`` is not text.
-        OperationFailed: it never will be ready.
+        OperationFailed: the operation failed.
         SoundpieceError: as ``Downloader.save``.
     """
     if not isinstance(name, str | None):
@@ -339,7 +339,7 @@ async def deliver(
         files = {sibling.index: title for sibling, title in zip(siblings, titles, strict=True)}
         if what.index not in files:
             raise DownloadError(
-                f"operation {what.handle} lists no output {what.index}", url=what.url, path=str(to)
+                f"operation {what.handle} has no output {what.index}", url=what.url, path=str(to)
             ).about(what.handle)
         return await downloader.save_in(what, to, files[what.index], overwrite=overwrite)
     operation = what if isinstance(what, Operation) and completion.is_over(what) else await reader.refresh(what)

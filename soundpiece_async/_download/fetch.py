@@ -1,6 +1,6 @@
-"""Brings the bytes of one output here: asks, goes on where a stream broke, and has the URL signed afresh.
+"""Fetches one output: retries failed attempts, and renews its signed URL.
 
-Resuming is the retry: no layer below tries again. ``_core.patience`` says when it ends.
+Each retry resumes where the last attempt ended; no layer below retries. ``_core.patience`` decides when to give up.
 """
 
 import random
@@ -35,11 +35,17 @@ T = TypeVar("T")
 logger = get_logger("downloader")
 
 URL_RENEWAL_MARGIN = timedelta(seconds=60)
-"""A URL with less life than this is renewed before it is used (docs/api.md#downloads: a minute or so)."""
+"""A URL that expires within this time is renewed before it is used (docs/api.md#downloads: a minute or so)."""
 
 
-class AttemptFailed(Exception):  # noqa: N818 - no error yet: it becomes one when there are too many in a row
-    """An attempt that did not bring the rest; never leaves this floor."""
+class AttemptFailed(Exception):  # noqa: N818 - internal; an error only after too many in a row
+    """A failed attempt. Internal to this package; after too many in a row it becomes a DownloadError.
+
+    Args:
+        why: the reason, for messages.
+        refused: the host refused the URL, so a new one is needed.
+        slow: the body arrived too slowly.
+    """
 
     def __init__(self, why: str, *, refused: bool = False, slow: bool = False) -> None:
         super().__init__(why)
@@ -47,18 +53,18 @@ class AttemptFailed(Exception):  # noqa: N818 - no error yet: it becomes one whe
         self.slow = slow
 
 
-class TooLarge(Exception):  # noqa: N818 - as AttemptFailed: it becomes an error where it is caught
-    """The file is larger than it may be; never leaves this floor, and is not tried again."""
+class TooLarge(Exception):  # noqa: N818 - internal, as AttemptFailed
+    """The file is larger than allowed. Internal to this package; becomes a DownloadError without a retry."""
 
 
 @attrs.define(eq=False)
 class ServerClock:
-    """The output host's time, once it has told it; until then the local clock's."""
+    """The output host's clock, from the first response with a ``Date`` header; before that the local clock."""
 
     _seen: tuple[datetime, float] | None = None
 
     def read(self, headers: Mapping[str, str]) -> None:
-        """Learn from an answer's ``Date``, plus its ``Age`` in a cache on the way (RFC 9111, section 5.1)."""
+        """Read the ``Date`` of a response, plus its ``Age`` in a cache on the way (RFC 9111, section 5.1)."""
         try:
             date = parsedate_to_datetime(headers["date"]).astimezone(UTC)
             age = timedelta(seconds=int(headers.get("age", "0")))
@@ -67,7 +73,7 @@ class ServerClock:
             return
 
     def now(self) -> datetime:
-        """Give the time by which the host judges a URL."""
+        """Return the host's time, which decides whether a URL has expired."""
         if self._seen is None:
             return datetime.now(UTC)
         date, seen_at = self._seen
@@ -76,18 +82,18 @@ class ServerClock:
 
 @attrs.define(eq=False, kw_only=True)
 class DownloadContext:
-    """The output host as all downloads of a session share it.
+    """Settings and state that all downloads of a session share.
 
     Attributes:
         stream: opens a URL.
-        renew: gives an output with its URL signed afresh.
-        slots: bounds the streams.
+        renew: returns an output with a newly signed URL.
+        slots: limits the concurrent streams.
         sleep: waits between attempts.
         max_elapsed: seconds without a new byte, after which a download gives up.
-        slowest: bytes per second of one body, over ``window`` seconds; None: any speed will do.
-        max_bytes: of one file; None: what its length makes plausible.
-        close_idle: gives up connections that idle, when descriptors run short.
-        received: bytes of bodies, since the start.
+        slowest: bytes per second that a body must reach, measured over ``window`` seconds; None: no minimum.
+        max_bytes: largest size of a file; None: the largest that is plausible for its duration.
+        close_idle: closes idle connections, to free descriptors.
+        received: bytes of response bodies so far.
     """
 
     stream: Callable[..., "AbstractAsyncContextManager[Stream]"]
@@ -104,12 +110,12 @@ class DownloadContext:
 
 
 class OutputDownload:
-    """One output as long as it is being saved: its URL, and how much patience is left.
+    """The download of one output: its current URL, its progress, and its retry budget.
 
     Attributes:
-        output: with the URL signed last.
-        target: where it is going, for messages.
-        received: bytes of bodies, for this file.
+        output: with its latest URL.
+        target: the destination, for messages; empty for a stream.
+        received: bytes of response bodies for this output.
     """
 
     def __init__(self, output: Output, *, target: str, context: DownloadContext) -> None:
@@ -128,27 +134,31 @@ class OutputDownload:
         return f"<OutputDownload {url} received={self.received} furthest={self._furthest} {self._patience!r}>"
 
     def record_progress(self, length: int) -> None:
-        """Note how many bytes of the file are here; more than ever before is what counts as progress."""
+        """Record how many bytes of the file have arrived; only a new maximum counts as progress."""
         if length > self._furthest:
             self._furthest = length
             self._patience.gain()
 
     def reset(self) -> None:
-        """Begin anew: what was here is not the file."""
+        """Reset the progress, because the file is fetched again from the start."""
         self._furthest = 0
         self._patience.renew()
 
     async def retry(self, ask: Callable[[], Mapping[str, str]], read: Callable[["Stream"], Awaitable[T]]) -> T:
-        """Ask until ``read`` makes something of the answer; it raises ``AttemptFailed`` when it cannot.
+        """Send requests until ``read`` returns a result.
+
+        Args:
+            ask: returns the headers of the next request.
+            read: reads a response; raises ``AttemptFailed`` when another attempt is needed.
 
         Raises:
-            DownloadError: no new byte came for too long, or the file is larger than it may be.
-            SoundpieceError: what ``renew`` or ``read`` raise.
+            DownloadError: no new byte arrived for too long, or the file is larger than allowed.
+            SoundpieceError: from ``renew`` or ``read``.
         """
         shortage, stale = Shortage(f"{self.output.handle}"), False
         while True:
             async with self._context.slots:
-                # inside the slot: a URL that lives for seconds must not wait in a queue of ours
+                # with the slot in hand: a URL that is valid for seconds must not wait in our queue
                 await self._renew_if_expiring()
                 try:
                     return await self._attempt(ask(), read)
@@ -157,7 +167,7 @@ class OutputDownload:
                 except (TransportError, AttemptFailed) as error:
                     failure = error
             stale = not stale and getattr(failure, "stale", False)
-            if stale:  # one attempt without a pause: the connection was closed before the request came
+            if stale:  # retry once without a pause: the pooled connection had been closed
                 continue
             if getattr(failure, "passing", False):
                 await shortage.wait(failure)
@@ -167,60 +177,60 @@ class OutputDownload:
             await self._context.sleep(delay)
 
     def ended_here_before(self, length: int) -> bool:
-        """Return whether the last body without a known end ended there, too, and note that this one did."""
+        """Return whether the previous body of unknown length ended at the same byte, and record this end."""
         again, self._end = self._end == length, length
         return again
 
     def open_body(self, stream: "Stream") -> "Body":
-        """Return the body of an answer, which ends with a ``AttemptFailed`` when it is too slow."""
+        """Return the body of a response; reading it raises ``AttemptFailed`` when it is too slow."""
         speed = Speed(lowest=self._context.slowest, window=self._context.window)
         return Body(stream.blocks, download=self, speed=speed)
 
     def count_wait(self, seconds: float) -> None:
-        """Count time spent waiting for the host."""
+        """Record seconds spent waiting for the host."""
         self._patience.wait(seconds)
 
     def count_block(self, size: int, *, fast: bool | None) -> AttemptFailed | None:
-        """Count a block of a body, new or not.
+        """Count the bytes of a block, whether new or repeated.
 
         Args:
-            size: of it.
-            fast: whether the window it ends was fast enough; None: it ends none.
+            size: of the block.
+            fast: whether the measuring window that ends with it was fast enough; None: no window ends here.
 
         Returns:
-            The reason to read no further, or None.
+            The reason to stop reading, or None.
         """
         self.received += size
         self._context.received += size
         if fast is False:
-            why = f"less than {self._context.slowest:.0f} bytes per second came over {self._context.window:.3g} s"
+            why = f"fewer than {self._context.slowest:.0f} bytes per second arrived over {self._context.window:.3g} s"
             return AttemptFailed(why, slow=True)
         if fast:
             self._patience.renew()
         return None
 
     def check_announced_size(self, size: int) -> None:
-        """Check a size that the host announced; how long the audio is by its own header is not known yet.
+        """Check the size that the host announced, before the duration in the file's own header is known.
 
         Raises:
-            TooLarge: that is more than the file may have.
+            TooLarge: the size exceeds the limit.
         """
         most = flac.LARGEST_FILE if self._context.max_bytes is None else self._context.max_bytes
         if size > most:
             raise TooLarge(f"it has {size} bytes, and {self._explain_max_size(most)}")
 
     def check_size(self, size: int, *, header: FlacHeader | None) -> None:
-        """Check the number of bytes that came: a body may have no end.
+        """Check the number of bytes received: a body may be endless.
 
         Raises:
-            TooLarge: that is more than the file may have.
+            TooLarge: the size exceeds the limit.
         """
         most = self.max_size(header)
         if size > most:
             raise TooLarge(f"it has {size} bytes or more, and {self._explain_max_size(most)}")
 
     def max_size(self, header: FlacHeader | None = None) -> int:
-        """Return the bytes that the file may have, by the settings or else by its length."""
+        """Return the largest allowed size in bytes, from the settings or else from the duration."""
         if self._context.max_bytes is not None:
             return self._context.max_bytes
         return flac.largest_file(seconds=self.output.duration, header=header)
@@ -231,18 +241,19 @@ class OutputDownload:
         return f"no FLAC of its length has more than {most}; Limits(max_bytes=...) sets another bound"
 
     async def wait_for_resources(self, shortage: Shortage, error: OSError) -> None:
-        """Wait, within a call for this file, until something is free again; connections that idle go first."""
+        """Wait until the system has descriptors or memory again, after closing idle connections."""
         self._context.close_idle()
         await shortage.wait(error)
 
     def error(self, why: str, *, kind: type[DownloadError] = DownloadError) -> DownloadError:
-        """Make the error that ends this download; ``why`` ends with what to do next."""
-        url = redact_url(self.output.url)
-        message = f"{self.output.handle}: {url} was not saved as {self.target}: {why}"
-        return kind(message, url=url, path=self.target, received=self.received).about(self.output.handle)
+        """Build the error that ends this download; ``why`` ends with what to do next."""
+        output, url = self.output, redact_url(self.output.url)
+        what = f"{self.target} was not saved" if self.target else "the stream broke off"
+        message = f"{what}: {why} (output {output.index} of {output.handle}, {url.partition('?')[0]})"
+        return kind(message, url=url, path=self.target, received=self.received).about(output.handle)
 
     async def _attempt(self, headers: Mapping[str, str], read: Callable[["Stream"], Awaitable[T]]) -> T:
-        """Ask once."""
+        """Send one request, and read its response."""
         self._retry_after = None
         async with AsyncExitStack() as opened:
             begun = anyio.current_time()
@@ -258,7 +269,7 @@ class OutputDownload:
             return await read(stream)
 
     async def _renew_if_expiring(self) -> None:
-        """Have the URL signed afresh when it was refused or will be soon; a fresh one is used whatever its life."""
+        """Renew the URL if it was refused or expires soon; a new one is used however soon it expires."""
         expires_at = self.output.expires_at
         if expires_at is not None and expires_at.tzinfo is None:
             expires_at = expires_at.replace(tzinfo=UTC)
@@ -267,7 +278,7 @@ class OutputDownload:
             self._refused = False
 
     def _next_pause(self, failure: TransportError | AttemptFailed) -> float:
-        """Count an attempt that did not bring the rest, and return the seconds to wait before the next."""
+        """Count a failed attempt, and return the seconds to wait before the next; raise if it was the last."""
         self._refused = isinstance(failure, OutputRefused) or (isinstance(failure, AttemptFailed) and failure.refused)
         pause = self._patience.fail(
             refused=self._refused,
@@ -278,20 +289,20 @@ class OutputDownload:
         if isinstance(pause, int | float):
             return pause
         error = self.error(
-            f"{failure}; {pause.why}; {self._furthest} bytes are here: download it again later to go on from them"
+            f"{failure}; {pause.why}; {self._furthest} bytes were kept: download it again later to resume"
         )
         error.retry_after = self._retry_after
         raise error from (failure if isinstance(failure, TransportError) else None)
 
 
 def log_warnings(warnings: Iterable[str], *, output: Output, target: object) -> None:
-    """Log what is otherwise than announced about audio that is saved, or passed on, all the same."""
+    """Log how audio that is used differs from what was announced."""
     for warning in warnings:
         logger.warning("%s: %s: %s; the audio is used as it is", output.handle, target, warning)
 
 
 class Body:
-    """The blocks of a body as they arrive, each counted and timed."""
+    """The blocks of a response body as they arrive, each counted and timed."""
 
     def __init__(self, blocks: AsyncGenerator[bytes], *, download: OutputDownload, speed: Speed) -> None:
         self._blocks = blocks
@@ -318,5 +329,5 @@ class Body:
         return block
 
     async def aclose(self) -> None:
-        """Close the blocks here and now, not when they are collected."""
+        """Close the blocks now, rather than when they are garbage-collected."""
         await self._blocks.aclose()

@@ -39,17 +39,17 @@ from soundpiece_async._regularfiles import NO_LINK, open_regular
 RENAMES_OPEN_FILES = sys.platform != "win32"
 """Whether this system renames a file that is open."""
 _MAX_BLOCKS = 1024
-"""What ``writev`` takes on Linux and macOS (IOV_MAX)."""
+"""Blocks that ``writev`` takes on Linux and macOS (IOV_MAX)."""
 
 
 class Claim(Enum):
-    """What became of the wish to write a target."""
+    """Result of an attempt to become the writer of a target."""
 
     ACQUIRED = auto()
     LOCKED = auto()
-    """Another process, or another spelling of the same path, is writing it."""
+    """Another process is writing it, or this one under another spelling of its path."""
     EXISTS = auto()
-    """The target is there, and may not be overwritten."""
+    """The target exists, and may not be overwritten."""
 
 
 class PartFile:
@@ -57,12 +57,12 @@ class PartFile:
 
     Args:
         target: the final path.
-        source: names what is downloaded; bytes of another source are not gone on with.
+        source: identifies the output; a ``.part`` of another one is not resumed.
 
     Attributes:
-        length: bytes written and, in ``digest``, counted.
-        known: what the host has said of the file.
-        closed: there is nothing left to do.
+        length: bytes written and hashed.
+        known: what the host said about the file.
+        closed: published, or given up.
     """
 
     def __init__(self, target: Path, *, source: str) -> None:
@@ -76,15 +76,15 @@ class PartFile:
         self._file: io.FileIO | None = None
         self._unlock: Callable[[], None] = _do_nothing
         self.closed = False
-        self._one_at_a_time = threading.Lock()
+        self._call_lock = threading.Lock()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "new" if self._file is None else "open"
         return f"<PartFile {self.path} {state} length={self.length} {self.known}>"
 
     def claim(self, *, overwrite: bool) -> Claim:
-        """Try to become the only writer, and take over what may be gone on with; never waits. The folder must exist."""
-        with self._one_at_a_time:
+        """Try to become the only writer, and load bytes that can be resumed. Does not wait. The folder must exist."""
+        with self._call_lock:
             if self.target.exists() and not overwrite and not self._sidecar.exists():
                 return Claim.EXISTS
             locked = None if self.closed else _open_locked(self.path)
@@ -92,33 +92,34 @@ class PartFile:
                 return Claim.LOCKED
             self._file, self._unlock = file, _ = locked
             try:
-                if self.target.exists() and not overwrite:  # published meanwhile, or by one killed before its note went
+                # published meanwhile, or by a process that was killed before it removed the sidecar
+                if self.target.exists() and not overwrite:
                     self._release()
                     return Claim.EXISTS
                 self._resume(file)
-            except OSError:  # nothing is known of the bytes that are there: they stay
+            except OSError:  # the bytes in the file are of unknown value: keep them
                 self._drop(file)
                 raise
             return Claim.ACQUIRED
 
     def restart(self, known: RemoteFile) -> None:
-        """Throw the bytes away, and note what the next ones belong to (rule 2)."""
-        with self._one_at_a_time:
+        """Discard the bytes, and record the version of the next ones (rule 2)."""
+        with self._call_lock:
             self._restart(self._open_file(), known)
 
     def append(self, blocks: Sequence[bytes]) -> None:
-        """Write blocks behind what is there, and hash them."""
-        with self._one_at_a_time:
+        """Append blocks, and hash them."""
+        with self._call_lock:
             file = self._open_file()
-            file.seek(self.length)  # behind what counts: an attempt that failed may have written some of it
+            file.seek(self.length)  # a failed attempt may have written bytes that do not count
             _write_all(file, blocks)
             for block in blocks:
                 self._digest.update(block)
                 self.length += len(block)
 
     def head(self) -> bytes:
-        """Read the bytes a FLAC header takes, with the tag before it."""
-        with self._one_at_a_time:
+        """Read the FLAC header, and the tag before it."""
+        with self._call_lock:
             file = self._open_file()
             file.seek(0)
             data = read_head(file.read)
@@ -126,19 +127,19 @@ class PartFile:
             return data
 
     def tail(self, size: int) -> bytes:
-        """Read so many of the last bytes, or all."""
-        with self._one_at_a_time:
+        """Read the last ``size`` bytes, or all."""
+        with self._call_lock:
             file = self._open_file()
             file.seek(max(0, self.length - size))
             return file.read(size)
 
     def sha256(self) -> str:
-        """Give the hash of all bytes, as hex, without reading them again."""
+        """Return the SHA-256 of all bytes, as hex, without reading them again."""
         return self._digest.hexdigest()
 
     def publish(self) -> None:
-        """Give the file its final name, so that it survives a power cut right after, and close it."""
-        with self._one_at_a_time:
+        """Sync the file, rename it to its final name, and close it; it survives a power cut right after."""
+        with self._call_lock:
             file = self._open_file()
             os.fsync(file.fileno())
             if not RENAMES_OPEN_FILES:
@@ -150,8 +151,8 @@ class PartFile:
             self._drop(file)
 
     def keep_corrupt(self) -> Path:
-        """Rename the file to ``<name>.corrupt``, in place of an earlier one, for whoever asks what it was."""
-        with self._one_at_a_time:
+        """Rename the file to ``<name>.corrupt``, replacing an earlier one, for inspection."""
+        with self._call_lock:
             file = self._open_file()
             if not RENAMES_OPEN_FILES:
                 file.close()
@@ -159,8 +160,8 @@ class PartFile:
             return self.path.replace(self.target.with_name(f"{self.target.name}.corrupt"))
 
     def close(self) -> None:
-        """Give the lock back, and remove what nobody could go on with. Closing twice is no error."""
-        with self._one_at_a_time:
+        """Release the lock, and remove the file if it cannot be resumed. May be called twice."""
+        with self._call_lock:
             self._close()
 
     def _close(self) -> None:
@@ -180,7 +181,7 @@ class PartFile:
             self._drop(file)
 
     def _drop(self, file: io.FileIO) -> None:
-        """Close the file, and give its lock back."""
+        """Close the file, and release its lock."""
         unlock, self._file, self._unlock = self._unlock, None, _do_nothing
         file.close()
         unlock()
@@ -191,13 +192,13 @@ class PartFile:
         return self._file
 
     def _resume(self, file: io.FileIO) -> None:
-        """Take over the bytes of an earlier process when its note says that they may be gone on with."""
+        """Load the bytes of an earlier process if the sidecar allows to resume them."""
         known = self._read_sidecar()
         held = os.fstat(file.fileno()).st_size
         if known is None or (known.size is not None and held > known.size):
             self._restart(file, RemoteFile())
             return
-        # of a whole file the last byte is fetched again: the host's word that it is still this file
+        # of a complete file the last byte is fetched again, so that the host confirms its version
         self.length = held - 1 if held and held == known.size else held
         self.known = known
         file.truncate(self.length)
@@ -211,14 +212,14 @@ class PartFile:
         if known.etag is None:
             self._sidecar.unlink(missing_ok=True)
         else:
-            note = json.dumps({"source": self._source, "etag": known.etag, "size": known.size})
+            text = json.dumps({"source": self._source, "etag": known.etag, "size": known.size})
             with io.FileIO(
                 open_regular(self._sidecar, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "w"
             ) as written:
-                written.write(note.encode())
+                written.write(text.encode())
 
     def _read_sidecar(self) -> RemoteFile | None:
-        """Read what the note says, or None when it says nothing about these bytes and this source."""
+        """Return the version recorded in the sidecar, or None if there is none for this source."""
         try:
             with io.FileIO(open_regular(self._sidecar)) as file:
                 note = json.loads(file.read().decode())
@@ -232,7 +233,7 @@ class PartFile:
 
 @attrs.frozen(kw_only=True)
 class FileInfo:
-    """What is to be known of a whole file on disk."""
+    """Header bytes, size and SHA-256 of a complete file."""
 
     head: bytes
     size: int
@@ -240,7 +241,7 @@ class FileInfo:
 
 
 def read_file_info(path: Path) -> FileInfo:
-    """Read a file once, from beginning to end. Blocks."""
+    """Read a whole file once. Blocks."""
     with io.FileIO(open_regular(path)) as file:
         head = read_head(file.read)
         file.seek(0)
@@ -249,7 +250,7 @@ def read_file_info(path: Path) -> FileInfo:
 
 
 def _write_all(file: io.FileIO, blocks: Sequence[bytes]) -> None:
-    """Write blocks, as a rule by one call to the system: no copy, and one wait for the interpreter's lock."""
+    """Write blocks, usually by one system call: no copy, and the interpreter's lock is taken once."""
     written = os.writev(file.fileno(), blocks[:_MAX_BLOCKS]) if hasattr(os, "writev") else 0
     if written < sum(map(len, blocks)):
         rest = memoryview(b"".join(blocks))[written:]
@@ -258,7 +259,7 @@ def _write_all(file: io.FileIO, blocks: Sequence[bytes]) -> None:
 
 
 def _open_locked(path: Path) -> tuple[io.FileIO, Callable[[], None]] | None:
-    """Open a file and take its lock, which is returned, too; or leave everything as it was (rule 1)."""
+    """Open and lock a file; return it and its unlock function, or None if another process has the lock (rule 1)."""
     with ExitStack() as undo:
         file = undo.enter_context(io.FileIO(open_regular(path, os.O_RDWR | os.O_CREAT | NO_LINK), "r+"))
         unlock = _filelocks.take(file, path)
@@ -271,11 +272,11 @@ def _open_locked(path: Path) -> tuple[io.FileIO, Callable[[], None]] | None:
 
 
 def _do_nothing() -> None:
-    """Give no lock back: none was taken."""
+    """Do nothing: no lock was taken."""
 
 
 def _same_inode(file: io.FileIO, path: Path) -> bool:
-    """Tell whether a path still leads to an open file: who held the lock before may have renamed or removed it."""
+    """Return whether a path still leads to an open file: the previous lock holder may have renamed or removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
     except FileNotFoundError:
@@ -283,7 +284,7 @@ def _same_inode(file: io.FileIO, path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system can; elsewhere the file itself is whole and synced all the same."""
+    """Make a rename durable, where the system can; elsewhere the file itself is synced all the same."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -297,32 +298,32 @@ Ts = TypeVarTuple("Ts")
 
 
 def is_full(error: SoundpieceError) -> bool:
-    """Tell whether a download failed for what the next file would meet as well: no room, as a rule."""
+    """Return whether a download failed because the disk or a quota is full, so that the next one would fail, too."""
     cause = error.__cause__
     return isinstance(error, DownloadError) and isinstance(cause, OSError) and os_errors.sort(cause.errno) is Kind.FULL
 
 
 def refuses_name(error: DownloadError) -> bool:
-    """Tell whether a download failed because the file system, or its encoding, may not have the name of the file."""
+    """Return whether a download failed because the file system, or its encoding, rejects the file's name."""
     cause = error.__cause__
     return isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and os_errors.refuses_name(cause.errno))
 
 
 class FileWorker:
-    """Runs the blocking file work of one save in worker threads; what goes wrong there is a DownloadError, at once."""
+    """Runs the blocking file work of one download in threads; errors there become a DownloadError."""
 
     def __init__(self, download: OutputDownload, *, threads: anyio.CapacityLimiter) -> None:
         self._download = download
         self._threads = threads
 
     async def run(self, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-        """Call in a thread, and wait for its end."""
-        with self._explained():
+        """Call a function in a thread, and wait for its end."""
+        with self._translating_errors():
             return await self._attempt(partial(call, *args))
 
     async def run_in(self, folder: Path, call: Callable[[], T]) -> T:
-        """Call in a thread something that needs a folder; it is made, with those above it, only if it is missing."""
-        with self._explained():
+        """Call a function in a thread; if its folder is missing, make that with its parents, and call again."""
+        with self._translating_errors():
             try:
                 return await self._attempt(call)
             except FileNotFoundError:
@@ -330,7 +331,7 @@ class FileWorker:
                 return await self._attempt(call)
 
     async def _attempt(self, call: Callable[[], T]) -> T:
-        """Call in a thread until the system is no longer short of what it takes; what is called may be called again."""
+        """Call a repeatable function in a thread, again while the system lacks descriptors or memory."""
         shortage = Shortage(str(self._download.output.handle))
         while True:
             try:
@@ -341,11 +342,11 @@ class FileWorker:
                 await self._download.wait_for_resources(shortage, error)
 
     async def finish(self, call: Callable[[], None]) -> None:
-        """Call in a thread and see it through, whoever cancels."""
+        """Call a function in a thread, and wait for its end even when cancelled."""
         await run_shielded(partial(self.run, call))
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translating_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -355,18 +356,18 @@ class FileWorker:
                 why = f"the file system said: {error}"
             raise self._download.error(why) from error
         except UnicodeError as error:
-            why = f"the file system's encoding has not all of its characters: {error}"
+            why = f"the file system's encoding lacks some of its characters: {error}"
             raise self._download.error(why) from error
         except RecursionError as error:  # making a folder calls itself for each one above it
-            raise self._download.error("its folder lies too deep, below too many others; choose another one") from error
+            raise self._download.error("its folder is nested too deeply; choose another one") from error
 
 
 class FileSink:
-    """A part file as ``download_into`` fills it: what blocks goes to a thread.
+    """The ``Sink`` of a part file: its blocking calls run in threads.
 
     Args:
-        part: claimed, and open.
-        worker: runs its work.
+        part: an acquired one.
+        worker: runs its calls.
     """
 
     def __init__(self, part: PartFile, *, worker: FileWorker) -> None:
@@ -383,7 +384,7 @@ class FileSink:
 
     @property
     def known(self) -> RemoteFile:
-        """What the host has said of the file."""
+        """What the host said about the file."""
         return self._part.known
 
     @known.setter
@@ -391,15 +392,15 @@ class FileSink:
         self._part.known = known
 
     async def restart(self, known: RemoteFile) -> None:
-        """Throw the bytes away; the next ones belong to ``known``."""
+        """Discard the bytes; the next ones belong to the version ``known``."""
         await self._worker.run(self._part.restart, known)
 
     async def read_header(self) -> FlacHeader | None:
-        """Read the header of what is there, if it is one."""
+        """Read the header; None if it is incomplete or invalid."""
         return await self._worker.run(self._read_header)
 
     async def ends_whole(self, duration: float | None) -> bool | None:
-        """Return whether the file ends with its last frame; None if that cannot be told."""
+        """Return whether the file ends with its last frame; None if that cannot be determined."""
 
         def check() -> bool | None:
             header = self._read_header()
@@ -416,6 +417,6 @@ class FileSink:
             return None
 
     async def append(self, blocks: Sequence[bytes]) -> None:
-        """Write blocks behind what is there; for none of them no thread is woken."""
+        """Append blocks; without any, no thread is used."""
         if blocks:
             await self._worker.run(self._part.append, blocks)

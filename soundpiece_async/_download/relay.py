@@ -1,10 +1,10 @@
-"""Passes an output on as it arrives, whole or a range of it, each byte once and in order; nothing is kept.
+"""Relays an output as it arrives, whole or a range of it: each byte once and in order, without storing it.
 
-1. Nothing of a whole file is passed on before its header is checked; a file that fails the check is fetched again.
-2. Bytes that were passed on cannot be taken back. A host that has to start again (no ranges, another ETag) must send
-   the same bytes again: they are compared by hash and not passed on twice. Other bytes end the relay.
-3. ``run`` returns when all announced bytes have been passed on; every other end is an error.
-4. A range that spans the whole file is the whole file, checked as such; any other is passed on as the host has it: it
+1. Nothing of a whole file is emitted before its header is checked; a file that fails the check is fetched again.
+2. Emitted bytes cannot be taken back. A host that has to start again (no ranges, another ETag) must send the same
+   bytes again: they are compared by hash and not emitted twice. Other bytes end the relay with an error.
+3. ``run`` returns when all announced bytes have been emitted; every other end is an error.
+4. A range that spans the whole file is treated as the whole file; any other is emitted as the host sends it: it
    contains no header to check.
 5. A range that breaks off is resumed under the same strong ETag. Without one, or with another, it ends with an error.
 """
@@ -46,28 +46,28 @@ if TYPE_CHECKING:
 logger = get_logger("downloader")
 
 _LARGEST_TAIL = 2 << 20
-"""Bytes that are kept until the header says how large a frame may be."""
+"""Bytes kept at most until the header states the size of a frame."""
 
 
 class VerifiedRelay:
-    """One output on its way through this process.
+    """Relays a whole file whose header is checked first. It is the ``Sink`` of its download.
 
     Args:
-        download: where it comes from.
-        emit: gets the file in blocks, and waits as long as it likes.
+        download: the source of the bytes.
+        emit: takes the file in blocks, and may wait.
         verify: ``"header"`` or ``"none"``.
-        threads: bounds the worker threads, which do the hashing.
+        threads: limits the worker threads, which do the hashing.
 
     Attributes:
-        known: what the host has said of the file.
-        length: bytes of the file that came, since the host last began.
-        emitted: bytes that were passed on.
-        size: bytes of the whole file, as the host said before the first were passed on, or None.
-        etag: a strong one, as it was then, or None.
-        header: what the file's header says, once it was checked, if there is one.
+        known: what the host said about the file.
+        length: bytes of the file received since the host last started.
+        emitted: bytes emitted.
+        size: bytes of the whole file, as stated before the first block was emitted, or None.
+        etag: the strong ETag at that time, or None.
+        header: the file's header, once it was checked, if it is valid.
 
     Raises:
-        SettingsError: ``verify="full"``, for which a file would have to be kept.
+        SettingsError: ``verify="full"``, which needs a local file.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class VerifiedRelay:
         return f"<VerifiedRelay {self.download!r} emitted={self.emitted} checked={self._found is not None}>"
 
     async def run(self) -> None:
-        """Bring the whole file through.
+        """Relay the whole file.
 
         Raises:
-            CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
-            DownloadError: it cannot be had, or not to its end.
-            SoundpieceError: what renewing its URL raises.
+            CorruptAudio: the host's file is not valid FLAC; it was fetched twice.
+            DownloadError: the file cannot be fetched, or not to its end.
+            SoundpieceError: the URL cannot be renewed.
         """
         try:
             await self._relay_whole()
-        except CorruptAudio as error:  # of its header, so nothing was passed on (rule 1)
+        except CorruptAudio as error:  # the header failed its check, so nothing was emitted (rule 1)
             logger.warning("%s", error)
             self.download.reset()
             await self.restart(RemoteFile())
@@ -117,20 +117,20 @@ class VerifiedRelay:
 
     @property
     def reply(self) -> RangeReply:
-        """The answer to a client that gets it."""
+        """The response to a client that receives the file."""
         return RangeReply(size=self.size, etag=self.etag)
 
     @property
     def found(self) -> Verification:
-        """What the check of the header found."""
+        """Result of the header check."""
         return self._found or Verification(None)
 
     def sha256(self) -> str:
-        """Give the hash of all that was passed on, as hex."""
+        """Return the SHA-256 of all emitted bytes, as hex."""
         return self._digest.hexdigest()
 
     async def restart(self, known: RemoteFile) -> None:
-        """Begin again; what was passed on has to come once more (rule 2)."""
+        """Start again; the emitted bytes must arrive once more (rule 2)."""
         if self.size is not None and known.size not in (None, self.size):
             raise self._content_changed_error()
         self.known, self.length, self._pending_header = known, 0, []
@@ -139,7 +139,7 @@ class VerifiedRelay:
         self._replay_hash = hashlib.sha256()
 
     async def append(self, blocks: list[bytes]) -> None:
-        """Write the bytes that follow, and pass on what is new of them."""
+        """Take the next bytes, and emit those that are new."""
         if self.known.size is None:
             self._keep_recent(blocks)
         old, new = _split(blocks, self.emitted - self.length)
@@ -154,18 +154,18 @@ class VerifiedRelay:
         await self._emit(new)
 
     async def read_header(self) -> "FlacHeader | None":
-        """Read the header, once it was checked."""
+        """Return the header, once it was checked."""
         return self.header
 
     async def ends_whole(self, duration: float | None) -> bool | None:
-        """Return whether the last bytes are the last frame; None if that cannot be told."""
+        """Return whether the last bytes are the last frame; None if that cannot be determined."""
         if self.header is None:
             return None
         check = partial(flac.is_whole, self.header, b"".join(self._recent), duration=duration)
         return await anyio.to_thread.run_sync(check, limiter=self._threads)
 
     def _keep_recent(self, blocks: list[bytes]) -> None:
-        """Keep the last bytes, as many as a frame takes: what has no length is whole if its last frame is."""
+        """Keep the last bytes, up to the size of a frame: a file of unknown size is complete if its last frame is."""
         self._recent.extend(blocks)
         self._recent_bytes += _size(blocks)
         needed = _LARGEST_TAIL if self.header is None else flac.longest_tail(self.header)
@@ -184,24 +184,24 @@ class VerifiedRelay:
         cut = await download_into(self, download=self.download)
         if self.length < self.emitted or self.size not in (None, self.length):
             raise self._content_changed_error()
-        if self._found is None:  # shorter than any header; with verify="none" nobody minds
+        if self._found is None:  # shorter than any header, which verify="none" allows
             await self._emit(self._check())
         if cut is not None and self._verify != "none":
-            raise self.download.error(f"{cut}; ask for it once more")
+            raise self.download.error(f"{cut}; request it again")
 
     def _check(self) -> list[bytes]:
-        """Check the header, and give what was held back until then (rule 1)."""
+        """Check the header, and return the blocks held back until then (rule 1)."""
         head, _ = flac.find_head(self._pending_header)
         found = check_header(head, self.download.output.duration, verify=self._verify)
         if found.fault is not None:
-            raise self.download.error(f"{found.fault}. Settings(verify='none') takes it as it is", kind=CorruptAudio)
-        held, self._pending_header = self._pending_header, []
+            raise self.download.error(f"{found.fault}. Settings(verify='none') accepts it as it is", kind=CorruptAudio)
+        pending, self._pending_header = self._pending_header, []
         self.header, self._found = found.header, found
-        log_warnings(found.warnings, output=self.download.output, target=self.download.target)
-        return held
+        log_warnings(found.warnings, output=self.download.output, target=self.download.target or "stream")
+        return pending
 
     async def _compare(self, blocks: list[bytes]) -> None:
-        """Hash what comes once more, and compare it where that ends (rule 2)."""
+        """Hash repeated bytes, and compare them when as many have arrived as were emitted (rule 2)."""
         await self._hash(self._replay_hash, blocks)
         self.length += _size(blocks)
         if self.length == self.emitted and self._replay_hash.digest() != self._digest.digest():
@@ -209,7 +209,8 @@ class VerifiedRelay:
 
     def _content_changed_error(self) -> DownloadError:
         return self.download.error(
-            f"the host began again, with other bytes than the first {self.emitted}, which were passed on; ask once more"
+            f"the host started again, and its first {self.emitted} bytes differ from those already sent; request it "
+            "again"
         )
 
     async def _hash(self, digest: "hashlib._Hash", blocks: list[bytes]) -> None:
@@ -225,29 +226,29 @@ def _size(blocks: Iterable[bytes]) -> int:
 
 
 def _split(blocks: list[bytes], at: int) -> tuple[list[bytes], list[bytes]]:
-    """Divide blocks behind byte ``at``, if that is above 0."""
+    """Split blocks after ``at`` bytes, if that is above 0."""
     left: list[bytes] = []
-    for place, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         if at <= 0:
-            return left, blocks[place:]
+            return left, blocks[index:]
         if len(block) > at:
-            return [*left, block[:at]], [block[at:], *blocks[place + 1 :]]
+            return [*left, block[:at]], [block[at:], *blocks[index + 1 :]]
         left.append(block)
         at -= len(block)
     return left, []
 
 
 class RangeRelay:
-    """A part of one output on its way through this process.
+    """Relays a byte range of a file: the response to a ``Range`` header, by which browsers seek.
 
     Args:
-        whole: passes all of it on, if that turns out to be the answer.
-        wanted: the part.
-        if_range: the ETag under which the client wants a part, and else the whole.
+        whole: relays the whole file, if that is the right response.
+        wanted: the range.
+        if_range: the ETag under which the client wants the range, and otherwise the whole file.
 
     Attributes:
-        answer: what the client gets, once that is known.
-        emitted: bytes that were passed on.
+        answer: the part that the client receives, once that is known.
+        emitted: bytes emitted.
     """
 
     def __init__(self, whole: VerifiedRelay, *, wanted: ByteRange, if_range: str | None) -> None:
@@ -262,17 +263,17 @@ class RangeRelay:
 
     @property
     def download(self) -> OutputDownload:
-        """Where it comes from."""
+        """The source of the bytes."""
         return self.whole.download
 
     @property
     def header(self) -> "FlacHeader | None":
-        """What the file's header says, if it was there to be checked."""
+        """The file's header, if it was checked."""
         return self.whole.header
 
     @property
     def reply(self) -> RangeReply:
-        """The answer to the client."""
+        """The response to the client."""
         match self.answer:
             case Part(span, total, etag):
                 return RangeReply(size=total, etag=etag, span=span)
@@ -284,7 +285,7 @@ class RangeRelay:
                 return attrs.evolve(reply, span=range(reply.size or 0)) if from_start else reply
 
     async def run(self) -> None:
-        """Bring the part through. Raises as ``VerifiedRelay.run``."""
+        """Relay the range. Raises as ``VerifiedRelay.run``."""
         if not self._wanted.whole:
             await self.download.retry(self._ask, self._read)
         if self.answer is None or isinstance(self.answer, WholeFile):
@@ -294,14 +295,14 @@ class RangeRelay:
         return {"Accept-Encoding": "identity", "Range": self._rest().ask()}
 
     def _rest(self) -> ByteRange:
-        """What is still to come."""
+        """The bytes that are still missing."""
         if not isinstance(self.answer, Part):
             return self._wanted
         span = self.answer.span
         return ByteRange(span.start + self.emitted, span.stop - 1)
 
     async def _read(self, stream: "Stream") -> None:
-        """Use what an answer brings; returning means that all of it was passed on."""
+        """Emit the bytes of a response; returns when the whole range was emitted."""
         found = ranges.interpret_part(stream.status, stream.headers, wanted=self._rest(), if_range=self._if_range)
         if isinstance(found, UrlRejected):
             raise AttemptFailed(f"the host refused the URL ({found.status})", refused=True)
@@ -309,7 +310,7 @@ class RangeRelay:
             raise AttemptFailed(found.why)
         if isinstance(self.answer, Part) and not _continues(self.answer, found):
             raise self.download.error(
-                "the part broke off, and the host sends no ETag, or another by now; ask once more for the rest"
+                "the range broke off, and the host sends no ETag, or a new one; request the rest again"
             )
         self.answer = self.answer or found
         if isinstance(found, Part):
@@ -333,7 +334,7 @@ class RangeRelay:
 
 
 def _continues(part: Part, found: Part | WholeFile | NoSuchBytes) -> bool:
-    """Return whether the bytes of two answers may be joined (rule 2)."""
+    """Return whether the bytes of two responses may be joined (rule 5)."""
     if not isinstance(found, Part) or part.etag is None or part.etag != found.etag:
         return False
     return part.total == found.total or None in (part.total, found.total)

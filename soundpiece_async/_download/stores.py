@@ -40,35 +40,43 @@ from soundpiece_async._logs import get_logger
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-PART = 5 << 20
-"""Bytes of a part: the least S3 takes for all but the last."""
+logger = get_logger("downloader")
+
+READ_SIZE = 8 << 20
+"""Bytes of an object read by one request."""
+MAX_SINGLE_PUT = 32 << 20
+"""Bytes up to which an object is sent from memory by one request, because stores take no condition with parts."""
+ABORT_TIMEOUT = 10.0
+"""Seconds in which an aborted upload must remove its parts; later that is left to the bucket's lifecycle rules."""
+PART_SIZE = 5 << 20
+"""Bytes of a part: the minimum of S3 for all but the last."""
 MAX_PARALLEL_PARTS = 2
-"""Parts of one object on their way at once; more cost memory, and the output host is no faster."""
+"""Parts of one object sent at once; more cost memory, and the output host is no faster."""
 
-TRIAL = ".soundpiece-trial"
-"""The name that is asked for to try a store; nothing has it."""
+PROBE_NAME = ".soundpiece-trial"
+"""Name of the object, which does not exist, that is requested to check a store."""
 
-_USELESS = frozenset(
+_UNUSABLE = frozenset(
     {
         *("NoSuchBucket", "ContainerNotFound", "ResourceNotFound"),
         *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"),
         *("InvalidSecurity", "AuthenticationFailed", "InvalidAuthenticationInfo", "RequestTimeTooSkewed"),
     }
 )
-"""What S3 and Azure call a missing bucket, and a refusal of the account rather than of one request."""
+"""Codes of S3 and Azure for a missing bucket, and for refusing the account rather than one request."""
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _QUERY = re.compile(r"\?[^\s\"'`]+")
 
 
-Kind: TypeAlias = Literal["missing", "taken", "refused", "useless", "other"]
+Kind: TypeAlias = Literal["missing", "exists", "denied", "unusable", "other"]
 
 
 class StoreError(Exception):
-    """What a store answered, in one line, without the queries that sign its URLs.
+    """The error of a store, in one line, without the signed queries of its URLs.
 
     Attributes:
-        kind: ``missing``: there is no such object; ``taken``: there is one already; ``refused``: this account may not
-            do that; ``useless``: no bucket, or no such account, so that every object would meet the same; or ``other``.
+        kind: ``missing``: the object does not exist; ``exists``: it does already; ``denied``: the account lacks the
+            right; ``unusable``: no such bucket or account, so that every object would fail; or ``other``.
     """
 
     def __init__(self, why: str, *, kind: Kind = "other") -> None:
@@ -78,7 +86,7 @@ class StoreError(Exception):
 
 @attrs.frozen
 class Target:
-    """One object, which may not be there yet."""
+    """An object, which may not exist yet."""
 
     store: "ObjectStore" = attrs.field(repr=False)
     key: str
@@ -86,36 +94,36 @@ class Target:
 
     @property
     def path(self) -> Path | None:
-        """The file, when the store is a folder of this machine."""
+        """The file, if the store is a local folder."""
         return Path(self.url.removeprefix("file://")) if self.url.startswith("file://") else None
 
     @property
-    def creates(self) -> bool:
-        """True when the store itself refuses to write over an object, asked to."""
+    def can_create(self) -> bool:
+        """Whether the store itself can refuse to overwrite an object."""
         config: Any = getattr(self.store, "config", {})
         return not isinstance(self.store, HTTPStore) and config.get("conditional_put", "etag") != "disabled"
 
-    async def is_there(self) -> bool:
-        """Return whether there is such an object; not knowing it, for lack of rights, counts as no.
+    async def exists(self) -> bool:
+        """Return whether the object exists; False, too, if the account may not know.
 
         Raises:
-            StoreError: the store cannot be asked.
+            StoreError: the request failed.
         """
         try:
-            return await self.measure() is not None
+            return await self.read_size() is not None
         except StoreError as error:
-            if error.kind == "refused":
+            if error.kind == "denied":
                 return False
             raise
 
-    async def measure(self) -> int | None:
-        """Return the size of the object, or None if there is none.
+    async def read_size(self) -> int | None:
+        """Return the size of the object, or None if it does not exist.
 
         Raises:
-            StoreError: it cannot be known; ``refused`` may also mean that there is none, without the right to list.
+            StoreError: the request failed; ``denied`` may also mean that it does not exist, without the right to list.
         """
         try:
-            with _translating_errors():
+            with _to_store_error():
                 return (await obstore.head_async(self.store, self.key))["size"]
         except StoreError as error:
             if error.kind == "missing":
@@ -123,25 +131,24 @@ class Target:
             raise
 
     async def read(self, start: int, end: int) -> bytes:
-        """Read a part of the object."""
-        with _translating_errors():
+        """Read a byte range of the object."""
+        with _to_store_error():
             return bytes(await obstore.get_range_async(self.store, self.key, start=start, end=end))
 
     async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:
-        """Write the object; what ``blocks`` raises leaves the store as it was.
+        """Write the object; if ``blocks`` raises, the store is unchanged.
 
-        Cancelled, it leaves parts that nobody sees and somebody pays for: let ``blocks`` raise instead.
+        When this is cancelled, invisible parts stay in the bucket and are paid for: let ``blocks`` raise instead.
 
         Args:
             blocks: its bytes.
-            whole: hold all of it in memory, and send it by one request; otherwise in parts.
-            create: only if there is none, which the store itself decides, and no store of what comes in parts.
-                Otherwise it takes the place of one that is there.
+            whole: hold all of them in memory, and send them by one request; otherwise in parts.
+            create: fail if the object exists, as the store decides; not possible in parts. Otherwise overwrite.
 
         Raises:
-            StoreError: it was not written; its kind is ``taken`` when another one is there.
+            StoreError: not written; of the kind ``exists`` if the object exists.
         """
-        with _translating_errors():
+        with _to_store_error():
             await obstore.put_async(
                 self.store,
                 self.key,
@@ -149,14 +156,14 @@ class Target:
                 attributes=None if isinstance(self.store, LocalStore) else {"Content-Type": "audio/flac"},
                 mode="create" if create else "overwrite",
                 use_multipart=not whole,
-                chunk_size=PART,
+                chunk_size=PART_SIZE,
                 max_concurrency=MAX_PARALLEL_PARTS,
             )
 
 
 @attrs.frozen
 class Folder:
-    """A place in a store."""
+    """A folder in a store."""
 
     store: "ObjectStore" = attrs.field(repr=False)
     prefix: str
@@ -164,59 +171,59 @@ class Folder:
 
     @property
     def identity(self) -> tuple[str, int]:
-        """What tells it from other folders: the URL, and the settings of the store."""
+        """The identity of the folder: its URL, and the settings of the store."""
         config: dict[str, Any] = getattr(self.store, "config", {})
         return self.url, hash(repr(sorted(config.items())))
 
-    async def find_fault(self) -> str | None:
-        """Ask the store for an object that is not there; return None, or why nothing can be saved.
+    async def check_access(self) -> str | None:
+        """Request an object that does not exist; return None, or why nothing can be saved.
 
-        Rights to write without those to list or read are usual: a refusal of this one request says nothing.
+        Accounts often may write, but not list or read, so a 403 for this request is no reason.
         """
         try:
-            await self.name(TRIAL).read(0, 1)
+            await self.name(PROBE_NAME).read(0, 1)
         except StoreError as error:
-            if error.kind not in ("missing", "refused"):
+            if error.kind not in ("missing", "denied"):
                 return str(error)
         return None
 
     async def has(self, name: str) -> bool:
-        """Return whether there is such an object, as far as this account may know.
+        """Return whether an object exists, as far as this account may know.
 
         Raises:
-            SettingsError: the store cannot be asked.
+            SettingsError: the request failed.
         """
         try:
-            return await self.name(name).is_there()
+            return await self.name(name).exists()
         except StoreError as error:
-            raise SettingsError(f"{self.url}{name} cannot be looked for: {error}") from None
+            raise SettingsError(f"{self.url}{name} cannot be checked: {error}") from None
 
     async def compare(self, name: str, *, size: int) -> str | None:
-        """Return how an object differs from one that was saved with this size, or None.
+        """Return how an object differs from the one that was saved with this size, or None.
 
         Raises:
-            SettingsError: the store cannot be asked.
+            SettingsError: the request failed.
         """
         try:
-            found = await self.name(name).measure()
+            found = await self.name(name).read_size()
         except StoreError as error:
-            raise SettingsError(f"{self.url} cannot be looked into: {error}") from None
+            raise SettingsError(f"{self.url} cannot be read: {error}") from None
         if found is None:
-            return "is not there"
+            return "is missing"
         return None if found == size else f"has {found} bytes, and had {size} when it was saved"
 
     def name(self, name: str) -> Target:
-        """Give the target of a file in this folder."""
+        """Return the object of a file in this folder."""
         return Target(self.store, f"{self.prefix}{name}", f"{self.url}{name}")
 
 
 def open_url(root: str, prefix: str, *, stores: "dict[str, ObjectStore]") -> Folder:
-    """Open a folder in the store of a URL, which is made once for each bucket. Blocks.
+    """Open a folder by its URL; the store is made once for each bucket. Blocks.
 
     Args:
         root: of the store, as ``s3://bucket/``.
         prefix: of the folder, empty or ending with a slash.
-        stores: those that were made, by root.
+        stores: those already made, by root.
 
     Raises:
         SettingsError: the store cannot be made with the environment's configuration.
@@ -230,12 +237,12 @@ def open_url(root: str, prefix: str, *, stores: "dict[str, ObjectStore]") -> Fol
 
 
 def open_store(store: "ObjectStore") -> Folder:
-    """Open a store of the user's, whose prefix is the folder."""
+    """Open a store object, whose prefix is the folder."""
     return Folder(store, "", locate(store))
 
 
 def locate(store: "ObjectStore") -> str:
-    """Say where a store of the user's is, as far as it tells."""
+    """Return the URL of a store object, as far as it states it."""
     match store:
         case S3Store(config={"bucket": bucket}):
             root = f"s3://{bucket}/"
@@ -252,52 +259,42 @@ def locate(store: "ObjectStore") -> str:
 
 
 @contextmanager
-def _translating_errors() -> Generator[None]:
+def _to_store_error() -> Generator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise StoreError(_shorten(error), kind=_sort(error)) from None
+        raise StoreError(_shorten(error), kind=_classify(error)) from None
 
 
-def _sort(error: Exception) -> Kind:
+def _classify(error: Exception) -> Kind:
     code = _CODE.search(str(error))
-    if isinstance(error, UnauthenticatedError) or (code and code[1] in _USELESS):
-        return "useless"
+    if isinstance(error, UnauthenticatedError) or (code and code[1] in _UNUSABLE):
+        return "unusable"
     kinds: dict[type[Exception], Kind] = {
         FileNotFoundError: "missing",
-        AlreadyExistsError: "taken",
-        PermissionDeniedError: "refused",
+        AlreadyExistsError: "exists",
+        PermissionDeniedError: "denied",
     }
     return kinds.get(type(error), "other")
 
 
 def _shorten(error: Exception) -> str:
-    """Take the line for people, and the provider's code, out of what obstore says; the rest may hold signed URLs."""
+    """Return the readable line and the provider's code from an error of obstore; the rest may contain signed URLs."""
     line = str(error).partition("\n")[0].partition(" <?xml")[0].strip(" :")
     code = _CODE.search(str(error))
     return _QUERY.sub("?…", f"{line} ({code[1]})" if code else line)
 
 
-logger = get_logger("downloader")
-
-READ_SIZE = 8 << 20
-"""Bytes of an object that are read by one request."""
-MAX_SINGLE_PUT = 32 << 20
-"""Bytes up to which an object is sent by one request, from memory: stores put no condition on what comes in parts."""
-ABORT_TIMEOUT = 10.0
-"""Seconds an upload that was broken off has to take itself back; later it is left to the bucket's own rules."""
-
-
 class UploadAbortedError(Exception):
-    """Tells obstore that the rest will not come."""
+    """Raised to obstore in place of the remaining bytes."""
 
 
 class Body:
-    """A file as obstore reads it, in tasks of its own making; it ends well only once it is declared whole (rule 1)."""
+    """The body that obstore reads, in tasks of its own; it ends without an error only after ``finish`` (rule 1)."""
 
     def __init__(self) -> None:
         self.begun = anyio.Event()
-        """Set once there is something to read, or an end."""
+        """Set when there are bytes to read, or the body ended."""
         self._whole = False
         self._send, self._receive = anyio.create_memory_object_stream[bytes](0)
 
@@ -316,22 +313,22 @@ class Body:
             raise UploadAbortedError from None
 
     async def write(self, blocks: list[bytes]) -> None:
-        """Pass blocks on; returns when they are taken."""
+        """Hand blocks over; returns when they are read."""
         self.begun.set()
         await self._send.send(b"".join(blocks))
 
     def finish(self) -> None:
-        """Declare what was written to be the whole file."""
+        """Declare that the bytes written are the whole file."""
         self._whole = True
         self.abort()
 
     def abort(self) -> None:
-        """Let it end badly, unless it is finished."""
+        """End the body with an error, unless it is finished."""
         self.begun.set()
         self._send.close()
 
     def close(self) -> None:
-        """Give both ends back; nobody reads any more."""
+        """Close both ends; nothing reads the body any more."""
         self._send.close()
         self._receive.close()
 
@@ -339,30 +336,29 @@ class Body:
 async def upload(
     target: Target, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter, overwrite: bool
 ) -> tuple[SavedFile, bool]:
-    """Bring an output to its object; also returns whether it had to be fetched.
+    """Save an output to its object; also return whether it was fetched.
 
     Raises:
-        CorruptAudio: what the host has is not the FLAC it should be; it was fetched twice.
-        DownloadError: it cannot be fetched or written, or another object is there and ``overwrite`` is false.
-        SettingsError: ``verify="full"``; or the store lets nothing be saved there.
-        SoundpieceError: what renewing the URL raises.
+        CorruptAudio: the host's file is not valid FLAC; it was fetched twice.
+        DownloadError: it cannot be fetched or written, or another object exists and ``overwrite`` is false.
+        SettingsError: ``verify="full"``; or the store refuses the bucket or the account.
+        SoundpieceError: the URL cannot be renewed.
     """
     require_header_check(verify)
-    with _failing(target, download):
-        found = await _look(target, download=download, verify=verify, threads=threads)
+    with _to_download_error(target, download):
+        found = await _find_existing(target, download=download, verify=verify, threads=threads)
     if found is None or (overwrite and not isinstance(found, SavedFile)):
         body = Body()
         relay = VerifiedRelay(download, emit=body.write, verify=verify, threads=threads)
         try:
             await _send(target, body, relay, overwrite=overwrite)
         except StoreError as error:
-            with _failing(target, download):
-                if error.kind != "taken":
+            with _to_download_error(target, download):
+                if error.kind != "exists":
                     raise
-                found = await _look(target, download=download, verify=verify, threads=threads)
+                found = await _find_existing(target, download=download, verify=verify, threads=threads)
             found = found or download.error(
-                "an object of its name is there, and cannot be compared with it; choose another name or folder, or "
-                "pass overwrite=True"
+                "it already exists, and cannot be compared; choose another name or folder, or pass overwrite=True"
             )
         else:
             logger.info("%s: saved as %s, %d bytes", download.output.handle, target.url, relay.emitted)
@@ -384,10 +380,10 @@ def _make_saved_object(target: Target, relay: VerifiedRelay) -> SavedFile:
 
 
 async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: bool) -> None:
-    """Write while the file arrives; whichever of the two fails ends the other.
+    """Write while the file arrives; an error on either side ends both.
 
     Raises:
-        StoreError: it was not written.
+        StoreError: not written.
     """
     faults: list[Exception] = []
     fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
@@ -396,7 +392,7 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
         return relay.size is not None and relay.size <= MAX_SINGLE_PUT
 
     def creates() -> bool:
-        return whole() and target.creates and not overwrite
+        return whole() and target.can_create and not overwrite
 
     async def write() -> None:
         with writing:
@@ -405,7 +401,7 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
                 await target.write(body, whole=whole(), create=creates())
             except UploadAbortedError:
                 return
-            except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
+            except Exception as error:  # noqa: BLE001 - raised below: an error of ours, too, must leave without a group
                 faults.append(error)
                 fetching.cancel()
             written.set()
@@ -432,19 +428,19 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
 
 
 async def _require_absent(target: Target) -> None:
-    """Look once more, before an object is finished that the store itself would write over another one (rule 4)."""
-    if await target.is_there():
-        raise StoreError("it is there meanwhile", kind="taken")
+    """Check once more, right before completing an upload that could overwrite another object (rule 4)."""
+    if await target.exists():
+        raise StoreError("another object was written meanwhile", kind="exists")
 
 
-async def _look(
+async def _find_existing(
     target: Target, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter
 ) -> SavedFile | DownloadError | None:
-    """Return the object that is there, or the reason not to take it; None: there is none, or it cannot be known."""
+    """Return the existing object, or the reason not to use it; None: it does not exist, or cannot be read."""
     try:
-        size = await target.measure()
+        size = await target.read_size()
     except StoreError as error:
-        if error.kind != "refused":
+        if error.kind != "denied":
             raise
         return None
     return None if size is None else await _compare(target, size, download=download, verify=verify, threads=threads)
@@ -453,9 +449,9 @@ async def _look(
 async def _compare(
     target: Target, size: int, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter
 ) -> SavedFile | DownloadError:
-    """Return the object that is there, or the reason not to take it (rule 3)."""
+    """Return the existing object, or the reason not to use it (rule 3)."""
     head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
-    while len(head) < (needed := min(size, flac.measure_head(head))):  # a tag stands before the header
+    while len(head) < (needed := min(size, flac.measure_head(head))):  # a tag comes before the header
         head += await target.read(len(head), needed)
     difference = await compare_with_existing(FileHead(head, size), download=download)
     if difference is not None:
@@ -463,7 +459,7 @@ async def _compare(
     found = check_header(head, download.output.duration, verify=verify)
     if found.fault is not None:
         return download.error(
-            f"the object that is there is damaged: {found.fault}; remove it, or pass overwrite=True",
+            f"it already exists, and is damaged: {found.fault}; remove it, or pass overwrite=True",
             kind=CorruptAudio,
         )
     digest = hashlib.sha256()
@@ -476,14 +472,14 @@ async def _compare(
 
 
 @contextmanager
-def _failing(target: Target, download: OutputDownload) -> Generator[None]:
+def _to_download_error(target: Target, download: OutputDownload) -> Generator[None]:
     try:
         yield
     except StoreError as error:
-        if error.kind in ("refused", "useless"):  # so would it be for the next one
+        if error.kind in ("denied", "unusable"):  # the next object would fail, too
             raise SettingsError(
-                f"{target.url}: nothing can be saved there: the object store said: {error}; {download.output.handle} "
-                "can be downloaded once that is put right"
+                f"{target.url}: nothing can be saved there: the object store said: {error}; fix that, then download "
+                f"{download.output.handle} again"
             ) from None
-        # the cause says that not the file is at fault
+        # the cause tells that the store failed, not the file
         raise download.error(f"the object store said: {error}") from TransportError(str(error))

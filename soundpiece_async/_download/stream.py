@@ -1,4 +1,4 @@
-"""One output passed on to somebody else, as a web app does it: verified, in order, with nothing kept."""
+"""Streams one output to a consumer, such as the client of a web app: verified, in order, without storing it."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -17,19 +17,19 @@ from soundpiece_async._lifetime import run_shielded
 
 
 class AudioStream:
-    """What ``Session.stream`` gives: enter it, and iterate over blocks of bytes.
+    """The stream of an output, returned by ``Session.stream``: enter it, and iterate over blocks of bytes.
 
-    Entering waits until the header was checked, so that an output that cannot be had is an error there, before a web
-    app has answered anything. Drops and expired URLs are mended out of sight. When the file does not come to its
-    announced end, the iteration ends with an error: who passes the bytes on must not end his own answer well then.
-    It takes one place of ``Limits.downloads`` until it is left, however slow its reader is.
+    Entering waits until the header was checked, so that an output that cannot be fetched raises there, before a web app
+    has sent its response. Dropped connections and expired URLs are handled internally. If the file ends early, the
+    iteration ends with an error: then the response that relays the bytes must not be completed normally.
+    A stream occupies one slot of ``Limits.downloads`` until it is left, however slow its reader is.
 
-    With the ``range`` of a request, ``status`` and ``headers`` are the answer to it: 206 and the part, 416 when the
-    file ends before it, or 200 and all of it, where ``if_range`` names another version, or the host states no length.
-    A part has no header to check; all else holds for it, too. One that breaks off goes on only if the host sends ETags.
+    With the ``range`` of a request, ``status`` and ``headers`` are those of the response: 206 and the range, 416 when
+    the file ends before it, or 200 and the whole file, where ``if_range`` names another version, or the host states no
+    size. A range contains no header to check. One that breaks off is resumed only if the host sends ETags.
 
-    Its host task is a child of the session's root task, as that of ``RunMany``: it may be entered, read and left by
-    different tasks, and nothing yields inside a task group (PEP 789).
+    Its background task is a child of the session's root task, as that of ``RunMany``: the stream may be entered, read
+    and left by different tasks, and nothing yields inside a task group (PEP 789).
     """
 
     def __init__(
@@ -60,33 +60,33 @@ class AudioStream:
 
     @property
     def status(self) -> int:
-        """The status of an answer that passes the stream on: 200, or with a ``range`` also 206 or 416."""
+        """The status of the response that relays the stream: 200, or with a ``range`` also 206 or 416."""
         return self._require_entered().reply.status
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole file, or None when the host does not say."""
+        """Bytes of the whole file, or None if the host does not state them."""
         return self._require_entered().reply.size
 
     @property
     def content_type(self) -> str:
-        """The media type: the service makes FLAC (docs/api.md#downloads), and its header was checked."""
+        """The media type: the service returns FLAC (docs/api.md#downloads), and its header was checked."""
         return "audio/flac"
 
     @property
     def duration(self) -> float | None:
-        """Seconds, by the file's own header, else as the service announced."""
+        """Seconds, from the file's own header, or else as the service announced."""
         header = self._require_entered().header
         return self._output.duration if header is None or header.duration is None else header.duration
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers for an answer that passes the stream on: the type, and what is known of length, part and ETag."""
+        """Headers of the response that relays the stream: the type and, if known, length, range and ETag."""
         return {"Content-Type": self.content_type, **self._require_entered().reply.headers}
 
     async def __aenter__(self) -> Self:
         if self._relay is not None:
-            raise RuntimeError("an audio stream is entered once: call session.stream again")
+            raise RuntimeError("an audio stream can be entered only once: call session.stream again")
         self._relay = self._open_relay(self._output, emit=self._put, wanted=self._range, if_range=self._if_range)
         self._changed, self._demand, self._scope = anyio.Event(), anyio.Event(), anyio.CancelScope()
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -109,11 +109,11 @@ class AudioStream:
         return self
 
     async def __anext__(self) -> bytes:
-        """Give the next block.
+        """Return the next block.
 
         Raises:
             DownloadError: the rest cannot be fetched.
-            SoundpieceError: another task reads it at the same time. It ends for both: neither has the whole of it.
+            SoundpieceError: another task reads the stream at the same time. It ends for both: neither has all of it.
             SessionClosed: the session was closed meanwhile.
         """
         self._require_entered()
@@ -131,8 +131,8 @@ class AudioStream:
     def _single_reader(self) -> Generator[None]:
         if self._reading:
             fault = SoundpieceError(
-                f"the stream of {self._output.handle} was read by two tasks at a time, and each would get parts "
-                "of it; open one for each reader with session.stream"
+                f"the stream of {self._output.handle} was read by two tasks at once, and each would receive only parts "
+                "of it; open one stream per reader with session.stream"
             )
             self._fault = fault
             self._blocks.clear()
@@ -154,21 +154,21 @@ class AudioStream:
             raise self._fault
 
     async def _put(self, blocks: list[bytes]) -> None:
-        """Put blocks where the reader takes them, and wait until they are taken: one batch is here, one behind it."""
+        """Hand blocks to the reader, and wait until it asks for more."""
         self._blocks.extend(blocks)
         self._demand = anyio.Event()
         self._changed.set()
         await self._demand.wait()
 
     async def _run(self) -> None:
-        """Bring the output through; a child of the session's root task."""
+        """Relay the output; a child of the session's root task."""
         relay = self._require_entered()
         self._fault = relay.download.error("the stream was left, or the session closed, before the end")
         try:
             with self._scope:
                 await relay.run()
                 self._fault = None
-        except Exception as fault:  # noqa: BLE001 - a fault of ours too is the reader's to raise; the session goes on
+        except Exception as fault:  # noqa: BLE001 - raised by the reader, errors of ours, too; the session continues
             self._fault = fault
         finally:
             self._done = True
@@ -177,6 +177,6 @@ class AudioStream:
     async def _leave(self) -> None:
         self._scope.cancel()
         if self._task_ended is not None:
-            with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
+            with anyio.CancelScope(shield=True):  # the background task is cancelled, and ends by itself
                 await run_shielded(self._task_ended.wait)
         self._blocks.clear()

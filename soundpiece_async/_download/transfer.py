@@ -36,22 +36,22 @@ if TYPE_CHECKING:
     from soundpiece_async._http.client import Stream
 
 BATCH = 1 << 20
-"""Bytes collected before they are handed over."""
+"""Bytes collected before they are written."""
 BATCH_AGE = 0.25
-"""Seconds after which fewer are handed over too, so that a slow stream loses little when its process is killed."""
+"""Seconds after which a smaller batch is written, so that a killed process loses little of a slow stream."""
 
 
 class ExcessBody(AttemptFailed):
-    """A body longer than announced: none of it can be trusted."""
+    """A body longer than announced: none of its bytes can be trusted."""
 
 
 class Sink(Protocol):
-    """What a body is poured into."""
+    """Destination of a download: a file, a stream or an object."""
 
     @property
     @abstractmethod
     def known(self) -> RemoteFile:
-        """What the host has said of the file."""
+        """What the host said about the file."""
 
     @known.setter
     def known(self, known: RemoteFile) -> None: ...
@@ -59,29 +59,30 @@ class Sink(Protocol):
     @property
     @abstractmethod
     def length(self) -> int:
-        """Bytes of the file that are here."""
+        """Bytes of the file received."""
 
     async def restart(self, known: RemoteFile) -> None:
-        """Throw the bytes away; the next ones belong to ``known``."""
+        """Discard the bytes; the following ones belong to the version ``known``."""
 
     async def append(self, blocks: list[bytes]) -> None:
-        """Write the bytes that follow; a DownloadError of it ends the download."""
+        """Write the next bytes; a DownloadError from here ends the download."""
 
     async def read_header(self) -> FlacHeader | None:
-        """Read the header of the file, if it is here and is one."""
+        """Read the header of the file; None if it is incomplete or invalid."""
 
     async def ends_whole(self, duration: float | None) -> bool | None:
-        """Return whether the last bytes are the last frame of a FLAC; None if nothing says so or otherwise."""
+        """Return whether the last bytes are the last frame of a FLAC file; None if that cannot be determined."""
 
 
 async def download_into(sink: Sink, *, download: OutputDownload) -> str | None:
-    """Bring the whole file into the sink.
+    """Fetch a whole file into a sink.
 
     Returns:
-        What is wrong with its end, as the end of a sentence, or None: the host has no more, and the audio goes on.
+        The fault at its end, as a clause for messages, if the host sends no more bytes though the audio is incomplete;
+        else None.
 
     Raises:
-        SoundpieceError: it cannot be fetched; what came stays in the sink, unless the file is larger than it may be.
+        SoundpieceError: the file cannot be fetched. The bytes received stay in the sink, unless the file is too large.
     """
     return await download.retry(
         lambda: ranges.range_headers(sink.length, sink.known), partial(_read_response, sink, download=download)
@@ -89,10 +90,10 @@ async def download_into(sink: Sink, *, download: OutputDownload) -> str | None:
 
 
 def usable(verdict: RangeResult) -> WriteFrom | Complete:
-    """Give what can be used of a verdict.
+    """Return a verdict that allows to use the response.
 
     Raises:
-        AttemptFailed: there is nothing.
+        AttemptFailed: the response is unusable.
     """
     match verdict:
         case UrlRejected(status):
@@ -104,7 +105,7 @@ def usable(verdict: RangeResult) -> WriteFrom | Complete:
 
 
 async def _read_response(sink: Sink, stream: "Stream", *, download: OutputDownload) -> str | None:
-    """Use what an answer brings; returning means that the file is here. Returns as ``download_into``."""
+    """Write a response to the sink, up to the end of the file. Returns as ``download_into``."""
     verdict = ranges.interpret(stream.status, stream.headers, have=sink.length, known=sink.known)
     if isinstance(verdict, StartOver):
         await sink.restart(RemoteFile())
@@ -114,7 +115,7 @@ async def _read_response(sink: Sink, stream: "Stream", *, download: OutputDownlo
     try:
         download.check_announced_size(take.known.size or take.end or 0)
         body = await unpack(download.open_body(stream), take.encodings)
-        if isinstance(body, Unpacked):  # its lengths, and its ETag, are those of what was packed
+        if isinstance(body, Unpacked):  # the announced length and ETag are those of the encoded body
             take = WriteFrom(start=0, end=None, certain=True, known=RemoteFile())
         await _write_body(body, sink, take=take, download=download)
     except (ExcessBody, TooLarge):
@@ -124,7 +125,7 @@ async def _read_response(sink: Sink, stream: "Stream", *, download: OutputDownlo
 
 
 async def _check_end(sink: Sink, take: WriteFrom, *, download: OutputDownload) -> str | None:
-    """Find out whether a body that ended cleanly was the rest of the file (``resuming``, rule 5)."""
+    """Check whether a body that ended cleanly was the rest of the file (``ranges``, rule 5)."""
     size = sink.known.size
     if sink.length == size or (size is None and take.certain):
         return None
@@ -141,9 +142,9 @@ async def _check_end(sink: Sink, take: WriteFrom, *, download: OutputDownload) -
 
 
 async def _write_body(body: "Body | Plain", sink: Sink, *, take: WriteFrom, download: OutputDownload) -> None:
-    """Put a body where it belongs; when it breaks, what had arrived is taken before the fault is raised.
+    """Write a body to the sink; when reading fails, the bytes received are written before the error is raised.
 
-    It is read from the first moment on, whatever the sink has to do before: what is not read when it breaks is lost.
+    Reading starts at once, even while the sink is busy: bytes that are unread when the connection breaks are lost.
     """
     faults: list[Exception] = []
     send, receive = anyio.create_memory_object_stream[list[bytes]](0)
@@ -161,9 +162,9 @@ async def _write_body(body: "Body | Plain", sink: Sink, *, take: WriteFrom, down
     async def fill_or_stop() -> None:
         try:
             await fill_sink()
-        except Exception as error:  # noqa: BLE001 - raised below: a fault of ours too comes out bare
+        except Exception as error:  # noqa: BLE001 - raised below: an error of ours, too, must leave without a group
             faults.insert(0, error)
-            filling.cancel_scope.cancel()  # the reader too: a full disk does not wait for the next block
+            filling.cancel_scope.cancel()  # stop reading at once, as when the disk is full
 
     async with anyio.create_task_group() as filling, send, aclosing(body):
         filling.start_soon(fill_or_stop)
@@ -183,7 +184,7 @@ async def _batch_blocks(
     sink: Sink,
     download: OutputDownload,
 ) -> None:
-    """Hand blocks on in batches, the first of which begins where ``take`` says."""
+    """Collect blocks into batches; the first begins at the byte that ``take`` names."""
     batch: list[bytes] = []
     size, reached, bound = 0, take.start, download.max_size()
     begun = anyio.current_time()
@@ -210,39 +211,39 @@ async def _batch_blocks(
 
 @attrs.frozen
 class FileHead:
-    """The head of a file, and how long that is, if it is known."""
+    """The first bytes of a file, and its size, if known."""
 
     head: bytes
     size: int | None
 
 
 async def compare_with_existing(here: FileHead, *, download: OutputDownload) -> DownloadError | None:
-    """Compare what is there with what the host has; give the error that says why it must not be taken for it.
+    """Compare an existing file with the host's; return an error that names the difference, or None if there is none.
 
     Raises:
-        SoundpieceError: the host could not be asked.
+        SoundpieceError: the request to the host failed.
     """
     wanted = max(len(here.head), flac.HEADER_BYTES)
     asked = {"Accept-Encoding": "identity", "Range": f"bytes=0-{wanted - 1}"}
     remote = await download.retry(lambda: asked, partial(_read_head, asked=asked, wanted=wanted, download=download))
     if remote.size is None:
         return download.error(
-            "a file is there, and the host does not say how long its own is; remove it, or pass overwrite=True"
+            "it already exists, and cannot be compared: the host states no size; remove it, or pass overwrite=True"
         )
     if remote != here:
         return download.error(
-            "a different file is already there; choose another name or folder, remove it, or pass overwrite=True"
+            "it already exists with different content; choose another name or folder, remove it, or pass overwrite=True"
         )
     return None
 
 
 async def _read_head(stream: "Stream", *, asked: dict[str, str], wanted: int, download: OutputDownload) -> FileHead:
-    """Read the first bytes; a host without ranges sends more, which is read only where nothing else says how much."""
+    """Read the first bytes. If the host ignores ranges, read the rest only where no header states the size."""
     verdict = usable(ranges.interpret(stream.status, stream.headers, have=0, known=RemoteFile()))
     encodings = verdict.encodings if isinstance(verdict, WriteFrom) else ()
     body = await unpack(download.open_body(stream), encodings)
     if isinstance(body, Unpacked) and asked.pop("Range", ""):
-        raise AttemptFailed("the host encodes what it sends, and a part of that cannot be decoded")
+        raise AttemptFailed("the host encodes the response, and a range of that cannot be decoded")
     size = None if isinstance(body, Unpacked) else ranges.read_total(stream.headers)
     count_all = size is None and (isinstance(body, Unpacked) or "content-range" not in stream.headers)
     head, arrived = b"", 0

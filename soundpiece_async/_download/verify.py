@@ -1,7 +1,7 @@
-"""Whether a file is what it should be: its header, what was announced of it, and, if wanted, every frame.
+"""Verifies files: the header, the announced properties and, on request, every frame.
 
-What cannot be decoded is a *fault*, and the file is not saved. What is only otherwise than announced or documented is a
-*warning*: the audio is there, and was paid for.
+A file that cannot be decoded has a *fault*, and is not saved. A difference from the announcement or the documentation
+is a *warning*: the audio is usable, and was paid for.
 """
 
 import importlib.util
@@ -21,13 +21,13 @@ from soundpiece_async._core.settings import Settings, Verify
 
 @attrs.frozen
 class Verification:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        header: of the file, if it has one.
-        fault: why it cannot be used, as the end of a sentence, or None.
-        warnings: what is otherwise than announced; sentences without their full stop.
-        verified: the level of checks it has passed.
+        header: of the file, if it is valid.
+        fault: why the file cannot be used, as a clause for messages, or None.
+        warnings: differences from the announcement, as sentences without a full stop.
+        verified: the level of checks that the file passed.
     """
 
     header: FlacHeader | None
@@ -40,7 +40,7 @@ Verifier = Callable[[bytes, Path, float | None], Verification]
 
 
 def make_verifier(verify: Verify) -> Verifier:
-    """Load what a check of files needs. Blocks: the decoder is a large import.
+    """Return the function that checks files at a level. Blocks: the decoder is a large import.
 
     Raises:
         SettingsError: ``verify="full"`` without the extra ``verify``.
@@ -59,10 +59,10 @@ def make_verifier(verify: Verify) -> Verifier:
 
 
 def require_decoder(settings: Settings) -> None:
-    """Refuse what is no ``Settings``, or a full check without its extra: now, and not after the work was paid for.
+    """Check the settings of a session before any work is paid for.
 
     Raises:
-        SettingsError: either of the two.
+        SettingsError: not a ``Settings``; or ``verify="full"`` without the extra ``verify``.
     """
     if not isinstance(settings, Settings):
         raise SettingsError(f"a session takes Settings, not {type(settings).__name__}: Session(Settings(api_key=...))")
@@ -71,20 +71,20 @@ def require_decoder(settings: Settings) -> None:
 
 
 def require_header_check(verify: Verify) -> None:
-    """Refuse a check that needs a file where there is none, rather than to leave it out unsaid.
+    """Refuse a full check where there is no local file, rather than skip it silently.
 
     Raises:
         SettingsError: ``verify="full"``.
     """
     if verify == "full":
         raise SettingsError(
-            "verify='full' decodes files, and a stream or an object is none: use a session with verify='header', which "
+            "verify='full' decodes local files, not streams or objects: use a session with verify='header', which "
             "checks size and header, or download into a folder"
         )
 
 
 def check_header(head: bytes, duration: float | None, *, verify: Verify) -> Verification:
-    """Check the head of a file; with ``verify="none"`` any bytes will do."""
+    """Check the first bytes of a file; with ``verify="none"`` any bytes pass."""
     try:
         header = flac.read_header(head)
     except HeaderError as error:
@@ -97,7 +97,7 @@ def check_header(head: bytes, duration: float | None, *, verify: Verify) -> Veri
 def make_saved_file(
     path: Path | None, *, size: int, sha256: str, found: Verification, output: Output, url: str | None = None
 ) -> SavedFile:
-    """Make the record of a saved file; without a header (``verify="none"``) the length is the announced one."""
+    """Build a ``SavedFile``; without a header (``verify="none"``) its duration is the announced one."""
     header = found.header
     duration = None if header is None else header.duration
     return SavedFile(
@@ -122,7 +122,7 @@ def _verify_file(
     verify: Verify,
     decode: Callable[[Path, FlacHeader], tuple[str | None, str | None]] | None,
 ) -> Verification:
-    """Check a header, and then the file behind it. Blocks when it decodes."""
+    """Check a header, and then the frames, if wanted. Blocks while decoding."""
     found = check_header(head, duration, verify=verify)
     if found.header is None or decode is None:
         return found

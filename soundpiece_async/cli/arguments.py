@@ -80,7 +80,7 @@ async def ensure_writable(to: str | Path, *, verify: Verify = "header") -> None:
         SoundpieceError: they cannot; the message says what to do.
     """
     check_destination(to, verify=verify)
-    await Destinations(anyio.CapacityLimiter(1)).demand(to)
+    await Destinations(anyio.CapacityLimiter(1)).check(to)
 
 
 async def require_unused_name(to: str | Path, name: str, request: Request) -> None:
