@@ -202,7 +202,7 @@ def test_one_bad_line_at_the_end_of_fifty_megabytes(serve: Serve, capsys: Stream
     ("arguments", "says"),
     [
         (["bulk", "nowhere.jsonl", "out"], "nowhere.jsonl cannot be read: No such file"),
-        (["bulk", ".", "out"], ". is no file, as it has to be"),
+        (["bulk", ".", "out"], ". is not a regular file"),
         (["bulk", "jobs.jsonl", "jobs.jsonl"], "cannot hold a journal"),
         (["bulk", "jobs.jsonl", "out", "--polls", "0"], "--polls"),
         (["bulk", "jobs.jsonl", "out", "--max-failures", "0"], "--max-failures"),
@@ -326,7 +326,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
     monkeypatch.setattr("soundpiece_async.cli.bulk.validate_file", overlook)
     for flags in ((), ("--dry-run",)):
         assert bulk(*flags) == 2
-        assert "jobs.jsonl was changed meanwhile; jobs.jsonl:2: prompt: has 0 char" in capsys.readouterr().err
+        assert "jobs.jsonl was changed during the run; jobs.jsonl:2: prompt: has 0 char" in capsys.readouterr().err
     assert len(simulator.operations) == 1
 
 
@@ -887,7 +887,7 @@ def test_jobs_from_standard_input(serve: Serve, capsys: Streams, monkeypatch: py
     simulator = serve(**FAST)
     assert from_pipe('{"route": "create.new_fx"}\n') == 2
     err = capsys.readouterr().err
-    assert err.splitlines()[0] == "standard input:1: prompt: is missing; duration: is missing"
+    assert err.splitlines()[0] == "standard input:1: missing field: prompt; missing field: duration"
     assert not Path("out").exists()
     lines = "route,prompt,duration\ncreate.new_fx,door,0.1\ncreate.new_fx,rain,0.1\n"
     assert from_pipe(lines) == 0
@@ -913,7 +913,7 @@ def test_jobs_that_are_typed(serve: Serve, capsys: Streams, monkeypatch: pytest.
         monkeypatch.setattr(sys, "stdin", stdin)
         keys.write(json.dumps(job_line(1)).encode() + b"\n\x04")
         assert main(["bulk", "-", "out"]) == 0
-    assert capsys.readouterr().err.startswith("reading jobs from standard input, until Ctrl-D\n")
+    assert capsys.readouterr().err.startswith("reading jobs from standard input (end with Ctrl-D)\n")
 
 
 @pytest.mark.parametrize("columns", ["20", "40", "80"])

@@ -160,8 +160,8 @@ def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     words = ["run", "create.new_fx", "--prompt", "x", "--duration", "1", "--save-to"]
     for command, kept in {
         ("run", *words[1:], f"{tmp_path}/a", "--name", "x"): f"saved: {tmp_path}/a/x.flac; ",
-        ("bulk", str(jobs), f"{tmp_path}/b"): "the journal has it all",
-        ("bulk", str(jobs), f"{tmp_path}/c", "--json"): "the journal has it all",
+        ("bulk", str(jobs), f"{tmp_path}/b"): "the journal is complete",
+        ("bulk", str(jobs), f"{tmp_path}/c", "--json"): "the journal is complete",
         ("status", f"{tmp_path}/b"): "send it elsewhere",
         ("--help",): "send it elsewhere",
     }.items():

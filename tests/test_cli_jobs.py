@@ -48,7 +48,7 @@ def test_jsonl_as_it_comes(tmp_path: Path, mark: bytes, end: bytes) -> None:
 
 def test_what_is_no_object_behind_one_that_is(tmp_path: Path) -> None:
     """Only the first line says what the file is; what stands below is one bad line."""
-    assert read(tmp_path, f"{FX}\n[1]\n")[1:] == [InvalidLine(2, "must be a JSON object, as {...}, and is a list")]
+    assert read(tmp_path, f"{FX}\n[1]\n")[1:] == [InvalidLine(2, "expected a JSON object, got list")]
 
 
 def test_jsonl_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
@@ -85,56 +85,62 @@ def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[1]", "is a JSON array, and must be JSONL, one object on each line; this writes it: jq -c '.[]' FILE"),
-        ("[\n{},\n{}\n]", "is a JSON array"),
-        ("null", "is no JSON object, as each line of JSONL is; CSV has a first line with the names of its columns"),
-        ('{\n"route": "create.new_fx"\n}', "is the beginning of an object that goes on below"),
-        ("{", "this writes it: jq -c . FILE > jobs.jsonl"),
-        ('{"a": ' + "[" * 100_000, "is no JSON: "),
-        (FX + ",", "is no JSON: Extra data (column 62): a comma too many"),
-        (FX[:-1] + ",}", ": a comma too many"),
-        (FX + FX, ": each object needs a line of its own"),
-        (FX + " and", "is no JSON: Extra data (column 63)"),
-        ("{“route”: 1}", "“ is a typographic quote, as word processors write them; JSON has straight ones"),
-        ("{'route': 1}", "JSON has double quotes; in Python json.dumps writes them"),
-        (FX[:-1] + ', "x": NaN}', "NaN is no JSON number"),
-        (FX[:-1] + ', "metadata": {"a": 1, "a": 2}}', "member 'a' is there twice"),
-        ('{"a": ' + "9" * 5000 + "}", "is no JSON: "),
-        (b'{"route": "create.new_fx", "prompt": "\xff"}', "is not UTF-8, at byte 39: save the file as UTF-8"),
-        (FX.encode("utf-16"), "is UTF-16, and must be UTF-8"),
-        (gzip.compress(FX.encode(), mtime=0), "is compressed: unpack it first, as by: gunzip FILE"),
-        (b"PK\x03\x04\x14\0\x06\0", "is a spreadsheet, or an archive: save it as CSV"),
-        ('{"prompt": "x"}', "route: is missing; the routes are create.new_song, "),
-        (line(route="create.new_opera"), "route: 'create.new_opera' is none; the routes are"),
-        (line(route=["create.new_fx"]), "route: ['create.new_fx'] is none"),
-        ('{"Route": "create.new_fx"}', "route: is missing ('Route' has capital letters); the routes are"),
-        ('{"a": }', "is no JSON: Expecting value (column 7)"),
-        (line(route="new_fx"), "route: 'new_fx' is none (did you mean 'create.new_fx'?); the routes are"),
-        (line(promt="x"), "promt: create.new_fx does not take it (did you mean 'prompt'?); it takes idempotency_key"),
+        ("[1]", "JSON array instead of JSON Lines (one object per line); convert with: jq -c '.[]' FILE"),
+        ("[\n{},\n{}\n]", "JSON array instead"),
+        ("null", "expected a JSON object on each line, or a CSV header with a column 'route'"),
+        ('{\n"route": "create.new_fx"\n}', "JSON object over several lines instead of JSON Lines"),
+        ("{", "convert with: jq -c . FILE > jobs.jsonl"),
+        ('{"a": ' + "[" * 100_000, "invalid JSON: "),
+        (FX + ",", "invalid JSON: Extra data (column 62): extra comma"),
+        (FX[:-1] + ",}", ": extra comma"),
+        (FX + FX, ": put each object on its own line"),
+        (FX + " and", "invalid JSON: Extra data (column 63)"),
+        ("{“route”: 1}", "“ is a typographic quote; use straight quotes"),
+        ("{'route': 1}", "JSON uses double quotes (Python: json.dumps)"),
+        (FX[:-1] + ', "x": NaN}', "NaN is not a JSON number"),
+        (FX[:-1] + ', "metadata": {"a": 1, "a": 2}}', "duplicate field 'a'"),
+        ('{"a": ' + "9" * 5000 + "}", "invalid JSON: "),
+        (b'{"route": "create.new_fx", "prompt": "\xff"}', "invalid UTF-8 at byte 39; save the file as UTF-8"),
+        (FX.encode("utf-16"), "UTF-16 instead of UTF-8"),
+        (gzip.compress(FX.encode(), mtime=0), "compressed file; unpack it first, for example: gunzip FILE"),
+        (b"PK\x03\x04\x14\0\x06\0", "spreadsheet or archive; save it as CSV"),
+        ('{"prompt": "x"}', "missing field: route; known routes: create.new_song, "),
+        (line(route="create.new_opera"), "unknown route 'create.new_opera'; known routes:"),
+        (line(route=["create.new_fx"]), "unknown route ['create.new_fx']"),
+        ('{"Route": "create.new_fx"}', "missing field: route ('Route' must be lower case); known routes:"),
+        ('{"a": }', "invalid JSON: Expecting value (column 7)"),
+        (line(route="new_fx"), "unknown route 'new_fx' (did you mean 'create.new_fx'?); known routes:"),
+        (
+            line(promt="x"),
+            "unknown field 'promt' for create.new_fx (did you mean 'prompt'?); known fields: idempotency_key",
+        ),
         (
             line(metadata=[1.5, {"x": "1e999"}]).replace('"1e999"', "1e999"),
-            "metadata: holds a number that is too large",
+            "metadata: contains a number that is too large",
         ),
         (
             line(metadata="deep").replace('"deep"', "[" * 202 + "]" * 202),
-            "metadata: is nested more than 200 levels deep",
+            "metadata: nested deeper than 200 levels",
         ),
-        (line(colour="red"), "colour: create.new_fx does not take it; it takes idempotency_key, callback_url, prompt"),
-        (line(duration=None), "duration: is missing"),
+        (
+            line(colour="red"),
+            "unknown field 'colour' for create.new_fx; known fields: idempotency_key, callback_url, prompt",
+        ),
+        (line(duration=None), "missing field: duration"),
         (line(prompt="x" * 1025, duration=-1), "prompt: has 1025 characters"),
         (line(prompt="x" * 1025, duration=-1), "; duration: must be a number of seconds above 0, not -1"),
         (line(prompt={"url": URL}), "prompt: must be text, not dict"),
-        (line(prompt="\ud800"), "prompt: holds what is not UTF-8"),
+        (line(prompt="\ud800"), "prompt: invalid UTF-8"),
         (line(duration="2.5"), "duration: must be a number of seconds, not str"),
         (line(duration=True), "duration: must be a number of seconds, not bool"),
         (line(idempotency_key="mine"), "idempotency_key: must be a UUID"),
-        (line(name=""), "name: must be text that can name a file"),
-        (line(name=7), "name: must be text that can name a file"),
+        (line(name=""), "name: must be text that is not blank"),
+        (line(name=7), "name: must be text that is not blank"),
         ('{"route": "create.new_song", "lyrics": "la"}', "prompt: is missing: exactly one of prompt and reference"),
-        ('{"route": "adapt.separate_stems", "source": {"URL": 1}}', 'source: must be a URL, or {"url": "..."}'),
+        ('{"route": "adapt.separate_stems", "source": {"URL": 1}}', 'source: must be a URL or {"url": "..."}'),
         ('{"route": "adapt.separate_stems", "source": {"url": 1}}', "source: must be a URL"),
         ('{"route": "adapt.separate_stems", "source": "ftp://a/b"}', "source: must be an http(s) URL"),
-        ('{"route": "\\u001b[2Jx"}', "route: '\\x1b[2Jx' is none"),
+        ('{"route": "\\u001b[2Jx"}', "unknown route '\\x1b[2Jx'"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -164,16 +170,16 @@ def test_a_line_that_never_ends_is_not_held(tmp_path: Path) -> None:
         (InvalidLine, 5),
     ]
     assert isinstance(found[1], InvalidLine)
-    assert found[1].fault == f"is longer than {MAX_LINE_BYTES} bytes"
+    assert found[1].fault == f"line longer than {MAX_LINE_BYTES} bytes"
 
 
 @pytest.mark.parametrize("second", [KEY, KEY.upper()])
 def test_a_key_stands_for_one_line(tmp_path: Path, second: str) -> None:
-    """Two lines with one key would be one piece, and one file less than lines."""
+    """Two lines with one key would be one operation."""
     first, twin = read(tmp_path, f"\n{line(idempotency_key=KEY)}\n{line(idempotency_key=second)}")
 
     assert isinstance(first, Job)
-    assert twin == InvalidLine(3, "idempotency_key: is that of line 2, and a key stands for one piece")
+    assert twin == InvalidLine(3, "idempotency_key: already used on line 2; each job needs its own")
 
 
 CSV = "route,prompt,duration,loopable,n_variations,source,lyrics,name,metadata\r\n"
@@ -256,36 +262,40 @@ def test_grouped_numbers_are_refused(tmp_path: Path, separator: str, cell: str) 
     text = f"route,prompt,duration\ncreate.new_fx,door,{cell.replace(',', '%')}\n"
     text = text.replace(",", separator).replace("%", ",")
 
-    assert "may be grouped by thousands, or have three decimals" in only(read(tmp_path, text, "jobs.csv"))
+    assert "without thousands separators, and not with exactly three decimals" in only(read(tmp_path, text, "jobs.csv"))
 
 
 @pytest.mark.parametrize(
     ("text", "at", "says"),
     [
-        ("prompt,duration\nx,1\n", 1, "the header has no column 'route', with commas, semicolons or tabs between"),
-        ("route|prompt\nx|1\n", 1, "the header has no column 'route'"),
-        ("route;prompt\n".encode("utf-16"), 1, "is UTF-16, and must be UTF-8"),
-        (b"route;pr\xf6mpt\n", 1, "is not UTF-8: save the file as UTF-8"),
-        ("route,prompt,duration\ncreate.new_fx,door,1_0\n", 2, "duration: must be a number, and is '1_0'"),
-        ('route,prompt,duration\ncreate.new_fx,door,"0,5"\n', 2, "'0,5'; a decimal comma needs semicolons or tabs"),
+        (
+            "prompt,duration\nx,1\n",
+            1,
+            "no column 'route' in the header (separate columns with commas, semicolons or tabs)",
+        ),
+        ("route|prompt\nx|1\n", 1, "no column 'route' in the header"),
+        ("route;prompt\n".encode("utf-16"), 1, "UTF-16 instead of UTF-8"),
+        (b"route;pr\xf6mpt\n", 1, "invalid UTF-8; save the file as UTF-8"),
+        ("route,prompt,duration\ncreate.new_fx,door,1_0\n", 2, "duration: must be a number, not '1_0'"),
+        ('route,prompt,duration\ncreate.new_fx,door,"0,5"\n', 2, "'0,5'; decimal commas require semicolons or tabs"),
         (f"{CSV}create.new_fx,door,1e999,,,,,,\n", 2, "duration: must be a number of seconds above 0, not inf"),
-        ('route,metadata\nadapt.separate_stems,"[1e999]"\n', 2, "metadata: holds a number that is too large"),
-        ("route,prompt,,\ncreate.new_fx,door,,hm\n", 2, "has 'hm' in a column without a name"),
-        ("route,colour,prompt\nx,1,2\n", 1, "the header has unknown columns: 'colour'; rename or remove them"),
+        ('route,metadata\nadapt.separate_stems,"[1e999]"\n', 2, "metadata: contains a number that is too large"),
+        ("route,prompt,,\ncreate.new_fx,door,,hm\n", 2, "value 'hm' in a column without a name"),
+        ("route,colour,prompt\nx,1,2\n", 1, "unknown columns: 'colour'; rename or remove them"),
         ("route,promt,prompt\nx,1,2\n", 1, "unknown columns: 'promt' (did you mean 'prompt'?); rename or"),
-        ("\n\nroute,prompt,prompt\nx,1,2\n", 3, "the header has prompt twice"),
-        (f"{CSV}create.new_fx,door\n", 2, "has 2 cells, and the header 9"),
-        (f"{CSV}create.new_fx,door,long,,,,,,\n", 2, "duration: must be a number, and is 'long'"),
+        ("\n\nroute,prompt,prompt\nx,1,2\n", 3, "duplicate columns: prompt"),
+        (f"{CSV}create.new_fx,door\n", 2, "2 cells, but the header has 9"),
+        (f"{CSV}create.new_fx,door,long,,,,,,\n", 2, "duration: must be a number, not 'long'"),
         (f"{CSV}create.new_fx,door,nan,,,,,,\n", 2, "duration: must be a number of seconds above 0, not nan"),
-        (f"{CSV}create.new_fx,door,2,yes,,,,,\n", 2, "loopable: create.new_fx does not take it"),
-        (f"{CSV}create.new_sample,kick,2,maybe,,,,,\n", 2, "loopable: must be true or false, and is 'maybe'"),
-        (f"{CSV}create.remix_song,a,,,2.5,{URL},la,,\n", 2, "n_variations: must be a whole number, and is '2.5'"),
-        (f"{CSV}create.new_fx,door,2,,,,,,{{\n", 2, "metadata: is no JSON"),
-        (f"{CSV},door,2,,,,,,\n", 2, "route: is missing"),
-        (f'{CSV}create.new_fx,"do"or,2,,,,,,\n', 2, "is no CSV: ',' expected after '\"'"),
-        (f'{CSV}create.new_fx,"door,2,,,,,,\n\n', 2, "is no CSV: unexpected end of data"),
-        (CSV.encode() + b"create.new_fx,t\xfcr,2,,,,,,\n", 2, "prompt: holds what is not UTF-8"),
-        (CSV.encode() + b"create.new_fx,tor,2,,,,,,t\xfcr\n", 2, "metadata: holds what is not UTF-8"),
+        (f"{CSV}create.new_fx,door,2,yes,,,,,\n", 2, "unknown field 'loopable' for create.new_fx"),
+        (f"{CSV}create.new_sample,kick,2,maybe,,,,,\n", 2, "loopable: must be true or false, not 'maybe'"),
+        (f"{CSV}create.remix_song,a,,,2.5,{URL},la,,\n", 2, "n_variations: must be a whole number, not '2.5'"),
+        (f"{CSV}create.new_fx,door,2,,,,,,{{\n", 2, "metadata: invalid JSON"),
+        (f"{CSV},door,2,,,,,,\n", 2, "missing field: route"),
+        (f'{CSV}create.new_fx,"do"or,2,,,,,,\n', 2, "invalid CSV: ',' expected after '\"'"),
+        (f'{CSV}create.new_fx,"door,2,,,,,,\n\n', 2, "invalid CSV: unexpected end of data"),
+        (CSV.encode() + b"create.new_fx,t\xfcr,2,,,,,,\n", 2, "prompt: invalid UTF-8"),
+        (CSV.encode() + b"create.new_fx,tor,2,,,,,,t\xfcr\n", 2, "metadata: invalid UTF-8"),
     ],
 )
 def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: bytes | str, at: int, says: str) -> None:

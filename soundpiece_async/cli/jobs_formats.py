@@ -1,10 +1,10 @@
-"""The formats of a jobs file, JSON Lines and CSV: from text to one ``Line`` for each record. Everything here blocks.
+"""Parses jobs files, JSON Lines and CSV, into one ``Line`` per record. Everything here blocks.
 
-1. What is wrong with a line is said, and the next one is read. Line numbers are those an editor shows.
-2. In CSV, commas, semicolons or tabs separate the cells: as the first line says (``sep=;``), or whichever the header
-   has most.
-3. Where a comma does not separate, it may be a decimal one. A number that may be grouped by thousands is refused, as
-   ``1,000`` and ``1.000``: whether that is one or a thousand seconds is not guessed.
+1. An invalid line is reported, and parsing continues. Line numbers are those that an editor shows.
+2. The separator of CSV is a comma, semicolon or tab: that of the first line (``sep=;``), else the most frequent one in
+   the header.
+3. If the separator is not a comma, a comma may be a decimal one. A number that may have thousands separators, such as
+   ``1,000`` or ``1.000``, is rejected: whether that is one or a thousand seconds is not guessed.
 """
 
 import csv
@@ -22,25 +22,25 @@ from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.console import did_you_mean
 
 MAX_LINE_BYTES = 1 << 20
-"""Bytes of a line of JSONL; lyrics have 3000 characters, and the rest is the user's metadata."""
+"""Longest line of JSON Lines: lyrics have up to 3000 characters, the rest is for metadata."""
 EXTRA_FIELDS: tuple[str, ...] = ("route", "name", "metadata")
-"""Members of a line that are not the request's."""
+"""Fields of a line that do not belong to the request."""
 REQUEST_FIELDS: tuple[str, ...] = tuple(
     dict.fromkeys(member.name for kind in ROUTES.values() for member in attrs.fields(kind))
 )
-"""The members of all requests."""
+"""Fields of all requests."""
 
 _TYPOGRAPHIC = "“”„‟«»\u2018\u2019"
 
 
 @attrs.frozen
 class Line:
-    """One line, or one record of CSV that may go over several.
+    """One line, or one CSV record, which may span several lines.
 
     Attributes:
         number: of its first line in the file, from 1.
-        members: what it holds, unless it cannot be read.
-        faults: what is wrong with it already.
+        members: parsed fields; None: the line is invalid.
+        faults: messages about the line.
     """
 
     number: int
@@ -49,10 +49,10 @@ class Line:
 
 
 def read_jsonl(text: TextIO) -> Iterator[Line]:
-    """Read JSONL; blank lines are left out, and a file that is other JSON is refused once, at its first line.
+    """Parse JSON Lines; blank lines are skipped. A file of other JSON yields one invalid line.
 
     Args:
-        text: with universal line ends, and what is not UTF-8 as surrogates.
+        text: with universal line ends, and invalid UTF-8 as surrogates.
     """
     number, begun = 0, False
     while line := text.readline(MAX_LINE_BYTES + 1):
@@ -60,7 +60,7 @@ def read_jsonl(text: TextIO) -> Iterator[Line]:
         if len(line) > MAX_LINE_BYTES:
             while line and not line.endswith("\n"):
                 line = text.readline(MAX_LINE_BYTES)
-            yield Line(number, None, (f"is longer than {MAX_LINE_BYTES} bytes",))
+            yield Line(number, None, (f"line longer than {MAX_LINE_BYTES} bytes",))
             continue
         if not line.strip():
             continue
@@ -77,63 +77,58 @@ def parse_json(number: int, line: str) -> Line:
         text = line.encode(errors="surrogateescape").decode()
         members = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates)
     except UnicodeDecodeError as error:
-        return Line(number, None, (f"is not UTF-8, at byte {error.start + 1}: save the file as UTF-8",))
+        return Line(number, None, (f"invalid UTF-8 at byte {error.start + 1}; save the file as UTF-8",))
     except json.JSONDecodeError as error:
-        return Line(number, None, (f"is no JSON: {error.msg} (column {error.colno}){_json_hint(error)}",))
+        return Line(number, None, (f"invalid JSON: {error.msg} (column {error.colno}){_json_hint(error)}",))
     except (ValueError, RecursionError) as error:
-        return Line(number, None, (f"is no JSON: {error}",))
+        return Line(number, None, (f"invalid JSON: {error}",))
     if not isinstance(members, dict):
-        return Line(number, None, (f"must be a JSON object, as {{...}}, and is a {type(members).__name__}",))
+        return Line(number, None, (f"expected a JSON object, got {type(members).__name__}",))
     return Line(number, members)
 
 
 def _layout_error(line: str) -> str:
-    """Return what is wrong with a whole file that begins so, or nothing."""
+    """Return why a file that begins with this line is not JSON Lines; empty if it is."""
     if line.lstrip().startswith("["):
-        return (
-            "is a JSON array, and must be JSONL, one object on each line; this writes it: jq -c '.[]' FILE > jobs.jsonl"
-        )
+        return "JSON array instead of JSON Lines (one object per line); convert with: jq -c '.[]' FILE > jobs.jsonl"
     if not line.lstrip().startswith("{"):
-        return (
-            "is no JSON object, as each line of JSONL is; CSV has a first line with the names of its columns, one of "
-            "them route"
-        )
+        return "expected a JSON object on each line, or a CSV header with a column 'route'"
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
         if not line[error.pos :].strip():
             return (
-                "is the beginning of an object that goes on below, and must be JSONL, one object on each line; this "
-                "writes it: jq -c . FILE > jobs.jsonl"
+                "JSON object over several lines instead of JSON Lines (one object per line); convert with: "
+                "jq -c . FILE > jobs.jsonl"
             )
     except (ValueError, RecursionError):
-        pass  # the line itself is looked at next
+        pass  # parsing the line reports it
     return ""
 
 
 def _json_hint(error: json.JSONDecodeError) -> str:
-    """Return what to do about usual mistakes, or nothing."""
+    """Return the fix for a common mistake; empty if there is none."""
     left = error.doc[error.pos :].strip()
     if left[:1] and left[0] in _TYPOGRAPHIC:
-        return f": {left[0]} is a typographic quote, as word processors write them; JSON has straight ones"
+        return f": {left[0]} is a typographic quote; use straight quotes"
     if left[:1] == "'":
-        return ": JSON has double quotes; in Python json.dumps writes them"
+        return ": JSON uses double quotes (Python: json.dumps)"
     if left[:1] == "," or (left[:1] == "}" and "property name" in error.msg):
-        return ": a comma too many"
+        return ": extra comma"
     if left[:1] == "{":
-        return ": each object needs a line of its own"
+        return ": put each object on its own line"
     return ""
 
 
 def _reject_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"member {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"duplicate field {next(name for name in names if names.count(name) > 1)!r}")
     return members
 
 
@@ -145,15 +140,15 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, 
 
 
 def is_header(line: str) -> bool:
-    """Return whether a first line names the columns of CSV."""
+    """Return whether a line is a CSV header."""
     return "route" in (cell.strip(' "\r\n').lower() for cell in re.split(f"[{SEPARATORS}]", line))
 
 
 def read_csv(text: TextIO) -> Iterator[Line]:
-    """Read CSV with a header; blank lines are left out, and a header that is wrong ends the file.
+    """Parse CSV with a header; blank lines are skipped. An invalid header yields one invalid line.
 
     Args:
-        text: with its own line ends, and what is not UTF-8 as surrogates.
+        text: with its own line ends, and invalid UTF-8 as surrogates.
     """
     skipped, separator, first = 0, "", text.readline()
     while first and (not first.strip() or _NAMED.fullmatch(first.strip())):
@@ -169,7 +164,7 @@ def read_csv(text: TextIO) -> Iterator[Line]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Line(number, None, (f"is no CSV: {error}",))
+            yield Line(number, None, (f"invalid CSV: {error}",))
             continue
         if header is None and row:
             header = [cell.strip().lower() for cell in row]
@@ -182,26 +177,24 @@ def read_csv(text: TextIO) -> Iterator[Line]:
 
 
 def _check_header(header: Sequence[str]) -> tuple[str, ...]:
-    """Return what is wrong with the names of the columns; then no line can be understood."""
+    """Return faults of the column names; with any, no line can be parsed."""
     known = (*EXTRA_FIELDS, *REQUEST_FIELDS)
     foreign = list(dict.fromkeys(name for name in header if name and name not in known))
     twins = sorted({name for name in header if name and header.count(name) > 1})
     if any("\udc80" <= letter <= "\udcff" for letter in "".join(header)):
-        return ("is not UTF-8: save the file as UTF-8",)
-    listed = f"the columns there may be are {', '.join(known)}"
+        return ("invalid UTF-8; save the file as UTF-8",)
+    listed = f"known columns: {', '.join(known)}"
     if "route" not in header:
-        return (f"the header has no column 'route', with commas, semicolons or tabs between the columns; {listed}",)
+        return (f"no column 'route' in the header (separate columns with commas, semicolons or tabs); {listed}",)
     if foreign:
         named = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in foreign)
-        return (
-            f"the header has unknown columns: {named}; rename or remove them: {listed}; metadata may hold any text",
-        )
-    return (f"the header has {', '.join(twins)} twice",) if twins else ()
+        return (f"unknown columns: {named}; rename or remove them; {listed}; metadata may contain any text",)
+    return (f"duplicate columns: {', '.join(twins)}",) if twins else ()
 
 
 def _read_row(number: int, header: Sequence[str], row: Sequence[str], *, decimal_comma: bool) -> Line:
     if len(row) != len(header):
-        return Line(number, None, (f"has {len(row)} cells, and the header {len(header)}",))
+        return Line(number, None, (f"{len(row)} cells, but the header has {len(header)}",))
     kind = ROUTES.get(row[header.index("route")].strip())
     types = {member.name: member.type for member in attrs.fields(kind)} if kind else {}
     members: dict[str, Any] = {}
@@ -210,7 +203,7 @@ def _read_row(number: int, header: Sequence[str], row: Sequence[str], *, decimal
         if not cell:
             continue
         if not name:
-            faults.append(f"has {cell!r} in a column without a name")
+            faults.append(f"value {cell!r} in a column without a name")
             continue
         try:
             members[name] = _choose_reader(name, types.get(name), decimal_comma=decimal_comma)(cell)
@@ -220,7 +213,7 @@ def _read_row(number: int, header: Sequence[str], row: Sequence[str], *, decimal
 
 
 def _choose_reader(name: str, kind: Any, *, decimal_comma: bool) -> Callable[[str], Any]:
-    """Return how a cell is read: by its column, or by the type that the member of its route has."""
+    """Return the parser of a cell, by its column and the type of the route's field."""
     numeric = {float: _read_number, int: _read_integer}.get(kind)
     if numeric is not None:
         return partial(numeric, decimal_comma=decimal_comma)
@@ -235,32 +228,31 @@ def _read_number(cell: str, *, decimal_comma: bool) -> float:
     text = cell.strip()
     if _GROUPED.fullmatch(text):
         raise ValueError(
-            f"{cell!r} may be grouped by thousands, or have three decimals: write it without groups, and with another "
-            "number of decimals"
+            f"ambiguous number {cell!r}: write it without thousands separators, and not with exactly three decimals"
         )
     plain = text.replace(",", ".") if decimal_comma and "." not in text else text
     try:
-        return float(plain.replace("_", "x"))  # Python's own numbers may be grouped by it
+        return float(plain.replace("_", "x"))  # float() accepts underscores
     except ValueError:
-        cure = "; a decimal comma needs semicolons or tabs between the cells" if "," in text else ""
-        raise ValueError(f"must be a number, and is {cell!r}{cure}") from None
+        cure = "; decimal commas require semicolons or tabs as separators" if "," in text else ""
+        raise ValueError(f"must be a number, not {cell!r}{cure}") from None
 
 
 def _read_integer(cell: str, *, decimal_comma: bool) -> int:
     number = _read_number(cell, decimal_comma=decimal_comma)
     if not number.is_integer():
-        raise ValueError(f"must be a whole number, and is {cell!r}")
+        raise ValueError(f"must be a whole number, not {cell!r}")
     return int(number)
 
 
 def _read_boolean(cell: str) -> bool:
     if cell.strip().lower() not in _BOOLEANS:
-        raise ValueError(f"must be true or false, and is {cell!r}")
+        raise ValueError(f"must be true or false, not {cell!r}")
     return _BOOLEANS[cell.strip().lower()]
 
 
 def _read_metadata(cell: str) -> Any:
-    """Read JSON where it is an object or a list, and else the text as it is."""
+    """Return the JSON of an object or a list, else the text."""
     if cell.strip()[:1] not in ("{", "["):
         return cell
     line = parse_json(0, f'{{"metadata":{cell}}}')
@@ -270,26 +262,26 @@ def _read_metadata(cell: str) -> Any:
 
 
 CSV_SUFFIXES = (".csv", ".tsv")
-"""Endings of names; other files are CSV when their first line names the columns."""
+"""Suffixes of CSV files; any other file is CSV if its first line is a CSV header."""
 
-_COMPRESSED = "is compressed: unpack it first, as by: gunzip FILE"
+_COMPRESSED = "compressed file; unpack it first, for example: gunzip FILE"
 _FOREIGN_MAGIC = {
     b"\x1f\x8b": _COMPRESSED,
     b"BZh": _COMPRESSED,
     b"\xfd7zXZ": _COMPRESSED,
     b"(\xb5/\xfd": _COMPRESSED,
-    b"PK\x03\x04": "is a spreadsheet, or an archive: save it as CSV (UTF-8), or unpack it",
-    b"\xff\xfe": "is UTF-16, and must be UTF-8: save it as CSV (UTF-8), or as UTF-8",
-    b"\xfe\xff": "is UTF-16, and must be UTF-8: save it as CSV (UTF-8), or as UTF-8",
+    b"PK\x03\x04": "spreadsheet or archive; save it as CSV (UTF-8) or unpack it",
+    b"\xff\xfe": "UTF-16 instead of UTF-8; save it as CSV (UTF-8) or as UTF-8",
+    b"\xfe\xff": "UTF-16 instead of UTF-8; save it as CSV (UTF-8) or as UTF-8",
 }
-"""How files begin that are no text we read."""
+"""First bytes of files in other formats, and the message about each."""
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Read a file, as CSV or as JSONL; blank lines are left out.
+    """Parse a file as CSV or JSON Lines; blank lines are skipped.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(8)
@@ -310,7 +302,7 @@ def _open(path: Path, *, newline: str | None) -> TextIO:
 
 
 def _starts_with_header(path: Path) -> bool:
-    """Return whether the first line that is not blank has the names of columns."""
+    """Return whether the first line that is not blank is a CSV header."""
     with _open(path, newline=None) as text:
         line = text.readline(MAX_LINE_BYTES)
         while line.isspace() or line.lower().startswith(("sep=", '"sep=')):
