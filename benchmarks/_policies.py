@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from _virtual import ONE_WAY, Policy, Work, World
 
-from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, Sleep
 
 
 class Ours:
@@ -44,14 +44,14 @@ class Ours:
                         return world.wake(permit)
                     scheduler.begin(poll, now=world.now)
                     world.send(self._works[name], wait=wait)
-                case Drop(key=int() as name) as drop:
+                case CancelPoll(key=int() as name) as drop:
                     scheduler.begin(drop, now=world.now)
                     world.cancel(self._works[name])
-                    scheduler.settle(name, now=world.now, outcome=Outcome.DROPPED)
+                    scheduler.settle(name, now=world.now, outcome=Outcome.CANCELLED)
                 case Sleep(until=until):
                     return world.wake(math.inf if until is None else until)
 
-    def _decide(self) -> Poll | Drop | Sleep:
+    def _decide(self) -> Poll | CancelPoll | Sleep:
         begun = time.process_time()
         action = self._scheduler.next_action(self._world.now, rate=self._rate)
         self.seconds += time.process_time() - begun

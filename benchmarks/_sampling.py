@@ -33,7 +33,7 @@ STAGES = {
         "identities",
     ),
     "submit": ("_operations", "validation", "requests"),
-    "poll": ("_poller", "scheduler", "waiting", "silence", "durations", "tempo"),
+    "poll": ("_poller", "scheduler", "poll_queues", "estimators"),
     "download": (
         "downloader",
         "fetching",

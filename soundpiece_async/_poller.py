@@ -26,7 +26,7 @@ from soundpiece_async._core.gate import Ticket, Turn
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.parsing import Reading, read_operation
 from soundpiece_async._core.requests import Handle, Request
-from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler
+from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, WatchHistory
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import Reader
@@ -60,8 +60,8 @@ class _Known:
     """What is remembered of an operation between two waits, which may be by its handle: or each would begin anew."""
 
     created_at: datetime | None = None
-    pushed: bool = False  # a webhook will report it
-    past: Past = Past()  # noqa: RUF009 - frozen
+    webhook_expected: bool = False  # a webhook will report it
+    history: WatchHistory = WatchHistory()  # noqa: RUF009 - frozen
     streaks: dict[Verdict, Streak] = attrs.field(factory=dict)
     long_polls: LongPolls = attrs.field(factory=LongPolls)
 
@@ -259,10 +259,10 @@ class Poller:
     def expect_no_webhook(self, handle: Handle) -> None:
         """Poll an operation whose webhook came without its end as if it had no callback: no other webhook will come."""
         if handle in self._known:
-            self._known[handle].pushed = False
+            self._known[handle].webhook_expected = False
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
-            self._scheduler.watch(watch, route=handle.route, now=anyio.current_time(), age=None, pushed=False)
+            self._scheduler.watch(watch, route=handle.route, now=anyio.current_time(), age=None, webhook_expected=False)
             self._changed.set()
 
     async def run(self) -> None:
@@ -286,7 +286,7 @@ class Poller:
                         context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for
                         watch.poll = context.run(self._start_poll, polls, watch, poll.wait, permit, now)
                         permit = None
-                    case Drop(key=held) as drop:
+                    case CancelPoll(key=held) as drop:
                         self._scheduler.begin(drop, now=now)
                         held.poll.cancel()  # type: ignore[attr-defined]  # as above
                     case sleep:
@@ -310,7 +310,7 @@ class Poller:
 
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""
-        outcome, rest = Outcome.DROPPED, 0.0
+        outcome, rest = Outcome.CANCELLED, 0.0
         result: Operation[Any] | Exception | None = None
         long = wait and self._takes_long_polls  # to the scheduler it is one that the service does not hold
 
@@ -329,15 +329,15 @@ class Poller:
                 rest = error.retry_after or 0.0
         finally:
             now, jitter = anyio.current_time(), random.random()  # noqa: S311 - spreads polls
-            past = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
+            history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
             if watch in self._lingering and outcome is not Outcome.FINISHED:  # nobody has come back
-                self._forget(watch, past)
+                self._forget(watch, history)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.fault, watch.streaks = now, "", {}
         elif result is not None:
             # an answer that came at once was ready before the poll arrived: since when is unknown
-            at_once = not wait or now - started < 2 * self._scheduler.rtt
+            at_once = not wait or now - started < 2 * self._scheduler.round_trip
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
             if isinstance(result, Operation):
                 self._publish(result)
@@ -369,7 +369,7 @@ class Poller:
         """Tell a poll that is worth another turn from one whose error its waiters get."""
         now = anyio.current_time()
         if isinstance(error, TransportError) and error.stale:
-            return Outcome.DROPPED, None  # another turn at once
+            return Outcome.CANCELLED, None  # another turn at once
         if isinstance(error, SoundpieceError):
             verdict = judge_read(error)
             if verdict is not Verdict.PACE:
@@ -390,7 +390,7 @@ class Poller:
         else:
             logger.error("%s: a fault of ours", watch.handle, exc_info=error)
         self._scheduler.forget(watch, now=now)  # it did not finish: no duration is learned
-        return Outcome.DROPPED, error
+        return Outcome.CANCELLED, error
 
     def _is_final(self, watch: _Watch, error: SoundpieceError, verdict: Verdict, now: float) -> bool:
         """Return whether a failed poll ends the waiting: by itself, or as the latest of a streak."""
@@ -417,7 +417,14 @@ class Poller:
         self._lingering.pop(watch, None)
         created_at = memory.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
-        self._scheduler.watch(watch, route=handle.route, now=now, age=age, pushed=memory.pushed, past=memory.past)
+        self._scheduler.watch(
+            watch,
+            route=handle.route,
+            now=now,
+            age=age,
+            webhook_expected=memory.webhook_expected,
+            history=memory.history,
+        )
         self._changed.set()
         return watch
 
@@ -429,16 +436,18 @@ class Poller:
             self._known.popitem(last=False)
         if known is not None:
             memory.created_at = known.created_at or memory.created_at
-            memory.pushed = memory.pushed or (known.request is not None and known.request.callback_url is not None)
+            memory.webhook_expected = memory.webhook_expected or (
+                known.request is not None and known.request.callback_url is not None
+            )
         return memory
 
     def _leave(self, watch: _Watch) -> None:
         """Wait for an operation no longer; a poll that is out may linger, in case somebody comes back."""
-        now, past = anyio.current_time(), self._scheduler.past(watch)
+        now, history = anyio.current_time(), self._scheduler.history(watch)
         if self._scheduler.forget(watch, now=now):
             self._lingering[watch] = now + LINGER_SECONDS
         else:
-            self._forget(watch, past)
+            self._forget(watch, history)
         self._changed.set()
 
     def _end_lingering(self, now: float) -> float:
@@ -452,15 +461,15 @@ class Poller:
             self._lingering.move_to_end(watch)
         return math.inf
 
-    def _forget(self, watch: _Watch, past: Past | None = None) -> None:
-        """Drop a watch; ``past`` is what to keep of it in case somebody comes back."""
+    def _forget(self, watch: _Watch, history: WatchHistory | None = None) -> None:
+        """Drop a watch; ``history`` is what to keep of it in case somebody comes back."""
         del self._watches[watch.handle]
         self._lingering.pop(watch, None)
         if self._news is not None:
             self._news.drop(watch.handle)
-        if past is not None:
+        if history is not None:
             memory = self._remember(watch.handle)
-            memory.past, memory.streaks, memory.long_polls = past, watch.streaks, watch.long_polls
+            memory.history, memory.streaks, memory.long_polls = history, watch.streaks, watch.long_polls
 
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
         """Stop looking at an operation, and end the poll that nobody needs any more."""

@@ -28,7 +28,7 @@ from soundpiece_async import (
     _poller,
 )
 from soundpiece_async._core.attempts import Verdict
-from soundpiece_async._core.scheduler import Drop, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import CancelPoll, Poll, Scheduler, Sleep
 from soundpiece_async._core.wire import Answer
 from soundpiece_async._operations import MAX_CACHED
 from soundpiece_async._poller import MAX_KNOWN, MAX_UNCLAIMED
@@ -118,7 +118,9 @@ async def test_detection_lag_is_measured() -> None:
             with anyio.fail_after(30):
                 while all(request.operation != second.id for request in sim.log if request.method == "GET"):
                     await anyio.sleep(0.01)
-            await anyio.sleep(0.1 + 4 * session._engine.poller._scheduler.rtt)  # an answer at once would be no hold's
+            await anyio.sleep(
+                0.1 + 4 * session._engine.poller._scheduler.round_trip
+            )  # an answer at once would be no hold's
             sim.finish(second.id)
         assert session.statistics().detection_lag_max == 0.0
 
@@ -148,13 +150,13 @@ async def test_a_hold_is_dropped_when_the_scheduler_says_so() -> None:
 
         held: object = None
 
-        def begin(self, action: Poll | Drop, *, now: float) -> None:
+        def begin(self, action: Poll | CancelPoll, *, now: float) -> None:
             super().begin(action, now=now)
             self.held = action.key if isinstance(action, Poll) and action.wait and self.held is None else ()
 
-        def next_action(self, now: float, *, rate: float | None = None) -> Poll | Drop | Sleep:
+        def next_action(self, now: float, *, rate: float | None = None) -> Poll | CancelPoll | Sleep:
             if self.held:
-                return Drop(self.held)
+                return CancelPoll(self.held)
             return super().next_action(now, rate=rate)
 
     async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:

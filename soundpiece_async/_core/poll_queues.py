@@ -25,278 +25,303 @@ from operator import attrgetter
 
 import attrs
 
-from soundpiece_async._core.estimators import Durations, Silence, bin_of
+from soundpiece_async._core.estimators import Durations, WebhookReliability, bin_of
 
-TOUCHED = 64  # heads changed before all lines are weighed again
-UNKNOWN = -1  # the bin of those whose age nobody knows
+RESCORE_AFTER = 64  # heads changed before all lines are weighed again
+UNKNOWN_AGE = -1  # the bin of those whose age nobody knows
 
 
-class Stage(Enum):
+class WatchState(Enum):
     """Where a watched operation is."""
 
-    WAITING = "waiting"
-    RESTING = "resting"
-    LOOKED = "looked"
-    HELD = "held"
-    LEFT = "left"
+    READY = "ready"
+    BACKING_OFF = "backing off"
+    SHORT_POLL = "short poll"
+    LONG_POLL = "long poll"
+    REMOVED = "removed"
 
 
 @attrs.define(eq=False)
-class Piece:
+class Watched:
     """One watched operation. Times are the caller's clock, in seconds.
 
-    `seen` is when it was last known to be processing, `since` when it last had a turn, even one that failed, and
-    `rests` until when it rests, or rested; `aged`
-    tells whether `born` is known, or is only when it was first heard of; `gone` that nobody waits for it any more
-    while a poll is still out; `cut` that a hold on it was broken off, and no answer came since.
+    Attributes:
+        created_at: known, or when it was first heard of.
+        last_seen: when it was last known to be processing.
+        age_known: whether ``created_at`` is known.
+        last_turn: when it last had a turn, even one that failed.
+        forgotten: nobody waits for it any more, while a poll is still out.
+        hold_unconfirmed: its latest long poll was answered too soon to tell whether it was held.
+        hold_broken: its latest long poll was broken off, and no answer came since.
+        rests_until: when its latest backoff ends, or ended.
     """
 
     key: Hashable
     route: Durations
-    born: float
-    seen: float
-    aged: bool
-    pushed: bool
-    since: float
-    stage: Stage = Stage.WAITING
+    created_at: float
+    last_seen: float
+    age_known: bool
+    webhook_expected: bool
+    last_turn: float
+    state: WatchState = WatchState.READY
     sent: float = 0.0
     failures: int = 0
-    gone: bool = False
-    suspect: bool = False
-    cut: bool = False
-    rests: float = -inf
+    forgotten: bool = False
+    hold_unconfirmed: bool = False
+    hold_broken: bool = False
+    rests_until: float = -inf
 
-    def prospects(self, now: float) -> tuple[float, float]:
+    def forecast(self, now: float) -> tuple[float, float]:
         """Return the finishes to expect since the last turn, and the hazard now; at an unknown age the overall rate."""
-        if not self.aged:
-            return self.route.rate * (now - self.since), self.route.rate
-        return self.route.look_ahead(self.since - self.born, now - self.born)
+        if not self.age_known:
+            return self.route.rate * (now - self.last_turn), self.route.rate
+        return self.route.expected_finishes_and_hazard(self.last_turn - self.created_at, now - self.created_at)
 
     def learn(self, now: float, *, finished: bool) -> None:
         """Take in that it was seen, running or finished; from an unknown age nothing is learned."""
-        if self.aged and not self.gone:
-            self.route.learn(self.seen - self.born, now - self.born, finished=finished)
-        self.seen = self.since = now
+        if self.age_known and not self.forgotten:
+            self.route.learn(self.last_seen - self.created_at, now - self.created_at, finished=finished)
+        self.last_seen = self.last_turn = now
 
 
 @attrs.define(eq=False)
-class Line:
+class AgeBucket:
     """Those who differ only in when they last had a turn; worth and hazard are those of the head, the longest here."""
 
-    pieces: OrderedDict[Hashable, Piece] = attrs.field(factory=OrderedDict)
-    worth: float = 0.0
+    queue: OrderedDict[Hashable, Watched] = attrs.field(factory=OrderedDict)
+    gain: float = 0.0
     hazard: float = 0.0
-    holdable: bool = True
+    pollable: bool = True
     trusted: bool = False
 
     @property
-    def head(self) -> Piece:
+    def head(self) -> Watched:
         """The one to look at first."""
-        return next(iter(self.pieces.values()))
+        return next(iter(self.queue.values()))
 
-    def add(self, piece: Piece) -> None:
+    def add(self, watched: Watched) -> None:
         """Queue up; who has waited longer than the last of the line (an old operation attached) goes to the front."""
-        late = bool(self.pieces) and piece.since < next(reversed(self.pieces.values())).since
-        self.pieces[piece.key] = piece
+        late = bool(self.queue) and watched.last_turn < next(reversed(self.queue.values())).last_turn
+        self.queue[watched.key] = watched
         if late:
-            self.pieces.move_to_end(piece.key, last=False)
+            self.queue.move_to_end(watched.key, last=False)
 
-    def weigh(self, now: float, *, late: float = 1.0) -> float:
+    def rescore(self, now: float, *, late: float = 1.0) -> float:
         """Work out what a look at the head is worth now, nothing while a webhook may come; return how long it waits."""
-        piece = self.head
-        finishes, self.hazard = piece.prospects(now)
-        self.holdable = not piece.pushed or piece.route.survival(now - piece.born) <= late
-        self.trusted = piece.route.trusted
-        self.worth = finishes * finishes / (2 * self.hazard) if self.holdable else 0.0
-        return now - piece.since
+        watched = self.head
+        finishes, self.hazard = watched.forecast(now)
+        self.pollable = not watched.webhook_expected or watched.route.survival(now - watched.created_at) <= late
+        self.trusted = watched.route.trusted
+        self.gain = finishes * finishes / (2 * self.hazard) if self.pollable else 0.0
+        return now - watched.last_turn
 
-    def saves(self, hold: float, *, price: float) -> float:
+    def hold_gain(self, hold: float, *, price: float) -> float:
         """Return what holding the head saves: the looks that so many seconds would cost, and this one if it is due.
 
         A look not yet due is worth less than its price; what is lost by paying it early falls with the square of the
         time still missing.
         """
-        early = 1 - sqrt(self.worth / price) if self.worth < price else 0.0
-        lost = price * early * early if early else price - self.worth
+        early = 1 - sqrt(self.gain / price) if self.gain < price else 0.0
+        lost = price * early * early if early else price - self.gain
         return hold * sqrt(2 * self.hazard * price) - lost
 
-    def pays_in(self, price: float) -> float:
+    def seconds_until_worthwhile(self, price: float) -> float:
         """Return in how many seconds a look at the head will be worth its price, if the hazard stays as it is."""
-        return (sqrt(price) - sqrt(self.worth)) * sqrt(2 / self.hazard)
+        return (sqrt(price) - sqrt(self.gain)) * sqrt(2 / self.hazard)
 
 
-class Waiting:
+class ReadyQueue:
     """All lines, weighed when asked.
 
-    Weighing every line costs about a microsecond each, so between two weighings (`step` seconds, or `TOUCHED`
+    Weighing every line costs about a microsecond each, so between two weighings (`step` seconds, or `RESCORE_AFTER`
     changes) only lines with a new head are weighed again.
     """
 
     def __init__(self) -> None:
-        self.silence = Silence()
-        self._lines: dict[tuple[Durations, bool, int], Line] = {}
-        self._stale: dict[Line, None] = {}
-        self._weighed, self._patience = -inf, 0.0
-        self._touched = 0
+        self.silence = WebhookReliability()
+        self._buckets: dict[tuple[Durations, bool, int], AgeBucket] = {}
+        self._stale: dict[AgeBucket, None] = {}
+        self._scored_at, self._patience = -inf, 0.0
+        self._changes = 0
         self.count = 0
-        self.pushed = 0
-        self.heat = 0.0
+        self.webhook_expected = 0
+        self.hazard_sum = 0.0
         """The sum of sqrt(h): at price p, sqrt(h / 2 p) looks per second are worth their price."""
 
     def __repr__(self) -> str:
-        return f"<Waiting {self.count} in {len(self._lines)} lines>"
+        return f"<ReadyQueue {self.count} in {len(self._buckets)} lines>"
 
-    def add(self, piece: Piece) -> None:
+    def add(self, watched: Watched) -> None:
         """Let it wait for a look."""
-        line = self._lines.setdefault(_spot(piece), Line())
-        line.add(piece)
-        if line.head is piece:
+        line = self._buckets.setdefault(_bucket_key(watched), AgeBucket())
+        line.add(watched)
+        if line.head is watched:
             self._stale[line] = None
-        self._count(piece, 1)
+        self._count(watched, 1)
 
-    def discard(self, piece: Piece) -> None:
+    def discard(self, watched: Watched) -> None:
         """Let it wait no longer."""
-        spot = _spot(piece)
-        line = self._lines[spot]
-        del line.pieces[piece.key]
-        self._count(piece, -1)
-        if line.pieces:
+        spot = _bucket_key(watched)
+        line = self._buckets[spot]
+        del line.queue[watched.key]
+        self._count(watched, -1)
+        if line.queue:
             self._stale[line] = None
         else:
-            del self._lines[spot]
+            del self._buckets[spot]
             self._stale.pop(line, None)
 
-    def weigh(self, now: float, *, step: float) -> None:
+    def rescore(self, now: float, *, step: float) -> None:
         """Weigh the lines if it is `step` seconds since, or many heads ago; else only those with a new head.
 
         Where people wait for minutes, seconds change little: a step is at least a two-thousandth of the longest wait.
         """
-        late = self.silence.late
-        if now - self._weighed >= max(step, self._patience) or self._touched >= TOUCHED:
-            self._weighed, self._touched, self.heat, longest = now, 0, 0.0, 0.0
-            for line in self._lines.values():
-                longest = max(longest, line.weigh(now, late=late))
-                if line.holdable:
-                    self.heat += len(line.pieces) * sqrt(line.hazard)
+        late = self.silence.late_survival
+        if now - self._scored_at >= max(step, self._patience) or self._changes >= RESCORE_AFTER:
+            self._scored_at, self._changes, self.hazard_sum, longest = now, 0, 0.0, 0.0
+            for line in self._buckets.values():
+                longest = max(longest, line.rescore(now, late=late))
+                if line.pollable:
+                    self.hazard_sum += len(line.queue) * sqrt(line.hazard)
             self._patience = longest / 2000
         else:
-            self._touched += len(self._stale)
+            self._changes += len(self._stale)
             for line in self._stale:
-                line.weigh(now, late=late)
+                line.rescore(now, late=late)
         self._stale.clear()
 
-    def listen(self, now: float, *, hold: float) -> None:
+    def observe_silent(self, now: float, *, hold: float) -> None:
         """Let the routes count those of whom nothing was heard; not all the time, it takes a microsecond for each."""
         if not self.silence.is_due(now, hold=hold):
             return
-        silent: dict[Durations, list[tuple[float, float]]] = {route: [] for route, _, _ in self._lines}
-        if self.silence.means_running(now, hold=hold):
-            for (route, pushed, spot), line in self._lines.items():
-                if pushed and spot != UNKNOWN:
-                    silent[route] += ((piece.seen - piece.born, now - piece.born) for piece in line.pieces.values())
+        silent: dict[Durations, list[tuple[float, float]]] = {route: [] for route, _, _ in self._buckets}
+        if self.silence.webhooks_flowing(now, hold=hold):
+            for (route, webhook_expected, spot), line in self._buckets.items():
+                if webhook_expected and spot != UNKNOWN_AGE:
+                    silent[route] += (
+                        (watched.last_seen - watched.created_at, now - watched.created_at)
+                        for watched in line.queue.values()
+                    )
         for route, ages in silent.items():
-            route.listen(ages, loss=self.silence.loss)
+            route.observe_silent(ages, loss=self.silence.loss)
 
-    def best_look(self) -> Line:
+    def best_short_poll(self) -> AgeBucket:
         """Return the line whose head it is worth most to look at. Somebody must wait."""
-        return max(self._lines.values(), key=attrgetter("worth"))
+        return max(self._buckets.values(), key=attrgetter("gain"))
 
-    def best_hold(self, hold: float, *, price: float) -> Line | None:
+    def best_long_poll(self, hold: float, *, price: float) -> AgeBucket | None:
         """Return the line whose head saves most by being held; None if nobody may be."""
         best, most = None, -inf
-        for line in self._lines.values():  # the longest part of a decision: no generator, no key
-            if line.holdable and (saved := line.saves(hold, price=price)) > most:
+        for line in self._buckets.values():  # the longest part of a decision: no generator, no key
+            if line.pollable and (saved := line.hold_gain(hold, price=price)) > most:
                 best, most = line, saved
         return best
 
-    def hottest(self) -> float:
+    def max_hazard(self) -> float:
         """Return the largest hazard of those who may be held, on routes that are known well."""
-        return max((line.hazard for line in self._lines.values() if line.holdable and line.trusted), default=0.0)
+        return max((line.hazard for line in self._buckets.values() if line.pollable and line.trusted), default=0.0)
 
-    def pays_in(self, price: float) -> float:
+    def seconds_until_worthwhile(self, price: float) -> float:
         """Return in how many seconds the first look will be worth its price. Somebody must wait."""
-        return min(line.pays_in(price) for line in self._lines.values())
+        return min(line.seconds_until_worthwhile(price) for line in self._buckets.values())
 
     def oldest(self) -> float:
         """Return when the head who has waited longest was last seen, webhooks aside; infinity if nobody waits."""
-        return min((line.head.seen for line in self._lines.values() if not line.head.pushed), default=inf)
+        return min(
+            (line.head.last_seen for line in self._buckets.values() if not line.head.webhook_expected), default=inf
+        )
 
-    def _count(self, piece: Piece, change: int) -> None:
+    def _count(self, watched: Watched, change: int) -> None:
         self.count += change
-        self.pushed += change * piece.pushed
+        self.webhook_expected += change * watched.webhook_expected
 
 
-class Resting:
+class BackoffQueue:
     """Those who must not be polled before a time."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Piece]] = []
+        self._heap: list[tuple[float, int, Watched]] = []
         self._order = count()
 
     def __repr__(self) -> str:
-        return f"<Resting until {self.next():.3f}>"
+        return f"<BackoffQueue until {self.next():.3f}>"
 
-    def add(self, piece: Piece, *, until: float) -> None:
+    def add(self, watched: Watched, *, until: float) -> None:
         """Let it rest."""
-        piece.stage, piece.rests = Stage.RESTING, until
-        heapq.heappush(self._heap, (until, next(self._order), piece))
+        watched.state, watched.rests_until = WatchState.BACKING_OFF, until
+        heapq.heappush(self._heap, (until, next(self._order), watched))
 
     def next(self) -> float:
         """Return when the first rest is over; infinity when nobody rests."""
-        while self._heap and self._heap[0][2].stage is not Stage.RESTING:
+        while self._heap and self._heap[0][2].state is not WatchState.BACKING_OFF:
             heapq.heappop(self._heap)  # it left meanwhile
         return self._heap[0][0] if self._heap else inf
 
-    def wake(self, now: float) -> Iterator[Piece]:
+    def wake(self, now: float) -> Iterator[Watched]:
         """Give out those whose rest is over. They have had their turn, so they wait from now on."""
         while self.next() <= now:
-            piece = heapq.heappop(self._heap)[2]
-            piece.stage, piece.since = Stage.WAITING, now
-            yield piece
+            watched = heapq.heappop(self._heap)[2]
+            watched.state, watched.last_turn = WatchState.READY, now
+            yield watched
 
     def oldest(self) -> float:
         """Return when the one who has waited longest was last seen, webhooks aside; infinity if nobody rests."""
-        resting = (piece for _, _, piece in self._heap if piece.stage is Stage.RESTING and not piece.pushed)
-        return min((piece.seen for piece in resting), default=inf)
+        resting = (
+            watched
+            for _, _, watched in self._heap
+            if watched.state is WatchState.BACKING_OFF and not watched.webhook_expected
+        )
+        return min((watched.last_seen for watched in resting), default=inf)
 
 
-class Out:
+class InFlight:
     """Those on whom a poll is out, of one kind: looks or holds."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: WatchState) -> None:
         self._stage = stage
-        self._pieces: dict[Hashable, Piece] = {}
-        self._weakest: Piece | None = None
+        self._watched: dict[Hashable, Watched] = {}
+        self._least_hazard: Watched | None = None
         self._found = -inf
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._watched)
 
     def __repr__(self) -> str:
-        return f"<Out {len(self)} {self._stage.value}>"
+        return f"<InFlight {len(self)} {self._stage.value}>"
 
-    def add(self, piece: Piece, *, now: float) -> None:
+    def add(self, watched: Watched, *, now: float) -> None:
         """Record that a poll on it is sent."""
-        piece.stage, piece.sent = self._stage, now
-        self._pieces[piece.key] = piece
+        watched.state, watched.sent = self._stage, now
+        self._watched[watched.key] = watched
 
-    def discard(self, piece: Piece) -> None:
+    def discard(self, watched: Watched) -> None:
         """Record that its poll has ended."""
-        del self._pieces[piece.key]
+        del self._watched[watched.key]
 
     def oldest(self) -> float:
         """Return when the one who has waited longest was last seen, webhooks aside; infinity if none is out."""
-        return min((piece.seen for piece in self._pieces.values() if not piece.pushed), default=inf)
+        return min(
+            (watched.last_seen for watched in self._watched.values() if not watched.webhook_expected), default=inf
+        )
 
-    def weakest(self, now: float, *, step: float) -> Piece | None:
+    def least_hazard(self, now: float, *, step: float) -> Watched | None:
         """Return the one with the smallest hazard, sought anew after `step` seconds or when it has gone."""
-        weakest = self._weakest
-        if weakest is None or weakest.gone or weakest.key not in self._pieces or now - self._found >= step:
-            wanted = (piece for piece in self._pieces.values() if not piece.gone)
-            weakest = min(wanted, key=lambda piece: piece.prospects(now)[1], default=None)
-            self._weakest, self._found = weakest, now
-        return weakest
+        least_hazard = self._least_hazard
+        if (
+            least_hazard is None
+            or least_hazard.forgotten
+            or least_hazard.key not in self._watched
+            or now - self._found >= step
+        ):
+            wanted = (watched for watched in self._watched.values() if not watched.forgotten)
+            least_hazard = min(wanted, key=lambda watched: watched.forecast(now)[1], default=None)
+            self._least_hazard, self._found = least_hazard, now
+        return least_hazard
 
 
-def _spot(piece: Piece) -> tuple[Durations, bool, int]:
-    return piece.route, piece.pushed, bin_of(piece.since - piece.born) if piece.aged else UNKNOWN
+def _bucket_key(watched: Watched) -> tuple[Durations, bool, int]:
+    return (
+        watched.route,
+        watched.webhook_expected,
+        bin_of(watched.last_turn - watched.created_at) if watched.age_known else UNKNOWN_AGE,
+    )

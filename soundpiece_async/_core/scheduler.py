@@ -13,8 +13,9 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 5. A hold goes to whom it saves most: the looks that `hold` seconds at its hazard h would cost at the going price p,
    hold x sqrt(2 h p), plus what this look is worth above p, or less what is lost by coming before a look is due. The
    going price is what recent polls were worth.
-6. A hold is dropped only for an operation of `SWAP` times its hazard (two modes, mixed routes; routes known well), or
-   if holds begun in quieter times have all slots and a look is worth 1/8 of a hold; the weakest first, one at a time.
+6. A hold is cancelled only for an operation of `PREEMPT_RATIO` times its hazard (two modes, mixed routes; routes known
+   well), or if holds begun in quieter times have all slots and a look is worth 1/8 of a hold; the one with the least
+   hazard first, one at a time.
 7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
 8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
    (docs/api.md#long-polls). "At once" is a few round trips; while that is not known, its next poll is short, to learn
@@ -36,16 +37,16 @@ from math import ceil, inf, sqrt
 import attrs
 
 from soundpiece_async._core import completion
-from soundpiece_async._core.estimators import GUARD, Durations, Tempo
-from soundpiece_async._core.poll_queues import Out, Piece, Resting, Stage, Waiting
+from soundpiece_async._core.estimators import HELD_FOR_SURE, Durations, PollTiming
+from soundpiece_async._core.poll_queues import BackoffQueue, InFlight, ReadyQueue, Watched, WatchState
 
-PRICE = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
-SWAP = 3.0
-SHUT_OUT = 1 / 8  # of a hold: 2.5 s
-SPARE = 1.1  # slots kept for looks, over what an even flow would need
-BACKOFF = 1 / 20  # of a hold: the first rest after a failure; it doubles
-LONGEST_REST = 32.0  # times the first
-STEP = 1 / 400  # of a hold: how old what is weighed may be
+REQUEST_COST = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
+PREEMPT_RATIO = 3.0
+STARVED_GAIN = 1 / 8  # of a hold: 2.5 s
+SHORT_POLL_HEADROOM = 1.1  # slots kept for looks, over what an even flow would need
+FIRST_BACKOFF = 1 / 20  # of a hold: the first rest after a failure; it doubles
+MAX_BACKOFF_FACTOR = 32.0  # times the first
+RESCORE_STEP = 1 / 400  # of a hold: how old what is weighed may be
 SMOOTH = 1 / 16  # the weight of the newest poll in what is averaged
 
 
@@ -57,7 +58,7 @@ class Outcome(Enum):
     FINISHED = "finished"
     FAILED = "failed"
     CUT = "cut"
-    DROPPED = "dropped"
+    CANCELLED = "cancelled"
 
 
 @attrs.frozen
@@ -69,7 +70,7 @@ class Poll:
 
 
 @attrs.frozen
-class Drop:
+class CancelPoll:
     """Cancel the long poll on this operation: its slot is worth more elsewhere."""
 
     key: Hashable
@@ -83,14 +84,14 @@ class Sleep:
 
 
 @attrs.frozen
-class Past:
+class WatchHistory:
     """What a caller keeps of an operation that nobody waits for any more, to bring it along when somebody comes back.
 
     Without it each that comes back would be as urgent as one that was never looked at, and a rest would end early.
     """
 
-    seen: float = -inf
-    rests: float = -inf
+    last_seen: float = -inf
+    rests_until: float = -inf
     failures: int = 0
 
 
@@ -98,7 +99,7 @@ class Scheduler:
     """Decides whom to poll; polls nobody.
 
     The caller asks `next_action`, which records nothing; says with `begin` that it does it (a `Poll` once its permit is
-    there, a `Drop` as it cancels); and reports every end of a poll, also a cancelled one, with `settle`.
+    there, a `CancelPoll` as it cancels); and reports every end of a poll, also a cancelled one, with `settle`.
 
     Args:
         slots: How many polls may be out at a time.
@@ -107,42 +108,42 @@ class Scheduler:
 
     def __init__(self, *, slots: int, hold: float = 20.0) -> None:
         self._slots = slots
-        self._tempo = Tempo(announced=hold)
-        self._price = 0.0
+        self._timing = PollTiming(max_hold=hold)
+        self._going_rate = 0.0
         self._routes: dict[str, Durations] = {}
-        self._pieces: dict[Hashable, Piece] = {}
-        self._waiting, self._resting = Waiting(), Resting()
-        self._looked, self._held = Out(Stage.LOOKED), Out(Stage.HELD)
-        self._dropping: Piece | None = None
-        self._spare: dict[Piece, None] = {}  # holds that nobody waits for, the oldest first
+        self._watched: dict[Hashable, Watched] = {}
+        self._ready, self._backing_off = ReadyQueue(), BackoffQueue()
+        self._short_polls, self._long_polls = InFlight(WatchState.SHORT_POLL), InFlight(WatchState.LONG_POLL)
+        self._cancelling: Watched | None = None
+        self._unwanted: dict[Watched, None] = {}  # holds that nobody waits for, the oldest first
 
     def __repr__(self) -> str:
-        waiting = self._waiting.count
+        waiting = self._ready.count
         return (
-            f"<Scheduler {self.polls}/{self._slots} slots ({len(self._held)} held), {waiting} waiting, "
-            f"{len(self._pieces) - waiting - self.polls} resting, {self._tempo!r}>"
+            f"<Scheduler {self.polls}/{self._slots} slots ({len(self._long_polls)} held), {waiting} waiting, "
+            f"{len(self._watched) - waiting - self.polls} resting, {self._timing!r}>"
         )
 
     @property
     def polls(self) -> int:
         """How many polls are out."""
-        return len(self._held) + len(self._looked)
+        return len(self._long_polls) + len(self._short_polls)
 
     @property
-    def rtt(self) -> float:
+    def round_trip(self) -> float:
         """The round trip in seconds, as short polls show it; a guess as long as none has been answered."""
-        return self._tempo.trip
+        return self._timing.round_trip
 
     def stop_holding(self) -> None:
         """Know that the service holds no polls: what is asked for as a hold is answered at once, and rests (rule 8)."""
-        self._tempo.stop_holding()
+        self._timing.stop_holding()
 
-    def lag(self, now: float) -> float:
+    def detection_lag(self, now: float) -> float:
         """Return for how long, at worst, a result can have gone unnoticed, in seconds.
 
         Inside a hold nothing does; what a webhook will report does not count.
         """
-        return max(0.0, now - min(self._waiting.oldest(), self._resting.oldest(), self._looked.oldest()))
+        return max(0.0, now - min(self._ready.oldest(), self._backing_off.oldest(), self._short_polls.oldest()))
 
     def watch(
         self,
@@ -151,8 +152,8 @@ class Scheduler:
         route: str,
         now: float,
         age: float | None = 0.0,
-        pushed: bool = False,
-        past: Past = Past(),
+        webhook_expected: bool = False,
+        history: WatchHistory = WatchHistory(),
     ) -> None:
         """Begin to watch an operation, or learn more of one that is watched.
 
@@ -162,36 +163,47 @@ class Scheduler:
             now: The time.
             age: Seconds since it was created. 0: just now, so it is known to be processing. More: nobody has looked
                 since, so it may long be finished. None: unknown (attached by a handle), as if unseen for a whole hold.
-            pushed: A webhook will report it.
-            past: What was kept of it, if it was watched before.
+            webhook_expected: A webhook will report it.
+            history: What was kept of it, if it was watched before.
         """
         if route not in self._routes:
-            self._routes[route] = Durations(hold=self._tempo.announced)
-        piece = self._pieces.get(key)
-        if piece is None:
-            born = now - (self._tempo.hold if age is None else age)
-            last = max(born, min(past.seen, now))
-            piece = Piece(key, self._routes[route], born, last, aged=age is not None, pushed=pushed, since=last)
-            piece.failures = past.failures
-            self._pieces[key] = piece
-            if past.rests > now:
-                self._resting.add(piece, until=past.rests)
+            self._routes[route] = Durations(hold=self._timing.max_hold)
+        watched = self._watched.get(key)
+        if watched is None:
+            created_at = now - (self._timing.hold if age is None else age)
+            last = max(created_at, min(history.last_seen, now))
+            watched = Watched(
+                key,
+                self._routes[route],
+                created_at,
+                last,
+                age_known=age is not None,
+                webhook_expected=webhook_expected,
+                last_turn=last,
+            )
+            watched.failures = history.failures
+            self._watched[key] = watched
+            if history.rests_until > now:
+                self._backing_off.add(watched, until=history.rests_until)
             else:
-                self._waiting.add(piece)
+                self._ready.add(watched)
             return
-        if piece.stage is Stage.WAITING:
-            self._waiting.discard(piece)
-        piece.gone, piece.pushed = False, pushed
-        self._spare.pop(piece, None)
-        if age is not None and not piece.aged:
-            piece.aged, piece.born = True, now - age
-            piece.seen, piece.since = max(piece.seen, piece.born), max(piece.since, piece.born)
-        if piece.stage is Stage.WAITING:
-            self._waiting.add(piece)
+        if watched.state is WatchState.READY:
+            self._ready.discard(watched)
+        watched.forgotten, watched.webhook_expected = False, webhook_expected
+        self._unwanted.pop(watched, None)
+        if age is not None and not watched.age_known:
+            watched.age_known, watched.created_at = True, now - age
+            watched.last_seen, watched.last_turn = (
+                max(watched.last_seen, watched.created_at),
+                max(watched.last_turn, watched.created_at),
+            )
+        if watched.state is WatchState.READY:
+            self._ready.add(watched)
 
-    def past(self, key: Hashable) -> Past:
+    def history(self, key: Hashable) -> WatchHistory:
         """Return what to keep of an operation that is watched, and is about to be forgotten."""
-        return _past(self._pieces[key])
+        return _history(self._watched[key])
 
     def forget(self, key: Hashable, *, now: float, finished: bool = False) -> bool:
         """Watch an operation no longer.
@@ -204,77 +216,81 @@ class Scheduler:
         Returns:
             Whether a poll on it is out. The caller cancels that, now or later (rule 11), and settles it as any other.
         """
-        piece = self._pieces.get(key)
-        if piece is None:
+        watched = self._watched.get(key)
+        if watched is None:
             return False
-        out = piece.stage in (Stage.LOOKED, Stage.HELD)
+        out = watched.state in (WatchState.SHORT_POLL, WatchState.LONG_POLL)
         if not out:
-            self._leave(piece)
+            self._remove(watched)
         if finished:  # a webhook is news of this moment: until now it ran
-            self._waiting.silence.take_webhook(now)
-            piece.learn(now, finished=False)
-            piece.learn(now, finished=True)
-        piece.gone = True
-        if piece.stage is Stage.HELD:
-            self._spare[piece] = None
+            self._ready.silence.record_delivery(now)
+            watched.learn(now, finished=False)
+            watched.learn(now, finished=True)
+        watched.forgotten = True
+        if watched.state is WatchState.LONG_POLL:
+            self._unwanted[watched] = None
         return out
 
-    def next_action(self, now: float, *, rate: float | None = None) -> Poll | Drop | Sleep:
+    def next_action(self, now: float, *, rate: float | None = None) -> Poll | CancelPoll | Sleep:
         """Decide what to do now.
 
         Args:
             now: The time.
             rate: Permits per second that the account's gate gives at present; None without a limit.
         """
-        waiting = self._waiting
-        for piece in self._resting.wake(now):
-            waiting.add(piece)
-        next_rest = self._resting.next()
+        waiting = self._ready
+        for watched in self._backing_off.wake(now):
+            waiting.add(watched)
+        next_rest = self._backing_off.next()
         full = self.polls >= self._slots
-        if not waiting.count or (full and not self._held):
+        if not waiting.count or (full and not self._long_polls):
             return Sleep(next_rest if next_rest < inf else None)
-        hold, price = self._tempo.hold, PRICE * self._tempo.hold
-        waiting.listen(now, hold=hold)
-        waiting.weigh(now, step=hold * STEP)
-        places = self._places(rate)
-        room = not full and len(self._held) < places
-        wanted = room or (self._spare and not self._dropping)
-        if wanted and (best := waiting.best_hold(hold, price=max(self._price, price))):
-            return self._hold(best.head) if room else Drop(next(iter(self._spare)).key)
-        line = waiting.best_look()
-        if places < self._slots and (weak := self._weak_enough(line.worth, now)):
-            return Drop(weak.key)
+        hold, price = self._timing.hold, REQUEST_COST * self._timing.hold
+        waiting.observe_silent(now, hold=hold)
+        waiting.rescore(now, step=hold * RESCORE_STEP)
+        places = self._long_poll_slots(rate)
+        room = not full and len(self._long_polls) < places
+        wanted = room or (self._unwanted and not self._cancelling)
+        if wanted and (best := waiting.best_long_poll(hold, price=max(self._going_rate, price))):
+            return self._poll_for(best.head) if room else CancelPoll(next(iter(self._unwanted)).key)
+        line = waiting.best_short_poll()
+        if places < self._slots and (weak := self._pick_preemption(line.gain, now)):
+            return CancelPoll(weak.key)
         if full:
             return Sleep(now + hold / 80)
-        if line.worth >= price:
+        if line.gain >= price:
             return Poll(line.head.key, wait=False)
-        pays_in = max(waiting.pays_in(price), hold / 8000)  # if hazards stay as they are: so see again soon
-        return Sleep(min(next_rest, now + min(pays_in, hold / 40)))
+        seconds_until_worthwhile = max(
+            waiting.seconds_until_worthwhile(price), hold / 8000
+        )  # if hazards stay as they are: so see again soon
+        return Sleep(min(next_rest, now + min(seconds_until_worthwhile, hold / 40)))
 
-    def _hold(self, piece: Piece) -> Poll:
+    def _poll_for(self, watched: Watched) -> Poll:
         """Return the poll that holds, or a short one where it has to be learned first how long a hold is (rule 8)."""
-        return Poll(piece.key, wait=not piece.cut and (self._tempo.measured or not piece.suspect))
+        return Poll(
+            watched.key, wait=not watched.hold_broken and (self._timing.measured or not watched.hold_unconfirmed)
+        )
 
-    def begin(self, action: Poll | Drop, *, now: float) -> None:
+    def begin(self, action: Poll | CancelPoll, *, now: float) -> None:
         """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
-        piece = self._pieces[action.key]
-        if isinstance(action, Drop):
-            self._dropping = piece
+        watched = self._watched[action.key]
+        if isinstance(action, CancelPoll):
+            self._cancelling = watched
             return
-        finishes, hazard = piece.prospects(now)
-        self._waiting.discard(piece)
-        if not piece.pushed:
-            self._price += (finishes * finishes / (2 * hazard) - self._price) * SMOOTH
-        (self._held if action.wait else self._looked).add(piece, now=now)
+        finishes, hazard = watched.forecast(now)
+        self._ready.discard(watched)
+        if not watched.webhook_expected:
+            self._going_rate += (finishes * finishes / (2 * hazard) - self._going_rate) * SMOOTH
+        (self._long_polls if action.wait else self._short_polls).add(watched, now=now)
 
     def was_held(self, key: Hashable, *, now: float) -> bool:
         """Return whether a poll that ends now without a result has been held by the service."""
-        piece = self._pieces[key]
-        return piece.stage is Stage.HELD and not self._tempo.suspects(now - piece.sent)
+        watched = self._watched[key]
+        return watched.state is WatchState.LONG_POLL and not self._timing.maybe_not_held(now - watched.sent)
 
     def settle(
         self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5, retry_after: float = 0.0
-    ) -> Past:
+    ) -> WatchHistory:
         """Take in how a poll ended, and its slot back.
 
         Args:
@@ -288,102 +304,113 @@ class Scheduler:
         Returns:
             What to keep of it, should nobody wait for it any more.
         """
-        piece = self._pieces[key]
-        held = piece.stage is Stage.HELD
+        watched = self._watched[key]
+        held = watched.state is WatchState.LONG_POLL
         cut = outcome is Outcome.CUT and self.was_held(key, now=now)
-        piece.suspect = piece.suspect or (outcome is Outcome.CUT and not self._tempo.measured)
-        (self._held if held else self._looked).discard(piece)
-        self._spare.pop(piece, None)
-        if self._dropping is piece:
-            self._dropping = None
+        watched.hold_unconfirmed = watched.hold_unconfirmed or (outcome is Outcome.CUT and not self._timing.measured)
+        (self._long_polls if held else self._short_polls).discard(watched)
+        self._unwanted.pop(watched, None)
+        if self._cancelling is watched:
+            self._cancelling = None
         rest = 0.0
         match outcome:
             case Outcome.FINISHED:
-                self._take_result(piece, now, held=held)
+                self._observe_result(watched, now, held=held)
             case Outcome.PROCESSING:
-                rest = self._take_answer(piece, now, held=held)
+                rest = self._observe_answer(watched, now, held=held)
             case Outcome.UNDECIDED:
-                piece.failures, piece.cut = 0, False
+                watched.failures, watched.hold_broken = 0, False
                 rest = completion.AGREE_AFTER  # nothing is learned of the hold: it may be over
             case Outcome.FAILED | Outcome.CUT:
-                rest = max(self._take_cut(piece, now) if cut else self._take_failure(piece, jitter), retry_after)
-            case Outcome.DROPPED if now - piece.sent > self._tempo.trip:  # the server had it, and gave no answer
-                piece.learn(now, finished=False)
-        piece.rests = now + rest
-        if piece.gone:
-            self._leave(piece)
+                rest = max(
+                    self._observe_broken_hold(watched, now) if cut else self._observe_failure(watched, jitter),
+                    retry_after,
+                )
+            case Outcome.CANCELLED if (
+                now - watched.sent > self._timing.round_trip
+            ):  # the server had it, and gave no answer
+                watched.learn(now, finished=False)
+        watched.rests_until = now + rest
+        if watched.forgotten:
+            self._remove(watched)
         elif rest > 0:
-            self._resting.add(piece, until=piece.rests)
+            self._backing_off.add(watched, until=watched.rests_until)
         else:
-            piece.stage = Stage.WAITING
-            self._waiting.add(piece)
-        return _past(piece)
+            watched.state = WatchState.READY
+            self._ready.add(watched)
+        return _history(watched)
 
-    def _places(self, rate: float | None) -> int:
+    def _long_poll_slots(self, rate: float | None) -> int:
         """Return how many slots may hold (rules 2 and 3)."""
-        crowd = self._waiting.count - self._waiting.pushed + self.polls - self._slots
+        crowd = self._ready.count - self._ready.webhook_expected + self.polls - self._slots
         if crowd <= 0:
             return self._slots
-        looks = min(self._waiting.heat / sqrt(2 * PRICE * self._tempo.hold), inf if rate is None else rate)
-        return self._slots - max(1, min(ceil(looks * self._tempo.trip * SPARE), crowd, self._slots))
+        looks = min(self._ready.hazard_sum / sqrt(2 * REQUEST_COST * self._timing.hold), inf if rate is None else rate)
+        return self._slots - max(
+            1, min(ceil(looks * self._timing.round_trip * SHORT_POLL_HEADROOM), crowd, self._slots)
+        )
 
-    def _weak_enough(self, worth: float, now: float) -> Piece | None:
-        """Return a hold that is worth dropping (rule 6), `worth` being that of the best look."""
-        if self._dropping:
+    def _pick_preemption(self, worth: float, now: float) -> Watched | None:
+        """Return a hold that is worth dropping (rule 6), `gain` being that of the best look."""
+        if self._cancelling:
             return None
-        hold = self._tempo.hold
-        weakest = self._held.weakest(now, step=4 * STEP * hold)
-        shut_out = len(self._held) >= self._slots and worth > SHUT_OUT * hold
-        swap = weakest and weakest.route.trusted and self._waiting.hottest() > SWAP * weakest.prospects(now)[1]
-        return weakest if shut_out or swap else None
+        hold = self._timing.hold
+        least_hazard = self._long_polls.least_hazard(now, step=4 * RESCORE_STEP * hold)
+        shut_out = len(self._long_polls) >= self._slots and worth > STARVED_GAIN * hold
+        swap = (
+            least_hazard
+            and least_hazard.route.trusted
+            and self._ready.max_hazard() > PREEMPT_RATIO * least_hazard.forecast(now)[1]
+        )
+        return least_hazard if shut_out or swap else None
 
-    def _take_answer(self, piece: Piece, now: float, *, held: bool) -> float:
+    def _observe_answer(self, watched: Watched, now: float, *, held: bool) -> float:
         """Learn from an answer without a result, and return how long the operation has to rest (rule 8)."""
-        took = now - piece.sent
-        piece.learn(now, finished=False)
-        piece.failures, piece.suspect, piece.cut = 0, False, False
+        took = now - watched.sent
+        watched.learn(now, finished=False)
+        watched.failures, watched.hold_unconfirmed, watched.hold_broken = 0, False, False
         if not held:
-            self._tempo.take_look(took)
-        elif not self._tempo.suspects(took):
-            self._tempo.take_hold(took)
-        elif self._tempo.measured:
-            return GUARD * self._tempo.announced - took
+            self._timing.observe_short_poll(took)
+        elif not self._timing.maybe_not_held(took):
+            self._timing.observe_long_poll(took)
+        elif self._timing.measured:
+            return HELD_FOR_SURE * self._timing.max_hold - took
         else:
-            piece.suspect = True
+            watched.hold_unconfirmed = True
         return 0.0
 
-    def _take_failure(self, piece: Piece, jitter: float) -> float:
+    def _observe_failure(self, watched: Watched, jitter: float) -> float:
         """Return how long an operation has to rest after a poll without a usable answer (rule 7)."""
-        rest = min(2.0**piece.failures, LONGEST_REST) * BACKOFF * self._tempo.hold * (0.5 + jitter / 2)
-        piece.failures += 1
+        rest = min(2.0**watched.failures, MAX_BACKOFF_FACTOR) * FIRST_BACKOFF * self._timing.hold * (0.5 + jitter / 2)
+        watched.failures += 1
         return rest
 
-    def _take_cut(self, piece: Piece, now: float) -> float:
+    def _observe_broken_hold(self, watched: Watched, now: float) -> float:
         """Learn the hold from one that was broken off, and return how long the operation has to rest (rule 8)."""
-        took = now - piece.sent
-        piece.learn(now, finished=False)  # a result would have come during it
-        self._tempo.take_hold(took)
-        piece.cut = True
-        return GUARD * self._tempo.announced - took
+        took = now - watched.sent
+        watched.learn(now, finished=False)  # a result would have come during it
+        self._timing.observe_long_poll(took)
+        watched.hold_broken = True
+        return HELD_FOR_SURE * self._timing.max_hold - took
 
-    def _take_result(self, piece: Piece, now: float, *, held: bool) -> None:
+    def _observe_result(self, watched: Watched, now: float, *, held: bool) -> None:
         """Learn from a result. One that came during a hold is known to the instant, or rather to the round trip."""
-        took, trip = now - piece.sent, self._tempo.trip
+        took, trip = now - watched.sent, self._timing.round_trip
         if not held:
-            self._tempo.take_look(took)
+            self._timing.observe_short_poll(took)
         if held and took > 2 * trip:
-            piece.learn(now - trip, finished=False)
-        elif piece.pushed and not piece.gone:  # it was there before: the webhook got lost
-            self._waiting.silence.take_miss()
-        piece.learn(now, finished=True)
-        piece.gone = True
+            watched.learn(now - trip, finished=False)
+        elif watched.webhook_expected and not watched.forgotten:  # it was there before: the webhook got lost
+            self._ready.silence.record_miss()
+        watched.learn(now, finished=True)
+        watched.forgotten = True
 
-    def _leave(self, piece: Piece) -> None:
-        if piece.stage is Stage.WAITING:
-            self._waiting.discard(piece)
-        piece.stage = Stage.LEFT
-        del self._pieces[piece.key]
+    def _remove(self, watched: Watched) -> None:
+        if watched.state is WatchState.READY:
+            self._ready.discard(watched)
+        watched.state = WatchState.REMOVED
+        del self._watched[watched.key]
 
 
-def _past(piece: Piece) -> Past:
-    return Past(piece.seen, piece.rests, piece.failures)
+def _history(watched: Watched) -> WatchHistory:
+    return WatchHistory(watched.last_seen, watched.rests_until, watched.failures)

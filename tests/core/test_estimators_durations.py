@@ -20,7 +20,7 @@ def watch_one(durations: Durations, duration: float, *, every: float) -> None:
 
 def hazard(durations: Durations, age: float) -> float:
     """The chance per second to finish at this age."""
-    return durations.look_ahead(age, age)[1]
+    return durations.expected_finishes_and_hazard(age, age)[1]
 
 
 def test_an_age_is_in_the_bin_between_its_edges() -> None:
@@ -129,9 +129,9 @@ def test_expected_finishes_add_up(looks: list[tuple[float, float, bool]], one: f
     low, middle, high = sorted((one, two, three))
 
     assert hazard(durations, middle) > 0
-    assert durations.expect(low, high) >= 0
-    assert durations.expect(low, high) == pytest.approx(
-        durations.expect(low, middle) + durations.expect(middle, high), rel=1e-6, abs=1e-6
+    assert durations.expected_finishes(low, high) >= 0
+    assert durations.expected_finishes(low, high) == pytest.approx(
+        durations.expected_finishes(low, middle) + durations.expected_finishes(middle, high), rel=1e-6, abs=1e-6
     )
     assert durations.survival(low) >= durations.survival(high)
 

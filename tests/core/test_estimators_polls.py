@@ -1,36 +1,36 @@
 import pytest
 
-from soundpiece_async._core.estimators import Tempo
+from soundpiece_async._core.estimators import PollTiming
 
 
 def test_the_round_trip_is_guessed_until_it_is_known() -> None:
     """Before any short poll was answered the round trip is a guess of a tenth of a second; then it is what was seen."""
-    tempo = Tempo(announced=20)
-    assert (tempo.trip, tempo.measured) == (0.1, False)
+    tempo = PollTiming(max_hold=20)
+    assert (tempo.round_trip, tempo.measured) == (0.1, False)
 
-    tempo.take_look(0.05)
-    assert (tempo.trip, tempo.measured) == (0.05, True)
+    tempo.observe_short_poll(0.05)
+    assert (tempo.round_trip, tempo.measured) == (0.05, True)
 
-    tempo.take_look(0.13)
-    assert tempo.trip == pytest.approx(0.06)
-    assert repr(tempo) == "<Tempo hold 20 s, round trip 0.06 s>"
+    tempo.observe_short_poll(0.13)
+    assert tempo.round_trip == pytest.approx(0.06)
+    assert repr(tempo) == "<PollTiming hold 20 s, round trip 0.06 s>"
 
 
 def test_a_shorter_hold_is_learned() -> None:
     """A server that holds a hundredth of what is announced is believed within a few dozen polls, not after one."""
-    tempo = Tempo(announced=20)
-    tempo.take_hold(0.2)
+    tempo = PollTiming(max_hold=20)
+    tempo.observe_long_poll(0.2)
     assert tempo.hold > 5
 
     for _ in range(40):
-        tempo.take_hold(0.2)
+        tempo.observe_long_poll(0.2)
     assert tempo.hold == pytest.approx(0.2, rel=0.01)
 
 
 def test_a_longer_hold_is_not_believed() -> None:
     """A round trip on top of the hold does not make the hold longer."""
-    tempo = Tempo(announced=20)
-    tempo.take_hold(20.05)
+    tempo = PollTiming(max_hold=20)
+    tempo.observe_long_poll(20.05)
 
     assert tempo.hold == 20
 
@@ -48,9 +48,9 @@ def test_a_longer_hold_is_not_believed() -> None:
 )
 def test_what_comes_within_a_few_round_trips_was_not_held(trip: float | None, took: float, *, suspect: bool) -> None:
     """At once is within four of the shortest round trips, and never more than a second (docs/api.md#long-polls)."""
-    tempo = Tempo(announced=20)
+    tempo = PollTiming(max_hold=20)
     if trip is not None:
-        tempo.take_look(trip)
-        tempo.take_look(10 * trip)
+        tempo.observe_short_poll(trip)
+        tempo.observe_short_poll(10 * trip)
 
-    assert tempo.suspects(took) is suspect
+    assert tempo.maybe_not_held(took) is suspect

@@ -2,18 +2,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.estimators import FEWEST, Durations, Silence
+from soundpiece_async._core.estimators import MIN_LOSS, Durations, WebhookReliability
 from soundpiece_async._core.scheduler import Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "create.new_fx"
 
 
-def teach(silence: Silence, *, came: int, missed: int) -> Silence:
+def teach(silence: WebhookReliability, *, came: int, missed: int) -> WebhookReliability:
     """Record webhooks, then missed ones."""
     for _ in range(came):
-        silence.take_webhook(0.0)
+        silence.record_delivery(0.0)
     for _ in range(missed):
-        silence.take_miss()
+        silence.record_miss()
     return silence
 
 
@@ -32,35 +32,35 @@ def run(scheduler: Scheduler, *, now: float, until: float) -> tuple[float, Poll]
 
 def test_late_is_as_likely_lost_as_running() -> None:
     """Half of the usual time at first; a tenth of the operations take longer where webhooks come; all where none do."""
-    assert Silence().late == pytest.approx(0.5)
-    assert teach(Silence(), came=50, missed=0).late == pytest.approx(0.1)
-    assert teach(Silence(), came=0, missed=3).late > 1
-    assert repr(teach(Silence(), came=2, missed=1)) == "<Silence 2 webhooks came, 1 were missed>"
+    assert WebhookReliability().late_survival == pytest.approx(0.5)
+    assert teach(WebhookReliability(), came=50, missed=0).late_survival == pytest.approx(0.1)
+    assert teach(WebhookReliability(), came=0, missed=3).late_survival > 1
+    assert repr(teach(WebhookReliability(), came=2, missed=1)) == "<WebhookReliability 2 webhooks came, 1 were missed>"
 
 
 @given(came=st.integers(0, 500), missed=st.integers(0, 500))
 def test_the_share_lost_is_one(came: int, missed: int) -> None:
     """Whatever happened, it is a share, and never so small that a lost one is not looked for."""
-    assert FEWEST <= teach(Silence(), came=came, missed=missed).loss < 1
+    assert MIN_LOSS <= teach(WebhookReliability(), came=came, missed=missed).loss < 1
 
 
 def test_what_was_is_forgotten() -> None:
     """A receiver that goes down after a thousand webhooks is found out by a few dozen."""
-    assert teach(Silence(), came=1000, missed=60).loss > 1 / 2
+    assert teach(WebhookReliability(), came=1000, missed=60).loss > 1 / 2
 
 
 def test_silence_means_something_only_while_webhooks_come() -> None:
     """For a quarter of a hold after the last one."""
-    silence = Silence()
-    assert not silence.means_running(0.0, hold=20.0)
-    silence.take_webhook(10.0)
-    assert silence.means_running(14.9, hold=20.0)
-    assert not silence.means_running(15.0, hold=20.0)
+    silence = WebhookReliability()
+    assert not silence.webhooks_flowing(0.0, hold=20.0)
+    silence.record_delivery(10.0)
+    assert silence.webhooks_flowing(14.9, hold=20.0)
+    assert not silence.webhooks_flowing(15.0, hold=20.0)
 
 
 def test_the_silent_are_counted_now_and_then() -> None:
     """Once in a fortieth of a hold."""
-    silence = Silence()
+    silence = WebhookReliability()
     assert [silence.is_due(now, hold=20.0) for now in (0.0, 0.4, 0.5, 0.6, 1.0)] == [True, False, True, False, True]
 
 
@@ -73,12 +73,12 @@ def test_who_runs_on_in_silence_is_exposed() -> None:
     assert route.survival(6.0) < 0.3
 
     for _ in range(20):
-        route.listen([(0.0, 6.0)] * 90, loss=FEWEST)
+        route.observe_silent([(0.0, 6.0)] * 90, loss=MIN_LOSS)
     heard = route.survival(6.0)
     assert heard > 0.7
-    route.listen([(4.0, 6.0)] * 90, loss=FEWEST)  # of the first four seconds it is known already
+    route.observe_silent([(4.0, 6.0)] * 90, loss=MIN_LOSS)  # of the first four seconds it is known already
     assert route.survival(6.0) < heard
-    route.listen([], loss=FEWEST)
+    route.observe_silent([], loss=MIN_LOSS)
     assert route.survival(6.0) < 0.3
 
 
@@ -87,7 +87,7 @@ def test_the_silent_are_exposed_as_long_as_they_are_silent(stretches: list[tuple
     """If no webhook is ever lost, all of their time counts, each second in its bin."""
     route, looked = Durations(), Durations()
     ages = [(since, since + length) for since, length in stretches]
-    route.listen(ages, loss=0.0)
+    route.observe_silent(ages, loss=0.0)
     for since, until in ages:
         looked.learn(since, until, finished=False)
     assert route._silent == pytest.approx(looked._exposure, abs=1e-6)
@@ -97,7 +97,7 @@ def test_a_webhook_that_comes_leaves_nothing_to_poll() -> None:
     """A hundred at once, the last after 20 s: as long as webhooks come three in four are never polled."""
     scheduler, polled, now = Scheduler(slots=100), set(), 0.0
     for number in range(100):
-        scheduler.watch(number, route=ROUTE, now=0.0, pushed=True)
+        scheduler.watch(number, route=ROUTE, now=0.0, webhook_expected=True)
     for number in range(100):
         end = 1.0 + number / 5
         while (found := run(scheduler, now=now, until=end)) is not None:
@@ -118,7 +118,7 @@ def test_a_receiver_that_is_down_is_found_out() -> None:
     found_at = []
     for number in range(3):
         start = 1000.0 * number
-        scheduler.watch(number, route=ROUTE, now=start, pushed=True)
+        scheduler.watch(number, route=ROUTE, now=start, webhook_expected=True)
         found = run(scheduler, now=start, until=start + 100)
         assert found is not None
         assert found[1] == Poll(number, wait=True)
@@ -134,11 +134,11 @@ def test_a_receiver_that_goes_down_is_found_out() -> None:
     """After many webhooks there is silence: a quarter of a hold later it means nothing, and the late are polled."""
     scheduler, start = Scheduler(slots=4), 0.0
     for number in range(100):
-        scheduler.watch(number, route=ROUTE, now=start, pushed=True)
+        scheduler.watch(number, route=ROUTE, now=start, webhook_expected=True)
         start += 4 + number % 5
         scheduler.forget(number, now=start, finished=True)
     for number in range(100, 104):
-        scheduler.watch(number, route=ROUTE, now=start, pushed=True)
+        scheduler.watch(number, route=ROUTE, now=start, webhook_expected=True)
     found = run(scheduler, now=start, until=start + 100)
 
     assert found is not None

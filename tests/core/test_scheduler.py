@@ -2,10 +2,10 @@ import random
 import tracemalloc
 from collections.abc import Hashable, Iterable
 
-from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
-PROCESSING, FINISHED, DROPPED = Outcome.PROCESSING, Outcome.FINISHED, Outcome.DROPPED
+PROCESSING, FINISHED, DROPPED = Outcome.PROCESSING, Outcome.FINISHED, Outcome.CANCELLED
 
 
 def watch(scheduler: Scheduler, keys: Iterable[Hashable], *, now: float = 0.0, age: float | None = 0.0) -> None:
@@ -130,7 +130,7 @@ def test_a_hold_is_dropped_for_three_times_its_hazard() -> None:
     scheduler.begin(Poll("hot", wait=False), now=17.0)
     scheduler.settle("hot", now=17.1, outcome=PROCESSING)
     action = scheduler.next_action(18.5)
-    assert isinstance(action, Drop)
+    assert isinstance(action, CancelPoll)
     assert action == scheduler.next_action(18.5)
     scheduler.begin(action, now=18.5)
     assert isinstance(scheduler.next_action(18.5), Poll)  # the slot for looks is free
@@ -150,7 +150,7 @@ def test_no_hold_is_dropped_on_hearsay() -> None:
     scheduler.begin(Poll("hot", wait=False), now=17.0)
     scheduler.settle("hot", now=17.1, outcome=PROCESSING)
 
-    assert not isinstance(scheduler.next_action(18.5), Drop)
+    assert not isinstance(scheduler.next_action(18.5), CancelPoll)
 
 
 def test_a_hold_is_dropped_when_holds_shut_all_others_out() -> None:
@@ -161,14 +161,14 @@ def test_a_hold_is_dropped_when_holds_shut_all_others_out() -> None:
     watch(scheduler, "cdef", now=0.1)
 
     assert isinstance(scheduler.next_action(1.0), Sleep)
-    assert isinstance(scheduler.next_action(16.0), Drop)
+    assert isinstance(scheduler.next_action(16.0), CancelPoll)
 
 
 def test_what_a_webhook_will_report_is_left_alone_until_it_is_late() -> None:
     """No poll as long as it is not late for its route, which takes 20 to 40 s; then a hold, as for any other."""
     scheduler = Scheduler(slots=4)
     teach(scheduler, [20.0 + step / 10 for step in range(200)])
-    scheduler.watch("pushed", route=ROUTE, now=0.0, pushed=True)
+    scheduler.watch("pushed", route=ROUTE, now=0.0, webhook_expected=True)
     now = 0.0
     while isinstance(action := scheduler.next_action(now), Sleep) and action.until is not None and now < 300.0:
         now = action.until
@@ -193,11 +193,15 @@ def test_an_unknown_age_can_become_known() -> None:
     watch(scheduler, ["waiting", "held", "known"], age=None)
     scheduler.begin(Poll("held", wait=True), now=0.0)
     for key, age in (("waiting", 30.0), ("held", 30.0), ("known", None)):
-        scheduler.watch(key, route=ROUTE, now=1.0, age=age, pushed=key == "known")
+        scheduler.watch(key, route=ROUTE, now=1.0, age=age, webhook_expected=key == "known")
 
-    pieces = scheduler._pieces
-    assert [(pieces[key].aged, pieces[key].born) for key in ("waiting", "held")] == [(True, -29.0)] * 2
-    assert (pieces["known"].aged, pieces["known"].pushed, scheduler._waiting.pushed) == (False, True, 1)
+    queue = scheduler._watched
+    assert [(queue[key].age_known, queue[key].created_at) for key in ("waiting", "held")] == [(True, -29.0)] * 2
+    assert (queue["known"].age_known, queue["known"].webhook_expected, scheduler._ready.webhook_expected) == (
+        False,
+        True,
+        1,
+    )
 
 
 def test_routes_are_learned_apart() -> None:
@@ -224,7 +228,7 @@ def test_ten_thousand_operations_are_decided_without_quadratic_cost() -> None:
                 scheduler.begin(action, now=now)
                 outcome = FINISHED if rng.random() < 0.02 else PROCESSING
                 scheduler.settle(action.key, now=now + 0.05, outcome=outcome)
-        lines.append(len(scheduler._waiting._lines))
+        lines.append(len(scheduler._ready._buckets))
 
     assert max(lines) < 60
 

@@ -3,7 +3,7 @@ from collections.abc import Iterable
 import pytest
 
 from soundpiece_async._core.completion import AGREE_AFTER
-from soundpiece_async._core.scheduler import Drop, Outcome, Past, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, Sleep, WatchHistory
 
 ROUTE = "/v1/song"
 PROCESSING, UNDECIDED, FINISHED, FAILED, CUT, DROPPED = Outcome
@@ -22,7 +22,7 @@ def test_a_drop_that_crossed_the_answer_is_no_harm() -> None:
         scheduler.begin(Poll(key, wait=True), now=0.0)
     watch(scheduler, "cdef", now=0.1)
     action = scheduler.next_action(16.0)
-    assert isinstance(action, Drop)
+    assert isinstance(action, CancelPoll)
     scheduler.begin(action, now=16.0)
     scheduler.settle(action.key, now=16.0, outcome=FINISHED)
 
@@ -39,8 +39,8 @@ def test_a_hold_that_nobody_wants_goes_first_when_its_slot_is_wanted() -> None:
     assert scheduler.forget("b", now=1.0) is True
     assert scheduler.next_action(1.0) == Sleep(None)  # nobody else waits
     watch(scheduler, "c", now=1.0)
-    assert scheduler.next_action(1.0) == Drop("b")
-    scheduler.begin(Drop("b"), now=1.0)
+    assert scheduler.next_action(1.0) == CancelPoll("b")
+    scheduler.begin(CancelPoll("b"), now=1.0)
     assert isinstance(scheduler.next_action(1.0), Sleep)
     scheduler.settle("b", now=1.1, outcome=DROPPED)
     assert scheduler.next_action(1.1) == Poll("c", wait=True)
@@ -62,10 +62,10 @@ def test_a_hold_that_somebody_came_back_to_is_as_any_other() -> None:
 def test_who_comes_back_is_not_as_urgent_as_who_was_never_looked_at() -> None:
     """When it was last seen is remembered by the caller."""
     scheduler = Scheduler(slots=2)
-    scheduler.watch("seen", route=ROUTE, now=100.0, age=60.0, past=Past(seen=99.0))
+    scheduler.watch("seen", route=ROUTE, now=100.0, age=60.0, history=WatchHistory(last_seen=99.0))
     scheduler.watch("new", route=ROUTE, now=100.0, age=30.0)
 
-    assert scheduler.lag(100.0) == 30.0
+    assert scheduler.detection_lag(100.0) == 30.0
     action = scheduler.next_action(100.0)
     assert isinstance(action, Poll)
     assert action.key == "new"
@@ -82,12 +82,12 @@ def test_a_rest_is_not_cut_short_by_leaving_and_coming_back() -> None:
         scheduler.begin(action, now=100.0)
         scheduler.forget("a", now=100.0)
         pasts.append(scheduler.settle("a", now=100.0, outcome=FAILED))
-        scheduler.watch("a", route=ROUTE, now=100.0, past=pasts[-1])
-        assert scheduler.past("a").rests == pasts[-1].rests
-        assert scheduler.next_action(100.0) == Sleep(pasts[-1].rests)
+        scheduler.watch("a", route=ROUTE, now=100.0, history=pasts[-1])
+        assert scheduler.history("a").rests_until == pasts[-1].rests_until
+        assert scheduler.next_action(100.0) == Sleep(pasts[-1].rests_until)
         scheduler.forget("a", now=100.0)
-        scheduler.watch("a", route=ROUTE, now=100.0, past=Past(failures=pasts[-1].failures))
-    assert [past.rests - 100.0 for past in pasts] == [0.75, 1.5, 3.0]
+        scheduler.watch("a", route=ROUTE, now=100.0, history=WatchHistory(failures=pasts[-1].failures))
+    assert [past.rests_until - 100.0 for past in pasts] == [0.75, 1.5, 3.0]
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -181,7 +181,7 @@ def test_a_short_hold_is_no_broken_hold() -> None:
     scheduler.settle("a", now=now, outcome=FAILED, jitter=1.0)
 
     assert scheduler.next_action(now) == Sleep(pytest.approx(now + 0.01, rel=0.01))
-    assert scheduler.rtt == pytest.approx(0.002)
+    assert scheduler.round_trip == pytest.approx(0.002)
 
 
 def test_results_of_looks_tell_the_round_trip() -> None:
@@ -190,18 +190,18 @@ def test_results_of_looks_tell_the_round_trip() -> None:
     watch(scheduler, "ab")
     scheduler.begin(Poll("a", wait=True), now=0.0)
     scheduler.settle("a", now=7.0, outcome=FINISHED)
-    assert scheduler.rtt == 0.1
+    assert scheduler.round_trip == 0.1
     scheduler.begin(Poll("b", wait=False), now=7.0)
     scheduler.settle("b", now=7.03, outcome=FINISHED)
 
-    assert scheduler.rtt == pytest.approx(0.03)
+    assert scheduler.round_trip == pytest.approx(0.03)
 
 
 def test_webhooks_teach_durations_too() -> None:
     """News from elsewhere that an operation has finished is a finish at that age."""
     scheduler = Scheduler(slots=4)
     for number in range(50):
-        scheduler.watch(number, route=ROUTE, now=0.0, pushed=True)
+        scheduler.watch(number, route=ROUTE, now=0.0, webhook_expected=True)
         assert scheduler.forget(number, now=12.0, finished=True) is False
 
     assert scheduler._routes[ROUTE].rate == pytest.approx(1 / 12, rel=0.1)
@@ -248,18 +248,18 @@ def test_who_comes_back_while_the_poll_is_being_cancelled_keeps_its_place() -> N
 def test_lag_is_the_time_since_somebody_was_last_seen() -> None:
     """At worst a result came right after the last answer; inside a hold none goes unnoticed, webhooks do not count."""
     scheduler = Scheduler(slots=2)
-    assert scheduler.lag(0.0) == 0.0
-    scheduler.watch("pushed", route=ROUTE, now=0.0, pushed=True)
+    assert scheduler.detection_lag(0.0) == 0.0
+    scheduler.watch("pushed", route=ROUTE, now=0.0, webhook_expected=True)
     watch(scheduler, "abc", now=1.0)
     scheduler.begin(Poll("a", wait=True), now=1.0)
-    assert scheduler.lag(5.0) == 4.0
+    assert scheduler.detection_lag(5.0) == 4.0
 
     scheduler.begin(Poll("b", wait=False), now=5.0)
     scheduler.settle("b", now=5.0, outcome=PROCESSING)
     scheduler.begin(Poll("c", wait=False), now=5.0)
-    assert scheduler.lag(6.0) == 5.0
+    assert scheduler.detection_lag(6.0) == 5.0
     scheduler.settle("c", now=6.0, outcome=FAILED)
-    assert scheduler.lag(7.0) == 6.0
+    assert scheduler.detection_lag(7.0) == 6.0
 
 
 def test_a_hold_that_a_proxy_cuts_is_a_shorter_hold() -> None:
@@ -278,7 +278,7 @@ def test_a_hold_that_a_proxy_cuts_is_a_shorter_hold() -> None:
         assert scheduler.was_held("a", now=now + 5) is action.wait
         now += 5 if action.wait else 0.05
         scheduler.settle("a", now=now, outcome=CUT if action.wait else PROCESSING)
-    assert scheduler._tempo.hold == pytest.approx(5, rel=0.2)
+    assert scheduler._timing.hold == pytest.approx(5, rel=0.2)
 
 
 def test_a_service_that_breaks_everything_off_is_asked_ever_less() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from soundpiece_async._core.scheduler import Drop, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, Sleep
 
 SLOTS = 3
 ROUTES = ("/v1/song", "/v1/fx")
@@ -27,7 +27,7 @@ class World(RuleBasedStateMachine):
         self.dropping: set[int] = set()
         self.names = 0
 
-    def act(self) -> Poll | Drop | Sleep:
+    def act(self) -> Poll | CancelPoll | Sleep:
         """Do what it says once, if permits allow."""
         action = self.scheduler.next_action(self.now, rate=2.0)
         assert action == self.scheduler.next_action(self.now, rate=2.0)
@@ -40,7 +40,7 @@ class World(RuleBasedStateMachine):
                     self.sent += 1
                     self.out[key] = action
                     self.scheduler.begin(action, now=self.now)
-            case Drop(key=int() as key):
+            case CancelPoll(key=int() as key):
                 assert self.out[key].wait, "only holds are dropped"
                 assert not self.dropping, "one drop at a time"
                 self.dropping.add(key)
@@ -60,15 +60,15 @@ class World(RuleBasedStateMachine):
     @rule(
         route=st.sampled_from(ROUTES),
         age=st.one_of(st.none(), st.just(0.0), st.floats(0, 1000)),
-        pushed=st.booleans(),
+        webhook_expected=st.booleans(),
         many=st.integers(1, 5),
     )
-    def join(self, route: str, age: float | None, *, pushed: bool, many: int) -> None:
+    def join(self, route: str, age: float | None, *, webhook_expected: bool, many: int) -> None:
         """Some operations are submitted, or attached."""
         for _ in range(many):
             self.names += 1
             self.watched.add(self.names)
-            self.scheduler.watch(self.names, route=route, now=self.now, age=age, pushed=pushed)
+            self.scheduler.watch(self.names, route=route, now=self.now, age=age, webhook_expected=webhook_expected)
 
     @precondition(lambda self: self.names)
     @rule(data=st.data(), finished=st.booleans())
@@ -79,12 +79,12 @@ class World(RuleBasedStateMachine):
         self.watched.discard(key)
 
     @precondition(lambda self: self.names)
-    @rule(data=st.data(), age=st.one_of(st.none(), st.floats(0, 1000)), pushed=st.booleans())
-    def rejoin(self, data: st.DataObject, age: float | None, *, pushed: bool) -> None:
+    @rule(data=st.data(), age=st.one_of(st.none(), st.floats(0, 1000)), webhook_expected=st.booleans())
+    def rejoin(self, data: st.DataObject, age: float | None, *, webhook_expected: bool) -> None:
         """One is waited for again, perhaps while its last poll is being cancelled."""
         key = data.draw(st.integers(1, self.names))
         self.watched.add(key)
-        self.scheduler.watch(key, route=ROUTES[0], now=self.now, age=age, pushed=pushed)
+        self.scheduler.watch(key, route=ROUTES[0], now=self.now, age=age, webhook_expected=webhook_expected)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome), jitter=st.floats(0, 1))
@@ -115,22 +115,22 @@ class World(RuleBasedStateMachine):
         assert len(self.out) <= SLOTS
         assert self.sent <= self.granted
         assert self.scheduler.polls == len(self.out)
-        assert self.scheduler.lag(self.now) >= 0
+        assert self.scheduler.detection_lag(self.now) >= 0
         assert f"<Scheduler {len(self.out)}/{SLOTS} slots" in repr(self.scheduler)
 
     def teardown(self) -> None:
         """From whatever state: all are looked at within a bounded time, and when they have gone nothing is left."""
-        hopeful = {key for key in self.watched if not self.scheduler._pieces[key].pushed}
+        hopeful = {key for key in self.watched if not self.scheduler._watched[key].webhook_expected}
         end = self.now + PATIENCE
         for key in list(self.out):
-            self.settle(key, Outcome.PROCESSING if key in self.watched else Outcome.DROPPED)
+            self.settle(key, Outcome.PROCESSING if key in self.watched else Outcome.CANCELLED)
         while (hopeful & self.watched) and self.now < end:
             self.permits = 1
             action = self.act()
-            if isinstance(action, Poll | Drop):
+            if isinstance(action, Poll | CancelPoll):
                 self.now += 0.05
                 for key in list(self.out):
-                    self.settle(key, Outcome.DROPPED if key in self.dropping else Outcome.FINISHED)
+                    self.settle(key, Outcome.CANCELLED if key in self.dropping else Outcome.FINISHED)
             else:
                 assert isinstance(action, Sleep)
                 assert action.until is not None, "nobody is out, somebody waits: there is a time for it"
