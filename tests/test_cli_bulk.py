@@ -44,6 +44,7 @@ from soundpiece_async.cli.bulk import BulkCommand, _refusal_advice
 from soundpiece_async.cli.bulk_options import BulkOptions, LoadOptions, RunPolicy
 from soundpiece_async.cli.bulk_progress import shutdown_notice
 from soundpiece_async.cli.console import format_verify_levels
+from soundpiece_async.cli.dependents import Dependents
 from soundpiece_async.cli.signals import GracefulStop
 from soundpiece_async.cli.status import read_run_status, to_json
 from soundpiece_async.cli.verify import ObjectChecker, Verification
@@ -320,8 +321,8 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
     simulator = serve(**FAST)
     write([job_line(1), job_line(2, prompt="")])
 
-    async def overlook(_: BulkOptions) -> int:
-        return 2
+    async def overlook(_: BulkOptions) -> tuple[int, Dependents]:
+        return 2, Dependents()
 
     monkeypatch.setattr("soundpiece_async.cli.bulk.validate_file", overlook)
     for flags in ((), ("--dry-run",)):
@@ -335,8 +336,8 @@ async def test_a_run_shows_its_state(sim: Simulator) -> None:
     """As everything here that lives for long."""
     options = BulkOptions(jobs=Path(write([job_line(1)])), out=Path("out"), load=LoadOptions(), policy=RunPolicy())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
-        run = BulkCommand(options, lines=1, journal=journal, session=session)
-        assert repr(run).startswith("<BulkCommand <JobReader jobs.jsonl in_flight=0> ResultCounts(lines=1")
+        run = BulkCommand(options, lines=1, dependents=Dependents(), journal=journal, session=session)
+        assert repr(run).startswith("<BulkCommand <JobReader jobs.jsonl in_flight=0 awaited=0> ResultCounts(lines=1")
         await run.run()
         looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         await looked.run()

@@ -80,7 +80,7 @@ class JobReference:
         return cls(job, output)
 
     def __str__(self) -> str:
-        return f"output {self.output}" if self.kind is None else f"an output of kind {self.kind!r}"
+        return f"output {self.output}" if self.kind is None else f"output of kind {self.kind!r}"
 
     def select(self, outputs: Sequence[Output]) -> tuple[Output, ...]:
         """Return the outputs of the job that are meant: several only for ``"*"``, none where there is no such output.

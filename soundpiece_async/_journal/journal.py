@@ -28,6 +28,7 @@ from soundpiece_async import _filelocks
 from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import UNLABELLED, JobRecord, JobState, Label
+from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._download.destinations import parse_folder
@@ -175,6 +176,7 @@ class Journal:
             self.where = str(self._folder)
             self._lock = FolderLock(self._folder / LOCK)
         self._annotations: dict[str, Label] = {}
+        self._listeners: dict[str, Callable[[Operation[Any]], None]] = {}
         self._planned: dict[str, bytes] = {}
         self._closed = False
 
@@ -379,6 +381,20 @@ class Journal:
     def pop_planned(self, request: Request) -> bytes | None:
         """Return the digest of the job that a request of ``jobs`` is, once; None: it is another request."""
         return self._planned.pop(request.idempotency_key, None)
+
+    def listen(self, request: Request, call: Callable[[Operation[Any]], None]) -> None:
+        """Call something once the outputs of a request that is about to be passed to ``run_many`` are on record."""
+        self._listeners[request.idempotency_key] = call
+
+    def forget_listener(self, request: Request) -> None:
+        """Call nothing: the request has ended without outputs."""
+        self._listeners.pop(request.idempotency_key, None)
+
+    def tell_ready(self, operation: Operation[Any]) -> None:
+        """Call what waits for the outputs of an operation, which are on record now, once."""
+        call = self._listeners.pop(operation.request.idempotency_key, None)
+        if call is not None:
+            call(operation)
 
     def pop_annotation(self, request: Request) -> Label | None:
         """Return what was said of a request, once."""

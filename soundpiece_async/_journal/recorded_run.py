@@ -194,6 +194,7 @@ class Recording(Generic[R]):
         self._store = journal.store
         self._pop_annotation = journal.pop_annotation
         self._pop_planned = journal.pop_planned
+        self._tell_ready = journal.tell_ready
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._retry_failed = journal.retry_failed
         self._engine = engine
@@ -237,6 +238,7 @@ class Recording(Generic[R]):
             self._engine.reader.adopt(operation)
             found = await self._store.run_in_thread(partial(self._saved_files.check, job))
             if found.files is not None:
+                self._tell_ready(operation)
                 return Succeeded(request=request, operation=operation, files=found.files, from_journal=True)
             self._stop.check(reading=True)
             return await self._resume(job, in_flight, operation, overwrite=found.owned)
@@ -343,6 +345,7 @@ class Recording(Generic[R]):
             wanted = self._files.to is not None
             if not job.outputs or (wanted and title is None):
                 title = await self._store.mark_ready(job, operation, now=self._store.now, named=wanted)
+            self._tell_ready(operation)
             files = () if title is None else await self._files.save(operation, name=title, overwrite=overwrite)
         except SoundpieceError as error:
             await self._fail(job, error)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -44,19 +44,24 @@ from soundpiece_async.cli.console import (
     print_status,
     translate_advice,
 )
+from soundpiece_async.cli.dependents import Dependents
+from soundpiece_async.cli.job_reader import JobReader
 from soundpiece_async.cli.jobs_file import (
     SPOOLED_NAME,
     STANDARD_INPUT,
-    Job,
-    iterate_in_thread,
     keep_spooled,
-    read_jobs,
     require_regular_file,
-    require_valid,
     spool_standard_input,
 )
 from soundpiece_async.cli.report import write_report
-from soundpiece_async.cli.results import JobOutcome, Result, ResultCounts, RunStopped, format_json_line
+from soundpiece_async.cli.results import (
+    JobOutcome,
+    Result,
+    ResultCounts,
+    RunStopped,
+    format_blocked,
+    format_json_line,
+)
 from soundpiece_async.cli.signals import GracefulStop
 
 if TYPE_CHECKING:
@@ -135,12 +140,12 @@ async def _run(options: BulkOptions) -> int:
     await require_regular_file(options.jobs)
     if options.policy.dry_run:
         _ = options.load.limits  # raises for invalid limits, as a real run does
-        await validate_file(options)
-        await dry_run(options)
+        _, dependents = await validate_file(options)
+        await dry_run(options, dependents)
         return DONE
     session = options.load.make_session()
     await _require_unlocked(options.journal_folder)
-    lines = await validate_file(options)
+    lines, dependents = await validate_file(options)
     journal = await _open_journal(options)
     async with journal:
         async with session:
@@ -155,7 +160,7 @@ async def _run(options: BulkOptions) -> int:
                 options=options.load.explicit,
             )
             print_status(f"{pluralize(lines, 'job')} in {options.jobs}, saving to {options.out}")
-            command = BulkCommand(options, lines=lines, journal=journal, session=session)
+            command = BulkCommand(options, lines=lines, dependents=dependents, journal=journal, session=session)
             await command.run()
         trouble = await _write_report(journal, options)
         return command.finish(lost=await journal.store.find_loss()) or trouble
@@ -216,59 +221,24 @@ MAX_PRINTED_FAILURES = 20
 """Failures that are printed one by one."""
 
 
-class JobReader:
-    """The requests of a jobs file, and the lines of those in flight.
-
-    Args:
-        path: of the jobs file, already validated.
-        journal: records names, metadata and lines.
-    """
-
-    def __init__(self, path: Path, journal: Journal) -> None:
-        self.stopped: bool = False
-        """Set to True, it reads no more."""
-        self._path = path
-        self._journal = journal
-        self._jobs: dict[str, Job] = {}
-
-    def __repr__(self) -> str:
-        return f"<JobReader {self._path} in_flight={len(self._jobs)}{' stopped' * self.stopped}>"
-
-    async def read(self) -> AsyncGenerator[tuple[Request, str | None]]:
-        """Yield the requests with the names of their files, in the order of their lines.
-
-        Raises:
-            UsageError: the file has changed since it was validated.
-        """
-        async with aclosing(iterate_in_thread(read_jobs(self._path))) as chunks:
-            async for chunk in chunks:
-                for line in chunk:
-                    if self.stopped:
-                        return
-                    job = require_valid(self._path, line)
-                    self._journal.annotate(job.request, metadata=job.metadata, line=job.line)
-                    self._jobs[job.request.idempotency_key] = job
-                    yield job.request, job.name
-
-    def pop(self, request: Request) -> Job:
-        """Return the job of a request and forget it."""
-        return self._jobs.pop(request.idempotency_key)
-
-
 class BulkCommand:
     """One run of a jobs file.
 
     Args:
         options: of the run.
         lines: number of lines in the file.
+        dependents: the jobs that take their source from others.
         journal, session: open.
     """
 
-    def __init__(self, options: BulkOptions, *, lines: int, journal: Journal, session: "Session") -> None:
+    def __init__(
+        self, options: BulkOptions, *, lines: int, dependents: Dependents, journal: Journal, session: "Session"
+    ) -> None:
         self.totals: ResultCounts = ResultCounts(lines)
         self._options = options
+        self._lines = lines
         self._journal = journal
-        self._reader = JobReader(options.jobs, journal)
+        self._reader = JobReader(options.jobs, dependents, journal=journal, totals=self.totals)
         self._printed = 0
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
@@ -291,6 +261,7 @@ class BulkCommand:
                 async with background_tasks(self._display.follow, self._announce_shutdown), self._results:
                     async for result in self._results:
                         await self._handle(result)
+                    await self._report_blocked()
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "job")
                 print_status(
@@ -304,25 +275,33 @@ class BulkCommand:
         outcome = self.totals.add(result)
         if self.totals.refusal is not None and not isinstance(self.totals.refusal, InsufficientCredits):
             # after a 402, jobs that were submitted earlier are still awaited, whatever their lines
-            self._reader.stopped = True
+            self._reader.stop()
         if self.totals.fresh_failures >= self._options.policy.failure_limit:
             self._stop(RunStopped("too many jobs failed"))
         if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
             self._stop(RunStopped("cannot write files"))
+        blocking = f"it is {outcome}: {result.error}" if isinstance(result, Failed) else None
+        self._reader.settle(job, blocking=None if outcome is JobOutcome.UNSENT else blocking)
+        await self._report_blocked()
         if outcome is JobOutcome.UNSENT or (result.from_journal and not self._options.policy.show_all):
             return
         if isinstance(result, Failed):
-            self._printed += 1
-            if self._printed <= MAX_PRINTED_FAILURES:
-                print_status(
-                    f"{self._options.jobs}:{job.line}: {outcome}: {translate_advice(str(result.error), flag=None)}"
-                )
-        lines = [format_json_line(job, result, outcome)] if self._options.policy.as_json else _list_paths(result)
-        if lines:
-            # in a thread: a slow reader of standard output must not block the loop
-            await anyio.to_thread.run_sync(
-                partial(print_result, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True
-            )
+            self._print_failure(job.line, f"{outcome}: {translate_advice(str(result.error), flag=None)}")
+        await _print([format_json_line(job, result, outcome)] if self._options.policy.as_json else _list_paths(result))
+
+    async def _report_blocked(self) -> None:
+        """Count and print the jobs that turned out to be blocked."""
+        async with aclosing(self._reader.read_blocked()) as found:
+            async for blocked in found:
+                self.totals.outcomes[JobOutcome.BLOCKED] += 1
+                reason = translate_advice(blocked.reason, flag=None)
+                self._print_failure(blocked.line, f"blocked by line {blocked.source}: {reason}")
+                await _print([format_blocked(blocked)] if self._options.policy.as_json else [])
+
+    def _print_failure(self, line: int, reason: str) -> None:
+        self._printed += 1
+        if self._printed <= MAX_PRINTED_FAILURES:
+            print_status(f"{self._options.jobs}:{line}: {reason}")
 
     def _interrupt(self) -> None:
         self._interrupted.set()
@@ -330,7 +309,7 @@ class BulkCommand:
 
     def _stop(self, why: SoundpieceError) -> None:
         """Stop reading and submitting; jobs in flight finish."""
-        self._reader.stopped = True
+        self._reader.stop()
         self._results.stop(why)
 
     async def _announce_shutdown(self) -> None:
@@ -356,9 +335,11 @@ class BulkCommand:
         took = anyio.current_time() - self._started
         if self._options.policy.as_json:
             print_result(_summary_line(counts, seconds=took), kept=RESUME_NOTE)
-        told = ", ".join(f"{counts[name]} {name}" for name in ("saved", "failed", "unfinished", "uncertain", "left"))
+        names = ("saved", "failed", "unfinished", "uncertain", *(["blocked"] * bool(counts["blocked"])), "left")
+        told = ", ".join(f"{counts[name]} {name}" for name in names)
         saved = f"{pluralize(totals.files, 'file')}, {format_size(totals.bytes)}"
-        print_status(f"{pluralize(totals.lines, 'line')}: {told}; {saved}, {format_duration(took)}")
+        jobs = f", {totals.lines} jobs" * (totals.lines > self._lines)
+        print_status(f"{pluralize(self._lines, 'line')}{jobs}: {told}; {saved}, {format_duration(took)}")
         if echoed := format_echo_differences(totals.echo_differences):
             print_status(echoed)
         if lost is not None:
@@ -394,6 +375,8 @@ class BulkCommand:
             lines.append(
                 "outputs that could not be saved are downloaded by the next run at no cost; fix the errors above first"
             )
+        if totals.outcomes[JobOutcome.BLOCKED]:
+            lines.append("what is blocked is sent by the run in which its source gets ready: see above what that needs")
         if totals.outcomes[JobOutcome.FAILED] > totals.unsaved:
             lines.append("failed jobs are not retried: edit the line, or use --retry-failed (charges again)")
         return lines
@@ -402,6 +385,14 @@ class BulkCommand:
 def _summary_line(counts: dict[str, Any], *, seconds: float) -> str:
     """Return the last line of JSON."""
     return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
+
+
+async def _print(lines: Sequence[str]) -> None:
+    """Print results, in a thread: a reader may let us wait for as long as it likes."""
+    if lines:
+        await anyio.to_thread.run_sync(
+            partial(print_result, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True
+        )
 
 
 def _list_paths(result: Succeeded[Any] | Failed[Any]) -> list[str]:

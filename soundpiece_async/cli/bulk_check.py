@@ -5,54 +5,60 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
+from itertools import islice
+from typing import Literal, TypeAlias
 
 import anyio
+import anyio.to_thread
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core import job_records
-from soundpiece_async._core.job_records import JobIdentity, JobState
+from soundpiece_async._core.job_records import JobIdentity, JobRecord, JobState
 from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._journal.store import WaitStats
-from soundpiece_async.cli.bulk_options import BulkOptions
+from soundpiece_async.cli.bulk_options import BulkOptions, RunPolicy
 from soundpiece_async.cli.console import UsageError, format_duration, pluralize, print_result, print_status
-from soundpiece_async.cli.jobs_file import InvalidLine, iterate_in_thread, read_jobs, require_valid
+from soundpiece_async.cli.dependents import Blocked, Dependents
+from soundpiece_async.cli.jobs_file import CHUNK_LINES, InvalidLine, Job, iterate_in_thread, require_valid
 from soundpiece_async.cli.rich_output import print_table
 
 MAX_PRINTED_LINES = 20
 """Invalid lines that are printed one by one."""
 
-StateCounts = Mapping[str, Counter[JobState | None]]
-"""Number of lines of each route by state; None: not in the journal."""
+States: TypeAlias = Counter[JobState | Literal["blocked"] | None]
+"""Number of jobs by state; None: not in the journal."""
+StateCounts: TypeAlias = dict[str, States]
+"""The same for each route."""
 
 IN_FLIGHT = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
 
 
-async def validate_file(options: BulkOptions) -> int:
-    """Validate every line, print the invalid ones, and return the number of lines.
+async def validate_file(options: BulkOptions) -> tuple[int, Dependents]:
+    """Validate every line, print the invalid ones, and return the number of lines, and the jobs that wait for others.
 
     Raises:
         UsageError: some lines are invalid.
     """
-    right = wrong = 0
-    async with aclosing(iterate_in_thread(read_jobs(options.jobs))) as chunks:
-        async for chunk in chunks:
-            for job in chunk:
-                if isinstance(job, InvalidLine):
-                    wrong += 1
-                    if wrong <= MAX_PRINTED_LINES:
-                        print_status(f"{options.jobs_title}:{job.line}: {job.fault}")
-                else:
-                    right += 1
+    lines = wrong = 0
+    dependents = Dependents()
+    for number, check in enumerate((dependents.read_all(options.jobs), dependents.check())):
+        async with aclosing(iterate_in_thread(check)) as chunks:
+            async for chunk in chunks:
+                for job in chunk:
+                    lines += not number
+                    if isinstance(job, InvalidLine):
+                        wrong += 1
+                        if wrong <= MAX_PRINTED_LINES:
+                            print_status(f"{options.jobs_title}:{job.line}: {job.fault}")
     if wrong:
         shown = f" (the first {MAX_PRINTED_LINES} are printed above)" if wrong > MAX_PRINTED_LINES else ""
-        total = pluralize(right + wrong, "line")
+        total = pluralize(lines, "line")
         raise UsageError(f"{options.jobs_title}: {wrong} of {total} invalid{shown}; nothing was sent")
-    return right
+    return lines, dependents
 
 
-async def dry_run(options: BulkOptions) -> None:
+async def dry_run(options: BulkOptions, dependents: Dependents) -> None:
     """Print the work that a run would do, and an estimate of its time; nothing is sent, locked or written."""
     async with AsyncExitStack() as stack:
         journal = None
@@ -61,15 +67,20 @@ async def dry_run(options: BulkOptions) -> None:
                 journal = await stack.enter_async_context(Journal.open(options.journal_folder, read_only=True))
             except JournalError as error:
                 raise UsageError(str(error)) from error
-        plan = await _count_states(options.jobs, journal)
+        survey = _Survey(options, dependents, journal)
+        await survey.run()
         waits = {} if journal is None else await journal.store.measure_waits()
-    to_do = {route: sum(_pending_counts(states, options)) for route, states in plan.items()}
+    plan, to_do = survey.counts, survey.to_do
     seconds = estimate_seconds(to_do, waits, options=options)
     if options.policy.as_json:
-        print_result(json.dumps({"dry_run": {"routes": _to_json(plan, to_do), "seconds": seconds}}))
+        sizes = {"at_least": sum(to_do.values()), "at_most": survey.at_most}
+        print_result(json.dumps({"dry_run": {"routes": _to_json(plan, to_do), **sizes, "seconds": seconds}}))
         return
-    _print_counts(plan, to_do)
+    _print_counts(plan, to_do, blocked=bool(dependents.graph))
     learned = sum(wait.number for wait in waits.values())
+    if survey.at_most != sum(to_do.values()):
+        most = "how many at most is not known" if survey.at_most is None else f"at most {survey.at_most}"
+        print_result(f"at least {pluralize(sum(to_do.values()), 'job')}, {most}: one for each output of some jobs")
     if not sum(to_do.values()):
         print_result("nothing left to do")
     elif seconds is None:
@@ -93,38 +104,103 @@ def estimate_seconds(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *
     return max(work, requests) + max(means.values(), default=0.0)
 
 
-async def _count_states(path: Path, journal: Journal | None) -> StateCounts:
-    """Count the lines of each route by their state in the journal."""
-    plan: dict[str, Counter[JobState | None]] = {}
-    async with aclosing(iterate_in_thread(_identities(path))) as chunks:
-        async for chunk in chunks:
-            states: Sequence[JobState | None] = [None] * len(chunk)
-            if journal is not None:
-                states = await journal.store.find_states([identity for _, identity in chunk], now=time.time())
-            for (route, _), state in zip(chunk, states, strict=True):
-                plan.setdefault(route, Counter())[state] += 1
-    return plan
+class _Survey:
+    """Looks every job of a file up in the journal, and what depends on it as far as its outputs are known.
+
+    Args:
+        options: of the run.
+        dependents: of its file.
+        journal: open; None: there is none yet.
+    """
+
+    def __init__(self, options: BulkOptions, dependents: Dependents, journal: Journal | None) -> None:
+        self.counts: StateCounts = {}
+        self._options = options
+        self._dependents = dependents
+        self._journal = journal
+        self._seen = OccurrenceCounter()
+        self._more_at_most: int | None = 0
+        self._stack: list[Iterator[Job | Blocked]] = []
+
+    @property
+    def to_do(self) -> dict[str, int]:
+        """How many jobs of each route a run would take on, at least."""
+        return {route: sum(_pending_counts(states, self._options)) for route, states in self.counts.items()}
+
+    @property
+    def at_most(self) -> int | None:
+        """How many jobs a run would take on at most; None: the service does not say beforehand."""
+        return None if self._more_at_most is None else sum(self.to_do.values()) + self._more_at_most
+
+    async def run(self) -> None:
+        """Count all jobs."""
+        lines = self._dependents.read_independent(self._options.jobs)
+        self._stack = [(require_valid(self._options.jobs, line) for line in lines)]
+        while self._stack:
+            chunk = await anyio.to_thread.run_sync(self._read_chunk)
+            await self._look_up([job for job in chunk if isinstance(job, Job)])
+            for blocked in chunk:
+                if isinstance(blocked, Blocked):
+                    self._count(blocked.route, "blocked")
+
+    def _read_chunk(self) -> list[Job | Blocked]:
+        """Read the next jobs, dependents first; blocks."""
+        chunk = list(islice(self._stack[-1], CHUNK_LINES))
+        if not chunk:
+            self._stack.pop()
+        return chunk
+
+    async def _look_up(self, jobs: Sequence[Job]) -> None:
+        identities = [self._identify(job) for job in jobs]
+        states: Sequence[JobState | None] = [None] * len(jobs)
+        if self._journal is not None:
+            states = await self._journal.store.find_states(identities, now=time.time())
+        for job, identity, state in zip(jobs, identities, states, strict=True):
+            self._count(job.request.route, state)
+            if self._dependents.graph.has_dependents(job.line):
+                record = None if self._journal is None else await self._journal.store.find(identity)
+                await self._follow(job, record, state)
+
+    def _identify(self, job: Job) -> JobIdentity:
+        """Return which job of the journal a job is, as a run would."""
+        digest, key = job_records.digest(job.request), job_records.explicit_key(job.request)
+        occurrence = self._seen.count(digest)[0] if key is None else None
+        return JobIdentity(digest=digest, occurrence=occurrence, key=key)
+
+    async def _follow(self, job: Job, record: JobRecord | None, state: JobState | None) -> None:
+        """Continue with what depends on a job: made of its outputs, counted by line, or blocked."""
+        if record is not None and record.outputs:
+            self._stack.append(self._dependents.make_jobs(job, job_records.revive(record, job.request)))
+            return
+        waits = _is_pending(state, self._options.policy)
+        async with aclosing(iterate_in_thread(self._dependents.block_all(job.line, ""))) as chunks:
+            async for chunk in chunks:
+                for blocked in chunk:
+                    self._count(blocked.route, None if waits else "blocked")
+        if waits and self._more_at_most is not None:
+            least, most = self._dependents.graph.count_dependents(job.line)
+            self._more_at_most = None if most is None else self._more_at_most + most - least
+
+    def _count(self, route: str, state: JobState | Literal["blocked"] | None) -> None:
+        self.counts.setdefault(route, Counter())[state] += 1
 
 
-def _identities(path: Path) -> Iterator[tuple[str, JobIdentity]]:
-    """Yield the route and the identity of each line, as a run would compute them."""
-    seen = OccurrenceCounter()
-    for job in read_jobs(path):
-        request = require_valid(path, job).request
-        digest, key = job_records.digest(request), job_records.explicit_key(request)
-        occurrence = seen.count(digest)[0] if key is None else None
-        yield request.route, JobIdentity(digest=digest, occurrence=occurrence, key=key)
+def _is_pending(state: JobState | Literal["blocked"] | None, policy: RunPolicy) -> bool:
+    """Return whether a run would take on a job in that state."""
+    match state:
+        case JobState.SAVED | "blocked":
+            return False
+        case JobState.FAILED:
+            return policy.retry_failed
+        case JobState.UNCERTAIN:
+            return policy.resubmit_uncertain
+    return True
 
 
-def _pending_counts(states: Counter[JobState | None], options: BulkOptions) -> Iterator[int]:
-    """Yield the numbers of lines that a run would work on."""
+def _pending_counts(states: States, options: BulkOptions) -> Iterator[int]:
+    """Yield the numbers of jobs that a run would work on."""
     for state, number in states.items():
-        left_alone = (
-            state is JobState.SAVED
-            or (state is JobState.FAILED and not options.policy.retry_failed)
-            or (state is JobState.UNCERTAIN and not options.policy.resubmit_uncertain)
-        )
-        if not left_alone:
+        if _is_pending(state, options.policy):
             yield number
 
 
@@ -135,25 +211,26 @@ def _to_json(plan: StateCounts, to_do: Mapping[str, int]) -> dict[str, dict[str,
     }
 
 
-def _print_counts(plan: StateCounts, to_do: Mapping[str, int]) -> None:
+def _print_counts(plan: StateCounts, to_do: Mapping[str, int], *, blocked: bool) -> None:
     """Print a row for each route, and one for all."""
-    total: Counter[JobState | None] = Counter()
+    total: States = Counter()
     rows = []
     for route, states in sorted(plan.items(), key=lambda item: item[0]):
         total += states
-        rows.append(_row(route, states, to_do[route]))
-    rows.append(_row("all", total, sum(to_do.values())))
-    print_table(("route", "lines", "saved", "in flight", "failed", "uncertain", "to do"), rows, total=True)
+        rows.append(_row(route, states, to_do[route], blocked=blocked))
+    rows.append(_row("all", total, sum(to_do.values()), blocked=blocked))
+    columns = ("route", "lines", "saved", "in flight", "failed", "uncertain", *(["blocked"] * blocked), "to do")
+    print_table(columns, rows, total=True)
 
 
-def _row(title: str, states: Counter[JobState | None], to_do: int) -> tuple[str, ...]:
-    in_flight = sum(states[state] for state in IN_FLIGHT)
+def _row(title: str, states: States, to_do: int, *, blocked: bool) -> tuple[str, ...]:
     numbers = (
         states.total(),
         states[JobState.SAVED],
-        in_flight,
+        sum(states[state] for state in IN_FLIGHT),
         states[JobState.FAILED],
         states[JobState.UNCERTAIN],
+        *([states["blocked"]] * blocked),
         to_do,
     )
     return (title, *map(str, numbers))

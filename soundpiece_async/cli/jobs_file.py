@@ -18,6 +18,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async import AudioSource, Request
+from soundpiece_async._core.job_graph import JobReference
 from soundpiece_async._core.requests import ROUTES, violations
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async.cli.console import UsageError, did_you_mean, print_status
@@ -29,17 +30,34 @@ MAX_METADATA_DEPTH = 200
 """Levels of metadata: the json module recurses for each, and Python allows about a thousand calls."""
 CHUNK_LINES = 200
 """Lines read in one call in a worker thread: about ten milliseconds of work."""
+SOURCE_FIELDS = ("source", "reference")
+"""A request has at most one of them."""
+PENDING = AudioSource("https://pending.invalid/")
+"""Stands for an output that is not known yet."""
 _MAX_MESSAGE_CHARS = 300
 
 
 @attrs.frozen
 class Job:
-    """A valid line: its request, and the fields that are not sent."""
+    """A valid line: its request, and the fields that are not sent.
+
+    Attributes:
+        line: its number.
+        request: its source is ``PENDING`` while that is an output of another job that is not known yet.
+        name: the name of its files.
+        metadata: any JSON value.
+        id: the name that other lines have for it.
+        reference: to the job that it takes its source from.
+        suffix: distinguishes its files from those of other jobs of the same line.
+    """
 
     line: int
     request: Request
     name: str | None
     metadata: Any
+    id: str | None = None
+    reference: JobReference | None = None
+    suffix: str = ""
 
 
 @attrs.frozen
@@ -56,14 +74,23 @@ def read_jobs(path: Path) -> Iterator[Job | InvalidLine]:
     Raises:
         OSError: the file cannot be read.
     """
+    return (job for _, job in parse_lines(path))
+
+
+def parse_lines(path: Path) -> Iterator[tuple[Line, Job | InvalidLine]]:
+    """Read a jobs file once; yields each line, and the job that it is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     keys = OccurrenceCounter()
     for line in read_lines(path):
-        job = _to_job(line)
+        job = to_job(line)
         if isinstance(job, Job) and line.members is not None and line.members.get("idempotency_key") is not None:
             times, first = keys.count(UUID(job.request.idempotency_key).bytes, line.number)
             if times > 1:
                 job = InvalidLine(line.number, f"idempotency_key: already used on line {first}; each job needs its own")
-        yield job
+        yield line, job
 
 
 def require_valid(path: Path, job: Job | InvalidLine) -> Job:
@@ -83,7 +110,7 @@ async def iterate_in_thread(items: Iterator[T]) -> AsyncGenerator[list[T]]:
         yield chunk
 
 
-def _to_job(line: Line) -> Job | InvalidLine:
+def to_job(line: Line) -> Job | InvalidLine:
     """Return the job of a line, or all that is wrong with the line."""
     members = {name: value for name, value in (line.members or {}).items() if value is not None}
     faults = [*line.faults]
@@ -94,7 +121,9 @@ def _to_job(line: Line) -> Job | InvalidLine:
         request = ROUTES[members["route"]](**given)
         faults += [f"{field}: {wrong}" for field, wrong in violations(request)]
         if not faults:
-            return Job(line.number, request, members.get("name"), members.get("metadata"))
+            reference = _to_reference(members)
+            name, metadata = members.get("name"), members.get("metadata")
+            return Job(line.number, request, name, metadata, members.get("id"), reference)
     return InvalidLine(line.number, _clip("; ".join(faults)))
 
 
@@ -107,7 +136,7 @@ def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
     own = attrs.fields_dict(ROUTES[route])
     for name in members:
         if name not in own and name not in EXTRA_FIELDS:
-            known = (*own, "name", "metadata")
+            known = (*own, *(field for field in EXTRA_FIELDS if field != "route"))
             yield f"unknown field {name!r} for {route}{did_you_mean(name, known)}; known fields: {', '.join(known)}"
     for name, member in own.items():
         if member.default is attrs.NOTHING and name not in members:
@@ -116,8 +145,8 @@ def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
     for name, value in members.items():
         if not _is_utf8(value):
             yield f"{name}: invalid UTF-8"
-        if name in ("source", "reference") and isinstance(value, dict) and list(value) != ["url"]:
-            yield f'{name}: must be a URL or {{"url": "..."}}'
+        if name in SOURCE_FIELDS and isinstance(value, dict) and (fault := _find_source_fault(value)):
+            yield f"{name}: {fault}"
 
 
 def _check_extra_fields(members: Mapping[str, Any]) -> Iterator[str]:
@@ -125,6 +154,9 @@ def _check_extra_fields(members: Mapping[str, Any]) -> Iterator[str]:
     name = members.get("name", "x")
     if not isinstance(name, str) or not name.strip():
         yield "name: must be text that is not blank"
+    id_ = members.get("id", "x")
+    if not isinstance(id_, str) or not id_.strip():
+        yield "id: must be text that is not blank"
     if fault := find_metadata_fault(members.get("metadata")):
         yield f"metadata: {fault}"
 
@@ -151,6 +183,31 @@ def find_metadata_fault(metadata: Any) -> str:
     return ""
 
 
+def _find_source_fault(value: Mapping[str, Any]) -> str:
+    """Return what is wrong with a source that is an object, or nothing."""
+    if "job" not in value:
+        return "" if list(value) == ["url"] else 'must be a URL, {"url": "..."} or {"job": "id of another line"}'
+    try:
+        JobReference.parse(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _to_reference(members: Mapping[str, Any]) -> JobReference | None:
+    """Return the reference to another job in the members of a valid line."""
+    for name in SOURCE_FIELDS:
+        value = members.get(name)
+        if isinstance(value, dict) and "job" in value:
+            return JobReference.parse(value)
+    return None
+
+
+def has_reference(line: Line) -> bool:
+    """Return whether a line names another job as its source."""
+    return any(isinstance(value := (line.members or {}).get(name), dict) and "job" in value for name in SOURCE_FIELDS)
+
+
 def _is_utf8(value: object) -> bool:
     """Return whether text can be encoded: invalid bytes of the file, and lone surrogates, cannot."""
     text = value["url"] if isinstance(value, dict) and "url" in value else value
@@ -158,7 +215,9 @@ def _is_utf8(value: object) -> bool:
 
 
 def _to_member(name: str, value: Any) -> Any:
-    return AudioSource(value["url"]) if name in ("source", "reference") and isinstance(value, dict) else value
+    if name not in SOURCE_FIELDS or not isinstance(value, dict):
+        return value
+    return PENDING if "job" in value else AudioSource(value["url"])
 
 
 def _clip(text: str) -> str:

@@ -23,7 +23,7 @@ from soundpiece_async.cli.console import did_you_mean
 
 MAX_LINE_BYTES = 1 << 20
 """Longest line of JSON Lines: lyrics have up to 3000 characters, the rest is for metadata."""
-EXTRA_FIELDS: tuple[str, ...] = ("route", "name", "metadata")
+EXTRA_FIELDS: tuple[str, ...] = ("route", "id", "name", "metadata")
 """Fields of a line that do not belong to the request."""
 REQUEST_FIELDS: tuple[str, ...] = tuple(
     dict.fromkeys(member.name for kind in ROUTES.values() for member in attrs.fields(kind))
@@ -220,7 +220,9 @@ def _choose_reader(name: str, kind: Any, *, decimal_comma: bool) -> Callable[[st
     if name == "route":
         return str.strip
     if name == "metadata":
-        return _read_metadata
+        return partial(_read_json, starts=("{", "["))
+    if name in ("source", "reference"):
+        return partial(_read_json, starts=("{",))
     return _read_boolean if kind is bool else str
 
 
@@ -251,14 +253,14 @@ def _read_boolean(cell: str) -> bool:
     return _BOOLEANS[cell.strip().lower()]
 
 
-def _read_metadata(cell: str) -> Any:
-    """Return the JSON of an object or a list, else the text."""
-    if cell.strip()[:1] not in ("{", "["):
+def _read_json(cell: str, *, starts: Sequence[str]) -> Any:
+    """Return the JSON of a cell that starts like that, else its text."""
+    if cell.strip()[:1] not in starts:
         return cell
-    line = parse_json(0, f'{{"metadata":{cell}}}')
+    line = parse_json(0, f'{{"value":{cell}}}')
     if line.members is None:
         raise ValueError(line.faults[0])
-    return line.members["metadata"]
+    return line.members["value"]
 
 
 CSV_SUFFIXES = (".csv", ".tsv")

@@ -22,6 +22,7 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._core import job_records
+from soundpiece_async.cli.dependents import Blocked
 from soundpiece_async.cli.jobs_file import Job
 
 Result = Succeeded[Request] | Failed[Request]
@@ -37,6 +38,8 @@ class JobOutcome(StrEnum):
     """Not done in this run; the next run resumes it."""
     UNCERTAIN = "uncertain"
     """Sent long ago without a response, or unknown to the service; ``--resubmit-uncertain`` sends it again."""
+    BLOCKED = "blocked"
+    """Not sent: the job that it takes its source from has no output for it."""
     UNSENT = "unsent"
     """The run was stopped before."""
 
@@ -91,7 +94,7 @@ class ResultCounts:
     @property
     def failures(self) -> int:
         """Jobs without files, for any reason except that the run was stopped."""
-        return sum(self.outcomes[one] for one in (JobOutcome.FAILED, JobOutcome.UNFINISHED, JobOutcome.UNCERTAIN))
+        return sum(self.outcomes[one] for one in JobOutcome if one not in (JobOutcome.SAVED, JobOutcome.UNSENT))
 
     @property
     def ended(self) -> int:
@@ -128,6 +131,20 @@ class ResultCounts:
             "bytes": self.bytes,
             "echo_differences": dict(self.echo_differences),
         }
+
+
+def format_blocked(blocked: Blocked) -> str:
+    """Write one line of JSON about a job that is blocked."""
+    return json.dumps(
+        {
+            "line": blocked.line,
+            "name": blocked.name,
+            "route": blocked.route,
+            "status": JobOutcome.BLOCKED,
+            "source": {"line": blocked.source},
+            "error": {"kind": "Blocked", "text": blocked.reason},
+        }
+    )
 
 
 def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:

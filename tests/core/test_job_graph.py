@@ -70,7 +70,7 @@ def test_a_reference_selects_by_number_by_kind_or_all() -> None:
     assert JobReference("stems", 7).select(STEMS) == ()
     assert JobReference("stems", None, "vocals").select(STEMS) == ()
     assert str(JobReference("stems", 7)) == "output 7"
-    assert str(JobReference("stems", None, "vocals")) == "an output of kind 'vocals'"
+    assert str(JobReference("stems", None, "vocals")) == "output of kind 'vocals'"
 
 
 def test_how_many_outputs_a_route_has_is_known_where_the_contract_says_so() -> None:

@@ -1,0 +1,158 @@
+"""The jobs of a file that take their source from other jobs: kept until the source is ready, then made of its outputs.
+
+1. Memory does not grow with them: the graph is small, and their lines wait in a temporary file of SQLite.
+2. A job is made when its source is ready, with an output of that: so it is identified by its own members, the
+   operation of its source and the number of the output, and never by a URL.
+"""
+
+import json
+import sqlite3
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import attrs
+
+from soundpiece_async import Operation, Output, Request
+from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference
+from soundpiece_async._core.job_records import explicit_key
+from soundpiece_async._core.requests import MadeKey
+from soundpiece_async.cli.jobs_file import SOURCE_FIELDS, InvalidLine, Job, has_reference, parse_lines, to_job
+from soundpiece_async.cli.jobs_formats import Line, read_lines
+
+
+@attrs.frozen
+class Blocked:
+    """A job that cannot be sent, because its source failed or has no such output.
+
+    Attributes:
+        line: its line.
+        route, name: of the job.
+        source: the line that is to blame; of a job further down the tree, the line of the first that is.
+        reason: what is wrong with that.
+    """
+
+    line: int
+    route: str
+    name: str | None
+    source: int
+    reason: str
+
+
+class Dependents:
+    """The jobs of one file that wait for others; filled while the file is checked."""
+
+    def __init__(self) -> None:
+        self.graph: JobGraph = JobGraph()
+        self._lines = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # a temporary file
+        weakref.finalize(self, self._lines.close)
+        self._lines.execute("PRAGMA journal_mode = OFF")
+        self._lines.execute("PRAGMA synchronous = OFF")
+        self._lines.execute("CREATE TABLE line (number INTEGER PRIMARY KEY, members TEXT NOT NULL)")
+
+    def __repr__(self) -> str:
+        return f"<Dependents {self.graph!r}>"
+
+    def read_all(self, path: Path) -> Iterator[Job | InvalidLine]:
+        """Read all jobs of a file, and keep those that wait for others; call ``check`` afterwards. Blocks.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        for line, job in parse_lines(path):
+            taken = self._add(line, job)
+            yield job if taken is None else InvalidLine(line.number, f"id: is that of line {taken}, and belongs to one")
+
+    def read_independent(self, path: Path) -> Iterator[Job | InvalidLine]:
+        """Read the jobs of the file again that take their source from no other job. Blocks.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        for line in read_lines(path):
+            waits = self.graph.source(line.number) is not None
+            if waits is not has_reference(line):
+                yield InvalidLine(line.number, "its source was another one when the file was checked")
+            elif not waits:
+                yield to_job(line)
+
+    def _add(self, line: Line, job: Job | InvalidLine) -> int | None:
+        """Add a line if it has an id or a source; returns the line that has its id already, if any."""
+        if isinstance(job, InvalidLine):
+            id_ = (line.members or {}).get("id")
+            return self.graph.add(line.number, None, id=id_) if isinstance(id_, str) else None
+        taken = self.graph.add(job.line, job.request, id=job.id, reference=job.reference)
+        if taken is None and job.reference is not None:
+            self._lines.execute("INSERT INTO line VALUES (?, ?)", (line.number, json.dumps(line.members)))
+        return taken
+
+    def check(self) -> Iterator[InvalidLine]:
+        """Check all references, once all lines were added; yield what is wrong, each line once. Blocks."""
+        faults: dict[int, str] = {}
+        for line, fault in self.graph.check():
+            faults[line] = f"{faults[line]}; {fault}" if line in faults else f"{self._find_field(line)}: {fault}"
+        for line, fault in faults.items():
+            yield InvalidLine(line, fault)
+
+    def make_jobs(self, source: Job, operation: Operation[Request]) -> Iterator[Job | Blocked]:
+        """Make the jobs that take from a job whose operation is ready, in the order of their lines. Blocks."""
+        for line in self.graph.dependents(source.line):
+            job = self.read(line)
+            assert job.reference is not None  # noqa: S101 - the graph says so
+            outputs = job.reference.select(operation.outputs)
+            if not outputs:
+                yield from self._block([line], source.line, _describe_missing(job.reference, operation))
+            for output in outputs:
+                yield _with_source(job, output, source)
+
+    def block_all(self, source: int, reason: str) -> Iterator[Blocked]:
+        """Yield all that depends on the job of a line, directly or not, as blocked by it. Blocks."""
+        return self._block(self.graph.dependents(source), source, reason)
+
+    def read(self, line: int) -> Job:
+        """Read the job of a line that waits; its source is ``PENDING``. Blocks."""
+        job = to_job(Line(line, self._read_members(line)))
+        assert isinstance(job, Job)  # noqa: S101 - it was valid before
+        return job
+
+    def _block(self, lines: Iterable[int], source: int, reason: str) -> Iterator[Blocked]:
+        """Yield lines, and all that depends on them, as blocked."""
+        queue = deque(lines)
+        while queue:
+            line = queue.popleft()
+            members = self._read_members(line)
+            yield Blocked(line, members["route"], members.get("name"), source, reason)
+            queue.extend(self.graph.dependents(line))
+
+    def _read_members(self, line: int) -> dict[str, Any]:
+        ((members,),) = self._lines.execute("SELECT members FROM line WHERE number = ?", [line])
+        return dict(json.loads(members))
+
+    def _find_field(self, line: int) -> str:
+        members = self._read_members(line)
+        return next(field for field in SOURCE_FIELDS if members.get(field) is not None)
+
+
+def _with_source(job: Job, output: Output, source: Job) -> Job:
+    """Make a job of one output; those of the same line get keys and names of their own."""
+    request, repeated = job.request, job.reference is not None and job.reference.output == EVERY
+    suffix = f"{source.suffix}-{output.kind or output.index + 1}" if repeated else source.suffix
+    (field,) = (field for field in SOURCE_FIELDS if getattr(request, field, None) is not None)
+    key = explicit_key(request) or MadeKey(uuid4())
+    changes: dict[str, Any] = {field: output, "idempotency_key": key}
+    return attrs.evolve(
+        job,
+        request=attrs.evolve(request, **changes),
+        name=job.name and f"{job.name}{suffix}",
+        suffix=suffix,
+    )
+
+
+def _describe_missing(reference: JobReference, operation: Operation[Request]) -> str:
+    if reference.kind is None:
+        return f"no {reference}: there {'is' if len(operation.outputs) == 1 else 'are'} {len(operation.outputs)}"
+    kinds = sorted({output.kind for output in operation.outputs if output.kind})
+    return f"no {reference}: there {'are ' + ', '.join(kinds) if kinds else 'is no kind'}"

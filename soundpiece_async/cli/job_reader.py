@@ -1,0 +1,147 @@
+"""The requests of a jobs file for a bulk run: in the order of their lines, dependents once their source is ready.
+
+1. A job that waits for its source is not read, and takes no place in flight. Once the outputs of the source are on
+   record in the journal, its dependents precede the lines that were not read yet: so few sources are unused at a time.
+2. When a job ends without outputs, what depends on it is blocked, unless the run was stopped before the job was sent.
+"""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from soundpiece_async import Journal, Operation, Request
+from soundpiece_async.cli.dependents import Blocked, Dependents
+from soundpiece_async.cli.jobs_file import CHUNK_LINES, Job, iterate_in_thread, require_valid
+from soundpiece_async.cli.results import ResultCounts
+
+
+class JobReader:
+    """The requests of a jobs file, and the jobs they came from while they are in flight.
+
+    Args:
+        path: of the jobs file; checked before.
+        dependents: of the same check.
+        journal: takes metadata, and tells when operations are ready.
+        totals: counts the jobs of repeated lines, which are known late.
+    """
+
+    def __init__(self, path: Path, dependents: Dependents, *, journal: Journal, totals: ResultCounts) -> None:
+        self._path = path
+        self._dependents = dependents
+        self._journal = journal
+        self._totals = totals
+        self._stopped = False
+        self._jobs: dict[str, Job] = {}
+        self._unready: set[str] = set()
+        """Keys of jobs in flight that others wait for."""
+        self._made: deque[Iterator[Job | Blocked]] = deque()
+        """Dependents of jobs that are ready, made when they are iterated over."""
+        self._blocked: deque[Iterator[Blocked]] = deque()
+        self._begun = bytearray()
+        """Whether a line was a job already; of repeated lines only."""
+        self._changed = anyio.Event()
+
+    def __repr__(self) -> str:
+        state = " stopped" * self._stopped
+        return f"<JobReader {self._path} in_flight={len(self._jobs)} awaited={len(self._unready)}{state}>"
+
+    async def read(self) -> AsyncGenerator[tuple[Request, str | None]]:
+        """Yield the requests with the names of their files.
+
+        Raises:
+            UsageError: the file has changed since it was checked.
+        """
+        lines = self._dependents.read_independent(self._path)
+        async with aclosing(iterate_in_thread(lines)) as chunks:
+            async for chunk in chunks:
+                for line in chunk:
+                    while self._made and not self._stopped:
+                        for job in await self._make_dependents():
+                            yield self._begin(job)
+                    if self._stopped:
+                        return
+                    yield self._begin(require_valid(self._path, line))
+        while (self._unready or self._made) and not self._stopped:
+            if not self._made:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            for job in await self._make_dependents():
+                yield self._begin(job)
+
+    def pop(self, request: Request) -> Job:
+        """Return the job of a request, once."""
+        return self._jobs.pop(request.idempotency_key)
+
+    def settle(self, job: Job, *, blocking: str | None) -> None:
+        """Settle what depends on a job that has a result.
+
+        Args:
+            job: the job.
+            blocking: why its dependents cannot be sent, if it has no outputs; None: the run was stopped.
+        """
+        key = job.request.idempotency_key
+        if key not in self._unready:  # nothing depends on it, or it was ready
+            return
+        self._unready.discard(key)
+        self._journal.forget_listener(job.request)
+        if blocking is not None:
+            self._blocked.append(self._dependents.block_all(job.line, blocking))
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Yield no more requests."""
+        self._stopped = True
+        self._changed.set()
+
+    async def read_blocked(self) -> AsyncGenerator[Blocked]:
+        """Yield the jobs that turned out to be blocked since the last call."""
+        while self._blocked:
+            async with aclosing(iterate_in_thread(self._blocked.popleft())) as chunks:
+                async for chunk in chunks:
+                    for blocked in chunk:
+                        self._count(blocked.line)
+                        yield blocked
+
+    async def _make_dependents(self) -> list[Job]:
+        """Make some dependents of jobs that are ready."""
+        made = await anyio.to_thread.run_sync(self._make)
+        if blocked := [job for job in made if isinstance(job, Blocked)]:
+            self._blocked.append(iter(blocked))
+        return [job for job in made if isinstance(job, Job)]
+
+    def _make(self) -> list[Job | Blocked]:
+        made: list[Job | Blocked] = []
+        while self._made and len(made) < CHUNK_LINES:
+            made += islice(self._made[0], CHUNK_LINES - len(made))
+            if len(made) < CHUNK_LINES:
+                self._made.popleft()
+        return made
+
+    def _begin(self, job: Job) -> tuple[Request, str | None]:
+        self._journal.annotate(job.request, metadata=job.metadata, line=job.line)
+        self._jobs[job.request.idempotency_key] = job
+        if self._dependents.graph.has_dependents(job.line):
+            self._unready.add(job.request.idempotency_key)
+            self._journal.listen(job.request, partial(self._release, job))
+        self._count(job.line)
+        return job.request, job.name
+
+    def _release(self, job: Job, operation: Operation[Request]) -> None:
+        """Let the dependents of a job go: its outputs are known, and on record."""
+        self._unready.discard(job.request.idempotency_key)
+        self._made.append(self._dependents.make_jobs(job, operation))
+        self._changed.set()
+
+    def _count(self, line: int) -> None:
+        """Count one more job where a line is several."""
+        if self._dependents.graph.is_repeated(line):
+            if len(self._begun) <= line:
+                self._begun.extend(bytes(line + 1 - len(self._begun)))
+            self._totals.lines += self._begun[line]
+            self._begun[line] = True
