@@ -204,14 +204,14 @@ async def test_a_store_that_is_killed_comes_back_empty(
         await second.submit(fx())
         told = warnings(caplog)
         assert len(told) == 2
-        assert all("is away" in text and "sesame" not in text for text in told)
+        assert all("is unavailable" in text and "sesame" not in text for text in told)
 
         caplog.set_level(logging.INFO, "soundpiece_async.shared")
         server.start()
         await within(lambda: not any(one.statistics().store_away for one in both))
         assert all((one.statistics().rate or 99) < 50 for one in both)
         assert len(warnings(caplog)) == 4
-        assert "is back" in warnings(caplog)[-1]
+        assert "is available again" in warnings(caplog)[-1]
     assert len(sim.operations) == 2
 
 

@@ -292,7 +292,7 @@ def test_a_missing_extra_is_told_by_name(url: str, extra: str, monkeypatch: pyte
 
 PAUSED = """
 import asyncio, sys
-from soundpiece_async._core.shared import Attend, Report, Take
+from soundpiece_async._core.shared_gate import Attend, Report, Take
 from soundpiece_async._shared.opening import make_store
 from soundpiece_async._shared.store import find_address
 
@@ -344,7 +344,7 @@ async def test_a_store_that_is_back_is_told(caplog: pytest.LogCaptureFixture) ->
         link._greet()
         assert not caplog.records
         link._greet()
-    assert caplog.messages == ["'the store' is back"]
+    assert caplog.messages == ["'the store' is available again"]
     assert sought == [1, 1]
 
 

@@ -1,4 +1,4 @@
-"""Keeps a session in touch with the others of its account: connects, asks what the pace wants to know, and listens."""
+"""Connects a session to the store of its account: queries it for the shared gate, and listens for messages."""
 
 import random
 from contextlib import suppress
@@ -17,19 +17,19 @@ from soundpiece_async._shared.store import GATE, Store
 logger = get_logger("shared")
 
 FIRST_SECONDS = 5.0
-"""For which the start of a session waits for the store's first answer, at most."""
+"""The longest time that the start of a session waits for the store's first response."""
 PAUSE, PAUSE_MOST = 0.1, 1.0
-"""Seconds between two attempts to reach a store that is away, doubled each time."""
+"""Seconds between two attempts to connect to an unavailable store, doubled each time."""
 
 
 class Link:
     """One per session that shares its account's gate; ``run`` is a child of the session's root task.
 
     Args:
-        store: where the processes meet; not opened yet.
-        pace: what is known of the gate there.
-        pacer: whose requests wait for permits.
-        news: to be told, and sought.
+        store: the shared store; not opened yet.
+        pace: the state of the shared gate.
+        pacer: its requests wait for permits.
+        news: results to publish and to read.
     """
 
     def __init__(self, store: Store, *, pace: SharedPace, pacer: Pacer, news: News) -> None:
@@ -45,12 +45,12 @@ class Link:
         return f"<Link {self._store!r} {self._pace!r} {self._news!r}>"
 
     async def meet(self) -> None:
-        """Wait until the store has answered, or has failed to: a newcomer's pace is that of one who knows nothing."""
+        """Wait until the store has answered or failed: until then the rate is that of an unknown limit."""
         with anyio.move_on_after(FIRST_SECONDS):
             await self._tried.wait()
 
     async def run(self) -> None:
-        """Stay in touch until cancelled; a store that is away is tried again and again."""
+        """Stay connected until cancelled; the connection to an unavailable store is retried."""
         try:
             await self._keep_serving()
         finally:
@@ -72,7 +72,7 @@ class Link:
             self._pause = min(2 * self._pause, PAUSE_MOST)
 
     async def _serve(self) -> None:
-        """Connect, and do all that there is to do until the store fails."""
+        """Connect, and serve until the store fails."""
         await self._store.open()
         async with anyio.create_task_group() as group:
             group.start_soon(self._listen)
@@ -80,7 +80,7 @@ class Link:
             await self._ask()
 
     async def _ask(self) -> None:
-        """Ask the store whatever the pace wants to know."""
+        """Send the queries of the shared gate to the store."""
         gate = self._pacer.gate
         while True:
             now = monotonic()
@@ -100,7 +100,7 @@ class Link:
             self._pacer.wake()
 
     async def _listen(self) -> None:
-        """Hear what the others have to say."""
+        """Read the messages of the other processes."""
         while True:
             message = await self._store.next_message()
             if message == GATE:
@@ -113,11 +113,11 @@ class Link:
         self._pause = PAUSE
         self._news.seek_all()
         if self._reached:
-            logger.info("%r is back", self._store)
+            logger.info("%r is available again", self._store)
         self._reached = True
 
     def _lose(self, error: SharedStoreError) -> None:
-        """Go on without the store; one warning for each time that it goes away."""
+        """Continue without the store; log one warning per outage."""
         first = not (self._pace.away and self._tried.is_set())
         self._pace.lose(monotonic(), jitter=random.random())  # noqa: S311 - spreads requests
         self._pacer.wake()
@@ -126,13 +126,13 @@ class Link:
         if not self._reached:
             goes = f"has not answered yet, so this process sends at most {describe_rate(self._pace.rate)}"
         elif self._pace.rate is None:
-            goes = "is away, and no limit is known: this process goes on as without it"
+            goes = "is unavailable, and no limit is known: this process continues without it"
         else:
-            goes = f"is away, so this process sends at most {describe_rate(self._pace.rate)}"
-        logger.warning("the shared store %s; it is tried again and again: %s", goes, error)
+            goes = f"is unavailable, so this process sends at most {describe_rate(self._pace.rate)}"
+        logger.warning("the shared store %s; retrying: %s", goes, error)
 
 
 def _find_first(errors: BaseExceptionGroup[SharedStoreError]) -> SharedStoreError:
-    """Return one of the errors; when a store goes away, all who use it have one."""
+    """Return one of the errors; when a store fails, each of its tasks raises one."""
     error = errors.exceptions[0]
     return _find_first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,7 +1,7 @@
-"""News of operations that the processes of an account tell one another: whose webhook or final poll one of them saw.
+"""Results that the processes of an account share: the operations whose webhook or final poll one of them received.
 
-The store keeps them for those who begin to wait later. Nothing waits for it: what is to be told and what is sought are
-lists here, which `serve` works off while the store is there.
+The store keeps them for later waiters. No caller waits for the store: results to publish and to read are queued here,
+and `serve` processes them while the store is available.
 """
 
 import json
@@ -19,18 +19,18 @@ from soundpiece_async._core.requests import Handle
 from soundpiece_async._shared.store import Store
 
 MOST_TOLD = 4096
-"""Operations that are to be told, the oldest going first: so many end while a store is away."""
+"""Maximum number of operations that are queued for an unavailable store; the oldest are dropped first."""
 MOST_BYTES = 65_536
-"""Of one piece of news; of a longer one only the operation's handle is told."""
+"""Size limit of one result; of a larger one only the handle is published."""
 AT_ONCE = 100
-"""Operations looked for by one question."""
+"""Operations read by one query."""
 
 
 class News:
     """One per session that shares its account's gate.
 
     Args:
-        confirm: believe nothing of what is told, and tell nothing but handles (``Settings(confirm_webhooks=True)``).
+        confirm: publish handles only, and confirm each shared result (``Settings(confirm_webhooks=True)``).
     """
 
     def __init__(self, *, confirm: bool) -> None:
@@ -46,52 +46,52 @@ class News:
         return f"<News wanted={len(self._wanted)} sought={len(self._sought)} to tell={len(self._told)}>"
 
     def tell(self, operation: Operation[Any]) -> None:
-        """Tell the others that an operation is over."""
+        """Publish a final operation to the other processes."""
         self._told[str(operation.handle)] = b"" if self._confirm else _write(operation)
         if len(self._told) > MOST_TOLD:
             self._told.popitem(last=False)
         self._changed.set()
 
     def want(self, handle: Handle, *, look: bool) -> None:
-        """Note that somebody waits for an operation.
+        """Record that an operation has a waiter.
 
         Args:
             handle: of the operation.
-            look: its news may be in the store already.
+            look: its result may be in the store already.
         """
         self._wanted[str(handle)] = handle
         if look:
             self.note(str(handle))
 
     def drop(self, handle: Handle) -> None:
-        """Note that nobody waits for it any more."""
+        """Record that it has no waiters any more."""
         self._wanted.pop(str(handle), None)
         self._sought.pop(str(handle), None)
 
     def note(self, name: str) -> None:
-        """Note that there may be news of an operation; those that nobody waits for are passed over."""
+        """Record that an operation may have a result; without waiters it is ignored."""
         if name in self._wanted:
             self._sought[name] = None
             self._changed.set()
 
     def seek_all(self) -> None:
-        """Look for all that is waited for: messages may have been lost."""
+        """Read all operations with waiters, because messages may have been lost."""
         self._sought.update(dict.fromkeys(self._wanted))
         self._changed.set()
 
     async def next(self) -> tuple[Handle, Mapping[str, Any] | None]:
-        """Wait for news of an operation: its JSON, or None when they have to be confirmed."""
+        """Wait for a result: its JSON, or None when it has to be confirmed."""
         while not self._found:
             self._arrived = anyio.Event()
             await self._arrived.wait()
         return self._found.popleft()
 
     async def serve(self, store: Store) -> None:
-        """Tell and look, until cancelled.
+        """Publish and read until cancelled.
 
         Raises:
-            SharedStoreError: the store is away. What was to be told is told by the next ``serve``; what was sought is
-                lost, so ``seek_all`` comes before it.
+            SharedStoreError: the store is unavailable. Unpublished results stay queued for the next ``serve``; reads
+                are lost, so ``seek_all`` is called before it.
         """
         while True:
             self._changed = anyio.Event()
@@ -115,7 +115,7 @@ class News:
 
 
 def _write(operation: Operation[Any]) -> bytes:
-    """Write an operation as the service told it, or nothing where that has no form here: then others ask."""
+    """Serialize the JSON of an operation, or return b"" if that is not possible: then other processes poll."""
     try:
         body = SecretBytes(json.dumps(operation.raw, separators=(",", ":")).encode() if operation.raw else b"")
     except (TypeError, ValueError, RecursionError):
@@ -124,7 +124,7 @@ def _write(operation: Operation[Any]) -> bytes:
 
 
 def _read(body: bytes, handle: Handle) -> Mapping[str, Any] | None:
-    """Read what another process wrote, if it is about that operation; it need not be one of this version."""
+    """Parse what another process wrote, which may have another version; None if it is not about that operation."""
     try:
         found = codec.decode_json(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Makes the store of a URL. Its driver is an extra, and is imported when such a URL is met."""
+"""Creates the store for a URL. Its driver is an extra, which is imported when such a URL is used."""
 
 from importlib.util import find_spec
 from urllib.parse import urlsplit
@@ -18,10 +18,10 @@ _EXTRAS = {
 
 
 def demand_driver(url: str) -> None:
-    """Refuse a store whose extra is not installed.
+    """Raise an error for a store whose extra is not installed.
 
     Raises:
-        SharedStoreError: it names the extra.
+        SharedStoreError: names the extra.
     """
     extra, module = _EXTRAS[urlsplit(url).scheme]
     if find_spec(module) is None:
@@ -32,16 +32,16 @@ def demand_driver(url: str) -> None:
 
 
 def open_store(settings: Settings) -> Store:
-    """Make the store that the settings name, for a process with a name of its own; nothing is opened."""
+    """Return the store of the settings, with a unique name for this process; nothing is opened."""
     address = find_address(settings.shared or "", origin=settings.base_url, key=settings.api_key)
     return make_store(address, peer=uuid4().hex)
 
 
 def make_store(address: Address, *, peer: str) -> Store:
-    """Make the store of an address; nothing is opened. Its driver is imported here.
+    """Return the store of an address; nothing is opened. Its driver is imported here.
 
     Args:
-        address: where it is.
+        address: of the store.
         peer: this process's name among the others.
     """
     if address.scheme.startswith("redis"):

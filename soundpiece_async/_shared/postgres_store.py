@@ -4,8 +4,8 @@ No transaction is ever held open: a client that stands still would hold its lock
 ``AccountGate`` does. What Postgres 15 does not return, the row before the change, is answered by marks: a question
 carries a name of its own, which stands in the row afterwards if the question was the one that made the change.
 
-The tables are unlogged: after a crash of the server they are empty, which the processes notice and make good. Messages
-need a direct connection, and no pooler that gives another one for each transaction.
+The tables are unlogged: after a crash of the server they are empty, which the processes detect and repair. Messages
+need a direct connection, and no pooler in transaction mode.
 """
 
 import os
@@ -154,7 +154,7 @@ _DEPART = "DELETE FROM soundpiece_peer WHERE account = %(account)s AND peer = %(
 
 
 class PostgresStore:
-    """A ``Store`` in Postgres, with one connection for questions and one to listen."""
+    """A ``Store`` in Postgres, with one connection for queries and one for notifications."""
 
     def __init__(self, address: Address, *, peer: str) -> None:
         self.address = address
@@ -169,7 +169,7 @@ class PostgresStore:
 
     @translated
     async def open(self) -> None:
-        """Connect, make the tables if they are missing, and listen."""
+        """Connect, create missing tables, and listen."""
         await self.close()
         for _ in range(2):
             connection = await psycopg.AsyncConnection.connect(
@@ -193,7 +193,7 @@ class PostgresStore:
 
     @translated
     async def perform(self, action: Action) -> Seen:
-        """Run the statement of a question; without a row, which a crash takes away, make one first."""
+        """Run the statement of an action; create the row first if a crash removed it."""
         match action:
             case Attend(ceiling=ceiling):
                 self._ceiling = ceiling
@@ -212,12 +212,12 @@ class PostgresStore:
 
     @translated
     async def depart(self) -> None:
-        """Remove this process's row; the next sign of life of another one counts again."""
+        """Remove this process's row; the next heartbeat of another one updates the count."""
         await self._run(self._connections[0], _DEPART, self._account)
 
     @translated
     async def publish(self, handle: str, body: bytes) -> None:
-        """Keep the news, and notify: of the operation only, because a message has a limit of 8,000 bytes."""
+        """Store the result, and notify with the handle only, because a message is limited to 8,000 bytes."""
         await self._fetch(_PUBLISH, operation=handle, body=body)
 
     @translated
@@ -242,7 +242,7 @@ class PostgresStore:
     async def _run(
         self, connection: "psycopg.AsyncConnection[TupleRow]", statement: Any, values: Mapping[str, Any] | None = None
     ) -> "psycopg.AsyncCursor[TupleRow]":
-        """Execute a statement, behind a shield: the driver would have it cancelled by a server that may not answer."""
+        """Execute a statement, shielded, because the driver's cancellation waits for a server that may not answer."""
         cursor = connection.cursor()
         with anyio.CancelScope(shield=True):
             forget = call_later(TIMEOUT, partial(_break, connection))
@@ -254,7 +254,7 @@ class PostgresStore:
 
 
 def _break(connection: "psycopg.AsyncConnection[TupleRow]") -> None:
-    """End a connection whose server is silent: what waits for it fails at once."""
+    """Shut down a connection whose server is silent: its waiters fail at once."""
     with socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)
 

@@ -1,6 +1,6 @@
-"""The shared state of an account in Redis or Valkey: one script for the gate, which does what ``AccountGate`` does.
+"""The shared state of an account in Redis or Valkey: one script for the gate, equivalent to ``AccountGate``.
 
-Keys: a hash for the gate, a hash of live processes, a hash of news and their times. The braces give them one slot.
+Keys: a hash for the gate, a hash of live processes, a hash of results and their times. The braces give them one slot.
 The script reads the server's clock, so one of version 5 or later is needed.
 """
 
@@ -28,9 +28,9 @@ from soundpiece_async._core.shared_gate import (
 from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 
 LISTEN_SECONDS = 60.0
-"""Between two looks at whether the listening connection is still there."""
+"""Seconds between two checks of the listening connection."""
 IDLE_SECONDS = 86_400
-"""After which the state of an account that no process uses is dropped."""
+"""Seconds after which the state of an unused account expires."""
 
 _SCRIPT = f"""
 local gate, peers, channel = KEYS[1], KEYS[2], KEYS[3]
@@ -132,7 +132,7 @@ redis.call('PUBLISH', channel, ARGV[1])
 
 
 class RedisStore:
-    """A ``Store`` in Redis or Valkey, with one connection for questions and one to listen."""
+    """A ``Store`` in Redis or Valkey, with one connection for queries and one for notifications."""
 
     def __init__(self, address: Address, *, peer: str) -> None:
         self.address = address
@@ -155,7 +155,7 @@ class RedisStore:
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),  # a reservation made twice is a permit lost
+            retry=Retry(NoBackoff(), 0),  # a duplicate reservation wastes a permit
         )
         self._listening = redis.pubsub(ignore_subscribe_messages=True)
         await self._listening.subscribe(self._channel)
@@ -200,7 +200,7 @@ class RedisStore:
 
     @translated
     async def depart(self) -> None:
-        """Remove this process from the hash; the next sign of life of another one counts again."""
+        """Remove this process from the hash; the next heartbeat of another one updates the count."""
         await self._redis.hdel(self._peers, self._peer)
 
     @translated

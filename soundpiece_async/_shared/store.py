@@ -1,4 +1,4 @@
-"""What a store does for the processes of an account, and where one is."""
+"""The interface of a shared store, and its address."""
 
 import hashlib
 from abc import abstractmethod
@@ -16,21 +16,21 @@ from soundpiece_async._core.shared_gate import Action, Seen
 M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 TIMEOUT = 2.0
-"""Seconds that a store has for an answer; a slower one counts as away."""
+"""Seconds that a store has for a response; a slower one counts as unavailable."""
 NEWS_SECONDS = 900
-"""For which news of an operation are kept for those who begin to wait."""
+"""Seconds for which a result is kept for later waiters."""
 NEWS_KEPT = 10_000
-"""Operations of an account whose news are kept, the oldest going first."""
+"""Results of an account that are kept; the oldest are dropped first."""
 GATE = "gate"
-"""The message that the gate has changed; every other one is the handle of an operation with news."""
+"""The message that the gate has changed; every other message is the handle of an operation with a result."""
 
 
 @attrs.frozen
 class Address:
-    """Where a store is, and which account of it is meant.
+    """The address of a store, and the account.
 
     Args:
-        url: for the driver; it may hold a password.
+        url: for the driver; may contain a password.
         account: a digest, part of the names of keys and channels.
     """
 
@@ -42,11 +42,11 @@ class Address:
 
     @property
     def scheme(self) -> str:
-        """What kind of store it is."""
+        """The scheme of the URL, which selects the driver."""
         return urlsplit(self.url).scheme
 
     def describe(self, error: Exception) -> str:
-        """Return what a driver says, without the password, which some repeat."""
+        """Return the message of a driver's error, without the password, which some drivers repeat."""
         told = str(error) or repr(error)
         if password := urlsplit(self.url).password:
             told = told.replace(password, "…").replace(unquote(password), "…")
@@ -54,10 +54,10 @@ class Address:
 
 
 class Store(Protocol):
-    """The shared state of an account. Each method raises ``SharedStoreError`` when the store does not do it in time."""
+    """The shared state of an account. Each method raises ``SharedStoreError`` when the store fails or is too slow."""
 
     async def open(self) -> None:
-        """Connect, and listen to messages from here on; close first what was open."""
+        """Connect and subscribe; close earlier connections first."""
         ...
 
     async def close(self) -> None:
@@ -66,20 +66,20 @@ class Store(Protocol):
 
     @abstractmethod
     async def perform(self, action: Action) -> Seen:
-        """Ask about the gate; see ``AccountGate`` for what each question does."""
+        """Query or change the gate; ``AccountGate`` defines each action."""
         ...
 
     async def depart(self) -> None:
-        """Take this process off the list of the live ones."""
+        """Remove this process from the live ones."""
         ...
 
     async def publish(self, handle: str, body: bytes) -> None:
-        """Keep the news of an operation, and tell every process that there are some."""
+        """Store the result of an operation, and notify every process."""
         ...
 
     @abstractmethod
     async def look(self, handles: Sequence[str]) -> Mapping[str, bytes]:
-        """Return the news that are kept of these operations."""
+        """Return the stored results of these operations."""
         ...
 
     @abstractmethod
@@ -89,9 +89,9 @@ class Store(Protocol):
 
 
 def translated(method: M) -> M:
-    """Make a method of a store raise our error for whatever its driver raises: foreign code, of foreign answers.
+    """Return a method that raises our error for any exception of the driver.
 
-    The store has its ``address``. The driver's error is not kept: it, and its frames, hold the password.
+    The store has its ``address``. The driver's exception is dropped: it and its frames contain the password.
     """
 
     @wraps(method)
@@ -109,7 +109,7 @@ def translated(method: M) -> M:
 
 
 def find_address(url: str, *, origin: str, key: str) -> Address:
-    """Return the address that a setting stands for.
+    """Return the address of a setting.
 
     All keys of an account share one budget, and keys are replaced: ``?account=NAME`` in the URL names the account for
     all of them. Otherwise it is known by the API's origin and the key.
