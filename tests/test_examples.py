@@ -5,16 +5,18 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import mcp
 import pytest
 from helpers.idle import until
-from mcp_types import ResourceLink, TextContent
 
 from soundpiece_async import NewFx, Session, Settings
 from soundpiece_async.simulator import Fault, Simulator
+
+if TYPE_CHECKING:
+    import mcp
+    from mcp_types import ResourceLink
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("soundpiece_environ")]
 
@@ -112,8 +114,10 @@ async def test_a_receiver_saves_what_is_announced(
     ]
 
 
-async def call(client: mcp.Client, tool: str, **arguments: Any) -> tuple[str, list[ResourceLink]]:
+async def call(client: "mcp.Client", tool: str, **arguments: Any) -> "tuple[str, list[ResourceLink]]":
     """Call a tool; gives the handle and the links of its result."""
+    from mcp_types import ResourceLink, TextContent  # noqa: PLC0415 - loading it takes a second
+
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result
     text, *links = result.content
@@ -123,6 +127,8 @@ async def call(client: mcp.Client, tool: str, **arguments: Any) -> tuple[str, li
 
 async def test_an_assistant_makes_music(soundpiece_simulator: Simulator, tmp_path: Path) -> None:
     """With the protocol's own client, over stdio: files as links, results as sources, and errors in words."""
+    import mcp  # noqa: PLC0415 - loading it takes a second
+
     server = mcp.StdioServerParameters(
         command=sys.executable,
         args=["-W", "error", str(EXAMPLES / "mcp_server.py"), str(tmp_path)],

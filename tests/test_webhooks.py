@@ -264,7 +264,7 @@ BROKEN = [
     ("Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n", b"\x1f\x8b" + b"x" * 98),
     ("Content-Encoding: deflate\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\n\xff\xff\xff\xff\r\n0\r\n\r\n"),
     ("Content-Encoding: br\r\nContent-Length: 100\r\n\r\n", b"x" * 100),
-    ("Content-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n", gzip.compress(bytes(100_000_000))),
+    ("Content-Encoding: gzip\r\nContent-Length: 10000\r\n\r\n", gzip.compress(bytes(10_000_000))),
     ENDLESS,
     ("Transfer-Encoding: chunked\r\n\r\n", b"5\r\nabcde\r\n"),
     ("Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n"),
