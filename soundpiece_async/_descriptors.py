@@ -1,4 +1,4 @@
-"""What this process may open, and the waiting for it when that is used up."""
+"""The limit of open file descriptors of this process, and waiting while it is reached."""
 
 import os
 import random
@@ -16,13 +16,13 @@ logger = get_logger("descriptors")
 
 LISTS = ("/dev/fd", "/proc/self/fd")
 ASSUMED = 32
-"""Open descriptors of a process that cannot count them."""
+"""Open descriptors assumed where they cannot be counted."""
 PAUSE, LONGEST_PAUSE = 0.05, 5.0
-"""Seconds before the next attempt at what lacked a descriptor, doubled each time, with jitter."""
+"""Seconds before the next attempt of what lacked a descriptor, doubled each time, with jitter."""
 
 
 def fit_to_process(limits: Limits) -> Limits:
-    """Return limits that this process can carry, and log a WARNING when they are smaller than what was asked for."""
+    """Return limits that this process can sustain, and log a WARNING if they are smaller than requested."""
     most = read_limit()
     if most is None:
         return limits
@@ -41,7 +41,7 @@ def fit_to_process(limits: Limits) -> Limits:
 
 
 def read_limit() -> int | None:
-    """Return how many descriptors this process may have; None: any number, or nobody knows."""
+    """Return how many descriptors this process may have open; None: unlimited or unknown."""
     try:
         import resource  # noqa: PLC0415 - only POSIX systems have it, and the limit
     except ImportError:
@@ -51,17 +51,17 @@ def read_limit() -> int | None:
 
 
 def count_open() -> int:
-    """Return how many it has."""
+    """Return how many descriptors are open."""
     for folder in LISTS:
         try:
-            return sum(1 for _ in Path(folder).iterdir()) - 1  # the one that reads the list
+            return sum(1 for _ in Path(folder).iterdir()) - 1  # without the one that reads the list
         except OSError:
             continue
     return ASSUMED
 
 
 def is_short() -> bool:
-    """Return whether nothing can be opened now: for what does not say why it could not."""
+    """Return whether nothing can be opened now, for errors that do not name the reason."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
@@ -71,11 +71,11 @@ def is_short() -> bool:
 
 @attrs.define(eq=False)
 class Shortage:
-    """Waits, within one call, for what other work gives back (`errnos`, rule 1).
+    """Waits, within one call, for descriptors or memory that other work frees (``os_errors``, rule 1).
 
     Attributes:
-        what: is being tried, for the log.
-        waits: there were.
+        what: names the work, for the log.
+        waits: number of waits so far.
     """
 
     what: str

@@ -1,12 +1,12 @@
-"""One process at a time for one file: by a lock of the operating system, or where a file system has none, by a file.
+"""Locks a file for one process: with a lock of the operating system or, where a file system has none, a lock file.
 
-1. The system's lock (flock) dies with its process, so it is never stale. It is the one that is used where it works.
+1. The system's lock (flock) ends with its process, so it is never stale. It is used wherever it works.
 2. Elsewhere (some network and FUSE file systems, and systems without flock) the lock is a file beside the other,
-   ``<name>.held``, made by who holds it, and by nobody if it is there (O_EXCL). It says which process that is.
-3. Such a file is stale when its process is gone: a process of this machine of that number and that moment of birth is
-   not there any more. A file of another machine may not be judged from here: it holds until somebody removes it.
-4. A stale file is renamed before it is removed, and read again under its new name: who sees it at the same time finds
-   it gone, and nobody removes the lock that the first one made meanwhile.
+   ``<name>.held``, which only one process can create (O_EXCL). It names that process.
+3. A lock file is stale when its process has ended: no process of this machine has that number and start time. The lock
+   file of another machine cannot be checked from here: it is valid until a person removes it.
+4. A stale lock file is renamed before it is removed, and read again under its new name: so no process removes a lock
+   file that another one created meanwhile.
 
 Everything here blocks.
 """
@@ -29,17 +29,17 @@ from soundpiece_async._regularfiles import open_regular
 
 PROC = Path("/proc")
 UNWRITTEN = 10.0
-"""Seconds in which a lock file without a text may still get one; after that its maker died in between."""
+"""Seconds after which an empty lock file is stale: its process ended before writing it."""
 
 
 @attrs.frozen
 class Holder:
-    """Who made a lock file.
+    """The process that holds a lock file.
 
     Attributes:
-        host, process: the machine's name, and the number there.
-        born: when that process began, as the system tells it; empty where it does not.
-        since: when the lock was taken.
+        host, process: the machine's name, and the process id there.
+        born: start time of the process, as the system reports it; empty where it does not.
+        since: when the lock was acquired.
     """
 
     host: str
@@ -59,25 +59,25 @@ class Holder:
         return birth is None or bool(birth and self.born and birth != self.born)
 
 
-def take(file: io.FileIO, path: Path) -> Callable[[], None] | None:
-    """Take the lock of an open file, or return None: somebody else has it. What is returned gives it back.
+def acquire(file: io.FileIO, path: Path) -> Callable[[], None] | None:
+    """Lock an open file; return the function that unlocks it, or None if another process has the lock.
 
     Raises:
-        OSError: it cannot be locked, in neither way.
+        OSError: neither kind of lock works here.
     """
     locked = _flock(file)
     if locked is None:
-        return _take_by_file(held_path(path))
+        return _acquire_by_file(held_path(path))
     return file.close if locked else None
 
 
 def held_path(path: Path) -> Path:
-    """Return where the lock file of a file is (rule 2)."""
+    """Return the path of the lock file of a file (rule 2)."""
     return path.with_name(f"{path.name}.held")
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return who made a lock file; None: there is none, or it cannot be read."""
+    """Return the holder of a lock file; None if it does not exist or cannot be read."""
     try:
         return Holder(**json.loads(_read(path)))
     except (OSError, ValueError, TypeError):
@@ -85,11 +85,11 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def has_record_locks(file: io.FileIO) -> bool:
-    """Return whether files can be locked in the older way, too (fcntl), which is SQLite's."""
+    """Return whether record locks (fcntl), which SQLite uses, work for a file."""
     try:
         import fcntl  # noqa: PLC0415 - only POSIX systems have it
     except ImportError:
-        return True  # SQLite has other means there
+        return True  # SQLite uses other locks there
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -98,7 +98,7 @@ def has_record_locks(file: io.FileIO) -> bool:
 
 
 def _flock(file: io.FileIO) -> bool | None:
-    """Lock a file by the system; False: somebody else has it; None: there are no such locks here."""
+    """Lock a file with flock; False: another process has the lock; None: flock does not work here."""
     try:
         import fcntl  # noqa: PLC0415 - only POSIX systems have it
     except ImportError:
@@ -114,8 +114,8 @@ def _flock(file: io.FileIO) -> bool | None:
     return True
 
 
-def _take_by_file(held: Path) -> Callable[[], None] | None:
-    """Make a lock file, unless there is one that may be valid."""
+def _acquire_by_file(held: Path) -> Callable[[], None] | None:
+    """Create a lock file, unless a valid one exists."""
     process = os.getpid()
     since = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S %z}"
     holder = Holder(host=socket.gethostname(), process=process, born=_find_birth(process) or "", since=since)
@@ -133,19 +133,19 @@ def _take_by_file(held: Path) -> Callable[[], None] | None:
         except OSError:
             held.unlink()
             raise
-        return partial(_give_back, held, text)
+        return partial(_release, held, text)
     return None
 
 
-def _give_back(held: Path, text: bytes) -> None:
-    """Remove a lock file, if it is still the one that was made; twice is no error."""
+def _release(held: Path, text: bytes) -> None:
+    """Remove a lock file if it is still ours; may be called twice."""
     with suppress(OSError):
         if _read(held) == text:
             held.unlink()
 
 
 def _remove_stale(held: Path) -> bool:
-    """Remove a lock file that nobody holds any more; returns whether it is gone (rules 3 and 4)."""
+    """Remove a stale lock file; return whether it is gone (rules 3 and 4)."""
     aside = held.with_name(f"{held.name}.{os.getpid()}")
     try:
         text = _read(held)
@@ -153,7 +153,7 @@ def _remove_stale(held: Path) -> bool:
         if not (holder.is_gone if holder else time.time() - held.stat().st_mtime > UNWRITTEN):
             return False
         held.replace(aside)
-        if _read(aside) != text:  # another process was quicker, and this is its new one
+        if _read(aside) != text:  # another process was faster, and this is its lock file
             aside.replace(held)
             return False
         aside.unlink()
@@ -168,7 +168,7 @@ def _read(path: Path) -> bytes:
 
 
 def _find_birth(process: int) -> str | None:
-    """Return the moment in which a process began, empty where nobody knows it; None: there is no such process."""
+    """Return the start time of a process, empty where it is unknown; None: no such process."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         line = (PROC / f"{process}/stat").read_text(encoding="ascii", errors="replace")
@@ -178,12 +178,12 @@ def _find_birth(process: int) -> str | None:
 
 
 def _may_live(process: int) -> bool:
-    """Return whether a process may be there; on a system that cannot be asked without harm, it may."""
+    """Return whether a process may exist; True, too, on systems that cannot be asked safely."""
     if os.name == "posix":
         try:
             os.kill(process, 0)
         except ProcessLookupError:
             return False
-        except OSError:  # it is another user's
+        except OSError:  # a process of another user
             return True
     return True

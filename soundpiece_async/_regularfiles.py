@@ -1,10 +1,10 @@
-"""Opening of files in whose place there may be something else: a FIFO, a socket, a device, a directory, a link.
+"""Opens regular files only, where a FIFO, a socket, a device, a directory or a link may have their name.
 
 1. Opening a FIFO waits for its other end, and reading a device may never end. Nothing here waits for either.
-2. What is no regular file is refused by a FileExistsError that names it; it is neither read, written nor removed.
-3. A file that is only ours to write is opened with ``NO_LINK``: a link in its place may lead to any file of the user's.
+2. Anything but a regular file raises a FileExistsError that names it; it is neither read, written nor removed.
+3. A file that only this library writes is opened with ``NO_LINK``: a link may lead to any file of the user's.
 
-All files that are found by a name that is known beforehand are opened here: records, locks, notes, unfinished files.
+All files with predictable names are opened here: journals, locks, sidecars, unfinished files.
 """
 
 import errno
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-"""A flag for ``open_regular`` (rule 3); Windows has none, nor links that anybody may make."""
+"""A flag for ``open_regular`` (rule 3); Windows has none, nor links that every user may create."""
 _ALWAYS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -32,15 +32,15 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, permissions: int = 0o666)
     Args:
         path: the file.
         flags: as of ``os.open``.
-        permissions: of a file that is made.
+        permissions: of a new file.
 
     Raises:
-        FileExistsError: something else is there (rule 2), or with O_EXCL anything.
+        FileExistsError: the path is not a regular file (rule 2), or with O_EXCL exists at all.
         OSError: it cannot be opened.
     """
     try:
         descriptor = os.open(path, flags | _ALWAYS, permissions)
-    except OSError:  # as of a socket: no code says that it is one
+    except OSError:  # for a socket, say, the error code does not name the reason
         demand_regular(path, links=not flags & NO_LINK)
         raise
     try:
@@ -52,13 +52,13 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, permissions: int = 0o666)
 
 
 def demand_regular(path: Path, *, links: bool = True) -> None:
-    """Raise FileExistsError if something else than a regular file is at a path; nothing at all is fine.
+    """Raise FileExistsError if a path exists and is not a regular file.
 
-    For what somebody else opens, as SQLite does: what takes its place afterwards is not noticed.
+    For files that SQLite opens itself; a later replacement is not noticed.
 
     Args:
         path: the file.
-        links: whether a symbolic link to a regular file will do.
+        links: whether a symbolic link to a regular file is allowed.
     """
     mode = stat.S_IFREG
     with suppress(OSError):
@@ -69,4 +69,4 @@ def demand_regular(path: Path, *, links: bool = True) -> None:
 def _demand(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise FileExistsError(errno.EEXIST, f"{kind} is there, and no regular file: move it away", str(path))
+        raise FileExistsError(errno.EEXIST, f"{kind} is there instead of a regular file: move it away", str(path))

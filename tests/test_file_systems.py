@@ -111,7 +111,7 @@ from soundpiece_async import _filelocks
 path = Path(sys.argv[1])
 path.touch()
 with io.FileIO(path, "r+") as file:
-    release = _filelocks.take(file, path)
+    release = _filelocks.acquire(file, path)
     print("mine" if release else "taken", flush=True)
     sys.stdin.read()
     if release:
@@ -158,19 +158,19 @@ def test_who_holds_a_lock_file_is_judged_as_far_as_it_can_be(tmp_path: Path, mon
     """Of this machine by number and birth; of another machine not at all."""
     held = tmp_path / "x.held"
     write(held)
-    assert _filelocks._take_by_file(held) is None  # a process that is there, of unknown birth
+    assert _filelocks._acquire_by_file(held) is None  # a process that is there, of unknown birth
     write(held, host="elsewhere", process=1)
-    assert _filelocks._take_by_file(held) is None
+    assert _filelocks._acquire_by_file(held) is None
     write(held, born="another boot:1")  # the same number, and another process
-    release = _filelocks._take_by_file(held)
+    release = _filelocks._acquire_by_file(held)
     assert release is not None
     assert str(_filelocks.read_holder(held)).startswith(f"process {os.getpid()} on {socket.gethostname()}, since 2")
     release()
     release()
     held.write_text("")  # its maker may be about to write it
-    assert _filelocks._take_by_file(held) is None
+    assert _filelocks._acquire_by_file(held) is None
     os.utime(held, (1, 1))
-    assert _filelocks._take_by_file(held) is not None
+    assert _filelocks._acquire_by_file(held) is not None
     monkeypatch.setattr(os, "name", "strange")
     assert _filelocks._may_live(4_000_000)
     monkeypatch.undo()
@@ -204,7 +204,7 @@ def test_a_holder_that_is_another_one_by_now_is_left_alone(tmp_path: Path, monke
         return True
 
     monkeypatch.setattr(Holder, "is_gone", property(look))
-    assert _filelocks._take_by_file(held) is None
+    assert _filelocks._acquire_by_file(held) is None
     assert json.loads(held.read_text())["since"] == "later"
     assert list(tmp_path.iterdir()) == [held]
 

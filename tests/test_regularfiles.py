@@ -58,7 +58,7 @@ def test_no_way_of_opening_waits_for_what_is_no_file(tmp_path: Path, kind: str) 
     path = tmp_path / "x"
     STRANGERS[kind](path)
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
-        with pytest.raises(FileExistsError, match=f"{kind} is there, and no regular file"):
+        with pytest.raises(FileExistsError, match=f"{kind} is there instead of a regular file"):
             open_regular(path, flags)
     with pytest.raises(FileExistsError, match=kind):
         demand_regular(path)
@@ -89,7 +89,7 @@ async def test_a_journal_is_not_waited_for(tmp_path: Path, name: str, kind: str)
     (tmp_path / name).unlink(missing_ok=True)
     STRANGERS[kind](tmp_path / name)
     for read_only in [False] if name == LOCK else [False, True]:
-        with anyio.fail_after(60), pytest.raises(JournalError, match=f"{found} is there, and no regular file"):
+        with anyio.fail_after(60), pytest.raises(JournalError, match=f"{found} is there instead of a regular file"):
             await Journal.open(tmp_path, read_only=read_only)
     assert not stat.S_ISREG((tmp_path / name).stat().st_mode)
 
@@ -111,7 +111,7 @@ def test_a_lock_file_of_file_systems_without_locks_is_not_waited_for(tmp_path: P
     os.mkfifo(held)
     os.utime(held, (1, 1))
     with pytest.raises(FileExistsError, match="a FIFO"):
-        _filelocks._take_by_file(held)
+        _filelocks._acquire_by_file(held)
     assert _filelocks.read_holder(held) is None
     assert held.is_fifo()
 
@@ -141,7 +141,7 @@ def test_no_command_hangs_over_a_journal(
         if command[0] == "verify" and name == LOCK:
             continue  # it works without
         assert code == 2, command
-        assert f"a FIFO is there, and no regular file: move it away: '{out / name}'" in capsys.readouterr().err
+        assert f"a FIFO is there instead of a regular file: move it away: '{out / name}'" in capsys.readouterr().err
 
 
 def test_no_command_hangs_over_files_and_reports(

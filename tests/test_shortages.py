@@ -126,12 +126,12 @@ def test_a_fault_of_the_lock_is_not_taken_for_a_lack_of_locks(tmp_path: Path, mo
     with monkeypatch.context() as patched, io.FileIO(path, "r+") as file:
         patched.setattr(fcntl, "flock", fail)
         with pytest.raises(OSError, match="bad file descriptor"):
-            _filelocks.take(file, path)
+            _filelocks.acquire(file, path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            _filelocks._take_by_file(held)
+            _filelocks._acquire_by_file(held)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not held.exists()
@@ -160,7 +160,7 @@ def test_a_lock_file_is_judged_without_proc(tmp_path: Path, monkeypatch: pytest.
         assert _filelocks._find_birth(1) == ""
     held.touch()
     monkeypatch.setattr(_filelocks, "_remove_stale", lambda _: True)
-    assert _filelocks._take_by_file(held) is None
+    assert _filelocks._acquire_by_file(held) is None
 
 
 @pytest.mark.parametrize("refusal", [OSError(errno.EILSEQ, "no"), UnicodeEncodeError("ascii", "\u2013", 0, 1, "no")])

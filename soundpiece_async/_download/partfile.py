@@ -262,7 +262,7 @@ def _open_locked(path: Path) -> tuple[io.FileIO, Callable[[], None]] | None:
     """Open and lock a file; return it and its unlock function, or None if another process has the lock (rule 1)."""
     with ExitStack() as undo:
         file = undo.enter_context(io.FileIO(open_regular(path, os.O_RDWR | os.O_CREAT | NO_LINK), "r+"))
-        unlock = _filelocks.take(file, path)
+        unlock = _filelocks.acquire(file, path)
         if unlock is not None:
             undo.callback(unlock)
             if _same_inode(file, path):

@@ -75,7 +75,7 @@ class FolderLock:
             file = undo.enter_context(
                 io.FileIO(open_regular(self._path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600), "r+")
             )
-            release = _filelocks.take(file, self._path) or self._retry_lock(file)
+            release = _filelocks.acquire(file, self._path) or self._retry_lock(file)
             if release is None:
                 raise JournalError(
                     f"{self._path.parent} is being worked on by {_read_holder(file)}; nothing was done: let it end, or "
@@ -100,7 +100,7 @@ class FolderLock:
             except FileExistsError as error:
                 raise JournalError(f"{self._path.parent} cannot be looked at: {error}") from error
             with io.FileIO(descriptor) as file:
-                release = _filelocks.take(file, self._path)
+                release = _filelocks.acquire(file, self._path)
                 if release is None:
                     return _read_holder(file)
                 release()
@@ -117,7 +117,7 @@ class FolderLock:
         """Try a little longer: somebody may only be looking who has the lock (``holder``)."""
         for _ in range(LOCK_RETRIES):
             time.sleep(RETRY_DELAY)
-            release = _filelocks.take(file, self._path)
+            release = _filelocks.acquire(file, self._path)
             if release is not None:
                 return release
         return None
