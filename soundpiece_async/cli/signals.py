@@ -1,12 +1,12 @@
-"""Ctrl-C, SIGTERM and the SIGHUP of a terminal that is closed, recorded and never raised.
+"""Handles Ctrl-C, SIGTERM and the SIGHUP of a closed terminal by cancelling the work.
 
-By itself Python turns Ctrl-C into an exception between any two instructions: in the middle of an import, or of the
-cleaning up after the first Ctrl-C. Here a signal only cancels the work, at one of its awaits; another one after that
-changes nothing, because cleaning up is short. Work that can stop gracefully uses ``GracefulStop``: then the
-first signal asks it to stop, and the second one cancels it.
+Python turns Ctrl-C into an exception between any two instructions: during an import, or during the cleanup after the
+first Ctrl-C. Here a signal cancels the work at one of its awaits, and later signals are ignored, because cleanup is
+short. Work that can stop gracefully uses ``GracefulStop``: the first signal asks it to stop, the second cancels it.
 """
 
 import signal
+from contextvars import ContextVar
 
 TYPE_CHECKING = False  # the module typing itself would take longer to load than all of this file
 if TYPE_CHECKING:
@@ -22,17 +22,18 @@ SIGNALS: "tuple[signal.Signals, ...]" = tuple(
 
 
 class SignalHandler:
-    """Catches the signals from its ``with`` on. In another thread than the main one, which gets none, it does nothing.
+    """Receives signals inside its ``with`` block. Does nothing outside the main thread, which alone receives them.
 
     Args:
-        last: nothing comes after this but the end of the process: ignore them until then.
+        last: the process ends after the block: ignore signals from then on.
     """
 
     def __init__(self, *, last: bool = False) -> None:
         self.received: bool = False
         self._last = last
         self._cancel: Callable[[], object] = _do_nothing
-        self.ask: Callable[[], object] | None = None
+        self.on_first: Callable[[], object] | None = None
+        """Called by the first signal, instead of cancelling the work."""
 
     def __repr__(self) -> str:
         return f"<SignalHandler received={self.received}>"
@@ -42,71 +43,76 @@ class SignalHandler:
         try:
             for number in SIGNALS:
                 if not _ignored_by_nohup(number):
-                    self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # another thread than the main one, of which nothing else tells without an import
+                    self._before[number] = signal.signal(number, self._receive)
+        except ValueError:  # not the main thread; to ask for that would take an import
             pass
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            # the interpreter takes handlers back before its own end, but leaves an ignored signal ignored
+            # at exit the interpreter restores handlers, but leaves an ignored signal ignored
             signal.signal(number, signal.SIG_IGN if self._last else handler)
 
     async def run_until_signal(self, work: "Callable[[], Awaitable[int | None]]") -> "int | None":
-        """Do the work until it ends or a signal comes, also one that came earlier; its exit code, or then None."""
-        import asyncio  # noqa: PLC0415 - both take their time, and by now the signals are in our hands
+        """Run the work until it ends, or until a signal, which may have come before.
+
+        Returns:
+            Its exit code; None: cancelled by a signal.
+        """
+        import asyncio  # noqa: PLC0415 - slow imports, so only once signals are handled
 
         import anyio  # noqa: PLC0415
 
-        loop = asyncio.get_running_loop()  # anyio has no way to call into the loop from a signal handler
+        loop = asyncio.get_running_loop()  # anyio cannot call into the loop from a signal handler
         code = None
         with anyio.CancelScope() as scope:
             if self.received:
                 scope.cancel()
             self._cancel = lambda: loop.call_soon_threadsafe(scope.cancel)
-            _guards.append(self)
+            token = _active.set(self)
             try:
                 code = await work()
             finally:
-                _guards.remove(self)
+                _active.reset(token)
                 self._cancel = _do_nothing
         return None if scope.cancelled_caught else code or 0
 
-    def _note(self, _number: int, _frame: "FrameType | None") -> None:
+    def _receive(self, _number: int, _frame: "FrameType | None") -> None:
         first = not self.received
         self.received = True
-        (self.ask if first and self.ask else self._cancel)()
+        (self.on_first if first and self.on_first else self._cancel)()
 
 
-_guards: "list[SignalHandler]" = []
-"""The one that guards the work going on."""
+_active: "ContextVar[SignalHandler | None]" = ContextVar("active", default=None)
+"""The handler of the running work."""
 
 
 class GracefulStop:
-    """Within this, the first signal only calls ``ask``, in the event loop; the second one cancels, as ever."""
+    """In its ``with`` block the first signal calls ``stop`` in the event loop; the second one cancels the work."""
 
-    def __init__(self, ask: "Callable[[], object]") -> None:
-        self._ask = ask
+    def __init__(self, stop: "Callable[[], object]") -> None:
+        self._stop = stop
+        self._handler = _active.get()
 
     def __repr__(self) -> str:
-        return f"<GracefulStop {self._ask!r}>"
+        return f"<GracefulStop {self._stop!r}>"
 
     def __enter__(self) -> None:
         import asyncio  # noqa: PLC0415 - as above
 
         loop = asyncio.get_running_loop()
-        for handler in _guards:
-            handler.ask = lambda: loop.call_soon_threadsafe(self._ask)
+        if self._handler is not None:
+            self._handler.on_first = lambda: loop.call_soon_threadsafe(self._stop)
 
     def __exit__(self, *_: object) -> None:
-        for handler in _guards:
-            handler.ask = None
+        if self._handler is not None:
+            self._handler.on_first = None
 
 
 def _ignored_by_nohup(number: signal.Signals) -> bool:
-    """Return whether this process is to outlive its terminal: ``nohup`` starts it with SIGHUP ignored."""
+    """Return whether the process shall outlive its terminal: ``nohup`` starts it with SIGHUP ignored."""
     return number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN
 
 
 def _do_nothing() -> None:
-    """Stand in while there is no work to cancel."""
+    """Placeholder while there is no work to cancel."""
