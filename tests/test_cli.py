@@ -113,14 +113,14 @@ def test_version(capsys: Streams) -> None:
         (["run", "create.new_fx", "--prompt"], "--prompt requires an argument. See:"),
         (["run", "create.new_fx", "--prompt", "--duration", "1"], "--prompt requires an argument. See:"),
         (["run", "create.new_fx", "--prompt", "--duration=1"], "--prompt requires an argument. See:"),
-        (["run", "create.new_fx", "--prompt", "- la la"], "If - la la is its value, write '--prompt=- la la'. See:"),
-        (["run", "create.new_fx", "--name", "x", "--prompt", "-x"], "If -x is its value, write --prompt=-x. See:"),
+        (["run", "create.new_fx", "--prompt", "- la la"], "If - la la is the value, write '--prompt=- la la'. See:"),
+        (["run", "create.new_fx", "--name", "x", "--prompt", "-x"], "If -x is the value, write --prompt=-x. See:"),
         (["run", "create.new_fx", "--prompt", f"-{SECRET}"], "write --prompt=-spk_…"),
         (
             ["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", ""],
             "--save-to: The name of the folder is",
         ),
-        (["demo", ""], 'The name of the folder is empty; the folder you are in is "."'),
+        (["demo", ""], 'The name of the folder is empty; use "."'),
         (["bulk", __file__, ""], "The name of the folder is empty"),
         (["resume", ""], "The name of the folder is empty"),
         (["status", ""], "The name of the folder is empty"),
@@ -128,11 +128,11 @@ def test_version(capsys: Streams) -> None:
         (["run", "create.new_fx", "--save-to", "ftp://host/x"], "unsupported destination URL"),
         (["run", "create.new_fx", "--save-to", "s3:/songs"], "a slash is missing, as s3://"),
         (["get", "create.new_fx/op_1", "--save-to", "file://songs"], "on the machine 'songs'"),
-        (["bulk", __file__, "s3://songs/x"], "s3://songs/x is a bucket, and this command needs a folder"),
-        (["demo", "s3://songs/x"], "s3://songs/x is a bucket"),
-        (["resume", "az://songs/x"], "az://songs/x is a bucket"),
-        (["status", "gs://songs/x"], "gs://songs/x is a bucket"),
-        (["verify", "memory://x"], "memory://x is a bucket"),
+        (["bulk", __file__, "s3://songs/x"], "s3://songs/x is not a local folder"),
+        (["demo", "s3://songs/x"], "s3://songs/x is not a local folder"),
+        (["resume", "az://songs/x"], "az://songs/x is not a local folder"),
+        (["status", "gs://songs/x"], "gs://songs/x is not a local folder"),
+        (["verify", "memory://x"], "memory://x is not a local folder"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_paths_nobody_can_print(serve: Serve, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
     [
-        ({"SOUNDPIECE_API_KEY": ""}, 2, "set SOUNDPIECE_API_KEY, or try without one, on this machine: soundpiece sim"),
+        ({"SOUNDPIECE_API_KEY": ""}, 2, "set SOUNDPIECE_API_KEY, or try a local simulation: soundpiece sim"),
         ({"SOUNDPIECE_API_KEY": "Bearer " + SECRET}, 2, "malformed"),
         ({"SOUNDPIECE_API_KEY": SECRET}, 3, "401"),
         ({"SOUNDPIECE_BASE_URL": "http://api.soundpiece.co"}, 2, "https"),
@@ -298,7 +298,7 @@ def test_run_into_a_bucket(serve: Serve, tmp_path: Path, capsys: Streams, monkey
         assert capsys.readouterr().out == f"s3://{BUCKET}/x/door.flac\n"
         assert list(bucket.objects) == ["x/door.flac"]
         assert main([*flags, "--name", "door"]) == 2
-        assert "door.flac is there already, and nothing was sent" in complaint(capsys)
+        assert "door.flac already exists, and nothing was sent" in complaint(capsys)
         assert len(simulator.operations) == 1
         bucket.rights = {"put"}
         assert main([*flags, "--name", "door", "--overwrite"]) == 0
@@ -317,7 +317,7 @@ def test_a_name_that_is_taken(route: str, serve: Serve, tmp_path: Path, capsys: 
 
     assert main(flags) == 2
     said = complaint(capsys)
-    assert "is there already, and nothing was sent; choose another --name, or replace it with --overwrite" in said
+    assert "already exists, and nothing was sent; choose another --name, or replace it with --overwrite" in said
     assert len(simulator.operations) == 1
 
     assert main([*flags, "--overwrite"]) == 0
@@ -371,7 +371,7 @@ def test_failures_later_on(serve: Serve, capsys: Streams) -> None:
     serve(durations={"create.new_fx": 1e6})
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--timeout", "0.2"]) == 1
     *progress, last = capsys.readouterr().err.splitlines()
-    assert "to come back to it: soundpiece get create.new_fx/op_" in progress[0]
+    assert "resume with: soundpiece get create.new_fx/op_" in progress[0]
     assert last.startswith("soundpiece: ")
     assert "create.new_fx/op_" in last
 

@@ -113,8 +113,8 @@ def test_too_few_descriptors(limit: int, tmp_path: Path) -> None:
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     assert done.returncode == FAILED
     assert done.stderr == (
-        f"soundpiece: this process may open {limit} files at a time, and fewer than 20 of them are free; "
-        f"nothing was done; raise the limit, as by: ulimit -n {limit + 256}\n"
+        f"soundpiece: too few file descriptors: fewer than 20 of {limit} are free; nothing was done. "
+        f"Raise the limit: ulimit -n {limit + 256}\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -136,9 +136,9 @@ def test_an_event_loop_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, caps
     assert main(["status", "nowhere"]) == FAILED
     why = "[Errno 1] Operation not permitted; nothing was done\n"
     assert capsys.readouterr().err.startswith(
-        f"soundpiece: no event loop can be started here: {why}"
-        f"soundpiece: files and sockets cannot be opened here: {why}"
-        "soundpiece: this process may open "
+        f"soundpiece: cannot start an event loop: {why}"
+        f"soundpiece: cannot open files and sockets: {why}"
+        "soundpiece: too few file descriptors: "
     )
 
 
@@ -148,7 +148,7 @@ def test_no_more_threads() -> None:
     assert (code, "ulimit -u" in why) == (FAILED, True)
 
 
-FULL = "soundpiece: standard output cannot be written to: No space left on device; "
+FULL = "soundpiece: cannot write to standard output: No space left on device; "
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -162,8 +162,8 @@ def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("run", *words[1:], f"{tmp_path}/a", "--name", "x"): f"saved: {tmp_path}/a/x.flac; ",
         ("bulk", str(jobs), f"{tmp_path}/b"): "the journal is complete",
         ("bulk", str(jobs), f"{tmp_path}/c", "--json"): "the journal is complete",
-        ("status", f"{tmp_path}/b"): "send it elsewhere",
-        ("--help",): "send it elsewhere",
+        ("status", f"{tmp_path}/b"): "redirect it elsewhere",
+        ("--help",): "redirect it elsewhere",
     }.items():
         with Path("/dev/full").open("w") as full, io.StringIO() as err, monkeypatch.context() as changed:
             changed.setattr(sys, "stdout", full)

@@ -31,7 +31,7 @@ def test_the_way_back_that_an_error_names(serve: Serve, tmp_path: Path, capsys: 
     assert main(["get", handle, "--no-wait"]) == 0
     assert capsys.readouterr().out == f"{handle} processing\n"
     assert main(["get", handle, "--timeout", "0.1"]) == 1
-    assert f"to come back to it: soundpiece get {handle}\n" in capsys.readouterr().err
+    assert f"resume with: soundpiece get {handle}\n" in capsys.readouterr().err
     assert main(["get", handle, "--no-wait", "--save-to", str(tmp_path)]) == 1
     assert "wait for it" in capsys.readouterr().err
 

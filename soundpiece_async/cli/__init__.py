@@ -1,7 +1,7 @@
-"""The command line ``soundpiece``: each command is in the file of its name; extra ``cli``.
+"""The command line ``soundpiece`` (extra ``cli``): each command is in the file of its name.
 
-Standard output carries results, standard error everything else. This file and the first it imports are short and need
-next to nothing: until ``main`` has the signals in its hands, Ctrl-C would end in Python's own traceback.
+Results go to standard output, everything else to standard error. This file and ``signals`` import next to nothing:
+until ``main`` handles signals, Ctrl-C ends in a traceback of Python.
 """
 
 from soundpiece_async.cli.signals import SignalHandler
@@ -14,17 +14,15 @@ __all__ = ["main"]
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
-    """Carry out one command line and give its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run one command and return its exit code.
 
-    ``bulk`` and ``resume`` also give 3: stopped by the account.
-
-    Every foreseeable failure is one line on standard error; only a fault of this library itself shows a traceback.
+    Expected failures print one line on standard error; only a bug of this library prints a traceback.
 
     Args:
-        arguments: what follows the program's name; by default those of this process, and then signals are ignored
-            afterwards, until it is gone: a late Ctrl-C cannot disturb the interpreter's own end.
+        arguments: without the name of the program; None: those of this process, and then signals are ignored
+            afterwards, so that a late Ctrl-C cannot disturb the exit of the interpreter.
     """
     with SignalHandler(last=arguments is None) as handler:
-        from soundpiece_async.cli.dispatch import run_command_line  # noqa: PLC0415 - takes its time, so with signals in hand
+        from soundpiece_async.cli.dispatch import run_command_line  # noqa: PLC0415 - slow import, so only once signals are handled
 
         return run_command_line(arguments, handler)

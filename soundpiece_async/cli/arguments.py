@@ -1,4 +1,4 @@
-"""Arguments that several commands take: parsed, and destinations checked, before anything is sent."""
+"""Arguments of several commands: their parsers, and checks of destinations before anything is sent."""
 
 import math
 from collections.abc import Sequence
@@ -18,49 +18,49 @@ from soundpiece_async.cli.console import UsageError
 
 
 def check_positive(_: object, value: float | None) -> None:
-    """Refuse what is no number above 0."""
+    """Raise ValueError unless a value is a number above 0."""
     if value is not None and not 0 < value < math.inf:
         raise ValueError("It must be a number above 0.")
 
 
 def read_lyrics_argument(_: object, tokens: Sequence[Token]) -> str:
-    """Read lyrics from the command line, or from the file that ``@`` points to."""
+    """Parse the value of ``--lyrics``."""
     return read_lyrics(tokens[0].value)
 
 
 def read_lyrics(text: str) -> str:
-    """Return lyrics that were typed, or those of the file that ``@`` points to.
+    """Return a text, or with ``@FILE`` the content of a file.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the file cannot be read.
     """
     if not text.startswith("@"):
         return text
     try:
         return Path(text[1:]).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeError, RuntimeError) as error:  # the last one: there is no such user
+    except (OSError, UnicodeError, RuntimeError) as error:  # RuntimeError: unknown user in ~user
         raise UsageError(f"--lyrics {text}: {error}") from error
 
 
 def parse_folder(_: object, tokens: Sequence[Token]) -> Path:
-    """Read the name, or the ``file:`` URL, of a folder; an empty one, as of a variable that is not set, means none."""
+    """Parse the path or ``file:`` URL of a folder; an empty one, as of an unset variable, is an error."""
     place = _parse_destination(tokens)
     if isinstance(place, Path):
         return place
     raise ValueError(
-        f"{redact_url(place)} is a bucket, and this command needs a folder of this machine. Into a bucket save "
-        "soundpiece run --save-to, and run_many(save_to=...) with a journal in a folder."
+        f"{redact_url(place)} is not a local folder. To save to a bucket, use soundpiece run --save-to, or run_many() "
+        "with save_to=... and a journal in a local folder."
     )
 
 
 def parse_destination(_: object, tokens: Sequence[Token]) -> str | Path:
-    """Read where files are to go: a folder, or the URL of one in an object store."""
+    """Parse a destination: a folder, or a URL in an object store."""
     return _parse_destination(tokens)
 
 
 def _parse_destination(tokens: Sequence[Token]) -> str | Path:
     if not tokens[0].value:
-        raise ValueError('The name of the folder is empty; the folder you are in is ".".')
+        raise ValueError('The name of the folder is empty; use "." for the current folder.')
     return destinations.parse_text(tokens[0].value, field="folder")
 
 
@@ -74,21 +74,21 @@ _KINDS = ("vocals", "drums", "bass", "other")
 
 
 async def ensure_writable(to: str | Path, *, verify: Verify = "header") -> None:
-    """Find out whether files can be put into a folder, which is made, or into a store.
+    """Check that a destination is writable; a folder is created.
 
     Raises:
-        SoundpieceError: they cannot; the message says what to do.
+        SoundpieceError: it is not; the message says what to do.
     """
     check_destination(to, verify=verify)
     await Destinations(anyio.CapacityLimiter(1)).check(to)
 
 
 async def require_unused_name(to: str | Path, name: str, request: Request) -> None:
-    """Refuse a name that files there have already, as far as it can be foreseen how the new ones are called.
+    """Check that no file with a likely name of the new ones exists yet.
 
     Raises:
-        UsageError: one of them has.
-        SettingsError: a store cannot be asked.
+        UsageError: one exists.
+        SettingsError: the store cannot be read.
     """
     place = await Destinations(anyio.CapacityLimiter(1)).open(to)
     for title in _likely_names(safe_stem(name), request):
@@ -98,13 +98,13 @@ async def require_unused_name(to: str | Path, name: str, request: Request) -> No
             taken = await place.has(title)
         if taken:
             raise UsageError(
-                f"{to}: {title} is there already, and nothing was sent; choose another --name, or replace it with "
+                f"{to}: {title} already exists, and nothing was sent; choose another --name, or replace it with "
                 "--overwrite"
             )
 
 
 def _likely_names(stem: str, request: Request) -> list[str]:
-    """Return the names the first files of an operation may have; the service decides how many there are."""
+    """Return likely names of the first files of a request; the service decides on their number."""
     if isinstance(request, _SINGLE_OUTPUT):
         endings: tuple[str, ...] = ("",)
     elif isinstance(request, SeparateStems):

@@ -1,4 +1,4 @@
-"""The commands, and how a command line becomes the work it stands for."""
+"""The commands of ``soundpiece``, and the parser of its command line."""
 
 import ast
 import inspect
@@ -42,26 +42,26 @@ async def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
 app: App = App(
     name="soundpiece",
     version=__version__,
-    help="Songs, instrumentals, samples, effects, remixes, stems and cut-downs by the Soundpiece API.",
+    help="Generate songs, instrumentals, samples, effects, remixes, stems and cut-downs with the Soundpiece API.",
     console=PipeSafeConsole(),
-    help_format="plaintext",  # there is no markup in ours, and what reads it takes long to load
-    default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: nothing here is on by default
+    help_format="plaintext",  # ours has no markup, and its parser is slow to import
+    default_parameter=Parameter(negative=""),  # no --no-... and --empty-... flags: no option is on by default
 )
 
 
 def restore_docstring(thing: Callable[..., Any]) -> None:
-    """Read a docstring from the source when ``PYTHONOPTIMIZE=2`` has removed it: the help is made of it."""
+    """Restore a docstring, of which the help is made, from the source if ``PYTHONOPTIMIZE=2`` has removed it."""
     if thing.__doc__ is None:
         try:
             (definition,) = ast.parse(inspect.getsource(thing)).body
-        except (OSError, SyntaxError):  # there is no source: then there is no help
+        except (OSError, SyntaxError):  # no source, no help
             thing.__doc__ = ""
         else:
             thing.__doc__ = ast.get_docstring(cast("ast.FunctionDef | ast.ClassDef", definition), clean=False)
 
 
 def _help_text(command: Callable[..., Any]) -> str:
-    """Return what a command says of itself, a line for each paragraph: terminals have widths of their own."""
+    """Return the help of a command, one line per paragraph: the terminal wraps it."""
     about = inspect.cleandoc(str(command.__doc__)).partition("\n\nArgs:")[0]
     return re.sub(r"(?<!\n)\n(?!\n)", " ", about)
 
@@ -77,22 +77,22 @@ for _command in COMMANDS:
 
 
 def _dash_hint(error: CycloptsError, arguments: Sequence[str]) -> str:
-    """Say how to write a value that begins with a dash, when a flag seems to have none because of it."""
+    """Return how to write a value that begins with a dash, if a flag lacks its value because of one."""
     if isinstance(error, MissingArgumentError) and error.app:
         flags = {name for argument in error.app.assemble_argument_collection() for name in argument.names}
         for flag, value in pairwise(arguments):
             if flag == error.keyword and value.startswith("-") and value.partition("=")[0] not in flags:
-                return f" If {value} is its value, write {shlex.quote(f'{flag}={value}')}."
+                return f" If {value} is the value, write {shlex.quote(f'{flag}={value}')}."
     return ""
 
 
 def parse_command(arguments: Sequence[str]) -> Callable[[], Awaitable[int | None]] | None:
-    """Give the work a command line stands for; None when that was to show the help or the version.
+    """Return the command to run; None: help or version was printed.
 
     Raises:
-        UsageError: it cannot be understood.
+        UsageError: the command line is invalid.
     """
-    if arguments[:1] == ["bulk"]:  # a lone dash would be taken for a flag
+    if arguments[:1] == ["bulk"]:  # cyclopts takes a lone dash for a flag
         arguments = [str(STANDARD_INPUT) if word == "-" else word for word in arguments]
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)

@@ -1,4 +1,4 @@
-"""Messages and exit codes: results on standard output, everything else on standard error, the key on neither."""
+"""Output and exit codes: results go to standard output, status to standard error, the API key to neither."""
 
 import difflib
 import io
@@ -24,41 +24,46 @@ from soundpiece_async._core.redaction import redact_message
 DONE = 0
 FAILED = 1
 USAGE = 2
-"""Wrong usage, wrong input, a setting or a journal that is missing: nothing was sent."""
+"""Usage error, invalid input, a missing setting or journal; nothing was sent."""
 REFUSED = 3
-"""The account was refused: a wrong key, or no credits."""
+"""Rejected by the account: invalid key or no credits."""
 INTERRUPTED = 130
-"""128 and the number of SIGINT, as shells have it."""
+"""128 + SIGINT, the convention of shells."""
 
 EXTRAS: Mapping[str, str] = {"cyclopts": "cli", "rich": "cli", "numpy": "cli,simulator", "soundfile": "cli,simulator"}
-"""Packages that may be missing, and the extras that bring them."""
+"""Optional packages, and the extras that install them."""
 
 
 def translate_advice(message: str, *, flag: str | None = "--overwrite") -> str:
-    """Return what the library advises, in terms of the command line; ``flag`` replaces files, None: nothing does."""
+    """Return a message of the library with its advice in terms of the command line.
+
+    Args:
+        message: of an error.
+        flag: the option that overwrites files; None: there is none.
+    """
     if flag is None:
         message = message.replace(", or pass overwrite=True", "")
     message = message.replace("overwrite=True", str(flag))
-    return message.replace("or pass Session(api_key=...)", "or try without one, on this machine: soundpiece simulate")
+    return message.replace("or pass Session(api_key=...)", "or try a local simulation: soundpiece simulate")
 
 
 class UsageError(Exception):
-    """The command line asks for something there is not; nothing was done."""
+    """The command line or its input is invalid; nothing was done."""
 
 
 class StartError(Exception):
-    """The machine does not let a command begin; nothing was done."""
+    """The machine lacks what a command needs to start; nothing was done."""
 
 
 class StreamError(Exception):
-    """Standard output cannot be written to."""
+    """Standard output is not writable."""
 
 
 def format_error(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the one line for the error that ended a command; of several errors, the first.
+    """Return the exit code and the one line about the error that ended a command; of several errors, the first.
 
     Raises:
-        Exception: the error itself, if it is unforeseen: then it is a bug, and its traceback must be seen.
+        Exception: the error itself, if it is unexpected: its traceback shows the bug.
     """
     match error:
         case ExceptionGroup(exceptions=(first, *_)):
@@ -68,9 +73,12 @@ def format_error(error: Exception) -> tuple[int, str]:
         case ModuleNotFoundError(name=str(module)) if (package := module.partition(".")[0]) in EXTRAS:
             return USAGE, f'soundpiece: {package} is not installed: pip install "soundpiece-async[{EXTRAS[package]}]"'
         case BrokenPipeError():
-            return FAILED, ""  # whoever read our output has left, and wants to hear no more
+            return FAILED, ""  # the reader of our output has closed the pipe
         case RuntimeError(args=("can't start new thread",)):
-            return FAILED, "soundpiece: no more threads can be started: raise the limit (ulimit -u, or the container's)"
+            return (
+                FAILED,
+                "soundpiece: cannot start more threads; raise the limit (ulimit -u, or that of the container)",
+            )
         case SoundpieceError() | OSError() | StartError() | StreamError():
             told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_resume_hint(error)])
             return _exit_code(error), f"soundpiece: {translate_advice(told)}"
@@ -79,7 +87,7 @@ def format_error(error: Exception) -> tuple[int, str]:
 
 
 def _exit_code(error: Exception) -> int:
-    """Return the exit code of an error: one for one kind of mistake, whichever command it is made in."""
+    """Return the exit code of an error, the same for every command."""
     match error:
         case AuthenticationError() | InsufficientCredits():
             return REFUSED
@@ -90,23 +98,23 @@ def _exit_code(error: Exception) -> int:
 
 
 def _resume_hint(error: Exception) -> list[str]:
-    """Name the command that goes on with the operation an error is about, unless the service has given up on it."""
+    """Return the command that resumes the operation of an error, unless the operation has failed."""
     handle = error.handle if isinstance(error, SoundpieceError) and not isinstance(error, OperationFailed) else None
-    return [] if handle is None else [f"to come back to it: soundpiece get {handle}"]
+    return [] if handle is None else [f"resume with: soundpiece get {handle}"]
 
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def print_result(line: str, *, kept: str = "") -> None:
-    """Print a result; what the encoding of standard output cannot express (as in a path) is escaped.
+    """Print a result; characters that the encoding of standard output lacks are escaped.
 
     Args:
         line: without its end.
-        kept: what the work has led to all the same, for the error.
+        kept: what was achieved nevertheless, for the message of an error.
 
     Raises:
-        BrokenPipeError, StreamError: it cannot be printed.
+        BrokenPipeError, StreamError: standard output is not writable.
     """
     encoding = sys.stdout.encoding or "utf-8"
     text = line.encode(encoding, "backslashreplace").decode(encoding)
@@ -115,28 +123,26 @@ def print_result(line: str, *, kept: str = "") -> None:
 
 
 def print_status(line: str) -> None:
-    """Print a line of news or of complaint on standard error, without a key that was typed."""
+    """Print a line on standard error, with any API key redacted."""
     with ignoring_stderr_errors():
         print(redact_message(line), file=sys.stderr, flush=True)  # noqa: T201 - it is a command line
 
 
 @contextmanager
 def translating_stdout_errors(kept: str = "") -> Iterator[None]:
-    """Name standard output in the error of a write to it.
+    """Translate errors of writes to standard output.
 
     Raises:
-        BrokenPipeError: its reader has left, and wants no message.
-        StreamError: it cannot be written to.
+        BrokenPipeError: its reader has closed the pipe.
+        StreamError: any other error.
     """
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        why = f"standard output cannot be written to: {error.strerror or error}"
-        raise StreamError(
-            "; ".join(filter(None, (why, kept, "send it elsewhere, as to a file on another disk")))
-        ) from error
+        why = f"cannot write to standard output: {error.strerror or error}"
+        raise StreamError("; ".join(filter(None, (why, kept, "redirect it elsewhere")))) from error
 
 
 def ignoring_stderr_errors() -> AbstractContextManager[None]:
@@ -145,9 +151,9 @@ def ignoring_stderr_errors() -> AbstractContextManager[None]:
 
 
 class BlockingWriter(io.RawIOBase):
-    """Writes to a descriptor that may be non-blocking, and waits for its reader: a line is written whole, or an error.
+    """Writes to a non-blocking descriptor and waits for its reader, so that lines are written whole.
 
-    Whether a descriptor blocks belongs to all processes that share it, so it is not changed.
+    The descriptor stays non-blocking: its mode is shared with other processes.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -162,7 +168,7 @@ class BlockingWriter(io.RawIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal's."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def write(self, data: Any, /) -> int:
@@ -175,11 +181,11 @@ class BlockingWriter(io.RawIOBase):
 
 
 def ensure_std_streams() -> None:
-    """Make the standard streams usable, however this process was started.
+    """Make the standard streams usable, however the process was started.
 
-    For those that it was started without (``>&-``), Python has None: they get streams that lead nowhere. So does the
-    input: the loop would get its number for something of its own, and uvloop aborts when it closes that. Output that
-    does not block would lose what its reader is too slow for.
+    Closed streams (``>&-``) are None in Python and become the null device; so does the input, because the event loop
+    would reuse its number and uvloop aborts when it closes that. Non-blocking output would lose data when its reader is
+    slow, and gets a ``BlockingWriter``.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
@@ -194,14 +200,14 @@ def ensure_std_streams() -> None:
 def _is_blocking(stream: io.TextIOBase) -> bool:
     try:
         return os.get_blocking(stream.fileno())
-    except OSError:  # it has no descriptor, as in a test or a notebook
+    except OSError:  # no descriptor, as in a test or a notebook
         return True
 
 
 def flush_std_streams() -> bool:
-    """Write out what is buffered; False when it cannot be: a reader has left, a terminal was closed, a disk is full.
+    """Flush the standard streams; return whether that succeeded.
 
-    What cannot be written goes nowhere then, or the interpreter would try again at its end, and complain.
+    A stream that fails is redirected to the null device, or the interpreter would try again at exit and complain.
     """
     complete = True
     for stream in (sys.stdout, sys.stderr):
@@ -216,48 +222,48 @@ def flush_std_streams() -> bool:
 
 
 def format_size(length: int) -> str:
-    """Write a number of bytes for people, as the report does."""
+    """Return a number of bytes as text, as the report shows it."""
     amount, units = float(length), iter(UNITS)
     unit = next(units)
-    while amount >= 999.5 and unit != UNITS[-1]:  # noqa: PLR2004 - what would be rounded to 1000
+    while amount >= 999.5 and unit != UNITS[-1]:  # noqa: PLR2004 - rounds to 1000
         amount, unit = amount / 1000, next(units)
-    return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # noqa: PLR2004 - two digits say enough
+    return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # noqa: PLR2004 - two digits
 
 
 def format_count(files: Sized) -> str:
-    """Write how many files there are."""
+    """Return the number of files as text."""
     return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
 def format_duration(seconds: float) -> str:
-    """Write a length of time for people."""
+    """Return a duration as text."""
     minutes = round(seconds / 60)
-    if seconds < 100:  # noqa: PLR2004 - what still reads well
+    if seconds < 100:  # noqa: PLR2004 - still readable
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - the same
 
 
 def format_echo_differences(counts: Mapping[str, int]) -> str:
-    """Write how often the service echoed which member otherwise than it was sent, or nothing."""
+    """Return a note on the fields that the service echoed with different values; empty if there are none."""
     if not counts:
         return ""
     listed = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
-    return f"echoed by the service otherwise than sent: {listed}; this is no failure: listen before you buy again"
+    return f"fields echoed by the service with different values: {listed}; not a failure, but check the results"
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Write how many there are of something."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 _SIMILARITY = 0.65
-"""How much of two names must be alike: ``promt`` and ``prompt`` are, ``text`` and ``prompt`` are not."""
+"""Threshold of similar names: ``promt`` and ``prompt`` are, ``text`` and ``prompt`` are not."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` with the known name that is closest, or nothing when none is close.
+    """Return `` (did you mean 'x'?)`` with the most similar known name; empty if none is similar.
 
-    A route is found by what stands behind its dot, as ``create.new_fx`` by ``new-fx`` or ``fx``.
+    A route is found by the part after its dot, such as ``create.new_fx`` by ``new-fx`` or ``fx``.
     """
     given = name.strip().lower().replace("-", "_").rpartition(".")[2]
     names = {one.rpartition(".")[2].lower(): one for one in known}
@@ -267,16 +273,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 VERIFY_LEVELS = {
-    "full": "every frame was decoded",
-    "header": "size and FLAC header were checked, and not the audio behind it",
-    "none": "the size was checked, and nothing else",
-    "": "an earlier version saved them",
+    "full": "every frame decoded",
+    "header": "size and FLAC header checked, audio not decoded",
+    "none": "only the size checked",
+    "": "saved by an earlier version",
 }
-"""What each level means, the strictest first; an empty one is not on record."""
+"""Meaning of each level, the strictest first; the level of an empty name was not recorded."""
 
 
 def format_verify_levels(counts: Mapping[str, int], *, out: object) -> list[str]:
-    """Return lines on how many files have passed which checks, and how the others pass them."""
+    """Return lines on the checks that files have passed, and the command for the full check."""
     known = [level for level in VERIFY_LEVELS if counts.get(level)]
     if not known:
         return []

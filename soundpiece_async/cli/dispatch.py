@@ -1,7 +1,7 @@
-"""One command line from its words to its exit code, and the event loop that it runs on.
+"""Runs one command line, on uvloop's event loop if it can be loaded (extra ``fast``), else on asyncio's.
 
-The loop is uvloop's where it is installed and can be loaded (extra ``fast``), else asyncio's. A loop that runs short of
-descriptors while it starts ends in a traceback, and uvloop's may abort the process. So their number is checked before.
+An event loop that runs out of descriptors while it starts raises a traceback, and uvloop may abort the process, so
+their number is checked before.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from soundpiece_async.cli.signals import SignalHandler
 
 
 def run_command_line(arguments: Sequence[str] | None, handler: SignalHandler) -> int:
-    """Do what a command line says, and say how it ended; None stands for this process's own."""
+    """Run a command line, print how it ended if it failed, and return its exit code; None: that of this process."""
     ensure_std_streams()
     try:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments, handler)
-    except Exception as error:  # noqa: BLE001 - explain raises again what it cannot explain
+    except Exception as error:  # noqa: BLE001 - format_error re-raises unexpected errors
         code, why = format_error(error)
     else:
         why = "interrupted" if code == INTERRUPTED else ""
@@ -44,8 +44,8 @@ def run_command_line(arguments: Sequence[str] | None, handler: SignalHandler) ->
 
 
 def _dispatch(arguments: Sequence[str], handler: SignalHandler) -> int:
-    """Read the command line and do it; a signal that comes before the loop runs counts once it does."""
-    from soundpiece_async.cli.commands import parse_command  # noqa: PLC0415 - cyclopts may be missing, and that is explained
+    """Parse and run a command line; a signal that came before the loop runs takes effect once it does."""
+    from soundpiece_async.cli.commands import parse_command  # noqa: PLC0415 - cyclopts may be missing
 
     work = parse_command(arguments)
     if work is None:
@@ -59,7 +59,7 @@ def require_descriptors() -> None:
     """Check that enough files can be opened for an event loop, a connection and a journal.
 
     Raises:
-        StartError: they cannot; the message names the limit.
+        StartError: too few; the message names the limit.
     """
     try:
         with ExitStack() as opened:
@@ -71,25 +71,25 @@ def require_descriptors() -> None:
         most = read_limit()
         if error.errno == errno.EMFILE and most is not None:
             raise StartError(
-                f"this process may open {most} files at a time, and fewer than {MARGIN} of them are free; nothing was "
-                f"done; raise the limit, as by: ulimit -n {most + 256}"
+                f"too few file descriptors: fewer than {MARGIN} of {most} are free; nothing was done. Raise the limit: "
+                f"ulimit -n {most + 256}"
             ) from error
-        raise StartError(f"files and sockets cannot be opened here: {error}; nothing was done") from error
+        raise StartError(f"cannot open files and sockets: {error}; nothing was done") from error
 
 
 def make_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new event loop.
 
     Raises:
-        StartError: neither kind can be made.
+        StartError: neither loop can be created.
     """
     try:
-        import uvloop  # noqa: PLC0415 - it may be missing, or made for another machine
+        import uvloop  # noqa: PLC0415 - it may be missing or unusable
 
         return uvloop.new_event_loop()
     except (ImportError, OSError, RuntimeError):
-        """Asyncio's needs less."""
+        """Fall back to asyncio, which needs less."""
     try:
         return asyncio.new_event_loop()
     except (OSError, RuntimeError) as error:
-        raise StartError(f"no event loop can be started here: {error}; nothing was done") from error
+        raise StartError(f"cannot start an event loop: {error}; nothing was done") from error

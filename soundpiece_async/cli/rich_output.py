@@ -1,4 +1,4 @@
-"""Tables, and the console of rich with the error handling of ``console``."""
+"""Tables, and a rich console with the error handling of ``console``."""
 
 import os
 import sys
@@ -16,13 +16,13 @@ from rich.text import Text
 from soundpiece_async.cli.console import ignoring_stderr_errors, translating_stdout_errors
 
 UNLIMITED_WIDTH = 10_000
-"""Columns that no table of ours needs."""
+"""Columns; wider than any table of ours."""
 
 
 class PipeSafeConsole(Console):
-    """A console whose errors are those of ``console``; rich itself would end the process when its reader has left.
+    """A rich console with the error handling of ``console``; rich itself exits when its reader has closed the pipe.
 
-    Colours may be wished for in a file, as by FORCE_COLOR; moving a cursor needs a terminal, or TTY_INTERACTIVE.
+    FORCE_COLOR enables colours in files; moving the cursor needs a terminal, or TTY_INTERACTIVE.
     """
 
     def __init__(self, *, file: IO[str] | None = None, stderr: bool = False, **options: Any) -> None:
@@ -32,13 +32,13 @@ class PipeSafeConsole(Console):
             self.is_interactive = False
 
     def on_broken_pipe(self) -> None:
-        """Raise again what rich caught."""
+        """Raise the error that rich caught."""
         raise BrokenPipeError
 
 
 @attrs.frozen(kw_only=True)
 class _StandardStream:
-    """Standard output or standard error, as it is at the time of a write, whose errors are those of ``console``."""
+    """Standard output or standard error as it is at the time of a write, with the error handling of ``console``."""
 
     stderr: bool
 
@@ -59,15 +59,15 @@ class _StandardStream:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1, total: bool = False) -> None:
-    """Print a table on standard output, of which nothing is cut.
+    """Print a table on standard output without truncating it.
 
-    On a terminal that is too narrow for it, each row is a line of its own, which may wrap.
+    On a terminal that is too narrow, each row becomes a line of its own, which may wrap.
 
     Args:
         headings: of the columns.
-        rows: a cell for each.
-        texts: so many columns hold text, the others numbers.
-        total: whether the last row is the sum.
+        rows: cells.
+        texts: number of columns with text; the others have numbers.
+        total: whether the last row is the total.
     """
     console, rows = PipeSafeConsole(), list(rows)
     table = Table(*headings[:texts], box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)

@@ -100,7 +100,7 @@ async def run(
     async with make_session(timeout) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
-        print_status(f"{operation.handle} {operation.status}; to come back to it: soundpiece get {operation.handle}")
+        print_status(f"{operation.handle} {operation.status}; resume with: soundpiece get {operation.handle}")
         operation = await session.wait(operation, timeout=timeout)
         waited = anyio.current_time() - started
         print_status(f"{operation.handle} {operation.status} after {waited:.1f} s, {format_count(operation.outputs)}")
