@@ -13,7 +13,7 @@ from typing import Protocol
 
 import attrs
 
-from soundpiece_async._core.gate import Gate, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Priority, Ticket
 from soundpiece_async._core.shared_gate import AccountGate, Report, SharedPace
 
 ONE_WAY = 0.025  # seconds on the wire, give or take 40 %
@@ -71,13 +71,13 @@ class FixedWindow:
 class Client(Protocol):
     """One session, as the world drives it."""
 
-    def want(self, turn: Turn, now: float) -> None:
+    def want(self, priority: Priority, now: float) -> None:
         """Have one more request to send."""
 
     def take(self, now: float) -> list[Ticket]:
         """Return the requests to send now."""
 
-    def wakes_at(self, now: float) -> float | None:
+    def next_wakeup(self, now: float) -> float | None:
         """Return when to ask again."""
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
@@ -91,22 +91,22 @@ class Gated:
         self.gate = Gate()
         self._random = rng
 
-    def want(self, turn: Turn, now: float) -> None:
+    def want(self, priority: Priority, now: float) -> None:
         """Join the queue."""
-        self.gate.join(turn, now=now)
+        self.gate.enqueue(priority, now=now)
 
     def take(self, now: float) -> list[Ticket]:
         """Ask the gate."""
         return self.gate.admit(now=now)
 
-    def wakes_at(self, now: float) -> float | None:
+    def next_wakeup(self, now: float) -> float | None:
         """Ask the gate."""
-        return self.gate.wakes_at(now=now)
+        return self.gate.next_wakeup(now=now)
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Pass the answer to the gate."""
         limited = retry_after is not None
-        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
+        self.gate.complete(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
 
 
 class SharedGated:
@@ -124,9 +124,9 @@ class SharedGated:
         self._random, self._account, self._others = rng, account, others
         others.append(self)
 
-    def want(self, turn: Turn, now: float) -> None:
+    def want(self, priority: Priority, now: float) -> None:
         """Join the queue."""
-        self.gate.join(turn, now=now)
+        self.gate.enqueue(priority, now=now)
 
     def take(self, now: float) -> list[Ticket]:
         """Ask the store what is due to be asked, then the gate."""
@@ -145,15 +145,15 @@ class SharedGated:
             taken += self.gate.admit(now=now)
         return taken + self.gate.admit(now=now)
 
-    def wakes_at(self, now: float) -> float | None:
+    def next_wakeup(self, now: float) -> float | None:
         """Ask the gate, and the pace."""
-        wakes_at = self.gate.wakes_at(now=now)
-        return None if wakes_at is None else min(wakes_at, self.pace.wakes_at(now))
+        next_wakeup = self.gate.next_wakeup(now=now)
+        return None if next_wakeup is None else min(next_wakeup, self.pace.next_wakeup(now))
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Pass the answer to the gate."""
         limited = retry_after is not None
-        self.gate.answered(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
+        self.gate.complete(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
 
 
 class Ungated:
@@ -166,14 +166,14 @@ class Ungated:
 
     def __init__(self, rng: random.Random, *, pause: float | None = None) -> None:
         self._random, self._pause = rng, pause
-        self._ready: list[tuple[float, int, Turn]] = []
+        self._ready: list[tuple[float, int, Priority]] = []
         self._count = itertools.count()
-        self._asleep: dict[Turn, list[float]] = {turn: [] for turn in Turn}
+        self._asleep: dict[Priority, list[float]] = {priority: [] for priority in Priority}
 
-    def want(self, turn: Turn, now: float) -> None:
+    def want(self, priority: Priority, now: float) -> None:
         """Send at once, unless this is the wish of a request that was refused."""
-        asleep = self._asleep[turn]
-        heapq.heappush(self._ready, (asleep.pop() if asleep else now, next(self._count), turn))
+        asleep = self._asleep[priority]
+        heapq.heappush(self._ready, (asleep.pop() if asleep else now, next(self._count), priority))
 
     def take(self, now: float) -> list[Ticket]:
         """Return all whose sleep has ended."""
@@ -182,7 +182,7 @@ class Ungated:
             taken.append(Ticket(heapq.heappop(self._ready)[2], now))
         return taken
 
-    def wakes_at(self, now: float) -> float | None:  # noqa: ARG002 - the protocol's
+    def next_wakeup(self, now: float) -> float | None:  # noqa: ARG002 - the protocol's
         """Return the end of the shortest sleep."""
         return self._ready[0][0] if self._ready else None
 
@@ -190,7 +190,7 @@ class Ungated:
         """Put a refused request to sleep."""
         if retry_after is not None:
             pause = retry_after if self._pause is None else self._pause
-            self._asleep[ticket.turn].append(now + pause * (1 + 0.1 * self._random.random()))
+            self._asleep[ticket.priority].append(now + pause * (1 + 0.1 * self._random.random()))
 
 
 @attrs.frozen
@@ -234,8 +234,8 @@ class World:
         self.account.rate /= 2
 
     def _start(self, number: int, now: float) -> None:
-        for turn in [Turn.SUBMIT] * SUBMITS + [Turn.POLL] * POLLS:
-            self.clients[number].want(turn, now)
+        for priority in [Priority.SUBMIT] * SUBMITS + [Priority.POLL] * POLLS:
+            self.clients[number].want(priority, now)
         self._pump(number, now)
 
     def _pump(self, number: int, now: float) -> None:
@@ -245,10 +245,10 @@ class World:
                 self._travel(now),
                 lambda then, ticket=ticket, late=into_pause: self._arrive(number, ticket, then, into_pause=late),  # type: ignore[misc]  # as above
             )
-        wakes_at = self.clients[number].wakes_at(now)
-        if wakes_at is not None and wakes_at != self._timers[number]:
-            self._timers[number] = wakes_at
-            self._at(wakes_at, lambda then: self._pump(number, then))
+        next_wakeup = self.clients[number].next_wakeup(now)
+        if next_wakeup is not None and next_wakeup != self._timers[number]:
+            self._timers[number] = next_wakeup
+            self._at(next_wakeup, lambda then: self._pump(number, then))
 
     def _arrive(self, number: int, ticket: Ticket, now: float, *, into_pause: bool) -> None:
         wait = self.account.take(now)
@@ -260,7 +260,7 @@ class World:
             self._told_to_wait[number] = max(self._told_to_wait[number], now + wait)
         client = self.clients[number]
         client.hear(ticket, now, wait)
-        client.want(ticket.turn, now)
+        client.want(ticket.priority, now)
         self._pump(number, now)
 
     def _travel(self, now: float) -> float:

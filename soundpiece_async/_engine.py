@@ -199,7 +199,7 @@ class Engine:
             rate=pacer.gate.rate if pace is None else pace.account_rate,
             paused_for=pacer.paused_for,
             queued=self.transport.queued,
-            degraded=pacer.gate.probing,
+            degraded=pacer.gate.half_open,
             detection_lag=poller.detection_lag_sum / max(1, poller.completed),
             detection_lag_max=poller.detection_lag_max,
             peers=0 if pace is None else pace.peers,

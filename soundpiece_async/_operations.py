@@ -18,7 +18,7 @@ from soundpiece_async._core import checks, codec, completion, hosts, job_records
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, duplicate
-from soundpiece_async._core.gate import Turn
+from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.operations import Operation, Status, match_outputs
 from soundpiece_async._core.parsing import Reading
 from soundpiece_async._core.redaction import redact_text
@@ -124,13 +124,13 @@ class Reader:
         return self._outputs.get(handle, ())
 
     async def read(
-        self, handle: Handle, *, request: Request | None, key: str | None = None, turn: Turn = Turn.SUBMIT
+        self, handle: Handle, *, request: Request | None, key: str | None = None, priority: Priority = Priority.SUBMIT
     ) -> Operation[Any]:
         """Ask once how an operation stands, without waiting for it to be ready."""
         call = wire.poll(handle, wait=False)
         read = partial(wire.read_poll, handle=handle, request=request, key=key)
         try:
-            return self.take(await self._transport.send(call, turn=turn, read=read))
+            return self.take(await self._transport.send(call, priority=priority, read=read))
         except SoundpieceError as error:
             error.about(handle)
             raise
@@ -176,7 +176,7 @@ class Reader:
         latest = self._find(output)
         if latest is not None and latest.url != output.url:
             return latest  # somebody asked meanwhile
-        await self.read(output.handle, request=None, turn=Turn.RENEWAL)
+        await self.read(output.handle, request=None, priority=Priority.RENEWAL)
         return self._find(output)
 
     def _find(self, output: Output) -> Output | None:
@@ -307,7 +307,7 @@ class Submitter:
         try:
             reading = await self._transport.send(
                 call,
-                turn=Turn.SUBMIT,
+                priority=Priority.SUBMIT,
                 read=partial(wire.read_submitted, request=request),
                 stop=stop,
                 before_attempt=before_attempt,

@@ -8,7 +8,7 @@ from time import monotonic
 
 import anyio
 
-from soundpiece_async._core.gate import Gate, Pace, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Pace, Priority, Ticket
 from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 
@@ -75,11 +75,11 @@ class Pacer:
         if scope.cancelled_caught:
             raise OutageTimeout
 
-    async def acquire(self, turn: Turn, *, until: float = math.inf, stop: StopSignal = NEVER) -> Ticket:
+    async def acquire(self, priority: Priority, *, until: float = math.inf, stop: StopSignal = NEVER) -> Ticket:
         """Wait for a permit, to be ended by ``completed``, ``rate_limited`` or ``release``; cancelled, none is left.
 
         Args:
-            turn: who goes first.
+            priority: who goes first.
             until: the deadline, in ``outage_seconds``. A permit that is there at once has none.
             stop: of the run that the request belongs to.
 
@@ -87,7 +87,7 @@ class Pacer:
             OutageTimeout: the deadline passed.
             SoundpieceError: the run was stopped while the request waited.
         """
-        ticket = self.gate.join(turn, now=monotonic())
+        ticket = self.gate.enqueue(priority, now=monotonic())
         if not self._admit(ticket):
             event = self._waiting[ticket] = anyio.Event()
             self._changed.set()
@@ -103,9 +103,9 @@ class Pacer:
 
     def completed(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
         """End a request that has a response, or none, or an unusable one: a 5xx, or a 200 with an error page."""
-        probing, now, jitter = self.gate.probing, monotonic(), random.random()  # noqa: S311 - as in ``rate_limited``
-        self.gate.answered(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
-        if not usable and not probing and self.gate.probing:
+        probing, now, jitter = self.gate.half_open, monotonic(), random.random()  # noqa: S311 - as in ``rate_limited``
+        self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
+        if not usable and not probing and self.gate.half_open:
             logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
         self._admit()
 
@@ -114,13 +114,13 @@ class Pacer:
         if self.gate.limited_count == 0:
             logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
         now, jitter = monotonic(), random.random()  # noqa: S311 - spreads requests
-        self.gate.answered(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
+        self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
         self._changed.set()
         self._admit()
 
     def release(self, ticket: Ticket, *, sent: bool = False) -> None:
         """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""
-        self.gate.leave(ticket, now=monotonic(), sent=sent)
+        self.gate.release(ticket, now=monotonic(), sent=sent)
         self._admit()
 
     async def wait_for_change(self) -> None:
@@ -138,8 +138,8 @@ class Pacer:
             self._admit()
             self._changed = anyio.Event()  # after admitting, which says itself that something changed
             now = monotonic()
-            wakes_at = self.gate.wakes_at(now=now)
-            with anyio.move_on_after(None if wakes_at is None else max(0.0, wakes_at - now)):
+            next_wakeup = self.gate.next_wakeup(now=now)
+            with anyio.move_on_after(None if next_wakeup is None else max(0.0, next_wakeup - now)):
                 await self._changed.wait()
 
     def _admit(self, ticket: Ticket | None = None) -> bool:
@@ -157,7 +157,7 @@ class Pacer:
 
     def _update_outage_clock(self) -> None:
         """Start or stop the clock of the outage, and with it the deadlines of those who wait."""
-        outage = self.gate.probing and self.gate.closed_until is None
+        outage = self.gate.half_open and self.gate.closed_until is None
         if outage is (self._outage_since is not None):
             return
         now = monotonic()

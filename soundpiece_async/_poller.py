@@ -22,7 +22,7 @@ from soundpiece_async._core.errors import (
     WaitTimeout,
     duplicate,
 )
-from soundpiece_async._core.gate import Ticket, Turn
+from soundpiece_async._core.gate import Priority, Ticket
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.parsing import Reading, read_operation
 from soundpiece_async._core.requests import Handle, Request
@@ -189,7 +189,7 @@ class Poller:
         if pacer.paused_for:
             return None
         try:
-            permit = await pacer.acquire(Turn.SUBMIT, until=pacer.outage_seconds)
+            permit = await pacer.acquire(Priority.SUBMIT, until=pacer.outage_seconds)
             call = wire.poll(handle, wait=False)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=attempts.is_cut)
         except OutageTimeout:
@@ -276,11 +276,11 @@ class Poller:
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
-                            permit = await self._transport.pacer.acquire(Turn.POLL)
+                            permit = await self._transport.pacer.acquire(Priority.POLL)
                             continue
                         watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
                         # while probing all wait for this one answer: it must not be held back
-                        if self._transport.pacer.gate.probing or watch.long_polls.failed:
+                        if self._transport.pacer.gate.half_open or watch.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for

@@ -23,7 +23,7 @@ import attrs
 
 from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
-from soundpiece_async._core.gate import Pace, Ticket, Turn
+from soundpiece_async._core.gate import Pace, Priority, Ticket
 from soundpiece_async._core.redaction import forget_arguments, redact_url
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.settings import Settings
@@ -132,7 +132,7 @@ class Transport:
         self,
         call: Call,
         *,
-        turn: Turn,
+        priority: Priority,
         read: Callable[[Answer, Call], T],
         stop: StopSignal = NEVER,
         before_attempt: Callable[[], Awaitable[None]] | None = None,
@@ -145,7 +145,7 @@ class Transport:
 
         Args:
             call: what to send.
-            turn: who goes first at the gate; submits have slots of their own.
+            priority: who goes first at the gate; submits have slots of their own.
             read: makes the result of an answer to the call, or raises what it stands for.
             stop: of the run that the call belongs to: once it is set, nothing more is sent.
             before_attempt: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
@@ -156,16 +156,18 @@ class Transport:
             SoundpieceError: what ``read`` makes of the answer; one that may pass only when the budget is used up; or
                 a copy of the error that stopped the run.
         """
-        slots = self._submit_slots if turn is Turn.SUBMIT else self._read_slots
+        slots = self._submit_slots if priority is Priority.SUBMIT else self._read_slots
         state = _Sending(call, budget or self.make_budget(), attempts, Shortage(str(call)))
         error: SoundpieceError | None = None
         while True:
             outage = self.pacer.outage_seconds
             try:
-                ticket = await self._acquire_turn(slots, turn, before_attempt, stop, until=outage + state.budget.left)
+                ticket = await self._acquire_turn(
+                    slots, priority, before_attempt, stop, until=outage + state.budget.left
+                )
             except OutageTimeout:
                 raise self._give_up(state, error) from None
-            state.budget.wait(self.pacer.outage_seconds - outage)
+            state.budget.charge(self.pacer.outage_seconds - outage)
             started = monotonic()
             try:
                 return await self._attempt(call, ticket, read, stop, attempts=attempts)
@@ -176,7 +178,7 @@ class Transport:
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
             if verdict is Verdict.PACE:
                 continue  # the gate is closed now, and waiting in it is the whole answer to a 429
-            refused = turn is Turn.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
+            refused = priority is Priority.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
             if verdict is not Verdict.RETRY and not refused:
                 raise error
             await self._pause(state, error, took=monotonic() - started, stop=stop, refused=refused)
@@ -200,7 +202,9 @@ class Transport:
             pause: float | None = state.shortage.next_pause(error)
         else:
             patience, jitter = bound(error, reached=self.health.reached, refused=refused), random.random()  # noqa: S311 - spreads requests
-            pause = state.budget.fail(took=took, jitter=jitter, retry_after=error.retry_after, patience=patience)
+            pause = state.budget.record_failure(
+                took=took, jitter=jitter, retry_after=error.retry_after, patience=patience
+            )
         if pause is None:
             raise self._give_up(state, error)
         logger.info("%s: trying again in %.1f s: %s", state.call, pause, error)
@@ -210,7 +214,7 @@ class Transport:
     async def _acquire_turn(
         self,
         slots: "anyio.CapacityLimiter",
-        turn: Turn,
+        priority: Priority,
         before_attempt: Callable[[], Awaitable[None]] | None,
         stop: StopSignal,
         *,
@@ -225,7 +229,7 @@ class Transport:
         try:
             if before_attempt is not None:
                 await before_attempt()
-            return await self.pacer.acquire(turn, until=until, stop=stop)
+            return await self.pacer.acquire(priority, until=until, stop=stop)
         except BaseException:
             slots.release()
             raise

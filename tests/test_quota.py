@@ -20,7 +20,7 @@ from soundpiece_async import (
     Timeouts,
     TransportError,
 )
-from soundpiece_async._core.gate import Gate, Turn
+from soundpiece_async._core.gate import Gate, Priority
 from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._pacer import OutageTimeout, Pacer
 from soundpiece_async.simulator import Simulator
@@ -146,7 +146,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
 
             async def ask() -> None:
                 nonlocal together
-                ticket = await pacer.acquire(Turn.SUBMIT)
+                ticket = await pacer.acquire(Priority.SUBMIT)
                 stamps.append(anyio.current_time())
                 assert len(stamps) > 4 or pacer.gate.in_flight == 1
                 together = max(together, pacer.gate.in_flight)
@@ -200,9 +200,9 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
     """The account's limit is waited for, also by those who wait for a service that is down, and by their slots."""
     pacer = Pacer(ceiling=None)
     for _ in range(QUOTA):
-        pacer.completed(await pacer.acquire(Turn.SUBMIT), usable=False)
+        pacer.completed(await pacer.acquire(Priority.SUBMIT), usable=False)
     await anyio.sleep(0.15)
-    probe = await pacer.acquire(Turn.SUBMIT)
+    probe = await pacer.acquire(Priority.SUBMIT)
     silence = pacer.outage_seconds
     assert silence >= 0.15
     async with anyio.create_task_group() as group:
@@ -210,10 +210,10 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
 
         async def wait(seconds: float) -> None:
             with pytest.raises(OutageTimeout):
-                await pacer.acquire(Turn.SUBMIT, until=silence + seconds)
+                await pacer.acquire(Priority.SUBMIT, until=silence + seconds)
             ended.append(seconds)
 
-        group.start_soon(pacer.acquire, Turn.SUBMIT)  # goes next, and is never answered
+        group.start_soon(pacer.acquire, Priority.SUBMIT)  # goes next, and is never answered
         group.start_soon(wait, 1.0)
         await anyio.sleep(0.1)
         pacer.rate_limited(probe, retry_after=3600)
@@ -236,17 +236,17 @@ async def test_waiting_for_a_turn_is_no_work() -> None:
     class Watched(Gate):
         looks = 0
 
-        def wakes_at(self, *, now: float) -> float | None:
+        def next_wakeup(self, *, now: float) -> float | None:
             self.looks += 1
-            return super().wakes_at(now=now)
+            return super().next_wakeup(now=now)
 
     pacer = Pacer(ceiling=None)
     gate = pacer.gate = Watched()
-    pacer.rate_limited(await pacer.acquire(Turn.SUBMIT), retry_after=0.2)
+    pacer.rate_limited(await pacer.acquire(Priority.SUBMIT), retry_after=0.2)
     async with anyio.create_task_group() as group:
         group.start_soon(pacer.run)
         for _ in range(5):
-            group.start_soon(pacer.acquire, Turn.POLL)
+            group.start_soon(pacer.acquire, Priority.POLL)
         await until(lambda: pacer.sent == 2)
         group.cancel_scope.cancel()
     assert gate.looks < 20

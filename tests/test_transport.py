@@ -26,7 +26,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._core import wire
-from soundpiece_async._core.gate import Turn
+from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.wire import Answer, Call
 from soundpiece_async._transport import LARGE_RESPONSE, Transport
 from soundpiece_async.simulator import Simulator
@@ -280,6 +280,6 @@ async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
         async with Transport(scripted_settings()) as transport, anyio.create_task_group() as group:
             group.start_soon(transport.pacer.run)
             with pytest.raises(DecodeError, match="True"):
-                await transport.send(call, turn=Turn.SUBMIT, read=read)
+                await transport.send(call, priority=Priority.SUBMIT, read=read)
             group.cancel_scope.cancel()
     assert [thread == threading.get_ident() for thread in threads] == [size < LARGE_RESPONSE]

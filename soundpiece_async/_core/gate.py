@@ -24,17 +24,20 @@ from typing import Protocol
 import attrs
 
 from soundpiece_async._core.rate_control import LearnedRate, describe_rate
-from soundpiece_async._core.retry import LONGEST_PAUSE, RetryQuota, exponential
+from soundpiece_async._core.retry import MAX_RETRY_AFTER, RetryQuota, exponential
 
 SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
 _SUBMITS_PER_POLL = 3
-_JITTER_SHARE, _JITTER_MOST = 0.25, 1.0  # of the pause, seconds: processes of one account must not reopen together
-_BLIND_PAUSE, _BLIND_PAUSE_MOST = 1.0, 60.0  # seconds, for a 429 without a usable `Retry-After`
+_JITTER_SHARE, _MAX_JITTER = 0.25, 1.0  # of the pause, seconds: processes of one account must not reopen together
+_PAUSE_WITHOUT_RETRY_AFTER, _MAX_PAUSE_WITHOUT_RETRY_AFTER = (
+    1.0,
+    60.0,
+)  # seconds, for a 429 without a usable `Retry-After`
 _QUOTA = 100  # unusable answers, beyond the good ones, that a session can take before it goes one at a time
-_PROBE_PAUSE, _PROBE_PAUSE_MOST = 0.1, 5.0  # seconds between two tries at a service that does not answer
+_PROBE_PAUSE, _MAX_PROBE_PAUSE = 0.1, 5.0  # seconds between two tries at a service that does not answer
 
 
-class Turn(IntEnum):
+class Priority(IntEnum):
     """Who goes first."""
 
     RENEWAL = 0  # a running download needs a fresh URL before its old one expires
@@ -42,19 +45,19 @@ class Turn(IntEnum):
     POLL = 2
 
 
-class _Place(Enum):
-    WAITING = auto()
-    OUT = auto()  # admitted: about to be sent, or on the wire
-    GONE = auto()
+class _TicketState(Enum):
+    QUEUED = auto()
+    ADMITTED = auto()  # admitted: about to be sent, or on the wire
+    ENDED = auto()
 
 
 @attrs.define(eq=False)
 class Ticket:
     """One place in the queue and, once admitted, one permit; nothing in it is for the holder."""
 
-    turn: Turn
+    priority: Priority
     since: float  # when it joined
-    place: _Place = attrs.field(default=_Place.WAITING, init=False)
+    state: _TicketState = attrs.field(default=_TicketState.QUEUED, init=False)
     epoch: int = attrs.field(default=0, init=False)  # how many cuts the rate had seen when it was admitted
     cost: float = attrs.field(default=0.0, init=False)  # seconds of the rate
 
@@ -86,7 +89,7 @@ class Pace(Protocol):
     def refund(self, ticket: Ticket, now: float) -> None:
         """Return the permit of an admitted ticket that was not sent."""
 
-    def lower(self, epoch: int, *, now: float, until: float) -> None:
+    def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
         """Note a 429 to a request that was admitted in that epoch, and that the gate is closed until then."""
 
 
@@ -125,7 +128,7 @@ class OwnPace:
         """Use up a permit."""
         if (rate := self.rate) is not None:
             ticket.cost = 1 / rate
-            self.learned.spend(wanted=ticket.since <= self._due)
+            self.learned.on_permit(wanted=ticket.since <= self._due)
             self._due = max(self._due, now - SAVED_SECONDS) + ticket.cost
 
     def refund(self, ticket: Ticket, now: float) -> None:
@@ -134,18 +137,18 @@ class OwnPace:
             cost = min(ticket.cost, 1 / self.rate)  # one permit at today's rate, and not at a slower one of before
             self._due = max(self._due - cost, now - SAVED_SECONDS)
 
-    def lower(self, epoch: int, *, now: float, until: float) -> None:  # noqa: ARG002 - now is the protocol's
+    def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:  # noqa: ARG002 - now is the protocol's
         """Lower the rate once for all that were sent before this was known (rule 3)."""
         if epoch == self.epoch:
             self.epoch += 1
-            self.learned.lower()
+            self.learned.on_rate_limited()
         self._due = max(self._due, until)
 
 
 class Gate:
     """Who may send now, who must wait, and until when; see the rules at the top of this file.
 
-    Every ticket goes `join`, then `admit`, then `answered`; or `leave` at any point instead.
+    Every ticket goes `enqueue`, then `admit`, then `complete`; or `release` at any point instead.
     """
 
     def __init__(self, *, ceiling: float | None = None, quota: int = _QUOTA, pace: Pace | None = None) -> None:
@@ -156,12 +159,12 @@ class Gate:
             pace: Gives the permits, instead of an `OwnPace` with that ceiling.
             quota: Unusable answers, beyond the usable ones, after which requests go out one at a time.
         """
-        self._queues: tuple[OrderedDict[Ticket, None], ...] = tuple(OrderedDict() for _ in Turn)
+        self._queues: tuple[OrderedDict[Ticket, None], ...] = tuple(OrderedDict() for _ in Priority)
         self._pace: Pace = OwnPace(ceiling=ceiling) if pace is None else pace
         self._quota = RetryQuota(capacity=quota)
         self._closed_until: float | None = None
-        self._submits_in_row = 0
-        self._in_row = 0  # pauses since the last success
+        self._consecutive_submits = 0
+        self._consecutive_pauses = 0  # pauses since the last success
         self._probe: Ticket | None = None  # the one request out while the quota is empty
         self._probes = 0
         self._probe_at = float("-inf")
@@ -171,7 +174,7 @@ class Gate:
     def __repr__(self) -> str:
         closed = self._closed_until
         state = "open" if closed is None else f"closed until {closed:.3f}"
-        serial = ", one at a time" if self.probing else ""
+        serial = ", one at a time" if self.half_open else ""
         return f"<Gate {state}{serial}, {describe_rate(self.rate)}, {self.waiting} waiting, {self.in_flight} in flight>"
 
     @property
@@ -185,7 +188,7 @@ class Gate:
         return self._closed_until
 
     @property
-    def probing(self) -> bool:
+    def half_open(self) -> bool:
         """Whether requests go out one at a time, because the service gives no usable answers (rule 4)."""
         return not self._quota.left
 
@@ -200,13 +203,13 @@ class Gate:
         """When the first of those in the queue joined it; infinity: nobody waits."""
         return min((next(iter(queue)).since for queue in self._queues if queue), default=float("inf"))
 
-    def join(self, turn: Turn, *, now: float) -> Ticket:
+    def enqueue(self, priority: Priority, *, now: float) -> Ticket:
         """Take a place at the end of that turn's queue."""
-        ticket = Ticket(turn, now)
-        self._queues[turn][ticket] = None
+        ticket = Ticket(priority, now)
+        self._queues[priority][ticket] = None
         return ticket
 
-    def leave(self, ticket: Ticket, *, now: float, sent: bool = False) -> None:
+    def release(self, ticket: Ticket, *, now: float, sent: bool = False) -> None:
         """Give up a place, or an admitted permit; harmless after the end.
 
         Args:
@@ -214,11 +217,11 @@ class Gate:
             now: Seconds.
             sent: The request had already left: its permit is spent, and its missing answer says nothing of the service.
         """
-        if ticket.place is _Place.WAITING:
-            del self._queues[ticket.turn][ticket]
-            ticket.place = _Place.GONE
-        elif ticket.place is _Place.OUT:
-            self._return(ticket)
+        if ticket.state is _TicketState.QUEUED:
+            del self._queues[ticket.priority][ticket]
+            ticket.state = _TicketState.ENDED
+        elif ticket.state is _TicketState.ADMITTED:
+            self._finish(ticket)
             if not sent:
                 self._pace.refund(ticket, now)
 
@@ -230,17 +233,17 @@ class Gate:
                 return admitted
             self._closed_until = None
         while (queue := self._next_queue()) is not None and self._may_send(now):
-            admitted.append(self._let_in(queue, now))
+            admitted.append(self._admit_next(queue, now))
         return admitted
 
-    def wakes_at(self, *, now: float) -> float | None:
+    def next_wakeup(self, *, now: float) -> float | None:
         """Say when `admit` could next let somebody in; None when nobody waits, or only an answer can help."""
-        if not self.waiting or (self.probing and self._probe is not None):
+        if not self.waiting or (self.half_open and self._probe is not None):
             return None
-        times = (now, self._closed_until, self._pace.due, self._probe_at if self.probing else None)
+        times = (now, self._closed_until, self._pace.due, self._probe_at if self.half_open else None)
         return max(time for time in times if time is not None)
 
-    def answered(
+    def complete(
         self,
         ticket: Ticket,
         *,
@@ -262,17 +265,17 @@ class Gate:
             usable: False for no answer, an unreadable one or a 5xx.
         """
         was_probe = ticket is self._probe
-        self._return(ticket)
+        self._finish(ticket)
         if limited:
             self._limit(ticket, now, retry_after, jitter)
         elif usable:
-            self._quota.succeed()
+            self._quota.record_success()
             self._probes = 0
             if ticket.epoch == self._pace.epoch:  # those from before the pause do not show that it helped
-                self._in_row = 0
+                self._consecutive_pauses = 0
         else:
-            self._quota.fail()
-            if was_probe or self.probing:
+            self._quota.record_failure()
+            if was_probe or self.half_open:
                 self._probe_at = max(self._probe_at, now + max(self._probe_pause(jitter), retry_after or 0.0))
                 self._probes += was_probe
 
@@ -281,30 +284,30 @@ class Gate:
         renewals, submits, polls = self._queues
         if renewals:
             return renewals
-        if polls and (not submits or self._submits_in_row >= _SUBMITS_PER_POLL):
+        if polls and (not submits or self._consecutive_submits >= _SUBMITS_PER_POLL):
             return polls
         return submits or None
 
     def _may_send(self, now: float) -> bool:
         if not self._pace.is_ready(now):
             return False
-        return not self.probing or (self._probe is None and now >= self._probe_at)
+        return not self.half_open or (self._probe is None and now >= self._probe_at)
 
-    def _let_in(self, queue: OrderedDict[Ticket, None], now: float) -> Ticket:
+    def _admit_next(self, queue: OrderedDict[Ticket, None], now: float) -> Ticket:
         ticket, _ = queue.popitem(last=False)
-        if ticket.turn is not Turn.RENEWAL:
-            self._submits_in_row = self._submits_in_row + 1 if ticket.turn is Turn.SUBMIT else 0
-        ticket.place, ticket.epoch = _Place.OUT, self._pace.epoch
+        if ticket.priority is not Priority.RENEWAL:
+            self._consecutive_submits = self._consecutive_submits + 1 if ticket.priority is Priority.SUBMIT else 0
+        ticket.state, ticket.epoch = _TicketState.ADMITTED, self._pace.epoch
         self.in_flight += 1
         self._pace.spend(ticket, now)
-        if self.probing:
+        if self.half_open:
             self._probe = ticket
         return ticket
 
-    def _return(self, ticket: Ticket) -> None:
-        if ticket.place is not _Place.OUT:
+    def _finish(self, ticket: Ticket) -> None:
+        if ticket.state is not _TicketState.ADMITTED:
             raise ValueError(f"{ticket!r} is not in flight: each admitted ticket ends once")
-        ticket.place = _Place.GONE
+        ticket.state = _TicketState.ENDED
         self.in_flight -= 1
         if ticket is self._probe:
             self._probe = None
@@ -312,9 +315,9 @@ class Gate:
     def _limit(self, ticket: Ticket, now: float, retry_after: float | None, jitter: float) -> None:
         """Close for all; lower the rate once for all that were sent before this was known (rule 3)."""
         self.limited_count += 1
-        self._in_row += ticket.epoch == self._pace.epoch
+        self._consecutive_pauses += ticket.epoch == self._pace.epoch
         self.close(now + self._pause(retry_after, jitter))
-        self._pace.lower(ticket.epoch, now=now, until=self._closed_until or now)
+        self._pace.on_rate_limited(ticket.epoch, now=now, until=self._closed_until or now)
 
     def close(self, until: float) -> None:
         """Let nobody in until then, because of a 429 to this process or to another one."""
@@ -322,10 +325,12 @@ class Gate:
 
     def _pause(self, retry_after: float | None, jitter: float) -> float:
         if retry_after is not None and retry_after > 0:  # false for NaN too
-            pause = min(retry_after, LONGEST_PAUSE)
+            pause = min(retry_after, MAX_RETRY_AFTER)
         else:
-            pause = exponential(self._in_row - 1, base=_BLIND_PAUSE, cap=_BLIND_PAUSE_MOST)
-        return pause + jitter * min(_JITTER_MOST, _JITTER_SHARE * pause)
+            pause = exponential(
+                self._consecutive_pauses - 1, base=_PAUSE_WITHOUT_RETRY_AFTER, cap=_MAX_PAUSE_WITHOUT_RETRY_AFTER
+            )
+        return pause + jitter * min(_MAX_JITTER, _JITTER_SHARE * pause)
 
     def _probe_pause(self, jitter: float) -> float:
-        return exponential(self._probes, base=_PROBE_PAUSE, cap=_PROBE_PAUSE_MOST) * (1 + jitter * _JITTER_SHARE)
+        return exponential(self._probes, base=_PROBE_PAUSE, cap=_MAX_PROBE_PAUSE) * (1 + jitter * _JITTER_SHARE)

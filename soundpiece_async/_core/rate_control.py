@@ -7,7 +7,7 @@ The service tells nobody its limit and sends no quota headers (docs/api.md#rate-
 2. A 429 to a ramp that moves and still crawls is the burst of a process that has just begun, as a rule: both begin
    their ramps together.
 3. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
-4. Steady: growth so slow that a 429 is due about once per `_quiet` seconds, and one small cut for each.
+4. Steady: growth so slow that a 429 is due about once per `_target_interval` seconds, and one small cut for each.
    The faster a session, the slower it grows: that draws several processes together, as TCP's additive increase and
    multiplicative decrease do, with a steeper law because a 429 is rarer than a lost packet. Above 3.4/s all grow by the
    same factor, and only the faster one's more frequent 429s pull: unequal starts there last for many minutes
@@ -39,11 +39,14 @@ _FORGIVEN_GROWTH = 0.5  # the part of the growth since the last cut that a 429 t
 _QUIET_AT, _QUIET_SECONDS, _QUIET_POWER, _QUIET_MOST = 2.5, 25.0, 3.0, 60.0  # rule 4: 25 s at 2.5/s, at most 60 s
 _QUIET_PERMITS, _QUIET_CRAWL = 20.0, 2.0  # and never above one 429 in 20 permits; fewer below 2/s
 _WARM_SECONDS, _WARM_SHARE = 120.0, 0.4  # a young session takes 0.4 of the quiet time: it has most to learn
-_PATIENCE, _HURRY = 1.5, 4.0  # after 1.5 quiet times without a 429 somebody must have left: growth goes faster
+_RECOVERY_AFTER, _MAX_RECOVERY_BOOST = (
+    1.5,
+    4.0,
+)  # after 1.5 quiet times without a 429 somebody must have left: growth goes faster
 _GROWTH_PER_PERMIT = 0.1  # no single permit adds more
 
 
-class _Stage(Enum):
+class _RatePhase(Enum):
     FREE = auto()  # no 429 yet
     RAMP = auto()
     SETTLE = auto()
@@ -60,7 +63,7 @@ class LearnedRate:
             raise ValueError(f"requests per second must be a finite number above 0, not {ceiling!r}")
         self.ceiling = ceiling
         self.rate = ceiling
-        self._stage = _Stage.FREE
+        self._phase = _RatePhase.FREE
         self._base = 0.0  # the rate right after the last cut
         self._age = 0.0  # seconds of wanted permits since the last cut
         self._steady_for = 0.0  # seconds of wanted permits since the ramp
@@ -69,7 +72,7 @@ class LearnedRate:
         self._restarts = 0
 
     def __repr__(self) -> str:
-        return f"<LearnedRate {self._stage.name.lower()} {describe_rate(self.rate)}>"
+        return f"<LearnedRate {self._phase.name.lower()} {describe_rate(self.rate)}>"
 
     @classmethod
     def resume(cls, state: Mapping[str, Any], *, ceiling: float | None = None) -> Self:
@@ -79,7 +82,7 @@ class LearnedRate:
             ValueError, TypeError, LookupError: it is none.
         """
         resumed = cls(ceiling=ceiling)
-        resumed._stage = _Stage[state["stage"]]
+        resumed._phase = _RatePhase[state["stage"]]
         rate, base, age, steady_for, step = (
             float(state[name]) for name in ("rate", "base", "age", "steady_for", "step")
         )
@@ -95,20 +98,20 @@ class LearnedRate:
     def settle_at(cls, rate: float, *, ceiling: float | None = None) -> Self:
         """Begin near a rate that was learned elsewhere, of which nothing else is known."""
         settled = cls(ceiling=ceiling)
-        settled._stage, settled._base = _Stage.SETTLE, rate
+        settled._phase, settled._base = _RatePhase.SETTLE, rate
         settled._set(rate)
         return settled
 
     @property
     def limited(self) -> bool:
         """Whether there was a 429."""
-        return self._stage is not _Stage.FREE
+        return self._phase is not _RatePhase.FREE
 
     @property
     def state(self) -> dict[str, Any]:
         """All of it as JSON values, for `resume`; of a rate that is not known yet there is nothing to keep."""
         return {
-            "stage": self._stage.name,
+            "stage": self._phase.name,
             "rate": self.rate,
             "base": self._base,
             "age": self._age,
@@ -118,36 +121,36 @@ class LearnedRate:
             "restarts": self._restarts,
         }
 
-    def spend(self, *, wanted: bool) -> None:
+    def on_permit(self, *, wanted: bool) -> None:
         """Note a permit spent; only a `wanted` one, that somebody waited for, lets the rate grow (rule 6)."""
-        if self.rate is None or not wanted or self._stage is _Stage.FREE:
+        if self.rate is None or not wanted or self._phase is _RatePhase.FREE:
             return
         seconds = 1 / self.rate
         self._age += seconds
-        match self._stage:
-            case _Stage.RAMP:
+        match self._phase:
+            case _RatePhase.RAMP:
                 grown = _FIRST_RATE + (self._age / _RAMP_SECONDS) ** 3
-            case _Stage.SEARCH:
+            case _RatePhase.SEARCH:
                 grown = self.rate * (1 + min(_SEARCH_PER_SECOND * seconds, _SEARCH_PER_PERMIT))
             case _:
                 self._steady_for += seconds
                 grown = self.rate * math.exp(min(_GROWTH_PER_PERMIT, self._growth(seconds)))
         self._set(grown)
 
-    def lower(self) -> None:
+    def on_rate_limited(self) -> None:
         """Note one more 429, other than those of the same burst: the caller tells bursts apart."""
         rate, early = self.rate or 0.0, self._is_early()
-        match self._stage:
-            case _Stage.FREE:
-                self._stage, rate = _Stage.RAMP, _FIRST_RATE
-            case _Stage.RAMP if 0 < self._age < _CRAWL_SECONDS and self._restarts < _RESTARTS:
+        match self._phase:
+            case _RatePhase.FREE:
+                self._phase, rate = _RatePhase.RAMP, _FIRST_RATE
+            case _RatePhase.RAMP if 0 < self._age < _CRAWL_SECONDS and self._restarts < _RESTARTS:
                 self._restarts, rate = self._restarts + 1, _FIRST_RATE
-            case _Stage.RAMP:
-                self._stage, rate = _Stage.SETTLE, rate * _RAMP_EXIT
-            case _Stage.SETTLE | _Stage.SEARCH if early:
+            case _RatePhase.RAMP:
+                self._phase, rate = _RatePhase.SETTLE, rate * _RAMP_EXIT
+            case _RatePhase.SETTLE | _RatePhase.SEARCH if early:
                 rate *= _SETTLE_CUT
-            case _Stage.SETTLE | _Stage.SEARCH:
-                self._stage, rate = _Stage.STEADY, rate * _SETTLED_CUT
+            case _RatePhase.SETTLE | _RatePhase.SEARCH:
+                self._phase, rate = _RatePhase.STEADY, rate * _SETTLED_CUT
             case _:
                 rate *= self._steady_cut(early=early)
         self._age = 0.0
@@ -168,20 +171,20 @@ class LearnedRate:
             case 2:
                 return _STREAK_CUT
             case _:
-                self._streak, self._stage = 0, _Stage.SEARCH
+                self._streak, self._phase = 0, _RatePhase.SEARCH
                 return _LOWER_LIMIT_CUT
 
     def _growth(self, seconds: float) -> float:
         """Give the logarithm by which the rate grows in that many seconds: one step per quiet time, later more."""
-        quiet = self._quiet(self.rate or self._base)
-        hurry = min(_HURRY, max(0.0, self._age / quiet - _PATIENCE))
-        return self._step * seconds / quiet * math.exp(hurry)
+        quiet = self._target_interval(self.rate or self._base)
+        recovery_boost = min(_MAX_RECOVERY_BOOST, max(0.0, self._age / quiet - _RECOVERY_AFTER))
+        return self._step * seconds / quiet * math.exp(recovery_boost)
 
-    def _quiet(self, rate: float) -> float:
+    def _target_interval(self, rate: float) -> float:
         """Give the seconds that should pass between two 429s at that rate (rule 4)."""
-        warm = _WARM_SHARE + (1 - _WARM_SHARE) * min(1.0, self._steady_for / _WARM_SECONDS)
+        warmup = _WARM_SHARE + (1 - _WARM_SHARE) * min(1.0, self._steady_for / _WARM_SECONDS)
         steep = min(_QUIET_MOST, _QUIET_SECONDS * math.pow(min(10.0, rate / _QUIET_AT), _QUIET_POWER))
-        return warm * steep + _QUIET_PERMITS / rate * max(1.0, _QUIET_CRAWL / rate)
+        return warmup * steep + _QUIET_PERMITS / rate * max(1.0, _QUIET_CRAWL / rate)
 
     def _set(self, rate: float) -> None:
         rate = max(rate, _LOWEST_RATE)

@@ -7,7 +7,7 @@ by the time that passes without a new byte, not by the number of attempts:
    of ours, renewing a URL and a slow consumer count for nothing.
 2. A new byte begins the time anew, unless it came too slowly: a host below the lowest speed for a whole window makes no
    progress, or one that trickles would be tried for ever.
-3. ``MOST_REFUSALS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
+3. ``MAX_REFUSALS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
 4. ``Retry-After`` is heeded. One that is longer than the time that is left ends the download.
 """
 
@@ -18,7 +18,7 @@ from math import inf
 
 import attrs
 
-LONGEST_PAUSE = 3600.0  # seconds; a longer `Retry-After` is a wrong clock rather than a limit per second
+MAX_RETRY_AFTER = 3600.0  # seconds; a longer `Retry-After` is a wrong clock rather than a limit per second
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 
@@ -49,7 +49,7 @@ def retry_after(value: str | None, *, date: str | None = None, now_epoch: float 
     Whole seconds are what the service documents; fractions and an HTTP date are tolerated (docs/api.md#rate-limits). A
     date is compared with the server's own `date` header where that can be read, so that a wrong local clock does no
     harm; with neither that nor `now_epoch` it says nothing. A number too large for a pause is a moment: seconds since
-    1970. A moment gone by is 0.0; nothing is longer than `LONGEST_PAUSE`; negative numbers are junk.
+    1970. A moment gone by is 0.0; nothing is longer than `MAX_RETRY_AFTER`; negative numbers are junk.
 
     Args:
         value: The header as it came.
@@ -59,12 +59,12 @@ def retry_after(value: str | None, *, date: str | None = None, now_epoch: float 
     text = (value or "").strip()
     seconds = float(text) if _SECONDS.fullmatch(text) else None
     if seconds is not None and seconds < _MOMENTS:
-        return min(seconds, LONGEST_PAUSE)
+        return min(seconds, MAX_RETRY_AFTER)
     until, sent = _read_date(text) if seconds is None else seconds, _read_date(date or "")
     since = now_epoch if sent is None else sent
     if until is None or since is None:
         return None
-    return min(max(until - since, 0.0), LONGEST_PAUSE)
+    return min(max(until - since, 0.0), MAX_RETRY_AFTER)
 
 
 def _read_date(text: str) -> float | None:
@@ -96,11 +96,11 @@ class RetryQuota:
     def __repr__(self) -> str:
         return f"<RetryQuota {self.left} of {self.capacity}>"
 
-    def fail(self) -> None:
+    def record_failure(self) -> None:
         """Pay for an unusable answer."""
         self.left = max(0, self.left - 1)
 
-    def succeed(self) -> None:
+    def record_success(self) -> None:
         """Take back what a success gives."""
         self.left = min(self.capacity, self.left + 1 if self.left else max(1, self.capacity // 4))
 
@@ -116,7 +116,7 @@ class Budget:
     """What one call may spend on getting an answer; it is always good for one attempt.
 
     Args:
-        seconds: Attempts that fail, the pauses after them, and what `wait` says, in sum.
+        seconds: Attempts that fail, the pauses after them, and what `charge` says, in sum.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -128,11 +128,11 @@ class Budget:
     def __repr__(self) -> str:
         return f"<Budget {self.left:.3g} s left after {self.attempts} attempts>"
 
-    def wait(self, seconds: float) -> None:
+    def charge(self, seconds: float) -> None:
         """Count time spent waiting for a service that does not answer."""
         self._spend(seconds)
 
-    def fail(
+    def record_failure(
         self, *, took: float, jitter: float, retry_after: float | None = None, patience: RetryBounds = UNBOUNDED
     ) -> float | None:
         """Count an attempt that failed, and the pause after it.
@@ -167,12 +167,12 @@ MAX_URL_REJECTIONS = 4
 DOWNLOAD_BACKOFF_BASE = 0.25
 DOWNLOAD_BACKOFF_CAP = 15.0
 """Seconds between attempts: doubled with each that brings nothing, up to the cap, with jitter."""
-SPREAD = 1.0
+RETRY_AFTER_JITTER = 1.0
 """Seconds of jitter behind a ``Retry-After``: what waits for one host must not return to it all at once."""
 
 
 @attrs.frozen
-class Spent:
+class Exhausted:
     """The patience is used up.
 
     Attributes:
@@ -201,25 +201,25 @@ class DownloadBudget:
         left = self._max_elapsed - self._elapsed
         return f"<Patience {left:.3g} s left, tries={self._tries} refusals={self._refusals}>"
 
-    def wait(self, seconds: float) -> None:
+    def charge(self, seconds: float) -> None:
         """Count time spent waiting for the host (rule 1)."""
         self._waited += seconds
         self._quiet += seconds
 
-    def gain(self) -> None:
+    def record_progress(self) -> None:
         """Note a new byte (rule 2)."""
         self._gained = True
         self._quiet = 0.0
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Begin anew."""
         self._elapsed = self._waited = self._quiet = 0.0
         self._refusals = self._tries = 0
         self._gained = False
 
-    def fail(
+    def record_failure(
         self, *, refused: bool = False, slow: bool = False, retry_after: float | None = None, jitter: float
-    ) -> float | Spent:
+    ) -> float | Exhausted:
         """Count an attempt that did not bring the rest.
 
         Args:
@@ -233,7 +233,7 @@ class DownloadBudget:
         """
         waited, quiet = self._waited, self._quiet
         if self._gained and not slow:
-            self.renew()
+            self.reset()
             self._elapsed = quiet
         else:
             self._elapsed += waited
@@ -241,19 +241,19 @@ class DownloadBudget:
         self._gained = False
         self._refusals += refused
         if self._refusals >= MAX_URL_REJECTIONS:
-            return Spent(f"{self._refusals} URLs in a row were refused")
+            return Exhausted(f"{self._refusals} URLs in a row were refused")
         pause = backoff(self._tries, base=DOWNLOAD_BACKOFF_BASE, cap=DOWNLOAD_BACKOFF_CAP, jitter=jitter)
         self._tries += 1
         left = self._max_elapsed - self._elapsed
         if left <= 0:
             what = "it was no faster" if slow else "no new byte came"
-            return Spent(f"{what} for {self._elapsed:.0f} s (RetryPolicy.download_max_elapsed)")
+            return Exhausted(f"{what} for {self._elapsed:.0f} s (RetryPolicy.download_max_elapsed)")
         if retry_after is not None and retry_after > left:
-            return Spent(
+            return Exhausted(
                 f"it asks to wait for {retry_after:.0f} s (Retry-After), and {left:.0f} s are left of "
                 "RetryPolicy.download_max_elapsed"
             )
-        pause = min(left, pause if retry_after is None else retry_after + jitter * SPREAD)
+        pause = min(left, pause if retry_after is None else retry_after + jitter * RETRY_AFTER_JITTER)
         self._elapsed += pause
         return pause
 

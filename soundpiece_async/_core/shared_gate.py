@@ -127,9 +127,9 @@ def make_tuning(seen: Seen, *, lower: bool) -> Tune:
     """Apply the rate law to what the store knows: growth for the permits spent, then a cut if it was a 429."""
     law = _resume(seen)
     for _ in range(min(seen.spent, _MOST_SPENT)):
-        law.spend(wanted=True)
+        law.on_permit(wanted=True)
     if lower:
-        law.lower()
+        law.on_rate_limited()
     return _write(law, seen, lower=lower)
 
 
@@ -234,10 +234,10 @@ class SharedPace:
         elif ticket.epoch == self._epoch:
             self._permits.appendleft(now)
 
-    def lower(self, epoch: int, *, now: float, until: float) -> None:
+    def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
         """Note a 429: reported to the store, or, without one, heeded alone."""
         if self._own is not None and self.away:
-            self._own.lower(epoch, now=now, until=until)
+            self._own.on_rate_limited(epoch, now=now, until=until)
             return
         self._reports.append((epoch, until))
         if epoch == self._epoch:  # permits of a later epoch are as good as before
@@ -270,9 +270,9 @@ class SharedPace:
         due = now if ceiling is None else now + jitter / ceiling
         self._own = OwnPace(ceiling=ceiling, epoch=_ALONE, due=due)
         if pending is not None and share is None:
-            self._own.lower(_ALONE, now=now, until=pending[1])
+            self._own.on_rate_limited(_ALONE, now=now, until=pending[1])
 
-    def wakes_at(self, now: float) -> float:
+    def next_wakeup(self, now: float) -> float:
         """Return when `next_action` may have something without news of this process."""
         return min(self._beat_at, self._take_at if self._take_at > now else math.inf)
 

@@ -137,12 +137,12 @@ class OutputDownload:
         """Record how many bytes of the file have arrived; only a new maximum counts as progress."""
         if length > self._furthest:
             self._furthest = length
-            self._patience.gain()
+            self._patience.record_progress()
 
     def reset(self) -> None:
         """Reset the progress, because the file is fetched again from the start."""
         self._furthest = 0
-        self._patience.renew()
+        self._patience.reset()
 
     async def retry(self, ask: Callable[[], Mapping[str, str]], read: Callable[["Stream"], Awaitable[T]]) -> T:
         """Send requests until ``read`` returns a result.
@@ -188,7 +188,7 @@ class OutputDownload:
 
     def count_wait(self, seconds: float) -> None:
         """Record seconds spent waiting for the host."""
-        self._patience.wait(seconds)
+        self._patience.charge(seconds)
 
     def count_block(self, size: int, *, fast: bool | None) -> AttemptFailed | None:
         """Count the bytes of a block, whether new or repeated.
@@ -206,7 +206,7 @@ class OutputDownload:
             why = f"fewer than {self._context.slowest:.0f} bytes per second arrived over {self._context.window:.3g} s"
             return AttemptFailed(why, slow=True)
         if fast:
-            self._patience.renew()
+            self._patience.reset()
         return None
 
     def check_announced_size(self, size: int) -> None:
@@ -260,7 +260,7 @@ class OutputDownload:
             try:
                 stream = await opened.enter_async_context(self._context.stream(self.output.url, headers=headers))
             finally:
-                self._patience.wait(anyio.current_time() - begun)
+                self._patience.charge(anyio.current_time() - begun)
             self._context.clock.read(stream.headers)
             if stream.status >= HTTPStatus.BAD_REQUEST:
                 now = self._context.clock.now().timestamp()
@@ -280,7 +280,7 @@ class OutputDownload:
     def _next_pause(self, failure: TransportError | AttemptFailed) -> float:
         """Count a failed attempt, and return the seconds to wait before the next; raise if it was the last."""
         self._refused = isinstance(failure, OutputRefused) or (isinstance(failure, AttemptFailed) and failure.refused)
-        pause = self._patience.fail(
+        pause = self._patience.record_failure(
             refused=self._refused,
             slow=isinstance(failure, AttemptFailed) and failure.slow,
             retry_after=self._retry_after,

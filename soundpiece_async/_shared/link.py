@@ -86,7 +86,7 @@ class Link:
             now = monotonic()
             action = self._pace.next_action(now, waiting=gate.waiting, since=gate.waiting_since)
             if action is None:
-                with anyio.move_on_after(max(0.0, self._pace.wakes_at(now) - now)):
+                with anyio.move_on_after(max(0.0, self._pace.next_wakeup(now) - now)):
                     await self._pacer.wait_for_change()
                 continue
             seen = await self._store.perform(action)

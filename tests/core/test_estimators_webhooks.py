@@ -106,7 +106,7 @@ def test_a_webhook_that_comes_leaves_nothing_to_poll() -> None:
             polled.add((poll.key, poll.wait))
         now = end
         if scheduler.forget(number, now=now, finished=True):
-            scheduler.settle(number, now=now, outcome=Outcome.DROPPED)
+            scheduler.settle(number, now=now, outcome=Outcome.CANCELLED)
 
     assert len(polled) <= 25
     assert all(hold for _, hold in polled)

@@ -3,59 +3,59 @@ import math
 
 import pytest
 
-from soundpiece_async._core.gate import Gate, OwnPace, Ticket, Turn
-from soundpiece_async._core.retry import LONGEST_PAUSE
+from soundpiece_async._core.gate import Gate, OwnPace, Priority, Ticket
+from soundpiece_async._core.retry import MAX_RETRY_AFTER
 
 
-def admit_one(gate: Gate, *, now: float, turn: Turn = Turn.SUBMIT) -> Ticket:
-    ticket = gate.join(turn, now=now)
+def admit_one(gate: Gate, *, now: float, priority: Priority = Priority.SUBMIT) -> Ticket:
+    ticket = gate.enqueue(priority, now=now)
     assert gate.admit(now=now) == [ticket]
     return ticket
 
 
 def limit(gate: Gate, *, now: float, retry_after: float | None = 1.0, jitter: float = 0.0) -> None:
-    gate.answered(admit_one(gate, now=now), now=now, limited=True, retry_after=retry_after, jitter=jitter)
+    gate.complete(admit_one(gate, now=now), now=now, limited=True, retry_after=retry_after, jitter=jitter)
 
 
 def fail(gate: Gate, *, now: float, jitter: float = 0.0) -> None:
-    gate.answered(admit_one(gate, now=now), now=now, limited=False, usable=False, jitter=jitter)
+    gate.complete(admit_one(gate, now=now), now=now, limited=False, usable=False, jitter=jitter)
 
 
 def test_unlimited_until_told() -> None:
     """Before the first 429, ten thousand go at once, in the order of their turns."""
     gate = Gate()
-    polls = [gate.join(Turn.POLL, now=0) for _ in range(5_000)]
-    renewals = [gate.join(Turn.RENEWAL, now=0) for _ in range(5_000)]
+    polls = [gate.enqueue(Priority.POLL, now=0) for _ in range(5_000)]
+    renewals = [gate.enqueue(Priority.RENEWAL, now=0) for _ in range(5_000)]
 
-    assert gate.wakes_at(now=0) == 0
+    assert gate.next_wakeup(now=0) == 0
     assert gate.admit(now=0) == renewals + polls
     assert (gate.rate, gate.closed_until, gate.waiting, gate.in_flight) == (None, None, 0, 10_000)
-    assert gate.wakes_at(now=0) is None
+    assert gate.next_wakeup(now=0) is None
 
 
 def test_a_429_closes_for_all() -> None:
     """One 429 lets nobody in until Retry-After and its jitter have passed, and then one at a time."""
     gate = Gate()
     limit(gate, now=100, retry_after=8, jitter=0.5)
-    waiting = [gate.join(turn, now=100) for turn in Turn]
+    waiting = [gate.enqueue(priority, now=100) for priority in Priority]
 
     assert gate.closed_until == 108.5
-    assert gate.wakes_at(now=100) == 108.5
+    assert gate.next_wakeup(now=100) == 108.5
     assert gate.admit(now=108.4) == []
     assert repr(gate) == "<Gate closed until 108.500, 0.5/s, 3 waiting, 0 in flight>"
     assert gate.admit(now=108.5) == [waiting[0]]
     assert gate.closed_until is None
-    assert gate.wakes_at(now=108.5) == 110.5
+    assert gate.next_wakeup(now=108.5) == 110.5
     assert repr(gate) == "<Gate open, 1.5/s, 2 waiting, 1 in flight>"
 
 
 def test_a_burst_costs_one_decrease() -> None:
     """Twenty parallel 429s are one piece of news; a later one, sent after it was known, is another."""
     gate = Gate(ceiling=40)
-    burst = [gate.join(Turn.SUBMIT, now=0) for _ in range(20)]
+    burst = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(20)]
     assert gate.admit(now=0) == burst
     for ticket in burst:
-        gate.answered(ticket, now=0.1, limited=True, retry_after=1)
+        gate.complete(ticket, now=0.1, limited=True, retry_after=1)
     rate = gate.rate
     assert rate == 0.5
     assert gate.limited_count == 20
@@ -76,8 +76,8 @@ def test_the_longest_pause_counts() -> None:
     """A shorter Retry-After that comes later does not open the gate earlier."""
     gate = Gate()
     first, second = (admit_one(gate, now=0) for _ in range(2))
-    gate.answered(first, now=0, limited=True, retry_after=9)
-    gate.answered(second, now=1, limited=True, retry_after=2)
+    gate.complete(first, now=0, limited=True, retry_after=9)
+    gate.complete(second, now=1, limited=True, retry_after=2)
 
     assert gate.closed_until == 9
 
@@ -94,7 +94,7 @@ def test_a_429_without_a_pause_doubles_ours(wait: float | None) -> None:
 
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
-    gate.answered(admit_one(gate, now=now), now=now, limited=False)
+    gate.complete(admit_one(gate, now=now), now=now, limited=False)
     limit(gate, now=now + 100, retry_after=wait)
     assert gate.closed_until == now + 101
 
@@ -104,7 +104,7 @@ def test_an_old_success_does_not_end_the_doubling() -> None:
     gate = Gate()
     old = admit_one(gate, now=0)
     limit(gate, now=0, retry_after=None)
-    gate.answered(old, now=0.5, limited=False)
+    gate.complete(old, now=0.5, limited=False)
 
     limit(gate, now=100, retry_after=None)
 
@@ -116,29 +116,29 @@ def test_an_absurd_pause_is_cut() -> None:
     gate = Gate()
     limit(gate, now=0, retry_after=math.inf, jitter=0.999)
 
-    assert gate.closed_until == pytest.approx(LONGEST_PAUSE, abs=1)
+    assert gate.closed_until == pytest.approx(MAX_RETRY_AFTER, abs=1)
 
 
 def test_a_second_of_permits_is_saved() -> None:
     """After any rest, one second's worth of permits goes at once, and one more; then one per 1/rate seconds."""
     gate = Gate(ceiling=8)
     for _ in range(50):
-        gate.join(Turn.SUBMIT, now=1_000)
+        gate.enqueue(Priority.SUBMIT, now=1_000)
 
     assert len(gate.admit(now=1_000)) == 9
-    assert gate.wakes_at(now=1_000) == 1_000.125
+    assert gate.next_wakeup(now=1_000) == 1_000.125
     assert len(gate.admit(now=1_000.5)) == 4
 
 
 def test_polls_keep_their_share() -> None:
     """While both wait every fourth goes to a poll, and a renewal passes them all."""
     gate = Gate()
-    for turn in (Turn.POLL, Turn.SUBMIT):
+    for priority in (Priority.POLL, Priority.SUBMIT):
         for _ in range(8):
-            gate.join(turn, now=0)
-    gate.join(Turn.RENEWAL, now=0)
+            gate.enqueue(priority, now=0)
+    gate.enqueue(Priority.RENEWAL, now=0)
 
-    order = "".join(ticket.turn.name[0] for ticket in gate.admit(now=0))
+    order = "".join(ticket.priority.name[0] for ticket in gate.admit(now=0))
 
     assert order == "RSSSPSSSPSSPPPPPP"
 
@@ -146,9 +146,9 @@ def test_polls_keep_their_share() -> None:
 def test_whoever_leaves_is_never_admitted() -> None:
     """A place given up in the queue is gone, however often it is given up, and those behind move up."""
     gate = Gate(ceiling=1)
-    first, second, third = (gate.join(Turn.SUBMIT, now=0) for _ in range(3))
-    gate.leave(first, now=0)
-    gate.leave(first, now=0)
+    first, second, third = (gate.enqueue(Priority.SUBMIT, now=0) for _ in range(3))
+    gate.release(first, now=0)
+    gate.release(first, now=0)
 
     assert gate.waiting == 2
     assert gate.admit(now=0) == [second, third]
@@ -158,12 +158,12 @@ def test_an_unused_permit_goes_to_the_next() -> None:
     """A permit granted and given back lets the next one go at once; one that was used up does not."""
     gate = Gate(ceiling=1)
     spent = [admit_one(gate, now=0) for _ in range(2)]
-    gate.join(Turn.SUBMIT, now=0)
+    gate.enqueue(Priority.SUBMIT, now=0)
     assert gate.admit(now=0) == []
 
-    gate.leave(spent[0], now=0, sent=True)
+    gate.release(spent[0], now=0, sent=True)
     assert gate.admit(now=0) == []
-    gate.leave(spent[1], now=0)
+    gate.release(spent[1], now=0)
     assert len(gate.admit(now=0)) == 1
 
 
@@ -172,47 +172,47 @@ def test_a_permit_from_before_a_pause_is_not_given_back() -> None:
     gate = Gate()
     unused = admit_one(gate, now=0)
     limit(gate, now=0)
-    gate.join(Turn.SUBMIT, now=0)
-    gate.leave(unused, now=0)
+    gate.enqueue(Priority.SUBMIT, now=0)
+    gate.release(unused, now=0)
 
-    assert gate.wakes_at(now=0) == 1
+    assert gate.next_wakeup(now=0) == 1
 
 
 def test_an_answer_ends_a_ticket_once() -> None:
     """An answer for a ticket that was never admitted, or has ended, is a bug of the caller's, and said so."""
     gate = Gate()
     ticket = admit_one(gate, now=0)
-    gate.answered(ticket, now=0, limited=False)
+    gate.complete(ticket, now=0, limited=False)
 
     with pytest.raises(ValueError, match="not in flight"):
-        gate.answered(ticket, now=0, limited=False)
+        gate.complete(ticket, now=0, limited=False)
 
 
 def test_a_dead_service_gets_one_request_at_a_time() -> None:
     """With the quota gone, one goes out at a time, ever more slowly, until one succeeds."""
     gate = Gate(quota=3)
-    burst = [gate.join(Turn.SUBMIT, now=0) for _ in range(10)]
+    burst = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(10)]
     gate.admit(now=0)
-    waiting = [gate.join(Turn.SUBMIT, now=0) for _ in range(4)]
+    waiting = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(4)]
     for ticket in burst[:3]:
-        gate.answered(ticket, now=0, limited=False, usable=False)
-        gate.join(Turn.POLL, now=0)
+        gate.complete(ticket, now=0, limited=False, usable=False)
+        gate.enqueue(Priority.POLL, now=0)
     assert "one at a time" in repr(gate)
 
     tries = []
     for _ in range(9):
-        wakes_at = gate.wakes_at(now=tries[-1] if tries else 0)
-        assert wakes_at is not None
-        tries.append(wakes_at)
-        [probe] = gate.admit(now=wakes_at)
-        assert gate.admit(now=wakes_at + 100) == []
-        assert gate.wakes_at(now=wakes_at) is None
-        gate.answered(probe, now=wakes_at, limited=False, usable=False)
-        gate.join(Turn.SUBMIT, now=wakes_at)
+        next_wakeup = gate.next_wakeup(now=tries[-1] if tries else 0)
+        assert next_wakeup is not None
+        tries.append(next_wakeup)
+        [probe] = gate.admit(now=next_wakeup)
+        assert gate.admit(now=next_wakeup + 100) == []
+        assert gate.next_wakeup(now=next_wakeup) is None
+        gate.complete(probe, now=next_wakeup, limited=False, usable=False)
+        gate.enqueue(Priority.SUBMIT, now=next_wakeup)
     pauses = [later - earlier for earlier, later in itertools.pairwise(tries)]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5])
 
-    gate.answered(burst[3], now=100, limited=False)
+    gate.complete(burst[3], now=100, limited=False)
     assert len(gate.admit(now=100)) == gate.in_flight - 6 > 1
     assert waiting[0] not in gate.admit(now=200)
 
@@ -224,12 +224,12 @@ def test_a_probe_that_ends_otherwise_makes_room(end: str) -> None:
     fail(gate, now=0)
     probe = admit_one(gate, now=1)
     for _ in range(2):
-        gate.join(Turn.SUBMIT, now=1)
+        gate.enqueue(Priority.SUBMIT, now=1)
 
     if end == "leave":
-        gate.leave(probe, now=1, sent=True)
+        gate.release(probe, now=1, sent=True)
     else:
-        gate.answered(probe, now=1, limited=True, retry_after=1)
+        gate.complete(probe, now=1, limited=True, retry_after=1)
 
     assert len(gate.admit(now=10)) == 1
 
@@ -247,11 +247,11 @@ def test_a_probe_waits_as_long_as_it_is_asked_to() -> None:
     """Requests that go one at a time heed ``Retry-After`` of an unusable answer, too."""
     gate = Gate(quota=1)
     fail(gate, now=0)
-    assert gate.probing
+    assert gate.half_open
     probe = admit_one(gate, now=10)
-    gate.answered(probe, now=10, limited=False, usable=False, retry_after=60)
-    gate.join(Turn.SUBMIT, now=10)
-    assert gate.wakes_at(now=10) == 70
+    gate.complete(probe, now=10, limited=False, usable=False, retry_after=60)
+    gate.enqueue(Priority.SUBMIT, now=10)
+    assert gate.next_wakeup(now=10) == 70
     assert gate.admit(now=69.9) == []
     assert len(gate.admit(now=70)) == 1
 
@@ -260,17 +260,17 @@ def test_a_probe_holds_up_nobody_once_others_have_succeeded() -> None:
     """When an older request ends the outage, those that wait go at once, though the probe is not answered yet."""
     gate = Gate(quota=1)
     first, second = admit_one(gate, now=0), admit_one(gate, now=0)
-    gate.answered(first, now=0, limited=False, usable=False)
-    assert gate.probing
-    gate.join(Turn.SUBMIT, now=0)
-    probe_at = gate.wakes_at(now=0)
+    gate.complete(first, now=0, limited=False, usable=False)
+    assert gate.half_open
+    gate.enqueue(Priority.SUBMIT, now=0)
+    probe_at = gate.next_wakeup(now=0)
     assert probe_at is not None
     (probe,) = gate.admit(now=probe_at)
-    waiting = gate.join(Turn.SUBMIT, now=probe_at)
-    assert gate.wakes_at(now=probe_at) is None
+    waiting = gate.enqueue(Priority.SUBMIT, now=probe_at)
+    assert gate.next_wakeup(now=probe_at) is None
 
-    gate.answered(second, now=probe_at, limited=False)
-    assert not gate.probing
-    assert gate.wakes_at(now=probe_at) == probe_at
+    gate.complete(second, now=probe_at, limited=False)
+    assert not gate.half_open
+    assert gate.next_wakeup(now=probe_at) == probe_at
     assert gate.admit(now=probe_at) == [waiting]
-    gate.answered(probe, now=probe_at, limited=False)
+    gate.complete(probe, now=probe_at, limited=False)

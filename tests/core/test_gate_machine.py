@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from soundpiece_async._core.gate import Gate, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Priority, Ticket
 
 CEILING = 7.0
 
@@ -19,7 +19,7 @@ class GateMachine(RuleBasedStateMachine):
         super().__init__()
         self.gate = Gate(ceiling=CEILING, quota=5)
         self.now = 0.0
-        self.queues: dict[Turn, deque[Ticket]] = {turn: deque() for turn in Turn}
+        self.queues: dict[Priority, deque[Ticket]] = {priority: deque() for priority in Priority}
         self.out: list[Ticket] = []
         self.admitted: list[float] = []
         self.refunded = 0
@@ -28,32 +28,32 @@ class GateMachine(RuleBasedStateMachine):
 
     def take(self) -> list[Ticket]:
         """Admit, and check each one against the model."""
-        before = self.gate.wakes_at(now=self.now)
+        before = self.gate.next_wakeup(now=self.now)
         admitted = self.gate.admit(now=self.now)
         assert bool(admitted) == (before is not None and before <= self.now)
         for ticket in admitted:
             assert self.now >= self.closed_until
-            assert self.queues[ticket.turn].popleft() is ticket
-            self.check_order(ticket.turn)
+            assert self.queues[ticket.priority].popleft() is ticket
+            self.check_order(ticket.priority)
             self.admitted.append(self.now)
         self.out += admitted
         return admitted
 
-    def check_order(self, turn: Turn) -> None:
+    def check_order(self, priority: Priority) -> None:
         """Renewals pass all; at most three submits in a row pass a waiting poll."""
-        if turn is not Turn.RENEWAL:
-            assert not self.queues[Turn.RENEWAL]
-        if turn is Turn.SUBMIT and self.queues[Turn.POLL]:
+        if priority is not Priority.RENEWAL:
+            assert not self.queues[Priority.RENEWAL]
+        if priority is Priority.SUBMIT and self.queues[Priority.POLL]:
             self.submits_past_polls += 1
             assert self.submits_past_polls <= 3
-        elif turn is not Turn.RENEWAL:
+        elif priority is not Priority.RENEWAL:
             self.submits_past_polls = 0
 
-    @rule(turn=st.sampled_from(Turn), count=st.integers(1, 5))
-    def join(self, turn: Turn, count: int) -> None:
+    @rule(priority=st.sampled_from(Priority), count=st.integers(1, 5))
+    def join(self, priority: Priority, count: int) -> None:
         """Some join."""
         for _ in range(count):
-            self.queues[turn].append(self.gate.join(turn, now=self.now))
+            self.queues[priority].append(self.gate.enqueue(priority, now=self.now))
 
     @rule(seconds=st.floats(0, 3))
     def wait(self, seconds: float) -> None:
@@ -64,9 +64,9 @@ class GateMachine(RuleBasedStateMachine):
     @rule()
     def wait_as_told(self) -> None:
         """At the time it names, the gate lets somebody in."""
-        wakes_at = self.gate.wakes_at(now=self.now)
-        if wakes_at is not None:
-            self.now = wakes_at
+        next_wakeup = self.gate.next_wakeup(now=self.now)
+        if next_wakeup is not None:
+            self.now = next_wakeup
             assert self.take()
 
     @rule(data=st.data())
@@ -75,15 +75,15 @@ class GateMachine(RuleBasedStateMachine):
         waiting = [ticket for queue in self.queues.values() for ticket in queue]
         if waiting:
             ticket = data.draw(st.sampled_from(waiting))
-            self.queues[ticket.turn].remove(ticket)
-            self.gate.leave(ticket, now=self.now)
+            self.queues[ticket.priority].remove(ticket)
+            self.gate.release(ticket, now=self.now)
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), sent=st.booleans())
     def leave_wire(self, data: st.DataObject, *, sent: bool) -> None:
         """One that was admitted is cancelled, before or after it was sent."""
         ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
-        self.gate.leave(ticket, now=self.now, sent=sent)
+        self.gate.release(ticket, now=self.now, sent=sent)
         self.refunded += not sent
 
     @precondition(lambda self: self.out)
@@ -92,7 +92,7 @@ class GateMachine(RuleBasedStateMachine):
         """An answer of any kind comes in."""
         ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         limited = kind == "429"
-        self.gate.answered(ticket, now=self.now, limited=limited, retry_after=wait, jitter=0.5, usable=kind == "good")
+        self.gate.complete(ticket, now=self.now, limited=limited, retry_after=wait, jitter=0.5, usable=kind == "good")
         if limited:
             self.closed_until = max(self.closed_until, self.now + (wait or 0.0))
 
@@ -112,16 +112,16 @@ class GateMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """With good answers from here on, everyone is admitted in the end."""
         for ticket in self.out:
-            self.gate.answered(ticket, now=self.now, limited=False)
+            self.gate.complete(ticket, now=self.now, limited=False)
         self.out.clear()
         for _ in range(self.gate.waiting):
             if not self.gate.waiting:
                 break
-            wakes_at = self.gate.wakes_at(now=self.now)
-            assert wakes_at is not None
-            self.now = wakes_at
+            next_wakeup = self.gate.next_wakeup(now=self.now)
+            assert next_wakeup is not None
+            self.now = next_wakeup
             for ticket in self.take():
-                self.gate.answered(ticket, now=self.now, limited=False)
+                self.gate.complete(ticket, now=self.now, limited=False)
             self.out.clear()
         assert self.gate.waiting == 0
 
@@ -151,9 +151,9 @@ def saturate(account: Bucket, gates: list[Gate], *, start: float, until: float) 
     granted, refused = [0] * len(gates), 0
     for gate in gates:
         while gate.waiting < 2:
-            gate.join(Turn.SUBMIT, now=start)
+            gate.enqueue(Priority.SUBMIT, now=start)
     while True:
-        wakes = [gate.wakes_at(now=start) for gate in gates]
+        wakes = [gate.next_wakeup(now=start) for gate in gates]
         start, number = min((wake, number) for number, wake in enumerate(wakes) if wake is not None)
         if start >= until:
             return granted, refused
@@ -162,8 +162,8 @@ def saturate(account: Bucket, gates: list[Gate], *, start: float, until: float) 
             good = account.grants(start)
             granted[number] += good
             refused += not good
-            gate.answered(ticket, now=start, limited=not good, retry_after=1.0, jitter=(start * 997) % 1)
-            gate.join(Turn.SUBMIT, now=start)
+            gate.complete(ticket, now=start, limited=not good, retry_after=1.0, jitter=(start * 997) % 1)
+            gate.enqueue(Priority.SUBMIT, now=start)
 
 
 @pytest.mark.parametrize("rate", [5.0, 20.0, 100.0])

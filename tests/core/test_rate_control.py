@@ -12,7 +12,7 @@ def spend(rate: LearnedRate, *, seconds: float) -> None:
     """Use the full rate for so many seconds."""
     while seconds > 0 and rate.rate is not None:
         seconds -= 1 / rate.rate
-        rate.spend(wanted=True)
+        rate.on_permit(wanted=True)
 
 
 def now_at(rate: LearnedRate) -> float:
@@ -22,12 +22,12 @@ def now_at(rate: LearnedRate) -> float:
 
 def settle(rate: LearnedRate, *, at: float) -> None:
     """Run it through its ramp to a steady rate of about that many permits per second."""
-    rate.lower()
+    rate.on_rate_limited()
     while now_at(rate) < at / 0.54:
-        rate.spend(wanted=True)
-    rate.lower()
+        rate.on_permit(wanted=True)
+    rate.on_rate_limited()
     spend(rate, seconds=10)
-    rate.lower()
+    rate.on_rate_limited()
 
 
 @pytest.mark.parametrize("ceiling", [0, -1, math.inf, math.nan])
@@ -40,7 +40,7 @@ def test_a_ceiling_is_a_number(ceiling: float) -> None:
 def test_unlimited_stays_unlimited() -> None:
     """Without a 429 no number of permits makes a limit."""
     rate = LearnedRate()
-    rate.spend(wanted=True)
+    rate.on_permit(wanted=True)
 
     assert rate.rate is None
     assert repr(rate) == "<LearnedRate free unlimited>"
@@ -49,7 +49,7 @@ def test_unlimited_stays_unlimited() -> None:
 def test_the_ramp_finds_the_scale_in_ten_seconds() -> None:
     """From the first 429 on the same curve reaches 2.5/s in 4 s and 100/s in 10 s: a scale of 1 to 40."""
     rate = LearnedRate()
-    rate.lower()
+    rate.on_rate_limited()
     spend(rate, seconds=3)
     slow = now_at(rate)
     spend(rate, seconds=6.5)
@@ -62,10 +62,10 @@ def test_the_ramp_finds_the_scale_in_ten_seconds() -> None:
 def test_sessions_that_begin_apart_end_their_ramps_alike() -> None:
     """One that began seconds earlier meets the burst of the next in its crawl, and begins again with it."""
     first, second = LearnedRate(), LearnedRate()
-    first.lower()
+    first.on_rate_limited()
     spend(first, seconds=1)
-    second.lower()
-    first.lower()
+    second.on_rate_limited()
+    first.on_rate_limited()
 
     for rate in (first, second):
         spend(rate, seconds=7)
@@ -76,24 +76,24 @@ def test_a_ramp_does_not_crawl_for_ever() -> None:
     """An account too small for the crawl itself ends it after eight tries, and is then learned from below."""
     rate = LearnedRate()
     for _ in range(9):
-        rate.lower()
+        rate.on_rate_limited()
         assert now_at(rate) == 0.5
         assert "ramp" in repr(rate)
-        rate.spend(wanted=True)
+        rate.on_permit(wanted=True)
 
-    rate.lower()
+    rate.on_rate_limited()
     assert "settle" in repr(rate)
     for _ in range(6):
-        rate.lower()
+        rate.on_rate_limited()
     assert now_at(rate) < 0.3
 
 
 def test_a_ramp_that_never_moved_is_not_begun_again() -> None:
     """A 429 to a session that nobody hurries tells of the limit: it is followed at once."""
     rate = LearnedRate()
-    rate.lower()
-    rate.spend(wanted=False)
-    rate.lower()
+    rate.on_rate_limited()
+    rate.on_permit(wanted=False)
+    rate.on_rate_limited()
 
     assert now_at(rate) == pytest.approx(0.3)
 
@@ -101,13 +101,13 @@ def test_a_ramp_that_never_moved_is_not_begun_again() -> None:
 def test_the_ramp_ends_with_its_first_429() -> None:
     """Past its crawl: the overshoot is cut, early 429s cut on, and the first quiet stretch ends the settling."""
     rate = LearnedRate()
-    rate.lower()
+    rate.on_rate_limited()
     spend(rate, seconds=6)
     seen = [now_at(rate)]
     for quiet in (0, 0, 10):
         spend(rate, seconds=quiet)
         before = now_at(rate)
-        rate.lower()
+        rate.on_rate_limited()
         seen.append(now_at(rate) / before)
 
     assert seen[1:] == pytest.approx([0.6, 0.8, 0.9])
@@ -122,7 +122,7 @@ def test_one_429_costs_little() -> None:
     for _ in range(5):
         spend(rate, seconds=10)
         before = now_at(rate)
-        rate.lower()
+        rate.on_rate_limited()
         cuts.append(now_at(rate) / before)
 
     assert cuts == sorted(cuts)
@@ -151,14 +151,14 @@ def test_a_lower_limit_is_followed() -> None:
     spend(rate, seconds=30)
     before = now_at(rate)
     for _ in range(4):
-        rate.lower()
+        rate.on_rate_limited()
     low = now_at(rate)
     assert 0.3 < low / before < 0.5
     assert "search" in repr(rate)
 
     spend(rate, seconds=8)
     assert 1.3 < now_at(rate) / low < 1.6
-    rate.lower()
+    rate.on_rate_limited()
     assert "steady" in repr(rate)
 
 
@@ -179,7 +179,7 @@ def test_growth_beyond_is_taken_back() -> None:
     before = now_at(rate)
     spend(rate, seconds=150)
     peak = now_at(rate)
-    rate.lower()
+    rate.on_rate_limited()
 
     assert now_at(rate) == pytest.approx(math.sqrt(before * peak))
 
@@ -190,7 +190,7 @@ def test_permits_nobody_waited_for_teach_nothing() -> None:
     settle(rate, at=20)
     before = now_at(rate)
     for _ in range(10_000):
-        rate.spend(wanted=False)
+        rate.on_permit(wanted=False)
 
     assert now_at(rate) == before
 
@@ -202,8 +202,8 @@ def test_the_rate_stays_in_bounds(ceiling: float, history: list[int]) -> None:
     assert rate.rate == ceiling
     for permits in history:
         for _ in range(permits):
-            rate.spend(wanted=True)
-        rate.lower()
+            rate.on_permit(wanted=True)
+        rate.on_rate_limited()
 
         assert min(0.02, ceiling) <= now_at(rate) <= ceiling
 
@@ -212,11 +212,11 @@ def test_the_quota_comes_back_by_success() -> None:
     """Failures empty it, successes fill it one by one; from nothing, one success gives a quarter."""
     quota = RetryQuota(capacity=8)
     for _ in range(9):
-        quota.fail()
+        quota.record_failure()
     assert repr(quota) == "<RetryQuota 0 of 8>"
 
-    quota.succeed()
+    quota.record_success()
     assert quota.left == 2
     for _ in range(9):
-        quota.succeed()
+        quota.record_success()
     assert quota.left == 8

@@ -12,7 +12,7 @@ SECONDS = st.floats(min_value=0, max_value=1000)
 def test_the_pauses_double_up_to_the_cap() -> None:
     """A service in trouble is asked ever less often."""
     budget = Budget(math.inf)
-    pauses = [budget.fail(took=1, jitter=0.5) for _ in range(8)]
+    pauses = [budget.record_failure(took=1, jitter=0.5) for _ in range(8)]
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 10, 10]
     assert repr(budget) == "<Budget inf s left after 8 attempts>"
 
@@ -22,7 +22,7 @@ def test_nothing_is_tried_after_the_budget(seconds: float, tries: list[tuple[flo
     """A pause is given only if the next attempt still begins in time, whatever attempts and pauses there were."""
     budget, spent = Budget(seconds), 0.0
     for took, jitter in tries:
-        pause = budget.fail(took=took, jitter=jitter)
+        pause = budget.record_failure(took=took, jitter=jitter)
         spent += took + (pause or 0.0)
         if pause is None:
             widest = min(REQUEST_BACKOFF_CAP, REQUEST_BACKOFF_BASE * 2.0 ** (budget.attempts - 1))
@@ -34,32 +34,32 @@ def test_nothing_is_tried_after_the_budget(seconds: float, tries: list[tuple[flo
 def test_a_silent_service_uses_it_up_like_attempts() -> None:
     """Waiting for a turn while nobody gets an answer is trying, too."""
     budget = Budget(10)
-    budget.wait(9.9)
-    assert budget.fail(took=0.05, jitter=0) == 0
-    assert budget.fail(took=0.1, jitter=0) is None
+    budget.charge(9.9)
+    assert budget.record_failure(took=0.05, jitter=0) == 0
+    assert budget.record_failure(took=0.1, jitter=0) is None
 
 
 def test_no_budget_is_one_attempt() -> None:
     """With 0 seconds the first failure is the last."""
-    assert Budget(0).fail(took=0.01, jitter=0.5) is None
+    assert Budget(0).record_failure(took=0.01, jitter=0.5) is None
 
 
 def test_the_service_may_ask_for_a_longer_pause() -> None:
     """It counts, so that one longer than what is left ends the trying at once; a shorter one changes nothing."""
     budget = Budget(10)
-    assert budget.fail(took=0, jitter=0.5, retry_after=4) == 4.25
-    assert budget.fail(took=0, jitter=0.5, retry_after=0.1) == 0.5
-    assert budget.fail(took=0, jitter=0, retry_after=6) is None
+    assert budget.record_failure(took=0, jitter=0.5, retry_after=4) == 4.25
+    assert budget.record_failure(took=0, jitter=0.5, retry_after=0.1) == 0.5
+    assert budget.record_failure(took=0, jitter=0, retry_after=6) is None
 
 
 def test_other_bounds() -> None:
     """Seconds in all, and answers in a row that cannot be read."""
-    assert Budget(300).fail(took=0.1, jitter=0, patience=RetryBounds(seconds=0)) is None
+    assert Budget(300).record_failure(took=0.1, jitter=0, patience=RetryBounds(seconds=0)) is None
     budget = Budget(300)
-    assert budget.fail(took=20, jitter=0, patience=RetryBounds(seconds=30)) is not None
-    assert budget.fail(took=20, jitter=0, patience=RetryBounds(seconds=30)) is None
+    assert budget.record_failure(took=20, jitter=0, patience=RetryBounds(seconds=30)) is not None
+    assert budget.record_failure(took=20, jitter=0, patience=RetryBounds(seconds=30)) is None
     budget, unreadable = Budget(300), RetryBounds(unreadable=2)
-    assert budget.fail(took=1, jitter=0, patience=unreadable) is not None
-    assert budget.fail(took=1, jitter=0) is not None
-    assert budget.fail(took=1, jitter=0, patience=unreadable) is not None
-    assert budget.fail(took=1, jitter=0, patience=unreadable) is None
+    assert budget.record_failure(took=1, jitter=0, patience=unreadable) is not None
+    assert budget.record_failure(took=1, jitter=0) is not None
+    assert budget.record_failure(took=1, jitter=0, patience=unreadable) is not None
+    assert budget.record_failure(took=1, jitter=0, patience=unreadable) is None

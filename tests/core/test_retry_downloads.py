@@ -2,13 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.retry import MAX_URL_REJECTIONS, SPREAD, DownloadBudget, Speed, Spent
+from soundpiece_async._core.retry import MAX_URL_REJECTIONS, RETRY_AFTER_JITTER, DownloadBudget, Exhausted, Speed
 
 
 def tries(patience: DownloadBudget, **how: float | bool) -> int:
     """Count attempts without a new byte until it ends."""
     count = 1
-    while isinstance(patience.fail(jitter=0.5, **how), float):  # type: ignore[arg-type]
+    while isinstance(patience.record_failure(jitter=0.5, **how), float):  # type: ignore[arg-type]
         count += 1
     return count
 
@@ -16,42 +16,42 @@ def tries(patience: DownloadBudget, **how: float | bool) -> int:
 def test_time_without_a_byte_ends_it() -> None:
     """Pauses count as well as what the host takes, and the last attempt is made when all the time has passed."""
     patience = DownloadBudget(10.0)
-    patience.wait(9.0)
+    patience.charge(9.0)
     pauses = []
-    while isinstance(pause := patience.fail(jitter=0.999), float):
+    while isinstance(pause := patience.record_failure(jitter=0.999), float):
         pauses.append(pause)
 
     assert sum(pauses) == pytest.approx(1.0)
-    assert pause == Spent("no new byte came for 10 s (RetryPolicy.download_max_elapsed)")
+    assert pause == Exhausted("no new byte came for 10 s (RetryPolicy.download_max_elapsed)")
 
 
 def test_a_budget_of_nothing_is_one_attempt() -> None:
     """As that of a submit."""
-    assert isinstance(DownloadBudget(0.0).fail(jitter=0.5), Spent)
+    assert isinstance(DownloadBudget(0.0).record_failure(jitter=0.5), Exhausted)
 
 
 def test_a_new_byte_begins_anew() -> None:
     """From the moment it came: what passed since then is the beginning of the next wait."""
     patience = DownloadBudget(10.0)
     for _ in range(100):
-        patience.wait(9.0)
-        patience.gain()
-        patience.wait(6.0)
-        assert isinstance(patience.fail(jitter=0.0), float)
-    patience.wait(4.5)
-    assert isinstance(patience.fail(jitter=0.0), Spent)
+        patience.charge(9.0)
+        patience.record_progress()
+        patience.charge(6.0)
+        assert isinstance(patience.record_failure(jitter=0.0), float)
+    patience.charge(4.5)
+    assert isinstance(patience.record_failure(jitter=0.0), Exhausted)
 
 
 def test_what_comes_too_slowly_is_no_progress() -> None:
     """A host that trickles brings new bytes all the time, and is given up all the same."""
     patience = DownloadBudget(300.0)
     for _ in range(9):
-        patience.wait(30.0)
-        patience.gain()
-        assert isinstance(patience.fail(slow=True, jitter=0.0), float)
-    patience.wait(30.0)
-    patience.gain()
-    assert patience.fail(slow=True, jitter=0.0) == Spent(
+        patience.charge(30.0)
+        patience.record_progress()
+        assert isinstance(patience.record_failure(slow=True, jitter=0.0), float)
+    patience.charge(30.0)
+    patience.record_progress()
+    assert patience.record_failure(slow=True, jitter=0.0) == Exhausted(
         "it was no faster for 300 s (RetryPolicy.download_max_elapsed)"
     )
 
@@ -60,10 +60,10 @@ def test_a_window_that_is_fast_enough_forgives() -> None:
     """An hour of good speed before the trickle does not count against it."""
     patience = DownloadBudget(300.0)
     for _ in range(120):
-        patience.wait(30.0)
-        patience.renew()
-    patience.wait(30.0)
-    assert isinstance(patience.fail(slow=True, jitter=0.0), float)
+        patience.charge(30.0)
+        patience.reset()
+    patience.charge(30.0)
+    assert isinstance(patience.record_failure(slow=True, jitter=0.0), float)
 
 
 def test_refusals_end_it_at_once() -> None:
@@ -72,26 +72,26 @@ def test_refusals_end_it_at_once() -> None:
 
     patience = DownloadBudget(1e6)
     for _ in range(20):
-        assert isinstance(patience.fail(refused=True, jitter=0.0), float)
-        assert isinstance(patience.fail(refused=True, jitter=0.0), float)
-        patience.gain()
-        assert isinstance(patience.fail(jitter=0.0), float)
+        assert isinstance(patience.record_failure(refused=True, jitter=0.0), float)
+        assert isinstance(patience.record_failure(refused=True, jitter=0.0), float)
+        patience.record_progress()
+        assert isinstance(patience.record_failure(jitter=0.0), float)
 
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_the_hosts_wish_is_heeded(refused: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """Wherever it comes from, with some jitter behind it, and it counts."""
     patience = DownloadBudget(300.0)
-    assert patience.fail(refused=refused, retry_after=10.0, jitter=0.5) == 10.0 + 0.5 * SPREAD
+    assert patience.record_failure(refused=refused, retry_after=10.0, jitter=0.5) == 10.0 + 0.5 * RETRY_AFTER_JITTER
     assert "289 s left" in repr(patience) or "290 s left" in repr(patience)
 
 
 def test_a_wish_beyond_the_budget_ends_it() -> None:
     """With both numbers told; one of just what is left does not."""
-    assert DownloadBudget(300.0).fail(retry_after=3600.0, jitter=0.5) == Spent(
+    assert DownloadBudget(300.0).record_failure(retry_after=3600.0, jitter=0.5) == Exhausted(
         "it asks to wait for 3600 s (Retry-After), and 300 s are left of RetryPolicy.download_max_elapsed"
     )
-    assert DownloadBudget(300.0).fail(retry_after=300.0, jitter=0.9) == 300.0
+    assert DownloadBudget(300.0).record_failure(retry_after=300.0, jitter=0.9) == 300.0
 
 
 @given(
@@ -110,12 +110,12 @@ def test_no_pause_goes_beyond_the_budget(steps: list[tuple[float, bool, float | 
     patience, spent = DownloadBudget(100.0), 0.0
     for waited, gained, retry_after, jitter, slow in steps:
         if gained:
-            patience.gain()
+            patience.record_progress()
             spent = 0.0 if not slow else spent
-        patience.wait(waited)
+        patience.charge(waited)
         spent += waited
-        pause = patience.fail(retry_after=retry_after, jitter=jitter, slow=slow)
-        if isinstance(pause, Spent):
+        pause = patience.record_failure(retry_after=retry_after, jitter=jitter, slow=slow)
+        if isinstance(pause, Exhausted):
             return
         spent += pause
         assert spent <= 100.0 + 1e-6

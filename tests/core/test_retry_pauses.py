@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.retry import LONGEST_PAUSE, backoff, exponential, retry_after
+from soundpiece_async._core.retry import MAX_RETRY_AFTER, backoff, exponential, retry_after
 
 NOON = "Mon, 23 Nov 2026 12:00:00 GMT"
 NOON_EPOCH = 1795435200.0
@@ -28,7 +28,7 @@ def test_backoff_never_overflows(attempt: int, base: float, cap: float, jitter: 
         (" 2.5 ", 2.5),
         ("3.", 3),
         ("0", 0),
-        ("9" * 400, LONGEST_PAUSE),
+        ("9" * 400, MAX_RETRY_AFTER),
         (None, None),
         ("", None),
         ("-5", None),
@@ -42,7 +42,7 @@ def test_backoff_never_overflows(attempt: int, base: float, cap: float, jitter: 
         ("Mon, 23 Nov 2026 12:00:30 -0000", 30),
         ("Mon, 23 Nov 2026 13:00:30 +0100", 30),
         ("Mon, 23 Nov 2026 11:59:00 GMT", 0),
-        ("Mon, 23 Nov 2099 12:00:00 GMT", LONGEST_PAUSE),
+        ("Mon, 23 Nov 2099 12:00:00 GMT", MAX_RETRY_AFTER),
         ("Mon, 99 Nov 2026 12:00:00 GMT", None),
     ],
 )
@@ -66,7 +66,7 @@ def test_retry_after_survives_anything(value: str, date: str) -> None:
     """Whatever a proxy writes there gives a pause in bounds, or none, and never an error."""
     seconds = retry_after(value, date=date, now_epoch=NOON_EPOCH)
 
-    assert seconds is None or 0 <= seconds <= LONGEST_PAUSE
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
 
 
 def test_a_moment_since_1970_is_no_pause_of_decades() -> None:
@@ -75,4 +75,4 @@ def test_a_moment_since_1970_is_no_pause_of_decades() -> None:
     assert retry_after("1700000030", date="Tue, 14 Nov 2023 22:13:20 GMT", now_epoch=0) == 30
     assert retry_after("1700000030", now_epoch=1_800_000_000) == 0
     assert retry_after("1700000030") is None
-    assert retry_after("3600.5", now_epoch=0) == LONGEST_PAUSE
+    assert retry_after("3600.5", now_epoch=0) == MAX_RETRY_AFTER

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from soundpiece_async._core.gate import Gate, Ticket, Turn
+from soundpiece_async._core.gate import Gate, Priority, Ticket
 from soundpiece_async._core.rate_control import LearnedRate
 from soundpiece_async._core.shared_gate import (
     AWAY_SHARE,
@@ -60,13 +60,13 @@ class Process:
     def send(self, now: float, count: int = 1) -> list[Ticket]:
         """Have requests, and return those that go now."""
         for _ in range(count):
-            self.gate.join(Turn.SUBMIT, now=now)
+            self.gate.enqueue(Priority.SUBMIT, now=now)
         self.sync(now)
         return self.gate.admit(now=now)
 
     def refuse(self, ticket: Ticket, now: float, *, retry_after: float = 1.0) -> None:
         """Answer one of them by a 429."""
-        self.gate.answered(ticket, now=now, limited=True, retry_after=retry_after)
+        self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after)
 
 
 def limited(store: AccountGate, process: Process, *, now: float = 0.0) -> None:
@@ -86,7 +86,7 @@ def test_a_newcomer_takes_no_answer_for_no_limit() -> None:
     """Trap 1: before the first answer of the store a process goes at a low rate, however much it has to send."""
     process = Process(AccountGate())
     for _ in range(100):
-        process.gate.join(Turn.SUBMIT, now=0)
+        process.gate.enqueue(Priority.SUBMIT, now=0)
     sent = [now / 10 for now in range(100) for _ in process.gate.admit(now=now / 10)]
 
     assert len(sent) <= 10 * NEWCOMER_RATE + 2
@@ -104,7 +104,7 @@ def test_without_a_limit_the_store_is_asked_once() -> None:
     assert len(process.send(0.1, 1_000)) == 1_000
     assert process.asked == [Attend(None)]
     assert (process.pace.rate, process.pace.due, process.pace.peers) == (None, -math.inf, 1)
-    assert process.pace.wakes_at(0.1) == BEAT_SECONDS
+    assert process.pace.next_wakeup(0.1) == BEAT_SECONDS
     assert "free" in repr(process.pace)
 
     process.sync(BEAT_SECONDS)
@@ -127,7 +127,7 @@ def test_a_429_closes_for_all_and_is_one_cut() -> None:
     assert sum(isinstance(action, Tune) for action in first.asked + second.asked) == 1
     assert first.send(3.0) == []
     first.sync(3.1), second.sync(3.1)
-    assert [first.gate.wakes_at(now=3.1), first.pace.account_rate] != [None, None]
+    assert [first.gate.next_wakeup(now=3.1), first.pace.account_rate] != [None, None]
 
 
 def test_an_alarm_makes_permits_void() -> None:
@@ -181,13 +181,13 @@ def test_who_goes_first_is_settled_inside() -> None:
     process.send(0, 12)  # what was saved is used up
     for now in range(1, 40):
         process.send(now / 10, 0)
-    polls = [process.gate.join(Turn.POLL, now=4) for _ in range(15)]
+    polls = [process.gate.enqueue(Priority.POLL, now=4) for _ in range(15)]
     process.sync(4)
-    submit, renewal = process.gate.join(Turn.SUBMIT, now=4), process.gate.join(Turn.RENEWAL, now=4)
+    submit, renewal = process.gate.enqueue(Priority.SUBMIT, now=4), process.gate.enqueue(Priority.RENEWAL, now=4)
     admitted = [ticket for now in range(40, 80) for ticket in process.send(now / 10, 0)]
 
     assert admitted.index(renewal) < admitted.index(submit) <= 3  # a poll may have had its permit, or its turn
-    assert [ticket for ticket in admitted if ticket.turn is Turn.POLL] == polls
+    assert [ticket for ticket in admitted if ticket.priority is Priority.POLL] == polls
 
 
 def test_a_slow_store_is_asked_for_several_at_once() -> None:
@@ -208,24 +208,24 @@ def test_a_permit_not_used_is_kept_for_a_second() -> None:
     process = Process(AccountGate(rate=10.0))
     process.sync(0)
     (ticket,) = process.send(0)
-    process.gate.leave(ticket, now=0.1)
+    process.gate.release(ticket, now=0.1)
     assert process.send(0.2) != []
     (late,) = process.send(1.0)
     process.pace.alarm()
     process.sync(1.0)
-    process.gate.leave(late, now=1.0)
+    process.gate.release(late, now=1.0)
     assert process.pace.due == 1.0
 
     assert not process.pace.is_ready(2.5)
     (old,) = process.send(2.5)[:1]
-    process.pace.lower(0, now=2.5, until=3.0)
-    process.gate.leave(old, now=2.5)
+    process.pace.on_rate_limited(0, now=2.5, until=3.0)
+    process.gate.release(old, now=2.5)
     assert process.pace.due == math.inf
 
     process.pace.lose(2.6, jitter=0)
-    (alone,) = [process.gate.join(Turn.SUBMIT, now=5)]
+    (alone,) = [process.gate.enqueue(Priority.SUBMIT, now=5)]
     assert process.gate.admit(now=5) == [alone]
-    process.gate.leave(alone, now=5)
+    process.gate.release(alone, now=5)
     assert process.pace.is_ready(5)
 
 
@@ -283,11 +283,11 @@ def test_a_state_of_another_version_begins_at_its_rate(learned: str) -> None:
 def test_the_law_survives_its_json(events: list[bool], ceiling: float | None) -> None:
     """Stopped and resumed anywhere, it goes on as if nothing had been."""
     whole = LearnedRate(ceiling=ceiling)
-    whole.lower()
+    whole.on_rate_limited()
     parts = LearnedRate.resume(json.loads(json.dumps(whole.state)), ceiling=ceiling)
     for cut in events:
         for law in (whole, parts):
-            law.lower() if cut else law.spend(wanted=True)
+            law.on_rate_limited() if cut else law.on_permit(wanted=True)
         parts = LearnedRate.resume(json.loads(json.dumps(parts.state)), ceiling=ceiling)
         assert parts.state == whole.state
 
@@ -300,9 +300,9 @@ def test_a_store_that_is_away_stops_nobody() -> None:
     process.pace.lose(1.0, jitter=0)
 
     assert process.pace.rate == AWAY_SHARE * 20 / 2
-    ticket, other_ticket = [process.gate.join(Turn.SUBMIT, now=1) for _ in range(2)]
+    ticket, other_ticket = [process.gate.enqueue(Priority.SUBMIT, now=1) for _ in range(2)]
     assert process.gate.admit(now=1) == [ticket]  # nothing is saved
-    process.gate.leave(other_ticket, now=1)
+    process.gate.release(other_ticket, now=1)
     process.refuse(ticket, 1.0)
     assert process.pace.rate == 0.5
     process.pace.lose(1.5, jitter=0)
@@ -326,7 +326,7 @@ def test_processes_that_lose_the_store_together_do_not_send_in_step() -> None:
     assert [pace.due for pace in paces] == pytest.approx([10 + interval * number / 8 for number in range(8)])
     for pace in paces:
         start = pace.due
-        pace.spend(Ticket(Turn.SUBMIT, since=start), start)
+        pace.spend(Ticket(Priority.SUBMIT, since=start), start)
         assert pace.due == pytest.approx(start + interval)
 
 
@@ -336,7 +336,7 @@ def test_a_store_that_knew_no_limit_may_go_away() -> None:
     process = Process(store)
     process.sync(0)
     process.pace.lose(1.0, jitter=0)
-    first, second = [process.gate.join(Turn.SUBMIT, now=1) for _ in range(2)]
+    first, second = [process.gate.enqueue(Priority.SUBMIT, now=1) for _ in range(2)]
     assert process.gate.admit(now=1) == [first, second]
     assert process.pace.rate is None
     process.refuse(first, 1.1)
@@ -455,7 +455,7 @@ def test_nobody_goes_before_the_first_rate_is_set() -> None:
     process.pace.alarm()
     assert process.send(0.1) == []
     assert process.pace.rate is None
-    assert process.pace.wakes_at(0.1) == pytest.approx(0.2)
+    assert process.pace.next_wakeup(0.1) == pytest.approx(0.2)
     process.sync(0.2)
     assert sum(isinstance(action, Take) for action in process.asked) == 2
     process.sync(1.3)
@@ -491,7 +491,7 @@ class Accounts(RuleBasedStateMachine):
     def want(self, number: int, count: int) -> None:
         """A process has requests."""
         for _ in range(count):
-            self.processes[number].gate.join(Turn.SUBMIT, now=self.now)
+            self.processes[number].gate.enqueue(Priority.SUBMIT, now=self.now)
         self.run(self.processes[number])
 
     @rule(seconds=st.floats(0, 5))
@@ -506,7 +506,7 @@ class Accounts(RuleBasedStateMachine):
         """Something is answered."""
         if self.out:
             process, ticket = self.out.pop()
-            process.gate.answered(ticket, now=self.now, limited=refused, retry_after=pause)
+            process.gate.complete(ticket, now=self.now, limited=refused, retry_after=pause)
             self.run(process)
 
     @rule(number=st.integers(0, 2))
