@@ -51,7 +51,7 @@ from soundpiece_async import (
     Status,
     Succeeded,
     Timeouts,
-    _session,
+    _engine,
 )
 from soundpiece_async._core import completion
 from soundpiece_async.simulator import Fault, Simulator
@@ -372,7 +372,7 @@ async def live_through_all(days: list[Day], victim: Victim) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reads agree after a moment, and an operation that is not found is so for two seconds."""
     monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
-    monkeypatch.setattr(_session, "STREAK_SECONDS", 2.0)
+    monkeypatch.setattr(_engine, "STREAK_SECONDS", 2.0)
 
 
 @pytest.fixture(scope="module")
