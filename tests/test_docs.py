@@ -141,6 +141,14 @@ def test_the_picture_of_the_layers_is_drawn_from_the_contracts() -> None:
     assert picture.read_text() == drawn, "docs/img/layers.svg is out of date: python docs/_site/layers.py"
 
 
+def test_every_logger_is_documented() -> None:
+    """The page on logging has a row for each."""
+    code = "\n".join(path.read_text() for path in (ROOT / "soundpiece_async").rglob("*.py"))
+    names = set(re.findall(r'get_logger\("(\w+)"\)', code))
+    page = (ROOT / "docs" / "how-to" / "logging.md").read_text()
+    assert set(re.findall(r"^\| `soundpiece_async\.(\w+)` \|", page, re.MULTILINE)) == names
+
+
 def test_links_of_the_readme_are_absolute() -> None:
     """An index page shows it where no file of ours lies beside it."""
     text = read_prose(ROOT / "README.md")
