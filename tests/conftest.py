@@ -146,8 +146,9 @@ async def no_tasks_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pauses between attempts."""
+    """Shorten the pauses after failed attempts: of submits and single reads, and of polls."""
     monkeypatch.setattr("soundpiece_async._core.retry.REQUEST_BACKOFF_BASE", 0.02)
+    monkeypatch.setattr("soundpiece_async._core.scheduler.FIRST_BACKOFF", 0.001)  # of a long poll: 0.02 s
 
 
 @pytest.fixture

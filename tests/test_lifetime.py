@@ -224,7 +224,7 @@ async def test_an_iterable_is_closed_in_its_own_time(
                     session._engine.poller._changed.set()
                 case _:
                     results._fault = ZeroDivisionError()
-                    results._break_off()
+                    results._cancel()
             assert isinstance(result, Succeeded)
             async for _ in results:
                 pass

@@ -40,7 +40,7 @@ from soundpiece_async import (
 from soundpiece_async._core import completion
 from soundpiece_async._core.attempts import UNREADABLE_TIMES
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
 
 Members: TypeAlias = dict[str, Any]
 Service: TypeAlias = Callable[[Members], Any]

@@ -256,7 +256,7 @@ async def test_a_proxy_with_a_short_idle_timeout_serves_everybody(kind: str) -> 
         async with anyio.create_task_group() as group:
             for operation in operations:
                 group.start_soon(wait, operation)
-            await until(lambda: scheduler._tempo.hold < 1)
+            await until(lambda: scheduler._timing.hold < 1)
             assert (
                 not session._engine.transport.pacer.gate._quota.capacity
                 - session._engine.transport.pacer.gate._quota.left

@@ -143,7 +143,7 @@ async def test_a_refused_connection_is_tried_for_a_shorter_time(monkeypatch: pyt
 async def test_silence_is_told_while_a_program_waits(caplog: pytest.LogCaptureFixture) -> None:
     """Polls never end for want of a connection, so a WARNING says why nothing comes; once."""
     async with opened(settings(NOBODY)) as session:
-        session._engine.poller._scheduler._tempo.hold = 0.2
+        session._engine.poller._scheduler._timing.hold = 0.2
         with pytest.raises(WaitTimeout):
             await session.wait(Handle("create.new_fx", "op_1"), timeout=0.5)
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
