@@ -1,9 +1,9 @@
-"""The Soundpiece API in a box, for tests, demos and benchmarks: real sockets, real audio, faults on demand.
+"""A simulated Soundpiece API for tests, demos and benchmarks: real sockets, real audio, faults on demand.
 
     async with Simulator(speed=100) as sim:
         async with Session(Settings(api_key=sim.api_key, base_url=sim.url)) as session: ...
 
-It shares no code with the client, so that a misread contract cannot be misread twice. Needs the extra `simulator`.
+It shares no code with the client, so that a misread field name cannot be misread twice. Needs the extra `simulator`.
 """
 
 from soundpiece_async.simulator.faults import Fault, Faults

@@ -139,7 +139,7 @@ def _read_body(entry: ReceivedRequest) -> object:
 
 
 def _decode(entry: ReceivedRequest) -> object:
-    """The JSON of a body, None when it is none."""
+    """Return the JSON of a body, or None if it is not JSON."""
     if not _is_json(entry):
         return None
     try:

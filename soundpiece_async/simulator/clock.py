@@ -1,4 +1,4 @@
-"""Lets the operations of the world end in time, and wakes whoever waits for one."""
+"""Ends the operations of the world in time, and wakes their waiters."""
 
 from collections.abc import Callable
 

@@ -175,7 +175,7 @@ class FaultInjector:
         return f"<FaultInjector {dict(self.counts)}, {len(self._pending)} waiting>"
 
     def inject(self, fault: Fault, **details: Unpack[FaultDetails]) -> None:
-        """Let a fault strike the next requests that match; earlier injections go first.
+        """Inject a fault into the next requests that match; earlier injections apply first.
 
         Raises TypeError or ValueError for what could never strike.
         """

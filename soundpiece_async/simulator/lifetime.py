@@ -53,7 +53,7 @@ class Lifetime:
         """Close, and come back when nothing is left."""
         self._closing.set()
         if self._task is not None:
-            # whoever leaves because it was cancelled still waits: the sockets are closed in good order
+            # also when cancelled, the sockets are closed in order
             with anyio.CancelScope(shield=True):
                 await self._task
 

@@ -20,7 +20,7 @@ class UnsatisfiableRangeError(Exception):
 
 @attrs.define(eq=False, kw_only=True)
 class OutputHost:
-    """Answers for the files; it knows no API key, and refuses whoever shows one, as object stores do."""
+    """Serves the files; like object stores, it rejects requests with an API key."""
 
     clock: Clock
     render_cache: RenderCache
@@ -34,7 +34,7 @@ class OutputHost:
         entry.route = None if track is None else self.clock.world.operations[track.operation].route.name
 
     async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
-        """Give a file or a part of it."""
+        """Send a file or a part of it."""
         variations = self.clock.world.variations
         response = variations.answer_instead(entry, None) or await self._answer(entry, active)
         return variations.change_response(response, entry)

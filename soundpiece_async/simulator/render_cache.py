@@ -1,4 +1,4 @@
-"""Audio made when it is first asked for, in a worker thread, and kept while there is room."""
+"""Audio rendered on the first request, in a worker thread, and cached within a size limit."""
 
 import hashlib
 from collections import OrderedDict

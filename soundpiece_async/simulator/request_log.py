@@ -12,7 +12,7 @@ class ReceivedRequest:
 
     `arrived` is the loop's time and `held` the seconds until the answer was sent or the client had gone, both in real
     seconds. `status` stays None when nothing was answered. `authorized` says that an Authorization header was there at
-    all, valid or not. `json` is the decoded body, None when there is none. `sent` counts the bytes of the answer, and
+    all, valid or not. `json` is the decoded body, None without one. `sent` counts the bytes of the answer, and
     `earlier` the requests before this one with the same method for the same key, operation or file.
     """
 

@@ -18,7 +18,7 @@ class Response:
     headers: Mapping[str, str] = attrs.field(factory=dict)
     content_type: str = "application/json"
     framing: Literal["length", "chunked", "closed"] = "length"
-    """How the end of the body is told: by its length, by chunks, or by the end of the connection."""
+    """How the end of the body is marked: by its length, by chunks, or by the end of the connection."""
 
 
 def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

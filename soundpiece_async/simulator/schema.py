@@ -6,7 +6,7 @@ Rules:
 2. Refusals are lists of field errors as FastAPI writes them, all faults of a request at once (docs/api.md#http-errors).
 3. Unlisted members are ignored; whether the service does so too is unknown (docs/api.md#request-fields).
 4. Of the two bodies of a song or an instrumental exactly one must fit. A fault of the one that was sent is reported
-   by its plain path, as the documentation does; when it cannot be told which was meant, each path names its body.
+   by its plain path, as the documentation does; when it is ambiguous which was meant, each path names its body.
 5. A check takes one decoded JSON value and returns it as the service would echo it, or raises `InvalidValueError`; it
    refuses in the words of Pydantic 2 (docs/api.md#http-errors).
 """

@@ -59,7 +59,7 @@ class Signer:
         return genuine and wall * 1000 < int(expires)
 
     def revoke(self) -> None:
-        """Let every URL made so far be expired."""
+        """Expire every URL signed so far."""
         self.generation += 1
 
     def owns(self, url: str) -> bool:

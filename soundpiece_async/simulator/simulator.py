@@ -1,4 +1,4 @@
-"""The API in a box: the world, its two hosts and its webhooks, opened and closed as one."""
+"""A simulated API: its world, two hosts and webhooks, opened and closed together."""
 
 import base64
 import random
@@ -222,7 +222,7 @@ class Simulator:
         )
 
     def inject(self, fault: Fault, **details: Unpack[FaultDetails]) -> None:
-        """Let a fault strike the next request, or the next that matches: see `FaultDetails` and `Fault`."""
+        """Inject a fault into the next request, or the next that matches: see `FaultDetails` and `Fault`."""
         self._http_server.injector.inject(fault, **details)
 
     def top_up(self, credits: int) -> None:  # noqa: A002 - what they are called
@@ -230,7 +230,7 @@ class Simulator:
         self._world.credits = (self._world.credits or 0) + credits
 
     def expire_urls(self) -> None:
-        """Let every signed URL made so far be expired; a GET of the operation signs fresh ones."""
+        """Expire every URL signed so far; a GET of the operation signs fresh ones."""
         self._world.signer.revoke()
 
     def finish(self, operation: str, *, failure: str | None = None) -> None:

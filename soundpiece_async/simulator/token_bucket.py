@@ -7,7 +7,7 @@ import attrs
 
 @attrs.define(eq=False, kw_only=True)
 class TokenBucket:
-    """Lets `rate` requests a second pass, and `burst` at once after a pause; without a rate everything passes.
+    """Allows `rate` requests a second, and `burst` at once after a pause; without a rate it allows all.
 
     Times are real seconds: a limit counts what the wire carries, whatever the simulator's speed.
     """
@@ -21,7 +21,7 @@ class TokenBucket:
         self.tokens = self.burst
 
     def take(self, *, now: float) -> int:
-        """Take a token and answer 0, or answer the whole seconds, at least 1, after which there will be one."""
+        """Consume a token and return 0, or return the whole seconds, at least 1, until the next one."""
         if self.rate is None:
             return 0
         if now > self.filled:

@@ -59,7 +59,7 @@ _ALONE, _TOGETHER = 0.7, 0.95  # ceilings: -3 dBFS, which several layers stay be
 _SHARES = {"vocals": 3.0, "drums": 4.0, "bass": 2.6, "other": 3.4}  # of the ceiling, between the layers that are there
 _CRESTS = {"vocals": 3.2, "drums": 5.0, "bass": 2.6, "other": 3.2}  # how far peaks stand out before they are rounded
 _ECHOES = {"vocals": 0.3, "other": 0.25}
-_ROOMS = {"vocals": 0.35, "drums": 0.12, "other": 0.4}  # a bass in a room is a rumble
+_ROOMS = {"vocals": 0.35, "drums": 0.12, "other": 0.4}  # reverb on a bass is a rumble
 _SAME_TEMPO = 0.05  # tempi closer than this sound the same
 _BENDS = (0.85, 0.92, 1.1, 1.18)
 
@@ -70,7 +70,7 @@ def compose(prompt: str, *, seed: int, style: Style, seconds: float, loop: bool 
     The length is `seconds` rounded to a whole frame, at least one. Any prompt will do, the empty one too.
 
     Raises:
-        ValueError: `style` is none of the four, or `seconds` is not a positive, finite number.
+        ValueError: `style` is unknown, or `seconds` is not a positive, finite number.
 
     """
     if style not in get_args(Style):
@@ -83,7 +83,7 @@ def compose(prompt: str, *, seed: int, style: Style, seconds: float, loop: bool 
 
 
 def stems(score: Score) -> dict[str, Score]:
-    """Take a score apart into vocals, drums, bass and other, which add up to it exactly (rule 2).
+    """Split a score into vocals, drums, bass and other, which add up to it exactly (rule 2).
 
     All four are always there; a layer that does not sound in the score, or in the stem it already is, is silent.
     """
@@ -182,7 +182,7 @@ def _perform_effect(score: Score) -> instruments.Sound:
 
 
 def _perform(score: Score, layer: Layer) -> instruments.Sound:
-    """Play the notes of a layer in its room, with the tails of a loop wrapped around its seam."""
+    """Render the notes of a layer with its reverb, with the tails of a loop wrapped around its seam."""
     sounds, delay = _play(score, layer), round(score.plan.step_frames * 3)
     wet = mixing.lay(sounds, mixing.reach(sounds, delay=delay) if score.loop else score.whole)
     if layer in _ECHOES:
@@ -196,7 +196,7 @@ def _perform(score: Score, layer: Layer) -> instruments.Sound:
 
 
 def _play(score: Score, layer: Layer) -> list[mixing.Placed]:
-    """Give every note of a layer its sound; notes alike share one, which is what makes a long piece cheap."""
+    """Yield the sound of every note of a layer; equal notes share one, which makes long tracks cheap."""
     step, tune = score.plan.step_frames, SeededRng("kit", score.seed).pick("tuning", drums.TUNINGS)
     known: dict[tuple[str, int, float], instruments.Sound] = {}
     placed = []

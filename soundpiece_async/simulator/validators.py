@@ -1,4 +1,4 @@
-"""What a simulator may be told: validators, whose ValueError says which argument, what it must be, and what it was."""
+"""Validators of the arguments: each ValueError names the argument, the expectation and the value."""
 
 import math
 from collections.abc import Callable, Mapping

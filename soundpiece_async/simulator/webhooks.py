@@ -77,7 +77,7 @@ class WebhookSender:
         return f"<WebhookSender {dict(self.counts)}, {len(self._queue)} queued>"
 
     def enqueue(self, event: Event) -> None:
-        """Take an event to deliver, unless it is lost on the way or would leave the house (rule 4)."""
+        """Queue an event for delivery, unless it is lost or its address is not allowed (rule 4)."""
         if event.lost:
             self.counts["lost"] += 1
         elif not is_private(urlsplit(event.url).hostname or ""):
@@ -96,7 +96,7 @@ class WebhookSender:
                     group.start_soon(self._deliver, self._queue.popleft(), client)
 
     async def _deliver(self, event: Event, client: aiohttp.ClientSession) -> None:
-        """Bring one event to its receiver, or give up after the last attempt."""
+        """Deliver one event to its receiver, or give up after the last attempt."""
         rest = _RETRY_AFTER * self.pause
         for attempt in range(1, self.attempts + 1):
             if await self._attempt(event, attempt, client):

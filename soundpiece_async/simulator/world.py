@@ -124,7 +124,7 @@ class World:
         return self._tracks.get(name)
 
     def advance(self, now: float) -> list[ServerOperation]:
-        """Let time pass until `now`; gives the operations that ended."""
+        """Advance the time to `now`; return the operations that ended."""
         ended = []
         while self._agenda and self._agenda[0][0] <= now:
             _, identity = heapq.heappop(self._agenda)
@@ -136,7 +136,7 @@ class World:
         return ended
 
     def finish(self, identity: str, *, now: float, failure: OperationError | None = None) -> None:
-        """Let an operation end at `now`, whatever its timeline said; with a failure it fails."""
+        """End an operation at `now`, whatever its timeline; with a failure it fails."""
         operation = self.operations[identity]
         operation.failure = failure or operation.failure
         heapq.heappush(self._agenda, (now, identity))
@@ -187,7 +187,7 @@ class World:
         return tracks
 
     def _charge(self) -> None:
-        """Take one credit; the shape of a 402 is unknown but for its `detail` (docs/api.md#http-errors)."""
+        """Charge one credit; the shape of a 402 is unknown except for `detail` (docs/api.md#http-errors)."""
         if self.credits is None:
             return
         if self.credits < 1:

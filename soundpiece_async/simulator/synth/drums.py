@@ -16,7 +16,7 @@ def _drop(time: Sound, *, low: float, high: float, speed: float) -> Sound:
 
 
 def _noise(time: Sound, *, seed: int, order: int) -> Sound:
-    """Give noise of RMS 1 on two sides; each order is one more 6 dB per octave towards the heights."""
+    """Return noise of RMS 1 on two channels; each order adds 6 dB per octave towards the treble."""
     white = np.random.default_rng(seed).standard_normal((2, len(time) + order), dtype=np.float32)
     shaped = np.diff(white, n=order, axis=1)
     even: Sound = shaped / np.sqrt(np.mean(shaped**2))

@@ -46,7 +46,7 @@ def hiss(rng: SeededRng, frames: int, shape: Shape) -> Sound:
 
 
 def band(hz: Sound, middle: Sound | float, octaves: float) -> Sound:
-    """Let a band pass, so many octaves wide, with the same power wherever it is."""
+    """Band-pass noise, so many octaves wide, with the same power at any frequency."""
     passed: Sound = np.exp(-((np.log2(hz / middle) / octaves) ** 2)) * np.sqrt(1000 / middle)
     return passed
 
@@ -93,7 +93,7 @@ def _whoosh(rng: SeededRng, frames: int) -> Sound:
 
 
 def _rain(rng: SeededRng, frames: int) -> Sound:
-    """Let it rain on leaves: a bed of noise and, over it, single drops."""
+    """Render rain on leaves: a bed of noise with single drops."""
     bed = hiss(rng, frames, lambda hz, p: band(hz, 4500, 1.8) * (1 + 0.15 * np.sin(9 * p)))
     generator = np.random.default_rng(rng.number("drops"))
     count = max(1, int(frames / SAMPLE_RATE * 45))
@@ -107,7 +107,7 @@ def _rain(rng: SeededRng, frames: int) -> Sound:
 
 
 def _drop(hz: float) -> Sound:
-    """Let one drop fall: a short tone that rises, as the bubble under it shrinks."""
+    """Render one drop: a short rising tone, as the bubble under it shrinks."""
     time = seconds_of(0.05)
     drop: Sound = sine(cycles(hz * (1 + 6 * time), len(time))) * dying(time, 125) * np.minimum(1, time / 0.001)
     return drop.reshape(1, -1)
@@ -139,7 +139,7 @@ def _thunder(rng: SeededRng, frames: int) -> Sound:
 
 
 def _chime(rng: SeededRng, frames: int) -> Sound:
-    """Let a run of small bells rise and ring."""
+    """Render a rising run of small bells."""
     count = max(3, min(24, int(frames / SAMPLE_RATE * 6)))
     notes = (_PENTATONIC[number % 5] + 12 * (number // 5 % 3) for number in range(count))
     base, gap = 67 + rng.number("base") % 7, min(0.11, frames / SAMPLE_RATE / count / 2)

@@ -29,19 +29,19 @@ _FORMANTS = {  # Hz, after Peterson and Barney's mean vowels
 
 
 def seconds_of(seconds: float) -> Sound:
-    """Give the time of every frame in seconds, from 0."""
+    """Return the time of every frame in seconds, from 0."""
     return np.arange(max(2, round(seconds * SAMPLE_RATE)), dtype=np.float32) / np.float32(SAMPLE_RATE)
 
 
 def cycles(hz: float | Sound, frames: int) -> Sound:
-    """Give the phase of every frame in turns, wrapped into [0, 1]; `hz` may change over the frames."""
+    """Return the phase of every frame in turns, wrapped into [0, 1]; `hz` may change over the frames."""
     # float64 until it is wrapped: a float32 phase is audibly rough after a few seconds
     turns = (np.cumsum(hz, dtype=np.float64) if isinstance(hz, np.ndarray) else np.arange(frames) * hz) / SAMPLE_RATE
     return (turns - np.floor(turns)).astype(np.float32)
 
 
 def sine(turns: Sound) -> Sound:
-    """Give the sine of a phase in turns."""
+    """Return the sine of a phase in turns."""
     wave: Sound = np.sin(turns * np.float32(2 * np.pi))
     return wave
 
@@ -53,7 +53,7 @@ def dying(time: Sound, speed: float) -> Sound:
 
 
 def swell(frames: int, *, attack: float, release: float) -> Sound:
-    """Give an envelope that rises and falls on half cosines, in seconds, shortened where the sound is shorter."""
+    """Return an envelope with half-cosine attack and release, in seconds, shortened where the sound is shorter."""
     shape = np.ones(frames, dtype=np.float32)
     up = max(1, min(round(attack * SAMPLE_RATE), frames // 2))
     down = max(1, min(round(release * SAMPLE_RATE), frames - up))
@@ -89,7 +89,7 @@ def detune(hz: float, cents: float) -> float:
 
 
 def active(hz: float, seconds: float, *, partials: Sound, damping: float, decay: float) -> Sound:
-    """Let a string ring: partial k dies away with `decay + k * damping` per second, as high partials do."""
+    """Render a string: partial k decays with `decay + k * damping` per second, high partials first."""
     time = seconds_of(seconds)
     turns = cycles(hz, len(time))
     turning = np.exp(1j * (2 * np.pi) * turns).astype(np.complex64) * dying(time, damping)

@@ -1,4 +1,4 @@
-"""The room: notes laid into a buffer, echo and reverb, tails wrapped around a loop, level and fades.
+"""Mixing: notes placed in a buffer, echo and reverb, tails wrapped around a loop, level and fades.
 
 Nothing here but the level is nonlinear, and that has no memory: so a loop whose tails are folded is exactly periodic.
 """
@@ -11,10 +11,10 @@ import numpy as np
 from soundpiece_async.simulator.synth.instruments import Sound
 from soundpiece_async.simulator.synth.score import SAMPLE_RATE
 
-_COMBS = ((1617, 0.81), (1873, 0.78), (2141, 0.76))  # frames and feedback: delays without a common beat, 1 s of room
-_SPREAD = 37  # frames by which the right side's delays are longer, so that the room is wide
+_COMBS = ((1617, 0.81), (1873, 0.78), (2141, 0.76))  # frames and feedback: delays without a common beat, 1 s of reverb
+_SPREAD = 37  # frames by which the right channel's delays are longer, for stereo width
 _ECHOES = 3
-_TAIL = 2.0  # seconds after which the room is silent
+_TAIL = 2.0  # seconds after which the reverb is silent
 
 
 @attrs.frozen(eq=False)
@@ -31,16 +31,16 @@ def lay(sounds: Iterable[Placed], frames: int) -> Sound:
     """Add sounds into a buffer of a length; what passes its end is left out."""
     buffer = np.zeros((2, frames), dtype=np.float32)
     for placed in sounds:
-        room = max(0, frames - placed.at)
+        space = max(0, frames - placed.at)
         angle = (placed.pan + 1) * np.pi / 4
         gains = np.array([[np.cos(angle)], [np.sin(angle)]], dtype=np.float32) * np.float32(placed.loud * np.sqrt(2))
-        heard = placed.sound[:, :room]
+        heard = placed.sound[:, :space]
         buffer[:, placed.at : placed.at + heard.shape[1]] += gains * heard
     return buffer
 
 
 def reach(sounds: Iterable[Placed], *, delay: int) -> int:
-    """Give the frame at which the last of the sounds, its echoes and the room after them are silent."""
+    """Return the frame at which the last sound, its echoes and its reverb are silent."""
     ends = (placed.at + placed.sound.shape[1] for placed in sounds)
     return max(ends, default=0) + _ECHOES * delay + round(_TAIL * SAMPLE_RATE)
 
@@ -56,7 +56,7 @@ def echo(dry: Sound, *, delay: int, loud: float) -> Sound:
 
 
 def reverb(dry: Sound, *, loud: float) -> Sound:
-    """Put the sound into a room: three combs a side, whose heights die first (Schroeder, Moorer)."""
+    """Add reverb: three damped comb filters per channel (Schroeder, Moorer)."""
     wet = np.zeros_like(dry)
     mono = dry.sum(axis=0) * np.float32(0.2)
     for side in (0, 1):
@@ -84,7 +84,7 @@ def fold(sound: Sound, frames: int) -> Sound:
 
 
 def level(sound: Sound, *, ceiling: float, crest: float) -> Sound:
-    """Bring a sound to a loudness without ever passing the ceiling; peaks above `crest` times its RMS are rounded."""
+    """Scale a sound to a loudness below the ceiling; peaks above `crest` times its RMS are rounded."""
     loudness = float(np.sqrt(np.mean(sound**2, dtype=np.float64)))
     if loudness == 0:
         return sound

@@ -3,7 +3,7 @@
 1. Time is counted in sixteenths from the first beat; a bar has 16. Swing delays every second sixteenth.
 2. A piece grows: its energy per bar goes from an intro (harmony alone) over a verse to everyone playing. Samples and
    loops are full throughout.
-3. Harmony follows the progression, one chord per bar. Whoever plays a chord tone asks `chord_at`.
+3. Harmony follows the progression, one chord per bar. Chord tones come from `chord_at`.
 4. Music that does not loop ends on its first chord, on the beat after its last bar.
 """
 
@@ -51,7 +51,7 @@ class Note:
 
 
 def energy_of(score: Score, bar: int) -> int:
-    """Say how full a bar is (rule 2)."""
+    """Return the density of a bar (rule 2)."""
     bars = score.plan.steps // STEPS_PER_BAR
     if score.style == "sample" or score.loop or bars < FULL:
         return FULL
@@ -59,7 +59,7 @@ def energy_of(score: Score, bar: int) -> int:
 
 
 def chord_at(plan: Plan, bar: int) -> tuple[int, ...]:
-    """Give the pitch classes of a bar's chord, its root first (rule 3)."""
+    """Return the pitch classes of a bar's chord, its root first (rule 3)."""
     degree = plan.progression[bar % len(plan.progression)]
     scale = SCALES[plan.mode]
     return tuple((plan.tonic + scale[(degree + third) % 7]) % 12 for third in (0, 2, 4, 6)[: 3 + plan.sevenths])
@@ -81,7 +81,7 @@ def _bars(score: Score) -> range:
 
 
 def _hits(pattern: str, score: Score, bar: int) -> Iterator[tuple[int, str]]:
-    """Give the steps of a bar at which a pattern has a mark, up to the end of the music."""
+    """Yield the steps of a bar at which a pattern has a mark, up to the end of the music."""
     first = bar * STEPS_PER_BAR
     return ((first + at, mark) for at, mark in enumerate(pattern) if mark != "-" and first + at < score.plan.steps)
 

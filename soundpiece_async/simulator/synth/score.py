@@ -37,13 +37,13 @@ class SeededRng:
     seed: int
 
     def number(self, label: object) -> int:
-        """Give 64 bits for a label."""
+        """Return 64 bits for a label."""
         # surrogatepass: JSON can carry half a surrogate pair, and a strange prompt still has its music
         text = f"{self.seed}\0{label}\0{self.prompt}".encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
     def roll(self, label: object) -> float:
-        """Give a number in [0, 1) for a label."""
+        """Return a number in [0, 1) for a label."""
         return (self.number(label) >> 11) / 2**53
 
     def pick(self, label: object, options: Sequence[T]) -> T:
@@ -114,13 +114,13 @@ _BPM = re.compile(r" (\d{2,3}) ?bpm ")
 
 
 def words_of(prompt: str) -> str:
-    """Give the prompt in lower case with single blanks around each word, so that "train" does not hold "rain"."""
+    """Return the prompt in lower case with single spaces around words, so that "train" does not contain "rain"."""
     words = _WORD.findall(prompt.casefold().replace("&", " and "))
     return f" {' '.join(words)} "
 
 
 def find_word(text: str, table: dict[T, tuple[str, ...]]) -> T | None:
-    """Give the entry whose word comes first in the text."""
+    """Return the entry whose word comes first in the text."""
     places = ((text.find(f" {word} "), key) for key, words in table.items() for word in words)
     return min(((at, key) for at, key in places if at >= 0), key=lambda found: found[0], default=(0, None))[1]
 
@@ -149,7 +149,7 @@ def decide(prompt: str, *, seed: int, style: Style) -> Plan:
 
 
 def _choose_key(text: str, rng: SeededRng) -> tuple[int, Mode]:
-    """Take the key the prompt names, else the mode of its mood and a random tonic."""
+    """Return the key in the prompt, else the mode of its mood with a random tonic."""
     if found := _KEY.search(text):
         sign = {"#": 1, " sharp": 1, "b": -1, " flat": -1}.get(found[2], 0)
         return (_NOTES[found[1]] + sign) % 12, next(mode for mode in PROGRESSIONS if mode == found[3])
@@ -158,7 +158,7 @@ def _choose_key(text: str, rng: SeededRng) -> tuple[int, Mode]:
 
 
 def _choose_tempo(text: str, rng: SeededRng, genre: Genre) -> float:
-    """Take the tempo the prompt names, else one of its genre, bent by words such as "slow"; beats per minute."""
+    """Return the tempo in the prompt, else one of its genre, changed by words such as "slow"; beats per minute."""
     if found := _BPM.search(text):
         return min(max(float(found[1]), 40.0), 220.0)
     low, high = genre.tempo
@@ -167,7 +167,7 @@ def _choose_tempo(text: str, rng: SeededRng, genre: Genre) -> float:
 
 
 def _choose_layers(text: str, style: Style) -> tuple[Layer, ...]:
-    """Say which layers sound: an effect is one sound, and a sample that names one part is that part alone."""
+    """Return the audible layers: an effect is one sound, and a sample that names one part is that part alone."""
     match style:
         case "song":
             return LAYERS

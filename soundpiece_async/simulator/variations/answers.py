@@ -119,7 +119,7 @@ def _accept_with(status: int) -> Callable[[Response, ReceivedRequest], Response]
 
 
 def _accept_in_headers(status: int, name: str) -> Callable[[Response, ReceivedRequest], Response]:
-    """Tell the id in a header, and nothing in the body."""
+    """Send the id in a header, and nothing in the body."""
 
     def change(response: Response, request: ReceivedRequest) -> Response:
         if request.method != "PUT" or response.status != HTTPStatus.OK:

@@ -168,7 +168,7 @@ def _parse(text: str) -> datetime:
 
 
 def _find_outputs(document: Document, operation: ServerOperation) -> list[Document]:
-    """Return the outputs, one or many; those of an operation that has none yet are none."""
+    """Return the outputs, one or many; an empty list for an operation without outputs."""
     found = document.get(operation.route.result)
     return found if isinstance(found, list) else [found] if isinstance(found, dict) else []
 
