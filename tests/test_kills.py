@@ -3,18 +3,17 @@
 import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import attrs
+import anyio.to_thread
 import pytest
 import soundfile
-from anyio.abc import Process
-from anyio.streams.text import TextReceiveStream
-from helpers.bulk_process import SCRIPT, SOURCE, lines
+from helpers.bulk_process import SOURCE, lines
+from helpers.killable import KillableRuns, killable_runs
 from helpers.simulation import settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
@@ -27,39 +26,17 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 KILLED = -signal.SIGKILL
 
 
-@attrs.define
-class Victim:
-    """The process that does the runs."""
-
-    process: Process
-    answers: TextReceiveStream
-    unread: str = ""
-    child: int = 0
-
-    async def run(self, sim: Simulator, folder: Path, *, count: int = 3, **command: Any) -> int:
-        """Run one bulk run of so many jobs; return its exit status."""
-        command |= {"url": sim.url, "api_key": sim.api_key, "folder": str(folder), "count": count}
-        assert self.process.stdin is not None
-        await self.process.stdin.send(f"{json.dumps(command)}\n".encode())
-        self.child = await self._hear("begun")
-        return await self._hear("ended")
-
-    async def _hear(self, word: str) -> int:
-        with anyio.fail_after(30):
-            while "\n" not in self.unread:
-                self.unread += await self.answers.receive()
-        line, _, self.unread = self.unread.partition("\n")
-        assert line.startswith(word)
-        return int(line.split()[1])
+@pytest.fixture(scope="module")
+def victim() -> Iterator[KillableRuns]:
+    with killable_runs() as runs:
+        yield runs
 
 
-@pytest.fixture
-async def victim() -> AsyncIterator[Victim]:
-    async with await anyio.open_process([sys.executable, str(SCRIPT)], stderr=None) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield Victim(process, TextReceiveStream(process.stdout))
-        await process.stdin.aclose()
+async def run(victim: KillableRuns, sim: Simulator, folder: Path, *, count: int = 3, **command: Any) -> int:
+    """Run one bulk run of so many jobs; return its exit status."""
+    command |= {"url": sim.url, "api_key": sim.api_key, "folder": str(folder), "count": count}
+    with anyio.fail_after(60):
+        return await anyio.to_thread.run_sync(partial(victim.run, **command), abandon_on_cancel=True)
 
 
 async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
@@ -85,7 +62,9 @@ async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
     ("host", "method", "kept"),
     [("api", "PUT", True), ("api", "PUT", False), ("api", "GET", True), ("output", "GET", True)],
 )
-async def test_killed_at_every_request(victim: Victim, tmp_path: Path, host: str, method: str, *, kept: bool) -> None:
+async def test_killed_at_every_request(
+    victim: KillableRuns, tmp_path: Path, host: str, method: str, *, kept: bool
+) -> None:
     """Whether the service still processed the request or not; for every n, as long as there is an n-th request."""
     step, status = 0, KILLED
     while status == KILLED:
@@ -103,20 +82,20 @@ async def test_killed_at_every_request(victim: Victim, tmp_path: Path, host: str
 
         async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
             folder = tmp_path / str(step)
-            status = await victim.run(sim, folder, count=2)
+            status = await run(victim, sim, folder, count=2)
             await check(sim, folder, count=2)
     assert status == 0
     assert step > 2
 
 
-async def test_killed_at_every_state_change(victim: Victim, tmp_path: Path) -> None:
+async def test_killed_at_every_state_change(victim: KillableRuns, tmp_path: Path) -> None:
     """Just before a transaction is committed, and right after."""
     step, status = 0, KILLED
     while status == KILLED:
         step += 1
         async with simulate(speed=2000, track_seconds=(0.1, 0.1)) as sim:
             folder = tmp_path / str(step)
-            status = await victim.run(sim, folder, count=1, die_at=step)
+            status = await run(victim, sim, folder, count=1, die_at=step)
             await check(sim, folder, count=1)
     assert status == 0
     assert (
@@ -124,11 +103,11 @@ async def test_killed_at_every_state_change(victim: Victim, tmp_path: Path) -> N
     )  # planned, sending, submitted, ready, before and after; before saved, after which there is nothing
 
 
-async def test_killed_again_and_again(victim: Victim, tmp_path: Path) -> None:
+async def test_killed_again_and_again(victim: KillableRuns, tmp_path: Path) -> None:
     """A run that never gets further than a few state changes still comes to its end."""
     async with simulate(speed=2000, track_seconds=(0.1, 0.1)) as sim:
         deaths = 0
-        while await victim.run(sim, tmp_path, die_at=8) == KILLED:
+        while await run(victim, sim, tmp_path, die_at=8) == KILLED:
             deaths += 1
             assert deaths < 30
         assert deaths > 1
@@ -136,7 +115,7 @@ async def test_killed_again_and_again(victim: Victim, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("host", "method", "step"), [("api", "PUT", 4), ("api", "GET", 3), ("output", "GET", 2)])
-async def test_the_command_is_killed(victim: Victim, tmp_path: Path, host: str, method: str, step: int) -> None:
+async def test_the_command_is_killed(victim: KillableRuns, tmp_path: Path, host: str, method: str, step: int) -> None:
     """The same command goes on: as many pieces as lines, none bought twice, each file whole, and status says so."""
     jobs, folder = tmp_path / "jobs.csv", tmp_path / "out"
     jobs.write_text(
@@ -155,11 +134,11 @@ async def test_the_command_is_killed(victim: Victim, tmp_path: Path, host: str, 
 
     async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
         command = ["bulk", str(jobs), str(folder)]
-        assert await victim.run(sim, folder, arguments=command) == KILLED
-        assert await victim.run(sim, folder, arguments=command) == 0
+        assert await run(victim, sim, folder, arguments=command) == KILLED
+        assert await run(victim, sim, folder, arguments=command) == 0
         sent = len(sim.log)
-        assert await victim.run(sim, folder, arguments=["resume", str(folder)]) == 0
-        assert await victim.run(sim, folder, arguments=["status", str(folder), "--json"]) == 0
+        assert await run(victim, sim, folder, arguments=["resume", str(folder)]) == 0
+        assert await run(victim, sim, folder, arguments=["status", str(folder), "--json"]) == 0
         assert (len(sim.operations), len(sim.log)) == (5, sent)
     (told,) = (json.loads(line) for line in folder.with_suffix(".printed").read_text().splitlines() if line[0] == "{")
     assert {state: number for state, number in told["states"].items() if number} == {"saved": 5}
@@ -182,7 +161,7 @@ PIPELINES: dict[str, tuple[int, list[str]]] = {
 
 
 @pytest.mark.parametrize("example", PIPELINES)
-async def test_a_pipeline_is_killed_in_the_middle(victim: Victim, tmp_path: Path, example: str) -> None:
+async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path: Path, example: str) -> None:
     """The same command goes on: nothing is bought twice in any of the stages, and every file is whole."""
     lyrics, out = tmp_path / "lyrics", tmp_path / "out"
     lyrics.mkdir()
@@ -200,7 +179,7 @@ async def test_a_pipeline_is_killed_in_the_middle(victim: Victim, tmp_path: Path
 
     async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
         deaths = 0
-        while (status := await victim.run(sim, out, example=example, arguments=arguments)) == KILLED:
+        while (status := await run(victim, sim, out, example=example, arguments=arguments)) == KILLED:
             deaths += 1
         assert (status, deaths >= 2) == (0, True)
         assert len(sim.operations) == operations

@@ -6,16 +6,13 @@ journal buys nothing.
 """
 
 import io
-import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ import pytest
 import soundfile
 from aiohttp import web
 from helpers.app_servers import serve_aiohttp
-from helpers.bulk_process import SCRIPT
+from helpers.killable import KillableRuns, killable_runs
 from helpers.simulation import simulate
 from hypothesis import HealthCheck, Phase, given, strategies
 from hypothesis import settings as hypothesis_settings
@@ -227,35 +224,6 @@ async def read_again(session: Session, operation: Operation[Any]) -> Operation[A
     return operation
 
 
-class Victim:
-    """The process that is killed, one day at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self.child = 0
-
-    def run(self, simulator: Simulator, requests: list[Any], folder: Path) -> None:
-        """Run the requests once, until the end or its death."""
-        command = {"api_key": simulator.api_key, "url": simulator.url, "folder": str(folder)}
-        command["pickled"] = pickle.dumps((BRISK, requests)).hex()
-        with self._lock:
-            if self._process is None:
-                script = [sys.executable, str(SCRIPT)]
-                self._process = subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(f"{json.dumps(command)}\n")
-            self._process.stdin.flush()
-            self.child = int(self._process.stdout.readline().split()[1])
-            assert self._process.stdout.readline().startswith("ended")
-
-    def end(self) -> None:
-        """End the process, which is between two runs."""
-        if self._process is not None:
-            self._process.communicate()
-
-
 WAYS = {
     "journal": run_with_journal,
     "webhooks": run_with_journal,
@@ -322,7 +290,13 @@ def check_file(audio: bytes, *, sound: bool) -> None:
             assert len(file.read()) == file.frames > 0
 
 
-async def live_through(day: Day, victim: Victim) -> None:
+def pickled(simulator: Simulator, requests: list[Any], folder: str) -> dict[str, str]:
+    """Return the command for a run of these requests."""
+    command = {"api_key": simulator.api_key, "url": simulator.url, "folder": folder}
+    return {**command, "pickled": pickle.dumps((BRISK, requests)).hex()}
+
+
+async def live_through(day: Day, victim: KillableRuns) -> None:
     """Do everything twice, in two sessions, with one journal."""
     requests: list[Any] = []
     arrived = 0
@@ -338,7 +312,7 @@ async def live_through(day: Day, victim: Victim) -> None:
         async with open_simulator(day, on_request=count) as simulator:
             if day.way == "killed":
                 requests = [REQUESTS[n]() for n in day.requests]
-                await anyio.to_thread.run_sync(victim.run, simulator, requests, Path(folder))
+                await anyio.to_thread.run_sync(partial(victim.run, **pickled(simulator, requests, folder)))
                 arrived = day.death  # there is nobody to be killed any more
             for number in ("first", "second"):
                 # without a journal only the requests know that files were saved before
@@ -355,7 +329,7 @@ async def live_through(day: Day, victim: Victim) -> None:
                 await check(day, simulator, results, store)
 
 
-async def live_through_all(days: list[Day], victim: Victim) -> None:
+async def live_through_all(days: list[Day], victim: KillableRuns) -> None:
     """Live through several days at once."""
     limiter = anyio.CapacityLimiter(10)
 
@@ -376,16 +350,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    """The process that is killed; started when it is needed."""
-    victim = Victim()
-    yield victim
-    victim.end()
+def victim() -> Iterator[KillableRuns]:
+    """The process of the runs that are killed."""
+    with killable_runs() as runs:
+        yield runs
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("impatient")
-def test_paid_work_is_delivered_or_named(victim: Victim, *, thorough: bool) -> None:
+def test_paid_work_is_delivered_or_named(victim: KillableRuns, *, thorough: bool) -> None:
     """The product of variations and faults: a few of its points by default, more of them with --thorough."""
 
     @hypothesis_settings(
@@ -405,7 +378,7 @@ def test_paid_work_is_delivered_or_named(victim: Victim, *, thorough: bool) -> N
 
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("impatient")
-def test_each_variation_meets_each_fault(victim: Victim, *, thorough: bool) -> None:
+def test_each_variation_meets_each_fault(victim: KillableRuns, *, thorough: bool) -> None:
     """Every variation by itself, with one fault after another; by default a few of them, each way once."""
     troubles, ways = sorted(TROUBLES), sorted(WAYS)
     days = [

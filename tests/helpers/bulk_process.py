@@ -1,4 +1,4 @@
-"""A process that does bulk runs and may be killed at any moment; tests start it and talk to it.
+"""A process that does bulk runs and may be killed at any moment; see `killable`.
 
 It loads the library once and forks for each run, because starting an interpreter takes longer than a run. One line of
 JSON on its standard input is one run; it answers ``begun <process id>`` and ``ended <status>``.
@@ -19,7 +19,6 @@ from soundpiece_async import Journal, NewFx, Request, SeparateStems, Session, Se
 from soundpiece_async.cli import commands  # loaded here, once, and not by every child
 
 COMMANDS = commands.app
-SCRIPT = Path(__file__)
 SOURCE = "https://media.example.com/mix.wav"
 
 
