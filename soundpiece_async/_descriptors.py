@@ -78,7 +78,7 @@ class Shortage:
         waits: number of waits so far.
     """
 
-    what: str
+    what: object
     waits: int = 0
 
     def next_pause(self, error: Exception) -> float:

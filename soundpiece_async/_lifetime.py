@@ -186,11 +186,6 @@ class Lifetime:
         """True from the first ``start`` on."""
         return self._root is not None
 
-    def check_started(self) -> None:
-        """Raise ``SessionClosed`` unless it was started, however it goes on."""
-        if self._root is None:
-            raise SessionClosed(NOT_OPEN)
-
     def check_new(self) -> None:
         """Raise ``SessionClosed`` if it was started, or closed, before."""
         if self._root is not None or self.closed:
@@ -245,12 +240,11 @@ class Lifetime:
 
     def check(self) -> "TaskGroup":
         """Return the root's task group; ``SessionClosed`` unless it is open, and open in the running event loop."""
-        if not self.closed:
-            self.check_started()
-        if self.closed or self._stopping or self._group is None:
-            raise SessionClosed("the session is closed")
+        group = self._group
+        if group is None or self.closed or self._stopping:
+            raise SessionClosed(NOT_OPEN if self._root is None and not self.closed else "the session is closed")
         self._check_loop()
-        return self._group
+        return group
 
     @contextmanager
     def guarded(self) -> Generator[None]:

@@ -1,5 +1,6 @@
 """Runs the account gate: a request to the API goes on the wire only when the gate admits it."""
 
+import logging
 import math
 import random
 from collections.abc import Generator
@@ -9,6 +10,7 @@ from time import monotonic
 import anyio
 
 from soundpiece_async._core.gate import Gate, Pace, Priority, Ticket
+from soundpiece_async._core.rate_control import describe_rate
 from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 
@@ -75,11 +77,14 @@ class Pacer:
         if scope.cancelled_caught:
             raise OutageTimeout
 
-    async def acquire(self, priority: Priority, *, until: float = math.inf, stop: StopSignal = NEVER) -> Ticket:
+    async def acquire(
+        self, priority: Priority, *, what: object = "a request", until: float = math.inf, stop: StopSignal = NEVER
+    ) -> Ticket:
         """Wait for a permit, to be ended by ``completed``, ``rate_limited`` or ``release``; cancelled, none is left.
 
         Args:
             priority: who goes first.
+            what: the request, for the log.
             until: the deadline, in ``outage_seconds``. A permit that is there at once has none.
             stop: of the run that the request belongs to.
 
@@ -91,6 +96,7 @@ class Pacer:
         if not self._admit(ticket):
             event = self._waiting[ticket] = anyio.Event()
             self._changed.set()
+            began, reason = monotonic(), self._explain_wait() if logger.isEnabledFor(logging.DEBUG) else ""
             try:
                 with self.outage_deadline(until, stop=stop):
                     await event.wait()
@@ -98,6 +104,7 @@ class Pacer:
                 self._waiting.pop(ticket, None)
                 self.release(ticket)
                 raise
+            logger.debug("%s: waited %.3f s at the gate: %s", what, monotonic() - began, reason)
         self.sent += 1
         return ticket
 
@@ -115,8 +122,21 @@ class Pacer:
             logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
         now, jitter = monotonic(), random.random()  # noqa: S311 - spreads requests
         self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
+        if logger.isEnabledFor(logging.DEBUG):
+            asked = "none" if retry_after is None else f"{retry_after:g} s"
+            rate = describe_rate(self.gate.rate)
+            pause = self.paused_for
+            logger.debug("a 429 pauses all requests for %.1f s (Retry-After: %s), then %s", pause, asked, rate)
         self._changed.set()
         self._admit()
+
+    def _explain_wait(self) -> str:
+        """Return why a request has to wait now."""
+        if paused_for := self.paused_for:
+            return f"a 429 pauses all requests, for {paused_for:.1f} s more"
+        if self.gate.half_open:
+            return f"an outage: requests go one at a time, and {self.gate.waiting} wait"
+        return f"{describe_rate(self.gate.rate)}, and {self.gate.waiting} wait"
 
     def release(self, ticket: Ticket, *, sent: bool = False) -> None:
         """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""

@@ -1,12 +1,14 @@
 """Runs the scheduler: one poll serves any number of waiters, and every slot is given back."""
 
+import logging
 import math
 import random
 from collections import OrderedDict
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import anyio
 import attrs
@@ -33,9 +35,6 @@ from soundpiece_async._operations import Reader
 from soundpiece_async._pacer import OutageTimeout
 from soundpiece_async._shared.news import News
 from soundpiece_async._transport import Transport
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
 
 logger = get_logger("poller")
 
@@ -81,6 +80,9 @@ class _Watch:
     fault: str = ""  # why the latest poll brought no usable answer, if it did not
     streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of answers that end a wait when they last
     long_polls: LongPolls = attrs.field(factory=LongPolls)
+
+    def __str__(self) -> str:
+        return str(self.handle)
 
     def read(self, answer: Answer, call: Call) -> Reading | None:
         """Read the answer to a poll; None: not yet."""
@@ -189,8 +191,8 @@ class Poller:
         if pacer.paused_for:
             return None
         try:
-            permit = await pacer.acquire(Priority.SUBMIT, until=pacer.outage_seconds)
             call = wire.poll(handle, wait=False)
+            permit = await pacer.acquire(Priority.SUBMIT, what=call, until=pacer.outage_seconds)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=attempts.is_cut)
         except OutageTimeout:
             return None
@@ -276,17 +278,21 @@ class Poller:
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
-                            permit = await self._transport.pacer.acquire(Priority.POLL)
+                            permit = await self._transport.pacer.acquire(Priority.POLL, what="a poll")
                             continue
                         watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
                         # while probing all wait for this one answer: it must not be held back
                         if self._transport.pacer.gate.half_open or watch.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
+                        if logger.isEnabledFor(logging.DEBUG):
+                            logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for
-                        watch.poll = context.run(self._start_poll, polls, watch, poll.wait, permit, now)
+                        start = partial(polls.start_soon, self._poll, watch, poll.wait, permit, now, name="poll")
+                        watch.poll = context.run(start)
                         permit = None
                     case CancelPoll(key=held) as drop:
+                        logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held)
                         self._scheduler.begin(drop, now=now)
                         held.poll.cancel()  # type: ignore[attr-defined]  # as above
                     case sleep:
@@ -296,17 +302,6 @@ class Poller:
                         until = min(stays, math.inf if sleep.until is None else sleep.until)
                         with anyio.move_on_after(max(0.0, until - now)):
                             await self._changed.wait()
-
-    def _start_poll(
-        self,
-        polls: "TaskGroup",
-        watch: _Watch,
-        wait: bool,  # noqa: FBT001 - as those of _poll
-        permit: Ticket,
-        now: float,
-    ) -> "anyio.TaskHandle[None]":
-        """Start a poll in the context that this is called in."""
-        return polls.start_soon(self._poll, watch, wait, permit, now, name="poll")
 
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""
@@ -331,6 +326,10 @@ class Poller:
             now, jitter = anyio.current_time(), random.random()  # noqa: S311 - spreads polls
             history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
+            if history.rests_until > now:
+                logger.debug(
+                    "%s: not polled again for %.3f s: %s", watch.handle, history.rests_until - now, outcome.value
+                )
             if watch in self._lingering and outcome is not Outcome.FINISHED:  # nobody has come back
                 self._forget(watch, history)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):

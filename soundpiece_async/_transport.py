@@ -139,9 +139,9 @@ class Transport:
         attempts: Attempts | None = None,
         budget: Budget | None = None,
     ) -> T:
-        """Send a call until it is answered for good: the one place where submits and single reads are tried again.
+        """Send a call, with the same bytes each time, until there is a final answer.
 
-        The same bytes every time; ``_core.attempts`` decides what a failure means.
+        The one place where submits and single reads are retried; ``_core.attempts`` judges failures.
 
         Args:
             call: what to send.
@@ -153,18 +153,15 @@ class Transport:
             budget: what is left of it; None: ``RetryPolicy.submit_max_elapsed``.
 
         Raises:
-            SoundpieceError: what ``read`` makes of the answer; one that may pass only when the budget is used up; or
-                a copy of the error that stopped the run.
+            SoundpieceError: of ``read``, a retryable one once the budget is used up; or what stopped the run.
         """
         slots = self._submit_slots if priority is Priority.SUBMIT else self._read_slots
-        state = _Sending(call, budget or self.make_budget(), attempts, Shortage(str(call)))
-        error: SoundpieceError | None = None
+        state, error = _Sending(call, budget or self.make_budget(), attempts, Shortage(call)), None
         while True:
             outage = self.pacer.outage_seconds
             try:
-                ticket = await self._acquire_turn(
-                    slots, priority, before_attempt, stop, until=outage + state.budget.left
-                )
+                until = outage + state.budget.left
+                ticket = await self._acquire_turn(call, slots, priority, before_attempt, stop, until=until)
             except OutageTimeout:
                 raise self._give_up(state, error) from None
             state.budget.charge(self.pacer.outage_seconds - outage)
@@ -176,8 +173,8 @@ class Transport:
             finally:
                 slots.release()
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
-            if verdict is Verdict.PACE:
-                continue  # the gate is closed now, and waiting in it is the whole answer to a 429
+            if verdict is Verdict.PACE:  # a 429: the gate is closed now, and the next attempt waits there
+                continue
             refused = priority is Priority.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
             if verdict is not Verdict.RETRY and not refused:
                 raise error
@@ -213,6 +210,7 @@ class Transport:
 
     async def _acquire_turn(
         self,
+        call: Call,
         slots: "anyio.CapacityLimiter",
         priority: Priority,
         before_attempt: Callable[[], Awaitable[None]] | None,
@@ -220,16 +218,18 @@ class Transport:
         *,
         until: float,
     ) -> Ticket:
-        """Wait for a slot, then for a permit, unless patience is lost before."""
+        """Wait for a slot, then for a permit; of an outage only until then, in ``Pacer.outage_seconds``."""
         try:
             slots.acquire_nowait()
         except anyio.WouldBlock:
+            began = monotonic()
             with self.pacer.outage_deadline(until, stop=stop):
                 await slots.acquire()
+            logger.debug("%s: waited %.3f s for one of %d slots", call, monotonic() - began, slots.total_tokens)
         try:
             if before_attempt is not None:
                 await before_attempt()
-            return await self.pacer.acquire(priority, until=until, stop=stop)
+            return await self.pacer.acquire(priority, what=call, until=until, stop=stop)
         except BaseException:
             slots.release()
             raise
@@ -263,15 +263,19 @@ class Transport:
         attempts: Attempts | None = None,
         excuse: Callable[[SoundpieceError], bool] = _excuse_nothing,
     ) -> T:
-        """Make one attempt, and tell the gate what became of it: what an answer is good for, ``read`` finds out."""
+        """Make one attempt, and tell the gate how it ended; whether an answer is usable is for ``read`` to find out."""
         sent = False
+        cancel_warning = None if self.health.heard else self._warn_later(call)
         try:
             stop.check()
             sent = True
             if attempts is not None:
                 attempts.made += 1
-            timeout = self._settings.timeouts.submit if timeout is None else timeout
-            result = await _parse_off_loop(read, await self._fetch(call, timeout=timeout), call)
+            answer = await self._http.fetch(call, timeout=timeout or self._settings.timeouts.submit)
+            if len(answer.body) < LARGE_RESPONSE:
+                result = _parse(read, answer, call)
+            else:  # in a thread, or the event loop would stand still
+                result = await anyio.to_thread.run_sync(_parse, read, answer, call)
         except BaseException as error:
             if sent and isinstance(error, SoundpieceError):
                 if attempts is not None:
@@ -287,20 +291,17 @@ class Transport:
                 case _:  # cancelled, excused, or of a run that was stopped
                     self.pacer.release(ticket, sent=sent)
             raise
+        finally:
+            if cancel_warning is not None:
+                cancel_warning()
         self.health.answered()
         self.pacer.completed(ticket, usable=True)
         return result
 
-    async def _fetch(self, call: Call, *, timeout: float) -> Answer:
-        """Put a call on the wire; as long as nothing has ever answered, a WARNING ends a silence before its timeout."""
-        if self.health.heard:
-            return await self._http.fetch(call, timeout=timeout)
+    def _warn_later(self, call: Call) -> Callable[[], None]:
+        """Schedule a WARNING for a call that nothing answers, as nothing has so far; return what cancels that."""
         seconds = NO_ANSWER_SECONDS + (call.method == "GET") * HOLD_SECONDS
-        forget = call_later(seconds, partial(self._warn_no_answer, call, seconds))
-        try:
-            return await self._http.fetch(call, timeout=timeout)
-        finally:
-            forget()
+        return call_later(seconds, partial(self._warn_no_answer, call, seconds))
 
     def _warn_no_answer(self, call: Call, seconds: float) -> None:
         if self.health.wait():
@@ -334,13 +335,6 @@ class Transport:
         made = state.budget.attempts
         error.add_note(f"gave up after {made} attempts; sent again, the same object (or key) is one piece of work")
         return error
-
-
-async def _parse_off_loop(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
-    """Read an answer, in a thread if it is so large that the event loop would stand still."""
-    if len(answer.body) < LARGE_RESPONSE:
-        return _parse(read, answer, call)
-    return await anyio.to_thread.run_sync(_parse, read, answer, call)
 
 
 @forget_arguments

@@ -155,7 +155,9 @@ def _hide_user(part: str, *, cut: bool) -> str:
 
 def _print(text: str) -> str:
     """Return a text on one line, without codes and characters that upset a terminal or turn the reading direction."""
-    return " ".join("".join(map(_print_one, _ESCAPES.sub("", text))).split())
+    if not text.isprintable():
+        text = "".join(map(_print_one, _ESCAPES.sub("", text)))
+    return " ".join(text.split())
 
 
 def _print_one(character: str) -> str:

@@ -271,6 +271,17 @@ class Scheduler:
             watched.key, wait=not watched.hold_broken and (self._timing.measured or not watched.hold_unconfirmed)
         )
 
+    def explain(self, poll: Poll, *, now: float) -> str:
+        """Return the numbers behind a poll that has not begun, for a log."""
+        watched, ready = self._watched[poll.key], self._ready.count
+        finishes, hazard = watched.forecast(now)
+        crowd = "each has a slot" if ready + self.polls <= self._slots else f"{ready} are ready"
+        return (
+            f"{'long' if poll.wait else 'short'} poll: {crowd}; {now - watched.last_turn:.1f} s since its last turn, "
+            f"age {now - watched.created_at:.1f} s, gain {finishes * finishes / (2 * hazard):.3g} s "
+            f"(going rate {self._going_rate:.3g} s), {self.polls} of {self._slots} slots taken"
+        )
+
     def begin(self, action: Poll | CancelPoll, *, now: float) -> None:
         """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
         watched = self._watched[action.key]
