@@ -2,10 +2,10 @@
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -18,16 +18,13 @@ from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.results import Failed, Succeeded
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._engine import Engine, InFlight, RunFiles
+from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._lifetime import CancelHandle, StopSignal, run_shielded
 from soundpiece_async._logs import get_logger
 
 R = TypeVar("R", bound=Request)
-T = TypeVar("T")
-Named: TypeAlias = R | tuple[R, str | None]
-"""A request, or a pair of a request and the name of its files."""
-Requests: TypeAlias = Iterable[Named[R]] | AsyncIterable[Named[R]]
 
 logger = get_logger("bulk")
 
@@ -175,7 +172,7 @@ class RunMany(Generic[R]):
         """
         with anyio.CancelScope(shield=True):
             try:
-                async with _opened(self._requests) as requests:
+                async with open_requests(self._requests) as requests:
                     await self._read_until_cancelled(requests, jobs)
             except BaseException as fault:  # noqa: BLE001 - what closing the iterable raises is the caller's, a cancellation too
                 self._fault = self._fault or fault
@@ -193,7 +190,7 @@ class RunMany(Generic[R]):
         while True:
             await self._in_flight_slots.acquire()
             try:
-                request, name = _split(await anext(requests))
+                request, name = split_name(await anext(requests))
             except StopAsyncIteration:
                 return
             except BaseException as fault:
@@ -250,32 +247,3 @@ class RunMany(Generic[R]):
         name = self._files.choose_name(operation, job.name)
         files = await self._files.save(operation, name=name)
         return Succeeded(request=job.request, operation=operation, files=files)
-
-
-def _split(item: Named[R]) -> tuple[R, str | None]:
-    """Return a request and its name; what is neither is refused where requests are checked."""
-    match item:
-        case (request, str() | None as name):
-            return request, name
-    return item, None
-
-
-@asynccontextmanager
-async def _opened(requests: Requests[R]) -> AsyncGenerator[AsyncIterator[Named[R]]]:
-    """Read either kind; a generator is closed at the end, because nobody else can know when that is."""
-    try:
-        if isinstance(requests, AsyncIterable):
-            yield aiter(requests)
-        else:
-            async with aclosing(_walk(requests)) as walked:
-                yield walked
-    finally:
-        if isinstance(requests, AsyncGenerator):
-            await requests.aclose()
-        elif isinstance(requests, Generator):
-            requests.close()
-
-
-async def _walk(requests: Iterable[T]) -> AsyncGenerator[T]:
-    for request in requests:
-        yield request

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import attrs
 
-from soundpiece_async._bulk import Requests, RunMany
+from soundpiece_async._bulk import RunMany
 from soundpiece_async._core.checks import check_in_flight, check_operation, check_output, check_timeout
 from soundpiece_async._core.errors import SessionClosed
 from soundpiece_async._core.operations import Operation
@@ -18,6 +18,7 @@ from soundpiece_async._download.destinations import Destination, check_destinati
 from soundpiece_async._download.stream import AudioStream
 from soundpiece_async._download.verify import require_decoder
 from soundpiece_async._engine import Engine
+from soundpiece_async._inputs import Requests
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._lifetime import NOT_OPEN, Lifetime
 from soundpiece_async._shared.opening import demand_driver

@@ -15,6 +15,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from helpers.database_servers import Server, serve_postgres, serve_redis
 from helpers.idle import no_task_left
+from helpers.journals import use_database
 from helpers.json_readers import READERS
 from helpers.ports import reserved_port
 from helpers.simulation import Serve, settings, simulate
@@ -187,3 +188,20 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.getbasetemp()
     with serve_postgres(base.parent if base.name.startswith("popen-") else base) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def journal_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One Postgres for the journals of all tests; a run for each of their folders."""
+    base = tmp_path_factory.getbasetemp()
+    with serve_postgres(base.parent if base.name.startswith("popen-") else base) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def journals(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test against both databases; it opens its journals by ``open_journal``."""
+    if request.param == "postgres":
+        use_database(request.getfixturevalue("journal_database").url)
+    yield
+    use_database(None)

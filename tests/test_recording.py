@@ -11,6 +11,7 @@ from uuid import uuid4
 import anyio
 import attrs
 import pytest
+from helpers.journals import edit_journal, open_journal
 from helpers.object_stores import serve_bucket
 from helpers.sample_requests import fx
 from helpers.simulation import never_finishes, settings, simulate
@@ -52,6 +53,7 @@ from soundpiece_async._operations import PreparedSubmit
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
+BOTH = pytest.mark.usefixtures("journals")
 
 KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
 Result = Succeeded[Any] | Failed[Any]
@@ -61,7 +63,7 @@ async def run(sim: Simulator, folder: Path, requests: Iterable[Request], **how: 
     """Run pieces as a new process would: with a new session and a newly opened journal."""
     opening = {name: how.pop(name) for name in ("resubmit_uncertain", "retry_failed") if name in how}
     changes = {name: how.pop(name) for name in ("retries", "validate", "api_key", "base_url") if name in how}
-    async with Session(settings(sim, **changes)) as session, Journal.open(folder, **opening) as journal:
+    async with Session(settings(sim, **changes)) as session, open_journal(folder, **opening) as journal:
         async with session.run_many(
             requests, **{"save_to": folder, "journal": journal, "ordered": True, **how}
         ) as done:
@@ -90,15 +92,11 @@ def puts(sim: Simulator) -> list[tuple[str | None, bytes]]:
 
 
 async def states(folder: Path) -> dict[JobState, int]:
-    async with Journal.open(folder) as journal:
+    async with open_journal(folder) as journal:
         return await journal.count()
 
 
-async def edit(folder: Path, statement: str, *values: object) -> None:
-    async with Journal.open(folder) as journal:
-        await journal.store._execute(lambda connection: connection.execute(statement, values))
-
-
+@BOTH
 async def test_what_is_finished_is_given_out_without_a_request(sim: Simulator, tmp_path: Path) -> None:
     """The second run sends nothing at all, and gives the same operations and files, of the caller's own requests."""
     first = succeeded(await run(sim, tmp_path, [fx(1), NewSong("la", prompt="pop"), fx(2)]))
@@ -116,6 +114,7 @@ async def test_what_is_finished_is_given_out_without_a_request(sim: Simulator, t
     assert await states(tmp_path) == {JobState.SAVED: 3}
 
 
+@BOTH
 async def test_equal_requests_are_told_apart_by_their_number(sim: Simulator, tmp_path: Path) -> None:
     """Two equal lines are two pieces; an inserted line moves none, an edited one is new, later ones are added."""
     await run(sim, tmp_path, [fx(1), fx(1), fx(2)])
@@ -127,6 +126,7 @@ async def test_equal_requests_are_told_apart_by_their_number(sim: Simulator, tmp
     assert len(sim.operations) == 5
 
 
+@BOTH
 async def test_the_same_object_twice_is_one_piece(sim: Simulator, tmp_path: Path) -> None:
     """With a journal as without one: one operation, one file, two results; and so it is in the next run."""
     for _ in range(2):
@@ -138,6 +138,7 @@ async def test_the_same_object_twice_is_one_piece(sim: Simulator, tmp_path: Path
     assert len(list(tmp_path.glob("*.flac"))) == 1
 
 
+@BOTH
 async def test_an_evolved_request_is_a_piece_of_its_own(sim: Simulator, tmp_path: Path) -> None:
     """It has other content, and so gets another key, although it took over that of a piece on record."""
     first = fx(1)
@@ -146,10 +147,11 @@ async def test_an_evolved_request_is_a_piece_of_its_own(sim: Simulator, tmp_path
     (two,) = succeeded(await run(sim, tmp_path, [second]))
 
     assert len(sim.operations) == 2
-    assert one.operation.idempotency_key == first.idempotency_key != two.operation.idempotency_key
+    assert one.operation.idempotency_key != two.operation.idempotency_key
     assert two.request is second
 
 
+@BOTH
 async def test_a_given_key_wins(sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is the whole identity: whatever the line says by now, its piece is the one with that key."""
     (first,) = succeeded(await run(sim, tmp_path, [fx(1, idempotency_key=KEY)]))
@@ -163,6 +165,7 @@ async def test_a_given_key_wins(sim: Simulator, tmp_path: Path, caplog: pytest.L
     assert len({first.operation.id, other.operation.id, plain.operation.id}) == len(sim.operations) == 3
 
 
+@BOTH
 async def test_a_key_taken_from_an_earlier_result_finds_its_piece(sim: Simulator, tmp_path: Path) -> None:
     """A key the journal made is as good as one that was given."""
     (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
@@ -171,6 +174,7 @@ async def test_a_key_taken_from_an_earlier_result_finds_its_piece(sim: Simulator
     assert len(sim.operations) == 1
 
 
+@BOTH
 async def test_a_given_key_stays_on_its_route(sim: Simulator, tmp_path: Path) -> None:
     """A piece of another kind cannot be the same piece."""
     await run(sim, tmp_path, [fx(1, idempotency_key=KEY)])
@@ -180,13 +184,14 @@ async def test_a_given_key_stays_on_its_route(sim: Simulator, tmp_path: Path) ->
     assert len(sim.operations) == 1
 
 
+@BOTH
 async def test_what_was_submitted_is_awaited(tmp_path: Path) -> None:
     """Once an operation exists, nothing is submitted again; who leaves early learns what still runs."""
     async with simulate(durations=never_finishes) as sim:
         first = await run(sim, tmp_path, [fx(1), fx(2)], timeout=0.1)
         assert [type(result.error) for result in first if isinstance(result, Failed)] == [WaitTimeout, WaitTimeout]
         assert await states(tmp_path) == {JobState.SUBMITTED: 2}
-        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
             async with session.run_many([fx(2), fx(1)], save_to=tmp_path, journal=journal) as results:
                 with anyio.fail_after(30):
                     while len(results.pending) < 2:
@@ -198,10 +203,11 @@ async def test_what_was_submitted_is_awaited(tmp_path: Path) -> None:
         assert len(puts(sim)) == len(sim.operations) == 2
 
 
+@BOTH
 async def test_an_empty_account_stops_and_the_same_run_goes_on(tmp_path: Path) -> None:
     """After 402 nothing is lost and nothing uncertain: topped up, the same keys and bytes go again."""
     async with simulate(credits=5) as sim:
-        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
             lines = (fx(number) for number in range(30))
             async with session.run_many(lines, save_to=tmp_path, journal=journal) as results:
                 done = [result async for result in results]
@@ -220,6 +226,7 @@ async def test_an_empty_account_stops_and_the_same_run_goes_on(tmp_path: Path) -
         assert len(bodies) == 30
 
 
+@BOTH
 async def test_after_402_what_is_in_the_journal_is_still_finished(tmp_path: Path) -> None:
     """Saved pieces are given out, submitted ones awaited; only what would have to be sent is not."""
     async with simulate(credits=2, durations=never_finishes) as sim:
@@ -233,6 +240,7 @@ async def test_after_402_what_is_in_the_journal_is_still_finished(tmp_path: Path
         assert sum(key is not None for key, _ in puts(sim)) == 3
 
 
+@BOTH
 async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
     """After 401 what would have to be asked for is refused without a request; what is on disk needs none."""
     async with simulate(durations=never_finishes) as sim:
@@ -248,6 +256,7 @@ async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
         assert await states(tmp_path) == {JobState.SAVED: 1, JobState.SUBMITTED: 5}
 
 
+@BOTH
 @pytest.mark.parametrize("spoil", [Path.unlink, partial(Path.write_bytes, data=b"fLaC")])
 async def test_a_file_that_is_missing_or_of_another_size_is_fetched_again(
     sim: Simulator, tmp_path: Path, spoil: Callable[[Path], object]
@@ -261,6 +270,7 @@ async def test_a_file_that_is_missing_or_of_another_size_is_fetched_again(
     assert len(puts(sim)) == 1
 
 
+@BOTH
 async def test_a_strangers_file_is_not_replaced(sim: Simulator, tmp_path: Path) -> None:
     """Only what was on record may be; and the piece goes on once the way is free."""
     (first,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=None))
@@ -273,6 +283,7 @@ async def test_a_strangers_file_is_not_replaced(sim: Simulator, tmp_path: Path) 
     succeeded(await run(sim, tmp_path, [fx(1)]))
 
 
+@BOTH
 async def test_files_may_be_wanted_elsewhere_or_not_at_all(
     sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +325,7 @@ async def test_objects_in_a_store_are_on_record_too(sim: Simulator, tmp_path: Pa
     assert len(puts(sim)) == 1
 
 
+@BOTH
 async def test_an_object_in_a_bucket_is_believed_to_be_there(sim: Simulator, tmp_path: Path) -> None:
     """To ask for each of a hundred thousand costs as many requests; the journal knows whose bucket it was (F12)."""
     with serve_bucket() as one, serve_bucket() as other:
@@ -363,6 +375,7 @@ async def test_an_output_from_the_journal_is_a_source(tmp_path: Path) -> None:
         assert len(sim.operations) == 2
 
 
+@BOTH
 async def test_a_failed_operation_is_not_tried_again(tmp_path: Path) -> None:
     """It is given out with the words of the service, without a request; to try again takes a new request."""
     async with simulate() as sim:
@@ -379,6 +392,7 @@ async def test_a_failed_operation_is_not_tried_again(tmp_path: Path) -> None:
     assert await states(tmp_path) == {JobState.FAILED: 1}
 
 
+@BOTH
 @pytest.mark.parametrize("key", [None, KEY])
 async def test_only_retry_failed_buys_anew(tmp_path: Path, key: str | None) -> None:
     """With a new key and new bytes, once in a run; the line still finds its piece, whatever key it gives."""
@@ -402,6 +416,7 @@ async def test_only_retry_failed_buys_anew(tmp_path: Path, key: str | None) -> N
         assert await states(tmp_path) == {JobState.SAVED: 1}
 
 
+@BOTH
 async def test_what_fails_again_in_one_run_is_tried_once(tmp_path: Path) -> None:
     """The same object twice in a run is one piece, and one more purchase, and not two."""
     async with simulate() as sim:
@@ -412,6 +427,7 @@ async def test_what_fails_again_in_one_run_is_tried_once(tmp_path: Path) -> None
         assert len(puts(sim)) == 2
 
 
+@BOTH
 async def test_a_refused_request_is_not_sent_again(sim: Simulator, tmp_path: Path) -> None:
     """The same bytes would be refused again; the reason is on record."""
     first = the_failure(await run(sim, tmp_path, [NewFx("", duration=1)], validate=False))
@@ -423,6 +439,7 @@ async def test_a_refused_request_is_not_sent_again(sim: Simulator, tmp_path: Pat
     assert again.status == 422
 
 
+@BOTH
 async def test_what_is_refused_here_is_not_on_record(sim: Simulator, tmp_path: Path) -> None:
     """A request that is invalid, or not a request, was never sent, and may be valid for a later version."""
     requests: list[Any] = [NewFx("", duration=1), "no request", NewSample("a", duration={1})]  # type: ignore[arg-type]  # junk on purpose
@@ -444,6 +461,7 @@ async def test_a_damaged_file_is_tried_again_by_the_next_run(sim: Simulator, tmp
     assert len(puts(sim)) == 1
 
 
+@BOTH
 async def test_an_outage_leaves_the_state(sim: Simulator, tmp_path: Path) -> None:
     """Nobody knows whether the PUT was accepted, so the next run sends the same bytes; it is made once."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
@@ -456,6 +474,7 @@ async def test_an_outage_leaves_the_state(sim: Simulator, tmp_path: Path) -> Non
     assert len(sim.operations) == 1
 
 
+@BOTH
 async def test_a_refusal_after_an_outage_leaves_the_doubt(tmp_path: Path) -> None:
     """One PUT of the piece was never answered: that a later one was refused does not undo it."""
     async with simulate(credits=0) as sim:
@@ -490,7 +509,7 @@ async def test_a_connection_that_was_refused_leaves_no_doubt(sim: Simulator, tmp
 
 async def test_who_is_cancelled_at_a_closed_gate_leaves_no_doubt(tmp_path: Path) -> None:
     """It was about to be sent, and never was."""
-    async with simulate() as sim, Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+    async with simulate() as sim, Session(settings(sim)) as session, open_journal(tmp_path) as journal:
         sim.inject(Fault.RATE_LIMITED, method="PUT", times=9, seconds=3600)
         async with session.run_many(map(fx, range(3)), journal=journal):
             with anyio.fail_after(30):
@@ -500,11 +519,12 @@ async def test_who_is_cancelled_at_a_closed_gate_leaves_no_doubt(tmp_path: Path)
         assert await journal.count() == {JobState.PLANNED: 3}
 
 
+@BOTH
 async def test_what_was_sent_long_ago_is_not_sent_again_unasked(sim: Simulator, tmp_path: Path) -> None:
     """How long a key is remembered is unknown: after a day the piece is uncertain, and only the user may say send."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
     await run(sim, tmp_path, [fx(1)], retries=RetryPolicy(submit_max_elapsed=0.001))
-    await edit(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", FORGOTTEN_AFTER)
+    await edit_journal(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", FORGOTTEN_AFTER)
     error = the_failure(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(error, JournalError)
     assert "resubmit_uncertain" in str(error)
@@ -528,7 +548,7 @@ async def test_a_run_that_cannot_be_recorded_ends(sim: Simulator, tmp_path: Path
     """A full disk is a bare JournalError; with free space the same run resumes, and nothing was paid for twice."""
     done = 0
     with pytest.raises(JournalError, match="the disk is full: free some space"):
-        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
             async with session.run_many(songs(), save_to=tmp_path, journal=journal, max_in_flight=4) as results:
                 async for _ in results:
                     done += 1
@@ -544,7 +564,7 @@ async def test_nothing_is_sent_that_only_a_lost_journal_would_know(sim: Simulato
     """SQLite writes on into a file that nobody will find; what was sent is finished, and the rest is not sent."""
     folder, elsewhere, files = tmp_path / "record", tmp_path / "elsewhere", tmp_path / "files"
     results: list[Result] = []
-    async with Session(settings(sim)) as session, Journal.open(folder) as journal:
+    async with Session(settings(sim)) as session, open_journal(folder) as journal:
         requests = [fx(number) for number in range(12)]
         async with session.run_many(requests, save_to=files, journal=journal, max_in_flight=2) as given:
             async for result in given:
@@ -573,7 +593,7 @@ async def test_nothing_is_sent_that_only_a_lost_journal_would_know(sim: Simulato
 
 async def test_the_key_of_the_account_is_nowhere(sim: Simulator, tmp_path: Path) -> None:
     """Not in the journal, its log, or the lock."""
-    async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+    async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
         async with session.run_many([fx(1)], save_to=tmp_path, journal=journal) as results:
             succeeded([result async for result in results])
         for path in tmp_path.iterdir():
@@ -588,19 +608,20 @@ async def test_it_is_counted_what_came_how_far(tmp_path: Path) -> None:
         sim.inject(Fault.FAIL)
         await run(sim, tmp_path, [fx(3)])
         sim.inject(Fault.FAIL)
-        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
             for _ in range(2):
                 async with session.run_many(map(fx, range(1, 5)), save_to=tmp_path, journal=journal) as results:
                     assert len([result async for result in results]) == 4
             assert journal.store.progress == {JobState.SUBMITTED: 8, JobState.READY: 4}
 
 
+@BOTH
 async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator, tmp_path: Path) -> None:
     """Files are called as was said, in the next run too; a line that was only renamed is bought no second time."""
 
     async def run_named(*names: str | None) -> list[str]:
         requests = [fx(number) for number, _ in enumerate(names)]
-        async with Session(settings(sim)) as session, Journal.open(tmp_path) as journal:
+        async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
             for number, name in enumerate(names):
                 if name is not None:
                     journal.annotate(requests[number], metadata={"line": number, "name": name})
@@ -616,7 +637,7 @@ async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator,
     assert await run_named("other", "take", None) == files
     assert await run_named("other", "take", None, "take") == [*files, "take-3.flac"]
     assert len(sim.operations) == 4
-    async with Journal.open(tmp_path) as journal:
+    async with open_journal(tmp_path) as journal:
         found = sorted(await journal.jobs("saved"), key=lambda piece: piece.metadata["line"])
         assert [piece.metadata["name"] for piece in found] == ["other", "take", "../journal.sqlite3", "take"]
         assert journal._annotations == {}
@@ -625,12 +646,13 @@ async def test_names_and_metadata_are_kept_and_count_for_nothing(sim: Simulator,
             assert times == tuple(sorted(time or 0 for time in times))
 
 
+@BOTH
 async def test_a_journal_must_be_open_and_for_writing(sim: Simulator, session: Session, tmp_path: Path) -> None:
     """That is said before anything is read or sent."""
     with pytest.raises(JournalError, match="is not open"):
-        session.run_many([fx(1)], journal=Journal.open(tmp_path))
+        session.run_many([fx(1)], journal=open_journal(tmp_path))
     await run(sim, tmp_path, [])
-    async with Journal.open(tmp_path, read_only=True) as journal:
+    async with open_journal(tmp_path, read_only=True) as journal:
         with pytest.raises(JournalError, match="read only"):
             session.run_many([fx(1)], journal=journal)
 
@@ -639,6 +661,7 @@ def recording(journal: Journal, engine: Engine) -> Recording[Any]:
     return Recording(journal, engine=engine, stop=StopSignal(), files=RunFiles(engine, None), timeout=None)
 
 
+@BOTH
 @pytest.mark.parametrize("operation", ["op_1", None])
 async def test_an_answer_to_another_request_ends_nothing(
     tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, operation: str | None
@@ -653,7 +676,7 @@ async def test_an_answer_to_another_request_ends_nothing(
         raise DecodeError("strange", operation=known or None)
 
     monkeypatch.setattr(session._engine, "submit", submit)
-    async with Journal.open(tmp_path) as journal:
+    async with open_journal(tmp_path) as journal:
         one = recording(journal, session._engine)
         with pytest.raises(DecodeError):
             await one.run(InFlight(fx(1)))
@@ -663,9 +686,10 @@ async def test_an_answer_to_another_request_ends_nothing(
         assert "SavedFiles" in repr(one._saved_files)
 
 
+@BOTH
 async def test_a_given_key_wins_a_race_too(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another task makes a piece with this key at the same time, that is the piece."""
-    async with Journal.open(tmp_path) as journal:
+    async with open_journal(tmp_path) as journal:
         other = JobIdentity(digest=b"other", occurrence=1)
 
         async def prepare(request: Request) -> bytes:
@@ -685,10 +709,11 @@ async def test_a_given_key_wins_a_race_too(tmp_path: Path, session: Session, mon
         assert await journal.count() == {JobState.PLANNED: 1}
 
 
+@BOTH
 async def test_a_record_without_its_output_is_fetched_again(sim: Simulator, tmp_path: Path) -> None:
     """Whatever was edited in the journal, at worst a file is fetched once more."""
     await run(sim, tmp_path, [fx(1)])
-    await edit(tmp_path, "UPDATE piece SET files = replace(files, '\"index\": 0', '\"index\": 7')")
+    await edit_journal(tmp_path, "UPDATE piece SET files = replace(files, '\"index\": 0', '\"index\": 7')")
     (again,) = succeeded(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(again.files[0].output, Output)
     assert len(puts(sim)) == 1

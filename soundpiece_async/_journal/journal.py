@@ -11,8 +11,8 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Generator, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from contextlib import ExitStack, aclosing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -32,6 +32,7 @@ from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
 from soundpiece_async._core.requests import MadeKey, Request
 from soundpiece_async._download.destinations import parse_folder
+from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.sqlite_store import SqliteStore
@@ -271,7 +272,7 @@ class Journal:
     ) -> Coroutine[Any, Any, list[JobRecord]]: ...
 
     @overload
-    def jobs(self, *, part: tuple[int, int]) -> AsyncGenerator[Request]: ...
+    def jobs(self, *, part: tuple[int, int]) -> AsyncGenerator[tuple[Request, str | None]]: ...
 
     def jobs(
         self,
@@ -280,10 +281,11 @@ class Journal:
         part: tuple[int, int] | None = None,
         after: int = 0,
         limit: int = 1000,
-    ) -> Coroutine[Any, Any, list[JobRecord]] | AsyncGenerator[Request]:
+    ) -> Coroutine[Any, Any, list[JobRecord]] | AsyncGenerator[tuple[Request, str | None]]:
         """Return jobs in a state, such as ``uncertain``, in the order they were planned: ``await journal.jobs()``.
 
-        Or, with ``part``, take jobs over, and return their requests for ``run_many``: ``journal.jobs(part=(3, 16))``.
+        Or, with ``part``, take jobs over, and return their requests, each with the name of its files, for ``run_many``:
+        ``journal.jobs(part=(3, 16))``.
 
         Args:
             state: one of ``count``'s; None: any.
@@ -308,23 +310,24 @@ class Journal:
     async def _list_jobs(self, state: JobState | None, *, after: int, limit: int) -> list[JobRecord]:
         return await self.store.jobs(state, now=self.store.now, after=after, limit=limit)
 
-    async def _take_part(self, part: int, parts: int) -> AsyncGenerator[Request]:
+    async def _take_part(self, part: int, parts: int) -> AsyncGenerator[tuple[Request, str | None]]:
         store, failed, after = self.store, self.retry_failed, 0
         await store.take_part(part, parts, failed=failed)
         while jobs := await store.read_part(part, parts, failed=failed, after=after, limit=PAGE):
             for job in jobs:
                 after = job.number
                 self._planned[job.key] = job.digest
-                yield make_request(job)
+                yield make_request(job), job.name
 
-    async def plan(self, requests: Iterable[Request] | AsyncIterable[Request], *, validate: bool = True) -> int:
+    async def plan(self, requests: Requests[Request], *, validate: bool = True) -> int:
         """Write down the jobs of many requests before anything is sent, in their order; ``jobs(part=...)`` runs them.
 
         Any process may plan the same requests, at any time: what is written down already stays as it is, but for
         names, metadata and lines (``annotate``).
 
         Args:
-            requests: any iterable or async iterable; it is read as its jobs are written.
+            requests: any iterable or async iterable, of requests or of pairs of a request and the name of its files; it
+                is read as its jobs are written.
             validate: check each request first, as ``Settings.validate`` does when it is sent.
 
         Returns:
@@ -336,21 +339,25 @@ class Journal:
             JournalError: the journal is not open, or cannot be written.
         """
         store, identifier, new = self.store, RequestIdentifier(), 0
-        async for page in _pages(requests):
-            prepare = partial(self._prepare, page, identifier, validate=validate)
-            new += await store.plan(await anyio.to_thread.run_sync(prepare))
+        async with open_requests(requests) as each, aclosing(_pages(each)) as pages:
+            async for page in pages:
+                prepare = partial(self._prepare, page, identifier, validate=validate)
+                new += await store.plan(await anyio.to_thread.run_sync(prepare))
         return new
 
-    def _prepare(self, page: list[Request], identifier: RequestIdentifier, *, validate: bool) -> list[PlannedJob]:
+    def _prepare(
+        self, page: list[Named[Request]], identifier: RequestIdentifier, *, validate: bool
+    ) -> list[PlannedJob]:
         """Make the keys and bodies of jobs. Blocks."""
-        return [self._prepare_one(request, identifier, validate=validate) for request in page]
+        return [self._prepare_one(item, identifier, validate=validate) for item in page]
 
-    def _prepare_one(self, request: Request, identifier: RequestIdentifier, *, validate: bool) -> PlannedJob:
+    def _prepare_one(self, item: Named[Request], identifier: RequestIdentifier, *, validate: bool) -> PlannedJob:
+        request, name = split_name(item)
         checks.check_request(request)
         if validate:
             checks.validate(request)
         identity = identifier.identify(request)
-        annotation = self.pop_annotation(request) or UNLABELLED
+        annotation = attrs.evolve(self.pop_annotation(request) or UNLABELLED, name=name)
         if identity.key is None:
             request = attrs.evolve(request, idempotency_key=MadeKey(self.store.make_key(identity) or uuid4()))
         body = codec.encode_request(request)
@@ -472,22 +479,13 @@ def make_request(job: JobRecord) -> Request:
     return request
 
 
-async def _pages(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[list[Request]]:
+async def _pages(requests: AsyncIterator[Named[Request]]) -> AsyncGenerator[list[Named[Request]]]:
     """Yield requests, many at a time."""
-    page: list[Request] = []
-    async for request in _iterate(requests):
-        page.append(request)
+    page: list[Named[Request]] = []
+    async for item in requests:
+        page.append(item)
         if len(page) == PAGE:
             yield page
             page = []
     if page:
         yield page
-
-
-async def _iterate(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[Request]:
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
-    else:
-        for request in requests:
-            yield request
