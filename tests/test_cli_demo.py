@@ -84,7 +84,7 @@ def interrupt(process: "subprocess.Popen[str]", number: signal.Signals) -> End:
 
 
 def test_plan() -> None:
-    """The demo has 24 pieces over all eight routes, no name begins with another, and each comes after one there is."""
+    """The demo has 24 requests across all eight routes, no name is a prefix of another, and each source exists."""
     names = [item.name for item in DEMO_ITEMS]
     assert len(names) == 24
     assert not [(one, two) for one in names for two in names if one != two and one.startswith(two)]
@@ -97,7 +97,7 @@ def test_plan() -> None:
 def test_demo(
     interactive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A demo saves decodable files of every piece, leaves nothing half-done, and tells what it did in plain lines."""
+    """A demo saves decodable files of every request, leaves nothing half-done, and tells what it did in plain lines."""
     monkeypatch.setattr(demo, "SPEED", 100.0)
     monkeypatch.setattr(demo, "TRACK_SECONDS", (1.0, 1.5))
     monkeypatch.setattr(demo, "DOWNLOAD_RATE", 2e5)
@@ -118,7 +118,7 @@ def test_demo(
         assert f" {route} " in out
     last = out.splitlines()[-1]
     took, waits = re.fullmatch(
-        rf"24 pieces, {len(names)} files, [\d.]+ MB in ([\d.]+) s, .*; the waits alone add up to ([\d.]+) s", last
+        rf"24 requests, {len(names)} files, [\d.]+ MB in ([\d.]+) s, .*; the waits alone add up to ([\d.]+) s", last
     ).groups()  # type: ignore[union-attr]  # None is a failure too
     assert float(took) > 0
     assert float(waits) > 0
@@ -213,7 +213,7 @@ def test_simulate(
         assert len(soundfile.read(capsys.readouterr().out.strip())[0]) == 44100
         ending = interrupt(process, number)
         assert (ending.code, ending.out) == (130, "")
-        assert "500 times as fast as the real one; Ctrl-C stops it\n" in ending.err
+        assert "500 times the speed of the real one; stop it with Ctrl-C\n" in ending.err
         assert ending.err.endswith("interrupted\n")
 
 
@@ -240,8 +240,8 @@ def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     pattern = r"export \w+_KEY=spk_\w+\nexport \w+_URL=http:\S+\nexport SOUNDPIECE_WEBHOOK_SECRET=whsec_\S+\n"
     assert re.fullmatch(pattern, reader.getvalue())
     said, advised, last = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"simulated service at http:\S+, 20 times as fast as the real one; Ctrl-C stops it", said)
-    assert "paste these lines, then try: soundpiece run create.new_fx 'door slams'" in advised
+    assert re.fullmatch(r"simulated service at http:\S+, 20 times the speed of the real one; stop it with Ctrl-C", said)
+    assert "paste these lines into another terminal, then try: soundpiece run create.new_fx 'door slams'" in advised
     assert last == "interrupted"
     assert (asked["requests_per_second"], asked["faults"]) == (5.0, simulator.Faults(cut=0.1, fail=1.0))
     assert (asked["callback_url"], asked["allow_private_callbacks"]) == ("http://127.0.0.1:9/x", True)
@@ -278,7 +278,7 @@ def test_sweep(tmp_path: Path) -> None:
 
 
 def test_measure(tmp_path: Path) -> None:
-    """The bytes of a piece are those of its files written in this run, growing and finished ones."""
+    """The bytes of an item are those of its files written in this run, growing and finished ones."""
     for name, size in {"fx-door.flac.part": 5, "fx-door.flac.part.json": 50, "fx-riser.flac": 7, "other": 9}.items():
         (tmp_path / name).write_bytes(b"x" * size)
     old = tmp_path / "fx-chimes.flac"
@@ -309,7 +309,7 @@ def test_a_file_that_is_finished_meanwhile_counts(tmp_path: Path) -> None:
 
 
 def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal a downloading piece shows its bytes, and the first line sums up."""
+    """On a terminal a downloading item shows its bytes, and the first line sums up."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
@@ -320,7 +320,7 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         assert "2 files, no bytes yet" in capsys.readouterr().err
         display.refresh(Statistics(active_polls=3, ready=1, bytes=2_500_000), {"one": 1_200_000})
         shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
-        assert "3 polls out, 1 of 2 ready, 2.5 MB received" in shown
+        assert "3 polls active, 1 of 2 ready, 2.5 MB received" in shown
         assert re.search(r"one +downloading +2 files, 1\.2 MB", shown)
         assert re.search(r"two +queued", shown)
         display.show("two", DemoStage.DONE)

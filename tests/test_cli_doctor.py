@@ -30,8 +30,8 @@ def test_all_is_well(serve: Serve, capsys: Streams) -> None:
     out = capsys.readouterr().out
     assert {line.split()[0] for line in out.splitlines()} == {"ok"}
     assert f"base URL {simulator.url}, no proxy" in out
-    assert "and takes the key" in out
-    assert "agrees with the service's" in out
+    assert "accepts the key" in out
+    assert "in sync with the service" in out
     assert simulator.api_key not in out
     assert [request.method for request in simulator.log] == ["GET"]
 
@@ -43,11 +43,8 @@ def test_no_key(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) 
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "wrong settings: no API key" in out
-    assert (
-        "\n      export SOUNDPIECE_API_KEY=spk_..., or without a key: soundpiece simulate prints what to export\n"
-        in out
-    )
-    assert "ok    service: answers within " in out
+    assert "\n      export SOUNDPIECE_API_KEY=spk_..., or without a key run: soundpiece simulate\n" in out
+    assert "ok    service: responds in " in out
     assert "the key" not in out.partition("ok    service")[2]
 
 
@@ -73,13 +70,13 @@ def test_nobody_answers(serve: Serve, capsys: Streams, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("status", "has_key", "ok", "says"),
     [
-        (404, True, True, "and takes the key"),
-        (401, False, True, "answers within 20 ms"),
-        (401, True, False, "refuses the key (401)"),
-        (403, True, False, "refuses the key (403)"),
+        (404, True, True, "accepts the key"),
+        (401, False, True, "responds in 20 ms"),
+        (401, True, False, "rejects the key (401)"),
+        (403, True, False, "rejects the key (403)"),
         (302, True, False, "with a redirect (302)"),
-        (429, True, None, "limits the rate now (429)"),
-        (503, True, False, "with an error of its own (503)"),
+        (429, True, None, "rate limit reached (429)"),
+        (503, True, False, "with a server error (503)"),
     ],
 )
 def test_what_an_answer_says(*, status: int, has_key: bool, ok: bool | None, says: str) -> None:
@@ -95,9 +92,9 @@ def test_a_clock_that_is_wrong() -> None:
     then = datetime.now(UTC) - timedelta(hours=2)
     (check,) = read_clock(format_datetime(then))
     assert check.ok is None
-    assert check.found.endswith("s ahead of the service's")
+    assert check.found.endswith("s ahead of the service")
     (check,) = read_clock(format_datetime(then + timedelta(hours=4)))
-    assert check.found.endswith("s behind the service's")
+    assert check.found.endswith("s behind the service")
     assert read_clock(None) == read_clock("yesterday") == []
 
 
@@ -110,8 +107,8 @@ def test_what_is_missing_or_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
     check = check_descriptors()
     assert check.ok is None
-    assert "fitted to that (polls=" in check.found
-    assert check.advice == "for more: ulimit -n 1024"
+    assert "limits are reduced (polls=" in check.found
+    assert check.advice == "raise the limit: ulimit -n 1024"
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, -1))
     assert check_descriptors().found == "no limit"
 

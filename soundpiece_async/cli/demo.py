@@ -1,7 +1,7 @@
 """``soundpiece demo``: 24 requests against a simulated service in this process, with a display of their progress.
 
-On a terminal the lines of unfinished pieces stay in place and change, and finished ones scroll away above them. Without
-one, every step is a plain line of its own, and so is how far a download is, now and then.
+On a terminal, the lines of unfinished requests are updated in place, and finished ones scroll up. Elsewhere every step
+is a line of its own, and so is the progress of downloads, from time to time.
 """
 
 import time
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 LINE_INTERVAL = 1.0
-"""Seconds, at least, between two plain lines about one download."""
+"""Minimum seconds between two lines about one download."""
 
 
 class DemoStage(StrEnum):
-    """How far a piece is."""
+    """Stage of a request."""
 
     QUEUED = "queued"
     GENERATING = "generating"
@@ -53,7 +53,7 @@ COLOURS = {
 
 @attrs.frozen(kw_only=True)
 class DemoResult:
-    """A piece that is done; it ``waited`` that many seconds from being accepted to being ready."""
+    """A finished request; ``waited``: seconds from accepted to ready."""
 
     name: str
     route: str
@@ -62,20 +62,20 @@ class DemoResult:
 
     @property
     def bytes(self) -> int:
-        """The size of its files."""
+        """Total size of the files."""
         return sum(file.bytes for file in self.files)
 
     @property
     def seconds(self) -> float:
-        """The length of its files."""
+        """Total duration of the files."""
         return sum(file.duration for file in self.files)
 
 
 class DemoDisplay:
-    """The progress of all pieces, on standard error; use it as a context manager.
+    """Displays the progress of all requests on standard error, as a context manager.
 
     Args:
-        names: the pieces, in the order of their lines.
+        names: of the requests, in the order of their lines.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -111,36 +111,36 @@ class DemoDisplay:
         self._live.stop()
 
     def show(self, name: str, stage: DemoStage, note: str = "") -> None:
-        """Let a piece reach a stage."""
+        """Set the stage of a request."""
         self._stages[name] = stage
         self._notes[name] = note
         if stage is DemoStage.DONE or not self._console.is_interactive:
             self._console.print(self._line(name))
 
     def refresh(self, statistics: Statistics, sizes: Mapping[str, int]) -> None:
-        """Bring the lines on a terminal up to date, or tell of what grew; ``sizes`` are the bytes on disk by piece."""
+        """Update the lines on a terminal, or print the progress of downloads; ``sizes``: bytes on disk by name."""
         self._sizes = sizes
         if not self._console.is_interactive:
             self._print_growth(time.monotonic())
             return
         self._summary = (
-            f"{statistics.active_polls} polls out, {statistics.ready} of {len(self._stages)} ready, "
+            f"{statistics.active_polls} polls active, {statistics.ready} of {len(self._stages)} ready, "
             f"{format_size(statistics.bytes)} received"
         )
         self._live.refresh()
 
     def _print_growth(self, now: float) -> None:
-        """Print a line for each download whose bytes are not those it was told with last."""
+        """Print a line for each download that has grown since its last line."""
         for name, stage in self._stages.items():
-            told_at, told = self._printed.get(name, (-LINE_INTERVAL, format_size(0)))
+            printed_at, printed = self._printed.get(name, (-LINE_INTERVAL, format_size(0)))
             length = format_size(self._sizes.get(name, 0))
-            if stage is DemoStage.DOWNLOADING and length != told and now - told_at >= LINE_INTERVAL:
+            if stage is DemoStage.DOWNLOADING and length != printed and now - printed_at >= LINE_INTERVAL:
                 self._printed[name] = now, length
                 self._console.print(self._line(name))
 
     def _render(self) -> Group:
         rows = [self._line(name) for name, stage in self._stages.items() if stage is not DemoStage.DONE]
-        return Group(Text(self._summary, style="bold"), *rows)  # first, as a low terminal shows only the beginning
+        return Group(Text(self._summary, style="bold"), *rows)  # first, because a low terminal shows only the beginning
 
     def _line(self, name: str) -> Text:
         stage = self._stages[name]
@@ -153,8 +153,8 @@ class DemoDisplay:
         return line
 
 
-def print_results(pieces: Iterable[DemoResult]) -> None:
-    """Print a row for each piece, on standard output."""
+def print_results(results: Iterable[DemoResult]) -> None:
+    """Print a table of the results on standard output."""
     rows = [
         (
             item.name,
@@ -164,36 +164,36 @@ def print_results(pieces: Iterable[DemoResult]) -> None:
             f"{item.seconds:.1f} s",
             format_size(item.bytes),
         )
-        for item in pieces
+        for item in results
     ]
-    print_table(("piece", "route", "waited", "files", "length", "size"), rows, texts=2)
+    print_table(("name", "route", "waited", "files", "length", "size"), rows, texts=2)
 
 
 SLOTS = 6
-"""Polls on the wire: fewer than pieces, so that the scheduler has to share them."""
+"""Concurrent polls: fewer than requests, so that the scheduler has to share them."""
 SPEED = 8.0
-"""How many times faster than the real service the simulated one works: the demo is to end within 20 s."""
+"""Speed of the simulated service: the demo should end within 20 s."""
 TRACK_SECONDS = (12.0, 20.0)
-"""The length of its songs: rendering them costs real time."""
+"""Duration of the songs: rendering takes real time."""
 DOWNLOAD_RATE = 1.25e6
-"""Bytes per second of each download: over the loopback alone a file is here before a picture of its way is drawn."""
+"""Bytes per second of each download, slow enough to see its progress."""
 REFRESH_INTERVAL = 0.125
-"""Seconds between two pictures of the progress."""
+"""Seconds between two updates of the display."""
 
 
 async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> None:
-    """Make 24 pieces of music over all eight routes, in less than 20 seconds, with no account and no network.
+    """Run 24 requests across all eight routes in less than 20 seconds, without an account or a network.
 
-    A simulated service runs inside this command. Songs are split, cut and remixed as soon as they are ready.
+    The command contains a simulated service. Songs are split, cut and remixed as soon as they are ready.
 
     Args:
-        out: the folder for the files; files of an earlier demo in it are replaced.
+        out: folder for the files; files of an earlier demo are replaced.
     """
     from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
     from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
 
     print_status(
-        f"{len(DEMO_ITEMS)} pieces on {SLOTS} poll slots, by a simulated service at {SPEED:g} times speed, into {out}"
+        f"{len(DEMO_ITEMS)} requests, {SLOTS} concurrent polls, simulated at {SPEED:g}x real speed, saving to {out}"
     )
     started = anyio.current_time()
     await ensure_writable(out)
@@ -211,28 +211,30 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
 
 
 def summarize(finished: list[DemoResult], *, took: float) -> str:
-    """Write the one line that compares the wall time with the sum of the waits; ``took`` is in seconds."""
+    """Return the line that compares the time the demo took, in seconds, with the sum of the waits."""
     files = sum(len(item.files) for item in finished)
     waits = sum(item.waited for item in finished)
     length = sum(item.bytes for item in finished)
     return (
-        f"{len(finished)} pieces, {files} files, {format_size(length)} in {took:.1f} s, "
-        f"start and downloads included; the waits alone add up to {waits:.1f} s"
+        f"{len(finished)} requests, {files} files, {format_size(length)} in {took:.1f} s, "
+        f"startup and downloads included; the waits alone add up to {waits:.1f} s"
     )
 
 
 def remove_partial_files(out: Path) -> None:
-    """Remove what a demo that was stopped left half-done: the library keeps it for a resumption that will not come."""
+    """Remove partial files of a demo that was stopped, which is never resumed."""
     for item in DEMO_ITEMS:
         for left in (*out.glob(f"{item.name}*.part"), *out.glob(f"{item.name}*.part.json")):
             left.unlink(missing_ok=True)
 
 
 def bytes_on_disk(out: Path, *, since: float) -> dict[str, int]:
-    """Return the bytes on disk by piece, of finished files and growing ones written ``since`` (seconds since 1970)."""
+    """Return the bytes on disk by name, of complete and partial files written ``since`` (seconds since 1970)."""
     sizes = dict.fromkeys((item.name for item in DEMO_ITEMS), 0)
     growing = {file.with_suffix("") for file in out.glob("*.flac.part")}
-    for file in growing.union(out.glob("*.flac")):  # listed last: one that is renamed meanwhile is in either list
+    for file in growing.union(
+        out.glob("*.flac")
+    ):  # listed last, so that a file renamed meanwhile is in one of the lists
         for name in sizes:
             if file.name.startswith(name):
                 sizes[name] += _size_on_disk(file, since=since)
@@ -240,7 +242,7 @@ def bytes_on_disk(out: Path, *, since: float) -> dict[str, int]:
 
 
 def _size_on_disk(file: Path, *, since: float) -> int:
-    """Return the size of a file under the name it has now, or 0 if it is of an earlier demo."""
+    """Return the size of a file, partial or complete; 0 if it is of an earlier demo."""
     for path in (file.with_name(f"{file.name}.part"), file):
         with suppress(FileNotFoundError):
             state = path.stat()
@@ -250,28 +252,28 @@ def _size_on_disk(file: Path, *, since: float) -> int:
 
 
 async def _run_all(session: "Session", out: Path) -> list[DemoResult]:
-    """Make every piece in a task of its own."""
+    """Run every request in a task of its own."""
     with DemoDisplay(item.name for item in DEMO_ITEMS) as display:
-        studio = _DemoRun(session, out, display)
+        run = _DemoRun(session, out, display)
         async with anyio.create_task_group() as refreshing:
             refreshing.start_soon(_refresh_display, session, out, display)
-            async with anyio.create_task_group() as pieces:
+            async with anyio.create_task_group() as requests:
                 for item in DEMO_ITEMS:
-                    pieces.start_soon(studio.make, item)
+                    requests.start_soon(run.make, item)
             refreshing.cancel_scope.cancel()
-    return [studio.finished[item.name] for item in DEMO_ITEMS]
+    return [run.finished[item.name] for item in DEMO_ITEMS]
 
 
 async def _refresh_display(session: "Session", out: Path, display: DemoDisplay) -> None:
-    """Keep the picture fresh, until cancelled."""
-    look = partial(bytes_on_disk, out, since=time.time())
+    """Update the display until cancelled."""
+    measure = partial(bytes_on_disk, out, since=time.time())
     while True:
-        display.refresh(session.statistics(), await anyio.to_thread.run_sync(look))
+        display.refresh(session.statistics(), await anyio.to_thread.run_sync(measure))
         await anyio.sleep(REFRESH_INTERVAL)
 
 
 class _DemoRun:
-    """Makes pieces, each from submission to its files; one made from another waits until that one is ready."""
+    """Runs requests from submit to files; a dependent request waits until its source is ready."""
 
     def __init__(self, session: "Session", out: Path, display: DemoDisplay) -> None:
         self.finished: dict[str, DemoResult] = {}

@@ -1,4 +1,4 @@
-"""The 24 pieces of the demo: four songs and four instrumentals, and what is made of them; samples and effects."""
+"""The 24 requests of the demo: songs and instrumentals, requests that use them as sources, samples and effects."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +20,12 @@ from soundpiece_async import (
 
 @attrs.frozen
 class DemoItem:
-    """One piece of the demo.
+    """One request of the demo.
 
     Args:
-        name: what its files are called; no name begins with another one.
-        make: makes its request; of the first output of the piece it comes ``after``, if any.
-        after: the name of that piece.
+        name: of its files; no name is a prefix of another.
+        make: returns the request, from the first output of ``after`` if that is given.
+        after: name of the source item.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""``soundpiece doctor``: is everything here that a run needs, and what to do about what is not."""
+"""``soundpiece doctor``: checks what a run needs, with advice on each problem."""
 
 import json
 import os
@@ -22,36 +22,36 @@ from soundpiece_async._version import __version__
 from soundpiece_async.cli.console import DONE, FAILED, pluralize, print_result
 
 EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "cli": (("cyclopts", "rich"), "this command line"),
-    "fast": (("orjson", "uvloop"), "less CPU for each request"),
-    "obstore": (("obstore",), "files into S3, Google Cloud Storage or Azure"),
+    "cli": (("cyclopts", "rich"), "command line"),
+    "fast": (("orjson", "uvloop"), "less CPU per request"),
+    "obstore": (("obstore",), "saving to S3, Google Cloud Storage or Azure"),
     "postgres": (("psycopg",), "the processes of one account share its limit by Postgres"),
     "redis": (("redis",), "the processes of one account share its limit by Redis or Valkey"),
     "simulator": (("numpy", "soundfile"), "soundpiece simulate and demo"),
-    "verify": (("numpy", "soundfile"), "every frame of each file is checked"),
+    "verify": (("numpy", "soundfile"), "full check of audio files"),
 }
-"""What each extra brings, and what it is for."""
+"""Packages and purpose of each extra."""
 UNKNOWN = "op_doctor"
-"""An operation that no account has: asking for it costs nothing."""
+"""Id of an operation that does not exist."""
 TIMEOUT = 15.0
-"""Seconds that the service has to answer."""
+"""Seconds to wait for the response."""
 SKEW = 30.0
-"""Seconds that a clock may be wrong: webhooks that seem five minutes old are refused."""
+"""Seconds that a clock may be off: webhooks that seem five minutes old are rejected."""
 ENOUGH = 1024
-"""Open files that the default limits fit into."""
+"""Open files that the default limits need."""
 STAND_IN = "spk_none"
-"""Sent when there is no key: the service answers, and refuses it."""
+"""Sent if no key is set: the service responds and rejects it."""
 
 
 @attrs.frozen(kw_only=True)
 class Check:
-    """What was found of one thing.
+    """Result of one check.
 
     Attributes:
-        name: of the thing.
-        ok: False: nothing works before it is corrected; None: worth knowing.
-        found: what was found.
-        advice: what to do about it, unless it is as it should be.
+        name: of the check.
+        ok: True: passed; False: must be corrected; None: a note.
+        found: the finding.
+        advice: what to do; empty if nothing.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Check:
 
 
 async def doctor(*, as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False) -> int:
-    """Check the key, the base URL, whether the service answers, the clock, the extras and the limit of open files.
+    """Check the API key, the base URL, the service, the clock, the extras and the open files limit.
 
-    Each line says what was found, and what to do when it is not as it should be. One request is sent, for an operation
-    that does not exist: nothing is created or paid. The key is not printed.
+    Each finding comes with advice if something is wrong. One request is sent, for an operation that does not exist:
+    nothing is created or charged. The key is not printed.
 
-    Exit codes: 0 a run can begin; 1 something must be corrected first.
+    Exit codes: 0 ready to run; 1 something must be corrected.
 
     Args:
         as_json: print one JSON object instead.
@@ -84,7 +84,7 @@ async def doctor(*, as_json: Annotated[bool, Parameter(name="--json", show_defau
 
 
 def describe(checks: Iterable[Check]) -> Iterator[str]:
-    """Return a line for each, and one below for what to do."""
+    """Yield a line for each check, and one below it for its advice."""
     marks = {True: "ok", False: "wrong", None: "note"}
     for check in checks:
         yield f"{marks[check.ok]:<6}{check.name}: {check.found}"
@@ -93,26 +93,26 @@ def describe(checks: Iterable[Check]) -> Iterator[str]:
 
 
 def check_settings() -> list[Check]:
-    """Check what the environment says, without a request."""
+    """Check the settings from the environment, without a request."""
     try:
         settings = Settings()
     except SettingsError as error:
-        advice = "export SOUNDPIECE_API_KEY=spk_..., or without a key: soundpiece simulate prints what to export"
+        advice = "export SOUNDPIECE_API_KEY=spk_..., or without a key run: soundpiece simulate"
         if os.environ.get("SOUNDPIECE_API_KEY"):
-            advice = "correct SOUNDPIECE_API_KEY, SOUNDPIECE_BASE_URL or SOUNDPIECE_PROXY, whichever that is about"
+            advice = "correct SOUNDPIECE_API_KEY, SOUNDPIECE_BASE_URL or SOUNDPIECE_PROXY, as the message says"
         return [Check(name="settings", ok=False, found=str(error), advice=advice)]
     proxy = "no proxy" if settings.proxy is None else f"proxy {redact_url(settings.proxy)}"
-    return [Check(name="settings", ok=True, found=f"a key, base URL {settings.base_url}, {proxy}")]
+    return [Check(name="settings", ok=True, found=f"key set, base URL {settings.base_url}, {proxy}")]
 
 
 async def check_service() -> list[Check]:
-    """Ask the service for an operation that does not exist: does it answer, does it take the key, what is its time."""
+    """Request an operation that does not exist, to check the service, the key and the clock."""
     from soundpiece_async._core.wire import Call  # noqa: PLC0415 - --help needs no network
     from soundpiece_async._http.client import HttpClient  # noqa: PLC0415 - it brings aiohttp
 
     try:
         settings = Settings() if os.environ.get("SOUNDPIECE_API_KEY") else Settings(api_key=STAND_IN)
-    except SettingsError:  # said already
+    except SettingsError:  # reported by check_settings
         return []
     started = anyio.current_time()
     async with HttpClient(settings) as http:
@@ -127,36 +127,38 @@ async def check_service() -> list[Check]:
 
 
 def read_status(status: int, *, seconds: float, has_key: bool) -> Check:
-    """Return what an answer says; 404 is the right one, ``seconds`` is how long it took."""
+    """Return the check of a response, which should be 404, after ``seconds``."""
     ok: bool | None = True
-    found, advice = f"answers within {seconds * 1000:.0f} ms", ""
+    found, advice = f"responds in {seconds * 1000:.0f} ms", ""
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         ok, found = False, f"{found}, with a redirect ({status})"
-        advice = "correct SOUNDPIECE_BASE_URL: the key is sent to no other address"
+        advice = "correct SOUNDPIECE_BASE_URL: redirects are not followed with a key"
     elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and has_key:
-        ok, found = False, f"{found}, and refuses the key ({status})"
-        advice = "check SOUNDPIECE_API_KEY in the dashboard, and from which addresses it may be used"
+        ok, found = False, f"{found}, rejects the key ({status})"
+        advice = "check SOUNDPIECE_API_KEY in the dashboard, and the addresses it may be used from"
     elif status == HTTPStatus.TOO_MANY_REQUESTS:
-        ok, found = None, f"{found}, and limits the rate now ({status})"
-        advice = "nothing to do: the rate is learned; several processes of one account share it"
+        ok, found = None, f"{found}, rate limit reached ({status})"
+        advice = "nothing to do: the rate is learned; all processes of an account share the limit"
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        ok, found = False, f"{found}, with an error of its own ({status})"
-        advice = "wait: a bulk run waits for an hour, and the next one goes on"
+        ok, found = False, f"{found}, with a server error ({status})"
+        advice = "wait: a bulk run retries for an hour, and can be resumed"
     elif has_key:
-        found = f"{found}, and takes the key"
+        found = f"{found}, accepts the key"
     return Check(name="service", ok=ok, found=found, advice=advice)
 
 
 def read_clock(date: str | None) -> list[Check]:
-    """Compare this machine's clock with a ``Date`` header, if that can be read."""
+    """Compare the clock of this machine with a ``Date`` header, if that is valid."""
     try:
         ahead = (datetime.now(UTC) - parsedate_to_datetime(str(date))).total_seconds()
     except (ValueError, TypeError):
         return []
     if abs(ahead) <= SKEW:
-        return [Check(name="clock", ok=True, found="agrees with the service's")]
-    found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the service's"
-    return [Check(name="clock", ok=None, found=found, advice="set it by NTP: webhooks that seem old are refused")]
+        return [Check(name="clock", ok=True, found="in sync with the service")]
+    found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the service"
+    return [
+        Check(name="clock", ok=None, found=found, advice="synchronize it with NTP: webhooks that seem old are rejected")
+    ]
 
 
 def check_extras() -> Iterator[Check]:
@@ -177,9 +179,9 @@ def check_descriptors() -> Check:
     if most is None:
         return Check(name="open files", ok=True, found="no limit")
     fitted = fit(Limits(), free=most - used)
-    found = f"{pluralize(most, 'file')} may be open, {used} are"
+    found = f"{used} of {pluralize(most, 'file')} open"
     if fitted == Limits():
         return Check(name="open files", ok=True, found=f"{found}: enough for the default limits")
     changes = ", ".join(f"{name}={getattr(fitted, name)}" for name in ("polls", "submits", "downloads"))
-    found = f"{found}: limits are fitted to that ({changes})"
-    return Check(name="open files", ok=None, found=found, advice=f"for more: ulimit -n {ENOUGH}")
+    found = f"{found}: limits are reduced ({changes})"
+    return Check(name="open files", ok=None, found=found, advice=f"raise the limit: ulimit -n {ENOUGH}")

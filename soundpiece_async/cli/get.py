@@ -1,4 +1,4 @@
-"""``soundpiece get``: the way back to an operation, by its handle."""
+"""``soundpiece get``: resumes an operation by its handle."""
 
 import json
 from collections.abc import Sequence
@@ -27,20 +27,21 @@ async def get(
     overwrite: Annotated[bool, Parameter(show_default=False)] = False,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> int:
-    """Wait for an operation that was submitted earlier, print its state, and save its files if asked to.
+    """Wait for an operation that was submitted earlier, print its status, and optionally save its files.
 
-    A handle is printed by every command, and named by every error about an operation. Nothing is submitted or paid.
+    Every command prints the handles of its operations, and every error about an operation contains its handle. Nothing
+    is submitted or charged.
 
-    Exit codes: 0 ready, or still under way with --no-wait; 1 failed, not ready in time, or not found; 2 wrong usage; 3
-    the key was refused.
+    Exit codes: 0 ready, or still processing with --no-wait; 1 failed, timed out, or not found; 2 usage error; 3 the key
+    was rejected.
 
     Args:
-        handle: ROUTE/ID, as create.new_fx/op_01kd0000000000000000000004.
-        timeout: seconds to wait; without it, as long as it takes.
-        no_wait: ask once, and do not wait.
-        save_to: the folder for the files, or the URL of one in an object store; without it none are saved.
-        name: the name of the files, instead of the operation's id.
-        overwrite: replace other files that have the name.
+        handle: ROUTE/ID, such as create.new_fx/op_01kd0000000000000000000004.
+        timeout: seconds to wait (default: no limit).
+        no_wait: ask once and do not wait.
+        save_to: folder for the files, or a URL in an object store; without it no files are saved.
+        name: name of the files, instead of the operation id.
+        overwrite: replace existing files of that name.
         as_json: print one line of JSON instead.
     """
     target = parse_handle(handle)
@@ -67,10 +68,10 @@ async def get(
 
 
 def parse_handle(text: str) -> Handle:
-    """Return the handle that was typed.
+    """Parse a handle.
 
     Raises:
-        UsageError: it has another form.
+        UsageError: it is invalid.
     """
     try:
         return Handle.parse(text)
@@ -79,7 +80,7 @@ def parse_handle(text: str) -> Handle:
 
 
 def operation_to_json(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str, Any]:
-    """Return the state of an operation as JSON has it, without signed URLs."""
+    """Return an operation as a JSON object, without signed URLs."""
     error = operation.error
     return {
         "route": operation.route,
@@ -94,11 +95,11 @@ def operation_to_json(operation: Operation[Any], files: Sequence[SavedFile]) -> 
 
 
 def format_operation(operation: Operation[Any]) -> list[str]:
-    """Return the state of an operation for people: a line of its own, and one for each output."""
+    """Return an operation as text: one line for its status, and one for each output."""
     why = f": {redact_text(operation.error.message)}" if operation.error else ""
     return [f"{operation.handle} {operation.status}{why}", *(_format_output(output) for output in operation.outputs)]
 
 
 def _format_output(output: Output) -> str:
     facts = (output.kind, f"{output.duration:.1f} s" if output.duration is not None else None)
-    return f"output {output.index}: {', '.join(fact for fact in facts if fact) or 'of unknown length'}"
+    return f"output {output.index}: {', '.join(fact for fact in facts if fact) or 'unknown duration'}"

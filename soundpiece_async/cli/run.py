@@ -1,4 +1,4 @@
-"""``soundpiece run``: one piece, from flags to files."""
+"""``soundpiece run``: one request, from flags to files."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from soundpiece_async import Session
 
 SUBMIT_PATIENCE = 60.0
-"""Seconds of trying to submit. The library's 300 are for jobs; a person at a terminal wants to know sooner."""
+"""Seconds of retries of a submit; the 300 of the library are too long for a person at a terminal."""
 DEFAULT_DURATION = 5.0
-"""Seconds of an effect or a sample when no length was given; the API has no length of its own."""
+"""Default seconds of an effect or a sample; the API has no default."""
 
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class Members:
-    """The members of all eight requests; None: the flag was not given.
+    """Fields of all eight requests; None: the flag was not given.
 
     Args:
-        prompt: what it should sound like.
-        lyrics: the words to sing, or @FILE to read them from a file.
-        reference: URL of a track to take as a model, instead of a prompt.
-        source: URL of the track to work on.
-        duration: the wanted length in seconds, of an effect or a sample (5).
-        target_duration: the wanted length of a cut-down in seconds.
-        loopable: make a sample that loops without a seam.
-        n_variations: how many remixes to make, 1 to 3.
-        callback_url: an https address the service posts the news to.
-        idempotency_key: a UUID; with the same key and flags a piece is made, and paid for, once.
+        prompt: description of the sound.
+        lyrics: lyrics, or @FILE to read them from a file.
+        reference: URL of a reference track, instead of a prompt.
+        source: URL of the source track.
+        duration: length of an effect or a sample in seconds (default: 5).
+        target_duration: length of a cut-down in seconds.
+        loopable: generate a sample that loops seamlessly.
+        n_variations: number of remixes, 1 to 3.
+        callback_url: https URL for the webhook.
+        idempotency_key: UUID; the same key with the same flags is generated and charged once.
     """
 
     prompt: str | None = None
@@ -76,26 +76,28 @@ async def run(
     timeout: Annotated[float | None, POSITIVE] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
-    """Make one piece, wait for it, and save its files, whose paths are printed.
+    """Run one request, wait for the result, save its files and print their paths.
 
-    The API key comes from SOUNDPIECE_API_KEY, and SOUNDPIECE_BASE_URL names another service than the real one.
+    SOUNDPIECE_API_KEY holds the API key; SOUNDPIECE_BASE_URL selects a service other than the public one.
 
-    Exit codes: 0 saved; 1 failed; 2 wrong usage or input, and nothing was sent; 3 refused by the account (the key, no
-    credits); 130 interrupted.
+    Exit codes: 0 saved; 1 failed; 2 usage error or invalid input, nothing was sent; 3 rejected by the account (invalid
+    key, no credits); 130 interrupted.
 
     Args:
-        route: what to make.
-        first: its lyrics, prompt or source, whichever it takes first; the flag of that name does the same.
-        members: what it is made of.
-        save_to: the folder for the files, or the URL of one in an object store, as s3://bucket/songs.
-        name: the name of the files, instead of the operation's id.
-        overwrite: replace other files that have the name.
-        timeout: seconds after which to stop trying to submit (by default 60), and then to stop waiting (never).
+        route: route of the request.
+        first: its lyrics, prompt or source, whichever is its first field; same as the flag of that name.
+        members: fields of the request.
+        save_to: folder for the files, or a URL in an object store such as s3://bucket/songs.
+        name: name of the files, instead of the operation id.
+        overwrite: replace existing files of that name.
+        timeout: seconds to retry the submit (default: 60), and seconds to wait for the result (default: no limit).
         as_json: print one line of JSON instead.
     """
     request = build_request(route, members, first=first)
     await ensure_writable(save_to)
-    if name is not None and not overwrite and members.idempotency_key is None:  # one that is given may be here already
+    if (
+        name is not None and not overwrite and members.idempotency_key is None
+    ):  # the files of an explicit key may exist already
         await require_unused_name(save_to, name, request)
     async with make_session(timeout) as session:
         operation = await _submit(session, request)
@@ -111,17 +113,21 @@ async def run(
 
 
 def make_session(timeout: float | None) -> "Session":
-    """Build a session for a person at a terminal, of the environment; ``timeout`` bounds the trying, in seconds."""
+    """Return a session from the environment, with fewer retries than the default.
+
+    Args:
+        timeout: seconds of retries of a submit; None: ``SUBMIT_PATIENCE``.
+    """
     from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
 
     return Session(Settings(retries=RetryPolicy(submit_max_elapsed=SUBMIT_PATIENCE if timeout is None else timeout)))
 
 
 def build_request(route: str, members: Members, *, first: str | None = None) -> Request:
-    """Build the request of a route from the flags that were given, and its first member if that was given without one.
+    """Return the request of a route from flags, and from its first field if that was given without its flag.
 
     Raises:
-        UsageError: a flag is missing, has a value that the API does not take, or the route does not take it.
+        UsageError: a flag is missing, invalid, or unknown to the route.
     """
     kind = ROUTES[route]
     own = attrs.fields_dict(kind)
@@ -134,7 +140,7 @@ def build_request(route: str, members: Members, *, first: str | None = None) -> 
     foreign = [name for name in given if name not in own]
     missing = [name for name, member in own.items() if member.default is attrs.NOTHING and name not in given]
     if foreign or missing:
-        wrong = f"does not take {_flag_names(foreign)}" if foreign else f"needs {_flag_names(missing)}"
+        wrong = f"does not accept {_flag_names(foreign)}" if foreign else f"requires {_flag_names(missing)}"
         raise UsageError(f"{route} {wrong}; its flags are {_flag_names(name for name in flags if name in own)}")
     request = kind(**given)
     if faults := [f"{_flag_names([field])} {fault}" for field, fault in violations(request)]:
@@ -143,15 +149,15 @@ def build_request(route: str, members: Members, *, first: str | None = None) -> 
 
 
 def _set_first_member(given: dict[str, object], value: str, kind: type[Request]) -> None:
-    """Add the member that stands without its flag, which is the first one of Python's callers, too."""
+    """Add the field that was given without its flag: the positional one of the request class."""
     name = next(member.name for member in attrs.fields(kind) if not member.kw_only)
     if name in given:
-        raise UsageError(f"{kind.route} has two values for {_flag_names([name])}: write one of them")
+        raise UsageError(f"{kind.route} has two values for {_flag_names([name])}; give one of them")
     given[name] = read_lyrics(value) if name == "lyrics" else value
 
 
 def format_json_line(operation: Operation[Request], files: Sequence[SavedFile], *, waited: float) -> str:
-    """Write one line of JSON about a finished piece; no signed URL is in it. Seconds are floats."""
+    """Return one line of JSON about a finished request, without signed URLs. Times are in seconds."""
     return json.dumps(
         {
             "route": operation.route,
@@ -170,8 +176,8 @@ async def _submit(session: "Session", request: Request) -> Operation[Request]:
         return await session.submit(request)
     except anyio.get_cancelled_exc_class():
         print_status(
-            f"{request.route} was being submitted, for {anyio.current_time() - started:.1f} s without an answer, and "
-            "may have been accepted; to come back to it, and pay for it once, give the same command with "
+            f"{request.route}: no response to the submit for {anyio.current_time() - started:.1f} s; it may have been "
+            "accepted; to resume without paying twice, run the same command with "
             f"--idempotency-key {request.idempotency_key}"
         )
         raise

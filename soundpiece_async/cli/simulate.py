@@ -1,4 +1,4 @@
-"""``soundpiece simulate``: the service in a box, for as long as it is wanted."""
+"""``soundpiece simulate``: a simulated service on this machine."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from soundpiece_async.simulator.variations import Variations
 
 DEFAULT_SPEED = 20.0
-"""A person at a terminal does not wait a minute for a first song."""
+"""Fast enough for a person at a terminal."""
 VARIATIONS_HELP = (
-    "NAME=VALUE, and as often as you like: what it does where the documentation is silent, such as echo=strip or "
-    "expires=epoch. The names: audio, body, created, download, duration, echo, encoding, envelope, error, expires, "
+    "NAME=VALUE, repeatable: behaviour that the API documentation leaves open, such as echo=strip or expires=epoch. "
+    "Names: audio, body, created, download, duration, echo, encoding, envelope, error, expires, "
     "firewall, hold, id, id-in, kind, length, link, outputs, read, read-id, repeat, status, submit, webhook. An "
-    "unknown value is answered with those there are."
+    "invalid value prints the valid ones."
 )
 
 
 FAULTS_HELP = (
-    "KIND=SHARE, and as often as you like: what goes wrong, as server_error=0.1 for a tenth of all requests. The kinds "
-    "are bad_gateway, corrupt, cut, fail, gateway_timeout, reset_after, reset_before, server_error and stall."
+    "KIND=SHARE, repeatable: fault to inject, such as server_error=0.1 for a tenth of all requests. Kinds: "
+    "bad_gateway, corrupt, cut, fail, gateway_timeout, reset_after, reset_before, server_error, stall."
 )
 
 
@@ -44,22 +44,22 @@ async def simulate(
     fault: Annotated[list[str] | None, Parameter(negative=(), help=FAULTS_HELP)] = None,
     variation: Annotated[list[str] | None, Parameter(negative=(), help=VARIATIONS_HELP)] = None,
 ) -> None:
-    """Run a simulated service until Ctrl-C, and print its URL, its key and its webhook secret as shell commands.
+    """Run a simulated service until Ctrl-C, and print its URL, key and webhook secret as shell commands.
 
-    Point any client at it, 'soundpiece run' as well: its audio is real, its waits are realistic, and nothing is paid.
+    Any client can use it, including 'soundpiece run'. It returns real audio after realistic waits, at no cost.
 
     Args:
-        speed: how many times faster than the real service the work is done.
-        seed: another seed makes other music.
-        port: where to listen on this machine; 0 is any free port.
-        output_port: the same for the host of the audio.
-        host: the interface to listen on; 0.0.0.0 for all, as in a container.
-        public_url: the URL as clients have it, where that is another one, as of a mapped port.
-        rate_limit: requests per second that the account may send; more are answered 429.
-        callback: where webhooks go, as http://127.0.0.1:8000/hook, of operations that name no callback_url themselves;
-            addresses of private networks are called then, and no others.
-        fault: what goes wrong, see `FAULTS_HELP`.
-        variation: what it does where the documentation is silent, see `VARIATIONS_HELP`.
+        speed: speed of the operations relative to the real service.
+        seed: random seed for the generated audio.
+        port: port of the API; 0 selects a free one.
+        output_port: port of the output host; 0 selects a free one.
+        host: interface to listen on; 0.0.0.0 for all, as in a container.
+        public_url: URL for clients, if it differs, as with a mapped port.
+        rate_limit: maximum requests per second of the account; further requests get 429.
+        callback: webhook URL of operations without a callback_url, such as http://127.0.0.1:8000/hook. With it,
+            webhooks go to private networks, and only there.
+        fault: see `FAULTS_HELP`.
+        variation: see `VARIATIONS_HELP`.
     """
     from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
 
@@ -77,8 +77,10 @@ async def simulate(
         variations=_parse_variations(variation or ()),
     )
     async with service:
-        print_status(f"simulated service at {service.url}, {speed:g} times as fast as the real one; Ctrl-C stops it")
-        print_status("in another terminal, paste these lines, then try: soundpiece run create.new_fx 'door slams'")
+        print_status(
+            f"simulated service at {service.url}, {speed:g} times the speed of the real one; stop it with Ctrl-C"
+        )
+        print_status("paste these lines into another terminal, then try: soundpiece run create.new_fx 'door slams'")
         for name, value in {**service.environ, "SOUNDPIECE_WEBHOOK_SECRET": service.webhook_secret}.items():
             print_result(f"export {name}={value}")
         await anyio.sleep_forever()
@@ -103,11 +105,13 @@ def _parse_faults(written: Sequence[str]) -> "Faults":
     for text in written:
         kind, _, share = text.partition("=")
         if kind not in kinds:
-            raise UsageError(f"--fault: no kind {kind!r}{did_you_mean(kind, kinds)}; the kinds are {', '.join(kinds)}")
+            raise UsageError(
+                f"--fault: unknown kind {kind!r}{did_you_mean(kind, kinds)}; known kinds: {', '.join(kinds)}"
+            )
         try:
             shares[kind] = float(share)
         except ValueError:
-            raise UsageError(f"--fault: {text!r} has no share, as {kind}=0.1 for a tenth of all") from None
+            raise UsageError(f"--fault: {text!r} has no share; {kind}=0.1 is a tenth of all requests") from None
     try:
         return Faults(**shares)
     except ValueError as error:
