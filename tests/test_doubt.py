@@ -212,12 +212,17 @@ async def test_a_pause_that_the_service_asks_for_is_kept() -> None:
         http(b"", status="502 Bad", headers=wait),
         http(b"x", headers=wait),
     )
-    for reply in busy:
-        async with RawApi(answer(reply)) as api, opened(settings(api.url)) as session:
-            started = anyio.current_time()
-            await session.submit(fx())
-            assert anyio.current_time() - started >= 1
-            assert len(api.puts) == 2
+    async with anyio.create_task_group() as group:  # at the same time: each takes a second
+        for reply in busy:
+            group.start_soon(keep_pause, reply)
+
+
+async def keep_pause(reply: bytes) -> None:
+    async with RawApi(answer(reply)) as api, opened(settings(api.url)) as session:
+        started = anyio.current_time()
+        await session.submit(fx())
+        assert anyio.current_time() - started >= 1
+        assert len(api.puts) == 2
 
 
 @pytest.mark.parametrize("status", [500, 503, 425])

@@ -27,7 +27,7 @@ from soundpiece_async import (
     WaitTimeout,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
 KEY = "spk_for_tests"
 BRISK = Timeouts(connect=2, submit=0.4, poll=0.4, read=0.4)

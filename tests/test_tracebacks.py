@@ -48,7 +48,7 @@ from soundpiece_async.cli import run as run_command
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import Webhooks
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
 
 __all__ = ["proxy", "sim"]  # fixtures
 
@@ -265,7 +265,7 @@ async def test_no_command_shows_a_secret(
         operation = await ready(session, sim)
         for name, value in sim.environ.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(run_command, "PATIENCE", 0.0)
+        monkeypatch.setattr(run_command, "SUBMIT_PATIENCE", 0.0)
         API_FAULTS[fault](sim)
         signed = tuple(urlsplit(output.url).query for output in operation.outputs)
         try:
@@ -343,7 +343,7 @@ async def test_no_answer_shows_its_urls(name: str) -> None:
         handle = Handle("create.new_fx", "op_1")
         with pytest.raises(SoundpieceError) as caught:
             await session.refresh(handle)
-            await session.wait(handle, timeout=5)
+            await session.wait(handle, timeout=0.5)
         check(caught.value, KEY)
         with pytest.raises(SoundpieceError) as caught:
             await session.wait(handle, timeout=0.3)

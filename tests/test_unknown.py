@@ -31,7 +31,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.scheduler import Scheduler
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
