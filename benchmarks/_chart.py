@@ -30,7 +30,7 @@ class Panel:
 
 def draw(panels: list[Panel], path: Path, *, title: str, ours: str) -> None:
     """Draw bars beside one another, one colour for ours and one for all others, with the numbers at their ends."""
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - only who wants a picture needs it
+    from matplotlib import pyplot as plt  # only who wants a picture needs it
 
     clients = list(panels[0].values)
     with plt.rc_context({"font.family": "sans-serif", "font.sans-serif": FONTS, "text.color": INK, "font.size": 10}):

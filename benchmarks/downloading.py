@@ -78,7 +78,7 @@ class Job:
 
 async def fetch_with_httpx(job: Job) -> None:
     """Stream into aiofiles, as httpx's documentation shows."""
-    import httpx  # noqa: PLC0415 - only when it is there
+    import httpx  # only when it is there
 
     slots = anyio.CapacityLimiter(job.streams)
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=job.streams)) as client:

@@ -50,7 +50,7 @@ Send = Callable[[], Awaitable[object]]
 @asynccontextmanager
 async def open_ours(origin: str, connections: int) -> AsyncIterator[Send]:
     """Submit as users do."""
-    from soundpiece_async import Limits, NewSong, Session, Settings  # noqa: PLC0415 - orjson has to be hidden first
+    from soundpiece_async import Limits, NewSong, Session, Settings  # orjson has to be hidden first
 
     async with Session(Settings(api_key=KEY, base_url=origin, limits=Limits(submits=connections))) as session:
         yield lambda: session.submit(NewSong(LYRICS, prompt=PROMPT))

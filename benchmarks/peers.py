@@ -100,7 +100,7 @@ async def open_plain(url: str, count: int) -> AsyncIterator[Follow]:
 @asynccontextmanager
 async def open_runway(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: ARG001 - its own limits
     """A task every 6 s, give or take its jitter."""
-    from runwayml import AsyncRunwayML  # noqa: PLC0415 - only when it is there
+    from runwayml import AsyncRunwayML  # only when it is there
 
     async with AsyncRunwayML(api_key=KEY, base_url=url) as client:
 
@@ -116,7 +116,7 @@ async def open_runway(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: A
 @asynccontextmanager
 async def open_openai(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: ARG001 - its own limits
     """A video every second."""
-    from openai import AsyncOpenAI  # noqa: PLC0415 - only when it is there
+    from openai import AsyncOpenAI  # only when it is there
 
     async with AsyncOpenAI(api_key=KEY, base_url=f"{url}/v1") as client:
 
@@ -129,7 +129,7 @@ async def open_openai(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: A
 @asynccontextmanager
 async def open_replicate(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: ARG001 - its own limits
     """A prediction every half second."""
-    from replicate.client import Client  # noqa: PLC0415 - only when it is there
+    from replicate.client import Client  # only when it is there
 
     client = Client(api_token=KEY, base_url=url)
 
@@ -144,7 +144,7 @@ async def open_replicate(url: str, count: int) -> AsyncIterator[Follow]:  # noqa
 @asynccontextmanager
 async def open_fal(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: ARG001 - its own limits
     """A status ten times a second, then the result; its address is a constant of the module."""
-    import fal_client  # noqa: PLC0415 - only when it is there
+    import fal_client  # only when it is there
 
     fal_client.client.QUEUE_URL_FORMAT = f"{url}/"
     client = fal_client.AsyncClient(key=KEY)

@@ -190,7 +190,7 @@ def sum_up(goals: list[Goal], losses: list[str]) -> Iterator[Figure]:
 
 def plot(results: list[tuple[Cell, dict[str, Score]]], path: Path) -> None:
     """Draw latency against requests per operation, one point per cell and policy."""
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - only who wants a picture needs it
+    import matplotlib.pyplot as plt  # only who wants a picture needs it
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True)
     for axis, durations in zip(axes, DURATIONS, strict=True):

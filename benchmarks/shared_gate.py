@@ -180,7 +180,7 @@ async def ask(shared: str | None, *, at: float) -> Any:
     await asyncio.sleep(max(0.0, at - time.time()))
     if shared is None or not shared.startswith("redis"):
         return None
-    from redis.asyncio import Redis  # noqa: PLC0415 - an extra
+    from redis.asyncio import Redis  # an extra
 
     client: Any = Redis.from_url(shared)
     told = await client.info("commandstats")

@@ -43,7 +43,7 @@ def fit_to_process(limits: Limits) -> Limits:
 def read_limit() -> int | None:
     """Return how many descriptors this process may have open; None: unlimited or unknown."""
     try:
-        import resource  # noqa: PLC0415 - only POSIX systems have it, and the limit
+        import resource  # only POSIX systems have it, and the limit
     except ImportError:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -83,7 +83,7 @@ class Shortage:
 
     def next_pause(self, error: Exception) -> float:
         """Return the seconds to wait; logs the first time, and each time that the number of waits has doubled."""
-        pause = backoff(self.waits, base=PAUSE, cap=LONGEST_PAUSE, jitter=random.random())  # noqa: S311 - spreads attempts
+        pause = backoff(self.waits, base=PAUSE, cap=LONGEST_PAUSE, jitter=random.random())
         self.waits += 1
         if self.waits & (self.waits - 1) == 0:
             logger.warning("%s: waiting (%d) for what this machine is short of: %s", self.what, self.waits, error)

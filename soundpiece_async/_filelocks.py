@@ -87,7 +87,7 @@ def read_holder(path: Path) -> Holder | None:
 def has_record_locks(file: io.FileIO) -> bool:
     """Return whether record locks (fcntl), which SQLite uses, work for a file."""
     try:
-        import fcntl  # noqa: PLC0415 - only POSIX systems have it
+        import fcntl  # only POSIX systems have it
     except ImportError:
         return True  # SQLite uses other locks there
     try:
@@ -100,7 +100,7 @@ def has_record_locks(file: io.FileIO) -> bool:
 def _flock(file: io.FileIO) -> bool | None:
     """Lock a file with flock; False: another process has the lock; None: flock does not work here."""
     try:
-        import fcntl  # noqa: PLC0415 - only POSIX systems have it
+        import fcntl  # only POSIX systems have it
     except ImportError:
         return None
     try:

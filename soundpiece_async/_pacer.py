@@ -110,7 +110,7 @@ class Pacer:
 
     def completed(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
         """End a request that has a response, or none, or an unusable one: a 5xx, or a 200 with an error page."""
-        probing, now, jitter = self.gate.half_open, monotonic(), random.random()  # noqa: S311 - as in ``rate_limited``
+        probing, now, jitter = self.gate.half_open, monotonic(), random.random()
         self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
         if not usable and not probing and self.gate.half_open:
             logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
@@ -120,7 +120,7 @@ class Pacer:
         """End a request whose response was a 429, with the seconds it asks to wait."""
         if self.gate.limited_count == 0:
             logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
-        now, jitter = monotonic(), random.random()  # noqa: S311 - spreads requests
+        now, jitter = monotonic(), random.random()
         self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
         if logger.isEnabledFor(logging.DEBUG):
             asked = "none" if retry_after is None else f"{retry_after:g} s"

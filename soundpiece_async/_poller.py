@@ -323,7 +323,7 @@ class Poller:
             if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
                 rest = error.retry_after or 0.0
         finally:
-            now, jitter = anyio.current_time(), random.random()  # noqa: S311 - spreads polls
+            now, jitter = anyio.current_time(), random.random()
             history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
             if history.rests_until > now:

@@ -198,7 +198,7 @@ class Transport:
         if isinstance(error, TransportError) and error.passing:
             pause: float | None = state.shortage.next_pause(error)
         else:
-            patience, jitter = bound(error, reached=self.health.reached, refused=refused), random.random()  # noqa: S311 - spreads requests
+            patience, jitter = bound(error, reached=self.health.reached, refused=refused), random.random()
             pause = state.budget.record_failure(
                 took=took, jitter=jitter, retry_after=error.retry_after, patience=patience
             )

@@ -78,7 +78,7 @@ def soundpiece_shared_simulator(
 @pytest.fixture
 def soundpiece_settings(soundpiece_simulator: Simulator) -> Settings:
     """Settings that lead to the simulator; outages are given up after two seconds."""
-    from soundpiece_async import RetryPolicy, Settings  # noqa: PLC0415 - only now somebody wants it
+    from soundpiece_async import RetryPolicy, Settings  # only now somebody wants it
 
     return Settings(
         api_key=soundpiece_simulator.api_key,
@@ -117,7 +117,7 @@ async def _soundpiece_session_anyio(soundpiece_settings: Settings) -> AsyncItera
 @pytest.fixture(scope="session")
 def _soundpiece_thread() -> Iterator[BlockingPortal]:
     """The thread that all simulators live in; opening one more takes it a millisecond."""
-    from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - only now somebody wants it
+    from anyio.from_thread import start_blocking_portal  # only now somebody wants it
 
     with start_blocking_portal() as portal:
         yield portal
@@ -125,7 +125,7 @@ def _soundpiece_thread() -> Iterator[BlockingPortal]:
 
 def _run_simulator(request: pytest.FixtureRequest, options: dict[str, Any]) -> Iterator[Simulator]:
     try:
-        from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - it renders audio: half a second of imports
+        from soundpiece_async.simulator import Simulator  # it renders audio: half a second of imports
     except ModuleNotFoundError as error:
         pytest.fail(f'no {error.name}, no simulator: pip install "soundpiece-async[pytest]"', pytrace=False)
     try:
@@ -138,7 +138,7 @@ def _run_simulator(request: pytest.FixtureRequest, options: dict[str, Any]) -> I
 
 
 def _make_session(settings: Settings) -> Session:
-    from soundpiece_async import Session  # noqa: PLC0415 - only now somebody wants it
+    from soundpiece_async import Session  # only now somebody wants it
 
     return Session(settings)
 
@@ -180,7 +180,7 @@ def _demand_version(installed: str) -> None:
 
 def _make_asyncio_fixtures() -> ModuleType:
     """Make one fixture for each loop that pytest-asyncio may run a test in: a session is of one loop."""
-    import pytest_asyncio  # noqa: PLC0415 - it is optional, and here: it runs this test
+    import pytest_asyncio  # it is optional, and here: it runs this test
 
     def make(scope: Scope) -> Callable[..., Any]:
         async def open_session(soundpiece_settings: Settings) -> AsyncIterator[Session]:

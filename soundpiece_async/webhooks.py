@@ -196,7 +196,7 @@ async def _read_body(blocks: AsyncIterable[bytes], *, limit: int) -> bytes:
 
 def aiohttp_handler(webhooks: Webhooks, deliver: Deliver) -> "Callable[[web.Request], Awaitable[web.Response]]":
     """Return a handler for ``app.router.add_post``; ``deliver`` is called with the operation, in the event loop."""
-    from aiohttp import web  # noqa: PLC0415 - only for a handler of the user's own server
+    from aiohttp import web  # only for a handler of the user's own server
 
     async def handle(request: web.Request) -> web.Response:
         try:

@@ -116,7 +116,7 @@ async def test_a_receiver_saves_what_is_announced(
 
 async def call(client: "mcp.Client", tool: str, **arguments: Any) -> "tuple[str, list[ResourceLink]]":
     """Call a tool; gives the handle and the links of its result."""
-    from mcp_types import ResourceLink, TextContent  # noqa: PLC0415 - loading it takes a second
+    from mcp_types import ResourceLink, TextContent  # loading it takes a second
 
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result
@@ -127,7 +127,7 @@ async def call(client: "mcp.Client", tool: str, **arguments: Any) -> "tuple[str,
 
 async def test_an_assistant_makes_music(soundpiece_simulator: Simulator, tmp_path: Path) -> None:
     """With the protocol's own client, over stdio: files as links, results as sources, and errors in words."""
-    import mcp  # noqa: PLC0415 - loading it takes a second
+    import mcp  # loading it takes a second
 
     server = mcp.StdioServerParameters(
         command=sys.executable,

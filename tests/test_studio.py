@@ -229,7 +229,7 @@ LONG = "1" * 5000
 )  # fmt: skip
 def test_a_path_that_leads_nowhere_is_refused(studio: Studio, method: str, path: str) -> None:
     """4xx, however long its numbers are."""
-    from urllib.parse import quote  # noqa: PLC0415 - used once
+    from urllib.parse import quote  # used once
 
     assert 400 <= studio.ask(method, quote(path, safe="/%")).status < 500
 

@@ -63,7 +63,7 @@ async def open_service(environ: Mapping[str, str], *, own_url: str, speed: float
         yield Service(name=name, settings=settings, webhooks=Webhooks([secret]), callback=public.rstrip("/") + HOOK)
         return
 
-    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - an extra, which a real service does not need
+    from soundpiece_async.simulator import Simulator  # an extra, which a real service does not need
 
     async with Simulator(speed=speed, track_seconds=(12.0, 20.0), allow_private_callbacks=True) as simulator:
         yield Service(

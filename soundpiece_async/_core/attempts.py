@@ -100,7 +100,7 @@ class Attempts:
             case TransportError(sent=sent):
                 self.in_vain += not sent
             case ApiError(status=status):
-                self.in_vain += 400 <= status < 500 and status not in OPEN  # noqa: PLR2004 - what 4xx means
+                self.in_vain += 400 <= status < 500 and status not in OPEN
 
 
 @attrs.define(eq=False)
@@ -148,11 +148,11 @@ class Health:
         self.reached = self.reached or (error.sent and error.kind not in ("address", "answer"))
         silent = not error.sent or error.kind in ("address", "answer") or not self.heard
         self._silent += silent
-        return silent and self._silent == 2  # noqa: PLR2004 - one may be chance
+        return silent and self._silent == 2  # one may be chance
 
     def wait(self) -> bool:
         """Note an attempt that has waited for ``SILENT_SECONDS``; returns True when somebody should hear of it."""
-        silent = not self.heard and self._silent < 2  # noqa: PLR2004 - as above
+        silent = not self.heard and self._silent < 2
         self._silent = max(2, self._silent)
         return silent
 
@@ -205,7 +205,7 @@ def _is_refusal(error: SoundpieceError) -> bool:
         case RateLimited():
             return False
         case ApiError(status=status):
-            return status not in CUT and (status < 500 or status == HTTPStatus.NOT_IMPLEMENTED)  # noqa: PLR2004 - 5xx
+            return status not in CUT and (status < 500 or status == HTTPStatus.NOT_IMPLEMENTED)
     return False
 
 
@@ -223,7 +223,7 @@ def judge_submit(error: SoundpieceError, *, attempts: Attempts) -> Verdict:
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING:
             return Verdict.RETRY
-        case ApiError(status=status) if attempts.in_doubt and 400 <= status < 500 and status not in ACCOUNT:  # noqa: PLR2004 - what 4xx means
+        case ApiError(status=status) if attempts.in_doubt and 400 <= status < 500 and status not in ACCOUNT:
             return Verdict.RETRY
     return Verdict.RAISE
 
@@ -283,7 +283,7 @@ def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
     """
     return (
         isinstance(error, ApiError)
-        and 400 <= error.status < 500  # noqa: PLR2004 - what 4xx means
+        and 400 <= error.status < 500
         and error.status not in RESENDABLE
         and error.handle is None
         and not in_doubt

@@ -76,7 +76,7 @@ def make_reader(quick: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
 def find_quick() -> Callable[[bytes], Any] | None:
     """Give ``orjson.loads``, or None where the extra ``fast`` is not installed."""
     try:
-        import orjson  # noqa: PLC0415 - it may be missing
+        import orjson  # it may be missing
     except ImportError:
         return None
     return orjson.loads
@@ -227,7 +227,7 @@ def _get_converter() -> cattrs.Converter:
         converter.register_structure_hook(primitive, _check_type(primitive))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook_factory(
-        lambda shape: len(get_args(shape)) == 2 and NoneType in get_args(shape),  # noqa: PLR2004 - X and None
+        lambda shape: len(get_args(shape)) == 2 and NoneType in get_args(shape),  # X and None
         _optional,
     )
     converter.register_structure_hook_func(lambda shape: shape in (Source, Source | None), _source)

@@ -79,7 +79,7 @@ def _unpack_layer(encoding: str, body: bytes) -> Iterator[bytes]:
 def _find_brotli() -> Callable[[], Any] | None:
     """Return the decompressor of Brotli, or None if that is not installed."""
     try:
-        import brotli  # noqa: PLC0415 # pyright: ignore[reportMissingImports] - it may be missing
+        import brotli  # pyright: ignore[reportMissingImports] - it may be missing
     except ImportError:
         return None
     decompressor: Callable[[], Any] = brotli.Decompressor
@@ -150,5 +150,5 @@ class Unpacker:
     def _choose_format(self, data: bytes) -> int:
         if self._gzip:
             return zlib.MAX_WBITS | 16
-        wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0  # noqa: PLR2004 - RFC 1950, section 2.2
+        wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0  # RFC 1950, section 2.2
         return zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS

@@ -100,7 +100,7 @@ def _is_number(value: object) -> bool:
 
 def _fold(text: str) -> str:
     """Undo what services do to a text: blanks, Unicode forms, and the escapes of HTML and JSON."""
-    from html import unescape  # noqa: PLC0415 - with its table of all entities it is slow to load
+    from html import unescape  # with its table of all entities it is slow to load
 
     plain = unicodedata.normalize("NFKC", _ESCAPED.sub(_unescape, unescape(unescape(text))))
     return "".join(character for character in plain if character.isprintable() and not character.isspace())

@@ -87,7 +87,7 @@ class SettingsError(SoundpieceError):
     stops_run = True
 
 
-class InvalidRequest(SoundpieceError, ValueError):  # noqa: N818 - the public name is fixed by the design
+class InvalidRequest(SoundpieceError, ValueError):
     """A request the contract rules out, refused at submit before anything was sent.
 
     Attributes:
@@ -99,11 +99,11 @@ class InvalidRequest(SoundpieceError, ValueError):  # noqa: N818 - the public na
         self.field = field
 
 
-class NotReady(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
+class NotReady(SoundpieceError):
     """The operation has no outputs yet: wait for it, or refresh it later. Nothing is lost."""
 
 
-class SessionClosed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
+class SessionClosed(SoundpieceError):
     """The session was closed, was never started, or is used from another event loop than the one it was started in."""
 
 
@@ -178,7 +178,7 @@ class ApiError(SoundpieceError):
         self.retry_after = retry_after
 
 
-class BadRequest(ApiError):  # noqa: N818 - the public name is fixed by the design
+class BadRequest(ApiError):
     """400: the body could not be read."""
 
 
@@ -203,13 +203,13 @@ class AuthenticationError(ApiError):
         self.stops_run: bool = status != HTTPStatus.FORBIDDEN or (isinstance(body, dict) and "detail" in body)
 
 
-class InsufficientCredits(ApiError):  # noqa: N818 - the public name is fixed by the design
+class InsufficientCredits(ApiError):
     """402: the account has too few credits. The same request, with the same key, may go again once it is topped up."""
 
     stops_run = True
 
 
-class NotFound(ApiError):  # noqa: N818 - the public name is fixed by the design
+class NotFound(ApiError):
     """404: this URL does not exist (the base URL is probably wrong), or the service does not know an operation.
 
     Of an operation (``handle`` names it) it is raised by ``wait`` only after the service has said so for a minute.
@@ -238,7 +238,7 @@ class ValidationError(ApiError):
         self.fields = fields
 
 
-class RateLimited(ApiError):  # noqa: N818 - the public name is fixed by the design
+class RateLimited(ApiError):
     """429: the account sent requests too fast."""
 
     retryable: ClassVar[bool] = True
@@ -268,7 +268,7 @@ class DecodeError(SoundpieceError):
         self._operation = operation
 
 
-class OperationFailed(SoundpieceError):  # noqa: N818 - the public name is fixed by the design
+class OperationFailed(SoundpieceError):
     """The service accepted the work and gave up on it; to try again, make a new request (with a new key)."""
 
     def __init__(self, message: str, *, operation: Operation[Any]) -> None:
@@ -286,7 +286,7 @@ class OperationFailed(SoundpieceError):  # noqa: N818 - the public name is fixed
         return self.operation.handle
 
 
-class WaitTimeout(SoundpieceError, TimeoutError):  # noqa: N818 - the public name is fixed by the design
+class WaitTimeout(SoundpieceError, TimeoutError):
     """The caller's own deadline passed. The operation runs on: wait for it again, later or elsewhere, by its handle.
 
     Attributes:
@@ -324,7 +324,7 @@ class DownloadError(SoundpieceError):
         self.received = received
 
 
-class CorruptAudio(DownloadError):  # noqa: N818 - the public name is fixed by the design
+class CorruptAudio(DownloadError):
     """The bytes arrived and are not the FLAC they claim to be."""
 
 

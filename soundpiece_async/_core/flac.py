@@ -269,7 +269,7 @@ def find_last_sample(header: FlacHeader, tail: bytes) -> int | None:
 
 def _read_frame(data: bytes) -> _Frame | None:
     """Read a frame header, if these bytes begin with one."""
-    if len(data) < 6 or data[1] & 0xFE != 0xF8 or data[3] & 1:  # noqa: PLR2004 - sync code, and the shortest header
+    if len(data) < 6 or data[1] & 0xFE != 0xF8 or data[3] & 1:  # sync code, and the shortest header
         return None
     code, rate = data[2] >> 4, data[2] & 0x0F
     length = _number_bytes(data[4])
@@ -291,7 +291,7 @@ def _number_bytes(first: int) -> int | None:
     ones = 8 - (first ^ 0xFF).bit_length()
     if ones == 0:
         return 1
-    return ones if 2 <= ones <= 7 else None  # noqa: PLR2004 - what the format allows
+    return ones if 2 <= ones <= 7 else None  # what the format allows
 
 
 def _read_number(data: bytes) -> int:

@@ -51,6 +51,6 @@ def format_size(count: int) -> str:
 
 
 def _escape(text: str) -> str:
-    from html import escape  # noqa: PLC0415 - with its table of all entities it is slow to load
+    from html import escape  # with its table of all entities it is slow to load
 
     return escape(text)

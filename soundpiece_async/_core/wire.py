@@ -84,7 +84,7 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
         DecodeError: no operation can be found in it; or it is the answer to another idempotency key, and ``operation``
             the one that it names.
     """
-    if 200 <= answer.status < 300:  # noqa: PLR2004 - what 2xx means
+    if 200 <= answer.status < 300:
         data = _read_accepted(answer, call)
         hint = envelopes.find_in_headers(answer.headers)
         found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
@@ -132,7 +132,7 @@ def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any,
         )
         raise refusal.about(handle)
     usual = envelopes.USUAL_ID.fullmatch(identity) is not None
-    if conflict or 300 <= answer.status < 400 or (ours and usual):  # noqa: PLR2004 - what 3xx means
+    if conflict or 300 <= answer.status < 400 or (ours and usual):
         return data, found
     raise refusal
 
@@ -231,7 +231,7 @@ def _no_operation(data: Any, answer: Answer, call: Call) -> DecodeError | Transp
 
 
 def _read_json(answer: Answer, call: Call) -> Any:
-    if not 200 <= answer.status < 300:  # noqa: PLR2004 - what 2xx means
+    if not 200 <= answer.status < 300:
         raise read_refusal(answer, call)
     try:
         return codec.decode_answer(answer.body)
@@ -274,7 +274,7 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
         case 400:
             return BadRequest(told, **facts)
         case 401 | 403:
-            foreign = status == 403 and detail is None  # noqa: PLR2004 - what 403 means
+            foreign = status == 403 and detail is None
             advice = "without the API's JSON, so it may be a firewall's" if foreign else CHECK_KEY
             return AuthenticationError(f"{told}; {advice}", **facts)
         case 402:
@@ -285,9 +285,9 @@ def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a t
             return ValidationError(told, **facts, fields=_read_fields(detail))
         case 429:
             return RateLimited(told, **facts)
-        case _ if status >= 500:  # noqa: PLR2004 - what 5xx means
+        case _ if status >= 500:
             return ServerError(told, **facts)
-        case _ if 300 <= status < 400:  # noqa: PLR2004 - what 3xx means
+        case _ if 300 <= status < 400:
             return ApiError(f"{told}; a redirect of the API is never followed: check SOUNDPIECE_BASE_URL", **facts)
     return ApiError(told, **facts)
 

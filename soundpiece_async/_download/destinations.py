@@ -138,7 +138,7 @@ def _parse_url(text: str, scheme: str, slashes: int, *, field: str) -> Path | st
     if scheme not in SCHEMES | {"file"}:
         known = ", ".join(sorted(SCHEMES | {"file"}))
         raise InvalidRequest(f"unsupported destination URL {shown!r}; supported schemes: {known}; {own}", field=field)
-    if slashes < 2:  # noqa: PLR2004 - as any URL has
+    if slashes < 2:  # as any URL has
         lost = "a slash is missing" if slashes else "two slashes are missing"
         meant = "file:///folder" if scheme == "file" else f"{scheme}://…"
         raise InvalidRequest(f"{shown}: {lost}, as {meant}; {own}", field=field)
@@ -178,10 +178,10 @@ def open_folder(destination: "str | ObjectStore", *, stores: "dict[str, ObjectSt
         SettingsError: the extra is missing, or the environment's configuration of the store is invalid.
     """
     try:
-        import obstore  # noqa: F401, PLC0415 - its extra may be missing
+        import obstore  # noqa: F401 - its extra may be missing
     except ImportError as error:
         raise SettingsError(f"object stores {_NEEDED} ({error.name} is missing)") from error
-    from soundpiece_async._download.stores import open_store, open_url  # noqa: PLC0415 - it needs obstore
+    from soundpiece_async._download.stores import open_store, open_url  # it needs obstore
 
     return open_url(*split_url(destination), stores=stores) if isinstance(destination, str) else open_store(destination)
 
@@ -209,7 +209,7 @@ def locate(destination: "str | ObjectStore") -> StoreLocation:
         url: str = "".join(split_url(destination))
         config: Mapping[str, Any] = {}
     else:
-        from soundpiece_async._download import stores  # noqa: PLC0415 - there is a store: obstore is here
+        from soundpiece_async._download import stores  # there is a store: obstore is here
 
         url, config = stores.locate(destination), getattr(destination, "config", {})
     given = [config.get("endpoint"), config.get("account_name")]

@@ -224,7 +224,7 @@ class Downloader:
 
     async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
         """Save an output to an object."""
-        from soundpiece_async._download import stores  # noqa: PLC0415 - the target exists, so obstore is installed
+        from soundpiece_async._download import stores  # the target exists, so obstore is installed
 
         download = OutputDownload(output, target=target.url, context=self._context)
         async with self._targets.acquire(target.url), self._uploads:

@@ -284,7 +284,7 @@ class OutputDownload:
             refused=self._refused,
             slow=isinstance(failure, AttemptFailed) and failure.slow,
             retry_after=self._retry_after,
-            jitter=random.random(),  # noqa: S311 - spreads requests, guards nothing
+            jitter=random.random(),
         )
         if isinstance(pause, int | float):
             return pause

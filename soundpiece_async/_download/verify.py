@@ -48,12 +48,12 @@ def make_verifier(verify: Verify) -> Verifier:
     if verify != "full":
         return partial(_verify_file, verify=verify, decode=None)
     try:
-        import soundfile  # noqa: F401, PLC0415 - large, and its extra may be missing
+        import soundfile  # noqa: F401 - large, and its extra may be missing
     except ImportError as error:
         raise SettingsError(
             f"verify='full' decodes audio and needs {error.name}: pip install 'soundpiece-async[verify]'"
         ) from error
-    from soundpiece_async._download.decode import decode_and_check  # noqa: PLC0415 - it needs soundfile
+    from soundpiece_async._download.decode import decode_and_check  # it needs soundfile
 
     return partial(_verify_file, verify=verify, decode=decode_and_check)
 

@@ -426,7 +426,7 @@ class Journal:
                 f"the journal {self.where} needs the extra 'postgres', which is not installed: python -m pip install "
                 "'soundpiece-async[postgres]'; nothing was sent"
             )
-        from soundpiece_async._journal.postgres_store import PostgresStore  # noqa: PLC0415 - it needs the extra
+        from soundpiece_async._journal.postgres_store import PostgresStore  # it needs the extra
 
         self._store = store = PostgresStore(str(url), run=self.run or "", read_only=self.read_only)
         await store.open()

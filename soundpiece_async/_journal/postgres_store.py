@@ -195,7 +195,7 @@ class _Kind:
     def part(self, name: str) -> str:
         """Return its part of a statement; it gives the jobs that were changed."""
         return (
-            f"{name} AS (UPDATE soundpiece_job AS j SET {self.changes} FROM {_rows(name, self.all_types)} "  # noqa: S608 - constants
+            f"{name} AS (UPDATE soundpiece_job AS j SET {self.changes} FROM {_rows(name, self.all_types)} "
             f"WHERE j.number = u.number AND {self.condition} RETURNING j.number, j.title)"
         )
 
@@ -279,7 +279,7 @@ def _match(types: Mapping[str, str]) -> str:
       LEFT JOIN LATERAL {job} given_key = u.key LIMIT 1) AS b ON true
       LEFT JOIN LATERAL {job} digest = u.digest AND occurrence = u.occurrence AND u.key IS NULL LIMIT 1) AS c ON true
     )
-    """  # noqa: S608 - made of our own constants
+    """
 
 
 _FIND = f"""
@@ -291,14 +291,14 @@ WITH {_match(_IDENTITY_TYPES)}, owned AS (
 SELECT * FROM owned UNION ALL
 SELECT m.position, j.* FROM m JOIN soundpiece_job AS j ON j.number = m.number
 WHERE j.done OR j.taken >= %(claim)s
-"""  # noqa: S608 - made of our own constants
+"""
 
 _STATE = f"CASE WHEN j.state = 'sending' AND j.sent_at < %(now)s - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE j.state END"
 _FIND_STATES = f"""
 WITH {_match(_IDENTITY_TYPES)}
 SELECT m.position, {_STATE} AS state
 FROM m JOIN soundpiece_job AS j ON j.number = m.number
-"""  # noqa: S608 - made of our own constants
+"""
 
 _NEW_COLUMNS = "digest, occurrence, key, route, body, name, metadata, line"
 _NEW_VALUES = "digest, occurrence, new_key, route, body, name, metadata, line"
@@ -306,7 +306,7 @@ _INSERT = f"""
 INSERT INTO soundpiece_job (run, taken, {_NEW_COLUMNS})
 SELECT %(run)s, %(claim)s, {_NEW_VALUES} FROM {_rows("match", _NEW_TYPES)}
 ON CONFLICT DO NOTHING RETURNING *
-"""  # noqa: S608 - made of our own constants
+"""
 _PLAN = f"""
 WITH {_match(_NEW_TYPES)}, new AS (
   INSERT INTO soundpiece_job (run, {_NEW_COLUMNS})
@@ -318,13 +318,13 @@ WITH {_match(_NEW_TYPES)}, new AS (
 )
 SELECT (SELECT count(*) FROM new) AS new, NULL::int AS position, NULL::text AS known UNION ALL
 SELECT 0, position, known FROM m WHERE known <> route
-"""  # noqa: S608 - made of our own constants
+"""
 _REPLAN = f"""
 UPDATE soundpiece_job SET state = 'planned', given_key = coalesce(given_key, key), digest = %(digest)s, key = %(key)s,
   body = %(body)s, attempt = attempt + 1, taken = %(claim)s, done = false, sent_at = NULL, operation = NULL,
   created_at = NULL, echo_differences = NULL, submitted_at = NULL, ended_at = NULL, {_NO_ERROR}
 WHERE run = %(run)s AND number = %(number)s AND taken = %(taken)s RETURNING *
-"""  # noqa: S608 - made of our own constants
+"""
 
 
 @attrs.frozen
@@ -569,13 +569,13 @@ class PostgresStore:
 
     async def count(self, *, now: float) -> dict[JobState, int]:
         """Count the jobs in each state."""
-        statement = f"SELECT {_STATE} AS state, count(*) FROM soundpiece_job AS j WHERE run = %(run)s GROUP BY 1"  # noqa: S608 - constants
+        statement = f"SELECT {_STATE} AS state, count(*) FROM soundpiece_job AS j WHERE run = %(run)s GROUP BY 1"
         return read_counts([(row["state"], row["count"]) for row in await self._fetch(statement, now=now)])
 
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
         statement = (
-            "SELECT * FROM soundpiece_job AS j WHERE run = %(run)s AND number > %(after)s "  # noqa: S608 - constants
+            "SELECT * FROM soundpiece_job AS j WHERE run = %(run)s AND number > %(after)s "
             f"AND (%(state)s::text IS NULL OR {_STATE} = %(state)s) ORDER BY number LIMIT %(limit)s"
         )
         name = None if state is None else state.value
@@ -585,7 +585,7 @@ class PostgresStore:
     async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
         """Count the jobs of each route in each state."""
         statement = (
-            f"SELECT route, {_STATE} AS state, count(*) FROM soundpiece_job AS j WHERE run = %(run)s "  # noqa: S608 - constants
+            f"SELECT route, {_STATE} AS state, count(*) FROM soundpiece_job AS j WHERE run = %(run)s "
             "GROUP BY 1, 2 ORDER BY 1"
         )
         counts: defaultdict[str, dict[JobState, int]] = defaultdict(dict)
@@ -695,7 +695,7 @@ class PostgresStore:
             rows = sorted((step.values for step in steps), key=lambda row: row["number"])  # as others lock them
             values |= _arrays(kind, _KINDS[kind].all_types, rows)
             parts.append(_KINDS[kind].part(kind))
-        selects = [f"SELECT '{kind}' AS kind, '{kind}' AS outcome, number FROM {kind}" for kind in kinds]  # noqa: S608 - constants
+        selects = [f"SELECT '{kind}' AS kind, '{kind}' AS outcome, number FROM {kind}" for kind in kinds]
         if "ready" in kinds:
             pairs = [(step.values["number"], name) for step in kinds["ready"] for name in step.names]
             values |= {"names_job": [job for job, _ in pairs], "names_name": [name for _, name in pairs]}

@@ -98,7 +98,7 @@ def _check_seals(row: sqlite3.Row) -> None:
 def write_planned(connection: sqlite3.Connection, job: PlannedJob) -> str | None:
     """Write a job down if it is new, or else its annotation; returns the route that it has, or None: it is new."""
     condition, values = _select(job.identity)
-    found = _fetch(connection, f"SELECT number, route FROM piece WHERE {condition}", values)  # noqa: S608 - constants
+    found = _fetch(connection, f"SELECT number, route FROM piece WHERE {condition}", values)
     for number, _ in found:
         update = "UPDATE piece SET name = ?, metadata = ?, line = ? WHERE number = ?"
         connection.execute(update, (*job.annotation.as_row(), number))
@@ -118,8 +118,8 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
     unsaved = "files IS NULL AND title IS NOT NULL"
     which = f"{unsaved} AND error_kind IS NOT NULL" if number is None else f"{unsaved} AND number = :number"
     values = {"number": number}
-    connection.execute(f"DELETE FROM file_name WHERE piece IN (SELECT number FROM piece WHERE {which})", values)  # noqa: S608 - constants
-    connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)  # noqa: S608 - constants
+    connection.execute(f"DELETE FROM file_name WHERE piece IN (SELECT number FROM piece WHERE {which})", values)
+    connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)
 
 
 def write_ready(
@@ -206,7 +206,7 @@ class SqliteStore:
     async def find(self, identity: JobIdentity) -> JobRecord | None:
         """Look a job up; a key that was given wins over everything else the request says."""
         condition, values = _select(identity)
-        rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)  # noqa: S608 - constants
+        rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)
         return _read_job(rows[0]) if rows else None
 
     async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
@@ -214,7 +214,7 @@ class SqliteStore:
 
         def look(connection: sqlite3.Connection, identity: JobIdentity) -> JobState | None:
             condition, values = _select(identity)
-            rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})  # noqa: S608 - constants
+            rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})
             return JobState(rows[0][0]) if rows else None
 
         return await self._execute(lambda connection: [look(connection, identity) for identity in identities])
@@ -241,7 +241,7 @@ class SqliteStore:
         """Return jobs of a part."""
         left = "state NOT IN ('saved', 'failed') OR (state = 'failed' AND (outputs IS NOT NULL OR :failed))"
         query = (
-            f"SELECT * FROM piece WHERE ({left}) AND number % :parts = :part AND number > :after "  # noqa: S608 - constants
+            f"SELECT * FROM piece WHERE ({left}) AND number % :parts = :part AND number > :after "
             "ORDER BY number LIMIT :limit"
         )
         values = {"part": part, "parts": parts, "failed": failed, "after": after, "limit": limit}
@@ -367,13 +367,13 @@ class SqliteStore:
 
     async def count(self, *, now: float) -> dict[JobState, int]:
         """Count the jobs in each state; ``now`` in seconds since 1970."""
-        rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})  # noqa: S608 - constants
+        rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})
         return read_counts([tuple(row) for row in rows])
 
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
-        query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"  # noqa: S608 - constants
+        query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"
         rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
         return [_read_job(row) for row in rows]
 
@@ -397,7 +397,7 @@ class SqliteStore:
 
     async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
         """Count the jobs of each route in each state; ``now`` in seconds since 1970."""
-        rows = await self.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})  # noqa: S608 - constants
+        rows = await self.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})
         counts: dict[str, dict[JobState, int]] = {}
         for route, state, number in rows:
             counts.setdefault(route, {})[JobState(state)] = number
@@ -455,7 +455,7 @@ class SqliteStore:
         return None if not row else _read_job(row[0])
 
     async def _change(self, job: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
-        statement = f"UPDATE piece SET {changes} WHERE number = ?"  # noqa: S608 - the changes are the constants above
+        statement = f"UPDATE piece SET {changes} WHERE number = ?"
         await self._execute(lambda connection: connection.execute(statement, (*values, job.number)), durable=durable)
 
     async def _execute(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:

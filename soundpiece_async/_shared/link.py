@@ -68,7 +68,7 @@ class Link:
                 self._lose(_find_first(errors))
             self._tried.set()
             await self._store.close()
-            await anyio.sleep(self._pause * (0.5 + random.random()))  # noqa: S311 - spreads attempts
+            await anyio.sleep(self._pause * (0.5 + random.random()))
             self._pause = min(2 * self._pause, PAUSE_MOST)
 
     async def _serve(self) -> None:
@@ -119,7 +119,7 @@ class Link:
     def _lose(self, error: SharedStoreError) -> None:
         """Continue without the store; log one warning per outage."""
         first = not (self._pace.away and self._tried.is_set())
-        self._pace.lose(monotonic(), jitter=random.random())  # noqa: S311 - spreads requests
+        self._pace.lose(monotonic(), jitter=random.random())
         self._pacer.wake()
         if not first:
             return

@@ -45,9 +45,9 @@ def make_store(address: Address, *, peer: str) -> Store:
         peer: this process's name among the others.
     """
     if address.scheme.startswith("redis"):
-        from soundpiece_async._shared.redis_store import RedisStore  # noqa: PLC0415 - it needs the extra
+        from soundpiece_async._shared.redis_store import RedisStore  # it needs the extra
 
         return RedisStore(address, peer=peer)
-    from soundpiece_async._shared.postgres_store import PostgresStore  # noqa: PLC0415 - as above
+    from soundpiece_async._shared.postgres_store import PostgresStore
 
     return PostgresStore(address, peer=peer)

@@ -89,7 +89,7 @@ INSERT INTO soundpiece_gate AS g (account, peers, ceiling)
 SELECT %(account)s, live + 1, least(ceiling, %(ceiling)s::float8) FROM others
 ON CONFLICT (account) DO UPDATE SET peers = excluded.peers, ceiling = excluded.ceiling
 RETURNING {_SHOWN}, 0, false
-"""  # noqa: S608 - made of our own constants
+"""
 
 _TAKE = f"""
 UPDATE soundpiece_gate AS g SET (due, spent, tuning, chosen) = (
@@ -109,7 +109,7 @@ UPDATE soundpiece_gate AS g SET (due, spent, tuning, chosen) = (
   ) AS c
 ) WHERE account = %(account)s AND least(g.rate, g.ceiling) IS NOT NULL
 RETURNING {_SHOWN}, greatest(0, g.due - %(count)s / least(g.rate, g.ceiling) - {_NOW}), g.chosen = %(mark)s
-"""  # noqa: S608 - made of our own constants
+"""
 
 _REPORT = f"""
 WITH changed AS (
@@ -125,7 +125,7 @@ WITH changed AS (
   RETURNING {_SHOWN}, 0, g.chosen = %(mark)s, g.closer = %(mark)s AS told
 )
 SELECT changed.*, CASE WHEN told THEN pg_notify(%(channel)s, '{GATE}') END FROM changed
-"""  # noqa: S608 - made of our own constants
+"""
 
 _TUNE = f"""
 WITH changed AS (
@@ -136,9 +136,9 @@ WITH changed AS (
 )
 SELECT changed.*, CASE WHEN old.rate IS NULL THEN pg_notify(%(channel)s, '{GATE}') END
 FROM changed, soundpiece_gate AS old WHERE old.account = %(account)s
-"""  # noqa: S608 - made of our own constants
+"""
 
-_READ = f"SELECT {_SHOWN}, 0, false FROM soundpiece_gate AS g WHERE account = %(account)s"  # noqa: S608 - as above
+_READ = f"SELECT {_SHOWN}, 0, false FROM soundpiece_gate AS g WHERE account = %(account)s"
 
 _PUBLISH = f"""
 WITH news AS (
@@ -146,7 +146,7 @@ WITH news AS (
   ON CONFLICT (account, operation) DO UPDATE SET at = excluded.at, body = excluded.body
 )
 SELECT pg_notify(%(channel)s, %(operation)s)
-"""  # noqa: S608 - made of our own constants
+"""
 
 _LOOK = "SELECT operation, body FROM soundpiece_news WHERE account = %(account)s AND operation = ANY(%(operations)s)"
 

@@ -23,6 +23,6 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
             afterwards, so that a late Ctrl-C cannot disturb the exit of the interpreter.
     """
     with SignalHandler(last=arguments is None) as handler:
-        from soundpiece_async.cli.dispatch import run_command_line  # noqa: PLC0415 - slow import, so only once signals are handled
+        from soundpiece_async.cli.dispatch import run_command_line  # slow import, so only once signals are handled
 
         return run_command_line(arguments, handler)

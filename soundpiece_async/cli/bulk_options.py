@@ -71,7 +71,7 @@ class LoadOptions:
         Raises:
             UsageError: an option is invalid, or the key is not set.
         """
-        from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
+        from soundpiece_async import Session  # it brings aiohttp, and --help needs neither
 
         try:
             settings = Settings.from_environ(os.environ)

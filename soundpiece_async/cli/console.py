@@ -225,9 +225,9 @@ def format_size(length: int) -> str:
     """Return a number of bytes as text, as the report shows it."""
     amount, units = float(length), iter(UNITS)
     unit = next(units)
-    while amount >= 999.5 and unit != UNITS[-1]:  # noqa: PLR2004 - rounds to 1000
+    while amount >= 999.5 and unit != UNITS[-1]:  # rounds to 1000
         amount, unit = amount / 1000, next(units)
-    return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # noqa: PLR2004 - two digits
+    return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # two digits
 
 
 def format_count(files: Sized) -> str:
@@ -238,9 +238,9 @@ def format_count(files: Sized) -> str:
 def format_duration(seconds: float) -> str:
     """Return a duration as text."""
     minutes = round(seconds / 60)
-    if seconds < 100:  # noqa: PLR2004 - still readable
+    if seconds < 100:  # still readable
         return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"  # noqa: PLR2004 - the same
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def format_echo_differences(counts: Mapping[str, int]) -> str:

@@ -189,8 +189,8 @@ async def demo(out: Annotated[Path, FOLDER] = Path("soundpiece-demo"), /) -> Non
     Args:
         out: folder for the files; files of an earlier demo are replaced.
     """
-    from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
-    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
+    from soundpiece_async import Session  # it brings aiohttp, and --help needs neither
+    from soundpiece_async.simulator import Simulator  # its extra may be missing
 
     print_status(
         f"{len(DEMO_ITEMS)} requests, {SLOTS} concurrent polls, simulated at {SPEED:g}x real speed, saving to {out}"

@@ -45,7 +45,7 @@ def run_command_line(arguments: Sequence[str] | None, handler: SignalHandler) ->
 
 def _dispatch(arguments: Sequence[str], handler: SignalHandler) -> int:
     """Parse and run a command line; a signal that came before the loop runs takes effect once it does."""
-    from soundpiece_async.cli.commands import parse_command  # noqa: PLC0415 - cyclopts may be missing
+    from soundpiece_async.cli.commands import parse_command  # cyclopts may be missing
 
     work = parse_command(arguments)
     if work is None:
@@ -84,7 +84,7 @@ def make_event_loop() -> asyncio.AbstractEventLoop:
         StartError: neither loop can be created.
     """
     try:
-        import uvloop  # noqa: PLC0415 - it may be missing or unusable
+        import uvloop  # it may be missing or unusable
 
         return uvloop.new_event_loop()
     except (ImportError, OSError, RuntimeError):

@@ -107,8 +107,8 @@ def check_settings() -> list[Check]:
 
 async def check_service() -> list[Check]:
     """Request an operation that does not exist, to check the service, the key and the clock."""
-    from soundpiece_async._core.wire import Call  # noqa: PLC0415 - --help needs no network
-    from soundpiece_async._http.client import HttpClient  # noqa: PLC0415 - it brings aiohttp
+    from soundpiece_async._core.wire import Call  # --help needs no network
+    from soundpiece_async._http.client import HttpClient  # it brings aiohttp
 
     try:
         settings = Settings() if os.environ.get("SOUNDPIECE_API_KEY") else Settings(api_key=STAND_IN)

@@ -118,7 +118,7 @@ def make_session(timeout: float | None) -> "Session":
     Args:
         timeout: seconds of retries of a submit; None: ``SUBMIT_PATIENCE``.
     """
-    from soundpiece_async import Session  # noqa: PLC0415 - it brings aiohttp, and --help needs neither
+    from soundpiece_async import Session  # it brings aiohttp, and --help needs neither
 
     return Session(Settings(retries=RetryPolicy(submit_max_elapsed=SUBMIT_PATIENCE if timeout is None else timeout)))
 

@@ -59,9 +59,9 @@ class SignalHandler:
         Returns:
             Its exit code; None: cancelled by a signal.
         """
-        import asyncio  # noqa: PLC0415 - slow imports, so only once signals are handled
+        import asyncio  # slow imports, so only once signals are handled
 
-        import anyio  # noqa: PLC0415
+        import anyio
 
         loop = asyncio.get_running_loop()  # anyio cannot call into the loop from a signal handler
         code = None
@@ -98,7 +98,7 @@ class GracefulStop:
         return f"<GracefulStop {self._stop!r}>"
 
     def __enter__(self) -> None:
-        import asyncio  # noqa: PLC0415 - as above
+        import asyncio
 
         loop = asyncio.get_running_loop()
         if self._handler is not None:

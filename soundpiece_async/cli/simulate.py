@@ -61,7 +61,7 @@ async def simulate(
         fault: see `FAULTS_HELP`.
         variation: see `VARIATIONS_HELP`.
     """
-    from soundpiece_async.simulator import Simulator  # noqa: PLC0415 - its extra may be missing
+    from soundpiece_async.simulator import Simulator  # its extra may be missing
 
     service = Simulator(
         speed=speed,
@@ -87,7 +87,7 @@ async def simulate(
 
 
 def _parse_variations(written: Sequence[str]) -> "Variations":
-    from soundpiece_async.simulator.variations import read_variations  # noqa: PLC0415 - as above
+    from soundpiece_async.simulator.variations import read_variations
 
     try:
         return read_variations(written)
@@ -96,7 +96,7 @@ def _parse_variations(written: Sequence[str]) -> "Variations":
 
 
 def _parse_faults(written: Sequence[str]) -> "Faults":
-    from soundpiece_async.simulator import Faults  # noqa: PLC0415 - as above
+    from soundpiece_async.simulator import Faults
 
     kinds = sorted(
         name for name, field in attrs.fields_dict(Faults).items() if field.default == 0.0 and field.type is float

@@ -53,7 +53,7 @@ def compose_tracks(
 
 def track_for_foreign_url(url: str, *, audio_options: AudioOptions) -> Score:
     """The track that stands for the audio behind a foreign URL, which is never fetched: always the same for a URL."""
-    rng = random.Random(url)  # noqa: S311 - a simulation, no secret
+    rng = random.Random(url)
     return compose(url, seed=rng.getrandbits(32), style="song", seconds=rng.uniform(*audio_options.track_seconds))
 
 

@@ -119,7 +119,7 @@ def check_variations(value: object) -> int:
             raise InvalidValueError("int_from_float", message)
     if value < 1:
         raise InvalidValueError("greater_than_equal", "Input should be greater than or equal to 1", context={"ge": 1})
-    if value > 3:  # noqa: PLR2004 - the contract's number, in the message and the context beside it
+    if value > 3:  # the contract's number, in the message and the context beside it
         raise InvalidValueError("less_than_equal", "Input should be less than or equal to 3", context={"le": 3})
     return int(value)
 

@@ -308,4 +308,4 @@ def _make_webhook_secret(seed: int) -> str:
 
 def _rng(seed: int, purpose: str) -> random.Random:
     """A source of chance of its own for each purpose, so that none shifts another."""
-    return random.Random(f"{seed} {purpose}")  # noqa: S311 - a simulation, no secret
+    return random.Random(f"{seed} {purpose}")

@@ -68,7 +68,7 @@ class World:
     _tracks: dict[str, OutputTrack] = attrs.field(factory=dict, init=False)
     _repeats: Counter[bytes] = attrs.field(factory=Counter, init=False)
     _agenda: list[tuple[float, str]] = attrs.field(factory=list, init=False)
-    _order: random.Random = attrs.field(factory=lambda: random.Random(0), init=False)  # noqa: S311 - shuffles a list
+    _order: random.Random = attrs.field(factory=lambda: random.Random(0), init=False)
 
     def __repr__(self) -> str:
         """The numbers of operations by status."""
@@ -237,7 +237,7 @@ class World:
         """The randomness of one operation (rule 2)."""
         work = _digest(self.seed, route.name, {**echo, "source": source, "reference": None})
         self._repeats[work] += 1
-        return random.Random(work + self._repeats[work].to_bytes(4, "big"))  # noqa: S311 - a simulation, no secret
+        return random.Random(work + self._repeats[work].to_bytes(4, "big"))
 
     def _seconds(self, route: Route, rng: random.Random) -> float:
         """How long the work takes, before the speed divides it."""

@@ -168,7 +168,7 @@ def read_commands(block: Block) -> Iterator[list[str]]:
 
 def check_command(command: list[str]) -> None:
     """Refuse a command that would not work for a reader."""
-    from soundpiece_async.cli.commands import app, parse_command  # noqa: PLC0415 - pages can be read without the extra
+    from soundpiece_async.cli.commands import app, parse_command  # pages can be read without the extra
 
     match command:
         case ["soundpiece", *arguments] if {"--help", "--version"} & set(arguments) or not arguments:
@@ -195,8 +195,8 @@ def check_command(command: list[str]) -> None:
 
 def render_help(command: str) -> str:
     """Return what ``soundpiece COMMAND --help`` prints; '' is the program itself."""
-    from soundpiece_async.cli.commands import app  # noqa: PLC0415 - as above
-    from soundpiece_async.cli.rich_output import PipeSafeConsole  # noqa: PLC0415 - as above
+    from soundpiece_async.cli.commands import app
+    from soundpiece_async.cli.rich_output import PipeSafeConsole
 
     written = StringIO()
     app.help_print(command.split(), console=PipeSafeConsole(file=written, width=HELP_COLUMNS))
@@ -205,7 +205,7 @@ def render_help(command: str) -> str:
 
 def list_commands() -> list[str]:
     """Return the program itself, as '', and its commands."""
-    from soundpiece_async.cli.commands import app  # noqa: PLC0415 - as above
+    from soundpiece_async.cli.commands import app
 
     return ["", *sorted(name for name in app if not name.startswith("-"))]
 

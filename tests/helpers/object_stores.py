@@ -56,7 +56,7 @@ def count_pending(url: str) -> int:
 @contextmanager
 def serve_s3() -> Iterator[str]:
     """Run an S3 server with one bucket; gives its URL."""
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # noqa: PLC0415 - takes two seconds
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer  # takes two seconds
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -43,7 +43,7 @@ class Reply:
     @property
     def accepted(self) -> bool:
         """Whether it is a 2xx with JSON."""
-        return 200 <= self.status < 300 and isinstance(self.data, dict | list)  # noqa: PLR2004 - what 2xx means
+        return 200 <= self.status < 300 and isinstance(self.data, dict | list)
 
     @property
     def members(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Client:
                 why = str(error).rpartition("no usable answer: ")[2]
                 return Reply(status=0, headers={}, data=why, seconds=anyio.current_time() - started)
             seconds = anyio.current_time() - started
-            if answer.status != 429 or patience <= 0:  # noqa: PLR2004 - too many requests
+            if answer.status != 429 or patience <= 0:  # too many requests
                 return _read(answer, seconds)
             self.limited += 1
             pause = retry.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date")) or 1.0

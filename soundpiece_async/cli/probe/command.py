@@ -57,10 +57,10 @@ async def _ask(
     patience: float,
 ) -> None:
     """Run the experiments, after saying what they make; ``webhook`` is its public address and the port to listen on."""
-    from soundpiece_async._http.client import HttpClient  # noqa: PLC0415 - it brings aiohttp, and --help needs none
-    from soundpiece_async.cli.probe.client import Client  # noqa: PLC0415 - the same
-    from soundpiece_async.cli.probe.experiments import OPERATIONS, REFUSALS, Experiments  # noqa: PLC0415 - the same
-    from soundpiece_async.cli.probe.listener import listen  # noqa: PLC0415 - the same
+    from soundpiece_async._http.client import HttpClient  # it brings aiohttp, and --help needs none
+    from soundpiece_async.cli.probe.client import Client
+    from soundpiece_async.cli.probe.experiments import OPERATIONS, REFUSALS, Experiments
+    from soundpiece_async.cli.probe.listener import listen
 
     if spend:
         print_status(
@@ -88,7 +88,7 @@ async def _ask(
 
 
 def _write_json(findings: Findings, base_url: str) -> str:
-    from soundpiece_async._version import __version__  # noqa: PLC0415 - one name
+    from soundpiece_async._version import __version__  # one name
 
     rows = [attrs.asdict(row) for row in findings]
     return json.dumps({"version": __version__, "base_url": base_url, "findings": rows}, indent=1, ensure_ascii=False)

@@ -262,7 +262,7 @@ class Experiments:
                 statuses.append(str(error).partition(": ")[2])
             else:
                 statuses.append(str(file.status))
-                if file.status < 400:  # noqa: PLR2004 - what a refusal is
+                if file.status < 400:  # what a refusal is
                     break
             await anyio.sleep(self._pause)
         add("GETs of a file (U11)", ", then ".join(statuses), "200")
@@ -290,7 +290,7 @@ class Experiments:
         announced, _ = fields.read_duration(output.get("duration"))
         if announced is not None and header.duration is not None:
             difference = header.duration - announced
-            near = abs(difference) <= 0.5  # noqa: PLR2004 - as ``flac.TOLERANCE``
+            near = abs(difference) <= 0.5  # as ``flac.TOLERANCE``
             self._findings.add(
                 "length of the audio", f"{difference:+.1f} s", "as announced, to half a second", agrees=near
             )
