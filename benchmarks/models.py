@@ -29,7 +29,7 @@ from soundpiece_async._core import codec, wire
 ID = "op_7k2q9xm4c1v8n3b5z7a0d6f1e2"
 HANDLE = Handle("create.new_song", ID)
 REQUEST = NewSong("[Verse]\nRain again on the window pane", prompt="synthwave, melancholic, night drive")
-CALL = wire.poll(HANDLE, wait=True)
+CALL = wire.poll_request(HANDLE, wait=True)
 LOOPS = 200  # calls a slice
 
 
@@ -76,7 +76,7 @@ class Envelope(pydantic.BaseModel):
     song: Operation
 
 
-def make_answer(**members: object) -> wire.Answer:
+def make_answer(**members: object) -> wire.ApiResponse:
     """Make the answer to a poll."""
     said = {
         "id": ID,
@@ -88,7 +88,7 @@ def make_answer(**members: object) -> wire.Answer:
         "error": None,
         **members,
     }
-    return wire.Answer(200, {}, json.dumps({"song": said}, separators=(",", ":")).encode())
+    return wire.ApiResponse(200, {}, json.dumps({"song": said}, separators=(",", ":")).encode())
 
 
 def make_output(number: int) -> dict[str, object]:
@@ -107,17 +107,17 @@ READERS = {"fast": codec.make_reader(orjson.loads), "no extra": codec.make_reade
 
 def read_ready() -> object:
     """Read a final answer, as the poller does."""
-    return wire.read_final(READY, CALL, handle=HANDLE, request=REQUEST)
+    return wire.parse_if_final(READY, CALL, handle=HANDLE, request=REQUEST)
 
 
 def read_echo() -> object:
     """Read it when only the handle is known: the request is rebuilt from the echo."""
-    return wire.read_final(READY, CALL, handle=HANDLE)
+    return wire.parse_if_final(READY, CALL, handle=HANDLE)
 
 
 def read_not_yet() -> object:
     """Read one that is not."""
-    return wire.read_final(NOT_YET, CALL, handle=HANDLE, request=REQUEST)
+    return wire.parse_if_final(NOT_YET, CALL, handle=HANDLE, request=REQUEST)
 
 
 def read_with_pydantic() -> object:

@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.database_servers import Server, serve_postgres, serve_redis
 
 from soundpiece_async import Limits, NewFx, RetryPolicy, Session, Settings
-from soundpiece_async._core.parsing import read_operation
+from soundpiece_async._core.parsing import parse_operation
 from soundpiece_async.simulator import Simulator
 
 PROCESSES = 8
@@ -159,7 +159,7 @@ async def tell(shared: str) -> list[float]:
                 waiting = asyncio.create_task(second.wait(operation))
                 await asyncio.sleep(0.02)
                 told = {**operation.raw, "status": "ready", "output": {"url": "https://cdn.example/a.flac"}}
-                ready = read_operation(told, operation.handle, request=request).operation
+                ready = parse_operation(told, operation.handle, request=request).operation
                 started = time.monotonic()
                 first.deliver(ready)
                 await waiting

@@ -127,7 +127,7 @@ class Engine:
                 final = await self.poller.wait(check_handle(operation), known=known, timeout=timeout)
                 known = known or final
                 known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
-        return wire.demand_ready(known)
+        return wire.require_ready(known)
 
     async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
         """Read an operation once, whatever its status; raises as ``Session.refresh``."""

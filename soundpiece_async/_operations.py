@@ -20,7 +20,7 @@ from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, duplicate
 from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.operations import Operation, Status, match_outputs
-from soundpiece_async._core.parsing import Reading
+from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.retry import Budget
@@ -65,12 +65,12 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader cached={len(self._outputs)} renewing={len(self._renewing)}>"
 
-    def take(self, reading: Reading) -> Operation[Any]:
+    def take(self, reading: ParsedOperation) -> Operation[Any]:
         """Return an operation that was read, as ``with_stable_outputs`` does, and log what is odd about the answer."""
         self.note(reading)
         return self.with_stable_outputs(reading.operation)
 
-    def note(self, reading: Reading) -> None:
+    def note(self, reading: ParsedOperation) -> None:
         """Log what is odd about an answer, each oddity once in a session: the next ten thousand have it, too."""
         for note in reading.notes:
             if note.about not in self._noted and len(self._noted) < MAX_NOTES:
@@ -127,8 +127,8 @@ class Reader:
         self, handle: Handle, *, request: Request | None, key: str | None = None, priority: Priority = Priority.SUBMIT
     ) -> Operation[Any]:
         """Ask once how an operation stands, without waiting for it to be ready."""
-        call = wire.poll(handle, wait=False)
-        read = partial(wire.read_poll, handle=handle, request=request, key=key)
+        call = wire.poll_request(handle, wait=False)
+        read = partial(wire.parse_poll_response, handle=handle, request=request, key=key)
         try:
             return self.take(await self._transport.send(call, priority=priority, read=read))
         except SoundpieceError as error:
@@ -269,7 +269,7 @@ class Submitter:
             if not (submission.lock.locked() or submission.lock.statistics().tasks_waiting):
                 submission.budget = submission.outage = None
         handle = Handle(request.route, submission.id)
-        known = wire.reading_of(submission.raw, handle, request=request, body=submission.body)
+        known = wire.parse_with_echo(submission.raw, handle, request=request, body=submission.body)
         return self._reader.adopt(known.operation)
 
     def _register(self, request: Request, *, validate: bool) -> _Submission:
@@ -302,13 +302,13 @@ class Submitter:
             submission.body, before_attempt = prepared.body, prepared.before_attempt
             prepared.attempts.before |= attempts.in_doubt
             attempts = submission.attempts = prepared.attempts
-        call = wire.submit(request, await self._encode(request, submission))
+        call = wire.submit_request(request, await self._encode(request, submission))
         submission.budget = submission.budget or self._transport.make_budget()
         try:
             reading = await self._transport.send(
                 call,
                 priority=Priority.SUBMIT,
-                read=partial(wire.read_submitted, request=request),
+                read=partial(wire.parse_submit_response, request=request),
                 stop=stop,
                 before_attempt=before_attempt,
                 attempts=attempts,
@@ -347,7 +347,7 @@ def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:
     return DecodeError(str(error), path=error.path, body=error.body, operation=operation)
 
 
-def _report_echo(reading: Reading, operation: Operation[Any], request: Request) -> None:
+def _report_echo(reading: ParsedOperation, operation: Operation[Any], request: Request) -> None:
     """Log an echo that differs so much that a key given by the caller may have been used for other work."""
     if reading.suspicious and job_records.explicit_key(request) is not None:
         logger.error(

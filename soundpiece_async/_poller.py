@@ -26,10 +26,10 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.gate import Priority, Ticket
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.parsing import Reading, read_operation
+from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, WatchHistory
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import Reader
 from soundpiece_async._pacer import OutageTimeout
@@ -84,9 +84,9 @@ class _Watch:
     def __str__(self) -> str:
         return str(self.handle)
 
-    def read(self, answer: Answer, call: Call) -> Reading | None:
+    def read(self, answer: ApiResponse, call: ApiRequest) -> ParsedOperation | None:
         """Read the answer to a poll; None: not yet."""
-        return wire.read_final(answer, call, handle=self.handle, request=self.request, key=self.key)
+        return wire.parse_if_final(answer, call, handle=self.handle, request=self.request, key=self.key)
 
 
 class Poller:
@@ -191,7 +191,7 @@ class Poller:
         if pacer.paused_for:
             return None
         try:
-            call = wire.poll(handle, wait=False)
+            call = wire.poll_request(handle, wait=False)
             permit = await pacer.acquire(Priority.SUBMIT, what=call, until=pacer.outage_seconds)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=attempts.is_cut)
         except OutageTimeout:
@@ -240,7 +240,7 @@ class Poller:
                 watch = self._watches.get(handle)
                 if watch is None:
                     continue
-                reading = read_operation(found, handle, request=watch.request) if found else None
+                reading = parse_operation(found, handle, request=watch.request) if found else None
                 if reading is not None and reading.over:
                     self._finish_delivered(reading.operation)
                 else:
@@ -313,7 +313,7 @@ class Poller:
             return attempts.is_cut(error) and self._scheduler.was_held(watch, now=anyio.current_time())
 
         try:
-            call = wire.poll(watch.handle, wait=long)
+            call = wire.poll_request(watch.handle, wait=long)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=is_cut)
             if watch.long_polls.answer(long=long):
                 self._stop_long_polls()
@@ -341,7 +341,7 @@ class Poller:
             if isinstance(result, Operation):
                 self._publish(result)
 
-    def _decide(self, watch: _Watch, reading: Reading | None) -> tuple[Outcome, Operation[Any] | None]:
+    def _decide(self, watch: _Watch, reading: ParsedOperation | None) -> tuple[Outcome, Operation[Any] | None]:
         """Decide whether an answer, or two that agree, are the end of an operation."""
         if reading is not None:
             self._reader.note(reading)

@@ -27,7 +27,7 @@ from soundpiece_async._core.gate import Pace, Priority, Ticket
 from soundpiece_async._core.redaction import forget_arguments, redact_url
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._http.client import HttpClient
 from soundpiece_async._lifetime import NEVER, StopSignal, call_later
@@ -57,7 +57,7 @@ def _excuse_nothing(_: SoundpieceError) -> bool:
 class _Sending:
     """One call, for as long as it is tried; ``stale``: the latest attempt met a connection that was closed before."""
 
-    call: Call
+    call: ApiRequest
     budget: Budget
     attempts: Attempts | None
     shortage: Shortage
@@ -130,10 +130,10 @@ class Transport:
 
     async def send(
         self,
-        call: Call,
+        call: ApiRequest,
         *,
         priority: Priority,
-        read: Callable[[Answer, Call], T],
+        read: Callable[[ApiResponse, ApiRequest], T],
         stop: StopSignal = NEVER,
         before_attempt: Callable[[], Awaitable[None]] | None = None,
         attempts: Attempts | None = None,
@@ -210,7 +210,7 @@ class Transport:
 
     async def _acquire_turn(
         self,
-        call: Call,
+        call: ApiRequest,
         slots: "anyio.CapacityLimiter",
         priority: Priority,
         before_attempt: Callable[[], Awaitable[None]] | None,
@@ -240,10 +240,10 @@ class Transport:
 
     def poll(
         self,
-        call: Call,
+        call: ApiRequest,
         ticket: Ticket,
         *,
-        read: Callable[[Answer, Call], T],
+        read: Callable[[ApiResponse, ApiRequest], T],
         excuse: Callable[[SoundpieceError], bool],
     ) -> Awaitable[T]:
         """Send one poll with a permit already taken; a failure is the scheduler's to repeat. Raises as ``read``.
@@ -254,9 +254,9 @@ class Transport:
 
     async def _attempt(
         self,
-        call: Call,
+        call: ApiRequest,
         ticket: Ticket,
-        read: Callable[[Answer, Call], T],
+        read: Callable[[ApiResponse, ApiRequest], T],
         stop: StopSignal,
         *,
         timeout: float | None = None,
@@ -298,12 +298,12 @@ class Transport:
         self.pacer.completed(ticket, usable=True)
         return result
 
-    def _warn_later(self, call: Call) -> Callable[[], None]:
+    def _warn_later(self, call: ApiRequest) -> Callable[[], None]:
         """Schedule a WARNING for a call that nothing answers, as nothing has so far; return what cancels that."""
         seconds = NO_ANSWER_SECONDS + (call.method == "GET") * HOLD_SECONDS
         return call_later(seconds, partial(self._warn_no_answer, call, seconds))
 
-    def _warn_no_answer(self, call: Call, seconds: float) -> None:
+    def _warn_no_answer(self, call: ApiRequest, seconds: float) -> None:
         if self.health.wait():
             base = redact_url(self._settings.base_url)
             logger.warning("no answer from the service yet: %s: %s is silent for %.0f s", call, base, seconds)
@@ -338,6 +338,6 @@ class Transport:
 
 
 @forget_arguments
-def _parse(read: Callable[[Answer, Call], T], answer: Answer, call: Call) -> T:
+def _parse(read: Callable[[ApiResponse, ApiRequest], T], answer: ApiResponse, call: ApiRequest) -> T:
     """Read an answer; of what is raised no frame holds parts of it, which may be signed URLs."""
     return read(answer, call)

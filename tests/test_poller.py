@@ -29,7 +29,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import CancelPoll, Poll, Scheduler, Sleep
-from soundpiece_async._core.wire import Answer
+from soundpiece_async._core.wire import ApiResponse
 from soundpiece_async._operations import MAX_CACHED
 from soundpiece_async._poller import MAX_KNOWN, MAX_UNCLAIMED
 from soundpiece_async.simulator import Fault, Simulator
@@ -71,7 +71,7 @@ async def test_everyone_is_looked_at_while_all_take_long() -> None:
     ],
     ids=["500", "429", "cut", "lost", "stalled"],
 )
-async def test_a_failed_poll_is_a_later_turn(failure: Answer | Exception | float) -> None:
+async def test_a_failed_poll_is_a_later_turn(failure: ApiResponse | Exception | float) -> None:
     """Nothing but the caller's own timeout gives up on an operation."""
     with scripted() as http:
         async with Session(scripted_settings(timeouts=Timeouts(poll=0.1))) as session:

@@ -17,7 +17,7 @@ from helpers.simulation import never_finishes, settings, simulate
 from redis.asyncio import Redis
 
 from soundpiece_async import Handle, Limits, Operation, Session, SharedStoreError, Status
-from soundpiece_async._core.parsing import read_operation
+from soundpiece_async._core.parsing import parse_operation
 from soundpiece_async._core.shared_gate import AWAY_SHARE, NEWCOMER_RATE, SharedPace
 from soundpiece_async._pacer import Pacer
 from soundpiece_async._shared import opening
@@ -63,7 +63,7 @@ def ready(operation: Operation[Any]) -> Operation[Any]:
     """Make what a webhook tells: the service itself does not know it yet, so that no poll can be where it came from."""
     output = {"url": "https://cdn.example/a.flac?sig=1", "duration": 0.3}
     told = {**operation.raw, "status": "ready", "output": output}
-    return read_operation(told, operation.handle, request=None).operation
+    return parse_operation(told, operation.handle, request=None).operation
 
 
 def stand_still(**changes: Any) -> Simulator:

@@ -27,7 +27,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import wire
 from soundpiece_async._core.gate import Priority
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._transport import LARGE_RESPONSE, Transport
 from soundpiece_async.simulator import Simulator
 
@@ -75,7 +75,7 @@ IMPATIENT = {
     ids=["500", "502", "504", "cut", "lost", "stalled"],
 )
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_submit_is_repeated_with_the_same_bytes(failure: Answer | Exception | float) -> None:
+async def test_a_submit_is_repeated_with_the_same_bytes(failure: ApiResponse | Exception | float) -> None:
     """Whatever loses the answer, the same key and body go again, and one operation is made."""
     with scripted(failure, failure) as http:
         async with Session(scripted_settings(timeouts=Timeouts(submit=0.3))) as session:
@@ -271,11 +271,11 @@ async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
     body = json.dumps({"fx": {"id": "op_1", "status": "ready", "text": "x" * size}}).encode()
     threads: list[int] = []
 
-    def read(answer: Answer, call: Call) -> None:
+    def read(answer: ApiResponse, call: ApiRequest) -> None:
         threads.append(threading.get_ident())
         raise DecodeError(f"{call}: {len(answer.body) > size}")
 
-    call = wire.poll(Handle("create.new_fx", "op_1"), wait=False)
+    call = wire.poll_request(Handle("create.new_fx", "op_1"), wait=False)
     with scripted(respond(body=body)):
         async with Transport(scripted_settings()) as transport, anyio.create_task_group() as group:
             group.start_soon(transport.pacer.run)

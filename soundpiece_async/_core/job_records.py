@@ -253,7 +253,7 @@ def revive_error(failure: Failure, *, operation: Operation[Any] | None) -> Sound
     """Give the error that a stored failure stands for; details such as ``fields`` are only in its text."""
     match failure.kind:
         case "OperationFailed" if operation is not None:
-            return OperationFailed(wire.read_failure(operation), operation=operation)
+            return OperationFailed(wire.failure_message(operation), operation=operation)
         case kind if failure.code.isdigit():
             classes: dict[str, type[ApiError]] = {"BadRequest": BadRequest, "ValidationError": ValidationError}
             return classes.get(kind, ApiError)(failure.text, status=int(failure.code))

@@ -24,7 +24,7 @@ class Note:
 
 
 @attrs.frozen(kw_only=True)
-class Reading:
+class ParsedOperation:
     """An operation as one answer tells it.
 
     Attributes:
@@ -76,7 +76,7 @@ class _Notes:
         return iter(self._notes.values())
 
 
-def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request | None) -> Reading:
+def parse_operation(found: Mapping[str, Any], handle: Handle, *, request: Request | None) -> ParsedOperation:
     """Read an operation; nothing but its id, which is in the handle, is indispensable.
 
     Args:
@@ -106,7 +106,7 @@ def read_operation(found: Mapping[str, Any], handle: Handle, *, request: Request
         error=error,
         raw=found,
     )
-    reading = Reading(operation=operation, ending=ending, notes=tuple(notes))
+    reading = ParsedOperation(operation=operation, ending=ending, notes=tuple(notes))
     return attrs.evolve(reading, operation=reading.settle()) if reading.over else reading
 
 

@@ -21,7 +21,7 @@ from soundpiece_async._core import fields
 from soundpiece_async._core.errors import SettingsError, WebhookError
 from soundpiece_async._core.parsing import Note
 from soundpiece_async._core.redaction import SecretBytes
-from soundpiece_async._core.webhook_events import Delivery, read_news
+from soundpiece_async._core.webhook_events import Delivery, parse_event
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[bytes | str, bytes | str]]
 """Header names in any case, as a mapping or (ASGI) as pairs."""
@@ -98,7 +98,7 @@ def read_delivery(
     if not any(hmac.compare_digest(one, other) for one in offered for other in expected):
         raise WebhookError(f"webhook {identity}: its signature fits none of the secrets", http_status=401)
     _check_age(identity, now - _read_timestamp(identity, timestamp), tolerance)
-    return read_news(identity, body)
+    return parse_event(identity, body)
 
 
 def _pick_headers(headers: Headers) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ import attrs
 
 from soundpiece_async._core import codec, completion, envelopes, fields
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.parsing import Note, Reading, read_operation
+from soundpiece_async._core.parsing import Note, ParsedOperation, parse_operation
 from soundpiece_async._core.redaction import redacted_repr
 from soundpiece_async._core.requests import ROUTES, Handle
 
@@ -47,7 +47,7 @@ class Delivery:
     operation: Operation[Any] | None
 
 
-def read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
+def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
     """Read the body of the event ``identity``; returns it with what is odd about it, for the log."""
     try:
         event = _find_event(codec.decode_answer(body))
@@ -61,13 +61,13 @@ def read_news(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
     ignored = _ignore(identity, kind, route, status)
     if route not in ROUTES or completion.is_running(word):
         return ignored, ()
-    reading = _read_operation(identity, event, route=route)
-    if reading is None:
+    parsed = _parse_operation(identity, event, route=route)
+    if parsed is None:
         return ignored, (Note("webhook", f"no operation can be found in news of {route}; a poll finds it"),)
-    if not status.final and not reading.over:
+    if not status.final and not parsed.over:
         return ignored, ()
-    operation = _end(reading, status) if status.final else reading.operation
-    return attrs.evolve(ignored, operation=operation), reading.notes
+    operation = _end(parsed, status) if status.final else parsed.operation
+    return attrs.evolve(ignored, operation=operation), parsed.notes
 
 
 def _ignore(identity: str, kind: str, route: str, status: Status) -> Delivery:
@@ -113,21 +113,21 @@ def _objects(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield event if _STATES & event.keys() else {name: value for name, value in event.items() if name != "id"}
 
 
-def _read_operation(identity: str, event: Mapping[str, Any], *, route: str) -> Reading | None:
+def _parse_operation(identity: str, event: Mapping[str, Any], *, route: str) -> ParsedOperation | None:
     """Read the operation, bare as in the example, or in an envelope (docs/api.md#webhook-payload)."""
     for holder in _objects(event):
         found = envelopes.find_operation(holder, route=route)
         known = None if found is None else fields.read_id(found.get("id"))
         if found is not None and known is not None and known != identity:
-            return read_operation(found, Handle(route, known), request=None)
+            return parse_operation(found, Handle(route, known), request=None)
     return None
 
 
-def _end(reading: Reading, status: Status) -> Operation[Any]:
+def _end(parsed: ParsedOperation, status: Status) -> Operation[Any]:
     """Return the operation as the type says that it ended; where the rest does not agree, it has to be read again.
 
     Such a one is ready without outputs, which wakes nobody by itself.
     """
-    if reading.ending.status is status and not (reading.over and reading.operation.status is not status):
-        return reading.settle()
-    return attrs.evolve(reading.operation, status=Status.READY, outputs=(), error=None)
+    if parsed.ending.status is status and not (parsed.over and parsed.operation.status is not status):
+        return parsed.settle()
+    return attrs.evolve(parsed.operation, status=Status.READY, outputs=(), error=None)

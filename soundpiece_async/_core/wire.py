@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import (
     ValidationError,
 )
 from soundpiece_async._core.operations import Operation, Status
-from soundpiece_async._core.parsing import Note, Reading, read_operation
+from soundpiece_async._core.parsing import Note, ParsedOperation, parse_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Request
 
@@ -32,7 +32,7 @@ CHECK_KEY = "check the API key (and the account's address allowlist)"
 
 
 @attrs.frozen
-class Call:
+class ApiRequest:
     """One request to the API. Its text says what was tried and with which id, for messages and logs.
 
     Args:
@@ -53,7 +53,7 @@ class Call:
 
 
 @attrs.frozen
-class Answer:
+class ApiResponse:
     """What came back: status, headers (names in lower case; of a poll that succeeds, none) and the whole body."""
 
     status: int
@@ -61,21 +61,21 @@ class Answer:
     body: bytes = attrs.field(repr=False)
 
 
-def submit(request: Request, body: bytes) -> Call:
+def submit_request(request: Request, body: bytes) -> ApiRequest:
     """Ask for a piece of work (docs/api.md#requests); ``body`` is what ``codec.encode_request`` made of it, once."""
-    return Call("PUT", f"/v1/{request.route}", body, str(request.idempotency_key))
+    return ApiRequest("PUT", f"/v1/{request.route}", body, str(request.idempotency_key))
 
 
-def poll(handle: Handle, *, wait: bool) -> Call:
+def poll_request(handle: Handle, *, wait: bool) -> ApiRequest:
     """Ask how an operation stands; ``wait`` lets the service hold the answer for up to 20 s.
 
     See docs/api.md#query-parameters.
     """
     query = {"id": handle.id, "wait": "true"} if wait else {"id": handle.id}
-    return Call("GET", f"/v1/{handle.route}?{urlencode(query)}", None, handle.id)
+    return ApiRequest("GET", f"/v1/{handle.route}?{urlencode(query)}", None, handle.id)
 
 
-def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
+def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: Request) -> ParsedOperation:
     """Read the answer to a submit.
 
     Raises:
@@ -84,30 +84,30 @@ def read_submitted(answer: Answer, call: Call, *, request: Request) -> Reading:
         DecodeError: no operation can be found in it; or it is the answer to another idempotency key, and ``operation``
             the one that it names.
     """
-    if 200 <= answer.status < 300:
-        data = _read_accepted(answer, call)
-        hint = envelopes.find_in_headers(answer.headers)
+    if 200 <= response.status < 300:
+        data = _read_accepted(response, call)
+        hint = envelopes.find_in_headers(response.headers)
         found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
         identity = None if found is None else fields.read_id(found.get("id"))
         if found is None or identity is None:
-            raise _no_operation(data, answer, call)
+            raise _no_operation_error(data, response, call)
     else:
-        data, found = _find_in_refusal(answer, call, request)
+        data, found = _find_in_refusal(response, call, request)
         identity = str(fields.read_id(found["id"]))
-    reading = reading_of(found, Handle(request.route, identity), request=request, body=call.body)
+    parsed = parse_with_echo(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
             f"{call}: the answer is about another idempotency key, {redact_text(found['idempotency_key'])}, and "
-            f"operation {reading.operation.handle}; submit the same request again, or look for its operation in the "
+            f"operation {parsed.operation.handle}; submit the same request again, or look for its operation in the "
             "dashboard",
             path="idempotency_key",
             body=data,
-            operation=reading.operation,
+            operation=parsed.operation,
         )
-    return reading
+    return parsed
 
 
-def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any, Mapping[str, Any]]:
+def _find_in_refusal(response: ApiResponse, call: ApiRequest, request: Request) -> tuple[Any, Mapping[str, Any]]:
     """Return the body and the operation of a refusal that names the operation of this request.
 
     A redirect does so by its link, others by an operation with the key; errors have ids, too, so that but for a
@@ -116,12 +116,12 @@ def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any,
     Raises:
         ApiError: it does not. A conflict that names one without its key is another's work perhaps, and only named.
     """
-    refusal = read_refusal(answer, call)
-    conflict = answer.status == HTTPStatus.CONFLICT
-    key, hint = request.idempotency_key, envelopes.find_in_redirect(answer.headers, route=request.route)
+    refusal = error_from_response(response, call)
+    conflict = response.status == HTTPStatus.CONFLICT
+    key, hint = request.idempotency_key, envelopes.find_in_redirect(response.headers, route=request.route)
     data = {} if isinstance(refusal.body, str) else refusal.body
     found = envelopes.find_operation(data, route=request.route, key=key, hint=hint)
-    if answer.status in attempts.ACCOUNT or found is None or not envelopes.is_certain(found, key=key, hint=hint):
+    if response.status in attempts.ACCOUNT or found is None or not envelopes.is_certain(found, key=key, hint=hint):
         raise refusal
     identity = str(fields.read_id(found["id"]))
     ours = echoes.is_same_key(key, found.get("idempotency_key"))
@@ -132,23 +132,25 @@ def _find_in_refusal(answer: Answer, call: Call, request: Request) -> tuple[Any,
         )
         raise refusal.about(handle)
     usual = envelopes.USUAL_ID.fullmatch(identity) is not None
-    if conflict or 300 <= answer.status < 400 or (ours and usual):
+    if conflict or 300 <= response.status < 400 or (ours and usual):
         return data, found
     raise refusal
 
 
-def reading_of(found: Mapping[str, Any], handle: Handle, *, request: Request, body: bytes | None) -> Reading:
+def parse_with_echo(
+    found: Mapping[str, Any], handle: Handle, *, request: Request, body: bytes | None
+) -> ParsedOperation:
     """Read an operation whose PUT had this body, and compare the echo with that."""
-    reading = read_operation(found, handle, request=request)
+    parsed = parse_operation(found, handle, request=request)
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
     notes = tuple(
         Note(f"echo of {one.member}", f"{one.member} is echoed otherwise than it was sent; the operation goes on")
         for one in differences
     )
     return attrs.evolve(
-        reading,
-        operation=attrs.evolve(reading.operation, echo_differences=tuple(one.member for one in differences)),
-        notes=reading.notes + notes,
+        parsed,
+        operation=attrs.evolve(parsed.operation, echo_differences=tuple(one.member for one in differences)),
+        notes=parsed.notes + notes,
         suspicious=tuple(one.member for one in differences if not one.slight),
     )
 
@@ -159,56 +161,56 @@ def key_of(operation: Operation[Any]) -> str | None:
     return operation.idempotency_key or (None if request is None else str(request.idempotency_key))
 
 
-def read_poll(
-    answer: Answer, call: Call, *, handle: Handle, request: Request | None = None, key: str | None = None
-) -> Reading:
+def parse_poll_response(
+    response: ApiResponse, call: ApiRequest, *, handle: Handle, request: Request | None = None, key: str | None = None
+) -> ParsedOperation:
     """Read how an operation stands.
 
     Args:
-        answer: what came.
+        response: what came.
         call: what was asked.
         handle: of the operation.
         request: the one it answers, if that is known.
         key: its idempotency key, if that is known.
 
     Raises:
-        TransportError, ApiError: as ``read_submitted``.
+        TransportError, ApiError: as ``parse_submit_response``.
         DecodeError: no operation can be found in the answer, or another one than was asked for.
     """
-    return _read_asked(_find_asked(answer, call, handle=handle, key=key), handle, request)
+    return _parse_polled(_find_polled(response, call, handle=handle, key=key), handle, request)
 
 
-def read_final(
-    answer: Answer, call: Call, *, handle: Handle, request: Request | None = None, key: str | None = None
-) -> Reading | None:
+def parse_if_final(
+    response: ApiResponse, call: ApiRequest, *, handle: Handle, request: Request | None = None, key: str | None = None
+) -> ParsedOperation | None:
     """Read how an operation stands, or None while its status says that it runs: seen before anything is built.
 
-    Takes and raises as ``read_poll``.
+    Takes and raises as ``parse_poll_response``.
     """
-    found = _find_asked(answer, call, handle=handle, key=key)
-    return None if completion.is_running(found.get("status")) else _read_asked(found, handle, request)
+    found = _find_polled(response, call, handle=handle, key=key)
+    return None if completion.is_running(found.get("status")) else _parse_polled(found, handle, request)
 
 
-def _read_asked(found: Mapping[str, Any], handle: Handle, request: Request | None) -> Reading:
+def _parse_polled(found: Mapping[str, Any], handle: Handle, request: Request | None) -> ParsedOperation:
     """Read an operation that was asked for by its id; another spelling of that is a difference of the echo."""
-    reading = read_operation(found, handle, request=request)
+    parsed = parse_operation(found, handle, request=request)
     identity = fields.read_id(found.get("id"))
     if identity is None or identity == handle.id:
-        return reading
+        return parsed
     note = Note("echo of id", f"its id is echoed otherwise than it was asked for, {redact_text(identity)}")
-    operation = attrs.evolve(reading.operation, echo_differences=("id",))
-    return attrs.evolve(reading, operation=operation, notes=(*reading.notes, note))
+    operation = attrs.evolve(parsed.operation, echo_differences=("id",))
+    return attrs.evolve(parsed, operation=operation, notes=(*parsed.notes, note))
 
 
-def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) -> Mapping[str, Any]:
+def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key: str | None) -> Mapping[str, Any]:
     """Return the operation that was asked for; an answer without any id is about that, and so is one with its key.
 
     Services number their operations in several ways, and write an id in more than one.
     """
-    data = _read_json(answer, call)
+    data = _read_json(response, call)
     found = envelopes.find_operation(data, route=handle.route, asked=handle.id, key=key)
     if found is None:
-        raise _no_operation(data, answer, call).about(handle)
+        raise _no_operation_error(data, response, call).about(handle)
     identity = found.get("id")
     if fields.is_empty(identity) or identity == handle.id:
         return found
@@ -221,83 +223,83 @@ def _find_asked(answer: Answer, call: Call, *, handle: Handle, key: str | None) 
     ).about(handle)
 
 
-def _no_operation(data: Any, answer: Answer, call: Call) -> DecodeError | TransportError:
-    if not codec.is_utf8(answer.body):  # so it is not JSON either, and was only looked through for an operation
-        return _not_json(answer, call)
+def _no_operation_error(data: Any, response: ApiResponse, call: ApiRequest) -> DecodeError | TransportError:
+    if not codec.is_utf8(response.body):  # so it is not JSON either, and was only looked through for an operation
+        return _not_json_error(response, call)
     what = "is JSON, but no object" if not isinstance(data, dict | list) else "holds no operation, or several"
-    if not answer.body.strip():
-        what = f"has status {answer.status} and no body, and its headers name no operation"
+    if not response.body.strip():
+        what = f"has status {response.status} and no body, and its headers name no operation"
     return DecodeError(f"{call}: the answer {what}: {redact_text(str(data))}", body=data)
 
 
-def _read_json(answer: Answer, call: Call) -> Any:
-    if not 200 <= answer.status < 300:
-        raise read_refusal(answer, call)
+def _read_json(response: ApiResponse, call: ApiRequest) -> Any:
+    if not 200 <= response.status < 300:
+        raise error_from_response(response, call)
     try:
-        return codec.decode_answer(answer.body)
+        return codec.decode_answer(response.body)
     except ValueError as error:
-        raise _not_json(answer, call) from error
+        raise _not_json_error(response, call) from error
 
 
-def _read_accepted(answer: Answer, call: Call) -> Any:
+def _read_accepted(response: ApiResponse, call: ApiRequest) -> Any:
     """Read the JSON of an answer to a PUT; one with nothing but an id in its headers, or without a body, has none."""
     try:
-        return _read_json(answer, call)
+        return _read_json(response, call)
     except TransportError:
-        bare = answer.status != HTTPStatus.OK and not answer.body.strip()
-        text = answer.body.decode("ascii", "replace").strip()
+        bare = response.status != HTTPStatus.OK and not response.body.strip()
+        text = response.body.decode("ascii", "replace").strip()
         if envelopes.USUAL_ID.fullmatch(text):
             return text
-        if not bare and envelopes.find_in_headers(answer.headers) is None:
+        if not bare and envelopes.find_in_headers(response.headers) is None:
             raise
     return {}
 
 
-def _not_json(answer: Answer, call: Call) -> TransportError:
-    told = f"{call}: status {answer.status}, but not JSON: {redact_text(answer.body)}"
-    return TransportError(told, kind="body", retry_after=_read_wait(answer))
+def _not_json_error(response: ApiResponse, call: ApiRequest) -> TransportError:
+    message = f"{call}: status {response.status}, but not JSON: {redact_text(response.body)}"
+    return TransportError(message, kind="body", retry_after=_retry_after(response))
 
 
-def read_refusal(answer: Answer, call: Call) -> ApiError:  # noqa: PLR0911 - a table, one row a status
+def error_from_response(response: ApiResponse, call: ApiRequest) -> ApiError:  # noqa: PLR0911 - a table, one row a status
     """Make the error that an answer without success stands for (docs/api.md#http-errors)."""
     try:
-        body: Any = codec.decode_json(answer.body)
+        body: Any = codec.decode_json(response.body)
     except ValueError:
-        body = answer.body.decode("utf-8", "replace")
+        body = response.body.decode("utf-8", "replace")
     detail = body.get("detail") if isinstance(body, dict) else None
-    status = answer.status
-    ids = "".join(f", {name}: {value}" for name, value in answer.headers.items() if "request-id" in name)
-    told = f"{call}: status {status}{ids}: {_explain(detail, body)}"
-    facts: dict[str, Any] = {"status": status, "detail": detail, "body": body, "headers": answer.headers}
-    facts["retry_after"] = _read_wait(answer)
+    status = response.status
+    ids = "".join(f", {name}: {value}" for name, value in response.headers.items() if "request-id" in name)
+    message = f"{call}: status {status}{ids}: {_describe_refusal(detail, body)}"
+    facts: dict[str, Any] = {"status": status, "detail": detail, "body": body, "headers": response.headers}
+    facts["retry_after"] = _retry_after(response)
     match status:
         case 400:
-            return BadRequest(told, **facts)
+            return BadRequest(message, **facts)
         case 401 | 403:
             foreign = status == 403 and detail is None
             advice = "without the API's JSON, so it may be a firewall's" if foreign else CHECK_KEY
-            return AuthenticationError(f"{told}; {advice}", **facts)
+            return AuthenticationError(f"{message}; {advice}", **facts)
         case 402:
-            return InsufficientCredits(f"{told}; top up the account, then send the same request again", **facts)
+            return InsufficientCredits(f"{message}; top up the account, then send the same request again", **facts)
         case 404:
-            return NotFound(f"{told}; check SOUNDPIECE_BASE_URL", **facts)
+            return NotFound(f"{message}; check SOUNDPIECE_BASE_URL", **facts)
         case 422:
-            return ValidationError(told, **facts, fields=_read_fields(detail))
+            return ValidationError(message, **facts, fields=_read_fields(detail))
         case 429:
-            return RateLimited(told, **facts)
+            return RateLimited(message, **facts)
         case _ if status >= 500:
-            return ServerError(told, **facts)
+            return ServerError(message, **facts)
         case _ if 300 <= status < 400:
-            return ApiError(f"{told}; a redirect of the API is never followed: check SOUNDPIECE_BASE_URL", **facts)
-    return ApiError(told, **facts)
+            return ApiError(f"{message}; a redirect of the API is never followed: check SOUNDPIECE_BASE_URL", **facts)
+    return ApiError(message, **facts)
 
 
-def _read_wait(answer: Answer) -> float | None:
+def _retry_after(response: ApiResponse) -> float | None:
     """Return the seconds that an answer asks to wait, if it does (docs/api.md#retry-after)."""
-    return retry.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date"))
+    return retry.retry_after(response.headers.get("retry-after"), date=response.headers.get("date"))
 
 
-def read_failure(operation: Operation[Any]) -> str:
+def failure_message(operation: Operation[Any]) -> str:
     """Say why an operation failed, for ``OperationFailed``."""
     error = operation.error
     why = str(error) if error else "no reason given"
@@ -305,7 +307,7 @@ def read_failure(operation: Operation[Any]) -> str:
     return f"operation {handle} failed: {why}; to try again, make a new request (with a new idempotency key)"
 
 
-def demand_ready(operation: Operation[Any]) -> Operation[Any]:
+def require_ready(operation: Operation[Any]) -> Operation[Any]:
     """Return a final operation.
 
     Raises:
@@ -313,7 +315,7 @@ def demand_ready(operation: Operation[Any]) -> Operation[Any]:
         NotReady: it is said to be ready, and has no outputs.
     """
     if operation.status is Status.FAILED:
-        raise OperationFailed(read_failure(operation), operation=operation)
+        raise OperationFailed(failure_message(operation), operation=operation)
     if not operation.outputs:
         raise NotReady(
             f"operation {operation.handle} is {operation.status}, but has no outputs; it is paid for, so do not "
@@ -337,7 +339,7 @@ def _read_field(entry: Mapping[str, Any]) -> FieldError:
     )
 
 
-def _explain(detail: object, body: object) -> str:
+def _describe_refusal(detail: object, body: object) -> str:
     fields = _read_fields(detail)
     if fields:
         return redact_text(

@@ -347,7 +347,7 @@ async def save_outputs(
         raise NotReady(f"operation {operation.handle} is {operation.status}: wait for it before downloading").about(
             operation=operation
         )
-    outputs = wire.demand_ready(operation).outputs
+    outputs = wire.require_ready(operation).outputs
     try:
         return await downloader.save_all(outputs, to, name or operation.id, overwrite=overwrite)
     except SoundpieceError as error:

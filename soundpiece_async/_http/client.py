@@ -28,7 +28,7 @@ from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import Secret, forget_frames, redact_text, redact_url, signed_url
 from soundpiece_async._core.server_clock import ServerClock
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._http.connections import Connector, Response
 from soundpiece_async._http.errors import AnswerUnreadable, hide_text, read_cause, to_transport_error
 from soundpiece_async._http.output_guard import OutputGuard, RefusedAddressError
@@ -116,7 +116,7 @@ class HttpClient:
             finally:  # asyncio's own cancel, as at the end of a loop, knows no shield
                 await _require_open(self._outputs).close()
 
-    async def fetch(self, call: Call, *, timeout: float) -> Answer:
+    async def fetch(self, call: ApiRequest, *, timeout: float) -> ApiResponse:
         """Put a call on the wire and take its whole answer: bounded in time and size, however it trickles in.
 
         Args:
@@ -136,7 +136,7 @@ class HttpClient:
             return self._to_response(call, response, body)
         raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
 
-    def _send(self, call: Call) -> Awaitable[aiohttp.ClientResponse]:
+    def _send(self, call: ApiRequest) -> Awaitable[aiohttp.ClientResponse]:
         headers = self._headers if call.body is None else self._body_headers
         path, _, query = call.target.partition("?")
         base = self._base  # of the URL only what differs is a string of its own
@@ -147,7 +147,7 @@ class HttpClient:
             call.method, url, data=call.body, allow_redirects=False, **route(url, headers, proxy=self._proxy)
         )
 
-    def _to_response(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    def _to_response(self, call: ApiRequest, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
         self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
         return self._remove_key(call, response, body)
@@ -232,7 +232,7 @@ class HttpClient:
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
         return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
-    def _remove_key(self, call: Call, response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    def _remove_key(self, call: ApiRequest, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
         """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log.
 
         Of a poll that succeeds nobody needs the headers; those of a submit may name its operation.
@@ -240,9 +240,9 @@ class HttpClient:
         key, mark = self._settings.api_key, "spk_…"
         plain = hdrs.RETRY_AFTER not in response.headers and key.encode() not in body
         if response.status == HTTPStatus.OK and plain and call.body is None:
-            return Answer(response.status, {}, body)
+            return ApiResponse(response.status, {}, body)
         headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
-        return Answer(response.status, headers, body.replace(key.encode(), mark.encode()))
+        return ApiResponse(response.status, headers, body.replace(key.encode(), mark.encode()))
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:

@@ -107,7 +107,7 @@ def check_settings() -> list[Check]:
 
 async def check_service() -> list[Check]:
     """Request an operation that does not exist, to check the service, the key and the clock."""
-    from soundpiece_async._core.wire import Call  # --help needs no network
+    from soundpiece_async._core.wire import ApiRequest  # --help needs no network
     from soundpiece_async._http.client import HttpClient  # it brings aiohttp
 
     try:
@@ -117,7 +117,9 @@ async def check_service() -> list[Check]:
     started = anyio.current_time()
     async with HttpClient(settings) as http:
         try:
-            answer = await http.fetch(Call("GET", f"/v1/create.new_fx?id={UNKNOWN}", None, UNKNOWN), timeout=TIMEOUT)
+            answer = await http.fetch(
+                ApiRequest("GET", f"/v1/create.new_fx?id={UNKNOWN}", None, UNKNOWN), timeout=TIMEOUT
+            )
         except TransportError as error:
             advice = f"check the network, SOUNDPIECE_BASE_URL (now {settings.base_url}) and SOUNDPIECE_PROXY"
             return [Check(name="service", ok=False, found=str(error), advice=advice)]

@@ -35,15 +35,15 @@ from soundpiece_async._core.errors import (
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle
 from soundpiece_async._core.retry import RetryBounds
-from soundpiece_async._core.wire import Answer, Call, read_refusal
+from soundpiece_async._core.wire import ApiRequest, ApiResponse, error_from_response
 
 HANDLE = Handle("create.new_fx", "op_1")
-PUT = Call("PUT", "/v1/create.new_fx", b"{}", "k")
+PUT = ApiRequest("PUT", "/v1/create.new_fx", b"{}", "k")
 ALL_4XX = sorted({*range(400, 419), 421, 422, 423, 424, 425, 426, 428, 429, 431, 451, 499})
 
 
 def refusal(status: int, body: bytes = b'{"detail": "no"}', **headers: str) -> ApiError:
-    return read_refusal(Answer(status, headers, body), PUT)
+    return error_from_response(ApiResponse(status, headers, body), PUT)
 
 
 def after(*errors: SoundpieceError, before: bool = False) -> Attempts:

@@ -19,7 +19,7 @@ from soundpiece_async._core import job_records, wire
 from soundpiece_async._core.filenames import Titles, file_names
 from soundpiece_async._core.operations import Operation, Status, match_outputs
 from soundpiece_async._core.requests import Handle, Output
-from soundpiece_async._core.wire import Answer
+from soundpiece_async._core.wire import ApiResponse
 
 HANDLE = Handle("adapt.separate_stems", "op_1")
 
@@ -47,7 +47,9 @@ def operation(outputs: tuple[Output, ...]) -> Operation[None]:
 def read(outputs: tuple[Output, ...]) -> object:
     listed = [{"url": one.url, "kind": one.kind, "duration": one.duration} for one in outputs]
     body = json.dumps({"stems": {"id": HANDLE.id, "status": "ready", "outputs": listed}}).encode()
-    return lambda: wire.read_poll(Answer(200, {}, body), wire.poll(HANDLE, wait=False), handle=HANDLE)
+    return lambda: wire.parse_poll_response(
+        ApiResponse(200, {}, body), wire.poll_request(HANDLE, wait=False), handle=HANDLE
+    )
 
 
 def number_shuffled(outputs: tuple[Output, ...]) -> object:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.parsing import Reading, read_operation
+from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES, Handle, Output
 
@@ -163,9 +163,9 @@ def test_failed_without_a_reason(members: dict[str, Any], error: tuple[str, str]
     assert operation.error == OperationError(*error)
 
 
-def read(**changes: Any) -> Reading:
+def read(**changes: Any) -> ParsedOperation:
     """Read a ready answer with some members replaced."""
-    return read_operation({**SAMPLE.ready["sample"], **changes}, Handle(SAMPLE.route, SAMPLE.id), request=None)
+    return parse_operation({**SAMPLE.ready["sample"], **changes}, Handle(SAMPLE.route, SAMPLE.id), request=None)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_unknown_words_are_shown_clipped() -> None:
 def test_any_value_anywhere(members: dict[str, Any], route: str) -> None:
     """Any JSON at any member gives the operation: nothing but its id can be missing."""
     whole = {**SAMPLE.ready["sample"], **members}
-    reading = read_operation(whole, Handle(route, "op_1"), request=None)
+    reading = parse_operation(whole, Handle(route, "op_1"), request=None)
 
     assert (reading.operation.route, reading.operation.id) == (route, "op_1")
     assert repr(reading.operation)

@@ -10,13 +10,13 @@ from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import DecodeError, NotReady, TransportError
 from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.requests import Handle, SeparateStems
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 
 pytestmark = pytest.mark.usefixtures("reader")
 """With orjson and without."""
 
 HANDLE = Handle(SAMPLE.route, SAMPLE.id)
-POLL = wire.poll(HANDLE, wait=True)
+POLL = wire.poll_request(HANDLE, wait=True)
 OTHER_ID = "op_01kd0000000000000000000099"
 
 
@@ -24,7 +24,7 @@ OTHER_ID = "op_01kd0000000000000000000099"
 def test_submit(example: Example) -> None:
     """A submit is a PUT of the body on the route, and says in messages which key it stands for."""
     body = encode_request(example.request)
-    call = wire.submit(example.request, body)
+    call = wire.submit_request(example.request, body)
 
     assert (call.method, call.target, call.body) == ("PUT", f"/v1/{example.route}", body)
     assert call.target in SPEC["paths"]
@@ -35,7 +35,7 @@ def test_submit(example: Example) -> None:
 @pytest.mark.parametrize("wait", [True, False])
 def test_poll(example: Example, *, wait: bool) -> None:
     """A poll is a GET on the same route with the id; wait is a boolean, left out when the answer shall come at once."""
-    call = wire.poll(Handle(example.route, example.id), wait=wait)
+    call = wire.poll_request(Handle(example.route, example.id), wait=wait)
 
     parts = urlsplit(call.target)
     assert (call.method, parts.path, call.body) == ("GET", f"/v1/{example.route}", None)
@@ -45,7 +45,7 @@ def test_poll(example: Example, *, wait: bool) -> None:
 
 def test_odd_ids_are_quoted() -> None:
     """An id is opaque: whatever its characters, it stays inside its parameter."""
-    call = wire.poll(Handle("create.new_fx", "a/b?c=d&e#f%20"), wait=False)
+    call = wire.poll_request(Handle("create.new_fx", "a/b?c=d&e#f%20"), wait=False)
 
     assert parse_qs(urlsplit(call.target).query) == {"id": ["a/b?c=d&e#f%20"]}
 
@@ -54,7 +54,7 @@ def test_bodies_are_not_shown() -> None:
     """A body may hold a signed source, an answer signed outputs: neither is in a repr."""
     request = SeparateStems(SIGNED)
 
-    assert "SECRET" not in repr(wire.submit(request, encode_request(request)))
+    assert "SECRET" not in repr(wire.submit_request(request, encode_request(request)))
     assert "sig" not in repr(answer(STEMS.ready))
 
 
@@ -129,7 +129,7 @@ def test_other_envelopes(example: Example, name: str) -> None:
 def test_envelope_of_an_unknown_route() -> None:
     """An operation of a route this version does not know is found all the same."""
     handle = Handle("create.new_opera", SAMPLE.id)
-    operation = wire.read_poll(answer({"opera": SAMPLE.ready["sample"]}), POLL, handle=handle).operation
+    operation = wire.parse_poll_response(answer({"opera": SAMPLE.ready["sample"]}), POLL, handle=handle).operation
 
     assert (operation.handle, operation.request) == (handle, None)
 
@@ -186,9 +186,9 @@ def test_answers_with_an_id_that_is_none(identity: object) -> None:
 )
 def test_a_success_that_is_no_json(body: bytes) -> None:
     """A 2xx that is no JSON is as good as no answer: a TransportError, so the same key may go again."""
-    call = wire.submit(SAMPLE.request, b"{}")
+    call = wire.submit_request(SAMPLE.request, b"{}")
     with pytest.raises(TransportError, match="status 200, but not JSON") as caught:
-        wire.read_submitted(Answer(200, {}, body), call, request=SAMPLE.request)
+        wire.parse_submit_response(ApiResponse(200, {}, body), call, request=SAMPLE.request)
 
     assert caught.value.retryable
     assert SAMPLE.body["idempotency_key"] in str(caught.value)
@@ -206,7 +206,7 @@ def test_a_success_that_is_no_json(body: bytes) -> None:
 def test_failure(error: OperationError | None, told: str) -> None:
     """The message has the service's reason, the handle, and that a new key is needed."""
     operation = Operation(route=SAMPLE.route, id=SAMPLE.id, status=Status.FAILED, request=None, error=error)
-    text = wire.read_failure(operation)
+    text = wire.failure_message(operation)
 
     assert text.startswith(f"operation {HANDLE} ")
     assert told in text
@@ -217,11 +217,11 @@ def test_ready_without_outputs() -> None:
     """It is no success, and no failure either: the advice is to wait, not to buy anew."""
     operation = poll(SAMPLE, change(SAMPLE.ready, output=None))
     with pytest.raises(NotReady, match="has no outputs; it is paid for") as caught:
-        wire.demand_ready(operation)
+        wire.require_ready(operation)
 
     assert (caught.value.handle, caught.value.operation) == (HANDLE, operation)
 
 
 def test_call_is_a_value() -> None:
     """A call is plain data: what to send, and what it is about."""
-    assert Call("PUT", "/v1/a.b", b"{}", "key") == Call("PUT", "/v1/a.b", b"{}", "key")
+    assert ApiRequest("PUT", "/v1/a.b", b"{}", "key") == ApiRequest("PUT", "/v1/a.b", b"{}", "key")

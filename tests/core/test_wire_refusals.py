@@ -11,17 +11,17 @@ from soundpiece_async._core import errors, wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import ApiError, FieldError, SoundpieceError, TransportError
 from soundpiece_async._core.requests import Handle
-from soundpiece_async._core.wire import Answer
+from soundpiece_async._core.wire import ApiResponse
 
 pytestmark = pytest.mark.usefixtures("reader")
 """With orjson and without."""
 
 HANDLE = Handle(SAMPLE.route, SAMPLE.id)
-POLL = wire.poll(HANDLE, wait=True)
+POLL = wire.poll_request(HANDLE, wait=True)
 
 
 def refuse(status: int, data: object, **headers: str) -> ApiError:
-    return wire.read_refusal(answer(data, status, **headers), POLL)
+    return wire.error_from_response(answer(data, status, **headers), POLL)
 
 
 STATUSES = {
@@ -136,7 +136,7 @@ def test_request_ids() -> None:
 )
 def test_bodies_of_refusals(body: bytes, parsed: object, detail: object, told: str) -> None:
     """Text, list, object or nothing, JSON, HTML or half of it: the error keeps it whole, the message the gist of it."""
-    error = wire.read_refusal(Answer(402, {}, body), POLL)
+    error = wire.error_from_response(ApiResponse(402, {}, body), POLL)
 
     assert (error.body, error.detail) == (parsed, detail)
     assert told in str(error)
@@ -193,7 +193,7 @@ def test_messages_keep_secrets(status: int, text: str) -> None:
 
     for body in (*bodies, *odd_ids, text.encode(), text.encode("utf-16")):
         with pytest.raises(SoundpieceError) as caught:
-            wire.read_poll(Answer(status, {}, body), POLL, handle=HANDLE)
+            wire.parse_poll_response(ApiResponse(status, {}, body), POLL, handle=HANDLE)
         assert "secret" not in repr(caught.value).lower()
         assert "secret" not in str(caught.value).lower()
 
@@ -208,12 +208,12 @@ def test_messages_keep_secrets(status: int, text: str) -> None:
 def test_any_answer(data: Any, status: int, name: str, *, inside: bool) -> None:
     """Whatever comes back, with whatever status: an operation, or one of our errors, in one printable line."""
     body = data if isinstance(data, bytes) else json.dumps({name: data} if inside else data).encode()
-    came = Answer(status, {"x-request-id": "r1", "retry-after": "soon"}, body)
-    call = wire.submit(SAMPLE.request, encode_request(SAMPLE.request))
+    came = ApiResponse(status, {"x-request-id": "r1", "retry-after": "soon"}, body)
+    call = wire.submit_request(SAMPLE.request, encode_request(SAMPLE.request))
     reads = (
-        lambda: wire.read_submitted(came, call, request=SAMPLE.request),
-        lambda: wire.read_poll(came, POLL, handle=HANDLE),
-        lambda: wire.read_final(came, POLL, handle=HANDLE),
+        lambda: wire.parse_submit_response(came, call, request=SAMPLE.request),
+        lambda: wire.parse_poll_response(came, POLL, handle=HANDLE),
+        lambda: wire.parse_if_final(came, POLL, handle=HANDLE),
     )
     for read in reads:
         with pytest.raises(SoundpieceError) as caught:
@@ -247,8 +247,8 @@ def test_depth(depth: int) -> None:
     for body in bodies:
         for status in (200, 422):
             with pytest.raises(SoundpieceError):
-                wire.read_poll(Answer(status, {}, body), POLL, handle=HANDLE)
+                wire.parse_poll_response(ApiResponse(status, {}, body), POLL, handle=HANDLE)
     members = (b'"%s":%s' % (name, nested) for name in (b"output", b"error", b"created_at", b"prompt", b"more"))
     whole = b'{"sample":{"id":"%s","status":"ready",%s}}' % (SAMPLE.id.encode(), b",".join(members))
     with suppress(TransportError):  # beyond what Python reads
-        assert wire.read_poll(Answer(200, {}, whole), POLL, handle=HANDLE).operation.handle == HANDLE
+        assert wire.parse_poll_response(ApiResponse(200, {}, whole), POLL, handle=HANDLE).operation.handle == HANDLE

@@ -15,9 +15,9 @@ from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request
 from soundpiece_async._core.errors import SoundpieceError
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.parsing import Reading, read_operation
+from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.requests import ROUTES, AudioSource, Handle, Request
-from soundpiece_async._core.wire import Answer
+from soundpiece_async._core.wire import ApiResponse
 
 T = TypeVar("T")
 
@@ -86,10 +86,10 @@ JSON = st.recursive(
 """Any JSON value, as Python reads it: NaN and infinity among it."""
 
 
-def answer(data: object, status: int = 200, **headers: str) -> Answer:
+def answer(data: object, status: int = 200, **headers: str) -> ApiResponse:
     """Make an answer with a JSON body."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, {"content-type": "application/json", **names}, json.dumps(data).encode())
+    return ApiResponse(status, {"content-type": "application/json", **names}, json.dumps(data).encode())
 
 
 def attempt(read: Callable[[], T]) -> T | SoundpieceError:
@@ -116,7 +116,7 @@ def decode(example: Example = SAMPLE, **members: object) -> Operation[Any]:
 
 def decode_operation(members: dict[str, Any], *, route: str, request: Request | None = None) -> Operation[Any]:
     """Read the object inside an envelope."""
-    return read_operation(members, Handle(route, members.get("id", "")), request=request).operation
+    return parse_operation(members, Handle(route, members.get("id", "")), request=request).operation
 
 
 def submit(example: Example, data: object, *, status: int = 200, request: Request | None = None) -> Operation[Any]:
@@ -124,21 +124,23 @@ def submit(example: Example, data: object, *, status: int = 200, request: Reques
     return read_submitted(example, data, status=status, request=request).operation
 
 
-def read_submitted(example: Example, data: object, *, status: int = 200, request: Request | None = None) -> Reading:
+def read_submitted(
+    example: Example, data: object, *, status: int = 200, request: Request | None = None
+) -> ParsedOperation:
     """Read it likewise, with what is odd about it."""
     asked = request or example.request
-    call = wire.submit(asked, encode_request(asked))
-    return wire.read_submitted(answer(data, status), call, request=asked)
+    call = wire.submit_request(asked, encode_request(asked))
+    return wire.parse_submit_response(answer(data, status), call, request=asked)
 
 
 def poll(example: Example, data: object, *, status: int = 200) -> Operation[Any]:
     """Read the answer to a poll of the example's operation."""
     handle = Handle(example.route, example.id)
-    return wire.read_poll(answer(data, status), wire.poll(handle, wait=True), handle=handle).operation
+    return wire.parse_poll_response(answer(data, status), wire.poll_request(handle, wait=True), handle=handle).operation
 
 
 def final(example: Example, data: object) -> Operation[Any] | None:
     """Read it likewise, but only when its status does not say that it runs."""
     handle = Handle(example.route, example.id)
-    reading = wire.read_final(answer(data), wire.poll(handle, wait=True), handle=handle)
+    reading = wire.parse_if_final(answer(data), wire.poll_request(handle, wait=True), handle=handle)
     return None if reading is None else reading.operation

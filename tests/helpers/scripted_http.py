@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from soundpiece_async import Settings, Timeouts
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._http.client import HttpClient
 from soundpiece_async._http.errors import to_transport_error
 
@@ -24,10 +24,10 @@ LOST = ConnectionResetError("the peer reset the connection")
 """The answer is lost, and whether the request took effect is unknown."""
 
 
-def respond(document: object = None, *, status: int = 200, body: bytes | None = None, **headers: str) -> Answer:
+def respond(document: object = None, *, status: int = 200, body: bytes | None = None, **headers: str) -> ApiResponse:
     """Return a response with a JSON body, or these bytes; ``retry_after`` is the header Retry-After."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, names, json.dumps(document).encode() if body is None else body)
+    return ApiResponse(status, names, json.dumps(document).encode() if body is None else body)
 
 
 @attrs.define(eq=False)
@@ -43,8 +43,8 @@ class ScriptedHttp:
         ready: whether operations are ready.
     """
 
-    script: deque[Answer | Exception | float] = attrs.field(factory=deque)
-    calls: list[Call] = attrs.field(factory=list)
+    script: deque[ApiResponse | Exception | float] = attrs.field(factory=deque)
+    calls: list[ApiRequest] = attrs.field(factory=list)
     created: dict[str, str] = attrs.field(factory=dict)
     open_polls: int = 0
     peak_polls: int = 0
@@ -57,7 +57,7 @@ class ScriptedHttp:
         return [call.body for call in self.calls if call.method == "PUT"]
 
     @property
-    def polls(self) -> list[Call]:
+    def polls(self) -> list[ApiRequest]:
         """Every GET, in order."""
         return [call for call in self.calls if call.method == "GET"]
 
@@ -66,7 +66,7 @@ class ScriptedHttp:
         self.ready = True
         self._finished.set()
 
-    async def fetch(self, call: Call, *, timeout: float) -> Answer:
+    async def fetch(self, call: ApiRequest, *, timeout: float) -> ApiResponse:
         """Stand in for ``HttpClient.fetch``."""
         self.calls.append(call)
         failure: Exception
@@ -74,7 +74,7 @@ class ScriptedHttp:
             with anyio.fail_after(timeout), self._count(call):
                 item = self.script.popleft() if self.script else 0.0
                 await anyio.sleep(item) if isinstance(item, float) else await anyio.lowlevel.checkpoint()
-                if isinstance(item, Answer):
+                if isinstance(item, ApiResponse):
                     return item
                 if isinstance(item, float):
                     return await self._answer(call)
@@ -84,7 +84,7 @@ class ScriptedHttp:
         raise to_transport_error(str(call), failure)
 
     @contextmanager
-    def _count(self, call: Call) -> Iterator[None]:
+    def _count(self, call: ApiRequest) -> Iterator[None]:
         poll = call.method == "GET"
         self.open_polls += poll
         self.peak_polls = max(self.peak_polls, self.open_polls)
@@ -93,7 +93,7 @@ class ScriptedHttp:
         finally:
             self.open_polls -= poll
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: ApiRequest) -> ApiResponse:
         if call.body is not None:
             fields = json.loads(call.body)
             identity = self.created.setdefault(fields["idempotency_key"], f"op_{len(self.created):026d}")
@@ -106,11 +106,11 @@ class ScriptedHttp:
 
 
 @contextmanager
-def scripted(*script: Answer | Exception | float) -> Iterator[ScriptedHttp]:
+def scripted(*script: ApiResponse | Exception | float) -> Iterator[ScriptedHttp]:
     """Answer the calls of every session opened inside from a script."""
     http = ScriptedHttp(deque(script))
 
-    async def fetch(_: HttpClient, call: Call, *, timeout: float) -> Answer:
+    async def fetch(_: HttpClient, call: ApiRequest, *, timeout: float) -> ApiResponse:
         return await http.fetch(call, timeout=timeout)
 
     with pytest.MonkeyPatch.context() as patched:

@@ -13,7 +13,7 @@ import attrs
 from soundpiece_async._core import codec, envelopes, retry
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_header
-from soundpiece_async._core.wire import Answer, Call
+from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._http.client import HttpClient
 
 _PATIENCE = 60.0
@@ -86,12 +86,12 @@ class Client:
         """Submit members as they are, under a key, or under a new one."""
         key = key or str(uuid4())
         content = json.dumps({"idempotency_key": key, **body}).encode()
-        return await self._send(Call("PUT", f"/v1/{route}", content, key))
+        return await self._send(ApiRequest("PUT", f"/v1/{route}", content, key))
 
     async def get(self, route: str, identity: str, *, wait: bool = False) -> Reply:
         """Read an operation."""
         query = f"id={quote(identity, safe='')}{'&wait=true' if wait else ''}"
-        return await self._send(Call("GET", f"/v1/{route}?{query}", None, identity))
+        return await self._send(ApiRequest("GET", f"/v1/{route}?{query}", None, identity))
 
     async def download(self, url: str, *, part: str | None = None) -> Download:
         """Fetch a file, or a part of it as ``bytes=0-9``; nothing is saved."""
@@ -104,7 +104,7 @@ class Client:
             header = None
         return Download(status=stream.status, headers=stream.headers, bytes=len(body), header=header)
 
-    async def _send(self, call: Call) -> Reply:
+    async def _send(self, call: ApiRequest) -> Reply:
         patience = _PATIENCE
         while True:
             started = anyio.current_time()
@@ -122,7 +122,7 @@ class Client:
             patience -= max(pause, 1.0)
 
 
-def _read(answer: Answer, seconds: float) -> Reply:
+def _read(answer: ApiResponse, seconds: float) -> Reply:
     data, plain = answer.body.decode("utf-8", "replace"), False
     with suppress(ValueError):
         data = codec.decode_answer(answer.body)
