@@ -300,7 +300,7 @@ class Submitter:
         attempts, before_attempt = submission.attempts, None
         if prepared is not None:
             submission.body, before_attempt = prepared.body, prepared.before_attempt
-            prepared.attempts.before |= attempts.in_doubt
+            prepared.attempts.before |= attempts.may_have_been_accepted
             attempts = submission.attempts = prepared.attempts
         call = wire.submit_request(request, await self._encode(request, submission))
         submission.budget = submission.budget or self._transport.make_budget()

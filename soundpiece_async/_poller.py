@@ -14,7 +14,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core import attempts, completion, wire
-from soundpiece_async._core.attempts import LongPolls, Streak, Verdict, judge_read, name_unknown
+from soundpiece_async._core.attempts import LongPolls, Streak, Verdict, judge_read, unknown_error
 from soundpiece_async._core.completion import Agreement
 from soundpiece_async._core.errors import (
     ApiError,
@@ -378,7 +378,7 @@ class Poller:
                 watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):
-                error = name_unknown(error, handle=watch.handle, streak=watch.streaks[verdict], now=now)
+                error = unknown_error(error, handle=watch.handle, streak=watch.streaks[verdict], now=now)
             elif verdict is Verdict.REFUSED:
                 often = watch.streaks[verdict].describe(now)
                 error.add_note(

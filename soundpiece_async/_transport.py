@@ -21,7 +21,15 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from soundpiece_async._core.attempts import Attempts, Health, Verdict, bound, explain_doubt, judge_read, judge_submit
+from soundpiece_async._core.attempts import (
+    Attempts,
+    Health,
+    Verdict,
+    doubt_error,
+    judge_read,
+    judge_submit,
+    retry_bounds,
+)
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.gate import Pace, Priority, Ticket
 from soundpiece_async._core.redaction import forget_arguments, redact_url
@@ -198,7 +206,7 @@ class Transport:
         if isinstance(error, TransportError) and error.passing:
             pause: float | None = state.shortage.next_pause(error)
         else:
-            patience, jitter = bound(error, reached=self.health.reached, refused=refused), random.random()
+            patience, jitter = retry_bounds(error, reached=self.health.reached, refused=refused), random.random()
             pause = state.budget.record_failure(
                 took=took, jitter=jitter, retry_after=error.retry_after, patience=patience
             )
@@ -270,7 +278,7 @@ class Transport:
             stop.check()
             sent = True
             if attempts is not None:
-                attempts.made += 1
+                attempts.started += 1
             answer = await self._http.fetch(call, timeout=timeout or self._settings.timeouts.submit)
             if len(answer.body) < LARGE_RESPONSE:
                 result = _parse(read, answer, call)
@@ -327,8 +335,13 @@ class Transport:
                 sent=False,
                 kind="connect",
             )
-        elif isinstance(error, ApiError) and not error.retryable and attempts is not None and attempts.in_doubt:
-            error = explain_doubt(error)
+        elif (
+            isinstance(error, ApiError)
+            and not error.retryable
+            and attempts is not None
+            and attempts.may_have_been_accepted
+        ):
+            error = doubt_error(error)
         if not self.health.reached:  # and the others of a run would fare no better
             error.stops_run = True
             self._stop_runs(error)

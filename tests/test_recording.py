@@ -671,7 +671,7 @@ async def test_an_answer_to_another_request_ends_nothing(
     async def submit(request: Request, *, stop: StopSignal, prepared: PreparedSubmit) -> Operation[Any]:
         await prepared.before_attempt()
         stop.check()
-        prepared.attempts.made += 1
+        prepared.attempts.started += 1
         known = operation and Operation(route=request.route, id=operation, status=Status.PROCESSING, request=request)
         raise DecodeError("strange", operation=known or None)
 

@@ -79,28 +79,28 @@ class Attempts:
     """What became of the attempts with one key.
 
     Attributes:
-        made: those that were begun.
-        in_vain: how many of them certainly led to nothing: there was no connection, or a refusal came back, after which
-            no work begins (docs/api.md#http-errors).
+        started: those that were begun.
+        certainly_failed: how many of them certainly led to nothing: there was no connection, or a refusal came back,
+            after which no work begins (docs/api.md#http-errors).
         before: True when an attempt of an earlier process may have been accepted.
     """
 
-    made: int = 0
-    in_vain: int = 0
+    started: int = 0
+    certainly_failed: int = 0
     before: bool = False
 
     @property
-    def in_doubt(self) -> bool:
+    def may_have_been_accepted(self) -> bool:
         """True when the service may have accepted one all the same."""
-        return self.before or self.made > self.in_vain
+        return self.before or self.started > self.certainly_failed
 
     def fail(self, error: SoundpieceError) -> None:
         """Note how one ended."""
         match error:
             case TransportError(sent=sent):
-                self.in_vain += not sent
+                self.certainly_failed += not sent
             case ApiError(status=status):
-                self.in_vain += 400 <= status < 500 and status not in OPEN
+                self.certainly_failed += 400 <= status < 500 and status not in OPEN
 
 
 @attrs.define(eq=False)
@@ -223,7 +223,9 @@ def judge_submit(error: SoundpieceError, *, attempts: Attempts) -> Verdict:
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING:
             return Verdict.RETRY
-        case ApiError(status=status) if attempts.in_doubt and 400 <= status < 500 and status not in ACCOUNT:
+        case ApiError(status=status) if (
+            attempts.may_have_been_accepted and 400 <= status < 500 and status not in ACCOUNT
+        ):
             return Verdict.RETRY
     return Verdict.RAISE
 
@@ -237,14 +239,14 @@ def judge_read(error: SoundpieceError) -> Verdict:
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING or status == HTTPStatus.CONFLICT:
             return Verdict.RETRY
-        case ApiError() if _says_unknown(error):
+        case ApiError() if _is_unknown(error):
             return Verdict.UNKNOWN
         case ApiError(stops_run=False) | DecodeError():
             return Verdict.REFUSED
     return Verdict.RAISE
 
 
-def _says_unknown(error: ApiError) -> bool:
+def _is_unknown(error: ApiError) -> bool:
     """Return whether an answer says that there is no such operation."""
     match error:
         case NotFound() | ApiError(status=HTTPStatus.GONE):
@@ -254,7 +256,7 @@ def _says_unknown(error: ApiError) -> bool:
     return False
 
 
-def name_unknown(error: ApiError, *, handle: Handle, streak: Streak, now: float) -> NotFound:
+def unknown_error(error: ApiError, *, handle: Handle, streak: Streak, now: float) -> NotFound:
     """Return the error for an operation that the service has said for a minute that it does not know."""
     return NotFound(
         f"operation {handle}: the service does not know it ({streak.describe(now)}; the latest: {error}); wait for it"
@@ -290,7 +292,7 @@ def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
     )
 
 
-def bound(error: SoundpieceError, *, reached: bool, refused: bool = False) -> RetryBounds:
+def retry_bounds(error: SoundpieceError, *, reached: bool, refused: bool = False) -> RetryBounds:
     """Return how long a submit or single read is tried, after this failure, beside its budget.
 
     Args:
@@ -310,7 +312,7 @@ def bound(error: SoundpieceError, *, reached: bool, refused: bool = False) -> Re
     return RetryBounds()
 
 
-def explain_doubt(error: ApiError) -> TransportError:
+def doubt_error(error: ApiError) -> TransportError:
     """Return the error for a submit that may have been accepted, and whose repeats are refused."""
     failure = TransportError(
         f"{error}; but an earlier attempt with this key got no usable answer and may have been accepted: send the same"

@@ -311,7 +311,7 @@ class Recording(Generic[R]):
         """Send a job, and write down what is known of it, whatever comes back."""
 
         async def before_attempt() -> None:
-            if not prepared.attempts.made:
+            if not prepared.attempts.started:
                 await self._store.mark_sending(job, now=self._store.now)
 
         self._stop.check()
@@ -323,7 +323,7 @@ class Recording(Generic[R]):
         try:
             operation = await self._engine.submit(keyed, stop=self._stop, prepared=prepared)
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
-            in_doubt = prepared.attempts.in_doubt
+            in_doubt = prepared.attempts.may_have_been_accepted
             failure = None
             if isinstance(error, SoundpieceError):
                 failure = job_records.explain(error, submitted=False, in_doubt=in_doubt)

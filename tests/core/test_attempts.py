@@ -12,13 +12,13 @@ from soundpiece_async._core.attempts import (
     LongPolls,
     Streak,
     Verdict,
-    bound,
-    explain_doubt,
+    doubt_error,
     is_cut,
     is_rejected,
     judge_read,
     judge_submit,
-    name_unknown,
+    retry_bounds,
+    unknown_error,
 )
 from soundpiece_async._core.errors import (
     ApiError,
@@ -49,7 +49,7 @@ def refusal(status: int, body: bytes = b'{"detail": "no"}', **headers: str) -> A
 def after(*errors: SoundpieceError, before: bool = False) -> Attempts:
     attempts = Attempts(before=before)
     for error in errors:
-        attempts.made += 1
+        attempts.started += 1
         attempts.fail(error)
     return attempts
 
@@ -72,15 +72,15 @@ def after(*errors: SoundpieceError, before: bool = False) -> Attempts:
 )
 def test_what_leaves_doubt(error: SoundpieceError, *, doubt: bool) -> None:
     """Only a refusal, and what never left, certainly led to nothing; one attempt in doubt is enough."""
-    assert after(error).in_doubt is doubt
-    assert after(refusal(409), error, refusal(422)).in_doubt is doubt
-    assert after(refusal(409), before=True).in_doubt
+    assert after(error).may_have_been_accepted is doubt
+    assert after(refusal(409), error, refusal(422)).may_have_been_accepted is doubt
+    assert after(refusal(409), before=True).may_have_been_accepted
 
 
 def test_an_attempt_without_an_end_is_in_doubt() -> None:
     """A cancelled one may have been accepted."""
-    assert Attempts(made=1).in_doubt
-    assert not Attempts().in_doubt
+    assert Attempts(started=1).may_have_been_accepted
+    assert not Attempts().may_have_been_accepted
 
 
 @pytest.mark.parametrize("status", ALL_4XX)
@@ -144,7 +144,7 @@ def test_an_operation_is_unknown_when_it_is_said_for_a_minute() -> None:
     assert unknown.add(65.0, seconds=STREAK_SECONDS)
     seldom = Streak()
     assert [seldom.add(now, seconds=1.0) for now in (0.0, 100.0, 200.0)] == [False, False, True]
-    error = name_unknown(refusal(422, b'{"detail": "not found"}'), handle=HANDLE, streak=unknown, now=65.0)
+    error = unknown_error(refusal(422, b'{"detail": "not found"}'), handle=HANDLE, streak=unknown, now=65.0)
     assert isinstance(error, NotFound)
     assert (error.handle, error.status, error.detail) == (HANDLE, 422, "not found")
     assert "operation create.new_fx/op_1: the service does not know it (5 times over 60 s" in str(error)
@@ -217,10 +217,10 @@ def test_what_a_short_idle_timeout_looks_like(error: SoundpieceError, *, cut: bo
 def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: RetryBounds, later: RetryBounds) -> None:
     """Until a connection has ever worked, a setting is likelier to be wrong than the network."""
     error = TransportError("x", kind=kind, sent=sent)
-    assert bound(error, reached=False) == fresh
-    assert bound(error, reached=True) == later
-    assert bound(refusal(500), reached=False) == RetryBounds(inf, inf)
-    assert bound(refusal(404), reached=True, refused=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
+    assert retry_bounds(error, reached=False) == fresh
+    assert retry_bounds(error, reached=True) == later
+    assert retry_bounds(refusal(500), reached=False) == RetryBounds(inf, inf)
+    assert retry_bounds(refusal(404), reached=True, refused=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
 
 
 def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
@@ -306,7 +306,7 @@ def test_an_error_that_many_share_names_no_operation() -> None:
 def test_a_refused_repeat_says_that_the_work_may_be_accepted() -> None:
     """With the key, and with what to do: it may go again, and nothing else may."""
     error = refusal(409, **{"retry-after": "7"})
-    doubt = explain_doubt(error)
+    doubt = doubt_error(error)
     assert (doubt.retryable, doubt.sent, doubt.kind, doubt.retry_after) == (True, True, "refused", 7.0)
     assert doubt.__cause__ is error
     assert "idempotency key k" in str(doubt)
@@ -323,17 +323,17 @@ def test_retry_after_is_read_from_every_answer(status: int) -> None:
 
 def test_other_failures_are_final() -> None:
     """What is no failure of an attempt at all is raised as it is."""
-    assert judge_submit(InvalidRequest("x", field="prompt"), attempts=Attempts(made=1)) is Verdict.RAISE
+    assert judge_submit(InvalidRequest("x", field="prompt"), attempts=Attempts(started=1)) is Verdict.RAISE
     assert RateLimited("x", status=429, retry_after=1.0).retry_after == 1.0
 
 
 def test_a_submit_answered_without_an_operation() -> None:
     """It is sent a few times more, and may have been accepted; one that is another key's is final."""
-    error, attempts = DecodeError("x"), Attempts(made=1)
+    error, attempts = DecodeError("x"), Attempts(started=1)
     attempts.fail(error)
     operation = Operation(route="create.new_fx", id="op_1", status=Status.PROCESSING, request=None)
 
-    assert attempts.in_doubt
+    assert attempts.may_have_been_accepted
     assert judge_submit(error, attempts=attempts) is Verdict.RETRY
-    assert bound(error, reached=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
+    assert retry_bounds(error, reached=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
     assert judge_submit(DecodeError("x", operation=operation), attempts=attempts) is Verdict.RAISE
