@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import anyio
 import attrs
 
-from soundpiece_async._core.errors import AuthenticationError, SessionClosed, SoundpieceError, detach, duplicate
+from soundpiece_async._core.errors import AuthenticationError, SessionClosed, SoundpieceError, copy_error, detach
 from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ class StopSignal:
             reading: the caller is about to read, which an account without credits may still do.
         """
         if self.error is not None and (isinstance(self.error, AuthenticationError) or not reading):
-            raise duplicate(self.error)
+            raise copy_error(self.error)
 
     @contextmanager
     def interrupts(self) -> Generator[anyio.CancelScope]:

@@ -17,7 +17,7 @@ import attrs
 from soundpiece_async._core import checks, codec, completion, hosts, job_records, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.checks import check_handle
-from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, duplicate
+from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, copy_error
 from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.operations import Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
@@ -157,7 +157,7 @@ class Reader:
         try:
             async with renewal.lock:
                 if renewal.error is not None:  # or each would try again for a whole budget, one after the other
-                    raise duplicate(renewal.error)
+                    raise copy_error(renewal.error)
                 latest = await self._renew_once(output)
         except SoundpieceError as error:
             renewal.error = error
@@ -262,7 +262,7 @@ class Submitter:
                     raise _copy_error(submission.error, request)
                 # without this each would try for a whole budget, one after the other
                 if queued and submission.outage is not None:
-                    raise duplicate(submission.outage)
+                    raise copy_error(submission.outage)
                 if submission.raw is None:
                     return await self._send(request, submission, stop, prepared)
         finally:

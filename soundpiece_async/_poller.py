@@ -22,7 +22,7 @@ from soundpiece_async._core.errors import (
     SoundpieceError,
     TransportError,
     WaitTimeout,
-    duplicate,
+    copy_error,
 )
 from soundpiece_async._core.gate import Priority, Ticket
 from soundpiece_async._core.operations import Operation
@@ -166,7 +166,7 @@ class Poller:
             case Operation() as operation:
                 return operation
             case SoundpieceError() as error:
-                raise duplicate(error).about(handle, operation=known)
+                raise copy_error(error).about(handle, operation=known)
             case fault:
                 raise fault
 

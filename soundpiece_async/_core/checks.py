@@ -11,13 +11,7 @@ from typing import Any
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import redact_value
-from soundpiece_async._core.requests import (
-    Handle,
-    Output,
-    Request,
-    seconds_fault,
-    violations,
-)
+from soundpiece_async._core.requests import Handle, Output, Request, seconds_fault, violations
 
 
 def check_handle(what: object) -> Handle:

@@ -15,11 +15,11 @@ from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.redaction import forget_arguments
 from soundpiece_async._core.requests import ROUTES, AudioSource, Output, Request, Source
 
-_ALIKE, _WIDE = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
+_DIGITS_TO_ZERO, _LONG_INTEGER = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
 """How to find that many digits in a row: thirty times as fast as a regular expression."""
 _AROUND = re.compile(r"[\s\0\ufeff\x1e]*[^\s\0{\[\"<]{0,16}[\s\0\ufeff\x1e]*")
 """What may stand before, between and behind JSON: blanks, padding, marks, and a few characters of another language."""
-_DEEP = 500
+_MAX_NESTING = 500
 """Levels of nesting; a body with no more brackets has no more of them."""
 
 
@@ -36,16 +36,16 @@ def encode_request(request: Request) -> bytes:
     """
     kind: type = type(request)  # a plain class, which a cache may hold
     members = {
-        name: _to_wire(name, value) for name in _list_members(kind) if (value := getattr(request, name)) is not None
+        name: _to_wire(name, value) for name in _field_names(kind) if (value := getattr(request, name)) is not None
     }
     try:
         return _dump(members)
     except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
-        name, error = next((name, why) for name, value in members.items() if (why := _find_fault({name: value})))
+        name, error = next((name, why) for name, value in members.items() if (why := _json_error({name: value})))
     raise InvalidRequest(f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name) from error
 
 
-def make_reader(quick: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def make_json_loads(orjson_loads: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     """Give the function that reads JSON: with ``orjson.loads`` where it may do it, else the standard ``json``.
 
     What comes out is the same. orjson refuses some of what ``json`` reads (NaN, lone surrogates, another encoding), so
@@ -53,27 +53,29 @@ def make_reader(quick: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     than ``json`` does, so it never sees either.
     """
 
-    def read_slowly(body: bytes) -> Any:
+    def load_slowly(body: bytes) -> Any:
         try:
             return json.loads(body)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
-    def read_quickly(body: bytes) -> Any:
-        if _WIDE in body.translate(_ALIKE) or (len(body) > 2 * _DEEP and body.count(b"[") + body.count(b"{") > _DEEP):
-            return read_slowly(body)
+    def load_quickly(body: bytes) -> Any:
+        if _LONG_INTEGER in body.translate(_DIGITS_TO_ZERO) or (
+            len(body) > 2 * _MAX_NESTING and body.count(b"[") + body.count(b"{") > _MAX_NESTING
+        ):
+            return load_slowly(body)
         try:
             return loads(body)
         except ValueError:
-            return read_slowly(body)
+            return load_slowly(body)
 
-    if quick is None:
-        return read_slowly
-    loads = quick
-    return read_quickly
+    if orjson_loads is None:
+        return load_slowly
+    loads = orjson_loads
+    return load_quickly
 
 
-def find_quick() -> Callable[[bytes], Any] | None:
+def find_orjson_loads() -> Callable[[bytes], Any] | None:
     """Give ``orjson.loads``, or None where the extra ``fast`` is not installed."""
     try:
         import orjson  # it may be missing
@@ -82,7 +84,7 @@ def find_quick() -> Callable[[bytes], Any] | None:
     return orjson.loads
 
 
-decode_json = make_reader(find_quick())
+decode_json = make_json_loads(find_orjson_loads())
 """Read JSON; a ``ValueError``: it is none."""
 
 
@@ -95,7 +97,7 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-def decode_answer(body: bytes) -> Any:
+def decode_response(body: bytes) -> Any:
     """Read JSON as a service may have written it, whatever there is around it.
 
     Bytes that are no UTF-8 are replaced: an echo that was cut inside a letter, or written in the encoding of another
@@ -146,7 +148,7 @@ def _find_document(text: str, start: int) -> int | None:
     raise ValueError(f"no JSON at {start}")
 
 
-def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
+def request_from_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
     """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
     if members.get("idempotency_key") is None:
         return None  # a key of our own making would stand for another piece of work
@@ -158,7 +160,7 @@ def decode_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
 
 
 @cache
-def _list_members(kind: type[Any]) -> tuple[str, ...]:
+def _field_names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(member.name for member in attrs.fields(kind))
 
 
@@ -175,7 +177,7 @@ def _dump(value: object) -> bytes:
     return _ENCODER.encode(value).encode()
 
 
-def _find_fault(value: object) -> Exception | None:
+def _json_error(value: object) -> Exception | None:
     """Say why JSON cannot carry this; even ``Settings(validate=False)`` refuses it."""
     try:
         _dump(value)

@@ -360,7 +360,7 @@ def _revive(kind: type[E], args: tuple[object, ...]) -> E:
     return error
 
 
-def duplicate(error: E) -> E:
+def copy_error(error: E) -> E:
     """Give an equal error to raise: one that many raise would collect the traceback, and the notes, of each of them."""
     copy: E = _revive(type(error), error.args)
     copy.__dict__ |= error.__dict__
@@ -372,6 +372,6 @@ def duplicate(error: E) -> E:
 
 def detach(error: E) -> E:
     """Return an equal error that names no operation and holds no frames: one that many other requests will share."""
-    copy = duplicate(error)
+    copy = copy_error(error)
     copy._operation = copy._handle = None  # noqa: SLF001 - of this file
     return copy.with_traceback(None)

@@ -39,7 +39,7 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.redaction import forget_arguments, redact_message, redact_url
-from soundpiece_async._core.requests import AudioSource, Handle, MadeKey, Output, Request
+from soundpiece_async._core.requests import AudioSource, GeneratedKey, Handle, Output, Request
 
 R = TypeVar("R", bound=Request)
 
@@ -357,7 +357,7 @@ def digest(request: Request) -> bytes:
 
 def explicit_key(request: Request) -> str | None:
     """Give the key of a request if it was given to it, and None if it was made (rule 6)."""
-    return None if isinstance(request.idempotency_key, MadeKey) else request.idempotency_key
+    return None if isinstance(request.idempotency_key, GeneratedKey) else request.idempotency_key
 
 
 @forget_arguments

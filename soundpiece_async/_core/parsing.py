@@ -101,7 +101,7 @@ def parse_operation(found: Mapping[str, Any], handle: Handle, *, request: Reques
         status=ending.shown,
         created_at=notes.keep("created_at", fields.read_time(found.get("created_at"))),
         idempotency_key=notes.keep("idempotency_key", fields.read_text(found.get("idempotency_key"))),
-        request=request if request is not None else codec.decode_echo(found, route=handle.route),
+        request=request if request is not None else codec.request_from_echo(found, route=handle.route),
         outputs=outputs,
         error=error,
         raw=found,

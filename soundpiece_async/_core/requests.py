@@ -112,7 +112,7 @@ Source: TypeAlias = str | AudioSource | Output
 """What ``source`` and ``reference`` take: a URL, an ``AudioSource``, or an ``Output`` of an earlier operation."""
 
 
-class MadeKey(str):
+class GeneratedKey(str):
     """An idempotency key that was made here: text like any other, but a journal can tell it from one that was given.
 
     A given key is what a piece of a bulk run is known by; a made one is new in every process.
@@ -121,13 +121,13 @@ class MadeKey(str):
     __slots__ = ()
 
 
-def _make_key() -> MadeKey:
-    return MadeKey(uuid4())
+def _generate_key() -> GeneratedKey:
+    return GeneratedKey(uuid4())
 
 
-def _keep_key(key: object) -> str:
+def _to_key(key: object) -> str:
     """Make text of a key, a ``UUID`` too; ``str`` would make plain text of a made one."""
-    return key if isinstance(key, MadeKey) else str(key)
+    return key if isinstance(key, GeneratedKey) else str(key)
 
 
 @attrs.frozen(kw_only=True)
@@ -144,7 +144,7 @@ class Request:
     envelope: ClassVar[str]
     """Member of an answer that holds the operation; where the contract only infers it, any other name works too."""
 
-    idempotency_key: str = attrs.field(factory=_make_key, converter=_keep_key)
+    idempotency_key: str = attrs.field(factory=_generate_key, converter=_to_key)
     callback_url: str | None = attrs.field(default=None, repr=_show_url)
 
 
@@ -298,10 +298,10 @@ ROUTES: Mapping[str, type[Request]] = {
 """The whole API: each route and the class of its requests."""
 
 
-LONGEST_PROMPT = 1024
-LONGEST_LYRICS = 3000
-LONGEST_CALLBACK = 2048
-MOST_VARIATIONS = 3
+MAX_PROMPT_CHARS = 1024
+MAX_LYRICS_CHARS = 3000
+MAX_CALLBACK_CHARS = 2048
+MAX_VARIATIONS = 3
 
 
 def violations(request: Request) -> Iterator[tuple[str, str]]:
@@ -357,8 +357,8 @@ def _flag(value: object) -> str:
 
 
 def _variations(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_VARIATIONS:
-        return f"must be a whole number from 1 to {MOST_VARIATIONS}, not {redact_value(value)}"
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_VARIATIONS:
+        return f"must be a whole number from 1 to {MAX_VARIATIONS}, not {redact_value(value)}"
     return ""
 
 
@@ -372,13 +372,13 @@ def _source(value: object) -> str:
 def _callback(value: object) -> str:
     if not isinstance(value, str):
         return f"must be a URL, not {type(value).__name__}"
-    if len(value) > LONGEST_CALLBACK:
-        return f"has {len(value)} characters, and may have at most {LONGEST_CALLBACK}"
+    if len(value) > MAX_CALLBACK_CHARS:
+        return f"has {len(value)} characters, and may have at most {MAX_CALLBACK_CHARS}"
     return "" if _reaches(value, ("https",)) else "must be an https URL with a host: the service calls no other"
 
 
 def _key(value: object) -> str:
-    if type(value) is MadeKey:
+    if type(value) is GeneratedKey:
         return ""
     try:
         UUID(str(value))
@@ -398,8 +398,8 @@ def _reaches(url: str, schemes: tuple[str, ...]) -> bool:
 RULES: dict[str, Callable[[object], str]] = {
     "idempotency_key": _key,
     "callback_url": _callback,
-    "prompt": _text(LONGEST_PROMPT),
-    "lyrics": _text(LONGEST_LYRICS),
+    "prompt": _text(MAX_PROMPT_CHARS),
+    "lyrics": _text(MAX_LYRICS_CHARS),
     "source": _source,
     "reference": _source,
     "duration": seconds_fault,

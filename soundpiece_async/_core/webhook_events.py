@@ -50,7 +50,7 @@ class Delivery:
 def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
     """Read the body of the event ``identity``; returns it with what is odd about it, for the log."""
     try:
-        event = _find_event(codec.decode_answer(body))
+        event = _find_event(codec.decode_response(body))
     except ValueError:
         return _ignore(identity, "", "", Status("")), (Note("webhook", "its body is not JSON; a poll finds the rest"),)
     kind = _read_type(event)

@@ -236,7 +236,7 @@ def _read_json(response: ApiResponse, call: ApiRequest) -> Any:
     if not 200 <= response.status < 300:
         raise error_from_response(response, call)
     try:
-        return codec.decode_answer(response.body)
+        return codec.decode_response(response.body)
     except ValueError as error:
         raise _not_json_error(response, call) from error
 

@@ -19,7 +19,7 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async._core import os_errors
-from soundpiece_async._core.errors import InvalidRequest, SettingsError, duplicate
+from soundpiece_async._core.errors import InvalidRequest, SettingsError, copy_error
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.verify import require_header_check
@@ -300,7 +300,7 @@ class Destinations:
                 return
             error, refused_at = self._refused.get(name, (None, -math.inf))
             if error is not None and refused_at >= asked_at:
-                raise duplicate(error)
+                raise copy_error(error)
             fault = f"no answer within {CHECK_TIMEOUT:g} s: check its endpoint, its credentials and the network"
             with anyio.move_on_after(CHECK_TIMEOUT):
                 fault = await folder.check_access() or ""

@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from soundpiece_async._core import ranges
-from soundpiece_async._core.errors import SoundpieceError, duplicate
+from soundpiece_async._core.errors import SoundpieceError, copy_error
 from soundpiece_async._core.requests import Output
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._lifetime import run_shielded
@@ -137,7 +137,7 @@ class AudioStream:
             self._fault = fault
             self._blocks.clear()
             self._scope.cancel()
-            raise duplicate(fault)
+            raise copy_error(fault)
         self._reading = True
         try:
             yield

@@ -30,7 +30,7 @@ from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import UNLABELLED, JobRecord, JobState, Label
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
-from soundpiece_async._core.requests import MadeKey, Request
+from soundpiece_async._core.requests import GeneratedKey, Request
 from soundpiece_async._download.destinations import parse_folder
 from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.database import Database
@@ -359,7 +359,7 @@ class Journal:
         identity = identifier.identify(request)
         annotation = attrs.evolve(self.pop_annotation(request) or UNLABELLED, name=name)
         if identity.key is None:
-            request = attrs.evolve(request, idempotency_key=MadeKey(self.store.make_key(identity) or uuid4()))
+            request = attrs.evolve(request, idempotency_key=GeneratedKey(self.store.make_key(identity) or uuid4()))
         body = codec.encode_request(request)
         key = request.idempotency_key
         return PlannedJob(identity=identity, key=key, route=request.route, body=body, annotation=annotation)
@@ -473,7 +473,7 @@ def make_request(job: JobRecord) -> Request:
         JournalError: the body cannot be read.
     """
     members = json.loads(job.body)
-    request = codec.decode_echo({**members, "idempotency_key": job.key}, route=job.route)
+    request = codec.request_from_echo({**members, "idempotency_key": job.key}, route=job.route)
     if request is None:
         raise JournalError(f"job {job.key} of the journal cannot be sent: its body is no request of {job.route}")
     return request

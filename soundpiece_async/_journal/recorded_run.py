@@ -18,17 +18,10 @@ import attrs
 
 from soundpiece_async._core import checks, completion, job_records
 from soundpiece_async._core.attempts import Attempts
-from soundpiece_async._core.errors import (
-    ApiError,
-    JournalError,
-    NotFound,
-    SoundpieceError,
-    TransportError,
-    duplicate,
-)
+from soundpiece_async._core.errors import ApiError, JournalError, NotFound, SoundpieceError, TransportError, copy_error
 from soundpiece_async._core.job_records import FileRecord, JobIdentity, JobRecord, JobState, Label
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.requests import MadeKey, Request
+from soundpiece_async._core.requests import GeneratedKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._download.destinations import (
     Destination,
@@ -230,7 +223,7 @@ class Recording(Generic[R]):
                 try:
                     operation = await self._submit(job, request)
                 except (TransportError, ApiError) as error:
-                    queue.outage = duplicate(error)
+                    queue.outage = copy_error(error)
                     raise
                 in_flight.operation = operation
                 return await self._complete(job, operation)
@@ -285,14 +278,14 @@ class Recording(Generic[R]):
             self._stop.check()
             made = None if identity.key is not None else self._store.make_key(identity)
             if made is not None:
-                request = attrs.evolve(request, idempotency_key=MadeKey(made))
+                request = attrs.evolve(request, idempotency_key=GeneratedKey(made))
             body = await self._engine.prepare(request)
             key = request.idempotency_key
             job = await self._store.insert(identity, key=key, route=request.route, body=body, annotation=annotation)
             if job is not None:
                 return job
             if identity.key is None:  # another job has its key: as one made of this request by attrs.evolve
-                request = attrs.evolve(request, idempotency_key=MadeKey(uuid4()))
+                request = attrs.evolve(request, idempotency_key=GeneratedKey(uuid4()))
         check_route(job.key, wanted=request.route, known=job.route)
         if job.digest != identity.digest:
             logger.warning("%s: the key stands for another request in the journal, which goes on", job.key)
@@ -301,7 +294,7 @@ class Recording(Generic[R]):
     async def _replan(self, job: JobRecord, request: R, identity: JobIdentity) -> JobRecord:
         """Plan a job that failed for good with a new key, by which it is paid for again; once in a run."""
         self._stop.check()
-        key = MadeKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
+        key = GeneratedKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
         body = await self._engine.prepare(attrs.evolve(request, idempotency_key=key))
         renewed = await self._store.replan_with_new_key(job, digest=identity.digest, key=key, body=body)
         self._renewed.add(job.number)
@@ -318,7 +311,7 @@ class Recording(Generic[R]):
         prepared = PreparedSubmit(job.body, before_attempt, Attempts(before=job.state is not JobState.PLANNED))
         keyed = request
         if job.key != request.idempotency_key:
-            key = MadeKey(job.key) if job_records.explicit_key(request) is None else job.key
+            key = GeneratedKey(job.key) if job_records.explicit_key(request) is None else job.key
             keyed = attrs.evolve(request, idempotency_key=key)
         try:
             operation = await self._engine.submit(keyed, stop=self._stop, prepared=prepared)

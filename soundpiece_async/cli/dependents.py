@@ -19,7 +19,7 @@ import attrs
 from soundpiece_async import Operation, Output, Request
 from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference
 from soundpiece_async._core.job_records import explicit_key
-from soundpiece_async._core.requests import MadeKey
+from soundpiece_async._core.requests import GeneratedKey
 from soundpiece_async.cli.jobs_file import SOURCE_FIELDS, InvalidLine, Job, has_reference, parse_lines, to_job
 from soundpiece_async.cli.jobs_formats import Line, read_lines
 
@@ -141,7 +141,7 @@ def _with_source(job: Job, output: Output, source: Job) -> Job:
     request, repeated = job.request, job.reference is not None and job.reference.output == EVERY
     suffix = f"{source.suffix}-{output.kind or output.index + 1}" if repeated else source.suffix
     (field,) = (field for field in SOURCE_FIELDS if getattr(request, field, None) is not None)
-    key = explicit_key(request) or MadeKey(uuid4())
+    key = explicit_key(request) or GeneratedKey(uuid4())
     changes: dict[str, Any] = {field: output, "idempotency_key": key}
     return attrs.evolve(
         job,

@@ -59,7 +59,7 @@ def test_where_the_two_differ(reader: str, body: bytes, shown: str) -> None:
 def test_how_deep_json_goes() -> None:
     """An answer nested so deeply that json may refuse it is not read by orjson, which goes a little deeper."""
     asked = []
-    reader = codec.make_reader(asked.append)
+    reader = codec.make_json_loads(asked.append)
 
     reader(b"[" * 250 + b"]" * 250)
     assert len(asked) == 1
@@ -90,9 +90,9 @@ def test_any_bytes(body: bytes) -> None:
 
 def test_with_and_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed, orjson is used; missing, nothing is."""
-    assert codec.find_quick() is orjson.loads
+    assert codec.find_orjson_loads() is orjson.loads
     monkeypatch.setitem(sys.modules, "orjson", None)
-    assert codec.find_quick() is None
+    assert codec.find_orjson_loads() is None
 
 
 def test_what_is_no_json(reader: Callable[[bytes], Any]) -> None:
@@ -125,7 +125,7 @@ OBJECT = b'{"id": "17"}'
 )
 def test_json_with_something_around_it(body: bytes, data: object) -> None:
     """Padding, guards against scripts, several documents in a row with the latest first, and JSON in a text."""
-    assert codec.decode_answer(body) == data
+    assert codec.decode_response(body) == data
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_json_with_something_around_it(body: bytes, data: object) -> None:
 def test_answers_that_are_no_json(body: bytes) -> None:
     """A page that holds some, or an answer that is cut or damaged."""
     with pytest.raises(ValueError, match=r"."):
-        codec.decode_answer(body)
+        codec.decode_response(body)

@@ -10,7 +10,7 @@ from helpers.contract import EXAMPLES, JSON, SAMPLE, SONG, Example, decode_opera
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.codec import decode_echo, decode_json, encode_request
+from soundpiece_async._core.codec import decode_json, encode_request, request_from_echo
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.requests import (
     ROUTES,
@@ -153,7 +153,7 @@ def test_members_nested_too_deeply() -> None:
 @every_route
 def test_echo(example: Example) -> None:
     """A request is rebuilt from its echo, but for the callback, which is not echoed."""
-    rebuilt = decode_echo(example.ready[example.envelope], route=example.route)
+    rebuilt = request_from_echo(example.ready[example.envelope], route=example.route)
 
     assert rebuilt == attrs.evolve(example.request, callback_url=None)
 
@@ -161,15 +161,15 @@ def test_echo(example: Example) -> None:
 def test_echo_of_a_reference() -> None:
     """The alternative that was not sent is null in the echo."""
     members = {**SONG.ready["song"], "prompt": None, "reference": {"url": URL, "more": 1}}
-    rebuilt = decode_echo(members, route=SONG.route)
+    rebuilt = request_from_echo(members, route=SONG.route)
 
     assert rebuilt == NewSong(SONG.body["lyrics"], reference=AudioSource(URL), idempotency_key=KEY)
-    assert decode_echo({**members, "reference": URL}, route=SONG.route) == rebuilt
+    assert request_from_echo({**members, "reference": URL}, route=SONG.route) == rebuilt
 
 
 def test_echo_of_a_number_as_text() -> None:
     """A number that comes back as text is a number."""
-    rebuilt = decode_echo({**SAMPLE.ready["sample"], "duration": "8.0"}, route=SAMPLE.route)
+    rebuilt = request_from_echo({**SAMPLE.ready["sample"], "duration": "8.0"}, route=SAMPLE.route)
 
     assert rebuilt == attrs.evolve(SAMPLE.request, callback_url=None)
 
@@ -198,7 +198,7 @@ def test_echoes_that_do_not_suffice(route: str, members: dict[str, Any]) -> None
     """Without what it needs no request is rebuilt: least of all under a key made up here, which would be paid anew."""
     changed = {**EXAMPLES[route].ready[EXAMPLES[route].envelope], **members}
 
-    assert decode_echo({k: v for k, v in changed.items() if v is not ...}, route=route) is None
+    assert request_from_echo({k: v for k, v in changed.items() if v is not ...}, route=route) is None
 
 
 def test_echo_of_an_unknown_route() -> None:
@@ -216,7 +216,7 @@ def test_echo_of_an_unknown_route() -> None:
 )
 def test_any_echo(members: dict[str, Any], route: str) -> None:
     """Whatever is echoed: a request of the route that can be shown, or None."""
-    rebuilt = decode_echo(members, route=route)
+    rebuilt = request_from_echo(members, route=route)
 
     assert rebuilt is None or type(rebuilt) is ROUTES[route]
     assert rebuilt is None or rebuilt.idempotency_key == members["idempotency_key"]

@@ -111,7 +111,7 @@ def pickle_and_back(error: SoundpieceError) -> object:
 
 
 @pytest.mark.parametrize("name", TREE)
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickle_and_back, errors.duplicate])
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickle_and_back, errors.copy_error])
 def test_errors_travel(name: str, clone: Any) -> None:
     """An error survives copying and pickling with its facts and notes, so that worker processes can raise it."""
     error = make(name)
@@ -129,12 +129,12 @@ def test_a_duplicate_goes_its_own_way() -> None:
     error.__cause__ = OSError("reset")
     with pytest.raises(SoundpieceError):
         raise error
-    twin = errors.duplicate(error)
+    twin = errors.copy_error(error)
     twin.add_note("of this one")
 
     assert (twin.__cause__, twin.__traceback__) == (error.__cause__, None)
     assert error.__notes__ == ["gave up"]
-    assert not hasattr(errors.duplicate(make("TransportError")), "__notes__")
+    assert not hasattr(errors.copy_error(make("TransportError")), "__notes__")
 
 
 @pytest.mark.parametrize(

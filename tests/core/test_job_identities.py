@@ -14,8 +14,8 @@ from soundpiece_async._core.job_records import digest, explicit_key
 from soundpiece_async._core.requests import (
     AudioSource,
     AutoCutDown,
+    GeneratedKey,
     Handle,
-    MadeKey,
     NewFx,
     NewInstrumental,
     NewSample,
@@ -127,4 +127,4 @@ def test_a_made_key_is_text() -> None:
 
     assert UUID(key).version == 4
     assert (key, hash(key), f"{key}") == (str(key), hash(str(key)), str(key))
-    assert repr(MadeKey(uuid4())).startswith("'")
+    assert repr(GeneratedKey(uuid4())).startswith("'")

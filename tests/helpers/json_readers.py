@@ -4,5 +4,5 @@ import orjson
 
 from soundpiece_async._core import codec
 
-READERS = {"json": codec.make_reader(None), "orjson": codec.make_reader(orjson.loads)}
+READERS = {"json": codec.make_json_loads(None), "orjson": codec.make_json_loads(orjson.loads)}
 """Without the extra ``fast``, and with it: both must return the same."""

@@ -125,7 +125,7 @@ class Client:
 def _read(answer: ApiResponse, seconds: float) -> Reply:
     data, plain = answer.body.decode("utf-8", "replace"), False
     with suppress(ValueError):
-        data = codec.decode_answer(answer.body)
+        data = codec.decode_response(answer.body)
     with suppress(ValueError):
         codec.decode_json(answer.body)
         plain = True
