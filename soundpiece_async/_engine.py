@@ -14,7 +14,7 @@ from soundpiece_async._core import completion, wire
 from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError
-from soundpiece_async._core.filenames import Titles, safe_stem
+from soundpiece_async._core.filenames import UniqueNames, safe_stem
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics
@@ -221,7 +221,7 @@ class RunFiles:
     def __init__(self, engine: Engine, to: Destination | None) -> None:
         self.to = to
         self._engine = engine
-        self._names = Titles()
+        self._names = UniqueNames()
         self._running: set[anyio.CancelScope] = set()
         self._full: DownloadError | None = None
 
@@ -230,7 +230,7 @@ class RunFiles:
 
     def choose_name(self, operation: Operation[Any], wanted: str | None) -> str:
         """Return a name that no other operation of this run has: the wanted one, or the operation's id."""
-        return self._names.give(operation, safe_stem(wanted or operation.id))
+        return self._names.assign(operation, safe_stem(wanted or operation.id))
 
     async def save(self, operation: Operation[Any], *, name: str, overwrite: bool = False) -> tuple[SavedFile, ...]:
         """Save the files of a ready operation.

@@ -37,7 +37,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async._core import completion
-from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobState
+from soundpiece_async._core.job_records import KEY_LIFETIME, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulk import BulkCommand, _refusal_advice
@@ -479,7 +479,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     assert (meanwhile["states"]["failed"], meanwhile["states"]["ready"], meanwhile["unread"]) == (2, 1, 4)
     assert f"process {os.getpid()} on" in meanwhile["worked_on_by"]
     assert meanwhile["seconds_left"] > 0
-    edit("UPDATE piece SET state = 'sending', sent_at = sent_at - ? WHERE number = 7", FORGOTTEN_AFTER)
+    edit("UPDATE piece SET state = 'sending', sent_at = sent_at - ? WHERE number = 7", KEY_LIFETIME)
     assert main(["status", "out"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"create.new_fx +0 +0 +0 +0 +4 +0 +1 *\n", out)

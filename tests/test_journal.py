@@ -25,13 +25,13 @@ from helpers.journals import edit_journal, open_journal
 from soundpiece_async import InvalidRequest, JournalError, NewFx
 from soundpiece_async._core.job_records import (
     EXPIRED,
-    FORGOTTEN_AFTER,
+    KEY_LIFETIME,
+    Annotation,
     Failure,
     FileRecord,
     JobIdentity,
     JobRecord,
     JobState,
-    Label,
     write_files,
     write_outputs,
 )
@@ -170,7 +170,7 @@ async def test_pieces_are_counted_and_listed_by_state(tmp_path: Path) -> None:
     async with open_journal(tmp_path) as journal:
         made = [await plan(journal.store, number) for number in range(1, 8)]
         for piece in made[:4]:
-            await journal.store.mark_sending(piece, now=time.time() - FORGOTTEN_AFTER - 1)
+            await journal.store.mark_sending(piece, now=time.time() - KEY_LIFETIME - 1)
         await journal.store.mark_sending(made[4], now=time.time())
         await journal.store.mark_submitted(made[0], OPERATION, now=1.0)
         assert await journal.count() == {
@@ -528,7 +528,7 @@ async def test_names_are_given_once(tmp_path: Path) -> None:
         wanted = ["Take", "take", "take-2", None, "../con", "\ud800", "take"]
         titles = []
         for number, text in enumerate(wanted):
-            piece = await store.insert(name(number), key=f"{number}", route="r", body=b"", annotation=Label(text))
+            piece = await store.insert(name(number), key=f"{number}", route="r", body=b"", annotation=Annotation(text))
             assert piece is not None
             titles.append(await store.mark_ready(piece, OPERATION, now=1.0))
             assert await store.mark_ready(piece, OPERATION, now=1.0) == titles[-1]
@@ -542,7 +542,7 @@ async def test_what_comes_in_pieces_is_told_apart_file_by_file(tmp_path: Path) -
     one = attrs.evolve(OPERATION, outputs=two.outputs[:1])
     async with open_journal(tmp_path) as journal:
         pieces = [
-            await journal.store.insert(name(number), key=f"{number}", route="r", body=b"", annotation=Label(text))
+            await journal.store.insert(name(number), key=f"{number}", route="r", body=b"", annotation=Annotation(text))
             for number, text in enumerate(["x", "x-1", "x"])
         ]
         assert all(pieces)
@@ -559,11 +559,11 @@ async def test_a_label_may_change(tmp_path: Path) -> None:
     """Name and metadata are the user's: what was said last counts, until the files have a title."""
     async with open_journal(tmp_path) as journal:
         store = journal.store
-        label = Label("one", {"album": ["ä", 1]}, line=3)
+        label = Annotation("one", {"album": ["ä", 1]}, line=3)
         piece = await store.insert(name(1), key="k", route="r", body=b"", annotation=label)
         assert piece is not None
         assert (piece.name, piece.metadata, piece.line) == ("one", {"album": ["ä", 1]}, 3)
-        piece = await store.annotate(piece, Label("two"))
+        piece = await store.annotate(piece, Annotation("two"))
         assert await store.find(name(1)) == piece
         assert (piece.name, piece.metadata) == ("two", None)
         assert await store.mark_ready(piece, OPERATION, now=1.0) == "two"

@@ -45,7 +45,7 @@ from soundpiece_async import (
     ValidationError,
     WaitTimeout,
 )
-from soundpiece_async._core.job_records import FORGOTTEN_AFTER, JobIdentity, JobState
+from soundpiece_async._core.job_records import KEY_LIFETIME, JobIdentity, JobState
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._lifetime import StopSignal
@@ -524,7 +524,7 @@ async def test_what_was_sent_long_ago_is_not_sent_again_unasked(sim: Simulator, 
     """How long a key is remembered is unknown: after a day the piece is uncertain, and only the user may say send."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
     await run(sim, tmp_path, [fx(1)], retries=RetryPolicy(submit_max_elapsed=0.001))
-    await edit_journal(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", FORGOTTEN_AFTER)
+    await edit_journal(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", KEY_LIFETIME)
     error = the_failure(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(error, JournalError)
     assert "resubmit_uncertain" in str(error)

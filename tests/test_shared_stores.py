@@ -18,7 +18,16 @@ from redis.asyncio import Redis
 
 from soundpiece_async import SharedStoreError
 from soundpiece_async._core.rate_control import LearnedRate
-from soundpiece_async._core.shared_gate import AccountGate, Action, Attend, Report, Seen, Take, Tune, make_tuning
+from soundpiece_async._core.shared_gate import (
+    AccountGate,
+    Action,
+    GateState,
+    Heartbeat,
+    Report,
+    Reserve,
+    Tune,
+    make_tuning,
+)
 from soundpiece_async._shared import opening
 from soundpiece_async._shared import store as stores
 from soundpiece_async._shared.link import Link
@@ -50,7 +59,7 @@ async def pair(url: str) -> AsyncIterator[tuple[Store, Store]]:
         await one.close()
 
 
-def roughly(seen: Seen) -> dict[str, Any]:
+def roughly(seen: GateState) -> dict[str, Any]:
     """Return what two stores must agree on; seconds to a tenth of those that a permit takes."""
     times = {name: round(getattr(seen, name) / 10) for name in ("closed", "wait")}
     names = ("rate", "ceiling", "epoch", "version", "spent", "learned", "peers", "chosen")
@@ -58,30 +67,30 @@ def roughly(seen: Seen) -> dict[str, Any]:
 
 
 SCRIPT: list[tuple[str, Action]] = [
-    ("a", Attend(None)),
-    ("a", Take(1, 0.0)),
-    ("b", Attend(7.5)),
-    ("b", Take(2, 0.0)),
-    ("a", Attend(None)),
-    ("b", Attend(None)),
-    ("a", Take(1, 0.0)),
+    ("a", Heartbeat(None)),
+    ("a", Reserve(1, 0.0)),
+    ("b", Heartbeat(7.5)),
+    ("b", Reserve(2, 0.0)),
+    ("a", Heartbeat(None)),
+    ("b", Heartbeat(None)),
+    ("a", Reserve(1, 0.0)),
     ("a", Report(0, 1_000.0)),
     ("b", Report(0, 500.0)),
     ("b", Report(0, 2_000.0)),
-    ("b", Take(1, 0.0)),
+    ("b", Reserve(1, 0.0)),
     ("a", Tune(0, 0, SLOW, LEARNED)),
     ("b", Tune(0, 0, 99.0, "{}")),
-    ("a", Take(1, 0.0)),
-    ("b", Take(1, 0.0)),
-    ("b", Take(3, 9_000.0)),
-    ("a", Take(1, 0.0)),
+    ("a", Reserve(1, 0.0)),
+    ("b", Reserve(1, 0.0)),
+    ("b", Reserve(3, 9_000.0)),
+    ("a", Reserve(1, 0.0)),
     ("a", Tune(1, 3, SLOW / 2, LEARNED)),
-    ("a", Take(1, 0.0)),
-    ("b", Take(60, 0.0)),
-    ("b", Take(1, 0.0)),
+    ("a", Reserve(1, 0.0)),
+    ("b", Reserve(60, 0.0)),
+    ("b", Reserve(1, 0.0)),
     ("b", Report(1, 1.0)),
-    ("a", Attend(SLOW / 4)),
-    ("b", Take(1, 0.0)),
+    ("a", Heartbeat(SLOW / 4)),
+    ("b", Reserve(1, 0.0)),
     ("a", Report(9, 1.0)),
 ]
 
@@ -99,13 +108,13 @@ async def test_each_does_what_the_model_does(pair: tuple[Store, Store]) -> None:
 async def test_one_of_many_is_chosen(pair: tuple[Store, Store]) -> None:
     """Trap 2: of ten reports of one burst, at the same time, one is a cut; of ten tunings one counts."""
     for one in (*pair, pair[0]):
-        await one.perform(Attend(None))
-    answers: list[Seen] = []
+        await one.perform(Heartbeat(None))
+    answers: list[GateState] = []
 
     async def perform(one: Store, action: Action) -> None:
         answers.append(await one.perform(action))
 
-    for action in (Report(0, 1_000.0), Tune(0, 0, SLOW, LEARNED), Take(1, 1.0)):
+    for action in (Report(0, 1_000.0), Tune(0, 0, SLOW, LEARNED), Reserve(1, 1.0)):
         answers.clear()
         async with anyio.create_task_group() as group:
             for number in range(10):
@@ -116,9 +125,9 @@ async def test_one_of_many_is_chosen(pair: tuple[Store, Store]) -> None:
 
 async def test_permits_are_saved_for_a_second(pair: tuple[Store, Store]) -> None:
     """After a rest as many go at once as a second has, and no more."""
-    await pair[0].perform(Attend(None))
+    await pair[0].perform(Heartbeat(None))
     await pair[0].perform(Tune(0, 0, 5.0, LEARNED))
-    answers = [await pair[number % 2].perform(Take(1, 0.0)) for number in range(12)]
+    answers = [await pair[number % 2].perform(Reserve(1, 0.0)) for number in range(12)]
 
     assert [one.wait for one in answers[:5]] == [0.0] * 5
     assert answers[-1].wait > 0
@@ -126,13 +135,13 @@ async def test_permits_are_saved_for_a_second(pair: tuple[Store, Store]) -> None
 
 async def test_a_clock_that_steps_back_stops_nobody(pair: tuple[Store, Store]) -> None:
     """Trap 5: what was written by a clock of tomorrow is cut to what live processes can have reserved."""
-    await pair[0].perform(Attend(None))
+    await pair[0].perform(Heartbeat(None))
     await pair[0].perform(Tune(0, 0, 10.0, LEARNED))
     for _ in range(4):  # as far ahead as another clock would have it
-        await pair[0].perform(Take(64, 0.0))
+        await pair[0].perform(Reserve(64, 0.0))
     await pair[0].perform(Report(7, 5.0))
 
-    taken = await pair[1].perform(Take(1, 0.0))
+    taken = await pair[1].perform(Reserve(1, 0.0))
 
     assert taken.wait <= taken.closed + 0.2
 
@@ -162,8 +171,8 @@ async def test_news_take_a_bounded_room(url: str, bound: str, monkeypatch: pytes
         names = [f"create.new_fx/op_{number}" for number in range(9)]
         for name in names:
             await one.publish(name, b"{}")
-        await one.perform(Attend(None))
-        await one.perform(Attend(None))
+        await one.perform(Heartbeat(None))
+        await one.perform(Heartbeat(None))
         assert list(await one.look(names)) in (names[-3:], names[-4:], [])
     finally:
         await one.close()
@@ -172,7 +181,7 @@ async def test_news_take_a_bounded_room(url: str, bound: str, monkeypatch: pytes
 async def test_the_gate_is_told_of_once(pair: tuple[Store, Store]) -> None:
     """A 429 that changes something is a message to all, and so is the first rate; growth sends no message."""
     first, second = pair
-    await first.perform(Attend(None))
+    await first.perform(Heartbeat(None))
     await first.perform(Report(0, 100.0))
     await first.perform(Report(0, 50.0))
     seen = await first.perform(Tune(0, 0, SLOW, LEARNED))
@@ -185,10 +194,10 @@ async def test_the_gate_is_told_of_once(pair: tuple[Store, Store]) -> None:
 async def test_a_process_that_departs_counts_no_more(pair: tuple[Store, Store]) -> None:
     """It says so when it ends, so that the others need not wait for it to be forgotten."""
     first, second = pair
-    await first.perform(Attend(3.0))
-    assert (await second.perform(Attend(None))).peers == 2
+    await first.perform(Heartbeat(3.0))
+    assert (await second.perform(Heartbeat(None))).peers == 2
     await first.depart()
-    seen = await second.perform(Attend(None))
+    seen = await second.perform(Heartbeat(None))
     assert (seen.peers, seen.ceiling) == (1, None)
 
 
@@ -197,17 +206,17 @@ async def test_a_store_answers_in_time_or_not_at_all(url: str, request: pytest.F
     server: Server = request.getfixturevalue("redis" if url.startswith("redis") else "postgres")
     one = make_store(find_address(url, origin="", key=""), peer="a")
     await one.open()
-    await one.perform(Attend(None))
+    await one.perform(Heartbeat(None))
     server.pause()
     try:
         with anyio.fail_after(30):
             with pytest.raises(SharedStoreError):
-                await one.perform(Attend(None))
+                await one.perform(Heartbeat(None))
             await one.close()
     finally:
         server.resume()
     await one.open()
-    assert (await one.perform(Attend(None))).peers == 1
+    assert (await one.perform(Heartbeat(None))).peers == 1
     await one.close()
     assert repr(one).endswith(">")
 
@@ -225,12 +234,12 @@ async def test_what_is_wrong_is_said_without_the_password(url: str, wrong: str) 
     one = make_store(find_address(changed, origin="", key=""), peer="a")
     with pytest.raises(SharedStoreError, match=r"^(redis|postgresql)://127\.0\.0\.1") as caught:
         await one.open()
-        await one.perform(Attend(None))
+        await one.perform(Heartbeat(None))
     assert not any(find(caught.value, secret) for secret in (PASSWORD, "sesame", "barley"))
     await one.close()
 
 
-@pytest.mark.parametrize("action", [Attend(None), Take(1, 0.0), Report(0, 1.0), Tune(0, 0, SLOW, LEARNED)])
+@pytest.mark.parametrize("action", [Heartbeat(None), Reserve(1, 0.0), Report(0, 1.0), Tune(0, 0, SLOW, LEARNED)])
 async def test_an_account_that_nobody_knows_is_made(pair: tuple[Store, Store], action: Action) -> None:
     """A store may be emptied under an open connection: each question is answered as if it was the first."""
     seen = await pair[0].perform(action)
@@ -321,7 +330,7 @@ async def test_a_process_that_stands_still_holds_up_nobody(url: str) -> None:
             for _ in range(4):
                 await process.stdout.receive()
                 process.send_signal(signal.SIGSTOP)
-                for action in (Attend(None), Take(1, 0.0), Report(99, 0.001)):
+                for action in (Heartbeat(None), Reserve(1, 0.0), Report(99, 0.001)):
                     await other.perform(action)  # or it is an error, after ``TIMEOUT``
                 process.send_signal(signal.SIGCONT)
         finally:

@@ -11,9 +11,9 @@ from typing import Any
 
 from soundpiece_async._core.flac import looks_like_flac
 
-PIECE = 1 << 20
+BLOCK = 1 << 20
 """Bytes of a piece."""
-MOST_LAYERS = 3
+MAX_LAYERS = 3
 """Encodings around one another."""
 
 _GZIP = frozenset({"gzip", "x-gzip"})
@@ -41,7 +41,7 @@ def unpack(body: bytes, encodings: tuple[str, ...], *, limit: int) -> bytes:
     Raises:
         UnpackingError: nothing here can undo them, the body is damaged, or it unpacks to more.
     """
-    names = encodings[-MOST_LAYERS:]
+    names = encodings[-MAX_LAYERS:]
     if body.startswith(_GZIP_MAGIC) and not _GZIP & set(names):
         names = ("gzip",)
     for name in reversed(names):
@@ -137,8 +137,8 @@ class Unpacker:
                     if self.ended and not data.strip(b"\0"):  # padding behind the last member
                         return
                     self._inner, self.ended = zlib.decompressobj(self._choose_format(data)), False
-                piece = self._inner.decompress(data, PIECE)
-                more = len(piece) == PIECE  # some may be left inside
+                piece = self._inner.decompress(data, BLOCK)
+                more = len(piece) == BLOCK  # some may be left inside
                 if piece:
                     yield piece
                 data = self._inner.unconsumed_tail

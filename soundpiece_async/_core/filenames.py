@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import Output
 
-LONGEST_STEM = 200
+MAX_STEM_BYTES = 200
 """Bytes of UTF-8. File systems stop at 255; ``-<kind>-<n>.flac.part.json`` has to fit behind it."""
-LONGEST_KIND = 24
-LONGEST_PLAIN = 96
+MAX_KIND_BYTES = 24
+MAX_PLAIN_NAME_BYTES = 96
 """Bytes of a plainer name: encrypting file systems stop at 143, and ``.part.json`` has to fit behind it, too."""
-NAMELESS = "audio"
+FALLBACK_STEM = "audio"
 """The stem when nothing of a name may stay."""
 
 _ENDING = ".flac"
@@ -46,7 +46,7 @@ def safe_stem(name: str) -> str:
 
     An ending ``.flac`` is taken off, because it is put there anyway.
     """
-    return _clean(name, longest=LONGEST_STEM)
+    return _clean(name, longest=MAX_STEM_BYTES)
 
 
 def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
@@ -56,7 +56,7 @@ def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
     are ``<stem>-<kind>.flac``, and several of one kind ``<stem>-<kind>-<n>.flac``.
     """
     stem = safe_stem(stem)
-    cleaned = {kind: _clean(kind, longest=LONGEST_KIND) for kind in {output.kind for output in outputs} if kind}
+    cleaned = {kind: _clean(kind, longest=MAX_KIND_BYTES) for kind in {output.kind for output in outputs} if kind}
     kinds = [cleaned.get(output.kind or "", "") for output in outputs]
     of_kind = Counter(kind.casefold() for kind in kinds)
     seen: Counter[str] = Counter()
@@ -71,7 +71,7 @@ def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
         else:
             parts = [stem, kind]
         names[place] = "-".join(parts)
-    return [f"{name}{_ENDING}" for name in _tell_apart(names)]
+    return [f"{name}{_ENDING}" for name in _deduplicate(names)]
 
 
 def plainer_name(name: str) -> str:
@@ -79,13 +79,13 @@ def plainer_name(name: str) -> str:
     stem = name.removesuffix(_ENDING)
     mark = f"-{zlib.crc32(name.encode(errors='replace')):08x}"
     kept = "".join(character if character.isascii() else "_" for character in unicodedata.normalize("NFKD", stem))
-    return f"{_clean(kept, longest=LONGEST_PLAIN - len(mark) - len(_ENDING))}{mark}{_ENDING}"
+    return f"{_clean(kept, longest=MAX_PLAIN_NAME_BYTES - len(mark) - len(_ENDING))}{mark}{_ENDING}"
 
 
 def number_stem(stem: str, number: int) -> str:
     """Put a number behind a stem, which is cut where it would get too long."""
     mark = f"-{number}"
-    return f"{_clean(stem, longest=LONGEST_STEM - len(mark))}{mark}"
+    return f"{_clean(stem, longest=MAX_STEM_BYTES - len(mark))}{mark}"
 
 
 def _clean(text: str, *, longest: int) -> str:
@@ -102,7 +102,7 @@ def _clean(text: str, *, longest: int) -> str:
     name = _strip(name.encode()[:longest].decode(errors="ignore"))
     while name[-len(_ENDING) :].lower() == _ENDING:
         name = _strip(name[: -len(_ENDING)])
-    return name or NAMELESS
+    return name or FALLBACK_STEM
 
 
 def _strip(name: str) -> str:
@@ -110,7 +110,7 @@ def _strip(name: str) -> str:
     return name.strip(". \u00a0\u3000")
 
 
-def _tell_apart(names: Iterable[str]) -> list[str]:
+def _deduplicate(names: Iterable[str]) -> list[str]:
     """Number what is left of equal names; ``Vocals`` and ``vocals`` are equal (rule 3)."""
     taken: set[str] = set()
     numbers: Counter[str] = (
@@ -134,18 +134,18 @@ REMEMBERED_NAMES = 50_000
 """File names of one run that are remembered, about 200 bytes each, the oldest going first."""
 
 
-class Titles:
+class UniqueNames:
     """One per run."""
 
     def __init__(self) -> None:
         self._owners: OrderedDict[str, Handle] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Titles given={len(self._owners)}>"
+        return f"<UniqueNames given={len(self._owners)}>"
 
-    def give(self, operation: Operation[Any], stem: str) -> str:
+    def assign(self, operation: Operation[Any], stem: str) -> str:
         """Give the name under which the files of an operation get names that are theirs alone."""
-        titles = (number_title(stem, number) for number in count(1))
+        titles = (numbered(stem, number) for number in count(1))
         return next(title for title in titles if self._claim(title, operation))
 
     def _claim(self, title: str, operation: Operation[Any]) -> bool:
@@ -160,12 +160,12 @@ class Titles:
         return free
 
 
-def number_title(stem: str, number: int) -> str:
+def numbered(stem: str, number: int) -> str:
     """Give the n-th title of a stem, from 1."""
     return stem if number == 1 else number_stem(stem, number)
 
 
-def find_free(is_free: Callable[[int], bool]) -> int:
+def first_free(is_free: Callable[[int], bool]) -> int:
     """Find a number from 1 that is free, with few questions also where a hundred thousand are taken without a gap."""
     taken, free = 0, 1
     while not is_free(free):

@@ -18,9 +18,9 @@ SAMPLE_RATE = 44_100
 """In Hz: what the service documents for its files (docs/api.md#downloads)."""
 TOLERANCE = 0.5
 """Seconds a file may be longer or shorter than announced: the service's figures are rounded (87.4 in an example)."""
-LARGEST_FILE = 4 << 30
+MAX_FILE_BYTES = 4 << 30
 """Bytes of a file, whatever else is stated; ``Limits.max_bytes`` takes the place of all such bounds."""
-LARGEST_TAG = 16 << 20
+MAX_TAG_BYTES = 16 << 20
 """Bytes of an ID3v2 tag; a larger one is no tag."""
 
 _MAGIC, _ID3 = b"fLaC", b"ID3"
@@ -171,7 +171,7 @@ def largest_file(*, seconds: float | None, header: FlacHeader | None) -> int:
         bounds.append(int(min(max(seconds, 0.0), _LONGEST_SECONDS) * _PCM_BYTES_PER_SECOND))
     if header is not None and header.samples:
         bounds.append(header.samples * header.channels * (header.bits + 1) // 8 + header.tag)
-    return min(max(bounds, default=LARGEST_FILE) + _MARGIN, LARGEST_FILE)
+    return min(max(bounds, default=MAX_FILE_BYTES) + _MARGIN, MAX_FILE_BYTES)
 
 
 def _measure_tags(data: bytes) -> int:
@@ -181,7 +181,7 @@ def _measure_tags(data: bytes) -> int:
         flags, sizes = data[end + 5], data[end + 6 : end + _ID3_BYTES]
         size = sum((byte & 0x7F) << shift for byte, shift in zip(sizes, (21, 14, 7, 0), strict=True))
         end += size + (2 * _ID3_BYTES if flags & _ID3_FOOTER else _ID3_BYTES)
-        if end > LARGEST_TAG:
+        if end > MAX_TAG_BYTES:
             return 0
     return end
 
@@ -196,7 +196,7 @@ def _explain_magic(data: bytes, *, tag: int) -> str:
     return f"it does not begin with the FLAC magic{behind}" + (f": it seems to be {name}" if name else "")
 
 
-MOST_CANDIDATES = 32
+MAX_CANDIDATES = 32
 """Beginnings of a last frame that are tried: sync codes occur by chance, and under a CRC-8 hardly ever."""
 _LARGEST_TAIL = 2 << 20
 _ID3V1_BYTES = 128
@@ -256,7 +256,7 @@ def is_whole(header: FlacHeader, tail: bytes, *, duration: float | None) -> bool
 def find_last_sample(header: FlacHeader, tail: bytes) -> int | None:
     """Return the number of samples up to the end of the frame that these bytes end with, or None if there is none."""
     tried, place = 0, len(tail)
-    while tried < MOST_CANDIDATES and (place := tail.rfind(b"\xff", 0, place)) >= 0:
+    while tried < MAX_CANDIDATES and (place := tail.rfind(b"\xff", 0, place)) >= 0:
         frame = _read_frame(tail[place : place + 16])
         if frame is None or len(tail) - place < _SHORTEST_FRAME:
             continue

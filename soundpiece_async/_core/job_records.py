@@ -43,7 +43,7 @@ from soundpiece_async._core.requests import AudioSource, GeneratedKey, Handle, O
 
 R = TypeVar("R", bound=Request)
 
-FORGOTTEN_AFTER = 24 * 3600.0
+KEY_LIFETIME = 24 * 3600.0
 """Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
 
 
@@ -116,7 +116,7 @@ class FileRecord:
 
 
 @attrs.frozen
-class Label:
+class Annotation:
     """What a user wants with a piece, and what is no part of what it is (design, section 7).
 
     Attributes:
@@ -135,7 +135,7 @@ class Label:
         return self.name and self.name.encode(errors="replace").decode(), metadata, self.line
 
 
-UNLABELLED = Label()
+NO_ANNOTATION = Annotation()
 
 
 @attrs.frozen(kw_only=True)
@@ -195,10 +195,10 @@ class JobRecord:
 
     def is_uncertain(self, *, now: float) -> bool:
         """Say whether it was sent too long ago to be sent again unasked (rule 3); ``now`` in seconds since 1970."""
-        return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > FORGOTTEN_AFTER
+        return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > KEY_LIFETIME
 
 
-def explain(error: SoundpieceError, *, submitted: bool, in_doubt: bool = False) -> Failure | None:
+def classify_failure(error: SoundpieceError, *, submitted: bool, in_doubt: bool = False) -> Failure | None:
     """Say whether an error ends a piece for good (rule 2), and what to store then.
 
     Args:
@@ -220,36 +220,36 @@ def explain(error: SoundpieceError, *, submitted: bool, in_doubt: bool = False) 
     return None
 
 
-def explain_unknown(error: NotFound) -> Failure:
+def unknown_failure(error: NotFound) -> Failure:
     """Return what to store of an operation that the service does not know (rule 4)."""
     return Failure(NotFound.__name__, str(error.status), str(error), retryable=True)
 
 
-def revive(piece: JobRecord, request: R) -> Operation[R]:
+def restore_operation(job: JobRecord, request: R) -> Operation[R]:
     """Give the operation of a stored piece as far as it is known; ``raw`` is empty.
 
     Raises:
         ValueError: it has none.
     """
-    if piece.operation is None:
-        raise ValueError(f"piece {piece.key} has no operation")
+    if job.operation is None:
+        raise ValueError(f"piece {job.key} has no operation")
     error = None
-    if piece.failure is not None and piece.failure.kind == OperationFailed.__name__:
-        error = OperationError(piece.failure.code, piece.failure.text)
+    if job.failure is not None and job.failure.kind == OperationFailed.__name__:
+        error = OperationError(job.failure.code, job.failure.text)
     return Operation(
-        route=piece.route,
-        id=piece.operation,
-        status=Status.FAILED if error else Status.READY if piece.outputs else Status.PROCESSING,
-        created_at=piece.created_at,
-        idempotency_key=piece.key,
+        route=job.route,
+        id=job.operation,
+        status=Status.FAILED if error else Status.READY if job.outputs else Status.PROCESSING,
+        created_at=job.created_at,
+        idempotency_key=job.key,
         request=request,
-        outputs=piece.outputs,
+        outputs=job.outputs,
         error=error,
-        echo_differences=piece.echo_differences,
+        echo_differences=job.echo_differences,
     )
 
 
-def revive_error(failure: Failure, *, operation: Operation[Any] | None) -> SoundpieceError:
+def restore_error(failure: Failure, *, operation: Operation[Any] | None) -> SoundpieceError:
     """Give the error that a stored failure stands for; details such as ``fields`` are only in its text."""
     match failure.kind:
         case "OperationFailed" if operation is not None:

@@ -34,7 +34,7 @@ import attrs
 from soundpiece_async._core.gate import SAVED_SECONDS, OwnPace, Ticket
 from soundpiece_async._core.rate_control import LearnedRate, describe_rate
 
-BEAT_SECONDS = 2.5
+HEARTBEAT_SECONDS = 2.5
 """Seconds between two signs of life."""
 PEER_SECONDS = 10.0
 """Seconds without one after which a process counts no more."""
@@ -44,7 +44,7 @@ AWAY_SHARE = 0.8
 """Of its part of the last known rate, that a process uses while the store is away."""
 TUNE_SECONDS = 0.25
 """Seconds' worth of permits after which the rate may grow again."""
-MOST_PERMITS = 64
+MAX_PERMITS = 64
 """Permits of one reservation."""
 
 _CLOSED_LOOK = 0.1  # seconds after which to ask again while the gate is closed and no rate is set yet
@@ -53,7 +53,7 @@ _MOST_SPENT = 10_000  # permits that one tuning makes up for
 
 
 @attrs.frozen(kw_only=True)
-class Seen:
+class GateState:
     """The account's gate as the store answered; seconds are relative to that moment.
 
     Attributes:
@@ -87,14 +87,14 @@ class Seen:
 
 
 @attrs.frozen
-class Attend:
+class Heartbeat:
     """Give a sign of life, and read the state."""
 
     ceiling: float | None
 
 
 @attrs.frozen
-class Take:
+class Reserve:
     """Reserve permits; somebody has waited for the first one for so many seconds."""
 
     count: int
@@ -120,10 +120,10 @@ class Tune:
     lower: bool = False
 
 
-Action: TypeAlias = Attend | Take | Report | Tune
+Action: TypeAlias = Heartbeat | Reserve | Report | Tune
 
 
-def make_tuning(seen: Seen, *, lower: bool) -> Tune:
+def make_tuning(seen: GateState, *, lower: bool) -> Tune:
     """Apply the rate law to what the store knows: growth for the permits spent, then a cut if it was a 429."""
     law = _resume(seen)
     for _ in range(min(seen.spent, _MOST_SPENT)):
@@ -133,12 +133,12 @@ def make_tuning(seen: Seen, *, lower: bool) -> Tune:
     return _write(law, seen, lower=lower)
 
 
-def make_seed(seen: Seen, *, rate: float, learned: str) -> Tune:
+def make_seed(seen: GateState, *, rate: float, learned: str) -> Tune:
     """Tell an empty store a rate that was known before."""
     return _write(_resume(attrs.evolve(seen, rate=rate, learned=learned)), seen, lower=False)
 
 
-def _resume(seen: Seen) -> LearnedRate:
+def _resume(seen: GateState) -> LearnedRate:
     """Resume the law; what another version wrote, or nobody, begins at the rate alone."""
     if seen.rate is None:
         return LearnedRate(ceiling=seen.ceiling)
@@ -148,7 +148,7 @@ def _resume(seen: Seen) -> LearnedRate:
         return LearnedRate.settle_at(seen.rate, ceiling=seen.ceiling)
 
 
-def _write(law: LearnedRate, seen: Seen, *, lower: bool) -> Tune:
+def _write(law: LearnedRate, seen: GateState, *, lower: bool) -> Tune:
     rate: Any = law.rate  # known: it was resumed with one, or lowered
     return Tune(seen.version, seen.spent, rate, json.dumps(law.state, separators=(",", ":")), lower)
 
@@ -162,7 +162,7 @@ class SharedPace:
 
     def __init__(self, *, ceiling: float | None = None) -> None:
         self.ceiling = ceiling
-        self.seen: Seen | None = None
+        self.seen: GateState | None = None
         self.away = True
         self._own: OwnPace | None = OwnPace(ceiling=_lowest(ceiling, NEWCOMER_RATE), epoch=_ALONE)
         self._epoch = 0
@@ -291,17 +291,17 @@ class SharedPace:
             tuning, self._tuning = self._tuning, None
             return tuning
         if now >= self._beat_at:
-            self._beat_at = now + BEAT_SECONDS
-            return Attend(self.ceiling)
+            self._beat_at = now + HEARTBEAT_SECONDS
+            return Heartbeat(self.ceiling)
         if self._own is None and waiting and now >= self._take_at:
             self.is_ready(now)
             if not self._permits:
                 self._void = False
                 part = (self.rate or 0.0) * 2 * self._round_trip  # what is used up before the next answer
-                return Take(min(waiting, MOST_PERMITS, 1 + int(part)), max(0.0, now - since))
+                return Reserve(min(waiting, MAX_PERMITS, 1 + int(part)), max(0.0, now - since))
         return None
 
-    def answer(self, action: Action, seen: Seen, *, now: float, took: float) -> None:
+    def answer(self, action: Action, seen: GateState, *, now: float, took: float) -> None:
         """Learn from the store's answer.
 
         Args:
@@ -311,7 +311,7 @@ class SharedPace:
             took: seconds that it took.
         """
         self._round_trip += 0.2 * (took - self._round_trip)
-        if isinstance(action, Take):
+        if isinstance(action, Reserve):
             self._receive(action, seen, now)
             return
         self._learn(seen)
@@ -321,7 +321,7 @@ class SharedPace:
         if first or (isinstance(action, Tune) and action.lower and not seen.chosen):
             self._tuning = make_tuning(seen, lower=True)
 
-    def _receive(self, action: Take, seen: Seen, now: float) -> None:
+    def _receive(self, action: Reserve, seen: GateState, now: float) -> None:
         """Keep the permits of a reservation, unless it is of an earlier epoch, or void by a 429 meanwhile."""
         if seen.chosen and self._tuning is None:
             self._tuning = make_tuning(seen, lower=False)
@@ -337,7 +337,7 @@ class SharedPace:
             return
         self._permits.extend(now + seen.wait + number / account for number in range(action.count))
 
-    def _learn(self, seen: Seen) -> None:
+    def _learn(self, seen: GateState) -> None:
         """Adopt the store's state, and tell a store that has forgotten the rate what it was (rule 6)."""
         known, own = self.seen, self._own
         if seen.epoch != self._epoch:
@@ -386,14 +386,14 @@ class AccountGate:
     learned: str = ""
     peers: dict[str, tuple[float, float | None]] = attrs.field(factory=dict)
 
-    def perform(self, action: Action, *, peer: str, now: float) -> Seen:
+    def perform(self, action: Action, *, peer: str, now: float) -> GateState:
         """Do what a process asks, and return the state."""
         self.closed = min(self.closed, now + self.pause)
         match action:
-            case Attend(ceiling=ceiling):
+            case Heartbeat(ceiling=ceiling):
                 self._attend(peer, ceiling, now)
                 return self._show(now)
-            case Take(count=count, waited=waited):
+            case Reserve(count=count, waited=waited):
                 return self._take(count, waited, now)
             case Report(epoch=epoch, pause=pause):
                 return self._report(epoch, pause, now)
@@ -409,7 +409,7 @@ class AccountGate:
         self.peers = {one: sign for one, sign in self.peers.items() if now - sign[0] <= PEER_SECONDS}
         self.ceiling = min((least for _, least in self.peers.values() if least is not None), default=None)
 
-    def _take(self, count: int, waited: float, now: float) -> Seen:
+    def _take(self, count: int, waited: float, now: float) -> GateState:
         if (pace := self._show(now).pace) is None:
             return self._show(now)
         opens = max(now, self.closed)
@@ -424,7 +424,7 @@ class AccountGate:
             self.tuning = now + TUNING_SECONDS
         return attrs.evolve(self._show(now), wait=max(0.0, start - now), chosen=chosen)
 
-    def _report(self, epoch: int, pause: float, now: float) -> Seen:
+    def _report(self, epoch: int, pause: float, now: float) -> GateState:
         if now + pause > self.closed:
             self.closed, self.pause = now + pause, pause
         chosen = epoch == self.epoch
@@ -434,7 +434,7 @@ class AccountGate:
         self.due = max(self.due, self.closed)
         return attrs.evolve(self._show(now), chosen=chosen)
 
-    def _tune(self, tuning: Tune, now: float) -> Seen:
+    def _tune(self, tuning: Tune, now: float) -> GateState:
         chosen = tuning.version == self.version
         if chosen:
             self.version += 1
@@ -442,8 +442,8 @@ class AccountGate:
             self.spent, self.tuning = max(0, self.spent - tuning.spent), 0.0
         return attrs.evolve(self._show(now), chosen=chosen)
 
-    def _show(self, now: float) -> Seen:
-        return Seen(
+    def _show(self, now: float) -> GateState:
+        return GateState(
             rate=self.rate,
             ceiling=self.ceiling,
             closed=max(0.0, self.closed - now),

@@ -91,7 +91,7 @@ async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
     start = b"".join(first)
     if content_encoding.is_labelled_only(encodings, start):
         return Plain(first, body)
-    if len(encodings) > content_encoding.MOST_LAYERS:
+    if len(encodings) > content_encoding.MAX_LAYERS:
         raise AttemptFailed(f"the body is encoded {len(encodings)} times over", refused=True)
     return Unpacked([start], body, encodings=encodings)
 

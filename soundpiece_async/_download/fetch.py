@@ -215,7 +215,7 @@ class OutputDownload:
         Raises:
             TooLarge: the size exceeds the limit.
         """
-        most = flac.LARGEST_FILE if self._context.max_bytes is None else self._context.max_bytes
+        most = flac.MAX_FILE_BYTES if self._context.max_bytes is None else self._context.max_bytes
         if size > most:
             raise TooLarge(f"it has {size} bytes, and {self._explain_max_size(most)}")
 

@@ -27,7 +27,7 @@ import attrs
 from soundpiece_async import _filelocks
 from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
-from soundpiece_async._core.job_records import UNLABELLED, JobRecord, JobState, Label
+from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobRecord, JobState
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
 from soundpiece_async._core.requests import GeneratedKey, Request
@@ -176,7 +176,7 @@ class Journal:
                 raise InvalidRequest(f"run={run!r} names a run of a database, and {where!r} is a folder", field="run")
             self.where = str(self._folder)
             self._lock = FolderLock(self._folder / LOCK)
-        self._annotations: dict[str, Label] = {}
+        self._annotations: dict[str, Annotation] = {}
         self._listeners: dict[str, Callable[[Operation[Any]], None]] = {}
         self._planned: dict[str, bytes] = {}
         self._closed = False
@@ -357,7 +357,7 @@ class Journal:
         if validate:
             checks.validate(request)
         identity = identifier.identify(request)
-        annotation = attrs.evolve(self.pop_annotation(request) or UNLABELLED, name=name)
+        annotation = attrs.evolve(self.pop_annotation(request) or NO_ANNOTATION, name=name)
         if identity.key is None:
             request = attrs.evolve(request, idempotency_key=GeneratedKey(self.store.make_key(identity) or uuid4()))
         body = codec.encode_request(request)
@@ -378,7 +378,7 @@ class Journal:
         Raises:
             InvalidRequest: the metadata has no JSON form.
         """
-        annotation = Label(None, metadata, line)
+        annotation = Annotation(None, metadata, line)
         try:
             annotation.as_row()
         except (ValueError, TypeError, RecursionError) as error:
@@ -403,7 +403,7 @@ class Journal:
         if call is not None:
             call(operation)
 
-    def pop_annotation(self, request: Request) -> Label | None:
+    def pop_annotation(self, request: Request) -> Annotation | None:
         """Return what was said of a request, once."""
         return self._annotations.pop(request.idempotency_key, None)
 

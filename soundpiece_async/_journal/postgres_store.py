@@ -29,16 +29,16 @@ from psycopg.rows import dict_row
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
-from soundpiece_async._core.filenames import file_names, find_free, number_title, safe_stem
+from soundpiece_async._core.filenames import file_names, first_free, numbered, safe_stem
 from soundpiece_async._core.job_records import (
-    FORGOTTEN_AFTER,
-    UNLABELLED,
+    KEY_LIFETIME,
+    NO_ANNOTATION,
+    Annotation,
     Failure,
     FileRecord,
     JobIdentity,
     JobRecord,
     JobState,
-    Label,
 )
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import Secret, redact_url
@@ -293,7 +293,7 @@ SELECT m.position, j.* FROM m JOIN soundpiece_job AS j ON j.number = m.number
 WHERE j.done OR j.taken >= %(claim)s
 """
 
-_STATE = f"CASE WHEN j.state = 'sending' AND j.sent_at < %(now)s - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE j.state END"
+_STATE = f"CASE WHEN j.state = 'sending' AND j.sent_at < %(now)s - {KEY_LIFETIME} THEN 'uncertain' ELSE j.state END"
 _FIND_STATES = f"""
 WITH {_match(_IDENTITY_TYPES)}
 SELECT m.position, {_STATE} AS state
@@ -452,7 +452,7 @@ class PostgresStore:
         return [states.get(position) for position in range(len(identities))]
 
     async def insert(
-        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
+        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Annotation = NO_ANNOTATION
     ) -> JobRecord | None:
         """Write a new job down, or return None if another process has done so, or another job has this key."""
         job = PlannedJob(identity=identity, key=key, route=route, body=body, annotation=annotation)
@@ -478,7 +478,7 @@ class PostgresStore:
         rows = await self._fetch(_READ_PART, part=part, parts=parts, failed=failed, after=after, limit=limit)
         return [_read(row) for row in rows]
 
-    async def annotate(self, job: JobRecord, annotation: Label) -> JobRecord:
+    async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
         titled = bool(job.files) or annotation.name == job.name
         name, metadata, line = annotation.as_row()
@@ -523,7 +523,7 @@ class PostgresStore:
             return job.title
         number = 1
         while True:
-            title = number_title(stem, number)
+            title = numbered(stem, number)
             names = tuple(name.casefold() for name in file_names(title, operation.outputs))
             if await self._change("ready", job, names=names, outputs=outputs, title=title, now=now):
                 return title
@@ -658,10 +658,10 @@ class PostgresStore:
 
         while True:
             try:
-                return find_free(is_free)
+                return first_free(is_free)
             except LookupError as missing:
                 (number,) = missing.args
-                names = [name.casefold() for name in file_names(number_title(stem, number), operation.outputs)]
+                names = [name.casefold() for name in file_names(numbered(stem, number), operation.outputs)]
             taken[number] = bool(await self._fetch(_ARE_TAKEN, names=names, job=job.number))
 
     async def _write(self, steps: list[_Step], _: bool) -> list[Any]:  # noqa: FBT001 - as a group is written

@@ -19,7 +19,7 @@ import attrs
 from soundpiece_async._core import checks, completion, job_records
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import ApiError, JournalError, NotFound, SoundpieceError, TransportError, copy_error
-from soundpiece_async._core.job_records import FileRecord, JobIdentity, JobRecord, JobState, Label
+from soundpiece_async._core.job_records import Annotation, FileRecord, JobIdentity, JobRecord, JobState
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import GeneratedKey, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
@@ -211,11 +211,11 @@ class Recording(Generic[R]):
             job = await self._find_and_annotate(in_flight, identity, annotation)
             if self._retry_failed and job.ended and job.number not in self._renewed:
                 job = await self._replan(job, request, identity)
-            operation = None if job.operation is None else job_records.revive(job, request)
+            operation = None if job.operation is None else job_records.restore_operation(job, request)
             self._store.progress[JobState.SUBMITTED] += operation is not None
             self._store.progress[JobState.READY] += bool(job.outputs)
             if job.failure is not None and job.ended:
-                error = job_records.revive_error(job.failure, operation=operation)
+                error = job_records.restore_error(job.failure, operation=operation)
                 return Failed(request=request, operation=operation, error=error, from_journal=True)
             if operation is None and job.is_uncertain(now=self._store.now) and not self._resubmit_uncertain:
                 return Failed(request=request, operation=None, error=_uncertain_error(job), from_journal=True)
@@ -260,19 +260,19 @@ class Recording(Generic[R]):
         return self._identifier.identify(request)
 
     async def _find_and_annotate(
-        self, in_flight: InFlight[R], identity: JobIdentity, annotation: Label | None
+        self, in_flight: InFlight[R], identity: JobIdentity, annotation: Annotation | None
     ) -> JobRecord:
         """Find a job or write it down, and update its annotation where there is a newer one."""
         name = in_flight.name
         latest = None if annotation is None else attrs.evolve(annotation, name=name)
-        job = await self._find_or_insert(in_flight.request, identity, annotation=latest or Label(name))
+        job = await self._find_or_insert(in_flight.request, identity, annotation=latest or Annotation(name))
         if latest is None and name is not None:
-            latest = Label(name, job.metadata, job.line)
-        if latest is not None and latest != Label(job.name, job.metadata, job.line):
+            latest = Annotation(name, job.metadata, job.line)
+        if latest is not None and latest != Annotation(job.name, job.metadata, job.line):
             job = await self._store.annotate(job, latest)
         return job
 
-    async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Label) -> JobRecord:
+    async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Annotation) -> JobRecord:
         """Find a job, or write it down with the key and the body it will always have."""
         while (job := await self._store.find(identity)) is None:
             self._stop.check()
@@ -319,7 +319,7 @@ class Recording(Generic[R]):
             in_doubt = prepared.attempts.may_have_been_accepted
             failure = None
             if isinstance(error, SoundpieceError):
-                failure = job_records.explain(error, submitted=False, in_doubt=in_doubt)
+                failure = job_records.classify_failure(error, submitted=False, in_doubt=in_doubt)
             if failure is not None:
                 await self._store.mark_failed(job, failure, now=self._store.now)
             elif not in_doubt:
@@ -351,7 +351,7 @@ class Recording(Generic[R]):
         try:
             ready = await self._engine.wait(operation, timeout=self._timeout)
         except NotFound as error:
-            await self._store.mark_uncertain(job, job_records.explain_unknown(error))
+            await self._store.mark_uncertain(job, job_records.unknown_failure(error))
             raise
         except SoundpieceError as error:
             await self._fail(job, error)
@@ -361,7 +361,7 @@ class Recording(Generic[R]):
 
     async def _fail(self, job: JobRecord, error: SoundpieceError) -> None:
         """Write down an error that ends a job with an operation for good, if it does."""
-        failure = job_records.explain(error, submitted=True)
+        failure = job_records.classify_failure(error, submitted=True)
         if failure is not None:
             await self._store.mark_failed(job, failure, now=self._store.now)
 

@@ -20,16 +20,16 @@ import attrs
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
-from soundpiece_async._core.filenames import file_names, find_free, number_title, safe_stem
+from soundpiece_async._core.filenames import file_names, first_free, numbered, safe_stem
 from soundpiece_async._core.job_records import (
-    FORGOTTEN_AFTER,
-    UNLABELLED,
+    KEY_LIFETIME,
+    NO_ANNOTATION,
+    Annotation,
     Failure,
     FileRecord,
     JobIdentity,
     JobRecord,
     JobState,
-    Label,
 )
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._journal.database import Database, Step
@@ -144,14 +144,14 @@ def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: Opera
     stem = safe_stem(job.name or operation.id)
 
     def names(number: int) -> list[str]:
-        return [name.casefold() for name in file_names(number_title(stem, number), operation.outputs)]
+        return [name.casefold() for name in file_names(numbered(stem, number), operation.outputs)]
 
     def is_free(number: int) -> bool:
         found = [connection.execute("SELECT piece FROM file_name WHERE name = ?", [name]) for name in names(number)]
         return all(owner == job.number for (owner,) in chain.from_iterable(found))
 
-    number = find_free(is_free)
-    title = number_title(stem, number)
+    number = first_free(is_free)
+    title = numbered(stem, number)
     owned = [(name, job.number) for name in names(number)]
     connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
     return title
@@ -159,7 +159,7 @@ def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: Opera
 
 T = TypeVar("T")
 
-STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {FORGOTTEN_AFTER} THEN 'uncertain' ELSE state END"
+STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {KEY_LIFETIME} THEN 'uncertain' ELSE state END"
 """The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``job_records``)."""
 _BY_KEY = "key = :key OR given_key = :key"
 _INSERT = (
@@ -220,7 +220,7 @@ class SqliteStore:
         return await self._execute(lambda connection: [look(connection, identity) for identity in identities])
 
     async def insert(
-        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
+        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Annotation = NO_ANNOTATION
     ) -> JobRecord | None:
         """Write a new job down, or return None if another one has this key."""
         checksum = seal(identity.digest, key, route, body)
@@ -247,7 +247,7 @@ class SqliteStore:
         values = {"part": part, "parts": parts, "failed": failed, "after": after, "limit": limit}
         return [_read_job(row) for row in await self.query(query, values)]
 
-    async def annotate(self, job: JobRecord, annotation: Label) -> JobRecord:
+    async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
         title = job.title if job.files or annotation.name == job.name else None
 

@@ -24,7 +24,15 @@ import attrs
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import InvalidRequest, JournalError
-from soundpiece_async._core.job_records import UNLABELLED, Failure, FileRecord, JobIdentity, JobRecord, JobState, Label
+from soundpiece_async._core.job_records import (
+    NO_ANNOTATION,
+    Annotation,
+    Failure,
+    FileRecord,
+    JobIdentity,
+    JobRecord,
+    JobState,
+)
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.requests import Handle
@@ -70,7 +78,7 @@ class PlannedJob:
     key: str
     route: str
     body: bytes = attrs.field(repr=False)
-    annotation: Label = UNLABELLED
+    annotation: Annotation = NO_ANNOTATION
 
 
 class JobStore(Protocol):
@@ -113,7 +121,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def insert(
-        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Label = UNLABELLED
+        self, identity: JobIdentity, *, key: str, route: str, body: bytes, annotation: Annotation = NO_ANNOTATION
     ) -> JobRecord | None:
         """Write a new job down, or return None if another one has this key."""
         ...
@@ -141,7 +149,7 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def annotate(self, job: JobRecord, annotation: Label) -> JobRecord:
+    async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
         ...
 

@@ -28,10 +28,10 @@ from soundpiece_async._core.shared_gate import (
     TUNE_SECONDS,
     TUNING_SECONDS,
     Action,
-    Attend,
+    GateState,
+    Heartbeat,
     Report,
-    Seen,
-    Take,
+    Reserve,
 )
 from soundpiece_async._lifetime import call_later
 from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
@@ -192,13 +192,13 @@ class PostgresStore:
             await connection.close()
 
     @translated
-    async def perform(self, action: Action) -> Seen:
+    async def perform(self, action: Action) -> GateState:
         """Run the statement of an action; create the row first if a crash removed it."""
         match action:
-            case Attend(ceiling=ceiling):
+            case Heartbeat(ceiling=ceiling):
                 self._ceiling = ceiling
                 statement, values = _ATTEND, {"ceiling": ceiling}
-            case Take():
+            case Reserve():
                 statement, values = _TAKE, {"count": action.count, "waited": action.waited}
             case Report():
                 statement, values = _REPORT, {"epoch": action.epoch, "pause": action.pause}
@@ -259,9 +259,9 @@ def _break(connection: "psycopg.AsyncConnection[TupleRow]") -> None:
         end.shutdown(socket.SHUT_RDWR)
 
 
-def _read(row: TupleRow) -> Seen:
+def _read(row: TupleRow) -> GateState:
     rate, ceiling, closed, epoch, version, spent, learned, peers, wait, chosen = row[:10]
-    return Seen(
+    return GateState(
         rate=rate,
         ceiling=ceiling,
         closed=closed,

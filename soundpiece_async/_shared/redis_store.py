@@ -20,10 +20,10 @@ from soundpiece_async._core.shared_gate import (
     TUNE_SECONDS,
     TUNING_SECONDS,
     Action,
-    Attend,
+    GateState,
+    Heartbeat,
     Report,
-    Seen,
-    Take,
+    Reserve,
 )
 from soundpiece_async._shared.store import GATE, NEWS_KEPT, NEWS_SECONDS, TIMEOUT, Address, translated
 
@@ -171,13 +171,13 @@ class RedisStore:
                     await one.aclose()
 
     @translated
-    async def perform(self, action: Action) -> Seen:
+    async def perform(self, action: Action) -> GateState:
         """Run the script."""
         words: tuple[object, ...]
         match action:
-            case Attend(ceiling=ceiling):
+            case Heartbeat(ceiling=ceiling):
                 words = ("attend", self._peer, "" if ceiling is None else ceiling)
-            case Take(count=count, waited=waited):
+            case Reserve(count=count, waited=waited):
                 words = ("take", self._peer, count, waited)
             case Report(epoch=epoch, pause=pause):
                 words = ("report", self._peer, epoch, pause)
@@ -185,7 +185,7 @@ class RedisStore:
                 words = ("tune", self._peer, tuning.version, tuning.spent, tuning.rate, tuning.learned)
         answer = await self._perform(keys=[self._gate, self._peers, self._channel], args=words)
         rate, ceiling, closed, wait, learned, epoch, version, spent, peers, chosen = answer
-        return Seen(
+        return GateState(
             rate=float(rate) if rate else None,
             ceiling=float(ceiling) if ceiling else None,
             closed=float(closed),

@@ -11,7 +11,7 @@ import attrs
 
 from soundpiece_async._core.errors import SharedStoreError
 from soundpiece_async._core.redaction import Secret, redact_text, redact_url
-from soundpiece_async._core.shared_gate import Action, Seen
+from soundpiece_async._core.shared_gate import Action, GateState
 
 M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -65,7 +65,7 @@ class Store(Protocol):
         ...
 
     @abstractmethod
-    async def perform(self, action: Action) -> Seen:
+    async def perform(self, action: Action) -> GateState:
         """Query or change the gate; ``AccountGate`` defines each action."""
         ...
 

@@ -170,7 +170,7 @@ class _Survey:
     async def _follow(self, job: Job, record: JobRecord | None, state: JobState | None) -> None:
         """Continue with what depends on a job: made of its outputs, counted by line, or blocked."""
         if record is not None and record.outputs:
-            self._stack.append(self._dependents.make_jobs(job, job_records.revive(record, job.request)))
+            self._stack.append(self._dependents.make_jobs(job, job_records.restore_operation(record, job.request)))
             return
         waits = _is_pending(state, self._options.policy)
         async with aclosing(iterate_in_thread(self._dependents.block_all(job.line, ""))) as chunks:

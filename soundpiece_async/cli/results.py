@@ -62,7 +62,7 @@ def classify_result(result: Result) -> JobOutcome:
         case Failed(error=InvalidRequest()):
             return JobOutcome.FAILED  # the journal has its key for another route
     error, submitted = result.error, result.operation is not None
-    final = result.from_journal or job_records.explain(error, submitted=submitted)
+    final = result.from_journal or job_records.classify_failure(error, submitted=submitted)
     return JobOutcome.FAILED if final else JobOutcome.UNFINISHED
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core import content_encoding
-from soundpiece_async._core.content_encoding import PIECE, Unpacker, UnpackingError, is_labelled_only
+from soundpiece_async._core.content_encoding import BLOCK, Unpacker, UnpackingError, is_labelled_only
 
 PACKED: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("gzip", gzip.compress),
@@ -37,9 +37,9 @@ def test_what_was_packed_comes_out(encoding: str, pack: Callable[[bytes], bytes]
 @pytest.mark.parametrize(("encoding", "pack"), PACKED)
 def test_a_bomb_comes_in_pieces(encoding: str, pack: Callable[[bytes], bytes]) -> None:
     """However much a block unpacks to, a piece of it has one MiB at most."""
-    sizes = [len(piece) for piece in Unpacker(encoding).feed(pack(bytes(5 * PIECE)))]
-    assert sum(sizes) == 5 * PIECE
-    assert max(sizes) <= PIECE
+    sizes = [len(piece) for piece in Unpacker(encoding).feed(pack(bytes(5 * BLOCK)))]
+    assert sum(sizes) == 5 * BLOCK
+    assert max(sizes) <= BLOCK
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress"])

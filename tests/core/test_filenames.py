@@ -5,7 +5,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.filenames import LONGEST_PLAIN, LONGEST_STEM, NAMELESS, file_names, plainer_name, safe_stem
+from soundpiece_async._core.filenames import (
+    FALLBACK_STEM,
+    MAX_PLAIN_NAME_BYTES,
+    MAX_STEM_BYTES,
+    file_names,
+    plainer_name,
+    safe_stem,
+)
 from soundpiece_async._core.requests import Handle, Output
 
 HANDLE = Handle("create.new_song", "op_01kd0000000000000000000001")
@@ -42,7 +49,7 @@ def test_any_text_gives_a_safe_stem(name: str) -> None:
     stem = safe_stem(name)
 
     assert_safe(f"{stem}.flac")
-    assert len(stem.encode()) <= LONGEST_STEM
+    assert len(stem.encode()) <= MAX_STEM_BYTES
     assert safe_stem(stem) == stem
 
 
@@ -54,8 +61,8 @@ def test_any_text_gives_a_safe_stem(name: str) -> None:
         ("e\u0301te\u0301", "été"),
         ("夜の歌 (remix) #2", "夜の歌 (remix) #2"),
         ("AC/DC: live?", "AC_DC_ live_"),
-        ("..", NAMELESS),
-        ("", NAMELESS),
+        ("..", FALLBACK_STEM),
+        ("", FALLBACK_STEM),
         ("../up", "_up"),
         (".hidden. ", "hidden"),
         ("line\nbreak\x00", "linebreak"),
@@ -67,8 +74,8 @@ def test_any_text_gives_a_safe_stem(name: str) -> None:
         ("lpt\u00b9", "_lpt\u00b9"),
         ("console", "console"),
         ("half\ud800pair", "halfpair"),
-        ("é" * 150, "é" * (LONGEST_STEM // 2)),
-        ("x" + "é" * 150, "x" + "é" * (LONGEST_STEM // 2 - 1)),
+        ("é" * 150, "é" * (MAX_STEM_BYTES // 2)),
+        ("x" + "é" * 150, "x" + "é" * (MAX_STEM_BYTES // 2 - 1)),
     ],
 )
 def test_a_stem_keeps_what_is_harmless(name: str, stem: str) -> None:
@@ -132,7 +139,7 @@ def test_a_plainer_name_is_ascii_and_short(name: str) -> None:
     """Any file system takes it; it is the same each time, and another one for another name."""
     plainer = plainer_name(name)
     assert plainer.isascii()
-    assert len(plainer) <= LONGEST_PLAIN
+    assert len(plainer) <= MAX_PLAIN_NAME_BYTES
     assert plainer.endswith(".flac")
     assert plainer == plainer_name(name)
     assert plainer != plainer_name(f"{name}.flac")

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.filenames import LONGEST_STEM, REMEMBERED_NAMES, Titles, file_names, find_free
+from soundpiece_async._core.filenames import MAX_STEM_BYTES, REMEMBERED_NAMES, UniqueNames, file_names, first_free
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
 
@@ -14,59 +14,59 @@ def operation(name: str, *, files: int = 1) -> Operation[None]:
 
 def test_names_that_differ_by_case_alone_get_a_number() -> None:
     """Who comes first keeps the name; asked again, each gets its own."""
-    titles = Titles()
+    titles = UniqueNames()
 
-    assert titles.give(operation("1"), "Rain") == "Rain"
-    assert titles.give(operation("2"), "rain") == "rain-2"
-    assert titles.give(operation("3"), "RAIN") == "RAIN-3"
-    assert titles.give(operation("2"), "rain") == "rain-2"
-    assert titles.give(operation("1"), "Rain") == "Rain"
-    assert repr(titles) == "<Titles given=3>"
+    assert titles.assign(operation("1"), "Rain") == "Rain"
+    assert titles.assign(operation("2"), "rain") == "rain-2"
+    assert titles.assign(operation("3"), "RAIN") == "RAIN-3"
+    assert titles.assign(operation("2"), "rain") == "rain-2"
+    assert titles.assign(operation("1"), "Rain") == "Rain"
+    assert repr(titles) == "<UniqueNames given=3>"
 
 
 def test_a_name_does_not_meet_the_numbers_of_another() -> None:
     """Several outputs have numbers in their names, which others may be called."""
-    titles = Titles()
+    titles = UniqueNames()
 
-    assert titles.give(operation("1", files=2), "take") == "take"
-    assert titles.give(operation("2"), "take-1") == "take-1-2"
-    assert titles.give(operation("3"), "take") == "take"
+    assert titles.assign(operation("1", files=2), "take") == "take"
+    assert titles.assign(operation("2"), "take-1") == "take-1-2"
+    assert titles.assign(operation("3"), "take") == "take"
 
 
 def test_only_the_latest_names_are_remembered() -> None:
     """A run of ten million does not grow; names of one operation are distinct however many they are."""
-    titles = Titles()
+    titles = UniqueNames()
 
     for number in range(REMEMBERED_NAMES + 5):
-        assert titles.give(operation(str(number)), f"take {number}") == f"take {number}"
-    assert repr(titles) == f"<Titles given={REMEMBERED_NAMES}>"
-    assert titles.give(operation("new"), f"take {REMEMBERED_NAMES}") == f"take {REMEMBERED_NAMES}-2"
-    assert titles.give(operation("new"), "take 0") == "take 0"
+        assert titles.assign(operation(str(number)), f"take {number}") == f"take {number}"
+    assert repr(titles) == f"<UniqueNames given={REMEMBERED_NAMES}>"
+    assert titles.assign(operation("new"), f"take {REMEMBERED_NAMES}") == f"take {REMEMBERED_NAMES}-2"
+    assert titles.assign(operation("new"), "take 0") == "take 0"
     large = operation("large", files=REMEMBERED_NAMES + 1)
-    assert titles.give(large, "large") == "large"
-    assert repr(titles) == f"<Titles given={REMEMBERED_NAMES + 1}>"
+    assert titles.assign(large, "large") == "large"
+    assert repr(titles) == f"<UniqueNames given={REMEMBERED_NAMES + 1}>"
 
 
 def test_long_names_are_numbered_too() -> None:
     """The number is behind what is cut, not cut itself."""
-    titles = Titles()
+    titles = UniqueNames()
 
-    names = [titles.give(operation(str(n)), "é" * LONGEST_STEM) for n in range(12)]
+    names = [titles.assign(operation(str(n)), "é" * MAX_STEM_BYTES) for n in range(12)]
 
     assert len(set(names)) == 12
-    assert all(len(name.encode()) <= LONGEST_STEM for name in names[1:])
+    assert all(len(name.encode()) <= MAX_STEM_BYTES for name in names[1:])
 
 
 @given(st.lists(st.tuples(st.text("aA-12/é.", max_size=4), st.integers(1, 3)), max_size=12))
 def test_no_two_files_are_one(pieces: list[tuple[str, int]]) -> None:
     """Whatever pieces are called, however many files they have."""
-    titles = Titles()
+    titles = UniqueNames()
     operations = [operation(str(number), files=files) for number, (_, files) in enumerate(pieces)]
 
     names = [
         name.casefold()
         for one, (stem, _) in zip(operations, pieces, strict=True)
-        for name in file_names(titles.give(one, stem), one.outputs)
+        for name in file_names(titles.assign(one, stem), one.outputs)
     ]
 
     assert len(set(names)) == len(names)
@@ -75,7 +75,7 @@ def test_no_two_files_are_one(pieces: list[tuple[str, int]]) -> None:
 @given(st.sets(st.integers(1, 40), max_size=30))
 def test_a_free_number_is_found(taken: set[int]) -> None:
     """It is one that nobody has; where the taken ones have no gap it is the next."""
-    found = find_free(lambda number: number not in taken)
+    found = first_free(lambda number: number not in taken)
 
     assert found not in taken
     assert found > 0
@@ -87,5 +87,5 @@ def test_a_free_number_is_found_with_few_questions() -> None:
     """A hundred thousand lines may all ask for one name."""
     asked: list[int] = []
 
-    assert find_free(lambda number: bool(asked.append(number)) or number > 100_000) == 100_001
+    assert first_free(lambda number: bool(asked.append(number)) or number > 100_000) == 100_001
     assert len(asked) < 40

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from soundpiece_async._core.flac import (
     HEADER_BYTES,
-    LARGEST_FILE,
+    MAX_FILE_BYTES,
     SAMPLE_RATE,
     TOLERANCE,
     FlacHeader,
@@ -173,14 +173,16 @@ def test_the_bound_of_a_file_leaves_room_for_its_audio(header: FlacHeader, secon
     """PCM of the stated length fits, by the header and by what was announced, up to the largest file there is."""
     bound = largest_file(seconds=seconds, header=header)
 
-    assert bound >= min(LARGEST_FILE, header.samples * header.channels * header.bits // 8)
-    assert bound >= min(LARGEST_FILE, (seconds or 0.0) * 44_100 * 4)
-    assert bound <= LARGEST_FILE
+    assert bound >= min(MAX_FILE_BYTES, header.samples * header.channels * header.bits // 8)
+    assert bound >= min(MAX_FILE_BYTES, (seconds or 0.0) * 44_100 * 4)
+    assert bound <= MAX_FILE_BYTES
 
 
 def test_a_file_of_which_nothing_is_known_has_a_bound_too() -> None:
     """A body without an end must not fill a disk; a length that was announced makes the bound a small one."""
-    assert largest_file(seconds=None, header=None) == largest_file(seconds=None, header=song(samples=0)) == LARGEST_FILE
+    assert (
+        largest_file(seconds=None, header=None) == largest_file(seconds=None, header=song(samples=0)) == MAX_FILE_BYTES
+    )
     assert largest_file(seconds=2.0, header=None) < 32 << 20
 
 

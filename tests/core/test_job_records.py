@@ -30,17 +30,17 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.job_records import (
     EXPIRED,
-    FORGOTTEN_AFTER,
+    KEY_LIFETIME,
     Failure,
     FileRecord,
     JobRecord,
     JobState,
-    explain,
+    classify_failure,
     read_files,
     read_outputs,
     read_time,
-    revive,
-    revive_error,
+    restore_error,
+    restore_operation,
     unsign_outputs,
     write_files,
     write_outputs,
@@ -100,7 +100,7 @@ def download_error(cause: Exception | None, kind: type[DownloadError] = Download
 @pytest.mark.parametrize("submitted", [False, True])
 def test_what_the_same_key_may_mend_ends_nothing(error: SoundpieceError, *, submitted: bool) -> None:
     """An outage, the account, a full disk, a deadline or a wrong setting leave the piece where it stands."""
-    assert explain(error, submitted=submitted) is None
+    assert classify_failure(error, submitted=submitted) is None
 
 
 @pytest.mark.parametrize(
@@ -115,22 +115,24 @@ def test_what_ends_a_piece_at_its_submit(error: SoundpieceError, code: str) -> N
     """A refusal of the request itself."""
     expected = Failure(type(error).__name__, code, str(error), retryable=False)
 
-    assert explain(error, submitted=False) == expected
+    assert classify_failure(error, submitted=False) == expected
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])
 def test_a_refused_get_ends_nothing(status: int) -> None:
     """Once an operation exists, asking for it again costs nothing."""
-    assert explain(ApiError("no", status=status), submitted=True) is None
+    assert classify_failure(ApiError("no", status=status), submitted=True) is None
 
 
 def test_what_ends_a_submitted_piece() -> None:
     """The operation failed, or its file cannot be downloaded although disk and network work."""
     gave_up = OperationFailed("failed", operation=failed())
 
-    assert explain(gave_up, submitted=True) == Failure("OperationFailed", "too_loud", "It is too loud.", retryable=True)
+    assert classify_failure(gave_up, submitted=True) == Failure(
+        "OperationFailed", "too_loud", "It is too loud.", retryable=True
+    )
     for error in (download_error(None), download_error(OSError(), CorruptAudio)):
-        failure = explain(error, submitted=True)
+        failure = classify_failure(error, submitted=True)
         assert failure == Failure(type(error).__name__, "", "no file", retryable=True)
 
 
@@ -138,8 +140,8 @@ def test_uncertain_is_what_was_sent_long_ago_and_never_answered() -> None:
     """A day after the first PUT nobody knows whether the service still knows the key; an answer ends the doubt."""
     sending = attrs.evolve(PIECE, state=JobState.SENDING, sent_at=1000.0)
 
-    assert not sending.is_uncertain(now=1000.0 + FORGOTTEN_AFTER)
-    assert sending.is_uncertain(now=1001.0 + FORGOTTEN_AFTER)
+    assert not sending.is_uncertain(now=1000.0 + KEY_LIFETIME)
+    assert sending.is_uncertain(now=1001.0 + KEY_LIFETIME)
     assert not sending.is_uncertain(now=0.0)
     for state in (JobState.PLANNED, JobState.SUBMITTED, JobState.SAVED):
         assert not attrs.evolve(sending, state=state).is_uncertain(now=1e9)
@@ -165,13 +167,15 @@ def test_an_operation_comes_back_as_far_as_it_was_known() -> None:
     submitted = attrs.evolve(submitted, echo_differences=("prompt",))
     ready, gave_up, torn = (attrs.evolve(one, echo_differences=("prompt",)) for one in (ready, gave_up, torn))
     expected = operation(idempotency_key="k", created_at=OUTPUT.expires_at, echo_differences=("prompt",))
-    assert revive(submitted, REQUEST) == expected
-    assert revive(submitted, REQUEST).request is REQUEST
-    assert revive(ready, REQUEST) == attrs.evolve(expected, status=Status.READY, outputs=(OUTPUT,))
-    assert revive(gave_up, REQUEST) == attrs.evolve(expected, status=Status.FAILED, error=OperationError("c", "m"))
-    assert revive(torn, REQUEST) == revive(ready, REQUEST)
+    assert restore_operation(submitted, REQUEST) == expected
+    assert restore_operation(submitted, REQUEST).request is REQUEST
+    assert restore_operation(ready, REQUEST) == attrs.evolve(expected, status=Status.READY, outputs=(OUTPUT,))
+    assert restore_operation(gave_up, REQUEST) == attrs.evolve(
+        expected, status=Status.FAILED, error=OperationError("c", "m")
+    )
+    assert restore_operation(torn, REQUEST) == restore_operation(ready, REQUEST)
     with pytest.raises(ValueError, match="no operation"):
-        revive(PIECE, REQUEST)
+        restore_operation(PIECE, REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +188,9 @@ def test_an_operation_comes_back_as_far_as_it_was_known() -> None:
 )
 def test_an_error_comes_back_as_what_it_was(error: SoundpieceError) -> None:
     """Class, text and status are those of the run in which it happened."""
-    failure = explain(error, submitted=False)
+    failure = classify_failure(error, submitted=False)
     assert failure is not None
-    again = revive_error(failure, operation=failed())
+    again = restore_error(failure, operation=failed())
 
     assert (type(again), str(again)) == (type(error), str(error))
     assert getattr(again, "status", None) == getattr(error, "status", None)
@@ -196,7 +200,7 @@ def test_an_error_comes_back_as_what_it_was(error: SoundpieceError) -> None:
 def test_a_failed_operation_comes_back_with_its_error() -> None:
     """The code and the words of the service, and what to do next."""
     failure = Failure("OperationFailed", "too_loud", "It is too loud.", retryable=True)
-    again = revive_error(failure, operation=failed())
+    again = restore_error(failure, operation=failed())
 
     assert isinstance(again, OperationFailed)
     assert again.operation == failed()
@@ -206,7 +210,7 @@ def test_a_failed_operation_comes_back_with_its_error() -> None:
 
 def test_an_error_of_an_unknown_class_keeps_its_text() -> None:
     """A journal edited by hand still tells why."""
-    again = revive_error(Failure("Strange", "", "because", retryable=False), operation=None)
+    again = restore_error(Failure("Strange", "", "because", retryable=False), operation=None)
 
     assert (type(again), str(again)) == (SoundpieceError, "because")
 

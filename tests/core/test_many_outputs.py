@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from soundpiece_async._core import job_records, wire
-from soundpiece_async._core.filenames import Titles, file_names
+from soundpiece_async._core.filenames import UniqueNames, file_names
 from soundpiece_async._core.operations import Operation, Status, match_outputs
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.wire import ApiResponse
@@ -74,7 +74,7 @@ STEPS: dict[str, Callable[[tuple[Output, ...]], Any]] = {
     "renumber others": number_others,
     "name": lambda outputs: lambda: file_names("take", outputs),
     "name those of one number": name_same,
-    "claim": lambda outputs: lambda: Titles().give(operation(outputs), "take"),
+    "claim": lambda outputs: lambda: UniqueNames().assign(operation(outputs), "take"),
     "write": lambda outputs: lambda: job_records.write_outputs(outputs),
     "forget what signed": lambda outputs: partial(job_records.unsign_outputs, job_records.write_outputs(outputs)),
 }

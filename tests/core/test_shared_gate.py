@@ -14,17 +14,17 @@ from soundpiece_async._core.gate import Gate, Priority, Ticket
 from soundpiece_async._core.rate_control import LearnedRate
 from soundpiece_async._core.shared_gate import (
     AWAY_SHARE,
-    BEAT_SECONDS,
-    MOST_PERMITS,
+    HEARTBEAT_SECONDS,
+    MAX_PERMITS,
     NEWCOMER_RATE,
     PEER_SECONDS,
     AccountGate,
     Action,
-    Attend,
+    GateState,
+    Heartbeat,
     Report,
-    Seen,
+    Reserve,
     SharedPace,
-    Take,
     Tune,
     make_tuning,
 )
@@ -77,9 +77,9 @@ def limited(store: AccountGate, process: Process, *, now: float = 0.0) -> None:
     assert store.rate == 0.5
 
 
-def seen(**changes: Any) -> Seen:
+def seen(**changes: Any) -> GateState:
     facts = {"rate": None, "ceiling": None, "closed": 0.0, "epoch": 0, "version": 0, "spent": 0}
-    return Seen(**{**facts, "learned": "", "peers": 1, **changes})  # type: ignore[arg-type]
+    return GateState(**{**facts, "learned": "", "peers": 1, **changes})  # type: ignore[arg-type]
 
 
 def test_a_newcomer_takes_no_answer_for_no_limit() -> None:
@@ -102,13 +102,13 @@ def test_without_a_limit_the_store_is_asked_once() -> None:
     process.sync(0)
 
     assert len(process.send(0.1, 1_000)) == 1_000
-    assert process.asked == [Attend(None)]
+    assert process.asked == [Heartbeat(None)]
     assert (process.pace.rate, process.pace.due, process.pace.peers) == (None, -math.inf, 1)
-    assert process.pace.next_wakeup(0.1) == BEAT_SECONDS
+    assert process.pace.next_wakeup(0.1) == HEARTBEAT_SECONDS
     assert "free" in repr(process.pace)
 
-    process.sync(BEAT_SECONDS)
-    assert process.asked == [Attend(None)] * 2
+    process.sync(HEARTBEAT_SECONDS)
+    assert process.asked == [Heartbeat(None)] * 2
 
 
 def test_a_429_closes_for_all_and_is_one_cut() -> None:
@@ -142,10 +142,10 @@ def test_an_alarm_makes_permits_void() -> None:
     assert process.pace.alarm() is None
     assert process.pace.due == math.inf
     action = process.pace.next_action(0.1, waiting=2, since=0)
-    assert action == Attend(None)
+    assert action == Heartbeat(None)
     process.pace.answer(action, store.perform(action, peer="a", now=0.1), now=0.1, took=0.0)
     take = process.pace.next_action(0.1, waiting=2, since=0)
-    assert isinstance(take, Take)
+    assert isinstance(take, Reserve)
     answer = store.perform(take, peer="a", now=0.1)
     process.pace.alarm()
     process.pace.answer(take, answer, now=0.1, took=0.0)
@@ -160,7 +160,7 @@ def test_permits_go_round() -> None:
     processes = [Process(store, "a", ceiling=10), Process(store, "b", ceiling=4)]
     for process in processes:
         process.sync(0)
-    processes[0].sync(BEAT_SECONDS)
+    processes[0].sync(HEARTBEAT_SECONDS)
     assert [process.pace.rate for process in processes] == [2, 2]
     assert [process.pace.account_rate for process in processes] == [4, 4]
     sent = [0, 0]
@@ -193,14 +193,14 @@ def test_who_goes_first_is_settled_inside() -> None:
 def test_a_slow_store_is_asked_for_several_at_once() -> None:
     """As many permits as would be used before the next answer, at most so many, and no more than there are requests."""
     pace = SharedPace()
-    pace.answer(Attend(None), seen(rate=1_000.0, peers=2), now=0, took=0.05)
+    pace.answer(Heartbeat(None), seen(rate=1_000.0, peers=2), now=0, took=0.05)
     pace.next_action(0, waiting=0, since=math.inf)
     takes = [pace.next_action(0, waiting=waiting, since=-1.0) for waiting in (1, 5, 1_000)]
-    assert takes == [Take(1, 1.0), Take(5, 1.0), Take(11, 1.0)]
-    pace.answer(Take(11, 1.0), seen(rate=1_000.0, peers=1), now=0, took=9.0)
+    assert takes == [Reserve(1, 1.0), Reserve(5, 1.0), Reserve(11, 1.0)]
+    pace.answer(Reserve(11, 1.0), seen(rate=1_000.0, peers=1), now=0, took=9.0)
     pace.alarm()
     pace.next_action(0, waiting=0, since=math.inf)
-    assert pace.next_action(0, waiting=1_000, since=0) == Take(MOST_PERMITS, 0.0)
+    assert pace.next_action(0, waiting=1_000, since=0) == Reserve(MAX_PERMITS, 0.0)
 
 
 def test_a_permit_not_used_is_kept_for_a_second() -> None:
@@ -253,7 +253,7 @@ def test_growth_is_that_of_the_law() -> None:
 def test_a_cut_is_made_even_if_growth_was_faster() -> None:
     """A tuning that came between a 429 and its cut is not lost, and neither is the cut."""
     pace = SharedPace()
-    pace.answer(Attend(None), seen(), now=0, took=0)
+    pace.answer(Heartbeat(None), seen(), now=0, took=0)
     stale = make_tuning(seen(), lower=True)
     pace.answer(stale, seen(rate=8.0, version=3, closed=1.0), now=0, took=0)
     again = pace.next_action(0, waiting=0, since=math.inf)
@@ -318,7 +318,7 @@ def test_processes_that_lose_the_store_together_do_not_send_in_step() -> None:
     paces = []
     for number in range(8):
         pace = SharedPace()
-        pace.answer(Attend(None), seen(rate=5.0, peers=8), now=0, took=0)
+        pace.answer(Heartbeat(None), seen(rate=5.0, peers=8), now=0, took=0)
         pace.lose(10.0, jitter=number / 8)
         paces.append(pace)
 
@@ -402,44 +402,44 @@ def test_an_empty_store_is_told_the_rate(flushed: bool) -> None:  # noqa: FBT001
 def test_a_seed_that_comes_too_late_is_dropped() -> None:
     """Of several processes that tell an empty store the rate, one counts; a lost seed is not forgotten."""
     pace = SharedPace()
-    pace.answer(Attend(None), seen(rate=8.0, epoch=4), now=0, took=0)
+    pace.answer(Heartbeat(None), seen(rate=8.0, epoch=4), now=0, took=0)
     pace.lose(1.0, jitter=0)
-    pace.answer(Attend(None), seen(), now=2, took=0)
+    pace.answer(Heartbeat(None), seen(), now=2, took=0)
     pace.lose(2.0, jitter=0)
     assert pace.rate == AWAY_SHARE * 8
-    pace.answer(Attend(None), seen(), now=3, took=0)
+    pace.answer(Heartbeat(None), seen(), now=3, took=0)
     seed = pace.next_action(3, waiting=0, since=math.inf)
     assert isinstance(seed, Tune)
     assert seed.rate == 8
     pace.answer(seed, seen(rate=7.5, version=1), now=3, took=0)
 
     assert pace.account_rate == 7.5
-    assert isinstance(pace.next_action(3, waiting=0, since=math.inf), Attend)
+    assert isinstance(pace.next_action(3, waiting=0, since=math.inf), Heartbeat)
 
 
 def test_a_clock_that_steps_back_stops_nobody() -> None:
     """Trap 5: what live processes cannot have reserved is reset, and so is a pause longer than it was asked for."""
     store = AccountGate(rate=10.0)
-    store.perform(Attend(None), peer="a", now=10_000)
-    store.perform(Take(5, 0.0), peer="a", now=10_000)
+    store.perform(Heartbeat(None), peer="a", now=10_000)
+    store.perform(Reserve(5, 0.0), peer="a", now=10_000)
     store.perform(Report(7, 3.0), peer="a", now=10_000)
 
-    after = store.perform(Take(1, 0.0), peer="a", now=5_000)
+    after = store.perform(Reserve(1, 0.0), peer="a", now=5_000)
 
     assert after.closed == 3
     assert after.wait == 3
-    assert store.perform(Take(1, 0.0), peer="a", now=5_000).wait == pytest.approx(3.1)
+    assert store.perform(Reserve(1, 0.0), peer="a", now=5_000).wait == pytest.approx(3.1)
 
 
 def test_a_process_that_is_gone_counts_no_more() -> None:
     """One says so when it ends; another one's last sign of life grows old, and with it its ceiling."""
     store = AccountGate()
     for name, ceiling in (("a", None), ("b", 3.0), ("c", 2.0)):
-        store.perform(Attend(ceiling), peer=name, now=0)
+        store.perform(Heartbeat(ceiling), peer=name, now=0)
     store.depart("c")
-    assert store.perform(Attend(None), peer="a", now=1).ceiling == 3
-    assert store.perform(Attend(None), peer="a", now=2).peers == 2
-    late = store.perform(Attend(None), peer="a", now=PEER_SECONDS + 1)
+    assert store.perform(Heartbeat(None), peer="a", now=1).ceiling == 3
+    assert store.perform(Heartbeat(None), peer="a", now=2).peers == 2
+    late = store.perform(Heartbeat(None), peer="a", now=PEER_SECONDS + 1)
     assert (late.peers, late.ceiling) == (1, None)
 
 
@@ -457,7 +457,7 @@ def test_nobody_goes_before_the_first_rate_is_set() -> None:
     assert process.pace.rate is None
     assert process.pace.next_wakeup(0.1) == pytest.approx(0.2)
     process.sync(0.2)
-    assert sum(isinstance(action, Take) for action in process.asked) == 2
+    assert sum(isinstance(action, Reserve) for action in process.asked) == 2
     process.sync(1.3)
     assert process.gate.admit(now=1.3) != []
 
