@@ -116,4 +116,4 @@ class Agreement:
 
 
 def _normalize(word: str) -> str:
-    return "".join(character for character in word.casefold() if character.isalnum())
+    return "".join(filter(str.isalnum, word.casefold()))

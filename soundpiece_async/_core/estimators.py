@@ -133,16 +133,18 @@ class Durations:
     def _spread(self, since: float, until: float) -> None:
         """Spread one finish over the stretch it must lie in; up to it, the operation was exposed."""
         gone = -expm1(-self._learned(since, until))
-        running = 1.0
+        before, running = 0.0, 1.0
         for index, low, high in _split_at_bins(since, until):
-            share = exp(-self._learned(since, low)) * -expm1(-self._learned(low, high)) / gone
+            within = self._learned(low, high)
+            share = exp(-before) * -expm1(-within) / gone
+            before += within
             self._events[index] += share
             self._exposure[index] += (high - low) * max(0.0, running - share / 2)
             running -= share
 
     def _learned(self, since: float, until: float) -> float:
         """Return the finishes to expect without the floor, which would draw what is spread to ever earlier ages."""
-        return self.expected_finishes(since, until) - self._floor * (until - since)
+        return self.expected_finishes_and_hazard(since, until)[0] - self._floor * (until - since)
 
     def _refit(self) -> None:
         """Draw the curve again from events and exposure (rules 3 to 5)."""

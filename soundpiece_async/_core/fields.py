@@ -320,8 +320,8 @@ def find_audio(value: Mapping[str, Any]) -> str | None:
 
 def _list_words(name: str) -> frozenset[str]:
     """Return the words of a member's name, each in the singular."""
-    words = (word.lower() for word in _WORD.findall(name))
-    return frozenset(word if word in BESIDE else word.removesuffix("s") for word in words)
+    words = map(str.lower, _WORD.findall(name))
+    return frozenset([word if word in BESIDE else word.removesuffix("s") for word in words])
 
 
 def _read_extension(link: str) -> str:

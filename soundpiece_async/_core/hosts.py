@@ -117,9 +117,9 @@ def read_address(host: str) -> IPv4Address | IPv6Address | None:
         except AddressValueError:
             return None
     numbers = plain.split(".")
-    if len(numbers) > _LONGEST_ADDRESS or not all(_NUMBER.fullmatch(number) for number in numbers):
+    if len(numbers) > _LONGEST_ADDRESS or not all(map(_NUMBER.fullmatch, numbers)):
         return None
-    *first, last = (_read_number(number) for number in numbers)
+    *first, last = map(_read_number, numbers)
     if any(number >= 1 << 8 for number in first) or last >= 1 << 8 * (_LONGEST_ADDRESS - len(first)):
         return None
     return IPv4Address(int.from_bytes(bytes(first).ljust(_LONGEST_ADDRESS, b"\0")) + last)
