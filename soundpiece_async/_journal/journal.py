@@ -173,7 +173,9 @@ class Journal:
         else:
             self._folder = parse_folder(where, field="folder").absolute()
             if run is not None:
-                raise InvalidRequest(f"run={run!r} names a run of a database, and {where!r} is a folder", field="run")
+                raise InvalidRequest(
+                    f"{where}: run={run!r} names a run of a database, and this is a folder", field="run"
+                )
             self.where = str(self._folder)
             self._lock = FolderLock(self._folder / LOCK)
         self._annotations: dict[str, Annotation] = {}
@@ -197,6 +199,7 @@ class Journal:
         return self._folder
 
     @classmethod
+    @forget_arguments
     def open(
         cls,
         where: str | os.PathLike[str],
@@ -428,7 +431,7 @@ class Journal:
             )
         from soundpiece_async._journal.postgres_store import PostgresStore  # it needs the extra
 
-        self._store = store = PostgresStore(str(url), run=self.run or "", read_only=self.read_only)
+        self._store = store = PostgresStore(url, run=self.run or "", read_only=self.read_only)
         await store.open()
 
     async def _open_folder(self) -> None:

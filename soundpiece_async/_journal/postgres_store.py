@@ -41,7 +41,7 @@ from soundpiece_async._core.job_records import (
     JobState,
 )
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.redaction import Secret, redact_url
+from soundpiece_async._core.redaction import Secret, SecretBytes
 from soundpiece_async._journal.store import (
     FailureGroup,
     GroupCommit,
@@ -346,10 +346,10 @@ class PostgresStore:
         read_only: make and claim nothing.
     """
 
-    def __init__(self, url: str, *, run: str, read_only: bool) -> None:
+    def __init__(self, url: Secret, *, run: str, read_only: bool) -> None:
         self.progress: Counter[JobState] = Counter()
         self.commits = 0
-        self._address = make_address(url)
+        self._address = Address(url, "")
         self._name = _text(run)
         self._read_only = read_only
         self._at_work = KeyedLocks()
@@ -424,8 +424,7 @@ class PostgresStore:
 
     def make_key(self, identity: JobIdentity, *, attempt: int = 0) -> UUID:
         """Return the key of a job (rule 3)."""
-        which = identity.occurrence if identity.key is None else identity.key
-        return uuid5(self._run, f"{identity.digest.hex()} {which} {attempt}")
+        return uuid5(self._run, f"{identity.digest.hex()} {identity.occurrence} {attempt} {identity.key}")
 
     def lock(self, identity: JobIdentity) -> AbstractAsyncContextManager[LockQueue]:
         """Wait until no other task of this process works on this job."""
@@ -493,7 +492,9 @@ class PostgresStore:
 
     async def replan_with_new_key(self, job: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
         """Plan a job that failed anew, with a new key; the old one still finds it."""
-        rows = await self._fetch(_REPLAN, number=job.number, taken=job.taken, digest=digest, key=key, body=body)
+        rows = await self._fetch(
+            _REPLAN, number=job.number, taken=job.taken, digest=digest, key=key, body=SecretBytes(body)
+        )
         if not rows:
             raise self._taken_over(job.key)
         return _read(rows[0])
@@ -517,7 +518,7 @@ class PostgresStore:
     ) -> str | None:
         """Write down the outputs, and the title, whose names are the job's from now on."""
         stem = safe_stem(job.name or operation.id)
-        outputs = job_records.write_outputs(operation.outputs)
+        outputs = Secret(job_records.write_outputs(operation.outputs))  # no frame shows the signed URLs
         if not named:
             await self._change("ready", job, outputs=outputs, title=job.title, now=now)
             return job.title
@@ -759,11 +760,6 @@ class PostgresStore:
         )
 
 
-def make_address(url: str) -> Address:
-    """Return the address of a database, which is shown without its password."""
-    return Address(Secret(url, redact_url(url)), "")
-
-
 def _break(connection: "psycopg.AsyncConnection[Row]") -> None:
     """End a connection whose server is silent: what waits for it fails at once."""
     with socket.socket(fileno=os.dup(connection.fileno())) as end:
@@ -788,7 +784,7 @@ def _describe(identity: JobIdentity) -> dict[str, Any]:
 def _describe_new(job: PlannedJob) -> dict[str, Any]:
     name, metadata, line = job.annotation.as_row()
     named = {"name": None if name is None else _text(name), "metadata": metadata, "line": line}
-    return {**_describe(job.identity), "new_key": job.key, "route": job.route, "body": job.body, **named}
+    return {**_describe(job.identity), "new_key": job.key, "route": job.route, "body": SecretBytes(job.body), **named}
 
 
 def _describe_failure(failure: Failure) -> dict[str, Any]:

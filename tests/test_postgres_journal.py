@@ -1,0 +1,406 @@
+"""The journal in Postgres: who owns a job, and what happens when the database is away."""
+
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import attrs
+import psycopg
+import pytest
+from helpers.database_servers import PASSWORD, Server
+from helpers.idle import until
+from helpers.sample_requests import fx
+from helpers.simulation import never_finishes, settings, simulate
+from helpers.tracebacks import find
+
+from soundpiece_async import (
+    Failed,
+    InvalidRequest,
+    JobRecord,
+    JobState,
+    Journal,
+    JournalError,
+    Request,
+    Session,
+    Succeeded,
+)
+from soundpiece_async._core.job_records import Failure, JobIdentity, Label
+from soundpiece_async._core.operations import Operation, Status
+from soundpiece_async._core.requests import Handle, Output
+from soundpiece_async._journal import postgres_store
+from soundpiece_async._journal.postgres_store import PostgresStore
+from soundpiece_async._journal.store import TakenOver
+from soundpiece_async.simulator import Simulator
+
+pytestmark = pytest.mark.anyio
+
+OUTPUT = Output(url="https://out.example.com/a?sig=1", handle=Handle("create.new_fx", "op_1"), index=0)
+OPERATION = Operation(route="create.new_fx", id="op_1", status=Status.READY, request=None, outputs=(OUTPUT,))
+FAILURE = Failure("CorruptAudio", "", "no FLAC", retryable=True)
+
+
+@pytest.fixture
+def url(journal_database: Server) -> str:
+    """The address of a database."""
+    return journal_database.url
+
+
+@pytest.fixture
+def run() -> str:
+    """The name of a run of the test's own."""
+    return uuid4().hex
+
+
+@pytest.fixture
+async def pair(url: str, run: str) -> AsyncIterator[tuple[Journal, Journal]]:
+    """Two processes at one run of four jobs, which the second one has taken over from the first."""
+    async with Journal.open(url, run=run) as old, Journal.open(url, run=run) as new:
+        assert await old.plan(fx(number) for number in range(4)) == 4
+        yield old, new
+
+
+async def take(journal: Journal, part: tuple[int, int] = (1, 1)) -> list[JobRecord]:
+    """Take over a part, and return its jobs."""
+    store, (number, parts) = journal.store, part
+    await store.take_part(number % parts, parts, failed=False)
+    return await store.read_part(number % parts, parts, failed=False, after=0, limit=100)
+
+
+WRITES: Mapping[str, Callable[[PostgresStore, JobRecord], Awaitable[object]]] = {
+    "sending": lambda store, job: store.mark_sending(job, now=1.0),
+    "unsent": lambda store, job: store.mark_unsent(job),
+    "submitted": lambda store, job: store.mark_submitted(job, OPERATION, now=1.0),
+    "ready": lambda store, job: store.mark_ready(job, OPERATION, now=1.0),
+    "saved": lambda store, job: store.mark_saved(job, OPERATION, (), now=1.0),
+    "failed": lambda store, job: store.mark_failed(job, FAILURE, now=1.0),
+    "uncertain": lambda store, job: store.mark_uncertain(job, FAILURE),
+    "annotated": lambda store, job: store.annotate(job, Label("other")),
+    "planned": lambda store, job: store.replan_with_new_key(job, digest=b"", key="another", body=b""),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_what_was_taken_over_is_not_written(pair: tuple[Journal, Journal], write: str) -> None:
+    """The old owner is refused, and nothing of it is in the row; the new one writes; others are as they were."""
+    old, new = pair
+    mine, *others = await take(old)
+    theirs, *_ = await take(new)
+    assert theirs == attrs.evolve(mine, taken=theirs.taken)
+    with pytest.raises(TakenOver, match="was taken over by another process"):
+        await WRITES[write](old.store, mine)
+    assert (await new.jobs())[0] == theirs
+    await WRITES[write](new.store, theirs)
+    changed, *rest = await new.jobs()
+    assert changed != theirs or write == "unsent"
+    assert [attrs.evolve(job, taken=0) for job in rest] == [attrs.evolve(job, taken=0) for job in others]
+
+
+async def test_a_group_has_refused_and_written_jobs(pair: tuple[Journal, Journal]) -> None:
+    """One statement writes what is owned, and each caller gets its own answer."""
+    old, new = pair
+    mine = await take(old)
+    await take(new, (1, 2))
+    outcomes: dict[int, bool] = {}
+
+    async def write(job: JobRecord, kind: str) -> None:
+        try:
+            await WRITES[kind](old.store, job)
+            outcomes[job.number] = True
+        except TakenOver:
+            outcomes[job.number] = False
+
+    await old.store._group.turn.acquire()
+    async with anyio.create_task_group() as group:
+        for job, kind in zip(mine, ("sending", "ready", "failed", "annotated"), strict=True):
+            group.start_soon(write, job, kind)
+        await anyio.sleep(0.01)
+        commits = old.store.commits
+        old.store._group.turn.release()
+    assert outcomes == {job.number: job.number % 2 == 0 for job in mine}
+    assert old.store.commits == commits + 1
+
+
+async def test_a_lower_claim_never_takes_back(pair: tuple[Journal, Journal]) -> None:
+    """What a process that came later has is its own, until it is done: then anybody may look at it."""
+    old, new = pair
+    jobs = await take(new)
+    identity = JobIdentity(digest=jobs[0].digest, occurrence=1)
+    with pytest.raises(TakenOver):
+        await old.store.find(identity)
+    assert await old.store.read_part(0, 1, failed=False, after=0, limit=10) == []
+    await new.store.mark_saved(jobs[0], OPERATION, (), now=1.0)
+    assert (await old.store.find(identity) or jobs[0]).state is JobState.SAVED
+    newest = await take(old)
+    assert [job.number for job in newest] == [job.number for job in jobs[1:]]
+    with pytest.raises(TakenOver):
+        await new.store.mark_sending(jobs[1], now=1.0)
+
+
+async def test_a_run_whose_jobs_are_taken_over_fails_none_of_them(url: str, run: str, tmp_path: Path) -> None:
+    """Each ends as taken over, nothing about it is on record, and the heir finishes what was paid for."""
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session, AsyncExitStack() as stack:
+        ended: list[Any] = []
+
+        async def work(journal: Journal, results: list[Any]) -> None:
+            async with (
+                session_of() as own,
+                own.run_many(journal.jobs(part=(1, 1)), save_to=tmp_path, journal=journal) as given,
+            ):
+                results.extend([result async for result in given])
+
+        def session_of() -> Session:
+            return Session(settings(sim))
+
+        old = await stack.enter_async_context(Journal.open(url, run=run))
+        new = await stack.enter_async_context(Journal.open(url, run=run))
+        await old.plan(fx(number) for number in range(3))
+        heirs: list[Any] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(work, old, ended)
+            await until(lambda: len(sim.operations) == 3)
+            while await new.count() != {JobState.SUBMITTED: 3}:
+                await anyio.sleep(0.01)
+            group.start_soon(work, new, heirs)
+            while {job.taken for job in await new.jobs()} != {new.store._claim}:
+                await anyio.sleep(0.01)
+            for operation in sim.operations:
+                sim.finish(operation)
+        assert [type(result) for result in heirs] == [Succeeded] * 3
+        assert all(isinstance(result, Failed) and isinstance(result.error, TakenOver) for result in ended)
+        assert len(ended) == 3
+        assert await new.count() == {JobState.SAVED: 3}
+        assert len(sim.operations) == 3
+        assert session.statistics().submitted == 0
+
+
+async def test_keys_follow_from_the_run(pair: tuple[Journal, Journal], url: str, sim: Simulator) -> None:
+    """Any process makes the same key of a job; another run, occurrence or attempt has another one."""
+    old, new = pair
+    identity = JobIdentity(digest=b"1", occurrence=1)
+    others = [
+        attrs.evolve(identity, occurrence=2),
+        attrs.evolve(identity, digest=b"2"),
+        JobIdentity(digest=b"1", key="1"),
+    ]
+    key = old.store.make_key(identity)
+    assert new.store.make_key(identity) == key
+    keys = {key, *(old.store.make_key(other) for other in others), old.store.make_key(identity, attempt=1)}
+    async with Journal.open(url, run=uuid4().hex) as another:
+        keys.add(another.store.make_key(identity))
+    assert len(keys) == 6
+    jobs = await old.jobs()
+    assert [job.key for job in jobs] == [
+        str(old.store.make_key(JobIdentity(digest=job.digest, occurrence=1))) for job in jobs
+    ]
+    await old.store.mark_failed((await take(old))[0], FAILURE, now=1.0)
+    failed = (await old.jobs("failed"))[0]
+    async with Session(settings(sim)) as session, Journal.open(url, run=old.run, retry_failed=True) as journal:
+        async with session.run_many([fx(0)], journal=journal) as results:
+            assert [type(result) async for result in results] == [Succeeded]
+    (again,) = [job for job in await old.jobs() if job.number == failed.number]
+    assert (again.attempt, again.key) == (
+        1,
+        str(old.store.make_key(JobIdentity(digest=failed.digest, occurrence=1), attempt=1)),
+    )
+
+
+async def test_two_processes_write_the_same_new_job_down(
+    url: str, run: str, sim: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one finds what the first one has written meanwhile, with the key that both make."""
+    async with Session(settings(sim)) as session, Journal.open(url, run=run) as old, Journal.open(url, run=run) as new:
+        prepare = session._engine.prepare
+
+        async def be_late(request: Request) -> bytes:
+            await old.plan([fx(1)])
+            return await prepare(request)
+
+        monkeypatch.setattr(session._engine, "prepare", be_late)
+        async with session.run_many([fx(1)], journal=new) as results:
+            assert [type(result) async for result in results] == [Succeeded]
+        assert await old.count() == {JobState.READY: 1}
+
+
+async def test_names_are_given_once_to_many_at_a_time(url: str, run: str) -> None:
+    """Also by one statement: each job gets a name of its own."""
+    async with Journal.open(url, run=run) as journal:
+        await journal.plan((fx(number), "take") for number in range(5))
+        jobs, titles = await take(journal), []
+
+        async def write(job: JobRecord) -> None:
+            titles.append(await journal.store.mark_ready(job, OPERATION, now=1.0))
+
+        async with anyio.create_task_group() as group:
+            for job in jobs:
+                group.start_soon(write, job)
+        assert sorted(titles) == ["take", "take-2", "take-3", "take-4", "take-5"]
+        renamed = await journal.store.annotate((await journal.jobs())[0], Label("other"))
+        assert renamed.title is None
+        assert await journal.store.mark_ready(renamed, OPERATION, now=1.0) == "other"
+
+
+async def test_missing_files_make_a_job_unfinished(url: str, run: str, sim: Simulator, tmp_path: Path) -> None:
+    """An object that is not there any more is fetched by the next one who takes the part."""
+    async with Session(settings(sim)) as session, Journal.open(url, run=run) as journal:
+        await journal.plan([fx(1)])
+        async with session.run_many(journal.jobs(part=(1, 1)), save_to=tmp_path, journal=journal) as results:
+            assert [type(result) async for result in results] == [Succeeded]
+        (job,) = await journal.jobs()
+        assert await take(journal) == []
+        files = tuple(attrs.evolve(file, missing=True) for file in job.files)
+        await journal.store.mark_verified(job.number, files, ended_at=0.0)
+        assert await take(journal) == []
+        await journal.store.mark_verified(job.number, files, ended_at=job.ended_at)
+        assert [one.files for one in await take(journal)] == [files]
+
+
+async def test_a_deadlock_is_tried_again(pair: tuple[Journal, Journal], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ended the statement; nothing of it happened."""
+    store = pair[0].store
+    execute, failures = store._execute, [psycopg.errors.DeadlockDetected(), psycopg.errors.SerializationFailure()]
+
+    async def fail(*words: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await execute(*words)
+
+    monkeypatch.setattr(store, "_execute", fail)
+    assert await pair[0].count() == {JobState.PLANNED: 4}
+    assert failures == []
+
+
+async def test_what_cannot_be_opened_is_named(url: str, run: str) -> None:
+    """The database, the run, the name of the run; and never the password."""
+    with pytest.raises(InvalidRequest, match="needs the name of its run") as caught:
+        Journal.open(url)
+    assert find(caught.value, PASSWORD) == find(caught.value, "open%20sesame") == []
+    with pytest.raises(InvalidRequest, match="this is a folder"):
+        Journal.open("folder", run=run)
+    with pytest.raises(JournalError, match="has no run called"):
+        await Journal.open(url, run=run, read_only=True)
+    wrong = {
+        "password authentication failed": url.replace("sesame", "barley"),
+        "does not exist": url.replace("/postgres", "/nowhere"),
+        "refused": "postgresql://soundpiece:open%20sesame@127.0.0.1:1/postgres",
+        "invalid": f"{url}?nonsense=1",
+    }
+    for told, address in wrong.items():
+        with pytest.raises(JournalError, match=told) as failed:
+            await Journal.open(address, run=run)
+        for secret in (PASSWORD, "open%20sesame", "barley"):
+            assert find(failed.value, secret) == []
+    async with Journal.open(url, run=run) as journal:
+        with pytest.raises(JournalError, match="is in no folder"):
+            _ = journal.folder
+        assert PASSWORD not in repr(journal)
+        assert "open%20sesame" not in f"{journal!r}{journal.where}"
+    with pytest.raises(JournalError, match="is not open"):
+        await journal.count()
+
+
+async def test_a_database_without_a_journal_is_named(url: str, run: str) -> None:
+    """Nothing is made by reading."""
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    async with connection:
+        await connection.execute(f"CREATE DATABASE run_{run}")
+    other = url.replace("/postgres", f"/run_{run}")
+    with pytest.raises(JournalError, match="has no journal"):
+        await Journal.open(other, run=run, read_only=True)
+    async with Journal.open(other, run=run) as journal:
+        assert await journal.count() == {}
+        await journal.store._fetch("UPDATE soundpiece_run SET version = 999")
+    with pytest.raises(JournalError, match="written by a newer version"):
+        await Journal.open(other, run=run)
+
+
+async def test_without_the_extra_the_error_names_it(url: str, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is sent."""
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "soundpiece_async._journal.journal.find_spec", lambda name: None if name == "psycopg" else spec(name)
+    )
+    with pytest.raises(JournalError, match=r"soundpiece-async\[postgres\]"):
+        await Journal.open(url, run=run)
+
+
+async def test_a_crash_of_the_database_ends_the_run_and_loses_nothing(
+    postgres: Server, run: str, tmp_path: Path
+) -> None:
+    """Nothing more is sent; the engine repeats the part, and what was paid for is finished."""
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
+        async with Journal.open(postgres.url, run=run) as journal:
+            await journal.plan(fx(number) for number in range(12))
+            with pytest.raises(JournalError, match="nothing more is sent") as caught:
+                async with session.run_many(
+                    journal.jobs(part=(1, 1)), save_to=tmp_path, journal=journal, max_in_flight=3
+                ) as results:
+                    await until(lambda: len(sim.operations) == 3)
+                    postgres.kill()
+                    for operation in sim.operations:
+                        sim.finish(operation)
+                    _ = [result async for result in results]
+            assert await journal.store.find_loss() is not None
+            assert find(caught.value, PASSWORD) == []
+            assert find(caught.value, "sig=") == []
+        assert len(sim.operations) == 3
+        postgres.start()
+        async with _when_up(partial(Journal.open, postgres.url, run=run)) as journal:
+            finish = partial(_finish_all, sim)
+            async with (
+                anyio.create_task_group() as group,
+                session.run_many(journal.jobs(part=(1, 1)), save_to=tmp_path, journal=journal) as results,
+            ):
+                group.start_soon(finish)
+                assert [type(result) async for result in results] == [Succeeded] * 12
+                group.cancel_scope.cancel()
+            assert await journal.count() == {JobState.SAVED: 12}
+        assert len(sim.operations) == len({request.key for request in sim.log if request.method == "PUT"}) == 12
+
+
+async def _finish_all(sim: Simulator) -> None:
+    """Let every operation end once it is there."""
+    done: set[str] = set()
+    while True:
+        for operation in set(sim.operations) - done:
+            done.add(operation)
+            sim.finish(operation)
+        await anyio.sleep(0.01)
+
+
+def _when_up(open_it: Callable[[], Journal]) -> Any:
+    """Open a journal once the server has recovered."""
+
+    class Opening:
+        async def __aenter__(self) -> Journal:
+            with anyio.fail_after(30):
+                while True:
+                    try:
+                        self.journal = await open_it()
+                    except JournalError:
+                        await anyio.sleep(0.05)
+                    else:
+                        return self.journal
+
+        async def __aexit__(self, *_: object) -> None:
+            await self.journal.aclose()
+
+    return Opening()
+
+
+async def test_a_silent_database_counts_as_away(postgres: Server, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that is not answered in time ends the connection."""
+    async with Journal.open(postgres.url, run=run) as journal:
+        monkeypatch.setattr(postgres_store, "ANSWER_SECONDS", 0.3)
+        postgres.pause()
+        try:
+            with pytest.raises(JournalError, match="nothing more is sent"):
+                await journal.count()
+        finally:
+            postgres.resume()
+        with pytest.raises(JournalError, match="nothing more is sent"):
+            await journal.count()
