@@ -53,7 +53,7 @@ class CancelHandle:
 
     def __enter__(self) -> Self:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for type checkers: whoever awaits is in a task
+        assert task is not None  # noqa: S101 - for type checkers: this runs in a task
         self._task, self._before = task, task.cancelling()
         return self
 

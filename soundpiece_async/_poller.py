@@ -205,16 +205,16 @@ class Poller:
         return self._decide(watch, reading)[1]
 
     def expect_webhook(self, operation: Operation[Any]) -> None:
-        """Remember that a webhook will report an operation, whoever waits for it, and by its handle, too."""
+        """Record that a webhook will report an operation, also for waiters by its handle."""
         self._remember(operation.handle, operation)
 
     def deliver(self, operation: Operation[Any]) -> None:
-        """Take a webhook's news of a final operation; kept for a while when nobody waits for it yet."""
+        """Deliver a final operation from a webhook; kept for a while without waiters."""
         self._publish(operation)
         self._finish_delivered(operation)
 
     def _publish(self, operation: Operation[Any]) -> None:
-        """Tell other processes that an operation is over."""
+        """Publish a final operation to the other processes."""
         if self._news is not None:
             self._news.tell(operation)
 
@@ -233,7 +233,7 @@ class Poller:
             self._unclaimed.popitem(last=False)
 
     async def receive_news(self, news: News) -> None:
-        """Take the news of other processes, until cancelled; what does not say by itself how it ended is read first."""
+        """Receive the results of other processes until cancelled; one without a final state is read first."""
         async with anyio.create_task_group() as confirming:
             while True:
                 handle, found = await news.next()
@@ -365,7 +365,7 @@ class Poller:
             logger.warning("the service refuses long polls (wait=true): this session asks without from now on")
 
     def _handle_failure(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
-        """Tell a poll that is worth another turn from one whose error its waiters get."""
+        """Return whether a failed poll is retried, or its error raised in the waiters."""
         now = anyio.current_time()
         if isinstance(error, TransportError) and error.stale:
             return Outcome.CANCELLED, None  # another turn at once
@@ -410,7 +410,7 @@ class Poller:
         if watch is None:
             watch = self._watches[handle] = _make_watch(handle, known, now=now)
             watch.streaks, watch.long_polls = memory.streaks, memory.long_polls
-            if self._news is not None:  # what was asked for here has no news yet, unless a webhook brings them
+            if self._news is not None:  # an operation submitted here has no result yet, unless by webhook
                 asked = known is not None and known.request is not None and known.request.callback_url is None
                 self._news.want(handle, look=not asked)
         self._lingering.pop(watch, None)

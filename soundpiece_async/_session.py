@@ -1,4 +1,4 @@
-"""The front room: submit, wait, download, run."""
+"""The public session: submit, wait, download, run."""
 
 import warnings
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -177,7 +177,7 @@ class Session:
         name: str | None = None,
         overwrite: bool = False,
     ) -> list[SavedFile] | SavedFile:
-        """Bring the files of a ready operation, or one of them, to a folder or store; what has its name is whole.
+        """Download the files of a ready operation, or one of them, to a folder or store.
 
         Args:
             what: an operation, its handle, or one of its outputs.
@@ -191,7 +191,7 @@ class Session:
             NotReady: the operation has no outputs yet: wait for it first.
             InvalidRequest: there is no such place.
             OperationFailed: it never will be.
-            DownloadError: a file could not be had; the others are there. ``CorruptAudio``: it is not what it claims.
+            DownloadError: a file could not be saved; the others are saved. ``CorruptAudio``: it is not valid FLAC.
             SettingsError: an extra or a store's credentials are missing; or ``verify="full"``, which needs files.
             SessionClosed: the session is closed.
         """
@@ -201,7 +201,7 @@ class Session:
         """Pass an output on instead of saving it: ``async with session.stream(output) as audio``, then iterate.
 
         What comes out is checked as a file would be, and goes on by itself over drops and expired URLs; nothing is
-        kept. An output that cannot be had is an error when the stream is entered. ``AudioStream`` says the rest.
+        kept. An output that is not available is an error when the stream is entered. See ``AudioStream``.
 
         Args:
             output: one of an operation's.
@@ -266,8 +266,8 @@ class Session:
                 out, then its error is raised. A generator is closed, and what it awaits then runs to its end, however
                 the run is left.
             save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
-            journal: records the run, so that the same call goes on with it after a crash, an outage or a 402. Equal
-                requests are told apart by how often they occur; those with a key of their own by that. What has ended
+            journal: records the run, so that the same call resumes it after a crash, an outage or a 402. Equal
+                requests are distinguished by their occurrence; those with an explicit key by that. What has ended
                 is given out without a request, and with an empty ``Operation.raw``.
             timeout: seconds to wait for each piece, once submitted.
             max_in_flight: pieces begun and not yet taken by the consumer; by default ``Limits.in_flight``.
@@ -287,7 +287,7 @@ class Session:
         )
 
     def deliver(self, operation: Operation[Any]) -> None:
-        """Take a webhook's news: it wakes the same waiters a poll would. It may come before the PUT has answered.
+        """Deliver a webhook's operation: it wakes the same waiters as a poll. It may come before the PUT is answered.
 
         Raises TypeError for anything but an operation: a ``Delivery`` of an unknown type has none.
         """

@@ -129,7 +129,7 @@ class Transport:
 
     @contextmanager
     def stopping(self, run: StopSignal) -> Generator[None]:
-        """Stop a run that lasts as long as this context by whatever stops runs, whoever met it (``stops_run``)."""
+        """Stop the run of this context by any error that stops runs, whichever request raised it (``stops_run``)."""
         self._runs.add(run)
         try:
             yield

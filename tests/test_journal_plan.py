@@ -94,7 +94,7 @@ async def test_a_run_over_the_requests_finds_what_was_planned(sim: Simulator, tm
 
 
 async def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
-    """Before anything is sent: an invalid request, a key of another route, a part that is none."""
+    """Before anything is sent: an invalid request, a key of another route, an invalid part."""
     async with open_journal(tmp_path) as journal:
         with pytest.raises(InvalidRequest, match="prompt"):
             await journal.plan([fx(1), NewFx("", duration=1)])

@@ -65,7 +65,7 @@ async def pair(url: str, run: str) -> AsyncIterator[tuple[Journal, Journal]]:
 
 
 async def take(journal: Journal, part: tuple[int, int] = (1, 1)) -> list[JobRecord]:
-    """Take over a part, and return its jobs."""
+    """Claim a part, and return its jobs."""
     store, (number, parts) = journal.store, part
     await store.take_part(number % parts, parts, failed=False)
     return await store.read_part(number % parts, parts, failed=False, after=0, limit=100)
@@ -363,7 +363,7 @@ async def test_a_crash_of_the_database_ends_the_run_and_loses_nothing(
 
 
 async def _finish_all(sim: Simulator) -> None:
-    """Let every operation end once it is there."""
+    """Finish every operation once it exists."""
     done: set[str] = set()
     while True:
         for operation in set(sim.operations) - done:

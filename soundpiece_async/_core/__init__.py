@@ -1,1 +1,1 @@
-"""The ground floor: pure decisions and plain values. No await, no clock, no dice, no environment."""
+"""Pure decisions and plain values: no await, clock, random numbers or environment."""

@@ -281,7 +281,7 @@ def is_cut(error: SoundpieceError) -> bool:
 def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
     """Return whether a refused PUT ends its job for good: the same key cannot change that.
 
-    One that names an operation does not: it may be that of the same key, and be told in answer to a later attempt.
+    One that names an operation does not: it may be that of the same key, and come in response to a later attempt.
     """
     return (
         isinstance(error, ApiError)

@@ -67,7 +67,7 @@ def check_output(what: object) -> Output:
 
 
 def check_request(value: object) -> None:
-    """Refuse what is no request at all, or has an output in it that is none; even ``Settings(validate=False)`` does.
+    """Refuse an object that is no request, or contains an invalid output; even with ``Settings(validate=False)``.
 
     Raises:
         InvalidRequest: the field is ``request``, or the member with the output.

@@ -46,7 +46,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def make_json_loads(orjson_loads: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Give the function that reads JSON: with ``orjson.loads`` where it may do it, else the standard ``json``.
+    """Return the function that reads JSON: ``orjson.loads`` where the result is the same, else standard ``json``.
 
     What comes out is the same. orjson refuses some of what ``json`` reads (NaN, lone surrogates, another encoding), so
     what it refuses is read again; it makes a float of a whole number beyond 64 bits, and follows deep nesting further
@@ -76,7 +76,7 @@ def make_json_loads(orjson_loads: Callable[[bytes], Any] | None) -> Callable[[by
 
 
 def find_orjson_loads() -> Callable[[bytes], Any] | None:
-    """Give ``orjson.loads``, or None where the extra ``fast`` is not installed."""
+    """Return ``orjson.loads``, or None if the extra ``fast`` is not installed."""
     try:
         import orjson  # it may be missing
     except ImportError:
@@ -85,7 +85,7 @@ def find_orjson_loads() -> Callable[[bytes], Any] | None:
 
 
 decode_json = make_json_loads(find_orjson_loads())
-"""Read JSON; a ``ValueError``: it is none."""
+"""Read JSON; ``ValueError`` if it is not JSON."""
 
 
 def is_utf8(body: bytes) -> bool:
@@ -105,7 +105,7 @@ def decode_response(body: bytes) -> Any:
     in a row the list is returned, the latest first. JSON in a JSON text is unpacked.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     try:
         data = decode_json(body)
@@ -178,7 +178,7 @@ def _dump(value: object) -> bytes:
 
 
 def _json_error(value: object) -> Exception | None:
-    """Say why JSON cannot carry this; even ``Settings(validate=False)`` refuses it."""
+    """Return why JSON cannot represent this; refused even with ``Settings(validate=False)``."""
     try:
         _dump(value)
     except (TypeError, ValueError, RecursionError) as error:

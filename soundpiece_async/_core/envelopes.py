@@ -24,7 +24,7 @@ Links and headers of the answer to a PUT:
 9. A link names an operation if it is the GET of that operation's route, with the id in its query.
 10. ``Location``, ``Content-Location`` and the like are about the operation: an id in the query, whatever the path, or
     else the last part of the path that has a digit and is no version. Their link is only read, never followed.
-11. So are headers that are named like an id, such as ``X-Operation-Id``; the id of an HTTP request is none.
+11. So are headers that are named like an id, such as ``X-Operation-Id``; the id of an HTTP request does not count.
 12. A redirect may lead anywhere, as to a login. It names an operation only by a link to the GET of the route, by an id
     of the usual form, or by one below a collection of operations, such as ``/jobs/17``.
 """
@@ -140,7 +140,7 @@ _OTHERS = frozenset(
 def find_operation(
     data: object, *, route: str, asked: str | None = None, key: str | None = None, hint: str | None = None
 ) -> Mapping[str, Any] | None:
-    """Return the operation in an answer; None if there is none, or more than one.
+    """Return the operation in a response; None for no operation, or more than one.
 
     Args:
         data: the JSON that came.
@@ -311,7 +311,7 @@ def _name(
     hint: str | None,
     weak: bool,
 ) -> Mapping[str, Any] | None:
-    """Return what is known of the operation, under the id that is found (rule 6); None: there is none.
+    """Return what is known of the operation, under the id that is found (rule 6), or None.
 
     With ``weak``, also by members of the outermost object that may name something else: no object has an id.
     """

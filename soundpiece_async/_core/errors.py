@@ -67,7 +67,7 @@ class SoundpieceError(Exception):
 
     @property
     def handle(self) -> Handle | None:
-        """Route and id of the operation: what ``wait``, ``refresh`` and ``download`` take to go on with it."""
+        """Route and id of the operation: accepted by ``wait``, ``refresh`` and ``download``."""
         return self._handle if self._operation is None else self._operation.handle
 
     def about(self, handle: Handle | None = None, *, operation: Operation[Any] | None = None) -> Self:
@@ -361,7 +361,7 @@ def _revive(kind: type[E], args: tuple[object, ...]) -> E:
 
 
 def copy_error(error: E) -> E:
-    """Give an equal error to raise: one that many raise would collect the traceback, and the notes, of each of them."""
+    """Return an equal error to raise: a shared one would collect the traceback and the notes of every waiter."""
     copy: E = _revive(type(error), error.args)
     copy.__dict__ |= error.__dict__
     if notes := getattr(error, "__notes__", None):

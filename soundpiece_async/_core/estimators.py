@@ -44,7 +44,7 @@ REFIT_SHARE = 1 / 32  # the share of fresh exposure that makes the curve worth d
 
 
 def bin_of(age: float) -> int:
-    """Tell which bin an age falls into; what is older than the last edge is in the last bin."""
+    """Return the bin of an age; ages above the last edge are in the last bin."""
     return bisect_right(EDGES, age) - 1
 
 
@@ -96,7 +96,7 @@ class Durations:
         return exp(-self.expected_finishes(0.0, age))
 
     def learn(self, since: float, until: float, *, finished: bool) -> None:
-        """Take in one look (rules 1, 2): it ran at age `since`; at age `until` it still ran or was found finished."""
+        """Record one poll (rules 1, 2): it ran at age `since`; at age `until` it still ran or had finished."""
         if finished and self._learned(since, until) > MIN_EXPECTED:
             self._spread(since, until)
         else:
@@ -174,7 +174,7 @@ def _split_at_bins(since: float, until: float) -> list[tuple[int, float, float]]
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Let every bin borrow a quarter from each neighbour."""
+    """Smooth: each bin gets a quarter of each neighbour."""
     padded = [values[0], *values, values[-1]]
     return [(padded[k] + 2 * padded[k + 1] + padded[k + 2]) / 4 for k in range(len(values))]
 
@@ -228,7 +228,7 @@ class PollTiming:
         self._holds, self.hold = False, self.max_hold
 
     def maybe_not_held(self, took: float) -> bool:
-        """Tell whether a long poll that ended without a result after `took` seconds may not have been held at all.
+        """Return whether a long poll that ended without a result after `took` seconds may not have been held.
 
         While the round trip is unknown, whatever took less than a second may have been answered at once.
         """
@@ -271,14 +271,14 @@ class WebhookReliability:
         self._count(missed=1.0)
 
     def is_due(self, now: float, *, hold: float) -> bool:
-        """Tell whether it is time to count the silent again, and take it that this is done."""
+        """Return whether it is time to count silent operations again, and record that it is done."""
         if now - self._asked < RECOUNT_STEP * hold:
             return False
         self._asked = now
         return True
 
     def webhooks_flowing(self, now: float, *, hold: float) -> bool:
-        """Tell whether webhooks come (rule 9)."""
+        """Return whether webhooks arrive (rule 9)."""
         return now - self._last < SILENT_AFTER * hold
 
     def _count(self, *, came: float = 0.0, missed: float = 0.0) -> None:

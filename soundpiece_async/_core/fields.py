@@ -69,7 +69,7 @@ def read_id(value: object) -> str | None:
 
 
 def read_text(value: object) -> Read[str]:
-    """Read a text; an empty one is none."""
+    """Read a text; an empty one counts as absent."""
     if value is None or isinstance(value, str):
         return value or None, ""
     return None, f"expected text, got {_name_type(value)}"

@@ -106,7 +106,7 @@ def _clean(text: str, *, longest: int) -> str:
 
 
 def _strip(name: str) -> str:
-    """Take off what hides a file at the left, and what Windows drops at the right."""
+    """Remove leading dots, which hide a file, and trailing characters that Windows drops."""
     return name.strip(". \u00a0\u3000")
 
 
@@ -144,12 +144,12 @@ class UniqueNames:
         return f"<UniqueNames given={len(self._owners)}>"
 
     def assign(self, operation: Operation[Any], stem: str) -> str:
-        """Give the name under which the files of an operation get names that are theirs alone."""
+        """Return the stem that makes the file names of an operation unique."""
         titles = (numbered(stem, number) for number in count(1))
         return next(title for title in titles if self._claim(title, operation))
 
     def _claim(self, title: str, operation: Operation[Any]) -> bool:
-        """Take the names of an operation's files under a title, unless one of them is another's."""
+        """Reserve the names of an operation's files under a title, unless one of them is taken."""
         owner = operation.handle
         wanted = [name.casefold() for name in file_names(title, operation.outputs)]
         free = all(self._owners.get(name, owner) == owner for name in wanted)
@@ -161,7 +161,7 @@ class UniqueNames:
 
 
 def numbered(stem: str, number: int) -> str:
-    """Give the n-th title of a stem, from 1."""
+    """Return the n-th title of a stem, from 1."""
     return stem if number == 1 else number_stem(stem, number)
 
 

@@ -254,7 +254,7 @@ def is_whole(header: FlacHeader, tail: bytes, *, duration: float | None) -> bool
 
 
 def find_last_sample(header: FlacHeader, tail: bytes) -> int | None:
-    """Return the number of samples up to the end of the frame that these bytes end with, or None if there is none."""
+    """Return the number of samples up to the end of the last complete frame of these bytes, or None."""
     tried, place = 0, len(tail)
     while tried < MAX_CANDIDATES and (place := tail.rfind(b"\xff", 0, place)) >= 0:
         frame = _read_frame(tail[place : place + 16])

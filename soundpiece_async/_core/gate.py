@@ -10,7 +10,7 @@ rules:
    not with those of the pause. Answers to requests sent before a cut belong to that cut: a burst costs one decrease.
 4. A service that gives no usable answers empties a quota; then one request at a time goes out, ever more slowly, until
    one succeeds.
-5. Whoever leaves the queue leaves nothing behind; a permit granted and not used goes to the next.
+5. A cancelled waiter is removed from the queue; a permit granted and not used goes to the next.
 
 The gate knows no clock: `now` is any monotonic time in seconds. It holds no reference to a request that is out.
 Rule 2 is its pace's: `OwnPace` here, for a session by itself; `SharedPace` for one of several processes of an account.
@@ -204,13 +204,13 @@ class Gate:
         return min((next(iter(queue)).since for queue in self._queues if queue), default=float("inf"))
 
     def enqueue(self, priority: Priority, *, now: float) -> Ticket:
-        """Take a place at the end of that turn's queue."""
+        """Append a ticket to the queue of that priority."""
         ticket = Ticket(priority, now)
         self._queues[priority][ticket] = None
         return ticket
 
     def release(self, ticket: Ticket, *, now: float, sent: bool = False) -> None:
-        """Give up a place, or an admitted permit; harmless after the end.
+        """Release a ticket, or an admitted permit; harmless after the end.
 
         Args:
             ticket: Whose place.
@@ -226,7 +226,7 @@ class Gate:
                 self._pace.refund(ticket, now)
 
     def admit(self, *, now: float) -> list[Ticket]:
-        """Let in those that may send now, in the order in which they should."""
+        """Admit the requests that may be sent now, in order."""
         admitted: list[Ticket] = []
         if self._closed_until is not None:
             if now < self._closed_until:
@@ -237,7 +237,7 @@ class Gate:
         return admitted
 
     def next_wakeup(self, *, now: float) -> float | None:
-        """Say when `admit` could next let somebody in; None when nobody waits, or only an answer can help."""
+        """Return when `admit` could next admit a request; None without waiters, or if only a response can help."""
         if not self.waiting or (self.half_open and self._probe is not None):
             return None
         times = (now, self._closed_until, self._pace.due, self._probe_at if self.half_open else None)
@@ -261,7 +261,7 @@ class Gate:
             limited: It was a 429, which says nothing of the service's health.
             retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
                 unusable answer: heeded here while requests go one at a time, and otherwise by the call it answered.
-            jitter: A throw of the dice in [0, 1), for the pause.
+            jitter: A random number in [0, 1), for the pause.
             usable: False for no answer, an unreadable one or a 5xx.
         """
         was_probe = ticket is self._probe
@@ -320,7 +320,7 @@ class Gate:
         self._pace.on_rate_limited(ticket.epoch, now=now, until=self._closed_until or now)
 
     def close(self, until: float) -> None:
-        """Let nobody in until then, because of a 429 to this process or to another one."""
+        """Pause until then, because of a 429 to this process or to another one."""
         self._closed_until = max(until, self._closed_until or until)
 
     def _pause(self, retry_after: float | None, jitter: float) -> float:

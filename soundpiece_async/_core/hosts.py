@@ -48,7 +48,7 @@ def quote(url: str) -> str:
 
 
 def resolve(url: str, base: str) -> str:
-    """Return the URL of an output as a whole one (rule 5); one that is whole, or is none at all, stays as it is."""
+    """Return the absolute URL of an output (rule 5); an absolute one, or a text that is not a URL, is unchanged."""
     if _SCHEME.match(url):
         return url
     try:

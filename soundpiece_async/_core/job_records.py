@@ -65,7 +65,7 @@ class JobState(StrEnum):
     SAVED = "saved"
     """Its files are whole and on disk."""
     FAILED = "failed"
-    """The same key cannot mend it; files that could not be had are tried again all the same: that costs nothing."""
+    """Retrying with the same key cannot succeed. Failed downloads are still retried (free)."""
     UNCERTAIN = "uncertain"
     """``SENDING`` for more than a day (rule 3), or an operation that the service does not know (rule 4)."""
 
@@ -78,7 +78,7 @@ class Failure:
         kind: the class of the error.
         code: the operation's error code, or the HTTP status, or empty.
         text: for people.
-        retryable: whether the same request may come out well when it is bought anew, with a new key.
+        retryable: whether the same request may succeed with a new key, which is paid for again.
     """
 
     kind: str
@@ -194,12 +194,12 @@ class JobRecord:
         return self.state is JobState.FAILED and self.failure is not None and not self.outputs
 
     def is_uncertain(self, *, now: float) -> bool:
-        """Say whether it was sent too long ago to be sent again unasked (rule 3); ``now`` in seconds since 1970."""
+        """Return whether it was sent too long ago to be resent by itself (rule 3); ``now`` in seconds since 1970."""
         return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > KEY_LIFETIME
 
 
 def classify_failure(error: SoundpieceError, *, submitted: bool, in_doubt: bool = False) -> Failure | None:
-    """Say whether an error ends a piece for good (rule 2), and what to store then.
+    """Return the failure to store if an error ends a job permanently (rule 2), else None.
 
     Args:
         error: what went wrong.
@@ -226,7 +226,7 @@ def unknown_failure(error: NotFound) -> Failure:
 
 
 def restore_operation(job: JobRecord, request: R) -> Operation[R]:
-    """Give the operation of a stored piece as far as it is known; ``raw`` is empty.
+    """Return the operation of a stored job, as far as it is known; ``raw`` is empty.
 
     Raises:
         ValueError: it has none.
@@ -250,7 +250,7 @@ def restore_operation(job: JobRecord, request: R) -> Operation[R]:
 
 
 def restore_error(failure: Failure, *, operation: Operation[Any] | None) -> SoundpieceError:
-    """Give the error that a stored failure stands for; details such as ``fields`` are only in its text."""
+    """Return the error of a stored failure; details such as ``fields`` are only in its text."""
     match failure.kind:
         case "OperationFailed" if operation is not None:
             return OperationFailed(wire.failure_message(operation), operation=operation)
@@ -309,7 +309,7 @@ def read_files(text: str) -> tuple[FileRecord, ...]:
 
 
 def read_time(text: str | None) -> datetime | None:
-    """Read an ISO 8601 time, of UTC when it does not say, or None; ValueError if it is none."""
+    """Read an ISO 8601 time, in UTC without a zone, or None; ValueError if it is invalid."""
     time = None if text is None else datetime.fromisoformat(text)
     return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
@@ -333,7 +333,7 @@ class JobIdentity:
 
 
 def digest(request: Request) -> bytes:
-    """Give what tells the content of a request from any other, whatever its key; the same in every process and version.
+    """Return a content digest of the request, excluding its key; the same in every process and version.
 
     Members at their defaults count as absent, so that a member of a later version changes nothing. JSON values are
     compared: 2 is 2.0. An ``Output`` counts by operation and number, because its URL is signed afresh each time.
@@ -356,7 +356,7 @@ def digest(request: Request) -> bytes:
 
 
 def explicit_key(request: Request) -> str | None:
-    """Give the key of a request if it was given to it, and None if it was made (rule 6)."""
+    """Return the key of a request if the caller set it, and None if it was generated (rule 6)."""
     return None if isinstance(request.idempotency_key, GeneratedKey) else request.idempotency_key
 
 

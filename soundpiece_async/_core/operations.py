@@ -232,7 +232,7 @@ def _match_positions(missing: _Outputs, left: _Outputs) -> _Pairs:
 
 
 def _peek(queue: deque[int] | None, taken: set[int]) -> int | None:
-    """Return the first of a queue that was not taken from another queue; None: there is none."""
+    """Return the first of a queue that was not taken from another queue, or None."""
     while queue and queue[0] in taken:
         queue.popleft()
     return queue[0] if queue else None

@@ -1,8 +1,8 @@
-"""The errors of an operating system, sorted once: what waiting cures, what room cures, and what nothing cures.
+"""Errors of the operating system by remedy: waiting, freeing space, or none.
 
 1. *Passing*: too little of something that other work gives back: descriptors, buffers, memory. Waited out, wherever it
    is met, and never counted as a failed attempt.
-2. *Full*: every further file would meet it too, until somebody makes room, or repairs the disk.
+2. *Full*: every further file would meet it too, until somebody frees space, or repairs the disk.
 3. *Hopeless*: the same call gets the same answer. It ends what it happened to: one file, or one lock.
 
 Not every system has every code, so they are looked up by name.

@@ -66,7 +66,7 @@ class _Notes:
         self._notes.setdefault(about, Note(about, text))
 
     def keep(self, name: str, read: fields.Read[fields.T]) -> fields.T | None:
-        """Return the value of a member, or note why there is none."""
+        """Return the value of a field, or record why it has no value."""
         value, reason = read
         if reason:
             self.add(name, f"{name} cannot be read and is left out: {reason}")

@@ -78,7 +78,7 @@ class Watched:
         return self.route.expected_finishes_and_hazard(self.last_turn - self.created_at, now - self.created_at)
 
     def learn(self, now: float, *, finished: bool) -> None:
-        """Take in that it was seen, running or finished; from an unknown age nothing is learned."""
+        """Record a poll result, running or finished; an unknown age teaches nothing."""
         if self.age_known and not self.forgotten:
             self.route.learn(self.last_seen - self.created_at, now - self.created_at, finished=finished)
         self.last_seen = self.last_turn = now
@@ -152,7 +152,7 @@ class ReadyQueue:
         return f"<ReadyQueue {self.count} in {len(self._buckets)} lines>"
 
     def add(self, watched: Watched) -> None:
-        """Let it wait for a look."""
+        """Add it to the queue."""
         line = self._buckets.setdefault(_bucket_key(watched), AgeBucket())
         line.add(watched)
         if line.head is watched:
@@ -160,7 +160,7 @@ class ReadyQueue:
         self._count(watched, 1)
 
     def discard(self, watched: Watched) -> None:
-        """Let it wait no longer."""
+        """Remove it from the queue."""
         spot = _bucket_key(watched)
         line = self._buckets[spot]
         del line.queue[watched.key]
@@ -191,7 +191,7 @@ class ReadyQueue:
         self._stale.clear()
 
     def observe_silent(self, now: float, *, hold: float) -> None:
-        """Let the routes count those of whom nothing was heard; not all the time, it takes a microsecond for each."""
+        """Count the silent operations per route; not at every call, because it takes a microsecond for each."""
         if not self.silence.is_due(now, hold=hold):
             return
         silent: dict[Durations, list[tuple[float, float]]] = {route: [] for route, _, _ in self._buckets}
@@ -247,7 +247,7 @@ class BackoffQueue:
         return f"<BackoffQueue until {self.next():.3f}>"
 
     def add(self, watched: Watched, *, until: float) -> None:
-        """Let it rest."""
+        """Add it to the backoff queue."""
         watched.state, watched.rests_until = WatchState.BACKING_OFF, until
         heapq.heappush(self._heap, (until, next(self._order), watched))
 
@@ -258,7 +258,7 @@ class BackoffQueue:
         return self._heap[0][0] if self._heap else inf
 
     def wake(self, now: float) -> Iterator[Watched]:
-        """Give out those whose rest is over. They have had their turn, so they wait from now on."""
+        """Yield those whose backoff is over. They have had their turn, so they wait from now on."""
         while self.next() <= now:
             watched = heapq.heappop(self._heap)[2]
             watched.state, watched.last_turn = WatchState.READY, now

@@ -104,7 +104,7 @@ RangeResult = WriteFrom | Complete | UrlRejected | RetryLater | StartOver
 
 
 def range_headers(have: int, known: RemoteFile) -> dict[str, str]:
-    """Give the headers of the next request, with ``have`` bytes here; never a HEAD, a GET says the same and more."""
+    """Return the headers of the next GET, with ``have`` bytes on disk; a HEAD would return less."""
     headers = {"Accept-Encoding": "identity"}
     if _offset(have, known):
         headers["Range"] = f"bytes={have}-"
@@ -136,7 +136,7 @@ def read_encodings(headers: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def read_total(headers: Mapping[str, str]) -> int | None:
-    """Give the size of the whole file as an answer of status 200, 203 or 206 states it, or None."""
+    """Return the size of the whole file that a response with status 200, 203 or 206 states, or None."""
     if "content-range" in headers:
         match = _CONTENT_RANGE.fullmatch(headers["content-range"])
         return int(match["total"]) if match and match["total"] else None
@@ -158,7 +158,7 @@ def read_etag(headers: Mapping[str, str]) -> str | None:
 
 
 def is_strong(etag: str) -> bool:
-    """Tell whether an ETag is well-formed and strong: a weak one promises no equal bytes."""
+    """Return whether an ETag is well-formed and strong: a weak one does not promise equal bytes."""
     return _STRONG_ETAG.fullmatch(etag) is not None
 
 
@@ -228,7 +228,7 @@ def _is_chunked(headers: Mapping[str, str]) -> bool:
 
 
 def _read_length(headers: Mapping[str, str]) -> int | None:
-    """Give the length of the body; a chunked one has none, whatever else is said (RFC 9112, section 6.3)."""
+    """Return the length of the body, or None for a chunked one, whatever else is stated (RFC 9112, section 6.3)."""
     text = headers.get("content-length", "")
     return int(text) if _LENGTH.fullmatch(text) and not _is_chunked(headers) else None
 
@@ -359,7 +359,7 @@ def _cut_part(wanted: ByteRange, *, total: int | None, etag: str | None) -> Part
 
 
 def _is_wanted(span: range, wanted: ByteRange, *, total: int | None) -> bool:
-    """Return whether a part is the one that was asked for; without a total, as far as that can be told."""
+    """Return whether a part is the requested one; without a total, as far as that can be checked."""
     if total is not None:
         return span == wanted.within(total)
     if wanted.first is None:

@@ -79,7 +79,7 @@ class LearnedRate:
         """Go on from a `state`, perhaps of another process.
 
         Raises:
-            ValueError, TypeError, LookupError: it is none.
+            ValueError, TypeError, LookupError: it is invalid.
         """
         resumed = cls(ceiling=ceiling)
         resumed._phase = _RatePhase[state["stage"]]
@@ -161,7 +161,7 @@ class LearnedRate:
         return self.rate is not None and self._age < max(_EARLY_SECONDS, _EARLY_PERMITS / self.rate)
 
     def _steady_cut(self, *, early: bool) -> float:
-        """Give the factor of a cut; one early 429 is chance, two are a sign, three a lower limit (rule 5)."""
+        """Return the factor of a cut; one early 429 is chance, two are a sign, three a lower limit (rule 5)."""
         self._streak = self._streak + 1 if early else 0
         match self._streak:
             case 0 | 1:
@@ -175,13 +175,13 @@ class LearnedRate:
                 return _LOWER_LIMIT_CUT
 
     def _growth(self, seconds: float) -> float:
-        """Give the logarithm by which the rate grows in that many seconds: one step per quiet time, later more."""
+        """Return the logarithm by which the rate grows in that many seconds: one step per quiet time, later more."""
         quiet = self._target_interval(self.rate or self._base)
         recovery_boost = min(_MAX_RECOVERY_BOOST, max(0.0, self._age / quiet - _RECOVERY_AFTER))
         return self._step * seconds / quiet * math.exp(recovery_boost)
 
     def _target_interval(self, rate: float) -> float:
-        """Give the seconds that should pass between two 429s at that rate (rule 4)."""
+        """Return the seconds that should pass between two 429s at that rate (rule 4)."""
         warmup = _WARM_SHARE + (1 - _WARM_SHARE) * min(1.0, self._steady_for / _WARM_SECONDS)
         steep = min(_QUIET_MOST, _QUIET_SECONDS * math.pow(min(10.0, rate / _QUIET_AT), _QUIET_POWER))
         return warmup * steep + _QUIET_PERMITS / rate * max(1.0, _QUIET_CRAWL / rate)

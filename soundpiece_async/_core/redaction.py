@@ -139,7 +139,7 @@ def _redact(word: str, *, cut: bool, query: re.Pattern[str] | None = None) -> st
 
 
 def _hide_user(part: str, *, cut: bool) -> str:
-    """Take user and password off what follows ``//``; a password may hold any character that belongs elsewhere."""
+    """Remove user and password after ``//``; a password may contain any character that belongs elsewhere."""
     if not cut and "@" not in part:
         return part
     end = _AUTHORITY_END.search(part)

@@ -305,7 +305,7 @@ MAX_VARIATIONS = 3
 
 
 def violations(request: Request) -> Iterator[tuple[str, str]]:
-    """Give each member the contract rules out, and what is wrong with it."""
+    """Yield each invalid field, and what is wrong with it."""
     kind: type = type(request)  # a plain class, which a cache may hold
     for name, optional, rule in _list_rules(kind):
         value = getattr(request, name)

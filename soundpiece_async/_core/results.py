@@ -160,7 +160,7 @@ class Statistics:
         degraded: the service gives no usable answers; until it does, requests are sent singly, at growing intervals.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
-        peers: live processes at the shared gate, this one included; 0: there is none (``Settings(shared=…)``).
+        peers: live processes at the shared gate, including this one; 0 without a shared gate (``Settings(shared=…)``).
         store_away: the store of the shared gate does not answer; this process goes on alone meanwhile.
         unknown_statuses: words for the status of operations that this version does not know; it polls on.
     """

@@ -23,19 +23,19 @@ _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 
 
 def backoff(attempt: int, *, base: float, cap: float, jitter: float) -> float:
-    """Give the seconds to wait before try `attempt` + 1: full jitter over `base` doubled `attempt` times.
+    """Return the seconds to wait before try `attempt` + 1: full jitter over `base` doubled `attempt` times.
 
     Args:
         attempt: How many tries failed before, from 0. Any size: it cannot overflow.
         base: Seconds, the widest wait at attempt 0.
         cap: Seconds, the widest wait ever.
-        jitter: A throw of the dice in [0, 1).
+        jitter: A random number in [0, 1).
     """
     return jitter * exponential(attempt, base=base, cap=cap)
 
 
 def exponential(attempt: int, *, base: float, cap: float) -> float:
-    """Give `base` seconds doubled `attempt` times, at most `cap`; a negative `attempt` counts as 0."""
+    """Return `base` seconds doubled `attempt` times, at most `cap`; a negative `attempt` counts as 0."""
     return min(cap, base * 2.0 ** min(max(attempt, 0), 64))
 
 
@@ -101,7 +101,7 @@ class RetryQuota:
         self.left = max(0, self.left - 1)
 
     def record_success(self) -> None:
-        """Take back what a success gives."""
+        """Add the credit of a success."""
         self.left = min(self.capacity, self.left + 1 if self.left else max(1, self.capacity // 4))
 
 
@@ -139,7 +139,7 @@ class Budget:
 
         Args:
             took: Seconds.
-            jitter: A throw of the dice in [0, 1).
+            jitter: A random number in [0, 1).
             retry_after: Seconds that the service asked to wait: the pause is no shorter.
             patience: Other bounds, which this failure sets.
 
@@ -226,10 +226,10 @@ class DownloadBudget:
             refused: the URL was refused.
             slow: it was given up because it was too slow.
             retry_after: seconds that the host asked for.
-            jitter: a throw of the dice in [0, 1).
+            jitter: a random number in [0, 1).
 
         Returns:
-            The seconds to wait before the next attempt, or why there is none.
+            The seconds to wait before the next attempt, or why there is no further attempt.
         """
         waited, quiet = self._waited, self._quiet
         if self._gained and not slow:

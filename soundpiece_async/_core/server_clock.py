@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 READ_EVERY = 60.0
 """Seconds between two looks at a `Date` header."""
 TOLERANCE = timedelta(seconds=2)
-"""A difference no larger than this is none: a `Date` has whole seconds, and was some time on the way."""
+"""A difference up to this counts as 0: a `Date` has whole seconds, and network delay."""
 
 
 class ServerClock:
@@ -27,7 +27,7 @@ class ServerClock:
         )
 
     def read(self, date: str | None, *, wall: datetime, steady: float) -> None:
-        """Take in the `Date` of an answer, if it is time for that; junk in it is ignored.
+        """Record the `Date` of a response, if it is due; an invalid one is ignored.
 
         Args:
             date: The header as it came.
@@ -47,7 +47,7 @@ class ServerClock:
         self._read = (wall + self._skew, steady)
 
     def now(self, *, wall: datetime, steady: float) -> datetime:
-        """Say what time it is for the service; by our wall clock as long as no answer has told better."""
+        """Return the time of the service; by our wall clock until a response had a `Date`."""
         if self._read is None:
             return wall
         time, then = self._read

@@ -126,7 +126,7 @@ class Settings:
         verify: ``"header"`` checks that each file has the size that was announced and begins with a FLAC header, and
             does not find damage behind that; ``"full"`` also decodes every frame and compares the MD5 of the audio
             (extra ``verify``); ``"none"`` checks the size only.
-        keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for whoever asks what it was.
+        keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for inspection.
         validate: check requests against the contract at submit; off, because the service may loosen its rules.
         confirm_webhooks: read the state with one GET before believing a webhook.
         allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
@@ -279,7 +279,7 @@ def _check_shared(url: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """Take what a float can hold, so neither NaN nor infinity."""
+    """Accept finite numbers that a float can represent."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 

@@ -13,8 +13,8 @@ No store here. A store knows reservations, and no rate law. The rules:
 4. Growth is the law's, too: from time to time the store chooses a process, which applies it for all permits that were
    spent meanwhile, and writes the rate back if nobody else did (compare and set).
 5. A store that does not answer stops nobody: a process that knew the rate goes on at `AWAY_SHARE` of its part, one that
-   was told "no limit" as if there were no store, one that never reached the store as under rule 1.
-6. A store that comes back empty is told the rate that was known. Its epochs and its clock are adopted, whatever they
+   knows of no limit as if there were no store, one that never reached the store as under rule 1.
+6. A store that comes back empty gets the rate that was known. Its epochs and its clock are adopted, whatever they
    are.
 
 `AccountGate` is the store in memory: it does what the script of Redis and the statements of Postgres do. Tests compare
@@ -88,7 +88,7 @@ class GateState:
 
 @attrs.frozen
 class Heartbeat:
-    """Give a sign of life, and read the state."""
+    """Send a heartbeat, and read the state."""
 
     ceiling: float | None
 
@@ -134,7 +134,7 @@ def make_tuning(seen: GateState, *, lower: bool) -> Tune:
 
 
 def make_seed(seen: GateState, *, rate: float, learned: str) -> Tune:
-    """Tell an empty store a rate that was known before."""
+    """Write the last known rate to an empty store."""
     return _write(_resume(attrs.evolve(seen, rate=rate, learned=learned)), seen, lower=False)
 
 
@@ -241,7 +241,7 @@ class SharedPace:
             return
         self._reports.append((epoch, until))
         if epoch == self._epoch:  # permits of a later epoch are as good as before
-            self._epoch += 1  # as the store will, for whoever is the first to report it
+            self._epoch += 1  # as the store does, for the first process to report it
             self._meter()
 
     def alarm(self) -> None:
@@ -355,7 +355,7 @@ class SharedPace:
         self._own = OwnPace(epoch=self._epoch) if free else None
 
     def _meter(self) -> None:
-        """Let nobody go before the store has given a permit of the new epoch."""
+        """Hold requests until the store has granted a permit of the new epoch."""
         self._permits.clear()
         self._void, self._own = True, None
 

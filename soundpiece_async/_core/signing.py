@@ -51,7 +51,7 @@ def read_secret(secret: str) -> tuple[bytes, ...]:
     text as it is. That one is right which fits the signature.
 
     Raises:
-        SettingsError: it is none; its text stays out of the message.
+        SettingsError: it is invalid; its text is not in the message.
     """
     text = secret.strip() if isinstance(secret, str) else ""
     bare = text.removeprefix(_PREFIX)

@@ -29,11 +29,11 @@ _STATES: Final = frozenset({"status", "output", "outputs", "error"})
 
 @attrs.frozen(kw_only=True)
 class Delivery:
-    """News of one operation, from whoever knows the signing secret. A hint, no proof: its URLs may have expired.
+    """A signed event of one operation. A hint, not a proof: its URLs may have expired.
 
     Attributes:
         id: of the event; the same on every attempt, and on duplicates.
-        type: as it came, ``create.new_fx.ready``; empty when there is none.
+        type: as received, ``create.new_fx.ready``; empty if absent.
         route: the route that the type names, or else the envelope; of another type what stands before its last dot.
         status: the rest of the type; open, as ``Status`` is.
         operation: its ``request`` is rebuilt from the echo, as far as that goes. None when no end of an operation can
@@ -82,7 +82,7 @@ def _find_event(payload: object) -> Mapping[str, Any]:
 
 
 def _read_type(event: Mapping[str, Any]) -> str:
-    """Return the type of an event, of several texts the one that names a route; empty: there is none."""
+    """Return the type of an event, of several texts the one that names a route, or ""."""
     texts = [text for name in _TYPE_NAMES if isinstance(text := event.get(name), str)]
     return next((text for text in texts if _split_type(text)[0] in ROUTES), texts[0] if texts else "")
 
@@ -107,7 +107,7 @@ def _find_route(event: Mapping[str, Any]) -> str | None:
 
 
 def _objects(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield what may hold an operation (rule 4); the id of an event is none of an operation's."""
+    """Yield the values that may contain an operation (rule 4); the id of an event is not that of an operation."""
     if isinstance(data := event.get("data"), dict):
         yield data
     yield event if _STATES & event.keys() else {name: value for name, value in event.items() if name != "id"}

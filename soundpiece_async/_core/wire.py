@@ -300,7 +300,7 @@ def _retry_after(response: ApiResponse) -> float | None:
 
 
 def failure_message(operation: Operation[Any]) -> str:
-    """Say why an operation failed, for ``OperationFailed``."""
+    """Return why an operation failed, for ``OperationFailed``."""
     error = operation.error
     why = str(error) if error else "no reason given"
     handle = redact_text(str(operation.handle))

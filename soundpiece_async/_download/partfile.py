@@ -219,7 +219,7 @@ class PartFile:
                 written.write(text.encode())
 
     def _read_sidecar(self) -> RemoteFile | None:
-        """Return the version recorded in the sidecar, or None if there is none for this source."""
+        """Return the version recorded in the sidecar for this source, or None."""
         try:
             with io.FileIO(open_regular(self._sidecar)) as file:
                 note = json.loads(file.read().decode())

@@ -139,7 +139,7 @@ class VerifiedRelay:
         self._replay_hash = hashlib.sha256()
 
     async def append(self, blocks: list[bytes]) -> None:
-        """Take the next bytes, and emit those that are new."""
+        """Receive the next bytes, and emit the new ones."""
         if self.known.size is None:
             self._keep_recent(blocks)
         old, new = _split(blocks, self.emitted - self.length)

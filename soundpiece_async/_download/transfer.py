@@ -218,7 +218,7 @@ class FileHead:
 
 
 async def compare_with_existing(here: FileHead, *, download: OutputDownload) -> DownloadError | None:
-    """Compare an existing file with the host's; return an error that names the difference, or None if there is none.
+    """Compare an existing file with the host's; return an error that names the difference, or None.
 
     Raises:
         SoundpieceError: the request to the host failed.

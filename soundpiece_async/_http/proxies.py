@@ -25,7 +25,7 @@ class Proxy:
 
     @classmethod
     def read(cls, url: str | None) -> "Proxy | None":
-        """Read a proxy's URL, or that there is none."""
+        """Return a proxy's URL, or None."""
         if url is None:
             return None
         parts = URL(url)

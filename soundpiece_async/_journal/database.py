@@ -39,7 +39,7 @@ logger = get_logger("journal")
 Step: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 APPLICATION = 0x53504A4C
-"""SQLite's ``application_id``: a file without it is none of ours."""
+"""SQLite's ``application_id``: a file without it is not ours."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
@@ -70,7 +70,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE piece ADD COLUMN name TEXT",  # the file stem its line asks for
         "ALTER TABLE piece ADD COLUMN metadata TEXT",  # JSON, the user's
         "ALTER TABLE piece ADD COLUMN title TEXT",  # the stem its files have
-        "ALTER TABLE piece ADD COLUMN given_key TEXT",  # what its key was before it was bought anew: still its identity
+        "ALTER TABLE piece ADD COLUMN given_key TEXT",  # its key before a retry with a new one: still its identity
         # seconds since 1970; ended: saved or failed
         "ALTER TABLE piece ADD COLUMN submitted_at REAL",
         "ALTER TABLE piece ADD COLUMN ready_at REAL",
@@ -118,7 +118,7 @@ _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, then run the same again; nothing is lost",
     sqlite3.SQLITE_NOTADB: f"it is damaged, or no journal: {_KEEP}",
     sqlite3.SQLITE_CORRUPT: f"it is damaged: {_KEEP}",
-    sqlite3.SQLITE_READONLY: "it may not be written: mend its permissions, then run the same again; nothing is lost",
+    sqlite3.SQLITE_READONLY: "it is not writable: fix its permissions, then run the same again; nothing is lost",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is there, and its permissions",
     sqlite3.SQLITE_IOERR: (
         "the disk is full or failing, or its file system cannot hold a database: free some space, or put the journal "
@@ -154,7 +154,7 @@ class Database:
         migrations: as ``MIGRATIONS``.
 
     Raises:
-        JournalError: it is damaged, of a newer schema, not ours, or cannot be had; it was not changed.
+        JournalError: it is damaged, of a newer schema, not ours, or cannot be opened; it was not changed.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Database:
     def find_loss(self) -> JournalError | None:
         """Return what to raise before anything is sent that only this file would know of: its path leads elsewhere.
 
-        Whoever removes or moves the folder of a run takes the record with it; SQLite writes on, and notices nothing.
+        Removing or moving the folder of a run removes the journal; SQLite continues to write, and does not notice.
         """
         with suppress(FileNotFoundError, NotADirectoryError):
             if os.path.samestat(self._file, self._path.stat()):

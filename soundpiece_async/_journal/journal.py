@@ -66,7 +66,7 @@ class FolderLock:
         return f"<FolderLock {self._path} {'free' if self._file is None else 'held'}>"
 
     def acquire(self, *, now: datetime) -> None:
-        """Take the lock; waits for nobody who means to keep it.
+        """Acquire the lock; does not wait for a process that keeps it.
 
         Raises:
             JournalError: somebody else has it; the message says who.
@@ -108,7 +108,7 @@ class FolderLock:
         return None
 
     def release(self) -> None:
-        """Let the next one in. Giving it back twice is no error."""
+        """Release the lock. Releasing it twice is no error."""
         if self._file is not None and self._release is not None:
             self._release()
             self._file.close()
@@ -441,7 +441,7 @@ class Journal:
             await store.free_titles()
 
     def _open_files(self) -> Database:
-        """Take the lock, then open the database. Blocks."""
+        """Acquire the lock, then open the database. Blocks."""
         lock = FolderLock(self.folder / LOCK) if self._lock is None else self._lock
         if not self.read_only:
             try:

@@ -35,7 +35,7 @@ class OccurrenceCounter:
 
 
 class RequestIdentifier:
-    """Tells the jobs of one run apart; the same object again is the same job."""
+    """Identifies the jobs of one run; the same object again is the same job."""
 
     def __init__(self) -> None:
         self._seen = OccurrenceCounter()

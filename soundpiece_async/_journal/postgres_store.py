@@ -4,8 +4,8 @@
 2. A process has a claim: a number, higher than all before, drawn when it opens the journal and when it takes over a
    part. The jobs it works on bear that number (``taken``). A write names the number, and changes nothing where another
    one stands: the job was taken over. A lower claim never takes back what a higher one has.
-3. The key of a job follows from the run's random id, the job's identity and its attempt: whoever sends a job sends the
-   same key.
+3. The key of a job follows from the run's random id, the job's identity and its attempt, so it is the same in every
+   process that sends it.
 4. Only the server's clock counts (``now``).
 5. A statement may be repeated: it sets what it names, whatever was there. So one that a deadlock ended is sent again.
 """
@@ -755,7 +755,7 @@ class PostgresStore:
 
     def _taken_over(self, key: str) -> TakenOver:
         return TakenOver(
-            f"job {key} of the run {self._name!r} was taken over by another process, which goes on with it; nothing is "
+            f"job {key} of the run {self._name!r} was taken over by another process, which continues it; nothing is "
             "left to do here"
         )
 

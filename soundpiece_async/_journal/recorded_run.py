@@ -147,7 +147,7 @@ def _local_path(file: FileRecord) -> Path | None:
 
 
 def _size(path: Path) -> int | None:
-    """Give the size of a file, or None if there is none. Blocks."""
+    """Return the size of a file, or None if it does not exist. Blocks."""
     try:
         return path.stat().st_size
     except OSError:
@@ -202,7 +202,7 @@ class Recording(Generic[R]):
         return f"<Recording {self._store!r} {self._identifier!r}>"
 
     async def run(self, in_flight: InFlight[R]) -> Succeeded[R] | Failed[R]:
-        """Take a job on from where the journal says that it stands."""
+        """Resume a job from its state in the journal."""
         request = in_flight.request
         identity, annotation = self._identify(request), self._pop_annotation(request)
         async with self._store.lock(identity) as queue:

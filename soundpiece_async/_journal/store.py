@@ -3,7 +3,7 @@
 1. A call returns when what it wrote is committed. While one group of writes is on its way, what comes in is collected
    for the next: alone, a caller waits for nobody; a thousand cost one commit. The more jobs are at work, the longer it
    is collected (``GROUP_COMMIT_INTERVAL``): a job among a thousand takes many seconds anyway.
-2. Once begun, a group is written to its end, whoever is cancelled: it is the others' as well.
+2. Once begun, a group is written to its end, also when a caller is cancelled, because it contains other callers' jobs.
 3. One task at a time works on a job.
 4. Times are seconds since 1970 by the store's own clock (``now``).
 5. A job that another process has taken over is that process's: every write of it raises ``TakenOver``.
@@ -140,7 +140,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def take_part(self, part: int, parts: int, *, failed: bool) -> None:
-        """Take over every unfinished job whose number, divided by ``parts``, leaves ``part``; failed ones on demand."""
+        """Claim every unfinished job whose number modulo ``parts`` is ``part``; failed ones on demand."""
         ...
 
     @abstractmethod
@@ -354,7 +354,7 @@ def check_route(key: str, *, wanted: str, known: str) -> None:
 
 
 def replace_surrogates(text: str) -> str:
-    """Take out halves of surrogate pairs, which JSON may bring and no database takes."""
+    """Replace lone surrogates, which JSON may contain and no database stores."""
     return text.encode(errors="replace").decode()
 
 
