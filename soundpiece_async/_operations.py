@@ -111,10 +111,11 @@ class Reader:
         return attrs.evolve(operation, outputs=tuple(attrs.evolve(output, url=url) for output, url in pairs))
 
     def _stabilize(self, operation: Operation[E]) -> Operation[E]:
-        known = self._outputs.get(operation.handle)
+        handle = operation.handle
+        known = self._outputs.get(handle)
         outputs = operation.outputs if known is None else match_outputs(operation.outputs, known)
-        self._outputs[operation.handle] = outputs
-        self._outputs.move_to_end(operation.handle)
+        self._outputs[handle] = outputs
+        self._outputs.move_to_end(handle)
         if len(self._outputs) > MAX_CACHED:
             self._outputs.popitem(last=False)
         return attrs.evolve(operation, outputs=outputs)

@@ -110,9 +110,9 @@ class Pacer:
 
     def completed(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
         """End a request that has a response, or none, or an unusable one: a 5xx, or a 200 with an error page."""
-        probing, now, jitter = self.gate.half_open, monotonic(), random.random()
+        usual, now, jitter = usable or self.gate.half_open, monotonic(), random.random()
         self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
-        if not usable and not probing and self.gate.half_open:
+        if not usual and self.gate.half_open:
             logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
         self._admit()
 

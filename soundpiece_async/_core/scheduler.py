@@ -107,6 +107,8 @@ class Scheduler:
     """
 
     def __init__(self, *, slots: int, hold: float = 20.0) -> None:
+        self.polls = 0
+        """How many polls are out."""
         self._slots = slots
         self._timing = PollTiming(max_hold=hold)
         self._going_rate = 0.0
@@ -123,11 +125,6 @@ class Scheduler:
             f"<Scheduler {self.polls}/{self._slots} slots ({len(self._long_polls)} held), {waiting} waiting, "
             f"{len(self._watched) - waiting - self.polls} resting, {self._timing!r}>"
         )
-
-    @property
-    def polls(self) -> int:
-        """How many polls are out."""
-        return len(self._long_polls) + len(self._short_polls)
 
     @property
     def round_trip(self) -> float:
@@ -293,6 +290,7 @@ class Scheduler:
         if not watched.webhook_expected:
             self._going_rate += (finishes * finishes / (2 * hazard) - self._going_rate) * SMOOTH
         (self._long_polls if action.wait else self._short_polls).add(watched, now=now)
+        self.polls += 1
 
     def was_held(self, key: Hashable, *, now: float) -> bool:
         """Return whether a poll that ends now without a result has been held by the service."""
@@ -320,6 +318,7 @@ class Scheduler:
         cut = outcome is Outcome.CUT and self.was_held(key, now=now)
         watched.hold_unconfirmed = watched.hold_unconfirmed or (outcome is Outcome.CUT and not self._timing.measured)
         (self._long_polls if held else self._short_polls).discard(watched)
+        self.polls -= 1
         self._unwanted.pop(watched, None)
         if self._cancelling is watched:
             self._cancelling = None
