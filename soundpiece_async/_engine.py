@@ -5,7 +5,7 @@ session closes, every call here ends with ``SessionClosed``.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import anyio
 import attrs
@@ -15,7 +15,7 @@ from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.filenames import UniqueNames, safe_stem
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics
 from soundpiece_async._core.settings import Settings
@@ -119,7 +119,7 @@ class Engine:
         with self.life.guarded():
             return await self.submitter.prepare(request)
 
-    async def wait(self, operation: Operation[Any] | Handle, *, timeout: float | None) -> Operation[Any]:
+    async def wait(self, operation: AnyOperation | Handle, *, timeout: float | None) -> AnyOperation:
         """Wait until an operation is ready, with the request it had; raises as ``Session.wait``."""
         known = operation if isinstance(operation, Operation) else None
         with self.life.cancellable():
@@ -129,20 +129,20 @@ class Engine:
                 known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
         return wire.require_ready(known)
 
-    async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
+    async def refresh(self, operation: AnyOperation | Handle) -> AnyOperation:
         """Read an operation once, whatever its status; raises as ``Session.refresh``."""
         with self.life.guarded():
             return await self.reader.refresh(operation)
 
     @overload
     async def download(
-        self, what: Operation[Any], to: Destination, *, name: str | None = None, overwrite: bool = False
+        self, what: AnyOperation, to: Destination, *, name: str | None = None, overwrite: bool = False
     ) -> list[SavedFile]: ...
 
     @overload
     async def download(
         self,
-        what: Operation[Any] | Handle | Output,
+        what: AnyOperation | Handle | Output,
         to: Destination,
         *,
         name: str | None = None,
@@ -151,7 +151,7 @@ class Engine:
 
     async def download(
         self,
-        what: Operation[Any] | Handle | Output,
+        what: AnyOperation | Handle | Output,
         to: Destination,
         *,
         name: str | None = None,
@@ -172,7 +172,7 @@ class Engine:
         with self.life.guarded():
             await self.downloader.check_destination(to)
 
-    def deliver(self, operation: Operation[Any]) -> None:
+    def deliver(self, operation: AnyOperation) -> None:
         """Wake the waiters of an operation whose final state a webhook brought; one still running is no news."""
         if not operation.status.final:
             return
@@ -228,11 +228,11 @@ class RunFiles:
     def __repr__(self) -> str:
         return f"<RunFiles running={len(self._running)} full={self._full is not None}>"
 
-    def choose_name(self, operation: Operation[Any], wanted: str | None) -> str:
+    def choose_name(self, operation: AnyOperation, wanted: str | None) -> str:
         """Return a name that no other operation of this run has: the wanted one, or the operation's id."""
         return self._names.assign(operation, safe_stem(wanted or operation.id))
 
-    async def save(self, operation: Operation[Any], *, name: str, overwrite: bool = False) -> tuple[SavedFile, ...]:
+    async def save(self, operation: AnyOperation, *, name: str, overwrite: bool = False) -> tuple[SavedFile, ...]:
         """Save the files of a ready operation.
 
         Args:

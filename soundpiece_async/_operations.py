@@ -19,7 +19,7 @@ from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, copy_error
 from soundpiece_async._core.gate import Priority
-from soundpiece_async._core.operations import Operation, Status, match_outputs
+from soundpiece_async._core.operations import AnyOperation, Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Output, Request
@@ -65,7 +65,7 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader cached={len(self._outputs)} renewing={len(self._renewing)}>"
 
-    def take(self, reading: ParsedOperation) -> Operation[Any]:
+    def take(self, reading: ParsedOperation) -> AnyOperation:
         """Return an operation that was read, as ``with_stable_outputs`` does, and log what is odd about the answer."""
         self.note(reading)
         return self.with_stable_outputs(reading.operation)
@@ -126,7 +126,7 @@ class Reader:
 
     async def read(
         self, handle: Handle, *, request: Request | None, key: str | None = None, priority: Priority = Priority.SUBMIT
-    ) -> Operation[Any]:
+    ) -> AnyOperation:
         """Ask once how an operation stands, without waiting for it to be ready."""
         call = wire.poll_request(handle, wait=False)
         read = partial(wire.parse_poll_response, handle=handle, request=request, key=key)
@@ -136,7 +136,7 @@ class Reader:
             error.about(handle)
             raise
 
-    async def refresh(self, what: Operation[Any] | Handle) -> Operation[Any]:
+    async def refresh(self, what: AnyOperation | Handle) -> AnyOperation:
         """Read an operation again, with the request it had, if that is known."""
         if not isinstance(what, Operation):
             return await self.read(check_handle(what), request=None)
@@ -348,7 +348,7 @@ def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:
     return DecodeError(str(error), path=error.path, body=error.body, operation=operation)
 
 
-def _report_echo(reading: ParsedOperation, operation: Operation[Any], request: Request) -> None:
+def _report_echo(reading: ParsedOperation, operation: AnyOperation, request: Request) -> None:
     """Log an echo that differs so much that a key given by the caller may have been used for other work."""
     if reading.suspicious and job_records.explicit_key(request) is not None:
         logger.error(

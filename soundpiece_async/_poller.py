@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from contextvars import Context, copy_context
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import anyio
 import attrs
@@ -25,7 +24,7 @@ from soundpiece_async._core.errors import (
     copy_error,
 )
 from soundpiece_async._core.gate import Priority, Ticket
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, WatchHistory
@@ -76,7 +75,7 @@ class _Watch:
     waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity; who came first is the first
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
-    outcome: Operation[Any] | Exception | None = None
+    outcome: AnyOperation | Exception | None = None
     fault: str = ""  # why the latest poll brought no usable answer, if it did not
     streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of answers that end a wait when they last
     long_polls: LongPolls = attrs.field(factory=LongPolls)
@@ -113,7 +112,7 @@ class Poller:
         self._refusals: set[object] = set()  # those that were warned of
         self._news = news
         self._watches: dict[Handle, _Watch] = {}
-        self._unclaimed: OrderedDict[Handle, Operation[Any]] = OrderedDict()
+        self._unclaimed: OrderedDict[Handle, AnyOperation] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
         self._known: OrderedDict[Handle, _Known] = OrderedDict()
         self._lingering: OrderedDict[_Watch, float] = OrderedDict()  # those without a waiter, and until when
@@ -132,7 +131,7 @@ class Poller:
         """Polls holding a slot now."""
         return self._scheduler.polls
 
-    async def wait(self, handle: Handle, *, known: Operation[Any] | None, timeout: float | None) -> Operation[Any]:
+    async def wait(self, handle: Handle, *, known: AnyOperation | None, timeout: float | None) -> AnyOperation:
         """Wait until an operation is final. Cancelling only detaches: an open poll lingers for ``LINGER_SECONDS``.
 
         Args:
@@ -170,7 +169,7 @@ class Poller:
             case fault:
                 raise fault
 
-    async def _poll_once(self, handle: Handle, known: Operation[Any] | None) -> Operation[Any]:
+    async def _poll_once(self, handle: Handle, known: AnyOperation | None) -> AnyOperation:
         """Ask once, and not at all while the account's limit, or a service that is down, lets nobody pass."""
         result = None
         watch = _make_watch(handle, known, now=anyio.current_time())
@@ -185,7 +184,7 @@ class Poller:
             self._unclaimed.pop(handle, None)
         return result
 
-    async def _request_once(self, watch: _Watch, known: Operation[Any] | None) -> Operation[Any] | None:
+    async def _request_once(self, watch: _Watch, known: AnyOperation | None) -> AnyOperation | None:
         handle = watch.handle
         pacer = self._transport.pacer
         if pacer.paused_for:
@@ -204,21 +203,21 @@ class Poller:
             return None
         return self._decide(watch, reading)[1]
 
-    def expect_webhook(self, operation: Operation[Any]) -> None:
+    def expect_webhook(self, operation: AnyOperation) -> None:
         """Record that a webhook will report an operation, also for waiters by its handle."""
         self._remember(operation.handle, operation)
 
-    def deliver(self, operation: Operation[Any]) -> None:
+    def deliver(self, operation: AnyOperation) -> None:
         """Deliver a final operation from a webhook; kept for a while without waiters."""
         self._publish(operation)
         self._finish_delivered(operation)
 
-    def _publish(self, operation: Operation[Any]) -> None:
+    def _publish(self, operation: AnyOperation) -> None:
         """Publish a final operation to the other processes."""
         if self._news is not None:
             self._news.tell(operation)
 
-    def _finish_delivered(self, operation: Operation[Any]) -> None:
+    def _finish_delivered(self, operation: AnyOperation) -> None:
         operation = self._reader.with_stable_outputs(operation)
         self._known.pop(operation.handle, None)
         watch = self._watches.get(operation.handle)
@@ -227,7 +226,7 @@ class Poller:
             return
         self._keep(operation)
 
-    def _keep(self, operation: Operation[Any]) -> None:
+    def _keep(self, operation: AnyOperation) -> None:
         self._unclaimed[operation.handle] = operation
         if len(self._unclaimed) > MAX_UNCLAIMED:
             self._unclaimed.popitem(last=False)
@@ -306,7 +305,7 @@ class Poller:
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
         """Ask once how one operation stands, and give its slot back, whatever happens."""
         outcome, rest = Outcome.CANCELLED, 0.0
-        result: Operation[Any] | Exception | None = None
+        result: AnyOperation | Exception | None = None
         long = wait and self._takes_long_polls  # to the scheduler it is one that the service does not hold
 
         def is_cut(error: SoundpieceError) -> bool:
@@ -341,7 +340,7 @@ class Poller:
             if isinstance(result, Operation):
                 self._publish(result)
 
-    def _decide(self, watch: _Watch, reading: ParsedOperation | None) -> tuple[Outcome, Operation[Any] | None]:
+    def _decide(self, watch: _Watch, reading: ParsedOperation | None) -> tuple[Outcome, AnyOperation | None]:
         """Decide whether an answer, or two that agree, are the end of an operation."""
         if reading is not None:
             self._reader.note(reading)
@@ -401,7 +400,7 @@ class Poller:
             logger.warning("%s: a poll is refused, and tried again: %s (logged once)", watch.handle, error)
         return watch.streaks.setdefault(verdict, Streak()).add(now, seconds=self._refusal_seconds)
 
-    def _start_watching(self, handle: Handle, known: Operation[Any] | None) -> _Watch:
+    def _start_watching(self, handle: Handle, known: AnyOperation | None) -> _Watch:
         """Return the watch of an operation that is about to be waited for: a new one, or one whose poll lingers."""
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
@@ -427,7 +426,7 @@ class Poller:
         self._changed.set()
         return watch
 
-    def _remember(self, handle: Handle, known: Operation[Any] | None = None) -> _Known:
+    def _remember(self, handle: Handle, known: AnyOperation | None = None) -> _Known:
         """Remember what is known of an operation, and return all that is."""
         memory = self._known.setdefault(handle, _Known())
         self._known.move_to_end(handle)
@@ -477,7 +476,7 @@ class Poller:
             watch.poll.cancel()
         self._changed.set()
 
-    def _resolve(self, watch: _Watch, outcome: Operation[Any] | Exception, *, lag: float = 0.0) -> None:
+    def _resolve(self, watch: _Watch, outcome: AnyOperation | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:
             return  # nobody waits any more, or other news came first
         if isinstance(outcome, Operation):
@@ -494,13 +493,13 @@ class Poller:
         self._unwatch(watch, finished=isinstance(outcome, Operation))
 
 
-def _make_watch(handle: Handle, known: Operation[Any] | None, *, now: float) -> _Watch:
+def _make_watch(handle: Handle, known: AnyOperation | None, *, now: float) -> _Watch:
     if known is None:
         return _Watch(handle, None, None, seen=now)
     return _Watch(handle, known.request, wire.key_of(known), seen=now)
 
 
-def _too_late(handle: Handle, known: Operation[Any] | None, when: str, *, fault: str) -> WaitTimeout:
+def _too_late(handle: Handle, known: AnyOperation | None, when: str, *, fault: str) -> WaitTimeout:
     latest = f" (no usable answer, the latest: {fault})" if fault else ""
     text = f"operation {handle} was not ready {when}{latest}; it runs on: wait for it again"
     return WaitTimeout(text, handle=handle, operation=known)

@@ -121,6 +121,10 @@ class Operation(Generic[R_co]):
         return html_table(html_rows(self))
 
 
+AnyOperation: TypeAlias = Operation[Any]
+"""An operation of whichever request."""
+
+
 _SHARED = frozenset({"idempotency_key", "callback_url"})
 """Members that all requests have, and that no table shows."""
 

@@ -12,7 +12,7 @@ These are the rules for files; those for objects stand in ``_download.stores``.
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,7 @@ from soundpiece_async._core.checks import check_output
 from soundpiece_async._core.containment import note_others
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, NotReady, SoundpieceError
 from soundpiece_async._core.filenames import file_names, plainer_name
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.ranges import ByteRange, RemoteFile
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.results import SavedFile
@@ -313,7 +313,7 @@ def _publish_if_good(part: PartFile, verifier: Verifier, duration: float | None,
 
 
 async def save_outputs(
-    what: Operation[Any] | Handle | Output,
+    what: AnyOperation | Handle | Output,
     to: Destination,
     *,
     name: str | None,

@@ -28,7 +28,7 @@ from soundpiece_async import _filelocks
 from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobRecord, JobState
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
 from soundpiece_async._core.requests import GeneratedKey, Request
 from soundpiece_async._download.destinations import parse_folder
@@ -179,7 +179,7 @@ class Journal:
             self.where = str(self._folder)
             self._lock = FolderLock(self._folder / LOCK)
         self._annotations: dict[str, Annotation] = {}
-        self._listeners: dict[str, Callable[[Operation[Any]], None]] = {}
+        self._listeners: dict[str, Callable[[AnyOperation], None]] = {}
         self._planned: dict[str, bytes] = {}
         self._closed = False
 
@@ -392,7 +392,7 @@ class Journal:
         """Return the digest of the job that a request of ``jobs`` is, once; None: it is another request."""
         return self._planned.pop(request.idempotency_key, None)
 
-    def listen(self, request: Request, call: Callable[[Operation[Any]], None]) -> None:
+    def listen(self, request: Request, call: Callable[[AnyOperation], None]) -> None:
         """Call something once the outputs of a request that is about to be passed to ``run_many`` are on record."""
         self._listeners[request.idempotency_key] = call
 
@@ -400,7 +400,7 @@ class Journal:
         """Call nothing: the request has ended without outputs."""
         self._listeners.pop(request.idempotency_key, None)
 
-    def tell_ready(self, operation: Operation[Any]) -> None:
+    def tell_ready(self, operation: AnyOperation) -> None:
         """Call what waits for the outputs of an operation, which are on record now, once."""
         call = self._listeners.pop(operation.request.idempotency_key, None)
         if call is not None:

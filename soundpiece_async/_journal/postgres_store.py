@@ -40,7 +40,7 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
 )
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, SecretBytes
 from soundpiece_async._journal.store import (
     FailureGroup,
@@ -507,14 +507,14 @@ class PostgresStore:
         """Write down that nothing came of the PUT, for certain."""
         await self._change("unsent", job)
 
-    async def mark_submitted(self, job: JobRecord, operation: Operation[Any], *, now: float) -> None:
+    async def mark_submitted(self, job: JobRecord, operation: AnyOperation, *, now: float) -> None:
         """Write down which operation a job became."""
         created = operation.created_at.isoformat() if operation.created_at else None
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
         await self._change("submitted", job, operation=operation.id, created_at=created, echoes=echoes, now=now)
 
     async def mark_ready(
-        self, job: JobRecord, operation: Operation[Any], *, now: float, named: bool = True
+        self, job: JobRecord, operation: AnyOperation, *, now: float, named: bool = True
     ) -> str | None:
         """Write down the outputs, and the title, whose names are the job's from now on."""
         stem = safe_stem(job.name or operation.id)
@@ -531,7 +531,7 @@ class PostgresStore:
             number = await self._find_number(job, operation, stem)
 
     async def mark_saved(
-        self, job: JobRecord, operation: Operation[Any], files: tuple[FileRecord, ...], *, now: float
+        self, job: JobRecord, operation: AnyOperation, files: tuple[FileRecord, ...], *, now: float
     ) -> None:
         """Write down the files."""
         outputs = job_records.unsign_outputs(job_records.write_outputs(operation.outputs))
@@ -648,7 +648,7 @@ class PostgresStore:
             raise self._taken_over(job.key)
         return bool(outcome == kind)
 
-    async def _find_number(self, job: JobRecord, operation: Operation[Any], stem: str) -> int:
+    async def _find_number(self, job: JobRecord, operation: AnyOperation, stem: str) -> int:
         """Find a number of a title whose names are free; another job may be quicker to take them."""
         taken: dict[int, bool] = {}
 

@@ -31,7 +31,7 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
 )
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._journal.database import Database, Step
 from soundpiece_async._journal.store import (
     FailureGroup,
@@ -123,7 +123,7 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
 
 
 def write_ready(
-    connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any], now: float, *, named: bool
+    connection: sqlite3.Connection, job: JobRecord, operation: AnyOperation, now: float, *, named: bool
 ) -> str | None:
     """Write down the outputs of a job, and return the title of its files, where they are ``named``."""
     title = _take_title(connection, job, operation) if named else job.title
@@ -136,7 +136,7 @@ def write_ready(
     return title
 
 
-def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: Operation[Any]) -> str:
+def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: AnyOperation) -> str:
     """Return the title that the files of a job have from now on.
 
     It is the name that was asked for, or the operation's id; with a number where another job's files have that.
@@ -303,7 +303,7 @@ class SqliteStore:
         """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
         await self._change(job, "state = 'planned', sent_at = NULL")
 
-    async def mark_submitted(self, job: JobRecord, operation: Operation[Any], *, now: float) -> None:
+    async def mark_submitted(self, job: JobRecord, operation: AnyOperation, *, now: float) -> None:
         """Write down which operation a job became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
@@ -315,13 +315,13 @@ class SqliteStore:
         await self._change(job, changes, *values, durable=True)
 
     async def mark_ready(
-        self, job: JobRecord, operation: Operation[Any], *, now: float, named: bool = True
+        self, job: JobRecord, operation: AnyOperation, *, now: float, named: bool = True
     ) -> str | None:
         """Write down the outputs, with the numbers they have from now on; returns the title of their files."""
         return await self._execute(lambda connection: write_ready(connection, job, operation, now, named=named))
 
     async def mark_saved(
-        self, job: JobRecord, operation: Operation[Any], files: tuple[FileRecord, ...], *, now: float
+        self, job: JobRecord, operation: AnyOperation, files: tuple[FileRecord, ...], *, now: float
     ) -> None:
         """Write down the files; an earlier failure to download them is over."""
         outputs = job_records.unsign_outputs(job_records.write_outputs(operation.outputs))

@@ -33,7 +33,7 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
 )
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.requests import Handle
 from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
@@ -175,13 +175,13 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def mark_submitted(self, job: JobRecord, operation: Operation[Any], *, now: float) -> None:
+    async def mark_submitted(self, job: JobRecord, operation: AnyOperation, *, now: float) -> None:
         """Write down which operation a job became; from now on nothing is submitted for it."""
         ...
 
     @abstractmethod
     async def mark_ready(
-        self, job: JobRecord, operation: Operation[Any], *, now: float, named: bool = True
+        self, job: JobRecord, operation: AnyOperation, *, now: float, named: bool = True
     ) -> str | None:
         """Write down the outputs, with the numbers they have from now on; returns the title of their files.
 
@@ -192,7 +192,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def mark_saved(
-        self, job: JobRecord, operation: Operation[Any], files: tuple[FileRecord, ...], *, now: float
+        self, job: JobRecord, operation: AnyOperation, files: tuple[FileRecord, ...], *, now: float
     ) -> None:
         """Write down the files, and the outputs without what signs their URLs: nothing needs it any more."""
         ...

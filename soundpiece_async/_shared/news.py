@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from soundpiece_async._core import codec
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.requests import Handle
 from soundpiece_async._shared.store import Store
@@ -45,7 +45,7 @@ class News:
     def __repr__(self) -> str:
         return f"<News wanted={len(self._wanted)} sought={len(self._sought)} to tell={len(self._told)}>"
 
-    def tell(self, operation: Operation[Any]) -> None:
+    def tell(self, operation: AnyOperation) -> None:
         """Publish a final operation to the other processes."""
         self._told[str(operation.handle)] = b"" if self._confirm else _write(operation)
         if len(self._told) > MOST_TOLD:
@@ -114,7 +114,7 @@ class News:
         self._arrived.set()
 
 
-def _write(operation: Operation[Any]) -> bytes:
+def _write(operation: AnyOperation) -> bytes:
     """Serialize the JSON of an operation, or return b"" if that is not possible: then other processes poll."""
     try:
         body = SecretBytes(json.dumps(operation.raw, separators=(",", ":")).encode() if operation.raw else b"")
