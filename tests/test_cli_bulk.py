@@ -252,7 +252,7 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     )
     assert len(puts(simulator)) < 12
     assert main(["status", "out"]) == 0
-    assert "lines of the jobs file not begun" in capsys.readouterr().out
+    assert "lines of the jobs file not started" in capsys.readouterr().out
     simulator.top_up(40)
     assert bulk("--in-flight", "4") == 0
     assert len(capsys.readouterr().out.splitlines()) == 37
@@ -454,10 +454,10 @@ def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
     assert bulk() == 2
     assert f"out is locked by process {os.getpid()} on " in capsys.readouterr().err
     assert main(["status", "out"]) == 0
-    assert f"being worked on by process {os.getpid()} on " in capsys.readouterr().out
+    assert f"running: process {os.getpid()} on " in capsys.readouterr().out
     lock.release()
     assert main(["status", "out"]) == 0
-    assert "nobody works on it now" in capsys.readouterr().out
+    assert "not running" in capsys.readouterr().out
     assert FolderLock(Path("nowhere", "journal.lock")).holder() is None
 
 
@@ -484,8 +484,8 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     out = capsys.readouterr().out
     assert re.search(r"create.new_fx +0 +0 +0 +0 +4 +0 +1 *\n", out)
     assert re.search(r"all +0 +0 +0 +0 +4 +2 +1 *\n", out)
-    assert "2 failed: OperationFailed too_loud, as: " in out
-    assert "--resubmit-uncertain sends uncertain ones again" in out
+    assert "2 failed: OperationFailed too_loud, for example: " in out
+    assert "--resubmit-uncertain sends uncertain jobs again" in out
     assert main(["status", "out", "--json"]) == 0
     after = json.loads(capsys.readouterr().out)
     assert (after["lines"], after["unread"], after["seconds_left"], after["worked_on_by"]) == (7, 0, None, None)
@@ -494,7 +494,7 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     edit("UPDATE piece SET operation = NULL, outputs = NULL WHERE number = 7")
     edit("UPDATE piece SET error_kind = 'DownloadError', error_code = '' WHERE number = 1")
     assert main(["status", "out"]) == 0
-    assert "1 failed: DownloadError, as: " in capsys.readouterr().out
+    assert "1 failed: DownloadError, for example: " in capsys.readouterr().out
     edit("UPDATE piece SET error_kind = 'OperationFailed', error_code = 'too_loud' WHERE number = 1")
     assert bulk() == 1
     assert "0 unfinished, 1 uncertain, 0 left" in capsys.readouterr().err
@@ -523,17 +523,17 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     out, err = capsys.readouterr()
     assert sorted(line.partition(":")[0] for line in out.splitlines()) == [f"out/f{number}.flac" for number in range(3)]
     assert "cannot be read: No such file" in out
-    assert "bytes, and had" in out
-    assert "its sha256 is not the one it had" in out
+    assert "bytes instead of" in out
+    assert "sha256 differs from that of the saved file" in out
     assert "4 files" in err
-    assert "3 bad; 1 object in a store not looked at" in err
+    assert "3 bad; 1 object not checked" in err
     edit("UPDATE piece SET files = json_set(files, '$[0].sha256', ?) WHERE name = 'f2'", digest)
     assert main(["verify", "out", "--json"]) == 1
     capsys.readouterr()
     assert main(["verify", "out", "--json", "--full"]) == 1
     *bad, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert {line["path"] for line in bad} == {f"out/f{number}.flac" for number in range(3)}
-    assert summary == {"summary": {"files": 4, "bad": 3, "not_looked_at": 1, "verified": {"full": 1}}}
+    assert summary == {"summary": {"files": 4, "bad": 3, "not_checked": 1, "verified": {"full": 1}}}
 
 
 def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Streams) -> None:
@@ -580,7 +580,7 @@ def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Str
         assert main(["verify", "out", "--full"]) == 0
     finally:
         lock.release()
-    assert "what the files have passed was not recorded: " in capsys.readouterr().err
+    assert "the results were not recorded: " in capsys.readouterr().err
     assert main(["status", "out"]) == 0
     assert "checks passed: 1 header" in capsys.readouterr().out
 
@@ -596,9 +596,7 @@ def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve, capsys: St
     capsys.readouterr()
     assert main(["verify", "out", "--set-aside"]) == 1
     told = sorted(capsys.readouterr().out.splitlines())
-    assert told[0] == (
-        "out/f1.flac: its sha256 is not the one it had when it was saved; renamed to out/f1.flac.damaged"
-    )
+    assert told[0] == ("out/f1.flac: sha256 differs from that of the saved file; renamed to out/f1.flac.damaged")
     assert told[1].startswith("out/f2.flac: cannot be read")
     assert "renamed" not in told[1]
     assert main(["resume", "out"]) == 0
@@ -771,7 +769,7 @@ def test_what_is_echoed_otherwise_is_counted_and_no_failure(serve: Serve, capsys
     assert json.loads(capsys.readouterr().out)["echo_differences"] == {"prompt": 3}
     report = json.loads(Path("out/report.json").read_text())
     assert report["summary"]["echo_differences"] == {"prompt": 3}
-    assert [piece["echo_differences"] for piece in report["pieces"]].count(["prompt"]) == 3
+    assert [piece["echo_differences"] for piece in report["jobs"]].count(["prompt"]) == 3
     assert len(simulator.operations) == 4
 
 
@@ -832,11 +830,11 @@ def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: py
         capsys.readouterr()
         assert main(["verify", "out", "--json"]) == 0
         out, err = capsys.readouterr()
-        assert '"not_looked_at": 2' in out
-        assert err.count("not looked at: s3://songs/x/ cannot be read: ") == 1
+        assert '"not_checked": 2' in out
+        assert err.count("not checked: s3://songs/x/ cannot be read: ") == 1
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert main(["verify", "out"]) == 0
-        assert f"is behind {bucket.url}, and the environment leads to http://127.0.0.1:9" in capsys.readouterr().err
+        assert f"is at {bucket.url}, but the environment selects http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_stores_show_what_they_do() -> None:
@@ -851,7 +849,7 @@ def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Stream
     assert saved.path is not None
     saved.path.write_bytes(b"fLaC")
     assert main(["verify", "out"]) == 1
-    assert "has 4 bytes, and had" in capsys.readouterr().out
+    assert "has 4 bytes instead of" in capsys.readouterr().out
 
 
 def test_a_wrong_address_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:

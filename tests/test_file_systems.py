@@ -218,7 +218,7 @@ def test_the_journal_may_be_on_another_file_system(
     assert main(["bulk", str(jobs), str(out), *elsewhere]) == 0
     assert {path.suffix for path in out.iterdir()} == {".flac"}
     assert {"journal.sqlite3", "journal.lock", "report.html"} <= {path.name for path in record.iterdir()}
-    for page in json.loads((record / "report.json").read_text())["pieces"]:
+    for page in json.loads((record / "report.json").read_text())["jobs"]:
         assert all((record / file["path"]).exists() for file in page["files"])
     assert main(["resume", str(out), *elsewhere]) == 0
     assert main(["bulk", str(jobs), str(out), *elsewhere, "--dry-run"]) == 0
@@ -240,7 +240,7 @@ def test_the_way_on_names_the_journal(
     """What a run that was stopped advises is followed here, word for word."""
     simulator, out, record = serve(credits=2), tmp_path / "out", tmp_path / "a record"
     assert main(["bulk", str(jobs), str(out), "--journal", str(record)]) == 3
-    advice = capsys.readouterr().err.partition("or soundpiece ")[2].partition(", goes on")[0]
+    advice = capsys.readouterr().err.partition("or soundpiece ")[2].partition("; keys")[0]
     simulator.top_up(4)
     assert main(shlex.split(advice)) == 0
     assert len(simulator.operations) == 6

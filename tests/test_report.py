@@ -55,7 +55,7 @@ class Page(HTMLParser):
     @property
     def rows(self) -> list[list[Any]]:
         """What the page says of the pieces."""
-        return [row for attributes, text in self.scripts if "data-pieces" in attributes for row in json.loads(text)]
+        return [row for attributes, text in self.scripts if "data-jobs" in attributes for row in json.loads(text)]
 
 
 async def report(folder: Path, *rows: Mapping[str, Any]) -> tuple[dict[str, Any], Page]:
@@ -77,7 +77,7 @@ async def test_a_report_counts_what_the_journal_holds(tmp_path: Path) -> None:
     rows = [saved("a"), saved("b", kinds=STEMS, began=BEGAN + 60, wait=20), FAILED | {"ended_at": BEGAN + 9.5}, {}]
     told, page = await report(tmp_path, *rows)
     summary = told["summary"]
-    assert summary["pieces"] == 4
+    assert summary["jobs"] == 4
     assert summary["counts"] == {"planned": 1, "saved": 2, "failed": 1}
     assert (summary["files"], summary["bytes"], summary["seconds"]) == (5, 441_000, 10.0)
     assert summary["began"] == "2026-05-28T20:26:40.000+00:00"
@@ -101,7 +101,7 @@ async def test_a_report_says_how_long_each_route_waited(tmp_path: Path) -> None:
     odd = [saved("back", wait=-3.0), saved("old") | {"submitted_at": None}]
     told, _ = await report(tmp_path, *waits, *odd, saved("song", wait=40.0) | {"route": "create.new_song"})
     fx, song = told["summary"]["waiting"]
-    assert fx == {"route": "create.new_fx", "pieces": 100} | {
+    assert fx == {"route": "create.new_fx", "jobs": 100} | {
         "p5": 6.0,
         "p25": 26.0,
         "median": 51.0,
@@ -110,8 +110,8 @@ async def test_a_report_says_how_long_each_route_waited(tmp_path: Path) -> None:
         "longest": 100.0,
     }
     assert (song["route"], song["median"]) == ("create.new_song", 40.0)
-    assert told["pieces"][0]["waited"] == 1.0
-    assert told["pieces"][100]["waited"] is None
+    assert told["jobs"][0]["waited"] == 1.0
+    assert told["jobs"][100]["waited"] is None
 
 
 async def test_failures_are_told_by_reason(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ async def test_failures_are_told_by_reason(tmp_path: Path) -> None:
     own = FAILED | {"error_code": "policy", "error_text": "not this"}
     told, page = await report(tmp_path, FAILED, own, own | {"error_text": "nor that"})
     assert told["summary"]["failures"] == [
-        {"id": 1, "kind": "OperationFailed", "code": "policy", "text": "not this", "retryable": True, "pieces": 2},
-        {"id": 0, "kind": "OperationFailed", "code": "busy", "text": "later", "retryable": True, "pieces": 1},
+        {"id": 1, "kind": "OperationFailed", "code": "policy", "text": "not this", "retryable": True, "jobs": 2},
+        {"id": 0, "kind": "OperationFailed", "code": "busy", "text": "later", "retryable": True, "jobs": 1},
     ]
     assert [(row[9], row[10]) for row in page.rows] == [(0, "later"), (1, "not this"), (1, "nor that")]
-    assert told["pieces"][2]["error"] == {
+    assert told["jobs"][2]["error"] == {
         "kind": "OperationFailed",
         "code": "policy",
         "text": "nor that",
@@ -135,13 +135,13 @@ async def test_a_piece_that_was_sent_long_ago_is_told_as_uncertain(tmp_path: Pat
     """As ``count`` has it."""
     told, page = await report(tmp_path, {"state": "sending", "sent_at": BEGAN - 1e8})
     assert told["summary"]["counts"] == {"uncertain": 1}
-    assert page.rows[0][3] == told["pieces"][0]["state"] == "uncertain"
+    assert page.rows[0][3] == told["jobs"][0]["state"] == "uncertain"
 
 
 async def test_a_report_of_nothing_is_whole(tmp_path: Path) -> None:
     """Also a run without lines leaves both files."""
     told, page = await report(tmp_path)
-    assert told["pieces"] == page.rows == []
+    assert told["jobs"] == page.rows == []
     assert told["summary"]["began"] is None
     assert sorted(path.name for path in tmp_path.iterdir() if "journal" not in path.name) == [
         "report.html",
@@ -152,7 +152,7 @@ async def test_a_report_of_nothing_is_whole(tmp_path: Path) -> None:
 async def test_pieces_keep_their_order_over_many_pages(tmp_path: Path) -> None:
     """The journal is read a page at a time; nothing is lost or doubled at the seams."""
     told, page = await report(tmp_path, *[{}] * 1001)
-    assert [piece["number"] for piece in told["pieces"]] == [row[0] for row in page.rows] == list(range(1, 1002))
+    assert [piece["number"] for piece in told["jobs"]] == [row[0] for row in page.rows] == list(range(1, 1002))
 
 
 async def test_hostile_words_stay_words(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ async def test_hostile_words_stay_words(tmp_path: Path) -> None:
     assert page.summary["folder"] == folder.name
     assert [row[1] for row in page.rows] == [HOSTILE] * 2
     assert page.rows[1][10] == HOSTILE
-    assert told["pieces"][0]["metadata"] == {HOSTILE: [HOSTILE]}
+    assert told["jobs"][0]["metadata"] == {HOSTILE: [HOSTILE]}
     assert "alert(1)</script>" not in (folder / "report.html").read_text()
 
 
@@ -213,8 +213,8 @@ async def test_no_signature_and_no_key_of_an_account_is_in_a_report(tmp_path: Pa
         assert SIGNATURE not in text
         assert "user:word" not in text
         assert key not in text
-    assert told["pieces"][0]["request"]["source"] == {"url": "https://x.example/a b?…"}
-    assert told["pieces"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_…"
+    assert told["jobs"][0]["request"]["source"] == {"url": "https://x.example/a b?…"}
+    assert told["jobs"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_…"
     assert page.rows[0][4].startswith("as in https://media.example.com/a.wav?… with spk_…")
 
 
@@ -233,8 +233,8 @@ async def test_files_are_where_a_browser_finds_them(tmp_path: Path) -> None:
         ["%FF.flac", "?.flac"],
         [None, "s3://bucket/b.flac"],
     ]
-    assert told["pieces"][0]["files"][1]["path"] == "a/ä.flac"
-    assert told["pieces"][0]["files"][3]["duration"] is None
+    assert told["jobs"][0]["files"][1]["path"] == "a/ä.flac"
+    assert told["jobs"][0]["files"][3]["duration"] is None
 
 
 async def test_the_page_shows_what_a_piece_is_best_known_by(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ async def test_the_page_shows_what_a_piece_is_best_known_by(tmp_path: Path) -> N
     assert [row[1] for row in page.rows] == ["a-2", "b", "", ""]
     assert page.rows[1][4] == "as a waltz · https://x.example/y?…"
     assert len(page.rows[3][4]) == 160
-    assert told["pieces"][3]["request"]["lyrics"] == "la " * 500
+    assert told["jobs"][3]["request"]["lyrics"] == "la " * 500
 
 
 async def test_an_earlier_report_stays_when_a_new_one_cannot_be_written(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_reasons_are_bounded() -> None:
         summary.add(planned(state=JobState.FAILED, failure=Failure("OperationFailed", str(number), "", retryable=True)))
     told = summary.to_json()["failures"]
     assert len(told) == MAX_FAILURE_GROUPS + 1
-    assert (told[0]["kind"], told[0]["pieces"]) == ("other reasons", MAX_FAILURE_GROUPS)
+    assert (told[0]["kind"], told[0]["jobs"]) == ("other reasons", MAX_FAILURE_GROUPS)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.booleans()), min_size=1))
@@ -324,7 +324,7 @@ async def test_a_bulk_run_leaves_its_report_behind(
         for name, value in sim.environ.items():
             monkeypatch.setenv(name, value)
         assert await bulk(jobs, out) == 0
-        (told,) = json.loads((out / "report.json").read_bytes())["pieces"]
+        (told,) = json.loads((out / "report.json").read_bytes())["jobs"]
         assert (told["name"], told["metadata"], told["state"], told["line"]) == ("door", [7], "saved", 2)
         assert (out / told["files"][0]["path"]).stat().st_size == told["files"][0]["bytes"]
         assert told["waited"] is not None
@@ -335,4 +335,4 @@ async def test_a_bulk_run_leaves_its_report_behind(
         assert str(out / "report.html") in capsys.readouterr().err
         (out / ".report.html.part").mkdir()
         assert await resume(out) == 1
-    assert "the report cannot be written" in capsys.readouterr().err
+    assert "cannot write the report" in capsys.readouterr().err

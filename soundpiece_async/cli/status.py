@@ -1,4 +1,4 @@
-"""``soundpiece status``: how far a bulk run is, while it works and afterwards."""
+"""``soundpiece status``: progress of a bulk run, while it is running and afterwards."""
 
 import json
 import time
@@ -26,24 +26,24 @@ from soundpiece_async.cli.console import (
 from soundpiece_async.cli.rich_output import print_table
 
 MAX_LISTED = 20
-"""Reasons, and uncertain pieces, that are listed."""
+"""Failure groups and uncertain jobs that are listed."""
 PACE_WINDOW = 300.0
-"""Seconds that the pace is measured over."""
+"""Seconds over which the throughput is measured."""
 
 
 @attrs.frozen(kw_only=True)
 class RunStatus:
-    """How a run stands.
+    """Status of a run.
 
     Attributes:
-        holder: the process that works on it now.
-        lines: of its jobs file; None: it is no run of ``soundpiece bulk``.
-        routes: how many pieces of each are how far.
-        reasons: why some failed.
-        uncertain: pieces that only the user can decide about, the first of them.
-        echo_differences: how often the service echoed each member otherwise than it was sent.
-        pace: pieces that ended in the latest minutes, per second.
-        verified: how many files have passed which level of checks.
+        holder: the process that is running it; None: none.
+        lines: of its jobs file; None: not a run of ``soundpiece bulk``.
+        routes: number of jobs of each route by state.
+        reasons: groups of failures.
+        uncertain: the first uncertain jobs.
+        echo_differences: how often the service echoed each field with another value.
+        pace: jobs per second that ended lately.
+        verified: number of files by the level of checks they have passed.
     """
 
     holder: str | None
@@ -57,7 +57,7 @@ class RunStatus:
 
     @property
     def states(self) -> dict[JobState, int]:
-        """How many pieces are how far."""
+        """Number of jobs by state."""
         totals = dict.fromkeys(JobState, 0)
         for counts in self.routes.values():
             for state, number in counts.items():
@@ -66,12 +66,12 @@ class RunStatus:
 
     @property
     def unread(self) -> int:
-        """Lines of the jobs file that no piece was made of yet; edited and removed ones make this too small."""
+        """Lines of the jobs file that are not in the journal; too small if lines were edited or removed."""
         return max(0, (self.lines or 0) - sum(self.states.values()))
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end, at this pace; None: nobody works on it, or nothing ended lately."""
+        """Seconds left at this pace; None: not running, or nothing ended lately."""
         ended = self.states[JobState.SAVED] + self.states[JobState.FAILED] + self.states[JobState.UNCERTAIN]
         open_ones = sum(self.states.values()) + self.unread - ended
         return open_ones / self.pace if self.holder and self.pace else None
@@ -84,13 +84,13 @@ async def status(
     journal: Annotated[Path | None, FOLDER] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
-    """Say how far the run of a folder is: what is saved, failed and under way, and why some failed.
+    """Show the progress of the bulk run in OUT: jobs by state, and the reasons of failures.
 
-    It reads the journal only, and disturbs nobody who is writing it.
+    Read-only; safe to run while a bulk run is active.
 
     Args:
-        out: the folder.
-        journal: the folder of the journal, where it is another one.
+        out: folder of the run.
+        journal: folder of the journal, if not OUT.
         as_json: print one JSON object instead.
     """
     run_status = await read_run_status(journal or out)
@@ -103,10 +103,10 @@ async def status(
 
 
 async def read_run_status(out: Path) -> RunStatus:
-    """Read how the run of a folder stands.
+    """Read the status of the run in a folder.
 
     Raises:
-        UsageError: it has no journal that can be read.
+        UsageError: the folder has no readable journal.
     """
     try:
         holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).holder)
@@ -132,7 +132,7 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunSta
 
 
 def to_json(run_status: RunStatus) -> dict[str, Any]:
-    """Give a standing as members of a JSON object."""
+    """Return the status as a JSON object."""
     return {
         "lines": run_status.lines,
         "unread": run_status.unread,
@@ -140,8 +140,8 @@ def to_json(run_status: RunStatus) -> dict[str, Any]:
         "routes": run_status.routes,
         "reasons": [attrs.asdict(reason) for reason in run_status.reasons],
         "uncertain": [
-            {"key": piece.key, "route": piece.route, "name": piece.name, "sent_at": piece.sent_at}
-            for piece in run_status.uncertain
+            {"key": job.key, "route": job.route, "name": job.name, "sent_at": job.sent_at}
+            for job in run_status.uncertain
         ],
         "verified": run_status.verified,
         "echo_differences": run_status.echo_differences,
@@ -151,26 +151,26 @@ def to_json(run_status: RunStatus) -> dict[str, Any]:
 
 
 def _print_table(run_status: RunStatus) -> None:
-    """Print a row for each route, and one for all."""
+    """Print a row for each route, and one for the total."""
     rows = [(route, *(str(counts.get(state, 0)) for state in JobState)) for route, counts in run_status.routes.items()]
     print_table(("route", *JobState), [*rows, ("all", *map(str, run_status.states.values()))], total=True)
 
 
 def _summary_lines(run_status: RunStatus) -> list[str]:
-    """Say what the table does not."""
+    """Return lines on what the table does not show."""
     lines = []
     if run_status.holder:
         left = "" if run_status.left is None else f"; about {format_duration(run_status.left)} left"
-        lines.append(f"being worked on by {run_status.holder}{left}")
+        lines.append(f"running: {run_status.holder}{left}")
     else:
-        lines.append("nobody works on it now")
+        lines.append("not running")
     if run_status.unread:
-        lines.append(f"{pluralize(run_status.unread, 'line')} of the jobs file not begun")
+        lines.append(f"{pluralize(run_status.unread, 'line')} of the jobs file not started")
     for reason in run_status.reasons[:MAX_LISTED]:
         code = f" {reason.code}" if reason.code else ""
-        lines.append(f"{reason.number} failed: {reason.kind}{code}, as: {reason.text}")
+        lines.append(f"{reason.number} failed: {reason.kind}{code}, for example: {reason.text}")
     lines += [echoed] if (echoed := format_echo_differences(run_status.echo_differences)) else []
-    lines += [f"uncertain: {piece.route} {piece.name or ''} key {piece.key}" for piece in run_status.uncertain]
+    lines += [f"uncertain: {job.route} {job.name or ''} key {job.key}" for job in run_status.uncertain]
     if run_status.uncertain:
-        lines.append("--resubmit-uncertain sends uncertain ones again, at the risk of paying for them twice")
+        lines.append("--resubmit-uncertain sends uncertain jobs again; they may be charged twice")
     return lines

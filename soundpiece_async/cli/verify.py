@@ -1,4 +1,4 @@
-"""``soundpiece verify``: is every file of a bulk run still what was saved?"""
+"""``soundpiece verify``: compares the files of a bulk run with its journal."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ from soundpiece_async.cli.console import (
 )
 
 PAGE_JOBS = 500
-"""Pieces that are read from the journal at a time."""
+"""Jobs that are read from the journal at a time."""
 
 
 async def verify(
@@ -49,23 +49,23 @@ async def verify(
     set_aside: bool = False,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> int:
-    """Compare every saved file of a folder with the journal: its size and its sha256; those that differ are printed.
+    """Compare the size and sha256 of every saved file with the journal, and print the files that differ.
 
-    A file that was damaged before it was saved is not found that way: when it was saved, its size and FLAC header were
-    checked (--verify header), or every frame (--verify full). What files have passed is said at the end; --full decodes
-    every frame now, and soundpiece status remembers it.
+    This does not find audio that was damaged before it was saved. The summary counts the files by the check they have
+    passed: header (size and FLAC header) or full (every frame). --full decodes every frame now and records it in the
+    journal.
 
-    Of an object in a store, the size is compared, by the credentials of the environment; its bytes are not fetched.
+    Objects in a store are compared by size only, with the credentials of the environment.
 
-    Exit codes: 0 all are well, 1 some are not, 2 there is no journal. What is missing or of another size is fetched
-    again by the next run, at no cost; what is damaged otherwise, too, once it is set aside.
+    Exit codes: 0 all files match; 1 some differ; 2 no journal. The next run downloads missing files, and files of
+    another size, again at no cost. With --set-aside, corrupt files are renamed so that 'resume' downloads them again.
 
     Args:
-        out: the folder.
-        journal: the folder of the journal, where it is another one.
-        full: decode every frame of each file, too, and compare its audio with the MD5 in its own header.
+        out: folder of the run.
+        journal: folder of the journal, if not OUT.
+        full: also decode every frame, and compare the audio with the MD5 in the FLAC header.
         set_aside: rename each file that differs to NAME.damaged, and print both names.
-        as_json: print one line of JSON for each that differs, and a summary as the last one.
+        as_json: print one line of JSON for each file that differs, and a summary as the last line.
     """
     try:
         inspect = await anyio.to_thread.run_sync(make_verifier, "full") if full else None
@@ -82,26 +82,26 @@ async def verify(
 
 @attrs.frozen
 class _CheckedJob:
-    """Files of one job of which more is known than the journal has."""
+    """Files of one job with results that are not in the journal yet."""
 
     number: int
     ended_at: float | None
     files: tuple[FileRecord, ...]
 
     async def record(self, store: JobStore) -> None:
-        """Write it down."""
+        """Record the results."""
         await store.mark_verified(self.number, self.files, ended_at=self.ended_at)
 
 
 class Verification:
-    """Goes through the files on record, as many at a time as there are processors.
+    """Checks the files in a journal, as many at a time as there are processors.
 
     Args:
         journal: open.
-        out: its folder, as paths are to be printed.
-        inspect: decodes a file; None: do not.
-        set_aside: rename what is damaged.
-        as_json: how to print.
+        out: its folder, as it is printed.
+        inspect: decodes a file; None: files are not decoded.
+        set_aside: whether to rename damaged files.
+        as_json: whether to print JSON.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Verification:
         return f"<Verification {dict(self._counts)}>"
 
     async def run(self) -> None:
-        """Look at every file."""
+        """Check every file."""
         async with background_tasks(self._print_progress), aclosing(self._list()) as pages:
             async for page in pages:
                 async with anyio.create_task_group() as group:
@@ -131,17 +131,17 @@ class Verification:
                         group.start_soon(self._check_job, job)
 
     async def record(self) -> None:
-        """Write down what files have passed by now, unless somebody works in the folder or it cannot be written."""
+        """Record the results in the journal, unless it is locked or not writable."""
         if not self._passed:
             return
         try:
             async with Journal.open(self._out) as journal:
-                for start in range(0, len(self._passed), PAGE_JOBS):  # of each page one transaction is made
+                for start in range(0, len(self._passed), PAGE_JOBS):  # one transaction per page
                     async with anyio.create_task_group() as group:
                         for passed in self._passed[start : start + PAGE_JOBS]:
                             group.start_soon(passed.record, journal.store)
         except JournalError as error:
-            print_status(f"what the files have passed was not recorded: {error}")
+            print_status(f"the results were not recorded: {error}")
 
     async def _list(self) -> AsyncGenerator[list[JobRecord]]:
         last = 0
@@ -150,13 +150,13 @@ class Verification:
             yield jobs
 
     async def _check_job(self, job: JobRecord) -> None:
-        """Look at the files of a job."""
+        """Check the files of a job."""
         files = tuple([await self._check_file(file) for file in job.files])
         if files != job.files:
             self._passed.append(_CheckedJob(job.number, job.ended_at, files))
 
     async def _check_file(self, file: FileRecord) -> FileRecord:
-        """Look at one file, and return it with the checks it has passed."""
+        """Check one file, and return it with the checks it has passed."""
         if file.url is not None and not file.url.startswith("file:///"):
             return await self._check_object(file, file.url)
         path = self._locate(file) if file.url is None else path_of_file_url(file.url)
@@ -170,15 +170,15 @@ class Verification:
         return attrs.evolve(file, verified=level)
 
     async def _check_object(self, file: FileRecord, url: str) -> FileRecord:
-        """Look for an object, and return it with whether it is missing."""
+        """Check one object, and return it with whether it is missing."""
         try:
             fault = await self._stores.find_damage(file)
         except SettingsError as error:
-            self._counts["in a store"] += 1
+            self._counts["not checked"] += 1
             folder = url.rpartition("/")[0]
             if folder not in self._unreachable:
                 self._unreachable.add(folder)
-                print_status(f"not looked at: {error}")
+                print_status(f"not checked: {error}")
             return file
         self._counts["bad" if fault else "whole"] += 1
         self._counts["bytes"] += file.bytes
@@ -200,7 +200,7 @@ class Verification:
             print_result(f"{path}: {fault}" + (f"; renamed to {aside}" if aside else ""))
 
     def _locate(self, file: FileRecord) -> Path:
-        """Return where a file is; with a journal elsewhere its path leads up, and down again."""
+        """Return the path of a file; if the journal is in another folder, the recorded path contains '..'."""
         return Path(os.path.normpath(self._out / file.path))
 
     async def _print_progress(self) -> None:
@@ -210,23 +210,21 @@ class Verification:
             print_status(f"{pluralize(number, 'file')}, {format_size(self._counts['bytes'])}")
 
     def finish(self) -> int:
-        """Sum up, and return the exit code."""
+        """Print the summary and return the exit code."""
         counts = self._counts
-        looked_at = counts["whole"] + counts["bad"]
-        summary = {"files": looked_at, "bad": counts["bad"], "not_looked_at": counts["in a store"]}
+        checked = counts["whole"] + counts["bad"]
+        summary = {"files": checked, "bad": counts["bad"], "not_checked": counts["not checked"]}
         if self._as_json:
             print_result(json.dumps({"summary": {**summary, "verified": dict(self._levels)}}))
-        stored = (
-            f"; {pluralize(counts['in a store'], 'object')} in a store not looked at" if counts["in a store"] else ""
-        )
-        print_status(f"{pluralize(looked_at, 'file')}, {format_size(counts['bytes'])}: {counts['bad']} bad{stored}")
+        stored = f"; {pluralize(counts['not checked'], 'object')} not checked" if counts["not checked"] else ""
+        print_status(f"{pluralize(checked, 'file')}, {format_size(counts['bytes'])}: {counts['bad']} bad{stored}")
         for line in format_verify_levels(self._levels, out=self._out):
             print_status(line)
         return FAILED if counts["bad"] else DONE
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a damaged file, if it is there, to a name under which no run finds it. Blocks."""
+    """Rename a damaged file so that no run finds it, and return its new path; None: it is missing. Blocks."""
     aside = path.with_name(f"{path.name}.damaged")
     try:
         return path.replace(aside)
@@ -235,14 +233,14 @@ def set_aside(path: Path) -> Path | None:
 
 
 def find_damage(path: Path, record: FileRecord, inspect: Verifier | None) -> tuple[str | None, Verify | None]:
-    """Return how a file differs from its record, or its audio from its header; and the checks it has passed. Blocks."""
+    """Return how a file differs from its record or its audio from its header, and the checks it has passed. Blocks."""
     try:
         with io.FileIO(open_regular(path)) as file:
             length = os.fstat(file.fileno()).st_size
             if length != record.bytes:
-                return f"has {length} bytes, and had {record.bytes} when it was saved", None
+                return f"has {length} bytes instead of {record.bytes}", None
             if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-                return "its sha256 is not the one it had when it was saved", None
+                return "sha256 differs from that of the saved file", None
             file.seek(0)
             head = read_head(file.read)
     except OSError as error:
@@ -254,11 +252,11 @@ def find_damage(path: Path, record: FileRecord, inspect: Verifier | None) -> tup
 
 
 MAX_CONCURRENT_CHECKS = 32
-"""Objects that are asked for at a time: an answer takes tens of milliseconds, and there may be 100,000."""
+"""Concurrent requests to stores: each takes tens of milliseconds, and there may be 100,000 objects."""
 
 
 class ObjectChecker:
-    """Opens the store of each object; one client for each bucket."""
+    """Compares objects with their records, by one client for each bucket."""
 
     def __init__(self) -> None:
         self._destinations = Destinations(anyio.CapacityLimiter(1))
@@ -268,20 +266,20 @@ class ObjectChecker:
         return f"<ObjectChecker {self._destinations!r} asking={self._asking.borrowed_tokens}>"
 
     async def find_damage(self, file: FileRecord) -> str | None:
-        """Return how an object differs from its record, by its size; its bytes are not fetched, which may cost.
+        """Return how an object differs from its record, by its size: downloading it may cost.
 
         Raises:
-            SettingsError: it cannot be looked for; the message is about its folder.
+            SettingsError: the store cannot be read; the message names the folder.
         """
         folder, _, name = str(file.url).rpartition("/")
         folder += "/"
         endpoint = locate(folder).endpoint
         if ":///" in folder:
-            raise SettingsError(f"{folder} was in the memory of another process")
+            raise SettingsError(f"{folder} is in the memory of another process")
         if endpoint != file.endpoint:
             usual = "the provider's own endpoint"
             raise SettingsError(
-                f"{folder} is behind {file.endpoint or usual}, and the environment leads to {endpoint or usual}"
+                f"{folder} is at {file.endpoint or usual}, but the environment selects {endpoint or usual}"
             )
         async with self._asking:
             place = await self._destinations.open(folder)

@@ -155,7 +155,7 @@ def test_a_reason_leads_to_its_pieces(page: Page, night: str) -> None:
     count = reason.locator(".number").inner_text()
     reason.get_by_role("button").click()
     assert shown(page) == f"1 to {count} of {count} jobs that failed with 422"
-    assert page.evaluate("document.activeElement.id") == "pieces"
+    assert page.evaluate("document.activeElement.id") == "jobs"
 
 
 def test_it_works_without_a_mouse(page: Page, night: str) -> None:

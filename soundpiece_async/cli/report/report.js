@@ -6,7 +6,7 @@ const PAGE = 50;
 const FIELDS = ["number", "name", "route", "state", "text", "accepted", "waited", "ended", "files", "reason", "error", "operation", "metadata", "key", "line"];
 const COLUMNS = [
   { key: "line", label: "Line" },
-  { key: "piece", label: "Job" },
+  { key: "job", label: "Job" },
   { key: "route", label: "Route" },
   { key: "state", label: "State" },
   { key: "waited", label: "Waited" },
@@ -15,7 +15,7 @@ const COLUMNS = [
 ];
 const SORTED_BY = {
   line: (row) => row.line ?? Infinity,
-  piece: (row) => title(row).toLowerCase(),
+  job: (row) => title(row).toLowerCase(),
   route: (row) => run.routes[row.route],
   state: (row) => row.state,
   waited: (row) => row.waited ?? -1,
@@ -25,17 +25,17 @@ const SORTED_BY = {
 
 const byId = (id) => document.getElementById(id);
 const run = JSON.parse(byId("summary").textContent);
-const pieces = [];
-for (const block of document.querySelectorAll("script[data-pieces]")) {
+const jobs = [];
+for (const block of document.querySelectorAll("script[data-jobs]")) {
   for (const values of JSON.parse(block.textContent)) {
-    pieces.push(Object.fromEntries(values.map((value, index) => [FIELDS[index], value])));
+    jobs.push(Object.fromEntries(values.map((value, index) => [FIELDS[index], value])));
   }
   block.remove();
 }
-// A run of a Python program has no file of jobs: its jobs are counted.
-if (pieces.every((row) => row.line === null)) {
+// A run of a Python program has no jobs file: its jobs are numbered.
+if (jobs.every((row) => row.line === null)) {
   COLUMNS[0].label = "No.";
-  for (const row of pieces) row.line = row.number;
+  for (const row of jobs) row.line = row.number;
 }
 
 // Writing for people
@@ -109,12 +109,12 @@ const OPEN = ["ready", "submitted", "sending", "planned"];
 const STATES = ["saved", "failed", "uncertain", ...OPEN];
 
 function showHead() {
-  const total = run.pieces;
+  const total = run.jobs;
   const count = (state) => run.counts[state] ?? 0;
   const open = OPEN.reduce((sum, state) => sum + count(state), 0);
   const saved = count("saved");
   byId("folder").textContent = run.folder;
-  byId("headline").textContent = !total ? "Nothing was planned."
+  byId("headline").textContent = !total ? "The run has no jobs."
     : saved === total ? (total === 1 ? "The one job is saved." : `All ${whole.format(total)} jobs are saved.`)
     : `${whole.format(saved)} of ${many(total, "job")} ${saved === 1 ? "is" : "are"} saved.`;
   const failed = count("failed");
@@ -125,7 +125,7 @@ function showHead() {
   if (failed) advise(`${many(failed, "job")} failed. A retry is a new request with a new key, and is paid for again.`, "--retry-failed");
   if (uncertain) advise(`${many(uncertain, "job")} ${uncertain === 1 ? "is" : "are"} uncertain: sent more than a day ago and never answered, or unknown to the service. Sending ${uncertain === 1 ? "it" : "them"} again may pay twice.`, "--resubmit-uncertain");
   const echoed = Object.entries(run.echo_differences).map(([name, number]) => `${name} (${whole.format(number)})`);
-  if (echoed.length) advise(`The service echoed some fields with other values than were sent: ${echoed.join(", ")}. That is no failure.`);
+  if (echoed.length) advise(`Fields that the service echoed with different values: ${echoed.join(", ")}. This is not a failure.`);
   list.hidden = !list.childElementCount;
   for (const state of STATES) {
     if (!count(state)) continue;
@@ -133,7 +133,7 @@ function showHead() {
     byId("legend").append(make("li", {}, make("span", { class: `dot is-${state}` }), make("b", {}, whole.format(count(state))), ` ${state}`));
   }
   showFacts(saved);
-  byId("footer").append(`${checks()}Written ${at(moment, run.made_at)} by soundpiece-async ${run.version}; times are this browser’s. All of it, and more, for programs: `, make("a", { href: "report.json" }, "report.json"));
+  byId("footer").append(`${checks()}Written ${at(moment, run.made_at)} by soundpiece-async ${run.version}; times are this browser’s. The same data and more as JSON: `, make("a", { href: "report.json" }, "report.json"));
 }
 
 // A command, and a button that copies it; where the browser refuses, the command is selected instead.
@@ -153,9 +153,9 @@ function offer(command) {
 }
 
 function checks() {
-  const meanings = { full: "every frame was decoded", header: "size and FLAC header were checked, but not the audio behind it", none: "the size was checked, and nothing else", "": "an earlier version saved them" };
+  const meanings = { full: "every frame decoded", header: "size and FLAC header checked, audio not decoded", none: "only the size checked", "": "saved by an earlier version" };
   const parts = Object.entries(meanings).filter(([level]) => run.verified[level]).map(([level, meaning]) => `${whole.format(run.verified[level])} ${level || "unknown"} (${meaning})`);
-  return parts.length ? `Checks that files have passed: ${parts.join("; ")}. ` : "";
+  return parts.length ? `Checks passed: ${parts.join("; ")}. ` : "";
 }
 
 function showFacts(saved) {
@@ -185,7 +185,7 @@ function niceStep(most, steps) {
 function showThroughput() {
   const { width, bins } = run.throughput;
   if (!bins.length) {
-    byId("throughput-note").textContent = "Nothing has ended yet.";
+    byId("throughput-note").textContent = "No job has ended yet.";
     byId("throughput-table").hidden = true;
     return;
   }
@@ -213,7 +213,7 @@ function drawThroughput(bins, seconds, width) {
   const peak = bins.reduce((best, bin) => (bin.saved + bin.failed > best.saved + best.failed ? bin : best));
   const picture = draw("svg", {
     height: HEIGHT + FOOT, role: "img",
-    "aria-label": `Bar chart of the jobs that ended in each ${exactly(seconds)}: at most ${whole.format(most)}, at ${at(moment, peak.start)}. The same stands in the table below.`,
+    "aria-label": `Bar chart of the jobs that ended in each ${exactly(seconds)}: at most ${whole.format(most)}, at ${at(moment, peak.start)}. The table below has the same data.`,
   });
   for (let count = 0; count <= top; count += step) {
     picture.append(draw("line", { class: "grid", x1: left, x2: width, y1: y(count), y2: y(count) }));
@@ -289,7 +289,7 @@ function showWaiting() {
   const share = (seconds) => `${(100 * seconds) / top}%`;
   const heads = [["Route", "col"], [null], ["Median", "col"], ["p95", "col"]];
   const head = make("tr", {}, ...heads.map(([name, scope]) => (name ? make("th", { scope }, name) : make("td", { class: "range" }))));
-  const rows = run.waiting.toSorted((a, b) => a.median - b.median).map((route) => make("tr", { title: `${route.route}: ${many(route.pieces, "job")}, at most ${span(route.longest)}` },
+  const rows = run.waiting.toSorted((a, b) => a.median - b.median).map((route) => make("tr", { title: `${route.route}: ${many(route.jobs, "job")}, at most ${span(route.longest)}` },
     make("th", { scope: "row" }, make("bdi", {}, routeName(route.route))),
     make("td", { class: "range" }, make("div", { class: "track", "aria-hidden": "true" },
       make("i", { class: "most", "--from": share(route.p5), "--to": share(route.p95) }),
@@ -308,14 +308,14 @@ function showWaiting() {
 function showFailures() {
   byId("failures").hidden = !run.failures.length;
   for (const reason of run.failures) {
-    const button = make("button", { type: "button" }, "Show", make("span", { class: "unseen" }, ` the ${many(reason.pieces, "job")}: ${reason.code || reason.kind}`));
+    const button = make("button", { type: "button" }, "Show", make("span", { class: "unseen" }, ` the ${many(reason.jobs, "job")}: ${reason.code || reason.kind}`));
     button.addEventListener("click", () => {
       choose({ ...ALL, reason: reason.id });
-      byId("pieces").scrollIntoView();
-      byId("pieces").focus({ preventScroll: true });
+      byId("jobs").scrollIntoView();
+      byId("jobs").focus({ preventScroll: true });
     });
     byId("failures").querySelector("ul").append(make("li", {},
-      make("span", { class: "number" }, whole.format(reason.pieces)),
+      make("span", { class: "number" }, whole.format(reason.jobs)),
       make("div", {}, make("b", {}, make("bdi", {}, reason.code || reason.kind)), reason.code ? ` ${reason.kind}` : "",
         reason.retryable ? " · a retry may succeed" : " · a retry cannot succeed: edit the line",
         make("p", { class: "text", dir: "auto" }, reason.text)),
@@ -328,7 +328,7 @@ function showFailures() {
 const ALL = { search: "", state: "", route: "", reason: null };
 let chosen = { ...ALL };
 let order = { key: "line", falling: false };
-let shown = pieces;
+let shown = jobs;
 let scattered = false;
 let page = 0;
 
@@ -367,7 +367,7 @@ function choose(wanted) {
   chosen = wanted;
   const phrase = chosen.search.toLowerCase().trim().replace(/\s+/g, " ");
   const words = phrase.split(" ");
-  const candidates = pieces.filter((row) => (chosen.state === "" || row.state === chosen.state)
+  const candidates = jobs.filter((row) => (chosen.state === "" || row.state === chosen.state)
     && (chosen.route === "" || row.route === Number(chosen.route))
     && (chosen.reason === null || row.reason === chosen.reason));
   // What was typed, as it was typed; only where nothing has that, its words in any order.
@@ -434,7 +434,7 @@ function showRow(row) {
   const cell = (key, ...children) => make("td", { role: "cell", class: key, "data-label": COLUMNS[0].label }, ...children);
   const line = make("tr", { role: "row" },
     cell("line", row.line === null ? "" : whole.format(row.line)),
-    cell("piece", name,
+    cell("job", name,
       small ? make("p", { class: row.name ? "text" : "text id", dir: "auto" }, small) : null),
     cell("route", make("bdi", {}, routeName(run.routes[row.route]))),
     cell("state", make("span", { class: `is-${row.state}` }, make("span", { class: "dot" }), make("span", { class: "label" }, row.state))),

@@ -1,4 +1,4 @@
-"""What a report says of one piece: without secrets, and with nothing that JSON cannot hold."""
+"""The data of one job in a report: without secrets, and valid as JSON."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from soundpiece_async._core.redaction import hide_secrets, redact_url
 from soundpiece_async.cli.report.summary import FailureGroup, effective_state, valid_time, waiting_time
 
 TEXT, ERROR, METADATA = 160, 320, 600
-"""Characters of each that the page shows: that of a long run must open quickly; ``report.json`` has them whole."""
+"""Maximum characters of each in the page, so that it opens quickly; ``report.json`` is complete."""
 TIMES = ("sent_at", "submitted_at", "ready_at", "ended_at")
 
 _URLS = ("source", "reference", "callback_url")
@@ -23,7 +23,7 @@ _TOO_DEEP = "(nested too deeply to be shown)"
 
 
 def job_to_json(job: JobRecord, *, now: float) -> dict[str, Any]:
-    """Give what ``report.json`` says of a piece."""
+    """Return the object of a job in ``report.json``."""
     kinds = {output.index: output.kind for output in job.outputs}
     wait = waiting_time(job)
     described: dict[str, Any] = redact_json(
@@ -49,7 +49,7 @@ def job_to_json(job: JobRecord, *, now: float) -> dict[str, Any]:
 
 
 def table_row(job: JobRecord, described: Mapping[str, Any], *, route: int, reason: FailureGroup | None) -> list[Any]:
-    """Give what the page shows of a piece, in the order that its script knows (``FIELDS``)."""
+    """Return the row of a job in the page, in the order of ``FIELDS`` in its script."""
     metadata, error = described["metadata"], described["error"]
     wait = described["waited"]
     return [
@@ -72,7 +72,7 @@ def table_row(job: JobRecord, described: Mapping[str, Any], *, route: int, reaso
 
 
 def redact_json(value: Any) -> Any:
-    """Take out of JSON values what may sign a URL, keys of accounts, and numbers that JSON has no word for."""
+    """Return JSON values without signatures of URLs, API keys, and numbers that JSON lacks."""
     match value:
         case str():
             return hide_secrets(value)
@@ -87,7 +87,7 @@ def redact_json(value: Any) -> Any:
 
 
 def to_iso(seconds: float | None) -> str | None:
-    """Write seconds since 1970 as ISO 8601, to the millisecond."""
+    """Return seconds since 1970 in ISO 8601, with milliseconds."""
     moment = valid_time(seconds)
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
@@ -100,7 +100,7 @@ def _redact_metadata(metadata: Any) -> Any:
 
 
 def _request_members(job: JobRecord) -> dict[str, Any]:
-    """Give the members of a request, but for the key; a URL in it may hold a blank, so it is redacted as a whole."""
+    """Return the fields of a request without its key. A URL may contain blanks, so it is redacted as a whole."""
     try:
         members = dict(json.loads(job.body))
     except (ValueError, TypeError):
@@ -123,7 +123,7 @@ def _redact_member(value: Any) -> Any:
 
 
 def _summary_text(request: Mapping[str, Any]) -> str:
-    """Give the words of a request on one line, and then what it is made from."""
+    """Return prompt, lyrics and sources of a request on one line."""
     words = [request.get(name) for name in ("prompt", "lyrics")]
     sources = [request.get(name) for name in ("reference", "source")]
     urls = [source.get("url") if isinstance(source, dict) else source for source in sources]
@@ -131,14 +131,14 @@ def _summary_text(request: Mapping[str, Any]) -> str:
 
 
 def _file_entry(file: Mapping[str, Any]) -> list[Any]:
-    """Give where a file is from the page's folder, its name, seconds, bytes and kind; in a store: only its URL."""
+    """Return link, name, seconds, bytes and kind of a file; a file in a store has no link."""
     where = None if file["url"] else quote(os.fsencode(file["path"]))
     name = file["url"] or file["path"].rpartition("/")[2]
     return [where, name, file["duration"], file["bytes"], file["kind"] or ""]
 
 
 def _display_name(job: JobRecord, described: Mapping[str, Any]) -> str:
-    """Return what a job is called, if that is more than the id of its operation."""
+    """Return the name of a job, unless that is the id of its operation."""
     name = described["title"] or described["name"] or ""
     return name if job.operation is None or job.name or not name.startswith(job.operation) else ""
 

@@ -1,4 +1,4 @@
-"""What a report says of a whole run, counted while its pieces pass by: a long run needs little more memory."""
+"""Summary of a run, computed job by job, so that memory hardly grows with the run."""
 
 import math
 from array import array
@@ -13,11 +13,11 @@ from soundpiece_async._core.job_records import JobRecord, JobState
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
 MAX_BINS = 144
-"""The most bars a chart has: more could not be told apart."""
+"""Maximum number of bars in the chart."""
 BIN_WIDTHS: tuple[int, ...] = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400)
-"""Seconds a bar may stand for; each divides the next. Beyond, they double."""
+"""Widths of a bar in seconds; each divides the next. Beyond, they double."""
 MAX_FAILURE_GROUPS = 50
-"""Reasons that are told apart; codes come from the service, and may be any number."""
+"""Maximum number of failure groups: codes come from the service, and there may be many."""
 OTHER_FAILURES = ("other reasons", "")
 
 _NEXT_WIDTH: dict[int, int] = dict(pairwise(BIN_WIDTHS))
@@ -32,7 +32,7 @@ class Histogram:
     bins: dict[int, tuple[int, int]] = attrs.field(factory=dict)
 
     def add(self, moment: float, *, saved: bool) -> None:
-        """Count a piece; ``moment`` is in seconds since 1970."""
+        """Count a job; ``moment`` is in seconds since 1970."""
         self._put(int(moment // self.width), saved, not saved)
         while max(self.bins) - min(self.bins) >= MAX_BINS:
             before, old = self.bins, self.width
@@ -41,7 +41,7 @@ class Histogram:
                 self._put(place * old // self.width, *counts)
 
     def rows(self) -> list[tuple[int, int, int]]:
-        """Give start, saved and failed of each bin with pieces, in the order of time."""
+        """Return start, saved and failed of each bin that is not empty, in the order of time."""
         return [(place * self.width, *counts) for place, counts in sorted(self.bins.items())]
 
     def _put(self, place: int, saved: int, failed: int) -> None:
@@ -51,21 +51,21 @@ class Histogram:
 
 @attrs.define(eq=False)
 class FailureGroup:
-    """Why pieces failed: the kind of error and its code, the text of the first, and how many they are."""
+    """Failed jobs with the same kind of error and code, the text of the first, and their number."""
 
     id: int
     kind: str
     code: str
     text: str
     retryable: bool
-    pieces: int = 0
+    jobs: int = 0
 
 
 class Summary:
-    """Counts pieces.
+    """Summarizes jobs.
 
     Args:
-        now: in seconds since 1970; it decides which pieces are uncertain.
+        now: in seconds since 1970; decides which jobs are uncertain.
     """
 
     def __init__(self, *, now: float) -> None:
@@ -83,7 +83,7 @@ class Summary:
         self._ended: float | None = None
 
     def add(self, job: JobRecord) -> FailureGroup | None:
-        """Count a piece; gives the reason why it failed, if it did."""
+        """Count a job; return its failure group, if it failed."""
         state = effective_state(job, now=self.now)
         self.counts[state] += 1
         self.routes.setdefault(job.route, len(self.routes))
@@ -104,13 +104,13 @@ class Summary:
         reason = self._reasons.setdefault(
             name, FailureGroup(len(self._reasons), *name, failure.text, failure.retryable)
         )
-        reason.pieces += 1
+        reason.jobs += 1
         return reason
 
     def to_json(self) -> dict[str, Any]:
-        """Give everything that was counted, ready for JSON; all times are in seconds."""
+        """Return the summary as a JSON object; all times are in seconds."""
         return {
-            "pieces": self.counts.total(),
+            "jobs": self.counts.total(),
             "counts": {state.value: self.counts[state] for state in JobState if self.counts[state]},
             "files": self._files,
             "verified": dict(self._verified),
@@ -122,7 +122,7 @@ class Summary:
             "waiting": [_percentiles(route, self._waits[route]) for route in self.routes if route in self._waits],
             "throughput": {"width": self.timeline.width, "bins": self.timeline.rows()},
             "failures": [
-                attrs.asdict(reason) for reason in sorted(self._reasons.values(), key=lambda reason: -reason.pieces)
+                attrs.asdict(reason) for reason in sorted(self._reasons.values(), key=lambda reason: -reason.jobs)
             ],
         }
 
@@ -136,18 +136,18 @@ class Summary:
 
 
 def effective_state(job: JobRecord, *, now: float) -> JobState:
-    """Give the state of a piece, which may be uncertain."""
+    """Return the state of a job, which may be uncertain."""
     return JobState.UNCERTAIN if job.is_uncertain(now=now) else job.state
 
 
 def waiting_time(job: JobRecord) -> float | None:
-    """Give the seconds from the answer to the PUT to the known end of the work; None if a clock was set back."""
+    """Return the seconds from the response to the PUT to ready; None: unknown, or a clock was set back."""
     accepted, ready = valid_time(job.submitted_at), valid_time(job.ready_at)
     return None if accepted is None or ready is None or ready < accepted else ready - accepted
 
 
 def valid_time(seconds: float | None) -> float | None:
-    """Give seconds since 1970 if they are a time that people use: a file may have been edited."""
+    """Return seconds since 1970 if they are plausible: a journal may have been edited."""
     return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
 
 
@@ -156,6 +156,6 @@ def _percentiles(route: str, waits: Sequence[float]) -> dict[str, Any]:
     last = len(ranked) - 1
     return {
         "route": route,
-        "pieces": len(ranked),
+        "jobs": len(ranked),
         **{name: round(ranked[math.ceil(share * last)], 3) for name, share in QUANTILES.items()},
     }

@@ -1,11 +1,10 @@
-"""What a bulk run leaves behind for people and programs: ``report.html`` and ``report.json`` beside its files.
+"""Writes the report of a bulk run, ``report.html`` and ``report.json``, beside its files.
 
-1. The journal is read a page at a time, once, and rows go to the disk as they come: memory does not grow with the run.
-2. Either file is replaced at once, as a whole.
-3. Whatever a line, a file name or the service says stays text: in the page no ``<`` of theirs is left for a browser to
-   find, and its policy lets nothing run but the page's own script, and nothing be fetched but the files beside it.
-4. No URL keeps what may sign it, and the key of an account is in neither file, wherever it was typed; only the paths
-   of files have to stay what they are.
+1. The journal is read once, a page at a time, and rows are written as they come: memory does not grow with the run.
+2. Each file is replaced atomically.
+3. Foreign text stays text: every ``<`` of it is escaped in the page, whose policy allows no script but its own, and no
+   resource but the files beside it.
+4. Signatures of URLs and API keys are redacted everywhere, except in the paths of files, which must stay correct.
 """
 
 import json
@@ -37,21 +36,21 @@ from soundpiece_async.cli.report.summary import Summary
 
 HTML, JSON = "report.html", "report.json"
 PAGE_JOBS = 500
-"""Pieces that are in memory at a time."""
+"""Jobs that are in memory at a time."""
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
-    """Write both files into the journal's folder, and return the path of the one for people.
+    """Write both files into the folder of the journal, and return the path of ``report.html``.
 
     Args:
         journal: of the run.
-        resume: the command that resumes it, which the page offers for copying; by default that of the folder.
+        resume: the command that resumes the run, shown on the page; default: ``soundpiece resume`` with the folder.
 
     Raises:
         JournalError: the journal cannot be read.
-        OSError: the folder cannot be written; earlier reports are as they were.
+        OSError: the folder is not writable; earlier reports are unchanged.
     """
     command = resume or f"soundpiece resume {shlex.quote(str(journal.folder))}"
     with ExitStack() as stack:
@@ -59,14 +58,14 @@ async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
             lambda: stack.enter_context(_Report(journal.folder, resume=command, now=time.time()))
         )
         after = 0
-        while pieces := await journal.jobs(after=after, limit=PAGE_JOBS):
-            await anyio.to_thread.run_sync(report.add, pieces)
-            after = pieces[-1].number
+        while jobs := await journal.jobs(after=after, limit=PAGE_JOBS):
+            await anyio.to_thread.run_sync(report.add, jobs)
+            after = jobs[-1].number
         return await anyio.to_thread.run_sync(report.finish)
 
 
 class _Report:
-    """The two files while they grow; everything here blocks."""
+    """The two files while they are written; everything here blocks."""
 
     def __init__(self, folder: Path, *, resume: str, now: float) -> None:
         self._folder = folder
@@ -85,21 +84,21 @@ class _Report:
     ) -> None:
         self._stack.close()
 
-    def add(self, pieces: Sequence[JobRecord]) -> None:
-        """Write a page of pieces."""
+    def add(self, jobs: Sequence[JobRecord]) -> None:
+        """Write a page of jobs."""
         block = []
-        for job in pieces:
+        for job in jobs:
             reason = self._sums.add(job)
             described = job_to_json(job, now=self._sums.now)
             self._lines.write(b",\n" if self._lines.tell() else b"")
             self._lines.write(_to_json(described))
             block.append(table_row(job, described, route=self._sums.routes[job.route], reason=reason))
-        self._blocks.write(b'<script type="application/json" data-pieces>%s</script>\n' % _to_embedded_json(block))
+        self._blocks.write(b'<script type="application/json" data-jobs>%s</script>\n' % _to_embedded_json(block))
 
     def finish(self) -> Path:
-        """Put the files together, and once both are on the disk, in their place."""
+        """Assemble the files, and once both are on disk, rename them into place."""
         summary = {"made_at": self._sums.now, "version": __version__, **self._sums.to_json()}
-        head = b'{"summary": %s,\n"pieces": [\n' % _to_json(redact_json(_with_iso_times(summary)))
+        head = b'{"summary": %s,\n"jobs": [\n' % _to_json(redact_json(_with_iso_times(summary)))
         shown = {**summary, "folder": self._folder.name, "resume": self._resume, "routes": list(self._sums.routes)}
         with ExitStack() as leftovers:
             for name, parts in ((JSON, (head, self._lines, b"\n]}\n")), (HTML, self._fill_page(redact_json(shown)))):
@@ -113,7 +112,7 @@ class _Report:
         return self._folder / f".{name}.part"
 
     def _fill_page(self, shown: dict[str, Any]) -> Iterable[bytes | BinaryIO]:
-        """Put what belongs there in each place of the template, which only the template itself can have."""
+        """Yield the template with its placeholders filled in; inserted text is not searched for placeholders."""
         style, script = _asset("report.css"), _asset("report.js")
         policy = (
             f"default-src 'none'; script-src '{_csp_hash(script)}'; style-src '{_csp_hash(style)}'; img-src data:; "
@@ -125,14 +124,14 @@ class _Report:
             "style": style.encode(),
             "script": script.encode(),
             "summary": _to_embedded_json(shown),
-            "pieces": self._blocks,
+            "jobs": self._blocks,
         }
         for number, part in enumerate(_PLACEHOLDER.split(_asset(HTML))):
             yield values[part] if number % 2 else part.encode()
 
 
 def _write_file(path: Path, parts: Iterable[bytes | BinaryIO]) -> None:
-    """Write what is given, and see it on the disk."""
+    """Write a file and fsync it."""
     with os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "wb") as file:
         for part in parts:
             if isinstance(part, bytes):
@@ -145,7 +144,7 @@ def _write_file(path: Path, parts: Iterable[bytes | BinaryIO]) -> None:
 
 
 def _with_iso_times(summary: dict[str, Any]) -> dict[str, Any]:
-    """Write times for programs that are not this page: as ISO 8601."""
+    """Return the summary with times in ISO 8601, as ``report.json`` has them."""
     throughput = summary["throughput"]
     bins = [{"from": to_iso(start), "saved": saved, "failed": failed} for start, saved, failed in throughput["bins"]]
     return {
@@ -156,18 +155,18 @@ def _with_iso_times(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_json(value: Any) -> bytes:
-    """Write JSON; halves of surrogate pairs, which no file can hold, become question marks."""
+    """Return JSON; lone surrogates become question marks."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
 def _to_embedded_json(value: Any) -> bytes:
-    """Write JSON that can stand in a page: nothing in it ends the element, or begins another (rule 3)."""
+    """Return JSON for a page: it contains no ``<`` (rule 3)."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode(errors="replace")
 
 
 def _csp_hash(text: str) -> str:
-    """Name a script or style in a policy."""
+    """Return the hash of a script or style for the policy."""
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
