@@ -56,11 +56,11 @@ class Api:
 
     @property
     def variations(self) -> Variations:
-        """The liberties the service takes."""
+        """The variations of the service."""
         return self.clock.world.variations
 
     async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
-        """Do what a request asks for, or refuse it."""
+        """Process a request, or refuse it."""
         try:
             response = await self._answer(entry, active)
         except RefusalError as refusal:
@@ -88,7 +88,7 @@ class Api:
         return await self._poll(route, entry)
 
     def _answer_instead(self, entry: ReceivedRequest) -> Response | None:
-        """The refusal that a variation has for a request, or None."""
+        """Return the refusal that a variation has for a request, or None."""
         self.clock.catch_up()
         world = self.clock.world
         known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
@@ -128,7 +128,7 @@ class Api:
 
 
 def _read_body(entry: ReceivedRequest) -> object:
-    """What FastAPI takes for the body: JSON only if it claims to be that, or else text, or nothing at all."""
+    """Return the body as FastAPI reads it: JSON only if its content type says so, else text, or `ABSENT`."""
     if not entry.body:
         return ABSENT
     if not _is_json(entry):
@@ -149,6 +149,6 @@ def _decode(entry: ReceivedRequest) -> object:
 
 
 def _is_json(entry: ReceivedRequest) -> bool:
-    """Whether the body claims to be JSON."""
+    """Return whether the content type says JSON."""
     media_type = entry.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))

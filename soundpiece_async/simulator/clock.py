@@ -23,7 +23,7 @@ class Clock:
     _rescheduled: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
     def __repr__(self) -> str:
-        """When the next operation ends, and how many are waited for."""
+        """Show when the next operation ends, and how many operations are waited for."""
         return f"<Clock next at {self.world.next_due:.3f}, {len(self._waiters)} waited for>"
 
     async def run(self) -> None:

@@ -1,10 +1,10 @@
-"""What can go wrong, as data: seeded shares of all requests, and single faults put on a chosen one.
+"""Faults as data: random shares of all requests, and single faults injected into chosen ones.
 
 Rules:
 
 1. A fault strikes BEFORE the request takes effect, or AFTER it did, when only the answer is lost or spoilt. The
    difference is what idempotency is for (docs/api.md#idempotency).
-2. Shares are drawn from one seeded source in order of arrival; an injected fault goes before a drawn one.
+2. Shares are drawn from one seeded generator in order of arrival; an injected fault takes precedence over a random one.
 3. Bodies are cut by closing the connection in good order, so that exactly the bytes before the cut arrive; resets are
    real ones (RST).
 """
@@ -37,7 +37,7 @@ HOSTS: tuple[str, ...] = get_args(HostName)
 
 
 class Fault(StrEnum):
-    """One way to go wrong."""
+    """A kind of fault."""
 
     SERVER_ERROR = "server_error"
     """An error as JSON before any effect: 500, or the `status` and `headers` given (403, 307 with a Location, ...)."""
@@ -72,10 +72,10 @@ BEFORE = frozenset({Fault.SERVER_ERROR, Fault.BAD_GATEWAY, Fault.RATE_LIMITED, F
 
 @attrs.frozen(kw_only=True)
 class Faults:
-    """How much of what goes wrong; shares are from 0 to 1, times in real seconds.
+    """Random faults; shares are from 0 to 1, times in real seconds.
 
     `server_error`, `bad_gateway`, `reset_before` and `stall` strike requests to both hosts, `gateway_timeout` and
-    `reset_after` those to the API, `cut` and `corrupt` downloads. `ignore_range` and `hide_etag` are ways of the output
+    `reset_after` those to the API, `cut` and `corrupt` downloads. `ignore_range` and `hide_etag` concern the output
     host, which answers an expired URL with `expired_status` (what the service takes is unknown: docs/api.md#downloads).
     `fail` is the share of operations that fail, each with one of `failure_codes`; None leaves the code out
     (docs/api.md#operation-errors).
@@ -107,7 +107,7 @@ class Faults:
 
 @attrs.frozen(kw_only=True)
 class ActiveFault:
-    """A fault about to happen to one request, with its particulars; None stands for the fault's own default."""
+    """A fault that strikes one request, and its details; None stands for the fault's own default."""
 
     fault: Fault
     at: int | None = None
@@ -118,7 +118,7 @@ class ActiveFault:
 
 
 class FaultDetails(TypedDict, total=False):
-    """Which requests an injected fault strikes, and the particulars of the strike.
+    """Which requests an injected fault strikes, and its details.
 
     `host`, `method`, `route` and `operation` narrow down the requests, `skip` lets that many of them pass first, and
     `times` (1) is how many are struck. The rest belongs to the single faults, see `Fault`.
@@ -139,7 +139,7 @@ class FaultDetails(TypedDict, total=False):
 
 @attrs.define(eq=False, kw_only=True)
 class PendingFault:
-    """A strike waiting for its request."""
+    """An injected fault, waiting for its requests."""
 
     active: ActiveFault
     conditions: Mapping[str, str]
@@ -147,7 +147,7 @@ class PendingFault:
     times: int
 
     def take(self, request: ReceivedRequest) -> bool:
-        """Whether this request is struck; counts it if so."""
+        """Return whether the fault strikes this request, and count it if so."""
         if any(getattr(request, name) != value for name, value in self.conditions.items()):
             return False
         if self.skip > 0:
@@ -158,7 +158,7 @@ class PendingFault:
 
 
 class FaultInjector:
-    """Decides what goes wrong with which request.
+    """Chooses the fault of each request.
 
     `rng` is the only randomness; nothing is drawn while all shares are 0.
     """
@@ -171,7 +171,7 @@ class FaultInjector:
         self._shares = {host: _shares(faults, host) for host in HOSTS}
 
     def __repr__(self) -> str:
-        """The faults that struck, and how many are waiting."""
+        """Show the faults that struck, and how many are pending."""
         return f"<FaultInjector {dict(self.counts)}, {len(self._pending)} waiting>"
 
     def inject(self, fault: Fault, **details: Unpack[FaultDetails]) -> None:
@@ -197,7 +197,7 @@ class FaultInjector:
         self._pending.append(PendingFault(active=active, conditions=conditions, skip=skip, times=times))
 
     def choose(self, request: ReceivedRequest) -> ActiveFault | None:
-        """What happens to a request that has just arrived."""
+        """Return the fault of a request that has just arrived, or None."""
         active = self._take_pending(request) or self._draw(request)
         if active is not None:
             request.fault = active.fault.value
@@ -205,7 +205,7 @@ class FaultInjector:
         return active
 
     def position(self, size: int) -> int:
-        """A byte position to spoil in a body of `size` bytes."""
+        """Return a random byte position in a body of `size` bytes."""
         return self._rng.randrange(size)
 
     def _take_pending(self, request: ReceivedRequest) -> ActiveFault | None:
@@ -242,7 +242,7 @@ _RULES: Mapping[str, Rule] = {
 
 
 def _check_detail(fault: Fault, name: str, value: object) -> None:
-    """Refuse a detail that nobody knows, or one that fits no request: the test that gives it would wait in vain."""
+    """Refuse a detail that is unknown, or that no request can match: its fault would never strike."""
     if name not in FaultDetails.__annotations__:
         raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(FaultDetails.__annotations__)}")
     if name in _RULES:
@@ -252,7 +252,7 @@ def _check_detail(fault: Fault, name: str, value: object) -> None:
 
 
 def _shares(faults: Faults, host: str) -> dict[Fault, float]:
-    """The shares above 0 that concern a host."""
+    """Return the shares above 0 that apply to a host."""
     everywhere = (Fault.SERVER_ERROR, Fault.BAD_GATEWAY, Fault.RESET_BEFORE, Fault.STALL)
     own = (Fault.GATEWAY_TIMEOUT, Fault.RESET_AFTER) if host == "api" else (Fault.CUT, Fault.CORRUPT)
     return {fault: share for fault in (*everywhere, *own) if (share := getattr(faults, fault.value)) > 0}

@@ -1,4 +1,4 @@
-"""Where every request to both hosts comes in: written down, announced, struck by faults, answered, counted.
+"""The HTTP server of both hosts: logs each request, calls the hook, applies faults, answers, counts.
 
 Rules:
 
@@ -27,7 +27,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @attrs.frozen(kw_only=True)
 class Host:
-    """One host: `identify` reads into the log what a request is about, `answer` does what it asks for."""
+    """One host: `identify` notes in the log what a request is about, `answer` processes it."""
 
     host: HostName
     identify: Callable[[ReceivedRequest], None]
@@ -52,11 +52,11 @@ class HttpServer:
     _scopes: set[anyio.CancelScope] = attrs.field(factory=set, init=False)
 
     def __repr__(self) -> str:
-        """What is open now, and the most polls that ever were."""
+        """Show the requests that are open now, and the highest number of polls."""
         return f"<HttpServer {self.open_requests} open, {self.open_polls} polls (peak {self.peak_polls})>"
 
     async def handle(self, request: web.BaseRequest, host: Host) -> web.StreamResponse:
-        """Answer one request, or hang up on it."""
+        """Answer one request, or reset its connection."""
         url = request.rel_url
         arrived = anyio.current_time()
         entry = ReceivedRequest(
@@ -83,7 +83,7 @@ class HttpServer:
         return _hang_up(request)
 
     def close(self) -> None:
-        """Hang up on everyone who is still held."""
+        """Reset the connections of all open requests."""
         for scope in self._scopes:
             scope.cancel()
 
@@ -96,7 +96,7 @@ class HttpServer:
             self.peak_polls = max(self.peak_polls, self.open_polls)
 
     def _count(self, entry: ReceivedRequest) -> int:
-        """Count a request, and give the number of those before it that were about the same."""
+        """Count a request, and return the number of earlier ones with the same key, operation or path."""
         about = f"{entry.host} {entry.method} {entry.key or entry.operation or ''} {entry.path}"
         self._seen[about] += 1
         return self._seen[about] - 1
@@ -135,7 +135,7 @@ class HttpServer:
     async def _send(
         self, request: web.BaseRequest, entry: ReceivedRequest, response: Response, active: ActiveFault | None
     ) -> web.StreamResponse:
-        """Send an answer: in one go, unless it is a download or a fault breaks it."""
+        """Send a response: in one piece, unless it is a download or a fault breaks it."""
         if self.date is not None:
             response = attrs.evolve(response, headers={**response.headers, "Date": self.date()})
         entry.status = response.status
@@ -149,7 +149,7 @@ class HttpServer:
     async def _stream(
         self, request: web.BaseRequest, entry: ReceivedRequest, response: Response, active: ActiveFault | None
     ) -> web.StreamResponse:
-        """Send a body block by block, with a break at the place where a fault wants it."""
+        """Send a body block by block, interrupted where a fault says so."""
         stream = _FRAMINGS[response.framing](
             status=response.status, headers={**response.headers, "Content-Type": response.content_type}
         )
@@ -203,7 +203,7 @@ def _respond(response: Response) -> web.Response:
 
 
 def _hang_up(request: web.BaseRequest) -> web.Response:
-    """Reset the connection; the answer given back goes nowhere."""
+    """Reset the connection; the response returned is never sent."""
     transport = request.transport
     if transport is not None:
         # without lingering the kernel sends RST instead of FIN: a reset, not an orderly end

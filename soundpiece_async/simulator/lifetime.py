@@ -1,4 +1,4 @@
-"""How the simulator comes to life: a task of its own, and sockets to listen on."""
+"""The simulator's root task, and its listening sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -23,7 +23,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 @attrs.define(eq=False)
 class Lifetime:
-    """Something that lives in a task of its own between two calls, which may come from different tasks.
+    """Runs a coroutine in its own task between two calls, which may come from different tasks.
 
     Test fixtures enter and leave in different tasks, and no cancel scope can span those. So `live` gets a task, the
     only one that is no child of a group; it sets the first event when it is open, and closes once the second is set.
@@ -80,12 +80,12 @@ def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def make_reachable(url: str) -> str:
-    """The URL of a server that listens on all interfaces, as a client on this machine has it."""
+    """Return the URL by which a client on this machine reaches a server that listens on all interfaces."""
     return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def share_host(url: str, other: str) -> str:
-    """The scheme and host of one URL, with the port of another one."""
+    """Return the scheme and host of one URL with the port of another."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}")
     return f"{parts.scheme}://{host}:{urlsplit(other).port}"

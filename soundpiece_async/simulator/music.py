@@ -1,4 +1,4 @@
-"""Which scores an operation gives: pure composition, nothing is rendered here."""
+"""Composes the scores of an operation; nothing is rendered here."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ class ComposedTrack:
 
 @attrs.frozen(kw_only=True)
 class AudioOptions:
-    """How much is made: the shortest and longest track in seconds, and how many a new song or instrumental has.
+    """The shortest and longest track in seconds, and the number of outputs of a new song or instrumental.
 
     The service's own numbers are unknown (docs/api.md#new-song).
     """
@@ -52,7 +52,7 @@ def compose_tracks(
 
 
 def track_for_foreign_url(url: str, *, audio_options: AudioOptions) -> Score:
-    """The track that stands for the audio behind a foreign URL, which is never fetched: always the same for a URL."""
+    """Return the track that stands for the audio at a foreign URL, never fetched: the same for the same URL."""
     rng = random.Random(url)
     return compose(url, seed=rng.getrandbits(32), style="song", seconds=rng.uniform(*audio_options.track_seconds))
 
@@ -60,7 +60,7 @@ def track_for_foreign_url(url: str, *, audio_options: AudioOptions) -> Score:
 def _adapt(
     route: Route, echo: Mapping[str, Any], source: Score, *, variations: int, rng: random.Random
 ) -> tuple[ComposedTrack, ...]:
-    """Make something of a source, or of a reference when the request has no prompt of its own."""
+    """Compose from a source, or from a reference when the request has no prompt."""
     match route.name:
         case "adapt.separate_stems":
             return tuple(ComposedTrack(score, kind) for kind, score in stems(source).items())
@@ -73,7 +73,7 @@ def _adapt(
 
 
 def _shape(echo: Mapping[str, Any], style: Style, *, rng: random.Random) -> ComposedTrack:
-    """One sample or effect of the wanted length."""
+    """Compose one sample or effect of the requested length."""
     loop = echo.get("loopable", False)
     return ComposedTrack(
         compose(echo["prompt"], seed=rng.getrandbits(32), style=style, seconds=echo["duration"], loop=loop)

@@ -1,4 +1,4 @@
-"""The nouns of the simulated service, and how an operation looks on the wire (docs/api.md#operation-fields)."""
+"""Operations, their outputs and errors, and their JSON (docs/api.md#operation-fields)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -45,7 +45,7 @@ class ServerOperation:
     """One piece of work; `created` and `due` are the loop's seconds, `puts` counts the PUTs that asked for it.
 
     `failure` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked, and
-    `looks` counts how often that was.
+    `times_shown` counts how often that was.
     """
 
     id: str
@@ -56,7 +56,7 @@ class ServerOperation:
     failure: OperationError | None
     status: Status = "processing"
     puts: int = 1
-    looks: int = 0
+    times_shown: int = 0
     tracks: tuple[OutputTrack, ...] = attrs.field(default=(), repr=False)
     fingerprint: bytes = attrs.field(repr=False)
     submission: Submission = attrs.field(repr=False)
@@ -71,7 +71,7 @@ def describe(
     links: list[tuple[OutputTrack, IssuedUrl]],
     future_members: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The operation object as it stands in an envelope or a webhook: every member, null where empty."""
+    """Return the operation object of an envelope or a webhook: every member, null where empty."""
     outputs = [{**_describe_output(track, link), **future_members} for track, link in links]
     single = operation.route.result == "output"
     failed = operation.failure if status == "failed" else None

@@ -61,7 +61,7 @@ class OutputHost:
         return self.faults.ignore_range or self.clock.world.variations.has("length=closed")
 
     def _respond(self, render: Render, wanted: str | None) -> Response:
-        """The whole file, or the part a Range asks for."""
+        """Return a response with the whole file, or with the range requested."""
         size = len(render.audio)
         headers = {"Accept-Ranges": "none" if self._no_ranges else "bytes"}
         if not self.faults.hide_etag:
@@ -79,7 +79,7 @@ class OutputHost:
 
 
 def parse_range(header: str | None, *, size: int) -> range | None:
-    """The bytes a Range header asks for; None, the whole file, also for several parts at once and for nonsense."""
+    """Return the bytes a Range header requests; None, the whole file, if it is invalid or has several parts."""
     match = _SINGLE_RANGE.fullmatch((header or "").strip())
     if match is None:
         return None
@@ -96,5 +96,5 @@ def parse_range(header: str | None, *, size: int) -> range | None:
 
 
 def _wanted(entry: ReceivedRequest, render: Render) -> str | None:
-    """The Range header, unless its If-Range names another version of the file."""
+    """Return the Range header, unless its If-Range names another version of the file."""
     return entry.range if entry.if_range in (None, render.etag) else None

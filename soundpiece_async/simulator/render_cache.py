@@ -36,11 +36,11 @@ class RenderCache:
     _threads: anyio.CapacityLimiter = attrs.field(factory=lambda: anyio.CapacityLimiter(1), init=False)
 
     def __repr__(self) -> str:
-        """How many files and bytes are kept."""
+        """Show how many files and bytes are cached."""
         return f"<RenderCache {len(self._kept)} files, {self.size} of {self.capacity} bytes, {self.rendered} made>"
 
     async def get(self, score: Score) -> Render:
-        """The file of a score."""
+        """Return the file of a score, rendered if it is not cached."""
         kept = self._find(score)
         if kept is not None:
             return kept

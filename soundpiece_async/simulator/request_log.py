@@ -1,4 +1,4 @@
-"""What happened, seen from the server's side: one `ReceivedRequest` each, and counts."""
+"""The log of received requests, and the server's statistics."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is answered: a status, a body, headers; nothing of any HTTP library."""
+"""Responses: a status, headers and a body, independent of any HTTP library."""
 
 import json
 from collections.abc import Mapping
@@ -22,25 +22,25 @@ class Response:
 
 
 def json_response(document: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer of the API."""
+    """Return a response with a JSON body."""
     body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     return Response(status=status, body=body, headers=headers or {})
 
 
 def html_response(status: int, reason: str) -> Response:
-    """An error as a proxy in front of the API words it (docs/api.md#http-errors)."""
+    """Return an HTML error, as a proxy in front of the API sends it (docs/api.md#http-errors)."""
     page = f"<html><head><title>{status} {reason}</title></head><body><h1>{status} {reason}</h1></body></html>\r\n"
     return Response(status=status, body=page.encode(), content_type="text/html")
 
 
 def xml_response(status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as object stores word it; what the output host really says is unknown (docs/api.md#downloads)."""
+    """Return an XML error, as object stores do; that of the real output host is unknown (docs/api.md#downloads)."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return Response(status=status, body=body.encode(), headers=headers or {}, content_type="application/xml")
 
 
 def rate_limited_response(seconds: int | None) -> Response:
-    """A 429 in the service's words; without seconds it has no Retry-After (docs/api.md#rate-limits)."""
+    """Return a 429; without seconds it has no Retry-After (docs/api.md#rate-limits)."""
     if seconds is None:
         return json_response({"detail": "Rate limit exceeded"}, status=429)
     detail = f"Rate limit exceeded; retry in {seconds} seconds"
@@ -48,7 +48,7 @@ def rate_limited_response(seconds: int | None) -> Response:
 
 
 def fault_response(active: ActiveFault) -> Response:
-    """The answer to a request whose fault strikes before it takes effect."""
+    """Return the response to a request whose fault strikes before it takes effect."""
     match active.fault:
         case Fault.BAD_GATEWAY:
             return html_response(502, "Bad Gateway")
@@ -61,7 +61,7 @@ def fault_response(active: ActiveFault) -> Response:
 
 
 def corrupt(response: Response, *, at: int) -> Response:
-    """The same answer with one wrong byte."""
+    """Return the same response with one wrong byte."""
     body = bytearray(response.body)
     body[at] ^= 0xFF
     return attrs.evolve(response, body=bytes(body))

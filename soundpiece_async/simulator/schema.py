@@ -1,4 +1,4 @@
-"""The eight routes as data, and the refusal of requests that do not fit them.
+"""The eight routes as data, and the validation of requests.
 
 Rules:
 
@@ -33,7 +33,7 @@ _BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
 class InvalidValueError(Exception):
-    """A value that does not fit: `kind` is the stable code, `below` the path from the checked member inwards."""
+    """An invalid value: `kind` is the stable code, `below` the path from the checked member inwards."""
 
     def __init__(
         self, kind: str, message: str, *, context: Mapping[str, object] | None = None, below: tuple[str, ...] = ()
@@ -46,12 +46,12 @@ class InvalidValueError(Exception):
 
 
 def value_error(reason: str) -> InvalidValueError:
-    """The refusal by a rule of the service's own; FastAPI empties the exception that Pydantic puts in the context."""
+    """Return the error of a custom rule; FastAPI empties the exception that Pydantic puts in the context."""
     return InvalidValueError("value_error", f"Value error, {reason}", context={"error": {}})
 
 
 def check_text(value: object, *, longest: int) -> str:
-    """A string of 1 to `longest` code points (how the service counts is unknown: docs/api.md#request-fields)."""
+    """Check a string of 1 to `longest` code points (how the service counts is unknown: docs/api.md#request-fields)."""
     if not isinstance(value, str):
         raise InvalidValueError("string_type", "Input should be a valid string")
     _check_unicode(value)
@@ -66,17 +66,17 @@ def check_text(value: object, *, longest: int) -> str:
 
 
 def check_prompt(value: object) -> str:
-    """A prompt: 1 to 1024 characters."""
+    """Check a prompt: 1 to 1024 characters."""
     return check_text(value, longest=1024)
 
 
 def check_lyrics(value: object) -> str:
-    """Lyrics: 1 to 3000 characters."""
+    """Check lyrics: 1 to 3000 characters."""
     return check_text(value, longest=3000)
 
 
 def check_key(value: object) -> str:
-    """An idempotency key: a UUID of any version in its usual spelling, given back in lower case."""
+    """Check an idempotency key: a UUID of any version in its usual spelling; return it in lower case."""
     if not isinstance(value, str):
         raise InvalidValueError("uuid_type", "UUID input should be a string, bytes or UUID object")
     _check_unicode(value)
@@ -87,7 +87,7 @@ def check_key(value: object) -> str:
 
 
 def check_seconds(value: object) -> float:
-    """A length of audio in seconds: finite, above 0, at most `LONGEST`."""
+    """Check a length of audio in seconds: finite, above 0, at most `LONGEST`."""
     if isinstance(value, str):
         if _is_number(value):
             raise InvalidValueError("float_type", "Input should be a valid number")
@@ -105,7 +105,7 @@ def check_seconds(value: object) -> float:
 
 
 def check_variations(value: object) -> int:
-    """A count from 1 to 3; 2.0 is the JSON integer 2."""
+    """Check a count from 1 to 3; 2.0 is the JSON integer 2."""
     if isinstance(value, str):
         message = "Input should be a valid integer, unable to parse string as an integer"
         raise InvalidValueError("int_parsing", message)
@@ -125,7 +125,7 @@ def check_variations(value: object) -> int:
 
 
 def check_boolean(value: object) -> bool:
-    """A JSON boolean, and nothing that merely looks like one."""
+    """Check a JSON boolean; a number or a text that looks like one is refused."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
@@ -134,7 +134,7 @@ def check_boolean(value: object) -> bool:
 
 
 def check_url(value: object, *, schemes: tuple[str, ...] = ("http", "https"), longest: float = math.inf) -> str:
-    """An absolute URL of one of the schemes, echoed as it was sent."""
+    """Check an absolute URL of one of the schemes; it is echoed as it was sent."""
     if not isinstance(value, str):
         raise InvalidValueError("url_type", "URL input should be a string or URL")
     _check_unicode(value)
@@ -152,7 +152,7 @@ def check_url(value: object, *, schemes: tuple[str, ...] = ("http", "https"), lo
 
 
 def check_source(value: object) -> dict[str, str]:
-    """An AudioSource: an object with a `url`; its other members are ignored."""
+    """Check an AudioSource: an object with a `url`; its other members are ignored."""
     if not isinstance(value, dict):
         raise InvalidValueError(*NO_OBJECT)
     if "url" not in value:
@@ -164,7 +164,7 @@ def check_source(value: object) -> dict[str, str]:
 
 
 def check_callback(value: object, *, private: bool) -> str | None:
-    """A callback URL or null: https and a public host, unless `private` hosts (and then http) are allowed."""
+    """Check a callback URL or null: https and a public host, unless `private` hosts (and then http) are allowed."""
     if value is None:
         return None
     url = check_url(value, schemes=("http", "https") if private else ("https",), longest=2048)
@@ -174,7 +174,7 @@ def check_callback(value: object, *, private: bool) -> str | None:
 
 
 def is_private(host: str) -> bool:
-    """Whether a host is plainly not on the public internet; judged by its spelling, no name is resolved."""
+    """Return whether a host is not on the public internet, judged by its name alone: nothing is resolved."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
@@ -192,7 +192,7 @@ def _check_unicode(text: str) -> None:
 
 
 def _is_number(value: str | float) -> bool:
-    """Whether a float can hold it: some texts are no numbers, and some integers are beyond any float."""
+    """Return whether a value fits a float: some texts are not numbers, and some integers are too large."""
     try:
         float(value)
     except (ValueError, OverflowError):
@@ -201,7 +201,7 @@ def _is_number(value: str | float) -> bool:
 
 
 def _reason_against_key(text: str) -> str | None:
-    """What is wrong with the spelling of a UUID, if anything; spellings without hyphens are too short."""
+    """Return what is wrong with the spelling of a UUID, or None; without hyphens it is too short."""
     stranger = _NO_HEX.search(text)
     if stranger is not None:
         return f"invalid character: found `{stranger[0]}` at {stranger.start()}"
@@ -217,7 +217,7 @@ def _reason_against_key(text: str) -> str | None:
 
 
 def _reason_against(url: str) -> str | None:
-    """What is wrong with the spelling of a URL, if anything."""
+    """Return what is wrong with the spelling of a URL, or None."""
     if not url:
         return "input is empty"
     if _BLANK.search(url):
@@ -392,7 +392,7 @@ def check_query(query: Mapping[str, str], *, any_id: bool = False) -> tuple[str,
 
 
 def refuse_operation(identity: str) -> InvalidRequestError:
-    """The refusal of a well-formed id that names no operation of this route.
+    """Return the error for a well-formed id that names no operation of this route.
 
     How the service reports it is unknown, but not by a 404 (docs/api.md#http-errors).
     """
@@ -401,7 +401,7 @@ def refuse_operation(identity: str) -> InvalidRequestError:
 
 
 def _refuse_whole(route: Route, body: object) -> list[FieldError]:
-    """What is said of a body that is no object: once, or once for each of two bodies (rule 4)."""
+    """Return the errors of a body that is not an object: one, or one for each of two bodies (rule 4)."""
     if body is ABSENT:
         return [_error(("body",), _MISSING, None)]
     whole = _error(("body",), InvalidValueError(*NO_OBJECT), body)
@@ -409,7 +409,7 @@ def _refuse_whole(route: Route, body: object) -> list[FieldError]:
 
 
 def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[str, Any], list[FieldError]]:
-    """The values of those members that fit, and a field error for each that does not."""
+    """Return the values of the members that are valid, and a field error for each that is not."""
     values: dict[str, Any] = {}
     errors: list[FieldError] = []
     for member in members:
@@ -427,7 +427,7 @@ def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[s
 
 
 def _choose(route: Route, body: Mapping[str, object]) -> tuple[dict[str, Any], list[FieldError]]:
-    """The one alternative of a union body that was sent, by rule 4."""
+    """Return the values and errors of the alternative of a union body that was sent, by rule 4."""
     read = {member.name: _read((member,), body) for member in route.members if member.name in route.bodies}
     fitting = [values for values, errors in read.values() if not errors]
     sent = [name for name in route.bodies if name in body]
@@ -444,13 +444,13 @@ def _choose(route: Route, body: Mapping[str, object]) -> tuple[dict[str, Any], l
 
 
 def _within(alternative: str, error: FieldError) -> FieldError:
-    """The same error, its path naming the alternative it belongs to."""
+    """Return the same error with the alternative it belongs to in its path."""
     head, *tail = error["loc"]
     return error | {"loc": [head, alternative, *tail]}
 
 
 def _error(path: tuple[str, ...], invalid: InvalidValueError, whole: object) -> FieldError:
-    """One entry of a 422's `detail`; `whole` is the body, or the query."""
+    """Return one entry of a 422's `detail`; `whole` is the body, or the query."""
     location = (*path, *invalid.below)
     error: FieldError = {"type": invalid.kind, "loc": list(location), "msg": invalid.message}
     refused = _find(whole, location[1:])
@@ -462,7 +462,7 @@ def _error(path: tuple[str, ...], invalid: InvalidValueError, whole: object) -> 
 
 
 def _find(whole: object, path: tuple[str, ...]) -> object:
-    """The value at a path, or what it is missing from."""
+    """Return the value at a path, or the object it is missing from."""
     for name in path:
         if not isinstance(whole, Mapping) or name not in whole:
             return whole
@@ -471,7 +471,7 @@ def _find(whole: object, path: tuple[str, ...]) -> object:
 
 
 def _is_json(value: object) -> bool:
-    """Whether JSON has words for it; Python's own reader lets NaN and infinity in."""
+    """Return whether a value can be written as JSON; Python's own parser accepts NaN and infinity."""
     try:
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Signed URLs of the output host: made, checked, and dead when their time has come (docs/api.md#downloads)."""
+"""Signed URLs of the output host: signed, checked, expired (docs/api.md#downloads)."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ class IssuedUrl:
 
 @attrs.frozen(kw_only=True)
 class SignedUrl:
-    """What a URL of ours says: the path, the track it names, and the claims of its query."""
+    """A parsed URL of the output host: the path, the track it names, and the claims of its query."""
 
     path: str
     name: str
@@ -42,7 +42,7 @@ class Signer:
     made: int = 0
 
     def sign(self, name: str, *, wall: float) -> IssuedUrl:
-        """A URL of a track that works from now, `wall`, for the lifetime."""
+        """Return a URL of a track that is valid from now, `wall`, for the lifetime."""
         self.made += 1
         expires = int((wall + self.lifetime) * 1000)
         path = f"/audio/{name}.flac" if self.stable else f"/audio/{self.made:08x}/{name}.flac"
@@ -51,7 +51,7 @@ class Signer:
         return IssuedUrl(f"{self.origin}{path}?{query}", expires / 1000)
 
     def allows(self, signed_url: SignedUrl, *, wall: float) -> bool:
-        """Whether a URL was made here, is unaltered and has not expired."""
+        """Return whether a URL was signed here, is unaltered and has not expired."""
         expires = signed_url.claims.get("expires", "")
         genuine = hmac.compare_digest(
             signed_url.claims.get("signature", "").encode(), self._signature(signed_url.path, expires).encode()
@@ -63,7 +63,7 @@ class Signer:
         self.generation += 1
 
     def owns(self, url: str) -> bool:
-        """Whether a URL points to the output host."""
+        """Return whether a URL points to the output host."""
         return url.startswith(f"{self.origin}/")
 
     def _signature(self, path: str, expires: str) -> str:
@@ -78,10 +78,10 @@ def parse_signed_url(url: str) -> SignedUrl:
 
 
 def track_name(path: str) -> str:
-    """The name of the track a path is about, stable or not."""
+    """Return the name of the track in a path, stable or not."""
     return path.rpartition("/")[2].removesuffix(".flac")
 
 
 def write_time(wall: float) -> str:
-    """An instant as the API writes it: RFC 3339 in UTC, here to the millisecond."""
+    """Format a time as the API does: RFC 3339 in UTC, here to the millisecond."""
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -37,45 +37,45 @@ _HOLD = 20.0
 
 @attrs.define(eq=False, kw_only=True, repr=False)
 class Simulator:
-    """The Soundpiece API on the loopback interface: `async with Simulator(speed=100) as sim`, then talk to `sim.url`.
+    """A simulated Soundpiece API on the loopback interface: `async with Simulator(speed=100) as sim`, at `sim.url`.
 
-    It may be entered and left in different tasks, and only once; while it is open, any thread may use it. What it
-    answers follows from `seed` and the requests, see `world`; it never talks to anything outside private networks.
+    It may be entered and exited in different tasks, and only once; while it is open, any thread may use it. Its
+    responses follow from `seed` and the requests, see `world`. It never connects to anything outside private networks.
 
     Attributes:
-        seed: Where all chance comes from.
-        speed: Divides processing times, the 20 s hold and the pauses between webhook attempts; nothing else.
-        faults: What goes wrong by chance, see `Faults`; `inject` puts single faults on chosen requests.
-        api_key: The account's one key; by default it follows from the seed.
-        requests_per_second: The account's rate limit in real seconds; None for no limit.
-        burst: How many requests may come at once under that limit; by default one second's worth.
-        credits: How many operations may be made before 402; None for any number.
-        url_lifetime: Real seconds a signed URL lives.
-        stable_paths: Whether a signed URL keeps its path when it is signed afresh.
+        seed: Random seed of everything: processing times, failures, audio, keys.
+        speed: Divides processing times, the 20 s of a long poll and the pauses between webhook attempts; nothing else.
+        faults: Random faults by share of requests, see `Faults`; `inject` adds single faults to chosen requests.
+        api_key: The account's only API key; by default derived from the seed.
+        requests_per_second: The account's rate limit, in real seconds; None: no limit.
+        burst: How many requests may come at once under that limit; default: those of one second.
+        credits: How many operations may be created before 402; None: any number.
+        url_lifetime: Real seconds until a signed URL expires.
+        stable_paths: Whether a URL keeps its path when it is signed again.
         track_seconds: The shortest and the longest song, instrumental or foreign source, in seconds of audio.
-        n_variations: How many outputs a new song or instrumental has.
+        n_variations: Number of outputs of a new song or instrumental.
         durations: Processing times by route in seconds, to be divided by `speed`: a mapping, or a callable given the
             route's name. `math.inf` leaves operations to `finish`. By default realistic and seeded.
-        variations: What it does where the documentation is silent: `{"echo": "strip", "status": ["done", "upper"]}`,
-            or `["echo=strip", "status=done", "status=upper"]`. The page on testing lists them.
-        forward: Whether it answers as next year's service might: with members, a status and a stem nobody knows.
+        variations: Behaviour that the documentation of the service leaves open, as `{"echo": "strip"}` or
+            `["echo=strip", "status=done", "status=upper"]`. The page on testing lists them.
+        forward: Whether responses have members, a status and a stem that no client knows, as a later version might.
         clock_skew: Seconds by which its wall clock is ahead: in `created_at`, `expires_at`, and the Date header.
-        download_rate: Bytes per real second each download gets at most.
-        webhook_secret: The signing secret, or several while they rotate; without one (None) nothing is sent.
-        webhook_attempts: How often a webhook is tried.
-        webhook_timeout: Real seconds a receiver has to answer.
-        webhook_loss: The share of webhooks that are never sent.
-        webhook_duplicates: The share of webhooks that are delivered twice.
-        allow_private_callbacks: Whether loopback and other private hosts, and plain http, may be callbacks. Callbacks
-            to public hosts are accepted always and called never.
-        callback_url: Where webhooks go of operations that were submitted without a callback of their own.
+        download_rate: Maximum bytes per real second of each download.
+        webhook_secret: The signing secret, or several during rotation; None: no webhooks are sent.
+        webhook_attempts: Maximum number of attempts per webhook.
+        webhook_timeout: Real seconds in which a receiver must respond.
+        webhook_loss: Share of webhooks that are never sent.
+        webhook_duplicates: Share of webhooks that are delivered twice.
+        allow_private_callbacks: Whether callback URLs may have loopback and other private hosts, and plain http. Those
+            of public hosts are always accepted and never called.
+        callback_url: Receives the webhooks of operations submitted without a callback URL.
         on_request: Called with each `ReceivedRequest` before it takes effect, and awaited if it is async.
-        cache_bytes: How much rendered audio is kept.
-        host: The interface to listen on; "0.0.0.0" for all of them, as in a container.
+        cache_bytes: Maximum bytes of rendered audio in the cache.
+        host: The interface to listen on; "0.0.0.0" for all, as in a container.
         port: The port of the API; 0 for any free one.
         output_port: The port of the output host; 0 for any free one.
-        public_url: The API's URL as clients have it, where that is another one: a mapped port, or a TLS proxy.
-        public_output_url: That of the output host; by default the scheme and host of `public_url` and `output_port`.
+        public_url: The API's URL for clients, when it differs: a mapped port, or a TLS proxy.
+        public_output_url: The same for the output host; default: that of `public_url`, with `output_port`.
 
     """
 
@@ -165,7 +165,7 @@ class Simulator:
         )
 
     def __repr__(self) -> str:
-        """Where it listens, and what it is doing."""
+        """Show where it listens, and what it is doing."""
         return f"<Simulator {self.url or 'closed'} {self._world!r} {self._http_server!r}>"
 
     @property
@@ -199,7 +199,7 @@ class Simulator:
         return {"SOUNDPIECE_API_KEY": self.api_key, "SOUNDPIECE_BASE_URL": self.url}
 
     def statistics(self) -> ServerStatistics:
-        """Count what happened so far; cheap."""
+        """Return counts since the simulator was opened; cheap."""
         world, http_server, webhooks = self._world, self._http_server, self._webhook_sender.counts
         return ServerStatistics(
             operations=len(world.operations),
@@ -239,7 +239,7 @@ class Simulator:
         self._lifetime.call(partial(self._clock.finish, operation, failure=error))
 
     def replace_audio(self, operation: str) -> None:
-        """Put other audio of the same length behind the URLs of a ready operation: its ETags change."""
+        """Replace the audio of a ready operation by other audio of the same length; its URLs stay, its ETags change."""
         self._world.replace_audio(operation)
 
     async def __aenter__(self) -> Self:
@@ -250,11 +250,11 @@ class Simulator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Hang up on everyone and close."""
+        """Reset all connections and close."""
         await self._lifetime.end()
 
     async def _live(self, opened: anyio.Event, closing: anyio.Event) -> None:
-        """Be open until `closing`; everything that runs is a child of this."""
+        """Run until `closing`; every task is a child of this one."""
         self._world.wall_offset = time.time() + self.clock_skew - anyio.current_time()
         api = Host(host="api", identify=self._api.identify, answer=self._api.answer)
         files = Host(host="output", identify=self._output_host.identify, answer=self._output_host.answer)
@@ -276,7 +276,7 @@ class Simulator:
             group.cancel_scope.cancel()
 
     def _announce(self, operation: ServerOperation) -> None:
-        """Send word of an operation that ended, if anyone is to hear of it (docs/api.md#webhooks)."""
+        """Send the webhook of an operation that ended, if it has a callback URL (docs/api.md#webhooks)."""
         callback = operation.submission.callback_url or self.callback_url
         if callback is None or not self._webhook_sender.keys:
             return
@@ -307,5 +307,5 @@ def _make_webhook_secret(seed: int) -> str:
 
 
 def _rng(seed: int, purpose: str) -> random.Random:
-    """A source of chance of its own for each purpose, so that none shifts another."""
+    """Return a random generator for one purpose, so that none affects another."""
     return random.Random(f"{seed} {purpose}")

@@ -74,7 +74,7 @@ NOT_EMPTY = must_be("at least one", lambda value: len(value) > 0)
 
 
 def check_duration(route: str, seconds: float) -> float:
-    """A processing time; NaN would come neither before nor after any other time."""
+    """Check a processing time in seconds; NaN could not be ordered among other times."""
     rule = "seconds, at least 0 (math.inf: for ever)", lambda value: value >= 0
     require(rule, f"durations of {route}", seconds)
     return seconds

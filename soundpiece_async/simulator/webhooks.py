@@ -73,7 +73,7 @@ class WebhookSender:
     _enqueued: anyio.Event = attrs.field(factory=anyio.Event, init=False)
 
     def __repr__(self) -> str:
-        """How the events fared."""
+        """Show the counts of attempts and outcomes."""
         return f"<WebhookSender {dict(self.counts)}, {len(self._queue)} queued>"
 
     def enqueue(self, event: Event) -> None:
@@ -127,7 +127,7 @@ class WebhookSender:
 
 
 def write_event(route: str, document: Mapping[str, Any], *, status: str) -> bytes:
-    """The body of an event: its type, which ends with the operation's own status or else the one given, and its data.
+    """Return the body of an event: its type, which ends with the operation's own status or the one given, and its data.
 
     The data is the bare operation object, without an envelope.
     """
@@ -136,7 +136,7 @@ def write_event(route: str, document: Mapping[str, Any], *, status: str) -> byte
 
 
 def sign(event: Event, *, keys: tuple[bytes, ...]) -> dict[str, str]:
-    """The headers of an event, signed once with each key (Standard Webhooks 1.0.0)."""
+    """Return the headers of an event, signed once with each key (Standard Webhooks 1.0.0)."""
     signed = f"{event.id}.{event.timestamp}.".encode() + event.body
     signatures = (hmac.new(key, signed, hashlib.sha256).digest() for key in keys)
     return {
@@ -149,7 +149,7 @@ def sign(event: Event, *, keys: tuple[bytes, ...]) -> dict[str, str]:
 
 
 def read_secret(secret: str) -> bytes:
-    """The key in a signing secret: base64, or base64url, behind the prefix `whsec_`."""
+    """Return the key in a signing secret: base64, or base64url, behind the prefix `whsec_`."""
     try:
         return base64.b64decode(secret.removeprefix("whsec_").translate(_URL_SAFE), validate=True)
     except binascii.Error as error:

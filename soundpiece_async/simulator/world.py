@@ -1,14 +1,14 @@
-"""The service's side of the contract without a network: operations, their timelines, idempotency, credits.
+"""The service without a network: operations, processing times, idempotency, credits.
 
 Rules:
 
 1. Time comes in as `now`, the loop's seconds; the wall clock is `now` plus a constant. Nothing happens by itself:
-   `advance` brings the world up to `now`, and gives the operations that ended since.
-2. What becomes of an operation follows from the seed, the route, its members and how often the same was asked for
-   before; not from its key, the port, or the order of unrelated requests. So runs repeat although keys are random.
-3. The key is looked up before anything is checked against the account: a replay costs nothing
+   `advance` moves the world to `now`, and returns the operations that ended since.
+2. The outcome of an operation follows from the seed, the route, its members and the number of equal requests before
+   it; not from its key, the port, or the order of unrelated requests. So runs repeat although keys are random.
+3. The key is looked up before the account is checked: a replay is free
    (docs/api.md#idempotency). A request refused with 402 does not use its key up.
-4. Results are composed when they are first looked at, and never change afterwards.
+4. Results are composed when they are first read, and never change afterwards.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ _SPREAD = 0.5
 
 @attrs.define(eq=False, kw_only=True)
 class World:
-    """Everything the service remembers; `durations` pins processing times in seconds, before `speed` divides them.
+    """The state of the service; `durations` pins processing times in seconds, before `speed` divides them.
 
     `forward` is a service of next year, with members, a status and a stem that no client knows
     (docs/api.md#versioning).
@@ -71,7 +71,7 @@ class World:
     _order: random.Random = attrs.field(factory=lambda: random.Random(0), init=False)
 
     def __repr__(self) -> str:
-        """The numbers of operations by status."""
+        """Show the numbers of operations by status."""
         return f"<World {len(self.operations)} operations, {dict(self.ended)}, {self.replays} replays>"
 
     @property
@@ -81,17 +81,17 @@ class World:
 
     @property
     def future_members(self) -> Mapping[str, Any]:
-        """The members that no client knows."""
+        """The members that no client knows; none unless `forward`."""
         return FUTURE_MEMBERS if self.forward else {}
 
     def wall(self, now: float) -> float:
-        """The wall clock's seconds since 1970 at `now`."""
+        """Return the wall clock's seconds since 1970 at `now`."""
         return now + self.wall_offset
 
     def submit(
         self, route: Route, submission: Submission, *, body: object, now: float, failure: OperationError | None = None
     ) -> tuple[ServerOperation, bool]:
-        """The operation a PUT asks for, and whether its key made it before.
+        """Return the operation of a PUT, and whether its key had created it before.
 
         A `failure` lets a new operation fail with it. Raises `RefusalError` for a key used with another body (409:
         which status the service takes is unknown) and for an empty account (402).
@@ -111,16 +111,16 @@ class World:
         return operation, False
 
     def find_key(self, key: str | None) -> ServerOperation | None:
-        """The operation that a key made."""
+        """Return the operation that a key created."""
         return None if key is None else self._keys.get(key)
 
     def find(self, route: Route, identity: str) -> ServerOperation | None:
-        """The operation of this route with this id."""
+        """Return the operation of this route with this id, or None."""
         operation = self.operations.get(identity)
         return operation if operation is not None and operation.route is route else None
 
     def find_track(self, name: str) -> OutputTrack | None:
-        """The output with this name on the output host."""
+        """Return the output with this name on the output host, or None."""
         return self._tracks.get(name)
 
     def advance(self, now: float) -> list[ServerOperation]:
@@ -148,12 +148,12 @@ class World:
         self._tracks.update((track.name, track) for track in operation.tracks)
 
     def present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> dict[str, Any]:
-        """The operation object as it is `now`, its URLs freshly signed; or `at_first`, as its PUT gave it."""
+        """Return the operation object as of `now`, with fresh URLs; or `at_first`, as in the response to its PUT."""
         status: str = "processing" if at_first else operation.status
         if self.forward and status == "processing" and now < (operation.created + operation.due) / 2:
             status = "queued"
         wall = self.wall(now)
-        tracks = self._show(operation, status)
+        tracks = self._shown_tracks(operation, status)
         document = describe(
             operation,
             status=status,
@@ -164,16 +164,16 @@ class World:
         self.variations.change_document(document, operation)
         return document
 
-    def _show(self, operation: ServerOperation, status: str) -> list[OutputTrack]:
-        """The tracks that are shown under a status: all at the end, and one early if the service does that."""
+    def _shown_tracks(self, operation: ServerOperation, status: str) -> list[OutputTrack]:
+        """Return the tracks shown under a status: all when ready, and one early if a variation says so."""
         if status == "ready":
-            operation.looks += 1
-            return self._look(operation)
+            operation.times_shown += 1
+            return self._current_tracks(operation)
         early = self.variations.has("outputs=early") and status != "failed" and operation.failure is None
-        return self._look(operation)[:1] if early else []
+        return self._current_tracks(operation)[:1] if early else []
 
-    def _look(self, operation: ServerOperation) -> list[OutputTrack]:
-        """The tracks of an operation, in the order of the day."""
+    def _current_tracks(self, operation: ServerOperation) -> list[OutputTrack]:
+        """Return the tracks of an operation, in the order in which they are shown now."""
         if not operation.tracks:
             names = [_digest(operation.id, index).hex() for index in range(8)]
             operation.tracks = tuple(
@@ -230,17 +230,17 @@ class World:
         )
 
     def _fetch(self, source: SignedUrl, *, now: float) -> OutputTrack | None:
-        """The output a source is, if its URL may be fetched now."""
+        """Return the output that a source refers to, if its URL is valid now."""
         return self._tracks.get(source.name) if self.signer.allows(source, wall=self.wall(now)) else None
 
     def _rng(self, route: Route, echo: Mapping[str, Any], *, source: str | None) -> random.Random:
-        """The randomness of one operation (rule 2)."""
+        """Return the random generator of one operation (rule 2)."""
         work = _digest(self.seed, route.name, {**echo, "source": source, "reference": None})
         self._repeats[work] += 1
         return random.Random(work + self._repeats[work].to_bytes(4, "big"))
 
     def _seconds(self, route: Route, rng: random.Random) -> float:
-        """How long the work takes, before the speed divides it."""
+        """Return the processing time in seconds, before the speed divides it."""
         drawn = route.seconds * math.exp(rng.gauss(0.0, _SPREAD))
         match self.durations:
             case None:
@@ -251,7 +251,7 @@ class World:
                 return check_duration(route.name, self.durations(route.name))
 
     def _draw_failure(self, rng: random.Random) -> OperationError | None:
-        """The error an operation ends with, if the shares will have it."""
+        """Draw the error that an operation ends with, or None."""
         if rng.random() >= self.faults.fail:
             return None
         return OperationError(code=rng.choice(self.faults.failure_codes))
@@ -263,6 +263,6 @@ def _replace_audio(track: OutputTrack) -> OutputTrack:
 
 
 def _digest(*parts: object) -> bytes:
-    """What tells things apart: the same JSON values, the same 16 bytes."""
+    """Return a digest of 16 bytes: the same for the same JSON values."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

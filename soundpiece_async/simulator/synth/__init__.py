@@ -1,1 +1,1 @@
-"""The simulator's band: words to a plan, plan to notes, notes to sound. `simulator.tone` is its front door."""
+"""The synthesizer: a prompt becomes a plan, notes and sound. `simulator.tone` is its interface."""

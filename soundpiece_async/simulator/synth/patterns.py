@@ -1,4 +1,4 @@
-"""What drums, basses, chords and tunes play in a bar, genre by genre. Data alone."""
+"""Patterns of drums, basses, chords and tunes, by genre. Data only."""
 
 # one character per sixteenth: its loudness in ninths
 GROOVES: dict[str, dict[str, str]] = {

@@ -1,4 +1,4 @@
-"""What a prompt asks for in musical terms: its words decide where they are known, its seed elsewhere."""
+"""The musical decisions for a prompt: by its words where they are known, else by its seed."""
 
 import hashlib
 import re

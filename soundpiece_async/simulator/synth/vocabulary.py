@@ -1,4 +1,4 @@
-"""The words a prompt may hold and what they mean in music: genres, moods, paces, instruments, effects. Data alone."""
+"""The words of prompts and their musical meaning: genres, moods, paces, instruments, effects. Data alone."""
 
 from typing import Literal
 

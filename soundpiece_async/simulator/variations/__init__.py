@@ -1,4 +1,4 @@
-"""The simulator as a service that answers within the documentation's silence.
+"""Variations: behaviour that the documentation of the service leaves open.
 
 1. A variation is written NAME=VALUE; the tables hold what there is, and nothing else is accepted.
 2. Each is a small function at one seam: the operation object, its envelope, a refusal, the answer just before it is

@@ -1,4 +1,4 @@
-"""Variations of the API's answers: envelopes and ids, refusals, repeats of a key, and the hold of a poll."""
+"""Variations of the API's responses: envelopes and ids, errors, repeats of a key, long polls."""
 
 import base64
 import json

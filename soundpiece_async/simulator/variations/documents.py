@@ -222,11 +222,11 @@ def _rename_result(document: Document, operation: ServerOperation) -> None:
     document[name.replace("output", "result")] = document.pop(name)
 
 
-def _result(write: Callable[[ServerOperation], object], *, looks: float = float("inf")) -> Change:
+def _result(write: Callable[[ServerOperation], object], *, times_shown: float = float("inf")) -> Change:
     """Write something else than the outputs when a ready operation is looked at for the first times."""
 
     def apply(document: Document, operation: ServerOperation) -> None:
-        if operation.looks <= looks and _find_outputs(document, operation):
+        if operation.times_shown <= times_shown and _find_outputs(document, operation):
             _put(document, operation.route.result, write(operation))
 
     return apply
@@ -293,7 +293,9 @@ _OUTPUTS = {
     "shuffled": Variation(part="outputs.order", meaning="in another order on every GET"),
     "early": Variation(part="outputs.time", meaning="the first is there while the rest is in the making"),
     "late": Variation(
-        part="outputs.time", meaning="null when first looked at, then there", document=_result(lambda _: None, looks=1)
+        part="outputs.time",
+        meaning="null when first looked at, then there",
+        document=_result(lambda _: None, times_shown=1),
     ),
     "null": Variation(part="outputs", meaning="null for ever", document=_result(lambda _: None)),
     "empty": Variation(part="outputs", meaning="an empty list, or object, for ever", document=_result(_write_empty)),

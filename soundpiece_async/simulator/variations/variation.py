@@ -1,4 +1,4 @@
-"""One variation: which part of an answer it decides, and the small function that does so at one seam."""
+"""One variation: the part of a response that it decides, and the function that does so at one seam."""
 
 from collections.abc import Callable
 from random import Random
