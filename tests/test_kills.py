@@ -151,23 +151,40 @@ async def test_the_command_is_killed(victim: KillableRuns, tmp_path: Path, host:
 
 
 PIPELINES: dict[str, tuple[int, list[str]]] = {
+    "jobs": (7, ["bed-1.flac", *(f"cut-{kind}.flac" for kind in ("bass", "drums", "other", "vocals")), "short.flac"]),
     "pipeline": (12, [f"{track}-{kind}.flac" for track in "ab" for kind in ("bass", "drums", "other", "vocals")]),
     "best_take": (
         4,
         ["one-remix.flac", "takes/one-1.flac", "takes/one-2.flac", "takes/two-1.flac", "takes/two-2.flac"],
     ),
 }
-"""Of each example that is a pipeline: how many operations there are at the end, and some of the files."""
+"""Of a jobs file, and of each example that is a pipeline: how many operations there are at the end, and some files."""
+JOBS = [
+    {"route": "adapt.auto_cut_down", "target_duration": 0.05, "source": {"job": "bed", "output": 1}, "name": "short"},
+    {"id": "bed", "route": "create.new_instrumental", "prompt": "ambient, slow", "name": "bed"},
+    {"id": "stems", "route": "adapt.separate_stems", "source": {"job": "bed"}},
+    {
+        "route": "adapt.auto_cut_down",
+        "target_duration": 0.05,
+        "source": {"job": "stems", "output": "*"},
+        "name": "cut",
+    },
+]
 
 
 @pytest.mark.parametrize("example", PIPELINES)
 async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path: Path, example: str) -> None:
     """The same command goes on: nothing is bought twice in any of the stages, and every file is whole."""
-    lyrics, out = tmp_path / "lyrics", tmp_path / "out"
+    lyrics, out, jobs = tmp_path / "lyrics", tmp_path / "out", tmp_path / "jobs.jsonl"
+    jobs.write_text("".join(f"{json.dumps(line)}\n" for line in JOBS))
     lyrics.mkdir()
     for name in ("one", "two"):
         (lyrics / f"{name}.txt").write_text(f"[Verse]\nThe song {name}")
-    arguments = {"pipeline": [str(out), "a", "b"], "best_take": [str(lyrics), str(out)]}[example]
+    commands: dict[str, dict[str, Any]] = {
+        "jobs": {"arguments": ["bulk", str(jobs), str(out)]},
+        "pipeline": {"example": "pipeline", "arguments": [str(out), "a", "b"]},
+        "best_take": {"example": "best_take", "arguments": [str(lyrics), str(out)]},
+    }
     operations, files = PIPELINES[example]
     seen = 0
 
@@ -179,7 +196,7 @@ async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path
 
     async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
         deaths = 0
-        while (status := await run(victim, sim, out, example=example, arguments=arguments)) == KILLED:
+        while (status := await run(victim, sim, out, **commands[example])) == KILLED:
             deaths += 1
         assert (status, deaths >= 2) == (0, True)
         assert len(sim.operations) == operations
