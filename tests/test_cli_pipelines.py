@@ -63,6 +63,14 @@ def rehearse(capsys: Streams, *flags: str) -> dict[str, Any]:
     return said
 
 
+def read_status(capsys: Streams) -> dict[str, Any]:
+    """Return what ``status`` says."""
+    capsys.readouterr()
+    assert main(["status", "out", "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
 def test_a_pipeline_runs_whatever_the_order_of_its_lines(serve: Serve, capsys: Streams) -> None:
     """The same command again sends nothing; a line that is added takes the source that is there."""
     simulator = serve(**FAST)
@@ -191,6 +199,19 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     blocked = results[3]
     assert (blocked["status"], blocked["source"], blocked["name"]) == ("blocked", {"line": 2}, "bed-drums-15")
     assert results[None]["summary"]["blocked"] == 1
+    told = read_status(capsys)
+    assert told["dependents"] == {"lines": 3, "states": {"failed": 1, "saved": 1}}
+    assert [(one["source"], one["jobs"]) for one in told["blocked"]] == [({"line": 2}, 1)]
+    assert told["unread"] == 0
+    assert main(["status", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "3 lines made from outputs of others: 2 jobs started, 1 of them saved" in told
+    assert "1 blocked by line 2: it is failed: operation" in told
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["summary"]["counts"] == {"saved": 2, "failed": 1, "blocked": 1}
+    jobs = {job["line"]: job for job in report["jobs"]}
+    assert jobs[2]["source"] == jobs[4]["source"] == {"operation": jobs[1]["operation"], "output": 0}
+    assert (jobs[1]["source"], jobs[3]["state"], jobs[3]["source"]) == (None, "blocked", {"line": 2})
     said = rehearse(capsys)
     assert (said["at_least"], said["at_most"]) == (0, 0)
     assert said["routes"]["adapt.auto_cut_down"] == {"lines": 2, "saved": 1, "blocked": 1, "to_do": 0}
@@ -200,6 +221,7 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     assert "1 blocked" in capsys.readouterr().err
     assert bulk("--retry-failed") == 0
     assert len(simulator.operations) == 5
+    assert read_status(capsys)["blocked"] == []
     assert "bed-drums-15.flac" in files()
 
 

@@ -134,9 +134,9 @@ class JobGraph:
     def __repr__(self) -> str:
         return f"<JobGraph jobs={len(self._lines)} dependents={self._dependents}>"
 
-    def __bool__(self) -> bool:
-        """Return whether any job takes from another."""
-        return self._dependents > 0
+    def __len__(self) -> int:
+        """Return how many lines take from another."""
+        return self._dependents
 
     def add(
         self,

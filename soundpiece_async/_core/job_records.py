@@ -123,19 +123,39 @@ class Annotation:
         name: the stem of its files.
         metadata: any JSON value.
         line: of the file that it was read from.
+        source: the output of another operation that it is made from, as ``describe_source`` has it.
     """
 
     name: str | None = None
     metadata: Any = attrs.field(default=None, repr=False)
     line: int | None = None
+    source: str | None = None
 
-    def as_row(self) -> tuple[str | None, str | None, int | None]:
+    def as_row(self) -> tuple[str | None, str | None, int | None, str | None]:
         """Return all as they are stored; ValueError or TypeError if the metadata has no JSON form."""
         metadata = None if self.metadata is None else json.dumps(self.metadata, allow_nan=False)
-        return self.name and self.name.encode(errors="replace").decode(), metadata, self.line
+        return self.name and self.name.encode(errors="replace").decode(), metadata, self.line, self.source
+
+    def put_on(self, job: "JobRecord", *, title: str | None) -> "JobRecord":
+        """Return a job with this annotation, and a title."""
+        return attrs.evolve(job, **attrs.asdict(self, recurse=False), title=title)
+
+    @classmethod
+    def of(cls, job: "JobRecord") -> "Annotation":
+        """Return the annotation of a job."""
+        return cls(job.name, job.metadata, job.line, job.source)
 
 
 NO_ANNOTATION = Annotation()
+
+
+def describe_source(request: Request) -> str | None:
+    """Return which output of another operation a request is made from, as ``<handle>#<index>``; None: of none."""
+    for name in ("source", "reference"):
+        source = getattr(request, name, None)
+        if isinstance(source, Output):
+            return f"{source.handle}#{source.index}"
+    return None
 
 
 @attrs.frozen(kw_only=True)
@@ -158,6 +178,7 @@ class JobRecord:
         name: the file stem that was asked for.
         metadata: any JSON value, kept for the user.
         line: of the jobs file, where it stood in the latest run that read it.
+        source: the output of another operation that it is made from: ``<handle>#<index>``.
         title: the stem of its files, none of which is another piece's; None: nobody knows yet what they are.
         submitted_at, ready_at, ended_at: when its operation, its outputs, and its files or its failure came to be
             known here, in seconds since 1970.
@@ -181,6 +202,7 @@ class JobRecord:
     name: str | None = None
     metadata: Any = attrs.field(default=None, repr=False)
     line: int | None = None
+    source: str | None = None
     title: str | None = None
     submitted_at: float | None = None
     ready_at: float | None = None

@@ -110,6 +110,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
     ("ALTER TABLE piece ADD COLUMN line INTEGER",),  # of the jobs file, as its latest run read it
     ("ALTER TABLE piece ADD COLUMN outputs_seal INTEGER",),  # CRC-32 of the outputs; NULL in rows of before (rule 4)
+    ("ALTER TABLE piece ADD COLUMN source TEXT",),  # the output of another operation that it is made from
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 

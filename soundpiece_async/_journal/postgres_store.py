@@ -113,6 +113,7 @@ IF to_regclass('soundpiece_file_name') IS NULL THEN
     name text,
     title text,
     line int,
+    source text,                         -- the output of another operation that it is made from
     body bytea NOT NULL                  -- every PUT is these very bytes
   ) WITH (fillfactor = 80);
   CREATE UNIQUE INDEX IF NOT EXISTS soundpiece_job_key ON soundpiece_job (run, key);
@@ -222,8 +223,9 @@ _KINDS = {
     ),
     "uncertain": _Kind(f"state = 'uncertain', {_ERROR}", _ERROR_TYPES),
     "annotated": _Kind(
-        "name = u.name, metadata = u.metadata, line = u.line, title = CASE WHEN u.titled THEN j.title END",
-        {"name": "text", "metadata": "text", "line": "int", "titled": "bool"},
+        "name = u.name, metadata = u.metadata, line = u.line, source = u.source, "
+        "title = CASE WHEN u.titled THEN j.title END",
+        {"name": "text", "metadata": "text", "line": "int", "source": "text", "titled": "bool"},
     ),
     "verified": _Kind(
         "files = u.files, done = u.whole",
@@ -265,6 +267,7 @@ _NEW_TYPES = {
     "name": "text",
     "metadata": "text",
     "line": "int",
+    "source": "text",
 }
 
 
@@ -300,8 +303,8 @@ SELECT m.position, {_STATE} AS state
 FROM m JOIN soundpiece_job AS j ON j.number = m.number
 """
 
-_NEW_COLUMNS = "digest, occurrence, key, route, body, name, metadata, line"
-_NEW_VALUES = "digest, occurrence, new_key, route, body, name, metadata, line"
+_NEW_COLUMNS = "digest, occurrence, key, route, body, name, metadata, line, source"
+_NEW_VALUES = "digest, occurrence, new_key, route, body, name, metadata, line, source"
 _INSERT = f"""
 INSERT INTO soundpiece_job (run, taken, {_NEW_COLUMNS})
 SELECT %(run)s, %(claim)s, {_NEW_VALUES} FROM {_rows("match", _NEW_TYPES)}
@@ -312,9 +315,10 @@ WITH {_match(_NEW_TYPES)}, new AS (
   INSERT INTO soundpiece_job (run, {_NEW_COLUMNS})
   SELECT %(run)s, {_NEW_VALUES} FROM m WHERE number IS NULL ORDER BY position ON CONFLICT DO NOTHING RETURNING number
 ), known AS (
-  UPDATE soundpiece_job AS j SET name = m.name, metadata = m.metadata, line = m.line FROM m
+  UPDATE soundpiece_job AS j SET name = m.name, metadata = m.metadata, line = m.line, source = m.source
+  FROM m
   WHERE j.number = m.number
-    AND (j.name, j.metadata, j.line) IS DISTINCT FROM (m.name, m.metadata, m.line)
+    AND (j.name, j.metadata, j.line, j.source) IS DISTINCT FROM (m.name, m.metadata, m.line, m.source)
 )
 SELECT (SELECT count(*) FROM new) AS new, NULL::int AS position, NULL::text AS known UNION ALL
 SELECT 0, position, known FROM m WHERE known <> route
@@ -480,15 +484,9 @@ class PostgresStore:
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
         titled = bool(job.files) or annotation.name == job.name
-        name, metadata, line = annotation.as_row()
-        await self._change("annotated", job, name=name, metadata=metadata, line=line, titled=titled)
-        return attrs.evolve(
-            job,
-            name=annotation.name,
-            metadata=annotation.metadata,
-            line=annotation.line,
-            title=job.title if titled else None,
-        )
+        name, metadata, line, source = annotation.as_row()
+        await self._change("annotated", job, name=name, metadata=metadata, line=line, source=source, titled=titled)
+        return annotation.put_on(job, title=job.title if titled else None)
 
     async def replan_with_new_key(self, job: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
         """Plan a job that failed anew, with a new key; the old one still finds it."""
@@ -593,6 +591,14 @@ class PostgresStore:
         for row in await self._fetch(statement, now=now):
             counts[row["route"]][JobState(row["state"])] = row["count"]
         return dict(counts)
+
+    async def count_dependents(self, *, now: float) -> dict[JobState, int]:
+        """Count the jobs that are made from outputs of other operations, in each state."""
+        statement = (
+            f"SELECT {_STATE} AS state, count(*) FROM soundpiece_job AS j "
+            "WHERE run = %(run)s AND source IS NOT NULL GROUP BY 1"
+        )
+        return read_counts([(row["state"], row["count"]) for row in await self._fetch(statement, now=now)])
 
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""
@@ -782,8 +788,8 @@ def _describe(identity: JobIdentity) -> dict[str, Any]:
 
 
 def _describe_new(job: PlannedJob) -> dict[str, Any]:
-    name, metadata, line = job.annotation.as_row()
-    named = {"name": None if name is None else _text(name), "metadata": metadata, "line": line}
+    name, metadata, line, source = job.annotation.as_row()
+    named = {"name": None if name is None else _text(name), "metadata": metadata, "line": line, "source": source}
     return {**_describe(job.identity), "new_key": job.key, "route": job.route, "body": SecretBytes(job.body), **named}
 
 

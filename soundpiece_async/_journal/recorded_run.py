@@ -263,14 +263,15 @@ class Recording(Generic[R]):
         self, in_flight: InFlight[R], identity: JobIdentity, annotation: Annotation | None
     ) -> JobRecord:
         """Find a job or write it down, and update its annotation where there is a newer one."""
-        name = in_flight.name
-        latest = None if annotation is None else attrs.evolve(annotation, name=name)
-        job = await self._find_or_insert(in_flight.request, identity, annotation=latest or Annotation(name))
-        if latest is None and name is not None:
-            latest = Annotation(name, job.metadata, job.line)
-        if latest is not None and latest != Annotation(job.name, job.metadata, job.line):
-            job = await self._store.annotate(job, latest)
-        return job
+        name, source = in_flight.name, job_records.describe_source(in_flight.request)
+        latest = None if annotation is None else attrs.evolve(annotation, name=name, source=source)
+        job = await self._find_or_insert(
+            in_flight.request, identity, annotation=latest or Annotation(name, source=source)
+        )
+        known = Annotation.of(job)
+        if latest is None:
+            latest = attrs.evolve(known, name=name or known.name, source=source or known.source)
+        return job if latest == known else await self._store.annotate(job, latest)
 
     async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Annotation) -> JobRecord:
         """Find a job, or write it down with the key and the body it will always have."""

@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
-import attrs
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
@@ -100,7 +99,7 @@ def write_planned(connection: sqlite3.Connection, job: PlannedJob) -> str | None
     condition, values = _select(job.identity)
     found = _fetch(connection, f"SELECT number, route FROM piece WHERE {condition}", values)
     for number, _ in found:
-        update = "UPDATE piece SET name = ?, metadata = ?, line = ? WHERE number = ?"
+        update = "UPDATE piece SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?"
         connection.execute(update, (*job.annotation.as_row(), number))
     if not found:
         identity = job.identity
@@ -163,8 +162,8 @@ STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {KEY_LIFETIME} THEN '
 """The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``job_records``)."""
 _BY_KEY = "key = :key OR given_key = :key"
 _INSERT = (
-    "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, state) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *"
+    "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, source, state) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *"
 )
 _BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
 
@@ -253,12 +252,12 @@ class SqliteStore:
 
         def write(connection: sqlite3.Connection) -> None:
             values = (*annotation.as_row(), job.number)
-            connection.execute("UPDATE piece SET name = ?, metadata = ?, line = ? WHERE number = ?", values)
+            connection.execute("UPDATE piece SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?", values)
             if title is None:
                 free_titles(connection, number=job.number)
 
         await self._execute(write)
-        return attrs.evolve(job, name=annotation.name, metadata=annotation.metadata, line=annotation.line, title=title)
+        return annotation.put_on(job, title=title)
 
     async def free_titles(self) -> None:
         """Free the names of jobs that failed and have no files."""
@@ -369,6 +368,11 @@ class SqliteStore:
         """Count the jobs in each state; ``now`` in seconds since 1970."""
         rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})
         return read_counts([tuple(row) for row in rows])
+
+    async def count_dependents(self, *, now: float) -> dict[JobState, int]:
+        """Count the jobs that are made from outputs of other operations, in each state."""
+        query = f"SELECT {STATE}, count(*) FROM piece WHERE source IS NOT NULL GROUP BY 1"
+        return read_counts([tuple(row) for row in await self.query(query, {"now": now})])
 
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""

@@ -243,6 +243,11 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
+    async def count_dependents(self, *, now: float) -> dict[JobState, int]:
+        """Count the jobs that are made from outputs of other operations, in each state."""
+        ...
+
+    @abstractmethod
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""
         ...
@@ -389,7 +394,7 @@ def read_job(row: Any, *, check: Callable[[Any], None] | None = None, **more: An
             files=job_records.read_files(files) if files else (),
             failure=Failure(kind, row["error_code"], row["error_text"], bool(row["retryable"])) if kind else None,
             metadata=None if metadata is None else json.loads(metadata),
-            **{name: row[name] for name in ("name", "line", "title", "submitted_at", "ready_at", "ended_at")},
+            **{name: row[name] for name in ("name", "line", "source", "title", "submitted_at", "ready_at", "ended_at")},
             **more,
         )
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:

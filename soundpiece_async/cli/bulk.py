@@ -157,6 +157,9 @@ async def _run(options: BulkOptions) -> int:
                 jobs=str(await anyio.Path(options.jobs).absolute()),
                 sha256=await _sha256(options.jobs),
                 lines=lines,
+                jobs_expected=lines,
+                dependents=len(dependents.graph),
+                blocked=[],
                 options=options.load.explicit,
             )
             print_status(f"{pluralize(lines, 'job')} in {options.jobs}, saving to {options.out}")
@@ -217,6 +220,8 @@ async def _sha256(path: Path) -> str:
 
 RESUME_NOTE = "the journal is complete: run the same command again to resume; nothing is paid for twice"
 """Printed when a run ends early."""
+MAX_RECORDED_BLOCKED = 1000
+"""Blocked jobs that the report lists."""
 MAX_PRINTED_FAILURES = 20
 """Failures that are printed one by one."""
 
@@ -240,6 +245,7 @@ class BulkCommand:
         self._journal = journal
         self._reader = JobReader(options.jobs, dependents, journal=journal, totals=self.totals)
         self._printed = 0
+        self._blocked: list[dict[str, Any]] = []
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
         self._statistics = session.statistics
@@ -262,6 +268,7 @@ class BulkCommand:
                     async for result in self._results:
                         await self._handle(result)
                     await self._report_blocked()
+                    await self._journal.store.save_run_info(jobs_expected=self.totals.lines, blocked=self._blocked)
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "job")
                 print_status(
@@ -294,6 +301,8 @@ class BulkCommand:
         async with aclosing(self._reader.read_blocked()) as found:
             async for blocked in found:
                 self.totals.outcomes[JobOutcome.BLOCKED] += 1
+                if len(self._blocked) < MAX_RECORDED_BLOCKED:
+                    self._blocked.append(attrs.asdict(blocked))
                 reason = translate_advice(blocked.reason, flag=None)
                 self._print_failure(blocked.line, f"blocked by line {blocked.source}: {reason}")
                 await _print([format_blocked(blocked)] if self._options.policy.as_json else [])

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,10 @@ class RunStatus:
         echo_differences: how often the service echoed each field with another value.
         pace: jobs per second that ended lately.
         verified: number of files by the level of checks they have passed.
+        expected: jobs that the jobs file stands for, as far as is known.
+        dependents: number of lines that take their source from other lines.
+        dependent_states: number of jobs made from outputs of others, by state.
+        blocked: jobs that the latest run could not send, because of their source.
     """
 
     holder: str | None
@@ -54,6 +59,15 @@ class RunStatus:
     echo_differences: Mapping[str, int]
     pace: float
     verified: Mapping[str, int]
+    expected: int = 0
+    dependents: int = 0
+    dependent_states: Mapping[JobState, int] = attrs.field(factory=dict)
+    blocked: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def blocking(self) -> dict[tuple[int, str], int]:
+        """How many jobs are blocked by which line, and why."""
+        return dict(Counter((int(job["source"]), str(job["reason"])) for job in self.blocked))
 
     @property
     def states(self) -> dict[JobState, int]:
@@ -67,7 +81,7 @@ class RunStatus:
     @property
     def unread(self) -> int:
         """Lines of the jobs file that are not in the journal; too small if lines were edited or removed."""
-        return max(0, (self.lines or 0) - sum(self.states.values()))
+        return max(0, self.expected - sum(self.states.values()) - len(self.blocked))
 
     @property
     def left(self) -> float | None:
@@ -118,16 +132,21 @@ async def read_run_status(out: Path) -> RunStatus:
 
 async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunStatus:
     now = time.time()
-    lines = (await store.load_run_info()).get("lines")
+    info = await store.load_run_info()
+    lines, expected, dependents, blocked = map(info.get, ("lines", "jobs_expected", "dependents", "blocked"))
     return RunStatus(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
+        expected=expected if isinstance(expected, int) else lines if isinstance(lines, int) else 0,
         routes=await store.count_by_route(now=now),
         reasons=tuple(await store.group_failures()),
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=MAX_LISTED)),
         echo_differences=await store.count_echo_differences(),
         pace=await store.count_ended_since(now - PACE_WINDOW) / PACE_WINDOW,
         verified=await store.count_verified(),
+        dependents=dependents if isinstance(dependents, int) else 0,
+        dependent_states=await store.count_dependents(now=now),
+        blocked=tuple(blocked) if isinstance(blocked, list) else (),
     )
 
 
@@ -142,6 +161,11 @@ def to_json(run_status: RunStatus) -> dict[str, Any]:
         "uncertain": [
             {"key": job.key, "route": job.route, "name": job.name, "sent_at": job.sent_at}
             for job in run_status.uncertain
+        ],
+        "dependents": {"lines": run_status.dependents, "states": run_status.dependent_states},
+        "blocked": [
+            {"source": {"line": line}, "reason": reason, "jobs": number}
+            for (line, reason), number in run_status.blocking.items()
         ],
         "verified": run_status.verified,
         "echo_differences": run_status.echo_differences,
@@ -166,6 +190,13 @@ def _summary_lines(run_status: RunStatus) -> list[str]:
         lines.append("not running")
     if run_status.unread:
         lines.append(f"{pluralize(run_status.unread, 'line')} of the jobs file not started")
+    if run_status.dependents:
+        begun = run_status.dependent_states
+        saved, all_begun = begun.get(JobState.SAVED, 0), sum(begun.values())
+        dependents = pluralize(run_status.dependents, "line")
+        lines.append(f"{dependents} made from outputs of others: {all_begun} jobs started, {saved} of them saved")
+    for (line, why), number in list(run_status.blocking.items())[:MAX_LISTED]:
+        lines.append(f"{number} blocked by line {line}: {why}")
     for reason in run_status.reasons[:MAX_LISTED]:
         code = f" {reason.code}" if reason.code else ""
         lines.append(f"{reason.number} failed: {reason.kind}{code}, for example: {reason.text}")

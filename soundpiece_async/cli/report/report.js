@@ -3,7 +3,7 @@
 // Everything that comes from a request, a file or the service goes in as text, never as markup.
 
 const PAGE = 50;
-const FIELDS = ["number", "name", "route", "state", "text", "accepted", "waited", "ended", "files", "reason", "error", "operation", "metadata", "key", "line"];
+const FIELDS = ["number", "name", "route", "state", "text", "accepted", "waited", "ended", "files", "reason", "error", "operation", "metadata", "key", "line", "source"];
 const COLUMNS = [
   { key: "line", label: "Line" },
   { key: "job", label: "Job" },
@@ -36,6 +36,28 @@ for (const block of document.querySelectorAll("script[data-jobs]")) {
 if (jobs.every((row) => row.line === null)) {
   COLUMNS[0].label = "No.";
   for (const row of jobs) row.line = row.number;
+}
+
+// A job that is made from an output of another stands below it, as far in as it is down the tree.
+const byOperation = new Map(jobs.map((row) => [row.operation, row]));
+const byLine = new Map(jobs.map((row) => [row.line, row]));
+const dependents = new Map();
+for (const row of jobs) {
+  if (!row.source) continue;
+  row.parent = row.state === "blocked" ? byLine.get(row.source[0]) : byOperation.get(row.source[0]);
+  if (!row.parent || row.parent === row) row.parent = null;
+  else if (dependents.has(row.parent)) dependents.get(row.parent).push(row);
+  else dependents.set(row.parent, [row]);
+}
+if (dependents.size) {
+  const stack = jobs.filter((row) => !row.parent).sort((one, other) => (other.line ?? Infinity) - (one.line ?? Infinity) || other.number - one.number);
+  for (let place = 0; stack.length; place++) {
+    const row = stack.pop();
+    row.place = place;
+    row.depth = row.parent ? row.parent.depth + 1 : 0;
+    stack.push(...(dependents.get(row) ?? []).reverse());
+  }
+  SORTED_BY.line = (row) => row.place ?? Infinity;
 }
 
 // Writing for people
@@ -77,7 +99,7 @@ function size(bytes) {
 }
 
 const length = (row) => row.files.reduce((longest, [, , seconds]) => Math.max(longest, seconds), 0);
-const title = (row) => row.name || row.text || row.operation || `Job ${row.number}`;
+const title = (row) => row.name || row.text || row.operation || `Job ${row.number ?? row.line}`;
 const fileTitle = (row, file) => file[4] || (row.files.length > 1 && row.files.every(([, , , , kind]) => !kind) ? `Take ${row.files.indexOf(file) + 1}` : file[1]);
 const routeName = (route) => route.replace(/^(create|adapt)\./, "").replaceAll("_", " ");
 
@@ -106,7 +128,7 @@ function fill(element, properties, children) {
 // The head of the page
 
 const OPEN = ["ready", "submitted", "sending", "planned"];
-const STATES = ["saved", "failed", "uncertain", ...OPEN];
+const STATES = ["saved", "failed", "blocked", "uncertain", ...OPEN];
 
 function showHead() {
   const total = run.jobs;
@@ -123,6 +145,8 @@ function showHead() {
   const advise = (text, ...options) => list.append(make("li", {}, make("span", {}, text), options.length ? offer([run.resume, ...options].join(" ").trim()) : null));
   if (open) advise(`${many(open, "job")} ${open === 1 ? "is" : "are"} unfinished. Resume the run: nothing is paid for twice.`, "");
   if (failed) advise(`${many(failed, "job")} failed. A retry is a new request with a new key, and is paid for again.`, "--retry-failed");
+  const blocked = count("blocked");
+  if (blocked) advise(`${many(blocked, "job")} ${blocked === 1 ? "is" : "are"} blocked: the job that ${blocked === 1 ? "it takes" : "they take"} the source from has no output. The run that repairs it sends ${blocked === 1 ? "it" : "them"}.`);
   if (uncertain) advise(`${many(uncertain, "job")} ${uncertain === 1 ? "is" : "are"} uncertain: sent more than a day ago and never answered, or unknown to the service. Sending ${uncertain === 1 ? "it" : "them"} again may pay twice.`, "--resubmit-uncertain");
   const echoed = Object.entries(run.echo_differences).map(([name, number]) => `${name} (${whole.format(number)})`);
   if (echoed.length) advise(`Fields that the service echoed with different values: ${echoed.join(", ")}. This is not a failure.`);
@@ -434,8 +458,8 @@ function showRow(row) {
   const cell = (key, ...children) => make("td", { role: "cell", class: key, "data-label": COLUMNS[0].label }, ...children);
   const line = make("tr", { role: "row" },
     cell("line", row.line === null ? "" : whole.format(row.line)),
-    cell("job", name,
-      small ? make("p", { class: row.name ? "text" : "text id", dir: "auto" }, small) : null),
+    indent(row, cell("job", name,
+      small ? make("p", { class: row.name ? "text" : "text id", dir: "auto" }, small) : null)),
     cell("route", make("bdi", {}, routeName(run.routes[row.route]))),
     cell("state", make("span", { class: `is-${row.state}` }, make("span", { class: "dot" }), make("span", { class: "label" }, row.state))),
     cell("waited", row.waited === null ? "" : span(row.waited)),
@@ -451,12 +475,18 @@ function showRow(row) {
   return line;
 }
 
+function indent(row, cell) {
+  if (row.depth && order.key === "line") cell.style.setProperty("--depth", Math.min(row.depth, 8));
+  return cell;
+}
+
 function showMore(row) {
   const list = make("dl");
   const tell = (label, value) => value && list.append(make("dt", {}, label), make("dd", { dir: "auto" }, value));
   if (!row.name && row.text) tell("Prompt", row.text);
   tell("Route", run.routes[row.route]);
   tell("Operation", row.operation);
+  if (row.parent) tell("Made from", row.state === "blocked" ? title(row.parent) : `${title(row.parent)}, output ${row.source[1]}`);
   tell("Key", row.key);
   tell("Accepted", row.accepted === null ? "" : at(moment, row.accepted));
   tell("Ready", row.accepted === null || row.waited === null ? "" : at(moment, row.accepted + row.waited));

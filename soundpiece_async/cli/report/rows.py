@@ -14,6 +14,8 @@ from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._core.redaction import hide_secrets, redact_url
 from soundpiece_async.cli.report.summary import FailureGroup, effective_state, valid_time, waiting_time
 
+BLOCKED = "blocked"
+"""The state of jobs that could not be sent, because of their source."""
 TEXT, ERROR, METADATA = 160, 320, 600
 """Maximum characters of each in the page, so that it opens quickly; ``report.json`` is complete."""
 TIMES = ("sent_at", "submitted_at", "ready_at", "ended_at")
@@ -39,6 +41,7 @@ def job_to_json(job: JobRecord, *, now: float) -> dict[str, Any]:
             **{name: to_iso(getattr(job, name)) for name in TIMES},
             "waited": None if wait is None else round(wait, 3),
             "request": _request_members(job),
+            "source": _source_to_json(job.source),
             "echo_differences": list(job.echo_differences),
             "metadata": _redact_metadata(job.metadata),
             "error": attrs.asdict(job.failure) if job.failure else None,
@@ -68,7 +71,45 @@ def table_row(job: JobRecord, described: Mapping[str, Any], *, route: int, reaso
         "" if metadata is None else _clip(json.dumps(metadata, ensure_ascii=False), METADATA),
         job.key,
         job.line,
+        _split_source(job.source),
     ]
+
+
+def blocked_to_json(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``report.json`` has of a job that could not be sent, because of its source."""
+    described: dict[str, Any] = redact_json(
+        {
+            "number": None,
+            "line": job["line"],
+            "name": job["name"],
+            "route": job["route"],
+            "state": BLOCKED,
+            "source": {"line": job["source"]},
+            "error": {"kind": "Blocked", "code": "", "text": job["reason"]},
+            "files": [],
+        }
+    )
+    return described
+
+
+def blocked_row(described: Mapping[str, Any], *, route: int) -> list[Any]:
+    """Return what the page shows of such a job, as ``table_row``."""
+    name, line, error = described["name"] or "", described["line"], _clip(described["error"]["text"], ERROR)
+    source = [described["source"]["line"], None]
+    return [None, name, route, BLOCKED, "", None, None, None, [], None, error, "", "", "", line, source]
+
+
+def _split_source(source: str | None) -> list[Any] | None:
+    """Return the operation that a job is made from, and the number of its output."""
+    if source is None:
+        return None
+    handle, _, index = source.rpartition("#")
+    return [handle.partition("/")[2], int(index)]
+
+
+def _source_to_json(source: str | None) -> dict[str, Any] | None:
+    split = _split_source(source)
+    return None if split is None else {"operation": split[0], "output": split[1]}
 
 
 def redact_json(value: Any) -> Any:

@@ -107,11 +107,16 @@ class Summary:
         reason.jobs += 1
         return reason
 
+    def add_blocked(self, route: str) -> None:
+        """Count a job that could not be sent, because of its source."""
+        self.counts["blocked"] += 1
+        self.routes.setdefault(route, len(self.routes))
+
     def to_json(self) -> dict[str, Any]:
         """Return the summary as a JSON object; all times are in seconds."""
         return {
             "jobs": self.counts.total(),
-            "counts": {state.value: self.counts[state] for state in JobState if self.counts[state]},
+            "counts": {state: self.counts[state] for state in (*JobState, "blocked") if self.counts[state]},
             "files": self._files,
             "verified": dict(self._verified),
             "bytes": self._bytes,

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from hashlib import sha256
@@ -31,7 +31,7 @@ from soundpiece_async import Journal
 from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.report.rows import job_to_json, redact_json, table_row, to_iso
+from soundpiece_async.cli.report.rows import blocked_row, blocked_to_json, job_to_json, redact_json, table_row, to_iso
 from soundpiece_async.cli.report.summary import Summary
 
 HTML, JSON = "report.html", "report.json"
@@ -61,6 +61,8 @@ async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
         while jobs := await journal.jobs(after=after, limit=PAGE_JOBS):
             await anyio.to_thread.run_sync(report.add, jobs)
             after = jobs[-1].number
+        info = await journal.store.load_run_info()
+        await anyio.to_thread.run_sync(report.add_blocked, info.get("blocked") or [])
         return await anyio.to_thread.run_sync(report.finish)
 
 
@@ -94,6 +96,17 @@ class _Report:
             self._lines.write(_to_json(described))
             block.append(table_row(job, described, route=self._sums.routes[job.route], reason=reason))
         self._blocks.write(b'<script type="application/json" data-jobs>%s</script>\n' % _to_embedded_json(block))
+
+    def add_blocked(self, jobs: Sequence[Mapping[str, Any]]) -> None:
+        """Write the jobs that could not be sent, because of their source."""
+        block = []
+        for job in jobs:
+            self._sums.add_blocked(str(job["route"]))
+            described = blocked_to_json(job)
+            self._lines.write(b",\n" if self._lines.tell() else b"")
+            self._lines.write(_to_json(described))
+            block.append(blocked_row(described, route=self._sums.routes[described["route"]]))
+        self._blocks.write(b'<script type="application/json" data-pieces>%s</script>\n' % _to_embedded_json(block))
 
     def finish(self) -> Path:
         """Assemble the files, and once both are on disk, rename them into place."""
