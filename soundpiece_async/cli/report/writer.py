@@ -106,7 +106,7 @@ class _Report:
             self._lines.write(b",\n" if self._lines.tell() else b"")
             self._lines.write(_to_json(described))
             block.append(blocked_row(described, route=self._sums.routes[described["route"]]))
-        self._blocks.write(b'<script type="application/json" data-pieces>%s</script>\n' % _to_embedded_json(block))
+        self._blocks.write(b'<script type="application/json" data-jobs>%s</script>\n' % _to_embedded_json(block))
 
     def finish(self) -> Path:
         """Assemble the files, and once both are on disk, rename them into place."""
