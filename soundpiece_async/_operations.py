@@ -52,7 +52,7 @@ class _Renewal:
 
 
 class Reader:
-    """One per session. ``with_stable_outputs`` sees every operation that is read, whoever reads it."""
+    """One per session. Every operation that is read passes ``with_stable_outputs``."""
 
     def __init__(self, transport: Transport) -> None:
         self.ready = self.failed = 0

@@ -51,7 +51,7 @@ class Pacer:
 
     @property
     def paused_for(self) -> float:
-        """Seconds until the pause of the last 429 ends; 0.0: there is none."""
+        """Seconds until the pause of the last 429 ends; 0.0 without a pause."""
         until = self.gate.closed_until
         return 0.0 if until is None else max(0.0, until - monotonic())
 

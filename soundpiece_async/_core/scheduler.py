@@ -132,7 +132,7 @@ class Scheduler:
         return self._timing.round_trip
 
     def stop_holding(self) -> None:
-        """Know that the service holds no polls: what is asked for as a hold is answered at once, and rests (rule 8)."""
+        """Record that the service does not hold long polls: they are answered at once, and back off (rule 8)."""
         self._timing.stop_holding()
 
     def detection_lag(self, now: float) -> float:
@@ -300,7 +300,7 @@ class Scheduler:
     def settle(
         self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5, retry_after: float = 0.0
     ) -> WatchHistory:
-        """Take in how a poll ended, and its slot back.
+        """Record how a poll ended, and release its slot.
 
         Args:
             key: The operation.
