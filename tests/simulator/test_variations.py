@@ -696,7 +696,7 @@ def test_is_documented() -> None:
     text = (root / "docs" / "testing.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| (`.+) \|$", text, re.MULTILINE)
     assert {name: values for name, _, values in rows} == {name: "; ".join(describe(name)) for name in TABLE}
-    named = VARIATIONS_HELP.partition("The names: ")[2].partition(".")[0]
+    named = VARIATIONS_HELP.partition("Names: ")[2].partition(".")[0]
     assert named.split(", ") == sorted(TABLE)
 
 
