@@ -106,7 +106,7 @@ class Poller:
         self.detection_lag_sum = self.detection_lag_max = 0.0
         self._transport = transport
         self._reader = reader
-        self._scheduler = Scheduler(slots=slots)
+        self._scheduler: Scheduler[_Watch] = Scheduler(slots=slots)
         self._refusal_seconds = refusal_seconds
         self._takes_long_polls = True
         self._refusals: set[object] = set()  # those that were warned of
@@ -279,7 +279,7 @@ class Poller:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
                             permit = await self._transport.pacer.acquire(Priority.POLL, what="a poll")
                             continue
-                        watch: _Watch = poll.key  # type: ignore[assignment]  # keys are the watches given to it
+                        watch = poll.key
                         # while probing all wait for this one answer: it must not be held back
                         if self._transport.pacer.gate.half_open or watch.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
@@ -293,7 +293,7 @@ class Poller:
                     case CancelPoll(key=held) as drop:
                         logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held)
                         self._scheduler.begin(drop, now=now)
-                        held.poll.cancel()  # type: ignore[attr-defined]  # as above
+                        held.poll.cancel()
                     case sleep:
                         if permit is not None:
                             self._transport.pacer.release(permit)

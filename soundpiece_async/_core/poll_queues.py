@@ -22,6 +22,7 @@ from enum import Enum
 from itertools import count
 from math import inf, sqrt
 from operator import attrgetter
+from typing import Generic, TypeVar
 
 import attrs
 
@@ -29,6 +30,8 @@ from soundpiece_async._core.estimators import Durations, WebhookReliability, bin
 
 RESCORE_AFTER = 64  # heads changed before all lines are weighed again
 UNKNOWN_AGE = -1  # the bin of those whose age nobody knows
+
+K = TypeVar("K", bound=Hashable)
 
 
 class WatchState(Enum):
@@ -42,7 +45,7 @@ class WatchState(Enum):
 
 
 @attrs.define(eq=False)
-class Watched:
+class Watched(Generic[K]):
     """One watched operation. Times are the caller's clock, in seconds.
 
     Attributes:
@@ -56,7 +59,7 @@ class Watched:
         rests_until: when its latest backoff ends, or ended.
     """
 
-    key: Hashable
+    key: K
     route: Durations
     created_at: float
     last_seen: float
@@ -85,21 +88,21 @@ class Watched:
 
 
 @attrs.define(eq=False)
-class AgeBucket:
+class AgeBucket(Generic[K]):
     """Those who differ only in when they last had a turn; worth and hazard are those of the head, the longest here."""
 
-    queue: OrderedDict[Hashable, Watched] = attrs.field(factory=OrderedDict)
+    queue: OrderedDict[K, Watched[K]] = attrs.field(factory=OrderedDict)
     gain: float = 0.0
     hazard: float = 0.0
     pollable: bool = True
     trusted: bool = False
 
     @property
-    def head(self) -> Watched:
+    def head(self) -> Watched[K]:
         """The one to look at first."""
         return next(iter(self.queue.values()))
 
-    def add(self, watched: Watched) -> None:
+    def add(self, watched: Watched[K]) -> None:
         """Queue up; who has waited longer than the last of the line (an old operation attached) goes to the front."""
         late = bool(self.queue) and watched.last_turn < next(reversed(self.queue.values())).last_turn
         self.queue[watched.key] = watched
@@ -130,7 +133,7 @@ class AgeBucket:
         return (sqrt(price) - sqrt(self.gain)) * sqrt(2 / self.hazard)
 
 
-class ReadyQueue:
+class ReadyQueue(Generic[K]):
     """All lines, weighed when asked.
 
     Weighing every line costs about a microsecond each, so between two weighings (`step` seconds, or `RESCORE_AFTER`
@@ -139,8 +142,8 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self.silence = WebhookReliability()
-        self._buckets: dict[tuple[Durations, bool, int], AgeBucket] = {}
-        self._stale: dict[AgeBucket, None] = {}
+        self._buckets: dict[tuple[Durations, bool, int], AgeBucket[K]] = {}
+        self._stale: dict[AgeBucket[K], None] = {}
         self._scored_at, self._patience = -inf, 0.0
         self._changes = 0
         self.count = 0
@@ -151,7 +154,7 @@ class ReadyQueue:
     def __repr__(self) -> str:
         return f"<ReadyQueue {self.count} in {len(self._buckets)} lines>"
 
-    def add(self, watched: Watched) -> None:
+    def add(self, watched: Watched[K]) -> None:
         """Add it to the queue."""
         line = self._buckets.setdefault(_bucket_key(watched), AgeBucket())
         line.add(watched)
@@ -159,7 +162,7 @@ class ReadyQueue:
             self._stale[line] = None
         self._count(watched, 1)
 
-    def discard(self, watched: Watched) -> None:
+    def discard(self, watched: Watched[K]) -> None:
         """Remove it from the queue."""
         spot = _bucket_key(watched)
         line = self._buckets[spot]
@@ -205,11 +208,11 @@ class ReadyQueue:
         for route, ages in silent.items():
             route.observe_silent(ages, loss=self.silence.loss)
 
-    def best_short_poll(self) -> AgeBucket:
+    def best_short_poll(self) -> AgeBucket[K]:
         """Return the line whose head it is worth most to look at. Somebody must wait."""
         return max(self._buckets.values(), key=attrgetter("gain"))
 
-    def best_long_poll(self, hold: float, *, price: float) -> AgeBucket | None:
+    def best_long_poll(self, hold: float, *, price: float) -> AgeBucket[K] | None:
         """Return the line whose head saves most by being held; None if nobody may be."""
         best, most = None, -inf
         for line in self._buckets.values():  # the longest part of a decision: no generator, no key
@@ -231,22 +234,22 @@ class ReadyQueue:
             (line.head.last_seen for line in self._buckets.values() if not line.head.webhook_expected), default=inf
         )
 
-    def _count(self, watched: Watched, change: int) -> None:
+    def _count(self, watched: Watched[K], change: int) -> None:
         self.count += change
         self.webhook_expected += change * watched.webhook_expected
 
 
-class BackoffQueue:
+class BackoffQueue(Generic[K]):
     """Those who must not be polled before a time."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Watched]] = []
+        self._heap: list[tuple[float, int, Watched[K]]] = []
         self._order = count()
 
     def __repr__(self) -> str:
         return f"<BackoffQueue until {self.next():.3f}>"
 
-    def add(self, watched: Watched, *, until: float) -> None:
+    def add(self, watched: Watched[K], *, until: float) -> None:
         """Add it to the backoff queue."""
         watched.state, watched.rests_until = WatchState.BACKING_OFF, until
         heapq.heappush(self._heap, (until, next(self._order), watched))
@@ -257,7 +260,7 @@ class BackoffQueue:
             heapq.heappop(self._heap)  # it left meanwhile
         return self._heap[0][0] if self._heap else inf
 
-    def wake(self, now: float) -> Iterator[Watched]:
+    def wake(self, now: float) -> Iterator[Watched[K]]:
         """Yield those whose backoff is over. They have had their turn, so they wait from now on."""
         while self.next() <= now:
             watched = heapq.heappop(self._heap)[2]
@@ -274,13 +277,13 @@ class BackoffQueue:
         return min((watched.last_seen for watched in resting), default=inf)
 
 
-class InFlight:
+class InFlight(Generic[K]):
     """Those on whom a poll is out, of one kind: looks or holds."""
 
     def __init__(self, stage: WatchState) -> None:
         self._stage = stage
-        self._watched: dict[Hashable, Watched] = {}
-        self._least_hazard: Watched | None = None
+        self._watched: dict[K, Watched[K]] = {}
+        self._least_hazard: Watched[K] | None = None
         self._found = -inf
 
     def __len__(self) -> int:
@@ -289,12 +292,12 @@ class InFlight:
     def __repr__(self) -> str:
         return f"<InFlight {len(self)} {self._stage.value}>"
 
-    def add(self, watched: Watched, *, now: float) -> None:
+    def add(self, watched: Watched[K], *, now: float) -> None:
         """Record that a poll on it is sent."""
         watched.state, watched.sent = self._stage, now
         self._watched[watched.key] = watched
 
-    def discard(self, watched: Watched) -> None:
+    def discard(self, watched: Watched[K]) -> None:
         """Record that its poll has ended."""
         del self._watched[watched.key]
 
@@ -304,7 +307,7 @@ class InFlight:
             (watched.last_seen for watched in self._watched.values() if not watched.webhook_expected), default=inf
         )
 
-    def least_hazard(self, now: float, *, step: float) -> Watched | None:
+    def least_hazard(self, now: float, *, step: float) -> Watched[K] | None:
         """Return the one with the smallest hazard, sought anew after `step` seconds or when it has gone."""
         least_hazard = self._least_hazard
         if (
@@ -319,7 +322,7 @@ class InFlight:
         return least_hazard
 
 
-def _bucket_key(watched: Watched) -> tuple[Durations, bool, int]:
+def _bucket_key(watched: Watched[K]) -> tuple[Durations, bool, int]:
     return (
         watched.route,
         watched.webhook_expected,

@@ -30,15 +30,15 @@ for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancel
 Times are seconds on the caller's clock.
 """
 
-from collections.abc import Hashable
 from enum import Enum
 from math import ceil, inf, sqrt
+from typing import Generic
 
 import attrs
 
 from soundpiece_async._core import completion
 from soundpiece_async._core.estimators import HELD_FOR_SURE, Durations, PollTiming
-from soundpiece_async._core.poll_queues import BackoffQueue, InFlight, ReadyQueue, Watched, WatchState
+from soundpiece_async._core.poll_queues import BackoffQueue, InFlight, K, ReadyQueue, Watched, WatchState
 
 REQUEST_COST = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
 PREEMPT_RATIO = 3.0
@@ -62,18 +62,18 @@ class Outcome(Enum):
 
 
 @attrs.frozen
-class Poll:
+class Poll(Generic[K]):
     """Poll this operation: with `wait=true`, or to be answered at once."""
 
-    key: Hashable
+    key: K
     wait: bool
 
 
 @attrs.frozen
-class CancelPoll:
+class CancelPoll(Generic[K]):
     """Cancel the long poll on this operation: its slot is worth more elsewhere."""
 
-    key: Hashable
+    key: K
 
 
 @attrs.frozen
@@ -95,7 +95,7 @@ class WatchHistory:
     failures: int = 0
 
 
-class Scheduler:
+class Scheduler(Generic[K]):
     """Decides whom to poll; polls nobody.
 
     The caller asks `next_action`, which records nothing; says with `begin` that it does it (a `Poll` once its permit is
@@ -113,11 +113,11 @@ class Scheduler:
         self._timing = PollTiming(max_hold=hold)
         self._going_rate = 0.0
         self._routes: dict[str, Durations] = {}
-        self._watched: dict[Hashable, Watched] = {}
-        self._ready, self._backing_off = ReadyQueue(), BackoffQueue()
-        self._short_polls, self._long_polls = InFlight(WatchState.SHORT_POLL), InFlight(WatchState.LONG_POLL)
-        self._cancelling: Watched | None = None
-        self._unwanted: dict[Watched, None] = {}  # holds that nobody waits for, the oldest first
+        self._watched: dict[K, Watched[K]] = {}
+        self._ready, self._backing_off = ReadyQueue[K](), BackoffQueue[K]()
+        self._short_polls, self._long_polls = InFlight[K](WatchState.SHORT_POLL), InFlight[K](WatchState.LONG_POLL)
+        self._cancelling: Watched[K] | None = None
+        self._unwanted: dict[Watched[K], None] = {}  # holds that nobody waits for, the oldest first
 
     def __repr__(self) -> str:
         waiting = self._ready.count
@@ -144,7 +144,7 @@ class Scheduler:
 
     def watch(
         self,
-        key: Hashable,
+        key: K,
         *,
         route: str,
         now: float,
@@ -198,11 +198,11 @@ class Scheduler:
         if watched.state is WatchState.READY:
             self._ready.add(watched)
 
-    def history(self, key: Hashable) -> WatchHistory:
+    def history(self, key: K) -> WatchHistory:
         """Return what to keep of an operation that is watched, and is about to be forgotten."""
         return _history(self._watched[key])
 
-    def forget(self, key: Hashable, *, now: float, finished: bool = False) -> bool:
+    def forget(self, key: K, *, now: float, finished: bool = False) -> bool:
         """Watch an operation no longer.
 
         Args:
@@ -228,7 +228,7 @@ class Scheduler:
             self._unwanted[watched] = None
         return out
 
-    def next_action(self, now: float, *, rate: float | None = None) -> Poll | CancelPoll | Sleep:
+    def next_action(self, now: float, *, rate: float | None = None) -> Poll[K] | CancelPoll[K] | Sleep:
         """Decide what to do now.
 
         Args:
@@ -262,13 +262,13 @@ class Scheduler:
         )  # if hazards stay as they are: so see again soon
         return Sleep(min(next_rest, now + min(seconds_until_worthwhile, hold / 40)))
 
-    def _poll_for(self, watched: Watched) -> Poll:
+    def _poll_for(self, watched: Watched[K]) -> Poll[K]:
         """Return the poll that holds, or a short one where it has to be learned first how long a hold is (rule 8)."""
         return Poll(
             watched.key, wait=not watched.hold_broken and (self._timing.measured or not watched.hold_unconfirmed)
         )
 
-    def explain(self, poll: Poll, *, now: float) -> str:
+    def explain(self, poll: Poll[K], *, now: float) -> str:
         """Return the numbers behind a poll that has not begun, for a log."""
         watched, ready = self._watched[poll.key], self._ready.count
         finishes, hazard = watched.forecast(now)
@@ -279,7 +279,7 @@ class Scheduler:
             f"(going rate {self._going_rate:.3g} s), {self.polls} of {self._slots} slots taken"
         )
 
-    def begin(self, action: Poll | CancelPoll, *, now: float) -> None:
+    def begin(self, action: Poll[K] | CancelPoll[K], *, now: float) -> None:
         """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
         watched = self._watched[action.key]
         if isinstance(action, CancelPoll):
@@ -292,13 +292,13 @@ class Scheduler:
         (self._long_polls if action.wait else self._short_polls).add(watched, now=now)
         self.polls += 1
 
-    def was_held(self, key: Hashable, *, now: float) -> bool:
+    def was_held(self, key: K, *, now: float) -> bool:
         """Return whether a poll that ends now without a result has been held by the service."""
         watched = self._watched[key]
         return watched.state is WatchState.LONG_POLL and not self._timing.maybe_not_held(now - watched.sent)
 
     def settle(
-        self, key: Hashable, *, now: float, outcome: Outcome, jitter: float = 0.5, retry_after: float = 0.0
+        self, key: K, *, now: float, outcome: Outcome, jitter: float = 0.5, retry_after: float = 0.0
     ) -> WatchHistory:
         """Record how a poll ended, and release its slot.
 
@@ -360,7 +360,7 @@ class Scheduler:
             1, min(ceil(looks * self._timing.round_trip * SHORT_POLL_HEADROOM), crowd, self._slots)
         )
 
-    def _pick_preemption(self, worth: float, now: float) -> Watched | None:
+    def _pick_preemption(self, worth: float, now: float) -> Watched[K] | None:
         """Return a hold that is worth dropping (rule 6), `gain` being that of the best look."""
         if self._cancelling:
             return None
@@ -374,7 +374,7 @@ class Scheduler:
         )
         return least_hazard if shut_out or swap else None
 
-    def _observe_answer(self, watched: Watched, now: float, *, held: bool) -> float:
+    def _observe_answer(self, watched: Watched[K], now: float, *, held: bool) -> float:
         """Learn from an answer without a result, and return how long the operation has to rest (rule 8)."""
         took = now - watched.sent
         watched.learn(now, finished=False)
@@ -389,13 +389,13 @@ class Scheduler:
             watched.hold_unconfirmed = True
         return 0.0
 
-    def _observe_failure(self, watched: Watched, jitter: float) -> float:
+    def _observe_failure(self, watched: Watched[K], jitter: float) -> float:
         """Return how long an operation has to rest after a poll without a usable answer (rule 7)."""
         rest = min(2.0**watched.failures, MAX_BACKOFF_FACTOR) * FIRST_BACKOFF * self._timing.hold * (0.5 + jitter / 2)
         watched.failures += 1
         return rest
 
-    def _observe_broken_hold(self, watched: Watched, now: float) -> float:
+    def _observe_broken_hold(self, watched: Watched[K], now: float) -> float:
         """Learn the hold from one that was broken off, and return how long the operation has to rest (rule 8)."""
         took = now - watched.sent
         watched.learn(now, finished=False)  # a result would have come during it
@@ -403,7 +403,7 @@ class Scheduler:
         watched.hold_broken = True
         return HELD_FOR_SURE * self._timing.max_hold - took
 
-    def _observe_result(self, watched: Watched, now: float, *, held: bool) -> None:
+    def _observe_result(self, watched: Watched[K], now: float, *, held: bool) -> None:
         """Learn from a result. One that came during a hold is known to the instant, or rather to the round trip."""
         took, trip = now - watched.sent, self._timing.round_trip
         if not held:
@@ -415,12 +415,12 @@ class Scheduler:
         watched.learn(now, finished=True)
         watched.forgotten = True
 
-    def _remove(self, watched: Watched) -> None:
+    def _remove(self, watched: Watched[K]) -> None:
         if watched.state is WatchState.READY:
             self._ready.discard(watched)
         watched.state = WatchState.REMOVED
         del self._watched[watched.key]
 
 
-def _history(watched: Watched) -> WatchHistory:
+def _history(watched: Watched[K]) -> WatchHistory:
     return WatchHistory(watched.last_seen, watched.rests_until, watched.failures)
