@@ -12,9 +12,11 @@ import anyio
 import anyio.to_thread
 import pytest
 import soundfile
-from helpers.bulk_process import SOURCE, lines
+from helpers.bulk_process import SOURCE, TAKEN_OVER, lines
+from helpers.database_servers import Server
+from helpers.journals import database_of, open_journal
 from helpers.killable import KillableRuns, killable_runs
-from helpers.simulation import settings, simulate
+from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
 from soundpiece_async._core.job_records import JobState
@@ -34,14 +36,14 @@ def victim() -> Iterator[KillableRuns]:
 
 async def run(victim: KillableRuns, sim: Simulator, folder: Path, *, count: int = 3, **command: Any) -> int:
     """Run one bulk run of so many jobs; return its exit status."""
-    command |= {"url": sim.url, "api_key": sim.api_key, "folder": str(folder), "count": count}
+    command |= {"url": sim.url, "api_key": sim.api_key, "folder": str(folder), "count": count, **database_of(folder)}
     with anyio.fail_after(60):
         return await anyio.to_thread.run_sync(partial(victim.run, **command), abandon_on_cancel=True)
 
 
 async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
     """Resume the run, and check that every job was submitted once and every file is complete."""
-    async with Session(settings(sim)) as session, Journal.open(folder) as journal:
+    async with Session(settings(sim)) as session, open_journal(folder) as journal:
         async with session.run_many(lines()[:count], save_to=folder, journal=journal) as results:
             done = [result async for result in results]
         assert await journal.count() == {JobState.SAVED: count}
@@ -59,9 +61,18 @@ async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "method", "kept"),
-    [("api", "PUT", True), ("api", "PUT", False), ("api", "GET", True), ("output", "GET", True)],
+    ("journals", "host", "method", "kept"),
+    [
+        ("sqlite", "api", "PUT", True),
+        ("sqlite", "api", "PUT", False),
+        ("sqlite", "api", "GET", True),
+        ("sqlite", "output", "GET", True),
+        ("postgres", "api", "PUT", True),
+        ("postgres", "output", "GET", True),
+    ],
+    indirect=["journals"],
 )
+@pytest.mark.usefixtures("journals")
 async def test_killed_at_every_request(
     victim: KillableRuns, tmp_path: Path, host: str, method: str, *, kept: bool
 ) -> None:
@@ -88,6 +99,7 @@ async def test_killed_at_every_request(
     assert step > 2
 
 
+@pytest.mark.usefixtures("journals")
 async def test_killed_at_every_state_change(victim: KillableRuns, tmp_path: Path) -> None:
     """Just before a transaction is committed, and right after."""
     step, status = 0, KILLED
@@ -98,9 +110,8 @@ async def test_killed_at_every_state_change(victim: KillableRuns, tmp_path: Path
             status = await run(victim, sim, folder, count=1, die_at=step)
             await check(sim, folder, count=1)
     assert status == 0
-    assert (
-        step == 10
-    )  # planned, sending, submitted, ready, before and after; before saved, after which there is nothing
+    # planned, sending, submitted, ready, before and after; before saved; after it there is nothing in a file
+    assert step == (11 if database_of(tmp_path) else 10)
 
 
 async def test_killed_again_and_again(victim: KillableRuns, tmp_path: Path) -> None:
@@ -204,3 +215,37 @@ async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path
     assert {str(path.relative_to(out)) for path in out.rglob("*.flac")} >= set(files)
     for path in out.rglob("*.flac"):
         assert len(soundfile.read(path)[0]) > 0
+
+
+async def test_an_heir_takes_over_from_a_paused_worker(
+    victim: KillableRuns, journal_database: Server, tmp_path: Path
+) -> None:
+    """Nothing waits for the paused one; when it wakes, what it writes is refused, and it says so by its exit status."""
+    run = str(tmp_path)
+    command = {"database": journal_database.url, "run": run, "part": True}
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), durations=never_finishes) as sim:
+        async with Session(settings(sim)) as session, Journal.open(journal_database.url, run=run) as journal:
+            await journal.plan(lines()[1:])
+            async with anyio.create_task_group() as group:
+                group.start_soon(end, victim, sim, tmp_path, command)
+                while await journal.count() != {JobState.SUBMITTED: 2}:
+                    await anyio.sleep(0.01)
+                os.kill(victim.child, signal.SIGSTOP)
+                try:
+                    for operation in sim.operations:
+                        sim.finish(operation)
+                    begun = anyio.current_time()
+                    heirs = journal.jobs(part=(1, 1))
+                    async with session.run_many(heirs, save_to=tmp_path, journal=journal) as results:
+                        assert [type(result) async for result in results] == [Succeeded] * 2
+                    assert anyio.current_time() - begun < 10
+                    before = await journal.jobs()
+                finally:
+                    os.kill(victim.child, signal.SIGCONT)
+            assert await journal.jobs() == before
+        assert len(sim.operations) == len({request.key for request in sim.log if request.method == "PUT"}) == 2
+
+
+async def end(victim: KillableRuns, sim: Simulator, folder: Path, command: dict[str, Any]) -> None:
+    """Run a worker, which must end as one whose jobs were taken over."""
+    assert await run(victim, sim, folder, **command) == TAKEN_OVER

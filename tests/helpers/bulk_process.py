@@ -15,10 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from soundpiece_async import Journal, NewFx, Request, SeparateStems, Session, Settings, cli
-from soundpiece_async.cli import commands  # loaded here, once, and not by every child
+from soundpiece_async import Failed, Journal, NewFx, Request, SeparateStems, Session, Settings, cli
+from soundpiece_async._journal import postgres_store  # loaded here, once, and not by every child
+from soundpiece_async._journal.store import TakenOver
+from soundpiece_async.cli import commands
 
-COMMANDS = commands.app
+LOADED = commands.app, postgres_store
+TAKEN_OVER = 4
+"""The exit status of a process that lost a job to another one."""
 SOURCE = "https://media.example.com/mix.wav"
 
 
@@ -47,18 +51,52 @@ def die_at(step: int, connection: sqlite3.Connection) -> None:
     connection.set_trace_callback(trace)
 
 
+def die_at_write(step: int, store: Any) -> None:
+    """Kill this process at the n-th boundary of a statement that changes something in Postgres."""
+    write, passed = store._group._write, 0
+
+    def pass_one() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    async def traced(steps: list[Any], durable: bool) -> list[Any]:  # noqa: FBT001 - as a store writes
+        changing = any(one.kind != "find" for one in steps)
+        if changing:
+            pass_one()
+        results: list[Any] = await write(steps, durable)
+        if changing:
+            pass_one()
+        return results
+
+    store._group._write = traced
+
+
+def open_journal(command: dict[str, Any]) -> Journal:
+    """Open the journal of the run's folder, or the run in a database."""
+    if "database" in command:
+        return Journal.open(command["database"], run=command["run"])
+    return Journal.open(command["folder"])
+
+
 async def run(command: dict[str, Any]) -> int:
     """Run so many of the lines once; or the requests that come pickled, with what settings they need."""
     more, requests = pickle.loads(bytes.fromhex(command["pickled"])) if "pickled" in command else ({}, lines())  # noqa: S301 - a test's
     settings = Settings(api_key=command["api_key"], base_url=command["url"], **more)
     folder = Path(command["folder"])
-    async with Session(settings) as session, Journal.open(folder) as journal:
-        if command.get("die_at"):
-            die_at(command["die_at"], journal.store._database._connection)
-        async with session.run_many(requests[: command.get("count")], save_to=folder, journal=journal) as results:
-            async for _ in results:
-                pass
-    return 0
+    taken_over = 0
+    async with Session(settings) as session, open_journal(command) as journal:
+        store: Any = journal.store
+        if command.get("die_at") and "database" in command:
+            die_at_write(command["die_at"], store)
+        elif command.get("die_at"):
+            die_at(command["die_at"], store._database._connection)
+        given: Any = journal.jobs(part=(1, 1)) if command.get("part") else requests[: command.get("count")]
+        async with session.run_many(given, save_to=folder, journal=journal) as results:
+            async for result in results:
+                taken_over += isinstance(result, Failed) and isinstance(result.error, TakenOver)
+    return TAKEN_OVER if taken_over else 0
 
 
 def call(command: dict[str, Any]) -> int:

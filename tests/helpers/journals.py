@@ -17,6 +17,11 @@ def use_database(url: str | None) -> None:
     _database[:] = [] if url is None else [url]
 
 
+def database_of(folder: Path) -> dict[str, str]:
+    """Return what tells a ``bulk_process`` which database to use."""
+    return {"database": _database[0], "run": str(folder)} if _database else {}
+
+
 def open_journal(folder: Path, **options: Any) -> Journal:
     """Open the journal of a folder, or the run of that name."""
     return Journal.open(_database[0], run=str(folder), **options) if _database else Journal.open(folder, **options)
