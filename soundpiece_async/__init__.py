@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from soundpiece_async._core.settings import Limits, RetryPolicy, Settings, Timeouts
     from soundpiece_async._download.destinations import Destination
     from soundpiece_async._download.stream import AudioStream
+    from soundpiece_async._download.upload import upload_source
     from soundpiece_async._journal.journal import Journal
     from soundpiece_async._session import Session
 
@@ -107,6 +108,7 @@ __all__ = [
     "ValidationError",
     "WaitTimeout",
     "WebhookError",
+    "upload_source",
 ]
 
 if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
@@ -125,6 +127,8 @@ if not TYPE_CHECKING:  # or every misspelt name would be one to type checkers
                 from soundpiece_async._download import destinations as module
             case "Journal":
                 from soundpiece_async._journal import journal as module
+            case "upload_source":
+                from soundpiece_async._download import upload as module
             case "RunMany":
                 from soundpiece_async import _bulk as module
             case "Session":

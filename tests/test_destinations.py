@@ -19,7 +19,7 @@ from helpers.simulation import settings
 from obstore.store import HTTPStore, LocalStore, MemoryStore
 
 from soundpiece_async import DownloadError, Failed, NewFx, Session, SettingsError, Succeeded
-from soundpiece_async._download import destinations, stores
+from soundpiece_async._download import destinations, store_downloads
 from soundpiece_async._download.destinations import open_folder
 from soundpiece_async.simulator import Simulator
 
@@ -165,8 +165,8 @@ async def test_two_who_save_under_one_name_lose_nothing(
 ) -> None:
     """The second one is refused, says why, and leaves nothing (F5)."""
     shop = open_store(kind, folder=tmp_path, s3=s3)
-    assert len(LARGE) < stores.MAX_SINGLE_PUT == 32 << 20
-    monkeypatch.setattr(stores, "MAX_SINGLE_PUT", len(LARGE) - 1)
+    assert len(LARGE) < store_downloads.MAX_SINGLE_PUT == 32 << 20
+    monkeypatch.setattr(store_downloads, "MAX_SINGLE_PUT", len(LARGE) - 1)
     saved_meanwhile = asyncio.Event()
     async with bench(tmp_path, ScriptedResponse(until=saved_meanwhile), files={PATH: body}) as b:
         errors: list[DownloadError] = []

@@ -12,6 +12,7 @@ from helpers.object_stores import BUCKET, StoreUnderTest, credentials, open_stor
 from helpers.raw_output_host import ScriptedResponse
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
+from soundpiece_async import upload_source
 from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
 from soundpiece_async._download.destinations import open_folder
 from soundpiece_async._download.stores import Body, StoreError, Target, locate
@@ -243,7 +244,7 @@ class SlowTarget(Target):
         """Find nothing."""
         await anyio.lowlevel.checkpoint()
 
-    async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:  # noqa: ARG002 - as of every target
+    async def write(self, blocks: AsyncIterable[bytes], **_: Any) -> None:
         """Hang."""
         async for _ in blocks:
             await anyio.sleep_forever()
@@ -265,7 +266,7 @@ async def test_a_slow_store_slows_the_host(tmp_path: Path, monkeypatch: pytest.M
 class BrokenTarget(SlowTarget):
     """A store with a bug."""
 
-    async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:  # noqa: ARG002 - as of every target
+    async def write(self, blocks: AsyncIterable[bytes], **_: Any) -> None:
         """Fail."""
         async for _ in blocks:
             raise ZeroDivisionError
@@ -354,3 +355,22 @@ async def test_a_body_ends_well_only_when_it_is_finished() -> None:
     body.abort()
     assert [block async for block in body] == []
     body.close()
+
+
+async def test_a_large_source_goes_in_parts(tmp_path: Path, s3: str) -> None:
+    """One whose upload is cancelled on the way leaves neither an object nor parts."""
+    path = tmp_path / "long.flac"
+    path.write_bytes(LONG)
+    store = open_store("s3", folder=tmp_path, s3=s3)
+    source = await upload_source(path, store.store)
+    assert await store.read(f"{source.sha256}.flac") == LONG
+
+    async def use() -> None:
+        async with upload_source(path, store.store):
+            raise AssertionError
+
+    with anyio.CancelScope() as scope:
+        await CancelAt(use(), turn=15, cancel=scope.cancel)
+    assert scope.cancelled_caught
+    assert await store.names() == [f"{source.sha256}.flac"]
+    assert await store.pending() == 0

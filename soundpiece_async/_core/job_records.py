@@ -388,6 +388,8 @@ def _canonical_json(request: Request, name: str, value: object) -> str:
     match value:
         case Output():
             value = {"operation": str(value.handle), "index": value.index}
+        case AudioSource(sha256=str() as sha256):
+            value = {"sha256": sha256}
         case AudioSource():
             value = value.url
         case float() if value.is_integer():

@@ -7,7 +7,7 @@ right is refused.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, TypeAlias
@@ -103,9 +103,16 @@ class AudioSource:
     Args:
         url: best an HTTPS URL that answers 200 directly, needs no cookie or header, and stays valid for several
             minutes. May be signed, so its query is not in the repr.
+        expires_at: when the URL stops working; None if that is unknown, or never.
+        sha256: of the audio, as hex. If given, a journal identifies the source by it, and not by the URL.
+        renew: returns this source with a new URL. Awaited before the request is first sent, when the URL expires
+            within a minute.
     """
 
     url: str = attrs.field(repr=_show_url)
+    expires_at: datetime | None = attrs.field(default=None, kw_only=True)
+    sha256: str | None = attrs.field(default=None, kw_only=True)
+    renew: "Callable[[], Awaitable[AudioSource]] | None" = attrs.field(default=None, kw_only=True, repr=False, eq=False)
 
 
 Source: TypeAlias = str | AudioSource | Output

@@ -1,6 +1,6 @@
 """Names and saves the outputs of operations: each to one file or object, whole or not at all.
 
-These are the rules for files; those for objects stand in ``_download.stores``.
+These are the rules for files; those for objects stand in ``_download.store_downloads``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
 2. One writer per target: tasks of this process wait here for each other, processes at the lock of the ``.part``.
@@ -224,11 +224,11 @@ class Downloader:
 
     async def _upload(self, output: Output, target: "Target", *, overwrite: bool) -> SavedFile:
         """Save an output to an object."""
-        from soundpiece_async._download import stores  # the target exists, so obstore is installed
+        from soundpiece_async._download.store_downloads import save_object  # the target exists, so obstore is installed
 
         download = OutputDownload(output, target=target.url, context=self._context)
         async with self._targets.acquire(target.url), self._uploads:
-            saved, fetched = await stores.upload(
+            saved, fetched = await save_object(
                 target, download=download, verify=self._verify, threads=self._threads, overwrite=overwrite
             )
         self.saved += fetched

@@ -1,51 +1,33 @@
-"""Objects in a store, by obstore, and the saving of outputs there without a local copy (extra ``obstore``).
+"""Objects in a store, by obstore (extra ``obstore``).
 
 An object appears when it is whole, or not at all: its parts are joined by the last request. Where a URL names the
 store, obstore finds credentials and endpoint where the provider's own tools do: in ``AWS_…``, ``GOOGLE_…`` or
 ``AZURE_…``, in files, or in the machine's role.
 
-1. An object is published when the file is whole and its header is what it should be: only then does the body that
-   obstore reads come to an end. In every other case the body raises, and obstore aborts the upload.
+1. An object is published when its bytes are complete: only then does the body that obstore reads come to an end. In
+   every other case the body raises, and obstore aborts the upload.
 2. So an upload is aborted, never cancelled: the parts of a cancelled one stay in the bucket, unseen and paid for.
-3. An object that exists is compared by size and first bytes, and not fetched again when it is the same.
-4. Two sessions that save under one name do not lose one of the two: the store itself refuses the second, where it can,
-   which is for objects up to ``MAX_SINGLE_PUT``; otherwise the name is checked right before the upload is completed.
 """
 
-import hashlib
 import re
-from collections.abc import AsyncIterable, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import anyio
-import anyio.to_thread
 import attrs
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, S3Store, from_url
 
-from soundpiece_async._core import flac
-from soundpiece_async._core.errors import CorruptAudio, DownloadError, SettingsError, TransportError
-from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._core.results import SavedFile
-from soundpiece_async._core.settings import Verify
-from soundpiece_async._download.fetch import OutputDownload
-from soundpiece_async._download.relay import VerifiedRelay
-from soundpiece_async._download.transfer import FileHead, compare_with_existing
-from soundpiece_async._download.verify import check_header, make_saved_file, require_header_check
-from soundpiece_async._logs import get_logger
+from soundpiece_async._core.errors import SettingsError
+from soundpiece_async._core.redaction import redact_url, signed_url
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-logger = get_logger("downloader")
-
-READ_SIZE = 8 << 20
-"""Bytes of an object read by one request."""
-MAX_SINGLE_PUT = 32 << 20
-"""Bytes up to which an object is sent from memory by one request, because stores take no condition with parts."""
 ABORT_TIMEOUT = 10.0
 """Seconds in which an aborted upload must remove its parts; later that is left to the bucket's lifecycle rules."""
 PART_SIZE = 5 << 20
@@ -135,7 +117,14 @@ class Target:
         with _to_store_error():
             return bytes(await obstore.get_range_async(self.store, self.key, start=start, end=end))
 
-    async def write(self, blocks: AsyncIterable[bytes], *, whole: bool = False, create: bool = False) -> None:
+    async def write(
+        self,
+        blocks: AsyncIterable[bytes],
+        *,
+        whole: bool = False,
+        create: bool = False,
+        content_type: str = "audio/flac",
+    ) -> None:
         """Write the object; if ``blocks`` raises, the store is unchanged.
 
         When this is cancelled, invisible parts stay in the bucket and are paid for: let ``blocks`` raise instead.
@@ -144,6 +133,7 @@ class Target:
             blocks: its bytes.
             whole: hold all of them in memory, and send them by one request; otherwise in parts.
             create: fail if the object exists, as the store decides; not possible in parts. Otherwise overwrite.
+            content_type: media type of the object.
 
         Raises:
             StoreError: not written; of the kind ``exists`` if the object exists.
@@ -153,12 +143,36 @@ class Target:
                 self.store,
                 self.key,
                 blocks,
-                attributes=None if isinstance(self.store, LocalStore) else {"Content-Type": "audio/flac"},
+                attributes=None if isinstance(self.store, LocalStore) else {"Content-Type": content_type},
                 mode="create" if create else "overwrite",
                 use_multipart=not whole,
                 chunk_size=PART_SIZE,
                 max_concurrency=MAX_PARALLEL_PARTS,
             )
+
+    async def sign(self, expires: float) -> str:
+        """Return a URL from which anyone can read the object, for so many seconds; its repr does not sign it.
+
+        Raises:
+            StoreError: the store cannot sign URLs, or not with these credentials.
+        """
+        if not isinstance(self.store, S3Store | GCSStore | AzureStore):
+            raise StoreError("this store cannot sign URLs; S3, Google Cloud Storage and Azure can", kind="unusable")
+        with _to_store_error():
+            return signed_url(await obstore.sign_async(self.store, "GET", self.key, timedelta(seconds=expires)))
+
+    async def delete(self) -> None:
+        """Delete the object; it may be missing.
+
+        Raises:
+            StoreError: the request failed.
+        """
+        try:
+            with _to_store_error():
+                await obstore.delete_async(self.store, self.key)
+        except StoreError as error:
+            if error.kind != "missing":
+                raise
 
 
 @attrs.frozen
@@ -333,87 +347,50 @@ class Body:
         self._receive.close()
 
 
-async def upload(
-    target: Target, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter, overwrite: bool
-) -> tuple[SavedFile, bool]:
-    """Save an output to its object; also return whether it was fetched.
+async def write_from(
+    produce: Callable[[], Awaitable[None]],
+    *,
+    target: Target,
+    body: Body,
+    whole: Callable[[], bool],
+    create: Callable[[], bool] = lambda: False,
+    content_type: str = "audio/flac",
+) -> None:
+    """Write an object while its bytes are produced; an error on either side ends both (rules 1 and 2).
 
-    Raises:
-        CorruptAudio: the host's file is not valid FLAC; it was fetched twice.
-        DownloadError: it cannot be fetched or written, or another object exists and ``overwrite`` is false.
-        SettingsError: ``verify="full"``; or the store refuses the bucket or the account.
-        SoundpieceError: the URL cannot be renewed.
-    """
-    require_header_check(verify)
-    with _to_download_error(target, download):
-        found = await _find_existing(target, download=download, verify=verify, threads=threads)
-    if found is None or (overwrite and not isinstance(found, SavedFile)):
-        body = Body()
-        relay = VerifiedRelay(download, emit=body.write, verify=verify, threads=threads)
-        try:
-            await _send(target, body, relay, overwrite=overwrite)
-        except StoreError as error:
-            with _to_download_error(target, download):
-                if error.kind != "exists":
-                    raise
-                found = await _find_existing(target, download=download, verify=verify, threads=threads)
-            found = found or download.error(
-                "it already exists, and cannot be compared; choose another name or folder, or pass overwrite=True"
-            )
-        else:
-            logger.info("%s: saved as %s, %d bytes", download.output.handle, target.url, relay.emitted)
-            return _make_saved_object(target, relay), True
-    if isinstance(found, SavedFile):
-        return found, False
-    raise found
-
-
-def _make_saved_object(target: Target, relay: VerifiedRelay) -> SavedFile:
-    return make_saved_file(
-        target.path,
-        size=relay.emitted,
-        sha256=relay.sha256(),
-        found=relay.found,
-        output=relay.download.output,
-        url=target.url,
-    )
-
-
-async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: bool) -> None:
-    """Write while the file arrives; an error on either side ends both.
+    Args:
+        produce: writes all bytes to the body; may be cancelled.
+        target: the object.
+        body: where ``produce`` writes to.
+        whole: as for ``Target.write``; called once the first bytes are there.
+        create: likewise.
+        content_type: media type of the object.
 
     Raises:
         StoreError: not written.
+        Exception: from ``produce``; nothing was written.
     """
     faults: list[Exception] = []
-    fetching, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
-
-    def whole() -> bool:  # known once the host has answered
-        return relay.size is not None and relay.size <= MAX_SINGLE_PUT
-
-    def creates() -> bool:
-        return whole() and target.can_create and not overwrite
+    producing, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
 
     async def write() -> None:
         with writing:
             try:
                 await body.begun.wait()
-                await target.write(body, whole=whole(), create=creates())
+                await target.write(body, whole=whole(), create=create(), content_type=content_type)
             except UploadAbortedError:
                 return
             except Exception as error:  # noqa: BLE001 - raised below: an error of ours, too, must leave without a group
                 faults.append(error)
-                fetching.cancel()
+                producing.cancel()
             written.set()
 
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(write)
             try:
-                with fetching:
-                    await relay.run()
-                    if not overwrite and not creates():
-                        await _require_absent(target)
+                with producing:
+                    await produce()
                     body.finish()
                     await written.wait()
             except Exception as error:  # noqa: BLE001 - the same
@@ -425,61 +402,3 @@ async def _send(target: Target, body: Body, relay: VerifiedRelay, *, overwrite: 
         body.close()
     if faults:
         raise faults[0]
-
-
-async def _require_absent(target: Target) -> None:
-    """Check once more, right before completing an upload that could overwrite another object (rule 4)."""
-    if await target.exists():
-        raise StoreError("another object was written meanwhile", kind="exists")
-
-
-async def _find_existing(
-    target: Target, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter
-) -> SavedFile | DownloadError | None:
-    """Return the existing object, or the reason not to use it; None: it does not exist, or cannot be read."""
-    try:
-        size = await target.read_size()
-    except StoreError as error:
-        if error.kind != "denied":
-            raise
-        return None
-    return None if size is None else await _compare(target, size, download=download, verify=verify, threads=threads)
-
-
-async def _compare(
-    target: Target, size: int, *, download: OutputDownload, verify: Verify, threads: anyio.CapacityLimiter
-) -> SavedFile | DownloadError:
-    """Return the existing object, or the reason not to use it (rule 3)."""
-    head = await target.read(0, min(size, flac.HEADER_BYTES)) if size else b""
-    while len(head) < (needed := min(size, flac.measure_head(head))):  # a tag comes before the header
-        head += await target.read(len(head), needed)
-    difference = await compare_with_existing(FileHead(head, size), download=download)
-    if difference is not None:
-        return difference
-    found = check_header(head, download.output.duration, verify=verify)
-    if found.fault is not None:
-        return download.error(
-            f"it already exists, and is damaged: {found.fault}; remove it, or pass overwrite=True",
-            kind=CorruptAudio,
-        )
-    digest = hashlib.sha256()
-    for start in range(0, size, READ_SIZE):
-        block = await target.read(start, min(size, start + READ_SIZE))
-        await anyio.to_thread.run_sync(digest.update, block, limiter=threads)
-    return make_saved_file(
-        target.path, size=size, sha256=digest.hexdigest(), found=found, output=download.output, url=target.url
-    )
-
-
-@contextmanager
-def _to_download_error(target: Target, download: OutputDownload) -> Generator[None]:
-    try:
-        yield
-    except StoreError as error:
-        if error.kind in ("denied", "unusable"):  # the next object would fail, too
-            raise SettingsError(
-                f"{target.url}: nothing can be saved there: the object store said: {error}; fix that, then download "
-                f"{download.output.handle} again"
-            ) from None
-        # the cause tells that the store failed, not the file
-        raise download.error(f"the object store said: {error}") from TransportError(str(error))

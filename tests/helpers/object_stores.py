@@ -20,6 +20,7 @@ from soundpiece_async._download.destinations import open_folder
 from soundpiece_async._download.stores import Target
 
 BUCKET = "songs"
+_RIGHTS = {"PUT": "put", "POST": "delete"}
 
 
 @attrs.define
@@ -82,7 +83,7 @@ class Bucket:
     """
 
     url: str
-    rights: set[str] = attrs.field(factory=lambda: {"list", "get", "put"})
+    rights: set[str] = attrs.field(factory=lambda: {"list", "get", "put", "delete"})
     conditional: bool = True
     error: str | None = None
     objects: dict[str, bytes] = attrs.field(factory=dict)
@@ -100,14 +101,18 @@ class Bucket:
         """Make a client of it."""
         return S3Store(BUCKET, **{**credentials(self.url), **how})
 
-    def answer(self, method: str, key: str, body: bytes, condition: str | None) -> tuple[int, bytes]:
+    def answer(self, method: str, key: str, body: bytes, condition: str | None) -> tuple[int, bytes]:  # noqa: PLR0911 - a protocol
         """Answer one request."""
         self.asked.append((method, key))
         self.react(method, key)
         if self.error:
             return 403, _explain(self.error)
-        if ("put" if method == "PUT" else "get") not in self.rights:
+        if _RIGHTS.get(method, "get") not in self.rights:
             return 403, _explain("AccessDenied")
+        if method == "POST":  # obstore deletes that way
+            names = re.findall("<Key>(.*?)</Key>", body.decode())
+            gone = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names if self.objects.pop(name, name))
+            return 200, f"<DeleteResult>{gone}</DeleteResult>".encode()
         if method == "PUT":
             if self.conditional and key in self.objects and condition == "*":
                 return 412, _explain("PreconditionFailed")
@@ -146,7 +151,7 @@ def serve_bucket(**manners: Any) -> Iterator[Bucket]:
             if self.command != "HEAD":
                 self.wfile.write(data)
 
-        do_GET = do_HEAD = do_PUT = answer  # noqa: N815 - the names of the standard library
+        do_GET = do_HEAD = do_PUT = do_POST = answer  # noqa: N815 - the names of the standard library
 
         def log_message(self, *_: object) -> None:
             """Print nothing."""
