@@ -4,27 +4,26 @@ All times, ages and durations are seconds. The rules of ``Durations``, the hazar
 second that an operation still running at age a finishes now, learned as events over exposure, in bins of age that grow
 by a fifth:
 
-1. Every look at a running operation is exposure: from the look before to this one it ran. So operations that still
-   run count too.
-2. A finish noticed by a look lies somewhere since the look before. It is spread over that stretch as the curve so far
-   expects it (one step of expectation-maximisation), so that rare looks blur the curve less and less.
-3. A bin leans on its neighbours, and on the route's overall rate with the weight of `PRIOR` finishes: a curve drawn
+1. Every poll of a running operation is exposure: it ran since the poll before. So operations that still run count,
+   too.
+2. A finish noticed by a poll lies somewhere since the poll before. It is spread over that interval as the curve so far
+   expects it (one step of expectation-maximisation), so that rare polls blur the curve less and less.
+3. A bin is smoothed with its neighbours, and with the route's overall rate at the weight of `PRIOR` finishes: a curve
    from five finishes is almost flat, one drawn from five hundred has its modes.
-4. A floor is added, `FLOOR` times the overall rate and at least one finish in five holds: the quiet stretch between
-   two modes, and ages that nobody has reached yet, are looked at rarely but not never.
-5. Beyond `MEMORY` finishes all is halved: a service that grows slower is believed after a while.
-6. Those a webhook will report are exposed while nothing is heard of them, as far as they are believed to run.
+4. A minimum is added, `FLOOR` times the overall rate and at least one finish in five holds: the interval between two
+   modes, and ages that no operation has reached yet, are polled rarely but not never.
+5. Beyond `MEMORY` finishes all counts are halved, so that the curve follows a service that becomes slower.
+6. An operation that a webhook will report is exposed while none has come, by the probability that it still runs.
 
-The rules of ``WebhookReliability``, for an operation that a webhook will report and of which nothing was heard:
+The rules of ``WebhookReliability``, for an operation that a webhook will report and has not reported yet:
 
-7. It is *late* once its webhook is as likely to be lost as the operation is to be still running. Before that nobody
-   looks, then it is polled as any other is. With the fewest webhooks lost that are ever believed, that is where nine in
-   ten have finished.
-8. How many get lost is learned: some came, and some were missed, when a poll found a result that must have been there
-   before. While neither has happened, one in three is believed lost: that is late after half of the time that is usual.
-9. As long as webhooks come, silence means that an operation runs, as likely as rule 7 has it. Without that a route's
-   durations would be learned from those alone who finish first, and all others would soon seem late. After a quarter
-   of a hold without any webhook silence means nothing: the receiver may be down.
+7. It is *late* once its webhook is as likely to be lost as the operation is to be still running. Before that it is not
+   polled, then as any other. At the lowest loss that is assumed, that is where nine in ten have finished.
+8. The loss is learned: from webhooks that came, and from missed ones, when a poll finds a result that must have been
+   there before. Until then one in three is assumed lost: such an operation is late after half of the usual time.
+9. As long as webhooks come, an operation without one runs, with the probability of rule 7. Without that a route's
+   durations would be learned only from operations that finish first, and all others would soon seem late. After a
+   quarter of a hold without any webhook nothing is concluded: the receiver may be down.
 """
 
 from bisect import bisect_right
@@ -38,9 +37,9 @@ PRIOR = 1.0
 FLOOR = 0.3
 MEMORY = 2000.0
 TRUSTED = 60.0
-PRIOR_EVENTS = 0.1  # how many finishes the first guess is worth: the first real one replaces it
-MIN_EXPECTED = 1e-9  # finishes to expect: where there are fewer there is nothing to spread over
-REFIT_SHARE = 1 / 32  # the share of fresh exposure that makes the curve worth drawing again
+PRIOR_EVENTS = 0.1  # finishes that the first guess counts for: the first real one replaces it
+MIN_EXPECTED = 1e-9  # finishes to expect; with fewer there is nothing to spread over
+REFIT_SHARE = 1 / 32  # the share of new exposure after which the curve is fitted again
 
 
 def bin_of(age: float) -> int:
@@ -49,10 +48,10 @@ def bin_of(age: float) -> int:
 
 
 class Durations:
-    """The durations of one route, learned online from looks that found an operation running or finished.
+    """The durations of one route, learned online from polls that found an operation running or finished.
 
-    Args: hold: The longest the server keeps a poll, in seconds. It sets the scale of what is guessed while nothing is
-        known: an operation takes about one and a half holds.
+    Args:
+        hold: The maximum of a long poll, in seconds. It sets the first guess: an operation takes one and a half holds.
     """
 
     def __init__(self, *, hold: float = 20.0) -> None:
@@ -61,8 +60,8 @@ class Durations:
         self._events = [0.0] * BINS
         self._exposure = [0.0] * BINS
         self._silent = [0.0] * BINS
-        self._known = 0.0  # seconds of exposure that the curve is drawn from
-        self._fresh = 0.0  # and those since
+        self._known = 0.0  # seconds of exposure in the curve
+        self._fresh = 0.0  # and since
         self._refit()
 
     def __repr__(self) -> str:
@@ -75,7 +74,7 @@ class Durations:
 
     @property
     def trusted(self) -> bool:
-        """Whether so many finishes are known that peaks and valleys of the curve are more than chance."""
+        """Whether there are enough finishes for peaks and valleys of the curve to be more than chance."""
         return self._finishes >= TRUSTED
 
     def expected_finishes(self, since: float, until: float) -> float:
@@ -108,7 +107,7 @@ class Durations:
             self._refit()
 
     def observe_silent(self, silent: Collection[tuple[float, float]], *, loss: float) -> None:
-        """Count those of whom nothing was heard (rule 6), instead of those counted before.
+        """Replace the exposure of operations whose webhook has not come (rule 6).
 
         Args:
             silent: For each the age at which it was last seen, and its age now.
@@ -131,7 +130,7 @@ class Durations:
         self._refit()
 
     def _spread(self, since: float, until: float) -> None:
-        """Spread one finish over the stretch it must lie in; up to it, the operation was exposed."""
+        """Spread one finish over the interval it lies in; up to it, the operation was exposed."""
         gone = -expm1(-self._learned(since, until))
         before, running = 0.0, 1.0
         for index, low, high in _split_at_bins(since, until):
@@ -143,11 +142,11 @@ class Durations:
             running -= share
 
     def _learned(self, since: float, until: float) -> float:
-        """Return the finishes to expect without the floor, which would draw what is spread to ever earlier ages."""
+        """Return the finishes to expect without the minimum, which would spread finishes to ever earlier ages."""
         return self.expected_finishes_and_hazard(since, until)[0] - self._floor * (until - since)
 
     def _refit(self) -> None:
-        """Draw the curve again from events and exposure (rules 3 to 5)."""
+        """Fit the curve again to events and exposure (rules 3 to 5)."""
         self._finishes = sum(self._events)
         if self._finishes > MEMORY:
             self._finishes /= 2
@@ -167,7 +166,7 @@ class Durations:
 
 
 def _split_at_bins(since: float, until: float) -> list[tuple[int, float, float]]:
-    """Cut a stretch of ages at the edges of the bins."""
+    """Return an interval of ages, cut at the edges of the bins: bin, from, to."""
     first, last = bin_of(since), bin_of(until)
     cuts = [since, *EDGES[first + 1 : last + 1], until]
     return [(first + step, cuts[step], cuts[step + 1]) for step in range(last - first + 1)]
@@ -180,18 +179,18 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 SMOOTH = 1 / 8  # the weight of the newest observation
-NOT_HELD_RTTS = 4.0  # round trips: what comes sooner was not held
-HELD_FOR_SURE = 1 / 20  # of the announced hold: what takes longer, 1 s, was held in any case
+NOT_HELD_RTTS = 4.0  # a long poll answered sooner was not held
+HELD_FOR_SURE = 1 / 20  # of the documented hold: what takes longer, 1 s, was held in any case
 
 
 class PollTiming:
-    """What polls tell about time, in seconds.
+    """The round trip, and how long the server holds long polls, in seconds.
 
-    The hold is learned because nobody promises it, and because a simulator at a hundred times the speed holds a
+    The hold is learned because it is not promised, and because a simulator at a hundred times the speed holds a
     hundredth of it.
 
     Args:
-        announced: The longest the server is said to hold a poll.
+        max_hold: The documented maximum of a hold.
     """
 
     def __init__(self, *, max_hold: float) -> None:
@@ -220,11 +219,11 @@ class PollTiming:
         self._shortest = min(self._shortest, took)
 
     def observe_long_poll(self, took: float) -> None:
-        """Learn from a long poll without a result: that long the server holds. A single odd one moves it little."""
+        """Learn the hold from a long poll without a result. A single odd one changes it little."""
         self.hold = min(self.max_hold, self.hold * (max(took, self.max_hold / 1e6) / self.hold) ** (2 * SMOOTH))
 
     def stop_holding(self) -> None:
-        """Know from elsewhere that no poll is held from now on."""
+        """Expect that no poll is held from now on."""
         self._holds, self.hold = False, self.max_hold
 
     def maybe_not_held(self, took: float) -> bool:
@@ -235,14 +234,14 @@ class PollTiming:
         return not self._holds or took < min(HELD_FOR_SURE * self.max_hold, NOT_HELD_RTTS * self._shortest)
 
 
-MIN_LOSS = 1 / 11  # lost: late at a survival of one in ten
+MIN_LOSS = 1 / 11  # late at a survival of one in ten
 WEBHOOK_MEMORY = 64.0
 SILENT_AFTER = 1 / 4  # of a hold: 5 s
-RECOUNT_STEP = 1 / 40  # of a hold: how old what was heard may be
+RECOUNT_STEP = 1 / 40  # of a hold
 
 
 class WebhookReliability:
-    """Learns how far webhooks can be relied on."""
+    """Estimates the share of webhooks that get lost, to decide when polling must take over."""
 
     def __init__(self) -> None:
         self._came = self._missed = 0.0
@@ -253,21 +252,21 @@ class WebhookReliability:
 
     @property
     def loss(self) -> float:
-        """The share of webhooks believed to get lost."""
+        """The estimated share of webhooks that get lost."""
         return max(MIN_LOSS, (self._missed + 0.5) / (self._missed + self._came + 1.5))
 
     @property
     def late_survival(self) -> float:
-        """The share of operations that take longer than one that begins to be late."""
+        """The share of operations still running at the age at which one is late (rule 7)."""
         return self.loss / (1 - self.loss)
 
     def record_delivery(self, now: float) -> None:
-        """Learn that one came."""
+        """Record a webhook that came."""
         self._last = now
         self._count(came=1.0)
 
     def record_miss(self) -> None:
-        """Learn that one did not come, or later than a poll."""
+        """Record a webhook that did not come, or later than a poll."""
         self._count(missed=1.0)
 
     def is_due(self, now: float, *, hold: float) -> bool:

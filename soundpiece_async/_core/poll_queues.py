@@ -1,18 +1,17 @@
-"""Who waits for a look, and whose look is worth most.
+"""Queues of the scheduler: the ready queue ranks operations by the expected gain of a short poll.
 
-Operations wait in lines: one line per route, kind and bin of age at the last look. Within a line they differ only in
-when that was, so the head of the line is the one to look at, and ten thousand waiting operations are some thirty
-candidates.
+Ready operations stand in buckets: one per route, kind and bin of age at the last poll. Within a bucket they differ only
+in when that was, so the head of the bucket is the one to poll, and ten thousand operations are some thirty candidates.
 
-What a look is worth, in seconds of lateness: with h the hazard at the operation's age and N the finishes to expect
-since the last look,
+The gain of a short poll, in seconds of lateness: with h the hazard at the operation's age and N the finishes to expect
+since the last poll,
 
-    worth = N^2 / (2 h)
+    gain = N^2 / (2 h)
 
-While h is constant that is h tau^2 / 2, tau being the time since the last look, the integral of (u - last) h(u) du:
-looking at the largest one gives the least mean lateness for a given number of looks. Where the hazard falls it grows
-on: behind a mode, half of those who wait may have finished, and there is nothing to wait for. Where it rises it lags:
-the mode is about to begin, and a look is better spent inside it.
+While h is constant that is h tau^2 / 2, tau being the time since the last poll, the integral of (u - last) h(u) du:
+polling the largest one gives the least mean lateness for a given number of polls. Where the hazard falls it keeps
+growing: behind a mode, half of the operations may have finished, and there is nothing to wait for. Where it rises it
+lags: the mode is about to begin, and a poll is better spent inside it.
 """
 
 import heapq
@@ -28,14 +27,14 @@ import attrs
 
 from soundpiece_async._core.estimators import Durations, WebhookReliability, bin_of
 
-RESCORE_AFTER = 64  # heads changed before all lines are weighed again
-UNKNOWN_AGE = -1  # the bin of those whose age nobody knows
+RESCORE_AFTER = 64  # heads changed before all buckets are rescored
+UNKNOWN_AGE = -1  # the bin of operations of unknown age
 
 K = TypeVar("K", bound=Hashable)
 
 
 class WatchState(Enum):
-    """Where a watched operation is."""
+    """The state of a watched operation."""
 
     READY = "ready"
     BACKING_OFF = "backing off"
@@ -89,7 +88,7 @@ class Watched(Generic[K]):
 
 @attrs.define(eq=False)
 class AgeBucket(Generic[K]):
-    """Those who differ only in when they last had a turn; worth and hazard are those of the head, the longest here."""
+    """Operations that differ only in their last turn; gain and hazard are those of the head, the longest-waiting."""
 
     queue: OrderedDict[K, Watched[K]] = attrs.field(factory=OrderedDict)
     gain: float = 0.0
@@ -99,18 +98,18 @@ class AgeBucket(Generic[K]):
 
     @property
     def head(self) -> Watched[K]:
-        """The one to look at first."""
+        """The operation to poll first."""
         return next(iter(self.queue.values()))
 
     def add(self, watched: Watched[K]) -> None:
-        """Queue up; who has waited longer than the last of the line (an old operation attached) goes to the front."""
+        """Append an operation, or put it first if it has waited longer than the last: an old one, attached."""
         late = bool(self.queue) and watched.last_turn < next(reversed(self.queue.values())).last_turn
         self.queue[watched.key] = watched
         if late:
             self.queue.move_to_end(watched.key, last=False)
 
     def rescore(self, now: float, *, late: float = 1.0) -> float:
-        """Work out what a look at the head is worth now, nothing while a webhook may come; return how long it waits."""
+        """Update the gain of the head, which is 0 while a webhook may come; return how long the head has waited."""
         watched = self.head
         finishes, self.hazard = watched.forecast(now)
         self.pollable = not watched.webhook_expected or watched.route.survival(now - watched.created_at) <= late
@@ -119,29 +118,29 @@ class AgeBucket(Generic[K]):
         return now - watched.last_turn
 
     def hold_gain(self, hold: float, *, price: float) -> float:
-        """Return what holding the head saves: the looks that so many seconds would cost, and this one if it is due.
+        """Return the gain of a long poll on the head: the short polls of that time, and this one if it is due.
 
-        A look not yet due is worth less than its price; what is lost by paying it early falls with the square of the
-        time still missing.
+        A short poll not yet due is worth less than its price; what is lost by paying it early falls with the square of
+        the time still missing.
         """
         early = 1 - sqrt(self.gain / price) if self.gain < price else 0.0
         lost = price * early * early if early else price - self.gain
         return hold * sqrt(2 * self.hazard * price) - lost
 
     def seconds_until_worthwhile(self, price: float) -> float:
-        """Return in how many seconds a look at the head will be worth its price, if the hazard stays as it is."""
+        """Return the seconds until a short poll of the head is worth its price, if the hazard stays as it is."""
         return (sqrt(price) - sqrt(self.gain)) * sqrt(2 / self.hazard)
 
 
 class ReadyQueue(Generic[K]):
-    """All lines, weighed when asked.
+    """Operations that may be polled, in buckets that are rescored on request.
 
-    Weighing every line costs about a microsecond each, so between two weighings (`step` seconds, or `RESCORE_AFTER`
-    changes) only lines with a new head are weighed again.
+    Rescoring a bucket takes about a microsecond, so that between two complete passes (`step` seconds, or
+    `RESCORE_AFTER` changes) only buckets with a new head are rescored.
     """
 
     def __init__(self) -> None:
-        self.silence = WebhookReliability()
+        self.webhooks = WebhookReliability()
         self._buckets: dict[tuple[Durations, bool, int], AgeBucket[K]] = {}
         self._stale: dict[AgeBucket[K], None] = {}
         self._scored_at, self._patience = -inf, 0.0
@@ -149,89 +148,93 @@ class ReadyQueue(Generic[K]):
         self.count = 0
         self.webhook_expected = 0
         self.hazard_sum = 0.0
-        """The sum of sqrt(h): at price p, sqrt(h / 2 p) looks per second are worth their price."""
+        """The sum of sqrt(h): at price p, sqrt(h / 2 p) short polls per second are worth their price."""
 
     def __repr__(self) -> str:
-        return f"<ReadyQueue {self.count} in {len(self._buckets)} lines>"
+        return f"<ReadyQueue {self.count} in {len(self._buckets)} buckets>"
 
     def add(self, watched: Watched[K]) -> None:
         """Add it to the queue."""
-        line = self._buckets.setdefault(_bucket_key(watched), AgeBucket())
-        line.add(watched)
-        if line.head is watched:
-            self._stale[line] = None
+        bucket = self._buckets.setdefault(_bucket_key(watched), AgeBucket())
+        bucket.add(watched)
+        if bucket.head is watched:
+            self._stale[bucket] = None
         self._count(watched, 1)
 
     def discard(self, watched: Watched[K]) -> None:
         """Remove it from the queue."""
-        spot = _bucket_key(watched)
-        line = self._buckets[spot]
-        del line.queue[watched.key]
+        bucket_key = _bucket_key(watched)
+        bucket = self._buckets[bucket_key]
+        del bucket.queue[watched.key]
         self._count(watched, -1)
-        if line.queue:
-            self._stale[line] = None
+        if bucket.queue:
+            self._stale[bucket] = None
         else:
-            del self._buckets[spot]
-            self._stale.pop(line, None)
+            del self._buckets[bucket_key]
+            self._stale.pop(bucket, None)
 
     def rescore(self, now: float, *, step: float) -> None:
-        """Weigh the lines if it is `step` seconds since, or many heads ago; else only those with a new head.
+        """Rescore all buckets after `step` seconds or many new heads, else only buckets with a new head.
 
-        Where people wait for minutes, seconds change little: a step is at least a two-thousandth of the longest wait.
+        While operations wait for minutes, seconds change little: a step is at least a two-thousandth of the longest
+        wait.
         """
-        late = self.silence.late_survival
+        late = self.webhooks.late_survival
         if now - self._scored_at >= max(step, self._patience) or self._changes >= RESCORE_AFTER:
             self._scored_at, self._changes, self.hazard_sum, longest = now, 0, 0.0, 0.0
-            for line in self._buckets.values():
-                longest = max(longest, line.rescore(now, late=late))
-                if line.pollable:
-                    self.hazard_sum += len(line.queue) * sqrt(line.hazard)
+            for bucket in self._buckets.values():
+                longest = max(longest, bucket.rescore(now, late=late))
+                if bucket.pollable:
+                    self.hazard_sum += len(bucket.queue) * sqrt(bucket.hazard)
             self._patience = longest / 2000
         else:
             self._changes += len(self._stale)
-            for line in self._stale:
-                line.rescore(now, late=late)
+            for bucket in self._stale:
+                bucket.rescore(now, late=late)
         self._stale.clear()
 
     def observe_silent(self, now: float, *, hold: float) -> None:
         """Count the silent operations per route; not at every call, because it takes a microsecond for each."""
-        if not self.silence.is_due(now, hold=hold):
+        if not self.webhooks.is_due(now, hold=hold):
             return
         silent: dict[Durations, list[tuple[float, float]]] = {route: [] for route, _, _ in self._buckets}
-        if self.silence.webhooks_flowing(now, hold=hold):
-            for (route, webhook_expected, spot), line in self._buckets.items():
-                if webhook_expected and spot != UNKNOWN_AGE:
+        if self.webhooks.webhooks_flowing(now, hold=hold):
+            for (route, webhook_expected, bucket_key), bucket in self._buckets.items():
+                if webhook_expected and bucket_key != UNKNOWN_AGE:
                     silent[route] += (
                         (watched.last_seen - watched.created_at, now - watched.created_at)
-                        for watched in line.queue.values()
+                        for watched in bucket.queue.values()
                     )
         for route, ages in silent.items():
-            route.observe_silent(ages, loss=self.silence.loss)
+            route.observe_silent(ages, loss=self.webhooks.loss)
 
     def best_short_poll(self) -> AgeBucket[K]:
-        """Return the line whose head it is worth most to look at. Somebody must wait."""
+        """Return the bucket with the largest gain of a short poll. The queue must not be empty."""
         return max(self._buckets.values(), key=attrgetter("gain"))
 
     def best_long_poll(self, hold: float, *, price: float) -> AgeBucket[K] | None:
-        """Return the line whose head saves most by being held; None if nobody may be."""
+        """Return the bucket with the largest gain of a long poll, or None if no operation may be polled."""
         best, most = None, -inf
-        for line in self._buckets.values():  # the longest part of a decision: no generator, no key
-            if line.pollable and (saved := line.hold_gain(hold, price=price)) > most:
-                best, most = line, saved
+        for bucket in self._buckets.values():  # most of the time of a decision: no generator, no key
+            if bucket.pollable and (saved := bucket.hold_gain(hold, price=price)) > most:
+                best, most = bucket, saved
         return best
 
     def max_hazard(self) -> float:
-        """Return the largest hazard of those who may be held, on routes that are known well."""
-        return max((line.hazard for line in self._buckets.values() if line.pollable and line.trusted), default=0.0)
+        """Return the largest hazard of the operations that may be polled, on trusted routes."""
+        return max(
+            (bucket.hazard for bucket in self._buckets.values() if bucket.pollable and bucket.trusted), default=0.0
+        )
 
     def seconds_until_worthwhile(self, price: float) -> float:
-        """Return in how many seconds the first look will be worth its price. Somebody must wait."""
-        return min(line.seconds_until_worthwhile(price) for line in self._buckets.values())
+        """Return the seconds until a short poll is worth its price. The queue must not be empty."""
+        return min(bucket.seconds_until_worthwhile(price) for bucket in self._buckets.values())
 
     def oldest(self) -> float:
-        """Return when the head who has waited longest was last seen, webhooks aside; infinity if nobody waits."""
+        """Return when the longest-waiting head without a webhook was last seen; infinity: there is none."""
         return min(
-            (line.head.last_seen for line in self._buckets.values() if not line.head.webhook_expected), default=inf
+            (bucket.head.last_seen for bucket in self._buckets.values() if not bucket.head.webhook_expected),
+            default=inf,
         )
 
     def _count(self, watched: Watched[K], change: int) -> None:
@@ -240,7 +243,7 @@ class ReadyQueue(Generic[K]):
 
 
 class BackoffQueue(Generic[K]):
-    """Those who must not be polled before a time."""
+    """Operations that must not be polled before a time."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Watched[K]]] = []
@@ -255,9 +258,9 @@ class BackoffQueue(Generic[K]):
         heapq.heappush(self._heap, (until, next(self._order), watched))
 
     def next(self) -> float:
-        """Return when the first rest is over; infinity when nobody rests."""
+        """Return when the first backoff ends; infinity: the queue is empty."""
         while self._heap and self._heap[0][2].state is not WatchState.BACKING_OFF:
-            heapq.heappop(self._heap)  # it left meanwhile
+            heapq.heappop(self._heap)  # removed meanwhile
         return self._heap[0][0] if self._heap else inf
 
     def wake(self, now: float) -> Iterator[Watched[K]]:
@@ -268,57 +271,57 @@ class BackoffQueue(Generic[K]):
             yield watched
 
     def oldest(self) -> float:
-        """Return when the one who has waited longest was last seen, webhooks aside; infinity if nobody rests."""
-        resting = (
+        """Return when the longest-waiting operation without a webhook was last seen; infinity: there is none."""
+        backing_off = (
             watched
             for _, _, watched in self._heap
             if watched.state is WatchState.BACKING_OFF and not watched.webhook_expected
         )
-        return min((watched.last_seen for watched in resting), default=inf)
+        return min((watched.last_seen for watched in backing_off), default=inf)
 
 
 class InFlight(Generic[K]):
-    """Those on whom a poll is out, of one kind: looks or holds."""
+    """Operations with a poll in flight, of one kind: short or long."""
 
-    def __init__(self, stage: WatchState) -> None:
-        self._stage = stage
+    def __init__(self, state: WatchState) -> None:
+        self._state = state
         self._watched: dict[K, Watched[K]] = {}
         self._least_hazard: Watched[K] | None = None
-        self._found = -inf
+        self._found_at = -inf
 
     def __len__(self) -> int:
         return len(self._watched)
 
     def __repr__(self) -> str:
-        return f"<InFlight {len(self)} {self._stage.value}>"
+        return f"<InFlight {len(self)} {self._state.value}>"
 
     def add(self, watched: Watched[K], *, now: float) -> None:
-        """Record that a poll on it is sent."""
-        watched.state, watched.sent = self._stage, now
+        """Record that a poll is sent."""
+        watched.state, watched.sent = self._state, now
         self._watched[watched.key] = watched
 
     def discard(self, watched: Watched[K]) -> None:
-        """Record that its poll has ended."""
+        """Record that a poll has ended."""
         del self._watched[watched.key]
 
     def oldest(self) -> float:
-        """Return when the one who has waited longest was last seen, webhooks aside; infinity if none is out."""
+        """Return when the longest-waiting operation without a webhook was last seen; infinity: there is none."""
         return min(
             (watched.last_seen for watched in self._watched.values() if not watched.webhook_expected), default=inf
         )
 
     def least_hazard(self, now: float, *, step: float) -> Watched[K] | None:
-        """Return the one with the smallest hazard, sought anew after `step` seconds or when it has gone."""
+        """Return the operation with the least hazard; searched again after `step` seconds, or when it has ended."""
         least_hazard = self._least_hazard
         if (
             least_hazard is None
             or least_hazard.forgotten
             or least_hazard.key not in self._watched
-            or now - self._found >= step
+            or now - self._found_at >= step
         ):
             wanted = (watched for watched in self._watched.values() if not watched.forgotten)
             least_hazard = min(wanted, key=lambda watched: watched.forecast(now)[1], default=None)
-            self._least_hazard, self._found = least_hazard, now
+            self._least_hazard, self._found_at = least_hazard, now
         return least_hazard
 
 

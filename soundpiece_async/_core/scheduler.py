@@ -1,30 +1,31 @@
-"""Whom to poll next, and how: slots buy coverage, permits buy looks.
+"""Chooses which operation to poll next, and with a short or a long poll: slots buy coverage, permits buy short polls.
 
-A poll takes a slot until it is answered, and a permit of the account's rate. A long one (a *hold*) covers an operation
-for up to 20 s, a short one (a *look*) takes its slot for a round trip. A cancelled hold costs a connection. The rules:
+A poll takes a slot until it is answered, and a permit of the account's rate. A long poll covers an operation for up to
+20 s (its *hold*), a short one takes its slot for a round trip. Cancelling a long poll costs a connection. The rules:
 
-1. An operation is WAITING, RESTING (not before a time), LOOKED (a short poll is out) or HELD (a long one is). `begin`
-   gives a slot, `settle` takes it back, nothing else does: polls out never exceed slots, and nobody has two.
-2. With no more operations than slots, everyone is held: nothing beats it.
-3. With more, looks keep the slots they need: looks per second x round trip, the looks being those worth their price,
-   or what the rate allows if that is less. The others hold.
-4. A look goes to whom it is worth most (`poll_queues.py`); under the price of a request nobody is looked at, however
-   free slots and permits are.
-5. A hold goes to whom it saves most: the looks that `hold` seconds at its hazard h would cost at the going price p,
-   hold x sqrt(2 h p), plus what this look is worth above p, or less what is lost by coming before a look is due. The
-   going price is what recent polls were worth.
-6. A hold is cancelled only for an operation of `PREEMPT_RATIO` times its hazard (two modes, mixed routes; routes known
-   well), or if holds begun in quieter times have all slots and a look is worth 1/8 of a hold; the one with the least
-   hazard first, one at a time.
-7. A failed poll is a later turn, backing off. Nothing is given up here; only a caller's timeout ends the waiting.
-8. A long poll answered `processing` at once was not held: its operation rests until a second after it was asked
+1. An operation is READY, BACKING_OFF (not before a time), or has a SHORT_POLL or a LONG_POLL in flight. `begin` takes a
+   slot, `settle` gives it back, nothing else does: polls in flight never exceed slots, and no operation has two.
+2. With no more operations than slots, each gets a long poll: nothing beats it.
+3. With more, short polls keep the slots they need: short polls per second x round trip, as many as are worth their
+   price, or what the rate allows if that is less. The other slots have long polls.
+4. A short poll goes to the operation with the largest gain (`poll_queues.py`); below the price of a request nothing is
+   polled, however many slots and permits are free.
+5. A long poll goes where it saves most: the short polls that `hold` seconds at the hazard h would cost at the going
+   price p, hold x sqrt(2 h p), plus the gain of this poll above p, or minus what is lost by polling before a short poll
+   is due. The going price is the average gain of recent polls.
+6. A long poll is cancelled only for an operation of `PREEMPT_RATIO` times its hazard (two modes, mixed routes; trusted
+   routes), or if long polls begun in quieter times have all slots and the gain of a short poll is 1/8 of a hold; the
+   one with the least hazard first, one at a time.
+7. A failed poll is followed by a later one, after a backoff. Nothing is given up here; only a caller's timeout ends the
+   waiting.
+8. A long poll answered `processing` at once was not held: its operation backs off until a second after it was asked
    (docs/api.md#long-polls). "At once" is a few round trips; while that is not known, its next poll is short, to learn
-   it. A hold that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the same:
-   that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
-9. An operation that a webhook will report is left alone until it is late (`estimators.py`), then polled as any other.
-10. What an answer leaves undecided rests until a second one can decide it (`completion.py`).
-11. A poll on an operation that nobody waits for any more may stay out for a while, in case somebody comes back; it is
-    the first to be dropped when its slot is wanted. None is begun.
+   it. A long poll that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the
+   same: that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
+9. An operation that a webhook will report is not polled until it is late (`estimators.py`), then as any other.
+10. What a response leaves undecided is polled again when a second response can decide it (`completion.py`).
+11. A poll on an operation without waiters may stay in flight for a while, in case a waiter comes back; it is the first
+    to be cancelled when its slot is needed. None is begun.
 12. Times are relative to the hold as observed: against a simulator at a hundred times the speed, all runs faster.
 
 Times are seconds on the caller's clock.
@@ -43,10 +44,10 @@ from soundpiece_async._core.poll_queues import BackoffQueue, InFlight, K, ReadyQ
 REQUEST_COST = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
 PREEMPT_RATIO = 3.0
 STARVED_GAIN = 1 / 8  # of a hold: 2.5 s
-SHORT_POLL_HEADROOM = 1.1  # slots kept for looks, over what an even flow would need
-FIRST_BACKOFF = 1 / 20  # of a hold: the first rest after a failure; it doubles
+SHORT_POLL_HEADROOM = 1.1  # slots kept for short polls, over what an even flow would need
+FIRST_BACKOFF = 1 / 20  # of a hold: after a failure; it doubles
 MAX_BACKOFF_FACTOR = 32.0  # times the first
-RESCORE_STEP = 1 / 400  # of a hold: how old what is weighed may be
+RESCORE_STEP = 1 / 400  # of a hold: the age of a score
 SMOOTH = 1 / 16  # the weight of the newest poll in what is averaged
 
 
@@ -85,9 +86,9 @@ class Sleep:
 
 @attrs.frozen
 class WatchHistory:
-    """What a caller keeps of an operation that nobody waits for any more, to bring it along when somebody comes back.
+    """State of an operation without waiters, which the caller keeps and passes when a waiter comes back.
 
-    Without it each that comes back would be as urgent as one that was never looked at, and a rest would end early.
+    Without it each that comes back would be as urgent as one that was never polled, and a backoff would end early.
     """
 
     last_seen: float = -inf
@@ -96,19 +97,19 @@ class WatchHistory:
 
 
 class Scheduler(Generic[K]):
-    """Decides whom to poll; polls nobody.
+    """Chooses the next poll; sends nothing.
 
-    The caller asks `next_action`, which records nothing; says with `begin` that it does it (a `Poll` once its permit is
-    there, a `CancelPoll` as it cancels); and reports every end of a poll, also a cancelled one, with `settle`.
+    The caller asks `next_action`, which records nothing; reports with `begin` that it does it (a `Poll` once it has its
+    permit, a `CancelPoll` as it cancels), and with `settle` every end of a poll, also of a cancelled one.
 
     Args:
         slots: How many polls may be out at a time.
-        hold: The longest the server is said to keep a long poll, in seconds. What it really does is learned.
+        hold: The documented maximum of a long poll, in seconds. What the server really does is learned.
     """
 
     def __init__(self, *, slots: int, hold: float = 20.0) -> None:
         self.polls = 0
-        """How many polls are out."""
+        """Polls in flight."""
         self._slots = slots
         self._timing = PollTiming(max_hold=hold)
         self._going_rate = 0.0
@@ -120,10 +121,10 @@ class Scheduler(Generic[K]):
         self._unwanted: dict[Watched[K], None] = {}  # holds that nobody waits for, the oldest first
 
     def __repr__(self) -> str:
-        waiting = self._ready.count
+        ready = self._ready.count
         return (
-            f"<Scheduler {self.polls}/{self._slots} slots ({len(self._long_polls)} held), {waiting} waiting, "
-            f"{len(self._watched) - waiting - self.polls} resting, {self._timing!r}>"
+            f"<Scheduler {self.polls}/{self._slots} slots ({len(self._long_polls)} long), {ready} ready, "
+            f"{len(self._watched) - ready - self.polls} backing off, {self._timing!r}>"
         )
 
     @property
@@ -136,9 +137,9 @@ class Scheduler(Generic[K]):
         self._timing.stop_holding()
 
     def detection_lag(self, now: float) -> float:
-        """Return for how long, at worst, a result can have gone unnoticed, in seconds.
+        """Return the longest time that a result can have gone unnoticed, in seconds.
 
-        Inside a hold nothing does; what a webhook will report does not count.
+        During a long poll it is 0; operations that a webhook will report do not count.
         """
         return max(0.0, now - min(self._ready.oldest(), self._backing_off.oldest(), self._short_polls.oldest()))
 
@@ -152,16 +153,16 @@ class Scheduler(Generic[K]):
         webhook_expected: bool = False,
         history: WatchHistory = WatchHistory(),
     ) -> None:
-        """Begin to watch an operation, or learn more of one that is watched.
+        """Start to watch an operation, or update one that is watched.
 
         Args:
             key: The operation.
-            route: Operations of one route are believed to take similar times.
+            route: Operations of one route take similar times.
             now: The time.
-            age: Seconds since it was created. 0: just now, so it is known to be processing. More: nobody has looked
-                since, so it may long be finished. None: unknown (attached by a handle), as if unseen for a whole hold.
+            age: Seconds since it was created. 0: just now, so it is known to be processing. More: nothing was read
+                since, so it may have finished. None: unknown (attached by a handle), as if unseen for a whole hold.
             webhook_expected: A webhook will report it.
-            history: What was kept of it, if it was watched before.
+            history: Its state, if it was watched before.
         """
         if route not in self._routes:
             self._routes[route] = Durations(hold=self._timing.max_hold)
@@ -191,27 +192,25 @@ class Scheduler(Generic[K]):
         self._unwanted.pop(watched, None)
         if age is not None and not watched.age_known:
             watched.age_known, watched.created_at = True, now - age
-            watched.last_seen, watched.last_turn = (
-                max(watched.last_seen, watched.created_at),
-                max(watched.last_turn, watched.created_at),
-            )
+            watched.last_seen = max(watched.last_seen, watched.created_at)
+            watched.last_turn = max(watched.last_turn, watched.created_at)
         if watched.state is WatchState.READY:
             self._ready.add(watched)
 
     def history(self, key: K) -> WatchHistory:
-        """Return what to keep of an operation that is watched, and is about to be forgotten."""
+        """Return the state to keep of a watched operation that is about to be forgotten."""
         return _history(self._watched[key])
 
     def forget(self, key: K, *, now: float, finished: bool = False) -> bool:
-        """Watch an operation no longer.
+        """Stop watching an operation.
 
         Args:
             key: The operation; one that is not watched is no error.
             now: The time.
-            finished: That it has finished is news from elsewhere (a webhook); durations are learned from that too.
+            finished: A webhook reported its end; durations are learned from that too.
 
         Returns:
-            Whether a poll on it is out. The caller cancels that, now or later (rule 11), and settles it as any other.
+            Whether a poll is in flight. The caller cancels that, now or later (rule 11), and settles it as any other.
         """
         watched = self._watched.get(key)
         if watched is None:
@@ -220,7 +219,7 @@ class Scheduler(Generic[K]):
         if not out:
             self._remove(watched)
         if finished:  # a webhook is news of this moment: until now it ran
-            self._ready.silence.record_delivery(now)
+            self._ready.webhooks.record_delivery(now)
             watched.learn(now, finished=False)
             watched.learn(now, finished=True)
         watched.forgotten = True
@@ -229,41 +228,41 @@ class Scheduler(Generic[K]):
         return out
 
     def next_action(self, now: float, *, rate: float | None = None) -> Poll[K] | CancelPoll[K] | Sleep:
-        """Decide what to do now.
+        """Return what to do now.
 
         Args:
             now: The time.
             rate: Permits per second that the account's gate gives at present; None without a limit.
         """
-        waiting = self._ready
+        ready = self._ready
         for watched in self._backing_off.wake(now):
-            waiting.add(watched)
+            ready.add(watched)
         next_rest = self._backing_off.next()
         full = self.polls >= self._slots
-        if not waiting.count or (full and not self._long_polls):
+        if not ready.count or (full and not self._long_polls):
             return Sleep(next_rest if next_rest < inf else None)
         hold, price = self._timing.hold, REQUEST_COST * self._timing.hold
-        waiting.observe_silent(now, hold=hold)
-        waiting.rescore(now, step=hold * RESCORE_STEP)
-        places = self._long_poll_slots(rate)
-        room = not full and len(self._long_polls) < places
-        wanted = room or (self._unwanted and not self._cancelling)
-        if wanted and (best := waiting.best_long_poll(hold, price=max(self._going_rate, price))):
-            return self._poll_for(best.head) if room else CancelPoll(next(iter(self._unwanted)).key)
-        line = waiting.best_short_poll()
-        if places < self._slots and (weak := self._pick_preemption(line.gain, now)):
+        ready.observe_silent(now, hold=hold)
+        ready.rescore(now, step=hold * RESCORE_STEP)
+        long_poll_slots = self._long_poll_slots(rate)
+        free = not full and len(self._long_polls) < long_poll_slots
+        wanted = free or (self._unwanted and not self._cancelling)
+        if wanted and (best := ready.best_long_poll(hold, price=max(self._going_rate, price))):
+            return self._poll_for(best.head) if free else CancelPoll(next(iter(self._unwanted)).key)
+        bucket = ready.best_short_poll()
+        if long_poll_slots < self._slots and (weak := self._pick_preemption(bucket.gain, now)):
             return CancelPoll(weak.key)
         if full:
             return Sleep(now + hold / 80)
-        if line.gain >= price:
-            return Poll(line.head.key, wait=False)
-        seconds_until_worthwhile = max(
-            waiting.seconds_until_worthwhile(price), hold / 8000
+        if bucket.gain >= price:
+            return Poll(bucket.head.key, wait=False)
+        pause = max(
+            ready.seconds_until_worthwhile(price), hold / 8000
         )  # if hazards stay as they are: so see again soon
-        return Sleep(min(next_rest, now + min(seconds_until_worthwhile, hold / 40)))
+        return Sleep(min(next_rest, now + min(pause, hold / 40)))
 
     def _poll_for(self, watched: Watched[K]) -> Poll[K]:
-        """Return the poll that holds, or a short one where it has to be learned first how long a hold is (rule 8)."""
+        """Return a long poll, or a short one where the length of a hold has to be learned first (rule 8)."""
         return Poll(
             watched.key, wait=not watched.hold_broken and (self._timing.measured or not watched.hold_unconfirmed)
         )
@@ -280,7 +279,7 @@ class Scheduler(Generic[K]):
         )
 
     def begin(self, action: Poll[K] | CancelPoll[K], *, now: float) -> None:
-        """Record that it is being done: from here the poll owns a slot, or the hold is on its way out."""
+        """Record that an action is carried out: from here the poll owns a slot, or the long poll is being cancelled."""
         watched = self._watched[action.key]
         if isinstance(action, CancelPoll):
             self._cancelling = watched
@@ -293,7 +292,7 @@ class Scheduler(Generic[K]):
         self.polls += 1
 
     def was_held(self, key: K, *, now: float) -> bool:
-        """Return whether a poll that ends now without a result has been held by the service."""
+        """Return whether the service has held a poll that ends now without a result."""
         watched = self._watched[key]
         return watched.state is WatchState.LONG_POLL and not self._timing.maybe_not_held(now - watched.sent)
 
@@ -306,12 +305,12 @@ class Scheduler(Generic[K]):
             key: The operation.
             now: The time.
             outcome: FINISHED leaves the scheduler; UNDECIDED is an end if a later answer says the same; FAILED is no
-                usable answer; CUT is a long poll that was broken off, perhaps by a proxy; DROPPED was cancelled.
-            jitter: A number between 0 and 1 that spreads the rests after failures.
-            retry_after: The shortest rest after a failure.
+                usable answer; CUT is a long poll that was broken off, perhaps by a proxy; CANCELLED was cancelled here.
+            jitter: A number between 0 and 1 that spreads the backoffs after failures.
+            retry_after: The shortest backoff after a failure.
 
         Returns:
-            What to keep of it, should nobody wait for it any more.
+            The state to keep, in case it has no waiter any more.
         """
         watched = self._watched[key]
         held = watched.state is WatchState.LONG_POLL
@@ -336,9 +335,7 @@ class Scheduler(Generic[K]):
                     self._observe_broken_hold(watched, now) if cut else self._observe_failure(watched, jitter),
                     retry_after,
                 )
-            case Outcome.CANCELLED if (
-                now - watched.sent > self._timing.round_trip
-            ):  # the server had it, and gave no answer
+            case Outcome.CANCELLED if now - watched.sent > self._timing.round_trip:  # the server had it, unanswered
                 watched.learn(now, finished=False)
         watched.rests_until = now + rest
         if watched.forgotten:
@@ -351,31 +348,33 @@ class Scheduler(Generic[K]):
         return _history(watched)
 
     def _long_poll_slots(self, rate: float | None) -> int:
-        """Return how many slots may hold (rules 2 and 3)."""
+        """Return the number of slots for long polls (rules 2 and 3)."""
         crowd = self._ready.count - self._ready.webhook_expected + self.polls - self._slots
         if crowd <= 0:
             return self._slots
-        looks = min(self._ready.hazard_sum / sqrt(2 * REQUEST_COST * self._timing.hold), inf if rate is None else rate)
+        short_polls = min(
+            self._ready.hazard_sum / sqrt(2 * REQUEST_COST * self._timing.hold), inf if rate is None else rate
+        )
         return self._slots - max(
-            1, min(ceil(looks * self._timing.round_trip * SHORT_POLL_HEADROOM), crowd, self._slots)
+            1, min(ceil(short_polls * self._timing.round_trip * SHORT_POLL_HEADROOM), crowd, self._slots)
         )
 
-    def _pick_preemption(self, worth: float, now: float) -> Watched[K] | None:
-        """Return a hold that is worth dropping (rule 6), `gain` being that of the best look."""
+    def _pick_preemption(self, gain: float, now: float) -> Watched[K] | None:
+        """Return a long poll to cancel (rule 6), given the gain of the best short poll, or None."""
         if self._cancelling:
             return None
         hold = self._timing.hold
         least_hazard = self._long_polls.least_hazard(now, step=4 * RESCORE_STEP * hold)
-        shut_out = len(self._long_polls) >= self._slots and worth > STARVED_GAIN * hold
-        swap = (
+        starved = len(self._long_polls) >= self._slots and gain > STARVED_GAIN * hold
+        preempts = (
             least_hazard
             and least_hazard.route.trusted
             and self._ready.max_hazard() > PREEMPT_RATIO * least_hazard.forecast(now)[1]
         )
-        return least_hazard if shut_out or swap else None
+        return least_hazard if starved or preempts else None
 
     def _observe_answer(self, watched: Watched[K], now: float, *, held: bool) -> float:
-        """Learn from an answer without a result, and return how long the operation has to rest (rule 8)."""
+        """Learn from an answer without a result, and return the seconds of backoff (rule 8)."""
         took = now - watched.sent
         watched.learn(now, finished=False)
         watched.failures, watched.hold_unconfirmed, watched.hold_broken = 0, False, False
@@ -390,13 +389,13 @@ class Scheduler(Generic[K]):
         return 0.0
 
     def _observe_failure(self, watched: Watched[K], jitter: float) -> float:
-        """Return how long an operation has to rest after a poll without a usable answer (rule 7)."""
+        """Return the seconds of backoff after a poll without a usable answer (rule 7)."""
         rest = min(2.0**watched.failures, MAX_BACKOFF_FACTOR) * FIRST_BACKOFF * self._timing.hold * (0.5 + jitter / 2)
         watched.failures += 1
         return rest
 
     def _observe_broken_hold(self, watched: Watched[K], now: float) -> float:
-        """Learn the hold from one that was broken off, and return how long the operation has to rest (rule 8)."""
+        """Learn the hold from one that was broken off, and return the seconds of backoff (rule 8)."""
         took = now - watched.sent
         watched.learn(now, finished=False)  # a result would have come during it
         self._timing.observe_long_poll(took)
@@ -404,14 +403,14 @@ class Scheduler(Generic[K]):
         return HELD_FOR_SURE * self._timing.max_hold - took
 
     def _observe_result(self, watched: Watched[K], now: float, *, held: bool) -> None:
-        """Learn from a result. One that came during a hold is known to the instant, or rather to the round trip."""
-        took, trip = now - watched.sent, self._timing.round_trip
+        """Learn from a result. The time of one that came during a long poll is known to a round trip."""
+        took, round_trip = now - watched.sent, self._timing.round_trip
         if not held:
             self._timing.observe_short_poll(took)
-        if held and took > 2 * trip:
-            watched.learn(now - trip, finished=False)
+        if held and took > 2 * round_trip:
+            watched.learn(now - round_trip, finished=False)
         elif watched.webhook_expected and not watched.forgotten:  # it was there before: the webhook got lost
-            self._ready.silence.record_miss()
+            self._ready.webhooks.record_miss()
         watched.learn(now, finished=True)
         watched.forgotten = True
 

@@ -94,13 +94,13 @@ def test_operations_alike_wait_in_one_line() -> None:
     waiting, route = ReadyQueue(), Durations()
     for key in range(10_000):
         waiting.add(make_watched(key, route=route))
-    assert repr(waiting) == "<ReadyQueue 10000 in 1 lines>"
+    assert repr(waiting) == "<ReadyQueue 10000 in 1 buckets>"
 
     unaged = Watched("b", route, 0, 0, age_known=False, webhook_expected=False, last_turn=0)
     webhook_expected = Watched("c", route, 0, 0, age_known=True, webhook_expected=True, last_turn=0)
     for watched in (make_watched(-1), unaged, webhook_expected, make_watched(-2, created_at=-30, route=route)):
         waiting.add(watched)
-    assert repr(waiting) == "<ReadyQueue 10004 in 5 lines>"
+    assert repr(waiting) == "<ReadyQueue 10004 in 5 buckets>"
     assert (waiting.count, waiting.webhook_expected, waiting.oldest()) == (10_004, 1, 0.0)
 
 

@@ -54,7 +54,7 @@ def test_with_more_than_slots_some_hold_and_the_others_are_looked_at() -> None:
 
     assert len(polls) == scheduler.polls == 32
     assert len(looks) == 3  # 20 per second x 0.1 s, the guess at a round trip, and a tenth to spare
-    assert repr(scheduler).startswith("<Scheduler 32/32 slots (29 held), 968 waiting, 0 resting, <PollTiming")
+    assert repr(scheduler).startswith("<Scheduler 32/32 slots (29 long), 968 ready, 0 backing off, <PollTiming")
 
 
 def test_looks_that_are_cheap_take_more_slots() -> None:

@@ -136,7 +136,7 @@ def test_who_rests_keeps_nobody_waiting() -> None:
     scheduler.settle("a", now=5.0, outcome=FAILED)
 
     assert scheduler.next_action(5.0) == Poll("b", wait=True)
-    assert repr(scheduler).startswith("<Scheduler 0/1 slots (0 held), 1 waiting, 1 resting")
+    assert repr(scheduler).startswith("<Scheduler 0/1 slots (0 long), 1 ready, 1 backing off")
     assert scheduler.forget("a", now=5.0) is False
     assert scheduler.forget("b", now=5.0) is False
     assert scheduler.next_action(60.0) == Sleep(None)

@@ -139,7 +139,7 @@ class World(RuleBasedStateMachine):
         for key in list(self.watched):
             assert self.scheduler.forget(key, now=self.now) is False
         assert self.scheduler.next_action(self.now) == Sleep(None)
-        assert "0 waiting, 0 resting" in repr(self.scheduler)
+        assert "0 ready, 0 backing off" in repr(self.scheduler)
 
 
 TestWorld = pytest.mark.filterwarnings("error")(World.TestCase)
