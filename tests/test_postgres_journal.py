@@ -29,7 +29,7 @@ from soundpiece_async import (
     Session,
     Succeeded,
 )
-from soundpiece_async._core.job_records import Failure, JobIdentity, Label
+from soundpiece_async._core.job_records import Annotation, Failure, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._journal import postgres_store
@@ -79,7 +79,7 @@ WRITES: Mapping[str, Callable[[PostgresStore, JobRecord], Awaitable[object]]] = 
     "saved": lambda store, job: store.mark_saved(job, OPERATION, (), now=1.0),
     "failed": lambda store, job: store.mark_failed(job, FAILURE, now=1.0),
     "uncertain": lambda store, job: store.mark_uncertain(job, FAILURE),
-    "annotated": lambda store, job: store.annotate(job, Label("other")),
+    "annotated": lambda store, job: store.annotate(job, Annotation("other")),
     "planned": lambda store, job: store.replan_with_new_key(job, digest=b"", key="another", body=b""),
 }
 
@@ -239,7 +239,7 @@ async def test_names_are_given_once_to_many_at_a_time(url: str, run: str) -> Non
             for job in jobs:
                 group.start_soon(write, job)
         assert sorted(titles) == ["take", "take-2", "take-3", "take-4", "take-5"]
-        renamed = await journal.store.annotate((await journal.jobs())[0], Label("other"))
+        renamed = await journal.store.annotate((await journal.jobs())[0], Annotation("other"))
         assert renamed.title is None
         assert await journal.store.mark_ready(renamed, OPERATION, now=1.0) == "other"
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import attrs
 
+from soundpiece_async._core.job_records import KEY_LIFETIME
+
 VERSION = 1
 """Of the schema."""
 
