@@ -19,6 +19,7 @@ from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, copy_error
 from soundpiece_async._core.gate import Priority
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
@@ -194,7 +195,7 @@ class _Submission:
     budget: Budget | None = None  # what all who submit it at the same time share
     outage: SoundpieceError | None = None  # how the last attempt ended, for those who waited for it meanwhile
     body: bytes | None = attrs.field(default=None, repr=False)
-    raw: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, JsonValue] | None = attrs.field(default=None, repr=False)
     """Of its operation, which itself holds the request: that would keep itself alive."""
     id: str = ""
     """Of the same."""

@@ -8,7 +8,7 @@ import attrs
 from soundpiece_async._bulk import RunMany
 from soundpiece_async._core.checks import check_in_flight, check_operation, check_output, check_timeout
 from soundpiece_async._core.errors import SessionClosed
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.redaction import forget_arguments
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics, Succeeded
@@ -129,7 +129,7 @@ class Session:
     @overload
     async def wait(self, operation: Handle, *, timeout: float | None = None) -> Operation[Request | None]: ...
 
-    async def wait(self, operation: Operation[Any] | Handle, *, timeout: float | None = None) -> Operation[Any]:
+    async def wait(self, operation: AnyOperation | Handle, *, timeout: float | None = None) -> AnyOperation:
         """Wait until an operation is ready. Any number of callers may wait for the same one: one poll serves them all.
 
         Cancelling a waiter only detaches it. Faults of the network and of the service are waited out.
@@ -155,7 +155,7 @@ class Session:
     @overload
     async def refresh(self, operation: Handle) -> Operation[Request | None]: ...
 
-    async def refresh(self, operation: Operation[Any] | Handle) -> Operation[Any]:
+    async def refresh(self, operation: AnyOperation | Handle) -> AnyOperation:
         """Ask once how an operation stands, whatever its status. Raises as ``submit``."""
         return await self._engine.refresh(operation)
 
@@ -166,12 +166,12 @@ class Session:
 
     @overload
     async def download(
-        self, what: Operation[Any] | Handle, to: Destination, *, name: str | None = None, overwrite: bool = False
+        self, what: AnyOperation | Handle, to: Destination, *, name: str | None = None, overwrite: bool = False
     ) -> list[SavedFile]: ...
 
     async def download(
         self,
-        what: Operation[Any] | Handle | Output,
+        what: AnyOperation | Handle | Output,
         to: Destination,
         *,
         name: str | None = None,
@@ -286,7 +286,7 @@ class Session:
             ordered=ordered,
         )
 
-    def deliver(self, operation: Operation[Any]) -> None:
+    def deliver(self, operation: AnyOperation) -> None:
         """Deliver a webhook's operation: it wakes the same waiters as a poll. It may come before the PUT is answered.
 
         Raises TypeError for anything but an operation: a ``Delivery`` of an unknown type has none.

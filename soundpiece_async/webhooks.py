@@ -23,7 +23,7 @@ import attrs
 
 from soundpiece_async._core import signing
 from soundpiece_async._core.errors import SessionClosed, SettingsError, WebhookError
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import SecretBytes, forget_arguments
 from soundpiece_async._core.signing import Headers
 from soundpiece_async._core.webhook_events import Delivery
@@ -54,7 +54,7 @@ REMEMBERED = 65_536
 MAX_NOTES = 1000
 """Maximum number of different warnings that are logged."""
 
-Deliver: TypeAlias = Callable[[Operation[Any]], None]
+Deliver: TypeAlias = Callable[[AnyOperation], None]
 """Called with the operation: ``session.deliver``, or any function that does not block."""
 
 Message: TypeAlias = MutableMapping[str, Any]

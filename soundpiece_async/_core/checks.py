@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.redaction import redact_value
 from soundpiece_async._core.requests import Handle, Output, Request, seconds_fault, violations
 
@@ -25,7 +25,7 @@ def check_handle(what: object) -> Handle:
     raise TypeError(f"expected an Operation or a Handle, got {kind}; use Handle.parse(text) for one that was stored")
 
 
-def check_operation(what: object) -> Operation[Any]:
+def check_operation(what: object) -> AnyOperation:
     """Return an operation; TypeError for anything else, as the None of a delivery of an unknown type."""
     if isinstance(what, Operation):
         return what

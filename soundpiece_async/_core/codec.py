@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import NoneType
-from typing import Any, get_args
+from typing import get_args
 
 import attrs
 import cattrs
 
 from soundpiece_async._core.errors import InvalidRequest
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.redaction import forget_arguments
 from soundpiece_async._core.requests import ROUTES, AudioSource, Output, Request, Source
 
@@ -45,7 +46,7 @@ def encode_request(request: Request) -> bytes:
     raise InvalidRequest(f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name) from error
 
 
-def make_json_loads(orjson_loads: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def make_json_loads(orjson_loads: Callable[[bytes], JsonValue] | None) -> Callable[[bytes], JsonValue]:
     """Return the function that reads JSON: ``orjson.loads`` where the result is the same, else standard ``json``.
 
     What comes out is the same. orjson refuses some of what ``json`` reads (NaN, lone surrogates, another encoding), so
@@ -53,13 +54,13 @@ def make_json_loads(orjson_loads: Callable[[bytes], Any] | None) -> Callable[[by
     than ``json`` does, so it never sees either.
     """
 
-    def load_slowly(body: bytes) -> Any:
+    def load_slowly(body: bytes) -> JsonValue:
         try:
             return json.loads(body)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 
-    def load_quickly(body: bytes) -> Any:
+    def load_quickly(body: bytes) -> JsonValue:
         if _LONG_INTEGER in body.translate(_DIGITS_TO_ZERO) or (
             len(body) > 2 * _MAX_NESTING and body.count(b"[") + body.count(b"{") > _MAX_NESTING
         ):
@@ -75,7 +76,7 @@ def make_json_loads(orjson_loads: Callable[[bytes], Any] | None) -> Callable[[by
     return load_quickly
 
 
-def find_orjson_loads() -> Callable[[bytes], Any] | None:
+def find_orjson_loads() -> Callable[[bytes], JsonValue] | None:
     """Return ``orjson.loads``, or None if the extra ``fast`` is not installed."""
     try:
         import orjson  # it may be missing
@@ -97,7 +98,7 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-def decode_response(body: bytes) -> Any:
+def decode_response(body: bytes) -> JsonValue:
     """Read JSON as a service may have written it, whatever there is around it.
 
     Bytes that are no UTF-8 are replaced: an echo that was cut inside a letter, or written in the encoding of another
@@ -114,14 +115,14 @@ def decode_response(body: bytes) -> Any:
     return decode_text(data) if isinstance(data, str) else data
 
 
-def decode_text(text: str) -> Any:
+def decode_text(text: str) -> JsonValue:
     """Return the object or list that a text is in JSON, or the text itself."""
     return decode_json(text.encode()) if text.lstrip()[:1] in ("{", "[") else text
 
 
-def _decode_documents(text: str) -> Any:
+def _decode_documents(text: str) -> JsonValue:
     """Read one object or list, or several in a row."""
-    documents: list[Any] = []
+    documents: list[JsonValue] = []
     place = _find_document(text, 0)
     while place is not None:
         try:
@@ -148,7 +149,7 @@ def _find_document(text: str, start: int) -> int | None:
     raise ValueError(f"no JSON at {start}")
 
 
-def request_from_echo(members: Mapping[str, Any], *, route: str) -> Request | None:
+def request_from_echo(members: Mapping[str, object], *, route: str) -> Request | None:
     """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
     if members.get("idempotency_key") is None:
         return None  # a key of our own making would stand for another piece of work
@@ -160,7 +161,7 @@ def request_from_echo(members: Mapping[str, Any], *, route: str) -> Request | No
 
 
 @cache
-def _field_names(kind: type[Any]) -> tuple[str, ...]:
+def _field_names(kind: type[Request]) -> tuple[str, ...]:
     return tuple(member.name for member in attrs.fields(kind))
 
 
@@ -214,7 +215,7 @@ def _source(value: object, _: object) -> AudioSource:
     return AudioSource(url)
 
 
-def _optional(shape: Any, converter: cattrs.Converter) -> Callable[[object, object], object]:
+def _optional(shape: object, converter: cattrs.Converter) -> Callable[[object, object], object]:
     """Make the hook of ``X | None`` once; cattrs by itself looks for that of X at every value."""
     (kind,) = (part for part in get_args(shape) if part is not NoneType)
     structure = converter.get_structure_hook(kind)

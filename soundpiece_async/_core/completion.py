@@ -10,11 +10,9 @@ Rules (docs/api.md#final-status):
 4. Case, blanks, hyphens and underscores are ignored. Empty containers count as absent.
 """
 
-from typing import Any
-
 import attrs
 
-from soundpiece_async._core.operations import Operation, Status
+from soundpiece_async._core.operations import AnyOperation, Status
 
 AGREE_AFTER = 10.0
 """Seconds between two reads that confirm an uncertain end (rule 3)."""
@@ -84,7 +82,7 @@ def decide(word: object, *, outputs: bool, error: bool) -> Ending:
     return Ending(shown, shown, unknown=unknown)
 
 
-def is_over(operation: Operation[Any]) -> bool:
+def is_over(operation: AnyOperation) -> bool:
     """Return whether an operation is certainly over: failed, or ready with outputs (rule 3)."""
     return operation.status is Status.FAILED or (operation.status is Status.READY and bool(operation.outputs))
 
@@ -99,7 +97,7 @@ class Agreement:
     def __repr__(self) -> str:
         return f"<Agreement on {self._said!r} since {self._since:.1f}>"
 
-    def add(self, status: Status, operation: Operation[Any], *, now: float) -> bool:
+    def add(self, status: Status, operation: AnyOperation, *, now: float) -> bool:
         """Add a read, and return whether it agrees with one that is old enough.
 
         URLs may be signed afresh each time, so only the number of outputs counts.

@@ -13,7 +13,6 @@ Rules (docs/api.md#echoed-fields):
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
@@ -31,7 +30,7 @@ class Difference:
     slight: bool
 
 
-def compare(sent: Mapping[str, Any], echoed: Mapping[str, Any]) -> Iterator[Difference]:
+def compare(sent: Mapping[str, object], echoed: Mapping[str, object]) -> Iterator[Difference]:
     """Yield what differs between the members of a request and their echo, but for the callback URL.
 
     That one is no member of an operation (docs/api.md#operation-fields).
@@ -59,7 +58,7 @@ def is_of_another(sent: object, echoed: object) -> bool:
     return ours is not None and theirs is not None and ours != theirs
 
 
-def _is_same(name: str, sent: Any, echoed: Any) -> bool:
+def _is_same(name: str, sent: object, echoed: object) -> bool:
     """Compare as JSON values (rule 1)."""
     match sent:
         case str() if sent == echoed:
@@ -75,7 +74,7 @@ def _is_same(name: str, sent: Any, echoed: Any) -> bool:
     return isinstance(sent, bool) == isinstance(echoed, bool) and bool(sent == echoed)
 
 
-def _is_slight(sent: Any, echoed: Any) -> bool:
+def _is_slight(sent: object, echoed: object) -> bool:
     """Return whether normalizing explains a difference (rule 3)."""
     match sent:
         case bool():

@@ -31,7 +31,6 @@ Links and headers of the answer to a PUT:
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
@@ -139,7 +138,7 @@ _OTHERS = frozenset(
 
 def find_operation(
     data: object, *, route: str, asked: str | None = None, key: str | None = None, hint: str | None = None
-) -> Mapping[str, Any] | None:
+) -> Mapping[str, object] | None:
     """Return the operation in a response; None for no operation, or more than one.
 
     Args:
@@ -155,7 +154,7 @@ def find_operation(
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
     known = _settle(known) if isinstance(known, dict) else None
     if known is not None and fields.read_id(known.get("id")) is not None:
-        found: Mapping[str, Any] | None = known if _looks_alive(known) else _lift(known) or known
+        found: Mapping[str, object] | None = known if _looks_alive(known) else _lift(known) or known
     else:
         found = _search(list(_walk(data)), known, route=route, asked=asked, key=key, hint=hint)
     if asked is not None and found is not None and _lacks_outputs(found):
@@ -164,14 +163,14 @@ def find_operation(
 
 
 def _search(
-    objects: list[dict[str, Any]],
-    known: dict[str, Any] | None,
+    objects: list[dict[str, object]],
+    known: dict[str, object] | None,
     *,
     route: str,
     asked: str | None,
     key: str | None,
     hint: str | None,
-) -> Mapping[str, Any] | None:
+) -> Mapping[str, object] | None:
     """Return the operation in an answer that has none with an id under the known name (rules 2 to 8)."""
     found = [named for value in objects if (named := _with_id(value)) is not None]
     likely = [value for value in found if _looks_alive(value)]
@@ -190,7 +189,7 @@ def _search(
     return elsewhere or picked
 
 
-def _walk(data: object) -> Iterator[dict[str, Any]]:
+def _walk(data: object) -> Iterator[dict[str, object]]:
     """Yield the objects in an answer, the outer ones first, but those that are about somebody or something else."""
     level: list[tuple[str, object]] = [("", data)]
     seen = 0
@@ -210,7 +209,7 @@ def _walk(data: object) -> Iterator[dict[str, Any]]:
         level = deeper[: MAX_OBJECTS - seen]
 
 
-def _settle(value: dict[str, Any]) -> dict[str, Any]:
+def _settle(value: dict[str, object]) -> dict[str, object]:
     """Return an object with its members under their documented names, and its status as a text (rule 7)."""
     if isinstance(value.get("status"), str) and "id" in value:
         return value
@@ -230,7 +229,7 @@ def _read_word(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _unpack(value: dict[str, Any]) -> list[object]:
+def _unpack(value: dict[str, object]) -> list[object]:
     """Return the objects that text members contain in JSON (rule 5)."""
     texts = [text for name, text in value.items() if isinstance(text, str) and name not in _ECHOED]
     return [data for text in texts if text.lstrip()[:1] == "{" and (data := _decode(text)) is not None]
@@ -243,39 +242,39 @@ def _decode(text: str) -> object:
         return None
 
 
-def _looks_alive(value: Mapping[str, Any]) -> bool:
+def _looks_alive(value: Mapping[str, object]) -> bool:
     """Return whether an object has a status, outputs or an error (rule 2)."""
     if isinstance(value.get("status"), str):
         return True
     return not all(fields.is_empty(value.get(name)) for name in ("outputs", "output", "error"))
 
 
-def _has_outputs(value: Mapping[str, Any]) -> bool:
+def _has_outputs(value: Mapping[str, object]) -> bool:
     return not all(fields.is_empty(value.get(name)) for name in ("outputs", "output"))
 
 
-def _is_told(value: Mapping[str, Any]) -> bool:
+def _is_told(value: Mapping[str, object]) -> bool:
     """Return whether an object without an id tells how an operation stands (rule 8): an error may be any other's."""
     return _has_outputs(value) or completion.is_running(value.get("status"))
 
 
-def _lacks_outputs(found: Mapping[str, Any]) -> bool:
+def _lacks_outputs(found: Mapping[str, object]) -> bool:
     """Return whether an operation is said to have ended well, and has no outputs."""
     word = found.get("status")
     return isinstance(word, str) and completion.read_status(word) is Status.READY and not _has_outputs(found)
 
 
-def _complete(found: Mapping[str, Any], objects: Iterable[dict[str, Any]]) -> Mapping[str, Any]:
+def _complete(found: Mapping[str, object], objects: Iterable[dict[str, object]]) -> Mapping[str, object]:
     """Return an operation with the outputs that stand beside it, if that is plain (rule 8)."""
     beside = [value for value in objects if _has_outputs(value) and _with_id(value) is None]
     names = ("outputs", "output")
     return {**found, **{name: beside[0].get(name) for name in names}} if len(beside) == 1 else found
 
 
-def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None) -> Mapping[str, Any] | None:
+def _pick(found: list[Mapping[str, object]], *, asked: str | None, key: str | None) -> Mapping[str, object] | None:
     """Return the most likely operation; None if two are equally likely (rule 2)."""
 
-    def rank(value: Mapping[str, Any]) -> tuple[bool, bool, bool, int]:
+    def rank(value: Mapping[str, object]) -> tuple[bool, bool, bool, int]:
         identity, ours = fields.read_id(value["id"]), echoes.is_same_key(key, value.get("idempotency_key"))
         usual = USUAL_ID.fullmatch(identity or "") is not None
         return asked is not None and fields.is_same_id(asked, identity or ""), ours, usual, len(_KNOWN & value.keys())
@@ -286,7 +285,7 @@ def _pick(found: list[Mapping[str, Any]], *, asked: str | None, key: str | None)
     return ranked[0]
 
 
-def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
+def _with_id(value: dict[str, object]) -> Mapping[str, object] | None:
     """Return an object with its id under ``id``, wherever it was; None: it has no id (rule 3)."""
     if fields.read_id(value.get("id")) is not None:
         return value
@@ -296,21 +295,21 @@ def _with_id(value: dict[str, Any]) -> Mapping[str, Any] | None:
     return {**value, "id": named[0]} if len(named) == 1 else None
 
 
-def _lift(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _lift(value: Mapping[str, object]) -> Mapping[str, object] | None:
     """Return the inner object with the status of an object, under the id of the outer one; None if absent (rule 4)."""
     inner = [one for one in value.values() if isinstance(one, dict) and _looks_alive(one) and _with_id(one) is None]
     return {**inner[0], "id": value["id"]} if len(inner) == 1 else None
 
 
 def _name(
-    objects: list[dict[str, Any]],
+    objects: list[dict[str, object]],
     *,
     route: str,
     asked: str | None,
     key: str | None,
     hint: str | None,
     weak: bool,
-) -> Mapping[str, Any] | None:
+) -> Mapping[str, object] | None:
     """Return what is known of the operation, under the id that is found (rule 6), or None.
 
     With ``weak``, also by members of the outermost object that may name something else: no object has an id.
@@ -318,7 +317,7 @@ def _name(
     alive = [value for value in objects if _looks_alive(value)]
     linking = [*objects[:1], *alive]
     told = linking if weak else alive
-    tiers: Sequence[Iterable[tuple[str | None, dict[str, Any]]]] = [
+    tiers: Sequence[Iterable[tuple[str | None, dict[str, object]]]] = [
         ((find_in_link(text, route=route), value) for value in linking for text in _list_texts(value)),
         [(hint, {})],
         ((_read_resource(value), value) for value in told),
@@ -334,7 +333,7 @@ def _name(
     return None
 
 
-def _put_id(identity: str, value: dict[str, Any], alive: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+def _put_id(identity: str, value: dict[str, object], alive: list[dict[str, object]]) -> Mapping[str, object] | None:
     """Return the object with a status that an id belongs to, under that: the one it is in, or the only one."""
     if not alive or any(value is one for one in alive):
         return {**value, "id": identity}
@@ -356,7 +355,7 @@ def _list_texts(value: object, *, depth: int = 4) -> Iterator[str]:
                 yield from _list_texts(one, depth=depth - 1)
 
 
-def _read_resource(value: Mapping[str, Any]) -> str | None:
+def _read_resource(value: Mapping[str, object]) -> str | None:
     name = value.get("name")
     match = _RESOURCE.fullmatch(name) if isinstance(name, str) else None
     return fields.read_id(match[1]) if match else None
@@ -367,12 +366,12 @@ def _read_nested(value: object) -> str | None:
     return fields.read_id(next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value)
 
 
-def _list_requests(value: Mapping[str, Any], key: str | None) -> Iterator[str | None]:
+def _list_requests(value: Mapping[str, object], key: str | None) -> Iterator[str | None]:
     named = (one for name, one in value.items() if _is_named(name, _REQUEST_NAMES))
     return (fields.read_id(one) for one in named if not echoes.is_same_key(key, one))
 
 
-def is_certain(found: Mapping[str, Any], *, key: str, hint: str | None) -> bool:
+def is_certain(found: Mapping[str, object], *, key: str, hint: str | None) -> bool:
     """Return whether an object in a refusal is the operation that was asked for, and no error with an id of its own.
 
     Args:
@@ -388,7 +387,7 @@ def is_certain(found: Mapping[str, Any], *, key: str, hint: str | None) -> bool:
     return named or ours or identity == hint or USUAL_ID.fullmatch(identity) is not None
 
 
-def list_ids(found: Mapping[str, Any]) -> Iterator[str]:
+def list_ids(found: Mapping[str, object]) -> Iterator[str]:
     """Yield the ids in the members of an operation that are named like its id."""
     named = (one for name, one in found.items() if _is_named(name, _OWN_NAMES | ID_NAMES))
     return (identity for one in named if (identity := _read_nested(one)) is not None)

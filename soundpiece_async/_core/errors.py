@@ -27,11 +27,12 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
+from typing import ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 
 import attrs
 
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.json_types import JsonValue
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import redact_message, redact_text, redact_url, redacted_repr
 from soundpiece_async._core.requests import Handle
 
@@ -54,14 +55,14 @@ class SoundpieceError(Exception):
     retryable: ClassVar[bool] = False
     stops_run: bool = False
     retry_after: float | None = None
-    _operation: Operation[Any] | None = None
+    _operation: AnyOperation | None = None
     _handle: Handle | None = None
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact_message(message))
 
     @property
-    def operation(self) -> Operation[Any] | None:
+    def operation(self) -> AnyOperation | None:
         """The operation as it was last seen, or None when only its handle is known, or not even that."""
         return self._operation
 
@@ -70,13 +71,13 @@ class SoundpieceError(Exception):
         """Route and id of the operation: accepted by ``wait``, ``refresh`` and ``download``."""
         return self._handle if self._operation is None else self._operation.handle
 
-    def about(self, handle: Handle | None = None, *, operation: Operation[Any] | None = None) -> Self:
+    def about(self, handle: Handle | None = None, *, operation: AnyOperation | None = None) -> Self:
         """Name the operation the error is about, where it does not name one yet; returns the error itself."""
         self._handle = self._handle or handle
         self._operation = self._operation or operation
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle and copy what was raised; by itself Python would call the class without its keyword arguments."""
         return _revive, (type(self), self.args), self.__dict__
 
@@ -165,8 +166,8 @@ class ApiError(SoundpieceError):
         message: str,
         *,
         status: int,
-        detail: Any = None,
-        body: Any = None,
+        detail: JsonValue = None,
+        body: JsonValue = None,
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -194,8 +195,8 @@ class AuthenticationError(ApiError):
         message: str,
         *,
         status: int,
-        detail: Any = None,
-        body: Any = None,
+        detail: JsonValue = None,
+        body: JsonValue = None,
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -228,8 +229,8 @@ class ValidationError(ApiError):
         message: str,
         *,
         status: int,
-        detail: Any = None,
-        body: Any = None,
+        detail: JsonValue = None,
+        body: JsonValue = None,
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
         fields: tuple[FieldError, ...] = (),
@@ -260,7 +261,7 @@ class DecodeError(SoundpieceError):
     """
 
     def __init__(
-        self, message: str, *, path: str = "", body: Any = None, operation: Operation[Any] | None = None
+        self, message: str, *, path: str = "", body: JsonValue = None, operation: AnyOperation | None = None
     ) -> None:
         super().__init__(message)
         self.path = path
@@ -271,14 +272,14 @@ class DecodeError(SoundpieceError):
 class OperationFailed(SoundpieceError):
     """The service accepted the work and gave up on it; to try again, make a new request (with a new key)."""
 
-    def __init__(self, message: str, *, operation: Operation[Any]) -> None:
+    def __init__(self, message: str, *, operation: AnyOperation) -> None:
         super().__init__(message)
         self._operation = operation
 
     @property
-    def operation(self) -> Operation[Any]:
+    def operation(self) -> AnyOperation:
         """The operation that failed; its ``error`` says why."""
-        return cast("Operation[Any]", self._operation)
+        return cast("AnyOperation", self._operation)
 
     @property
     def handle(self) -> Handle:
@@ -294,7 +295,7 @@ class WaitTimeout(SoundpieceError, TimeoutError):
         operation: the operation as it was last seen, or None when only the handle was known.
     """
 
-    def __init__(self, message: str, *, handle: "Handle", operation: Operation[Any] | None = None) -> None:
+    def __init__(self, message: str, *, handle: "Handle", operation: AnyOperation | None = None) -> None:
         super().__init__(message)
         self._handle = handle
         self._operation = operation

@@ -20,8 +20,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.operations import OperationError
 from soundpiece_async._core.redaction import redact_text
 
@@ -131,7 +132,7 @@ def is_same_id(one: str, other: str) -> bool:
     return short == long != "" or (len(short) >= _LONG_ID and long.endswith(short))
 
 
-def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> Iterator[dict[str, Any]]:
+def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> Iterator[JsonObject]:
     """Yield the outputs in a value: a list, a single one, or several by kind; only a link to audio is required.
 
     Each has that link as its ``url`` (``links``: which one it is).
@@ -148,7 +149,7 @@ def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEP
                 yield from find_outputs(inner, kind=kind, depth=depth - 1)
 
 
-def _find_inside(value: dict[str, Any], *, kind: str | None, depth: int) -> Iterator[dict[str, Any]]:
+def _find_inside(value: JsonObject, *, kind: str | None, depth: int) -> Iterator[JsonObject]:
     """Yield the outputs in the members of an object without a link of its own.
 
     With members of its own, such as a duration, it is an output whose file is an object, if a member is named like one.
@@ -304,7 +305,7 @@ def is_flac(link: str) -> bool:
     return _read_extension(link).lower() == ".flac"
 
 
-def find_audio(value: Mapping[str, Any]) -> str | None:
+def find_audio(value: Mapping[str, object]) -> str | None:
     """Return the link to audio in an object, or None (rule 2), also where there are several by kind (rule 3)."""
     url = value.get("url")
     if isinstance(url, str) and url.strip():

@@ -16,9 +16,9 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from soundpiece_async._core.operations import Operation
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.requests import Output
 
 MAX_STEM_BYTES = 200
@@ -143,12 +143,12 @@ class UniqueNames:
     def __repr__(self) -> str:
         return f"<UniqueNames given={len(self._owners)}>"
 
-    def assign(self, operation: Operation[Any], stem: str) -> str:
+    def assign(self, operation: AnyOperation, stem: str) -> str:
         """Return the stem that makes the file names of an operation unique."""
         titles = (numbered(stem, number) for number in count(1))
         return next(title for title in titles if self._claim(title, operation))
 
-    def _claim(self, title: str, operation: Operation[Any]) -> bool:
+    def _claim(self, title: str, operation: AnyOperation) -> bool:
         """Reserve the names of an operation's files under a title, unless one of them is taken."""
         owner = operation.handle
         wanted = [name.casefold() for name in file_names(title, operation.outputs)]

@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 
@@ -37,7 +37,8 @@ from soundpiece_async._core.errors import (
     SoundpieceError,
     ValidationError,
 )
-from soundpiece_async._core.operations import Operation, OperationError, Status
+from soundpiece_async._core.json_types import JsonObject, JsonValue
+from soundpiece_async._core.operations import AnyOperation, Operation, OperationError, Status
 from soundpiece_async._core.redaction import forget_arguments, redact_message, redact_url
 from soundpiece_async._core.requests import AudioSource, GeneratedKey, Handle, Output, Request
 
@@ -127,7 +128,7 @@ class Annotation:
     """
 
     name: str | None = None
-    metadata: Any = attrs.field(default=None, repr=False)
+    metadata: JsonValue = attrs.field(default=None, repr=False)
     line: int | None = None
     source: str | None = None
 
@@ -200,7 +201,7 @@ class JobRecord:
     files: tuple[FileRecord, ...] = ()
     failure: Failure | None = None
     name: str | None = None
-    metadata: Any = attrs.field(default=None, repr=False)
+    metadata: JsonValue = attrs.field(default=None, repr=False)
     line: int | None = None
     source: str | None = None
     title: str | None = None
@@ -271,7 +272,7 @@ def restore_operation(job: JobRecord, request: R) -> Operation[R]:
     )
 
 
-def restore_error(failure: Failure, *, operation: Operation[Any] | None) -> SoundpieceError:
+def restore_error(failure: Failure, *, operation: AnyOperation | None) -> SoundpieceError:
     """Return the error of a stored failure; details such as ``fields`` are only in its text."""
     match failure.kind:
         case "OperationFailed" if operation is not None:
@@ -307,7 +308,7 @@ def unsign_outputs(text: str) -> str:
     return json.dumps([_unsign(members) for members in json.loads(text)])
 
 
-def _unsign(members: dict[str, Any]) -> dict[str, Any]:
+def _unsign(members: JsonObject) -> JsonObject:
     url = redact_url(members["url"])
     return members if url == members["url"] else {**members, "url": url, "expires_at": EXPIRED.isoformat()}
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.redaction import hide_secrets, redact_text, redacted_repr
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.rich_display import Fields, Rows, html_cell, html_table
@@ -81,14 +82,14 @@ class Operation(Generic[R_co]):
     outputs: tuple[Output, ...] = ()
     error: OperationError | None = None
     echo_differences: tuple[str, ...] = ()
-    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+    raw: Mapping[str, JsonValue] = attrs.field(factory=dict, repr=False, eq=False)
 
     @property
     def handle(self) -> Handle:
         """Route and id: store them to find this operation again."""
         return Handle(self.route, self.id)
 
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, urls: bool = False) -> JsonObject:
         """Return the operation as JSON values without secrets: for responses of web apps, logs and queues.
 
         ``Handle.parse`` of the member ``handle`` leads back to the operation. The members of the request are left out,
@@ -129,7 +130,7 @@ _SHARED = frozenset({"idempotency_key", "callback_url"})
 """Members that all requests have, and that no table shows."""
 
 
-def html_rows(operation: Operation[Any]) -> Rows:
+def html_rows(operation: "AnyOperation") -> Rows:
     """Return the rows of an operation's table."""
     rows = [(name, html_cell(value)) for name, value in operation.__rich_repr__()]
     if operation.created_at is not None:

@@ -1,13 +1,13 @@
 """The one way from the JSON of an operation to the model: PUTs, polls, refreshes, webhooks all take it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import attrs
 
 from soundpiece_async._core import codec, completion, fields
 from soundpiece_async._core.completion import Ending
-from soundpiece_async._core.operations import Operation, OperationError, Status
+from soundpiece_async._core.json_types import JsonObject
+from soundpiece_async._core.operations import AnyOperation, Operation, OperationError, Status
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Output, Request
 
@@ -34,7 +34,7 @@ class ParsedOperation:
         suspicious: members whose echo differs from what was sent in more than its form.
     """
 
-    operation: Operation[Any]
+    operation: AnyOperation
     ending: Ending
     notes: tuple[Note, ...] = ()
     suspicious: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class ParsedOperation:
         """Whether it is an end as soon as a later answer says the same."""
         return not self.ending.certain
 
-    def settle(self) -> Operation[Any]:
+    def settle(self) -> AnyOperation:
         """Return the operation as it ended: either with outputs or with an error."""
         failed = self.ending.status is Status.FAILED
         error = self.operation.error or OperationError(fields.INTERNAL_ERROR, "") if failed else None
@@ -76,7 +76,7 @@ class _Notes:
         return iter(self._notes.values())
 
 
-def parse_operation(found: Mapping[str, Any], handle: Handle, *, request: Request | None) -> ParsedOperation:
+def parse_operation(found: Mapping[str, object], handle: Handle, *, request: Request | None) -> ParsedOperation:
     """Read an operation; nothing but its id, which is in the handle, is indispensable.
 
     Args:
@@ -110,7 +110,7 @@ def parse_operation(found: Mapping[str, Any], handle: Handle, *, request: Reques
     return attrs.evolve(reading, operation=reading.settle()) if reading.over else reading
 
 
-def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
+def _read_outputs(found: Mapping[str, object], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
     """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes), or else another member."""
     for name in (*_NAMES, *_list_other_names(found)):
         value = found.get(name)
@@ -125,7 +125,7 @@ def _read_outputs(found: Mapping[str, Any], handle: Handle, notes: _Notes) -> tu
     return ()
 
 
-def _read_error(found: Mapping[str, Any]) -> OperationError | None:
+def _read_error(found: Mapping[str, object]) -> OperationError | None:
     """Read ``error``, or the reason that stands beside the status of an operation that failed."""
     error, word = fields.read_error(found.get("error")), found.get("status")
     if error is not None or not isinstance(word, str) or completion.read_status(word) is not Status.FAILED:
@@ -133,14 +133,14 @@ def _read_error(found: Mapping[str, Any]) -> OperationError | None:
     return next((told for name in _REASONS if (told := fields.read_error(found.get(name))) is not None), None)
 
 
-def _list_other_names(found: Mapping[str, Any]) -> Iterator[str]:
+def _list_other_names(found: Mapping[str, object]) -> Iterator[str]:
     """Yield the other members that are named like a file, of an operation that is said to have ended well."""
     word = found.get("status")
     if isinstance(word, str) and completion.read_status(word) is Status.READY:
         yield from (name for name in found if fields.is_for_a_file(name) and name not in _NAMES)
 
 
-def _read_output(found: Mapping[str, Any], handle: Handle, index: int, notes: _Notes) -> Output:
+def _read_output(found: JsonObject, handle: Handle, index: int, notes: _Notes) -> Output:
     return Output(
         url=found["url"],
         expires_at=notes.keep("outputs[].expires_at", fields.read_time(found.get("expires_at"))),

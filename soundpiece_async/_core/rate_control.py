@@ -22,7 +22,9 @@ to 1/sqrt(n), and an even steeper rule 4 for all rates alike would need more tha
 import math
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Any, Self
+from typing import Self
+
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 
 _FIRST_RATE = 0.5  # permits/s with which the ramp begins: eight processes on a limit of 5/s still fit
 _LOWEST_RATE = 0.02  # permits/s; a session at the bottom still asks once in 50 s
@@ -75,7 +77,7 @@ class LearnedRate:
         return f"<LearnedRate {self._phase.name.lower()} {describe_rate(self.rate)}>"
 
     @classmethod
-    def resume(cls, state: Mapping[str, Any], *, ceiling: float | None = None) -> Self:
+    def resume(cls, state: Mapping[str, JsonValue], *, ceiling: float | None = None) -> Self:
         """Go on from a `state`, perhaps of another process.
 
         Raises:
@@ -108,7 +110,7 @@ class LearnedRate:
         return self._phase is not _RatePhase.FREE
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """All of it as JSON values, for `resume`; of a rate that is not known yet there is nothing to keep."""
         return {
             "stage": self._phase.name,

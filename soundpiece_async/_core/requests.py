@@ -10,12 +10,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import attrs
 
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.redaction import forget_arguments, redact_text, redact_url, redact_value, redacted_repr
 
 _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
@@ -78,7 +79,7 @@ class Output:
         except ValueError:  # as 'http://[' does: then it stands for itself
             return self.url
 
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, urls: bool = False) -> JsonObject:
         """Return the output as JSON values; with ``urls`` the signed URL, too, which is a secret while it is valid."""
         members = {
             "index": self.index,
@@ -329,7 +330,7 @@ def violations(request: Request) -> Iterator[tuple[str, str]]:
 
 
 @cache
-def _list_rules(kind: type[Any]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
+def _list_rules(kind: type[Request]) -> tuple[tuple[str, bool, Callable[[object], str]], ...]:
     return tuple(
         (member.name, member.default is None, RULES.get(member.name, _foreign)) for member in attrs.fields(kind)
     )

@@ -1,11 +1,12 @@
 """The results of requests: saved files, what succeeded and failed, and the statistics of a session."""
 
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Generic, Literal
 
 import attrs
 
 from soundpiece_async._core.errors import SoundpieceError
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.operations import Operation, R_co, html_rows
 from soundpiece_async._core.requests import Output
 from soundpiece_async._core.rich_display import (
@@ -58,7 +59,7 @@ class SavedFile:
         """Its file name."""
         return self.location.rpartition("/")[2] if self.path is None else self.path.name
 
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, urls: bool = False) -> JsonObject:
         """Return it as JSON values; ``path`` is as it was given, ``output`` as ``Output.to_dict`` has it."""
         return {
             "name": self.name,
@@ -102,7 +103,7 @@ class Succeeded(Generic[R_co]):
     from_journal: bool = attrs.field(default=False, repr=False)
     name: str | None = None
 
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, urls: bool = False) -> JsonObject:
         """Return the operation and the files as JSON values, as ``Operation.to_dict`` and ``SavedFile.to_dict``."""
         files = [file.to_dict(urls=urls) for file in self.files]
         return {"operation": self.operation.to_dict(urls=urls), "files": files}
@@ -133,7 +134,7 @@ class Failed(Generic[R_co]):
     from_journal: bool = False
     name: str | None = None
 
-    def to_dict(self, *, urls: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, urls: bool = False) -> JsonObject:
         """Return the operation, if there is one, and the error as JSON values, as ``Operation.to_dict``."""
         operation = self.operation and self.operation.to_dict(urls=urls)
         error = {"type": type(self.error).__name__, "message": str(self.error), "retryable": self.error.retryable}

@@ -12,12 +12,12 @@ Rules:
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 from soundpiece_async._core import codec, completion, envelopes, fields
-from soundpiece_async._core.operations import Operation, Status
+from soundpiece_async._core.operations import AnyOperation, Status
 from soundpiece_async._core.parsing import Note, ParsedOperation, parse_operation
 from soundpiece_async._core.redaction import redacted_repr
 from soundpiece_async._core.requests import ROUTES, Handle
@@ -44,7 +44,7 @@ class Delivery:
     type: str = attrs.field(repr=redacted_repr)
     route: str = attrs.field(repr=redacted_repr)
     status: Status
-    operation: Operation[Any] | None
+    operation: AnyOperation | None
 
 
 def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
@@ -74,14 +74,14 @@ def _ignore(identity: str, kind: str, route: str, status: Status) -> Delivery:
     return Delivery(id=identity, type=kind, route=route, status=status, operation=None)
 
 
-def _find_event(payload: object) -> Mapping[str, Any]:
+def _find_event(payload: object) -> Mapping[str, object]:
     """Return the object that has a type, the payload or one in it; else the payload, as far as it is an object."""
     inner = payload.values() if isinstance(payload, dict) else payload if isinstance(payload, list) else ()
     objects = [one for one in (payload, *inner) if isinstance(one, dict)]
     return next((one for one in objects if _read_type(one)), objects[0] if objects else {})
 
 
-def _read_type(event: Mapping[str, Any]) -> str:
+def _read_type(event: Mapping[str, object]) -> str:
     """Return the type of an event, of several texts the one that names a route, or ""."""
     texts = [text for name in _TYPE_NAMES if isinstance(text := event.get(name), str)]
     return next((text for text in texts if _split_type(text)[0] in ROUTES), texts[0] if texts else "")
@@ -97,7 +97,7 @@ def _split_type(kind: str) -> tuple[str, str]:
     return route, word
 
 
-def _find_route(event: Mapping[str, Any]) -> str | None:
+def _find_route(event: Mapping[str, object]) -> str | None:
     """Return the route whose envelope is there."""
     for holder in _objects(event):
         for route, kind in ROUTES.items():
@@ -106,14 +106,14 @@ def _find_route(event: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _objects(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _objects(event: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     """Yield the values that may contain an operation (rule 4); the id of an event is not that of an operation."""
     if isinstance(data := event.get("data"), dict):
         yield data
     yield event if _STATES & event.keys() else {name: value for name, value in event.items() if name != "id"}
 
 
-def _parse_operation(identity: str, event: Mapping[str, Any], *, route: str) -> ParsedOperation | None:
+def _parse_operation(identity: str, event: Mapping[str, object], *, route: str) -> ParsedOperation | None:
     """Read the operation, bare as in the example, or in an envelope (docs/api.md#webhook-payload)."""
     for holder in _objects(event):
         found = envelopes.find_operation(holder, route=route)
@@ -123,7 +123,7 @@ def _parse_operation(identity: str, event: Mapping[str, Any], *, route: str) -> 
     return None
 
 
-def _end(parsed: ParsedOperation, status: Status) -> Operation[Any]:
+def _end(parsed: ParsedOperation, status: Status) -> AnyOperation:
     """Return the operation as the type says that it ended; where the rest does not agree, it has to be read again.
 
     Such a one is ready without outputs, which wakes nobody by itself.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlencode
 
 import attrs
@@ -23,7 +22,8 @@ from soundpiece_async._core.errors import (
     TransportError,
     ValidationError,
 )
-from soundpiece_async._core.operations import Operation, Status
+from soundpiece_async._core.json_types import JsonObject, JsonValue
+from soundpiece_async._core.operations import AnyOperation, Status
 from soundpiece_async._core.parsing import Note, ParsedOperation, parse_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Request
@@ -97,7 +97,7 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     parsed = parse_with_echo(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
-            f"{call}: the answer is about another idempotency key, {redact_text(found['idempotency_key'])}, and "
+            f"{call}: the answer is about another idempotency key, {redact_text(str(found['idempotency_key']))}, and "
             f"operation {parsed.operation.handle}; submit the same request again, or look for its operation in the "
             "dashboard",
             path="idempotency_key",
@@ -107,7 +107,9 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     return parsed
 
 
-def _find_in_refusal(response: ApiResponse, call: ApiRequest, request: Request) -> tuple[Any, Mapping[str, Any]]:
+def _find_in_refusal(
+    response: ApiResponse, call: ApiRequest, request: Request
+) -> tuple[JsonValue, Mapping[str, object]]:
     """Return the body and the operation of a refusal that names the operation of this request.
 
     A redirect does so by its link, others by an operation with the key; errors have ids, too, so that but for a
@@ -138,7 +140,7 @@ def _find_in_refusal(response: ApiResponse, call: ApiRequest, request: Request) 
 
 
 def parse_with_echo(
-    found: Mapping[str, Any], handle: Handle, *, request: Request, body: bytes | None
+    found: Mapping[str, object], handle: Handle, *, request: Request, body: bytes | None
 ) -> ParsedOperation:
     """Read an operation whose PUT had this body, and compare the echo with that."""
     parsed = parse_operation(found, handle, request=request)
@@ -155,7 +157,7 @@ def parse_with_echo(
     )
 
 
-def key_of(operation: Operation[Any]) -> str | None:
+def key_of(operation: AnyOperation) -> str | None:
     """Return the idempotency key of an operation: as it was echoed, else that of its request; None: it is unknown."""
     request = operation.request
     return operation.idempotency_key or (None if request is None else str(request.idempotency_key))
@@ -191,7 +193,7 @@ def parse_if_final(
     return None if completion.is_running(found.get("status")) else _parse_polled(found, handle, request)
 
 
-def _parse_polled(found: Mapping[str, Any], handle: Handle, request: Request | None) -> ParsedOperation:
+def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request | None) -> ParsedOperation:
     """Read an operation that was asked for by its id; another spelling of that is a difference of the echo."""
     parsed = parse_operation(found, handle, request=request)
     identity = fields.read_id(found.get("id"))
@@ -202,7 +204,7 @@ def _parse_polled(found: Mapping[str, Any], handle: Handle, request: Request | N
     return attrs.evolve(parsed, operation=operation, notes=(*parsed.notes, note))
 
 
-def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key: str | None) -> Mapping[str, Any]:
+def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key: str | None) -> Mapping[str, object]:
     """Return the operation that was asked for; an answer without any id is about that, and so is one with its key.
 
     Services number their operations in several ways, and write an id in more than one.
@@ -223,7 +225,7 @@ def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key
     ).about(handle)
 
 
-def _no_operation_error(data: Any, response: ApiResponse, call: ApiRequest) -> DecodeError | TransportError:
+def _no_operation_error(data: object, response: ApiResponse, call: ApiRequest) -> DecodeError | TransportError:
     if not codec.is_utf8(response.body):  # so it is not JSON either, and was only looked through for an operation
         return _not_json_error(response, call)
     what = "is JSON, but no object" if not isinstance(data, dict | list) else "holds no operation, or several"
@@ -232,7 +234,7 @@ def _no_operation_error(data: Any, response: ApiResponse, call: ApiRequest) -> D
     return DecodeError(f"{call}: the answer {what}: {redact_text(str(data))}", body=data)
 
 
-def _read_json(response: ApiResponse, call: ApiRequest) -> Any:
+def _read_json(response: ApiResponse, call: ApiRequest) -> JsonValue:
     if not 200 <= response.status < 300:
         raise error_from_response(response, call)
     try:
@@ -241,7 +243,7 @@ def _read_json(response: ApiResponse, call: ApiRequest) -> Any:
         raise _not_json_error(response, call) from error
 
 
-def _read_accepted(response: ApiResponse, call: ApiRequest) -> Any:
+def _read_accepted(response: ApiResponse, call: ApiRequest) -> JsonValue:
     """Read the JSON of an answer to a PUT; one with nothing but an id in its headers, or without a body, has none."""
     try:
         return _read_json(response, call)
@@ -263,14 +265,14 @@ def _not_json_error(response: ApiResponse, call: ApiRequest) -> TransportError:
 def error_from_response(response: ApiResponse, call: ApiRequest) -> ApiError:  # noqa: PLR0911 - a table, one row a status
     """Make the error that an answer without success stands for (docs/api.md#http-errors)."""
     try:
-        body: Any = codec.decode_json(response.body)
+        body: JsonValue = codec.decode_json(response.body)
     except ValueError:
         body = response.body.decode("utf-8", "replace")
     detail = body.get("detail") if isinstance(body, dict) else None
     status = response.status
     ids = "".join(f", {name}: {value}" for name, value in response.headers.items() if "request-id" in name)
     message = f"{call}: status {status}{ids}: {_describe_refusal(detail, body)}"
-    facts: dict[str, Any] = {"status": status, "detail": detail, "body": body, "headers": response.headers}
+    facts: JsonObject = {"status": status, "detail": detail, "body": body, "headers": response.headers}
     facts["retry_after"] = _retry_after(response)
     match status:
         case 400:
@@ -299,7 +301,7 @@ def _retry_after(response: ApiResponse) -> float | None:
     return retry.retry_after(response.headers.get("retry-after"), date=response.headers.get("date"))
 
 
-def failure_message(operation: Operation[Any]) -> str:
+def failure_message(operation: AnyOperation) -> str:
     """Return why an operation failed, for ``OperationFailed``."""
     error = operation.error
     why = str(error) if error else "no reason given"
@@ -307,7 +309,7 @@ def failure_message(operation: Operation[Any]) -> str:
     return f"operation {handle} failed: {why}; to try again, make a new request (with a new idempotency key)"
 
 
-def require_ready(operation: Operation[Any]) -> Operation[Any]:
+def require_ready(operation: AnyOperation) -> AnyOperation:
     """Return a final operation.
 
     Raises:
@@ -330,7 +332,7 @@ def _read_fields(detail: object) -> tuple[FieldError, ...]:
     return tuple(_read_field(entry) for entry in entries if isinstance(entry, dict))
 
 
-def _read_field(entry: Mapping[str, Any]) -> FieldError:
+def _read_field(entry: Mapping[str, object]) -> FieldError:
     loc = entry.get("loc")
     return FieldError(
         loc=tuple(part for part in loc if isinstance(part, str | int)) if isinstance(loc, list) else (),

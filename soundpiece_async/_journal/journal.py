@@ -28,6 +28,7 @@ from soundpiece_async import _filelocks
 from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobRecord, JobState
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
 from soundpiece_async._core.requests import GeneratedKey, Request
@@ -368,7 +369,7 @@ class Journal:
         return PlannedJob(identity=identity, key=key, route=request.route, body=body, annotation=annotation)
 
     @forget_arguments
-    def annotate(self, request: Request, *, metadata: Any = None, line: int | None = None) -> None:
+    def annotate(self, request: Request, *, metadata: JsonValue = None, line: int | None = None) -> None:
         """Keep something with the job of a request that is about to be passed to ``run_many``.
 
         It is no part of the job's identity, and a later annotation replaces it.

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from soundpiece_async._core.job_records import KEY_LIFETIME
+from soundpiece_async._core.json_types import JsonValue
 
 VERSION = 1
 """Of the schema."""
@@ -120,7 +121,7 @@ def _rows(prefix: str, types: Mapping[str, str]) -> str:
     return f"unnest({arrays}) AS u({', '.join(types)})"
 
 
-def arrays(prefix: str, types: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def arrays(prefix: str, types: Mapping[str, str], rows: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[Any]]:
     return {f"{prefix}_{name}": [row[name] for row in rows] for name in types}
 
 

@@ -38,6 +38,7 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
 )
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, SecretBytes
 from soundpiece_async._journal.postgres_statements import (
@@ -81,7 +82,7 @@ from soundpiece_async._lifetime import KeyedLocks, LockQueue, call_later, run_sh
 from soundpiece_async._shared.store import Address
 
 T = TypeVar("T")
-Row = dict[str, Any]
+Row = JsonObject
 
 ANSWER_SECONDS = 60.0
 """Seconds that the server has for a statement; a slower one counts as away."""
@@ -93,7 +94,7 @@ class _Step:
     """One write of one caller: its kind, and its values."""
 
     kind: str
-    values: Mapping[str, Any] = attrs.field(repr=False)
+    values: Mapping[str, JsonValue] = attrs.field(repr=False)
     names: tuple[str, ...] = ()
     """File names that the job must have for it."""
 
@@ -310,7 +311,7 @@ class PostgresStore:
         """Return the error that ended the connection, or None."""
         return self._fault
 
-    async def save_run_info(self, **members: Any) -> None:
+    async def save_run_info(self, **members: JsonValue) -> None:
         """Write down what the next run has to know of this one, as JSON; what has that name goes."""
         statement = (
             "INSERT INTO soundpiece_run_info SELECT %(run)s, * FROM unnest(%(names)s::text[], %(values)s::text[]) "
@@ -318,7 +319,7 @@ class PostgresStore:
         )
         await self._fetch(statement, names=list(members), values=[json.dumps(value) for value in members.values()])
 
-    async def load_run_info(self) -> dict[str, Any]:
+    async def load_run_info(self) -> JsonObject:
         """Return what ``save_run_info`` wrote."""
         rows = await self._fetch("SELECT member, value FROM soundpiece_run_info WHERE run = %(run)s")
         return read_members([(row["member"], row["value"]) for row in rows])
@@ -454,7 +455,7 @@ class PostgresStore:
     async def _write_changes(self, kinds: Mapping[str, list[_Step]]) -> dict[tuple[str, int], str]:
         """Change many jobs by one statement; returns by kind and number which were, or that names were refused."""
         parts: list[str] = []
-        values: dict[str, Any] = {}
+        values: JsonObject = {}
         for kind, steps in kinds.items():
             rows = sorted((step.values for step in steps), key=lambda row: row["number"])  # as others lock them
             values |= arrays(kind, KINDS[kind].all_types, rows)
@@ -494,7 +495,7 @@ class PostgresStore:
         raise fault
 
     async def _execute(
-        self, connection: "psycopg.AsyncConnection[Row]", statement: Any, values: Mapping[str, Any]
+        self, connection: "psycopg.AsyncConnection[Row]", statement: Any, values: Mapping[str, JsonValue]
     ) -> list[Row]:
         """Execute a statement behind a shield: the driver would have it cancelled by a server that may not answer."""
         rows: list[Row] = []
@@ -538,18 +539,18 @@ def _text(text: str) -> str:
     return replace_surrogates(text).replace("\0", "\ufffd")
 
 
-def _describe(identity: JobIdentity) -> dict[str, Any]:
+def _describe(identity: JobIdentity) -> JsonObject:
     """Return the values that find a job; a key that was given is all of them."""
     key = None if identity.key is None else _text(identity.key)
     return {"digest": identity.digest, "occurrence": identity.occurrence, "key": key}
 
 
-def _describe_new(job: PlannedJob) -> dict[str, Any]:
+def _describe_new(job: PlannedJob) -> JsonObject:
     name, metadata, line, source = job.annotation.as_row()
     named = {"name": None if name is None else _text(name), "metadata": metadata, "line": line, "source": source}
     return {**_describe(job.identity), "new_key": job.key, "route": job.route, "body": SecretBytes(job.body), **named}
 
 
-def _describe_failure(failure: Failure) -> dict[str, Any]:
+def _describe_failure(failure: Failure) -> JsonObject:
     code, text = _text(failure.code), _text(failure.text)
     return {"error": failure.kind, "code": code, "text": text, "retryable": failure.retryable}

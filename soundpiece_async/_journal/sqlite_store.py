@@ -30,6 +30,7 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
 )
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._journal.database import Database, Step
 from soundpiece_async._journal.store import (
@@ -47,7 +48,7 @@ from soundpiece_async._journal.store import (
 )
 from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
-_TYPES: dict[str, Any] = {
+_TYPES: JsonObject = {
     **dict.fromkeys(("digest", "body"), bytes),
     **dict.fromkeys(("key", "route"), str),
     **dict.fromkeys(("operation", "created_at", "outputs", "files", "name", "title", "metadata"), str | None),
@@ -354,13 +355,13 @@ class SqliteStore:
         values = (failure.kind, replace_surrogates(failure.code), replace_surrogates(failure.text), failure.retryable)
         await self._change(job, changes, *values)
 
-    async def save_run_info(self, **members: Any) -> None:
+    async def save_run_info(self, **members: JsonValue) -> None:
         """Write down what the next run has to know of this one, as JSON; what has that name goes."""
         rows = [(name, json.dumps(value)) for name, value in members.items()]
         statement = "INSERT OR REPLACE INTO run (member, value) VALUES (?, ?)"
         await self._execute(lambda connection: connection.executemany(statement, rows))
 
-    async def load_run_info(self) -> dict[str, Any]:
+    async def load_run_info(self) -> JsonObject:
         """Return what was kept."""
         return read_members([tuple(row) for row in await self.query("SELECT member, value FROM run", {})])
 

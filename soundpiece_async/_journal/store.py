@@ -33,6 +33,7 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
 )
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.requests import Handle
@@ -218,12 +219,12 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def save_run_info(self, **members: Any) -> None:
+    async def save_run_info(self, **members: JsonValue) -> None:
         """Write down what the next run has to know of this one, as JSON; what has that name goes."""
         ...
 
     @abstractmethod
-    async def load_run_info(self) -> dict[str, Any]:
+    async def load_run_info(self) -> JsonObject:
         """Return what ``save_run_info`` wrote."""
         ...
 
@@ -418,7 +419,7 @@ def read_counts(rows: Sequence[tuple[Any, Any]]) -> dict[JobState, int]:
         raise JournalError(f"the journal cannot be read: {error}") from error
 
 
-def read_members(rows: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+def read_members(rows: Sequence[tuple[Any, Any]]) -> JsonObject:
     """Make members of rows of a name and a JSON text.
 
     Raises:

@@ -8,11 +8,11 @@ import json
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
 
 import anyio
 
 from soundpiece_async._core import codec
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.requests import Handle
@@ -38,7 +38,7 @@ class News:
         self._told: OrderedDict[str, bytes] = OrderedDict()
         self._wanted: dict[str, Handle] = {}
         self._sought: dict[str, None] = {}
-        self._found: deque[tuple[Handle, Mapping[str, Any] | None]] = deque()
+        self._found: deque[tuple[Handle, Mapping[str, JsonValue] | None]] = deque()
         self._changed = anyio.Event()
         self._arrived = anyio.Event()
 
@@ -79,7 +79,7 @@ class News:
         self._sought.update(dict.fromkeys(self._wanted))
         self._changed.set()
 
-    async def next(self) -> tuple[Handle, Mapping[str, Any] | None]:
+    async def next(self) -> tuple[Handle, Mapping[str, JsonValue] | None]:
         """Wait for a result: its JSON, or None when it has to be confirmed."""
         while not self._found:
             self._arrived = anyio.Event()
@@ -123,7 +123,7 @@ def _write(operation: AnyOperation) -> bytes:
     return body if len(body) <= MOST_BYTES else b""
 
 
-def _read(body: bytes, handle: Handle) -> Mapping[str, Any] | None:
+def _read(body: bytes, handle: Handle) -> Mapping[str, JsonValue] | None:
     """Parse what another process wrote, which may have another version; None if it is not about that operation."""
     try:
         found = codec.decode_json(body)

@@ -24,6 +24,7 @@ from soundpiece_async import (
     Succeeded,
     TransportError,
 )
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli.arguments import FOLDER
@@ -245,7 +246,7 @@ class BulkCommand:
         self._journal = journal
         self._reader = JobReader(options.jobs, dependents, journal=journal, totals=self.totals)
         self._printed = 0
-        self._blocked: list[dict[str, Any]] = []
+        self._blocked: list[JsonObject] = []
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
         self._statistics = session.statistics
@@ -391,7 +392,7 @@ class BulkCommand:
         return lines
 
 
-def _summary_line(counts: dict[str, Any], *, seconds: float) -> str:
+def _summary_line(counts: JsonObject, *, seconds: float) -> str:
     """Return the last line of JSON."""
     return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
 

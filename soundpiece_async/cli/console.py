@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from soundpiece_async import (
     AuthenticationError,
@@ -19,6 +18,7 @@ from soundpiece_async import (
     SettingsError,
     SoundpieceError,
 )
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.redaction import redact_message
 
 DONE = 0
@@ -171,7 +171,7 @@ class BlockingWriter(io.RawIOBase):
         """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: JsonValue, /) -> int:
         """Write some of the bytes, at least one."""
         while True:
             try:

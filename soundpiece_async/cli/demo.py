@@ -20,7 +20,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from soundpiece_async import Limits, Operation, SavedFile, Settings, Statistics
+from soundpiece_async import Limits, SavedFile, Settings, Statistics
 from soundpiece_async.cli.arguments import FOLDER, ensure_writable
 from soundpiece_async.cli.console import format_count, format_size, print_result, print_status
 from soundpiece_async.cli.demo_plan import DEMO_ITEMS, DemoItem
@@ -28,6 +28,7 @@ from soundpiece_async.cli.rich_output import PipeSafeConsole, print_table
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
+    from soundpiece_async._core.operations import AnyOperation
 
 
 LINE_INTERVAL = 1.0
@@ -280,7 +281,7 @@ class _DemoRun:
         self._session = session
         self._out = out
         self._display = display
-        self._ready: dict[str, Operation[Any]] = {}
+        self._ready: dict[str, AnyOperation] = {}
         self._ready_events = {item.name: anyio.Event() for item in DEMO_ITEMS}
 
     async def make(self, item: DemoItem) -> None:

@@ -11,7 +11,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import attrs
@@ -19,6 +18,7 @@ import attrs
 from soundpiece_async import Operation, Output, Request
 from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference
 from soundpiece_async._core.job_records import explicit_key
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.requests import GeneratedKey
 from soundpiece_async.cli.jobs_file import SOURCE_FIELDS, InvalidLine, Job, has_reference, parse_lines, to_job
 from soundpiece_async.cli.jobs_formats import Line, read_lines
@@ -127,7 +127,7 @@ class Dependents:
             yield Blocked(line, members["route"], members.get("name"), source, reason)
             queue.extend(self.graph.dependents(line))
 
-    def _read_members(self, line: int) -> dict[str, Any]:
+    def _read_members(self, line: int) -> JsonObject:
         ((members,),) = self._lines.execute("SELECT members FROM line WHERE number = ?", [line])
         return dict(json.loads(members))
 
@@ -142,7 +142,7 @@ def _with_source(job: Job, output: Output, source: Job) -> Job:
     suffix = f"{source.suffix}-{output.kind or output.index + 1}" if repeated else source.suffix
     (field,) = (field for field in SOURCE_FIELDS if getattr(request, field, None) is not None)
     key = explicit_key(request) or GeneratedKey(uuid4())
-    changes: dict[str, Any] = {field: output, "idempotency_key": key}
+    changes: JsonObject = {field: output, "idempotency_key": key}
     return attrs.evolve(
         job,
         request=attrs.evolve(request, **changes),

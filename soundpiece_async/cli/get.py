@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from soundpiece_async import Handle, Operation, SavedFile, Status
+from soundpiece_async import Handle, SavedFile, Status
+from soundpiece_async._core.json_types import JsonObject
+from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES, Output
 from soundpiece_async.cli.arguments import DESTINATION, POSITIVE, ensure_writable
@@ -50,9 +52,7 @@ async def get(
     if save_to is not None:
         await ensure_writable(save_to)
     async with make_session(None) as session:
-        operation: Operation[Any] = await (
-            session.refresh(target) if no_wait else session.wait(target, timeout=timeout)
-        )
+        operation: AnyOperation = await (session.refresh(target) if no_wait else session.wait(target, timeout=timeout))
         files: Sequence[SavedFile] = ()
         if save_to is not None:
             files = await session.download(operation, save_to, name=name, overwrite=overwrite)
@@ -79,7 +79,7 @@ def parse_handle(text: str) -> Handle:
         raise UsageError(f"{error}, as create.new_fx/op_01kd0000000000000000000004") from error
 
 
-def operation_to_json(operation: Operation[Any], files: Sequence[SavedFile]) -> dict[str, Any]:
+def operation_to_json(operation: AnyOperation, files: Sequence[SavedFile]) -> JsonObject:
     """Return an operation as a JSON object, without signed URLs."""
     error = operation.error
     return {
@@ -94,7 +94,7 @@ def operation_to_json(operation: Operation[Any], files: Sequence[SavedFile]) -> 
     }
 
 
-def format_operation(operation: Operation[Any]) -> list[str]:
+def format_operation(operation: AnyOperation) -> list[str]:
     """Return an operation as text: one line for its status, and one for each output."""
     why = f": {redact_text(operation.error.message)}" if operation.error else ""
     return [f"{operation.handle} {operation.status}{why}", *(_format_output(output) for output in operation.outputs)]

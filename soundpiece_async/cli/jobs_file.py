@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import anyio
@@ -19,6 +19,7 @@ import attrs
 
 from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.job_graph import JobReference
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.requests import ROUTES, violations
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async.cli.console import UsageError, did_you_mean, print_status
@@ -54,7 +55,7 @@ class Job:
     line: int
     request: Request
     name: str | None
-    metadata: Any
+    metadata: JsonValue
     id: str | None = None
     reference: JobReference | None = None
     suffix: str = ""
@@ -127,7 +128,7 @@ def to_job(line: Line) -> Job | InvalidLine:
     return InvalidLine(line.number, _clip("; ".join(faults)))
 
 
-def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
+def _check_members(members: Mapping[str, JsonValue]) -> Iterator[str]:
     """Yield faults that the validation of a request does not find: missing and unknown fields, invalid text."""
     route = members.get("route")
     if not isinstance(route, str) or route not in ROUTES:
@@ -149,7 +150,7 @@ def _check_members(members: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {fault}"
 
 
-def _check_extra_fields(members: Mapping[str, Any]) -> Iterator[str]:
+def _check_extra_fields(members: Mapping[str, JsonValue]) -> Iterator[str]:
     """Yield faults of the fields that are not sent."""
     name = members.get("name", "x")
     if not isinstance(name, str) or not name.strip():
@@ -161,7 +162,7 @@ def _check_extra_fields(members: Mapping[str, Any]) -> Iterator[str]:
         yield f"metadata: {fault}"
 
 
-def _route_error(route: object, members: Mapping[str, Any]) -> str:
+def _route_error(route: object, members: Mapping[str, JsonValue]) -> str:
     """Return the message about a missing, misspelt or unknown route."""
     if route is not None:
         return f"unknown route {route!r}{did_you_mean(str(route), ROUTES)}"
@@ -169,7 +170,7 @@ def _route_error(route: object, members: Mapping[str, Any]) -> str:
     return "missing field: route" if spelt is None else f"missing field: route ({spelt!r} must be lower case)"
 
 
-def find_metadata_fault(metadata: Any) -> str:
+def find_metadata_fault(metadata: JsonValue) -> str:
     """Return why the journal cannot store metadata; empty if it can."""
     level, values = 0, [metadata]
     while values:
@@ -183,7 +184,7 @@ def find_metadata_fault(metadata: Any) -> str:
     return ""
 
 
-def _find_source_fault(value: Mapping[str, Any]) -> str:
+def _find_source_fault(value: Mapping[str, JsonValue]) -> str:
     """Return what is wrong with a source that is an object, or nothing."""
     if "job" not in value:
         return "" if list(value) == ["url"] else 'must be a URL, {"url": "..."} or {"job": "id of another line"}'
@@ -194,7 +195,7 @@ def _find_source_fault(value: Mapping[str, Any]) -> str:
     return ""
 
 
-def _to_reference(members: Mapping[str, Any]) -> JobReference | None:
+def _to_reference(members: Mapping[str, JsonValue]) -> JobReference | None:
     """Return the reference to another job in the members of a valid line."""
     for name in SOURCE_FIELDS:
         value = members.get(name)
@@ -214,7 +215,7 @@ def _is_utf8(value: object) -> bool:
     return not isinstance(text, str) or text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _to_member(name: str, value: Any) -> Any:
+def _to_member(name: str, value: JsonValue) -> JsonValue:
     if name not in SOURCE_FIELDS or not isinstance(value, dict):
         return value
     return PENDING if "job" in value else AudioSource(value["url"])

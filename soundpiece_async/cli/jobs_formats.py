@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import attrs
 
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli.console import did_you_mean
 
@@ -44,7 +45,7 @@ class Line:
     """
 
     number: int
-    members: dict[str, Any] | None
+    members: JsonObject | None
     faults: tuple[str, ...] = ()
 
 
@@ -124,7 +125,7 @@ def _reject_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
@@ -197,7 +198,7 @@ def _read_row(number: int, header: Sequence[str], row: Sequence[str], *, decimal
         return Line(number, None, (f"{len(row)} cells, but the header has {len(header)}",))
     kind = ROUTES.get(row[header.index("route")].strip())
     types = {member.name: member.type for member in attrs.fields(kind)} if kind else {}
-    members: dict[str, Any] = {}
+    members: JsonObject = {}
     faults = []
     for name, cell in zip(header, row, strict=True):
         if not cell:
@@ -253,7 +254,7 @@ def _read_boolean(cell: str) -> bool:
     return _BOOLEANS[cell.strip().lower()]
 
 
-def _read_json(cell: str, *, starts: Sequence[str]) -> Any:
+def _read_json(cell: str, *, starts: Sequence[str]) -> JsonValue:
     """Return the JSON of a cell that starts like that, else its text."""
     if cell.strip()[:1] not in starts:
         return cell

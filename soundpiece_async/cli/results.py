@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
 import attrs
 
@@ -22,6 +21,7 @@ from soundpiece_async import (
     Succeeded,
 )
 from soundpiece_async._core import job_records
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async.cli.dependents import Blocked
 from soundpiece_async.cli.jobs_file import Job
 
@@ -118,7 +118,7 @@ class ResultCounts:
                 self.unsaved += outcome is JobOutcome.FAILED and isinstance(error, DownloadError)
         return outcome
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the counts as a JSON object; ``left`` is the number of lines without a result."""
         counts = {str(one): self.outcomes[one] for one in JobOutcome if one is not JobOutcome.UNSENT}
         left = self.lines - self.ended
@@ -150,7 +150,7 @@ def format_blocked(blocked: Blocked) -> str:
 def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:
     """Return one line of JSON about a result, without signed URLs."""
     operation = result.operation
-    members: dict[str, Any] = {
+    members: JsonObject = {
         "line": job.line,
         "name": job.name,
         "metadata": job.metadata,
@@ -172,7 +172,7 @@ def format_saved(files: Sequence[SavedFile]) -> str:
     return f"saved: {', '.join(file.location for file in files)}" if files else ""
 
 
-def files_to_json(files: Sequence[SavedFile]) -> list[dict[str, Any]]:
+def files_to_json(files: Sequence[SavedFile]) -> list[JsonObject]:
     """Return the records of files as JSON objects."""
     return [
         {

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio.to_thread
 import attrs
@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.job_records import JobRecord, JobState
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async._journal.store import FailureGroup, JobStore
 from soundpiece_async.cli.arguments import FOLDER
@@ -62,7 +63,7 @@ class RunStatus:
     expected: int = 0
     dependents: int = 0
     dependent_states: Mapping[JobState, int] = attrs.field(factory=dict)
-    blocked: tuple[Mapping[str, Any], ...] = ()
+    blocked: tuple[Mapping[str, JsonValue], ...] = ()
 
     @property
     def blocking(self) -> dict[tuple[int, str], int]:
@@ -150,7 +151,7 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunSta
     )
 
 
-def to_json(run_status: RunStatus) -> dict[str, Any]:
+def to_json(run_status: RunStatus) -> JsonObject:
     """Return the status as a JSON object."""
     return {
         "lines": run_status.lines,

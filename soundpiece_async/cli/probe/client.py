@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -13,6 +12,7 @@ import attrs
 from soundpiece_async._core import codec, envelopes, retry
 from soundpiece_async._core.errors import TransportError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_header
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._http.client import HttpClient
 
@@ -36,7 +36,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    data: Any
+    data: JsonValue
     seconds: float
     plain: bool = True
 
@@ -46,7 +46,7 @@ class Reply:
         return 200 <= self.status < 300 and isinstance(self.data, dict | list)
 
     @property
-    def members(self) -> dict[str, Any]:
+    def members(self) -> JsonObject:
         """The operation in it, or nothing."""
         return dict(envelopes.find_operation(self.data, route="") or {}) if self.accepted else {}
 
@@ -82,7 +82,7 @@ class Client:
         self.limited: int = 0
         """Answers 429."""
 
-    async def put(self, route: str, body: Mapping[str, Any], *, key: str | None = None) -> Reply:
+    async def put(self, route: str, body: Mapping[str, JsonValue], *, key: str | None = None) -> Reply:
         """Submit members as they are, under a key, or under a new one."""
         key = key or str(uuid4())
         content = json.dumps({"idempotency_key": key, **body}).encode()

@@ -17,6 +17,7 @@ from soundpiece_async._core import completion, fields, signing
 from soundpiece_async._core.codec import decode_json
 from soundpiece_async._core.completion import Ending
 from soundpiece_async._core.errors import SettingsError, SoundpieceError
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import Status
 from soundpiece_async.cli.probe.client import Client, Download, Reply
 from soundpiece_async.cli.probe.findings import Findings
@@ -95,7 +96,7 @@ class Experiments:
         await self._ask_for_a_failure()
         await self._ask_what_should_be_refused()
 
-    async def _finish(self, route: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def _finish(self, route: str, body: Mapping[str, JsonValue]) -> JsonObject:
         """Run an operation to its end, with a row for what is new about its route; returns it, or nothing."""
         accepted = await self._submit(route, body)
         final = await self._follow(route, accepted)
@@ -103,7 +104,7 @@ class Experiments:
             await self._look_at_outputs(route, accepted, final)
         return final
 
-    async def _submit(self, route: str, body: Mapping[str, Any], *, key: str | None = None) -> Reply | None:
+    async def _submit(self, route: str, body: Mapping[str, JsonValue], *, key: str | None = None) -> Reply | None:
         """Submit until it is accepted, with rows for how that went and for what came back."""
         key = key or str(uuid4())
         replies: list[Reply] = []
@@ -119,7 +120,7 @@ class Experiments:
         self._describe_operation(route, body, key, replies[-1])
         return replies[-1]
 
-    def _describe_operation(self, route: str, body: Mapping[str, Any], key: str, reply: Reply) -> None:
+    def _describe_operation(self, route: str, body: Mapping[str, JsonValue], key: str, reply: Reply) -> None:
         found, add = reply.members, self._findings.add
         add(f"where the operation of {route} is (U1)", _find_path(reply.data, found.get("id")), ENVELOPES[route])
         add(f"id of {route}", _show_id(found.get("id", MISSING)), "op_ and 26 characters")
@@ -133,7 +134,7 @@ class Experiments:
         same = "the same" if echoed == key else show_form(found.get("idempotency_key", MISSING))
         add(f"idempotency_key of {route}", same, "the same")
 
-    async def _look_at_repeats(self, route: str, body: Mapping[str, Any], key: str, first: Reply) -> None:
+    async def _look_at_repeats(self, route: str, body: Mapping[str, JsonValue], key: str, first: Reply) -> None:
         """Repeat a PUT, as it was and with other content (U2, U3)."""
         again = await self._client.put(route, body, key=key)
         self._findings.add(
@@ -144,7 +145,7 @@ class Experiments:
         elsewhere = await self._client.put(SAMPLE, {"prompt": "a door creaks", "duration": 1}, key=key)
         self._findings.note("the same key on another route (U2)", _compare_ids(first, elsewhere), "never done")
 
-    async def _repeat_at_the_end(self, body: Mapping[str, Any], key: str) -> None:
+    async def _repeat_at_the_end(self, body: Mapping[str, JsonValue], key: str) -> None:
         again = await self._client.put(FX, body, key=key)
         state = str(again.members.get("status")) if again.accepted else again.describe()
         self._findings.add("the same PUT again, once it is over (U3)", state, "ready")
@@ -173,7 +174,7 @@ class Experiments:
             agrees=elsewhere.status in (404, 422),
         )
 
-    async def _follow(self, route: str, accepted: Reply | None, *, hold: bool = False) -> dict[str, Any]:
+    async def _follow(self, route: str, accepted: Reply | None, *, hold: bool = False) -> JsonObject:
         """Poll an operation until it is over, with rows for its course; returns it, or nothing unless it is ready."""
         if accepted is None:
             return {}
@@ -219,7 +220,7 @@ class Experiments:
             f"outputs of {route} once it is over", f"none in {late} reads{filled}" if late else "at once", "at once"
         )
 
-    async def _look_at_outputs(self, route: str, accepted: Reply, final: Mapping[str, Any]) -> None:
+    async def _look_at_outputs(self, route: str, accepted: Reply, final: Mapping[str, JsonValue]) -> None:
         """Describe the outputs of an operation that is over, and read it once more (U1, U5)."""
         name = RESULTS.get(route, "outputs")
         value = final.get(name, MISSING)
@@ -249,7 +250,7 @@ class Experiments:
         order = "the same" if before == after else "another order" if sorted(before) == sorted(after) else "other paths"
         self._findings.add(f"order of the outputs of {route} in another GET", order, "the same")
 
-    async def _look_at_file(self, final: Mapping[str, Any]) -> None:
+    async def _look_at_file(self, final: Mapping[str, JsonValue]) -> None:
         """Fetch a file, and a part of it (U11)."""
         output = next(iter(_find_outputs(final)), {})
         url, add = str(output.get("url")), self._findings.add
@@ -278,7 +279,7 @@ class Experiments:
             add("a part of a file", str(error).partition(": ")[2], "206, 10 bytes")
         self._describe_audio(output, file.header)
 
-    def _describe_audio(self, output: Mapping[str, Any], header: Any) -> None:
+    def _describe_audio(self, output: Mapping[str, JsonValue], header: Any) -> None:
         if header is None:
             self._findings.add("the audio in a file", "no FLAC header", "FLAC at 44100 Hz")
             return
@@ -295,7 +296,7 @@ class Experiments:
                 "length of the audio", f"{difference:+.1f} s", "as announced, to half a second", agrees=near
             )
 
-    async def _ask_with_a_source(self, song: Mapping[str, Any]) -> None:
+    async def _ask_with_a_source(self, song: Mapping[str, JsonValue]) -> None:
         """Use an output as a source: stems, a remix, and a cut-down by a URL of another spelling (U1, U14)."""
         url = next((str(output.get("url")) for output in _find_outputs(song)), None)
         if url is None:
@@ -405,7 +406,7 @@ def _find_key(secret: str, signed: Mapping[str, str], body: bytes) -> str:
     return ("base64 behind whsec_" if fitting[0] == 0 else "the secret's text") if fitting else "none fits"
 
 
-def _find_path(data: Any, identity: object, *, depth: int = 3) -> str:
+def _find_path(data: JsonValue, identity: object, *, depth: int = 3) -> str:
     """Return the names that lead to the object with an id, dotted; that of the answer itself is ``(bare)``."""
     if isinstance(data, dict):
         if data.get("id") == identity:
@@ -416,7 +417,7 @@ def _find_path(data: Any, identity: object, *, depth: int = 3) -> str:
     return ""
 
 
-def _find_outputs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _find_outputs(found: Mapping[str, JsonValue]) -> list[JsonObject]:
     return [
         one
         for name, value in found.items()
@@ -425,12 +426,12 @@ def _find_outputs(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _decide(found: Mapping[str, Any]) -> Ending:
+def _decide(found: Mapping[str, JsonValue]) -> Ending:
     error = fields.read_error(found.get("error")) is not None
     return completion.decide(found.get("status"), outputs=bool(_find_outputs(found)), error=error)
 
 
-def _other_member(found: Mapping[str, Any]) -> str:
+def _other_member(found: Mapping[str, JsonValue]) -> str:
     names = [
         name
         for name, value in found.items()

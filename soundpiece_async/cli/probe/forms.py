@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
+from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.redaction import redact_text
 
 MISSING = object()
@@ -41,7 +41,7 @@ def show_time(value: object) -> str:
     return f"ISO 8601 {'with' if zone else 'without'} a zone"
 
 
-def compare(sent: Mapping[str, Any], echoed: Mapping[str, Any]) -> Iterator[str]:
+def compare(sent: Mapping[str, JsonValue], echoed: Mapping[str, JsonValue]) -> Iterator[str]:
     """Return, for each member that came back otherwise than it was sent, its name and what happened to it."""
     for name, value in sent.items():
         found = echoed.get(name, MISSING)

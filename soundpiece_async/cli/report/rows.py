@@ -5,12 +5,12 @@ import math
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote
 
 import attrs
 
 from soundpiece_async._core.job_records import JobRecord
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.redaction import hide_secrets, redact_url
 from soundpiece_async.cli.report.summary import FailureGroup, effective_state, valid_time, waiting_time
 
@@ -24,11 +24,11 @@ _URLS = ("source", "reference", "callback_url")
 _TOO_DEEP = "(nested too deeply to be shown)"
 
 
-def job_to_json(job: JobRecord, *, now: float) -> dict[str, Any]:
+def job_to_json(job: JobRecord, *, now: float) -> JsonObject:
     """Return the object of a job in ``report.json``."""
     kinds = {output.index: output.kind for output in job.outputs}
     wait = waiting_time(job)
-    described: dict[str, Any] = redact_json(
+    described: JsonObject = redact_json(
         {
             "number": job.number,
             "line": job.line,
@@ -51,7 +51,9 @@ def job_to_json(job: JobRecord, *, now: float) -> dict[str, Any]:
     return {**described, "files": [{**redact_json(file), "path": file["path"]} for file in files]}
 
 
-def table_row(job: JobRecord, described: Mapping[str, Any], *, route: int, reason: FailureGroup | None) -> list[Any]:
+def table_row(
+    job: JobRecord, described: Mapping[str, JsonValue], *, route: int, reason: FailureGroup | None
+) -> list[JsonValue]:
     """Return the row of a job in the page, in the order of ``FIELDS`` in its script."""
     metadata, error = described["metadata"], described["error"]
     wait = described["waited"]
@@ -75,9 +77,9 @@ def table_row(job: JobRecord, described: Mapping[str, Any], *, route: int, reaso
     ]
 
 
-def blocked_to_json(job: Mapping[str, Any]) -> dict[str, Any]:
+def blocked_to_json(job: Mapping[str, JsonValue]) -> JsonObject:
     """Return what ``report.json`` has of a job that could not be sent, because of its source."""
-    described: dict[str, Any] = redact_json(
+    described: JsonObject = redact_json(
         {
             "number": None,
             "line": job["line"],
@@ -92,14 +94,14 @@ def blocked_to_json(job: Mapping[str, Any]) -> dict[str, Any]:
     return described
 
 
-def blocked_row(described: Mapping[str, Any], *, route: int) -> list[Any]:
+def blocked_row(described: Mapping[str, JsonValue], *, route: int) -> list[JsonValue]:
     """Return what the page shows of such a job, as ``table_row``."""
     name, line, error = described["name"] or "", described["line"], _clip(described["error"]["text"], ERROR)
     source = [described["source"]["line"], None]
     return [None, name, route, BLOCKED, "", None, None, None, [], None, error, "", "", "", line, source]
 
 
-def _split_source(source: str | None) -> list[Any] | None:
+def _split_source(source: str | None) -> list[JsonValue] | None:
     """Return the operation that a job is made from, and the number of its output."""
     if source is None:
         return None
@@ -107,12 +109,12 @@ def _split_source(source: str | None) -> list[Any] | None:
     return [handle.partition("/")[2], int(index)]
 
 
-def _source_to_json(source: str | None) -> dict[str, Any] | None:
+def _source_to_json(source: str | None) -> JsonObject | None:
     split = _split_source(source)
     return None if split is None else {"operation": split[0], "output": split[1]}
 
 
-def redact_json(value: Any) -> Any:
+def redact_json(value: JsonValue) -> JsonValue:
     """Return JSON values without signatures of URLs, API keys, and numbers that JSON lacks."""
     match value:
         case str():
@@ -133,14 +135,14 @@ def to_iso(seconds: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
-def _redact_metadata(metadata: Any) -> Any:
+def _redact_metadata(metadata: JsonValue) -> JsonValue:
     try:
         return redact_json(metadata)
     except RecursionError:
         return _TOO_DEEP
 
 
-def _request_members(job: JobRecord) -> dict[str, Any]:
+def _request_members(job: JobRecord) -> JsonObject:
     """Return the fields of a request without its key. A URL may contain blanks, so it is redacted as a whole."""
     try:
         members = dict(json.loads(job.body))
@@ -153,7 +155,7 @@ def _request_members(job: JobRecord) -> dict[str, Any]:
     }
 
 
-def _redact_member(value: Any) -> Any:
+def _redact_member(value: JsonValue) -> JsonValue:
     match value:
         case str():
             return redact_url(value)
@@ -163,7 +165,7 @@ def _redact_member(value: Any) -> Any:
             return value
 
 
-def _summary_text(request: Mapping[str, Any]) -> str:
+def _summary_text(request: Mapping[str, JsonValue]) -> str:
     """Return prompt, lyrics and sources of a request on one line."""
     words = [request.get(name) for name in ("prompt", "lyrics")]
     sources = [request.get(name) for name in ("reference", "source")]
@@ -171,14 +173,14 @@ def _summary_text(request: Mapping[str, Any]) -> str:
     return " · ".join(" ".join(str(word).split()) for word in words + urls if word)
 
 
-def _file_entry(file: Mapping[str, Any]) -> list[Any]:
+def _file_entry(file: Mapping[str, JsonValue]) -> list[JsonValue]:
     """Return link, name, seconds, bytes and kind of a file; a file in a store has no link."""
     where = None if file["url"] else quote(os.fsencode(file["path"]))
     name = file["url"] or file["path"].rpartition("/")[2]
     return [where, name, file["duration"], file["bytes"], file["kind"] or ""]
 
 
-def _display_name(job: JobRecord, described: Mapping[str, Any]) -> str:
+def _display_name(job: JobRecord, described: Mapping[str, JsonValue]) -> str:
     """Return the name of a job, unless that is the id of its operation."""
     name = described["title"] or described["name"] or ""
     return name if job.operation is None or job.name or not name.startswith(job.operation) else ""

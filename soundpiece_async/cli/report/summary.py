@@ -5,11 +5,11 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import attrs
 
 from soundpiece_async._core.job_records import JobRecord, JobState
+from soundpiece_async._core.json_types import JsonObject
 
 QUANTILES = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "longest": 1.0}
 MAX_BINS = 144
@@ -112,7 +112,7 @@ class Summary:
         self.counts["blocked"] += 1
         self.routes.setdefault(route, len(self.routes))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the summary as a JSON object; all times are in seconds."""
         return {
             "jobs": self.counts.total(),
@@ -156,7 +156,7 @@ def valid_time(seconds: float | None) -> float | None:
     return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
 
 
-def _percentiles(route: str, waits: Sequence[float]) -> dict[str, Any]:
+def _percentiles(route: str, waits: Sequence[float]) -> JsonObject:
     ranked = sorted(waits)
     last = len(ranked) - 1
     return {

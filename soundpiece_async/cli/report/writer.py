@@ -23,12 +23,13 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import anyio.to_thread
 
 from soundpiece_async import Journal
 from soundpiece_async._core.job_records import JobRecord
+from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.report.rows import blocked_row, blocked_to_json, job_to_json, redact_json, table_row, to_iso
@@ -97,7 +98,7 @@ class _Report:
             block.append(table_row(job, described, route=self._sums.routes[job.route], reason=reason))
         self._blocks.write(b'<script type="application/json" data-jobs>%s</script>\n' % _to_embedded_json(block))
 
-    def add_blocked(self, jobs: Sequence[Mapping[str, Any]]) -> None:
+    def add_blocked(self, jobs: Sequence[Mapping[str, JsonValue]]) -> None:
         """Write the jobs that could not be sent, because of their source."""
         block = []
         for job in jobs:
@@ -124,7 +125,7 @@ class _Report:
     def _part(self, name: str) -> Path:
         return self._folder / f".{name}.part"
 
-    def _fill_page(self, shown: dict[str, Any]) -> Iterable[bytes | BinaryIO]:
+    def _fill_page(self, shown: JsonObject) -> Iterable[bytes | BinaryIO]:
         """Yield the template with its placeholders filled in; inserted text is not searched for placeholders."""
         style, script = _asset("report.css"), _asset("report.js")
         policy = (
@@ -156,7 +157,7 @@ def _write_file(path: Path, parts: Iterable[bytes | BinaryIO]) -> None:
         os.fsync(file.fileno())
 
 
-def _with_iso_times(summary: dict[str, Any]) -> dict[str, Any]:
+def _with_iso_times(summary: JsonObject) -> JsonObject:
     """Return the summary with times in ISO 8601, as ``report.json`` has them."""
     throughput = summary["throughput"]
     bins = [{"from": to_iso(start), "saved": saved, "failed": failed} for start, saved, failed in throughput["bins"]]
@@ -167,12 +168,12 @@ def _with_iso_times(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_json(value: Any) -> bytes:
+def _to_json(value: JsonValue) -> bytes:
     """Return JSON; lone surrogates become question marks."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
 
 
-def _to_embedded_json(value: Any) -> bytes:
+def _to_embedded_json(value: JsonValue) -> bytes:
     """Return JSON for a page: it contains no ``<`` (rule 3)."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").encode(errors="replace")
