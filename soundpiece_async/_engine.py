@@ -114,10 +114,10 @@ class Engine:
             self.poller.expect_webhook(operation)
         return operation
 
-    async def prepare(self, request: Request) -> bytes:
-        """Return the body that every PUT of a request has; raises as ``Submitter.prepare``."""
+    async def prepare(self, request: Request, *, anew: bool = False) -> bytes:
+        """Return the body that every PUT of a request has; takes and raises as ``Submitter.prepare``."""
         with self.life.guarded():
-            return await self.submitter.prepare(request)
+            return await self.submitter.prepare(request, anew=anew)
 
     async def wait(self, operation: AnyOperation | Handle, *, timeout: float | None) -> AnyOperation:
         """Wait until an operation is ready, with the request it had; raises as ``Session.wait``."""

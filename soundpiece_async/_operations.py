@@ -236,10 +236,15 @@ class Submitter:
     def __repr__(self) -> str:
         return f"<Submitter submitted={self.submitted} known={len(self._submissions)}>"
 
-    async def prepare(self, request: Request) -> bytes:
-        """Return the body of every PUT of this request. Nothing is sent but renewals; raises as ``submit``."""
+    async def prepare(self, request: Request, *, anew: bool = False) -> bytes:
+        """Return the body of every PUT of this request. Nothing is sent but renewals; raises as ``submit``.
+
+        ``anew``: the body it had certainly created nothing, and is replaced.
+        """
         submission = self._register(request, validate=self._validate)
         async with submission.lock:
+            if anew:
+                submission.body = None
             return await self._encode(request, submission)
 
     async def submit(

@@ -45,7 +45,7 @@ from soundpiece_async import (
     ValidationError,
     WaitTimeout,
 )
-from soundpiece_async._core.job_records import KEY_LIFETIME, JobIdentity, JobState
+from soundpiece_async._core.job_records import EXPIRED, KEY_LIFETIME, JobIdentity, JobState
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.recorded_run import Recording
 from soundpiece_async._lifetime import StopSignal
@@ -717,3 +717,48 @@ async def test_a_record_without_its_output_is_fetched_again(sim: Simulator, tmp_
     (again,) = succeeded(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(again.files[0].output, Output)
     assert len(puts(sim)) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("lifetime", [900.0, 30.0])
+@pytest.mark.parametrize("key", [None, KEY])
+async def test_bytes_that_created_nothing_are_made_anew_when_their_source_expires(
+    tmp_path: Path, key: str | None, lifetime: float
+) -> None:
+    """With a new key, but for one that was given; also where the service signs URLs for less than a minute."""
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), credits=1, url_lifetime=lifetime) as sim:
+        (made,) = await run(sim, tmp_path, [NewInstrumental("calm")], save_to=None)
+        assert isinstance(made, Succeeded)
+        output = made.operation.outputs[0]
+        given: dict[str, Any] = {} if key is None else {"idempotency_key": key}
+        (refused,) = await run(sim, tmp_path, [SeparateStems(output, **given)])
+        assert isinstance(refused, Failed)
+        assert isinstance(refused.error, InsufficientCredits)
+        sim.top_up(9)
+        expired = attrs.evolve(output, url="https://media.example.com/a?sig=old", expires_at=EXPIRED)
+        for _ in range(2):
+            (done,) = await run(sim, tmp_path, [SeparateStems(expired, **given)])
+            assert isinstance(done, Succeeded)
+        _, first, second = [request for request in sim.log if request.method == "PUT"]
+        assert first.body != second.body
+        assert b"sig=old" not in second.body
+        assert (first.key == second.key) is (key is not None)
+        assert len(sim.operations) == 2
+
+
+@BOTH
+async def test_bytes_that_may_have_been_accepted_never_change(tmp_path: Path) -> None:
+    """Whatever became of the URLs in them: another body, or key, would be another request."""
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1)) as sim:
+        (made,) = await run(sim, tmp_path, [NewInstrumental("calm")], save_to=None)
+        assert isinstance(made, Succeeded)
+        output = made.operation.outputs[0]
+        sim.inject(Fault.RESET_AFTER, method="PUT")
+        retries = RetryPolicy(submit_max_elapsed=0.001)
+        (failed,) = await run(sim, tmp_path, [SeparateStems(output)], retries=retries)
+        assert isinstance(failed, Failed)
+        expired = attrs.evolve(output, url="https://media.example.com/a?sig=old", expires_at=EXPIRED)
+        (done,) = await run(sim, tmp_path, [SeparateStems(expired)])
+        assert isinstance(done, Succeeded)
+        assert len({(request.key, request.body) for request in sim.log if request.method == "PUT"}) == 2
+        assert len(sim.operations) == 2

@@ -18,7 +18,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Literal, TypeVar
 
@@ -40,7 +40,7 @@ from soundpiece_async._core.errors import (
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, OperationError, Status
 from soundpiece_async._core.redaction import forget_arguments, redact_message, redact_url
-from soundpiece_async._core.requests import AudioSource, GeneratedKey, Handle, Output, Request
+from soundpiece_async._core.requests import AudioSource, GeneratedKey, Handle, Output, Request, Source
 
 R = TypeVar("R", bound=Request)
 
@@ -48,6 +48,8 @@ KEY_LIFETIME = 24 * 3600.0
 """Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
 
 
+URL_RENEWAL_MARGIN = timedelta(seconds=60)
+"""A source whose URL can be used for less than this is renewed first: the service fetches it after the submit."""
 EXPIRED = datetime.fromtimestamp(0, UTC)
 """When stored URLs expired that are not signed any more."""
 
@@ -152,11 +154,31 @@ NO_ANNOTATION = Annotation()
 
 def describe_source(request: Request) -> str | None:
     """Return which output of another operation a request is made from, as ``<handle>#<index>``; None: of none."""
-    for name in ("source", "reference"):
-        source = getattr(request, name, None)
-        if isinstance(source, Output):
-            return f"{source.handle}#{source.index}"
-    return None
+    source = find_source(request)
+    return f"{source.handle}#{source.index}" if isinstance(source, Output) else None
+
+
+def find_source(request: Request) -> Source | None:
+    """Return the audio that a request is made from: each route has one such member at most."""
+    found: Source | None = getattr(request, "source", None) or getattr(request, "reference", None)
+    return found
+
+
+def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:
+    """Return whether the URL of an output in the body of a request can be used for less than a minute.
+
+    Args:
+        request: its source may have been renewed since the body was made.
+        body: of every PUT so far.
+        outputs: of the operation that the source is an output of, as they were last seen.
+        now: by the server's clock.
+    """
+    source = find_source(request)
+    if not isinstance(source, Output):
+        return False
+    known = (one.expires_at for one in (source, *outputs) if json.dumps(one.url, ensure_ascii=False).encode() in body)
+    expires_at = next(known, EXPIRED)  # with another URL, it was made long ago
+    return expires_at is not None and expires_at - now < URL_RENEWAL_MARGIN
 
 
 @attrs.frozen(kw_only=True)

@@ -5,6 +5,8 @@
    goes on, and nothing is bought twice.
 2. What the journal knows is not asked for again: ended jobs are given out of it without a request.
 3. Bytes that are on record are the bytes that are sent (docs/api.md#idempotency), whatever the request says by now.
+4. But for bytes that certainly created nothing (never sent, or only refused): they are made anew, with a new key, when
+   the URL of an output in them can be used for less than a minute. A key that was given stays.
 """
 
 import os
@@ -21,7 +23,7 @@ from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.errors import ApiError, JournalError, NotFound, SoundpieceError, TransportError, copy_error
 from soundpiece_async._core.job_records import Annotation, FileRecord, JobIdentity, JobRecord, JobState
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.requests import GeneratedKey, Request
+from soundpiece_async._core.requests import GeneratedKey, Output, Request
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._download.destinations import (
     Destination,
@@ -221,7 +223,7 @@ class Recording(Generic[R]):
                 return Failed(request=request, operation=None, error=_uncertain_error(job), from_journal=True)
             if operation is None:
                 try:
-                    operation = await self._submit(job, request)
+                    operation = await self._submit_fresh(job, request, identity)
                 except (TransportError, ApiError) as error:
                     queue.outage = copy_error(error)
                     raise
@@ -294,17 +296,39 @@ class Recording(Generic[R]):
 
     async def _replan(self, job: JobRecord, request: R, identity: JobIdentity) -> JobRecord:
         """Plan a job that failed for good with a new key, by which it is paid for again; once in a run."""
-        self._stop.check()
         key = GeneratedKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
-        body = await self._engine.prepare(attrs.evolve(request, idempotency_key=key))
-        renewed = await self._store.replan_with_new_key(job, digest=identity.digest, key=key, body=body)
+        renewed = await self._make_anew(job, request, identity, key=key)
         self._renewed.add(job.number)
         return renewed
 
-    async def _submit(self, job: JobRecord, request: R) -> Operation[R]:
-        """Send a job, and write down what is known of it, whatever comes back."""
+    async def _make_anew(self, job: JobRecord, request: R, identity: JobIdentity, *, key: str) -> JobRecord:
+        """Plan a job with another body."""
+        self._stop.check()
+        body = await self._engine.prepare(attrs.evolve(request, idempotency_key=key), anew=True)
+        return await self._store.replan_with_new_key(job, digest=identity.digest, key=key, body=body)
+
+    async def _submit_fresh(self, job: JobRecord, request: R, identity: JobIdentity) -> Operation[R]:
+        """Submit a job; one that certainly created nothing is made anew when the URL of its source expires (rule 4)."""
+        lasts = True
+        while True:
+            try:
+                return await self._submit(job, request, source_lasts=lasts)
+            except _SourceExpired:
+                key = identity.key or GeneratedKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
+                job = await self._make_anew(job, request, identity, key=key)
+                lasts = not self._has_expired(request, job.body)  # a service may sign for less than a minute
+
+    async def _submit(self, job: JobRecord, request: R, *, source_lasts: bool = False) -> Operation[R]:
+        """Send a job, and write down what is known of it, whatever comes back.
+
+        Raises:
+            _SourceExpired: before anything was sent; where ``source_lasts``, the URL of the source is looked at.
+        """
 
         async def before_attempt() -> None:
+            unused = source_lasts and not prepared.attempts.may_have_been_accepted
+            if unused and self._has_expired(request, job.body):
+                raise _SourceExpired(f"job {job.key}: the URL of its source has expired; it is made anew")
             if not prepared.attempts.started:
                 await self._store.mark_sending(job, now=self._store.now)
 
@@ -329,6 +353,11 @@ class Recording(Generic[R]):
         await self._store.mark_submitted(job, operation, now=self._store.now)
         self._store.progress[JobState.SUBMITTED] += 1
         return attrs.evolve(operation, request=request)
+
+    def _has_expired(self, request: R, body: bytes) -> bool:
+        source = job_records.find_source(request)
+        outputs = self._engine.reader.cached_outputs(source.handle) if isinstance(source, Output) else ()
+        return job_records.has_expired(request, body, outputs=outputs, now=self._engine.transport.now)
 
     async def _complete(self, job: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
@@ -365,6 +394,10 @@ class Recording(Generic[R]):
         failure = job_records.classify_failure(error, submitted=True)
         if failure is not None:
             await self._store.mark_failed(job, failure, now=self._store.now)
+
+
+class _SourceExpired(SoundpieceError):  # noqa: N818 - never seen outside
+    """The body of a job that created nothing cannot be used any more."""
 
 
 def _uncertain_error(job: JobRecord) -> JournalError:
