@@ -18,7 +18,7 @@ from soundpiece_async.cli.probe.client import Client
 from soundpiece_async.cli.probe.experiments import FX, OPERATIONS, ROUTES, STEMS, Experiments, _other_member
 from soundpiece_async.cli.probe.findings import Finding, Findings, Verdict
 from soundpiece_async.cli.probe.forms import MISSING, compare, show_form, show_time
-from soundpiece_async.cli.probe.listener import Delivered, listen
+from soundpiece_async.cli.probe.listener import Delivery, listen
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.variations import TABLE
 
@@ -55,7 +55,7 @@ class Differing(Findings):
     def _add(self, question: str, *row: Any) -> None:
         super()._add(question, *row)
         latest = list(self)[-1]
-        if self._usual.get(question, latest.came) != latest.came:
+        if self._usual.get(question, latest.observed) != latest.observed:
             self.differ.cancel()
 
 
@@ -73,8 +73,8 @@ async def experiment(findings: Differing, port: int, *variations: str) -> None:
         async with HttpClient(settings) as http:
             experiments = Experiments(Client(http), findings, pause=0.01, patience=20)
             with findings.differ:
-                await experiments.ask_for_free()
-                await experiments.ask_with_operations(f"http://127.0.0.1:{port}/hooks")
+                await experiments.run_free()
+                await experiments.run_with_operations(f"http://127.0.0.1:{port}/hooks")
                 secret = simulator.webhook_secret
                 assert isinstance(secret, str)
                 experiments.describe_webhook(await listener.wait(timeout=20), secret)
@@ -90,10 +90,10 @@ async def test_every_variation_is_found() -> None:
 
     async def look(variation: str) -> None:
         ignored = set() if variation.startswith("hold=") else {HOLD}
-        usual = {question: row.came for question, row in plain.items() if question not in ignored}
+        usual = {question: row.observed for question, row in plain.items() if question not in ignored}
         async with limiter:
             rows = await ask(variation, usual=usual)
-        if usual == {question: row.came for question, row in rows.items() if question not in ignored}:
+        if usual == {question: row.observed for question, row in rows.items() if question not in ignored}:
             missed.append(variation)
 
     for _ in range(3):  # an immediate answer is recognized by its time, which a busy machine may spoil
@@ -119,7 +119,7 @@ def test_without_spend_nothing_is_created(serve: Serve, capsys: Streams) -> None
     assert err == ""
     assert "GET of an unknown id of the documented form (U4)" in out
     assert "run again with --spend" in out
-    assert out.rstrip().endswith("differ from what this library assumes (≠)")
+    assert out.rstrip().endswith("findings differ from the assumptions of this library (≠)")
     assert not simulator.operations
     assert {request.method for request in simulator.log} == {"GET"}
 
@@ -133,12 +133,12 @@ def test_with_spend(serve: Serve, free_port: int, capsys: Streams, monkeypatch: 
     assert main(["probe", "--spend", "--json", *QUICK, *where]) == 0
     out, err = capsys.readouterr()
     assert f"This creates {OPERATIONS} operations at http://127.0.0.1:" in err
-    accepted = [line for line in json.loads(out)["findings"] if line["came"] == "200" and "U9" in line["question"]]
+    accepted = [line for line in json.loads(out)["findings"] if line["observed"] == "200" and "U9" in line["question"]]
     assert len(simulator.operations) == OPERATIONS + len(accepted)
     assert simulator.api_key not in out
     assert not re.search(r"sig=|token=|https?://[^\"]*\?[^…]", out)
     found = {row["question"]: row for row in json.loads(out)["findings"]}
-    assert found["answers 429 while this ran (U12)"]["came"] == "1"
+    assert found["responses 429 during this run (U12)"]["observed"] == "1"
     assert found["key of a webhook's signature (U10)"]["verdict"] == "agrees"
 
 
@@ -147,7 +147,7 @@ def test_wrong_usage(serve: Serve, capsys: Streams) -> None:
     serve()
     for wrong in (["--listen", "8080"], ["--spend", "--callback-url", "https://a.example"]):
         assert main(["probe", *wrong]) == 2
-        assert "belong together" in capsys.readouterr().err
+        assert "require each other" in capsys.readouterr().err
 
 
 @pytest.mark.anyio
@@ -157,11 +157,11 @@ async def test_a_service_that_is_not_there() -> None:
     settings = Settings(api_key="spk_x", base_url="http://127.0.0.1:9", proxy=None)
     async with HttpClient(settings) as http:
         experiments = Experiments(Client(http), findings, pause=0.01, patience=1)
-        await experiments.ask_for_free()
-        await experiments.ask_with_operations(None)
-    assert all("no answer" in row.came for row in findings if row.question.startswith(("GET", "answers")))
+        await experiments.run_free()
+        await experiments.run_with_operations(None)
+    assert all("no response" in row.observed for row in findings if row.question.startswith(("GET", "answers")))
     experiments.describe_webhook(None, "")
-    assert list(findings)[-1].came == "none came"
+    assert list(findings)[-1].observed == "none received"
 
 
 def test_forms() -> None:
@@ -193,13 +193,17 @@ async def test_an_odd_webhook_and_a_broken_host() -> None:
         settings, findings = Settings(api_key=simulator.api_key, base_url=simulator.url, proxy=None), Findings()
         async with HttpClient(settings) as http:
             experiments = Experiments(Client(http), findings, pause=0.01, patience=20)
-            await experiments.ask_with_operations(None)
+            await experiments.run_with_operations(None)
     found = {row.question: row for row in findings}
-    assert "reset" in found["a part of a file"].came
-    for secret, came in (("spk_x", "SOUNDPIECE_WEBHOOK_SECRET is not a secret"), ("whsec_AAAA", "none fits"), ("", "")):
-        experiments.describe_webhook(Delivered(headers={"webhook-id": "msg_1"}, body=b"<"), secret)
-        assert list(findings)[-1].came == came
-    rows = {row.question: row.came for row in findings}
+    assert "reset" in found["a part of a file"].observed
+    for secret, observed in (
+        ("spk_x", "SOUNDPIECE_WEBHOOK_SECRET is not a secret"),
+        ("whsec_AAAA", "none fits"),
+        ("", ""),
+    ):
+        experiments.describe_webhook(Delivery(headers={"webhook-id": "msg_1"}, body=b"<"), secret)
+        assert list(findings)[-1].observed == observed
+    rows = {row.question: row.observed for row in findings}
     assert rows["data of a webhook"] == "null"
     assert rows["timestamp of a webhook (U10)"] == "0 digits"
 
@@ -209,7 +213,7 @@ def test_the_table(serve: Serve, capsys: Streams) -> None:
     serve(durations={FX: 30.0}, variations=["expires=epoch"])
     assert main(["probe", "--spend", *QUICK]) == 0
     out = capsys.readouterr().out
-    assert "≠ expires_at of the outputs of create.new_fx\n    came:    a number of 10 digits\n" in out
+    assert "≠ expires_at of the outputs of create.new_fx\n    observed: a number of 10 digits\n" in out
     assert "- webhooks (U10)\n" in out
 
 
@@ -218,9 +222,9 @@ def test_a_file_of_which_little_is_known() -> None:
     findings = Findings()
     experiments = Experiments(cast("Any", None), findings, pause=0, patience=0)
     experiments._describe_audio({}, None)
-    assert [row.came for row in findings] == ["no FLAC header"]
+    assert [row.observed for row in findings] == ["no FLAC header"]
     experiments._describe_audio({}, SimpleNamespace(tag=0, sample_rate=44100, channels=2, bits=16, duration=None))
-    assert [row.came for row in findings][1:] == ["FLAC at 44100 Hz", "2 channels, 16 bits"]
+    assert [row.observed for row in findings][1:] == ["FLAC at 44100 Hz", "2 channels, 16 bits"]
 
 
 def test_outputs_under_another_name_are_told() -> None:

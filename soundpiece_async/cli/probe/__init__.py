@@ -1,4 +1,4 @@
-"""``soundpiece probe``: the experiments that settle what the documentation leaves open."""
+"""``soundpiece probe``: experiments that answer what the API documentation leaves open."""
 
 from soundpiece_async.cli.probe.command import probe
 

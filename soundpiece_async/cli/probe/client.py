@@ -1,4 +1,4 @@
-"""Raw requests of the probe: every answer as it came, nothing tried again but after a 429."""
+"""Raw requests of the probe, without retries except after a 429."""
 
 import json
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._http.client import HttpClient
 
-_PATIENCE = 60.0
-"""Seconds that a 429 is waited out, in all."""
+_RATE_LIMIT_PATIENCE = 60.0
+"""Total seconds of waiting after 429."""
 _TIMEOUT = 40.0
 """Seconds for one request: a long poll takes up to 20."""
 
 
 @attrs.frozen(kw_only=True)
 class Reply:
-    """One answer.
+    """One response.
 
     Attributes:
-        status: of HTTP; 0: there was no answer.
-        headers: of a GET that succeeds none are kept.
-        data: the JSON, or the text that was none.
+        status: of HTTP; 0: no response.
+        headers: not kept for a successful GET.
+        data: JSON, or the text if it is not JSON.
         seconds: from sending to the last byte.
         plain: whether the body is JSON and nothing else.
     """
@@ -47,22 +47,22 @@ class Reply:
 
     @property
     def members(self) -> JsonObject:
-        """The operation in it, or nothing."""
+        """Fields of the operation; empty if there is none."""
         return dict(envelopes.find_operation(self.data, route="") or {}) if self.accepted else {}
 
     def describe(self) -> str:
-        """Return the status, and of a refusal the names of its body's members."""
+        """Return the status and, for an error, the names of the fields in its body."""
         if self.accepted and not self.plain:
             return f"{self.status} (JSON with something around it)"
         if self.accepted or not self.status:
-            return str(self.status or f"no answer: {self.data}")
-        names = ", ".join(sorted(self.data)) if isinstance(self.data, dict) else "no JSON object"
+            return str(self.status or f"no response: {self.data}")
+        names = ", ".join(sorted(self.data)) if isinstance(self.data, dict) else "not a JSON object"
         return f"{self.status} ({names})"
 
 
 @attrs.frozen(kw_only=True)
 class Download:
-    """One answer of the output host: its status, its headers, the length of its body, and the FLAC header in it."""
+    """One response of the output host, with the length of its body and its FLAC header."""
 
     status: int
     headers: Mapping[str, str]
@@ -71,7 +71,7 @@ class Download:
 
 
 class Client:
-    """Sends what the probe asks, with the account's key.
+    """Sends requests with the API key of the account.
 
     Args:
         http: open.
@@ -80,10 +80,10 @@ class Client:
     def __init__(self, http: HttpClient) -> None:
         self._http = http
         self.limited: int = 0
-        """Answers 429."""
+        """Number of responses 429."""
 
     async def put(self, route: str, body: Mapping[str, JsonValue], *, key: str | None = None) -> Reply:
-        """Submit members as they are, under a key, or under a new one."""
+        """Submit fields without validation, with the given or a new key."""
         key = key or str(uuid4())
         content = json.dumps({"idempotency_key": key, **body}).encode()
         return await self._send(ApiRequest("PUT", f"/v1/{route}", content, key))
@@ -94,7 +94,7 @@ class Client:
         return await self._send(ApiRequest("GET", f"/v1/{route}?{query}", None, identity))
 
     async def download(self, url: str, *, part: str | None = None) -> Download:
-        """Fetch a file, or a part of it as ``bytes=0-9``; nothing is saved."""
+        """Download a file, or a range of it such as ``bytes=0-9``, without saving it."""
         headers = {"Range": part} if part else {}
         async with self._http.stream(url, headers=headers) as stream:
             body = b"".join([block async for block in stream.blocks])
@@ -105,7 +105,7 @@ class Client:
         return Download(status=stream.status, headers=stream.headers, bytes=len(body), header=header)
 
     async def _send(self, call: ApiRequest) -> Reply:
-        patience = _PATIENCE
+        patience = _RATE_LIMIT_PATIENCE
         while True:
             started = anyio.current_time()
             try:

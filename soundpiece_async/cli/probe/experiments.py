@@ -1,8 +1,8 @@
-"""The experiments, in the order in which each can use what the one before it made.
+"""The experiments of the probe, in an order in which each can use the results of the one before.
 
-1. ``ask_for_free`` creates nothing. ``ask_with_operations`` creates ``OPERATIONS`` of them, and up to ``REFUSALS`` more
-   if the service accepts what it is expected to refuse.
-2. A request is sent raw, so that the library's own reading hides nothing; whatever comes is a row, never an error.
+1. ``run_free`` creates nothing. ``run_with_operations`` creates ``OPERATIONS`` operations, and up to
+   ``EXTRA_OPERATIONS`` more if the service accepts requests that it should reject.
+2. Requests are sent raw, so that the parser of the library hides nothing. Any response is a finding, never an error.
 """
 
 import re
@@ -22,12 +22,12 @@ from soundpiece_async._core.operations import Status
 from soundpiece_async.cli.probe.client import Client, Download, Reply
 from soundpiece_async.cli.probe.findings import Findings
 from soundpiece_async.cli.probe.forms import MISSING, PROMPT, compare, show_form, show_time
-from soundpiece_async.cli.probe.listener import Delivered
+from soundpiece_async.cli.probe.listener import Delivery
 
 OPERATIONS = 9
-REFUSALS = 8
+EXTRA_OPERATIONS = 8
 UNKNOWN_ID = "op_00000000000000000000000000"
-NOWHERE = "https://soundpiece-probe.invalid/nothing.wav"
+UNREACHABLE_URL = "https://soundpiece-probe.invalid/nothing.wav"
 FX, SAMPLE, SONG = "create.new_fx", "create.new_sample", "create.new_song"
 INSTRUMENTAL, STEMS, CUT = "create.new_instrumental", "adapt.separate_stems", "adapt.auto_cut_down"
 REMIX = "create.remix_instrumental"
@@ -43,17 +43,17 @@ ENVELOPES = {
 }
 RESULTS = {FX: "output", SAMPLE: "output", CUT: "output"}
 _TRIES = 6
-"""How often a request is repeated that is refused."""
+"""Attempts of a request that is rejected."""
 
 
 class Experiments:
     """One run of the probe.
 
     Args:
-        client: sends.
-        findings: takes the rows.
-        pause: seconds between two looks at the same thing.
-        patience: seconds an operation may take.
+        client: sends the requests.
+        findings: collects the results.
+        pause: seconds between two requests for the same operation.
+        patience: maximum seconds to wait for an operation.
     """
 
     def __init__(self, client: Client, findings: Findings, *, pause: float, patience: float) -> None:
@@ -62,10 +62,10 @@ class Experiments:
         self._pause = pause
         self._patience = patience
         self._round_trip = 0.0
-        """Seconds that an answer takes that nothing holds up."""
+        """Seconds of a round trip."""
 
-    async def ask_for_free(self) -> None:
-        """Ask what costs nothing: ids that name no operation."""
+    async def run_free(self) -> None:
+        """Run the experiments that create nothing: ids of no operation."""
         for what, identity, assumed in (
             ("an unknown id of the documented form (U4)", UNKNOWN_ID, (404, 422)),
             ("an id of another form (U4)", "nonsense", (422,)),
@@ -75,37 +75,37 @@ class Experiments:
             self._findings.add(f"GET of {what}", reply.describe(), expected, agrees=reply.status in assumed)
             self._note_headers(what, reply)
 
-    async def ask_with_operations(self, callback: str | None) -> None:
-        """Ask what takes operations; ``callback`` is where the webhook of the first one goes."""
+    async def run_with_operations(self, callback: str | None) -> None:
+        """Run the experiments that create operations; ``callback``: webhook URL of the first one."""
         extra = {} if callback is None else {"callback_url": callback}
         effect = {"prompt": PROMPT, "duration": 1.23456789, **extra}
         key = str(uuid4())
         accepted = await self._submit(FX, effect, key=key)
         if accepted is not None:
-            await self._look_at_repeats(FX, effect, key, accepted)
-            await self._look_at_reads(FX, accepted)
-        final = await self._follow(FX, accepted, hold=True)
+            await self._check_repeats(FX, effect, key, accepted)
+            await self._check_reads(FX, accepted)
+        final = await self._poll_to_end(FX, accepted, hold=True)
         if accepted is not None and final:
-            await self._repeat_at_the_end(effect, key)
-            await self._look_at_outputs(FX, accepted, final)
-            await self._look_at_file(final)
-        await self._finish(SAMPLE, {"prompt": "short drum loop", "duration": 40})
-        await self._finish(INSTRUMENTAL, {"prompt": "ambient, slow"})
-        song = await self._finish(SONG, {"lyrics": "[Verse]\nRain again", "prompt": "folk, warm"})
-        await self._ask_with_a_source(song)
-        await self._ask_for_a_failure()
-        await self._ask_what_should_be_refused()
+            await self._check_late_repeat(effect, key)
+            await self._check_outputs(FX, accepted, final)
+            await self._check_file(final)
+        await self._run(SAMPLE, {"prompt": "short drum loop", "duration": 40})
+        await self._run(INSTRUMENTAL, {"prompt": "ambient, slow"})
+        song = await self._run(SONG, {"lyrics": "[Verse]\nRain again", "prompt": "folk, warm"})
+        await self._check_sources(song)
+        await self._check_failure()
+        await self._check_rejections()
 
-    async def _finish(self, route: str, body: Mapping[str, JsonValue]) -> JsonObject:
-        """Run an operation to its end, with a row for what is new about its route; returns it, or nothing."""
+    async def _run(self, route: str, body: Mapping[str, JsonValue]) -> JsonObject:
+        """Run an operation to its end, add findings about its route, and return its fields; empty if it failed."""
         accepted = await self._submit(route, body)
-        final = await self._follow(route, accepted)
+        final = await self._poll_to_end(route, accepted)
         if accepted is not None and final:
-            await self._look_at_outputs(route, accepted, final)
+            await self._check_outputs(route, accepted, final)
         return final
 
     async def _submit(self, route: str, body: Mapping[str, JsonValue], *, key: str | None = None) -> Reply | None:
-        """Submit until it is accepted, with rows for how that went and for what came back."""
+        """Submit until accepted, and add findings about the responses."""
         key = key or str(uuid4())
         replies: list[Reply] = []
         for _ in range(_TRIES):
@@ -113,8 +113,8 @@ class Experiments:
             if replies[-1].accepted:
                 break
             await anyio.sleep(self._pause)
-        came = ", then ".join(reply.describe() for reply in replies)
-        self._findings.add(f"answers to a PUT of {route}", came, "200")
+        observed = ", then ".join(reply.describe() for reply in replies)
+        self._findings.add(f"answers to a PUT of {route}", observed, "200")
         if not replies[-1].accepted:
             return None
         self._describe_operation(route, body, key, replies[-1])
@@ -134,8 +134,8 @@ class Experiments:
         same = "the same" if echoed == key else show_form(found.get("idempotency_key", MISSING))
         add(f"idempotency_key of {route}", same, "the same")
 
-    async def _look_at_repeats(self, route: str, body: Mapping[str, JsonValue], key: str, first: Reply) -> None:
-        """Repeat a PUT, as it was and with other content (U2, U3)."""
+    async def _check_repeats(self, route: str, body: Mapping[str, JsonValue], key: str, first: Reply) -> None:
+        """Repeat a PUT with the same and with other content (U2, U3)."""
         again = await self._client.put(route, body, key=key)
         self._findings.add(
             "the same PUT again, in progress (U3)", _compare_ids(first, again), "200, the same operation"
@@ -145,13 +145,13 @@ class Experiments:
         elsewhere = await self._client.put(SAMPLE, {"prompt": "a door creaks", "duration": 1}, key=key)
         self._findings.note("the same key on another route (U2)", _compare_ids(first, elsewhere), "never done")
 
-    async def _repeat_at_the_end(self, body: Mapping[str, JsonValue], key: str) -> None:
+    async def _check_late_repeat(self, body: Mapping[str, JsonValue], key: str) -> None:
         again = await self._client.put(FX, body, key=key)
         state = str(again.members.get("status")) if again.accepted else again.describe()
         self._findings.add("the same PUT again, once it is over (U3)", state, "ready")
 
-    async def _look_at_reads(self, route: str, accepted: Reply) -> None:
-        """Read an operation just after it was made, and on another route (U4)."""
+    async def _check_reads(self, route: str, accepted: Reply) -> None:
+        """Read an operation right after its submit, and on another route (U4)."""
         identity = str(accepted.members.get("id"))
         statuses: list[str] = []
         reply = accepted
@@ -174,8 +174,8 @@ class Experiments:
             agrees=elsewhere.status in (404, 422),
         )
 
-    async def _follow(self, route: str, accepted: Reply | None, *, hold: bool = False) -> JsonObject:
-        """Poll an operation until it is over, with rows for its course; returns it, or nothing unless it is ready."""
+    async def _poll_to_end(self, route: str, accepted: Reply | None, *, hold: bool = False) -> JsonObject:
+        """Poll an operation to its end, add findings about its statuses, and return its fields; empty unless ready."""
         if accepted is None:
             return {}
         replies = [accepted]
@@ -184,15 +184,15 @@ class Experiments:
         if hold and len(replies) > 1:
             self._findings.add("wait=true on an operation in progress", self._describe_hold(replies[1]), _HELD)
         self._describe_course(route, replies)
-        ending = _decide(replies[-1].members)
+        ending = _state_of(replies[-1].members)
         return replies[-1].members if ending.status is Status.READY else {}
 
     async def _poll(self, route: str, identity: str, replies: list[Reply]) -> None:
-        """Add polls until one says that it is over, or several that it is so without outputs or cannot be read."""
+        """Append polls until one is final, or several are final without outputs or unreadable."""
         doubts = 0
         while True:
             replies.append(await self._client.get(route, identity, wait=True))
-            ending = _decide(replies[-1].members)
+            ending = _state_of(replies[-1].members)
             doubts += ending.status.final and not ending.certain
             unreadable = len(replies) > _TRIES and not any(reply.accepted for reply in replies[-_TRIES:])
             if unreadable or (ending.status.final and (ending.certain or doubts > _TRIES)):
@@ -200,15 +200,15 @@ class Experiments:
             await anyio.sleep(self._pause)
 
     def _describe_course(self, route: str, replies: list[Reply]) -> None:
-        """Add rows for the words an operation went through, and for outputs that are early or late."""
+        """Add findings about the statuses of an operation, and about outputs that are early or late."""
         words: list[str] = []
         for reply in replies:
             word = str(reply.members.get("status")) if reply.accepted else reply.describe()
             words += [word] if words[-1:] != [word] else []
-        endings_of = [_decide(reply.members) for reply in replies]
-        came, end = ", then ".join(words), "failed" if endings_of[-1].status is Status.FAILED else "ready"
-        usual = came in (f"processing, then {end}", end)
-        self._findings.add(f"status words of {route}", came, f"processing, then {end}", agrees=usual)
+        endings_of = [_state_of(reply.members) for reply in replies]
+        observed, end = ", then ".join(words), "failed" if endings_of[-1].status is Status.FAILED else "ready"
+        usual = observed in (f"processing, then {end}", end)
+        self._findings.add(f"status words of {route}", observed, f"processing, then {end}", agrees=usual)
         early = sum(
             completion.is_running(reply.members.get("status")) and bool(_find_outputs(reply.members))
             for reply in replies
@@ -220,8 +220,8 @@ class Experiments:
             f"outputs of {route} once it is over", f"none in {late} reads{filled}" if late else "at once", "at once"
         )
 
-    async def _look_at_outputs(self, route: str, accepted: Reply, final: Mapping[str, JsonValue]) -> None:
-        """Describe the outputs of an operation that is over, and read it once more (U1, U5)."""
+    async def _check_outputs(self, route: str, accepted: Reply, final: Mapping[str, JsonValue]) -> None:
+        """Add findings about the outputs of a final operation, and read it once more (U1, U5)."""
         name = RESULTS.get(route, "outputs")
         value = final.get(name, MISSING)
         outputs = _find_outputs(final)
@@ -250,8 +250,8 @@ class Experiments:
         order = "the same" if before == after else "another order" if sorted(before) == sorted(after) else "other paths"
         self._findings.add(f"order of the outputs of {route} in another GET", order, "the same")
 
-    async def _look_at_file(self, final: Mapping[str, JsonValue]) -> None:
-        """Fetch a file, and a part of it (U11)."""
+    async def _check_file(self, final: Mapping[str, JsonValue]) -> None:
+        """Download a file, and a range of it (U11)."""
         output = next(iter(_find_outputs(final)), {})
         url, add = str(output.get("url")), self._findings.add
         statuses: list[str] = []
@@ -296,19 +296,19 @@ class Experiments:
                 "length of the audio", f"{difference:+.1f} s", "as announced, to half a second", agrees=near
             )
 
-    async def _ask_with_a_source(self, song: Mapping[str, JsonValue]) -> None:
+    async def _check_sources(self, song: Mapping[str, JsonValue]) -> None:
         """Use an output as a source: stems, a remix, and a cut-down by a URL of another spelling (U1, U14)."""
         url = next((str(output.get("url")) for output in _find_outputs(song)), None)
         if url is None:
             self._findings.skip(f"{STEMS} and {CUT} (U1)", "there was no song to take")
             return
-        await self._finish(STEMS, {"source": {"url": url}})
-        await self._finish(REMIX, {"source": {"url": url}, "n_variations": 1})
-        await self._finish(CUT, {"source": {"url": _respell(url)}, "target_duration": 4.5})
+        await self._run(STEMS, {"source": {"url": url}})
+        await self._run(REMIX, {"source": {"url": url}, "n_variations": 1})
+        await self._run(CUT, {"source": {"url": _respell(url)}, "target_duration": 4.5})
 
-    async def _ask_for_a_failure(self) -> None:
-        """Give a source that cannot be fetched (U7)."""
-        reply = await self._client.put(STEMS, {"source": {"url": NOWHERE}})
+    async def _check_failure(self) -> None:
+        """Submit a source that cannot be fetched (U7)."""
+        reply = await self._client.put(STEMS, {"source": {"url": UNREACHABLE_URL}})
         question = "a source that cannot be fetched (U7)"
         if not reply.accepted:
             self._findings.note(question, reply.describe(), "refused or failed: both are handled")
@@ -324,14 +324,14 @@ class Experiments:
             known = {"code", "message"} <= members_of.keys() and members_of["code"].startswith('"')
             self._findings.add("error of a failed operation", form, "an object with code and message", agrees=known)
 
-    async def _ask_what_should_be_refused(self) -> None:
-        """Send what the documentation excludes, or does not name (U8, U9), and what a firewall may dislike."""
+    async def _check_rejections(self) -> None:
+        """Submit requests that the documentation excludes or does not mention (U8, U9), and one for a firewall."""
         effect = {"prompt": "a door", "duration": 1}
         for question, route, body, assumed in (
             ("a duration of 0 (U8)", FX, {**effect, "duration": 0}, "422"),
             ("a duration of a million seconds (U8)", FX, {**effect, "duration": 1e6}, "422"),
             ("neither prompt nor reference (U9)", INSTRUMENTAL, {}, "422"),
-            ("prompt and reference (U9)", INSTRUMENTAL, {"prompt": "a", "reference": {"url": NOWHERE}}, "422"),
+            ("prompt and reference (U9)", INSTRUMENTAL, {"prompt": "a", "reference": {"url": UNREACHABLE_URL}}, "422"),
             ("a member nobody documented (U9)", FX, {**effect, "probe": 1}, ""),
             ("an explicit null (U9)", SAMPLE, {**effect, "loopable": None}, ""),
             ("markup in a prompt", FX, {**effect, "prompt": "<script>door</script>"}, "200"),
@@ -342,11 +342,11 @@ class Experiments:
             else:
                 self._findings.note(question, reply.describe(), "never sent")
 
-    def describe_webhook(self, delivered: Delivered | None, secret: str) -> None:
-        """Add rows for the form of a webhook (U10), or for its absence."""
+    def describe_webhook(self, delivered: Delivery | None, secret: str) -> None:
+        """Add findings about a webhook (U10), or its absence."""
         add = self._findings.add
         if delivered is None:
-            add("a webhook for callback_url (U10)", "none came", "one came")
+            add("a webhook for callback_url (U10)", "none received", "one received")
             return
         prefixes = [prefix for prefix in ("webhook", "svix") if f"{prefix}-id" in delivered.headers]
         add("headers of a webhook (U10)", " and ".join(prefixes) or "neither webhook-id nor svix-id", "webhook")
@@ -392,7 +392,7 @@ _HELD = "held until it is over, or 20 s"
 
 
 def _find_key(secret: str, signed: Mapping[str, str], body: bytes) -> str:
-    """Return which reading of a secret fits a signature."""
+    """Return which interpretation of a secret matches a signature."""
     try:
         keys = signing.read_secret(secret)
     except SettingsError:
@@ -407,7 +407,7 @@ def _find_key(secret: str, signed: Mapping[str, str], body: bytes) -> str:
 
 
 def _find_path(data: JsonValue, identity: object, *, depth: int = 3) -> str:
-    """Return the names that lead to the object with an id, dotted; that of the answer itself is ``(bare)``."""
+    """Return the dotted path of the object with an id; ``(bare)`` for the response itself."""
     if isinstance(data, dict):
         if data.get("id") == identity:
             return "(bare)"
@@ -426,7 +426,7 @@ def _find_outputs(found: Mapping[str, JsonValue]) -> list[JsonObject]:
     ]
 
 
-def _decide(found: Mapping[str, JsonValue]) -> Ending:
+def _state_of(found: Mapping[str, JsonValue]) -> Ending:
     error = fields.read_error(found.get("error")) is not None
     return completion.decide(found.get("status"), outputs=bool(_find_outputs(found)), error=error)
 
@@ -453,7 +453,7 @@ def _show_id(identity: object) -> str:
 
 
 def _respell(url: str) -> str:
-    """Return a URL that normalising changes and that leads to the same place."""
+    """Return another spelling of a URL, which normalisation changes."""
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host}/./{path}"

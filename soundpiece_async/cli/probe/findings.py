@@ -1,4 +1,4 @@
-"""What the probe found: one row for each question."""
+"""Findings of the probe: one row per question."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -9,12 +9,12 @@ from soundpiece_async._core.redaction import redact_text
 
 
 class Verdict(StrEnum):
-    """Whether the service does what the library assumes."""
+    """Whether the service behaves as the library assumes."""
 
     AGREES = "agrees"
     DIFFERS = "differs"
     OPEN = "open"
-    """Nothing is assumed: any answer is handled."""
+    """No assumption: any behaviour is handled."""
     NOT_TRIED = "not tried"
 
 
@@ -24,19 +24,19 @@ class Finding:
 
     Attributes:
         question: an open question of the documentation.
-        came: what the service did.
-        assumed: what the library assumes, or does about it.
-        verdict: how the two compare.
+        observed: behaviour of the service.
+        assumed: assumption of the library, or how it handles the behaviour.
+        verdict: result of the comparison.
     """
 
     question: str
-    came: str
+    observed: str
     assumed: str
     verdict: Verdict
 
 
 class Findings:
-    """Collects rows, in the order of the questions."""
+    """Collects findings in the order of the questions."""
 
     def __init__(self) -> None:
         self._rows: list[Finding] = []
@@ -44,20 +44,22 @@ class Findings:
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._rows)
 
-    def add(self, question: str, came: str, assumed: str, *, agrees: bool | None = None) -> None:
-        """Add a row; without ``agrees`` the two texts are compared."""
-        same = came == assumed if agrees is None else agrees
-        self._add(question, came, assumed, Verdict.AGREES if same else Verdict.DIFFERS)
+    def add(self, question: str, observed: str, assumed: str, *, agrees: bool | None = None) -> None:
+        """Add a finding; ``agrees=None`` compares the two texts."""
+        same = observed == assumed if agrees is None else agrees
+        self._add(question, observed, assumed, Verdict.AGREES if same else Verdict.DIFFERS)
 
-    def note(self, question: str, came: str, done: str) -> None:
-        """Add a row about which nothing is assumed."""
-        self._add(question, came, done, Verdict.OPEN)
+    def note(self, question: str, observed: str, done: str) -> None:
+        """Add a finding without an assumption."""
+        self._add(question, observed, done, Verdict.OPEN)
 
     def skip(self, question: str, why: str) -> None:
-        """Add a row for what was not tried."""
+        """Add a question that was not tried."""
         self._add(question, "", why, Verdict.NOT_TRIED)
 
-    def _add(self, question: str, came: str, assumed: str, verdict: Verdict) -> None:
+    def _add(self, question: str, observed: str, assumed: str, verdict: Verdict) -> None:
         self._rows.append(
-            Finding(question=question, came=redact_text(came) if came else "", assumed=assumed, verdict=verdict)
+            Finding(
+                question=question, observed=redact_text(observed) if observed else "", assumed=assumed, verdict=verdict
+            )
         )

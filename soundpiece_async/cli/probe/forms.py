@@ -1,4 +1,4 @@
-"""The form of JSON values, without their content: what a report may show of an answer."""
+"""Describes the form of JSON values without their content, for a report."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,11 +8,11 @@ from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.redaction import redact_text
 
 MISSING = object()
-"""Stands for a member that is not there."""
+"""Marks a missing field."""
 
 
 def show_form(value: object) -> str:
-    """Return the type of a value and, of a text, its pattern: digits as 9, letters as a."""
+    """Return the type of a value and, for text, its pattern: 9 for digits, a for letters."""
     match value:
         case str():
             form = f'"{_show_pattern(value)}"' if value else "an empty text"
@@ -31,7 +31,7 @@ def _show_pattern(text: str) -> str:
 
 
 def show_time(value: object) -> str:
-    """Return the form of a point in time, and whether ISO 8601 knows it."""
+    """Return the form of a time, and whether it is ISO 8601."""
     if value is MISSING or value is None or value == "" or not isinstance(value, str):
         return show_form(value) if not isinstance(value, int | float) else f"a number of {len(str(int(value)))} digits"
     try:
@@ -42,15 +42,15 @@ def show_time(value: object) -> str:
 
 
 def compare(sent: Mapping[str, JsonValue], echoed: Mapping[str, JsonValue]) -> Iterator[str]:
-    """Return, for each member that came back otherwise than it was sent, its name and what happened to it."""
+    """Yield name and change of each field that was echoed with another value."""
     for name, value in sent.items():
         found = echoed.get(name, MISSING)
         if name == "callback_url" or found == value:
             continue
-        yield f"{name}: {_explain(value, found)}"
+        yield f"{name}: {_describe_change(value, found)}"
 
 
-def _explain(sent: object, found: object) -> str:
+def _describe_change(sent: object, found: object) -> str:
     if isinstance(sent, str) and isinstance(found, str):
         return " and ".join(_name_changes(sent, found)) or "another text"
     if isinstance(sent, int | float) and isinstance(found, int | float):
@@ -61,7 +61,7 @@ def _explain(sent: object, found: object) -> str:
 
 
 def _name_changes(sent: str, found: str) -> Iterator[str]:
-    """Return which of the marks of a prompt made for this were lost."""
+    """Yield the changes of a text, found by the marks in ``PROMPT``."""
     for what, mark in CHANGES.items():
         if mark in sent and mark not in found:
             yield what
@@ -74,4 +74,4 @@ def _name_changes(sent: str, found: str) -> Iterator[str]:
 _NAMES = {type(None): "null", bool: "true or false"}
 CHANGES = {"composed to NFC": "e\u0301", "line ends changed": "\r\n", "escaped": "<b>"}
 PROMPT = " soft de\u0301ja\u0300 vu <b>&</b>\r\nof a door "
-"""A prompt in which every way of normalising a text leaves a trace."""
+"""A prompt that reveals every kind of normalisation."""

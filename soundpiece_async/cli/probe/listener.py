@@ -1,4 +1,4 @@
-"""Receives the webhooks of the probe, as they come."""
+"""Receives the webhooks of the probe."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -9,8 +9,8 @@ from aiohttp import web
 
 
 @attrs.frozen(kw_only=True)
-class Delivered:
-    """One delivery: its headers, with names in lower case, and its body."""
+class Delivery:
+    """One delivery: headers with lower-case names, and body."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -18,31 +18,31 @@ class Delivered:
 
 @attrs.define(eq=False)
 class Listener:
-    """The first delivery, once it has come."""
+    """Stores the first delivery."""
 
-    first: Delivered | None = None
-    _came: anyio.Event = attrs.field(factory=anyio.Event)
+    first: Delivery | None = None
+    _received: anyio.Event = attrs.field(factory=anyio.Event)
 
-    def take(self, delivery: Delivered) -> None:
-        """Keep a delivery, if it is the first."""
+    def take(self, delivery: Delivery) -> None:
+        """Store a delivery, if it is the first."""
         self.first = self.first or delivery
-        self._came.set()
+        self._received.set()
 
-    async def wait(self, *, timeout: float) -> Delivered | None:
-        """Wait for the first delivery; None after ``timeout`` seconds without."""
+    async def wait(self, *, timeout: float) -> Delivery | None:
+        """Wait for the first delivery; return None after ``timeout`` seconds."""
         with anyio.move_on_after(timeout):
-            await self._came.wait()
+            await self._received.wait()
         return self.first
 
 
 @asynccontextmanager
 async def listen(port: int) -> AsyncGenerator[Listener]:
-    """Listen on a port of this machine until the end of the block; every delivery is answered 204."""
+    """Listen on a local port until the end of the block, and answer every delivery with 204."""
     listener = Listener()
 
     async def take(request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        listener.take(Delivered(headers=headers, body=await request.read()))
+        listener.take(Delivery(headers=headers, body=await request.read()))
         return web.Response(status=204)
 
     app = web.Application(client_max_size=1 << 20)
