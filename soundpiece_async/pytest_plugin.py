@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from soundpiece_async import Session, Settings
     from soundpiece_async.simulator import Simulator
 
+Options: TypeAlias = dict[str, Any]
 Scope: TypeAlias = Literal["function", "class", "module", "package", "session"]
 
 _MARKER = """\
@@ -40,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def soundpiece_options() -> dict[str, Any]:
+def soundpiece_options() -> Options:
     """Options of every simulator; override it in your conftest.py, the marker's come on top.
 
     By default pieces are ready some 500 times sooner than the real service's, songs are short, and webhooks may go to
@@ -50,7 +51,7 @@ def soundpiece_options() -> dict[str, Any]:
 
 
 @pytest.fixture
-def soundpiece_simulator(request: pytest.FixtureRequest, soundpiece_options: dict[str, Any]) -> Iterator[Simulator]:
+def soundpiece_simulator(request: pytest.FixtureRequest, soundpiece_options: Options) -> Iterator[Simulator]:
     """The test's own simulated service, with the options of its `soundpiece` markers, the closest first."""
     marks = list(request.node.iter_markers("soundpiece"))
     if any(mark.args for mark in marks):
@@ -68,9 +69,7 @@ def soundpiece_simulator(request: pytest.FixtureRequest, soundpiece_options: dic
 
 
 @pytest.fixture(scope="session")
-def soundpiece_shared_simulator(
-    request: pytest.FixtureRequest, soundpiece_options: dict[str, Any]
-) -> Iterator[Simulator]:
+def soundpiece_shared_simulator(request: pytest.FixtureRequest, soundpiece_options: Options) -> Iterator[Simulator]:
     """One simulated service for the whole run, for fixtures of that scope, as an application that is started once."""
     yield from _run_simulator(request, soundpiece_options)
 
@@ -123,7 +122,7 @@ def _soundpiece_thread() -> Iterator[BlockingPortal]:
         yield portal
 
 
-def _run_simulator(request: pytest.FixtureRequest, options: dict[str, Any]) -> Iterator[Simulator]:
+def _run_simulator(request: pytest.FixtureRequest, options: Options) -> Iterator[Simulator]:
     try:
         from soundpiece_async.simulator import Simulator  # it renders audio: half a second of imports
     except ModuleNotFoundError as error:
@@ -182,12 +181,12 @@ def _make_asyncio_fixtures() -> ModuleType:
     """Make one fixture for each loop that pytest-asyncio may run a test in: a session is of one loop."""
     import pytest_asyncio  # it is optional, and here: it runs this test
 
-    def make(scope: Scope) -> Callable[..., Any]:
+    def make(scope: Scope) -> Callable[..., object]:
         async def open_session(soundpiece_settings: Settings) -> AsyncIterator[Session]:
             async with _make_session(soundpiece_settings) as session:
                 yield session
 
-        fixture: Callable[..., Any] = pytest_asyncio.fixture(
+        fixture: Callable[..., object] = pytest_asyncio.fixture(
             open_session, loop_scope=scope, name=f"_soundpiece_session_asyncio_{scope}"
         )
         return fixture

@@ -1,12 +1,11 @@
 """Composes the scores of an operation; nothing is rendered here."""
 
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import attrs
 
-from soundpiece_async.simulator.schema import Route
+from soundpiece_async.simulator.schema import JsonObject, Route
 from soundpiece_async.simulator.tone import Score, Style, compose, cut_down, remix, stems
 
 
@@ -30,7 +29,7 @@ class AudioOptions:
 
 
 def compose_tracks(
-    route: Route, echo: Mapping[str, Any], *, source: Score | None, audio_options: AudioOptions, rng: random.Random
+    route: Route, echo: JsonObject, *, source: Score | None, audio_options: AudioOptions, rng: random.Random
 ) -> tuple[ComposedTrack, ...]:
     """Compose what a request asks for from its members, its source and the random numbers."""
     if source is not None:
@@ -58,7 +57,7 @@ def track_for_foreign_url(url: str, *, audio_options: AudioOptions) -> Score:
 
 
 def _adapt(
-    route: Route, echo: Mapping[str, Any], source: Score, *, variations: int, rng: random.Random
+    route: Route, echo: JsonObject, source: Score, *, variations: int, rng: random.Random
 ) -> tuple[ComposedTrack, ...]:
     """Compose from a source, or from a reference when the request has no prompt."""
     match route.name:
@@ -72,7 +71,7 @@ def _adapt(
             return _vary(count, lambda seed: remix(source, seed=seed, prompt=prompt), rng=rng)
 
 
-def _shape(echo: Mapping[str, Any], style: Style, *, rng: random.Random) -> ComposedTrack:
+def _shape(echo: JsonObject, style: Style, *, rng: random.Random) -> ComposedTrack:
     """Compose one sample or effect of the requested length."""
     loop = echo.get("loopable", False)
     return ComposedTrack(

@@ -1,26 +1,26 @@
 """Operations, their outputs and errors, and their JSON (docs/api.md#operation-fields)."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import attrs
 
 from soundpiece_async.simulator.music import ComposedTrack
-from soundpiece_async.simulator.schema import Route, Submission
+from soundpiece_async.simulator.schema import Document, JsonObject, Route, Submission
 from soundpiece_async.simulator.signed_urls import IssuedUrl, write_time
 
 Status = Literal["processing", "ready", "failed"]
-FUTURE_MEMBERS: Mapping[str, Any] = {"added_since": {"anything": [1, None, "more"]}}
+FUTURE_MEMBERS: JsonObject = {"added_since": {"anything": [1, None, "more"]}}
 """A member that no client knows: new members are no breaking change (docs/api.md#versioning)."""
 
 
 class RefusalError(Exception):
     """A request that an error status answers; `body` is its JSON."""
 
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, body: JsonObject) -> None:
         super().__init__(status, body)
         self.status: int = status
-        self.body: Mapping[str, Any] = body
+        self.body: JsonObject = body
 
 
 @attrs.frozen(kw_only=True)
@@ -69,8 +69,8 @@ def describe(
     status: str,
     created_at: float,
     links: list[tuple[OutputTrack, IssuedUrl]],
-    future_members: Mapping[str, Any],
-) -> dict[str, Any]:
+    future_members: JsonObject,
+) -> Document:
     """Return the operation object of an envelope or a webhook: every member, null where empty."""
     outputs = [{**_describe_output(track, link), **future_members} for track, link in links]
     single = operation.route.result == "output"
@@ -87,7 +87,7 @@ def describe(
     }
 
 
-def _describe_output(track: OutputTrack, link: IssuedUrl) -> dict[str, Any]:
+def _describe_output(track: OutputTrack, link: IssuedUrl) -> Document:
     kind = {} if track.composed.kind is None else {"kind": track.composed.kind}
     return {
         **kind,
@@ -97,6 +97,6 @@ def _describe_output(track: OutputTrack, link: IssuedUrl) -> dict[str, Any]:
     }
 
 
-def _describe_error(error: OperationError) -> dict[str, Any]:
+def _describe_error(error: OperationError) -> Document:
     code = {} if error.code is None else {"code": error.code}
     return {**code, "message": error.message}

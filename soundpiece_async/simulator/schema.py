@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 
 import attrs
 
-FieldError = dict[str, Any]
+JsonObject = Mapping[str, Any]
+Document = dict[str, Any]
+"""A JSON object that is being built."""
 LONGEST = 600.0
 """Seconds of audio asked for in one request; the published schema names no bound (docs/api.md#new-sample)."""
 
@@ -245,7 +247,7 @@ ABSENT = object()
 class InvalidRequestError(Exception):
     """A request that a 422 answers; `errors` is the `detail` of its body."""
 
-    def __init__(self, errors: list[FieldError]) -> None:
+    def __init__(self, errors: list[Document]) -> None:
         super().__init__(errors)
         self.errors = errors
 
@@ -281,7 +283,7 @@ class Submission:
 
     key: str
     callback_url: str | None
-    echo: Mapping[str, Any]
+    echo: JsonObject
 
 
 _LYRICS = Member("lyrics", check_lyrics)
@@ -373,7 +375,7 @@ def check_body(route: Route, body: object, *, private_callbacks: bool = False) -
 
 def check_query(query: Mapping[str, str], *, any_id: bool = False) -> tuple[str, bool]:
     """Read the parameters of a GET: the operation's id, of the documented form or any, and whether to hold it."""
-    errors: list[FieldError] = []
+    errors: list[Document] = []
     identity = query.get("id")
     if identity is None:
         errors.append(_error(("query", "id"), _MISSING, None))
@@ -400,7 +402,7 @@ def refuse_operation(identity: str) -> InvalidRequestError:
     return InvalidRequestError([_error(("query", "id"), invalid, {"id": identity})])
 
 
-def _refuse_whole(route: Route, body: object) -> list[FieldError]:
+def _refuse_whole(route: Route, body: object) -> list[Document]:
     """Return the errors of a body that is not an object: one, or one for each of two bodies (rule 4)."""
     if body is ABSENT:
         return [_error(("body",), _MISSING, None)]
@@ -408,10 +410,10 @@ def _refuse_whole(route: Route, body: object) -> list[FieldError]:
     return [_within(name, whole) for name in route.bodies.values()] or [whole]
 
 
-def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[str, Any], list[FieldError]]:
+def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[Document, list[Document]]:
     """Return the values of the members that are valid, and a field error for each that is not."""
-    values: dict[str, Any] = {}
-    errors: list[FieldError] = []
+    values: Document = {}
+    errors: list[Document] = []
     for member in members:
         value = body.get(member.name, ABSENT)
         if value is ABSENT and member.default is not ABSENT:
@@ -426,7 +428,7 @@ def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[dict[s
     return values, errors
 
 
-def _choose(route: Route, body: Mapping[str, object]) -> tuple[dict[str, Any], list[FieldError]]:
+def _choose(route: Route, body: Mapping[str, object]) -> tuple[Document, list[Document]]:
     """Return the values and errors of the alternative of a union body that was sent, by rule 4."""
     read = {member.name: _read((member,), body) for member in route.members if member.name in route.bodies}
     fitting = [values for values, errors in read.values() if not errors]
@@ -443,16 +445,16 @@ def _choose(route: Route, body: Mapping[str, object]) -> tuple[dict[str, Any], l
             return {}, [_error(("body",), value_error(f"send only one of {names}"), body)]
 
 
-def _within(alternative: str, error: FieldError) -> FieldError:
+def _within(alternative: str, error: Document) -> Document:
     """Return the same error with the alternative it belongs to in its path."""
     head, *tail = error["loc"]
     return error | {"loc": [head, alternative, *tail]}
 
 
-def _error(path: tuple[str, ...], invalid: InvalidValueError, whole: object) -> FieldError:
+def _error(path: tuple[str, ...], invalid: InvalidValueError, whole: object) -> Document:
     """Return one entry of a 422's `detail`; `whole` is the body, or the query."""
     location = (*path, *invalid.below)
-    error: FieldError = {"type": invalid.kind, "loc": list(location), "msg": invalid.message}
+    error: Document = {"type": invalid.kind, "loc": list(location), "msg": invalid.message}
     refused = _find(whole, location[1:])
     if _is_json(refused):
         error["input"] = refused

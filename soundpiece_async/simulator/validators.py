@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from soundpiece_async.simulator.schema import ROUTES
@@ -10,15 +10,18 @@ from soundpiece_async.simulator.schema import ROUTES
 if TYPE_CHECKING:
     import attrs
 
-Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-Rule = tuple[str, Callable[[Any], bool]]
+    Attribute: TypeAlias = attrs.Attribute[Any]
+
+Validator = Callable[[Any, "Attribute", Any], None]
+Predicate = Callable[[Any], bool]
+Rule = tuple[str, Predicate]
 """What a value must be, in words and as code."""
 
 
-def must_be(what: str, fits: Callable[[Any], bool]) -> Validator:
+def must_be(what: str, fits: Predicate) -> Validator:
     """Make a validator of a rule."""
 
-    def check(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    def check(_: object, attribute: "Attribute", value: object) -> None:
         require((what, fits), attribute.name, value)
 
     return check
@@ -80,7 +83,7 @@ def check_duration(route: str, seconds: float) -> float:
     return seconds
 
 
-def check_durations(_: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+def check_durations(_: object, attribute: "Attribute", value: object) -> None:
     """Processing times: none, those of some routes, or a callable, whose answers are checked when it is asked."""
     if isinstance(value, Mapping):
         for route, seconds in value.items():

@@ -14,15 +14,13 @@ import hashlib
 import hmac
 import json
 from collections import Counter, deque
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
 import attrs
 
-from soundpiece_async.simulator.schema import is_private
+from soundpiece_async.simulator.schema import JsonObject, is_private
 
 _RETRY_AFTER = 5.0
 _GROWTH = 4.0
@@ -126,7 +124,7 @@ class WebhookSender:
         return status is not None and status // 100 == 2
 
 
-def write_event(route: str, document: Mapping[str, Any], *, status: str) -> bytes:
+def write_event(route: str, document: JsonObject, *, status: str) -> bytes:
     """Return the body of an event: its type, which ends with the operation's own status or the one given, and its data.
 
     The data is the bare operation object, without an envelope.

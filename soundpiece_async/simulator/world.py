@@ -18,7 +18,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import attrs
 
@@ -32,7 +31,7 @@ from soundpiece_async.simulator.operations import (
     ServerOperation,
     describe,
 )
-from soundpiece_async.simulator.schema import Route, Submission
+from soundpiece_async.simulator.schema import Document, JsonObject, Route, Submission
 from soundpiece_async.simulator.signed_urls import SignedUrl, Signer, parse_signed_url
 from soundpiece_async.simulator.validators import check_duration
 from soundpiece_async.simulator.variations import Variations
@@ -80,7 +79,7 @@ class World:
         return self._agenda[0][0] if self._agenda else math.inf
 
     @property
-    def future_members(self) -> Mapping[str, Any]:
+    def future_members(self) -> JsonObject:
         """The members that no client knows; none unless `forward`."""
         return FUTURE_MEMBERS if self.forward else {}
 
@@ -147,7 +146,7 @@ class World:
         operation.tracks = tuple(_replace_audio(track) for track in operation.tracks)
         self._tracks.update((track.name, track) for track in operation.tracks)
 
-    def present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> dict[str, Any]:
+    def present(self, operation: ServerOperation, *, now: float, at_first: bool = False) -> Document:
         """Return the operation object as of `now`, with fresh URLs; or `at_first`, as in the response to its PUT."""
         status: str = "processing" if at_first else operation.status
         if self.forward and status == "processing" and now < (operation.created + operation.due) / 2:
@@ -233,7 +232,7 @@ class World:
         """Return the output that a source refers to, if its URL is valid now."""
         return self._tracks.get(source.name) if self.signer.allows(source, wall=self.wall(now)) else None
 
-    def _rng(self, route: Route, echo: Mapping[str, Any], *, source: str | None) -> random.Random:
+    def _rng(self, route: Route, echo: JsonObject, *, source: str | None) -> random.Random:
         """Return the random generator of one operation (rule 2)."""
         work = _digest(self.seed, route.name, {**echo, "source": source, "reference": None})
         self._repeats[work] += 1

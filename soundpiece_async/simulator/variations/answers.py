@@ -14,7 +14,8 @@ import attrs
 from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Response, html_response, json_response
-from soundpiece_async.simulator.variations.variation import Document, Table, Variation
+from soundpiece_async.simulator.schema import Document
+from soundpiece_async.simulator.variations.variation import Table, Variation
 
 Refuse = Callable[[ReceivedRequest, ServerOperation | None], Response | None]
 _EARLY_READS = 2

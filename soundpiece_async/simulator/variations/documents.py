@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from soundpiece_async.simulator.operations import ServerOperation
-from soundpiece_async.simulator.schema import ABSENT
-from soundpiece_async.simulator.variations.variation import Document, Table, Variation
+from soundpiece_async.simulator.schema import ABSENT, Document
+from soundpiece_async.simulator.variations.variation import Table, Variation
 
 Change = Callable[[Document, ServerOperation], None]
 _DEFAULT_PORTS = {"http": 80, "https": 443}

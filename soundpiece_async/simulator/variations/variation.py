@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
 
 import attrs
 
 from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Response
+from soundpiece_async.simulator.schema import Document
 from soundpiece_async.simulator.webhooks import Event
-
-Document = dict[str, Any]
 
 
 @attrs.frozen(kw_only=True)
