@@ -7,7 +7,7 @@ operation keep the numbers that they had when they were first seen.
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,8 +23,9 @@ from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import Handle, Output, Request
+from soundpiece_async._core.requests import AudioSource, Handle, Output, Request
 from soundpiece_async._core.retry import Budget
+from soundpiece_async._core.wire import ApiRequest
 from soundpiece_async._lifetime import NEVER, StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._transport import Transport
@@ -195,6 +196,7 @@ class _Submission:
     budget: Budget | None = None  # what all who submit it at the same time share
     outage: SoundpieceError | None = None  # how the last attempt ended, for those who waited for it meanwhile
     body: bytes | None = attrs.field(default=None, repr=False)
+    renew_at: datetime | None = None  # when the URLs of sources in it must be renewed
     raw: Mapping[str, JsonValue] | None = attrs.field(default=None, repr=False)
     """Of its operation, which itself holds the request: that would keep itself alive."""
     id: str = ""
@@ -298,19 +300,30 @@ class Submitter:
 
     async def _encode(self, request: Request, submission: _Submission) -> bytes:
         if submission.body is None:
-            submission.body = codec.encode_request(await self._renew_sources(request))
+            request = await self._renew_sources(request)
+            submission.body, submission.renew_at = codec.encode_request(request), self._find_renewal(request)
         return submission.body
 
     async def _send(
         self, request: R, submission: _Submission, stop: StopSignal, prepared: PreparedSubmit | None
     ) -> Operation[R]:
-        attempts, before_attempt = submission.attempts, None
+        attempts = submission.attempts
         if prepared is not None:
-            submission.body, before_attempt = prepared.body, prepared.before_attempt
+            submission.body, submission.renew_at = prepared.body, None
             prepared.attempts.before |= attempts.may_have_been_accepted
             attempts = submission.attempts = prepared.attempts
         call = wire.submit_request(request, await self._encode(request, submission))
         submission.budget = submission.budget or self._transport.make_budget()
+
+        async def before_attempt() -> ApiRequest:
+            nonlocal call
+            if prepared is not None:
+                await prepared.before_attempt()
+            elif not attempts.started and submission.renew_at and submission.renew_at <= self._transport.now:
+                submission.body = None  # these bytes were never sent, and a URL in them expires
+                call = wire.submit_request(request, await self._encode(request, submission))
+            return call
+
         try:
             reading = await self._transport.send(
                 call,
@@ -339,13 +352,39 @@ class Submitter:
         return operation
 
     async def _renew_sources(self, request: Request) -> Request:
-        """Renew the URL of a source that is an output of an earlier operation and about to expire."""
+        """Renew the URLs of sources that are about to expire: outputs of operations, or those with a ``renew``."""
         changes: dict[str, Any] = {}
         for name in ("source", "reference"):
             source, until = getattr(request, name, None), self._transport.now + URL_RENEWAL_MARGIN
-            if isinstance(source, Output) and source.expires_at and source.expires_at < until:
-                changes[name] = await self._reader.renew(source)
+            expires_at = _find_expiry(source)
+            if expires_at is not None and expires_at < until:
+                changes[name] = await self._renew_source(source)
         return attrs.evolve(request, **changes) if changes else request
+
+    async def _renew_source(self, source: Any) -> Output | AudioSource:
+        if isinstance(source, Output):
+            return await self._reader.renew(source)
+        renewed = await source.renew()
+        if not isinstance(renewed, AudioSource):
+            raise TypeError(f"AudioSource.renew must return an AudioSource, not {type(renewed).__name__}")
+        return renewed
+
+    def _find_renewal(self, request: Request) -> datetime | None:
+        """Return when the sources of a request should be renewed; None: never.
+
+        A new URL is used until it expires, however short its life is.
+        """
+        expiries = [_find_expiry(getattr(request, name, None)) for name in ("source", "reference")]
+        early = self._transport.now + URL_RENEWAL_MARGIN
+        return min((at - URL_RENEWAL_MARGIN if at > early else at for at in expiries if at is not None), default=None)
+
+
+def _find_expiry(source: object) -> datetime | None:
+    """Return when the URL of a source expires; None: never, or it cannot be renewed, or is unknown."""
+    if not isinstance(source, Output) and not (isinstance(source, AudioSource) and source.renew is not None):
+        return None
+    expires_at = source.expires_at
+    return expires_at.replace(tzinfo=UTC) if expires_at is not None and expires_at.tzinfo is None else expires_at
 
 
 def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:

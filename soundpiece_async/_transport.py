@@ -143,7 +143,7 @@ class Transport:
         priority: Priority,
         read: Callable[[ApiResponse, ApiRequest], T],
         stop: StopSignal = NEVER,
-        before_attempt: Callable[[], Awaitable[None]] | None = None,
+        before_attempt: Callable[[], Awaitable[ApiRequest]] | None = None,
         attempts: Attempts | None = None,
         budget: Budget | None = None,
     ) -> T:
@@ -156,7 +156,8 @@ class Transport:
             priority: who goes first at the gate; submits have slots of their own.
             read: makes the result of an answer to the call, or raises what it stands for.
             stop: of the run that the call belongs to: once it is set, nothing more is sent.
-            before_attempt: awaited before each attempt, in its slot and before the gate: a permit must not grow old.
+            before_attempt: awaited before each attempt, in its slot and before the gate, because a permit must not grow
+                old; returns the call to send.
             attempts: of a submit; keeps count of them, and knows those made earlier.
             budget: what is left of it; None: ``RetryPolicy.submit_max_elapsed``.
 
@@ -169,7 +170,7 @@ class Transport:
             outage = self.pacer.outage_seconds
             try:
                 until = outage + state.budget.left
-                ticket = await self._acquire_turn(call, slots, priority, before_attempt, stop, until=until)
+                ticket, call = await self._acquire_turn(call, slots, priority, before_attempt, stop, until=until)
             except OutageTimeout:
                 raise self._give_up(state, error) from None
             state.budget.charge(self.pacer.outage_seconds - outage)
@@ -221,11 +222,11 @@ class Transport:
         call: ApiRequest,
         slots: "anyio.CapacityLimiter",
         priority: Priority,
-        before_attempt: Callable[[], Awaitable[None]] | None,
+        before_attempt: Callable[[], Awaitable[ApiRequest]] | None,
         stop: StopSignal,
         *,
         until: float,
-    ) -> Ticket:
+    ) -> tuple[Ticket, ApiRequest]:
         """Wait for a slot, then for a permit; of an outage only until then, in ``Pacer.outage_seconds``."""
         try:
             slots.acquire_nowait()
@@ -236,8 +237,8 @@ class Transport:
             logger.debug("%s: waited %.3f s for one of %d slots", call, monotonic() - began, slots.total_tokens)
         try:
             if before_attempt is not None:
-                await before_attempt()
-            return await self.pacer.acquire(priority, what=call, until=until, stop=stop)
+                call = await before_attempt()
+            return await self.pacer.acquire(priority, what=call, until=until, stop=stop), call
         except BaseException:
             slots.release()
             raise

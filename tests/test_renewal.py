@@ -1,3 +1,5 @@
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -9,7 +11,20 @@ from helpers.raw_api import Peer, RawApi, http
 from helpers.simulation import settings as simulated
 from helpers.simulation import simulate
 
-from soundpiece_async import DownloadError, Handle, NewFx, Output, RetryPolicy, Settings, Timeouts, TransportError
+from soundpiece_async import (
+    AudioSource,
+    DownloadError,
+    Handle,
+    Limits,
+    NewFx,
+    NewInstrumental,
+    Output,
+    RetryPolicy,
+    SeparateStems,
+    Settings,
+    Timeouts,
+    TransportError,
+)
 from soundpiece_async._core import completion
 
 pytestmark = pytest.mark.anyio
@@ -127,3 +142,77 @@ async def test_a_status_that_is_no_known_end_hides_no_fresh_urls(
         sim.expire_urls()
         (file,) = await session.download(ready, tmp_path)
         assert file.bytes
+
+
+@attrs.define
+class Signer:
+    """A source that signs its URL, and counts how often."""
+
+    life: timedelta
+    signed: int = 0
+
+    async def sign(self) -> AudioSource:
+        """Sign it anew."""
+        self.signed += 1
+        return AudioSource(f"https://bucket/mix.wav?sig={self.signed}", expires_at=datetime.now(UTC) + self.life)
+
+    async def request(self) -> SeparateStems:
+        """A request with the source as it is signed now."""
+        return SeparateStems(attrs.evolve(await self.sign(), renew=self.sign))
+
+
+async def test_a_source_is_signed_anew_before_its_submit() -> None:
+    """When it expires within a minute; and the same object sent again has the bytes that it had."""
+    async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
+        long, short = Signer(timedelta(hours=1)), Signer(timedelta(seconds=30))
+        await session.submit(await long.request())
+        request = await short.request()
+        await session.submit(request)
+        await session.submit(request)
+        naive = AudioSource("https://a/b", expires_at=datetime(2020, 1, 1), renew=long.sign)  # noqa: DTZ001 - as users may
+        await session.submit(NewInstrumental(reference=naive))
+        assert (long.signed, short.signed) == (2, 2)
+        assert [json.loads(body)["source"]["url"][-5:] for body in api.puts[:2]] == ["sig=1", "sig=2"]
+        assert b"sig=2" in api.puts[2]
+        assert len(api.puts) == 3
+
+
+async def test_a_source_that_waits_is_signed_anew_until_it_was_sent() -> None:
+    """In the queue for a slot its life runs out; bytes that were sent once never change."""
+    go = anyio.Event()
+
+    async def hold(peer: Peer, honest: bytes) -> None:
+        await go.wait()
+        await peer.send(honest)
+
+    async def fail(peer: Peer, _: bytes) -> None:
+        await anyio.sleep(0.5)
+        await peer.send(http(b"{}", status="503 No"))
+
+    async with no_task_left(), RawApi(hold, fail) as api:
+        patient = attrs.evolve(settings(api.url), retries=RetryPolicy(submit_max_elapsed=60), limits=Limits(submits=1))
+        async with opened(patient) as session, anyio.create_task_group() as group:
+            signer = Signer(timedelta(seconds=60.3))
+            group.start_soon(session.submit, NewFx("door", duration=1))
+            await until(lambda: len(api.requests) == 1)
+            group.start_soon(session.submit, await signer.request())
+            await until(lambda: session.statistics().queued == 1)
+            await anyio.sleep(0.4)
+            go.set()
+    assert signer.signed >= 2
+    assert len(api.puts) == 3
+    assert api.puts[1] == api.puts[2]
+    assert f"sig={signer.signed}".encode() in api.puts[1]
+
+
+async def test_what_signs_must_return_a_source() -> None:
+    """Anything else is a bug of the caller, and named."""
+
+    async def sign() -> AudioSource:
+        return "https://a/b"  # type: ignore[return-value] # what a user may return by mistake
+
+    source = AudioSource("https://a/b", expires_at=datetime.now(UTC), renew=sign)
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        with pytest.raises(TypeError, match="renew must return an AudioSource, not str"):
+            await session.submit(SeparateStems(source))
+        assert not api.requests
