@@ -45,13 +45,13 @@ SLOW = {
     *("test_missing_modules", "test_nothing_bare", "test_objects", "test_plausible_answers"),
     *("test_plausible_services", "test_processes", "test_shared_sessions", "test_shared_stores", "test_studio"),
 }
-"""Files, and a folder, that take half the time, and whose outcome depends little on the interpreter."""
+"""Files and a folder that take half the time and depend little on the interpreter."""
 
 LONGEST = 115.0
-"""Seconds after which a process ends whose test hangs; its own timeout comes before, if it ends by that."""
+"""Seconds after which the process of a hanging test is ended, if the test's own timeout did not end it."""
 
 STANDARD_ERROR = os.dup(2)
-"""What nothing that is captured goes to."""
+"""Standard error, not captured."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even read what is left out."""
+    """Skip the collection of files that are left out."""
     return True if config.getoption("brief") and collection_path.stem in SLOW else None
 
 
@@ -74,21 +74,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Keep what the tests are made of out of every later collection of garbage."""
+    """Exclude the collected tests from later garbage collections."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _garbage_is_collected() -> Iterator[None]:
-    """Report what was not closed in the file whose tests left it."""
+    """Report resources that were not closed in the file whose tests left them."""
     yield
     gc.collect()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """End the process, with the stack of each thread, when a test that timed out hangs in its end, too."""
+    """End the process, with the stack of each thread, when a test hangs beyond its timeout."""
     if not item.config.getoption("thorough"):
         faulthandler.dump_traceback_later(LONGEST, exit=True, file=STANDARD_ERROR)
     try:
@@ -105,7 +105,7 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 
 @pytest.hookimpl(trylast=True)  # while the workers start: they are given their first tests after it
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Have the tables of Unicode made, which hypothesis then keeps in a file: or every worker makes them for itself."""
+    """Build hypothesis's Unicode tables once, in a file, rather than in every worker."""
     if not hasattr(session.config, "workerinput"):
         hypothesis.strategies.text().validate()
 
@@ -154,14 +154,14 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port that refuses connections until a server is started on it, and that nobody else is given."""
+    """A reserved port, which refuses connections until a server is started on it."""
     with reserved_port() as port:
         yield port
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Open simulators in a thread of their own, and lead this process's environment to the last one."""
+    """Open simulators in their own thread, and set this process's environment to the last one."""
     with start_blocking_portal() as portal, ExitStack() as opened:
 
         def start(**settings: Any) -> Simulator:

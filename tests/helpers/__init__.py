@@ -1,1 +1,1 @@
-"""What tests share: servers that misbehave, stores, checks that nothing is left; import as `helpers.<module>`."""
+"""Helpers of the tests: fake servers, stores, sample data, leak checks. Import them as `helpers.<module>`."""

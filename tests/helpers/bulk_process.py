@@ -1,4 +1,4 @@
-"""A process that does bulk runs and may be killed at any moment; see `killable`.
+"""A process that runs bulk runs and may be killed at any moment; `killable` is the test's side of it.
 
 It loads the library once and forks for each run, because starting an interpreter takes longer than a run. One line of
 JSON on its standard input is one run; it answers ``begun <process id>`` and ``ended <status>``.
@@ -27,7 +27,7 @@ SOURCE = "https://media.example.com/mix.wav"
 
 
 def lines() -> list[Request]:
-    """One piece of four files, and two equal ones."""
+    """Return a request with four outputs, and two equal ones with one."""
     return [SeparateStems(SOURCE), NewFx("door", duration=0.1), NewFx("door", duration=0.1)]
 
 

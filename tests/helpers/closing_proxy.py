@@ -1,4 +1,4 @@
-"""A proxy that closes each connection soon after an answer, as load balancers do, or when it is used again."""
+"""A proxy that closes each connection soon after a response, as load balancers do, or when it is reused."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The contract's own examples, read from ``tests/data/openapi.yaml``, and what tests make of them."""
+"""The examples of ``tests/data/openapi.yaml``, and functions that encode and decode them."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Servers for the shared gate and news: a Redis or Valkey and a Postgres of one's own, on free ports, ended by pid."""
+"""A Redis or Valkey server and a Postgres server for tests, on free ports, stopped by pid."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""The pages of the project as programs: their blocks, what those print, and the links between pages.
+"""The documentation as programs: the code blocks of each page, their output, and the links between pages.
 
     python tests/helpers/documents.py        # writes the help texts of `soundpiece` into docs/cli.md
 
@@ -190,7 +190,7 @@ def check_command(command: list[str]) -> None:
         case ["export", assignment]:
             assert "=" in assignment, command
         case _:
-            raise AssertionError(f"nobody can tell whether this works: {shlex.join(command)}")
+            raise AssertionError(f"unknown command, so it cannot be checked: {shlex.join(command)}")
 
 
 def render_help(command: str) -> str:

@@ -1,4 +1,4 @@
-"""A downloader before a host that misbehaves, and audio for it: what its tests share."""
+"""A downloader connected to a scripted output host, and audio files for it."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ KEPT = ["song.flac.part", "song.flac.part.json"]
 
 
 def flac_like(size: int, *, seed: int = 0, samples: int = 44_100, rate: int = 44_100) -> bytes:
-    """A real header before noise: all that the check of headers looks at."""
+    """Return a valid FLAC header followed by noise: all that `verify="header"` reads."""
     noise = random.Random(seed).randbytes(size - 42)
     packed = rate << 44 | 1 << 41 | 15 << 36 | samples
     head = b"fLaC\x80\0\0\x22\x10\0\x10\0" + bytes(6) + packed.to_bytes(8) + hashlib.sha256(noise).digest()[:16]
@@ -50,7 +50,7 @@ async def no_pause(_: float) -> None:
 
 @attrs.define
 class Bench:
-    """A downloader before a host, and what it asked of the API."""
+    """A downloader, its host, and the outputs it renewed."""
 
     server: RawServer
     downloader: Downloader
@@ -59,7 +59,7 @@ class Bench:
     life: timedelta = timedelta(minutes=15)
 
     def output(self, path: str = PATH, **changes: Any) -> Output:
-        """The song as the API would describe it."""
+        """Return the song's output as the API describes it."""
         base = Output(url=self.server.url(path), handle=HANDLE, duration=1.0, expires_at=datetime.now(UTC) + self.life)
         return attrs.evolve(base, **changes)
 
@@ -83,12 +83,12 @@ class Bench:
         return data
 
     def left(self) -> list[str]:
-        """All files in the folder."""
+        """Return the names of all files in the folder."""
         return sorted(path.name for path in self.target.parent.iterdir()) if self.target.parent.exists() else []
 
 
 def transport(*, read: float) -> Transport:
-    """Make a transport whose API nobody asks."""
+    """Build a transport whose API is never called."""
     return Transport(Settings(api_key="spk_none", base_url="http://localhost:1", timeouts=Timeouts(read=read)))
 
 

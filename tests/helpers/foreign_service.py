@@ -1,4 +1,4 @@
-"""A second service for the tests, of other people's code: FastAPI over models that a generator makes of the contract.
+"""A second implementation of the API for tests: FastAPI, with models generated from the OpenAPI document.
 
 Models, their validation and their serialisation are datamodel-code-generator's and Pydantic's; what is here stores
 operations and serves one FLAC file. It shares nothing with the simulator, and nothing with the client.

@@ -1,4 +1,4 @@
-"""What must be gone when a call has ended, however it ended."""
+"""Checks that nothing is left after a call: no task, slot, permit or queue entry; and `until`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +10,7 @@ from soundpiece_async import Session, Settings
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    """Wait for something that is about to happen; half a minute is enough on a machine that is busy, too."""
+    """Wait until a condition holds, at most 30 s, which is enough on a busy machine, too."""
     with anyio.fail_after(30):
         while not reached():
             await anyio.sleep(0.002)

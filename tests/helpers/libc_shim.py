@@ -1,4 +1,4 @@
-"""File systems that refuse what ours can do: a library that is loaded in front of libc's, compiled when it is needed.
+"""File systems without locks or shared memory, simulated by a library preloaded before libc, compiled on demand.
 
 Within the folder `SHIM_FOLDER`, `flock`, `fcntl` (locks) and `mmap` (shared) fail with the numbers in `SHIM_FLOCK`,
 `SHIM_FCNTL` and `SHIM_MMAP`, and names longer than `SHIM_NAME` bytes are refused.

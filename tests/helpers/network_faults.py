@@ -1,4 +1,4 @@
-"""Everything a network can do to one answer, as acts of a ``RawApi``; which of them strike before any effect."""
+"""Network faults as responders of a ``RawApi``, sorted by whether they strike before the request takes effect."""
 
 import functools
 import gzip
@@ -16,10 +16,10 @@ PAUSE = 0.02
 def answer(reply: bytes) -> Responder:
     """Answer with these bytes."""
 
-    async def act(peer: Peer, _: bytes) -> None:
+    async def respond(peer: Peer, _: bytes) -> None:
         await peer.send(reply)
 
-    return act
+    return respond
 
 
 async def hang_up(_: Peer, __: bytes) -> None:

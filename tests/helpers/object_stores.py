@@ -1,4 +1,4 @@
-"""Object stores to save to: in memory, in a folder, and an S3 server in this process."""
+"""Object stores for tests: in memory, in a folder, and an S3 server in this process."""
 
 import os
 import re
@@ -25,13 +25,13 @@ _RIGHTS = {"PUT": "put", "POST": "delete"}
 
 @attrs.define
 class StoreUnderTest:
-    """A store, and what can be seen in it from outside."""
+    """A store, and direct access to its objects."""
 
     store: Any
     s3: str | None = None
 
     def target(self, name: str = "song.flac") -> Target:
-        """Where a file goes."""
+        """Return the target of a file."""
         return open_folder(self.store, stores={}).name(name)
 
     async def read(self, name: str = "song.flac") -> bytes:
@@ -39,13 +39,13 @@ class StoreUnderTest:
         return bytes(await (await obstore.get_async(self.store, name)).bytes_async())
 
     async def names(self) -> list[str]:
-        """All objects, and, of a store that is a folder, all files."""
+        """Return the names of all objects; of a store in a folder, of all files."""
         if isinstance(self.store, LocalStore):
             return sorted(path.name for path in Path(str(self.store.prefix)).iterdir())
         return sorted([entry["path"] async for page in obstore.list(self.store) for entry in page])
 
     async def pending(self) -> int:
-        """Uploads that were begun and neither finished nor taken back."""
+        """Return the number of multipart uploads that are neither completed nor aborted."""
         return 0 if self.s3 is None else await anyio.to_thread.run_sync(count_pending, self.s3)
 
 

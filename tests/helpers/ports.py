@@ -1,4 +1,4 @@
-"""Ports of this machine that nobody else is given, and servers that lose no connection as they close."""
+"""Reserved ports, and servers that lose no connection while they close."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The API on bare sockets: it answers what no HTTP library would, and remembers what it was asked.
+"""The API on raw sockets: sends responses that no HTTP library would, and records requests.
 
 Each request is answered by the next ``Responder`` of the script, and honestly when the script is used up: one operation
 for each idempotency key, ready when ``ready`` is set, kept-alive connections.
@@ -30,7 +30,7 @@ class Asked:
 
 
 class Peer:
-    """One connection, as an act sees it."""
+    """One connection, as a responder sees it."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -43,19 +43,19 @@ class Peer:
             await self._writer.drain()
 
     def reset(self) -> None:
-        """Break off with RST instead of FIN, once the act is over."""
+        """Close with RST instead of FIN, once the responder returns."""
         raw = self._writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 Responder = Callable[[Peer, "bytes"], Awaitable[None]]
-"""Given the connection and the honest answer; the connection ends with it."""
+"""Called with the connection and the honest response; the connection is closed when it returns."""
 
 
 def http(
     body: bytes, *, status: str = "200 OK", headers: str = "Content-Type: application/json\r\n", keep: bool = False
 ) -> bytes:
-    """Write an answer; the last of its connection unless that is kept."""
+    """Return the bytes of a response; the connection is closed after it unless ``keep``."""
     ending = "" if keep else "Connection: close\r\n"
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{ending}{headers}\r\n".encode() + body
 
@@ -69,7 +69,7 @@ class RawApi:
         open: connections open now.
         ready: whether operations are ready when they are looked at.
         output: an output of every operation that is ready.
-        always: the act for every request, once the script is used up.
+        always: the responder for every request, once the script is used up.
     """
 
     def __init__(
@@ -131,27 +131,27 @@ class RawApi:
                 await writer.wait_closed()
 
     async def _answer(self, asked: Asked, peer: Peer, reader: asyncio.StreamReader) -> bool:
-        """Answer one request, and say whether the connection is still good."""
+        """Answer one request; return whether the connection is kept."""
         self.requests.append(asked)
-        act = self.script.popleft() if self.script else self.always
-        honest = b"" if act in self.blind else self._do(asked)
-        if act is None:
+        responder = self.script.popleft() if self.script else self.always
+        honest = b"" if responder in self.blind else self._do(asked)
+        if responder is None:
             await peer.send(honest)
             return True
-        acting = asyncio.ensure_future(act(peer, honest))
+        responding = asyncio.ensure_future(responder(peer, honest))
         leaving = asyncio.ensure_future(reader.read(1))
         try:
-            await asyncio.wait((acting, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if acting.done():
-                acting.result()
+            await asyncio.wait((responding, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if responding.done():
+                responding.result()
         finally:
-            acting.cancel()
+            responding.cancel()
             leaving.cancel()
-            await asyncio.gather(acting, leaving, return_exceptions=True)
+            await asyncio.gather(responding, leaving, return_exceptions=True)
         return False
 
     def _do(self, asked: Asked) -> bytes:
-        """Do what is asked, and give the honest answer."""
+        """Process a request, and return the honest response."""
         if asked.method == "PUT":
             members = json.loads(asked.body)
             identity = self.created.setdefault(members["idempotency_key"], f"op_{len(self.created):026d}")

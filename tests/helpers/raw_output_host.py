@@ -1,4 +1,4 @@
-"""An output host of bare sockets: it sends what HTTP libraries refuse to send, and remembers what it was asked.
+"""An output host on raw sockets: sends responses that HTTP libraries refuse to send, and records requests.
 
 Each request is answered by the next response of the script, and by the default one after the last.
 ``ScriptedResponse()`` is honest: lengths, strong ETags, ranges, If-Range. One request per connection.
@@ -25,7 +25,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 @attrs.frozen(kw_only=True)
 class ScriptedResponse:
-    """How one request is answered. Positions count bytes of the body of that answer.
+    """How one request is answered. Positions are bytes of the body of that response.
 
     Attributes:
         status: answer with this status and no file.
@@ -128,7 +128,7 @@ class RawServer:
         await self._server.wait_closed()
 
     def url(self, path: str = "/song.flac", query: str = "sig=secret") -> str:
-        """Where a file is."""
+        """Return the URL of a file."""
         assert self._server is not None
         host, port = self._server.sockets[0].getsockname()
         return f"http://{host}:{port}{path}?{query}"
@@ -157,35 +157,37 @@ class RawServer:
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    async def _answer(self, asked: Asked, act: ScriptedResponse, writer: asyncio.StreamWriter) -> None:
-        body = act.body if act.body is not None else self.files.get(asked.target.partition("?")[0])
-        if act.status is not None or body is None:
-            writer.write(_head(act.status or 404, {"Content-Length": "0", **act.headers}))
+    async def _answer(self, asked: Asked, scripted: ScriptedResponse, writer: asyncio.StreamWriter) -> None:
+        body = scripted.body if scripted.body is not None else self.files.get(asked.target.partition("?")[0])
+        if scripted.status is not None or body is None:
+            writer.write(_head(scripted.status or 404, {"Content-Length": "0", **scripted.headers}))
             return
-        status, headers, payload = _cut(body, asked, act)
-        writer.write(_head(status, headers | dict(act.headers), version=act.version))
-        payload += act.excess
-        kept = payload if act.cut is None else payload[: act.cut]
-        for start in range(0, len(kept), act.piece):
-            await asyncio.sleep(act.pause)
-            if start and act.until is not None:
-                await act.until.wait()
-            piece = kept[start : start + act.piece]
-            if start + act.piece >= len(kept):
+        status, headers, payload = _cut(body, asked, scripted)
+        writer.write(_head(status, headers | dict(scripted.headers), version=scripted.version))
+        payload += scripted.excess
+        kept = payload if scripted.cut is None else payload[: scripted.cut]
+        for start in range(0, len(kept), scripted.piece):
+            await asyncio.sleep(scripted.pause)
+            if start and scripted.until is not None:
+                await scripted.until.wait()
+            piece = kept[start : start + scripted.piece]
+            if start + scripted.piece >= len(kept):
                 self._busy.discard(asyncio.current_task())  # the client may know the end before we do
-            await self._send(piece, act, writer)
-        while act.endless:
-            await asyncio.sleep(act.pause)
-            await self._send(act.endless, act, writer)
-        if act.cut is None and act.framing == "chunked":
+            await self._send(piece, scripted, writer)
+        while scripted.endless:
+            await asyncio.sleep(scripted.pause)
+            await self._send(scripted.endless, scripted, writer)
+        if scripted.cut is None and scripted.framing == "chunked":
             writer.write(b"0\r\n\r\n")
-        if act.cut is not None or act.announce:
-            await asyncio.sleep(max(act.stall, 0.02))  # what was sent arrives: a client drops what it has not read yet
-        if act.reset:
+        if scripted.cut is not None or scripted.announce:
+            await asyncio.sleep(
+                max(scripted.stall, 0.02)
+            )  # what was sent arrives: a client drops what it has not read yet
+        if scripted.reset:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    async def _send(self, piece: bytes, act: ScriptedResponse, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if act.framing == "chunked" else piece)
+    async def _send(self, piece: bytes, scripted: ScriptedResponse, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if scripted.framing == "chunked" else piece)
         await writer.drain()
         self.sent += len(piece)
 
@@ -200,30 +202,30 @@ def _parse(head: bytes) -> Asked:
     )
 
 
-def _cut(body: bytes, asked: Asked, act: ScriptedResponse) -> tuple[int, dict[str, str], bytes]:
-    """Find status, headers and the bytes a request is answered with, as the act frames and bends them."""
-    status, headers, payload = _cut_honestly(body, asked, act)
-    if act.content_range is not None:
-        headers["Content-Range"] = act.content_range
-    if act.framing == "chunked":
+def _cut(body: bytes, asked: Asked, scripted: ScriptedResponse) -> tuple[int, dict[str, str], bytes]:
+    """Find status, headers and the bytes a request is answered with, as the scripted response says."""
+    status, headers, payload = _cut_honestly(body, asked, scripted)
+    if scripted.content_range is not None:
+        headers["Content-Range"] = scripted.content_range
+    if scripted.framing == "chunked":
         headers["Transfer-Encoding"] = "chunked"
-    elif act.framing == "length":
-        headers["Content-Length"] = str(len(payload) + act.announce)
-    return act.status_of_file or status, headers, payload
+    elif scripted.framing == "length":
+        headers["Content-Length"] = str(len(payload) + scripted.announce)
+    return scripted.status_of_file or status, headers, payload
 
 
-def _cut_honestly(body: bytes, asked: Asked, act: ScriptedResponse) -> tuple[int, dict[str, str], bytes]:
-    etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"' if act.etag == SAME else act.etag
+def _cut_honestly(body: bytes, asked: Asked, scripted: ScriptedResponse) -> tuple[int, dict[str, str], bytes]:
+    etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"' if scripted.etag == SAME else scripted.etag
     headers = {"Content-Type": "audio/flac"} | ({"ETag": etag} if etag is not None else {})
     match = _RANGE.fullmatch(asked.range or "")
-    if match is None or not act.ranges or asked.headers.get("if-range") not in (None, etag):
+    if match is None or not scripted.ranges or asked.headers.get("if-range") not in (None, etag):
         return 200, headers, body
-    total = str(len(body) + act.announce) if act.total else "*"
+    total = str(len(body) + scripted.announce) if scripted.total else "*"
     last = match[2] if match[1] else ""
-    first = max(0, (int(match[1]) if match[1] else len(body) - int(match[2])) + act.shift)
+    first = max(0, (int(match[1]) if match[1] else len(body) - int(match[2])) + scripted.shift)
     if first >= len(body):
         return 416, headers | {"Content-Range": f"bytes */{total}"}, b""
-    end = min(len(body), int(last or len(body)) + 1, first + (act.most or len(body)))
+    end = min(len(body), int(last or len(body)) + 1, first + (scripted.most or len(body)))
     return 206, headers | {"Content-Range": f"bytes {first}-{end - 1}/{total}"}, body[first:end]
 
 

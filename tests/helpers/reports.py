@@ -1,4 +1,4 @@
-"""Journals as bulk runs leave them behind, made up: for the tests of the report, in this process and in a browser."""
+"""Generated journals of bulk runs, for the tests of the report in this process and in a browser."""
 
 import json
 import random

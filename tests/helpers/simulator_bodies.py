@@ -1,4 +1,4 @@
-"""Bodies that fit, and what is said of those that do not."""
+"""Valid request bodies, and the errors of invalid ones."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 def errors(route: str, body: object, *, private_callbacks: bool = False) -> list[tuple[str, str]]:
-    """The (type, path) of every field error."""
+    """Return the (type, path) of every field error."""
     with pytest.raises(InvalidRequestError) as refusal:
         check_body(ROUTES[route], body, private_callbacks=private_callbacks)
     json.dumps(refusal.value.errors, allow_nan=False)
@@ -30,10 +30,10 @@ def errors(route: str, body: object, *, private_callbacks: bool = False) -> list
 
 
 def member(name: str, value: object, route: str = "create.new_sample") -> list[tuple[str, str]]:
-    """The field errors of a body with one member changed."""
+    """Return the field errors of a body with one member changed."""
     return errors(route, {"idempotency_key": KEY, **BODIES[route], name: value})
 
 
 def echo(route: str, **members: object) -> dict[str, Any]:
-    """The echo of an acceptable body."""
+    """Return the echo of a valid body."""
     return dict(check_body(ROUTES[route], {"idempotency_key": KEY, **BODIES[route], **members}).echo)

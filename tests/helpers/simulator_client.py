@@ -1,4 +1,4 @@
-"""A plain HTTP caller for the simulator's tests: no part of the SDK."""
+"""A plain HTTP client for the simulator's tests, independent of the SDK."""
 
 import json
 import uuid
@@ -41,7 +41,7 @@ class Caller:
     session: aiohttp.ClientSession
 
     async def ask(self, method: str, url: str, *, key: bool = True, **options: Any) -> Answer:
-        """Send one request, with the API key unless told otherwise."""
+        """Send one request, with the API key unless ``key=False``."""
         headers = {"Authorization": f"Bearer {self.sim.api_key}"} if key else {}
         headers |= options.pop("headers", {})
         address = url if url.startswith("http") else self.sim.url + url

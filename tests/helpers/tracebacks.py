@@ -1,4 +1,4 @@
-"""What an error reporter would send of an exception: every frame, with the reprs of its locals and of their parts."""
+"""An exception as an error reporter sends it: every frame, with the reprs of its locals and their parts."""
 
 import traceback
 from collections.abc import Iterator, Mapping
