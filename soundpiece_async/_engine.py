@@ -61,19 +61,21 @@ class Engine:
         limits, retries = settings.limits, settings.retries
         self.life = life
         self.settings = settings
-        self.pace = None if settings.shared is None else SharedPace(ceiling=limits.requests_per_second)
+        self.pace: SharedPace | None = (
+            None if settings.shared is None else SharedPace(ceiling=limits.requests_per_second)
+        )
         self._news = None if settings.shared is None else News(confirm=settings.confirm_webhooks)
-        self.transport = Transport(settings, trace_configs=trace_configs, pace=self.pace)
-        self.reader = Reader(self.transport)
-        self.submitter = Submitter(self.transport, self.reader, validate=settings.validate)
-        self.poller = Poller(
+        self.transport: Transport = Transport(settings, trace_configs=trace_configs, pace=self.pace)
+        self.reader: Reader = Reader(self.transport)
+        self.submitter: Submitter = Submitter(self.transport, self.reader, validate=settings.validate)
+        self.poller: Poller = Poller(
             self.transport,
             self.reader,
             slots=limits.polls,
             refusal_seconds=min(STREAK_SECONDS, retries.submit_max_elapsed),
             news=self._news,
         )
-        self.downloader = Downloader(
+        self.downloader: Downloader = Downloader(
             stream=self.transport.stream,
             renew=self.reader.renew,
             limit=limits.downloads,

@@ -57,7 +57,8 @@ class Reader:
     """One per session. Every operation that is read passes ``with_stable_outputs``."""
 
     def __init__(self, transport: Transport) -> None:
-        self.ready = self.failed = 0
+        self.ready: int = 0
+        self.failed: int = 0
         self.unknown_statuses: dict[str, None] = {}
         self._noted: set[str] = set()
         self._transport = transport
@@ -229,7 +230,7 @@ class Submitter:
     """
 
     def __init__(self, transport: Transport, reader: Reader, *, validate: bool) -> None:
-        self.submitted = 0
+        self.submitted: int = 0
         self._transport = transport
         self._reader = reader
         self._validate = validate

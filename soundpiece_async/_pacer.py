@@ -30,8 +30,8 @@ class Pacer:
     """
 
     def __init__(self, *, ceiling: float | None, pace: Pace | None = None) -> None:
-        self.gate = Gate(ceiling=ceiling, pace=pace)
-        self.sent = 0
+        self.gate: Gate = Gate(ceiling=ceiling, pace=pace)
+        self.sent: int = 0
         self._waiting: dict[Ticket, anyio.Event] = {}
         self._changed = anyio.Event()
         self._past_outages = 0.0

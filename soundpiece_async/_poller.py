@@ -102,8 +102,9 @@ class Poller:
     def __init__(
         self, transport: Transport, reader: Reader, *, slots: int, refusal_seconds: float, news: News | None = None
     ) -> None:
-        self.completed = 0
-        self.detection_lag_sum = self.detection_lag_max = 0.0
+        self.completed: int = 0
+        self.detection_lag_sum: float = 0.0
+        self.detection_lag_max: float = 0.0
         self._transport = transport
         self._reader = reader
         self._scheduler: Scheduler[_Watch] = Scheduler(slots=slots)

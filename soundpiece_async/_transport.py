@@ -11,7 +11,7 @@ scheduler repeats them until the deadline.
 import math
 import random
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
 from functools import partial
 from time import monotonic
@@ -37,7 +37,7 @@ from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._descriptors import Shortage
-from soundpiece_async._http.client import HttpClient
+from soundpiece_async._http.client import HttpClient, Stream
 from soundpiece_async._lifetime import NEVER, StopSignal, call_later
 from soundpiece_async._logs import get_logger
 from soundpiece_async._pacer import OutageTimeout, Pacer
@@ -84,11 +84,11 @@ class Transport:
     def __init__(
         self, settings: Settings, *, trace_configs: "Iterable[TraceConfig]" = (), pace: Pace | None = None
     ) -> None:
-        self.pacer = Pacer(ceiling=settings.limits.requests_per_second, pace=pace)
+        self.pacer: Pacer = Pacer(ceiling=settings.limits.requests_per_second, pace=pace)
         self._http = HttpClient(settings, trace_configs=trace_configs)
-        self.stream = self._http.stream
-        self.close_idle = self._http.close_idle
-        self.health = Health()
+        self.stream: Callable[..., AbstractAsyncContextManager[Stream]] = self._http.stream
+        self.close_idle: Callable[[], None] = self._http.close_idle
+        self.health: Health = Health()
         self._runs: set[StopSignal] = set()
         self._settings = settings
         self._submit_slots = anyio.CapacityLimiter(settings.limits.submits)

@@ -168,8 +168,8 @@ class Gate:
         self._probe: Ticket | None = None  # the one request out while the quota is empty
         self._probes = 0
         self._probe_at = float("-inf")
-        self.limited_count = 0
-        self.in_flight = 0
+        self.limited_count: int = 0
+        self.in_flight: int = 0
 
     def __repr__(self) -> str:
         closed = self._closed_until

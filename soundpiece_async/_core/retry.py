@@ -91,7 +91,7 @@ class RetryQuota:
 
     def __init__(self, *, capacity: int) -> None:
         self.capacity = capacity
-        self.left = capacity
+        self.left: int = capacity
 
     def __repr__(self) -> str:
         return f"<RetryQuota {self.left} of {self.capacity}>"
@@ -120,8 +120,8 @@ class Budget:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.left = seconds
-        self.attempts = 0
+        self.left: float = seconds
+        self.attempts: int = 0
         self._spent = 0.0
         self._unreadable = 0
 

@@ -163,7 +163,7 @@ class SharedPace:
     def __init__(self, *, ceiling: float | None = None) -> None:
         self.ceiling = ceiling
         self.seen: GateState | None = None
-        self.away = True
+        self.away: bool = True
         self._own: OwnPace | None = OwnPace(ceiling=_lowest(ceiling, NEWCOMER_RATE), epoch=_ALONE)
         self._epoch = 0
         self._permits: deque[float] = deque()  # when each may be used

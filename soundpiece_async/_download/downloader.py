@@ -88,7 +88,7 @@ class Downloader:
         close_idle: Callable[[], None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self.saved = 0
+        self.saved: int = 0
         self._verify: Verify = verify
         self._keep_corrupt = keep_corrupt
         self._context = DownloadContext(

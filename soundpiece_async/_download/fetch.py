@@ -119,8 +119,8 @@ class OutputDownload:
     """
 
     def __init__(self, output: Output, *, target: str, context: DownloadContext) -> None:
-        self.output = output
-        self.received = 0
+        self.output: Output = output
+        self.received: int = 0
         self.target = target
         self._context = context
         self._refused = False

@@ -80,9 +80,9 @@ class VerifiedRelay:
     ) -> None:
         require_header_check(verify)
         self.download = download
-        self.known = RemoteFile()
-        self.length = 0
-        self.emitted = 0
+        self.known: RemoteFile = RemoteFile()
+        self.length: int = 0
+        self.emitted: int = 0
         self.size: int | None = None
         self.etag: str | None = None
         self.header: FlacHeader | None = None
@@ -254,7 +254,7 @@ class RangeRelay:
     def __init__(self, whole: VerifiedRelay, *, wanted: ByteRange, if_range: str | None) -> None:
         self.whole = whole
         self.answer: Part | WholeFile | NoSuchBytes | None = None
-        self.emitted = 0
+        self.emitted: int = 0
         self._wanted = wanted
         self._if_range = if_range
 

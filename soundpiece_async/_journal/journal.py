@@ -169,7 +169,7 @@ class Journal:
         if isinstance(where, str) and is_database(where):
             self._url = Secret(where, redact_url(where))
             check_run(run)
-            self.where = f"{redact_url(where)} {run!r}"
+            self.where: str = f"{redact_url(where)} {run!r}"
             """Where it is, without a password: the folder, or the database and the run."""
         else:
             self._folder = parse_folder(where, field="folder").absolute()
