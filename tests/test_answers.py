@@ -151,7 +151,7 @@ async def test_an_echo_of_another_key_is_never_sent_again() -> None:
         assert len(api.puts) == 1
         del request, caught, operation
         gc.collect()
-        assert "remembers=0" in repr(session)  # the memory ends with the request object, also of what went wrong
+        assert "known=0" in repr(session)  # the memory ends with the request object, also of what went wrong
 
 
 async def test_an_answer_without_an_id_is_told_with_what_came() -> None:
