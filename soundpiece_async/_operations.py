@@ -7,7 +7,7 @@ operation keep the numbers that they had when they were first seen.
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -382,10 +382,9 @@ class Submitter:
 
 def _find_expiry(source: object) -> datetime | None:
     """Return when the URL of a source expires; None: never, or it cannot be renewed, or is unknown."""
-    if not isinstance(source, Output) and not (isinstance(source, AudioSource) and source.renew is not None):
-        return None
-    expires_at = source.expires_at
-    return expires_at.replace(tzinfo=UTC) if expires_at is not None and expires_at.tzinfo is None else expires_at
+    if isinstance(source, Output) or (isinstance(source, AudioSource) and source.renew is not None):
+        return source.expires_at
+    return None
 
 
 def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:

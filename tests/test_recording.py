@@ -2,6 +2,7 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -18,6 +19,7 @@ from helpers.simulation import never_finishes, settings, simulate
 from obstore.store import LocalStore, MemoryStore
 
 from soundpiece_async import (
+    AudioSource,
     AuthenticationError,
     CorruptAudio,
     DecodeError,
@@ -744,6 +746,30 @@ async def test_bytes_that_created_nothing_are_made_anew_when_their_source_expire
         assert b"sig=old" not in second.body
         assert (first.key == second.key) is (key is not None)
         assert len(sim.operations) == 2
+
+
+@BOTH
+async def test_a_file_of_the_caller_is_one_job_however_its_url_is_signed(tmp_path: Path) -> None:
+    """By its digest; bytes that created nothing get the URL of today, others stay as they are."""
+
+    def sign(number: int) -> AudioSource:
+        async def renew() -> AudioSource:
+            raise AssertionError
+
+        url = f"https://bucket.example.com/mix.wav?sig={number}"
+        return AudioSource(url, expires_at=datetime.now(UTC) + timedelta(hours=1), sha256="0a" * 32, renew=renew)
+
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), credits=0) as sim:
+        (refused,) = await run(sim, tmp_path, [SeparateStems(sign(1))])
+        assert isinstance(refused, Failed)
+        sim.top_up(9)
+        for number in (2, 3):
+            (done,) = await run(sim, tmp_path, [SeparateStems(sign(number))])
+            assert isinstance(done, Succeeded)
+        first, second = [request for request in sim.log if request.method == "PUT"]
+        assert b"sig=1" in first.body
+        assert b"sig=2" in second.body
+        assert len(sim.operations) == 1
 
 
 @BOTH

@@ -165,7 +165,7 @@ def find_source(request: Request) -> Source | None:
 
 
 def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:
-    """Return whether the URL of an output in the body of a request can be used for less than a minute.
+    """Return whether a URL in the body of a request, of a source that can be renewed, is valid for less than a minute.
 
     Args:
         request: its source may have been renewed since the body was made.
@@ -174,7 +174,7 @@ def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now
         now: by the server's clock.
     """
     source = find_source(request)
-    if not isinstance(source, Output):
+    if isinstance(source, str | None) or (isinstance(source, AudioSource) and source.renew is None):
         return False
     known = (one.expires_at for one in (source, *outputs) if json.dumps(one.url, ensure_ascii=False).encode() in body)
     expires_at = next(known, EXPIRED)  # with another URL, it was made long ago

@@ -8,7 +8,7 @@ right is refused.
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import ClassVar, TypeAlias
 from urllib.parse import urlsplit
@@ -97,6 +97,10 @@ def _show_url(url: object) -> str:
     return repr(redact_url(url)) if isinstance(url, str) else f"<{type(url).__name__}>"
 
 
+def _with_zone(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
+
+
 @attrs.frozen
 class AudioSource:
     """Audio the service fetches itself.
@@ -104,14 +108,14 @@ class AudioSource:
     Args:
         url: best an HTTPS URL that answers 200 directly, needs no cookie or header, and stays valid for several
             minutes. May be signed, so its query is not in the repr.
-        expires_at: when the URL stops working; None if that is unknown, or never.
+        expires_at: when the URL stops working, in UTC if it has no zone; None if that is unknown, or never.
         sha256: of the audio, as hex. If given, a journal identifies the source by it, and not by the URL.
         renew: returns this source with a new URL. Awaited before the request is first sent, when the URL expires
             within a minute.
     """
 
     url: str = attrs.field(repr=_show_url)
-    expires_at: datetime | None = attrs.field(default=None, kw_only=True)
+    expires_at: datetime | None = attrs.field(default=None, kw_only=True, converter=_with_zone)
     sha256: str | None = attrs.field(default=None, kw_only=True)
     renew: "Callable[[], Awaitable[AudioSource]] | None" = attrs.field(default=None, kw_only=True, repr=False, eq=False)
 
