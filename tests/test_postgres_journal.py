@@ -19,7 +19,9 @@ from helpers.simulation import never_finishes, settings, simulate
 from helpers.tracebacks import find
 
 from soundpiece_async import (
+    AuthenticationError,
     Failed,
+    InsufficientCredits,
     InvalidRequest,
     JobRecord,
     JobState,
@@ -326,6 +328,61 @@ async def test_without_the_extra_the_error_names_it(url: str, run: str, monkeypa
     )
     with pytest.raises(JournalError, match=r"soundpiece-async\[postgres\]"):
         await Journal.open(url, run=run)
+
+
+async def test_a_refusal_stops_every_process_and_is_tried_by_one_job(url: str, run: str, tmp_path: Path) -> None:
+    """402 stops all, 401 those with that key; a later process sends one job, and the others once it is accepted."""
+    async with simulate(credits=2) as sim, Session(settings(sim)) as session, AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(Journal.open(url, run=run)) for _ in range(3)]
+        await opened[0].plan(fx(number) for number in range(8))
+
+        async def work(journal: Journal, part: tuple[int, int], **how: Any) -> list[type]:
+            jobs = journal.jobs(part=part)
+            async with session.run_many(jobs, save_to=tmp_path, journal=journal, max_in_flight=1, **how) as results:
+                return [type(result.error if isinstance(result, Failed) else result) async for result in results]
+
+        def puts() -> int:
+            return sum(request.method == "PUT" for request in sim.log)
+
+        assert await work(opened[0], (1, 2)) == [Succeeded, Succeeded, InsufficientCredits, InsufficientCredits]
+        sent = puts()
+        assert await work(opened[1], (2, 2)) == [InsufficientCredits] * 4
+        assert puts() == sent
+        assert await opened[0].count() == {JobState.SAVED: 2, JobState.PLANNED: 6}
+        late = await stack.enter_async_context(Journal.open(url, run=run))
+        jobs = late.jobs(part=(1, 1))
+        async with session.run_many(jobs, save_to=tmp_path, journal=late) as results:
+            assert [type(result.error) async for result in results] == [InsufficientCredits] * 6
+        assert puts() == sent + 1
+        sim.top_up(6)
+        last = await stack.enter_async_context(Journal.open(url, run=run))
+        assert await work(last, (1, 1)) == [Succeeded] * 6
+        assert (await late.store._fetch("SELECT refusal FROM soundpiece_run WHERE run = %(run)s")) == [
+            {"refusal": None}
+        ]
+        assert len(sim.operations) == 8
+
+
+async def test_a_refused_key_stops_those_who_have_it(url: str, run: str, sim: Simulator) -> None:
+    """Another key of the account may be all right."""
+    async with (
+        Journal.open(url, run=run) as one,
+        Journal.open(url, run=run) as two,
+        Journal.open(url, run=run) as three,
+    ):
+        await one.plan(fx(number) for number in range(6))
+
+        async def work(journal: Journal, part: tuple[int, int], **changes: Any) -> list[type]:
+            async with Session(settings(sim, **changes)) as session:
+                async with session.run_many(journal.jobs(part=part), journal=journal, max_in_flight=1) as results:
+                    return [type(result.error if isinstance(result, Failed) else result) async for result in results]
+
+        assert await work(one, (1, 3), api_key="spk_wrong") == [AuthenticationError] * 2
+        assert await work(two, (2, 3)) == [Succeeded] * 2
+        sent = len(sim.log)
+        assert await work(three, (3, 3), api_key="spk_wrong") == [AuthenticationError] * 2
+        assert len(sim.log) == sent
+        assert "spk_wrong" not in str(await one.store._fetch("SELECT * FROM soundpiece_run"))
 
 
 async def test_a_crash_of_the_database_ends_the_run_and_loses_nothing(

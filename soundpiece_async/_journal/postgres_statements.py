@@ -27,7 +27,8 @@ IF to_regclass('soundpiece_file_name') IS NULL THEN
     run uuid PRIMARY KEY,                -- random: the same name in another database is another run
     name text NOT NULL UNIQUE,
     version int NOT NULL DEFAULT {VERSION},  -- of this schema
-    claims bigint NOT NULL DEFAULT 0     -- the newest claim
+    claims bigint NOT NULL DEFAULT 0,    -- the newest claim
+    refusal text                         -- status, digest of the API key, and time of what stops all processes
   );
   CREATE TABLE IF NOT EXISTS soundpiece_run_info (
     run uuid REFERENCES soundpiece_run ON DELETE CASCADE,
@@ -90,7 +91,7 @@ SET enable_hashjoin = off; SET enable_mergejoin = off
 """
 CREATE_RUN = "INSERT INTO soundpiece_run (run, name) VALUES (%(run)s, %(name)s) ON CONFLICT (name) DO NOTHING"
 OPEN_RUN = """
-SELECT run, version, claims, extract(epoch FROM clock_timestamp())::float8 AS now
+SELECT run, version, claims, refusal, extract(epoch FROM clock_timestamp())::float8 AS now
 FROM soundpiece_run WHERE name = %(name)s
 """
 CLAIM = "UPDATE soundpiece_run SET claims = claims + 1 WHERE run = %(run)s RETURNING claims"

@@ -68,6 +68,7 @@ from soundpiece_async._journal.store import (
     FailureGroup,
     GroupCommit,
     PlannedJob,
+    Refusal,
     TakenOver,
     WaitStats,
     check_route,
@@ -110,6 +111,7 @@ class PostgresStore:
 
     def __init__(self, url: Secret, *, run: str, read_only: bool) -> None:
         self.progress: Counter[JobState] = Counter()
+        self.refusal: Refusal | None = None
         self.commits = 0
         self._address = Address(url, "")
         self._name = _text(run)
@@ -165,6 +167,7 @@ class PostgresStore:
                 f"the run {self._name!r} in {self._address} was written by a newer version of soundpiece_async: "
                 "update; it was not changed"
             )
+        self.refusal = _read_refusal(row["refusal"])
         self._run, self._claim, self._clock = row["run"], row["claims"], row["now"] - time.monotonic()
         if not self._read_only:
             self._claim = (await self._fetch(CLAIM))[0]["claims"]
@@ -306,6 +309,17 @@ class PostgresStore:
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
         """Write down that the service knows no such operation; its id stays."""
         await self._change("uncertain", job, **_describe_failure(failure))
+
+    async def set_refusal(self, refusal: Refusal | None) -> None:
+        """Write down what the service refused, or that it accepts jobs again, unless something was refused since."""
+        text = None if refusal is None else f"{refusal.status} {refusal.key} {refusal.at!r}"
+        known = None if self.refusal is None else f"{self.refusal.status} {self.refusal.key} {self.refusal.at!r}"
+        statement = (
+            "UPDATE soundpiece_run SET refusal = %(text)s "
+            "WHERE run = %(run)s AND (%(text)s::text IS NOT NULL OR refusal = %(known)s)"
+        )
+        await self._fetch(statement, text=text, known=known)
+        self.refusal = refusal
 
     async def find_loss(self) -> JournalError | None:
         """Return the error that ended the connection, or None."""
@@ -466,11 +480,14 @@ class PostgresStore:
             values |= {"names_job": [job for job, _ in pairs], "names_name": [name for _, name in pairs]}
             parts.insert(0, NAMES)
             selects.append("SELECT 'ready', 'refused', job FROM refused")
+        selects.append("SELECT 'refusal', refusal, 0 FROM soundpiece_run WHERE run = %(run)s")
         if "annotated" in kinds:
             parts.append(FREE_NAMES)
         changed = await self._fetch(f"WITH {', '.join(parts)} {' UNION ALL '.join(selects)}", **values)
         self.commits += 1
-        return {(row["kind"], row["number"]): row["outcome"] for row in changed}
+        outcomes = {(row["kind"], row["number"]): row["outcome"] for row in changed}
+        self.refusal = _read_refusal(outcomes.pop(("refusal", 0)))
+        return outcomes
 
     async def _fetch(self, statement: str, **values: Any) -> list[Row]:
         """Execute a statement, and return its rows.
@@ -532,6 +549,13 @@ def _break(connection: "psycopg.AsyncConnection[Row]") -> None:
 
 def _read(row: Row) -> JobRecord:
     return read_job(row, attempt=row["attempt"], taken=row["taken"])
+
+
+def _read_refusal(text: str | None) -> Refusal | None:
+    if text is None:
+        return None
+    status, key, at = text.split()
+    return Refusal(int(status), key, float(at))
 
 
 def _text(text: str) -> str:

@@ -9,18 +9,30 @@
    the URL of an output in them can be used for less than a minute. A key that was given stays.
 """
 
+import hashlib
 import os
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Generic, TypeVar
 from uuid import uuid4
 
+import anyio
 import attrs
 
 from soundpiece_async._core import checks, completion, job_records
 from soundpiece_async._core.attempts import Attempts
-from soundpiece_async._core.errors import ApiError, JournalError, NotFound, SoundpieceError, TransportError, copy_error
+from soundpiece_async._core.errors import (
+    ApiError,
+    AuthenticationError,
+    InsufficientCredits,
+    JournalError,
+    NotFound,
+    SoundpieceError,
+    TransportError,
+    copy_error,
+)
 from soundpiece_async._core.job_records import Annotation, FileRecord, JobIdentity, JobRecord, JobState
 from soundpiece_async._core.operations import Operation
 from soundpiece_async._core.requests import GeneratedKey, Output, Request
@@ -35,7 +47,7 @@ from soundpiece_async._download.destinations import (
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._journal.journal import Journal
 from soundpiece_async._journal.occurrences import RequestIdentifier
-from soundpiece_async._journal.store import check_route
+from soundpiece_async._journal.store import Refusal, check_route
 from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import PreparedSubmit
@@ -199,6 +211,10 @@ class Recording(Generic[R]):
         self._saved_files = SavedFiles(None if journal.run else journal.folder, wanted_in=files.to)
         self._identifier = RequestIdentifier()
         self._renewed: set[int] = set()
+        key = hashlib.sha256(f"{journal.where}\n{engine.settings.api_key}".encode())
+        self._key = key.hexdigest()[:16]
+        self._refusal = self._find_refusal()  # of before: one job tries whether it still holds
+        self._probe = anyio.Lock()
 
     def __repr__(self) -> str:
         return f"<Recording {self._store!r} {self._identifier!r}>"
@@ -318,7 +334,23 @@ class Recording(Generic[R]):
                 job = await self._make_anew(job, request, identity, key=key)
                 lasts = not self._has_expired(request, job.body)  # a service may sign for less than a minute
 
+    def _find_refusal(self) -> Refusal | None:
+        """Return what the service refused to another process, if this one would be refused, too."""
+        refusal = self._store.refusal
+        return refusal if refusal is not None and refusal.concerns(self._key) else None
+
     async def _submit(self, job: JobRecord, request: R, *, source_lasts: bool = False) -> Operation[R]:
+        """Send a job; one alone, as long as the service may still refuse what it refused to an earlier process."""
+        if self._refusal is not None:
+            async with self._probe:
+                if self._refusal is not None:
+                    operation = await self._send(job, request, source_lasts=source_lasts)
+                    await self._store.set_refusal(None)
+                    self._refusal = None
+                    return operation
+        return await self._send(job, request, source_lasts=source_lasts)
+
+    async def _send(self, job: JobRecord, request: R, *, source_lasts: bool) -> Operation[R]:
         """Send a job, and write down what is known of it, whatever comes back.
 
         Raises:
@@ -331,6 +363,9 @@ class Recording(Generic[R]):
                 raise _SourceExpired(f"job {job.key}: the URL of its source has expired; it is made anew")
             if not prepared.attempts.started:
                 await self._store.mark_sending(job, now=self._store.now)
+                refusal = self._find_refusal()
+                if refusal is not None and refusal != self._refusal:
+                    raise _refused_elsewhere(refusal)
 
         self._stop.check()
         prepared = PreparedSubmit(job.body, before_attempt, Attempts(before=job.state is not JobState.PLANNED))
@@ -349,6 +384,8 @@ class Recording(Generic[R]):
                 await self._store.mark_failed(job, failure, now=self._store.now)
             elif not in_doubt:
                 await self._store.mark_unsent(job)
+            if isinstance(error, ApiError) and error.stops_run and prepared.attempts.started:
+                await self._store.set_refusal(Refusal(error.status, self._key, self._store.now))
             raise
         await self._store.mark_submitted(job, operation, now=self._store.now)
         self._store.progress[JobState.SUBMITTED] += 1
@@ -398,6 +435,15 @@ class Recording(Generic[R]):
 
 class _SourceExpired(SoundpieceError):  # noqa: N818 - never seen outside
     """The body of a job that created nothing cannot be used any more."""
+
+
+def _refused_elsewhere(refusal: Refusal) -> ApiError:
+    told = f"another process of this run was refused: status {refusal.status}"
+    if refusal.status == HTTPStatus.PAYMENT_REQUIRED:
+        return InsufficientCredits(f"{told}; top up the account, then run the same again", status=refusal.status)
+    return AuthenticationError(
+        f"{told}; check the API key, then run the same again", status=refusal.status, body={"detail": told}
+    )
 
 
 def _uncertain_error(job: JobRecord) -> JournalError:

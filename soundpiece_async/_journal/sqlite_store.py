@@ -37,6 +37,7 @@ from soundpiece_async._journal.store import (
     FailureGroup,
     GroupCommit,
     PlannedJob,
+    Refusal,
     WaitStats,
     check_route,
     lock_of,
@@ -182,6 +183,7 @@ class SqliteStore:
         self._at_work = KeyedLocks()
         self._group: GroupCommit[Step] = GroupCommit(self._commit, self._at_work)
         self.progress: Counter[JobState] = Counter()
+        self.refusal: Refusal | None = None
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self._database!r} {self._group!r}>"
@@ -294,6 +296,9 @@ class SqliteStore:
 
         if (loss := await self._execute(write, durable=True)) is not None:
             raise loss
+
+    async def set_refusal(self, refusal: Refusal | None) -> None:
+        """Do nothing: no other process works here."""
 
     async def find_loss(self) -> JournalError | None:
         """Return why the next run will not find this record, or None: it will."""

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -71,6 +72,25 @@ class FailureGroup:
     number: int
 
 
+@attrs.frozen
+class Refusal:
+    """What the service refused to one of the processes that work on a run, and would refuse to others (401, 402, 403).
+
+    Attributes:
+        status: of the HTTP answer.
+        key: a digest of the API key.
+        at: when, by the store's clock.
+    """
+
+    status: int
+    key: str
+    at: float
+
+    def concerns(self, key: str) -> bool:
+        """Return whether a process with that key would be refused, too: credits are the account's, whatever the key."""
+        return key == self.key or self.status == HTTPStatus.PAYMENT_REQUIRED
+
+
 @attrs.frozen(kw_only=True)
 class PlannedJob:
     """A job that is to be written down before anything of it is sent."""
@@ -87,6 +107,8 @@ class JobStore(Protocol):
 
     progress: Counter[JobState]
     """How many jobs of this process's runs have an operation, and outputs, whenever they came to them."""
+    refusal: Refusal | None
+    """What the service refused to another process, as of the latest write; None: nothing."""
 
     @property
     @abstractmethod
@@ -211,6 +233,11 @@ class JobStore(Protocol):
     @abstractmethod
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
         """Write down that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
+        ...
+
+    @abstractmethod
+    async def set_refusal(self, refusal: Refusal | None) -> None:
+        """Write down what the service refused, for all processes of the run to see; None: it accepts jobs again."""
         ...
 
     @abstractmethod
