@@ -41,7 +41,7 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock
 from soundpiece_async._journal.recorded_run import SavedFiles
-from soundpiece_async._journal.store import JobStore
+from soundpiece_async._journal.store import FailureGroup, JobStore, WaitStats
 
 pytestmark = pytest.mark.anyio
 BOTH = pytest.mark.usefixtures("journals")
@@ -143,6 +143,34 @@ async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
         await journal.store.mark_verified(job.number, passed, ended_at=600.0)
         (job,) = await journal.jobs()
         assert saved_files.check(job).files == (attrs.evolve(file, verified="full"),)
+
+
+@BOTH
+async def test_a_run_is_summed_up(tmp_path: Path) -> None:
+    """How many jobs of each route are in each state, how long they took, why some failed, what files passed."""
+    async with open_journal(tmp_path) as journal:
+        store = journal.store
+        sent, saved, *failed = [await plan(store, number) for number in range(1, 6)]
+        await store.mark_sending(sent, now=store.now - KEY_LIFETIME - 1)
+        await store.mark_submitted(saved, attrs.evolve(OPERATION, echo_differences=("prompt",)), now=300.0)
+        await store.mark_ready(saved, OPERATION, now=302.0)
+        await store.mark_saved(saved, OPERATION, (FILE, attrs.evolve(FILE, verified="full")), now=303.0)
+        for number, job in enumerate(failed):
+            failure = Failure("CorruptAudio", "x" if number else "", f"no FLAC {number}", retryable=True)
+            await store.mark_failed(job, failure, now=304.0)
+        states = {JobState.UNCERTAIN: 1, JobState.SAVED: 1, JobState.FAILED: 3}
+        assert await store.count_by_route(now=store.now) == {"create.new_fx": states}
+        assert await store.measure_waits() == {"create.new_fx": WaitStats(1, 2.0, 2.0)}
+        assert await store.group_failures() == [
+            FailureGroup("CorruptAudio", "x", "no FLAC 1", 2),
+            FailureGroup("CorruptAudio", "", "no FLAC 0", 1),
+        ]
+        assert await store.count_verified() == {"": 1, "full": 1}
+        assert await store.count_echo_differences() == {"prompt": 1}
+        assert (await store.count_ended_since(303.5), await store.count_ended_since(302.0)) == (3, 4)
+        identities = [name(1), name(9), JobIdentity(digest=b"", key="key 2")]
+        assert await store.find_states(identities, now=store.now) == [JobState.UNCERTAIN, None, JobState.SAVED]
+        assert await store.run_in_thread(lambda: 7) == 7
 
 
 @BOTH
