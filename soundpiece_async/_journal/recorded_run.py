@@ -376,16 +376,7 @@ class Recording(Generic[R]):
         try:
             operation = await self._engine.submit(keyed, stop=self._stop, prepared=prepared)
         except BaseException as error:  # a cancellation, too: it may have been waiting for its turn all the time
-            in_doubt = prepared.attempts.may_have_been_accepted
-            failure = None
-            if isinstance(error, SoundpieceError):
-                failure = job_records.classify_failure(error, submitted=False, in_doubt=in_doubt)
-            if failure is not None:
-                await self._store.mark_failed(job, failure, now=self._store.now)
-            elif not in_doubt:
-                await self._store.mark_unsent(job)
-            if isinstance(error, ApiError) and error.stops_run and prepared.attempts.started:
-                await self._store.set_refusal(Refusal(error.status, self._key, self._store.now))
+            await self._record_unanswered(job, error, prepared.attempts)
             raise
         await self._store.mark_submitted(job, operation, now=self._store.now)
         self._store.progress[JobState.SUBMITTED] += 1
@@ -395,6 +386,19 @@ class Recording(Generic[R]):
         source = job_records.find_source(request)
         outputs = self._engine.reader.cached_outputs(source.handle) if isinstance(source, Output) else ()
         return job_records.has_expired(request, body, outputs=outputs, now=self._engine.transport.now)
+
+    async def _record_unanswered(self, job: JobRecord, error: BaseException, attempts: Attempts) -> None:
+        """Write down what is known of a job whose submission ended by an error, or was cancelled."""
+        in_doubt = attempts.may_have_been_accepted
+        failure = None
+        if isinstance(error, SoundpieceError):
+            failure = job_records.classify_failure(error, submitted=False, in_doubt=in_doubt)
+        if failure is not None:
+            await self._store.mark_failed(job, failure, now=self._store.now)
+        elif not in_doubt:
+            await self._store.mark_unsent(job)
+        if isinstance(error, ApiError) and error.stops_run and attempts.started:
+            await self._store.set_refusal(Refusal(error.status, self._key, self._store.now))
 
     async def _complete(self, job: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
         """Wait and download, as far as that is not done."""
