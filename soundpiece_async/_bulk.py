@@ -1,4 +1,4 @@
-"""Many jobs at once: reads requests no faster than results are taken, and hands the results out as they come."""
+"""Runs many requests at once: reads them no faster than results are taken, and yields results as they complete."""
 
 import logging
 from collections import deque
@@ -32,8 +32,8 @@ logger = get_logger("bulk")
 class RunMany(Generic[R]):
     """The results of ``Session.run_many``: enter it, and iterate.
 
-    Its host task is a child of the session's root task, which the context manager's end signals and awaits: so nothing
-    yields inside a task group (PEP 789), and errors come out bare.
+    Its host task is a child of the session's root task; leaving the context cancels and awaits it. So nothing yields
+    inside a task group (PEP 789), and errors are not wrapped in groups.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class RunMany(Generic[R]):
         """Handles of the operations that were submitted and have not ended; also after leaving early."""
         return tuple(job.operation.handle for job in self._jobs.values() if job.operation is not None)
 
-    def stop(self, why: SoundpieceError) -> None:
-        """Send nothing more; what is in flight is finished, and given out as ever.
+    def stop(self, error: SoundpieceError) -> None:
+        """Send nothing more; operations in flight finish, and are yielded as usual.
 
-        As after a 401 or 402, each request that was not sent yet is answered by a ``Failed``, whose error is a copy of
-        ``why``, those at once that wait for their turn; and the requests are read on: end them, too, to end the run.
-        With a journal the same run goes on later.
+        As after a 401 or 402, each request that was not sent yet gets a ``Failed`` with a copy of ``error``, at once if
+        it waits for its turn. Reading goes on: end the iterable, too, to end the run. With a journal, the same run can
+        be resumed later.
         """
-        self._stop.set(why)
+        self._stop.set(error)
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -99,7 +99,7 @@ class RunMany(Generic[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._cancel()
-        with anyio.CancelScope(shield=True):  # the host is cancelled, and ends by itself
+        with anyio.CancelScope(shield=True):  # the host was cancelled, and ends by itself
             await run_shielded(self._ended.wait)
         if error is None:
             self._raise_fault()
@@ -112,7 +112,7 @@ class RunMany(Generic[R]):
 
         Raises:
             SessionClosed: the session was closed meanwhile.
-            Exception: what the iterable of requests raised, once all that was in flight has been given out.
+            Exception: the error of the iterable, once the results of all requests in flight were yielded.
         """
         if not self._entered:
             raise RuntimeError("use 'async with session.run_many(...) as results'")
@@ -121,7 +121,7 @@ class RunMany(Generic[R]):
                 if self._done:
                     self._raise_fault()
                     raise StopAsyncIteration
-                if self._changed.is_set():  # others may wait for the same news
+                if self._changed.is_set():  # others may wait for the same event
                     self._changed = anyio.Event()
                 await self._changed.wait()
         self._yielded += 1
@@ -142,7 +142,7 @@ class RunMany(Generic[R]):
                     on_failure(result)
 
     def _raise_fault(self) -> None:
-        """Raise what ended the run, once and as it is."""
+        """Raise the error that ended the run, once."""
         fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
@@ -156,7 +156,7 @@ class RunMany(Generic[R]):
         return self._out_of_order.pop(self._yielded, None)
 
     async def _host(self) -> None:
-        """Read requests, one place at a time, and run each in a task of its own; a child of the session's root task."""
+        """Read requests, one slot at a time, and run each in a task of its own; a child of the session's root task."""
         try:
             with self._scope, self._engine.transport.stopping(self._stop):
                 async with anyio.create_task_group() as jobs:
@@ -168,7 +168,7 @@ class RunMany(Generic[R]):
     async def _read_all(self, jobs: TaskGroup) -> None:
         """Read until the end, or until the run is left or the session closed.
 
-        The iterable is the caller's: it is cancelled as asyncio does it, once, and what it does then has its time.
+        The iterable is the caller's: it is cancelled once, as asyncio does it, and its cleanup is not interrupted.
         """
         with anyio.CancelScope(shield=True):
             try:

@@ -1,7 +1,7 @@
 """The collaborators of a session, made once: submit, wait, refresh, download.
 
-``Session``, ``RunMany`` and the run with a journal call it directly. It checks no arguments: ``Session`` does. When the
-session closes, every call here ends with ``SessionClosed``.
+``Session``, ``RunMany`` and a run with a journal call it directly. Arguments are
+checked by ``Session``. When the session closes, every call here raises ``SessionClosed``.
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ R = TypeVar("R", bound=Request)
 
 @attrs.define(eq=False)
 class InFlight(Generic[R]):
-    """A request of a run, the name its files are to have, and its operation as soon as that is known."""
+    """A request of a run, the requested name of its files, and its operation as soon as that is known."""
 
     request: R
     name: str | None = None
@@ -52,7 +52,7 @@ class Engine:
     """One per session, made in its event loop.
 
     Args:
-        settings: of the session, with limits that this process can hold.
+        settings: of the session, with limits fitted to this process.
         life: runs the background tasks, and ends the calls when the session closes.
         trace_configs: passed through to aiohttp.
     """
@@ -92,7 +92,7 @@ class Engine:
         return f"<Engine {self.submitter!r} {self.poller!r} {self.downloader!r} {self.transport!r}>"
 
     async def start(self) -> None:
-        """Start the background tasks; a shared store has some seconds to answer, and is then done without."""
+        """Start the background tasks; wait some seconds for a shared store, then start without it."""
         background = [self.transport.pacer.run, self.poller.run]
         if self.pace is None or self._news is None:
             await self.life.start(self.transport, *background)
@@ -211,13 +211,13 @@ class Engine:
 
 
 class RunFiles:
-    """Saves the files of one run. Once the disk is full, the downloads under way and all later ones end with that.
+    """Saves the files of one run. Once the disk is full, running and later downloads fail with that error.
 
-    Otherwise each of ten thousand would begin a file, and leave its beginning on a disk without space.
+    Otherwise each of ten thousand jobs would leave the beginning of a file on a full disk.
 
     Args:
         engine: of the session.
-        to: where the files go; None: they are not wanted.
+        to: the destination; None: files are not saved.
     """
 
     def __init__(self, engine: Engine, to: Destination | None) -> None:
@@ -240,7 +240,7 @@ class RunFiles:
         Args:
             operation: the operation.
             name: the name of its files.
-            overwrite: replace what is there.
+            overwrite: replace existing files.
 
         Raises:
             SoundpieceError: as ``Session.download``, or because the disk is full.

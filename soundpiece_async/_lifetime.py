@@ -1,8 +1,8 @@
 """Tasks and how they end: a session's lifetime, cancelling, timeouts, shielding, keyed locks, StopSignal.
 
 A session has one root task, so that it may be opened in one task and closed in another. No cancel scope spans
-``start`` and ``close``. Whatever runs in the background is a child of the root task; whatever a caller awaits runs in
-the caller's own task, inside ``guarded`` or ``cancellable``, and is cancelled there when the session closes.
+``start`` and ``close``. Background work runs in children of the root task; calls run in the caller's own task, inside
+``guarded`` or ``cancellable``, and are cancelled there when the session closes.
 
 This is the only file of the library that imports asyncio. Every submit can be ended by a timeout and by the closing of
 its session. A scope of anyio for the one and a timer of aiohttp for the other took a fifth of its time, so a
@@ -41,8 +41,8 @@ class CancelHandle:
     """A ``with`` around a call of the running task; ``cancel`` ends it by ``raising``, and nothing else of the task.
 
     Args:
-        leave: called when it is over.
-        raising: makes the error that stands for having been ended.
+        leave: called at the end.
+        raising: makes the error that is raised after ``cancel``.
     """
 
     __slots__ = ("_before", "_leave", "_raising", "_task", "cancelled")
@@ -58,7 +58,7 @@ class CancelHandle:
         return self
 
     def cancel(self) -> None:
-        """End it at what it awaits; twice is once."""
+        """Cancel the call at its current await; twice is allowed."""
         if not self.cancelled:
             self.cancelled = True
             self._task.cancel()
@@ -70,7 +70,7 @@ class CancelHandle:
 
 
 class TimeoutQueue:
-    """Ends every call that takes longer than so many ``seconds``, by a TimeoutError."""
+    """Raises TimeoutError in every call that takes longer than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -81,7 +81,7 @@ class TimeoutQueue:
         return f"<TimeoutQueue {self._seconds:g} s for {len(self._due)} calls>"
 
     def start(self) -> CancelHandle:
-        """Return the ``with`` for one call, whose time begins now."""
+        """Return the context of one call, whose time begins now."""
         loop = asyncio.get_running_loop()
         call = CancelHandle(self._leave, TimeoutError)
         self._due[call] = due = loop.time() + self._seconds
@@ -105,14 +105,14 @@ class TimeoutQueue:
 
 
 def call_later(seconds: float, call: Callable[[], object]) -> Callable[[], None]:
-    """CancelHandle something after so many seconds, unless what is returned is called before."""
+    """Schedule a call after so many seconds; return the function that cancels it."""
     return asyncio.get_running_loop().call_later(seconds, call).cancel
 
 
 async def run_shielded(work: Callable[[], Awaitable[None]]) -> None:
-    """Do work that must not be left half done: a cancellation goes on only when it has ended.
+    """Run work to its end, even if the caller is cancelled; the cancellation is raised afterwards.
 
-    A shield alone does not hold against asyncio's own ``task.cancel()``, but that never hits a task group's child.
+    A shield alone does not stop asyncio's own ``task.cancel()``, but that never reaches a child of a task group.
     """
     faults: list[Exception] = []
 
@@ -131,10 +131,10 @@ async def run_shielded(work: Callable[[], Awaitable[None]]) -> None:
 
 @attrs.define(eq=False)
 class LockQueue:
-    """Tasks that want the same name, the one at work included.
+    """Tasks that use the same name, the one at work included.
 
     Attributes:
-        outage: what the task before failed by, where it concerns those who waited for it as well.
+        outage: the error of the previous task, if it concerns the waiting ones as well.
     """
 
     lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
@@ -143,7 +143,7 @@ class LockQueue:
 
 
 class KeyedLocks:
-    """Within one process and one event loop. Its length is the number of names that are wanted now."""
+    """One lock for each name, within one event loop. Its length is the number of names in use."""
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, LockQueue] = {}
@@ -153,7 +153,7 @@ class KeyedLocks:
 
     @asynccontextmanager
     async def acquire(self, name: Hashable) -> AsyncGenerator[LockQueue]:
-        """Wait until no other task holds this name; who came first goes first."""
+        """Wait until no other task holds this name; first come, first served."""
         queue = self._queues.setdefault(name, LockQueue())
         queue.length += 1
         try:
@@ -166,7 +166,7 @@ class KeyedLocks:
 
 
 class Lifetime:
-    """Open once, closed once. It needs asyncio itself: anyio's tasks all have a scope around them."""
+    """The lifetime of a session: started once, closed once. It needs asyncio itself: anyio's tasks all have a scope."""
 
     def __init__(self) -> None:
         self.closed: bool = False
@@ -194,8 +194,7 @@ class Lifetime:
     async def start(self, resources: AbstractAsyncContextManager[object], *background: Task) -> None:
         """Start the root task in the running loop; until ``close`` it holds ``resources`` open and runs ``background``.
 
-        They run in an empty context: a tracing span or a request's variables are of who opened the session, and it may
-        outlive them by days.
+        They run in an empty context: the session may outlive the tracing span or the request that opened it by days.
         """
         self._loop = asyncio.get_running_loop()
         self._stop, self._idle, opened = anyio.Event(), anyio.Event(), anyio.Event()
@@ -209,31 +208,31 @@ class Lifetime:
             raise
         if self._group is None:
             self.closed = True
-            self._root.result()  # raises what kept it from opening
+            self._root.result()  # raises the error that kept it from opening
 
     async def close(self) -> None:
-        """End the root task, interrupt every call, and wait until both are gone. A second close waits for the first.
+        """End the root task, cancel every call, and wait until they have ended. A second close waits for the first.
 
         Raises:
-            SessionClosed: called from another event loop, or the root task ended by a fault of its own.
+            SessionClosed: called from another event loop or one of the session's own tasks, or the root task failed.
         """
         if self._root is None:
             self.closed = True
             return
         self._check_loop()
         if _CHILD.get(None) in self._children:
-            raise SessionClosed("a session cannot be closed from inside one of its own runs: it would wait for itself")
+            raise SessionClosed("cannot close the session from one of its own tasks (deadlock)")
         if not self.closed:
             self.closed, self._idle = True, anyio.Event()
         self._stop.set()
         self._cancel_calls()
-        with anyio.CancelScope(shield=True):  # outside of it, too, or a cancelled scope would win over the body's error
+        with anyio.CancelScope(shield=True):  # here as well, or a cancelled scope would replace the body's error
             await run_shielded(partial(self._await_end, self._root))
         if not self._root.cancelled() and (fault := self._root.exception()) is not None:
-            raise SessionClosed(f"the session ended by a fault of its own: {fault!r}") from fault
+            raise SessionClosed(f"the session ended by an internal error: {fault!r}") from fault
 
     async def _await_end(self, root: "asyncio.Task[None]") -> None:
-        """Wait until the root task and every call have ended: they have been told to, and will."""
+        """Wait until the root task and every call have ended; they were cancelled before."""
         await asyncio.wait((root,))
         if self._calls:
             await self._idle.wait()
@@ -248,7 +247,7 @@ class Lifetime:
 
     @contextmanager
     def guarded(self) -> Generator[None]:
-        """Run a caller's call: refused unless the session is open, and ended by ``SessionClosed`` when it closes."""
+        """Run a call of the session: raise ``SessionClosed`` unless it is open, and when it closes meanwhile."""
         self.check()
         with anyio.CancelScope() as scope:
             self._calls.add(scope)
@@ -260,7 +259,7 @@ class Lifetime:
             raise _closed_meanwhile()
 
     def cancellable(self) -> CancelHandle:
-        """Do the same at a tenth of the cost, for a call that has nothing to do behind a shield."""
+        """Return the same as ``guarded`` at a tenth of the cost, for a call without shielded parts."""
         self.check()
         call = CancelHandle(self._leave, _closed_meanwhile)
         self._calls.add(call)
@@ -272,7 +271,7 @@ class Lifetime:
             self._idle.set()
 
     def spawn(self, task: Task, *args: object) -> None:
-        """Start a child of the root task. Its errors are logged: nobody waits for it, and the session lives on."""
+        """Start a child of the root task. Its errors are logged, and do not end the session."""
 
         async def guard() -> None:
             try:
@@ -283,13 +282,13 @@ class Lifetime:
         self.check().start_soon(guard)
 
     def start_child(self, task: Task) -> "anyio.Event":
-        """Start a child of the root task, in the caller's context; its errors are its own, too.
+        """Start a child of the root task, in the caller's context; it handles its own errors.
 
-        Nothing is awaited here: the handshake of ``TaskGroup.start`` can be cancelled half way, and then waits for the
-        child, which may be behind a shield. A child has its first turn in any case, and may find it came too late.
+        Nothing is awaited here: ``TaskGroup.start`` can be cancelled half way, and then waits for the child, which
+        may be shielded. A child always has its first turn, and may find itself cancelled.
 
         Returns:
-            What is set when the child has ended.
+            An event that is set when the child has ended.
         """
         mark, ended = object(), anyio.Event()
 
@@ -321,7 +320,7 @@ class Lifetime:
                     await self._stop.wait()
                 finally:
                     self._stopping = True
-                    self._cancel_calls()  # before the group waits for its children: one may be behind a shield
+                    self._cancel_calls()  # before the group waits for its children: one may be shielded
                     group.cancel_scope.cancel()
         finally:
             opened.set()
@@ -351,7 +350,7 @@ def _closed_meanwhile() -> SessionClosed:
 
 
 class StopSignal:
-    """Stops one run: its tasks wait no longer for a turn, and send nothing more, once an error concerns them all.
+    """Stops one run by an error that concerns all its requests: its tasks stop waiting, and send nothing more.
 
     Attributes:
         error: the first error that was set, without frames. Each task raises a copy.
@@ -365,7 +364,7 @@ class StopSignal:
         return f"<StopSignal waits={len(self._waits)} error={self.error!r}>"
 
     def set(self, error: SoundpieceError) -> None:
-        """Stop by an error, unless another one came first."""
+        """Stop the run by an error, unless it was stopped before."""
         if self.error is None:
             self.error = detach(error)
             for scope in self._waits:
@@ -375,14 +374,14 @@ class StopSignal:
         """Raise a copy of the error, if there is one.
 
         Args:
-            reading: the caller is about to read, which an account without credits may still do.
+            reading: the next request is a read, which an account without credits may still send.
         """
         if self.error is not None and (isinstance(self.error, AuthenticationError) or not reading):
             raise copy_error(self.error)
 
     @contextmanager
     def interrupts(self) -> Generator[anyio.CancelScope]:
-        """End the wait inside by the error; the scope is the caller's, who may set its deadline."""
+        """Cancel the wait inside when the error is set, and raise a copy; the caller may set the scope's deadline."""
         self.check()
         with anyio.CancelScope() as scope:
             self._waits.add(scope)
@@ -395,4 +394,4 @@ class StopSignal:
 
 
 NEVER = StopSignal()
-"""For requests of no run: nobody sets it."""
+"""For requests outside of runs: it is never set."""

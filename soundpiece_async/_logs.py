@@ -7,7 +7,7 @@ from soundpiece_async._core.redaction import redact_text
 
 
 class _Redacting(logging.Filter):
-    """Makes text of every argument of a record that is no number: handles, calls, paths and errors are foreign."""
+    """Converts every argument of a record but numbers to redacted text: it may contain foreign text."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.args = tuple(map(_redact, record.args or ()))
@@ -19,7 +19,7 @@ def _redact(value: Any) -> Any:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger ``soundpiece_async.<name>``; all of this package are made here."""
+    """Return the logger ``soundpiece_async.<name>``; every logger of this package is made here."""
     logger = logging.getLogger(f"soundpiece_async.{name}")
     if not logger.filters:
         logger.addFilter(_Redacting())

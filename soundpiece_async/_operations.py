@@ -36,18 +36,18 @@ E = TypeVar("E", bound=Request | None)
 logger = get_logger("operations")
 
 MAX_CACHED = 4096
-"""Operations whose outputs are remembered, the least recently used going first."""
+"""Operations whose outputs are cached; the least recently used is dropped first."""
 
 MAX_NOTES = 1000
-"""Different oddities that are logged; a service may invent any number of statuses."""
+"""Distinct notes that are logged; a service may invent any number of statuses."""
 
 URL_RENEWAL_MARGIN = timedelta(seconds=60)
-"""A source whose URL lives shorter than this is signed afresh first: the service fetches it after the submit."""
+"""A source URL that expires sooner is renewed first: the service fetches it after the submit."""
 
 
 @attrs.define(eq=False)
 class _Renewal:
-    """A request for fresh URLs, shared by all that wait for it; so is its failure."""
+    """A request for renewed URLs. All callers that wait for it share its outcome."""
 
     lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock())  # noqa: PLW0108 - anyio loads it when used
     error: SoundpieceError | None = None
@@ -69,12 +69,12 @@ class Reader:
         return f"<Reader cached={len(self._outputs)} renewing={len(self._renewing)}>"
 
     def take(self, reading: ParsedOperation) -> AnyOperation:
-        """Return an operation that was read, as ``with_stable_outputs`` does, and log what is odd about the answer."""
+        """Return the operation of a response, as ``with_stable_outputs`` does, and log the notes about it."""
         self.note(reading)
         return self.with_stable_outputs(reading.operation)
 
     def note(self, reading: ParsedOperation) -> None:
-        """Log what is odd about an answer, each oddity once in a session: the next ten thousand have it, too."""
+        """Log the notes about a response, each once per session: the next ten thousand responses have them, too."""
         for note in reading.notes:
             if note.about not in self._noted and len(self._noted) < MAX_NOTES:
                 self._noted.add(note.about)
@@ -85,7 +85,8 @@ class Reader:
     def with_stable_outputs(self, operation: Operation[E]) -> Operation[E]:
         """Return an operation whose outputs have whole URLs and the numbers they had at first; count it at its end.
 
-        Of one that was over before, outputs are news whatever its status is called: their URLs may be signed afresh.
+        Once an operation has ended, later outputs replace the cached ones, whatever its status is called: their URLs
+        may have been renewed.
         """
         operation = self._resolve(operation)
         known = operation.handle in self._outputs
@@ -97,10 +98,10 @@ class Reader:
         return self._stabilize(operation)
 
     def adopt(self, operation: Operation[E]) -> Operation[E]:
-        """Return an operation that was seen earlier, perhaps by another process; what was seen since is newer."""
+        """Return an operation that was read earlier, perhaps by another process; its outputs are the cached ones."""
         operation = self._resolve(operation)
         if not completion.is_over(operation):
-            return operation  # it says nothing yet of the outputs
+            return operation  # it has no outputs yet
         known = self._outputs.get(operation.handle)
         return self._stabilize(operation) if known is None else attrs.evolve(operation, outputs=known)
 
@@ -124,13 +125,13 @@ class Reader:
         return attrs.evolve(operation, outputs=outputs)
 
     def cached_outputs(self, handle: Handle) -> tuple[Output, ...]:
-        """Return the outputs as they were last seen, or nothing."""
+        """Return the outputs as they were last read, or an empty tuple."""
         return self._outputs.get(handle, ())
 
     async def read(
         self, handle: Handle, *, request: Request | None, key: str | None = None, priority: Priority = Priority.SUBMIT
     ) -> AnyOperation:
-        """Ask once how an operation stands, without waiting for it to be ready."""
+        """Read the current state of an operation, with a short poll."""
         call = wire.poll_request(handle, wait=False)
         read = partial(wire.parse_poll_response, handle=handle, request=request, key=key)
         try:
@@ -151,16 +152,16 @@ class Reader:
         return attrs.evolve(latest, echo_differences=what.echo_differences)
 
     async def renew(self, output: Output) -> Output:
-        """Return an output with a renewed URL; one request serves all that ask for the same operation at the same time.
+        """Return an output with a renewed URL; concurrent calls for the same operation share one request.
 
         Raises:
-            DownloadError: the operation does not list this output any more.
+            DownloadError: the output no longer exists.
             SoundpieceError: the request failed.
         """
         renewal = self._renewing.setdefault(output.handle, _Renewal())
         try:
             async with renewal.lock:
-                if renewal.error is not None:  # or each would try again for a whole budget, one after the other
+                if renewal.error is not None:  # otherwise each would retry for a whole budget, one after the other
                     raise copy_error(renewal.error)
                 latest = await self._renew_once(output)
         except SoundpieceError as error:
@@ -172,14 +173,14 @@ class Reader:
                 self._renewing.pop(output.handle, None)
         if latest is None:
             raise DownloadError(
-                f"operation {output.handle} lists no output {output.index} any more", url=output.url, path=""
+                f"output {output.index} no longer exists on operation {output.handle}", url=output.url, path=""
             )
         return latest
 
     async def _renew_once(self, output: Output) -> Output | None:
         latest = self._find(output)
         if latest is not None and latest.url != output.url:
-            return latest  # somebody asked meanwhile
+            return latest  # renewed meanwhile
         await self.read(output.handle, request=None, priority=Priority.RENEWAL)
         return self._find(output)
 
@@ -189,25 +190,25 @@ class Reader:
 
 @attrs.define(eq=False)
 class _Submission:
-    """What is known of one idempotency key, for as long as its request object lives."""
+    """The state of one idempotency key, as long as its request object lives."""
 
     owner: "weakref.ref[Request]"  # when it is gone, this submission is removed
     lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
     attempts: Attempts = attrs.field(factory=Attempts)
-    budget: Budget | None = None  # what all who submit it at the same time share
-    outage: SoundpieceError | None = None  # how the last attempt ended, for those who waited for it meanwhile
+    budget: Budget | None = None  # shared by concurrent submits
+    outage: SoundpieceError | None = None  # the error of the latest submit, for those who waited for it
     body: bytes | None = attrs.field(default=None, repr=False)
     renew_at: datetime | None = None  # when the URLs of sources in it must be renewed
     raw: Mapping[str, JsonValue] | None = attrs.field(default=None, repr=False)
-    """Of its operation, which itself holds the request: that would keep itself alive."""
+    """JSON of the operation only: the ``Operation`` would keep the request alive."""
     id: str = ""
-    """Of the same."""
+    """Of the operation."""
     error: DecodeError | None = None
 
 
 @attrs.define(eq=False)
 class PreparedSubmit:
-    """A PUT whose bytes were fixed earlier, perhaps by another process, and what becomes of it.
+    """A PUT whose bytes were fixed earlier, perhaps by another process, and its attempts.
 
     Attributes:
         body: the bytes, made by ``Submitter.prepare``; so the request is not validated again.
@@ -221,11 +222,11 @@ class PreparedSubmit:
 
 
 class Submitter:
-    """One per session.
+    """Submits each request object at most once. One per session.
 
     Args:
-        transport: sends.
-        reader: renews the URL of a source that is about to expire.
+        transport: sends the requests.
+        reader: renews source URLs that are about to expire.
         validate: validate requests first.
     """
 
@@ -258,7 +259,7 @@ class Submitter:
         Args:
             request: the request.
             stop: of the run that the request belongs to.
-            prepared: the body, where it is fixed already.
+            prepared: the body, if it is fixed already.
 
         Raises:
             InvalidRequest: refused here, nothing was sent.
@@ -270,7 +271,7 @@ class Submitter:
             async with submission.lock:
                 if submission.error is not None:
                     raise _copy_error(submission.error, request)
-                # without this each would try for a whole budget, one after the other
+                # otherwise each would retry for a whole budget, one after the other
                 if queued and submission.outage is not None:
                     raise copy_error(submission.outage)
                 if submission.raw is None:
@@ -336,14 +337,14 @@ class Submitter:
                 budget=submission.budget,
             )
         except DecodeError as error:
-            if error.operation is not None:  # the work was accepted: sending again could only pay for it twice
+            if error.operation is not None:  # the work was accepted: sending it again could be charged twice
                 submission.error = _copy_error(error, None)
                 self.submitted += 1
             else:
                 submission.outage = error
             raise
         except SoundpieceError as error:
-            if stop.error is None:  # what stops one run is not the others' outcome
+            if stop.error is None:  # the error that stopped a run is no outcome of the request
                 submission.outage = error
             raise
         self.submitted += 1
@@ -394,11 +395,11 @@ def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:
 
 
 def _report_echo(reading: ParsedOperation, operation: AnyOperation, request: Request) -> None:
-    """Log an echo that differs so much that a key given by the caller may have been used for other work."""
+    """Log an echo that differs so much that an explicit key may have been used for another request."""
     if reading.suspicious and job_records.explicit_key(request) is not None:
         logger.error(
-            "%s: %s is echoed otherwise than it was sent: the idempotency key %s, which was given to the request, "
-            "may have been used for other work; compare the result with the request",
+            "%s: %s is echoed differently: the explicit idempotency key %s may have been used for another request; "
+            "compare the result with the request",
             operation.handle,
             ", ".join(reading.suspicious),
             request.idempotency_key,

@@ -1,4 +1,7 @@
-"""Runs the account gate: a request to the API goes on the wire only when the gate admits it."""
+"""Runs the account gate: no request is sent to the API before the gate admits it.
+
+Apart from the transport, because a shared store drives it, too: requests of other processes change who may send.
+"""
 
 import logging
 import math
@@ -22,11 +25,11 @@ class OutageTimeout(Exception):  # noqa: N818 - internal: the waiting call raise
 
 
 class Pacer:
-    """One per session. ``acquire`` waits for a permit; ``run`` is the one timer that wakes those who wait.
+    """One per session. ``acquire`` waits for a permit; ``run`` is the only timer, and wakes the waiters.
 
     Args:
-        ceiling: requests per second at most; None: unlimited until the service answers 429.
-        pace: gives the permits, instead of a rate learned here under that ceiling.
+        ceiling: requests per second at most; None: unlimited until the first 429.
+        pace: grants the permits, instead of a rate learned here under that ceiling.
     """
 
     def __init__(self, *, ceiling: float | None, pace: Pace | None = None) -> None:
@@ -43,9 +46,9 @@ class Pacer:
 
     @property
     def outage_seconds(self) -> float:
-        """Seconds since the start in which requests went one at a time, for want of usable answers.
+        """Seconds of outages since the start: requests went one at a time, because none had a usable response.
 
-        A pause after a 429 is no part of it: that is an answer, and says nothing of the service's health.
+        A pause after a 429 does not count: the service is healthy.
         """
         return self._past_outages + (0.0 if self._outage_since is None else monotonic() - self._outage_since)
 
@@ -59,8 +62,8 @@ class Pacer:
     def outage_deadline(self, until: float, *, stop: StopSignal = NEVER) -> Generator[None]:
         """End the wait inside once ``outage_seconds`` reaches ``until``.
 
-        Otherwise ten thousand requests that go one at a time would wait for ever. Time in a queue while the service is
-        well, or has answered 429, does not count.
+        Otherwise ten thousand requests that go one at a time would wait forever. Time in a queue while the service
+        works, or after a 429, does not count.
 
         Raises:
             OutageTimeout: the time was up.
@@ -83,7 +86,7 @@ class Pacer:
         """Wait for a permit, to be ended by ``completed``, ``rate_limited`` or ``release``; cancelled, none is left.
 
         Args:
-            priority: who goes first.
+            priority: of the request.
             what: the request, for the log.
             until: the deadline, in ``outage_seconds``. A permit that is there at once has none.
             stop: of the run that the request belongs to.
@@ -113,13 +116,13 @@ class Pacer:
         usual, now, jitter = usable or self.gate.half_open, monotonic(), random.random()
         self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
         if not usual and self.gate.half_open:
-            logger.warning("no usable answers from the service: requests go one at a time until one succeeds")
+            logger.warning("no usable responses from the service: requests go one at a time until one succeeds")
         self._admit()
 
     def rate_limited(self, ticket: Ticket, *, retry_after: float | None) -> None:
         """End a request whose response was a 429, with the seconds it asks to wait."""
         if self.gate.limited_count == 0:
-            logger.warning("the account's rate limit was met for the first time: requests are paced from here on")
+            logger.warning("the first 429 of this session: requests are paced from now on")
         now, jitter = monotonic(), random.random()
         self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
         if logger.isEnabledFor(logging.DEBUG):
@@ -139,12 +142,12 @@ class Pacer:
         return f"{describe_rate(self.gate.rate)}, and {self.gate.waiting} wait"
 
     def release(self, ticket: Ticket, *, sent: bool = False) -> None:
-        """Return a place in the queue, or a permit: unused, or used by a request that was cancelled once ``sent``."""
+        """Leave the queue, or return a permit: unused, or used by a request that was cancelled once ``sent``."""
         self.gate.release(ticket, now=monotonic(), sent=sent)
         self._admit()
 
     async def wait_for_change(self) -> None:
-        """Wait until somebody joins the queue, or something else changes at the gate."""
+        """Wait until the queue, or something else about the gate, changes."""
         await self._changed.wait()
 
     def wake(self) -> None:
@@ -153,10 +156,10 @@ class Pacer:
         self._admit()
 
     async def run(self) -> None:
-        """Wake those who wait, when their time has come, until cancelled."""
+        """Wake waiters when they may send, until cancelled."""
         while True:
             self._admit()
-            self._changed = anyio.Event()  # after admitting, which says itself that something changed
+            self._changed = anyio.Event()  # after admitting, which sets it as well
             now = monotonic()
             next_wakeup = self.gate.next_wakeup(now=now)
             with anyio.move_on_after(None if next_wakeup is None else max(0.0, next_wakeup - now)):

@@ -38,24 +38,24 @@ from soundpiece_async._transport import Transport
 logger = get_logger("poller")
 
 MAX_UNCLAIMED = 4096
-"""Webhook deliveries kept for operations that nobody waits for yet, the oldest going first."""
+"""Webhook deliveries kept for operations that have no waiter yet; the oldest is dropped first."""
 
 LINGER_SECONDS = 5.0
-"""Seconds for which an open poll outlives its last waiter: a page that waits in a loop is back by then, or has gone."""
+"""Seconds for which an open poll outlives its last waiter: a client that waits in a loop is back by then."""
 
 SINGLE_POLL_SECONDS = 30.0
-"""Seconds that a wait without a timeout of its own, 0, gives its one question, should it have to queue."""
+"""Seconds for the single poll of ``timeout=0``, queues included."""
 
 MAX_KNOWN = 4096
-"""Operations remembered that somebody has waited for, or a webhook will report, the oldest going first."""
+"""Operations remembered after a wait, or because a webhook will report them; the oldest is dropped first."""
 
 MAX_UNDECIDED = 4096
-"""Operations remembered whose end one answer alone leaves open, the oldest going first."""
+"""Operations remembered whose end a single response leaves open; the oldest is dropped first."""
 
 
 @attrs.define(eq=False)
 class _Known:
-    """What is remembered of an operation between two waits, which may be by its handle: or each would begin anew."""
+    """The state of an operation between two waits, which may be by its handle."""
 
     created_at: datetime | None = None
     webhook_expected: bool = False  # a webhook will report it
@@ -66,25 +66,25 @@ class _Known:
 
 @attrs.define(eq=False)
 class _Watch:
-    """An operation somebody waits for, or did a moment ago; resolved once, with the final operation or an error."""
+    """An operation with waiters, or without since a moment ago; resolved once, with the final operation or an error."""
 
     handle: Handle
     request: Request | None
     key: str | None  # of the request, as it was sent
     seen: float  # when it was last known to be processing
-    waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity; who came first is the first
+    waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity, the oldest first
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: AnyOperation | Exception | None = None
-    fault: str = ""  # why the latest poll brought no usable answer, if it did not
-    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of answers that end a wait when they last
+    fault: str = ""  # why the latest poll had no usable response, if it had none
+    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of responses that end a wait when they persist
     long_polls: LongPolls = attrs.field(factory=LongPolls)
 
     def __str__(self) -> str:
         return str(self.handle)
 
     def read(self, answer: ApiResponse, call: ApiRequest) -> ParsedOperation | None:
-        """Read the answer to a poll; None: not yet."""
+        """Parse the response to a poll; None: the operation is still running."""
         return wire.parse_if_final(answer, call, handle=self.handle, request=self.request, key=self.key)
 
 
@@ -124,7 +124,7 @@ class Poller:
 
     @property
     def in_flight(self) -> int:
-        """Operations somebody waits for."""
+        """Operations with waiters."""
         return len(self._watches) - len(self._lingering)
 
     @property
@@ -138,12 +138,12 @@ class Poller:
         Args:
             handle: the operation.
             known: the operation as it was last seen, if it was.
-            timeout: seconds; None: as long as it takes; 0: ask once.
+            timeout: seconds; None: no limit; 0: poll once.
 
         Raises:
-            WaitTimeout: the time is over; nothing is lost.
-            NotFound: the service has said for a minute that it does not know the operation.
-            SoundpieceError: the key or the account is refused; or every read is, for a minute.
+            WaitTimeout: the timeout passed; nothing is lost.
+            NotFound: for a minute, the service did not know the operation.
+            SoundpieceError: the key or the account was rejected; or, for a minute, every read.
         """
         delivered = self._unclaimed.pop(handle, None)
         if delivered is not None:
@@ -171,7 +171,7 @@ class Poller:
                 raise fault
 
     async def _poll_once(self, handle: Handle, known: AnyOperation | None) -> AnyOperation:
-        """Ask once, and not at all while the account's limit, or a service that is down, lets nobody pass."""
+        """Poll once, and not at all while the gate is closed by a 429 or an outage."""
         result = None
         watch = _make_watch(handle, known, now=anyio.current_time())
         with anyio.move_on_after(SINGLE_POLL_SECONDS):
@@ -247,7 +247,7 @@ class Poller:
                     confirming.start_soon(self.confirm, handle, watch.request)
 
     async def confirm(self, handle: Handle, request: Request | None) -> None:
-        """Read the state that a webhook announced, and believe that; if it cannot be read, a poll finds it later."""
+        """Read the state that a webhook announced, and use that; if it cannot be read, a poll finds it later."""
         try:
             read = await self._reader.read(handle, request=request)
         except SoundpieceError as error:
@@ -259,7 +259,7 @@ class Poller:
         self.expect_no_webhook(handle)
 
     def expect_no_webhook(self, handle: Handle) -> None:
-        """Poll an operation whose webhook came without its end as if it had no callback: no other webhook will come."""
+        """Poll an operation whose webhook did not include its end as one without a callback: no other will come."""
         if handle in self._known:
             self._known[handle].webhook_expected = False
         watch = self._watches.get(handle)
@@ -268,7 +268,7 @@ class Poller:
             self._changed.set()
 
     async def run(self) -> None:
-        """Carry out what the scheduler says, until cancelled."""
+        """Execute the scheduler's actions, until cancelled."""
         permit: Ticket | None = None
         async with anyio.create_task_group() as polls:
             while True:
@@ -281,13 +281,13 @@ class Poller:
                             permit = await self._transport.pacer.acquire(Priority.POLL, what="a poll")
                             continue
                         watch = poll.key
-                        # while probing all wait for this one answer: it must not be held back
+                        # during an outage all wait for this response: it must not be held
                         if self._transport.pacer.gate.half_open or watch.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
                         if logger.isEnabledFor(logging.DEBUG):
                             logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
                         self._scheduler.begin(poll, now=now)
-                        context = next(iter(watch.waiters.values()))  # so a trace shows the polls of what it waits for
+                        context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
                         start = partial(polls.start_soon, self._poll, watch, poll.wait, permit, now, name="poll")
                         watch.poll = context.run(start)
                         permit = None
@@ -304,7 +304,7 @@ class Poller:
                             await self._changed.wait()
 
     async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
-        """Ask once how one operation stands, and give its slot back, whatever happens."""
+        """Poll an operation once, and release its slot, whatever happens."""
         outcome, rest = Outcome.CANCELLED, 0.0
         result: AnyOperation | Exception | None = None
         long = wait and self._takes_long_polls  # to the scheduler it is one that the service does not hold
@@ -330,45 +330,45 @@ class Poller:
                 logger.debug(
                     "%s: not polled again for %.3f s: %s", watch.handle, history.rests_until - now, outcome.value
                 )
-            if watch in self._lingering and outcome is not Outcome.FINISHED:  # nobody has come back
+            if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
                 self._forget(watch, history)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.fault, watch.streaks = now, "", {}
         elif result is not None:
-            # an answer that came at once was ready before the poll arrived: since when is unknown
+            # an immediate response was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.round_trip
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
             if isinstance(result, Operation):
                 self._publish(result)
 
     def _decide(self, watch: _Watch, reading: ParsedOperation | None) -> tuple[Outcome, AnyOperation | None]:
-        """Decide whether an answer, or two that agree, are the end of an operation."""
+        """Decide whether a response, or two that agree, are the end of an operation."""
         if reading is not None:
             self._reader.note(reading)
         if reading is None or not reading.undecided:
             self._undecided.pop(watch.handle, None)
             return (Outcome.FINISHED, reading.operation) if reading and reading.over else (Outcome.PROCESSING, None)
-        agreement = self._undecided.setdefault(watch.handle, Agreement())  # it outlives a waiter that comes again
+        agreement = self._undecided.setdefault(watch.handle, Agreement())  # it outlives the waiter, who may return
         if agreement.add(reading.ending.status, reading.operation, now=anyio.current_time()):
             del self._undecided[watch.handle]
             return Outcome.FINISHED, reading.settle()
         if len(self._undecided) > MAX_UNDECIDED:
             self._undecided.popitem(last=False)
-        logger.info("operation %s is %s, without an end that is certain", watch.handle, reading.operation.status)
+        logger.info("operation %s is %s, which may not be final", watch.handle, reading.operation.status)
         return Outcome.UNDECIDED, None
 
     def _stop_long_polls(self) -> None:
-        """Send no long polls any more in this session: the service refuses the parameter, and nothing else."""
+        """Send short polls only for the rest of the session: the service rejects the parameter ``wait``."""
         if self._takes_long_polls:
             self._takes_long_polls = False
             self._scheduler.stop_holding()
-            logger.warning("the service refuses long polls (wait=true): this session asks without from now on")
+            logger.warning("the service rejects long polls (wait=true): this session sends short polls from now on")
 
     def _handle_failure(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
         """Return whether a failed poll is retried, or its error raised in the waiters."""
         now = anyio.current_time()
         if isinstance(error, TransportError) and error.stale:
-            return Outcome.CANCELLED, None  # another turn at once
+            return Outcome.CANCELLED, None  # polled again at once
         if isinstance(error, SoundpieceError):
             verdict = judge_read(error)
             if verdict is not Verdict.PACE:
@@ -382,23 +382,23 @@ class Poller:
             elif verdict is Verdict.REFUSED:
                 often = watch.streaks[verdict].describe(now)
                 error.add_note(
-                    f"this came {often}, and no usable answer; the work is paid for: wait for it again later"
+                    f"this came {often}, without a usable response; the work is paid for: wait for it again later"
                 )
             error.about(watch.handle)
             logger.info("%s: giving up: %s", watch.handle, error)
         else:
-            logger.error("%s: a fault of ours", watch.handle, exc_info=error)
+            logger.error("%s: an internal error", watch.handle, exc_info=error)
         self._scheduler.forget(watch, now=now)  # it did not finish: no duration is learned
         return Outcome.CANCELLED, error
 
     def _is_final(self, watch: _Watch, error: SoundpieceError, verdict: Verdict, now: float) -> bool:
-        """Return whether a failed poll ends the waiting: by itself, or as the latest of a streak."""
+        """Return whether a failed poll ends the wait: by itself, or as the latest of a streak."""
         if verdict not in (Verdict.UNKNOWN, Verdict.REFUSED):
             return verdict is Verdict.RAISE
         about = (type(error), getattr(error, "status", 0))
         if verdict is Verdict.REFUSED and about not in self._refusals:
             self._refusals.add(about)
-            logger.warning("%s: a poll is refused, and tried again: %s (logged once)", watch.handle, error)
+            logger.warning("%s: a poll was rejected, and is retried: %s (logged once)", watch.handle, error)
         return watch.streaks.setdefault(verdict, Streak()).add(now, seconds=self._refusal_seconds)
 
     def _start_watching(self, handle: Handle, known: AnyOperation | None) -> _Watch:
@@ -428,7 +428,7 @@ class Poller:
         return watch
 
     def _remember(self, handle: Handle, known: AnyOperation | None = None) -> _Known:
-        """Remember what is known of an operation, and return all that is."""
+        """Update the remembered state of an operation, and return it."""
         memory = self._known.setdefault(handle, _Known())
         self._known.move_to_end(handle)
         if len(self._known) > MAX_KNOWN:
@@ -441,7 +441,7 @@ class Poller:
         return memory
 
     def _leave(self, watch: _Watch) -> None:
-        """Wait for an operation no longer; a poll that is out may linger, in case somebody comes back."""
+        """Stop watching an operation without waiters; an open poll lingers, in case a waiter returns."""
         now, history = anyio.current_time(), self._scheduler.history(watch)
         if self._scheduler.forget(watch, now=now):
             self._lingering[watch] = now + LINGER_SECONDS
@@ -450,7 +450,7 @@ class Poller:
         self._changed.set()
 
     def _end_lingering(self, now: float) -> float:
-        """End the polls that nobody has come back for; return when the next one's time is up."""
+        """Cancel lingering polls whose time is up; return the time of the next one."""
         while self._lingering:
             watch, until = next(iter(self._lingering.items()))
             if until > now:
@@ -461,7 +461,7 @@ class Poller:
         return math.inf
 
     def _forget(self, watch: _Watch, history: WatchHistory | None = None) -> None:
-        """Drop a watch; ``history`` is what to keep of it in case somebody comes back."""
+        """Drop a watch; keep its ``history``, in case a waiter returns."""
         del self._watches[watch.handle]
         self._lingering.pop(watch, None)
         if self._news is not None:
@@ -471,7 +471,7 @@ class Poller:
             memory.history, memory.streaks, memory.long_polls = history, watch.streaks, watch.long_polls
 
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
-        """Stop looking at an operation, and end the poll that nobody needs any more."""
+        """Stop watching an operation, and cancel its poll."""
         self._forget(watch)
         if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
             watch.poll.cancel()
@@ -479,7 +479,7 @@ class Poller:
 
     def _resolve(self, watch: _Watch, outcome: AnyOperation | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:
-            return  # nobody waits any more, or other news came first
+            return  # without waiters by now, or resolved already
         if isinstance(outcome, Operation):
             outcome = self._reader.with_stable_outputs(outcome)
             logger.info("operation %s is %s", outcome.handle, outcome.status)
@@ -501,6 +501,6 @@ def _make_watch(handle: Handle, known: AnyOperation | None, *, now: float) -> _W
 
 
 def _too_late(handle: Handle, known: AnyOperation | None, when: str, *, fault: str) -> WaitTimeout:
-    latest = f" (no usable answer, the latest: {fault})" if fault else ""
-    text = f"operation {handle} was not ready {when}{latest}; it runs on: wait for it again"
+    latest = f" (no usable response; the latest failure: {fault})" if fault else ""
+    text = f"operation {handle} was not ready {when}{latest}; it is still running: wait for it again"
     return WaitTimeout(text, handle=handle, operation=known)

@@ -33,7 +33,7 @@ E = TypeVar("E", bound=Request | None)
 
 
 class Session:
-    """Everything one account does at the same time: one poll scheduler, one rate gate, one downloader.
+    """A client of the API for one account: one poll scheduler, one rate limiter, one downloader.
 
     Use it as ``async with Session() as session``, or with ``start`` and ``aclose``, which may run in different tasks
     (as web frameworks do it). Any number of tasks of its event loop may use it at once; one session is enough.
@@ -78,8 +78,8 @@ class Session:
     async def start(self) -> None:
         """Open the session in the running event loop. Nothing is sent to the service.
 
-        Limits that need more descriptors than this process may open are fitted to that, with a WARNING. A shared store
-        has some seconds to answer; one that is away is another WARNING, and the session goes on without it.
+        Limits that need more descriptors than this process may open are lowered, with a WARNING. A shared store has
+        some seconds to answer; if it does not, a WARNING is logged, and the session starts without it.
 
         Raises:
             SessionClosed: it was started before.
@@ -90,10 +90,10 @@ class Session:
         await self._started.start()
 
     async def aclose(self) -> None:
-        """Close the session: polls end, every waiter gets ``SessionClosed``, nothing is left behind. Twice is fine.
+        """Close the session: end all polls and tasks, and raise ``SessionClosed`` in every waiter. Twice is allowed.
 
         Raises:
-            SessionClosed: called from another event loop, or a fault of this library ended the session early.
+            SessionClosed: called from another event loop, or an internal error ended the session early.
         """
         await self._life.close()
 
@@ -105,20 +105,20 @@ class Session:
         await self.aclose()
 
     def __del__(self) -> None:
-        life: Lifetime | None = getattr(self, "_life", None)  # a session whose making failed has none
+        life: Lifetime | None = getattr(self, "_life", None)  # missing if the constructor failed
         if life is not None and life.started and not life.closed:
             warnings.warn("a soundpiece session was not closed", ResourceWarning, source=self, stacklevel=1)
 
     async def submit(self, request: R) -> Operation[R]:
-        """Ask for one piece of work; sent safely, with the request's own key, until it is answered.
+        """Submit a request, and retry it with its own idempotency key until it is answered.
 
-        The same object is the same piece of work: submitted again, it gives the operation it already became.
+        The same object is one operation: submitted again, it returns the operation that it already became.
 
         Raises:
-            InvalidRequest: the contract rules it out; nothing was sent.
+            InvalidRequest: the request is invalid; nothing was sent.
             ApiError: the service refused it; a 5xx only after ``RetryPolicy.submit_max_elapsed`` seconds of trying.
-            TransportError: no usable answer in that time. It may have been accepted: submit the same object again.
-            DecodeError: the answer is not of the contract's shape, or echoes another request.
+            TransportError: no usable response in that time. It may have been accepted: submit the same object again.
+            DecodeError: the response has no readable operation, or echoes another request.
             SessionClosed: the session is closed.
         """
         return await self._engine.submit(request)
@@ -130,20 +130,20 @@ class Session:
     async def wait(self, operation: Handle, *, timeout: float | None = None) -> Operation[Request | None]: ...
 
     async def wait(self, operation: AnyOperation | Handle, *, timeout: float | None = None) -> AnyOperation:
-        """Wait until an operation is ready. Any number of callers may wait for the same one: one poll serves them all.
+        """Wait until an operation is ready. Any number of callers may wait for the same one; they share its polls.
 
-        Cancelling a waiter only detaches it. Faults of the network and of the service are waited out.
+        Cancelling a waiter only detaches it. Outages of the network and of the service do not end the wait.
 
         Args:
             operation: an operation, or the handle of one.
-            timeout: seconds this caller is willing to wait; None: as long as it takes; 0: ask once. A short one in a
-                loop costs no more than waiting once: an open poll outlives its last waiter by some seconds.
+            timeout: seconds; None: no limit; 0: poll once. A short one in a loop costs no more than a single wait: an
+                open poll outlives its last waiter by some seconds.
 
         Raises:
             OperationFailed: the service gave up on the work.
             NotReady: the service says that it is ready, and twice in 10 s or more showed no outputs.
-            WaitTimeout: the timeout passed; the operation runs on, wait again later.
-            ApiError, DecodeError: it cannot be read, and trying again would not help.
+            WaitTimeout: the timeout passed; the operation is still running, wait again later.
+            ApiError, DecodeError: it cannot be read, and retrying would not help.
             SessionClosed: the session is closed.
         """
         check_timeout(timeout)
@@ -156,7 +156,7 @@ class Session:
     async def refresh(self, operation: Handle) -> Operation[Request | None]: ...
 
     async def refresh(self, operation: AnyOperation | Handle) -> AnyOperation:
-        """Ask once how an operation stands, whatever its status. Raises as ``submit``."""
+        """Read the current state of an operation once, whatever its status. Raises as ``submit``."""
         return await self._engine.refresh(operation)
 
     @overload
@@ -189,8 +189,8 @@ class Session:
 
         Raises:
             NotReady: the operation has no outputs yet: wait for it first.
-            InvalidRequest: there is no such place.
-            OperationFailed: it never will be.
+            InvalidRequest: the destination is invalid.
+            OperationFailed: the operation failed.
             DownloadError: a file could not be saved; the others are saved. ``CorruptAudio``: it is not valid FLAC.
             SettingsError: an extra or a store's credentials are missing; or ``verify="full"``, which needs files.
             SessionClosed: the session is closed.
@@ -198,15 +198,15 @@ class Session:
         return await self._engine.download(what, to, name=name, overwrite=overwrite)
 
     def stream(self, output: Output, *, range: str | None = None, if_range: str | None = None) -> AudioStream:  # noqa: A002 - the name of the header
-        """Pass an output on instead of saving it: ``async with session.stream(output) as audio``, then iterate.
+        """Stream an output instead of saving it: ``async with session.stream(output) as audio``, then iterate.
 
-        What comes out is checked as a file would be, and goes on by itself over drops and expired URLs; nothing is
-        kept. An output that is not available is an error when the stream is entered. See ``AudioStream``.
+        The bytes are checked like a file, and resumed after drops and expired URLs; nothing is stored. Entering the
+        stream raises if the output is not available. See ``AudioStream``.
 
         Args:
-            output: one of an operation's.
+            output: an output of an operation.
             range: the ``Range`` header of the request that is answered, so that a player can seek: answer with
-                ``audio.status`` and ``audio.headers``. None, several ranges, or nonsense: the whole file.
+                ``audio.status`` and ``audio.headers``. None, several ranges, or an invalid one: the whole file.
             if_range: its ``If-Range`` header.
         """
         self._life.check()
@@ -227,13 +227,13 @@ class Session:
         name: str | None = None,
         timeout: float | None = None,
     ) -> Succeeded[R]:
-        """Submit, wait and, when ``save_to`` names a place, download. Raises as the three do.
+        """Submit, wait and, with ``save_to``, download. Raises as the three do.
 
         Args:
             request: the request.
-            save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
+            save_to: where to save the files, as ``to`` of ``download``; None: nothing is downloaded.
             name: the stem of the files, instead of the operation's id; made safe.
-            timeout: that of ``wait``, in seconds: it begins once the request was accepted. The submit has
+            timeout: seconds for ``wait``, from when the request was accepted. The submit has
                 ``RetryPolicy.submit_max_elapsed``.
         """
         check_timeout(timeout)
@@ -254,24 +254,23 @@ class Session:
         max_in_flight: int | None = None,
         ordered: bool = False,
     ) -> RunMany[R]:
-        """Run many pieces at once: ``async with session.run_many(...) as results: async for result in results``.
+        """Run many requests at once: ``async with session.run_many(...) as results: async for result in results``.
 
-        Each result is a ``Succeeded`` or a ``Failed``: one bad piece never stops the others. After 401, 402 or 403
-        nothing more is sent, and each request that is left is answered by a ``Failed`` with that error.
+        Each result is a ``Succeeded`` or a ``Failed``: one bad request never stops the others. After a 401, 402 or 403
+        nothing more is sent, and each remaining request gets a ``Failed`` with a copy of that error.
 
         Args:
             requests: any iterable or async iterable of requests, or of pairs of a request and the name of its files
                 (instead of the operation's id; made safe, and numbered where several want the same). It is read no
-                further ahead than ``max_in_flight``. What it raises ends the reading; what is in flight is still given
-                out, then its error is raised. A generator is closed, and what it awaits then runs to its end, however
-                the run is left.
-            save_to: the place for the files, as ``to`` of ``download``; None: nothing is downloaded.
+                further ahead than ``max_in_flight``. If it raises, requests in flight still finish, then its error is
+                raised. A generator is closed, and is given time to finish, however the run is left.
+            save_to: where to save the files, as ``to`` of ``download``; None: nothing is downloaded.
             journal: records the run, so that the same call resumes it after a crash, an outage or a 402. Equal
-                requests are distinguished by their occurrence; those with an explicit key by that. What has ended
-                is given out without a request, and with an empty ``Operation.raw``.
-            timeout: seconds to wait for each piece, once submitted.
-            max_in_flight: pieces begun and not yet taken by the consumer; by default ``Limits.in_flight``.
-            ordered: give results in the order of the requests instead of the order of completion.
+                requests are distinguished by their occurrence; those with an explicit key by that. Results
+                that it already has need no request; their ``Operation.raw`` is empty.
+            timeout: seconds to wait for each operation, once submitted.
+            max_in_flight: requests that are read and whose results are not yet taken; by default ``Limits.in_flight``.
+            ordered: yield results in the order of the requests instead of the order of completion.
         """
         check_timeout(timeout)
         check_in_flight(max_in_flight)
@@ -295,9 +294,9 @@ class Session:
         self._engine.deliver(check_operation(operation))
 
     def statistics(self) -> Statistics:
-        """Count what happened since the start; cheap enough to ask ten times a second.
+        """Return a snapshot of the counters since the start; cheap enough to call ten times a second.
 
-        Any thread may ask, as exporters of metrics do, and also after the session was closed.
+        It may be called from any thread, as metrics exporters do, and after the session was closed.
 
         Raises:
             SessionClosed: it was never started.
@@ -306,7 +305,7 @@ class Session:
 
 
 def _override(settings: Settings | None, **given: str | None) -> Settings:
-    """Return the settings with what the caller named beside them."""
+    """Return the settings with the keyword arguments that were passed."""
     named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if settings is None:
         return Settings(**named)

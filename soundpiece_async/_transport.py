@@ -1,11 +1,10 @@
-"""Sends calls until they are answered: a slot, a permit, an attempt, and the budget of the trying.
+"""Sends calls until they are answered: a slot, a permit, an attempt, and the retry budget.
 
 Three clocks, each with its own owner. An *attempt* is bounded by ``Timeouts``, from connecting to the last byte. The
-*budget* of a submit or a single read, ``RetryPolicy.submit_max_elapsed``, is what attempts without a usable answer
-(connection faults, timeouts, 5xx, a 2xx that is no JSON) and the pauses between them use up, ``Retry-After`` included,
-and waiting for a turn while the service gives usable answers to nobody; a 429, or a queue of ours while the service is
-well, uses up neither. The *deadline* is the caller's: what ``timeout=`` says, or cancelling. Polls have no budget: the
-scheduler repeats them until the deadline.
+*budget* of a submit or a single read, ``RetryPolicy.submit_max_elapsed``, is used up by attempts without a usable
+response (connection faults, timeouts, 5xx, a 2xx that is not JSON), by the pauses between them, ``Retry-After``
+included, and by queues during an outage. A 429, or a queue while the service works, uses up neither. The *deadline* is
+the caller's: ``timeout=``, or cancelling. Polls have no budget: the scheduler repeats them until the deadline.
 """
 
 import math
@@ -50,11 +49,11 @@ T = TypeVar("T")
 logger = get_logger("transport")
 
 LARGE_RESPONSE = 128 << 10
-"""Bytes of an answer that take some milliseconds to read: those of some hundred outputs."""
+"""Bytes of a response that takes some milliseconds to parse: that of some hundred outputs."""
 
 
 NO_ANSWER_SECONDS, HOLD_SECONDS = 10.0, 20.0
-"""Without an answer, when none ever came; a read may be a poll, which the service holds for up to 20 s."""
+"""Seconds without a response, as long as there never was one; a read may be a long poll, held for up to 20 s."""
 
 
 def _excuse_nothing(_: SoundpieceError) -> bool:
@@ -63,7 +62,7 @@ def _excuse_nothing(_: SoundpieceError) -> bool:
 
 @attrs.define(eq=False)
 class _Sending:
-    """One call, for as long as it is tried; ``stale``: the latest attempt met a connection that was closed before."""
+    """The state of one ``send``; ``stale``: the latest attempt used a connection that was closed already."""
 
     call: ApiRequest
     budget: Budget
@@ -73,10 +72,10 @@ class _Sending:
 
 
 class Transport:
-    """Sends what ``wire`` describes, under the account's gate. Open it inside the event loop that uses it.
+    """Sends the calls of ``wire`` through the account's gate. Open it inside the event loop that uses it.
 
     Args:
-        settings: origin, key, limits, timeouts and retry rules.
+        settings: origin, key, limits, timeouts and retry policy.
         trace_configs: passed through to aiohttp.
         pace: of the gate, when it is shared with other processes.
     """
@@ -99,12 +98,12 @@ class Transport:
 
     @property
     def now(self) -> datetime:
-        """The time by the service's clock; expiry is meant by that."""
+        """The time by the service's clock, which expiry times refer to."""
         return self._http.now
 
     @property
     def base_url(self) -> str:
-        """Of the API; what is relative in its answers is meant by that."""
+        """The API's base URL, which relative URLs of responses refer to."""
         return self._settings.base_url
 
     @property
@@ -153,13 +152,13 @@ class Transport:
 
         Args:
             call: what to send.
-            priority: who goes first at the gate; submits have slots of their own.
-            read: makes the result of an answer to the call, or raises what it stands for.
+            priority: at the gate; submits have slots of their own.
+            read: parses the response, or raises the error it stands for.
             stop: of the run that the call belongs to: once it is set, nothing more is sent.
             before_attempt: awaited before each attempt, in its slot and before the gate, because a permit must not grow
                 old; returns the call to send.
-            attempts: of a submit; keeps count of them, and knows those made earlier.
-            budget: what is left of it; None: ``RetryPolicy.submit_max_elapsed``.
+            attempts: of a submit, those made earlier included.
+            budget: the remaining one; None: ``RetryPolicy.submit_max_elapsed``.
 
         Raises:
             SoundpieceError: of ``read``, a retryable one once the budget is used up; or what stopped the run.
@@ -198,9 +197,11 @@ class Transport:
         stop: StopSignal,
         refused: bool = False,
     ) -> None:
-        """Sleep until a call may be tried again; raises what it ends by when that would be too late."""
+        """Sleep until the next attempt; raise the final error if that would be too late."""
         stale = isinstance(error, TransportError) and error.stale
-        if stale and not state.stale:  # one attempt without a pause: the connection was closed before the request came
+        if (
+            stale and not state.stale
+        ):  # one attempt without a pause: the connection was closed before the request arrived
             state.stale = True
             return
         state.stale = False
@@ -213,7 +214,7 @@ class Transport:
             )
         if pause is None:
             raise self._give_up(state, error)
-        logger.info("%s: trying again in %.1f s: %s", state.call, pause, error)
+        logger.info("%s: retrying in %.1f s: %s", state.call, pause, error)
         with self.pacer.outage_deadline(math.inf, stop=stop):
             await anyio.sleep(pause)
 
@@ -244,7 +245,7 @@ class Transport:
             raise
 
     def make_budget(self) -> Budget:
-        """Return a whole budget for one call."""
+        """Return a new budget for one call."""
         return Budget(self._settings.retries.submit_max_elapsed)
 
     def poll(
@@ -255,9 +256,9 @@ class Transport:
         read: Callable[[ApiResponse, ApiRequest], T],
         excuse: Callable[[SoundpieceError], bool],
     ) -> Awaitable[T]:
-        """Send one poll with a permit already taken; a failure is the scheduler's to repeat. Raises as ``read``.
+        """Send one poll with a permit already acquired; the scheduler retries failures. Raises as ``read``.
 
-        What ``excuse`` accepts says nothing of the service's health, as a long poll that a proxy cuts short.
+        Errors that ``excuse`` accepts do not count as an outage: a long poll that a proxy cut short.
         """
         return self._attempt(call, ticket, read, NEVER, timeout=self._settings.timeouts.poll, excuse=excuse)
 
@@ -272,7 +273,7 @@ class Transport:
         attempts: Attempts | None = None,
         excuse: Callable[[SoundpieceError], bool] = _excuse_nothing,
     ) -> T:
-        """Make one attempt, and tell the gate how it ended; whether an answer is usable is for ``read`` to find out."""
+        """Send a call once, parse its response, and report the outcome to the gate."""
         sent = False
         cancel_warning = None if self.health.heard else self._warn_later(call)
         try:
@@ -291,7 +292,7 @@ class Transport:
                     attempts.fail(error)
                 self._record_failure(error)
             match error:
-                case TransportError(passing=True) | TransportError(stale=True) if sent:  # nothing about the service
+                case TransportError(passing=True) | TransportError(stale=True) if sent:  # no fault of the service
                     self.pacer.release(ticket, sent=error.sent)
                 case RateLimited() if sent:
                     self.pacer.rate_limited(ticket, retry_after=error.retry_after)
@@ -308,19 +309,19 @@ class Transport:
         return result
 
     def _warn_later(self, call: ApiRequest) -> Callable[[], None]:
-        """Schedule a WARNING for a call that nothing answers, as nothing has so far; return what cancels that."""
+        """Schedule a WARNING that there is no response, as there never was one; return the function that cancels it."""
         seconds = NO_ANSWER_SECONDS + (call.method == "GET") * HOLD_SECONDS
         return call_later(seconds, partial(self._warn_no_answer, call, seconds))
 
     def _warn_no_answer(self, call: ApiRequest, seconds: float) -> None:
         if self.health.wait():
             base = redact_url(self._settings.base_url)
-            logger.warning("no answer from the service yet: %s: %s is silent for %.0f s", call, base, seconds)
+            logger.warning("no response from the service yet: %s: none from %s for %.0f s", call, base, seconds)
 
     def _record_failure(self, error: SoundpieceError) -> None:
-        """Remember a failure, warn of it once where it is news, and stop the runs where it concerns them all."""
+        """Record a failure; log it once as a WARNING if it is new; stop all runs if it concerns them."""
         if self.health.fail(error):
-            logger.warning("no answer from the service yet, or no more: %s", error)
+            logger.warning("no response from the service yet, or no more: %s", error)
         self._stop_runs(error)
 
     def _stop_runs(self, error: SoundpieceError) -> None:
@@ -332,7 +333,7 @@ class Transport:
         attempts = state.attempts
         if error is None:
             error = TransportError(
-                f"{state.call}: not sent: the service gives no usable answers; the latest: {self.health.latest}",
+                f"{state.call}: not sent: no usable responses; the latest failure: {self.health.latest}",
                 sent=False,
                 kind="connect",
             )
@@ -343,15 +344,18 @@ class Transport:
             and attempts.may_have_been_accepted
         ):
             error = doubt_error(error)
-        if not self.health.reached:  # and the others of a run would fare no better
+        if not self.health.reached:  # other requests of a run would fail as well
             error.stops_run = True
             self._stop_runs(error)
         made = state.budget.attempts
-        error.add_note(f"gave up after {made} attempts; sent again, the same object (or key) is one piece of work")
+        attempt = "attempt" if made == 1 else "attempts"
+        error.add_note(
+            f"gave up after {made} {attempt}; retrying the same request object is safe (same idempotency key)"
+        )
         return error
 
 
 @forget_arguments
 def _parse(read: Callable[[ApiResponse, ApiRequest], T], answer: ApiResponse, call: ApiRequest) -> T:
-    """Read an answer; of what is raised no frame holds parts of it, which may be signed URLs."""
+    """Parse a response; no frame of an error keeps parts of it, which may be signed URLs."""
     return read(answer, call)

@@ -117,7 +117,7 @@ async def test_the_limit_is_told_once_and_not_for_every_request(
         assert (now.rate, now.queued, now.rate_limited) == (pytest.approx(0.5), 16, 16)
         group.cancel_scope.cancel()
     assert [record.message for record in caplog.records if record.name.startswith("soundpiece")] == [
-        "the account's rate limit was met for the first time: requests are paced from here on"
+        "the first 429 of this session: requests are paced from now on"
     ]
     assert session.statistics().queued == 0
 

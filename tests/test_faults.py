@@ -74,7 +74,7 @@ async def test_a_submit_says_what_happened_and_can_go_again(name: str) -> None:
         assert len(str(caught.value)) < 700
         assert KEY not in repr(caught.value) + repr(caught.value.__cause__)
         assert caught.value.__notes__ == [
-            "gave up after 1 attempts; sent again, the same object (or key) is one piece of work"
+            "gave up after 1 attempt; retrying the same request object is safe (same idempotency key)"
         ]
         assert len(api.puts) == 1
         assert len(api.created) == (name not in EFFECTLESS)
@@ -90,7 +90,7 @@ async def test_an_answer_without_end_is_broken_off(name: str) -> None:
         generous = attrs.evolve(settings(api.url), timeouts=Timeouts(submit=30))
         async with opened(generous) as session:
             for call in (session.submit(fx()), session.refresh(Handle("create.new_fx", "op_1"))):
-                with anyio.fail_after(30), pytest.raises(TransportError, match="answer is larger than 8388608 bytes"):
+                with anyio.fail_after(30), pytest.raises(TransportError, match="response is larger than 8388608 bytes"):
                     await call
 
 

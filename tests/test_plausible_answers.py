@@ -513,7 +513,9 @@ async def test_a_wait_that_was_too_short_says_what_came(api: Api, timeout: float
     async with opened(patient) as session:
         operation = await session.submit(padded_fx())
         api.service = lambda _: {"detail": "quota"}
-        with pytest.raises(WaitTimeout, match=r"no usable answer, the latest: GET .*'quota'.*; it runs on") as caught:
+        with pytest.raises(
+            WaitTimeout, match=r"no usable response; the latest failure: GET .*'quota'.*; it is still running"
+        ) as caught:
             await session.wait(operation, timeout=timeout)
 
     assert caught.value.handle == operation.handle
@@ -685,8 +687,8 @@ async def test_work_under_a_key_of_the_callers_may_be_other_work(
 
     assert all(isinstance(result, Succeeded) for result in done)
     (record,) = caplog.records
-    assert f"prompt is echoed otherwise than it was sent: the idempotency key {keys[0]}" in record.message
-    assert "may have been used for other work" in record.message
+    assert f"prompt is echoed differently: the explicit idempotency key {keys[0]}" in record.message
+    assert "may have been used for another request" in record.message
 
 
 async def test_oddities_are_warned_of_once(api: Api, session: Session, caplog: pytest.LogCaptureFixture) -> None:

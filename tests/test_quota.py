@@ -81,7 +81,7 @@ async def test_a_dead_service_is_not_hammered() -> None:
         assert len(unsent) > 1000 - QUOTA - 26
         assert "cannot connect to" in str(unsent[0])  # it says what the others met
         assert unsent[0].__notes__ == [
-            "gave up after 0 attempts; sent again, the same object (or key) is one piece of work"
+            "gave up after 0 attempts; retrying the same request object is safe (same idempotency key)"
         ]
         assert len({str(error) for error in errors}) == 1000  # each with its own key
 
@@ -161,7 +161,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
         assert not session.statistics().degraded
         assert pacer.outage_seconds > sum(pauses)
         told = [record.getMessage() for record in caplog.records if record.name == "soundpiece_async.pacer"]
-        assert told == ["no usable answers from the service: requests go one at a time until one succeeds"]
+        assert told == ["no usable responses from the service: requests go one at a time until one succeeds"]
 
 
 async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:
@@ -169,7 +169,7 @@ async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> No
     async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
-        with pytest.raises(TransportError, match="not sent: the service gives no usable answers; the latest: GET"):
+        with pytest.raises(TransportError, match="not sent: no usable responses; the latest failure: GET"):
             await session.refresh(HANDLE)
         assert len(api.requests) == QUOTA
         api.always = None

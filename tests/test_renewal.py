@@ -123,7 +123,7 @@ async def test_an_output_that_is_gone_is_told() -> None:
     """The operation no longer lists it: there is no URL."""
     async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
         api.ready = False
-        with pytest.raises(DownloadError, match="lists no output 0 any more"):
+        with pytest.raises(DownloadError, match="output 0 no longer exists"):
             await session._engine.reader.renew(OLD)
         api.script.extend([hang_up] * 2)  # the first of them meets the connection that is kept, and costs no try
         with pytest.raises(TransportError):

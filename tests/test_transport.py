@@ -104,7 +104,7 @@ async def test_the_budget_ends_the_trying_and_the_object_can_go_again() -> None:
             request = fx()
             with pytest.raises(ServerError, match=request.idempotency_key) as caught:
                 await session.submit(request)
-            assert "gave up after 1 attempts" in caught.value.__notes__[0]
+            assert "gave up after 1 attempt;" in caught.value.__notes__[0]
             await session.submit(request)
     assert len(http.puts) == 2
     assert len(set(http.puts)) == 1

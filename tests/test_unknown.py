@@ -154,7 +154,7 @@ async def test_a_service_that_refuses_every_read_ends_a_wait_and_no_job(
         assert refused.error.handle == refused.operation.handle  # type: ignore[union-attr]
         assert "status 405" in str(refused.error)
         assert "times over" in refused.error.__notes__[0]
-        assert caplog.text.count("a poll is refused, and tried again") == 1
+        assert caplog.text.count("a poll was rejected, and is retried") == 1
         async with await Journal.open(tmp_path) as journal:
             (job,) = await journal.jobs()
         assert job.state is JobState.SUBMITTED
@@ -182,13 +182,13 @@ async def test_a_service_that_refuses_long_polls_is_asked_without(
 
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
-            await until(lambda: "refuses long polls" in caplog.text)
+            await until(lambda: "rejects long polls" in caplog.text)
             long = api.long
             await until(lambda: len(api.requests) > 10)
             api.ready = True
         assert done[0].status is Status.READY
         assert api.long == long
-        assert caplog.text.count("refuses long polls") == 1
+        assert caplog.text.count("rejects long polls") == 1
 
 
 class ParticularApi(RawApi):

@@ -179,7 +179,7 @@ async def test_a_port_that_takes_connections_and_never_answers_is_told(
                 group.cancel_scope.cancel()
             silent.clear()
             assert len(told()) == 1
-            assert "no answer from the service yet: " in told()[0]
+            assert "no response from the service yet: " in told()[0]
             assert api.url in told()[0]
 
 
@@ -189,7 +189,7 @@ async def test_a_port_that_hangs_up_is_told(caplog: pytest.LogCaptureFixture) ->
         api.always = hang_up
         with pytest.raises(TransportError):
             await session.submit(fx())
-    assert sum("no answer from the service yet" in record.getMessage() for record in caplog.records) == 1
+    assert sum("no response from the service yet" in record.getMessage() for record in caplog.records) == 1
 
 
 async def test_a_service_that_was_reached_is_waited_for() -> None:

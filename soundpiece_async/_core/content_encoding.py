@@ -52,7 +52,7 @@ def unpack(body: bytes, encodings: tuple[str, ...], *, limit: int) -> bytes:
             pieces.append(piece)
             size += len(piece)
             if size > limit:
-                raise UnpackingError(f"the answer is larger than {limit} bytes")
+                raise UnpackingError(f"the response is larger than {limit} bytes")
         body = b"".join(pieces)
     return body
 

@@ -1,8 +1,8 @@
 """The HTTP client: one attempt at a time, without retries.
 
-Two sessions of aiohttp, because the key must never reach the output host: one carries it and knows only the API's
-origin, the other is bare. Neither limits connections by itself: a shared pool lets long polls stop every submit
-(measured), so the limits are ours, one for each kind of request.
+Two sessions of aiohttp, because the key must never reach the output host: one sends the key, and only to the API's
+origin; the other has no key. Neither limits connections: in a shared pool long polls starve submits (measured), so
+each kind of request has its own limit.
 """
 
 import socket
@@ -41,13 +41,13 @@ logger = get_logger("http")
 
 MAX_REDIRECTS = 5
 MAX_RESPONSE_BYTES = 8 << 20
-"""Bytes of an answer of the API, unpacked; an operation takes a few thousand, so more is no answer of this service."""
+"""Bytes of a response of the API, unpacked; an operation takes a few thousand."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @attrs.frozen
 class Stream:
-    """An answer of the output host: status, headers (names in lower case), and the body in the blocks it arrives in."""
+    """A response of the output host: status, headers (names in lower case), and the body in blocks as they arrive."""
 
     status: int
     headers: Mapping[str, str]
@@ -55,7 +55,7 @@ class Stream:
 
 
 class HttpClient:
-    """One attempt at a time. Open it inside the event loop that uses it.
+    """Sends requests with aiohttp. Open it inside the event loop that uses it.
 
     Args:
         settings: origin, key and timeouts.
@@ -66,7 +66,7 @@ class HttpClient:
         self._clock = ServerClock()
         self._settings = settings
         self._proxy = Proxy.read(settings.proxy)
-        # under aiohttp's own names for them: other strings are copied for each request
+        # aiohttp's own names: other strings are copied for each request
         self._headers: dict[str, str] = {hdrs.AUTHORIZATION: Secret(f"Bearer {settings.api_key}", "Bearer spk_…")}
         self._body_headers = {**self._headers, hdrs.CONTENT_TYPE: "application/json"}
         self._base = urlsplit(settings.base_url)
@@ -82,11 +82,11 @@ class HttpClient:
 
     @property
     def now(self) -> datetime:
-        """The time by the service's clock, as far as its ``Date`` headers tell; expiry is meant by that clock."""
+        """The time by the service's clock, estimated from its ``Date`` headers; expiry times refer to it."""
         return self._clock.now(wall=datetime.now(UTC), steady=monotonic())
 
     async def __aenter__(self) -> Self:
-        """Make the two sessions; nothing is sent."""
+        """Open the two aiohttp sessions; nothing is sent."""
         connect = self._settings.timeouts.connect
         agent = f"soundpiece-async/{__version__} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
@@ -109,22 +109,22 @@ class HttpClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close both sessions and every connection of theirs."""
+        """Close both sessions with their connections."""
         with anyio.CancelScope(shield=True):
             try:
                 await _require_open(self._api).close()
-            finally:  # asyncio's own cancel, as at the end of a loop, knows no shield
+            finally:  # a shield does not stop asyncio's own cancel, as at the end of a loop
                 await _require_open(self._outputs).close()
 
     async def fetch(self, call: ApiRequest, *, timeout: float) -> ApiResponse:
-        """Put a call on the wire and take its whole answer: bounded in time and size, however it trickles in.
+        """Send a call, and return its whole response, bounded in time and size.
 
         Args:
-            call: what to send; a redirect is an answer, because the key goes nowhere else.
-            timeout: seconds for everything: connecting (which has its own limit, too), sending, and the last byte.
+            call: the request; redirects are not followed, because the key is for the API only.
+            timeout: seconds from connecting (which has its own limit, too) to the last byte.
 
         Raises:
-            TransportError: there was no answer, or none that ends.
+            TransportError: there was no complete response.
         """
         try:
             with self._timeouts(timeout).start():
@@ -134,12 +134,12 @@ class HttpClient:
             failure = self._to_error(str(call), error, redact=self._redact)
         else:
             return self._to_response(call, response, body)
-        raise failure  # out here, where it has no context: aiohttp's errors may hold the headers that were sent
+        raise failure  # outside of the handler, without a context: aiohttp's errors may hold the headers that were sent
 
     def _send(self, call: ApiRequest) -> Awaitable[aiohttp.ClientResponse]:
         headers = self._headers if call.body is None else self._body_headers
         path, _, query = call.target.partition("?")
-        base = self._base  # of the URL only what differs is a string of its own
+        base = self._base  # of the URL only the path is a new string
         url = URL.build(
             scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
         )
@@ -154,13 +154,13 @@ class HttpClient:
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
-        """Open a signed URL as it is given, without the key (``_core.hosts``: what is encoded, and where it may lead).
+        """Open a signed URL, without the key (``_core.hosts`` decides its encoding and which hosts are allowed).
 
         Redirects are followed, never from https to http.
 
         Raises:
-            OutputRefused: the URL, or a redirect, leads where no output may come from.
-            TransportError: no usable answer, or the stream broke while ``blocks`` were read.
+            OutputRefused: the URL, or a redirect, leads to a host that is not allowed.
+            TransportError: no usable response, or the stream broke while ``blocks`` were read.
         """
         url, what = signed_url(url), f"GET {redact_url(url)}"
         response, first = await self._open(url, headers=headers, what=what)
@@ -171,14 +171,14 @@ class HttpClient:
     async def _open(
         self, url: str, *, headers: Mapping[str, str] | None, what: str
     ) -> tuple[aiohttp.ClientResponse, bytes]:
-        """Follow redirects to an answer, and read its first block at once: if it breaks, what came is lost."""
+        """Follow redirects, and read the first block of the response."""
         times = self._settings.timeouts
         timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
         url = signed_url(hosts.quote(url))
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 self._outputs_from.check(url, what)
-                with anyio.fail_after(times.connect + times.read):  # for the headers, however they trickle in
+                with anyio.fail_after(times.connect + times.read):  # for the headers
                     response = await self._get(url, headers or {}, timeout)
                 async with AsyncExitStack() as left:
                     await left.enter_async_context(response)
@@ -193,7 +193,7 @@ class HttpClient:
             failure = forget_frames(error)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = self._to_stream_error(what, error)
-        raise failure from None  # out here, where it has no context: aiohttp's errors may hold the signed URL
+        raise failure from None  # outside of the handler, without a context: aiohttp's errors may hold the signed URL
 
     def _get(
         self, url: str, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
@@ -204,38 +204,38 @@ class HttpClient:
         )
 
     def close_idle(self) -> None:
-        """Close every connection that idles, because this process is short of descriptors."""
+        """Close idle connections, because this process is short of descriptors."""
         for session in (self._api, self._outputs):
             if session is not None and isinstance(session.connector, Connector):
                 session.connector.close_idle()
 
     def _redact(self, text: str) -> str:
-        """Return what the API said, as a message may repeat it."""
+        """Return a text of the API for a message: without the key."""
         return redact_text(text.replace(self._settings.api_key, "…"))
 
     def _to_error(self, what: str, error: Exception, *, redact: Callable[[str], str] = hide_text) -> TransportError:
-        """Make the error of an attempt without an answer; when descriptors are what it lacked, idle ones go first."""
+        """Return the error of an attempt without a response; close idle connections if descriptors ran out."""
         failure = to_transport_error(what, error, redact=redact)
         if failure.passing:
             self.close_idle()
         return failure
 
     def _to_stream_error(self, what: str, error: Exception) -> TransportError:
-        """Make the error of an output's URL that could not be opened."""
+        """Return the error of an output's URL that could not be opened."""
         refused = read_cause(error)
         if isinstance(refused, RefusedAddressError):
             return OutputRefused(f"{what}: refused: {refused.strerror}")
         if isinstance(error, aiohttp.ClientPayloadError):
-            return TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
+            return TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote the request
         return self._to_error(what, error)
 
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
         return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
     def _remove_key(self, call: ApiRequest, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
-        """Make an answer without the key, should it repeat it, before any of it can reach an exception or a log.
+        """Return a response without the key, before any of it can reach an exception or a log.
 
-        Of a poll that succeeds nobody needs the headers; those of a submit may name its operation.
+        The headers of a successful poll are not used; those of a submit may name its operation.
         """
         key, mark = self._settings.api_key, "spk_…"
         plain = hdrs.RETRY_AFTER not in response.headers and key.encode() not in body
@@ -246,7 +246,7 @@ class HttpClient:
 
 
 async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
-    """Read a whole answer, whose last byte gives its connection back; ``async with`` would cost a tenth of a submit."""
+    """Read a whole response, whose last byte releases its connection; ``async with`` would cost a tenth of a submit."""
     announced, size = response.content_length or 0, 0
     blocks: list[bytes] = []
     try:
@@ -259,11 +259,11 @@ async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
         response.close()
         raise
     response.close()
-    raise AnswerUnreadable(f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+    raise AnswerUnreadable(f"the response is larger than {MAX_RESPONSE_BYTES} bytes")
 
 
 def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
-    """Undo what encodes an answer; whether anything does, its bytes say, and its header only how."""
+    """Decode the content encoding; the bytes show whether there is one, and the header which."""
     header = response.headers.get(hdrs.CONTENT_ENCODING, "")
     if not header and body[:1] in (b"{", b"["):
         return body
@@ -280,7 +280,7 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
             yield block
             block = await response.content.readany()
     except aiohttp.ClientPayloadError:
-        failure = TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote what was sent
+        failure = TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote the request
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         failure = to_transport_error(what, error)
     else:
@@ -289,7 +289,7 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
 
 
 def _follow(url: str, target: str) -> str:
-    """Return the address that a redirect leads to, if it is one we may go to."""
+    """Return the target of a redirect, if it is allowed."""
     following = hosts.quote(urljoin(url, hosts.quote(target)))
     scheme = urlsplit(following).scheme
     if scheme not in ("http", "https") or (scheme == "http" and urlsplit(url).scheme == "https"):

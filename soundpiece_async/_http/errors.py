@@ -1,7 +1,7 @@
-"""Faults of the network in words: what aiohttp, TLS and the system raise, as one error of the library.
+"""Translates errors of aiohttp, TLS and the operating system to ``TransportError``.
 
-A text of aiohttp may hold the whole URL, or the headers that were sent; so only what the other side said is repeated,
-on one line and redacted, and never with the key.
+aiohttp's messages may hold the whole URL or the headers that were sent. So a message repeats only text of the other
+side, redacted and on one line, and never the key.
 """
 
 import errno
@@ -17,7 +17,7 @@ from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._http.connections import StaleConnection
 
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
-"""What aiohttp raises before anything of the request has been written."""
+"""Errors of aiohttp before any byte of the request was written."""
 
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
@@ -31,7 +31,7 @@ _WORDS = {
 
 
 class AnswerUnreadable(aiohttp.ClientPayloadError):
-    """An answer of the API that is larger than any answer of this service, or cannot be unpacked."""
+    """A response of the API that is too large, or cannot be decoded."""
 
 
 def hide_text(text: str) -> str:
@@ -40,12 +40,12 @@ def hide_text(text: str) -> str:
 
 
 def to_transport_error(what: str, error: Exception, *, redact: Callable[[str], str] = hide_text) -> TransportError:
-    """Return the error for an attempt without an answer.
+    """Return the error for an attempt without a response.
 
     Args:
-        what: what was tried, for the message.
-        error: what was raised; it is not chained, because it may hold what is secret.
-        redact: makes of a text that may quote the other side what the message may repeat.
+        what: the request, for the message.
+        error: the original error; it is not chained, because it may hold secrets.
+        redact: makes a text that may quote the other side fit for the message.
     """
     kind, why = _classify(error, redact)
     return TransportError(
@@ -71,7 +71,7 @@ def _read_code(error: Exception) -> int | None:
 
 
 def _classify(error: Exception, redact: Callable[[str], str]) -> tuple[FailureKind, str]:
-    """Return the kind of a fault, and the words for it."""
+    """Return the kind of an error, and its description."""
     match error:
         case aiohttp.ClientConnectorError():
             kind, why = _classify_connection(read_cause(error))

@@ -1,4 +1,4 @@
-"""Keeps outputs from places where none may come from: the rules are in ``_core.hosts``, the checks are made here."""
+"""Refuses outputs from private hosts: applies the rules of ``_core.hosts``."""
 
 import errno
 import socket
@@ -13,10 +13,10 @@ ADVICE = "; Settings(allow_private_outputs=True) allows it"
 
 
 class OutputGuard:
-    """Keeps outputs from places where none may come from (``_core.hosts``).
+    """Refuses URLs and addresses that no output may come from (``_core.hosts``).
 
-    The URL is checked before it is used, and the address just before it is connected to: a name that resolves to one
-    thing when it is checked and to another when it is used gains nothing. Behind a proxy, the proxy resolves names.
+    The URL is checked before it is used, and the address just before connecting, so that a name cannot resolve to
+    another address in between. Behind a proxy, the proxy resolves names.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -30,22 +30,22 @@ class OutputGuard:
         return f"<OutputGuard secure={self._secure} local={self._local}>"
 
     def check(self, url: str, what: str) -> None:
-        """Raise ``OutputRefused`` if a URL shows that it leads where no output may come from."""
+        """Raise ``OutputRefused`` if a URL leads to a host that is not allowed."""
         if objection := hosts.find_objection(url, secure=self._secure, local=self._local):
             advice = "" if hosts.find_objection(url, secure=False, local=True) else ADVICE
             raise OutputRefused(f"{what}: refused: {objection}{advice}")
 
     def open_to_api(self, address: tuple[Any, ...]) -> socket.socket:
-        """Make the socket of a connection to the API; if that is on this machine, outputs may be, too."""
+        """Return the socket of a connection to the API; if that is on this machine, outputs may be, too."""
         if not self._proxied and hosts.find_scope(str(address[4][0])):
             self._local = True
         return _make_socket(address)
 
     def open_to_output(self, address: tuple[Any, ...]) -> socket.socket:
-        """Make the socket of a connection to an output host.
+        """Return the socket of a connection to an output host.
 
         Raises:
-            RefusedAddressError: to this address none may be made.
+            RefusedAddressError: the address is not allowed.
         """
         scope = None if self._local or self._proxied else hosts.find_scope(str(address[4][0]))
         if scope is not None:
@@ -54,7 +54,7 @@ class OutputGuard:
 
 
 class RefusedAddressError(OSError):
-    """An address that no output may come from; an OSError, so that the next address of the name is tried."""
+    """The address is not allowed; an OSError, so that the next address of the name is tried."""
 
 
 def _make_socket(address: tuple[Any, ...]) -> socket.socket:

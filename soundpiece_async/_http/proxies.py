@@ -1,4 +1,4 @@
-"""How a URL is reached: directly, or by a proxy, whose password is in no frame that an error reporter sends."""
+"""Sends requests directly, or through a proxy whose password is in no frame that an error reporter sends."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from soundpiece_async._core.settings import LOOPBACK
 
 @attrs.frozen
 class Proxy:
-    """A proxy, and what it wants to see; in its URL aiohttp would keep the password as it is.
+    """A proxy and its headers; aiohttp would keep a password in its URL as it is.
 
     Attributes:
         url: without user and password.
-        headers: what has them.
+        headers: with user and password.
     """
 
     url: str
@@ -36,7 +36,7 @@ class Proxy:
 
 
 class RequestOptions(TypedDict, total=False):
-    """What a request of aiohttp is made with."""
+    """Keyword arguments of a request of aiohttp."""
 
     headers: Mapping[str, str]
     proxy: str
@@ -44,9 +44,9 @@ class RequestOptions(TypedDict, total=False):
 
 
 def route(url: URL, headers: Mapping[str, str], *, proxy: Proxy | None) -> RequestOptions:
-    """Return how a URL is asked for: by the proxy, but for this machine: the proxy's own "this machine" is another."""
+    """Return the arguments that send a request through the proxy, if there is one and the host is not this machine."""
     if proxy is None or url.host in LOOPBACK:
         return {"headers": headers}
     if url.scheme == "https":
         return {"headers": headers, "proxy": proxy.url, "proxy_headers": proxy.headers}
-    return {"headers": {**headers, **proxy.headers}, "proxy": proxy.url}  # the proxy takes them off
+    return {"headers": {**headers, **proxy.headers}, "proxy": proxy.url}  # the proxy removes them
