@@ -12,7 +12,6 @@ from helpers.raw_output_host import ScriptedResponse
 from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.requests import Output
 from soundpiece_async._core.retry import MAX_URL_REJECTIONS
-from soundpiece_async._download.fetch import ServerClock
 
 pytestmark = pytest.mark.anyio
 
@@ -133,17 +132,6 @@ async def test_the_hosts_clock_counts(tmp_path: Path, ahead: timedelta, left: ti
         await b.downloader.save(output, b.target.with_name("two.flac"))
 
         assert len(b.renewed) == renewals
-
-
-def test_the_clock_reads_what_it_understands() -> None:
-    """The age of a cached answer belongs to its date; nonsense is ignored."""
-    clock = ServerClock()
-    for junk in ({}, {"date": "yesterday"}, {"date": "Mon, 23 Nov 2026 10:00:00 GMT", "age": "old"}):
-        clock.read(junk)
-    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=1)
-
-    clock.read({"date": "Mon, 23 Nov 2026 10:00:00 GMT", "age": "60"})
-    assert timedelta(0) <= clock.now() - datetime(2026, 11, 23, 10, 1, tzinfo=UTC) < timedelta(seconds=1)
 
 
 async def test_errors_of_the_renewal_come_out_as_they_are(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -22,6 +21,7 @@ from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.requests import Output
 from soundpiece_async._core.retry import DownloadBudget, Speed
+from soundpiece_async._core.server_clock import ServerClock
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._logs import get_logger
 
@@ -57,29 +57,6 @@ class TooLarge(Exception):  # noqa: N818 - internal, as AttemptFailed
     """The file is larger than allowed. Internal to this package; becomes a DownloadError without a retry."""
 
 
-@attrs.define(eq=False)
-class ServerClock:
-    """The output host's clock, from the first response with a ``Date`` header; before that the local clock."""
-
-    _seen: tuple[datetime, float] | None = None
-
-    def read(self, headers: Mapping[str, str]) -> None:
-        """Read the ``Date`` of a response, plus its ``Age`` in a cache on the way (RFC 9111, section 5.1)."""
-        try:
-            date = parsedate_to_datetime(headers["date"]).astimezone(UTC)
-            age = timedelta(seconds=int(headers.get("age", "0")))
-            self._seen = (date + age, time.monotonic())
-        except (KeyError, ValueError, OverflowError):
-            return
-
-    def now(self) -> datetime:
-        """Return the host's time, which decides whether a URL has expired."""
-        if self._seen is None:
-            return datetime.now(UTC)
-        date, seen_at = self._seen
-        return date + timedelta(seconds=time.monotonic() - seen_at)
-
-
 @attrs.define(eq=False, kw_only=True)
 class DownloadContext:
     """Settings and state that all downloads of a session share.
@@ -107,6 +84,10 @@ class DownloadContext:
     close_idle: Callable[[], None] = lambda: None
     clock: ServerClock = attrs.field(factory=ServerClock)
     received: int = 0
+
+    def now(self) -> datetime:
+        """Return the time of the output host, which decides whether a URL has expired."""
+        return self.clock.now(wall=datetime.now(UTC), steady=time.monotonic())
 
 
 class OutputDownload:
@@ -261,10 +242,10 @@ class OutputDownload:
                 stream = await opened.enter_async_context(self._context.stream(self.output.url, headers=headers))
             finally:
                 self._patience.charge(anyio.current_time() - begun)
-            self._context.clock.read(stream.headers)
+            date, age = stream.headers.get("date"), stream.headers.get("age")
+            self._context.clock.read(date, wall=datetime.now(UTC), steady=time.monotonic(), age=age)
             if stream.status >= HTTPStatus.BAD_REQUEST:
-                now = self._context.clock.now().timestamp()
-                asked, date = stream.headers.get("retry-after"), stream.headers.get("date")
+                asked, now = stream.headers.get("retry-after"), self._context.now().timestamp()
                 self._retry_after = retry.retry_after(asked, date=date, now_epoch=now)
             return await read(stream)
 
@@ -273,7 +254,7 @@ class OutputDownload:
         expires_at = self.output.expires_at
         if expires_at is not None and expires_at.tzinfo is None:
             expires_at = expires_at.replace(tzinfo=UTC)
-        if self._refused or (expires_at is not None and expires_at - self._context.clock.now() < URL_RENEWAL_MARGIN):
+        if self._refused or (expires_at is not None and expires_at - self._context.now() < URL_RENEWAL_MARGIN):
             self.output = await self._context.renew(self.output)
             self._refused = False
 

@@ -22,7 +22,7 @@ def test_without_an_answer_it_is_our_wall_clock() -> None:
     clock = ServerClock()
     clock.read(None, wall=NOON, steady=0)
     assert clock.now(wall=NOON, steady=7) == NOON
-    assert repr(clock) == "<ServiceClock never read>"
+    assert repr(clock) == "<ServerClock never read>"
 
 
 @pytest.mark.parametrize("hours", [-30, -1, 1, 30])
@@ -30,7 +30,7 @@ def test_a_wrong_wall_clock_is_corrected(hours: int) -> None:
     """What the service says is what counts, and both of our clocks carry it on."""
     clock = told(NOON + timedelta(hours=hours))
     assert clock.now(wall=NOON + timedelta(seconds=9), steady=9) == NOON + timedelta(hours=hours, seconds=9)
-    assert repr(clock) == f"<ServiceClock ahead by {hours * 3600} s>"
+    assert repr(clock) == f"<ServerClock ahead by {hours * 3600} s>"
 
 
 @pytest.mark.parametrize("seconds", [-2, -1, 0, 1, 2])
@@ -71,3 +71,13 @@ def test_junk_is_ignored(junk: str) -> None:
     assert clock.now(wall=NOON, steady=5) == NOON
     clock.read(format_datetime(NOON + timedelta(hours=1), usegmt=True), wall=NOON, steady=0)
     assert clock.now(wall=NOON, steady=0) == NOON + timedelta(hours=1)
+
+
+def test_the_age_of_a_cached_response_belongs_to_its_date() -> None:
+    """An invalid age is ignored, together with the date."""
+    clock = ServerClock()
+    clock.read("Mon, 23 Nov 2026 10:00:00 GMT", wall=NOON, steady=0.0, age="old")
+    assert clock.now(wall=NOON, steady=0.0) == NOON
+
+    clock.read("Mon, 23 Nov 2026 10:00:00 GMT", wall=NOON, steady=0.0, age="60")
+    assert clock.now(wall=NOON, steady=0.0) == datetime(2026, 11, 23, 10, 1, tzinfo=UTC)
