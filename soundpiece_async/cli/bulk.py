@@ -329,10 +329,10 @@ class BulkCommand:
         waits = await self._journal.store.measure_waits()
         longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
         known = self._statistics()
-        told = shutdown_notice(
+        notice = shutdown_notice(
             len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits
         )
-        print_status(f"interrupted: no more jobs are submitted; {told}")
+        print_status(f"interrupted: no more jobs are submitted; {notice}")
 
     def finish(self, *, lost: SoundpieceError | None = None) -> int:
         """Print the summary and the next steps, and return the exit code.
@@ -346,10 +346,10 @@ class BulkCommand:
         if self._options.policy.as_json:
             print_result(_summary_line(counts, seconds=took), kept=RESUME_NOTE)
         names = ("saved", "failed", "unfinished", "uncertain", *(["blocked"] * bool(counts["blocked"])), "left")
-        told = ", ".join(f"{counts[name]} {name}" for name in names)
+        counted = ", ".join(f"{counts[name]} {name}" for name in names)
         saved = f"{pluralize(totals.files, 'file')}, {format_size(totals.bytes)}"
         jobs = f", {totals.lines} jobs" * (totals.lines > self._lines)
-        print_status(f"{pluralize(self._lines, 'line')}{jobs}: {told}; {saved}, {format_duration(took)}")
+        print_status(f"{pluralize(self._lines, 'line')}{jobs}: {counted}; {saved}, {format_duration(took)}")
         if echoed := format_echo_differences(totals.echo_differences):
             print_status(echoed)
         if lost is not None:

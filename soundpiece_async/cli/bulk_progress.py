@@ -128,7 +128,7 @@ class ProgressDisplay:
 
     async def follow(self) -> None:
         """Update the display until cancelled."""
-        self._report()  # the throughput counts from now
+        self._status_line()  # the throughput counts from now
         with self:
             while True:
                 await anyio.sleep(REFRESH if self._live else INTERVAL)
@@ -137,14 +137,14 @@ class ProgressDisplay:
     def refresh(self) -> None:
         """Update the display once."""
         counts = self._counts()
-        news = self._report()
+        line = self._status_line()
         if not self._live:
-            told = ", ".join(f"{number} {name}" for name, number in counts.items())
-            print_status(f"of {self._totals.lines}: {told}; {news}")
+            counted = ", ".join(f"{number} {name}" for name, number in counts.items())
+            print_status(f"of {self._totals.lines}: {counted}; {line}")
             return
         for name, number in counts.items():
             self._bars.update(self._tasks[name], completed=number)
-        self._note = Text(news, style="dim")
+        self._note = Text(line, style="dim")
         self._screen.refresh()
 
     def _counts(self) -> dict[str, int]:
@@ -155,28 +155,28 @@ class ProgressDisplay:
             "failed": self._totals.failures,
         }
 
-    def _report(self) -> str:
+    def _status_line(self) -> str:
         """Return throughput, limits, outages and the time left, as one line."""
-        known = self._statistics()
+        statistics = self._statistics()
         ended = self._totals.ended
         pace = self._meter.measure(
-            now=anyio.current_time(), lines=ended, received=known.bytes, left=self._totals.lines - ended
+            now=anyio.current_time(), lines=ended, received=statistics.bytes, left=self._totals.lines - ended
         )
         left = "time left unknown" if pace.left is None else f"{format_duration(pace.left)} left"
-        limit = "rate limit unknown" if known.rate is None else f"{known.rate:.1f} requests/s"
+        limit = "rate limit unknown" if statistics.rate is None else f"{statistics.rate:.1f} requests/s"
         parts = [
             f"{pace.lines:.1f} jobs/s",
             f"{format_size(round(pace.bytes))}/s",
             limit,
-            f"{known.rate_limited} responses 429",
+            f"{statistics.rate_limited} responses 429",
         ]
-        if known.paused_for > 0:
-            parts.append(f"paused for {known.paused_for:.0f} s")
-        if known.degraded:
+        if statistics.paused_for > 0:
+            parts.append(f"paused for {statistics.paused_for:.0f} s")
+        if statistics.degraded:
             parts.append("service outage")
-        if known.unknown_statuses:
-            parts.append(f"unknown status {', '.join(map(repr, known.unknown_statuses[:MAX_STATUSES]))}")
-        return ", ".join([*parts, f"detection lag {known.detection_lag:.1f} s", left])
+        if statistics.unknown_statuses:
+            parts.append(f"unknown status {', '.join(map(repr, statistics.unknown_statuses[:MAX_STATUSES]))}")
+        return ", ".join([*parts, f"detection lag {statistics.detection_lag:.1f} s", left])
 
 
 def shutdown_notice(jobs: int, *, longest: float | None, paused_for: float, unanswered: int = 0) -> str:

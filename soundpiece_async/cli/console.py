@@ -6,7 +6,7 @@ import os
 import select
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -80,8 +80,8 @@ def format_error(error: Exception) -> tuple[int, str]:
                 "soundpiece: cannot start more threads; raise the limit (ulimit -u, or that of the container)",
             )
         case SoundpieceError() | OSError() | StartError() | StreamError():
-            told = "; ".join([str(error), *getattr(error, "__notes__", ()), *_resume_hint(error)])
-            return _exit_code(error), f"soundpiece: {translate_advice(told)}"
+            message = "; ".join([str(error), *getattr(error, "__notes__", ()), *_resume_hint(error)])
+            return _exit_code(error), f"soundpiece: {translate_advice(message)}"
         case _:
             raise error
 
@@ -228,11 +228,6 @@ def format_size(length: int) -> str:
     while amount >= 999.5 and unit != UNITS[-1]:  # rounds to 1000
         amount, unit = amount / 1000, next(units)
     return f"{amount:.1f} {unit}" if amount < 10 and unit != UNITS[0] else f"{amount:.0f} {unit}"  # two digits
-
-
-def format_count(files: Sized) -> str:
-    """Return the number of files as text."""
-    return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
 def format_duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from soundpiece_async import Limits, SavedFile, Settings, Statistics
 from soundpiece_async.cli.arguments import FOLDER, ensure_writable
-from soundpiece_async.cli.console import format_count, format_size, print_result, print_status
+from soundpiece_async.cli.console import format_size, pluralize, print_result, print_status
 from soundpiece_async.cli.demo_plan import DEMO_ITEMS, DemoItem
 from soundpiece_async.cli.rich_output import PipeSafeConsole, print_table
 
@@ -293,12 +293,14 @@ class _DemoRun:
         waited = anyio.current_time() - started
         self._ready[item.name] = operation
         self._ready_events[item.name].set()
-        self._display.show(item.name, DemoStage.DOWNLOADING, format_count(operation.outputs))
+        self._display.show(item.name, DemoStage.DOWNLOADING, pluralize(len(operation.outputs), "file"))
         files = await self._session.download(operation, self._out, name=item.name, overwrite=True)
         done = DemoResult(name=item.name, route=operation.route, waited=waited, files=tuple(files))
         self.finished[item.name] = done
         self._display.show(
-            item.name, DemoStage.DONE, f"waited {waited:.1f} s, {format_count(files)}, {format_size(done.bytes)}"
+            item.name,
+            DemoStage.DONE,
+            f"waited {waited:.1f} s, {pluralize(len(files), 'file')}, {format_size(done.bytes)}",
         )
 
     async def _wait_for(self, name: str) -> Any:

@@ -19,7 +19,7 @@ from soundpiece_async.cli.arguments import (
     read_lyrics,
     require_unused_name,
 )
-from soundpiece_async.cli.console import UsageError, format_count, format_size, print_result, print_status
+from soundpiece_async.cli.console import UsageError, format_size, pluralize, print_result, print_status
 from soundpiece_async.cli.results import files_to_json, format_saved
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ async def run(
         print_status(f"{operation.handle} {operation.status}; resume with: soundpiece get {operation.handle}")
         operation = await session.wait(operation, timeout=timeout)
         waited = anyio.current_time() - started
-        print_status(f"{operation.handle} {operation.status} after {waited:.1f} s, {format_count(operation.outputs)}")
+        print_status(
+            f"{operation.handle} {operation.status} after {waited:.1f} s, {pluralize(len(operation.outputs), 'file')}"
+        )
         files = await session.download(operation, save_to, name=name, overwrite=overwrite)
     print_status(f"{operation.handle} saved {format_size(sum(file.bytes for file in files))}")
     text = format_json_line(operation, files, waited=waited) if as_json else "\n".join(file.location for file in files)
