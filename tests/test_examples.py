@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 from helpers.idle import until
+from helpers.object_stores import BUCKET, serve_bucket
 
 from soundpiece_async import NewFx, Session, Settings
 from soundpiece_async.simulator import Fault, Simulator
@@ -81,6 +82,30 @@ async def test_the_best_take_is_remixed(soundpiece_simulator: Simulator, tmp_pat
     assert await best_take.main(lyrics, out) == 1
     assert capsys.readouterr().err.startswith("failed  lost: operation create.new_song/op_")
     assert soundpiece_simulator.statistics().operations == 3
+
+
+async def test_a_folder_is_split(
+    soundpiece_simulator: Simulator, tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is known by its content: under another name it is neither uploaded nor paid for again."""
+    mix, out = tmp_path / "mix.wav", tmp_path / "out"
+    mix.write_bytes(bytes(1000))
+    folder_stems = load("folder_stems")
+    with serve_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        assert await folder_stems.main([mix], f"s3://{BUCKET}/inbox", out) == 0
+        mix = mix.rename(tmp_path / "final mix.wav")
+        assert await folder_stems.main([mix], f"s3://{BUCKET}/inbox", out) == 0
+        assert len(bucket.objects) == 1
+        assert soundpiece_simulator.statistics().operations == 1
+        assert {path.name for path in out.glob("*.flac")} == {
+            f"mix-{kind}.flac" for kind in ("bass", "drums", "other", "vocals")
+        }
+        soundpiece_simulator.inject(Fault.FAIL)
+        mix.write_bytes(bytes(999))
+        assert await folder_stems.main([mix], f"s3://{BUCKET}/inbox", out) == 1
+        assert capsys.readouterr().err.startswith("failed  final mix: operation adapt.separate_stems/op_")
 
 
 async def test_a_receiver_saves_what_is_announced(

@@ -561,6 +561,15 @@ async def test_names_are_given_once(tmp_path: Path) -> None:
             titles.append(await store.mark_ready(piece, OPERATION, now=1.0))
             assert await store.mark_ready(piece, OPERATION, now=1.0) == titles[-1]
         assert titles == ["Take", "take-2", "take-2-2", "op_1", "_con", "_", "take-3"]
+        made = Annotation("take", source="create.new_fx/op_1#0")
+        piece = await store.insert(name(9), key="9", route="r", body=b"", annotation=made)
+        assert piece is not None
+        assert await store.mark_ready(piece, OPERATION, now=1.0, named=False) is None  # its files are not wanted
+        assert await store.count_dependents(now=9.0) == {JobState.READY: 1}
+        assert await store.mark_ready(piece, OPERATION, now=1.0) == "take-4"
+        found = await store.find(name(9))
+        assert found is not None
+        assert (found.source, found.title) == (made.source, "take-4")
 
 
 @BOTH

@@ -16,6 +16,7 @@ from helpers.bulk_process import SOURCE, TAKEN_OVER, lines
 from helpers.database_servers import Server
 from helpers.journals import database_of, open_journal
 from helpers.killable import KillableRuns, killable_runs
+from helpers.object_stores import BUCKET, serve_bucket
 from helpers.simulation import never_finishes, settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
@@ -163,6 +164,7 @@ async def test_the_command_is_killed(victim: KillableRuns, tmp_path: Path, host:
 
 PIPELINES: dict[str, tuple[int, list[str]]] = {
     "jobs": (7, ["bed-1.flac", *(f"cut-{kind}.flac" for kind in ("bass", "drums", "other", "vocals")), "short.flac"]),
+    "folder_stems": (3, [f"{name}-{kind}.flac" for name in ("first", "second", "twin") for kind in ("bass", "drums")]),
     "pipeline": (12, [f"{track}-{kind}.flac" for track in "ab" for kind in ("bass", "drums", "other", "vocals")]),
     "best_take": (
         4,
@@ -186,15 +188,20 @@ JOBS = [
 @pytest.mark.parametrize("example", PIPELINES)
 async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path: Path, example: str) -> None:
     """The same command goes on: nothing is bought twice in any of the stages, and every file is whole."""
-    lyrics, out, jobs = tmp_path / "lyrics", tmp_path / "out", tmp_path / "jobs.jsonl"
+    lyrics, mixes, out, jobs = (tmp_path / name for name in ("lyrics", "mixes", "out", "jobs.jsonl"))
     jobs.write_text("".join(f"{json.dumps(line)}\n" for line in JOBS))
     lyrics.mkdir()
+    mixes.mkdir()
+    for name in ("first", "second", "twin"):
+        (mixes / f"{name}.wav").write_bytes(name[:5].encode() * 1000)
+    (mixes / "notes.txt").write_text("no audio")
     for name in ("one", "two"):
         (lyrics / f"{name}.txt").write_text(f"[Verse]\nThe song {name}")
     commands: dict[str, dict[str, Any]] = {
         "jobs": {"arguments": ["bulk", str(jobs), str(out)]},
         "pipeline": {"example": "pipeline", "arguments": [str(out), "a", "b"]},
         "best_take": {"example": "best_take", "arguments": [str(lyrics), str(out)]},
+        "folder_stems": {"example": "folder_stems", "arguments": [str(mixes), f"s3://{BUCKET}/inbox", str(out)]},
     }
     operations, files = PIPELINES[example]
     seen = 0
@@ -205,13 +212,15 @@ async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path
         if request.method == "PUT" and seen in (2, 4, operations):
             os.kill(victim.child, signal.SIGKILL)
 
-    async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
-        deaths = 0
-        while (status := await run(victim, sim, out, **commands[example])) == KILLED:
-            deaths += 1
-        assert (status, deaths >= 2) == (0, True)
-        assert len(sim.operations) == operations
-        assert len({(request.key, request.body) for request in sim.log if request.method == "PUT"}) == operations
+    with serve_bucket() as bucket:
+        commands["folder_stems"]["environ"] = bucket.environ
+        async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
+            deaths = 0
+            while (status := await run(victim, sim, out, **commands[example])) == KILLED:
+                deaths += 1
+            assert (status, deaths >= 2) == (0, True)
+            assert len(sim.operations) == operations
+            assert len({(request.key, request.body) for request in sim.log if request.method == "PUT"}) == operations
     assert {str(path.relative_to(out)) for path in out.rglob("*.flac")} >= set(files)
     for path in out.rglob("*.flac"):
         assert len(soundfile.read(path)[0]) > 0

@@ -165,20 +165,30 @@ def find_source(request: Request) -> Source | None:
 
 
 def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:
-    """Return whether a URL in the body of a request, of a source that can be renewed, is valid for less than a minute.
+    """Return whether the URL of a source in a body can be used for less than a minute, and a better one can be had.
 
     Args:
-        request: its source may have been renewed since the body was made.
+        request: its source may have another URL than the body, which was made earlier.
         body: of every PUT so far.
         outputs: of the operation that the source is an output of, as they were last seen.
         now: by the server's clock.
     """
     source = find_source(request)
-    if isinstance(source, str | None) or (isinstance(source, AudioSource) and source.renew is None):
+    if not isinstance(source, Output | AudioSource):
         return False
-    known = (one.expires_at for one in (source, *outputs) if json.dumps(one.url, ensure_ascii=False).encode() in body)
-    expires_at = next(known, EXPIRED)  # with another URL, it was made long ago
-    return expires_at is not None and expires_at - now < URL_RENEWAL_MARGIN
+    for one in (source, *outputs):
+        if json.dumps(one.url, ensure_ascii=False).encode() in body:
+            renewable = isinstance(one, Output) or one.renew is not None
+            return renewable and not _lasts(one, now)
+    return isinstance(source, Output) or (source.sha256 is not None and _lasts(source, now))
+
+
+def _lasts(source: Output | AudioSource, now: datetime) -> bool:
+    """Return whether the URL of a source can be used for a minute."""
+    until = source.expires_at
+    if until is None:
+        return True
+    return (until if until.tzinfo else until.replace(tzinfo=UTC)) - now >= URL_RENEWAL_MARGIN
 
 
 @attrs.frozen(kw_only=True)

@@ -1,5 +1,5 @@
 import string
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -36,6 +36,8 @@ from soundpiece_async._core.job_records import (
     JobRecord,
     JobState,
     classify_failure,
+    describe_source,
+    has_expired,
     read_files,
     read_outputs,
     read_time,
@@ -47,7 +49,13 @@ from soundpiece_async._core.job_records import (
 )
 from soundpiece_async._core.operations import Operation, OperationError, Status
 from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._core.requests import Handle, NewFx, Output
+from soundpiece_async._core.requests import AudioSource, Handle, NewFx, NewInstrumental, Output, SeparateStems
+
+
+async def never() -> AudioSource:
+    """Renew nothing: only whether something could is asked."""
+    raise NotImplementedError
+
 
 REQUEST = NewFx("door", duration=2.5)
 HANDLE = Handle("create.new_fx", "op_1")
@@ -270,3 +278,45 @@ def test_a_piece_hides_what_is_long_or_secret() -> None:
     shown = repr(attrs.evolve(PIECE, body=b'{"source":"sig=1"}', outputs=(OUTPUT,)))
 
     assert "sig=1" not in shown
+
+
+SOON = timedelta(seconds=59)
+LATER = timedelta(seconds=61)
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+NAIVE = (NOW + SOON).replace(tzinfo=None)
+
+
+@pytest.mark.parametrize(
+    ("source", "outputs", "expired"),
+    [
+        ("https://a.example.com/x?sig=1", (), False),
+        (attrs.evolve(OUTPUT, url="https://a.example.com/x?sig=1", expires_at=NOW + LATER), (), False),
+        (attrs.evolve(OUTPUT, url="https://a.example.com/x?sig=1", expires_at=NOW + SOON), (), True),
+        (attrs.evolve(OUTPUT, url="https://a.example.com/x?sig=1", expires_at=None), (), False),
+        (attrs.evolve(OUTPUT, url="https://a.example.com/x?sig=2", expires_at=NOW + LATER), (), True),
+        (OUTPUT, (attrs.evolve(OUTPUT, url="https://a.example.com/x?sig=1", expires_at=NOW + LATER),), False),
+        (AudioSource("https://a.example.com/x?sig=1", expires_at=NOW + SOON), (), False),
+        (AudioSource("https://a.example.com/x?sig=1", expires_at=NOW + SOON, renew=never), (), True),
+        (
+            AudioSource("https://a.example.com/x?sig=1", expires_at=(NOW + SOON).replace(tzinfo=None), renew=never),
+            (),
+            True,
+        ),
+        (AudioSource("https://a.example.com/x?sig=2", expires_at=NOW + LATER), (), False),
+        (AudioSource("https://a.example.com/x?sig=2", expires_at=NOW + LATER, sha256="ab"), (), True),
+        (AudioSource("https://a.example.com/x?sig=2", expires_at=NOW + SOON, sha256="ab"), (), False),
+    ],
+)
+def test_bytes_expire_with_the_url_in_them(
+    source: str | Output | AudioSource, outputs: tuple[Output, ...], *, expired: bool
+) -> None:
+    """As far as it is known, and a better one can be had: of an output, or of a file that is known by its content."""
+    request = SeparateStems(source)
+    body = b'{"source":{"url":"https://a.example.com/x?sig=1"}}'
+    assert has_expired(request, body, outputs=outputs, now=NOW) is expired
+
+
+def test_the_output_that_a_request_is_made_from_is_told() -> None:
+    assert describe_source(NewInstrumental(reference=OUTPUT)) == f"{HANDLE}#0"
+    assert describe_source(SeparateStems("https://a.example.com/x")) is None
+    assert describe_source(REQUEST) is None
