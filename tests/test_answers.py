@@ -2,12 +2,13 @@ import gc
 import json
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import anyio
 import pytest
 from helpers.idle import opened
 from helpers.network_faults import answer
-from helpers.raw_api import Peer, RawApi, Responder, http
+from helpers.raw_api import Peer, RawApi, Responder, http, raw_settings
 from helpers.sample_requests import fx
 from helpers.simulation import settings, simulate
 
@@ -18,10 +19,8 @@ from soundpiece_async import (
     InvalidRequest,
     NewFx,
     NewInstrumental,
-    RetryPolicy,
     SeparateStems,
     Session,
-    Settings,
     Status,
     Timeouts,
 )
@@ -33,11 +32,8 @@ pytestmark = pytest.mark.anyio
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
 
-def hurried(url: str) -> Settings:
-    """No budget and short attempts: whatever waits longer waits for the account's limit."""
-    return Settings(
-        api_key="spk_for_tests", base_url=url, timeouts=Timeouts(submit=0.5), retries=RetryPolicy(submit_max_elapsed=0)
-    )
+hurried = partial(raw_settings, timeouts=Timeouts(submit=0.5))
+"""No budget and short attempts: whatever waits longer waits for the account's limit."""
 
 
 def changing(**members: object) -> Responder:

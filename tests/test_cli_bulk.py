@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from helpers.idle import until
 from helpers.object_stores import BUCKET, serve_bucket
-from helpers.simulation import Serve, never_finishes, settings
+from helpers.simulation import Serve, never_finishes, puts, settings
 from obstore.store import LocalStore
 
 from soundpiece_async import (
@@ -73,10 +73,6 @@ def write(lines: Iterable[object], name: str = "jobs.jsonl") -> str:
 
 def bulk(*flags: str) -> int:
     return main(["bulk", "jobs.jsonl", "out", *flags])
-
-
-def puts(simulator: Simulator) -> list[tuple[str | None, bytes]]:
-    return [(request.key, request.body) for request in simulator.log if request.method == "PUT"]
 
 
 def count() -> dict[JobState, int]:

@@ -1,10 +1,11 @@
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 from helpers.idle import opened, until
 from helpers.network_faults import answer, hang_up_later, reset_later, stall
-from helpers.raw_api import Peer, RawApi, Responder, http
+from helpers.raw_api import Peer, RawApi, Responder, http, raw_settings
 from helpers.sample_requests import fx
 
 from soundpiece_async import (
@@ -14,10 +15,8 @@ from soundpiece_async import (
     JobState,
     Journal,
     NewFx,
-    RetryPolicy,
     ServerError,
     Session,
-    Settings,
     SettingsError,
     Succeeded,
     Timeouts,
@@ -30,10 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short
 BRISK = Timeouts(connect=2, submit=0.3, poll=2, read=2)
 
 
-def settings(url: str, *, budget: float = 20.0) -> Settings:
-    return Settings(
-        api_key="spk_for_tests", base_url=url, timeouts=BRISK, retries=RetryPolicy(submit_max_elapsed=budget)
-    )
+settings = partial(raw_settings, elapsed=20.0, timeouts=BRISK)
 
 
 def refuse(
@@ -99,7 +95,7 @@ async def test_the_account_is_final_also_after_doubt() -> None:
 
 async def test_when_the_budget_ends_the_error_says_what_is_known() -> None:
     """Not that it was refused, which is no news of the first attempt; the key, and that it may go again."""
-    async with RawApi(DOUBTFUL["502"], *[refuse(409)] * 50) as api, opened(settings(api.url, budget=0.5)) as session:
+    async with RawApi(DOUBTFUL["502"], *[refuse(409)] * 50) as api, opened(settings(api.url, elapsed=0.5)) as session:
         request = fx()
         with pytest.raises(TransportError, match="may have been accepted") as caught:
             await session.submit(request)
@@ -160,7 +156,7 @@ async def test_what_other_refusals_name_is_nothing() -> None:
 async def run(url: str, folder: Path, requests: list[NewFx], *, budget: float = 1.5, **how: bool) -> list[object]:
     async with (
         await Journal.open(folder, **how) as journal,
-        opened(settings(url, budget=budget)) as session,
+        opened(settings(url, elapsed=budget)) as session,
         session.run_many(requests, journal=journal) as results,
     ):
         return [result async for result in results]
@@ -229,7 +225,7 @@ async def keep_pause(reply: bytes) -> None:
 async def test_a_pause_longer_than_the_budget_ends_the_call_at_once(status: int) -> None:
     """Nothing is gained by waiting for what would come too late; the error says how long the pause is."""
     async with RawApi(refuse(status, headers="Retry-After: 1000\r\n")) as api:
-        async with opened(settings(api.url, budget=500)) as session:
+        async with opened(settings(api.url, elapsed=500)) as session:
             with anyio.fail_after(30), pytest.raises(ApiError) as caught:
                 await session.submit(fx())
         assert caught.value.retry_after == 1000
@@ -253,7 +249,7 @@ async def submit_by_many(session: Session, request: NewFx, number: int) -> list[
 
 async def test_one_object_has_one_budget() -> None:
     """Twelve tasks that submit it during an outage share the attempts, and what comes of them."""
-    async with RawApi() as api, opened(settings(api.url, budget=0.5)) as session:
+    async with RawApi() as api, opened(settings(api.url, elapsed=0.5)) as session:
         api.always = DOUBTFUL["502"]
         request = fx()
         outcomes = await submit_by_many(session, request, 12)

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from helpers.idle import opened, until
 from helpers.network_faults import EFFECTLESS, FAULTS, HEAVY, LIGHT
-from helpers.raw_api import Peer, RawApi, Responder
+from helpers.raw_api import KEY, Peer, RawApi, Responder, raw_settings
 from helpers.sample_requests import fx
 
 from soundpiece_async import (
@@ -16,11 +16,9 @@ from soundpiece_async import (
     DecodeError,
     Handle,
     Output,
-    RetryPolicy,
     SeparateStems,
     ServerError,
     Session,
-    Settings,
     Status,
     Timeouts,
     TransportError,
@@ -29,17 +27,13 @@ from soundpiece_async import (
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
-KEY = "spk_for_tests"
 BRISK = Timeouts(connect=2, submit=0.4, poll=0.4, read=0.4)
 PATIENT = Timeouts(connect=2, submit=1, poll=1, read=1)  # for many at a time
 SHORT = Timeouts(connect=0.2, submit=0.2, poll=0.2, read=0.2)
 CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
 
 
-def settings(url: str, *, submit_max_elapsed: float = 0.0, timeouts: Timeouts = BRISK) -> Settings:
-    return Settings(
-        api_key=KEY, base_url=url, timeouts=timeouts, retries=RetryPolicy(submit_max_elapsed=submit_max_elapsed)
-    )
+settings = partial(raw_settings, timeouts=BRISK)
 
 
 async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], *acts: Responder) -> None:
@@ -47,7 +41,7 @@ async def struck(name: str, call: Callable[[RawApi, Session], Awaitable[None]], 
     try:
         with anyio.fail_after(60):
             async with RawApi(*acts, blind=EFFECTLESS.values()) as api:
-                async with opened(settings(api.url, submit_max_elapsed=50, timeouts=PATIENT)) as session:
+                async with opened(settings(api.url, elapsed=50, timeouts=PATIENT)) as session:
                     await call(api, session)
                 while api.open:  # no socket is left
                     await anyio.sleep(0.002)
@@ -99,7 +93,7 @@ async def test_every_attempt_of_a_submit_is_one_request() -> None:
 
     One that was closed in the moment of its use costs one attempt more, with the same key.
     """
-    async with RawApi() as api, opened(settings(api.url, submit_max_elapsed=20)) as session:
+    async with RawApi() as api, opened(settings(api.url, elapsed=20)) as session:
         for act in (FAULTS["hangs up later"], FAULTS["resets later"]):
             await session.submit(fx())
             api.script.append(act)

@@ -11,10 +11,9 @@ from typing import Any
 import anyio
 import pytest
 import rich
-from helpers.raw_api import Peer, RawApi, http
+from helpers.idle import opened
+from helpers.raw_api import Peer, RawApi, http, raw_settings
 from helpers.simulation import Serve, never_finishes, settings, simulate
-from test_faults import opened
-from test_faults import settings as raw_settings
 
 from soundpiece_async import (
     Journal,

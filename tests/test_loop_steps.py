@@ -16,8 +16,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from helpers.idle import opened
 from helpers.raw_api import RawApi, http
-from test_faults import opened, settings
+from helpers.raw_api import raw_settings as settings
 
 from soundpiece_async import Journal, NewFx, Succeeded
 

@@ -12,7 +12,7 @@ import anyio
 import attrs
 import pytest
 from helpers.idle import opened, until
-from helpers.raw_api import Peer, RawApi, http
+from helpers.raw_api import Peer, RawApi, http, raw_settings
 from helpers.sample_requests import fx
 
 from soundpiece_async import (
@@ -82,12 +82,8 @@ async def api() -> AsyncIterator[Api]:
 @pytest.fixture
 async def session(api: Api) -> AsyncIterator[Session]:
     """A session that asks it."""
-    async with opened(settings(api)) as started:
+    async with opened(raw_settings(api.url)) as started:
         yield started
-
-
-def settings(api: RawApi) -> Settings:
-    return Settings(api_key="spk_for_tests", base_url=api.url, retries=RetryPolicy(submit_max_elapsed=0))
 
 
 def changing(**changes: Any) -> Service:

@@ -1,20 +1,19 @@
 import itertools
 import logging
+from functools import partial
 from time import monotonic
 
 import anyio
 import pytest
 from helpers.idle import assert_idle, opened, until
 from helpers.network_faults import FAULTS, answer, hang_up
-from helpers.raw_api import RawApi, http
+from helpers.raw_api import RawApi, http, raw_settings
 from helpers.sample_requests import fx
 
 from soundpiece_async import (
     Handle,
     InsufficientCredits,
-    RetryPolicy,
     Session,
-    Settings,
     SoundpieceError,
     Status,
     Timeouts,
@@ -32,11 +31,7 @@ NOBODY = "http://127.0.0.1:9"
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
 
-def patient(url: str, *, submit_max_elapsed: float, api_key: str = "spk_for_tests") -> Settings:
-    timeouts = Timeouts(connect=5, submit=5, poll=5)
-    return Settings(
-        api_key=api_key, base_url=url, timeouts=timeouts, retries=RetryPolicy(submit_max_elapsed=submit_max_elapsed)
-    )
+patient = partial(raw_settings, timeouts=Timeouts(connect=5, submit=5, poll=5))
 
 
 async def exhaust(session: Session) -> None:
@@ -55,7 +50,7 @@ async def exhaust(session: Session) -> None:
 
 async def test_a_dead_service_is_not_hammered() -> None:
     """A thousand submits at a closed port: some hundred attempts, and each submit ends when its budget does."""
-    async with opened(patient(NOBODY, submit_max_elapsed=1.0)) as session:
+    async with opened(patient(NOBODY, elapsed=1.0)) as session:
         errors: list[TransportError] = []
         took: list[float] = []
 
@@ -89,7 +84,7 @@ async def test_a_dead_service_is_not_hammered() -> None:
 async def test_when_the_service_comes_back_all_go_through(free_port: int) -> None:
     """A thousand submits waiting for it: one finds out, the others follow, and each is made once."""
     sim = Simulator(seed=1, speed=200, port=free_port)
-    async with opened(patient(f"http://127.0.0.1:{free_port}", submit_max_elapsed=60, api_key=sim.api_key)) as session:
+    async with opened(patient(f"http://127.0.0.1:{free_port}", elapsed=60, api_key=sim.api_key)) as session:
         async with anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(session.submit, fx(number))
@@ -116,7 +111,7 @@ async def live(sim: Simulator, *, task_status: anyio.abc.TaskStatus[None]) -> No
 @pytest.mark.parametrize("name", ["hangs up", "500", "502, HTML", "200, a page", "half a JSON", "nothing"])
 async def test_every_useless_answer_costs_quota(name: str) -> None:
     """Also a 200 that is no JSON: a broken proxy is as dead as a closed port."""
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=0)) as session:
         api.always = FAULTS[name]
         await exhaust(session)
         assert len(api.requests) == QUOTA
@@ -125,7 +120,7 @@ async def test_every_useless_answer_costs_quota(name: str) -> None:
 @pytest.mark.parametrize("status", ["200 OK", "400 No", "402 Pay", "404 Not Found", "409 No", "422 No", "429 Slow"])
 async def test_a_service_that_answers_costs_none(status: str) -> None:
     """A refusal is an answer: nothing is wrong with the service."""
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=0)) as session:
         api.script.append(answer(http(b'{"detail": "no"}', status=status, headers="Retry-After: 0.01\r\n")))
         with pytest.raises(SoundpieceError) if "429" not in status else anyio.fail_after(30):
             await session.refresh(HANDLE)
@@ -136,7 +131,7 @@ async def test_a_service_that_answers_costs_none(status: str) -> None:
 async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.LogCaptureFixture) -> None:
     """Ever more rarely, until one succeeds; then all may go, and some quota is back."""
     caplog.set_level(logging.WARNING, "soundpiece_async")
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
         pacer = session._engine.transport.pacer
@@ -166,7 +161,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
 
 async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> None:
     """A request that would have to wait gets the error at once; the next in turn is sent, to detect recovery."""
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
         with pytest.raises(TransportError, match="not sent: no usable responses; the latest failure: GET"):
@@ -180,7 +175,7 @@ async def test_without_a_budget_somebody_still_finds_out_that_it_is_back() -> No
 
 async def test_waiting_for_a_turn_uses_up_the_budget_and_the_own_error_is_told() -> None:
     """Who was sent before, and then waits in vain, tells what became of that attempt."""
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=1.2)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=1.2)) as session:
         api.always = FAULTS["500"]
         async with anyio.create_task_group() as group:
 
@@ -254,7 +249,7 @@ async def test_waiting_for_a_turn_is_no_work() -> None:
 
 async def test_the_one_poll_that_goes_is_not_held() -> None:
     """All wait for its answer, so a service that is back is known to be at once, and not after 20 s."""
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=0)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=0)) as session:
         api.always = hang_up
         await exhaust(session)
         api.always, api.ready = None, False
@@ -271,11 +266,11 @@ async def test_the_one_poll_that_goes_is_not_held() -> None:
 
 async def test_a_probe_that_is_refused_or_cancelled_lets_the_next_one_go() -> None:
     """The one place there is never stays with somebody who left."""
-    async with RawApi() as api, opened(patient(api.url, submit_max_elapsed=5)) as session:
+    async with RawApi() as api, opened(patient(api.url, elapsed=5)) as session:
         stop = StopSignal()
         stop.set(InsufficientCredits("no more", status=402))
         api.script.extend([hang_up] * QUOTA)
-        async with opened(patient(api.url, submit_max_elapsed=0)) as hasty:
+        async with opened(patient(api.url, elapsed=0)) as hasty:
             await exhaust(hasty)
             await anyio.sleep(0.15)
             with pytest.raises(InsufficientCredits):

@@ -15,7 +15,7 @@ import pytest
 from helpers.journals import edit_journal, open_journal
 from helpers.object_stores import serve_bucket
 from helpers.sample_requests import fx
-from helpers.simulation import never_finishes, settings, simulate
+from helpers.simulation import never_finishes, puts, settings, simulate
 from obstore.store import LocalStore, MemoryStore
 
 from soundpiece_async import (
@@ -87,10 +87,6 @@ def the_failure(results: Iterable[Result]) -> SoundpieceError:
     (result,) = results
     assert isinstance(result, Failed)
     return result.error
-
-
-def puts(sim: Simulator) -> list[tuple[str | None, bytes]]:
-    return [(request.key, request.body) for request in sim.log if request.method == "PUT"]
 
 
 async def states(folder: Path) -> dict[JobState, int]:

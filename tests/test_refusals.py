@@ -10,7 +10,7 @@ from helpers.idle import opened, until
 from helpers.network_faults import answer
 from helpers.raw_api import Peer, RawApi, http
 from helpers.sample_requests import fx
-from helpers.simulation import never_finishes, settings, simulate
+from helpers.simulation import never_finishes, puts, settings, simulate
 
 from soundpiece_async import (
     ApiError,
@@ -34,10 +34,6 @@ SLOTS = 4
 
 def few(sim: Simulator) -> Session:
     return Session(settings(sim, limits=Limits(submits=SLOTS)))
-
-
-def puts(sim: Simulator) -> int:
-    return sum(request.method == "PUT" for request in sim.log)
 
 
 async def gather(run: RunMany[NewFx], into: list[Succeeded[NewFx] | Failed[NewFx]]) -> None:
@@ -64,14 +60,14 @@ async def test_a_refusal_stops_the_submissions_and_nothing_else(
     done: list[Succeeded[NewFx] | Failed[NewFx]] = []
     async with few(sim) as session:
         await gather(session.run_many(requests(), save_to=tmp_path, max_in_flight=30), done)
-        assert puts(sim) <= 10 + SLOTS
+        assert len(puts(sim)) <= 10 + SLOTS
         succeeded = [result for result in done if isinstance(result, Succeeded)]
         failed = [result for result in done if isinstance(result, Failed)]
         assert (read, len(succeeded), len(failed)) == (60, 10, 50)
         assert len(list(tmp_path.iterdir())) == 10
         assert all(isinstance(result.error, error) and result.operation is None for result in failed)
         sim.inject(Fault.SERVER_ERROR, method="PUT", status=status)
-        for _ in range(10 + SLOTS - puts(sim) + 1):  # the session itself does not stop: each submit tries
+        for _ in range(10 + SLOTS - len(puts(sim)) + 1):  # the session itself does not stop: each submit tries
             with pytest.raises(error):
                 await session.submit(fx())
         await session.run(failed[0].request)
@@ -100,7 +96,7 @@ async def test_a_refusal_anywhere_in_the_session_stops_every_run() -> None:
                 sim.finish(identity)
         assert len(first) == len(second) == 100
         assert sum(isinstance(result, Succeeded) for result in first + second) == 20
-        assert puts(sim) <= 20 + SLOTS + 1
+        assert len(puts(sim)) <= 20 + SLOTS + 1
         third: list[Succeeded[NewFx] | Failed[NewFx]] = []
         async with anyio.create_task_group() as group:
             group.start_soon(gather, session.run_many([fx()]), third)

@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -7,7 +8,7 @@ import attrs
 import pytest
 from helpers.idle import no_task_left, opened, until
 from helpers.network_faults import hang_up, stall
-from helpers.raw_api import Peer, RawApi, http
+from helpers.raw_api import Peer, RawApi, http, raw_settings
 from helpers.simulation import settings as simulated
 from helpers.simulation import simulate
 
@@ -21,7 +22,6 @@ from soundpiece_async import (
     Output,
     RetryPolicy,
     SeparateStems,
-    Settings,
     Timeouts,
     TransportError,
 )
@@ -32,13 +32,8 @@ pytestmark = pytest.mark.anyio
 OLD = Output(url="http://a/b", expires_at=None, duration=1.0, handle=Handle("create.new_fx", "op_" + "7" * 26), index=0)
 
 
-def settings(url: str, *, submit: float = 5) -> Settings:
-    return Settings(
-        api_key="spk_for_tests",
-        base_url=url,
-        timeouts=Timeouts(submit=submit),
-        retries=RetryPolicy(submit_max_elapsed=0),
-    )
+SHORT = Timeouts(submit=0.4)
+settings = partial(raw_settings, timeouts=Timeouts(submit=5))
 
 
 async def test_one_request_serves_all_who_wait() -> None:
@@ -59,7 +54,11 @@ async def test_one_request_serves_all_who_wait() -> None:
 
 async def test_everybody_who_waits_shares_its_failure() -> None:
     """At a dead service eight waiters take one budget, not eight in a row; who comes after it tries again."""
-    async with no_task_left(), RawApi(stall) as api, opened(settings(api.url, submit=0.3)) as session:
+    async with (
+        no_task_left(),
+        RawApi(stall) as api,
+        opened(settings(api.url, timeouts=SHORT)) as session,
+    ):
         errors = []
 
         async def renew() -> None:
@@ -95,7 +94,11 @@ async def test_one_refusal_is_not_the_end(refusal: bytes) -> None:
 @pytest.mark.parametrize("leaver", [0, 1])
 async def test_one_that_leaves_does_not_end_it_for_the_others(leaver: int) -> None:
     """When the one that asks is cancelled the next one asks; when one that waits is, nothing changes."""
-    async with no_task_left(), RawApi(stall) as api, opened(settings(api.url, submit=0.5)) as session:
+    async with (
+        no_task_left(),
+        RawApi(stall) as api,
+        opened(settings(api.url, timeouts=SHORT)) as session,
+    ):
         scopes = [anyio.CancelScope(), anyio.CancelScope()]
         outcomes: list[object] = []
 
@@ -190,7 +193,11 @@ async def test_a_source_that_waits_is_signed_anew_until_it_was_sent() -> None:
         await peer.send(http(b"{}", status="503 No"))
 
     async with no_task_left(), RawApi(hold, fail) as api:
-        patient = attrs.evolve(settings(api.url), retries=RetryPolicy(submit_max_elapsed=60), limits=Limits(submits=1))
+        patient = attrs.evolve(
+            settings(api.url),
+            retries=RetryPolicy(submit_max_elapsed=60),
+            limits=Limits(submits=1),
+        )
         async with opened(patient) as session, anyio.create_task_group() as group:
             signer = Signer(timedelta(seconds=60.3))
             group.start_soon(session.submit, NewFx("door", duration=1))

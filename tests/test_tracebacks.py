@@ -20,14 +20,12 @@ import anyio
 import attrs
 import pytest
 from helpers.idle import opened, until
-from helpers.raw_api import RawApi, http
+from helpers.raw_api import KEY, RawApi, http, raw_settings
 from helpers.raw_output_host import RawServer, ScriptedResponse
 from helpers.sample_requests import fx
 from helpers.simulation import never_finishes, settings, simulate
 from helpers.tracebacks import PACKAGE, captured, find
 from standardwebhooks import Webhook
-from test_faults import KEY
-from test_faults import settings as raw_settings
 from test_http_proxies import Proxy, far, proxy, sim
 
 from soundpiece_async import (

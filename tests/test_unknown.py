@@ -1,12 +1,13 @@
 import asyncio
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 from helpers.idle import opened, until
 from helpers.network_faults import answer
-from helpers.raw_api import Asked, Peer, RawApi, Responder, http
+from helpers.raw_api import Asked, Peer, RawApi, Responder, http, raw_settings
 from helpers.sample_requests import fx
 
 from soundpiece_async import (
@@ -21,8 +22,6 @@ from soundpiece_async import (
     NewFx,
     NotFound,
     Operation,
-    RetryPolicy,
-    Settings,
     Status,
     Succeeded,
     Timeouts,
@@ -36,13 +35,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short
 HANDLE = Handle("create.new_fx", "op_" + "7" * 26)
 
 
-def settings(url: str, *, budget: float = 0.5) -> Settings:
-    return Settings(
-        api_key="spk_for_tests",
-        base_url=url,
-        timeouts=Timeouts(connect=2, submit=2, poll=30, read=2),
-        retries=RetryPolicy(submit_max_elapsed=budget),
-    )
+settings = partial(raw_settings, elapsed=0.5, timeouts=Timeouts(connect=2, submit=2, poll=30, read=2))
 
 
 def refuse(status: int, body: bytes = b'{"detail": "no"}', headers: str = "") -> Responder:
@@ -92,7 +85,7 @@ async def test_an_operation_is_not_found_when_it_is_said_for_long_enough(status:
 
 async def test_an_answer_in_between_begins_the_count_anew() -> None:
     """What the service knows again is not unknown."""
-    async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
+    async with RawApi() as api, opened(settings(api.url, elapsed=0)) as session:
         session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         api.ready = False
         lost = refuse(404)
@@ -116,7 +109,7 @@ async def test_an_answer_in_between_begins_the_count_anew() -> None:
 )
 async def test_every_error_about_an_operation_names_it(act: Responder, error: type[Exception]) -> None:
     """Of a wait, once the same has come for long enough (here: at once), and of a refresh."""
-    async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
+    async with RawApi() as api, opened(settings(api.url, elapsed=0)) as session:
         session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         operation = await session.submit(fx())
         api.always = act
@@ -131,7 +124,7 @@ async def test_every_error_about_an_operation_names_it(act: Responder, error: ty
 
 async def test_answers_that_cannot_be_read_do_not_make_an_operation_unknown() -> None:
     """What is refused, unreadable or lost says nothing of whether the service knows it: each is counted by itself."""
-    async with RawApi() as api, opened(settings(api.url, budget=0)) as session:
+    async with RawApi() as api, opened(settings(api.url, elapsed=0)) as session:
         session._engine.poller._scheduler = Scheduler(slots=4, hold=0.2)
         unreadable = answer(http(b'{"detail": "no operation here"}'))
         api.script.extend([unreadable, refuse(404), refuse(400), refuse(404)])
@@ -169,7 +162,7 @@ async def test_a_service_that_refuses_long_polls_is_asked_without(
     refusal: Responder, timeout: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each refused one is followed by a short one; after two the session sends no other, also in short waits."""
-    async with ParticularApi(refusal) as api, opened(settings(api.url, budget=20)) as session:
+    async with ParticularApi(refusal) as api, opened(settings(api.url, elapsed=20)) as session:
         session._engine.poller._scheduler = Scheduler(slots=4, hold=0.4)
         api.ready = False
         operation = await session.submit(fx())
@@ -244,7 +237,7 @@ def cut(kind: str) -> Responder:
 @pytest.mark.parametrize("kind", ["408", "499", "504", "close", "reset"])
 async def test_a_proxy_with_a_short_idle_timeout_serves_everybody(kind: str) -> None:
     """Ten of ten, and nothing is taken for an outage: the scheduler learns how long a poll is held there."""
-    async with HeldApi() as api, opened(settings(api.url, budget=20)) as session:
+    async with HeldApi() as api, opened(settings(api.url, elapsed=20)) as session:
         scheduler = session._engine.poller._scheduler = Scheduler(slots=20, hold=2.0)
         operations = [await session.submit(fx(number)) for number in range(10)]
         api.ready, api.always = False, cut(kind)

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import ssl
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -9,14 +10,12 @@ from aiohttp import http_parser
 from helpers.idle import opened, until
 from helpers.network_faults import answer, hang_up
 from helpers.ports import reserved_port
-from helpers.raw_api import RawApi, http
+from helpers.raw_api import KEY, RawApi, http, raw_settings
 from helpers.sample_requests import fx
 
 from soundpiece_async import (
     Failed,
     Handle,
-    RetryPolicy,
-    Settings,
     Timeouts,
     TransportError,
     WaitTimeout,
@@ -24,19 +23,12 @@ from soundpiece_async import (
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
-KEY = "spk_for_tests"
 CERTIFICATE = Path(__file__).parent / "data" / "self-signed.pem"
 NOBODY = "http://127.0.0.1:9"
 OK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n"
 
 
-def settings(url: str, *, budget: float = 300.0) -> Settings:
-    return Settings(
-        api_key=KEY,
-        base_url=url,
-        timeouts=Timeouts(connect=2, submit=2, poll=2, read=2),
-        retries=RetryPolicy(submit_max_elapsed=budget),
-    )
+settings = partial(raw_settings, elapsed=300.0, timeouts=Timeouts(connect=2, submit=2, poll=2, read=2))
 
 
 def tls() -> ssl.SSLContext:
@@ -185,7 +177,7 @@ async def test_a_port_that_takes_connections_and_never_answers_is_told(
 
 async def test_a_port_that_hangs_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """A drop is common; two before anything has ever answered are a WARNING."""
-    async with RawApi() as api, opened(settings(api.url, budget=1)) as session:
+    async with RawApi() as api, opened(settings(api.url, elapsed=1)) as session:
         api.always = hang_up
         with pytest.raises(TransportError):
             await session.submit(fx())

@@ -17,6 +17,7 @@ from typing import Any, Self
 import attrs
 
 from helpers.ports import stop_listening
+from soundpiece_async import RetryPolicy, Settings, Timeouts
 
 
 @attrs.frozen
@@ -50,6 +51,15 @@ class Peer:
 
 Responder = Callable[[Peer, "bytes"], Awaitable[None]]
 """Called with the connection and the honest response; the connection is closed when it returns."""
+
+
+KEY = "spk_for_tests"
+
+
+def raw_settings(url: str, *, elapsed: float = 0.0, timeouts: Timeouts | None = None, api_key: str = KEY) -> Settings:
+    """Return settings for a server on raw sockets; ``elapsed``: seconds, ``RetryPolicy.submit_max_elapsed``."""
+    times = Timeouts() if timeouts is None else timeouts
+    return Settings(api_key=api_key, base_url=url, timeouts=times, retries=RetryPolicy(submit_max_elapsed=elapsed))
 
 
 def http(

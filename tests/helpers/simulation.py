@@ -32,3 +32,8 @@ def settings(sim: Simulator, **changes: Any) -> Settings:
         retries=RetryPolicy(submit_max_elapsed=20),
     )
     return attrs.evolve(base, **changes)
+
+
+def puts(sim: Simulator) -> list[tuple[str | None, bytes]]:
+    """Return the idempotency key and the body of each PUT that a simulator received."""
+    return [(request.key, request.body) for request in sim.log if request.method == "PUT"]
