@@ -275,7 +275,7 @@ async def test_a_strangers_file_is_not_replaced(sim: Simulator, tmp_path: Path) 
     path = tmp_path / f"{first.operation.id}.flac"
     path.write_bytes(b"not ours")
     error = the_failure(await run(sim, tmp_path, [fx(1)]))
-    assert "different file" in str(error)
+    assert "different content" in str(error)
     assert path.read_bytes() == b"not ours"
     path.unlink()
     succeeded(await run(sim, tmp_path, [fx(1)]))
