@@ -162,6 +162,40 @@ def test_every_member_has_a_flag() -> None:
     assert set(FLAGS) == set(ROUTES)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["adapt.separate_stems", "mix.wav"], ["create.new_song", "La", "--reference", "mix.wav"]]
+)
+def test_run_with_a_local_file(
+    arguments: list[str], serve: Serve, tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to the bucket that --via names, and stays there; what is wrong is found out before anything is sent."""
+    simulator = serve()
+    monkeypatch.chdir(tmp_path)
+    Path("mix.wav").write_bytes(b"RIFF")
+    with serve_bucket() as bucket:
+        for variable, value in bucket.environ.items():
+            monkeypatch.setenv(variable, value)
+        assert main(["run", *arguments, "--via", f"s3://{BUCKET}/inbox", "--save-to", "out"]) == 0
+        (key,) = (name for name in bucket.objects)
+        assert key.startswith("inbox/")
+        assert key.endswith(".wav")
+        assert f"mix.wav uploading to s3://{BUCKET}/inbox\n" in capsys.readouterr().err
+        (body,) = [request.body for request in simulator.log if request.method == "PUT"]
+        assert f"/{BUCKET}/{key}?X-Amz-".encode() in body
+
+        bucket.objects.clear()
+        for wrong, reason in (
+            ([*arguments, "--via", "inbox"], "name a folder in a bucket"),
+            ([*arguments[:-1], "mox.wav", "--via", f"s3://{BUCKET}"], "mox.wav: no such file; nothing was sent"),
+            ([*arguments[:-1], SOURCE, "--via", f"s3://{BUCKET}"], "--via is for a local file as --source or"),
+            (arguments, "URL with a host; to upload a local file, add --via s3://bucket/folder; nothing was sent"),
+        ):
+            assert main(["run", *wrong]) == 2
+            assert reason in complaint(capsys)
+        assert not bucket.objects
+    assert len(simulator.operations) == 1
+
+
 @pytest.mark.parametrize("route", FLAGS)
 def test_run(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
     """Each route ends in whole audio files, whose paths are the results; progress goes to standard error."""

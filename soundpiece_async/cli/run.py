@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import attrs
 from cyclopts import Parameter
 
-from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings
+from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings, upload_source
+from soundpiece_async._core.job_records import find_source
+from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.requests import ROUTES, violations
 from soundpiece_async.cli.arguments import (
     DESTINATION,
@@ -24,6 +26,7 @@ from soundpiece_async.cli.results import files_to_json, format_saved
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
+    from soundpiece_async._download.upload import SourceUpload
 
 SUBMIT_PATIENCE = 60.0
 """Seconds of retries of a submit; the 300 of the library are too long for a person at a terminal."""
@@ -39,8 +42,8 @@ class Members:
     Args:
         prompt: description of the sound.
         lyrics: lyrics, or @FILE to read them from a file.
-        reference: URL of a reference track, instead of a prompt.
-        source: URL of the source track.
+        reference: URL of a reference track, instead of a prompt; with --via also a local file.
+        source: URL of the source track; with --via also a local file.
         duration: length of an effect or a sample in seconds (default: 5).
         target_duration: length of a cut-down in seconds.
         loopable: generate a sample that loops seamlessly.
@@ -73,6 +76,7 @@ async def run(
     save_to: Annotated[str | Path, DESTINATION] = Path(),
     name: str | None = None,
     overwrite: Annotated[bool, Parameter(show_default=False)] = False,
+    via: str | None = None,
     timeout: Annotated[float | None, POSITIVE] = None,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
@@ -90,15 +94,22 @@ async def run(
         save_to: folder for the files, or a URL in an object store such as s3://bucket/songs.
         name: name of the files, instead of the operation id.
         overwrite: replace existing files of that name.
+        via: folder in a bucket, such as s3://bucket/inbox, to which a local file given as source or reference is
+            uploaded for the service; the object is named by its content, and stays.
         timeout: seconds to retry the submit (default: 60), and seconds to wait for the result (default: no limit).
         as_json: print one line of JSON instead.
     """
-    request = build_request(route, members, first=first)
+    request = build_request(route, members, first=first, with_files=via is not None)
+    upload = _prepare_upload(request, via)
     await ensure_writable(save_to)
     if (
         name is not None and not overwrite and members.idempotency_key is None
     ):  # the files of an explicit key may exist already
         await require_unused_name(save_to, name, request)
+    if upload is not None:
+        print_status(f"{find_source(request)} uploading to {redact_url(str(via))}")
+        changes: dict[str, Any] = {_source_name(request): await upload}
+        request = attrs.evolve(request, **changes)
     async with make_session(timeout) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
@@ -125,8 +136,14 @@ def make_session(timeout: float | None) -> "Session":
     return Session(Settings(retries=RetryPolicy(submit_max_elapsed=SUBMIT_PATIENCE if timeout is None else timeout)))
 
 
-def build_request(route: str, members: Members, *, first: str | None = None) -> Request:
+def build_request(route: str, members: Members, *, first: str | None = None, with_files: bool = False) -> Request:
     """Return the request of a route from flags, and from its first field if that was given without its flag.
+
+    Args:
+        route: of the request.
+        members: the flags.
+        first: the first field.
+        with_files: the source or reference may be the path of a local file, which is uploaded later.
 
     Raises:
         UsageError: a flag is missing, invalid, or unknown to the route.
@@ -145,9 +162,37 @@ def build_request(route: str, members: Members, *, first: str | None = None) -> 
         wrong = f"does not accept {_flag_names(foreign)}" if foreign else f"requires {_flag_names(missing)}"
         raise UsageError(f"{route} {wrong}; its flags are {_flag_names(name for name in flags if name in own)}")
     request = kind(**given)
-    if faults := [f"{_flag_names([field])} {fault}" for field, fault in violations(request)]:
-        raise UsageError(f"{route}: {'; '.join(faults)}; nothing was sent")
+    is_file = _is_path(find_source(request))
+    skipped = [_source_name(request)] if is_file and with_files else []
+    if faults := [f"{_flag_names([field])} {fault}" for field, fault in violations(request) if field not in skipped]:
+        hint = "; to upload a local file, add --via s3://bucket/folder" if is_file and not with_files else ""
+        raise UsageError(f"{route}: {'; '.join(faults)}{hint}; nothing was sent")
     return request
+
+
+def _prepare_upload(request: Request, via: str | None) -> "SourceUpload | None":
+    """Return the upload of the local file that is the source of a request.
+
+    Raises:
+        UsageError: there is no such file, or ``--via`` without one, or one without ``--via``.
+        InvalidRequest, SettingsError: it cannot be uploaded there.
+    """
+    source = find_source(request)
+    if via is None:
+        return None
+    if not _is_path(source):
+        raise UsageError("--via is for a local file as --source or --reference; nothing was sent")
+    if not Path(str(source)).is_file():
+        raise UsageError(f"{_flag_names([_source_name(request)])} {source}: no such file; nothing was sent")
+    return upload_source(str(source), via)
+
+
+def _source_name(request: Request) -> str:
+    return "source" if hasattr(request, "source") else "reference"
+
+
+def _is_path(source: object) -> bool:
+    return isinstance(source, str) and "://" not in source
 
 
 def _set_first_member(given: dict[str, object], value: str, kind: type[Request]) -> None:
