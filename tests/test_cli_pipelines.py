@@ -123,7 +123,7 @@ def test_one_job_is_made_of_each_output(serve: Serve, capsys: Streams) -> None:
     said = rehearse(capsys)
     assert (said["at_least"], said["at_most"]) == (6, None)
     assert bulk("--dry-run") == 0
-    assert "at least 6 jobs, how many at most is not known: one for each output" in capsys.readouterr().out
+    assert "at least 6 jobs: some lines are one job per output" in capsys.readouterr().out
     assert bulk() == 0
     assert "6 lines, 13 jobs: 13 saved" in capsys.readouterr().err
     assert len(simulator.operations) == 13
@@ -172,7 +172,7 @@ def test_a_whole_graph_is_checked_before_anything_is_sent(serve: Serve, capsys: 
     for line, fault in [
         (2, "source: no line has the id 'beds'"),
         (3, "source: takes its source from itself, by line 4"),
-        (5, "id: is that of line 1"),
+        (5, "id: already used on line 1"),
         (6, "source: line 1 has no kinds of outputs: only adapt.separate_stems has"),
         (7, "source: an idempotency_key belongs to one job"),
         (8, 'source: output must be a number from 0, or "*" for every output, not 1.5'),
@@ -194,7 +194,7 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     assert bulk("--json") == 1
     out, err = capsys.readouterr()
     assert "4 lines: 2 saved, 1 failed, 0 unfinished, 0 uncertain, 1 blocked, 0 left" in err
-    assert "jobs.jsonl:3: blocked by line 2: it is failed: operation adapt.separate_stems/op_" in err
+    assert "jobs.jsonl:3: blocked by line 2: failed: operation adapt.separate_stems/op_" in err
     results = {line.get("line"): line for line in map(json.loads, out.splitlines())}
     blocked = results[3]
     assert (blocked["status"], blocked["source"], blocked["name"]) == ("blocked", {"line": 2}, "bed-drums-15")
@@ -206,7 +206,7 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     assert main(["status", "out"]) == 0
     told = capsys.readouterr().out
     assert "3 lines made from outputs of others: 2 jobs started, 1 of them saved" in told
-    assert "1 blocked by line 2: it is failed: operation" in told
+    assert "1 blocked by line 2: failed: operation" in told
     report = json.loads(Path("out/report.json").read_text())
     assert report["summary"]["counts"] == {"saved": 2, "failed": 1, "blocked": 1}
     jobs = {job["line"]: job for job in report["jobs"]}
@@ -239,9 +239,11 @@ def test_a_kind_that_is_not_there_blocks_what_asks_for_it(serve: Serve, capsys: 
     )
     assert bulk() == 1
     err = capsys.readouterr().err
-    assert "jobs.jsonl:3: blocked by line 2: no output of kind 'drum': there are bass, drums, other, vocals" in err
+    assert (
+        "jobs.jsonl:3: blocked by line 2: no output of kind 'drum': its outputs are bass, drums, other, vocals" in err
+    )
     assert "jobs.jsonl:4: blocked by line 2: " in err
-    assert "jobs.jsonl:5: blocked by line 1: no output 7: there are 2" in err
+    assert "jobs.jsonl:5: blocked by line 1: no output 7: the operation has 2 outputs" in err
     assert "5 lines: 2 saved, 0 failed, 0 unfinished, 0 uncertain, 3 blocked, 0 left" in err
     assert len(simulator.operations) == 2
     assert rehearse(capsys)["routes"]["adapt.auto_cut_down"] == {"lines": 3, "blocked": 3, "to_do": 0}

@@ -288,7 +288,7 @@ class BulkCommand:
             self._stop(RunStopped("too many jobs failed"))
         if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
             self._stop(RunStopped("cannot write files"))
-        blocking = f"it is {outcome}: {result.error}" if isinstance(result, Failed) else None
+        blocking = f"{outcome}: {result.error}" if isinstance(result, Failed) else None
         self._reader.settle(job, blocking=None if outcome is JobOutcome.UNSENT else blocking)
         await self._report_blocked()
         if outcome is JobOutcome.UNSENT or (result.from_journal and not self._options.policy.show_all):
@@ -298,7 +298,7 @@ class BulkCommand:
         await _print([format_json_line(job, result, outcome)] if self._options.policy.as_json else _list_paths(result))
 
     async def _report_blocked(self) -> None:
-        """Count and print the jobs that turned out to be blocked."""
+        """Count and print the jobs that were blocked since the last result."""
         async with aclosing(self._reader.read_blocked()) as found:
             async for blocked in found:
                 self.totals.outcomes[JobOutcome.BLOCKED] += 1
@@ -386,7 +386,7 @@ class BulkCommand:
                 "outputs that could not be saved are downloaded by the next run at no cost; fix the errors above first"
             )
         if totals.outcomes[JobOutcome.BLOCKED]:
-            lines.append("what is blocked is sent by the run in which its source gets ready: see above what that needs")
+            lines.append("blocked jobs are sent once their source is ready; fix the errors above first")
         if totals.outcomes[JobOutcome.FAILED] > totals.unsaved:
             lines.append("failed jobs are not retried: edit the line, or use --retry-failed (charges again)")
         return lines
@@ -398,7 +398,7 @@ def _summary_line(counts: JsonObject, *, seconds: float) -> str:
 
 
 async def _print(lines: Sequence[str]) -> None:
-    """Print results, in a thread: a reader may let us wait for as long as it likes."""
+    """Print results in a thread: a slow reader of standard output must not block the loop."""
     if lines:
         await anyio.to_thread.run_sync(
             partial(print_result, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True

@@ -35,7 +35,7 @@ IN_FLIGHT = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
 
 
 async def validate_file(options: BulkOptions) -> tuple[int, Dependents]:
-    """Validate every line, print the invalid ones, and return the number of lines, and the jobs that wait for others.
+    """Validate every line, print the invalid ones, and return the number of lines and the dependent jobs.
 
     Raises:
         UsageError: some lines are invalid.
@@ -67,20 +67,20 @@ async def dry_run(options: BulkOptions, dependents: Dependents) -> None:
                 journal = await stack.enter_async_context(Journal.open(options.journal_folder, read_only=True))
             except JournalError as error:
                 raise UsageError(str(error)) from error
-        survey = _Survey(options, dependents, journal)
-        await survey.run()
+        counted = _DryRun(options, dependents, journal)
+        await counted.run()
         waits = {} if journal is None else await journal.store.measure_waits()
-    plan, to_do = survey.counts, survey.to_do
+    plan, to_do = counted.counts, counted.to_do
     seconds = estimate_seconds(to_do, waits, options=options)
     if options.policy.as_json:
-        sizes = {"at_least": sum(to_do.values()), "at_most": survey.at_most}
+        sizes = {"at_least": sum(to_do.values()), "at_most": counted.at_most}
         print_result(json.dumps({"dry_run": {"routes": _to_json(plan, to_do), **sizes, "seconds": seconds}}))
         return
     _print_counts(plan, to_do, blocked=bool(dependents.graph))
     learned = sum(wait.number for wait in waits.values())
-    if survey.at_most != sum(to_do.values()):
-        most = "how many at most is not known" if survey.at_most is None else f"at most {survey.at_most}"
-        print_result(f"at least {pluralize(sum(to_do.values()), 'job')}, {most}: one for each output of some jobs")
+    if counted.at_most != sum(to_do.values()):
+        most = "" if counted.at_most is None else f", at most {counted.at_most}"
+        print_result(f"at least {pluralize(sum(to_do.values()), 'job')}{most}: some lines are one job per output")
     if not sum(to_do.values()):
         print_result("nothing left to do")
     elif seconds is None:
@@ -104,13 +104,13 @@ def estimate_seconds(to_do: Mapping[str, int], waits: Mapping[str, WaitStats], *
     return max(work, requests) + max(means.values(), default=0.0)
 
 
-class _Survey:
-    """Looks every job of a file up in the journal, and what depends on it as far as its outputs are known.
+class _DryRun:
+    """Finds the jobs of a file in the journal, and their dependents as far as outputs are known.
 
     Args:
         options: of the run.
         dependents: of its file.
-        journal: open; None: there is none yet.
+        journal: open; None: the run has no journal yet.
     """
 
     def __init__(self, options: BulkOptions, dependents: Dependents, journal: Journal | None) -> None:
@@ -124,12 +124,12 @@ class _Survey:
 
     @property
     def to_do(self) -> dict[str, int]:
-        """How many jobs of each route a run would take on, at least."""
+        """Minimum number of jobs by route that a run would work on."""
         return {route: sum(_pending_counts(states, self._options)) for route, states in self.counts.items()}
 
     @property
     def at_most(self) -> int | None:
-        """How many jobs a run would take on at most; None: the service does not say beforehand."""
+        """Maximum number of jobs that a run would work on; None: unknown, because the service decides."""
         return None if self._more_at_most is None else sum(self.to_do.values()) + self._more_at_most
 
     async def run(self) -> None:
@@ -162,13 +162,13 @@ class _Survey:
                 await self._follow(job, record, state)
 
     def _identify(self, job: Job) -> JobIdentity:
-        """Return which job of the journal a job is, as a run would."""
+        """Return the identity of a job in the journal, as a run would compute it."""
         digest, key = job_records.digest(job.request), job_records.explicit_key(job.request)
         occurrence = self._seen.count(digest)[0] if key is None else None
         return JobIdentity(digest=digest, occurrence=occurrence, key=key)
 
     async def _follow(self, job: Job, record: JobRecord | None, state: JobState | None) -> None:
-        """Continue with what depends on a job: made of its outputs, counted by line, or blocked."""
+        """Count the dependents of a job: built with its outputs, or by line, or as blocked."""
         if record is not None and record.outputs:
             self._stack.append(self._dependents.make_jobs(job, job_records.restore_operation(record, job.request)))
             return
@@ -186,7 +186,7 @@ class _Survey:
 
 
 def _is_pending(state: JobState | Literal["blocked"] | None, policy: RunPolicy) -> bool:
-    """Return whether a run would take on a job in that state."""
+    """Return whether a run would work on a job in that state."""
     match state:
         case JobState.SAVED | "blocked":
             return False

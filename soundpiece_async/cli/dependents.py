@@ -1,8 +1,8 @@
-"""The jobs of a file that take their source from other jobs: kept until the source is ready, then made of its outputs.
+"""Jobs whose source is an output of another job of the file: stored until that is ready, then built with its outputs.
 
-1. Memory does not grow with them: the graph is small, and their lines wait in a temporary file of SQLite.
-2. A job is made when its source is ready, with an output of that: so it is identified by its own members, the
-   operation of its source and the number of the output, and never by a URL.
+1. Memory hardly grows with them: the graph is small, and their lines are stored in a temporary SQLite file.
+2. A job is built when its source is ready, with an output of it: it is identified by its own fields, the operation of
+   its source and the number of the output, and never by a URL.
 """
 
 import json
@@ -20,19 +20,20 @@ from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference
 from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.requests import GeneratedKey
+from soundpiece_async.cli.console import pluralize
 from soundpiece_async.cli.jobs_file import SOURCE_FIELDS, InvalidLine, Job, has_reference, parse_lines, to_job
 from soundpiece_async.cli.jobs_formats import Line, read_lines
 
 
 @attrs.frozen
 class Blocked:
-    """A job that cannot be sent, because its source failed or has no such output.
+    """A job that cannot be sent, because its source has failed or lacks the output.
 
     Attributes:
-        line: its line.
+        line: of the job.
         route, name: of the job.
-        source: the line that is to blame; of a job further down the tree, the line of the first that is.
-        reason: what is wrong with that.
+        source: line of the first job in the chain of sources that failed or lacks the output.
+        reason: what is wrong with that job.
     """
 
     line: int
@@ -43,7 +44,7 @@ class Blocked:
 
 
 class Dependents:
-    """The jobs of one file that wait for others; filled while the file is checked."""
+    """The dependent jobs of one file, collected while the file is validated."""
 
     def __init__(self) -> None:
         self.graph: JobGraph = JobGraph()
@@ -57,30 +58,32 @@ class Dependents:
         return f"<Dependents {self.graph!r}>"
 
     def read_all(self, path: Path) -> Iterator[Job | InvalidLine]:
-        """Read all jobs of a file, and keep those that wait for others; call ``check`` afterwards. Blocks.
+        """Read all jobs of a file and store the dependent ones; call ``check`` afterwards. Blocks.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         for line, job in parse_lines(path):
             taken = self._add(line, job)
-            yield job if taken is None else InvalidLine(line.number, f"id: is that of line {taken}, and belongs to one")
+            yield (
+                job if taken is None else InvalidLine(line.number, f"id: already used on line {taken}; ids are unique")
+            )
 
     def read_independent(self, path: Path) -> Iterator[Job | InvalidLine]:
-        """Read the jobs of the file again that take their source from no other job. Blocks.
+        """Read the jobs of the file that do not depend on others. Blocks.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         for line in read_lines(path):
             waits = self.graph.source(line.number) is not None
             if waits is not has_reference(line):
-                yield InvalidLine(line.number, "its source was another one when the file was checked")
+                yield InvalidLine(line.number, "its source has changed since the file was validated")
             elif not waits:
                 yield to_job(line)
 
     def _add(self, line: Line, job: Job | InvalidLine) -> int | None:
-        """Add a line if it has an id or a source; returns the line that has its id already, if any."""
+        """Add a line to the graph if it has an id or a source; return the line that already has its id, if any."""
         if isinstance(job, InvalidLine):
             id_ = (line.members or {}).get("id")
             return self.graph.add(line.number, None, id=id_) if isinstance(id_, str) else None
@@ -90,7 +93,7 @@ class Dependents:
         return taken
 
     def check(self) -> Iterator[InvalidLine]:
-        """Check all references, once all lines were added; yield what is wrong, each line once. Blocks."""
+        """Check all references after all lines were added; yield each invalid line once. Blocks."""
         faults: dict[int, str] = {}
         for line, fault in self.graph.check():
             faults[line] = f"{faults[line]}; {fault}" if line in faults else f"{self._find_field(line)}: {fault}"
@@ -98,10 +101,10 @@ class Dependents:
             yield InvalidLine(line, fault)
 
     def make_jobs(self, source: Job, operation: Operation[Request]) -> Iterator[Job | Blocked]:
-        """Make the jobs that take from a job whose operation is ready, in the order of their lines. Blocks."""
+        """Yield the dependents of a job whose operation is ready, in the order of their lines. Blocks."""
         for line in self.graph.dependents(source.line):
             job = self.read(line)
-            assert job.reference is not None  # noqa: S101 - the graph says so
+            assert job.reference is not None  # noqa: S101 - it is a dependent
             outputs = job.reference.select(operation.outputs)
             if not outputs:
                 yield from self._block([line], source.line, _describe_missing(job.reference, operation))
@@ -109,17 +112,17 @@ class Dependents:
                 yield _with_source(job, output, source)
 
     def block_all(self, source: int, reason: str) -> Iterator[Blocked]:
-        """Yield all that depends on the job of a line, directly or not, as blocked by it. Blocks."""
+        """Yield all direct and indirect dependents of a line as blocked by it. Blocks."""
         return self._block(self.graph.dependents(source), source, reason)
 
     def read(self, line: int) -> Job:
-        """Read the job of a line that waits; its source is ``PENDING``. Blocks."""
+        """Return the dependent job of a line; its source is ``PENDING``. Blocks."""
         job = to_job(Line(line, self._read_members(line)))
-        assert isinstance(job, Job)  # noqa: S101 - it was valid before
+        assert isinstance(job, Job)  # noqa: S101 - the line was valid
         return job
 
     def _block(self, lines: Iterable[int], source: int, reason: str) -> Iterator[Blocked]:
-        """Yield lines, and all that depends on them, as blocked."""
+        """Yield lines and their dependents as blocked."""
         queue = deque(lines)
         while queue:
             line = queue.popleft()
@@ -137,7 +140,7 @@ class Dependents:
 
 
 def _with_source(job: Job, output: Output, source: Job) -> Job:
-    """Make a job of one output; those of the same line get keys and names of their own."""
+    """Return the job with an output as its source; several jobs of one line get different keys and names."""
     request, repeated = job.request, job.reference is not None and job.reference.output == EVERY
     suffix = f"{source.suffix}-{output.kind or output.index + 1}" if repeated else source.suffix
     (field,) = (field for field in SOURCE_FIELDS if getattr(request, field, None) is not None)
@@ -153,6 +156,6 @@ def _with_source(job: Job, output: Output, source: Job) -> Job:
 
 def _describe_missing(reference: JobReference, operation: Operation[Request]) -> str:
     if reference.kind is None:
-        return f"no {reference}: there {'is' if len(operation.outputs) == 1 else 'are'} {len(operation.outputs)}"
+        return f"no {reference}: the operation has {pluralize(len(operation.outputs), 'output')}"
     kinds = sorted({output.kind for output in operation.outputs if output.kind})
-    return f"no {reference}: there {'are ' + ', '.join(kinds) if kinds else 'is no kind'}"
+    return f"no {reference}: its outputs are {', '.join(kinds) if kinds else 'of no kind'}"

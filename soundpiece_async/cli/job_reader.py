@@ -1,8 +1,8 @@
-"""The requests of a jobs file for a bulk run: in the order of their lines, dependents once their source is ready.
+"""Yields the requests of a jobs file in the order of their lines, dependent ones once their source is ready.
 
-1. A job that waits for its source is not read, and takes no place in flight. Once the outputs of the source are on
-   record in the journal, its dependents precede the lines that were not read yet: so few sources are unused at a time.
-2. When a job ends without outputs, what depends on it is blocked, unless the run was stopped before the job was sent.
+1. A job that waits for its source is not in flight. Once the outputs of the source are in the journal, its dependents
+   come before lines that were not read yet, so that few outputs are unused at a time.
+2. When a job ends without outputs, its dependents are blocked, unless the run was stopped before the job was sent.
 """
 
 from collections import deque
@@ -25,10 +25,10 @@ class JobReader:
     """The requests of a jobs file, and the jobs they came from while they are in flight.
 
     Args:
-        path: of the jobs file; checked before.
-        dependents: of the same check.
-        journal: takes metadata, and tells when operations are ready.
-        totals: counts the jobs of repeated lines, which are known late.
+        path: of the jobs file, already validated.
+        dependents: from the validation.
+        journal: stores metadata, and reports when operations are ready.
+        totals: counts the jobs of repeated lines, whose number is known late.
     """
 
     def __init__(self, path: Path, dependents: Dependents, *, journal: Journal, totals: ResultCounts) -> None:
@@ -39,12 +39,12 @@ class JobReader:
         self._stopped = False
         self._jobs: dict[str, Job] = {}
         self._unready: set[str] = set()
-        """Keys of jobs in flight that others wait for."""
+        """Keys of the jobs in flight that have dependents."""
         self._made: deque[Iterator[Job | Blocked]] = deque()
-        """Dependents of jobs that are ready, made when they are iterated over."""
+        """Dependents of jobs that are ready, built on iteration."""
         self._blocked: deque[Iterator[Blocked]] = deque()
         self._begun = bytearray()
-        """Whether a line was a job already; of repeated lines only."""
+        """By repeated line: whether a job of it has begun."""
         self._changed = anyio.Event()
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class JobReader:
         """Yield the requests with the names of their files.
 
         Raises:
-            UsageError: the file has changed since it was checked.
+            UsageError: the file has changed since it was validated.
         """
         lines = self._dependents.read_independent(self._path)
         async with aclosing(iterate_in_thread(lines)) as chunks:
@@ -75,18 +75,18 @@ class JobReader:
                 yield self._begin(job)
 
     def pop(self, request: Request) -> Job:
-        """Return the job of a request, once."""
+        """Return the job of a request and forget it."""
         return self._jobs.pop(request.idempotency_key)
 
     def settle(self, job: Job, *, blocking: str | None) -> None:
-        """Settle what depends on a job that has a result.
+        """Block the dependents of a job that has a result but no outputs.
 
         Args:
             job: the job.
-            blocking: why its dependents cannot be sent, if it has no outputs; None: the run was stopped.
+            blocking: the reason; None: the run was stopped.
         """
         key = job.request.idempotency_key
-        if key not in self._unready:  # nothing depends on it, or it was ready
+        if key not in self._unready:  # no dependents, or it was ready
             return
         self._unready.discard(key)
         self._journal.forget_listener(job.request)
@@ -100,7 +100,7 @@ class JobReader:
         self._changed.set()
 
     async def read_blocked(self) -> AsyncGenerator[Blocked]:
-        """Yield the jobs that turned out to be blocked since the last call."""
+        """Yield the jobs that were blocked since the last call."""
         while self._blocked:
             async with aclosing(iterate_in_thread(self._blocked.popleft())) as chunks:
                 async for chunk in chunks:
@@ -109,7 +109,7 @@ class JobReader:
                         yield blocked
 
     async def _make_dependents(self) -> list[Job]:
-        """Make some dependents of jobs that are ready."""
+        """Build the next dependents of jobs that are ready."""
         made = await anyio.to_thread.run_sync(self._make)
         if blocked := [job for job in made if isinstance(job, Blocked)]:
             self._blocked.append(iter(blocked))
@@ -133,13 +133,13 @@ class JobReader:
         return job.request, job.name
 
     def _release(self, job: Job, operation: Operation[Request]) -> None:
-        """Let the dependents of a job go: its outputs are known, and on record."""
+        """Release the dependents of a job: its outputs are in the journal."""
         self._unready.discard(job.request.idempotency_key)
         self._made.append(self._dependents.make_jobs(job, operation))
         self._changed.set()
 
     def _count(self, line: int) -> None:
-        """Count one more job where a line is several."""
+        """Count one more job of a repeated line."""
         if self._dependents.graph.is_repeated(line):
             if len(self._begun) <= line:
                 self._begun.extend(bytes(line + 1 - len(self._begun)))

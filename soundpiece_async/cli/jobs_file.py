@@ -34,7 +34,7 @@ CHUNK_LINES = 200
 SOURCE_FIELDS = ("source", "reference")
 """A request has at most one of them."""
 PENDING = AudioSource("https://pending.invalid/")
-"""Stands for an output that is not known yet."""
+"""Placeholder for an output that is not known yet."""
 _MAX_MESSAGE_CHARS = 300
 
 
@@ -43,13 +43,13 @@ class Job:
     """A valid line: its request, and the fields that are not sent.
 
     Attributes:
-        line: its number.
-        request: its source is ``PENDING`` while that is an output of another job that is not known yet.
-        name: the name of its files.
+        line: line number.
+        request: its source is ``PENDING`` until the output of another job is known.
+        name: of its files.
         metadata: any JSON value.
-        id: the name that other lines have for it.
-        reference: to the job that it takes its source from.
-        suffix: distinguishes its files from those of other jobs of the same line.
+        id: by which other lines refer to it.
+        reference: to the job whose output is its source.
+        suffix: of its files, different for other jobs of the same line.
     """
 
     line: int
@@ -79,10 +79,10 @@ def read_jobs(path: Path) -> Iterator[Job | InvalidLine]:
 
 
 def parse_lines(path: Path) -> Iterator[tuple[Line, Job | InvalidLine]]:
-    """Read a jobs file once; yields each line, and the job that it is.
+    """Read a jobs file; yield each line with its job.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     keys = OccurrenceCounter()
     for line in read_lines(path):
@@ -185,7 +185,7 @@ def find_metadata_fault(metadata: JsonValue) -> str:
 
 
 def _find_source_fault(value: Mapping[str, JsonValue]) -> str:
-    """Return what is wrong with a source that is an object, or nothing."""
+    """Return the fault of a source that is an object; empty if it is valid."""
     if "job" not in value:
         return "" if list(value) == ["url"] else 'must be a URL, {"url": "..."} or {"job": "id of another line"}'
     try:

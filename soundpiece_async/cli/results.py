@@ -39,7 +39,7 @@ class JobOutcome(StrEnum):
     UNCERTAIN = "uncertain"
     """Sent long ago without a response, or unknown to the service; ``--resubmit-uncertain`` sends it again."""
     BLOCKED = "blocked"
-    """Not sent: the job that it takes its source from has no output for it."""
+    """Not sent: its source has no output for it."""
     UNSENT = "unsent"
     """The run was stopped before."""
 
@@ -134,7 +134,7 @@ class ResultCounts:
 
 
 def format_blocked(blocked: Blocked) -> str:
-    """Write one line of JSON about a job that is blocked."""
+    """Return one line of JSON about a blocked job."""
     return json.dumps(
         {
             "line": blocked.line,

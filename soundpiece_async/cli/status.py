@@ -49,7 +49,7 @@ class RunStatus:
         expected: jobs that the jobs file stands for, as far as is known.
         dependents: number of lines that take their source from other lines.
         dependent_states: number of jobs made from outputs of others, by state.
-        blocked: jobs that the latest run could not send, because of their source.
+        blocked: jobs that the latest run could not send because of their source.
     """
 
     holder: str | None
@@ -67,7 +67,7 @@ class RunStatus:
 
     @property
     def blocking(self) -> dict[tuple[int, str], int]:
-        """How many jobs are blocked by which line, and why."""
+        """Number of blocked jobs by blocking line and reason."""
         return dict(Counter((int(job["source"]), str(job["reason"])) for job in self.blocked))
 
     @property

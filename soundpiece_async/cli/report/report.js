@@ -146,7 +146,7 @@ function showHead() {
   if (open) advise(`${many(open, "job")} ${open === 1 ? "is" : "are"} unfinished. Resume the run: nothing is paid for twice.`, "");
   if (failed) advise(`${many(failed, "job")} failed. A retry is a new request with a new key, and is paid for again.`, "--retry-failed");
   const blocked = count("blocked");
-  if (blocked) advise(`${many(blocked, "job")} ${blocked === 1 ? "is" : "are"} blocked: the job that ${blocked === 1 ? "it takes" : "they take"} the source from has no output. The run that repairs it sends ${blocked === 1 ? "it" : "them"}.`);
+  if (blocked) advise(`${many(blocked, "job")} ${blocked === 1 ? "is" : "are"} blocked: the source ${blocked === 1 ? "job has" : "jobs have"} no output. A run in which the source succeeds sends ${blocked === 1 ? "it" : "them"}.`);
   if (uncertain) advise(`${many(uncertain, "job")} ${uncertain === 1 ? "is" : "are"} uncertain: sent more than a day ago and never answered, or unknown to the service. Sending ${uncertain === 1 ? "it" : "them"} again may pay twice.`, "--resubmit-uncertain");
   const echoed = Object.entries(run.echo_differences).map(([name, number]) => `${name} (${whole.format(number)})`);
   if (echoed.length) advise(`Fields that the service echoed with different values: ${echoed.join(", ")}. This is not a failure.`);

@@ -15,7 +15,7 @@ from soundpiece_async._core.redaction import hide_secrets, redact_url
 from soundpiece_async.cli.report.summary import FailureGroup, effective_state, valid_time, waiting_time
 
 BLOCKED = "blocked"
-"""The state of jobs that could not be sent, because of their source."""
+"""State of jobs that could not be sent because of their source."""
 TEXT, ERROR, METADATA = 160, 320, 600
 """Maximum characters of each in the page, so that it opens quickly; ``report.json`` is complete."""
 TIMES = ("sent_at", "submitted_at", "ready_at", "ended_at")
@@ -78,7 +78,7 @@ def table_row(
 
 
 def blocked_to_json(job: Mapping[str, JsonValue]) -> JsonObject:
-    """Return what ``report.json`` has of a job that could not be sent, because of its source."""
+    """Return the object of a blocked job in ``report.json``."""
     described: JsonObject = redact_json(
         {
             "number": None,
@@ -95,14 +95,14 @@ def blocked_to_json(job: Mapping[str, JsonValue]) -> JsonObject:
 
 
 def blocked_row(described: Mapping[str, JsonValue], *, route: int) -> list[JsonValue]:
-    """Return what the page shows of such a job, as ``table_row``."""
+    """Return the row of a blocked job in the page, as ``table_row``."""
     name, line, error = described["name"] or "", described["line"], _clip(described["error"]["text"], ERROR)
     source = [described["source"]["line"], None]
     return [None, name, route, BLOCKED, "", None, None, None, [], None, error, "", "", "", line, source]
 
 
 def _split_source(source: str | None) -> list[JsonValue] | None:
-    """Return the operation that a job is made from, and the number of its output."""
+    """Return the operation id and the output index of a recorded source."""
     if source is None:
         return None
     handle, _, index = source.rpartition("#")

@@ -108,7 +108,7 @@ class Summary:
         return reason
 
     def add_blocked(self, route: str) -> None:
-        """Count a job that could not be sent, because of its source."""
+        """Count a blocked job."""
         self.counts["blocked"] += 1
         self.routes.setdefault(route, len(self.routes))
 
