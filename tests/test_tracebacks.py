@@ -8,7 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import anyio
 import attrs
 import pytest
+from helpers.https_proxy import Proxy, far, proxied
 from helpers.idle import opened, until
 from helpers.raw_api import KEY, RawApi, http, raw_settings
 from helpers.raw_output_host import RawServer, ScriptedResponse
@@ -26,7 +27,6 @@ from helpers.sample_requests import fx
 from helpers.simulation import never_finishes, settings, simulate
 from helpers.tracebacks import PACKAGE, captured, find
 from standardwebhooks import Webhook
-from test_http_proxies import Proxy, far, proxy, sim
 
 from soundpiece_async import (
     AudioSource,
@@ -47,8 +47,6 @@ from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.webhooks import Webhooks
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
-
-__all__ = ["proxy", "sim"]  # fixtures
 
 SIGNED = "https://elsewhere.example/mix.flac?X-Amz-Signature=SIGNATURE_OF_A_SOURCE"
 SECRET = "whsec_" + base64.b64encode(b"a secret that nobody may see....").decode()
@@ -346,6 +344,12 @@ async def test_no_answer_shows_its_urls(name: str) -> None:
         with pytest.raises(SoundpieceError) as caught:
             await session.wait(handle, timeout=0.3)
         check(caught.value, KEY)
+
+
+@pytest.fixture
+async def proxy(sim: Simulator) -> AsyncIterator[Proxy]:
+    async with proxied(sim) as opened:
+        yield opened
 
 
 async def test_no_proxy_shows_its_password(sim: Simulator, proxy: Proxy, tmp_path: Path) -> None:

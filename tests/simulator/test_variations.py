@@ -22,8 +22,8 @@ import anyio.lowlevel
 import pytest
 import soundfile
 from helpers.simulator_client import SAMPLE, Answer, Caller, opened
+from helpers.webhook_receiver import listening, submit
 from standardwebhooks import Webhook
-from test_simulated_webhooks import listening, submit
 
 from soundpiece_async.cli.simulate import VARIATIONS_HELP
 from soundpiece_async.simulator import Fault, Simulator
