@@ -30,6 +30,7 @@ from helpers.documents import (
     read_prose,
     with_help,
 )
+from helpers.object_stores import serve_bucket
 from helpers.simulation import settings, simulate
 
 import soundpiece_async
@@ -46,7 +47,8 @@ DURATIONS = dict.fromkeys(ROUTES, 4.0) | {"create.new_instrumental": 80.0}
 
 FEW = 3
 
-FILES = {"README.md": 2 + 1 + 4 + 10, "docs/tutorials/bulk-job.md": 6, "docs/tutorials/pipeline.md": 8}
+FILES = {"README.md": 2 + 1 + 4 + 10, "docs/tutorials/bulk-job.md": 6, "docs/tutorials/pipeline.md": 16}
+FILES |= {"docs/tutorials/best-take.md": 6, "docs/tutorials/local-files.md": 8}
 """What comes of some of them, at least."""
 
 
@@ -60,12 +62,25 @@ def _logs_as_before() -> Iterator[None]:
     logger.handlers[:], logger.propagate = handlers, propagate
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lead ``s3://songs`` to a server of ours."""
+    with serve_bucket() as served:
+        for variable, value in served.environ.items():
+            monkeypatch.setenv(variable, value)
+        yield
+
+
 @pytest.mark.anyio
 @pytest.mark.usefixtures("_logs_as_before")
 @pytest.mark.parametrize("name", RUNNABLE)
-async def test_every_program_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_program_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Run a page from its top, with the environment a reader has, and compare what it prints."""
     monkeypatch.chdir(tmp_path)
+    if "s3://songs/" in (ROOT / name).read_text():
+        request.getfixturevalue("bucket")
     async with simulate(durations=DURATIONS, allow_private_callbacks=True) as simulator:
         for variable, value in simulator.environ.items():
             monkeypatch.setenv(variable, value)

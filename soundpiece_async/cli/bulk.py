@@ -81,8 +81,9 @@ async def bulk(
     """Run every job in JOBS and save the results in OUT. Re-run the same command to resume.
 
     Each line of JOBS is one job, as a JSON object or a CSV record: a "route", the fields of that route's request, and
-    optionally a "name" for the files and "metadata". The whole file is validated before anything is sent. The paths of
-    saved files are printed; those of earlier runs only with --all.
+    optionally a "name" for the files and "metadata". Its source may be an output of another line, by that line's "id":
+    {"job": "ID", "output": 0}. The whole file is validated before anything is sent. The paths of saved files are
+    printed; those of earlier runs only with --all.
 
     SOUNDPIECE_API_KEY holds the API key; SOUNDPIECE_BASE_URL selects a service other than the public one.
 
