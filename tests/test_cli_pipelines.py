@@ -305,4 +305,4 @@ def test_a_file_that_changes_after_its_check_ends_the_run(
     monkeypatch.setattr("soundpiece_async.cli.bulk.validate_file", check)
     write([BED, STEMS])
     assert bulk() == 2
-    assert "jobs.jsonl was changed during the run; jobs.jsonl:2: its source was another one" in capsys.readouterr().err
+    assert "jobs.jsonl was changed during the run; jobs.jsonl:2: its source has changed" in capsys.readouterr().err
