@@ -179,7 +179,7 @@ class Engine:
         if not operation.status.final:
             return
         if self.settings.confirm_webhooks or not completion.is_over(operation):
-            self.life.spawn(self.poller.confirm, operation.handle, operation.request)
+            self.life.spawn(partial(self.poller.confirm, operation.handle, operation.request))
         else:
             self.poller.deliver(operation)
 

@@ -28,7 +28,7 @@ from soundpiece_async._logs import get_logger
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-Task: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
+Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 logger = get_logger("lifetime")
 
@@ -270,12 +270,12 @@ class Lifetime:
         if not self._calls:
             self._idle.set()
 
-    def spawn(self, task: Task, *args: object) -> None:
+    def spawn(self, task: Task) -> None:
         """Start a child of the root task. Its errors are logged, and do not end the session."""
 
         async def guard() -> None:
             try:
-                await task(*args)
+                await task()
             except Exception:
                 logger.exception("a background task failed")
 

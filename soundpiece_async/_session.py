@@ -210,13 +210,9 @@ class Session:
             if_range: its ``If-Range`` header.
         """
         self._life.check()
+        downloader = self._engine.downloader
         return AudioStream(
-            check_output(output),
-            wanted=range,
-            if_range=if_range,
-            open_relay=self._engine.downloader.open,
-            inside=self._life.guarded,
-            start=self._life.start_child,
+            check_output(output), downloader=downloader, life=self._life, wanted=range, if_range=if_range
         )
 
     async def run(

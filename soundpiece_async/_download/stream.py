@@ -1,10 +1,10 @@
 """Streams one output to a consumer, such as the client of a web app: verified, in order, without storing it."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anyio
 import anyio.lowlevel
@@ -12,8 +12,9 @@ import anyio.lowlevel
 from soundpiece_async._core import ranges
 from soundpiece_async._core.errors import SoundpieceError, copy_error
 from soundpiece_async._core.requests import Output
+from soundpiece_async._download.downloader import Downloader
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
-from soundpiece_async._lifetime import run_shielded
+from soundpiece_async._lifetime import Lifetime, run_shielded
 
 
 class AudioStream:
@@ -36,18 +37,16 @@ class AudioStream:
         self,
         output: Output,
         *,
+        downloader: Downloader,
+        life: Lifetime,
         wanted: str | None = None,
         if_range: str | None = None,
-        open_relay: Callable[..., VerifiedRelay | RangeRelay],
-        inside: Callable[[], AbstractContextManager[None]],
-        start: Callable[[Callable[..., Coroutine[Any, Any, None]]], anyio.Event],
     ) -> None:
         self._output = output
         self._range = ranges.parse_range(wanted)
         self._if_range = if_range
-        self._open_relay = open_relay
-        self._inside = inside
-        self._start = start
+        self._downloader = downloader
+        self._life = life
         self._relay: VerifiedRelay | RangeRelay | None = None
         self._blocks: deque[bytes] = deque()
         self._fault: Exception | None = None
@@ -87,12 +86,12 @@ class AudioStream:
     async def __aenter__(self) -> Self:
         if self._relay is not None:
             raise RuntimeError("an audio stream can be entered only once: call session.stream again")
-        self._relay = self._open_relay(self._output, emit=self._put, wanted=self._range, if_range=self._if_range)
+        self._relay = self._downloader.open(self._output, emit=self._put, wanted=self._range, if_range=self._if_range)
         self._changed, self._demand, self._scope = anyio.Event(), anyio.Event(), anyio.CancelScope()
         await anyio.lowlevel.checkpoint_if_cancelled()
         try:
-            with self._inside():
-                self._task_ended = self._start(self._run)
+            with self._life.guarded():
+                self._task_ended = self._life.start_child(self._run)
                 await self._changed.wait()
             self._raise_fault()
         except BaseException:
@@ -117,7 +116,7 @@ class AudioStream:
             SessionClosed: the session was closed meanwhile.
         """
         self._require_entered()
-        with self._inside(), self._single_reader():
+        with self._life.guarded(), self._single_reader():
             while not self._blocks and not self._done:
                 self._changed = anyio.Event()
                 self._demand.set()

@@ -138,14 +138,8 @@ async def lifetime() -> AsyncIterator[Lifetime]:
 def stream(
     b: Bench, life: Lifetime, *, wanted: str | None = None, if_range: str | None = None, **changes: Any
 ) -> AudioStream:
-    return AudioStream(
-        b.output(**changes),
-        wanted=wanted,
-        if_range=if_range,
-        open_relay=b.downloader.open,
-        inside=life.guarded,
-        start=life.start_child,
-    )
+    output = b.output(**changes)
+    return AudioStream(output, downloader=b.downloader, life=life, wanted=wanted, if_range=if_range)
 
 
 async def read_all(b: Bench, life: Lifetime) -> bytes:
