@@ -54,18 +54,18 @@ def of_every_kind(number: int) -> Request:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # not in debug mode, which would take most of the time
-async def test_a_hundred_and_sixty_pieces_survive_seeded_faults(tmp_path: Path) -> None:
-    """Every piece is made once and saved whole, whatever goes wrong on the way, and nothing is left behind."""
+async def test_a_hundred_requests_survive_seeded_faults(tmp_path: Path) -> None:
+    """Every request makes one operation, whose files are saved whole, whatever goes wrong; nothing is left behind."""
     faults = Faults(server_error=0.05, reset_after=0.10, cut=0.20)
     async with Simulator(seed=7, speed=400, track_seconds=(0.2, 0.3), faults=faults) as sim:
         # effects are quick to make: songs alone would take this test five times as long
-        wanted = [fx(number) if number % 4 else of_every_kind(number // 4) for number in range(160)]
+        wanted = [fx(number) if number % 4 else of_every_kind(number // 4) for number in range(100)]
         async with Session(settings(sim, limits=Limits(polls=16))) as session:
             async with session.run_many(wanted, save_to=tmp_path) as results:
                 done = [result async for result in results]
         assert [result for result in done if isinstance(result, Failed)] == []
         assert {result.request.idempotency_key for result in done} == {request.idempotency_key for request in wanted}
-        assert len(done) == len(sim.operations) == 160
+        assert len(done) == len(sim.operations) == 100
         assert sim.peak_polls <= 16
         assert all(not request.authorized for request in sim.log if request.host == "output")
     files = [file for result in done if isinstance(result, Succeeded) for file in result.files]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def make(caller: Caller, **members: object) -> tuple[str, Answer]:
-    """A ready effect: its URL, and the whole file."""
+    """Make an effect; return its URL and the whole file."""
     url = (await caller.run("create.new_fx", **{"prompt": "slam", "duration": 0.5} | members))["output"]["url"]
     return url, await caller.fetch(url)
 

@@ -103,7 +103,7 @@ def test_refuses_keys(value: object, kind: str) -> None:
 
 
 def reason(check: Callable[[object], object], value: str) -> object:
-    """What a refusal says of a spelling, in its message and in its context."""
+    """Return the reason of a refusal, the same in its message and its context."""
     with pytest.raises(InvalidValueError) as refusal:
         check(value)
     told = (refusal.value.context or {})["error"]

@@ -16,7 +16,7 @@ UNKNOWN_ID = "op_" + "0" * 26
 
 
 def arrive(host: str = "api", method: str = "PUT", **details: Any) -> ReceivedRequest:
-    """A request that has just come in."""
+    """Return a request that has just arrived."""
     return ReceivedRequest(host=host, method=method, path="/", arrived=0.0, headers={}, **details)
 
 

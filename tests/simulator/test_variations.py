@@ -39,7 +39,7 @@ never_finishes = {"durations": lambda _: float("inf")}
 
 
 def find(answer: Answer) -> Any:
-    """The operation object, wherever it is."""
+    """Find the operation object, wherever it is."""
 
     def search(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -227,7 +227,7 @@ async def test_outputs_come_late_or_early() -> None:
 
 
 def words() -> list[tuple[str, str]]:
-    """Every status word but the cases."""
+    """Return every status word but the cases."""
     return [
         (value, variation.part.removeprefix("status."))
         for value, variation in TABLE["status"].items()
@@ -488,7 +488,7 @@ async def test_has_a_firewall() -> None:
 
 
 async def download(variations: list[str], **headers: str) -> tuple[Answer, Any]:
-    """The file of one effect, and what its operation says of it."""
+    """Download the file of one effect; return it and its operation."""
     async with opened(variations=variations) as caller:
         output = (await caller.run())["output"]
         return await caller.fetch(output["url"], **headers), output
@@ -580,7 +580,7 @@ SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 async def receive(variations: list[str]) -> tuple[dict[str, str], Any]:
-    """The headers, in small letters and under the documented names, and the body of one webhook; its signature fits."""
+    """Return the headers (lower case, documented names) and the body of one webhook; check its signature."""
     async with (
         listening() as receiver,
         opened(variations=variations, webhook_secret=SECRET, allow_private_callbacks=True) as caller,
@@ -701,6 +701,6 @@ def test_is_documented() -> None:
 
 
 def describe(name: str) -> Iterator[str]:
-    """A variation's values in the page's words; those that mean the same in one."""
+    """Yield a variation's values in the page's words; those with the same meaning in one."""
     for meaning, group in groupby(TABLE[name].items(), key=lambda item: item[1].meaning):
         yield f"{', '.join(f'`{value}`' for value, _ in group)}: {meaning}"

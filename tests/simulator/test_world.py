@@ -22,7 +22,7 @@ ORIGIN = "http://127.0.0.1:9"
 
 
 def make_world(**options: Any) -> World:
-    """A world in which everything takes 10 seconds."""
+    """Build a world in which every operation takes 10 seconds."""
     signer = Signer(secret=b"s", lifetime=60.0, origin=ORIGIN, stable=options.pop("stable", True))
     return World(**{"seed": 0, "signer": signer, "durations": dict.fromkeys(ROUTES, 10.0)} | options)
 
