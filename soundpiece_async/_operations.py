@@ -7,7 +7,7 @@ operation keep the numbers that they had when they were first seen.
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import AudioSource, Handle, Output, Request
+from soundpiece_async._core.requests import URL_RENEWAL_MARGIN, AudioSource, Handle, Output, Request
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.wire import ApiRequest
 from soundpiece_async._lifetime import NEVER, StopSignal
@@ -40,9 +40,6 @@ MAX_CACHED = 4096
 
 MAX_NOTES = 1000
 """Distinct notes that are logged; a service may invent any number of statuses."""
-
-URL_RENEWAL_MARGIN = timedelta(seconds=60)
-"""A source URL that expires sooner is renewed first: the service fetches it after the submit."""
 
 
 @attrs.define(eq=False)

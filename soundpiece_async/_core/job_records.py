@@ -18,7 +18,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal, TypeVar
 
@@ -40,7 +40,15 @@ from soundpiece_async._core.errors import (
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, OperationError, Status
 from soundpiece_async._core.redaction import forget_arguments, redact_message, redact_url
-from soundpiece_async._core.requests import AudioSource, GeneratedKey, Handle, Output, Request, Source
+from soundpiece_async._core.requests import (
+    URL_RENEWAL_MARGIN,
+    AudioSource,
+    GeneratedKey,
+    Handle,
+    Output,
+    Request,
+    Source,
+)
 
 R = TypeVar("R", bound=Request)
 
@@ -48,8 +56,6 @@ KEY_LIFETIME = 24 * 3600.0
 """Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
 
 
-URL_RENEWAL_MARGIN = timedelta(seconds=60)
-"""A source whose URL can be used for less than this is renewed first: the service fetches it after the submit."""
 EXPIRED = datetime.fromtimestamp(0, UTC)
 """When stored URLs expired that are not signed any more."""
 

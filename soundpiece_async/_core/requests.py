@@ -8,7 +8,7 @@ right is refused.
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import ClassVar, TypeAlias
 from urllib.parse import urlsplit
@@ -18,6 +18,9 @@ import attrs
 
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.redaction import forget_arguments, redact_text, redact_url, redact_value, redacted_repr
+
+URL_RENEWAL_MARGIN = timedelta(seconds=60)
+"""A URL that is valid for less than this is renewed before it is used or submitted (docs/api.md#downloads)."""
 
 _HANDLE = re.compile(r"(?P<route>[a-z_]+\.[a-z_]+)/(?P<id>[!-~]+)")
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -19,7 +19,7 @@ from soundpiece_async._core.errors import DownloadError, TransportError
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.hosts import OutputRefused
 from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._core.requests import Output
+from soundpiece_async._core.requests import URL_RENEWAL_MARGIN, Output
 from soundpiece_async._core.retry import DownloadBudget, Speed
 from soundpiece_async._core.server_clock import ServerClock
 from soundpiece_async._descriptors import Shortage
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = get_logger("downloader")
-
-URL_RENEWAL_MARGIN = timedelta(seconds=60)
-"""A URL that expires within this time is renewed before it is used (docs/api.md#downloads: a minute or so)."""
 
 
 class AttemptFailed(Exception):  # noqa: N818 - internal; an error only after too many in a row
