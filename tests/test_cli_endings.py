@@ -30,7 +30,7 @@ from soundpiece_async import (
     TransportError,
 )
 from soundpiece_async.cli import main
-from soundpiece_async.cli.commands import restore_docstring
+from soundpiece_async.cli.commands import prepare_docstring
 from soundpiece_async.cli.console import (
     FAILED,
     REFUSED,
@@ -211,10 +211,10 @@ def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
     for thing in (run, Members):
         was = thing.__doc__
         monkeypatch.setattr(thing, "__doc__", None)
-        restore_docstring(thing)
+        prepare_docstring(thing)
         assert inspect.cleandoc(str(thing.__doc__)) == inspect.cleandoc(str(was))
     unknown = type("Unknown", (), {})  # it has no source
-    restore_docstring(unknown)
+    prepare_docstring(unknown)
     assert unknown.__doc__ == ""
 
 

@@ -49,15 +49,20 @@ app: App = App(
 )
 
 
-def restore_docstring(thing: Callable[..., Any]) -> None:
-    """Restore a docstring, of which the help is made, from the source if ``PYTHONOPTIMIZE=2`` has removed it."""
-    if thing.__doc__ is None:
+def prepare_docstring(thing: Callable[..., Any]) -> None:
+    """Prepare a docstring for the help: one line per argument, because the terminal wraps them.
+
+    If ``PYTHONOPTIMIZE=2`` has removed the docstring, it is restored from the source.
+    """
+    text = thing.__doc__
+    if text is None:
         try:
             (definition,) = ast.parse(inspect.getsource(thing)).body
         except (OSError, SyntaxError):  # no source, no help
-            thing.__doc__ = ""
+            text = ""
         else:
-            thing.__doc__ = ast.get_docstring(cast("ast.FunctionDef | ast.ClassDef", definition), clean=False)
+            text = ast.get_docstring(cast("ast.FunctionDef | ast.ClassDef", definition), clean=False)
+    thing.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(str(text)))
 
 
 def _help_text(command: Callable[..., Any]) -> str:
@@ -71,7 +76,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     *(completion, doctor, probe),
 )
 for _documented in (*COMMANDS, LoadOptions, Members, RunPolicy):
-    restore_docstring(_documented)
+    prepare_docstring(_documented)
 for _command in COMMANDS:
     app.command(_command, help=_help_text(_command))
 
