@@ -154,7 +154,7 @@ async def test_an_answer_without_an_id_is_told_with_what_came() -> None:
     """Nothing is known of it, so it is not sent again by itself; sent again, its own key finds out."""
     async with RawApi(changing(id=None)) as api, opened(hurried(api.url)) as session:
         request = fx()
-        with pytest.raises(DecodeError, match="holds no operation") as caught:
+        with pytest.raises(DecodeError, match="has no operation") as caught:
             await session.submit(request)
         assert (caught.value.operation, caught.value.handle) == (None, None)
         assert caught.value.body["fx"]["prompt"] == request.prompt

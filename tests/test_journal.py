@@ -604,7 +604,7 @@ async def test_a_label_may_change(tmp_path: Path) -> None:
         assert await store.find(name(1)) == piece
         assert (piece.name, piece.metadata) == ("two", None)
         assert await store.mark_ready(piece, OPERATION, now=1.0) == "two"
-        with pytest.raises(InvalidRequest, match="no JSON form"):
+        with pytest.raises(InvalidRequest, match="cannot be encoded as JSON"):
             journal.annotate(NewFx("door", duration=1), metadata=float("nan"))
 
 

@@ -489,7 +489,7 @@ async def test_odd_answers_again_and_again_are_an_error(api: Api) -> None:
     async with opened(patient) as session:
         operation = await session.submit(padded_fx(1))
         api.service = lambda _: {"detail": "quota"}
-        with pytest.raises(DecodeError, match="holds no operation") as caught:
+        with pytest.raises(DecodeError, match="has no operation") as caught:
             await session.wait(operation, timeout=20)
         assert caught.value.handle == operation.handle
     async with opened(attrs.evolve(patient, retries=RetryPolicy(submit_max_elapsed=60))) as session:
@@ -537,11 +537,11 @@ async def test_another_id_under_the_same_key_is_the_operation(api: Api, session:
 
     assert (await session.wait(operation, timeout=20)).handle == operation.handle
     assert (await session.refresh(operation)).outputs
-    with pytest.raises(DecodeError, match="about another operation, 7") as caught:
+    with pytest.raises(DecodeError, match="for another operation, 7") as caught:
         await session.refresh(operation.handle)
     assert caught.value.handle == operation.handle
     key = padded_fx().idempotency_key
-    with pytest.raises(DecodeError, match="about another operation, 7"):
+    with pytest.raises(DecodeError, match="for another operation, 7"):
         await session.refresh(operation)
 
 
@@ -653,7 +653,7 @@ async def test_differences_are_warned_of_once_and_shown_always(
     assert {result.operation.echo_differences for result in done if result.operation} == {("prompt", "duration")}
     warned = [record.message.partition(": ")[2] for record in caplog.records]
     assert warned == [
-        f"{name} is echoed otherwise than it was sent; the operation goes on (logged once)"
+        f"{name} is echoed with another value than was sent; the operation continues (logged once)"
         for name in ("prompt", "duration")
     ]
 

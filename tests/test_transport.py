@@ -126,7 +126,7 @@ async def test_waiting_for_the_rate_limit_uses_up_no_budget() -> None:
         (http(b"<html>busy</html>", headers="Content-Type: text/html\r\n"), TransportError, "not JSON"),
         (http(b'{"fx": {"id": "op_'), TransportError, "not JSON"),
         (http(b"[]"), DecodeError, "no operation"),
-        (http(b"null"), DecodeError, "no object"),
+        (http(b"null"), DecodeError, "expected a JSON object"),
         (http(b"{}"), DecodeError, "no operation"),
         (http(b'{"fx": {"status": "processing"}}'), DecodeError, "id|no operation"),
         (http(b""), TransportError, "not JSON"),

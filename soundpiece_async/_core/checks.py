@@ -77,7 +77,9 @@ def check_request(value: object) -> None:
     for field in ("source", "reference"):
         source = getattr(value, field, None)
         if isinstance(source, Output) and (wrong := _find_output_fault(source)):
-            raise InvalidRequest(f"{value.route}: {field} is no usable Output: {wrong}; nothing was sent", field=field)
+            raise InvalidRequest(
+                f"{value.route}: {field} is not a usable Output: {wrong}; nothing was sent", field=field
+            )
 
 
 def _find_output_fault(output: Output) -> str:

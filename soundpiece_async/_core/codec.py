@@ -43,7 +43,9 @@ def encode_request(request: Request) -> bytes:
         return _dump(members)
     except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
         name, error = next((name, why) for name, value in members.items() if (why := _json_error({name: value})))
-    raise InvalidRequest(f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name) from error
+    raise InvalidRequest(
+        f"{request.route}: {name} cannot be encoded as JSON: {error}; nothing was sent", field=name
+    ) from error
 
 
 def make_json_loads(orjson_loads: Callable[[bytes], JsonValue] | None) -> Callable[[bytes], JsonValue]:
@@ -146,7 +148,7 @@ def _find_document(text: str, start: int) -> int | None:
         return end
     if start and end == len(text):
         return None
-    raise ValueError(f"no JSON at {start}")
+    raise ValueError(f"invalid JSON at {start}")
 
 
 def request_from_echo(members: Mapping[str, object], *, route: str) -> Request | None:

@@ -40,8 +40,8 @@ def note_others(error: Exception, others: Sequence[Exception]) -> None:
 def _explain(fault: Exception, *, what: str) -> SoundpieceError:
     text = _read(fault)
     error = SoundpieceError(
-        f"{what}: an unexpected {type(fault).__name__}: {redact_text(text)}; the other jobs go on. Check what this one "
-        "was given; if nothing is wrong with it, report this, with the traceback in the log"
+        f"{what}: an unexpected {type(fault).__name__}: {redact_text(text)}; the other jobs continue. "
+        "Check what this one was given; if nothing is wrong with it, report this, with the traceback in the log"
     )
     error.__cause__ = fault if all(hide_secrets(told) == told for told in map(_read, _chain(fault))) else None
     error.__suppress_context__ = True

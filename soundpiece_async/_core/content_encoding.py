@@ -114,7 +114,7 @@ class Unpacker:
 
     def __init__(self, encoding: str) -> None:
         if encoding not in _GZIP | {"deflate"}:
-            raise UnpackingError(f"the body is encoded ({encoding}), though nobody asked for that")
+            raise UnpackingError(f"the body is encoded ({encoding}), which was not requested")
         self._gzip = encoding in _GZIP
         self._inner: zlib._Decompress | None = None
         self.ended = False

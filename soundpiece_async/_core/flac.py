@@ -124,7 +124,7 @@ def read_header(data: bytes) -> FlacHeader:
     if len(data) < HEADER_BYTES:
         raise HeaderError(f"it ends after {length} bytes, inside its header")
     if data[4] & ~_LAST_BLOCK != _STREAMINFO or int.from_bytes(data[5:8]) != _STREAMINFO_BYTES:
-        raise HeaderError("its first block is no STREAMINFO")
+        raise HeaderError("its first block is not STREAMINFO")
     # 20 bits of sample rate, 3 of channels - 1, 5 of bits per sample - 1, 36 of samples
     packed = int.from_bytes(data[18:26])
     header = FlacHeader(
@@ -139,7 +139,7 @@ def read_header(data: bytes) -> FlacHeader:
     )
     if not header.sample_rate or header.bits < _FEWEST_BITS or header.longest < _SHORTEST_BLOCK:
         raise HeaderError(
-            f"its STREAMINFO makes no sense: {header.bits} bits at {header.sample_rate} Hz, in blocks of up to "
+            f"its STREAMINFO is invalid: {header.bits} bits at {header.sample_rate} Hz, in blocks of up to "
             f"{header.longest} samples"
         )
     return header

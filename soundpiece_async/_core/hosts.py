@@ -69,13 +69,13 @@ def find_objection(url: str, *, secure: bool, local: bool) -> str | None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        return "it cannot be read"
+        return "it is malformed"
     if parts.scheme not in ("http", "https") or not host:
-        return "it is no http(s) URL"
+        return "it is not an http(s) URL"
     if not is_host(host):
-        return "its host is no name of one"
+        return "its host name is invalid"
     if secure and parts.scheme != "https":
-        return "it is not https, and the API is"
+        return "it is not https, unlike the API"
     scope = find_scope(host)
     return None if local or scope is None else f"its host is {scope}"
 

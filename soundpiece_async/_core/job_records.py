@@ -293,7 +293,7 @@ def restore_operation(job: JobRecord, request: R) -> Operation[R]:
         ValueError: it has none.
     """
     if job.operation is None:
-        raise ValueError(f"piece {job.key} has no operation")
+        raise ValueError(f"job {job.key} has no operation")
     error = None
     if job.failure is not None and job.failure.kind == OperationFailed.__name__:
         error = OperationError(job.failure.code, job.failure.text)
@@ -437,5 +437,5 @@ def _canonical_json(request: Request, name: str, value: object) -> str:
         return json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(
-            f"{request.route}: {name} has no JSON form: {error}; nothing was sent", field=name
+            f"{request.route}: {name} cannot be encoded as JSON: {error}; nothing was sent", field=name
         ) from error

@@ -69,7 +69,7 @@ class _Notes:
         """Return the value of a field, or record why it has no value."""
         value, reason = read
         if reason:
-            self.add(name, f"{name} cannot be read and is left out: {reason}")
+            self.add(name, f"{name} is invalid and left out: {reason}")
         return value
 
     def __iter__(self) -> Iterator[Note]:
@@ -119,7 +119,7 @@ def _read_outputs(found: Mapping[str, object], handle: Handle, notes: _Notes) ->
         if len(outputs) < expected or not (outputs or fields.is_empty(value)):
             notes.add(f"{name}[].url", f"{name} without a url are left out: {len(outputs)} remain")
         if outputs and name not in _NAMES:
-            notes.add(f"outputs in {name}", f"its outputs are in another member, {redact_text(name)!r}")
+            notes.add(f"outputs in {name}", f"its outputs are in another field, {redact_text(name)!r}")
         if outputs:
             return tuple(outputs)
     return ()

@@ -122,7 +122,7 @@ def interpret(status: int, headers: Mapping[str, str], *, have: int, known: Remo
     if status in _CLIENT_ERRORS:
         return UrlRejected(status)
     if status not in (*_WHOLE, _PART):
-        return RetryLater(f"the host answered {status}, which nobody asked for")
+        return RetryLater(f"the host answered with an unexpected status ({status})")
     offset = _offset(have, known)
     if status == _PART or _has_part(headers, offset=offset):
         return _take_part(headers, offset=offset, known=known)
@@ -172,7 +172,7 @@ def _judge_no_such_range(headers: Mapping[str, str], *, have: int, known: Remote
     total = int(match["total"]) if match and match["total"] else None
     if _offset(have, known) and total == have and known.size in (None, total):
         return Complete(have)
-    return StartOver(f"the host has nothing from byte {have} on (416), and does not say that the file ends there")
+    return StartOver(f"the host has no bytes from {have} on (416), but does not state that the file ends there")
 
 
 def _has_part(headers: Mapping[str, str], *, offset: int) -> bool:
@@ -191,7 +191,7 @@ def _take_whole(headers: Mapping[str, str], *, offset: int, known: RemoteFile) -
     if offset and not encodings and known.size is not None and size is not None:
         contradicts = size != known.size if same else size == known.size - offset
         if contradicts:
-            return StartOver(f"the host sent {size} bytes, and does not say whether they are all or the rest")
+            return StartOver(f"the host sent {size} bytes without stating whether they are the whole file or the rest")
     if size is None and same:
         size = known.size
     return WriteFrom(
@@ -212,7 +212,7 @@ def _take_part(headers: Mapping[str, str], *, offset: int, known: RemoteFile) ->
     if first != offset:
         return StartOver(f"the host sent the part from byte {first}, not from {offset}")
     if end <= first or (total is not None and end > total) or _read_length(headers) not in (None, end - first):
-        return StartOver(f"the host contradicts itself: part {headers['content-range']}")
+        return StartOver(f"the host sent a contradictory range: {headers['content-range']}")
     etag, encodings = read_etag(headers), read_encodings(headers)
     unlike = etag != known.etag if encodings else etag not in (None, known.etag)
     if offset and (known.etag is None or unlike):

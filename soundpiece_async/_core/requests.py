@@ -331,9 +331,9 @@ def violations(request: Request) -> Iterator[tuple[str, str]]:
             yield name, wrong
     if isinstance(request, NewSong | NewInstrumental) and (request.prompt is None) == (request.reference is None):
         if request.prompt is None:
-            yield "prompt", "is missing: exactly one of prompt and reference must be given, not neither"
+            yield "prompt", "is missing: pass either prompt or reference"
         else:
-            yield "reference", "is one too many: exactly one of prompt and reference must be given, not both"
+            yield "reference", "cannot be combined with prompt: pass either prompt or reference, not both"
 
 
 @cache
@@ -345,7 +345,7 @@ def _list_rules(kind: type[Request]) -> tuple[tuple[str, bool, Callable[[object]
 
 def _foreign(_: object) -> str:
     """Refuse what a subclass has added."""
-    return "is no member that the service knows; Settings(validate=False) sends it all the same"
+    return "is not a field of the API; Settings(validate=False) sends it anyway"
 
 
 def _text(longest: int) -> Callable[[object], str]:
@@ -389,7 +389,7 @@ def _callback(value: object) -> str:
         return f"must be a URL, not {type(value).__name__}"
     if len(value) > MAX_CALLBACK_CHARS:
         return f"has {len(value)} characters, and may have at most {MAX_CALLBACK_CHARS}"
-    return "" if _reaches(value, ("https",)) else "must be an https URL with a host: the service calls no other"
+    return "" if _reaches(value, ("https",)) else "must be an https URL with a host"
 
 
 def _key(value: object) -> str:

@@ -199,7 +199,7 @@ class DownloadBudget:
 
     def __repr__(self) -> str:
         left = self._max_elapsed - self._elapsed
-        return f"<Patience {left:.3g} s left, tries={self._tries} refusals={self._refusals}>"
+        return f"<DownloadBudget {left:.3g} s left, tries={self._tries} refusals={self._refusals}>"
 
     def charge(self, seconds: float) -> None:
         """Count time spent waiting for the host (rule 1)."""

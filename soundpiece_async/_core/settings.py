@@ -238,7 +238,7 @@ def _check_base_url(url: object) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise SettingsError(f"base_url cannot be read: {error}") from error
+        raise SettingsError(f"base_url is malformed: {error}") from error
     if parts.scheme not in ("https", "http") or not host:
         raise SettingsError(f"base_url must be an http(s) URL with a host, as {BASE_URL}")
     if not is_host(host):

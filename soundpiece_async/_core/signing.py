@@ -56,7 +56,9 @@ def read_secret(secret: str) -> tuple[bytes, ...]:
     text = secret.strip() if isinstance(secret, str) else ""
     bare = text.removeprefix(_PREFIX)
     if not bare or text.startswith("spk_"):  # that is the API key
-        raise SettingsError(f"a webhook secret must be text, such as {_PREFIX} and base64, as the dashboard shows it")
+        raise SettingsError(
+            f"invalid webhook secret: expected {_PREFIX!r} followed by base64, as the dashboard shows it"
+        )
     plain = (form.encode("utf-8", "surrogatepass") for form in (bare, text))
     return tuple(SecretBytes(key) for key in dict.fromkeys([*_read_base64(bare), *plain]))
 
@@ -96,7 +98,7 @@ def read_delivery(
     offered = [entry for entry in signed[_SIGNATURE].encode().split(b" ") if entry.startswith(_VERSION)]
     expected = [sign(key, identity=identity, timestamp=timestamp, body=body) for key in keys]
     if not any(hmac.compare_digest(one, other) for one in offered for other in expected):
-        raise WebhookError(f"webhook {identity}: its signature fits none of the secrets", http_status=401)
+        raise WebhookError(f"webhook {identity}: its signature matches none of the secrets", http_status=401)
     _check_age(identity, now - _read_timestamp(identity, timestamp), tolerance)
     return parse_event(identity, body)
 
@@ -110,13 +112,13 @@ def _pick_headers(headers: Headers) -> Mapping[str, str]:
         if prefix not in _NAMES or form not in _FORMS:
             continue
         if lowered in found or not _FORMS[form].fullmatch(_read_text(value)):
-            raise WebhookError(f"the header {lowered} is there twice, or makes no sense")
+            raise WebhookError(f"the header {lowered} is duplicated or malformed")
         found[lowered] = _read_text(value)
     for prefix in _NAMES:
         if all(f"{prefix}-{form}" in found for form in _FORMS):
             return {form: found[f"{prefix}-{form}"] for form in _FORMS}
     missing = sorted({f"{_NAMES[0]}-{form}" for form in _FORMS} - found.keys())
-    raise WebhookError(f"not a webhook: without {', '.join(missing)}")
+    raise WebhookError(f"missing header{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
 
 
 def _read_text(text: object) -> str:
@@ -129,14 +131,12 @@ def _read_timestamp(identity: str, text: str) -> float:
         return fields.to_epoch(float(text))
     moment, reason = fields.read_time(text)
     if moment is None:
-        raise WebhookError(f"webhook {identity}: its timestamp makes no sense: {reason}")
+        raise WebhookError(f"webhook {identity}: its timestamp is invalid: {reason}")
     return moment.timestamp()
 
 
 def _check_age(identity: str, age: float, tolerance: float) -> None:
     if age > tolerance:
-        raise WebhookError(
-            f"webhook {identity}: first sent {age:.0f} s ago, which is over the tolerance, {tolerance} s"
-        )
+        raise WebhookError(f"webhook {identity}: first sent {age:.0f} s ago, more than the tolerance of {tolerance} s")
     if -age > min(tolerance, SKEW):
-        raise WebhookError(f"webhook {identity}: signed {-age:.0f} s in the future; is the clock right?")
+        raise WebhookError(f"webhook {identity}: signed {-age:.0f} s in the future; check the clock")

@@ -52,7 +52,9 @@ def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]
     try:
         event = _find_event(codec.decode_response(body))
     except ValueError:
-        return _ignore(identity, "", "", Status("")), (Note("webhook", "its body is not JSON; a poll finds the rest"),)
+        return _ignore(identity, "", "", Status("")), (
+            Note("webhook", "its body is not JSON; a poll will find the result"),
+        )
     kind = _read_type(event)
     route, word = _split_type(kind)
     if route not in ROUTES:
@@ -63,7 +65,7 @@ def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]
         return ignored, ()
     parsed = _parse_operation(identity, event, route=route)
     if parsed is None:
-        return ignored, (Note("webhook", f"no operation can be found in news of {route}; a poll finds it"),)
+        return ignored, (Note("webhook", f"the event of {route} has no operation; a poll will find it"),)
     if not status.final and not parsed.over:
         return ignored, ()
     operation = _end(parsed, status) if status.final else parsed.operation

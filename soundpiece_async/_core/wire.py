@@ -97,7 +97,7 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     parsed = parse_with_echo(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
-            f"{call}: the answer is about another idempotency key, {redact_text(str(found['idempotency_key']))}, and "
+            f"{call}: the response is for another idempotency key, {redact_text(str(found['idempotency_key']))}, and "
             f"operation {parsed.operation.handle}; submit the same request again, or look for its operation in the "
             "dashboard",
             path="idempotency_key",
@@ -130,7 +130,7 @@ def _find_in_refusal(
     if conflict and not ours:
         handle = Handle(request.route, identity)
         refusal.add_note(
-            f"the answer names operation {redact_text(str(handle))}: read it, it may be that of this request"
+            f"the response names operation {redact_text(str(handle))}: read it, it may belong to this request"
         )
         raise refusal.about(handle)
     usual = envelopes.USUAL_ID.fullmatch(identity) is not None
@@ -146,7 +146,9 @@ def parse_with_echo(
     parsed = parse_operation(found, handle, request=request)
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
     notes = tuple(
-        Note(f"echo of {one.member}", f"{one.member} is echoed otherwise than it was sent; the operation goes on")
+        Note(
+            f"echo of {one.member}", f"{one.member} is echoed with another value than was sent; the operation continues"
+        )
         for one in differences
     )
     return attrs.evolve(
@@ -199,7 +201,7 @@ def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request 
     identity = fields.read_id(found.get("id"))
     if identity is None or identity == handle.id:
         return parsed
-    note = Note("echo of id", f"its id is echoed otherwise than it was asked for, {redact_text(identity)}")
+    note = Note("echo of id", f"its id is echoed in another spelling: {redact_text(identity)}")
     operation = attrs.evolve(parsed.operation, echo_differences=("id",))
     return attrs.evolve(parsed, operation=operation, notes=(*parsed.notes, note))
 
@@ -221,17 +223,19 @@ def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key
     if echoes.is_same_key(key, found.get("idempotency_key")):
         return found
     raise DecodeError(
-        f"{call}: the answer is about another operation, {redact_text(str(identity))}", path="id", body=data
+        f"{call}: the response is for another operation, {redact_text(str(identity))}", path="id", body=data
     ).about(handle)
 
 
 def _no_operation_error(data: object, response: ApiResponse, call: ApiRequest) -> DecodeError | TransportError:
     if not codec.is_utf8(response.body):  # so it is not JSON either, and was only looked through for an operation
         return _not_json_error(response, call)
-    what = "is JSON, but no object" if not isinstance(data, dict | list) else "holds no operation, or several"
+    what = "the response has no operation, or several"
     if not response.body.strip():
-        what = f"has status {response.status} and no body, and its headers name no operation"
-    return DecodeError(f"{call}: the answer {what}: {redact_text(str(data))}", body=data)
+        what = f"the response has status {response.status}, no body, and no header that names an operation"
+    elif not isinstance(data, dict | list):
+        what = "expected a JSON object in the response"
+    return DecodeError(f"{call}: {what}: {redact_text(str(data))}", body=data)
 
 
 def _read_json(response: ApiResponse, call: ApiRequest) -> JsonValue:

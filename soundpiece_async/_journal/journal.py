@@ -386,7 +386,7 @@ class Journal:
         try:
             annotation.as_row()
         except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidRequest(f"metadata has no JSON form: {error}", field="metadata") from error
+            raise InvalidRequest(f"metadata cannot be encoded as JSON: {error}", field="metadata") from error
         self._annotations[request.idempotency_key] = annotation
 
     def pop_planned(self, request: Request) -> bytes | None:

@@ -127,7 +127,7 @@ sys.stdout.buffer.write(encode_request(NewFx("süß", duration=1e22, idempotency
 )
 def test_what_json_cannot_carry(request_: Request, field: str) -> None:
     """NaN, infinity, half a surrogate pair and foreign objects are refused by name, validated or not."""
-    with pytest.raises(InvalidRequest, match=f"^{request_.route}: {field} has no JSON form") as caught:
+    with pytest.raises(InvalidRequest, match=f"^{request_.route}: {field} cannot be encoded as JSON") as caught:
         encode_request(request_)
 
     assert caught.value.field == field

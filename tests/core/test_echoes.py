@@ -48,7 +48,7 @@ def test_every_member_is_compared(example: Example) -> None:
 def test_another_key_means_another_request(example: Example) -> None:
     """Only that is refused; the error keeps the answer, and the operation that it names."""
     other = "7a1f0c52-3b9e-4d6a-9c40-000000000000"
-    with pytest.raises(DecodeError, match="about another idempotency key") as caught:
+    with pytest.raises(DecodeError, match="for another idempotency key") as caught:
         submit(example, change(example.processing, idempotency_key=other))
 
     error = caught.value

@@ -136,12 +136,12 @@ def test_addresses_are_read_as_the_system_reads_them(number: int, bases: list[st
         ("https://10.0.0.1:9000/x", None),
         ("http://a.example/x", "not https"),
         ("HTTPS://A.EXAMPLE/x", None),
-        ("ftp://a.example/x", "no http"),
-        ("file:///etc/passwd", "no http"),
-        ("//a.example/x", "no http"),
-        ("https://", "no http"),
-        ("https://[/x", "cannot be read"),
-        ("https://a.example:99999/x", "cannot be read"),
+        ("ftp://a.example/x", "not an http"),
+        ("file:///etc/passwd", "not an http"),
+        ("//a.example/x", "not an http"),
+        ("https://", "not an http"),
+        ("https://[/x", "malformed"),
+        ("https://a.example:99999/x", "malformed"),
         ("https://2130706433/x", "its host is this machine"),
         ("https://user@127.1:443/x", "its host is this machine"),
         (quote("https://①②⑦.0.0.1/x"), "its host is this machine"),
@@ -156,7 +156,7 @@ def test_a_url_says_what_is_wrong_with_it(url: str, objection: str | None) -> No
 def test_both_rules_can_be_lifted() -> None:
     """By what the API is, or by the settings."""
     assert find_objection("http://127.0.0.1/x", secure=False, local=True) is None
-    assert find_objection("http://127.0.0.1/x", secure=True, local=True) == "it is not https, and the API is"
+    assert find_objection("http://127.0.0.1/x", secure=True, local=True) == "it is not https, unlike the API"
     assert urlsplit("http://127.0.0.1/x").hostname == "127.0.0.1"
 
 

@@ -137,15 +137,15 @@ def test_envelope_of_an_unknown_route() -> None:
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ({}, "holds no operation, or several: {}"),
-        ({"sample": None}, "holds no operation, or several: {'sample': None}"),
+        ({}, "has no operation, or several: {}"),
+        ({"sample": None}, "has no operation, or several: {'sample': None}"),
         ({"detail": "fine"}, "'detail': 'fine'"),
         ({"sample": {"id": "op 1", "prompt": "x"}}, "'id': 'op 1'"),
         ({"a": {"id": OTHER_ID, "status": "x"}, "b": {"id": f"{OTHER_ID[:-1]}8", "status": "x"}}, "or several"),
-        ([], "holds no operation"),
-        ("ready", "no object: ready"),
-        (5, "no object: 5"),
-        (None, "no object: None"),
+        ([], "has no operation"),
+        ("ready", "expected a JSON object in the response: ready"),
+        (5, "expected a JSON object in the response: 5"),
+        (None, "expected a JSON object in the response: None"),
     ],
 )
 @pytest.mark.parametrize("read", [submit, poll, final])
@@ -165,7 +165,7 @@ def test_no_operation_to_be_found(read: Any, data: object, told: str) -> None:
 def test_answers_about_another_operation(read: Any, identity: object) -> None:
     """Answered with another operation, a poll is a DecodeError with the handle that was asked for."""
     data = change(SAMPLE.ready, id=identity)
-    with pytest.raises(DecodeError, match=f"operation {SAMPLE.id}.* is about another operation") as caught:
+    with pytest.raises(DecodeError, match=f"operation {SAMPLE.id}.* is for another operation") as caught:
         read(SAMPLE, data)
 
     assert (caught.value.path, caught.value.handle, caught.value.body) == ("id", HANDLE, data)
@@ -175,7 +175,7 @@ def test_answers_about_another_operation(read: Any, identity: object) -> None:
 @pytest.mark.parametrize("identity", [{"of": "me"}, "op 1", True])
 def test_answers_with_an_id_that_is_none(identity: object) -> None:
     """Under the known name an answer with such an id is about another operation, too."""
-    with pytest.raises(DecodeError, match="is about another operation"):
+    with pytest.raises(DecodeError, match="is for another operation"):
         poll(SAMPLE, change(SAMPLE.ready, id=identity))
 
 
