@@ -25,14 +25,14 @@ Options: TypeAlias = dict[str, Any]
 Scope: TypeAlias = Literal["function", "class", "module", "package", "session"]
 
 _MARKER = """\
-soundpiece(scope="function", **options): the test's simulated service, made with these options of \
-soundpiece_async.simulator.Simulator on top of soundpiece_options; scope="session": the one that all such tests share"""
+soundpiece(scope="function", **options): options of the test's soundpiece_async.simulator.Simulator, on top of \
+soundpiece_options; scope="session": the simulator that all such tests share"""
 _FOR_ASYNCIO = "soundpiece for asyncio"
 _LOOP_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
 _OLDEST = (1, 1)
 """The first version of pytest-asyncio that the session's fixture works with."""
-_GIVE_UP = 2.0
-"""Seconds after which a submit without a usable answer is given up: a test has no five minutes for an outage."""
+_SUBMIT_SECONDS = 2.0
+"""Seconds of retries of a submit: a test should not wait five minutes for an outage."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,10 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def soundpiece_options() -> Options:
-    """Options of every simulator; override it in your conftest.py, the marker's come on top.
+    """Options of every simulator; override this fixture in conftest.py. Those of a marker take precedence.
 
-    By default pieces are ready some 500 times sooner than the real service's, songs are short, and webhooks may go to
-    a receiver on this machine.
+    By default operations take a 500th of the real time, songs are short, and webhooks may go to this machine.
     """
     return {"speed": 500.0, "track_seconds": (0.3, 0.6), "allow_private_callbacks": True}
 
@@ -55,7 +54,7 @@ def soundpiece_simulator(request: pytest.FixtureRequest, soundpiece_options: Opt
     """The test's own simulated service, with the options of its `soundpiece` markers, the closest first."""
     marks = list(request.node.iter_markers("soundpiece"))
     if any(mark.args for mark in marks):
-        pytest.fail("@pytest.mark.soundpiece takes options by name only", pytrace=False)
+        pytest.fail("@pytest.mark.soundpiece takes keyword arguments only", pytrace=False)
     options = {name: value for mark in reversed(marks) for name, value in mark.kwargs.items()}
     match options.pop("scope", "function"):
         case "function":
@@ -63,20 +62,22 @@ def soundpiece_simulator(request: pytest.FixtureRequest, soundpiece_options: Opt
         case "session" if not options:
             yield request.getfixturevalue("soundpiece_shared_simulator")
         case "session":
-            pytest.fail("the shared simulator is made with soundpiece_options, not with a marker's", pytrace=False)
+            pytest.fail(
+                "the shared simulator takes its options from soundpiece_options, not from a marker", pytrace=False
+            )
         case scope:
-            pytest.fail(f'a simulator has the scope "function" or "session", not {scope!r}', pytrace=False)
+            pytest.fail(f'the scope of a simulator is "function" or "session", not {scope!r}', pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def soundpiece_shared_simulator(request: pytest.FixtureRequest, soundpiece_options: Options) -> Iterator[Simulator]:
-    """One simulated service for the whole run, for fixtures of that scope, as an application that is started once."""
+    """One simulator for the whole run, for fixtures of that scope, such as an application that is started once."""
     yield from _run_simulator(request, soundpiece_options)
 
 
 @pytest.fixture
 def soundpiece_settings(soundpiece_simulator: Simulator) -> Settings:
-    """Settings that lead to the simulator; outages are given up after two seconds."""
+    """Settings for the simulator; submits are retried for two seconds."""
     from soundpiece_async import RetryPolicy, Settings  # only now somebody wants it
 
     return Settings(
@@ -84,13 +85,13 @@ def soundpiece_settings(soundpiece_simulator: Simulator) -> Settings:
         base_url=soundpiece_simulator.url,
         proxy=None,
         shared=None,
-        retries=RetryPolicy(submit_max_elapsed=_GIVE_UP),
+        retries=RetryPolicy(submit_max_elapsed=_SUBMIT_SECONDS),
     )
 
 
 @pytest.fixture
 def soundpiece_environ(soundpiece_simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment variables that lead a `Session()` to the simulator, set for this test."""
+    """The environment variables that connect a `Session()` to the simulator, set for this test."""
     secret = soundpiece_simulator.webhook_secret
     environ = dict(soundpiece_simulator.environ)
     if isinstance(secret, str):
@@ -115,7 +116,7 @@ async def _soundpiece_session_anyio(soundpiece_settings: Settings) -> AsyncItera
 
 @pytest.fixture(scope="session")
 def _soundpiece_thread() -> Iterator[BlockingPortal]:
-    """The thread that all simulators live in; opening one more takes it a millisecond."""
+    """The thread of all simulators; opening another one there takes a millisecond."""
     from anyio.from_thread import start_blocking_portal  # only now somebody wants it
 
     with start_blocking_portal() as portal:
@@ -126,11 +127,14 @@ def _run_simulator(request: pytest.FixtureRequest, options: Options) -> Iterator
     try:
         from soundpiece_async.simulator import Simulator  # it renders audio: half a second of imports
     except ModuleNotFoundError as error:
-        pytest.fail(f'no {error.name}, no simulator: pip install "soundpiece-async[pytest]"', pytrace=False)
+        pytest.fail(
+            f'the simulator needs {error.name}, which is not installed: pip install "soundpiece-async[pytest]"',
+            pytrace=False,
+        )
     try:
         simulator = Simulator(**options)
     except (TypeError, ValueError) as error:
-        pytest.fail(f"such a simulator cannot be: {error}", pytrace=False)
+        pytest.fail(f"invalid options of the simulator: {error}", pytrace=False)
     portal: BlockingPortal = request.getfixturevalue("_soundpiece_thread")
     with portal.wrap_async_context_manager(simulator):
         yield simulator
@@ -143,14 +147,16 @@ def _make_session(settings: Settings) -> Session:
 
 
 def _choose_session(request: pytest.FixtureRequest) -> str:
-    """Name the fixture that opens a session in the very loop that the test will run in."""
+    """Return the name of the fixture that opens a session in the event loop of the test."""
     plugins = request.config.pluginmanager
     mark = request.node.get_closest_marker("asyncio") if plugins.has_plugin("asyncio") else None
     by_anyio = "anyio_backend" in request.fixturenames
     if mark is not None and by_anyio:
-        pytest.fail("both pytest-asyncio and anyio's plugin want to run this test, each in its own loop", pytrace=False)
+        pytest.fail(
+            "both pytest-asyncio and anyio's plugin would run this test; mark it for one of them", pytrace=False
+        )
     if mark is not None:
-        _demand_version(version("pytest-asyncio"))
+        _require_version(version("pytest-asyncio"))
         if not plugins.has_plugin(_FOR_ASYNCIO):
             plugins.register(_make_asyncio_fixtures(), _FOR_ASYNCIO)
         scope = mark.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
@@ -167,18 +173,18 @@ def _choose_session(request: pytest.FixtureRequest) -> str:
     return "_soundpiece_session_anyio"
 
 
-def _demand_version(installed: str) -> None:
+def _require_version(installed: str) -> None:
     """Fail when pytest-asyncio cannot run a fixture that is made while a test is set up."""
     if tuple(map(int, re.findall(r"\d+", installed)[:2])) < _OLDEST:
         pytest.fail(
-            f"soundpiece_session needs pytest-asyncio {'.'.join(map(str, _OLDEST))} or later, and this is {installed}: "
+            f"soundpiece_session needs pytest-asyncio {'.'.join(map(str, _OLDEST))} or later, found {installed}: "
             "python -m pip install -U pytest-asyncio; or mark the test with pytest.mark.anyio",
             pytrace=False,
         )
 
 
 def _make_asyncio_fixtures() -> ModuleType:
-    """Make one fixture for each loop that pytest-asyncio may run a test in: a session is of one loop."""
+    """Build one fixture for each loop scope of pytest-asyncio: a session belongs to one event loop."""
     import pytest_asyncio  # it is optional, and here: it runs this test
 
     def make(scope: Scope) -> Callable[..., object]:

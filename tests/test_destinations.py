@@ -86,7 +86,6 @@ async def test_silence_is_found_out_before_paying(
 
     A hundred that ask at once wait once.
     """
-    assert destinations.CHECK_TIMEOUT == 10
     monkeypatch.setattr(destinations, "CHECK_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -12,7 +12,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from helpers.simulation import never_finishes, simulate
 
-from soundpiece_async.pytest_plugin import _demand_version
+from soundpiece_async.pytest_plugin import _require_version
 
 pytest_plugins = ["pytester"]
 
@@ -157,19 +157,19 @@ def test_markers_make_the_simulator(run: Run) -> None:
 
 
 def test_mistakes_are_explained_in_a_line(run: Run) -> None:
-    """What cannot be is no traceback through the plugin."""
+    """Invalid options fail without a traceback of the plugin."""
     result = run(MISTAKES)
     result.assert_outcomes(errors=8)
     result.stdout.fnmatch_lines(
         [
-            "@pytest.mark.soundpiece takes options by name only",
-            "such a simulator cannot be: *'colour'",
-            "such a simulator cannot be: 'speed' must be a finite number above 0: -1",
-            'a simulator has the scope "function" or "session", not \'class\'',
-            "the shared simulator is made with soundpiece_options, not with a marker's",
+            "@pytest.mark.soundpiece takes keyword arguments only",
+            "invalid options of the simulator: *'colour'",
+            "invalid options of the simulator: 'speed' must be a finite number above 0: -1",
+            'the scope of a simulator is "function" or "session", not \'class\'',
+            "the shared simulator takes its options from soundpiece_options, not from a marker",
             "soundpiece_session needs an asynchronous test, run by pytest-asyncio or by anyio's plugin",
             "soundpiece_async runs on asyncio alone: override the fixture anyio_backend to return 'asyncio'",
-            "both pytest-asyncio and anyio's plugin want to run this test, each in its own loop",
+            "both pytest-asyncio and anyio's plugin would run this test; mark it for one of them",
         ]
     )
     result.stdout.no_fnmatch_line("*pytest_plugin.py*")
@@ -228,6 +228,6 @@ def test_the_page_about_testing_holds(run: Run) -> None:
 def test_an_old_pytest_asyncio_is_named(installed: str) -> None:
     """Instead of an error out of its inside: which version does, and what to do (E12)."""
     with pytest.raises(pytest.fail.Exception, match=f"needs pytest-asyncio 1.1 or later, and this is {installed}: "):
-        _demand_version(installed)
+        _require_version(installed)
     for new in ("1.1.0", "1.1.0a1", "2.0"):
-        _demand_version(new)
+        _require_version(new)

@@ -2,7 +2,6 @@ import attrs
 import pytest
 from helpers.contract import SAMPLE, poll
 
-from soundpiece_async._core import completion
 from soundpiece_async._core.completion import AGREE_AFTER, Agreement, Ending, decide, is_over, is_running, read_status
 from soundpiece_async._core.operations import OperationError, Status
 
@@ -108,8 +107,3 @@ def test_what_changes_begins_anew(change: str) -> None:
     assert not agreement.add(FAILED if change == "another end" else READY, other, now=2 * AGREE_AFTER)
     assert not agreement.add(READY, ready, now=2.5 * AGREE_AFTER)
     assert agreement.add(READY, ready, now=4 * AGREE_AFTER)
-
-
-def test_the_time_between_two_reads() -> None:
-    """It is what the contract says."""
-    assert completion.AGREE_AFTER == 10.0
