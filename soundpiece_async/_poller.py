@@ -60,7 +60,7 @@ class _Known:
     created_at: datetime | None = None
     webhook_expected: bool = False  # a webhook will report it
     history: WatchHistory = WatchHistory()  # noqa: RUF009 - frozen
-    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)
+    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of responses that end a wait when they persist
     long_polls: LongPolls = attrs.field(factory=LongPolls)
 
 
@@ -77,8 +77,7 @@ class _Watch:
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
     outcome: AnyOperation | Exception | None = None
     fault: str = ""  # why the latest poll had no usable response, if it had none
-    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of responses that end a wait when they persist
-    long_polls: LongPolls = attrs.field(factory=LongPolls)
+    memory: _Known = attrs.field(factory=_Known)
 
     def __str__(self) -> str:
         return str(self.handle)
@@ -172,8 +171,7 @@ class Poller:
 
     async def _poll_once(self, handle: Handle, known: AnyOperation | None) -> AnyOperation:
         """Poll once, and not at all while the gate is closed by a 429 or an outage."""
-        result = None
-        watch = _make_watch(handle, known, now=anyio.current_time())
+        result, watch = None, _make_watch(handle, known, now=anyio.current_time())
         with anyio.move_on_after(SINGLE_POLL_SECONDS):
             result = await self._request_once(watch, known)
         if result is None:
@@ -186,8 +184,7 @@ class Poller:
         return result
 
     async def _request_once(self, watch: _Watch, known: AnyOperation | None) -> AnyOperation | None:
-        handle = watch.handle
-        pacer = self._transport.pacer
+        handle, pacer = watch.handle, self._transport.pacer
         if pacer.paused_for:
             return None
         try:
@@ -282,7 +279,7 @@ class Poller:
                             continue
                         watch = poll.key
                         # during an outage all wait for this response: it must not be held
-                        if self._transport.pacer.gate.half_open or watch.long_polls.failed:
+                        if self._transport.pacer.gate.half_open or watch.memory.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
                         if logger.isEnabledFor(logging.DEBUG):
                             logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
@@ -315,7 +312,7 @@ class Poller:
         try:
             call = wire.poll_request(watch.handle, wait=long)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=is_cut)
-            if watch.long_polls.answer(long=long):
+            if watch.memory.long_polls.answer(long=long):
                 self._stop_long_polls()
             outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
@@ -333,7 +330,8 @@ class Poller:
             if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
                 self._forget(watch, history)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
-            watch.seen, watch.fault, watch.streaks = now, "", {}
+            watch.seen, watch.fault = now, ""
+            watch.memory.streaks.clear()
         elif result is not None:
             # an immediate response was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.round_trip
@@ -372,15 +370,15 @@ class Poller:
         if isinstance(error, SoundpieceError):
             verdict = judge_read(error)
             if verdict is not Verdict.PACE:
-                watch.long_polls.fail(error, long=long)
+                watch.memory.long_polls.fail(error, long=long)
             if not self._is_final(watch, error, verdict, now):
                 logger.info("%s: polled again later: %s", watch.handle, error)
                 watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):
-                error = unknown_error(error, handle=watch.handle, streak=watch.streaks[verdict], now=now)
+                error = unknown_error(error, handle=watch.handle, streak=watch.memory.streaks[verdict], now=now)
             elif verdict is Verdict.REFUSED:
-                often = watch.streaks[verdict].describe(now)
+                often = watch.memory.streaks[verdict].describe(now)
                 error.add_note(
                     f"this came {often}, without a usable response; the work is paid for: wait for it again later"
                 )
@@ -399,7 +397,7 @@ class Poller:
         if verdict is Verdict.REFUSED and about not in self._refusals:
             self._refusals.add(about)
             logger.warning("%s: a poll was rejected, and is retried: %s (logged once)", watch.handle, error)
-        return watch.streaks.setdefault(verdict, Streak()).add(now, seconds=self._refusal_seconds)
+        return watch.memory.streaks.setdefault(verdict, Streak()).add(now, seconds=self._refusal_seconds)
 
     def _start_watching(self, handle: Handle, known: AnyOperation | None) -> _Watch:
         """Return the watch of an operation that is about to be waited for: a new one, or one whose poll lingers."""
@@ -409,21 +407,15 @@ class Poller:
         memory, now = self._remember(handle, known), anyio.current_time()
         if watch is None:
             watch = self._watches[handle] = _make_watch(handle, known, now=now)
-            watch.streaks, watch.long_polls = memory.streaks, memory.long_polls
+            watch.memory = memory
             if self._news is not None:  # an operation submitted here has no result yet, unless by webhook
                 asked = known is not None and known.request is not None and known.request.callback_url is None
                 self._news.want(handle, look=not asked)
         self._lingering.pop(watch, None)
         created_at = memory.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
-        self._scheduler.watch(
-            watch,
-            route=handle.route,
-            now=now,
-            age=age,
-            webhook_expected=memory.webhook_expected,
-            history=memory.history,
-        )
+        expected, history = memory.webhook_expected, memory.history
+        self._scheduler.watch(watch, route=handle.route, now=now, age=age, webhook_expected=expected, history=history)
         self._changed.set()
         return watch
 
@@ -435,9 +427,7 @@ class Poller:
             self._known.popitem(last=False)
         if known is not None:
             memory.created_at = known.created_at or memory.created_at
-            memory.webhook_expected = memory.webhook_expected or (
-                known.request is not None and known.request.callback_url is not None
-            )
+            memory.webhook_expected |= known.request is not None and known.request.callback_url is not None
         return memory
 
     def _leave(self, watch: _Watch) -> None:
@@ -467,8 +457,8 @@ class Poller:
         if self._news is not None:
             self._news.drop(watch.handle)
         if history is not None:
-            memory = self._remember(watch.handle)
-            memory.history, memory.streaks, memory.long_polls = history, watch.streaks, watch.long_polls
+            self._known[watch.handle] = watch.memory
+            self._remember(watch.handle).history = history
 
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
         """Stop watching an operation, and cancel its poll."""

@@ -146,9 +146,7 @@ class Transport:
         attempts: Attempts | None = None,
         budget: Budget | None = None,
     ) -> T:
-        """Send a call, with the same bytes each time, until there is a final answer.
-
-        The one place where submits and single reads are retried; ``_core.attempts`` judges failures.
+        """Send a call until there is a final answer: here, and only here, submits and single reads are retried.
 
         Args:
             call: what to send.
@@ -181,8 +179,8 @@ class Transport:
             finally:
                 slots.release()
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
-            if verdict is Verdict.PACE:  # a 429: the gate is closed now, and the next attempt waits there
-                continue
+            if verdict is Verdict.PACE:
+                continue  # after a 429 the next attempt waits at the gate
             refused = priority is Priority.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
             if verdict is not Verdict.RETRY and not refused:
                 raise error
