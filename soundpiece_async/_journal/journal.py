@@ -139,7 +139,7 @@ LOCK = "journal.lock"
 
 
 class Journal:
-    """The record of a bulk run, for ``Session.run_many(..., journal=journal)``: with it, the same run goes on.
+    """The record of a bulk run, for ``Session.run_many(..., journal=journal)``: with it, a run can be resumed.
 
     It is a SQLite file in a folder, written by one process; or tables in Postgres, written by any number of them.
 
@@ -215,8 +215,9 @@ class Journal:
         Args:
             where: a folder, as a path or a ``file:`` URL: it holds the journal, ``journal.sqlite3``, and may be moved,
                 with the files in it. Or the URL of a Postgres database, ``postgresql://user:password@host/name``, with
-                the extra ``postgres``: then many processes may work on one run, each job in one of them.
-            run: the name of the run, in a database.
+                the extra ``postgres``: then many processes may work on one run, each job in one of them. It has to be a
+                direct connection, not one of a pooler that changes it with each transaction.
+            run: the name of the run, in a database; the tables are made if they are missing.
             resubmit_uncertain: send jobs again that were sent more than a day ago and never answered. The service may
                 have forgotten their keys by now, and make, and charge for, them once more.
             retry_failed: send jobs that failed for good again, with new keys, once in each run: they are paid for

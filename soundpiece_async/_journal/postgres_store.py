@@ -5,8 +5,8 @@ The rules are those of ``store`` and of ``postgres_statements``, and:
 1. The key of a job follows from the run's random id, the job's identity and its attempt: whoever sends a job sends the
    same key.
 2. Only the server's clock counts (``now``).
-3. A statement that a deadlock ended is sent again. After any other failure the journal is given up: nothing is sent
-   that is not on record, and the next process, or the same command, goes on with what is.
+3. A statement that a deadlock ended is sent again. Any other failure ends the run: nothing is sent that is not on
+   record, and the next process resumes from what is.
 """
 
 import json
@@ -503,7 +503,7 @@ class PostgresStore:
                 return await self._execute(self._connection, statement, values)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                 continue  # rule 3
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - foreign code, of foreign data
                 fault = self._explain(error)
                 break
         del values
@@ -572,7 +572,13 @@ def _describe(identity: JobIdentity) -> JsonObject:
 def _describe_new(job: PlannedJob) -> JsonObject:
     name, metadata, line, source = job.annotation.as_row()
     named = {"name": None if name is None else _text(name), "metadata": metadata, "line": line, "source": source}
-    return {**_describe(job.identity), "new_key": job.key, "route": job.route, "body": SecretBytes(job.body), **named}
+    return {
+        **_describe(job.identity),
+        "new_key": _text(job.key),
+        "route": job.route,
+        "body": SecretBytes(job.body),
+        **named,
+    }
 
 
 def _describe_failure(failure: Failure) -> JsonObject:

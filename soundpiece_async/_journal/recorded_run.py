@@ -2,7 +2,7 @@
 
 1. Key and body are committed before the PUT leaves, the operation's id before anything waits, the numbers of the
    outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
-   goes on, and nothing is bought twice.
+   can be resumed, and nothing is paid for twice.
 2. What the journal knows is not asked for again: ended jobs are given out of it without a request.
 3. Bytes that are on record are the bytes that are sent (docs/api.md#idempotency), whatever the request says by now.
 4. But for bytes that certainly created nothing (never sent, or only refused): they are made anew, with a new key, when
@@ -307,7 +307,7 @@ class Recording(Generic[R]):
                 request = attrs.evolve(request, idempotency_key=GeneratedKey(uuid4()))
         check_route(job.key, wanted=request.route, known=job.route)
         if job.digest != identity.digest:
-            logger.warning("%s: the key stands for another request in the journal, which goes on", job.key)
+            logger.warning("%s: the key stands for another request in the journal, which is used", job.key)
         return job
 
     async def _replan(self, job: JobRecord, request: R, identity: JobIdentity) -> JobRecord:

@@ -13,6 +13,7 @@ from soundpiece_async import (
     Failed,
     Handle,
     InvalidRequest,
+    JobRecord,
     Journal,
     Limits,
     NewFx,
@@ -63,6 +64,11 @@ async def come_back(session: Session, handle: Handle) -> None:
 
 async def run_many(session: Session, journal: Journal, songs: AsyncIterator[NewSong]) -> None:
     """Results of one class, or of the union of several."""
+    assert_type(await journal.plan(songs), int)
+    assert_type(await journal.jobs("failed", limit=10), list[JobRecord])
+    async with session.run_many(journal.jobs(part=(1, 2)), journal=journal) as parts:
+        async for part in parts:
+            assert_type(part, Succeeded[Request] | Failed[Request])
     async with session.run_many(songs, journal=journal) as results:
         assert_type(results, RunMany[NewSong])
         async for result in results:
