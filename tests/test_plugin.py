@@ -227,7 +227,7 @@ def test_the_page_about_testing_holds(run: Run) -> None:
 @pytest.mark.parametrize("installed", ["0.21.2", "0.26.0", "1.0.0"])
 def test_an_old_pytest_asyncio_is_named(installed: str) -> None:
     """Instead of an error out of its inside: which version does, and what to do (E12)."""
-    with pytest.raises(pytest.fail.Exception, match=f"needs pytest-asyncio 1.1 or later, and this is {installed}: "):
+    with pytest.raises(pytest.fail.Exception, match=f"needs pytest-asyncio 1.1 or later, found {installed}: "):
         _require_version(installed)
     for new in ("1.1.0", "1.1.0a1", "2.0"):
         _require_version(new)
