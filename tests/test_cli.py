@@ -57,7 +57,7 @@ def complaint(streams: Streams) -> str:
     ],
 )
 def test_help(command: list[str], capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command explains itself, exits with 0, and shows no key."""
+    """Every command has a help text, exits with 0, and prints no key."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", SECRET)
     assert main([*command, "--help"]) == 0
     out, err = capsys.readouterr()
@@ -139,7 +139,7 @@ def test_version(capsys: Streams) -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wrong usage is one line that says what is wrong, and exit code 2; a key that was typed is not repeated."""
+    """A usage error is one line with the fault, and exit code 2; a key that was typed is not repeated."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", SECRET)
     assert main(arguments) == 2
     said = complaint(capsys)
@@ -148,15 +148,15 @@ def test_wrong_usage(arguments: list[str], says: str, capsys: Streams, monkeypat
 
 
 def test_a_value_may_begin_with_a_dash(serve: Serve, tmp_path: Path) -> None:
-    """As the message says; and a folder may be the one you are in."""
+    """As the message advises; and the folder may be the current one."""
     simulator = serve()
     assert main(["run", "create.new_fx", "--prompt=-x", "--duration", "1", "--save-to", str(tmp_path)]) == 0
     (operation,) = simulator.operations.values()
     assert operation.submission.echo["prompt"] == "-x"
 
 
-def test_every_member_has_a_flag() -> None:
-    """Whatever a request class takes, ``run`` takes too, and nothing else."""
+def test_every_field_has_a_flag() -> None:
+    """``run`` accepts exactly the fields of the request classes."""
     members = {name for kind in ROUTES.values() for name in attrs.fields_dict(kind)}
     assert set(attrs.fields_dict(Members)) == members
     assert set(FLAGS) == set(ROUTES)
@@ -168,7 +168,7 @@ def test_every_member_has_a_flag() -> None:
 def test_run_with_a_local_file(
     arguments: list[str], serve: Serve, tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes to the bucket that --via names, and stays there; what is wrong is found out before anything is sent."""
+    """It is uploaded to the bucket of --via and stays there; faults are found before anything is sent."""
     simulator = serve()
     monkeypatch.chdir(tmp_path)
     Path("mix.wav").write_bytes(b"RIFF")
@@ -198,7 +198,7 @@ def test_run_with_a_local_file(
 
 @pytest.mark.parametrize("route", FLAGS)
 def test_run(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """Each route ends in whole audio files, whose paths are the results; progress goes to standard error."""
+    """Each route ends in complete audio files, whose paths go to standard output; progress goes to standard error."""
     simulator = serve()
     assert main(["run", route, *FLAGS[route], "--save-to", str(tmp_path), "--name", "mine"]) == 0
     out, err = capsys.readouterr()
@@ -215,7 +215,7 @@ def test_run(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
 
 
 def test_run_without_flags(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """The first member needs no flag, and an effect no length (E8)."""
+    """The first field needs no flag, and an effect no duration (E8)."""
     simulator = serve()
     words = tmp_path / "words.txt"
     words.write_text("[Verse]\nla")
@@ -232,7 +232,7 @@ def test_run_without_flags(serve: Serve, tmp_path: Path, capsys: Streams) -> Non
 
 
 def test_run_json(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """``--json`` gives one line; the same key gives the same operation again, and pays for it once."""
+    """``--json`` prints one line; the same key returns the same operation and is charged once."""
     simulator = serve()
     key = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a01"
     flags = [*FLAGS["create.new_fx"], "--idempotency-key", key, "--timeout", "20", "--json"]
@@ -251,7 +251,7 @@ def test_run_json(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
 
 
 def test_lyrics_from_a_file(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """``--lyrics @FILE`` sends what the file holds."""
+    """``--lyrics @FILE`` sends the content of the file."""
     simulator = serve()
     words = tmp_path / "words.txt"
     words.write_text("[Verse]\nÄpfel und Öl\n", encoding="utf-8")
@@ -262,8 +262,8 @@ def test_lyrics_from_a_file(serve: Serve, tmp_path: Path, capsys: Streams) -> No
     assert str(out) in capsys.readouterr().out
 
 
-def test_paths_nobody_can_print(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path that standard output cannot express is printed with escapes."""
+def test_a_path_that_the_encoding_lacks(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is printed with escapes."""
     serve()
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
@@ -281,7 +281,7 @@ def test_paths_nobody_can_print(serve: Serve, tmp_path: Path, monkeypatch: pytes
         ({"SOUNDPIECE_BASE_URL": "http://127.0.0.1:9"}, 1, "127.0.0.1:9"),
     ],
 )
-def test_refusals(
+def test_rejected_submits(
     changes: dict[str, str],
     code: int,
     says: str,
@@ -308,8 +308,8 @@ def test_empty_account(serve: Serve, capsys: Streams) -> None:
 
 
 @pytest.mark.parametrize("folder", [__file__, "/proc/self"])
-def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> None:
-    """A folder that cannot be made, or takes no files (here, not even root's), is found before anything is paid for."""
+def test_an_unwritable_folder(folder: str, serve: Serve, capsys: Streams) -> None:
+    """It is found before anything is paid for (here not even root can write to it)."""
     simulator = serve()
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", folder]) == 2
     said = complaint(capsys)
@@ -319,7 +319,7 @@ def test_a_place_that_cannot_be(folder: str, serve: Serve, capsys: Streams) -> N
 
 
 def test_run_into_a_bucket(serve: Serve, tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL is a URL; a store that takes nothing is found out before anything is paid for (E3)."""
+    """A URL is saved to; an unwritable store is found before anything is paid for (E3)."""
     monkeypatch.chdir(tmp_path)
     simulator = serve()
     flags = ["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", f"s3://{BUCKET}/x"]
@@ -345,7 +345,7 @@ def test_run_into_a_bucket(serve: Serve, tmp_path: Path, capsys: Streams, monkey
 
 @pytest.mark.parametrize("route", FLAGS)
 def test_a_name_that_is_taken(route: str, serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """The same command twice buys once: the second one says what to do, and doing it helps (E4)."""
+    """The same command twice is charged once: the second one prints what to do, and doing it helps (E4)."""
     simulator = serve()
     flags = ["run", route, *FLAGS[route], "--save-to", str(tmp_path), "--name", "door"]
     assert main(flags) == 0
@@ -363,8 +363,8 @@ def test_a_name_that_is_taken(route: str, serve: Serve, tmp_path: Path, capsys: 
     assert len(simulator.operations) == 3
 
 
-def test_a_key_comes_back_to_its_own_files(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """With a key of one's own the same command twice is the same work, and its files are no others."""
+def test_an_explicit_key_finds_its_own_files(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """With an explicit key the same command twice is the same operation with the same files."""
     simulator = serve()
     flags = [*FLAGS["create.new_fx"], "--save-to", str(tmp_path), "--name", "door"]
     for _ in range(2):
@@ -373,8 +373,8 @@ def test_a_key_comes_back_to_its_own_files(serve: Serve, tmp_path: Path, capsys:
     capsys.readouterr()
 
 
-def test_get_over_another_file(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """What the message advises is a flag of the command line, and helps."""
+def test_get_with_an_existing_file(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """The message advises a flag of the command line, which helps."""
     (tmp_path / "door.flac").write_bytes(b"something else")
     simulator = serve()
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--save-to", str(tmp_path)]) == 0
@@ -390,7 +390,7 @@ def test_get_over_another_file(serve: Serve, tmp_path: Path, capsys: Streams) ->
     assert (tmp_path / "door.flac").read_bytes()[:4] == b"fLaC"
 
 
-def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+def test_a_folder_that_is_nested_too_deeply(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
     """Python creates folders recursively: thousands of levels are an error, and nothing is paid for."""
     simulator = serve()
     folder = str(tmp_path / ("d/" * 1900))
@@ -403,8 +403,8 @@ def test_a_folder_that_lies_too_deep(serve: Serve, tmp_path: Path, capsys: Strea
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failures_later_on(serve: Serve, capsys: Streams) -> None:
-    """What goes wrong after the submission is the last line and exit code 1; the way back stands above."""
+def test_failures_after_the_submit(serve: Serve, capsys: Streams) -> None:
+    """The error is the last line, exit code 1; the command that resumes is printed above it."""
     serve(durations={"create.new_fx": 1e6})
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--timeout", "0.2"]) == 1
     *progress, last = capsys.readouterr().err.splitlines()
@@ -414,14 +414,14 @@ def test_failures_later_on(serve: Serve, capsys: Streams) -> None:
 
 
 def test_failed_operation(serve: Serve, capsys: Streams) -> None:
-    """When the service gives up on the work, its code and message are shown."""
+    """Code and message of the service are printed."""
     serve().inject(Fault.FAIL, route="create.new_fx")
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"]]) == 1
     assert "internal_error" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_interrupted_submission(serve: Serve, capsys: Streams) -> None:
-    """Interrupting a submit prints the key, because the request may have been accepted and paid for."""
+    """Interrupting a submit prints the key, because the request may have been accepted."""
     serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT)).inject(Fault.STALL, method="PUT", seconds=5.0)
     key = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a02"
     assert main(["run", "create.new_fx", *FLAGS["create.new_fx"], "--idempotency-key", key]) == 130
@@ -431,7 +431,7 @@ def test_interrupted_submission(serve: Serve, capsys: Streams) -> None:
 
 
 def test_the_package_is_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``python -m soundpiece_async`` is the command ``soundpiece``, whose exit code it has."""
+    """``python -m soundpiece_async`` is the command ``soundpiece``, with its exit code."""
     monkeypatch.setattr("soundpiece_async.cli.main", lambda: 7)
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(Path(soundpiece_async.__file__).with_name("__main__.py")), run_name="__main__")

@@ -92,8 +92,8 @@ def edit(statement: str, *values: object) -> None:
 
 
 @pytest.mark.parametrize("lines", [20, 3])
-def test_a_run_whose_folder_is_removed_promises_nothing(serve: Serve, capsys: Streams, lines: int) -> None:
-    """The record is gone: that is said, and not that the same command goes on at no cost; also after the last line."""
+def test_a_removed_folder_ends_the_run(serve: Serve, capsys: Streams, lines: int) -> None:
+    """The message says that the journal is gone, and does not promise a resume; also after the last line."""
 
     def remove(request: ReceivedRequest) -> None:
         if len(puts(simulator)) == 3 and request.method == "PUT" and Path("out").exists():
@@ -108,8 +108,8 @@ def test_a_run_whose_folder_is_removed_promises_nothing(serve: Serve, capsys: St
     assert len(puts(simulator)) < 7
 
 
-def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
-    """Their paths are the results; the second time nothing is sent, and they are printed only if asked for (E9)."""
+def test_every_line_is_saved(serve: Serve, capsys: Streams) -> None:
+    """The paths are printed; the second run sends nothing and prints them with --all only (E9)."""
     simulator = serve(**FAST)
     write(
         [
@@ -145,7 +145,7 @@ def test_every_line_becomes_its_files(serve: Serve, capsys: Streams) -> None:
 
 
 def test_json_is_one_line_for_each_result(serve: Serve, capsys: Streams) -> None:
-    """With all that is needed to find its line and its files; the summary is the last one."""
+    """With line, name, metadata and files; the last line is the summary."""
     serve(**FAST).inject(Fault.FAIL, code="too_loud")
     write([job_line(1, name="one", metadata={"n": 1})])
     assert bulk("--json") == 1
@@ -164,8 +164,8 @@ def test_json_is_one_line_for_each_result(serve: Serve, capsys: Streams) -> None
     assert (summary["summary"]["saved"], summary["summary"]["files"]) == (1, 1)
 
 
-def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Streams) -> None:
-    """Up to twenty, then how many; nothing is made, not even the folder."""
+def test_invalid_lines_are_printed_before_anything_is_sent(serve: Serve, capsys: Streams) -> None:
+    """The first twenty and their number; nothing is created, not even the folder."""
     simulator = serve(**FAST)
     write([job_line(0), *(job_line(number, prompt="x" * 2000) for number in range(25))])
     assert bulk() == 2
@@ -182,8 +182,8 @@ def test_bad_lines_are_told_before_anything_is_sent(serve: Serve, capsys: Stream
     assert not Path("out").exists()
 
 
-def test_one_bad_line_at_the_end_of_fifty_megabytes(serve: Serve, capsys: Streams) -> None:
-    """It is found before the first one is sent."""
+def test_an_invalid_line_at_the_end_of_fifty_megabytes(serve: Serve, capsys: Streams) -> None:
+    """It is found before the first line is sent."""
     simulator = serve(**FAST)
     line = json.dumps(job_line(1, metadata="x" * 100_000)) + "\n"
     with Path("jobs.jsonl").open("w") as file:
@@ -222,8 +222,8 @@ def test_wrong_usage(arguments: list[str], says: str, serve: Serve, capsys: Stre
     assert simulator.log == []
 
 
-def test_a_missing_key_is_wrong_usage(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
-    """It is found before a long file is checked; a rehearsal needs none."""
+def test_a_missing_key_is_a_usage_error(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """It is found before a long file is validated; a dry run needs no key."""
     serve(**FAST)
     monkeypatch.delenv("SOUNDPIECE_API_KEY")
     write([job_line(1)])
@@ -234,7 +234,7 @@ def test_a_missing_key_is_wrong_usage(serve: Serve, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
-    """Exit code 3, and what to do; topped up, the same command resumes with the same keys, at no extra cost."""
+    """Exit code 3 with advice; after topping up, the same command resumes with the same keys, at no extra cost."""
     simulator = serve(credits=3, **FAST)
     write(job_line(number) for number in range(40))
     assert bulk("--in-flight", "4") == 3
@@ -257,8 +257,8 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     assert len(bodies) == 40
 
 
-def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> None:
-    """Wherever its line stands by now; nothing is sent for it."""
+def test_after_402_submitted_jobs_are_still_awaited(serve: Serve) -> None:
+    """Wherever their lines are now; nothing is sent for them."""
     simulator = serve(credits=1, **{**FAST, "durations": never_finishes})
     write([job_line(0)])
     assert bulk("--job-timeout", "0.05") == 1
@@ -271,8 +271,8 @@ def test_after_402_what_was_submitted_earlier_is_still_awaited(serve: Serve) -> 
     assert len(puts(simulator)) < 20
 
 
-def test_a_refused_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
-    """Exit code 3, whatever the number of lines, after few requests."""
+def test_a_rejected_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """Exit code 3 after few requests, whatever the number of lines."""
     simulator = serve(**FAST)
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_wrong")
     write(job_line(number) for number in range(500))
@@ -286,7 +286,7 @@ def test_a_refused_key_stops_the_run(serve: Serve, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("flags", "most"), [(["--fail-fast"], 1), (["--max-failures", "3"], 3)])
 def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[str], most: int) -> None:
-    """Those of this run: what failed in an earlier one stops nothing, and is not bought again."""
+    """Failures of this run only: those of earlier runs stop nothing and are not retried."""
     simulator = serve(**FAST)
     simulator.inject(Fault.FAIL, times=2 * most)
     write(job_line(number) for number in range(20))
@@ -299,8 +299,8 @@ def test_failures_may_stop_the_run(serve: Serve, capsys: Streams, flags: list[st
     assert len(simulator.operations) == 20
 
 
-def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
-    """Twenty of them, and where the rest is."""
+def test_many_failures_are_abridged(serve: Serve, capsys: Streams) -> None:
+    """Twenty are printed, and the command that lists the reasons of all."""
     serve(**FAST).inject(Fault.FAIL, times=23)
     write(job_line(number) for number in range(23))
     assert bulk() == 1
@@ -310,10 +310,10 @@ def test_many_failures_are_told_shortly(serve: Serve, capsys: Streams) -> None:
     assert "--retry-failed" in err
 
 
-def test_a_file_that_changes_meanwhile_is_a_clear_error(
+def test_a_file_that_changes_during_the_run_is_an_error(
     serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is in flight then is finished; exit code 2."""
+    """Jobs in flight are finished; exit code 2."""
     simulator = serve(**FAST)
     write([job_line(1), job_line(2, prompt="")])
 
@@ -329,7 +329,7 @@ def test_a_file_that_changes_meanwhile_is_a_clear_error(
 
 @pytest.mark.anyio
 async def test_a_run_shows_its_state(sim: Simulator) -> None:
-    """As everything here that lives for long."""
+    """The repr of every long-lived object shows its state."""
     options = BulkOptions(jobs=Path(write([job_line(1)])), out=Path("out"), load=LoadOptions(), policy=RunPolicy())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
         run = BulkCommand(options, lines=1, dependents=Dependents(), journal=journal, session=session)
@@ -343,7 +343,7 @@ async def test_a_run_shows_its_state(sim: Simulator) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+async def test_a_long_verification_prints_its_progress(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
     """Every few seconds, on standard error."""
     monkeypatch.setattr("soundpiece_async.cli.verify.INTERVAL", 0.001)
     async with Journal.open("out") as journal:
@@ -354,8 +354,8 @@ async def test_a_long_verification_says_how_far_it_is(monkeypatch: pytest.Monkey
             group.cancel_scope.cancel()
 
 
-def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> None:
-    """Counts for each route, what is done, and how long the rest may take, by how long others took; nothing is sent."""
+def test_a_dry_run_prints_the_work(serve: Serve, capsys: Streams) -> None:
+    """Counts by route, and an estimate of the time from finished jobs; nothing is sent."""
     simulator = serve(**FAST)
     song = {"route": "create.new_song", "lyrics": "la", "prompt": "pop", "idempotency_key": str(UUID(int=7))}
     write([job_line(1), job_line(1), job_line(2), song])
@@ -391,7 +391,7 @@ def test_a_rehearsal_says_what_there_is_to_do(serve: Serve, capsys: Streams) -> 
 def test_resume_remembers_the_file_and_the_options(
     serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is called; what is given again wins; what is new in the file is made, too; both may have moved."""
+    """From any folder; new options win; new lines are run; the jobs file and the folder may have moved."""
     serve(**FAST)
     write([job_line(1)])
     assert bulk("--verify", "full", "--polls", "7", "--job-timeout", "9.5") == 0
@@ -421,7 +421,7 @@ def test_resume_remembers_the_file_and_the_options(
 
 
 def test_resume_needs_a_run_of_bulk(capsys: Streams) -> None:
-    """A journal of a program's own has no jobs file; junk that was edited in is no option."""
+    """The journal of a program has no jobs file; invalid options in a journal are ignored or rejected."""
 
     async def make(**members: Any) -> None:
         async with Journal.open("out") as journal:
@@ -439,7 +439,7 @@ def test_resume_needs_a_run_of_bulk(capsys: Streams) -> None:
 
 
 def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
-    """The second one ends at once with exit code 2, and says who the first is; looking is free."""
+    """A second run ends at once with exit code 2 and names the first; status works."""
     serve(**FAST)
     write([job_line(1)])
     assert bulk() == 0
@@ -457,8 +457,8 @@ def test_a_folder_has_one_run(serve: Serve, capsys: Streams) -> None:
     assert FolderLock(Path("nowhere", "journal.lock")).holder() is None
 
 
-def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
-    """While it works and afterwards: how many are how far, why some failed, and which are uncertain."""
+def test_status_counts_jobs_by_state(serve: Serve, capsys: Streams) -> None:
+    """While the run is active and afterwards, with reasons of failures and uncertain jobs."""
     seen: list[dict[str, Any]] = []
 
     async def look(request: ReceivedRequest) -> None:
@@ -499,8 +499,8 @@ def test_status_tells_the_truth(serve: Serve, capsys: Streams) -> None:
     assert len(simulator.operations) == 7
 
 
-def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
-    """Missing, cut, changed without a trace, or never the audio its header promises; the rest is whole."""
+def test_verify_finds_changed_files(serve: Serve, capsys: Streams) -> None:
+    """Missing, truncated, changed at the same size, or with another MD5 than in its header."""
     serve(**FAST)
     write(job_line(number, name=f"f{number}") for number in range(5))
     assert bulk() == 0
@@ -532,8 +532,8 @@ def test_verify_finds_what_was_touched(serve: Serve, capsys: Streams) -> None:
     assert summary == {"summary": {"files": 4, "bad": 3, "not_checked": 1, "verified": {"full": 1}}}
 
 
-def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Streams) -> None:
-    """With what they mean and how to pass the next, by verify, by status and by the report; what was passed is kept."""
+def test_the_checks_that_files_have_passed_are_printed(serve: Serve, capsys: Streams) -> None:
+    """By verify, status and the report, with the command for the full check; results are recorded."""
     serve(**FAST)
     write(job_line(number, name=f"f{number}") for number in range(3))
     assert bulk() == 0
@@ -560,13 +560,13 @@ def test_the_checks_that_files_have_passed_are_said(serve: Serve, capsys: Stream
     assert "2 full (every frame decoded); 1 unknown (saved by an earlier version)" in capsys.readouterr().err
 
 
-def test_nothing_is_said_of_no_files() -> None:
-    """A run that has not saved any yet."""
+def test_no_checks_are_printed_without_files() -> None:
+    """The run has saved none yet."""
     assert format_verify_levels({}, out="out") == []
 
 
-def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Streams) -> None:
-    """They are only not remembered, which is said."""
+def test_verify_during_a_run(serve: Serve, capsys: Streams) -> None:
+    """The results are not recorded, and a message says so."""
     serve(**FAST)
     write([job_line(1)])
     assert bulk() == 0
@@ -581,8 +581,8 @@ def test_checks_are_passed_while_another_process_works(serve: Serve, capsys: Str
     assert "checks passed: 1 header" in capsys.readouterr().out
 
 
-def test_what_is_damaged_is_set_aside_and_fetched_again(serve: Serve, capsys: Streams) -> None:
-    """Nothing is sent for it, and the damaged file is kept."""
+def test_damaged_files_are_set_aside_and_downloaded_again(serve: Serve, capsys: Streams) -> None:
+    """Nothing is submitted, and the damaged file is kept."""
     simulator = serve(**FAST)
     write(job_line(number, name=f"f{number}") for number in range(3))
     assert bulk() == 0
@@ -609,8 +609,8 @@ def slow(seconds: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, number: signal.Signals) -> None:
-    """Nothing more is submitted, it is said how long it takes, and the exit code is 130; the same command goes on."""
+def test_one_signal_finishes_jobs_in_flight(serve: Serve, capsys: Streams, number: signal.Signals) -> None:
+    """No more jobs are submitted, the time is estimated, the exit code is 130, and the same command resumes."""
     arrived: Counter[str] = Counter()
 
     def interrupt(request: ReceivedRequest) -> None:
@@ -641,14 +641,14 @@ def test_one_signal_lets_what_is_in_flight_end(serve: Serve, capsys: Streams, nu
         (2, 40, 3600, "at most about 40 s, after the pause of 60 min that the service asked for. Interrupt"),
     ],
 )
-def test_who_interrupts_is_told_how_long_it_takes(
+def test_the_notice_after_a_signal_estimates_the_time(
     jobs: int, longest: float | None, paused_for: float, told: str
 ) -> None:
     assert told in shutdown_notice(jobs, longest=longest, paused_for=paused_for)
 
 
 def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
-    """What waits for the hour that a 429 asks for was not sent, and will not be: nobody has to wait for that."""
+    """Jobs that wait for the pause of a 429 were not sent, and are not waited for."""
     simulator = serve(on_request=lambda _: os.kill(os.getpid(), signal.SIGINT), **FAST)
     simulator.inject(Fault.RATE_LIMITED, seconds=3600)
     write(job_line(number) for number in range(30))
@@ -658,7 +658,7 @@ def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Str
 
 
 def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
-    """Although nothing in flight would ever end; and nothing is lost."""
+    """Even if nothing in flight would ever finish; and nothing is lost."""
     puts_seen = 0
 
     def interrupt(request: ReceivedRequest) -> None:
@@ -684,19 +684,19 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
         (SettingsError("no space"), ""),
     ],
 )
-def test_what_to_do_about_what_stopped_a_run(refusal: SoundpieceError, told: str) -> None:
-    """The error of a setting says it itself."""
+def test_advice_after_a_refusal(refusal: SoundpieceError, told: str) -> None:
+    """The message of a SettingsError contains its own."""
     assert _refusal_advice(refusal) == told
 
 
-def test_requests_without_an_answer_are_told_of() -> None:
+def test_the_notice_counts_unanswered_requests() -> None:
     """They may have been accepted, and are not counted as jobs in flight."""
     told = shutdown_notice(0, longest=None, paused_for=0, unanswered=2)
     assert "2 requests without a response may have been accepted" in told
 
 
 def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Streams) -> None:
-    """While the file is checked there is nothing in flight to wait for: it ends at once."""
+    """While the file is validated nothing is in flight: the command ends at once."""
     simulator = serve(**FAST)
     write(job_line(number) for number in range(20_000))
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
@@ -707,8 +707,8 @@ def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Str
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
-def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> None:
-    """A foreign file is in the way: each advice of the message helps, and nothing is paid for twice (B5)."""
+def test_a_name_that_cannot_be_saved_costs_nothing(serve: Serve, capsys: Streams) -> None:
+    """Another file is in the way: every advice of the message helps, and nothing is paid for twice (B5)."""
     simulator = serve(**FAST)
     write([job_line(0, name="door"), job_line(1, name="gate"), job_line(2)])
     Path("out").mkdir()
@@ -732,8 +732,8 @@ def test_a_name_that_cannot_be_saved_is_free(serve: Serve, capsys: Streams) -> N
     assert len(simulator.operations) == 3
 
 
-def test_a_line_that_was_taken_out_leaves_its_name(serve: Serve, capsys: Streams) -> None:
-    """Another line has it then; while both are there, the second one has a number, and is saved."""
+def test_a_removed_line_frees_its_name(serve: Serve, capsys: Streams) -> None:
+    """Another line gets it; while both lines exist, the second one gets a number."""
     serve(**FAST)
     write([job_line(0, name="door"), job_line(1, name="door")])
     Path("out").mkdir()
@@ -748,8 +748,8 @@ def test_a_line_that_was_taken_out_leaves_its_name(serve: Serve, capsys: Streams
     capsys.readouterr()
 
 
-def test_what_is_echoed_otherwise_is_counted_and_no_failure(serve: Serve, capsys: Streams) -> None:
-    """Five hundred lyrics that end in a newline are five hundred songs; summary, ``status`` and report count them."""
+def test_echo_differences_are_counted_and_no_failure(serve: Serve, capsys: Streams) -> None:
+    """Lyrics that end in a newline are generated; summary, ``status`` and report count the differences."""
     simulator = serve(**FAST, variations=["echo=strip"])
     write([job_line(number, prompt=f"door {number}\n") for number in range(3)] + [job_line(4)])
 
@@ -770,7 +770,7 @@ def test_what_is_echoed_otherwise_is_counted_and_no_failure(serve: Serve, capsys
 
 
 def test_ready_without_outputs_is_unfinished(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exit code says so, nothing is saved or failed, and the next run asks again, buying nothing."""
+    """By exit code and summary; the next run polls again and submits nothing."""
     monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
     simulator = serve(**FAST, variations=["outputs=null"])
     write([job_line(1)])
@@ -797,8 +797,8 @@ async def save_into(simulator: Simulator, to: Any, number: int = 1) -> SavedFile
     return result.files[0]
 
 
-def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was deleted or written over is found, and fetched again by the next run; nothing is paid for twice (F12)."""
+def test_verify_checks_objects(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted and overwritten objects are found, and downloaded again by the next run at no cost (F12)."""
     simulator = serve(**FAST)
     with serve_bucket() as bucket:
         for name, value in bucket.environ.items():
@@ -833,13 +833,13 @@ def test_verify_looks_for_objects(serve: Serve, capsys: Streams, monkeypatch: py
         assert f"is at {bucket.url}, but the environment selects http://127.0.0.1:9" in capsys.readouterr().err
 
 
-def test_stores_show_what_they_do() -> None:
-    """How many objects are asked for."""
+def test_an_object_checker_shows_its_state() -> None:
+    """The number of concurrent requests."""
     assert repr(ObjectChecker()) == "<ObjectChecker <Destinations stores=[]> asking=0>"
 
 
-def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Streams, tmp_path: Path) -> None:
-    """As into a folder: a file of it that was cut is found."""
+def test_verify_checks_a_store_that_is_a_folder(serve: Serve, capsys: Streams, tmp_path: Path) -> None:
+    """As a folder: a truncated file is found."""
     simulator = serve(**FAST)
     saved = anyio.run(save_into, simulator, LocalStore(tmp_path / "store", mkdir=True))
     assert saved.path is not None
@@ -848,8 +848,8 @@ def test_verify_looks_into_a_store_that_is_a_folder(serve: Serve, capsys: Stream
     assert "has 4 bytes instead of" in capsys.readouterr().out
 
 
-def test_a_wrong_address_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
-    """The cause, what to do, and that nothing is lost; at once, however many lines there are; and no traceback."""
+def test_a_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+    """Cause and advice at once, whatever the number of lines, without a traceback; nothing is lost."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_for_tests")
     monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://nobody.invalid")
     write(map(job_line, range(300)))
@@ -912,8 +912,10 @@ def test_jobs_that_are_typed(serve: Serve, capsys: Streams, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("columns", ["20", "40", "80"])
-def test_tables_are_never_cut(columns: str, serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a pipe a row is a line, however wide; on a narrow terminal it wraps (E7)."""
+def test_tables_are_never_truncated(
+    columns: str, serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pipe a row is one line, however wide; on a narrow terminal it wraps (E7)."""
     serve(**FAST)
     monkeypatch.setenv("COLUMNS", columns)
     write([{"route": "create.remix_instrumental", "source": "https://media.example.com/a.wav"}, job_line(1)])

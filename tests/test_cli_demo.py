@@ -97,7 +97,7 @@ def test_plan() -> None:
 def test_demo(
     interactive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A demo saves decodable files of every request, leaves nothing half-done, and tells what it did in plain lines."""
+    """A demo saves decodable files of every request, leaves no partial files, and prints plain lines."""
     monkeypatch.setattr(demo, "SPEED", 100.0)
     monkeypatch.setattr(demo, "TRACK_SECONDS", (1.0, 1.5))
     monkeypatch.setattr(demo, "DOWNLOAD_RATE", 2e5)
@@ -142,7 +142,7 @@ def grown(text: str) -> dict[str, list[float]]:
     [(0.05, signal.SIGINT), (0.6, signal.SIGTERM), (1.8, signal.SIGHUP)],
 )
 def test_interrupted_demo(moment: float, number: signal.Signals, tmp_path: Path) -> None:
-    """Whenever the demo is interrupted: one word, code 130, only whole files, and nothing of the rest."""
+    """At any moment: one word, code 130, only complete files, and nothing else."""
     with soundpiece("demo", folder=tmp_path) as process:
         time.sleep(moment)
         end = interrupt(process, number)
@@ -155,7 +155,7 @@ def test_interrupted_demo(moment: float, number: signal.Signals, tmp_path: Path)
 
 
 def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
-    """An interrupted demo gives the terminal its cursor back."""
+    """An interrupted demo restores the cursor of the terminal."""
     terminal, far_end = pty.openpty()
     with soundpiece("demo", folder=tmp_path, errors=far_end) as process:
         os.close(far_end)
@@ -174,7 +174,7 @@ def test_interrupted_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_closed_terminal(tmp_path: Path) -> None:
-    """After the terminal was closed it cleans up as well, without a message."""
+    """After the terminal is closed it cleans up without a message."""
     terminal, far_end = pty.openpty()
     with soundpiece("demo", folder=tmp_path, errors=far_end, start=CONTROLLED) as process:
         os.close(far_end)
@@ -186,8 +186,8 @@ def test_closed_terminal(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/*.part*"))
 
 
-def test_outliving_a_terminal(tmp_path: Path) -> None:
-    """Under ``nohup`` the work goes on."""
+def test_demo_under_nohup(tmp_path: Path) -> None:
+    """It continues after the terminal is closed."""
     with soundpiece("simulate", folder=tmp_path, start=("nohup", *PYTHON)) as process:
         assert process.stdout is not None
         assert "KEY" in process.stdout.readline()
@@ -248,7 +248,7 @@ def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    """A port that is taken is one line and exit code 1."""
+    """A port in use is one line and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["simulate", "--port", str(taken.getsockname()[1])]) == 1
     out, err = capsys.readouterr()
@@ -256,7 +256,7 @@ def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert "address" in err
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demo_into_an_unwritable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is reported at once, in one line, and not when the first operation is ready."""
     (tmp_path / "file").touch()
     assert main(["demo", str(tmp_path / "file" / "out")]) == 2
@@ -266,8 +266,8 @@ def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "Not a directory" in err.splitlines()[-1]
 
 
-def test_sweep(tmp_path: Path) -> None:
-    """What a stopped demo left half-done is removed, and nothing that belongs to anyone else."""
+def test_remove_partial_files(tmp_path: Path) -> None:
+    """Partial files of a stopped demo are removed, and no others."""
     own = ["neon-rain-song-1.flac.part", "neon-rain-song-1.flac.part.json"]
     others = ["neon-rain-song-1.flac", "mine.flac.part", "mine.flac.part.json"]
     for name in own + others:
@@ -277,8 +277,8 @@ def test_sweep(tmp_path: Path) -> None:
     demo.remove_partial_files(tmp_path / "nowhere")
 
 
-def test_measure(tmp_path: Path) -> None:
-    """The bytes of an item are those of its files written in this run, growing and finished ones."""
+def test_bytes_on_disk(tmp_path: Path) -> None:
+    """Of the files written in this run, partial and complete ones."""
     for name, size in {"fx-door.flac.part": 5, "fx-door.flac.part.json": 50, "fx-riser.flac": 7, "other": 9}.items():
         (tmp_path / name).write_bytes(b"x" * size)
     old = tmp_path / "fx-chimes.flac"
@@ -300,16 +300,16 @@ class Finishing(type(Path())):  # type: ignore[misc]  # which class that is depe
         return iter(found)
 
 
-def test_a_file_that_is_finished_meanwhile_counts(tmp_path: Path) -> None:
-    """What is shown of a download never shrinks because one of its files got its final name just then."""
+def test_a_file_that_is_renamed_meanwhile_counts(tmp_path: Path) -> None:
+    """The progress of a download never shrinks because a file gets its final name."""
     for name in ("fx-door.flac.part", "fx-riser.flac"):
         (tmp_path / name).write_bytes(b"x" * 5)
     sizes = demo.bytes_on_disk(Finishing(tmp_path), since=0.0)
     assert {name: size for name, size in sizes.items() if size} == {"fx-door": 5, "fx-riser": 5}
 
 
-def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a terminal a downloading item shows its bytes, and the first line sums up."""
+def test_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal a download shows its bytes, and the first line is a summary."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
@@ -327,8 +327,8 @@ def test_board(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         assert repr(display) == "<DemoDisplay 1 of 2 done>"
 
 
-def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal a download is reported when its bytes have grown, and not at every refresh."""
+def test_display_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a download is printed when it has grown, not at every refresh."""
     monkeypatch.setenv("TTY_INTERACTIVE", "0")
     with DemoDisplay(["one", "two"]) as display:
         display.show("one", DemoStage.DOWNLOADING, "2 files")
@@ -346,7 +346,7 @@ def test_board_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_colours_in_a_log_are_no_terminal(
     wish: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file gets lines, and no movements of a cursor (E6)."""
+    """A file gets lines without cursor movements (E6)."""
     monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv(wish, "1")

@@ -37,7 +37,7 @@ def test_all_is_well(serve: Serve, capsys: Streams) -> None:
 
 
 def test_no_key(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service is asked all the same, and what to do stands below."""
+    """The service is checked all the same, and the advice is printed."""
     serve()
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "")
     assert main(["doctor"]) == 1
@@ -48,7 +48,7 @@ def test_no_key(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) 
     assert "the key" not in out.partition("ok    service")[2]
 
 
-def test_a_key_that_is_none(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not sent anywhere."""
     simulator = serve()
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "Bearer x")
@@ -59,8 +59,8 @@ def test_a_key_that_is_none(serve: Serve, capsys: Streams, monkeypatch: pytest.M
     assert simulator.log == []
 
 
-def test_nobody_answers(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address that was tried is in the advice."""
+def test_no_response(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice contains the address."""
     serve()
     monkeypatch.setenv("SOUNDPIECE_BASE_URL", "http://127.0.0.1:9")
     assert main(["doctor", "--json"]) == 1
@@ -79,8 +79,8 @@ def test_nobody_answers(serve: Serve, capsys: Streams, monkeypatch: pytest.Monke
         (503, True, False, "with a server error (503)"),
     ],
 )
-def test_what_an_answer_says(*, status: int, has_key: bool, ok: bool | None, says: str) -> None:
-    """Whatever is not right comes with advice."""
+def test_what_a_response_means(*, status: int, has_key: bool, ok: bool | None, says: str) -> None:
+    """Every problem comes with advice."""
     check = read_status(status, seconds=0.02, has_key=has_key)
     assert check.ok is ok
     assert says in check.found
@@ -88,7 +88,7 @@ def test_what_an_answer_says(*, status: int, has_key: bool, ok: bool | None, say
 
 
 def test_a_clock_that_is_wrong() -> None:
-    """By more than half a minute; junk tells nothing."""
+    """By more than half a minute; an invalid header has no finding."""
     then = datetime.now(UTC) - timedelta(hours=2)
     (check,) = read_clock(format_datetime(then))
     assert check.ok is None
@@ -98,8 +98,8 @@ def test_a_clock_that_is_wrong() -> None:
     assert read_clock(None) == read_clock("yesterday") == []
 
 
-def test_what_is_missing_or_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extra, and descriptors: with the command that helps."""
+def test_missing_extras_and_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that helps."""
     monkeypatch.setattr(examined, "find_spec", lambda name: None if name == "obstore" else name)
     (check,) = [check for check in check_extras() if check.ok is None]
     assert (check.name, "(obstore missing)" in check.found) == ("extra obstore", True)
@@ -115,7 +115,7 @@ def test_what_is_missing_or_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str, capsys: Streams) -> None:
-    """Each shell's script knows the commands and their flags."""
+    """The script of each shell contains the commands and their flags."""
     assert main(["completion", shell]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ("soundpiece", "bulk", "retry-failed"))

@@ -68,8 +68,8 @@ def test_missing_extra(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output into a closed pipe is a quiet failure, also when the interpreter flushes at its end."""
+def test_closed_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output into a closed pipe fails without a message, also when the interpreter flushes at exit."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
@@ -81,7 +81,7 @@ def test_reader_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["--help"], 0), (["sing"], USAGE)])
 def test_no_streams_at_all(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started with its streams closed, a process has None for them; what it does counts, and nothing else."""
+    """A process without standard streams has None for them, and works all the same."""
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
     assert main(arguments) == code
@@ -107,7 +107,7 @@ def test_started_with_its_input_closed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [8, 20])
 def test_too_few_descriptors(limit: int, tmp_path: Path) -> None:
-    """The limit is named, and how to raise it, before anything is done: no traceback, no abortion by uvloop."""
+    """The message names the limit and how to raise it, before anything is done; no traceback, no abort by uvloop."""
     program = "from soundpiece_async.cli import main; raise SystemExit(main())"
     command = f"ulimit -n {limit}; exec {sys.executable} -c '{program}' demo {tmp_path}/out"
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)  # noqa: S603 - our own words
@@ -119,8 +119,8 @@ def test_too_few_descriptors(limit: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_event_loop_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a uvloop that works, asyncio's own loop is used; without that either, one line says so."""
+def test_an_event_loop_that_cannot_start(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a working uvloop, asyncio's loop is used; without that, one line explains."""
     reasons = [OSError(errno.EPERM, "Operation not permitted")]
 
     def refuse(*_: object) -> None:
@@ -153,7 +153,7 @@ FULL = "soundpiece: cannot write to standard output: No space left on device; "
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard output is named, and what is kept; without standard error the work goes on."""
+    """The message names standard output and the saved files; errors of standard error are ignored."""
     serve()
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text('{"route": "create.new_fx", "prompt": "door", "duration": 0.5}\n' * 2)
@@ -181,7 +181,7 @@ def test_full_streams(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (tmp_path / f"{number}.flac").exists()
 
 
-def test_faults_of_ours_are_seen() -> None:
+def test_bugs_keep_their_traceback() -> None:
     """An unexpected error keeps its traceback; of several errors the first is reported."""
     with pytest.raises(ZeroDivisionError):
         format_error(ZeroDivisionError())
@@ -201,13 +201,13 @@ def test_faults_of_ours_are_seen() -> None:
     ],
     ids=str,
 )
-def test_one_exit_code_for_one_kind_of_mistake(error: SoundpieceError, code: int) -> None:
-    """Whichever command it is made in: 2 says that nothing was sent, 3 that the account was refused (E8)."""
+def test_one_exit_code_for_one_kind_of_error(error: SoundpieceError, code: int) -> None:
+    """For every command: 2: nothing was sent; 3: rejected by the account (E8)."""
     assert format_error(error)[0] == code
 
 
 def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``PYTHONOPTIMIZE=2`` removes what the help is made of, and the source has it (E15)."""
+    """``PYTHONOPTIMIZE=2`` removes docstrings, which are restored from the source (E15)."""
     for thing in (run, Members):
         was = thing.__doc__
         monkeypatch.setattr(thing, "__doc__", None)
@@ -228,7 +228,7 @@ def read_late(reading: int, writing: int) -> str:
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_pipe_that_does_not_block(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reader may be slow: every line arrives whole (E2)."""
+    """Its reader may be slow: every line arrives complete (E2)."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     lines = [f"{number} {'x' * 1000}" for number in range(400)]
@@ -262,7 +262,7 @@ def test_signal_before_the_loop() -> None:
 
 
 def test_second_signal() -> None:
-    """A second signal does not disturb the cleaning up after the first, and a late one does nothing at all."""
+    """A second signal does not disturb the cleanup after the first, and a late one is ignored."""
     ended: list[str] = []
 
     async def work() -> None:
@@ -282,7 +282,7 @@ def test_second_signal() -> None:
 
 
 def test_another_thread(capsys: pytest.CaptureFixture[str]) -> None:
-    """A program may call the command line where no signal can come; its handlers stay."""
+    """A program may run the command line in a thread, which receives no signals; its handlers stay."""
     before = [signal.getsignal(number) for number in SIGNALS]
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(main(["status", "nowhere"])))
@@ -294,8 +294,8 @@ def test_another_thread(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_handlers_are_given_back(*, last: bool) -> None:
-    """The handlers of before come back; when the process is about to end, the signals are ignored instead."""
+def test_handlers_are_restored(*, last: bool) -> None:
+    """Unless the process is about to end: then signals are ignored."""
     before = [signal.getsignal(number) for number in SIGNALS]
     with SignalHandler(last=last):
         pass
@@ -305,8 +305,8 @@ def test_handlers_are_given_back(*, last: bool) -> None:
     assert after == ([signal.SIG_IGN] * len(SIGNALS) if last else before)
 
 
-def test_a_terminal_that_closes_ends_no_work_that_is_to_outlive_it() -> None:
-    """Under ``nohup`` SIGHUP is ignored before, within and after."""
+def test_nohup() -> None:
+    """SIGHUP is ignored before, within and after the block."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with SignalHandler():

@@ -22,8 +22,8 @@ def submit(capsys: Streams) -> str:
     return last.rpartition("soundpiece get ")[2]
 
 
-def test_the_way_back_that_an_error_names(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """The command printed with an error about an operation waits for it and saves it, and submits nothing."""
+def test_the_command_that_an_error_prints(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
+    """It waits for the operation and saves it, and submits nothing."""
     simulator = serve(durations={"create.new_fx": 1e6})
     handle = submit(capsys)
     (operation,) = simulator.operations.values()
@@ -46,7 +46,7 @@ def test_the_way_back_that_an_error_names(serve: Serve, tmp_path: Path, capsys: 
 
 
 def test_a_failed_operation(serve: Serve, capsys: Streams) -> None:
-    """The service's reason is printed, exit code 1; there is no way back to advise."""
+    """The reason of the service is printed, exit code 1; there is nothing to resume."""
     simulator = serve(durations={"create.new_fx": 1e6})
     handle = submit(capsys)
     (operation,) = simulator.operations.values()
@@ -62,7 +62,7 @@ def test_a_failed_operation(serve: Serve, capsys: Streams) -> None:
 
 
 def test_json(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
-    """One line with the state, the outputs and the files, and no signed URL."""
+    """One line with status, outputs and files, without signed URLs."""
     simulator = serve()
     assert main(["run", "adapt.separate_stems", "--source", "https://a.example/a.wav", "--save-to", str(tmp_path)]) == 0
     capsys.readouterr()
@@ -79,8 +79,8 @@ def test_json(serve: Serve, tmp_path: Path, capsys: Streams) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["op_1", "https://cdn.example/a.flac?sig=SECRET", ""])
-def test_no_handle(wrong: str, serve: Serve, capsys: Streams) -> None:
-    """Anything else is wrong usage, with the form that is expected; a signature is not repeated."""
+def test_an_invalid_handle(wrong: str, serve: Serve, capsys: Streams) -> None:
+    """A usage error with the expected form; a signature is not repeated."""
     simulator = serve()
     assert main(["get", wrong]) == 2
     said = capsys.readouterr().err
@@ -90,7 +90,7 @@ def test_no_handle(wrong: str, serve: Serve, capsys: Streams) -> None:
 
 
 def test_a_route_that_is_misspelt(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """It may be one that this version does not know: the service is asked, and the closest is named."""
+    """It may be a new one: the service is asked, and the most similar route is named."""
     simulator = serve()
     assert main(["get", "create.new_fxx/op_1", "--no-wait"]) == 1
     said = capsys.readouterr().err

@@ -36,8 +36,8 @@ def line(**members: Any) -> str:
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_jsonl_as_it_comes(tmp_path: Path, mark: bytes, end: bytes) -> None:
-    """With a mark at the beginning, Windows line ends and blank lines; the numbers of lines are an editor's."""
+def test_jsonl(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    """With a byte order mark, Windows line ends and blank lines; line numbers are those of an editor."""
     found = read(tmp_path, mark + end.join([FX.encode(), b"", b"  \t", FX.encode()]), "jobs.txt")
 
     assert [(type(job), job.line) for job in found] == [(Job, 1), (Job, 4)]
@@ -46,8 +46,8 @@ def test_jsonl_as_it_comes(tmp_path: Path, mark: bytes, end: bytes) -> None:
     assert (found[0].request.prompt, found[0].request.duration) == ("door", 2.5)
 
 
-def test_what_is_no_object_behind_one_that_is(tmp_path: Path) -> None:
-    """Only the first line says what the file is; what stands below is one bad line."""
+def test_a_line_that_is_not_an_object(tmp_path: Path) -> None:
+    """After the first line, which decides on the format, it is one invalid line."""
     assert read(tmp_path, f"{FX}\n[1]\n")[1:] == [InvalidLine(2, "expected a JSON object, got list")]
 
 
@@ -57,12 +57,12 @@ def test_jsonl_with_the_line_ends_of_old_macs(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
-    """That is no mistake of a line's."""
+    """And no faults."""
     assert read(tmp_path, "") == read(tmp_path, "", "jobs.csv") == read(tmp_path, codecs.BOM_UTF8) == []
 
 
-def test_a_line_says_what_to_call_it_and_what_to_keep(tmp_path: Path) -> None:
-    """Name and metadata are no members of the request; null is as if it were not there."""
+def test_name_and_metadata(tmp_path: Path) -> None:
+    """They are not fields of the request; null is the same as absent."""
     wanted = {"name": "../x", "metadata": {"a": [1, None]}, "callback_url": None, "idempotency_key": KEY}
     (job,) = read(tmp_path, line(**wanted))
 
@@ -73,7 +73,7 @@ def test_a_line_says_what_to_call_it_and_what_to_keep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [URL, {"url": URL}])
 def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
-    """As Python's callers have it, and as the API has it."""
+    """As in Python, and as in the API."""
     text = json.dumps({"route": "adapt.separate_stems", "source": source})
     (job,) = read(tmp_path, text)
 
@@ -144,13 +144,13 @@ def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_bad_lines_say_what_is_wrong(tmp_path: Path, text: bytes | str, says: str) -> None:
-    """The member first; several faults of one line in one line."""
+def test_invalid_lines_have_a_message(tmp_path: Path, text: bytes | str, says: str) -> None:
+    """All faults of a line in one message."""
     assert says in only(read(tmp_path, text))
 
 
-def test_what_is_said_is_short_and_harmless(tmp_path: Path) -> None:
-    """A line may hold anything, and a terminal obeys some of it."""
+def test_messages_are_short_and_printable(tmp_path: Path) -> None:
+    """A line may contain control characters of a terminal."""
     fault = only(read(tmp_path, line(**{"\x1b[2J\n" + "x" * 9000: 1})))
 
     assert fault.isprintable()
@@ -158,7 +158,7 @@ def test_what_is_said_is_short_and_harmless(tmp_path: Path) -> None:
 
 
 def test_a_line_that_never_ends_is_not_held(tmp_path: Path) -> None:
-    """What is longer than a mebibyte is passed over; one byte less is read; the next line is the next."""
+    """A line over a mebibyte is skipped, one byte less is read, and line numbers stay correct."""
     longest = line(metadata="x" * (MAX_LINE_BYTES - len(line(metadata="")) - 1))
     found = read(tmp_path, f"{longest}\n{longest}xx\n{'y' * 3 * MAX_LINE_BYTES}\n{FX}\n{'z' * 2 * MAX_LINE_BYTES}")
 
@@ -174,7 +174,7 @@ def test_a_line_that_never_ends_is_not_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("second", [KEY, KEY.upper()])
-def test_a_key_stands_for_one_line(tmp_path: Path, second: str) -> None:
+def test_a_key_may_be_used_once(tmp_path: Path, second: str) -> None:
     """Two lines with one key would be one operation."""
     first, twin = read(tmp_path, f"\n{line(idempotency_key=KEY)}\n{line(idempotency_key=second)}")
 
@@ -186,7 +186,7 @@ CSV = "route,prompt,duration,loopable,n_variations,source,lyrics,name,metadata\r
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_csv_as_it_comes(tmp_path: Path, mark: bytes) -> None:
+def test_csv(tmp_path: Path, mark: bytes) -> None:
     """Quotes, line breaks in cells, blank lines; cells are typed as the request has them, empty ones are absent."""
     rows = (
         'create.new_fx,"a ""loud"", wet\r\ndoor",2.5,,,,,door 1,"{""a"": [1]}"\r\n'
@@ -220,8 +220,8 @@ def test_a_csv_needs_only_the_columns_it_uses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("name", ["jobs.csv", "jobs.tsv", "jobs.txt"])
-def test_a_csv_is_what_spreadsheet_programs_write(tmp_path: Path, separator: str, name: str) -> None:
-    """Semicolons where the comma is for decimals, columns without names at the end, names with a capital letter."""
+def test_csv_of_spreadsheet_programs(tmp_path: Path, separator: str, name: str) -> None:
+    """Semicolons as separators, columns without names at the end, names with capital letters."""
     text = "Route,Prompt,Duration,,\r\ncreate.new_fx,door,2.5,,\r\n,,,,\r\n".replace(",", separator)
     (job,) = read(tmp_path, text, name)
 
@@ -257,7 +257,7 @@ def test_a_whole_number_may_have_a_decimal_point(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", ["1,000", "1.000", "1.000,50", "12 000", "1'000", "1_000", "2.125"])
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_grouped_numbers_are_refused(tmp_path: Path, separator: str, cell: str) -> None:
+def test_ambiguous_numbers_are_rejected(tmp_path: Path, separator: str, cell: str) -> None:
     """Whether 1.000 is one second or a thousand is never guessed (E5)."""
     text = f"route,prompt,duration\ncreate.new_fx,door,{cell.replace(',', '%')}\n"
     text = text.replace(",", separator).replace("%", ",")
@@ -298,16 +298,16 @@ def test_grouped_numbers_are_refused(tmp_path: Path, separator: str, cell: str) 
         (CSV.encode() + b"create.new_fx,tor,2,,,,,,t\xfcr\n", 2, "metadata: invalid UTF-8"),
     ],
 )
-def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: bytes | str, at: int, says: str) -> None:
-    """With the line its record begins in."""
+def test_invalid_csv_has_a_message(tmp_path: Path, text: bytes | str, at: int, says: str) -> None:
+    """With the line in which its record begins."""
     found = read(tmp_path, text, "jobs.csv")
 
     assert says in only(found)
     assert found[0].line == at
 
 
-def test_csv_goes_on_behind_a_bad_record(tmp_path: Path) -> None:
-    """One mistake hides no other."""
+def test_csv_continues_after_an_invalid_record(tmp_path: Path) -> None:
+    """All faults are reported."""
     found = read(tmp_path, f'{CSV}create.new_fx,"do"or,2,,,,,,\ncreate.new_fx,door,2,,,,,,\n', "jobs.csv")
 
     assert [(type(job), job.line) for job in found] == [(InvalidLine, 2), (Job, 3)]
@@ -315,7 +315,7 @@ def test_csv_goes_on_behind_a_bad_record(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_file_is_read_in_a_thread(tmp_path: Path) -> None:
-    """A chunk at a time, and no further than is asked for."""
+    """A chunk at a time, on demand."""
     path = tmp_path / "jobs.jsonl"
     path.write_text(f"{FX}\n" * 450)
     chunks = [len(chunk) async for chunk in iterate_in_thread(read_jobs(path))]

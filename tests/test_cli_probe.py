@@ -82,7 +82,7 @@ async def experiment(findings: Differing, port: int, *variations: str) -> None:
 
 @pytest.mark.anyio
 async def test_every_variation_is_found() -> None:
-    """A service that differs from the documentation in one thing has at least one row that says so."""
+    """A service that differs from the documentation in one thing has at least one finding about it."""
     plain = await ask()
     assert plain[HOLD].verdict is Verdict.AGREES
     missed = VARIATIONS
@@ -106,13 +106,13 @@ async def test_every_variation_is_found() -> None:
 
 @pytest.mark.anyio
 async def test_a_service_as_documented_agrees() -> None:
-    """Every row about which something is assumed agrees."""
+    """Every finding with an assumption agrees."""
     rows = await ask()
     assert [row for row in rows.values() if row.verdict is Verdict.DIFFERS] == []
 
 
 def test_without_spend_nothing_is_created(serve: Serve, capsys: Streams) -> None:
-    """Three requests at most, and the table says what is left to try."""
+    """At most three requests; the table lists what was not tried."""
     simulator = serve()
     assert main(["probe", *QUICK]) == 0
     out, err = capsys.readouterr()
@@ -143,7 +143,7 @@ def test_with_spend(serve: Serve, free_port: int, capsys: Streams, monkeypatch: 
 
 
 def test_wrong_usage(serve: Serve, capsys: Streams) -> None:
-    """A webhook needs an address and a port, and an operation."""
+    """A webhook needs a URL, a port and an operation."""
     serve()
     for wrong in (["--listen", "8080"], ["--spend", "--callback-url", "https://a.example"]):
         assert main(["probe", *wrong]) == 2
@@ -152,7 +152,7 @@ def test_wrong_usage(serve: Serve, capsys: Streams) -> None:
 
 @pytest.mark.anyio
 async def test_a_service_that_is_not_there() -> None:
-    """Each question gets a row all the same."""
+    """Every question gets a finding."""
     findings = Findings()
     settings = Settings(api_key="spk_x", base_url="http://127.0.0.1:9", proxy=None)
     async with HttpClient(settings) as http:
@@ -209,7 +209,7 @@ async def test_an_odd_webhook_and_a_broken_host() -> None:
 
 
 def test_the_table(serve: Serve, capsys: Streams) -> None:
-    """Three lines for each question; what differs is marked; webhooks need an address."""
+    """Three lines per question; differences are marked; webhooks need a URL."""
     serve(durations={FX: 30.0}, variations=["expires=epoch"])
     assert main(["probe", "--spend", *QUICK]) == 0
     out = capsys.readouterr().out
@@ -217,8 +217,8 @@ def test_the_table(serve: Serve, capsys: Streams) -> None:
     assert "- webhooks (U10)\n" in out
 
 
-def test_a_file_of_which_little_is_known() -> None:
-    """No FLAC, or no length to compare, is a row less or another one, and no error."""
+def test_a_file_without_header_or_length() -> None:
+    """A finding is missing or different, without an error."""
     findings = Findings()
     experiments = Experiments(cast("Any", None), findings, pause=0, patience=0)
     experiments._describe_audio({}, None)
@@ -227,8 +227,8 @@ def test_a_file_of_which_little_is_known() -> None:
     assert [row.observed for row in findings][1:] == ["FLAC at 44100 Hz", "2 channels, 16 bits"]
 
 
-def test_outputs_under_another_name_are_told() -> None:
-    """Members that are no output, or our own source, are not named."""
+def test_outputs_under_another_name_are_reported() -> None:
+    """Fields that are not outputs, and our own source, are not named."""
     output = {"url": "https://x.example/a.flac", "duration": 1.0}
     assert _other_member({"clips": [output], "source": output, "id": "op"}) == "clips: a list of 1"
     assert _other_member({"id": "op"}) == "nothing"

@@ -53,7 +53,7 @@ def picture(statistics: Statistics = BUSY) -> ProgressDisplay:
 
 
 async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """With how many are how far, how fast it goes, what holds it up, and how long it takes."""
+    """With counts, throughput, limits and the time left."""
     seen = picture()
     seen.refresh()
     assert capsys.readouterr().err == (
@@ -68,7 +68,7 @@ async def test_without_a_terminal_it_is_a_line(capsys: pytest.CaptureFixture[str
 
 
 async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One for each stage, and a line below; they are gone in the end."""
+    """One for each stage, and a line below; they are removed at the end."""
     for name, value in {"TERM": "xterm", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "200"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal was wished for before rich 14
@@ -90,7 +90,7 @@ async def test_on_a_terminal_it_is_bars(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "9.5 requests/s, 3 responses 429, paused for 12 s" in shown
 
 
-def test_the_pace_is_that_of_late() -> None:
+def test_the_throughput_is_recent() -> None:
     """Of the latest minute, so that the estimate follows the current pace; without a pace there is no estimate."""
     meter = ThroughputMeter()
     assert meter.measure(now=0.0, lines=0, received=0, left=100) == Throughput(0.0, 0.0, None)
@@ -120,8 +120,8 @@ def test_the_pace_is_that_of_late() -> None:
     ],
     ids=repr,
 )
-def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[NewFx] | None, ending: JobOutcome) -> None:
-    """For good, until the next run, until the user says so, or not begun; what the journal had is not of this run."""
+def test_classify_result(error: SoundpieceError, operation: Operation[NewFx] | None, ending: JobOutcome) -> None:
+    """Failed, unfinished, uncertain or unsent; results of the journal are not counted as new."""
     result = Failed(
         request=REQUEST, operation=operation, error=error, from_journal=str(error) in ("sent long ago", "on record")
     )
@@ -146,12 +146,12 @@ def test_what_becomes_of_a_line(error: SoundpieceError, operation: Operation[New
         (raised(TransportError(""), OSError(28, "full")), False),
     ],
 )
-def test_a_full_disk_is_told_from_other_troubles(error: SoundpieceError, *, full: bool) -> None:
-    """Only what the next file would meet as well stops a run."""
+def test_a_full_disk_differs_from_other_errors(error: SoundpieceError, *, full: bool) -> None:
+    """Only an error that the next file would meet as well stops a run."""
     assert is_full(error) is full
 
 
-def test_lengths_and_numbers_for_people() -> None:
+def test_durations_sizes_and_plurals() -> None:
     """As they read best."""
     assert [format_duration(seconds) for seconds in (0.2, 99, 100, 5900, 7260)] == [
         "0 s",

@@ -72,8 +72,8 @@ def planned(**changes: Any) -> JobRecord:
     return attrs.evolve(made, **changes)
 
 
-async def test_a_report_counts_what_the_journal_holds(tmp_path: Path) -> None:
-    """Pieces by state, files, bytes, seconds, and when it all began and ended."""
+async def test_a_report_counts_the_jobs_of_the_journal(tmp_path: Path) -> None:
+    """By state, with files, bytes, seconds, and the times of begin and end."""
     rows = [saved("a"), saved("b", kinds=STEMS, began=BEGAN + 60, wait=20), FAILED | {"ended_at": BEGAN + 9.5}, {}]
     told, page = await report(tmp_path, *rows)
     summary = told["summary"]
@@ -95,8 +95,8 @@ async def test_a_report_counts_what_the_journal_holds(tmp_path: Path) -> None:
     assert [row[3] for row in page.rows] == ["saved", "saved", "failed", "planned"]
 
 
-async def test_a_report_says_how_long_each_route_waited(tmp_path: Path) -> None:
-    """By ranks, so that each number was measured; pieces without both times, or with a clock set back, do not count."""
+async def test_a_report_has_waiting_times_by_route(tmp_path: Path) -> None:
+    """Quantiles by rank; jobs without both times, or with a clock set back, do not count."""
     waits = [saved(str(n), wait=float(n)) for n in range(1, 101)]
     odd = [saved("back", wait=-3.0), saved("old") | {"submitted_at": None}]
     told, _ = await report(tmp_path, *waits, *odd, saved("song", wait=40.0) | {"route": "create.new_song"})
@@ -114,8 +114,8 @@ async def test_a_report_says_how_long_each_route_waited(tmp_path: Path) -> None:
     assert told["jobs"][100]["waited"] is None
 
 
-async def test_failures_are_told_by_reason(tmp_path: Path) -> None:
-    """The most frequent first; each failed piece leads to its reason, and says its own words."""
+async def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
+    """The most frequent first; each failed job refers to its group and has its own message."""
     own = FAILED | {"error_code": "policy", "error_text": "not this"}
     told, page = await report(tmp_path, FAILED, own, own | {"error_text": "nor that"})
     assert told["summary"]["failures"] == [
@@ -131,15 +131,15 @@ async def test_failures_are_told_by_reason(tmp_path: Path) -> None:
     }
 
 
-async def test_a_piece_that_was_sent_long_ago_is_told_as_uncertain(tmp_path: Path) -> None:
-    """As ``count`` has it."""
+async def test_a_job_that_was_sent_long_ago_is_uncertain(tmp_path: Path) -> None:
+    """As in ``count``."""
     told, page = await report(tmp_path, {"state": "sending", "sent_at": BEGAN - 1e8})
     assert told["summary"]["counts"] == {"uncertain": 1}
     assert page.rows[0][3] == told["jobs"][0]["state"] == "uncertain"
 
 
-async def test_a_report_of_nothing_is_whole(tmp_path: Path) -> None:
-    """Also a run without lines leaves both files."""
+async def test_an_empty_report_is_complete(tmp_path: Path) -> None:
+    """A run without lines writes both files."""
     told, page = await report(tmp_path)
     assert told["jobs"] == page.rows == []
     assert told["summary"]["began"] is None
@@ -149,13 +149,13 @@ async def test_a_report_of_nothing_is_whole(tmp_path: Path) -> None:
     ]
 
 
-async def test_pieces_keep_their_order_over_many_pages(tmp_path: Path) -> None:
-    """The journal is read a page at a time; nothing is lost or doubled at the seams."""
+async def test_jobs_keep_their_order_over_many_pages(tmp_path: Path) -> None:
+    """The journal is read a page at a time; no job is lost or doubled between pages."""
     told, page = await report(tmp_path, *[{}] * 1001)
     assert [piece["number"] for piece in told["jobs"]] == [row[0] for row in page.rows] == list(range(1, 1002))
 
 
-async def test_hostile_words_stay_words(tmp_path: Path) -> None:
+async def test_foreign_text_stays_text(tmp_path: Path) -> None:
     """No element of the page comes from a line, a name, the service or the folder."""
     words = {
         "name": HOSTILE,
@@ -181,7 +181,7 @@ async def test_hostile_words_stay_words(tmp_path: Path) -> None:
 
 
 async def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
-    """Its policy names script and style by their digests, and lets nothing be fetched from elsewhere."""
+    """Its policy names script and style by their hashes, and allows no other resources."""
     await report(tmp_path, {})
     text = (tmp_path / "report.html").read_text()
     (policy,) = [line for line in text.splitlines() if "Content-Security-Policy" in line]
@@ -190,8 +190,8 @@ async def test_only_the_pages_own_script_may_run(tmp_path: Path) -> None:
     assert "http" not in policy.replace("http-equiv", "")
 
 
-async def test_no_signature_and_no_key_of_an_account_is_in_a_report(tmp_path: Path) -> None:
-    """Wherever they were typed: URLs lose their queries, also in the middle of a text, and keys are cut."""
+async def test_no_signature_and_no_key_is_in_a_report(tmp_path: Path) -> None:
+    """URLs lose their queries, also inside a text, and keys are redacted."""
     url = f"https://user:word@media.example.com/a.wav?{SIGNATURE}"
     key = "spk_a_key_that_nobody_may_ever_see"
     words = {
@@ -218,8 +218,8 @@ async def test_no_signature_and_no_key_of_an_account_is_in_a_report(tmp_path: Pa
     assert page.rows[0][4].startswith("as in https://media.example.com/a.wav?… with spk_…")
 
 
-async def test_files_are_where_a_browser_finds_them(tmp_path: Path) -> None:
-    """Names may hold what means something in a URL; what is in a store has no player."""
+async def test_links_to_files_are_quoted(tmp_path: Path) -> None:
+    """Names may contain characters with a meaning in URLs; a file in a store has no player."""
     names = ["100% #1?.flac", "a/ä.flac", os.fsdecode(b"\xff.flac")]
     row = saved("a", kinds=(None, None, None, None))
     files = json.loads(row["files"])
@@ -237,8 +237,8 @@ async def test_files_are_where_a_browser_finds_them(tmp_path: Path) -> None:
     assert told["jobs"][0]["files"][3]["duration"] is None
 
 
-async def test_the_page_shows_what_a_piece_is_best_known_by(tmp_path: Path) -> None:
-    """The stem of its files, else the name asked for, else its words, which its script shows; long texts are cut."""
+async def test_the_page_shows_the_best_name_of_a_job(tmp_path: Path) -> None:
+    """The stem of its files, else the name, else its prompt or lyrics; long texts are shortened."""
     long = {
         "body": json.dumps({"lyrics": "la " * 500, "reference": {"url": "https://x.example/y"}, "source": 1}).encode()
     }
@@ -252,7 +252,7 @@ async def test_the_page_shows_what_a_piece_is_best_known_by(tmp_path: Path) -> N
 
 
 async def test_an_earlier_report_stays_when_a_new_one_cannot_be_written(tmp_path: Path) -> None:
-    """Both are replaced, or neither; and nothing half-written is left."""
+    """Both files are replaced, or neither; no partial file is left."""
     await report(tmp_path, {})
     before = {path.name: path.read_bytes() for path in tmp_path.glob("report.*")}
     blocked = tmp_path / ".report.html.part"
@@ -264,8 +264,8 @@ async def test_an_earlier_report_stays_when_a_new_one_cannot_be_written(tmp_path
     assert list(tmp_path.glob(".*")) == [blocked]
 
 
-def test_what_json_cannot_hold_is_left_out() -> None:
-    """Metadata may be deep, and a file may have been edited; a report is written all the same."""
+def test_invalid_json_values_are_left_out() -> None:
+    """Metadata may be deep, and a journal may have been edited; the report is written all the same."""
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -283,14 +283,14 @@ def test_what_json_cannot_hold_is_left_out() -> None:
         deep = deep.pop()  # or the interpreter's stack would have to hold it all when it goes
 
 
-def test_an_error_without_words_is_told_by_its_kind() -> None:
-    """A service need not say why."""
+def test_an_error_without_a_message_shows_its_kind() -> None:
+    """The service need not give a reason."""
     failed = planned(state=JobState.FAILED, failure=Failure("CorruptAudio", "", "", retryable=True))
     assert table_row(failed, job_to_json(failed, now=BEGAN), route=0, reason=None)[10] == "CorruptAudio"
 
 
-def test_reasons_are_bounded() -> None:
-    """Codes come from the service, and may be any number."""
+def test_failure_groups_are_bounded() -> None:
+    """Codes come from the service, and there may be many."""
     summary = Summary(now=BEGAN)
     for number in range(2 * MAX_FAILURE_GROUPS):
         summary.add(planned(state=JobState.FAILED, failure=Failure("OperationFailed", str(number), "", retryable=True)))
@@ -300,8 +300,8 @@ def test_reasons_are_bounded() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.booleans()), min_size=1))
-def test_a_timeline_never_has_too_many_bins_and_loses_nothing(ends: list[tuple[float, bool]]) -> None:
-    """However long a run is, its chart can be drawn; each piece is in the bin of its time."""
+def test_a_histogram_has_few_bins_and_loses_nothing(ends: list[tuple[float, bool]]) -> None:
+    """The chart of any run can be drawn; each job is in the bin of its time."""
     timeline = Histogram()
     for moment, was_saved in ends:
         timeline.add(moment, saved=was_saved)
@@ -314,10 +314,10 @@ def test_a_timeline_never_has_too_many_bins_and_loses_nothing(ends: list[tuple[f
     assert rows == [(start, *counts) for start, counts in sorted(expected.items())]
 
 
-async def test_a_bulk_run_leaves_its_report_behind(
+async def test_a_bulk_run_writes_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also one that is resumed; one that cannot write it says so, and is not done."""
+    """Also a resumed one; a run that cannot write it prints a message and fails."""
     jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
     jobs.write_text('\n{"route": "create.new_fx", "prompt": "door", "duration": 1, "name": "door", "metadata": [7]}\n')
     async with simulate() as sim:
