@@ -1,9 +1,9 @@
-"""What a failed attempt at a call means: every part that repeats, gives up, or records a failure asks here.
+"""Classifies failed attempts: retry, wait at the gate, believe a refusal after a streak, or raise.
 
-1. A submit is one piece of work for its key, so that repeating it is safe. After an attempt that *may have been
+1. A submit is one operation for its key, so that repeating it is safe. After an attempt that *may have been
    accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
    attempt (docs/api.md#refused-repeats): only 401, 402 and 403, which are about the account, are final then.
-2. A refusal of a read is not the end of the work (rule 6). What says "not now" is a later turn, for as long as the
+2. A refusal of a read does not end the operation. A status that means "not now" is retried later, for as long as the
    caller waits. An operation is *unknown* only when the service has said so ``STREAK_TIMES`` times over
    ``STREAK_SECONDS``; any other refusal, and an answer that holds no operation or another one, ends a wait only when
    as many have come over as long a time. Each of the two is counted by itself, until a usable answer comes. A read that
@@ -41,11 +41,11 @@ ACCOUNT = frozenset({401, 402, 403})
 PASSING = frozenset({408, 421, 423, 425, 499})
 """4xx that say "not now": a proxy's timeout, another connection, a lock, too early."""
 OPEN = frozenset({408, 499})
-"""Those of them after which the service may still have accepted the call."""
+"""Statuses after which the service may still have accepted the request."""
 RESENDABLE = ACCOUNT | PASSING | {404, 405, 407, 429}
-"""Refusals of a PUT that leave its job as it was: account, base URL, proxy or pace are at fault, not the request."""
+"""Refusals of a PUT that leave its job unchanged: account, base URL, proxy or rate are at fault, not the request."""
 CUT = frozenset({408, 499, 504})
-"""What a proxy answers when its idle timeout is shorter than a long poll."""
+"""Statuses of a proxy whose idle timeout is shorter than a long poll."""
 
 STREAK_TIMES, STREAK_SECONDS = 3, 60.0
 REFUSED_HOLDS = 2
@@ -63,24 +63,24 @@ class Verdict(Enum):
     """What to do about a failed attempt."""
 
     RETRY = "retry"
-    """Send the same bytes again, after a pause, within the budget; a poll: a later turn."""
+    """Send the same bytes again, after a pause, within the budget; a poll is sent again later."""
     PACE = "pace"
-    """Wait at the gate, which a 429 has closed: that uses up no budget."""
+    """Wait at the gate, which a 429 has closed; this uses no budget."""
     UNKNOWN = "unknown"
-    """The service says that it does not know the operation: believed after a ``Streak``."""
+    """The service does not know the operation: believed after a ``Streak``."""
     REFUSED = "refused"
-    """The read is refused, or its answer cannot be read: final for a wait after a ``Streak``, for a single read now."""
+    """A refused or unreadable read: final for a wait after a ``Streak``, for a single read now."""
     RAISE = "raise"
     """Final for this call."""
 
 
 @attrs.define(eq=False)
 class Attempts:
-    """What became of the attempts with one key.
+    """The outcomes of the attempts with one key.
 
     Attributes:
-        started: those that were begun.
-        certainly_failed: how many of them certainly led to nothing: there was no connection, or a refusal came back,
+        started: attempts begun.
+        certainly_failed: attempts that certainly created nothing: there was no connection, or a refusal came back,
             after which no work begins (docs/api.md#http-errors).
         before: True when an attempt of an earlier process may have been accepted.
     """
@@ -91,11 +91,11 @@ class Attempts:
 
     @property
     def may_have_been_accepted(self) -> bool:
-        """True when the service may have accepted one all the same."""
+        """True when the service may have accepted one of them."""
         return self.before or self.started > self.certainly_failed
 
     def fail(self, error: SoundpieceError) -> None:
-        """Note how one ended."""
+        """Record how an attempt ended."""
         match error:
             case TransportError(sent=sent):
                 self.certainly_failed += not sent
@@ -105,7 +105,7 @@ class Attempts:
 
 @attrs.define(eq=False)
 class Health:
-    """What a session knows of the service from its attempts.
+    """The state of the service as a session sees it from its attempts.
 
     Attributes:
         reached: whether a connection has ever worked.
@@ -120,17 +120,17 @@ class Health:
 
     @property
     def heard(self) -> bool:
-        """Whether anything has ever answered."""
+        """Whether there was any response."""
         return self._answers > 0
 
     def answered(self) -> None:
-        """Note a usable answer."""
+        """Record a usable response."""
         self.reached = True
         self._answers += 1
         self._silent = 0
 
     def fail(self, error: SoundpieceError) -> bool:
-        """Note a failed attempt; returns True when somebody should hear of it: the second in a row of its kind.
+        """Record a failed attempt; return True when it should be logged: the second in a row of its kind.
 
         Drops and timeouts are common, and count only as long as nothing has ever answered: then it is the wrong port.
         An error that is the first ``BLOCKED_AFTER`` answers alike is marked as one that stops runs (rule 4).
@@ -151,7 +151,7 @@ class Health:
         return silent and self._silent == 2  # one may be chance
 
     def wait(self) -> bool:
-        """Note an attempt that has waited for ``SILENT_SECONDS``; returns True when somebody should hear of it."""
+        """Record an attempt that has waited for ``SILENT_SECONDS``; return True when it should be logged."""
         silent = not self.heard and self._silent < 2
         self._silent = max(2, self._silent)
         return silent
@@ -159,25 +159,25 @@ class Health:
 
 @attrs.define(eq=False)
 class Streak:
-    """How often, and since when, reads of one operation ended alike, without a usable answer in between (rule 2)."""
+    """Consecutive reads of one operation with the same failure, without a usable response between them (rule 2)."""
 
     times: int = 0
     since: float = 0.0
 
     def add(self, now: float, *, seconds: float) -> bool:
-        """Count one more at ``now``; returns True when it has come often and for long enough to be believed."""
+        """Count one more at ``now``; return True when they are enough, over enough time, to be believed."""
         self.since = self.since if self.times else now
         self.times += 1
         return self.times >= STREAK_TIMES and now - self.since >= seconds
 
     def describe(self, now: float) -> str:
-        """Return how often it came, for messages."""
+        """Return the number and the time, for messages."""
         return f"{self.times} times over {now - self.since:.0f} s"
 
 
 @attrs.define(eq=False)
 class LongPolls:
-    """How the long polls on one operation ended (rule 5).
+    """The outcomes of the long polls on one operation (rule 5).
 
     Attributes:
         failed: whether the latest one did: the next poll is to be short.
@@ -188,19 +188,19 @@ class LongPolls:
     _refusals: int = 0
 
     def fail(self, error: SoundpieceError, *, long: bool) -> None:
-        """Note a failed poll."""
+        """Record a failed poll."""
         if long:
             self.failed, self._refused = True, _is_refusal(error)
 
     def answer(self, *, long: bool) -> bool:
-        """Note a usable answer; returns True when the service has shown that it takes short polls alone."""
+        """Record a usable response; return True when the service has shown that it accepts short polls only."""
         self._refusals = 0 if long else self._refusals + self._refused
         self.failed = self._refused = False
         return self._refusals >= REFUSED_HOLDS
 
 
 def _is_refusal(error: SoundpieceError) -> bool:
-    """Return whether a poll was answered, and may have been refused for one of its parameters."""
+    """Return whether a poll may have been refused for one of its parameters."""
     match error:
         case RateLimited():
             return False
@@ -247,7 +247,7 @@ def judge_read(error: SoundpieceError) -> Verdict:
 
 
 def _is_unknown(error: ApiError) -> bool:
-    """Return whether an answer says that there is no such operation."""
+    """Return whether a response states that there is no such operation."""
     match error:
         case NotFound() | ApiError(status=HTTPStatus.GONE):
             return True
@@ -257,7 +257,7 @@ def _is_unknown(error: ApiError) -> bool:
 
 
 def unknown_error(error: ApiError, *, handle: Handle, streak: Streak, now: float) -> NotFound:
-    """Return the error for an operation that the service has said for a minute that it does not know."""
+    """Return the error for an operation that the service has not known for a minute."""
     return NotFound(
         f"operation {handle}: the service does not know it ({streak.describe(now)}; the latest: {error}); wait for it"
         " again later: it is submitted again only when you do that",
@@ -269,7 +269,7 @@ def unknown_error(error: ApiError, *, handle: Handle, streak: Streak, now: float
 
 
 def is_cut(error: SoundpieceError) -> bool:
-    """Return whether a long poll ended as a proxy ends it whose idle timeout is shorter than the hold."""
+    """Return whether a proxy may have ended a long poll, because its idle timeout is shorter than the hold."""
     match error:
         case TransportError(kind="drop"):
             return True
@@ -293,7 +293,7 @@ def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
 
 
 def retry_bounds(error: SoundpieceError, *, reached: bool, refused: bool = False) -> RetryBounds:
-    """Return how long a submit or single read is tried, after this failure, beside its budget.
+    """Return the bounds on retrying a submit or single read after this failure, besides its budget.
 
     Args:
         error: how the latest attempt ended.

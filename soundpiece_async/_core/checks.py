@@ -26,7 +26,7 @@ def check_handle(what: object) -> Handle:
 
 
 def check_operation(what: object) -> AnyOperation:
-    """Return an operation; TypeError for anything else, as the None of a delivery of an unknown type."""
+    """Return an operation; TypeError for anything else, such as the None of an event of an unknown type."""
     if isinstance(what, Operation):
         return what
     raise TypeError(f"expected an Operation, got {type(what).__name__}; nothing was delivered")
@@ -58,7 +58,7 @@ def check_in_flight(limit: object) -> None:
 
 
 def check_output(what: object) -> Output:
-    """Return an output; TypeError for anything else, and for one made by hand of members that no output has."""
+    """Return an output; TypeError for anything else, and for one constructed from invalid members."""
     if not isinstance(what, Output):
         raise TypeError(f"expected an Output, got {type(what).__name__}")
     if wrong := _find_output_fault(what):
@@ -83,7 +83,7 @@ def check_request(value: object) -> None:
 
 
 def _find_output_fault(output: Output) -> str:
-    """Return what is wrong with an output, or ''; programs of all kinds store outputs and make them anew."""
+    """Return what is wrong with an output, or ''; programs may store outputs and construct them again."""
     return next(_find_output_faults(output), "")
 
 
@@ -104,7 +104,7 @@ def _find_output_faults(output: Any) -> Iterator[str]:
 
 
 def validate(request: Request) -> None:
-    """Hold a request against the rules of the API (docs/api.md#requests).
+    """Check a request against the rules of the API (docs/api.md#requests).
 
     Raises:
         InvalidRequest: with the member at fault in ``field``.

@@ -1,4 +1,4 @@
-"""Bytes to models and back; the only file that knows cattrs. Its converters are built once, when first needed."""
+"""Encodes requests as JSON, and decodes responses. The only file that imports cattrs."""
 
 import json
 import re
@@ -17,16 +17,16 @@ from soundpiece_async._core.redaction import forget_arguments
 from soundpiece_async._core.requests import ROUTES, AudioSource, Output, Request, Source
 
 _DIGITS_TO_ZERO, _LONG_INTEGER = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
-"""How to find that many digits in a row: thirty times as fast as a regular expression."""
+"""They find that many digits in a row, thirty times as fast as a regular expression."""
 _AROUND = re.compile(r"[\s\0\ufeff\x1e]*[^\s\0{\[\"<]{0,16}[\s\0\ufeff\x1e]*")
-"""What may stand before, between and behind JSON: blanks, padding, marks, and a few characters of another language."""
+"""Text before, between and after JSON documents: blanks, padding, marks, and a guard of a few characters."""
 _MAX_NESTING = 500
 """Levels of nesting; a body with no more brackets has no more of them."""
 
 
 @forget_arguments
 def encode_request(request: Request) -> bytes:
-    """Make the body of a PUT, once per key: every resend must be these very bytes (docs/api.md#idempotency).
+    """Encode the body of a PUT, once per key: every resend must have these very bytes (docs/api.md#idempotency).
 
     Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Members stand
     in class order; absent ones are left out: only ``callback_url`` is documented as nullable
@@ -101,7 +101,7 @@ def is_utf8(body: bytes) -> bool:
 
 
 def decode_response(body: bytes) -> JsonValue:
-    """Read JSON as a service may have written it, whatever there is around it.
+    """Decode JSON leniently, whatever surrounds it.
 
     Bytes that are no UTF-8 are replaced: an echo that was cut inside a letter, or written in the encoding of another
     age, must not hide an id. Padding and a guard against scripts, such as ``)]}',``, are left out. Of several documents
@@ -118,12 +118,12 @@ def decode_response(body: bytes) -> JsonValue:
 
 
 def decode_text(text: str) -> JsonValue:
-    """Return the object or list that a text is in JSON, or the text itself."""
+    """Return the object or list that a text encodes in JSON, or the text itself."""
     return decode_json(text.encode()) if text.lstrip()[:1] in ("{", "[") else text
 
 
 def _decode_documents(text: str) -> JsonValue:
-    """Read one object or list, or several in a row."""
+    """Decode one object or list, or several in a row."""
     documents: list[JsonValue] = []
     place = _find_document(text, 0)
     while place is not None:
@@ -137,7 +137,7 @@ def _decode_documents(text: str) -> JsonValue:
 
 
 def _find_document(text: str, start: int) -> int | None:
-    """Return where the next object or list begins; None: only what surrounds JSON is left, and there was one.
+    """Return the position of the next object or list; None: there was one, and no JSON is left.
 
     Raises:
         ValueError: something else is there.
@@ -152,7 +152,7 @@ def _find_document(text: str, start: int) -> int | None:
 
 
 def request_from_echo(members: Mapping[str, object], *, route: str) -> Request | None:
-    """Rebuild a request from what the service echoes of it, or None where the echo does not suffice."""
+    """Rebuild a request from its echo; None: the echo is incomplete or invalid."""
     if members.get("idempotency_key") is None:
         return None  # a key of our own making would stand for another piece of work
     told = {name: value for name, value in members.items() if value is not None}
@@ -190,7 +190,7 @@ def _json_error(value: object) -> Exception | None:
 
 
 def _check_type(kind: type) -> Callable[[object, object], object]:
-    """Make a hook that takes a value as it is, or refuses it: cattrs by itself would turn 5 into "5"."""
+    """Build a hook that passes a value of the type unchanged, or raises: cattrs by itself would turn 5 into "5"."""
 
     def structure(value: object, _: object) -> object:
         if type(value) is not kind:
@@ -218,7 +218,7 @@ def _source(value: object, _: object) -> AudioSource:
 
 
 def _optional(shape: object, converter: cattrs.Converter) -> Callable[[object, object], object]:
-    """Make the hook of ``X | None`` once; cattrs by itself looks for that of X at every value."""
+    """Build the hook of ``X | None`` once; cattrs by itself looks up that of X for every value."""
     (kind,) = (part for part in get_args(shape) if part is not NoneType)
     structure = converter.get_structure_hook(kind)
     return lambda value, _: None if value is None else structure(value, kind)

@@ -45,7 +45,7 @@ class Ending:
 
 
 def is_running(word: object) -> bool:
-    """Return whether a status means that the work goes on (rule 1): then nothing else has to be read."""
+    """Return whether a status means that the operation still runs (rule 1): then nothing else has to be read."""
     return isinstance(word, str) and (word == Status.PROCESSING or _normalize(word) in _RUNNING)
 
 
@@ -100,7 +100,7 @@ class Agreement:
     def add(self, status: Status, operation: AnyOperation, *, now: float) -> bool:
         """Add a read, and return whether it agrees with one that is old enough.
 
-        URLs may be signed afresh each time, so only the number of outputs counts.
+        URLs may be signed again each time, so only the number of outputs counts.
 
         Args:
             status: how the operation would end.

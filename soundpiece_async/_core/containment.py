@@ -1,4 +1,4 @@
-"""The library error for any exception that ends a job: the only place where a foreign exception becomes one of ours.
+"""Converts any exception that ends a job into an error of the library.
 
 1. Of a group, the most specific error is used: one of the journal, else another of ours, else the first. The others
    become notes.

@@ -1,6 +1,6 @@
-"""Undoes a real ``Content-Encoding``, in pieces of bounded size: what a stranger packed may unpack to a thousand times.
+"""Decodes a real ``Content-Encoding`` in blocks of bounded size: a body may decode to a thousand times its size.
 
-Nobody asks an output host for one (``Accept-Encoding: identity``), and the API for gzip and deflate only. An answer in
+No encoding is requested of an output host (``Accept-Encoding: identity``), of the API gzip and deflate. A response in
 another encoding is used all the same if a decoder is installed: that is so for gzip, deflate, and an answer of the API
 in Brotli.
 """

@@ -1,4 +1,4 @@
-"""What the service echoes of a request, compared with what was sent: a courtesy, and no promise.
+"""Compares the request that the service echoes with the one that was sent. The echo is not promised.
 
 Rules (docs/api.md#echoed-fields):
 
@@ -24,14 +24,14 @@ _BLANKS = {"n": "\n", "r": "\r", "t": "\t"}
 
 @attrs.frozen
 class Difference:
-    """A member that came back otherwise than it was sent; ``slight``: normalizing explains it (rule 3)."""
+    """A field that is echoed with another value; ``slight``: normalizing explains it (rule 3)."""
 
     member: str
     slight: bool
 
 
 def compare(sent: Mapping[str, object], echoed: Mapping[str, object]) -> Iterator[Difference]:
-    """Yield what differs between the members of a request and their echo, but for the callback URL.
+    """Yield the differences between the fields of a request and their echo, except the callback URL.
 
     That one is no member of an operation (docs/api.md#operation-fields).
     """
@@ -43,13 +43,13 @@ def compare(sent: Mapping[str, object], echoed: Mapping[str, object]) -> Iterato
 
 
 def is_same_key(sent: object, echoed: object) -> bool:
-    """Return whether an echoed key is the one that was sent; what is absent is no key."""
+    """Return whether an echoed key is the one that was sent; False if it is absent."""
     known = isinstance(sent, str) and isinstance(echoed, str) and bool(echoed.strip())
     return known and not is_of_another(sent, echoed)
 
 
 def is_of_another(sent: object, echoed: object) -> bool:
-    """Return whether an echoed key is that of another request (rule 2); what is no UUID is compared as text."""
+    """Return whether an echoed key belongs to another request (rule 2); others than UUIDs are compared as text."""
     if not isinstance(sent, str) or not isinstance(echoed, str) or not echoed.strip():
         return False
     ours, theirs = _read_uuid(sent), _read_uuid(echoed)
@@ -59,7 +59,7 @@ def is_of_another(sent: object, echoed: object) -> bool:
 
 
 def _is_same(name: str, sent: object, echoed: object) -> bool:
-    """Compare as JSON values (rule 1)."""
+    """Return whether two JSON values are equal (rule 1)."""
     match sent:
         case str() if sent == echoed:
             return True
@@ -98,7 +98,7 @@ def _is_number(value: object) -> bool:
 
 
 def _fold(text: str) -> str:
-    """Undo what services do to a text: blanks, Unicode forms, and the escapes of HTML and JSON."""
+    """Normalize a text: blanks, Unicode forms, and the escapes of HTML and JSON."""
     from html import unescape  # with its table of all entities it is slow to load
 
     plain = unicodedata.normalize("NFKC", _ESCAPED.sub(_unescape, unescape(unescape(text))))
@@ -120,7 +120,7 @@ def _name_file(url: str) -> str:
 
 
 def _read_uuid(key: str) -> UUID | None:
-    """Read any of the ways of writing one UUID."""
+    """Return the canonical form of a UUID, from any of its spellings."""
     try:
         return UUID(key.strip())
     except ValueError:  # sent unvalidated

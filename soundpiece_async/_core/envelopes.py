@@ -4,7 +4,7 @@ Rules (docs/api.md#finding-the-operation):
 
 1. The object under the route's known name that has an id is the operation.
 2. Else all objects with an id are searched, down to ``MAX_DEPTH``, for the only one with a status, outputs or an error.
-   Of several, the most likely one is used: with the id that was asked for, the key that was sent, an id of the usual
+   Of several, the most likely one is used: with the polled id, the key that was sent, an id of the usual
    form, the most members of an operation. If two are equally likely, there is no result.
 3. If no object has a status, one with an id, or with a member named like an id, still identifies the operation: the id
    leads back to work that is paid for.
@@ -144,7 +144,7 @@ def find_operation(
     Args:
         data: the JSON that came.
         route: the route it was asked of.
-        asked: the id of the operation that was asked for.
+        asked: the id of the polled operation.
         key: the idempotency key that was sent.
         hint: the id in the headers.
     """
@@ -190,7 +190,7 @@ def _search(
 
 
 def _walk(data: object) -> Iterator[dict[str, object]]:
-    """Yield the objects in an answer, the outer ones first, but those that are about somebody or something else."""
+    """Yield the objects in a response, the outer ones first, except those about something else (``_OTHERS``)."""
     level: list[tuple[str, object]] = [("", data)]
     seen = 0
     for _ in range(MAX_DEPTH + 1):
@@ -372,7 +372,7 @@ def _list_requests(value: Mapping[str, object], key: str | None) -> Iterator[str
 
 
 def is_certain(found: Mapping[str, object], *, key: str, hint: str | None) -> bool:
-    """Return whether an object in a refusal is the operation that was asked for, and no error with an id of its own.
+    """Return whether an object in a refusal is the requested operation, and not an error with an id of its own.
 
     Args:
         found: as it was found.

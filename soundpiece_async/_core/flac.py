@@ -163,7 +163,7 @@ def find_differences(header: FlacHeader, *, duration: float | None) -> tuple[str
 def largest_file(*, seconds: float | None, header: FlacHeader | None) -> int:
     """Return more bytes than a file can have, by the length that was announced and by its own header.
 
-    Nobody compresses audio to more than its PCM. Both are believed, the larger counts: a length other than announced is
+    Compressed audio is no larger than its PCM. Of both figures the larger counts: a length other than announced is
     no reason to withhold a file, and a bound is there to end a body that has no end.
     """
     bounds = []

@@ -4,16 +4,17 @@ Submits, polls and renewals share one budget with every other process of the acc
 rules:
 
 1. Renewals first, then submits, then polls; while submits and polls both wait, every fourth of their permits is a
-   poll's, because a run that stops noticing results stops finishing. First come, first served within a turn.
-2. No limit is known: everyone goes. A rate is known: one permit per 1/rate seconds; at most a second of them is saved.
-3. A 429 to anyone closes the gate to all until `Retry-After` and some jitter have passed. It reopens with one permit,
+   poll's, because a run that notices no results does not finish. First come, first served within a priority.
+2. Without a known limit every request is admitted. With one: a permit per 1/rate seconds, at most a second's worth
+   saved.
+3. A 429 closes the gate to all until `Retry-After` and some jitter have passed. It reopens with one permit,
    not with those of the pause. Answers to requests sent before a cut belong to that cut: a burst costs one decrease.
-4. A service that gives no usable answers empties a quota; then one request at a time goes out, ever more slowly, until
-   one succeeds.
-5. A cancelled waiter is removed from the queue; a permit granted and not used goes to the next.
+4. A service without usable responses empties a quota; then the gate is half-open: one request at a time, at growing
+   intervals, until one succeeds.
+5. A cancelled waiter is removed from the queue; a permit that was granted and not used goes to the next one.
 
-The gate knows no clock: `now` is any monotonic time in seconds. It holds no reference to a request that is out.
-Rule 2 is its pace's: `OwnPace` here, for a session by itself; `SharedPace` for one of several processes of an account.
+The gate knows no clock: `now` is any monotonic time in seconds. It keeps no reference to a request in flight.
+Rule 2 belongs to its pace: `OwnPace` here, for a single session; `SharedPace` for several processes of an account.
 """
 
 from abc import abstractmethod
@@ -33,12 +34,12 @@ _PAUSE_WITHOUT_RETRY_AFTER, _MAX_PAUSE_WITHOUT_RETRY_AFTER = (
     1.0,
     60.0,
 )  # seconds, for a 429 without a usable `Retry-After`
-_QUOTA = 100  # unusable answers, beyond the good ones, that a session can take before it goes one at a time
+_QUOTA = 100  # unusable responses, beyond the usable ones, before requests go one at a time
 _PROBE_PAUSE, _MAX_PROBE_PAUSE = 0.1, 5.0  # seconds between two tries at a service that does not answer
 
 
 class Priority(IntEnum):
-    """Who goes first."""
+    """The order of admission."""
 
     RENEWAL = 0  # a running download needs a fresh URL before its old one expires
     SUBMIT = 1
@@ -47,13 +48,13 @@ class Priority(IntEnum):
 
 class _TicketState(Enum):
     QUEUED = auto()
-    ADMITTED = auto()  # admitted: about to be sent, or on the wire
+    ADMITTED = auto()  # about to be sent, or in flight
     ENDED = auto()
 
 
 @attrs.define(eq=False)
 class Ticket:
-    """One place in the queue and, once admitted, one permit; nothing in it is for the holder."""
+    """A place in the queue and, once admitted, a permit; opaque to its holder."""
 
     priority: Priority
     since: float  # when it joined
@@ -63,7 +64,7 @@ class Ticket:
 
 
 class Pace(Protocol):
-    """How fast a gate lets requests through, and what a 429 changes about it."""
+    """The rate of a gate, and how a 429 changes it."""
 
     @property
     def rate(self) -> float | None:
@@ -72,12 +73,12 @@ class Pace(Protocol):
     @property
     @abstractmethod
     def epoch(self) -> int:
-        """How many cuts the rate has seen; a ticket is admitted in the epoch of its time."""
+        """The number of cuts of the rate so far; a ticket belongs to the epoch in which it was admitted."""
 
     @property
     @abstractmethod
     def due(self) -> float:
-        """When the next permit is there; infinity: only news from elsewhere can bring one."""
+        """The time of the next permit; infinity: only another process can bring one."""
 
     @abstractmethod
     def is_ready(self, now: float) -> bool:
@@ -90,11 +91,11 @@ class Pace(Protocol):
         """Return the permit of an admitted ticket that was not sent."""
 
     def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
-        """Note a 429 to a request that was admitted in that epoch, and that the gate is closed until then."""
+        """Record a 429 to a request of that epoch, which closes the gate until then."""
 
 
 class OwnPace:
-    """The pace of a session that shares its account with nobody it knows of: the learned rate.
+    """The pace of a session by itself: the learned rate.
 
     Args:
         ceiling: requests per second never exceeded; None: no limit until the first 429.
@@ -117,7 +118,7 @@ class OwnPace:
 
     @property
     def due(self) -> float:
-        """When the next permit is there."""
+        """The time of the next permit."""
         return float("-inf") if self.rate is None else self._due
 
     def is_ready(self, now: float) -> bool:
@@ -146,7 +147,7 @@ class OwnPace:
 
 
 class Gate:
-    """Who may send now, who must wait, and until when; see the rules at the top of this file.
+    """Admits requests, or makes them wait; see the rules at the top of this file.
 
     Every ticket goes `enqueue`, then `admit`, then `complete`; or `release` at any point instead.
     """
@@ -157,7 +158,7 @@ class Gate:
         Args:
             ceiling: Requests per second never exceeded; 429s still lower it. None: no limit until the first 429.
             pace: Gives the permits, instead of an `OwnPace` with that ceiling.
-            quota: Unusable answers, beyond the usable ones, after which requests go out one at a time.
+            quota: Unusable responses, beyond the usable ones, after which requests go one at a time.
         """
         self._queues: tuple[OrderedDict[Ticket, None], ...] = tuple(OrderedDict() for _ in Priority)
         self._pace: Pace = OwnPace(ceiling=ceiling) if pace is None else pace
@@ -184,7 +185,7 @@ class Gate:
 
     @property
     def closed_until(self) -> float | None:
-        """When the pause of the last 429 ends; None once somebody was let in, or tried to be, after it."""
+        """When the pause of the last 429 ends; None once a request was admitted, or ready, after it."""
         return self._closed_until
 
     @property
@@ -194,13 +195,13 @@ class Gate:
 
     @property
     def waiting(self) -> int:
-        """How many stand in the queue."""
+        """The number of queued requests."""
         renewals, submits, polls = self._queues
         return len(renewals) + len(submits) + len(polls)
 
     @property
     def waiting_since(self) -> float:
-        """When the first of those in the queue joined it; infinity: nobody waits."""
+        """When the oldest queued request joined; infinity: the queue is empty."""
         return min((next(iter(queue)).since for queue in self._queues if queue), default=float("inf"))
 
     def enqueue(self, priority: Priority, *, now: float) -> Ticket:
@@ -213,7 +214,7 @@ class Gate:
         """Release a ticket, or an admitted permit; harmless after the end.
 
         Args:
-            ticket: Whose place.
+            ticket: The ticket to release.
             now: Seconds.
             sent: The request had already left: its permit is spent, and its missing answer says nothing of the service.
         """
@@ -256,7 +257,7 @@ class Gate:
         """End an admitted request.
 
         Args:
-            ticket: Whose answer; it must have been admitted, and not have ended.
+            ticket: Of the request; it must have been admitted, and not have ended.
             now: Seconds.
             limited: It was a 429, which says nothing of the service's health.
             retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
@@ -280,7 +281,7 @@ class Gate:
                 self._probes += was_probe
 
     def _next_queue(self) -> OrderedDict[Ticket, None] | None:
-        """Pick the turn that goes next (rule 1)."""
+        """Return the queue to admit from next (rule 1)."""
         renewals, submits, polls = self._queues
         if renewals:
             return renewals

@@ -81,7 +81,7 @@ def find_objection(url: str, *, secure: bool, local: bool) -> str | None:
 
 
 def is_host(host: str) -> bool:
-    """Return whether this can name a host at all: what cannot makes resolvers raise errors of any kind."""
+    """Return whether this is a valid host name: resolvers raise errors of any kind for others."""
     if read_address(host) is not None:
         return True
     labels = host.removesuffix(".").split(".")

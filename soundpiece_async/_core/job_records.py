@@ -53,7 +53,7 @@ from soundpiece_async._core.requests import (
 R = TypeVar("R", bound=Request)
 
 KEY_LIFETIME = 24 * 3600.0
-"""Seconds after which a PUT that was never answered is not sent again without being told to (rule 3)."""
+"""Seconds after which a PUT without a response is sent again only on explicit request (rule 3)."""
 
 
 EXPIRED = datetime.fromtimestamp(0, UTC)
@@ -214,11 +214,11 @@ class JobRecord:
         echo_differences: members of the request that the service echoed otherwise than they were sent.
         outputs, files: what it became.
         failure: why it failed.
-        name: the file stem that was asked for.
+        name: the requested file stem.
         metadata: any JSON value, kept for the user.
         line: of the jobs file, where it stood in the latest run that read it.
         source: the output of another operation that it is made from: ``<handle>#<index>``.
-        title: the stem of its files, none of which is another piece's; None: nobody knows yet what they are.
+        title: the stem of its files, unique in the run; None: not known yet.
         submitted_at, ready_at, ended_at: when its operation, its outputs, and its files or its failure came to be
             known here, in seconds since 1970.
         attempt: how often it was planned again, with a new key, in a journal that counts it.
@@ -268,7 +268,7 @@ def classify_failure(error: SoundpieceError, *, submitted: bool, in_doubt: bool 
         in_doubt: whether an attempt with the same key may have been accepted.
 
     Returns:
-        None: the state stays, and the next run goes on from it.
+        None: the state stays, and the next run continues from it.
     """
     kind = type(error).__name__
     match error:
@@ -397,7 +397,7 @@ def digest(request: Request) -> bytes:
     """Return a content digest of the request, excluding its key; the same in every process and version.
 
     Members at their defaults count as absent, so that a member of a later version changes nothing. JSON values are
-    compared: 2 is 2.0. An ``Output`` counts by operation and number, because its URL is signed afresh each time.
+    compared: 2 is 2.0. An ``Output`` counts by operation and number, because its URL is signed again each time.
 
     Raises:
         InvalidRequest: a member has no JSON form.

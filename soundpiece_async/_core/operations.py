@@ -96,7 +96,7 @@ class Operation(Generic[R_co]):
         because lyrics may be private and sources signed.
 
         Args:
-            urls: include the signed URLs of the outputs. Anybody who has one can fetch the file while it is valid.
+            urls: include the signed URLs of the outputs. Anyone with such a URL can fetch the file while it is valid.
         """
         return {
             "handle": str(self.handle),
@@ -162,7 +162,7 @@ def _name_output(output: Output) -> str:
 def match_outputs(fresh: Iterable[Output], known: Iterable[Output]) -> tuple[Output, ...]:
     """Return the outputs of a later answer with the numbers they had in the first one, and in that order.
 
-    The order of outputs is not promised, and a URL is signed anew each time. So outputs are matched by the path of
+    The order of outputs is not promised, and a URL is signed again each time. So outputs are matched by the path of
     their URL, then by their kind, then by their duration, each time only where the value is unique; the rest by
     position, but never one kind with another. New outputs get the next numbers.
 

@@ -1,4 +1,4 @@
-"""The one way from the JSON of an operation to the model: PUTs, polls, refreshes, webhooks all take it."""
+"""Parses the JSON of an operation, leniently: for PUTs, polls, refreshes and webhooks."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,7 +17,7 @@ _REASONS = ("errors", "failure", "failure_reason", "error_message", "reason", "m
 
 @attrs.frozen
 class Note:
-    """What is odd about an answer, and no reason to refuse it: for the log, once for each ``about`` and session."""
+    """An oddity of a response that is no error: for the log, once for each ``about`` and session."""
 
     about: str
     text: str
@@ -25,12 +25,12 @@ class Note:
 
 @attrs.frozen(kw_only=True)
 class ParsedOperation:
-    """An operation as one answer tells it.
+    """An operation as parsed from one response.
 
     Attributes:
         operation: final only where the answer alone says so.
-        ending: how it stands.
-        notes: what is odd about the answer.
+        ending: running, ended, or uncertain.
+        notes: oddities of the response.
         suspicious: members whose echo differs from what was sent in more than its form.
     """
 
@@ -50,14 +50,14 @@ class ParsedOperation:
         return not self.ending.certain
 
     def settle(self) -> AnyOperation:
-        """Return the operation as it ended: either with outputs or with an error."""
+        """Return the operation as ended: either with outputs or with an error."""
         failed = self.ending.status is Status.FAILED
         error = self.operation.error or OperationError(fields.INTERNAL_ERROR, "") if failed else None
         return attrs.evolve(self.operation, status=self.ending.status, error=error)
 
 
 class _Notes:
-    """Collects what is odd, each once."""
+    """Collects notes, each once."""
 
     def __init__(self) -> None:
         self._notes: dict[str, Note] = {}

@@ -8,9 +8,9 @@ What to ask the output host for, and what its answer means for the bytes already
    a 206, a length that is not the file's sends us back to the beginning.
 4. A 416 that names our length as the total says that nothing is missing; after any other 416 nothing is sure.
 5. A body is whole when it brought the announced length or, chunked, its last chunk. One that merely ends with the
-   connection is whole if its last FLAC frame is (``flac``); else the host is asked for what follows, and rule 4
+   connection is whole if its last FLAC frame is (``flac``); else the rest is requested from the host, and rule 4
    decides, or a second body that ends at the same byte.
-6. What is refused (any other 4xx) needs a URL signed afresh; a busy host (408, 425, 429, 5xx) needs time.
+6. A refusal (any other 4xx) needs a renewed URL; a busy host (408, 425, 429, 5xx) needs time.
 7. A ``Content-Encoding`` is a label, and the bytes decide whether it is true: stores hand on whatever was uploaded with
    a file (``aws-chunked``, ``UTF-8``). What really is encoded is decoded, and never continued.
 
@@ -19,7 +19,7 @@ Whether the host supports ranges, sends lengths or ETags is UNKNOWN (docs/api.md
 A ``Range`` header of a client, and what the host's answer means for a part of the file:
 
 8. One range is answered. Several at once, another unit or nonsense are the whole file, as the RFC allows.
-9. A part begins where the answer says; an answer that brings other bytes than were asked for is of no use.
+9. A part begins where the answer says; a response with other bytes than requested is not usable.
 10. Bytes of two answers are joined only under one strong ETag, and only while the total stays the same.
 11. A host without ranges sends the whole file: the bytes before the part are left out.
 """
@@ -274,12 +274,12 @@ class Part:
 
 @attrs.frozen
 class WholeFile:
-    """The client gets the whole file: another version than the one it knows, or one whose length nobody states."""
+    """The client gets the whole file: another version than the one it has, or one of unknown length."""
 
 
 @attrs.frozen
 class NoSuchBytes:
-    """The file has none of the bytes that were asked for; ``total`` is its size, if the host states it."""
+    """The file has none of the requested bytes; ``total`` is its size, if the host states it."""
 
     total: int | None
 
@@ -291,7 +291,7 @@ class RangeReply:
     Attributes:
         size: bytes of the whole file, or None.
         etag: a strong one, or None.
-        span: the bytes of the part; empty if the file has none of those asked for (416); None: the whole file (200).
+        span: the bytes of the part; empty if the file has none of the requested ones (416); None: the whole file (200).
     """
 
     size: int | None

@@ -1,6 +1,6 @@
-"""How fast to send, learned from 429s alone.
+"""AIMD rate control: learns the account's rate limit from 429s alone.
 
-The service tells nobody its limit and sends no quota headers (docs/api.md#rate-limits); the one sign is a 429.
+The service does not publish its limit and sends no quota headers (docs/api.md#rate-limits); the only sign is a 429.
 `LearnedRate` turns those into permits per second:
 
 1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.
@@ -13,7 +13,7 @@ The service tells nobody its limit and sends no quota headers (docs/api.md#rate-
    same factor, and only the faster one's more frequent 429s pull: unequal starts there last for many minutes
    (`benchmarks/pacing.py` shows how unequal).
 5. Three 429s almost in a row mean a lower limit: deep cuts, then a quicker search upwards until the next 429.
-6. A permit nobody waited for proves nothing: an idle session does not grow.
+6. A permit that no request waited for proves nothing: the rate of an idle session does not grow.
 
 Why it is not fairer: sessions have in common only the share of requests that is refused. One that meets n 429s knows it
 to 1/sqrt(n), and an even steeper rule 4 for all rates alike would need more than one request in 50 refused at 2.5/s.
@@ -44,7 +44,7 @@ _WARM_SECONDS, _WARM_SHARE = 120.0, 0.4  # a young session takes 0.4 of the quie
 _RECOVERY_AFTER, _MAX_RECOVERY_BOOST = (
     1.5,
     4.0,
-)  # after 1.5 quiet times without a 429 somebody must have left: growth goes faster
+)  # after 1.5 intervals without a 429 another process has probably left: faster growth
 _GROWTH_PER_PERMIT = 0.1  # no single permit adds more
 
 
@@ -57,10 +57,10 @@ class _RatePhase(Enum):
 
 
 class LearnedRate:
-    """The permits per second that one session gives itself; it hears of permits spent and of 429s, of nothing else."""
+    """The permits per second of one session; its only inputs are permits spent and 429s."""
 
     def __init__(self, *, ceiling: float | None = None) -> None:
-        """Begin without a limit, or at `ceiling` permits per second, which is never exceeded afterwards."""
+        """Start without a limit, or at `ceiling` permits per second, which is never exceeded afterwards."""
         if ceiling is not None and not (0 < ceiling < math.inf):
             raise ValueError(f"requests per second must be a finite number above 0, not {ceiling!r}")
         self.ceiling = ceiling
@@ -78,7 +78,7 @@ class LearnedRate:
 
     @classmethod
     def resume(cls, state: Mapping[str, JsonValue], *, ceiling: float | None = None) -> Self:
-        """Go on from a `state`, perhaps of another process.
+        """Resume from a `state`, perhaps of another process.
 
         Raises:
             ValueError, TypeError, LookupError: it is invalid.
@@ -98,7 +98,7 @@ class LearnedRate:
 
     @classmethod
     def settle_at(cls, rate: float, *, ceiling: float | None = None) -> Self:
-        """Begin near a rate that was learned elsewhere, of which nothing else is known."""
+        """Start near a rate that was learned elsewhere, without its state."""
         settled = cls(ceiling=ceiling)
         settled._phase, settled._base = _RatePhase.SETTLE, rate
         settled._set(rate)
@@ -111,7 +111,7 @@ class LearnedRate:
 
     @property
     def state(self) -> JsonObject:
-        """All of it as JSON values, for `resume`; of a rate that is not known yet there is nothing to keep."""
+        """The state as JSON values, for `resume`."""
         return {
             "stage": self._phase.name,
             "rate": self.rate,
@@ -124,7 +124,7 @@ class LearnedRate:
         }
 
     def on_permit(self, *, wanted: bool) -> None:
-        """Note a permit spent; only a `wanted` one, that somebody waited for, lets the rate grow (rule 6)."""
+        """Record a permit spent; only a `wanted` one, that a request waited for, lets the rate grow (rule 6)."""
         if self.rate is None or not wanted or self._phase is _RatePhase.FREE:
             return
         seconds = 1 / self.rate
@@ -140,7 +140,7 @@ class LearnedRate:
         self._set(grown)
 
     def on_rate_limited(self) -> None:
-        """Note one more 429, other than those of the same burst: the caller tells bursts apart."""
+        """Record a 429; the caller passes one of each burst."""
         rate, early = self.rate or 0.0, self._is_early()
         match self._phase:
             case _RatePhase.FREE:
@@ -194,5 +194,5 @@ class LearnedRate:
 
 
 def describe_rate(rate: float | None) -> str:
-    """Write a rate for a `repr`."""
+    """Return a rate as text, for a `repr`."""
     return "unlimited" if rate is None else f"{rate:.3g}/s"

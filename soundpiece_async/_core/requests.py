@@ -1,4 +1,4 @@
-"""The eight requests and what they are made of: handles, outputs, sources, and the rules of the API for each member.
+"""The eight requests, their sources, outputs and handles, and the API's rules for each field.
 
 ``violations`` is no stricter than the API: the service may loosen its rules at any time, and
 ``Settings(validate=False)`` switches it off (docs/api.md#versioning). Where a range is UNKNOWN, only what can never be
@@ -94,7 +94,7 @@ class Output:
 
 
 def _show_url(url: object) -> str:
-    """Show a URL without what may sign it, and nothing of a foreign object: that may be a URL of another library."""
+    """Return the repr of a URL without its query; of another object only its type, since it may be a URL, too."""
     if url is None or isinstance(url, AudioSource | Output):
         return repr(url)
     return repr(redact_url(url)) if isinstance(url, str) else f"<{type(url).__name__}>"
@@ -128,7 +128,7 @@ Source: TypeAlias = str | AudioSource | Output
 
 
 class GeneratedKey(str):
-    """An idempotency key that was made here: text like any other, but a journal can tell it from one that was given.
+    """An idempotency key that was generated here: a journal must tell it from one that the caller passed.
 
     A given key is what a piece of a bulk run is known by; a made one is new in every process.
     """
@@ -141,13 +141,13 @@ def _generate_key() -> GeneratedKey:
 
 
 def _to_key(key: object) -> str:
-    """Make text of a key, a ``UUID`` too; ``str`` would make plain text of a made one."""
+    """Return a key as text, also a ``UUID``; a generated one keeps its type."""
     return key if isinstance(key, GeneratedKey) else str(key)
 
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """What all eight share. One object is one piece of work: submitted twice, it is still made (and paid for) once.
+    """The fields that all eight share. One object is one operation: submitted twice, it is still paid for once.
 
     Args:
         idempotency_key: a UUID, made once per object (docs/api.md#idempotency).
@@ -157,7 +157,7 @@ class Request:
     route: ClassVar[str]
     """Path below ``/v1/``, for PUT and GET alike (docs/api.md#routes)."""
     envelope: ClassVar[str]
-    """Member of an answer that holds the operation; where the contract only infers it, any other name works too."""
+    """Field of a response that has the operation; any other name works, too."""
 
     idempotency_key: str = attrs.field(factory=_generate_key, converter=_to_key)
     callback_url: str | None = attrs.field(default=None, repr=_show_url)
@@ -344,7 +344,7 @@ def _list_rules(kind: type[Request]) -> tuple[tuple[str, bool, Callable[[object]
 
 
 def _foreign(_: object) -> str:
-    """Refuse what a subclass has added."""
+    """Reject a field that a subclass has added."""
     return "is not a field of the API; Settings(validate=False) sends it anyway"
 
 
@@ -422,4 +422,4 @@ RULES: dict[str, Callable[[object], str]] = {
     "loopable": _flag,
     "n_variations": _variations,
 }
-"""One rule per member name: a name means the same on every route. A rule answers '' or what is wrong."""
+"""One rule per field name: a name means the same on every route. A rule returns '' or what is wrong."""

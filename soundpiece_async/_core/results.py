@@ -147,7 +147,7 @@ class Statistics:
 
     Attributes:
         submitted: operations the service accepted from this session.
-        in_flight: operations somebody here waits for now.
+        in_flight: operations with waiters in this process now.
         active_submits, active_polls: requests on the wire now.
         ready, failed: operations seen to end so; one that is read again after 4096 others is counted again.
         active_downloads: streams open now.
@@ -162,7 +162,7 @@ class Statistics:
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
         peers: live processes at the shared gate, including this one; 0 without a shared gate (``Settings(shared=…)``).
-        store_away: the store of the shared gate does not answer; this process goes on alone meanwhile.
+        store_away: the store of the shared gate does not answer; this process continues alone meanwhile.
         unknown_statuses: words for the status of operations that this version does not know; it polls on.
     """
 

@@ -1,11 +1,11 @@
-"""How long, and after which pauses, something is tried again: backoff, ``Retry-After``, and three budgets.
+"""All retry arithmetic: backoff, ``Retry-After``, and the budgets of requests, downloads and sessions.
 
 ``Budget`` is for one request, ``DownloadBudget`` for one download, ``RetryQuota`` for a session. Downloads are bounded
 by the time that passes without a new byte, not by the number of attempts:
 
 1. What counts is time spent on the host: until it answers, until a block comes, and the pauses between attempts. Queues
    of ours, renewing a URL and a slow consumer count for nothing.
-2. A new byte begins the time anew, unless it came too slowly: a host below the lowest speed for a whole window makes no
+2. A new byte resets the time, unless it came too slowly: a host below the lowest speed for a whole window makes no
    progress, or one that trickles would be tried for ever.
 3. ``MAX_REFUSALS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
 4. ``Retry-After`` is heeded. One that is longer than the time that is left ends the download.
@@ -163,7 +163,7 @@ class Budget:
 
 
 MAX_URL_REJECTIONS = 4
-"""Refusals in a row without a new byte, each but the last followed by a URL signed afresh."""
+"""Refusals in a row without a new byte, each but the last followed by a renewed URL."""
 DOWNLOAD_BACKOFF_BASE = 0.25
 DOWNLOAD_BACKOFF_CAP = 15.0
 """Seconds between attempts: doubled with each that brings nothing, up to the cap, with jitter."""
@@ -212,7 +212,7 @@ class DownloadBudget:
         self._quiet = 0.0
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the budget."""
         self._elapsed = self._waited = self._quiet = 0.0
         self._refusals = self._tries = 0
         self._gained = False
@@ -225,7 +225,7 @@ class DownloadBudget:
         Args:
             refused: the URL was refused.
             slow: it was given up because it was too slow.
-            retry_after: seconds that the host asked for.
+            retry_after: the host's ``Retry-After``, seconds.
             jitter: a random number in [0, 1).
 
         Returns:

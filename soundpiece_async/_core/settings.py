@@ -24,7 +24,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """How much goes on at once, and how large a file may be."""
+    """Limits on concurrency, file size and speed."""
 
     submits: int = 16
     """PUTs on the wire."""
@@ -41,7 +41,7 @@ class Limits:
     min_bytes_per_second: float | None = 1000.0
     """The lowest speed of a download, over windows of ``Timeouts.read`` seconds. None: any speed will do.
 
-    A slower one gives its slot back and is begun anew behind the others, from where it stands. It makes no progress
+    A slower one frees its slot and resumes behind the others, from where it stands. It makes no progress
     meanwhile, so ``RetryPolicy.download_max_elapsed`` ends it."""
     requests_per_second: float | None = None
     """A ceiling on requests to the API; None: unlimited until the service answers 429 (its limit is UNKNOWN)."""
@@ -81,7 +81,7 @@ class RetryPolicy:
     submit_max_elapsed: float = 300.0
     """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key.
 
-    While the service gives usable answers to nobody, requests go one at a time, and waiting for that turn is trying."""
+    During an outage requests go one at a time, and that wait counts as trying."""
     download_max_elapsed: float = 300.0
     """Seconds without a new byte, pauses included, after which a download gives up. What came is kept.
 

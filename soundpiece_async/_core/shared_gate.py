@@ -1,19 +1,19 @@
-"""The gate of an account that several processes share: what each asks the store, and what the store does.
+"""The gate of an account that several processes share: the actions of a process, and the store in memory.
 
-No store here. A store knows reservations, and no rate law. The rules:
+The stores themselves are in ``_shared``. A store knows reservations, and no rate law. The rules:
 
-1. A process that has not heard from the store yet takes that for nothing: it goes at `NEWCOMER_RATE`. A store that says
-   "no limit" lets everyone go, without a question per request.
+1. A process without a response from the store yet sends at `NEWCOMER_RATE`. While the store knows no limit, every
+   process sends without a question per request.
 2. Once a limit is known, each request needs a permit from the store: a reservation on the store's clock, answered as
    "go in so many seconds". One reservation, or one small batch, per process is open at a time: that is what shares the
-   account evenly. Who goes first inside a process is its gate's affair.
-3. A 429 to anyone is reported with the epoch in which its request was admitted. The store closes the gate for all, and
+   account evenly. The order inside a process is up to its gate.
+3. Any 429 is reported with the epoch in which its request was admitted. The store closes the gate for all, and
    chooses, of all reports of one epoch, one: that process lowers the rate, by the law of `rate_control.py`. Permits of
    an earlier epoch are void.
 4. Growth is the law's, too: from time to time the store chooses a process, which applies it for all permits that were
-   spent meanwhile, and writes the rate back if nobody else did (compare and set).
-5. A store that does not answer stops nobody: a process that knew the rate goes on at `AWAY_SHARE` of its part, one that
-   knows of no limit as if there were no store, one that never reached the store as under rule 1.
+   spent meanwhile, and writes the rate back if no other process did (compare and set).
+5. A store that does not answer stops no process: one that knew the rate continues at `AWAY_SHARE` of its part, one that
+   knows no limit as without a store, one that never reached the store as under rule 1.
 6. A store that comes back empty gets the rate that was known. Its epochs and its clock are adopted, whatever they
    are.
 
@@ -35,13 +35,13 @@ from soundpiece_async._core.gate import SAVED_SECONDS, OwnPace, Ticket
 from soundpiece_async._core.rate_control import LearnedRate, describe_rate
 
 HEARTBEAT_SECONDS = 2.5
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 PEER_SECONDS = 10.0
-"""Seconds without one after which a process counts no more."""
+"""Seconds without a heartbeat after which a process is not counted any more."""
 NEWCOMER_RATE = 1.0
 """Requests per second of a process that has never reached the store."""
 AWAY_SHARE = 0.8
-"""Of its part of the last known rate, that a process uses while the store is away."""
+"""The share of its part of the last known rate that a process uses while the store is away."""
 TUNE_SECONDS = 0.25
 """Seconds' worth of permits after which the rate may grow again."""
 MAX_PERMITS = 64
@@ -62,7 +62,7 @@ class GateState:
         closed: seconds until the pause of the last 429 ends.
         epoch: cuts so far.
         version: changes with each tuning.
-        spent: permits that somebody waited for, since the last tuning.
+        spent: permits that a request waited for, since the last tuning.
         learned: the law's state, as JSON.
         peers: live processes.
         wait: until the first permit of a reservation.
@@ -95,7 +95,7 @@ class Heartbeat:
 
 @attrs.frozen
 class Reserve:
-    """Reserve permits; somebody has waited for the first one for so many seconds."""
+    """Reserve permits; a request has waited for the first one for so many seconds."""
 
     count: int
     waited: float
@@ -139,7 +139,7 @@ def make_seed(seen: GateState, *, rate: float, learned: str) -> Tune:
 
 
 def _resume(seen: GateState) -> LearnedRate:
-    """Resume the law; what another version wrote, or nobody, begins at the rate alone."""
+    """Resume the rate law; a missing or unknown state starts at the rate alone."""
     if seen.rate is None:
         return LearnedRate(ceiling=seen.ceiling)
     try:
@@ -213,7 +213,7 @@ class SharedPace:
         return self._permits[0] if self._permits else math.inf
 
     def is_ready(self, now: float) -> bool:
-        """Return whether there is a permit; one that nobody used for a second is lost."""
+        """Return whether there is a permit; one that was not used for a second is lost."""
         if self._own is not None:
             return self._own.is_ready(now)
         while self._permits and self._permits[0] < now - SAVED_SECONDS:

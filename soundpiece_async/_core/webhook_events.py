@@ -1,4 +1,4 @@
-"""The body of a webhook that is signed: which operation it is about, and how that ended (docs/api.md#webhooks).
+"""Parses the body of a signed webhook: which operation it is about, and how that ended (docs/api.md#webhooks).
 
 Rules:
 
@@ -128,7 +128,7 @@ def _parse_operation(identity: str, event: Mapping[str, object], *, route: str) 
 def _end(parsed: ParsedOperation, status: Status) -> AnyOperation:
     """Return the operation as the type says that it ended; where the rest does not agree, it has to be read again.
 
-    Such a one is ready without outputs, which wakes nobody by itself.
+    It is ready without outputs, which by itself wakes no waiter.
     """
     if parsed.ending.status is status and not (parsed.over and parsed.operation.status is not status):
         return parsed.settle()

@@ -1,4 +1,4 @@
-"""Models to HTTP messages and back: what is asked, and what an answer means. No network here."""
+"""The API as HTTP messages: requests are built here, and responses parsed into operations or errors. No network."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -33,7 +33,7 @@ CHECK_KEY = "check the API key (and the account's address allowlist)"
 
 @attrs.frozen
 class ApiRequest:
-    """One request to the API. Its text says what was tried and with which id, for messages and logs.
+    """One request to the API. Its text names method, route and id, for messages and logs.
 
     Args:
         method: PUT or GET.
@@ -54,7 +54,7 @@ class ApiRequest:
 
 @attrs.frozen
 class ApiResponse:
-    """What came back: status, headers (names in lower case; of a poll that succeeds, none) and the whole body."""
+    """One response: status, headers (names in lower case; none of a successful poll) and the whole body."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)  # a Location may be signed
@@ -62,12 +62,12 @@ class ApiResponse:
 
 
 def submit_request(request: Request, body: bytes) -> ApiRequest:
-    """Ask for a piece of work (docs/api.md#requests); ``body`` is what ``codec.encode_request`` made of it, once."""
+    """Build the PUT of a request (docs/api.md#requests); ``body`` is what ``codec.encode_request`` made of it, once."""
     return ApiRequest("PUT", f"/v1/{request.route}", body, str(request.idempotency_key))
 
 
 def poll_request(handle: Handle, *, wait: bool) -> ApiRequest:
-    """Ask how an operation stands; ``wait`` lets the service hold the answer for up to 20 s.
+    """Build the GET that reads an operation; ``wait`` lets the service hold the response for up to 20 s.
 
     See docs/api.md#query-parameters.
     """
@@ -76,7 +76,7 @@ def poll_request(handle: Handle, *, wait: bool) -> ApiRequest:
 
 
 def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: Request) -> ParsedOperation:
-    """Read the answer to a submit.
+    """Parse the response to a submit.
 
     Raises:
         TransportError: a 2xx that is not JSON; the same key may go again.
@@ -142,7 +142,7 @@ def _find_in_refusal(
 def parse_with_echo(
     found: Mapping[str, object], handle: Handle, *, request: Request, body: bytes | None
 ) -> ParsedOperation:
-    """Read an operation whose PUT had this body, and compare the echo with that."""
+    """Parse an operation, and compare its echo with the body of its PUT."""
     parsed = parse_operation(found, handle, request=request)
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
     notes = tuple(
@@ -168,11 +168,11 @@ def key_of(operation: AnyOperation) -> str | None:
 def parse_poll_response(
     response: ApiResponse, call: ApiRequest, *, handle: Handle, request: Request | None = None, key: str | None = None
 ) -> ParsedOperation:
-    """Read how an operation stands.
+    """Parse the response to a poll.
 
     Args:
-        response: what came.
-        call: what was asked.
+        response: to ``call``.
+        call: the request.
         handle: of the operation.
         request: the one it answers, if that is known.
         key: its idempotency key, if that is known.
@@ -187,7 +187,7 @@ def parse_poll_response(
 def parse_if_final(
     response: ApiResponse, call: ApiRequest, *, handle: Handle, request: Request | None = None, key: str | None = None
 ) -> ParsedOperation | None:
-    """Read how an operation stands, or None while its status says that it runs: seen before anything is built.
+    """Parse the response to a poll, or return None while the operation runs, before anything is built.
 
     Takes and raises as ``parse_poll_response``.
     """
@@ -196,7 +196,7 @@ def parse_if_final(
 
 
 def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request | None) -> ParsedOperation:
-    """Read an operation that was asked for by its id; another spelling of that is a difference of the echo."""
+    """Parse an operation that was polled by its id; another spelling of the id is a difference of the echo."""
     parsed = parse_operation(found, handle, request=request)
     identity = fields.read_id(found.get("id"))
     if identity is None or identity == handle.id:
@@ -207,7 +207,7 @@ def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request 
 
 
 def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key: str | None) -> Mapping[str, object]:
-    """Return the operation that was asked for; an answer without any id is about that, and so is one with its key.
+    """Return the polled operation; a response without an id, or with its idempotency key, is about it.
 
     Services number their operations in several ways, and write an id in more than one.
     """
@@ -248,7 +248,7 @@ def _read_json(response: ApiResponse, call: ApiRequest) -> JsonValue:
 
 
 def _read_accepted(response: ApiResponse, call: ApiRequest) -> JsonValue:
-    """Read the JSON of an answer to a PUT; one with nothing but an id in its headers, or without a body, has none."""
+    """Return the JSON of a response to a PUT; {} if only its headers have an id, or if it has no body."""
     try:
         return _read_json(response, call)
     except TransportError:
@@ -267,7 +267,7 @@ def _not_json_error(response: ApiResponse, call: ApiRequest) -> TransportError:
 
 
 def error_from_response(response: ApiResponse, call: ApiRequest) -> ApiError:  # noqa: PLR0911 - a table, one row a status
-    """Make the error that an answer without success stands for (docs/api.md#http-errors)."""
+    """Return the error for a response without success (docs/api.md#http-errors)."""
     try:
         body: JsonValue = codec.decode_json(response.body)
     except ValueError:
@@ -301,7 +301,7 @@ def error_from_response(response: ApiResponse, call: ApiRequest) -> ApiError:  #
 
 
 def _retry_after(response: ApiResponse) -> float | None:
-    """Return the seconds that an answer asks to wait, if it does (docs/api.md#retry-after)."""
+    """Return the seconds that a response asks to wait, or None (docs/api.md#retry-after)."""
     return retry.retry_after(response.headers.get("retry-after"), date=response.headers.get("date"))
 
 
@@ -331,7 +331,7 @@ def require_ready(operation: AnyOperation) -> AnyOperation:
 
 
 def _read_fields(detail: object) -> tuple[FieldError, ...]:
-    """Read the list of a 422, in the words of Pydantic; entries may carry more, or less, than the contract shows."""
+    """Return the errors of a 422, in the form of Pydantic; entries may have more or fewer members than documented."""
     entries = detail if isinstance(detail, list) else []
     return tuple(_read_field(entry) for entry in entries if isinstance(entry, dict))
 
