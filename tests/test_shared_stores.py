@@ -301,7 +301,7 @@ def test_a_missing_extra_is_told_by_name(url: str, extra: str, monkeypatch: pyte
 
 PAUSED = """
 import asyncio, sys
-from soundpiece_async._core.shared_gate import Attend, Report, Take
+from soundpiece_async._core.shared_gate import Heartbeat, Report, Reserve
 from soundpiece_async._shared.opening import make_store
 from soundpiece_async._shared.store import find_address
 
@@ -309,10 +309,10 @@ async def main():
     one = make_store(find_address(sys.argv[1], origin="", key=""), peer="paused")
     await one.open()
     while True:
-        await one.perform(Attend(50.0))
+        await one.perform(Heartbeat(50.0))
         print("asked", flush=True)
         for _ in range(5):
-            await one.perform(Take(1, 0.0))
+            await one.perform(Reserve(1, 0.0))
             await one.perform(Report(99, 0.001))
 
 asyncio.run(main())
