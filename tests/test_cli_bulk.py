@@ -1,4 +1,4 @@
-"""``soundpiece bulk`` and its kin in this process: what is printed, what is sent, how it ends, and how it goes on."""
+"""``soundpiece bulk``, ``resume``, ``status`` and ``verify`` in this process: output, requests and exit codes."""
 
 import hashlib
 import json
@@ -170,10 +170,10 @@ def test_invalid_lines_are_printed_before_anything_is_sent(serve: Serve, capsys:
     write([job_line(0), *(job_line(number, prompt="x" * 2000) for number in range(25))])
     assert bulk() == 2
     out, err = capsys.readouterr()
-    *told, last = err.splitlines()
+    *printed, last = err.splitlines()
     assert out == ""
-    assert len(told) == 20
-    assert told[0] == "jobs.jsonl:2: prompt: has 2000 characters, and must have 1 to 1024"
+    assert len(printed) == 20
+    assert printed[0] == "jobs.jsonl:2: prompt: has 2000 characters, and must have 1 to 1024"
     assert "jobs.jsonl: 25 of 26 lines invalid (the first 20 are printed above); nothing was sent" in last
     write([job_line(0), job_line(1, colour="red")])
     assert bulk("--dry-run") == 2
@@ -486,7 +486,7 @@ def test_status_counts_jobs_by_state(serve: Serve, capsys: Streams) -> None:
     after = json.loads(capsys.readouterr().out)
     assert (after["lines"], after["unread"], after["seconds_left"], after["worked_on_by"]) == (7, 0, None, None)
     assert [(reason["code"], reason["number"]) for reason in after["reasons"]] == [("too_loud", 2)]
-    assert [piece["route"] for piece in after["uncertain"]] == ["create.new_fx"]
+    assert [job["route"] for job in after["uncertain"]] == ["create.new_fx"]
     edit("UPDATE piece SET operation = NULL, outputs = NULL WHERE number = 7")
     edit("UPDATE piece SET error_kind = 'DownloadError', error_code = '' WHERE number = 1")
     assert main(["status", "out"]) == 0
@@ -506,8 +506,8 @@ def test_verify_finds_changed_files(serve: Serve, capsys: Streams) -> None:
     assert bulk() == 0
     capsys.readouterr()
     assert main(["verify", "out", "--full"]) == 0
-    told = capsys.readouterr().err
-    assert re.fullmatch(r"5 files, \d+ kB: 0 bad\nchecks passed: 5 full \(every frame decoded\)\n", told)
+    printed = capsys.readouterr().err
+    assert re.fullmatch(r"5 files, \d+ kB: 0 bad\nchecks passed: 5 full \(every frame decoded\)\n", printed)
     Path("out/f0.flac").unlink()
     with Path("out/f1.flac").open("ab") as file:
         file.write(b"x")
@@ -591,10 +591,10 @@ def test_damaged_files_are_set_aside_and_downloaded_again(serve: Serve, capsys: 
     Path("out/f2.flac").unlink()
     capsys.readouterr()
     assert main(["verify", "out", "--set-aside"]) == 1
-    told = sorted(capsys.readouterr().out.splitlines())
-    assert told[0] == ("out/f1.flac: sha256 differs from that of the saved file; renamed to out/f1.flac.damaged")
-    assert told[1].startswith("out/f2.flac: cannot be read")
-    assert "renamed" not in told[1]
+    printed = sorted(capsys.readouterr().out.splitlines())
+    assert printed[0] == ("out/f1.flac: sha256 differs from that of the saved file; renamed to out/f1.flac.damaged")
+    assert printed[1].startswith("out/f2.flac: cannot be read")
+    assert "renamed" not in printed[1]
     assert main(["resume", "out"]) == 0
     assert main(["verify", "out", "--full"]) == 0
     assert Path("out/f1.flac").read_bytes() == whole
@@ -623,8 +623,8 @@ def test_one_signal_finishes_jobs_in_flight(serve: Serve, capsys: Streams, numbe
     assert bulk("--in-flight", "3") == 130
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(simulator.operations) <= 9
-    told = r"interrupted: no more jobs are submitted; [0-3] jobs? in flight will finish"
-    assert re.search(rf"{told}( in at most about| [(]time unknown[)]|[.] Interrupt again)", err)
+    printed = r"interrupted: no more jobs are submitted; [0-3] jobs? in flight will finish"
+    assert re.search(rf"{printed}( in at most about| [(]time unknown[)]|[.] Interrupt again)", err)
     assert err.splitlines()[-1] == "interrupted"
     assert set(count()) <= {JobState.SAVED, JobState.PLANNED}  # one that was about to be sent stays planned
     assert count()[JobState.SAVED] == len(simulator.operations)
@@ -633,7 +633,7 @@ def test_one_signal_finishes_jobs_in_flight(serve: Serve, capsys: Streams, numbe
 
 
 @pytest.mark.parametrize(
-    ("jobs", "longest", "paused_for", "told"),
+    ("jobs", "longest", "paused_for", "printed"),
     [
         (0, None, 3600, "0 jobs in flight will finish. Interrupt"),
         (1, None, 0.2, "1 job in flight will finish (time unknown). Interrupt"),
@@ -642,9 +642,9 @@ def test_one_signal_finishes_jobs_in_flight(serve: Serve, capsys: Streams, numbe
     ],
 )
 def test_the_notice_after_a_signal_estimates_the_time(
-    jobs: int, longest: float | None, paused_for: float, told: str
+    jobs: int, longest: float | None, paused_for: float, printed: str
 ) -> None:
-    assert told in shutdown_notice(jobs, longest=longest, paused_for=paused_for)
+    assert printed in shutdown_notice(jobs, longest=longest, paused_for=paused_for)
 
 
 def test_one_signal_is_enough_while_the_gate_is_closed(serve: Serve, capsys: Streams) -> None:
@@ -678,21 +678,21 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "told"),
+    ("refusal", "printed"),
     [
         (TransportError("no answer"), "check SOUNDPIECE_BASE_URL and the network; then "),
         (SettingsError("no space"), ""),
     ],
 )
-def test_advice_after_a_refusal(refusal: SoundpieceError, told: str) -> None:
+def test_advice_after_a_refusal(refusal: SoundpieceError, printed: str) -> None:
     """The message of a SettingsError contains its own."""
-    assert _refusal_advice(refusal) == told
+    assert _refusal_advice(refusal) == printed
 
 
 def test_the_notice_counts_unanswered_requests() -> None:
     """They may have been accepted, and are not counted as jobs in flight."""
-    told = shutdown_notice(0, longest=None, paused_for=0, unanswered=2)
-    assert "2 requests without a response may have been accepted" in told
+    printed = shutdown_notice(0, longest=None, paused_for=0, unanswered=2)
+    assert "2 requests without a response may have been accepted" in printed
 
 
 def test_a_signal_before_the_first_request_is_not_lost(serve: Serve, capsys: Streams) -> None:
@@ -765,7 +765,7 @@ def test_echo_differences_are_counted_and_no_failure(serve: Serve, capsys: Strea
     assert json.loads(capsys.readouterr().out)["echo_differences"] == {"prompt": 3}
     report = json.loads(Path("out/report.json").read_text())
     assert report["summary"]["echo_differences"] == {"prompt": 3}
-    assert [piece["echo_differences"] for piece in report["jobs"]].count(["prompt"]) == 3
+    assert [job["echo_differences"] for job in report["jobs"]].count(["prompt"]) == 3
     assert len(simulator.operations) == 4
 
 
@@ -777,16 +777,16 @@ def test_ready_without_outputs_is_unfinished(serve: Serve, capsys: Streams, monk
 
     for _ in range(2):
         assert bulk() == 1
-        told = capsys.readouterr()
-        assert "0 saved, 0 failed, 1 unfinished" in told.err
-        assert "has no outputs; it is paid for" in told.err
-        assert told.out == ""
+        printed = capsys.readouterr()
+        assert "0 saved, 0 failed, 1 unfinished" in printed.err
+        assert "has no outputs; it is paid for" in printed.err
+        assert printed.out == ""
         assert count() == {JobState.SUBMITTED: 1}
     assert len(simulator.operations) == 1
 
 
 async def save_into(simulator: Simulator, to: Any, number: int = 1) -> SavedFile:
-    """Make one piece as a program would, with a journal in ``out``."""
+    """Run one request as a program would, with a journal in ``out``."""
     async with (
         Session(settings(simulator)) as session,
         Journal.open("out") as journal,
@@ -854,17 +854,17 @@ def test_a_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: S
     monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://nobody.invalid")
     write(map(job_line, range(300)))
     assert bulk() == 1
-    told = capsys.readouterr().err
-    assert "stopped: PUT /v1/create.new_fx" in told
-    assert "cannot connect to nobody.invalid:443: name not found" in told
-    assert "check SOUNDPIECE_BASE_URL and the network; then run the same command" in told
-    assert "300 left" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "stopped: PUT /v1/create.new_fx" in printed
+    assert "cannot connect to nobody.invalid:443: name not found" in printed
+    assert "check SOUNDPIECE_BASE_URL and the network; then run the same command" in printed
+    assert "300 left" in printed
+    assert "Traceback" not in printed
     assert count() == {JobState.PLANNED: sum(count().values())}
     assert main(["run", "create.new_fx", "--prompt", "door", "--duration", "1"]) == 1
-    told = capsys.readouterr().err
-    assert "name not found" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "name not found" in printed
+    assert "Traceback" not in printed
 
 
 def from_pipe(text: str) -> int:

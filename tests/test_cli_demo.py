@@ -338,8 +338,8 @@ def test_display_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         for length in (400_000, 400_001, 1_400_000):
             display.refresh(Statistics(), {"one": length})
     lines = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
-    told = ["no bytes yet", "180 kB", "400 kB", "1.4 MB"]
-    assert lines == ["one queued", "two queued", *(f"one downloading 2 files, {words}" for words in told)]
+    printed = ["no bytes yet", "180 kB", "400 kB", "1.4 MB"]
+    assert lines == ["one queued", "two queued", *(f"one downloading 2 files, {words}" for words in printed)]
 
 
 @pytest.mark.parametrize("wish", ["FORCE_COLOR", "TTY_COMPATIBLE"])

@@ -67,8 +67,8 @@ def read_status(capsys: Streams) -> dict[str, Any]:
     """Return what ``status`` says."""
     capsys.readouterr()
     assert main(["status", "out", "--json"]) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
 
 
 def test_a_pipeline_runs_whatever_the_order_of_its_lines(serve: Serve, capsys: Streams) -> None:
@@ -199,14 +199,14 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     blocked = results[3]
     assert (blocked["status"], blocked["source"], blocked["name"]) == ("blocked", {"line": 2}, "bed-drums-15")
     assert results[None]["summary"]["blocked"] == 1
-    told = read_status(capsys)
-    assert told["dependents"] == {"lines": 3, "states": {"failed": 1, "saved": 1}}
-    assert [(one["source"], one["jobs"]) for one in told["blocked"]] == [({"line": 2}, 1)]
-    assert told["unread"] == 0
+    printed = read_status(capsys)
+    assert printed["dependents"] == {"lines": 3, "states": {"failed": 1, "saved": 1}}
+    assert [(one["source"], one["jobs"]) for one in printed["blocked"]] == [({"line": 2}, 1)]
+    assert printed["unread"] == 0
     assert main(["status", "out"]) == 0
-    told = capsys.readouterr().out
-    assert "3 lines made from outputs of others: 2 jobs started, 1 of them saved" in told
-    assert "1 blocked by line 2: failed: operation" in told
+    printed = capsys.readouterr().out
+    assert "3 lines made from outputs of others: 2 jobs started, 1 of them saved" in printed
+    assert "1 blocked by line 2: failed: operation" in printed
     report = json.loads(Path("out/report.json").read_text())
     assert report["summary"]["counts"] == {"saved": 2, "failed": 1, "blocked": 1}
     jobs = {job["line"]: job for job in report["jobs"]}

@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
     @property
     def rows(self) -> list[list[Any]]:
-        """What the page says of the pieces."""
+        """Rows of the jobs in the page."""
         return [row for attributes, text in self.scripts if "data-jobs" in attributes for row in json.loads(text)]
 
 
@@ -75,8 +75,8 @@ def planned(**changes: Any) -> JobRecord:
 async def test_a_report_counts_the_jobs_of_the_journal(tmp_path: Path) -> None:
     """By state, with files, bytes, seconds, and the times of begin and end."""
     rows = [saved("a"), saved("b", kinds=STEMS, began=BEGAN + 60, wait=20), FAILED | {"ended_at": BEGAN + 9.5}, {}]
-    told, page = await report(tmp_path, *rows)
-    summary = told["summary"]
+    found, page = await report(tmp_path, *rows)
+    summary = found["summary"]
     assert summary["jobs"] == 4
     assert summary["counts"] == {"planned": 1, "saved": 2, "failed": 1}
     assert (summary["files"], summary["bytes"], summary["seconds"]) == (5, 441_000, 10.0)
@@ -99,8 +99,8 @@ async def test_a_report_has_waiting_times_by_route(tmp_path: Path) -> None:
     """Quantiles by rank; jobs without both times, or with a clock set back, do not count."""
     waits = [saved(str(n), wait=float(n)) for n in range(1, 101)]
     odd = [saved("back", wait=-3.0), saved("old") | {"submitted_at": None}]
-    told, _ = await report(tmp_path, *waits, *odd, saved("song", wait=40.0) | {"route": "create.new_song"})
-    fx, song = told["summary"]["waiting"]
+    found, _ = await report(tmp_path, *waits, *odd, saved("song", wait=40.0) | {"route": "create.new_song"})
+    fx, song = found["summary"]["waiting"]
     assert fx == {"route": "create.new_fx", "jobs": 100} | {
         "p5": 6.0,
         "p25": 26.0,
@@ -110,20 +110,20 @@ async def test_a_report_has_waiting_times_by_route(tmp_path: Path) -> None:
         "longest": 100.0,
     }
     assert (song["route"], song["median"]) == ("create.new_song", 40.0)
-    assert told["jobs"][0]["waited"] == 1.0
-    assert told["jobs"][100]["waited"] is None
+    assert found["jobs"][0]["waited"] == 1.0
+    assert found["jobs"][100]["waited"] is None
 
 
 async def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
     """The most frequent first; each failed job refers to its group and has its own message."""
     own = FAILED | {"error_code": "policy", "error_text": "not this"}
-    told, page = await report(tmp_path, FAILED, own, own | {"error_text": "nor that"})
-    assert told["summary"]["failures"] == [
+    found, page = await report(tmp_path, FAILED, own, own | {"error_text": "nor that"})
+    assert found["summary"]["failures"] == [
         {"id": 1, "kind": "OperationFailed", "code": "policy", "text": "not this", "retryable": True, "jobs": 2},
         {"id": 0, "kind": "OperationFailed", "code": "busy", "text": "later", "retryable": True, "jobs": 1},
     ]
     assert [(row[9], row[10]) for row in page.rows] == [(0, "later"), (1, "not this"), (1, "nor that")]
-    assert told["jobs"][2]["error"] == {
+    assert found["jobs"][2]["error"] == {
         "kind": "OperationFailed",
         "code": "policy",
         "text": "nor that",
@@ -133,16 +133,16 @@ async def test_failures_are_grouped_by_reason(tmp_path: Path) -> None:
 
 async def test_a_job_that_was_sent_long_ago_is_uncertain(tmp_path: Path) -> None:
     """As in ``count``."""
-    told, page = await report(tmp_path, {"state": "sending", "sent_at": BEGAN - 1e8})
-    assert told["summary"]["counts"] == {"uncertain": 1}
-    assert page.rows[0][3] == told["jobs"][0]["state"] == "uncertain"
+    found, page = await report(tmp_path, {"state": "sending", "sent_at": BEGAN - 1e8})
+    assert found["summary"]["counts"] == {"uncertain": 1}
+    assert page.rows[0][3] == found["jobs"][0]["state"] == "uncertain"
 
 
 async def test_an_empty_report_is_complete(tmp_path: Path) -> None:
     """A run without lines writes both files."""
-    told, page = await report(tmp_path)
-    assert told["jobs"] == page.rows == []
-    assert told["summary"]["began"] is None
+    found, page = await report(tmp_path)
+    assert found["jobs"] == page.rows == []
+    assert found["summary"]["began"] is None
     assert sorted(path.name for path in tmp_path.iterdir() if "journal" not in path.name) == [
         "report.html",
         "report.json",
@@ -151,8 +151,8 @@ async def test_an_empty_report_is_complete(tmp_path: Path) -> None:
 
 async def test_jobs_keep_their_order_over_many_pages(tmp_path: Path) -> None:
     """The journal is read a page at a time; no job is lost or doubled between pages."""
-    told, page = await report(tmp_path, *[{}] * 1001)
-    assert [piece["number"] for piece in told["jobs"]] == [row[0] for row in page.rows] == list(range(1, 1002))
+    found, page = await report(tmp_path, *[{}] * 1001)
+    assert [job["number"] for job in found["jobs"]] == [row[0] for row in page.rows] == list(range(1, 1002))
 
 
 async def test_foreign_text_stays_text(tmp_path: Path) -> None:
@@ -169,14 +169,14 @@ async def test_foreign_text_stays_text(tmp_path: Path) -> None:
     plain, hostile = tmp_path / "plain", folder
     plain.mkdir()
     _, expected = await report(plain, saved("a"), FAILED)
-    told, page = await report(
+    found, page = await report(
         hostile, saved("a") | words, FAILED | words | {"error_text": HOSTILE, "error_code": HOSTILE}
     )
     assert page.tags == expected.tags
     assert page.summary["folder"] == folder.name
     assert [row[1] for row in page.rows] == [HOSTILE] * 2
     assert page.rows[1][10] == HOSTILE
-    assert told["jobs"][0]["metadata"] == {HOSTILE: [HOSTILE]}
+    assert found["jobs"][0]["metadata"] == {HOSTILE: [HOSTILE]}
     assert "alert(1)</script>" not in (folder / "report.html").read_text()
 
 
@@ -207,14 +207,14 @@ async def test_no_signature_and_no_key_is_in_a_report(tmp_path: Path) -> None:
     }
     row = saved("a", **words)
     failed = FAILED | words | {"error_text": f"GET {url}: 403 {key}", "error_code": key}
-    told, page = await report(tmp_path, row, failed)
+    found, page = await report(tmp_path, row, failed)
     for name in ("report.html", "report.json"):
         text = (tmp_path / name).read_text()
         assert SIGNATURE not in text
         assert "user:word" not in text
         assert key not in text
-    assert told["jobs"][0]["request"]["source"] == {"url": "https://x.example/a b?…"}
-    assert told["jobs"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_…"
+    assert found["jobs"][0]["request"]["source"] == {"url": "https://x.example/a b?…"}
+    assert found["jobs"][1]["error"]["text"] == "GET https://media.example.com/a.wav?… 403 spk_…"
     assert page.rows[0][4].startswith("as in https://media.example.com/a.wav?… with spk_…")
 
 
@@ -226,15 +226,15 @@ async def test_links_to_files_are_quoted(tmp_path: Path) -> None:
     for file, name in zip(files, names, strict=False):
         file["path"] = name
     files[3] |= {"url": "s3://bucket/b.flac", "duration": float("inf")}
-    told, page = await report(tmp_path, row | {"files": json.dumps(files)})
+    found, page = await report(tmp_path, row | {"files": json.dumps(files)})
     assert [file[:2] for file in page.rows[0][8]] == [
         ["100%25%20%231%3F.flac", "100% #1?.flac"],
         ["a/%C3%A4.flac", "ä.flac"],
         ["%FF.flac", "?.flac"],
         [None, "s3://bucket/b.flac"],
     ]
-    assert told["jobs"][0]["files"][1]["path"] == "a/ä.flac"
-    assert told["jobs"][0]["files"][3]["duration"] is None
+    assert found["jobs"][0]["files"][1]["path"] == "a/ä.flac"
+    assert found["jobs"][0]["files"][3]["duration"] is None
 
 
 async def test_the_page_shows_the_best_name_of_a_job(tmp_path: Path) -> None:
@@ -244,11 +244,11 @@ async def test_the_page_shows_the_best_name_of_a_job(tmp_path: Path) -> None:
     }
     remix = json.dumps({"source": {"url": f"https://x.example/y?{SIGNATURE}"}, "prompt": "as\n a waltz"}).encode()
     rows = [saved("a") | {"title": "a-2"}, {"name": "b", "body": remix}, {"operation": "op_1"}, long]
-    told, page = await report(tmp_path, *rows)
+    found, page = await report(tmp_path, *rows)
     assert [row[1] for row in page.rows] == ["a-2", "b", "", ""]
     assert page.rows[1][4] == "as a waltz · https://x.example/y?…"
     assert len(page.rows[3][4]) == 160
-    assert told["jobs"][3]["request"]["lyrics"] == "la " * 500
+    assert found["jobs"][3]["request"]["lyrics"] == "la " * 500
 
 
 async def test_an_earlier_report_stays_when_a_new_one_cannot_be_written(tmp_path: Path) -> None:
@@ -294,9 +294,9 @@ def test_failure_groups_are_bounded() -> None:
     summary = Summary(now=BEGAN)
     for number in range(2 * MAX_FAILURE_GROUPS):
         summary.add(planned(state=JobState.FAILED, failure=Failure("OperationFailed", str(number), "", retryable=True)))
-    told = summary.to_json()["failures"]
-    assert len(told) == MAX_FAILURE_GROUPS + 1
-    assert (told[0]["kind"], told[0]["jobs"]) == ("other reasons", MAX_FAILURE_GROUPS)
+    found = summary.to_json()["failures"]
+    assert len(found) == MAX_FAILURE_GROUPS + 1
+    assert (found[0]["kind"], found[0]["jobs"]) == ("other reasons", MAX_FAILURE_GROUPS)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.booleans()), min_size=1))
@@ -324,10 +324,10 @@ async def test_a_bulk_run_writes_its_report(
         for name, value in sim.environ.items():
             monkeypatch.setenv(name, value)
         assert await bulk(jobs, out) == 0
-        (told,) = json.loads((out / "report.json").read_bytes())["jobs"]
-        assert (told["name"], told["metadata"], told["state"], told["line"]) == ("door", [7], "saved", 2)
-        assert (out / told["files"][0]["path"]).stat().st_size == told["files"][0]["bytes"]
-        assert told["waited"] is not None
+        (found,) = json.loads((out / "report.json").read_bytes())["jobs"]
+        assert (found["name"], found["metadata"], found["state"], found["line"]) == ("door", [7], "saved", 2)
+        assert (out / found["files"][0]["path"]).stat().st_size == found["files"][0]["bytes"]
+        assert found["waited"] is not None
         for name in ("report.json", "report.html"):
             text = (out / name).read_text()
             assert sim.api_key not in text
