@@ -153,7 +153,7 @@ async def test_what_other_refusals_name_is_nothing() -> None:
         assert caught.value.handle is None
 
 
-async def run(url: str, folder: Path, requests: list[NewFx], *, budget: float = 1.5, **how: bool) -> list[object]:
+async def run(url: str, folder: Path, requests: list[NewFx], *, budget: float = 0.7, **how: bool) -> list[object]:
     async with (
         await Journal.open(folder, **how) as journal,
         opened(settings(url, elapsed=budget)) as session,
