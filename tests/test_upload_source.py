@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 from helpers.download_bench import CancelAt
 from helpers.object_stores import BUCKET, Bucket, credentials, serve_bucket
-from obstore.store import AzureStore, MemoryStore, S3Store
+from obstore.store import AzureStore, LocalStore, MemoryStore, S3Store
 
 from soundpiece_async import (
     AudioSource,
@@ -169,6 +169,11 @@ async def test_azure_signs() -> None:
     url = await Target(store, "a/mix.wav", "az://songs/a/mix.wav").sign(3600)
     assert url.startswith("https://account.blob.core.windows.net/songs/a/mix.wav?")
     assert "sig=" not in repr(url)
+
+
+async def test_an_object_that_is_gone_needs_no_deletion(tmp_path: Path) -> None:
+    """Some stores say that it is missing, and others do not."""
+    await Target(LocalStore(tmp_path), "x.wav", "file:///x.wav").delete()
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,6 @@ def parse_folder(folder: str | os.PathLike[str], *, field: str) -> Path:
     Raises:
         InvalidRequest: not a local folder.
     """
-    if isinstance(folder, str) and folder.partition("://")[0].lower() in ("postgres", "postgresql"):
-        raise InvalidRequest("a journal in Postgres is not available in this version: name a folder", field=field)
     destination = parse_destination(folder, field=field)
     if not isinstance(destination, Path):
         named = redact_url(destination) if isinstance(destination, str) else repr(destination)

@@ -78,7 +78,6 @@ class SourceUpload:
         self._to = to
         self._expires = expires
         self._entered = False
-        self._delete: Callable[[], Awaitable[None]] | None = None
 
     def __repr__(self) -> str:
         to = redact_url(self._to) if isinstance(self._to, str) else repr(self._to)
@@ -97,8 +96,7 @@ class SourceUpload:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._delete is not None:
-            await run_shielded(self._delete)
+        await run_shielded(self._delete)
 
     async def _keep(self) -> AudioSource:
         source, _ = await self._upload(keep=True)
