@@ -84,7 +84,7 @@ class RunMany(Generic[R]):
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise RuntimeError("a run_many is entered once: call session.run_many again")
+            raise RuntimeError("a run_many can be entered only once: call session.run_many again")
         self._entered = True
         self._in_flight_slots = anyio.Semaphore(self._limit)
         self._changed, self._scope = anyio.Event(), anyio.CancelScope()

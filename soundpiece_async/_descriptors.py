@@ -32,7 +32,7 @@ def fit_to_process(limits: Limits) -> Limits:
         names = ("polls", "submits", "downloads")
         changes = ", ".join(f"{name}={getattr(fitted, name)} (not {getattr(limits, name)})" for name in names)
         logger.warning(
-            "this process may open %d files and has %d open: limits fitted to %s; for more, raise it (ulimit -n)",
+            "this process may open %d files and has %d open: limits reduced to %s; for more, raise it (ulimit -n)",
             most,
             used,
             changes,
@@ -86,7 +86,7 @@ class Shortage:
         pause = backoff(self.waits, base=PAUSE, cap=LONGEST_PAUSE, jitter=random.random())
         self.waits += 1
         if self.waits & (self.waits - 1) == 0:
-            logger.warning("%s: waiting (%d) for what this machine is short of: %s", self.what, self.waits, error)
+            logger.warning("%s: waiting (%d) for a scarce resource of this machine: %s", self.what, self.waits, error)
         return pause
 
     async def wait(self, error: Exception) -> None:

@@ -189,7 +189,7 @@ class Lifetime:
     def check_new(self) -> None:
         """Raise ``SessionClosed`` if it was started, or closed, before."""
         if self._root is not None or self.closed:
-            raise SessionClosed("a session is started once: make a new one")
+            raise SessionClosed("a session can be started only once: create a new one")
 
     async def start(self, resources: AbstractAsyncContextManager[object], *background: Task) -> None:
         """Start the root task in the running loop; until ``close`` it holds ``resources`` open and runs ``background``.
@@ -340,7 +340,7 @@ class Lifetime:
             loop = None
         if loop is not self._loop:
             raise SessionClosed(
-                "this session belongs to another event loop: make one session per loop; from a thread without one, use "
+                "this session belongs to another event loop: create one session per loop; from another thread, use "
                 "loop.call_soon_threadsafe"
             )
 

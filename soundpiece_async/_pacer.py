@@ -138,7 +138,7 @@ class Pacer:
         if paused_for := self.paused_for:
             return f"a 429 pauses all requests, for {paused_for:.1f} s more"
         if self.gate.half_open:
-            return f"an outage: requests go one at a time, and {self.gate.waiting} wait"
+            return f"an outage: one request at a time, and {self.gate.waiting} wait"
         return f"{describe_rate(self.gate.rate)}, and {self.gate.waiting} wait"
 
     def release(self, ticket: Ticket, *, sent: bool = False) -> None:

@@ -372,7 +372,7 @@ class Poller:
             if verdict is not Verdict.PACE:
                 watch.memory.long_polls.fail(error, long=long)
             if not self._is_final(watch, error, verdict, now):
-                logger.info("%s: polled again later: %s", watch.handle, error)
+                logger.info("%s: the poll is retried later: %s", watch.handle, error)
                 watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):

@@ -75,7 +75,7 @@ async def test_hundreds_of_requests_to_a_server_that_closes_soon(
             assert {type(result) async for result in results} == {Succeeded}
     assert len(sim.operations) == 160
     assert "one at a time" not in caplog.text
-    assert caplog.text.count("trying again in") < 16
+    assert caplog.text.count("retrying in") < 16
 
 
 async def test_a_connection_closed_as_it_is_used_costs_no_pause(
@@ -87,9 +87,9 @@ async def test_a_connection_closed_as_it_is_used_costs_no_pause(
         for number in range(5):
             await session.run(NewFx(f"door {number}", duration=0.1), save_to=tmp_path)
     assert len(sim.operations) == 5
-    pauses = [record.args[1] for record in caplog.records if "trying again in" in record.msg and record.args]
+    pauses = [record.args[1] for record in caplog.records if "retrying in" in record.msg and record.args]
     assert set(pauses) <= {0.0}
-    assert "polled again later" not in caplog.text
+    assert "the poll is retried later" not in caplog.text
     assert "one at a time" not in caplog.text
 
 

@@ -503,7 +503,7 @@ def test_an_older_schema_is_migrated_whole_or_not_at_all(tmp_path: Path) -> None
     old.commit([lambda connection: connection.execute(insert)], durable=True)
     old.close()
     steps = [*MIGRATIONS, ["ALTER TABLE piece ADD COLUMN note TEXT", "UPDATE piece SET note = 'kept'"]]
-    with pytest.raises(JournalError, match="brought up to date first"):
+    with pytest.raises(JournalError, match="must be migrated first"):
         Database(path, read_only=True, migrations=steps)
     with pytest.raises(JournalError, match="syntax error"):
         Database(path, migrations=[*MIGRATIONS, [*steps[-1], "NONSENSE"]])
@@ -628,10 +628,10 @@ def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE theirs (number)")
     other.close()
-    with pytest.raises(JournalError, match="no journal of ours"):
+    with pytest.raises(JournalError, match="not a journal of this library"):
         Database(path)
     path.write_bytes(b"RIFF" * 1000)
-    with pytest.raises(JournalError, match="damaged, or no journal"):
+    with pytest.raises(JournalError, match="damaged, or not a journal"):
         Database(path)
     assert path.read_bytes() == b"RIFF" * 1000
 

@@ -57,7 +57,7 @@ async def test_a_wait_for_a_permit_and_in_an_outage(caplog: pytest.LogCaptureFix
         await until(lambda: metered.sent == 105)
         group.cancel_scope.cancel()
     assert said(caplog, r"a request: waited 0\.\d+ s at the gate: 100/s, and \d+ wait")
-    assert said(caplog, r"a request: waited \d\.\d+ s at the gate: an outage: requests go one at a time, and 1 wait")
+    assert said(caplog, r"a request: waited \d\.\d+ s at the gate: an outage: one request at a time, and 1 wait")
     assert said(caplog, r"a 429 pauses all requests for \S+ s \(Retry-After: none\)")
 
 

@@ -109,7 +109,7 @@ async def test_a_server_without_tls_ends_a_submit_at_once() -> None:
         group.start_soon(listener.serve, handle)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
         async with opened(settings(f"https://127.0.0.1:{port}")) as session:
-            with anyio.fail_after(30), pytest.raises(TransportError, match="the server does not speak TLS"):
+            with anyio.fail_after(30), pytest.raises(TransportError, match="the server does not use TLS"):
                 await session.submit(fx())
         group.cancel_scope.cancel()
 
@@ -118,7 +118,7 @@ async def test_a_server_with_tls_is_told_from_one_without() -> None:
     """An alert instead of an answer: the base URL says http and means https."""
     async with RawApi() as api, opened(settings(api.url)) as session:
         api.always = answer(b"\x15\x03\x03\x00\x02\x02\x46\r\n\r\n")
-        with anyio.fail_after(30), pytest.raises(TransportError, match="the server speaks TLS"):
+        with anyio.fail_after(30), pytest.raises(TransportError, match="the server uses TLS"):
             await session.submit(fx())
         assert len(api.requests) == 1
 

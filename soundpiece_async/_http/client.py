@@ -226,7 +226,7 @@ class HttpClient:
         if isinstance(refused, RefusedAddressError):
             return OutputRefused(f"{what}: refused: {refused.strerror}")
         if isinstance(error, aiohttp.ClientPayloadError):
-            return TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote the request
+            return TransportError(f"{what}: no usable answer: the body was cut off")  # the cause may quote the request
         return self._to_error(what, error)
 
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
@@ -280,7 +280,7 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
             yield block
             block = await response.content.readany()
     except aiohttp.ClientPayloadError:
-        failure = TransportError(f"{what}: no usable answer: the body broke off")  # the cause may quote the request
+        failure = TransportError(f"{what}: no usable answer: the body was cut off")  # the cause may quote the request
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         failure = to_transport_error(what, error)
     else:

@@ -94,12 +94,12 @@ def _classify_response(
         case aiohttp.ClientHttpProxyError(status=status):
             return "connect", f"the proxy refuses to connect: status {status}"
         case aiohttp.ClientResponseError() if _TLS_ALERT in error.message:
-            return "address", "the server speaks TLS: the base URL has to begin with https"
+            return "address", "the server uses TLS: the base URL must begin with https"
         case aiohttp.ClientResponseError():
             return "answer", f"it cannot be read: {redact(error.message)}"
         case AnswerUnreadable():
             return "answer", f"it cannot be read: {error}"
-    return "drop", f"the body broke off: {redact(str(error))}"
+    return "drop", f"the body was cut off: {redact(str(error))}"
 
 
 def _classify_connection(error: Exception) -> tuple[FailureKind, str]:
@@ -107,9 +107,9 @@ def _classify_connection(error: Exception) -> tuple[FailureKind, str]:
         case ssl.SSLCertVerificationError():
             return "address", f"its certificate is not trusted: {redact_text(error.verify_message)}"
         case ssl.SSLError(reason=str(reason)) if reason in _NO_TLS:
-            return "address", "the server does not speak TLS"
+            return "address", "the server does not use TLS"
         case socket.gaierror(errno=number) if number in _NO_SUCH_NAME:
             return "address", "name not found"
         case socket.gaierror(errno=socket.EAI_AGAIN):
-            return "connect", "the name cannot be looked up at the moment"
+            return "connect", "the name cannot be resolved at the moment"
     return "connect", _WORDS.get(getattr(error, "errno", None) or 0) or redact_text(str(error))

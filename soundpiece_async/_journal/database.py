@@ -114,10 +114,10 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 
-_KEEP = "keep it: a run without it buys everything anew; try '.recover' of the sqlite3 program with a copy first"
+_KEEP = "keep it: a run without it pays for everything again; try '.recover' of the sqlite3 program with a copy first"
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, then run the same again; nothing is lost",
-    sqlite3.SQLITE_NOTADB: f"it is damaged, or no journal: {_KEEP}",
+    sqlite3.SQLITE_NOTADB: f"it is damaged, or not a journal: {_KEEP}",
     sqlite3.SQLITE_CORRUPT: f"it is damaged: {_KEEP}",
     sqlite3.SQLITE_READONLY: "it is not writable: fix its permissions, then run the same again; nothing is lost",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that it is there, and its permissions",
@@ -246,7 +246,7 @@ class Database:
                     break
             else:
                 if failures:
-                    logger.warning("%s: its file system cannot do all that SQLite wants (%s)", self._path, failures[0])
+                    logger.warning("%s: its file system lacks features that SQLite uses (%s)", self._path, failures[0])
                 return
         self._closed = True
         raise self._explain(failures[0]) from failures[0]
@@ -290,7 +290,7 @@ class Database:
         version, application = self._ask("PRAGMA user_version"), self._ask("PRAGMA application_id")
         new = not version and not application and not self._ask("SELECT count(*) FROM sqlite_master")
         if not new and application != APPLICATION:
-            raise JournalError(f"{self._path} is no journal of ours; it was not changed")
+            raise JournalError(f"{self._path} is not a journal of this library; it was not changed")
         if version > len(migrations):
             raise JournalError(
                 f"the journal {self._path} was written by a newer version of soundpiece_async (schema {version}, this "
@@ -303,7 +303,7 @@ class Database:
             raise JournalError(f"the journal {self._path} is damaged ({found}): {_KEEP}")
         if self._read_only:
             if version < len(migrations):
-                raise JournalError(f"the journal {self._path} has to be brought up to date first, by a run")
+                raise JournalError(f"the journal {self._path} must be migrated first, by a run")
             return
         self._ask("PRAGMA secure_delete = ON")  # what is overwritten signed URLs
         self._wal = self._ask(f"PRAGMA journal_mode = {manner.log}") == "wal"

@@ -80,8 +80,8 @@ class FolderLock:
             release = _filelocks.acquire(file, self._path) or self._retry_lock(file)
             if release is None:
                 raise JournalError(
-                    f"{self._path.parent} is being worked on by {_read_holder(file)}; nothing was done: let it end, or "
-                    f"end it, first{self._advise()}"
+                    f"{self._path.parent} is locked by {_read_holder(file)}; nothing was done. Wait for it to finish "
+                    f"or stop it{self._advise()}"
                 )
             undo.callback(release)
             self.has_record_locks = _filelocks.has_record_locks(file)
@@ -100,7 +100,7 @@ class FolderLock:
             try:
                 descriptor = open_regular(self._path)
             except FileExistsError as error:
-                raise JournalError(f"{self._path.parent} cannot be looked at: {error}") from error
+                raise JournalError(f"{self._path.parent} cannot be read: {error}") from error
             with io.FileIO(descriptor) as file:
                 release = _filelocks.acquire(file, self._path)
                 if release is None:
@@ -480,7 +480,7 @@ def make_request(job: JobRecord) -> Request:
     members = json.loads(job.body)
     request = codec.request_from_echo({**members, "idempotency_key": job.key}, route=job.route)
     if request is None:
-        raise JournalError(f"job {job.key} of the journal cannot be sent: its body is no request of {job.route}")
+        raise JournalError(f"job {job.key} of the journal cannot be sent: its body is not a request of {job.route}")
     return request
 
 

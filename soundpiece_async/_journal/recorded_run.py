@@ -453,7 +453,7 @@ def _refused_elsewhere(refusal: Refusal) -> ApiError:
 def _uncertain_error(job: JobRecord) -> JournalError:
     sent = datetime.fromtimestamp(job.sent_at or 0.0, UTC)
     return JournalError(
-        f"job {job.key} is uncertain: it was sent at {sent:%Y-%m-%d %H:%M:%S} UTC and never answered, and whether "
-        "the service still knows its key is unknown; Journal.open(..., resubmit_uncertain=True) sends it again, at the "
-        "risk of paying for it twice"
+        f"job {job.key} is uncertain: it was sent at {sent:%Y-%m-%d %H:%M:%S} UTC and never answered, and it is "
+        "not known whether the service still knows its key; Journal.open(..., resubmit_uncertain=True) sends it again, "
+        "at the risk of paying for it twice"
     )
