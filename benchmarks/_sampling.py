@@ -23,10 +23,21 @@ import anyio.to_thread
 STEP = 0.002
 """Seconds of CPU between two looks; a kernel that counts in ticks of 4 ms waits that long."""
 STAGES = {
-    "journal": ("recorded_run", "sqlite_store", "database", "journal", "occurrences", "job_records"),
-    "submit": ("_operations", "checks", "requests"),
+    "journal": ("recorded_run", "sqlite_store", "store", "database", "journal", "occurrences", "job_records"),
+    "submit": ("_operations", "requests", "checks"),
     "poll": ("_poller", "scheduler", "poll_queues", "estimators"),
-    "download": ("downloader", "fetch", "transfer", "partfile", "verify", "relay", "flac", "ranges", "filenames"),
+    "download": (
+        "downloader",
+        "fetch",
+        "transfer",
+        "partfile",
+        "verify",
+        "relay",
+        "destinations",
+        "flac",
+        "ranges",
+        "filenames",
+    ),
     "run_many": ("_bulk", "_engine"),
 }
 REST, SOCKETS, LOOP, THREADS = "session", "sockets", "event loop", "threads, rest"

@@ -65,7 +65,7 @@ def is_short() -> bool:
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        return os_errors.is_passing(error.errno)
+        return os_errors.is_transient(error.errno)
     return False
 
 

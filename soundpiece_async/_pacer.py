@@ -20,7 +20,7 @@ from soundpiece_async._logs import get_logger
 logger = get_logger("pacer")
 
 
-class OutageTimeout(Exception):  # noqa: N818 - internal: the waiting call raises an error of its own
+class OutageTimeout(Exception):
     """An outage of the service lasted for too long while a request waited for its turn."""
 
 

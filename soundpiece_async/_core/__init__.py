@@ -1,1 +1,1 @@
-"""Pure decisions and plain values: no await, clock, random numbers or environment."""
+"""Pure decisions and plain values: nothing here awaits, or reads a clock, random numbers or the environment."""

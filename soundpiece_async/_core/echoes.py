@@ -37,7 +37,7 @@ def compare(sent: Mapping[str, object], echoed: Mapping[str, object]) -> Iterato
     """
     for name, value in sent.items():
         echo = echoed.get(name)
-        if name == "callback_url" or echo is None or _is_same(name, value, echo):
+        if name == "callback_url" or echo is None or _json_equal(name, value, echo):
             continue
         yield Difference(name, slight=name == "idempotency_key" or _is_slight(value, echo))
 
@@ -52,25 +52,25 @@ def is_of_another(sent: object, echoed: object) -> bool:
     """Return whether an echoed key belongs to another request (rule 2); others than UUIDs are compared as text."""
     if not isinstance(sent, str) or not isinstance(echoed, str) or not echoed.strip():
         return False
-    ours, theirs = _read_uuid(sent), _read_uuid(echoed)
+    ours, theirs = _normalize_uuid(sent), _normalize_uuid(echoed)
     if ours is None and theirs is None:
         return sent.strip().casefold() != echoed.strip().casefold()
     return ours is not None and theirs is not None and ours != theirs
 
 
-def _is_same(name: str, sent: object, echoed: object) -> bool:
+def _json_equal(name: str, sent: object, echoed: object) -> bool:
     """Return whether two JSON values are equal (rule 1)."""
     match sent:
         case str() if sent == echoed:
             return True
         case dict():
             return isinstance(echoed, dict) and all(
-                echoed.get(inner) is None or _is_same(inner, value, echoed[inner]) for inner, value in sent.items()
+                echoed.get(inner) is None or _json_equal(inner, value, echoed[inner]) for inner, value in sent.items()
             )
         case str() if isinstance(echoed, str) and name == "idempotency_key":
-            return _read_uuid(sent) == _read_uuid(echoed) is not None
+            return _normalize_uuid(sent) == _normalize_uuid(echoed) is not None
         case str() if isinstance(echoed, str) and name == "url":
-            return _plain_url(sent) == _plain_url(echoed)
+            return _normalize_url(sent) == _normalize_url(echoed)
     return isinstance(sent, bool) == isinstance(echoed, bool) and bool(sent == echoed)
 
 
@@ -83,9 +83,9 @@ def _is_slight(sent: object, echoed: object) -> bool:
             return _is_number(echoed)
         case dict():
             inner = echoed.get("url") if isinstance(echoed, dict) else echoed
-            return isinstance(inner, str) and _name_file(str(sent.get("url"))) == _name_file(inner)
+            return isinstance(inner, str) and _file_name(str(sent.get("url"))) == _file_name(inner)
         case str():
-            return isinstance(echoed, str) and _fold(sent) == _fold(echoed)
+            return isinstance(echoed, str) and _normalize_text(sent) == _normalize_text(echoed)
     return False
 
 
@@ -97,7 +97,7 @@ def _is_number(value: object) -> bool:
     return not isinstance(value, bool)
 
 
-def _fold(text: str) -> str:
+def _normalize_text(text: str) -> str:
     """Normalize a text: blanks, Unicode forms, and the escapes of HTML and JSON."""
     from html import unescape  # with its table of all entities it is slow to load
 
@@ -110,7 +110,7 @@ def _unescape(found: re.Match[str]) -> str:
     return chr(int(code[1:], 16)) if len(code) > 1 else _BLANKS.get(code, code)
 
 
-def _name_file(url: str) -> str:
+def _file_name(url: str) -> str:
     """Return the last part of a URL's path, which a copy on another host usually keeps."""
     try:
         path = urlsplit(url).path
@@ -119,7 +119,7 @@ def _name_file(url: str) -> str:
     return unquote(path).rpartition("/")[2].casefold()
 
 
-def _read_uuid(key: str) -> UUID | None:
+def _normalize_uuid(key: str) -> UUID | None:
     """Return the canonical form of a UUID, from any of its spellings."""
     try:
         return UUID(key.strip())
@@ -127,7 +127,7 @@ def _read_uuid(key: str) -> UUID | None:
         return None
 
 
-def _plain_url(url: str) -> str:
+def _normalize_url(url: str) -> str:
     """Undo what a URL type does to a URL it echoes: https://A.example/b c comes back as https://a.example/b%20c.
 
     The service reads URLs as such a type (its error ``url_parsing`` is Pydantic's: docs/api.md#http-errors).

@@ -61,16 +61,16 @@ def file_names(stem: str, outputs: Sequence[Output]) -> list[str]:
     of_kind = Counter(kind.casefold() for kind in kinds)
     seen: Counter[str] = Counter()
     names = [""] * len(outputs)
-    for place in sorted(range(len(outputs)), key=lambda place: outputs[place].index):
-        kind = kinds[place]
+    for position in sorted(range(len(outputs)), key=lambda position: outputs[position].index):
+        kind = kinds[position]
         seen[kind.casefold()] += 1
         if not kind:
-            parts = [stem, str(outputs[place].index + 1)] if len(outputs) > 1 else [stem]
+            parts = [stem, str(outputs[position].index + 1)] if len(outputs) > 1 else [stem]
         elif of_kind[kind.casefold()] > 1:
             parts = [stem, kind, str(seen[kind.casefold()])]
         else:
             parts = [stem, kind]
-        names[place] = "-".join(parts)
+        names[position] = "-".join(parts)
     return [f"{name}{_ENDING}" for name in _deduplicate(names)]
 
 

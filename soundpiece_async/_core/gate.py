@@ -106,7 +106,7 @@ class OwnPace:
     def __init__(self, *, ceiling: float | None = None, epoch: int = 0, due: float = float("-inf")) -> None:
         self.learned = LearnedRate(ceiling=ceiling)
         self.epoch = epoch
-        self._due = due  # when the next permit is there
+        self._next_permit_at = due  # when the next permit is there
 
     def __repr__(self) -> str:
         return f"<OwnPace {describe_rate(self.rate)}>"
@@ -119,7 +119,7 @@ class OwnPace:
     @property
     def due(self) -> float:
         """The time of the next permit."""
-        return float("-inf") if self.rate is None else self._due
+        return float("-inf") if self.rate is None else self._next_permit_at
 
     def is_ready(self, now: float) -> bool:
         """Return whether there is a permit."""
@@ -129,21 +129,21 @@ class OwnPace:
         """Use up a permit."""
         if (rate := self.rate) is not None:
             ticket.cost = 1 / rate
-            self.learned.on_permit(wanted=ticket.since <= self._due)
-            self._due = max(self._due, now - SAVED_SECONDS) + ticket.cost
+            self.learned.on_permit(wanted=ticket.since <= self._next_permit_at)
+            self._next_permit_at = max(self._next_permit_at, now - SAVED_SECONDS) + ticket.cost
 
     def refund(self, ticket: Ticket, now: float) -> None:
         """Return a permit; a cut since then has reset them."""
         if ticket.epoch == self.epoch and self.rate is not None:
             cost = min(ticket.cost, 1 / self.rate)  # one permit at today's rate, and not at a slower one of before
-            self._due = max(self._due - cost, now - SAVED_SECONDS)
+            self._next_permit_at = max(self._next_permit_at - cost, now - SAVED_SECONDS)
 
     def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:  # noqa: ARG002 - now is the protocol's
         """Lower the rate once for all that were sent before this was known (rule 3)."""
         if epoch == self.epoch:
             self.epoch += 1
             self.learned.on_rate_limited()
-        self._due = max(self._due, until)
+        self._next_permit_at = max(self._next_permit_at, until)
 
 
 class Gate:

@@ -33,7 +33,7 @@ _ILLEGAL = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]{0,8}|0[0-7]{0,11}|[1-9][0-9]{0,9})")
 
 
-class OutputRefused(TransportError):  # noqa: N818 - never leaves the downloader: it becomes a DownloadError
+class OutputRefused(TransportError):
     """The URL of an output leads where none may come from, or nowhere; only another URL can help."""
 
 

@@ -216,16 +216,16 @@ def _match_only(missing: _Outputs, left: _Outputs, *, mark: Callable[[Output], H
 
 def _only(outputs: _Outputs, mark: Callable[[Output], Hashable]) -> dict[Hashable, int]:
     """Return the outputs whose mark is unique, by mark."""
-    marks = {place: mark(output) for place, output in outputs.items()}
+    marks = {position: mark(output) for position, output in outputs.items()}
     counts = Counter(marks.values())
-    return {shared: place for place, shared in marks.items() if shared is not None and counts[shared] == 1}
+    return {shared: position for position, shared in marks.items() if shared is not None and counts[shared] == 1}
 
 
 def _match_positions(missing: _Outputs, left: _Outputs) -> _Pairs:
     """Match by position: one without a kind is matched by any, one with a kind by one of it, or by one without."""
     queues: dict[str | None, deque[int]] = {}
-    for place, output in left.items():
-        queues.setdefault(output.kind, deque()).append(place)
+    for position, output in left.items():
+        queues.setdefault(output.kind, deque()).append(position)
     anyone, taken, pairs = deque(left), set[int](), _Pairs()
     for old, output in missing.items():
         fitting = (anyone,) if output.kind is None else (queues.get(None), queues.get(output.kind))

@@ -1,9 +1,9 @@
 """Errors of the operating system by remedy: waiting, freeing space, or none.
 
-1. *Passing*: too little of something that other work gives back: descriptors, buffers, memory. Waited out, wherever it
+1. *Transient*: too little of something that other work releases: descriptors, buffers, memory. Waited out, wherever it
    is met, and never counted as a failed attempt.
 2. *Full*: every further file would meet it too, until somebody frees space, or repairs the disk.
-3. *Hopeless*: the same call gets the same answer. It ends what it happened to: one file, or one lock.
+3. *Permanent*: the same call has the same result. It ends what it happened to: one file, or one lock.
 
 Not every system has every code, so they are looked up by name.
 """
@@ -12,33 +12,33 @@ import errno
 from enum import Enum, auto
 
 
-class Kind(Enum):
+class OsErrorKind(Enum):
     """What an error means for the next attempt."""
 
-    PASSING = auto()
+    TRANSIENT = auto()
     FULL = auto()
-    HOPELESS = auto()
+    PERMANENT = auto()
 
 
-def _codes(*names: str) -> frozenset[int]:
+def _find_codes(*names: str) -> frozenset[int]:
     return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
 
 
-_PASSING = _codes("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EAGAIN", "EWOULDBLOCK", "EINTR")
-_NO_SPACE = _codes("ENOSPC", "EDQUOT")
-_FULL = _NO_SPACE | _codes("EFBIG", "EROFS", "EIO", "ENXIO", "ENODEV", "ESTALE")
-_NAME_REFUSED = _codes("ENAMETOOLONG", "EILSEQ", "EINVAL")
-_NO_LOCKS = _codes("ENOSYS", "EOPNOTSUPP", "ENOTSUP", "ENOLCK", "EIO", "EINVAL", "EPERM")
+_TRANSIENT = _find_codes("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EAGAIN", "EWOULDBLOCK", "EINTR")
+_NO_SPACE = _find_codes("ENOSPC", "EDQUOT")
+_FULL = _NO_SPACE | _find_codes("EFBIG", "EROFS", "EIO", "ENXIO", "ENODEV", "ESTALE")
+_NAME_REFUSED = _find_codes("ENAMETOOLONG", "EILSEQ", "EINVAL")
+_NO_LOCKS = _find_codes("ENOSYS", "EOPNOTSUPP", "ENOTSUP", "ENOLCK", "EIO", "EINVAL", "EPERM")
 
 
-def sort(code: int | None) -> Kind:
-    """Return the kind of an error code; an unknown one, or None, is hopeless."""
-    return Kind.PASSING if code in _PASSING else Kind.FULL if code in _FULL else Kind.HOPELESS
+def classify(code: int | None) -> OsErrorKind:
+    """Return the kind of an error code; an unknown one, or None, is permanent."""
+    return OsErrorKind.TRANSIENT if code in _TRANSIENT else OsErrorKind.FULL if code in _FULL else OsErrorKind.PERMANENT
 
 
-def is_passing(code: int | None) -> bool:
+def is_transient(code: int | None) -> bool:
     """Return whether waiting helps (rule 1)."""
-    return sort(code) is Kind.PASSING
+    return classify(code) is OsErrorKind.TRANSIENT
 
 
 def is_out_of_space(code: int | None) -> bool:

@@ -227,7 +227,7 @@ def check_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if os_errors.is_passing(error.errno):
+        if os_errors.is_transient(error.errno):
             return
         raise SettingsError(
             f"{folder} is not writable ({error.strerror or error}); choose another folder (nothing was sent)"

@@ -35,7 +35,7 @@ T = TypeVar("T")
 logger = get_logger("downloader")
 
 
-class AttemptFailed(Exception):  # noqa: N818 - internal; an error only after too many in a row
+class AttemptFailed(Exception):
     """A failed attempt. Internal to this package; after too many in a row it becomes a DownloadError.
 
     Args:
@@ -50,7 +50,7 @@ class AttemptFailed(Exception):  # noqa: N818 - internal; an error only after to
         self.slow = slow
 
 
-class TooLarge(Exception):  # noqa: N818 - internal, as AttemptFailed
+class TooLarge(Exception):
     """The file is larger than allowed. Internal to this package; becomes a DownloadError without a retry."""
 
 

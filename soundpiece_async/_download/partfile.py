@@ -29,7 +29,7 @@ from soundpiece_async import _filelocks
 from soundpiece_async._core import flac, os_errors
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
 from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
-from soundpiece_async._core.os_errors import Kind
+from soundpiece_async._core.os_errors import OsErrorKind
 from soundpiece_async._core.ranges import RemoteFile, is_strong
 from soundpiece_async._descriptors import Shortage
 from soundpiece_async._download.fetch import OutputDownload
@@ -300,7 +300,11 @@ Ts = TypeVarTuple("Ts")
 def is_full(error: SoundpieceError) -> bool:
     """Return whether a download failed because the disk or a quota is full, so that the next one would fail, too."""
     cause = error.__cause__
-    return isinstance(error, DownloadError) and isinstance(cause, OSError) and os_errors.sort(cause.errno) is Kind.FULL
+    return (
+        isinstance(error, DownloadError)
+        and isinstance(cause, OSError)
+        and os_errors.classify(cause.errno) is OsErrorKind.FULL
+    )
 
 
 def refuses_name(error: DownloadError) -> bool:
@@ -337,7 +341,7 @@ class FileWorker:
             try:
                 return await anyio.to_thread.run_sync(call, limiter=self._threads)
             except OSError as error:
-                if not os_errors.is_passing(error.errno):
+                if not os_errors.is_transient(error.errno):
                     raise
                 await self._download.wait_for_resources(shortage, error)
 

@@ -138,7 +138,7 @@ _SUFFIXES = ("", "-wal", "-shm", "-journal")
 """Of the names of SQLite's files."""
 
 
-class JournalLost(JournalError):  # noqa: N818 - never named outside: it is a JournalError
+class JournalLost(JournalError):
     """The file is not any more where the next run will look for it; so no job may be sent."""
 
     stops_run = True

@@ -437,7 +437,7 @@ class Recording(Generic[R]):
             await self._store.mark_failed(job, failure, now=self._store.now)
 
 
-class _SourceExpired(SoundpieceError):  # noqa: N818 - never seen outside
+class _SourceExpired(SoundpieceError):
     """The body of a job that created nothing cannot be used any more."""
 
 

@@ -47,7 +47,7 @@ GROUP_COMMIT_INTERVAL = 100e-6
 """Seconds between the beginnings of two commits for each job at work: a thousand jobs make ten a second."""
 
 
-class TakenOver(JournalError):  # noqa: N818 - never named outside: it is a JournalError
+class TakenOver(JournalError):
     """Another process works on the job now; whatever happened to it here is that process's to find out."""
 
     ends_run = False

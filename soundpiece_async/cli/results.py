@@ -44,7 +44,7 @@ class JobOutcome(StrEnum):
     """The run was stopped before."""
 
 
-class RunStopped(SoundpieceError):  # noqa: N818 - named as the errors of the library are
+class RunStopped(SoundpieceError):
     """A run stops submitting for its own reasons: a signal, or too many failures."""
 
 

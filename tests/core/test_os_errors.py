@@ -3,28 +3,28 @@ import errno
 import pytest
 
 from soundpiece_async._core import os_errors
-from soundpiece_async._core.os_errors import Kind
+from soundpiece_async._core.os_errors import OsErrorKind
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EAGAIN", "EINTR"])
 def test_what_other_work_gives_back_is_passing(name: str) -> None:
     """Descriptors, buffers, memory: waiting helps."""
-    assert os_errors.sort(getattr(errno, name)) is Kind.PASSING
-    assert os_errors.is_passing(getattr(errno, name))
+    assert os_errors.classify(getattr(errno, name)) is OsErrorKind.TRANSIENT
+    assert os_errors.is_transient(getattr(errno, name))
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO"])
 def test_what_the_next_file_would_meet_is_full(name: str) -> None:
     """No attempt helps until somebody frees space; only two of them are about space."""
-    assert os_errors.sort(getattr(errno, name)) is Kind.FULL
+    assert os_errors.classify(getattr(errno, name)) is OsErrorKind.FULL
     assert os_errors.is_out_of_space(getattr(errno, name)) is (name in {"ENOSPC", "EDQUOT"})
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, 99999, None])
 def test_everything_else_is_hopeless(code: int | None) -> None:
     """The same call gets the same answer; so does a code nobody knows."""
-    assert os_errors.sort(code) is Kind.HOPELESS
-    assert not os_errors.is_passing(code)
+    assert os_errors.classify(code) is OsErrorKind.PERMANENT
+    assert not os_errors.is_transient(code)
 
 
 def test_names_and_locks_have_answers_of_their_own() -> None:
