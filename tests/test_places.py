@@ -230,7 +230,6 @@ def test_a_file_url_is_a_folder(url: str, path: str) -> None:
         *WRONG,
         ("s3://b/x", "s3://b/x is not a local folder"),
         ("memory://x", "is not a local folder"),
-        ("postgresql://me:word@host/x", "needs the name of its run"),
         ("ftp://me:word@host/x", "unsupported destination URL"),
         (MemoryStore(), "is not a local folder"),
     ],
