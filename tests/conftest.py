@@ -34,15 +34,16 @@ for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY", "
     os.environ.pop(_name, None)  # of the developer's shell: settings that are not given would be read from it
 
 DEBUG_MODE_FILES = {
-    *("test_bulk", "test_cancellation", "test_lifetime_timeouts", "test_downloader", "test_journal", "test_lifetime"),
-    *("test_poller", "test_session", "test_streaming", "test_webhooks"),
+    *("test_bulk", "test_cancellation", "test_lifetime_timeouts", "test_download_files", "test_journal"),
+    "test_lifetime",
+    *("test_poller", "test_session", "test_download_stream", "test_webhooks"),
 }
 """Files whose tests use a loop in debug mode, on the oldest interpreter."""
 
 SLOW = {
-    *("simulator", "test_cli_demo", "test_cli_probe", "test_damage", "test_descriptors", "test_destinations"),
+    *("simulator", "test_cli_demo", "test_cli_probe", "test_damage", "test_descriptors", "test_download_save_to"),
     *("test_docs", "test_file_systems", "test_full_disk", "test_house", "test_kills", "test_locales"),
-    *("test_missing_modules", "test_nothing_bare", "test_objects", "test_plausible_answers"),
+    *("test_missing_modules", "test_nothing_bare", "test_download_stores", "test_plausible_answers"),
     *("test_plausible_services", "test_processes", "test_shared_sessions", "test_shared_stores", "test_studio"),
 }
 """Files and a folder that take half the time and depend little on the interpreter."""
