@@ -245,7 +245,7 @@ async def test_a_store_that_fails(
 
 @pytest.mark.usefixtures("bucket")
 async def test_a_source_is_known_by_its_content(mix: Path) -> None:
-    """However its URL is signed, wherever the object is; so that a run with a journal goes on with it."""
+    """However its URL is signed, wherever the object is; so that a run with a journal resumes it."""
     one = await upload_source(mix, f"s3://{BUCKET}/inbox")
     assert one.renew is not None
     two = await one.renew()

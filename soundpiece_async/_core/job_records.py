@@ -171,7 +171,7 @@ def find_source(request: Request) -> Source | None:
 
 
 def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:
-    """Return whether the URL of a source in a body can be used for less than a minute, and a better one can be had.
+    """Return whether the URL of a source in a body expires within a minute, and can be renewed.
 
     Args:
         request: its source may have another URL than the body, which was made earlier.

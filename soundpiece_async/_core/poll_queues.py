@@ -231,7 +231,7 @@ class ReadyQueue(Generic[K]):
         return min(bucket.seconds_until_worthwhile(price) for bucket in self._buckets.values())
 
     def oldest(self) -> float:
-        """Return when the longest-waiting head without a webhook was last seen; infinity: there is none."""
+        """Return when the longest-waiting head without a webhook was last seen, or infinity."""
         return min(
             (bucket.head.last_seen for bucket in self._buckets.values() if not bucket.head.webhook_expected),
             default=inf,
@@ -271,7 +271,7 @@ class BackoffQueue(Generic[K]):
             yield watched
 
     def oldest(self) -> float:
-        """Return when the longest-waiting operation without a webhook was last seen; infinity: there is none."""
+        """Return when the longest-waiting operation without a webhook was last seen, or infinity."""
         backing_off = (
             watched
             for _, _, watched in self._heap
@@ -305,7 +305,7 @@ class InFlight(Generic[K]):
         del self._watched[watched.key]
 
     def oldest(self) -> float:
-        """Return when the longest-waiting operation without a webhook was last seen; infinity: there is none."""
+        """Return when the longest-waiting operation without a webhook was last seen, or infinity."""
         return min(
             (watched.last_seen for watched in self._watched.values() if not watched.webhook_expected), default=inf
         )

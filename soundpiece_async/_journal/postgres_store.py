@@ -2,8 +2,8 @@
 
 The rules are those of ``store`` and of ``postgres_statements``, and:
 
-1. The key of a job follows from the run's random id, the job's identity and its attempt: whoever sends a job sends the
-   same key.
+1. The key of a job follows from the run's random id, the job's identity and its attempt, so it is the same in every
+   process.
 2. Only the server's clock counts (``now``).
 3. A statement that a deadlock ended is sent again. Any other failure ends the run: nothing is sent that is not on
    record, and the next process resumes from what is.

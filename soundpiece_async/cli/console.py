@@ -39,7 +39,7 @@ def translate_advice(message: str, *, flag: str | None = "--overwrite") -> str:
 
     Args:
         message: of an error.
-        flag: the option that overwrites files; None: there is none.
+        flag: the option that overwrites files, or None.
     """
     if flag is None:
         message = message.replace(", or pass overwrite=True", "")
@@ -239,7 +239,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_echo_differences(counts: Mapping[str, int]) -> str:
-    """Return a note on the fields that the service echoed with different values; empty if there are none."""
+    """Return a note on the fields that the service echoed with different values; or ""."""
     if not counts:
         return ""
     listed = ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))

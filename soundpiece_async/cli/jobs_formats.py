@@ -108,7 +108,7 @@ def _layout_error(line: str) -> str:
 
 
 def _json_hint(error: json.JSONDecodeError) -> str:
-    """Return the fix for a common mistake; empty if there is none."""
+    """Return the fix for a common mistake, or ""."""
     left = error.doc[error.pos :].strip()
     if left[:1] and left[0] in _TYPOGRAPHIC:
         return f": {left[0]} is a typographic quote; use straight quotes"

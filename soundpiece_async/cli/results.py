@@ -168,7 +168,7 @@ def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:
 
 
 def format_saved(files: Sequence[SavedFile]) -> str:
-    """Return the locations of saved files as part of a message; empty if there are none."""
+    """Return the locations of saved files as part of a message, or ""."""
     return f"saved: {', '.join(file.location for file in files)}" if files else ""
 
 

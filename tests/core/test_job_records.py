@@ -310,7 +310,7 @@ NAIVE = (NOW + SOON).replace(tzinfo=None)
 def test_bytes_expire_with_the_url_in_them(
     source: str | Output | AudioSource, outputs: tuple[Output, ...], *, expired: bool
 ) -> None:
-    """As far as it is known, and a better one can be had: of an output, or of a file that is known by its content."""
+    """If its expiry is known, and it can be renewed: that of an output, or of a file that is known by its content."""
     request = SeparateStems(source)
     body = b'{"source":{"url":"https://a.example.com/x?sig=1"}}'
     assert has_expired(request, body, outputs=outputs, now=NOW) is expired

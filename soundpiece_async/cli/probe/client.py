@@ -47,7 +47,7 @@ class Reply:
 
     @property
     def members(self) -> JsonObject:
-        """Fields of the operation; empty if there is none."""
+        """Fields of the operation; empty without one."""
         return dict(envelopes.find_operation(self.data, route="") or {}) if self.accepted else {}
 
     def describe(self) -> str:
