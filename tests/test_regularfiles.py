@@ -158,4 +158,4 @@ def test_no_command_hangs_over_files_and_reports(
     (out / "door.flac").write_bytes(saved)
     os.mkfifo(out / ".report.json.part")
     assert main(words) == 1
-    assert "the report cannot be written: [Errno 17] a FIFO is there" in capsys.readouterr().err
+    assert "cannot write the report: [Errno 17] a FIFO is there" in capsys.readouterr().err
