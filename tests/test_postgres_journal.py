@@ -283,7 +283,7 @@ async def test_what_cannot_be_opened_is_named(url: str, run: str) -> None:
     assert find(caught.value, PASSWORD) == find(caught.value, "open%20sesame") == []
     with pytest.raises(InvalidRequest, match="this is a folder"):
         Journal.open("folder", run=run)
-    with pytest.raises(JournalError, match="has no run called"):
+    with pytest.raises(JournalError, match=r"has no (run called|journal)"):
         await Journal.open(url, run=run, read_only=True)
     wrong = {
         "password authentication failed": url.replace("sesame", "barley"),
@@ -303,6 +303,23 @@ async def test_what_cannot_be_opened_is_named(url: str, run: str) -> None:
         assert "open%20sesame" not in f"{journal!r}{journal.where}"
     with pytest.raises(JournalError, match="is not open"):
         await journal.count()
+
+
+async def test_only_the_servers_clock_counts(url: str, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose own clock is wrong holds nothing for uncertain, and writes down no wrong time."""
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    async with Journal.open(url, run=run) as journal:
+        store = journal.store
+        ((clock,),) = [
+            row.values() for row in await store._fetch("SELECT extract(epoch FROM clock_timestamp())::float8")
+        ]
+        assert abs(store.now - clock) < 60
+        await journal.plan([fx(1)])
+        (job,) = await take(journal)
+        await store.mark_sending(job, now=store.now)
+        assert await journal.count() == {JobState.SENDING: 1}
+    with pytest.raises(JournalError, match="is closed"):
+        await store.count(now=store.now)
 
 
 async def test_a_database_without_a_journal_is_named(url: str, run: str) -> None:
