@@ -717,7 +717,9 @@ def test_a_name_that_cannot_be_saved_costs_nothing(serve: Serve, capsys: Streams
     assert bulk() == 1
     said = capsys.readouterr().err
     assert (
-        said.count("it already exists with different content; choose another name or folder, remove it (output 0 of ")
+        said.count(
+            "it already exists with different content; choose another name or folder, or remove it (output 0 of "
+        )
         == 2
     )
     assert "overwrite" not in said

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import anyio.to_thread
@@ -406,7 +406,7 @@ async def _print(lines: Sequence[str]) -> None:
         )
 
 
-def _list_paths(result: Succeeded[Any] | Failed[Any]) -> list[str]:
+def _list_paths(result: Result) -> list[str]:
     return [str(file.path) for file in result.files] if isinstance(result, Succeeded) else []
 
 

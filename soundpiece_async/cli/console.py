@@ -42,6 +42,7 @@ def translate_advice(message: str, *, flag: str | None = "--overwrite") -> str:
         flag: the option that overwrites files, or None.
     """
     if flag is None:
+        message = message.replace(", remove it, or pass overwrite=True", ", or remove it")
         message = message.replace(", or pass overwrite=True", "")
     message = message.replace("overwrite=True", str(flag))
     return message.replace("or pass Session(api_key=...)", "or try a local simulation: soundpiece simulate")

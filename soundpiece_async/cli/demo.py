@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import anyio
 import anyio.to_thread
@@ -27,7 +27,7 @@ from soundpiece_async.cli.demo_plan import DEMO_ITEMS, DemoItem
 from soundpiece_async.cli.rich_output import PipeSafeConsole, print_table
 
 if TYPE_CHECKING:
-    from soundpiece_async import Session
+    from soundpiece_async import Output, Session
     from soundpiece_async._core.operations import AnyOperation
 
 
@@ -303,6 +303,6 @@ class _DemoRun:
             f"waited {waited:.1f} s, {pluralize(len(files), 'file')}, {format_size(done.bytes)}",
         )
 
-    async def _wait_for(self, name: str) -> Any:
+    async def _wait_for(self, name: str) -> "Output":
         await self._ready_events[name].wait()
         return self._ready[name].outputs[0]

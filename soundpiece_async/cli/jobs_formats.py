@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import attrs
 
@@ -125,7 +125,7 @@ def _reject_constant(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _reject_duplicates(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
@@ -213,11 +213,12 @@ def _read_row(number: int, header: Sequence[str], row: Sequence[str], *, decimal
     return Line(number, members, tuple(faults))
 
 
-def _choose_reader(name: str, kind: Any, *, decimal_comma: bool) -> Callable[[str], Any]:
+def _choose_reader(name: str, kind: object, *, decimal_comma: bool) -> Callable[[str], JsonValue]:
     """Return the parser of a cell, by its column and the type of the route's field."""
-    numeric = {float: _read_number, int: _read_integer}.get(kind)
-    if numeric is not None:
-        return partial(numeric, decimal_comma=decimal_comma)
+    if kind is float:
+        return partial(_read_number, decimal_comma=decimal_comma)
+    if kind is int:
+        return partial(_read_integer, decimal_comma=decimal_comma)
     if name == "route":
         return str.strip
     if name == "metadata":

@@ -7,7 +7,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -17,6 +16,7 @@ from soundpiece_async._core import completion, fields, signing
 from soundpiece_async._core.codec import decode_json
 from soundpiece_async._core.completion import Ending
 from soundpiece_async._core.errors import SettingsError, SoundpieceError
+from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import Status
 from soundpiece_async.cli.probe.client import Client, Download, Reply
@@ -279,7 +279,7 @@ class Experiments:
             add("a part of a file", str(error).partition(": ")[2], "206, 10 bytes")
         self._describe_audio(output, file.header)
 
-    def _describe_audio(self, output: Mapping[str, JsonValue], header: Any) -> None:
+    def _describe_audio(self, output: Mapping[str, JsonValue], header: FlacHeader | None) -> None:
         if header is None:
             self._findings.add("the audio in a file", "no FLAC header", "FLAC at 44100 Hz")
             return
