@@ -260,7 +260,7 @@ class Submitter:
 
         Raises:
             InvalidRequest: refused here, nothing was sent.
-            SoundpieceError: see ``Transport.send`` and ``wire.read_submitted``.
+            SoundpieceError: see ``Transport.send`` and ``wire.parse_submit_response``.
         """
         submission = self._register(request, validate=self._validate and prepared is None)
         queued = submission.lock.locked()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,19 @@ def test_aiohttp_is_imported_in_one_file() -> None:
     assert found["aiohttp"] - servers == {"_http/client.py", "_http/connections.py", "_http/errors.py"}
     assert found["cattrs"] == {"_core/codec.py"}
     assert {file for file in found["asyncio"] if "cli" not in file} == {"_lifetime.py"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports in functions and under TYPE_CHECKING count, too: a reader has to follow them all."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in CLIENT
+    }
+    graph = {}
+    for name, path in modules.items():
+        nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+        named = {(node.module or "", alias.name) for node in nodes for alias in node.names}
+        graph[name] = {f"{module}.{one}" if f"{module}.{one}" in modules else module for module, one in named} - {name}
+    assert list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 def test_the_simulator_shares_no_code_with_the_client() -> None:

@@ -97,4 +97,4 @@ def _read_field(attribute: griffe.Attribute, *, kw_only: bool) -> griffe.Paramet
 def _call(made: ast.expr) -> str:
     """Write the default value of a factory."""
     name = ast.unparse(made)
-    return {"_make_key": "uuid4()", "dict": "{}"}.get(name, f"{name}()")
+    return {"_generate_key": "uuid4()", "dict": "{}"}.get(name, f"{name}()")

@@ -1,6 +1,6 @@
 """Fetches one output: retries failed attempts, and renews its signed URL.
 
-Each retry resumes where the last attempt ended; no layer below retries. ``_core.patience`` decides when to give up.
+Each retry resumes where the last attempt ended; no layer below retries. ``_core.retry`` decides when to give up.
 """
 
 import random

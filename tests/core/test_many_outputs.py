@@ -70,8 +70,8 @@ def name_same(outputs: tuple[Output, ...]) -> object:
 
 STEPS: dict[str, Callable[[tuple[Output, ...]], Any]] = {
     "read": read,
-    "renumber": number_shuffled,
-    "renumber others": number_others,
+    "match outputs": number_shuffled,
+    "match outputs others": number_others,
     "name": lambda outputs: lambda: file_names("take", outputs),
     "name those of one number": name_same,
     "claim": lambda outputs: lambda: UniqueNames().assign(operation(outputs), "take"),
