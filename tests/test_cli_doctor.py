@@ -42,7 +42,7 @@ def test_no_key(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "wrong settings: no API key" in out
+    assert "fail  settings: no API key" in out
     assert "\n      export SOUNDPIECE_API_KEY=spk_..., or without a key run: soundpiece simulate\n" in out
     assert "ok    service: responds in " in out
     assert "the key" not in out.partition("ok    service")[2]

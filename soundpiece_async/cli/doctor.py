@@ -19,7 +19,7 @@ from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import fit
 from soundpiece_async._descriptors import count_open, read_limit
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.console import DONE, FAILED, pluralize, print_result
+from soundpiece_async.cli.console import DONE, FAILED, pluralize, print_result, translate_advice
 
 EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "cli": (("cyclopts", "rich"), "command line"),
@@ -85,7 +85,7 @@ async def doctor(*, as_json: Annotated[bool, Parameter(name="--json", show_defau
 
 def describe(checks: Iterable[Check]) -> Iterator[str]:
     """Yield a line for each check, and one below it for its advice."""
-    marks = {True: "ok", False: "wrong", None: "note"}
+    marks = {True: "ok", False: "fail", None: "note"}
     for check in checks:
         yield f"{marks[check.ok]:<6}{check.name}: {check.found}"
         if check.advice:
@@ -100,7 +100,7 @@ def check_settings() -> list[Check]:
         advice = "export SOUNDPIECE_API_KEY=spk_..., or without a key run: soundpiece simulate"
         if os.environ.get("SOUNDPIECE_API_KEY"):
             advice = "correct SOUNDPIECE_API_KEY, SOUNDPIECE_BASE_URL or SOUNDPIECE_PROXY, as the message says"
-        return [Check(name="settings", ok=False, found=str(error), advice=advice)]
+        return [Check(name="settings", ok=False, found=translate_advice(str(error)), advice=advice)]
     proxy = "no proxy" if settings.proxy is None else f"proxy {redact_url(settings.proxy)}"
     return [Check(name="settings", ok=True, found=f"key set, base URL {settings.base_url}, {proxy}")]
 
