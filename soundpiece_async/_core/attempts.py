@@ -4,10 +4,10 @@
    accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
    attempt (docs/api.md#refused-repeats): only 401, 402 and 403, which are about the account, are final then.
 2. A refusal of a read does not end the operation. A status that means "not now" is retried later, for as long as the
-   caller waits. An operation is *unknown* only when the service has said so ``STREAK_TIMES`` times over
-   ``STREAK_SECONDS``; any other refusal, and an answer that holds no operation or another one, ends a wait only when
-   as many have come over as long a time. Each of the two is counted by itself, until a usable answer comes. A read that
-   renews a URL, which a download waits for, is refused when that came ``UNREADABLE_TIMES`` times; any other, at once.
+   caller waits. An operation is *unknown* only when the service has stated it ``STREAK_TIMES`` times over
+   ``STREAK_SECONDS``; any other refusal, and a response without an operation or with another one, ends a wait only when
+   as many have come over as long a time. Each of the two is counted by itself, until a usable response comes. A read
+   that renews a URL, for which a download waits, is refused after ``UNREADABLE_TIMES`` of them; any other, at once.
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
    worked, because then a setting is wrong rather than the network (``RetryBounds``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
@@ -52,8 +52,8 @@ REFUSED_HOLDS = 2
 UNREACHED_SECONDS = 30.0
 """Seconds of trying to connect, as long as no connection of the session has ever worked."""
 UNREADABLE_TIMES = 3
-"""Answers in a row that cannot be read, such as one in an encoding that is not installed, or without an operation; and
-refusals in a row of a read that renews a URL."""
+"""Unreadable responses in a row, as of an encoding that is not installed, or without an operation; and refusals
+in a row of a read that renews a URL."""
 BLOCKED_AFTER = 10
 
 _UNKNOWN = re.compile(r"not[ _-]?found|unknown|no such|(does not|doesn't|not) exist", re.IGNORECASE)

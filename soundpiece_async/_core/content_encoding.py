@@ -1,7 +1,7 @@
 """Decodes a real ``Content-Encoding`` in blocks of bounded size: a body may decode to a thousand times its size.
 
 No encoding is requested of an output host (``Accept-Encoding: identity``), of the API gzip and deflate. A response in
-another encoding is used all the same if a decoder is installed: that is so for gzip, deflate, and an answer of the API
+another encoding is used all the same if a decoder is installed: that is so for gzip, deflate, and a response of the API
 in Brotli.
 """
 
@@ -31,7 +31,7 @@ def is_labelled_only(encodings: tuple[str, ...], start: bytes) -> bool:
 
 
 def unpack(body: bytes, encodings: tuple[str, ...], *, limit: int) -> bytes:
-    """Return the text in the body of an answer; the bytes decide: UTF-8 is not packed, and gzip has a mark of its own.
+    """Return the text in the body of a response; the bytes decide: UTF-8 is not packed, and gzip has a mark of its own.
 
     Args:
         body: all of it.

@@ -4,7 +4,7 @@ Rules (docs/api.md#echoed-fields):
 
 1. Values are compared as JSON: 8 is 8.0, true is not 1, an object may have more members. A URL, and a key, count as
    the same in each of their spellings. A member that is absent or null says nothing.
-2. Another ``idempotency_key``, compared as a UUID, means that the answer belongs to another request. No other
+2. Another ``idempotency_key``, compared as a UUID, means that the response belongs to another request. No other
    difference means anything by itself: services trim, normalize, escape, round, clamp and rewrite what they echo.
 3. A difference is *slight* if that explains it. Under a key that the caller chose, one that is not may mean that the
    key was used for other work before.

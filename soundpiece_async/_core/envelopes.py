@@ -1,4 +1,4 @@
-"""Find the operation in an answer: in any envelope, beside other objects, in a link, or in a header.
+"""Find the operation in a response: in any envelope, beside other objects, in a link, or in a header.
 
 Rules (docs/api.md#finding-the-operation):
 
@@ -12,14 +12,14 @@ Rules (docs/api.md#finding-the-operation):
 5. A text member that contains a JSON object, as the ``body`` of AWS Lambda's proxy, is read as that object, unless it
    is the echo of a request's member.
 6. If no object has an id, the outermost object and those with a status are searched for another one, in this order: a
-   link to the GET of the route; the headers of the answer; a resource name such as ``operations/17``; a member named
+   link to the GET of the route; the headers of the response; a resource name such as ``operations/17``; a member named
    ``_id``, ``uuid`` or ``oid``; a member named like the id of a request. The first that is unique is used.
 7. The names of members count without case and punctuation, ``state`` and the like as ``status``. The object of a member
-   such as ``user`` or ``account`` is no operation. An answer that is a text of the usual form of an id is that id.
-8. In the answer to a poll, an object without an id is the operation if no object has one, and it runs or has outputs.
+   such as ``user`` or ``account`` is no operation. A response that is a text of the usual form of an id is that id.
+8. In the response to a poll, an object without an id is the operation if no object has one, and it runs or has outputs.
    To an operation that ended well without outputs belong those of the only object without an id that has any.
 
-Links and headers of the answer to a PUT:
+Links and headers of the response to a PUT:
 
 9. A link names an operation if it is the GET of that operation's route, with the id in its query.
 10. ``Location``, ``Content-Location`` and the like are about the operation: an id in the query, whatever the path, or
@@ -50,7 +50,7 @@ _API_VERSION = re.compile(r"v\d+(\.\d+)*", re.IGNORECASE)
 
 
 def find_in_headers(headers: Mapping[str, str]) -> str | None:
-    """Return the id of the operation that the headers of an answer to a PUT name, or None.
+    """Return the id of the operation that the headers of a response to a PUT name, or None.
 
     Args:
         headers: names in lower case.
@@ -119,7 +119,7 @@ def _split(link: str) -> tuple[str, str]:
 
 MAX_DEPTH = 3
 MAX_OBJECTS = 1000
-"""Objects that are searched; an answer about one operation needs no more."""
+"""Objects that are searched; a response about one operation needs no more."""
 
 _RESOURCE = re.compile(r"(?:.*?/)?operations/(.+)")
 _OWN_NAMES = frozenset({"id", "uuid", "guid", "oid"})
@@ -171,7 +171,7 @@ def _search(
     key: str | None,
     hint: str | None,
 ) -> Mapping[str, object] | None:
-    """Return the operation in an answer that has none with an id under the known name (rules 2 to 8)."""
+    """Return the operation in a response that has none with an id under the known name (rules 2 to 8)."""
     found = [named for value in objects if (named := _with_id(value)) is not None]
     likely = [value for value in found if _looks_alive(value)]
     lifted = [whole for value in found if (whole := _lift(value)) is not None] if not likely else []

@@ -7,13 +7,13 @@
     ├── InvalidRequest (ValueError)        refused before anything was sent
     ├── NotReady                           the operation has no outputs yet
     ├── SessionClosed                      closed, or used from another event loop
-    ├── TransportError         retryable   no usable answer
-    ├── ApiError                           an answer that refuses
+    ├── TransportError         retryable   no usable response
+    ├── ApiError                           a response that refuses
     │   ├── BadRequest 400 · AuthenticationError 401, 403 · InsufficientCredits 402 · NotFound 404
     │   ├── ValidationError 422
     │   ├── RateLimited 429    retryable
     │   └── ServerError 5xx    retryable
-    ├── DecodeError                        an answer not of the contract's shape
+    ├── DecodeError                        a response that does not match the API
     ├── OperationFailed                    the service gave up on the work
     ├── WaitTimeout (TimeoutError)         nothing is lost: wait again
     ├── DownloadError
@@ -89,7 +89,7 @@ class SettingsError(SoundpieceError):
 
 
 class InvalidRequest(SoundpieceError, ValueError):
-    """A request the contract rules out, refused at submit before anything was sent.
+    """A request that breaks the rules of the API, refused at submit before anything was sent.
 
     Attributes:
         field: the member at fault.
@@ -109,7 +109,7 @@ class SessionClosed(SoundpieceError):
 
 
 class TransportError(SoundpieceError):
-    """No usable answer: no connection, a drop, a timeout, or a 2xx that is not JSON. The same key may go again.
+    """No usable response: no connection, a drop, a timeout, or a 2xx that is not JSON. The same key may go again.
 
     Attributes:
         sent: False when nothing of the request left, for certain, because there was no connection; of several attempts
@@ -158,7 +158,7 @@ class ApiError(SoundpieceError):
         status: the HTTP status.
         detail: the body's ``detail`` as it came (text, list or object), or None.
         body: the parsed JSON, or the text when it was no JSON.
-        headers: the answer's headers.
+        headers: the response's headers.
     """
 
     def __init__(
@@ -252,11 +252,11 @@ class ServerError(ApiError):
 
 
 class DecodeError(SoundpieceError):
-    """An answer that is not of the contract's shape, or that echoes another request than the one sent.
+    """A response that does not match the API, or that echoes another idempotency key than the one sent.
 
     Attributes:
         path: where in the operation, as ``outputs[0].url``, or empty when not even the operation could be found.
-        body: the answer's JSON as it came, or None. May hold signed URLs.
+        body: the response's JSON as it came, or None. May hold signed URLs.
         operation: what could be read of it. An id that is known is never lost, and never paid for twice.
     """
 

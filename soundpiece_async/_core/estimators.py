@@ -214,7 +214,7 @@ class PollTiming:
         return self._round_trip < inf
 
     def observe_short_poll(self, took: float) -> None:
-        """Learn from an answer to a short poll, which is never held."""
+        """Learn from a response to a short poll, which is never held."""
         self._round_trip = self._round_trip + (took - self._round_trip) * SMOOTH if self.measured else took
         self._shortest = min(self._shortest, took)
 

@@ -3,7 +3,7 @@
 The echo, the times, the durations and the kinds are advisory: a malformed one must not hide audio that is paid for
 (docs/api.md#optional-fields). The reason is empty if the field is fine or absent.
 
-Which links in an answer lead to audio:
+Which links in a response lead to audio:
 
 1. A link is a text that is a URL, or begins as a relative one: ``https://host/a``, ``//host/a``, ``/a``. One to a
    picture, a page or a document, by the end of its path, does not lead to audio.
@@ -228,7 +228,7 @@ def _to_time(text: str) -> datetime:
         moment = _from_iso(text.upper())  # RFC 3339 allows a small t and z
     except ValueError:
         moment = parsedate_to_datetime(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # UTC in every example of the contract
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # UTC in every documented example
 
 
 def _from_iso(text: str) -> datetime:

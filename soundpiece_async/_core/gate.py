@@ -8,7 +8,7 @@ rules:
 2. Without a known limit every request is admitted. With one: a permit per 1/rate seconds, at most a second's worth
    saved.
 3. A 429 closes the gate to all until `Retry-After` and some jitter have passed. It reopens with one permit,
-   not with those of the pause. Answers to requests sent before a cut belong to that cut: a burst costs one decrease.
+   not with those of the pause. Responses to requests sent before a cut belong to that cut: a burst costs one decrease.
 4. A service without usable responses empties a quota; then the gate is half-open: one request at a time, at growing
    intervals, until one succeeds.
 5. A cancelled waiter is removed from the queue; a permit that was granted and not used goes to the next one.
@@ -190,7 +190,7 @@ class Gate:
 
     @property
     def half_open(self) -> bool:
-        """Whether requests go out one at a time, because the service gives no usable answers (rule 4)."""
+        """Whether requests go out one at a time, because the service gives no usable responses (rule 4)."""
         return not self._quota.left
 
     @property
@@ -261,7 +261,7 @@ class Gate:
             now: Seconds.
             limited: It was a 429, which says nothing of the service's health.
             retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
-                unusable answer: heeded here while requests go one at a time, and otherwise by the call it answered.
+                unusable response: heeded here while requests go one at a time, and otherwise by the call it answered.
             jitter: A random number in [0, 1), for the pause.
             usable: False for no answer, an unreadable one or a 5xx.
         """

@@ -160,13 +160,13 @@ def _name_output(output: Output) -> str:
 
 
 def match_outputs(fresh: Iterable[Output], known: Iterable[Output]) -> tuple[Output, ...]:
-    """Return the outputs of a later answer with the numbers they had in the first one, and in that order.
+    """Return the outputs of a later response with the numbers they had in the first one, and in that order.
 
     The order of outputs is not promised, and a URL is signed again each time. So outputs are matched by the path of
     their URL, then by their kind, then by their duration, each time only where the value is unique; the rest by
     position, but never one kind with another. New outputs get the next numbers.
 
-    Takes time in proportion to their number: one answer may list thousands.
+    Takes time in proportion to their number: one response may list thousands.
     """
     left, missing = dict(enumerate(fresh)), dict(enumerate(known))
     unused = max((old.index for old in missing.values()), default=-1) + 1

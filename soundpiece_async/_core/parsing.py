@@ -28,7 +28,7 @@ class ParsedOperation:
     """An operation as parsed from one response.
 
     Attributes:
-        operation: final only where the answer alone says so.
+        operation: final only where the response alone says so.
         ending: running, ended, or uncertain.
         notes: oddities of the response.
         suspicious: members whose echo differs from what was sent in more than its form.
@@ -46,7 +46,7 @@ class ParsedOperation:
 
     @property
     def undecided(self) -> bool:
-        """Whether it is an end as soon as a later answer says the same."""
+        """Whether it is an end as soon as a later response says the same."""
         return not self.ending.certain
 
     def settle(self) -> AnyOperation:

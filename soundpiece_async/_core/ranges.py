@@ -1,8 +1,8 @@
 """HTTP ranges (RFC 9110, sections 13 to 15): continuing a download, and passing on a part of a file.
 
-What to ask the output host for, and what its answer means for the bytes already here:
+What to ask the output host for, and what its response means for the bytes already here:
 
-1. Bytes of two answers are joined only under one strong ETag; without it a download starts again.
+1. Bytes of two responses are joined only under one strong ETag; without it a download starts again.
 2. A 206 counts only when it begins where our bytes end, under the same ETag and the same total.
 3. A 200 or 203 is the whole file: it starts again. One that says otherwise is believed: a ``Content-Range`` makes it
    a 206, a length that is not the file's sends us back to the beginning.
@@ -19,8 +19,8 @@ Whether the host supports ranges, sends lengths or ETags is UNKNOWN (docs/api.md
 A ``Range`` header of a client, and what the host's answer means for a part of the file:
 
 8. One range is answered. Several at once, another unit or nonsense are the whole file, as the RFC allows.
-9. A part begins where the answer says; a response with other bytes than requested is not usable.
-10. Bytes of two answers are joined only under one strong ETag, and only while the total stays the same.
+9. A part begins where the response says; a response with other bytes than requested is not usable.
+10. Bytes of two responses are joined only under one strong ETag, and only while the total stays the same.
 11. A host without ranges sends the whole file: the bytes before the part are left out.
 """
 
@@ -88,14 +88,14 @@ class UrlRejected:
 
 @attrs.frozen
 class RetryLater:
-    """An answer that brings nothing and takes nothing away: the same may be asked again, later."""
+    """A response that brings nothing and takes nothing away: the same may be asked again, later."""
 
     why: str
 
 
 @attrs.frozen
 class StartOver:
-    """An answer that what is here cannot be continued with: a new start is due."""
+    """A response that what is here cannot be continued with: a new start is due."""
 
     why: str
 
@@ -114,7 +114,7 @@ def range_headers(have: int, known: RemoteFile) -> dict[str, str]:
 
 
 def interpret(status: int, headers: Mapping[str, str], *, have: int, known: RemoteFile) -> RangeResult:
-    """Read an answer to ``range_headers(have, known)``; header names in lower case."""
+    """Read a response to ``range_headers(have, known)``; header names in lower case."""
     if status in _BUSY or status in _SERVER_ERRORS:
         return RetryLater(f"the host is busy ({status})")
     if status == _NO_SUCH_RANGE:
@@ -144,7 +144,7 @@ def read_total(headers: Mapping[str, str]) -> int | None:
 
 
 def read_span(headers: Mapping[str, str]) -> range | None:
-    """Return the bytes of the file that an answer says to be part of it, or None if it does not say so."""
+    """Return the bytes of the file that a response says to be part of it, or None if it does not say so."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None or match["first"] is None or int(match["last"]) < int(match["first"]):
         return None
@@ -152,7 +152,7 @@ def read_span(headers: Mapping[str, str]) -> range | None:
 
 
 def read_etag(headers: Mapping[str, str]) -> str | None:
-    """Return the ETag of an answer if it is a strong one."""
+    """Return the ETag of a response if it is a strong one."""
     etag = headers.get("etag", "")
     return etag if is_strong(etag) else None
 
@@ -330,7 +330,7 @@ def parse_range(header: str | None) -> ByteRange | None:
 def interpret_part(
     status: int, headers: Mapping[str, str], *, wanted: ByteRange, if_range: str | None
 ) -> Part | WholeFile | NoSuchBytes | UrlRejected | RetryLater | StartOver:
-    """Read an answer to a request for ``wanted``; header names in lower case.
+    """Read a response to a request for ``wanted``; header names in lower case.
 
     ``if_range`` is what the client sent as ``If-Range``: only the file's own strong ETag lets it have a part.
     """

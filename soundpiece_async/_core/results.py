@@ -158,7 +158,7 @@ class Statistics:
         rate: requests per second that the rate gate allows now, for all processes that share it; None: unlimited.
         paused_for: seconds until the gate opens again; 0: it is open.
         queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
-        degraded: the service gives no usable answers; until it does, requests are sent singly, at growing intervals.
+        degraded: the service gives no usable responses; until it does, requests are sent singly, at growing intervals.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
         peers: live processes at the shared gate, including this one; 0 without a shared gate (``Settings(shared=…)``).

@@ -77,14 +77,14 @@ def _read_date(text: str) -> float | None:
 
 @attrs.frozen
 class RetryBounds:
-    """Bounds of a call's trying beside its budget: seconds in all, and unreadable answers in a row."""
+    """Bounds of a call's trying beside its budget: seconds in all, and unreadable responses in a row."""
 
     seconds: float = inf
     unreadable: float = inf
 
 
 class RetryQuota:
-    """How much more failure is affordable: an unusable answer costs one, a success gives one back.
+    """How much more failure is affordable: an unusable response costs one, a success gives one back.
 
     Empty, it stays so until a success, which refills a quarter: a service that half works is met half-way.
     """
@@ -97,7 +97,7 @@ class RetryQuota:
         return f"<RetryQuota {self.left} of {self.capacity}>"
 
     def record_failure(self) -> None:
-        """Pay for an unusable answer."""
+        """Pay for an unusable response."""
         self.left = max(0, self.left - 1)
 
     def record_success(self) -> None:
@@ -106,14 +106,14 @@ class RetryQuota:
 
 
 REQUEST_BACKOFF_BASE, REQUEST_BACKOFF_CAP = 0.5, 20.0
-"""Seconds between attempts without a usable answer: doubled each time, up to the cap, with jitter."""
+"""Seconds between attempts without a usable response: doubled each time, up to the cap, with jitter."""
 
 
 UNBOUNDED = RetryBounds()
 
 
 class Budget:
-    """What one call may spend on getting an answer; it is always good for one attempt.
+    """What one call may spend on getting a response; it is always good for one attempt.
 
     Args:
         seconds: Attempts that fail, the pauses after them, and what `charge` says, in sum.

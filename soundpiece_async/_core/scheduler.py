@@ -304,8 +304,8 @@ class Scheduler(Generic[K]):
         Args:
             key: The operation.
             now: The time.
-            outcome: FINISHED leaves the scheduler; UNDECIDED is an end if a later answer says the same; FAILED is no
-                usable answer; CUT is a long poll that was broken off, perhaps by a proxy; CANCELLED was cancelled here.
+            outcome: FINISHED leaves the scheduler; UNDECIDED is an end if a later response says the same; FAILED had no
+                usable response; CUT is a long poll broken off from outside, perhaps by a proxy; CANCELLED is our doing.
             jitter: A number between 0 and 1 that spreads the backoffs after failures.
             retry_after: The shortest backoff after a failure.
 
@@ -374,7 +374,7 @@ class Scheduler(Generic[K]):
         return least_hazard if starved or preempts else None
 
     def _observe_answer(self, watched: Watched[K], now: float, *, held: bool) -> float:
-        """Learn from an answer without a result, and return the seconds of backoff (rule 8)."""
+        """Learn from a response without a result, and return the seconds of backoff (rule 8)."""
         took = now - watched.sent
         watched.learn(now, finished=False)
         watched.failures, watched.hold_unconfirmed, watched.hold_broken = 0, False, False
@@ -389,7 +389,7 @@ class Scheduler(Generic[K]):
         return 0.0
 
     def _observe_failure(self, watched: Watched[K], jitter: float) -> float:
-        """Return the seconds of backoff after a poll without a usable answer (rule 7)."""
+        """Return the seconds of backoff after a poll without a usable response (rule 7)."""
         rest = min(2.0**watched.failures, MAX_BACKOFF_FACTOR) * FIRST_BACKOFF * self._timing.hold * (0.5 + jitter / 2)
         watched.failures += 1
         return rest

@@ -79,7 +79,7 @@ class RetryPolicy:
     """When to stop trying again. A 429 uses up nothing, nor does a queue of ours while the service is well."""
 
     submit_max_elapsed: float = 300.0
-    """Seconds of trying, after which a submit without a usable answer is given up. Always with the same key.
+    """Seconds of trying, after which a submit without a usable response is given up. Always with the same key.
 
     During an outage requests go one at a time, and that wait counts as trying."""
     download_max_elapsed: float = 300.0
@@ -127,7 +127,7 @@ class Settings:
             does not find damage behind that; ``"full"`` also decodes every frame and compares the MD5 of the audio
             (extra ``verify``); ``"none"`` checks the size only.
         keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for inspection.
-        validate: check requests against the contract at submit; off, because the service may loosen its rules.
+        validate: check requests against the rules of the API at submit; off, because the service may loosen them.
         confirm_webhooks: read the state with one GET before believing a webhook.
         allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
             from loopback, link-local and unspecified addresses, or the metadata services of clouds, unless the API is

@@ -167,8 +167,8 @@ class SharedPace:
         self._own: OwnPace | None = OwnPace(ceiling=_lowest(ceiling, NEWCOMER_RATE), epoch=_ALONE)
         self._epoch = 0
         self._permits: deque[float] = deque()  # when each may be used
-        self._void = False  # the answer of the reservation that is out does not count
-        self._doubted = False  # an answer of an earlier epoch was passed over: the next one is believed
+        self._void = False  # the response of the reservation that is out does not count
+        self._doubted = False  # a response of an earlier epoch was passed over: the next one is believed
         self._reports: deque[tuple[int, float]] = deque()
         self._tuning: Tune | None = None
         self._beat_at = self._take_at = -math.inf
@@ -306,7 +306,7 @@ class SharedPace:
 
         Args:
             action: what was asked.
-            seen: the answer.
+            seen: the response.
             now: seconds.
             took: seconds that it took.
         """

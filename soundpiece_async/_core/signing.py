@@ -6,7 +6,7 @@ Rules:
 2. Comparing takes as long for a wrong signature as for the right one, and decodes nothing that a stranger wrote.
 3. The timestamp is that of the *first* attempt, so a retry is as old as the trouble it came through: how old a delivery
    may be is the caller's setting. None comes from the future, except by a clock that is wrong.
-4. Whatever a stranger can send is a ``WebhookError``, whose ``http_status`` is the answer; what is signed is read
+4. Whatever a stranger can send is a ``WebhookError``, whose ``http_status`` is for the response; what is signed is read
    (``webhook_events.py``).
 """
 

@@ -7,7 +7,7 @@ Rules:
    the content; where the two contradict each other, the operation has to be read again.
 3. A type without a status that this version knows is news for a later one (docs/api.md#versioning): then the operation
    counts if it says by itself that it is over, and else a poll finds it.
-4. The operation is looked for as in the answer to a poll: under ``data`` first, then in the whole event.
+4. The operation is looked for as in the response to a poll: under ``data`` first, then in the whole event.
 """
 
 import re

@@ -81,8 +81,8 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     Raises:
         TransportError: a 2xx that is not JSON; the same key may go again.
         ApiError: the service refused; ``handle`` is the operation that a 409 names.
-        DecodeError: no operation can be found in it; or it is the answer to another idempotency key, and ``operation``
-            the one that it names.
+        DecodeError: it has no operation; or it is the response to another idempotency key, and ``operation`` is the
+            one that it names.
     """
     if 200 <= response.status < 300:
         data = _read_accepted(response, call)
@@ -179,7 +179,7 @@ def parse_poll_response(
 
     Raises:
         TransportError, ApiError: as ``parse_submit_response``.
-        DecodeError: no operation can be found in the answer, or another one than was asked for.
+        DecodeError: no operation can be found in the response, or another one than was asked for.
     """
     return _parse_polled(_find_polled(response, call, handle=handle, key=key), handle, request)
 
