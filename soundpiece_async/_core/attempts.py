@@ -180,7 +180,7 @@ class LongPolls:
     """The outcomes of the long polls on one operation (rule 5).
 
     Attributes:
-        failed: whether the latest one did: the next poll is to be short.
+        failed: whether the latest one failed: then the next poll is short.
     """
 
     failed: bool = False

@@ -154,7 +154,7 @@ def _find_document(text: str, start: int) -> int | None:
 def request_from_echo(members: Mapping[str, object], *, route: str) -> Request | None:
     """Rebuild a request from its echo; None: the echo is incomplete or invalid."""
     if members.get("idempotency_key") is None:
-        return None  # a key of our own making would stand for another piece of work
+        return None  # a generated key would be another request
     told = {name: value for name, value in members.items() if value is not None}
     try:
         return _get_converter().structure(told, ROUTES[route])

@@ -27,7 +27,7 @@ _OURS = {status.value: status for status in Status}
 
 @attrs.frozen
 class Ending:
-    """How an operation stands.
+    """Whether an operation has ended, and how.
 
     Attributes:
         status: the word as it came, or ``READY`` or ``FAILED`` where it is an end.
@@ -50,7 +50,7 @@ def is_running(word: object) -> bool:
 
 
 def read_status(word: str) -> Status:
-    """Return the status a word stands for, without regard to content."""
+    """Return the status that a word means, regardless of the content."""
     plain = _normalize(word)
     if plain in _SUCCESS or plain in _FAILURE:
         return Status.READY if plain in _SUCCESS else Status.FAILED
@@ -58,7 +58,7 @@ def read_status(word: str) -> Status:
 
 
 def decide(word: object, *, outputs: bool, error: bool) -> Ending:
-    """Decide how an operation stands.
+    """Decide whether an operation has ended, and how.
 
     Args:
         word: its status as it came.

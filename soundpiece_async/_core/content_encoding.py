@@ -12,7 +12,7 @@ from typing import Any
 from soundpiece_async._core.flac import looks_like_flac
 
 BLOCK = 1 << 20
-"""Bytes of a piece."""
+"""Bytes of a block."""
 MAX_LAYERS = 3
 """Encodings around one another."""
 
@@ -47,13 +47,13 @@ def unpack(body: bytes, encodings: tuple[str, ...], *, limit: int) -> bytes:
     for name in reversed(names):
         if _is_text(body):
             break
-        pieces, size = [], 0
-        for piece in _unpack_layer(name, body):
-            pieces.append(piece)
-            size += len(piece)
+        decoded, size = [], 0
+        for block in _unpack_layer(name, body):
+            decoded.append(block)
+            size += len(block)
             if size > limit:
                 raise UnpackingError(f"the response is larger than {limit} bytes")
-        body = b"".join(pieces)
+        body = b"".join(decoded)
     return body
 
 
@@ -87,7 +87,7 @@ def _find_brotli() -> Callable[[], Any] | None:
 
 
 def _unpack_brotli(decompressor: Any, body: bytes) -> Iterator[bytes]:
-    """Yield the pieces of a body; a few bytes at a time, because not every version can bound what comes out."""
+    """Yield the blocks of a body; a few bytes at a time, because not every version can bound what comes out."""
     blocks: Iterable[bytes] = (body[start : start + _BROTLI_BLOCK] for start in range(0, len(body), _BROTLI_BLOCK))
     try:
         for block in blocks:
@@ -137,10 +137,10 @@ class Unpacker:
                     if self.ended and not data.strip(b"\0"):  # padding behind the last member
                         return
                     self._inner, self.ended = zlib.decompressobj(self._choose_format(data)), False
-                piece = self._inner.decompress(data, BLOCK)
-                more = len(piece) == BLOCK  # some may be left inside
-                if piece:
-                    yield piece
+                block = self._inner.decompress(data, BLOCK)
+                more = len(block) == BLOCK  # some may be left inside
+                if block:
+                    yield block
                 data = self._inner.unconsumed_tail
                 if self._inner.eof:
                     data, self._inner, self.ended = self._inner.unused_data, None, True

@@ -254,7 +254,7 @@ def _has_outputs(value: Mapping[str, object]) -> bool:
 
 
 def _is_told(value: Mapping[str, object]) -> bool:
-    """Return whether an object without an id tells how an operation stands (rule 8): an error may be any other's."""
+    """Return whether an object without an id shows the state of an operation (rule 8); an error alone does not."""
     return _has_outputs(value) or completion.is_running(value.get("status"))
 
 
@@ -265,7 +265,7 @@ def _lacks_outputs(found: Mapping[str, object]) -> bool:
 
 
 def _complete(found: Mapping[str, object], objects: Iterable[dict[str, object]]) -> Mapping[str, object]:
-    """Return an operation with the outputs that stand beside it, if that is plain (rule 8)."""
+    """Return an operation with the outputs beside it, if they are unambiguous (rule 8)."""
     beside = [value for value in objects if _has_outputs(value) and _with_id(value) is None]
     names = ("outputs", "output")
     return {**found, **{name: beside[0].get(name) for name in names}} if len(beside) == 1 else found

@@ -78,7 +78,7 @@ class SoundpieceError(Exception):
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle and copy what was raised; by itself Python would call the class without its keyword arguments."""
+        """Pickle and copy an error; Python's default would call the class without its keyword arguments."""
         return _revive, (type(self), self.args), self.__dict__
 
 
@@ -307,7 +307,7 @@ class WaitTimeout(SoundpieceError, TimeoutError):
 
 
 class DownloadError(SoundpieceError):
-    """An output could not be brought to its place; no file with the final name was left behind.
+    """An output could not be downloaded or saved; no file with the final name was left behind.
 
     Attributes:
         url: where from, without the query that signs it.
@@ -344,7 +344,7 @@ class SharedStoreError(SoundpieceError):
 
 
 class WebhookError(SoundpieceError):
-    """A delivery that is not one of ours: junk, a wrong signature, too old, or too large.
+    """A webhook that is malformed, not authentic, too old or too large.
 
     Attributes:
         http_status: the HTTP status to answer it with: 400 junk, 401 a wrong signature, 413 too large.

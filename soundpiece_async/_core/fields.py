@@ -150,7 +150,7 @@ def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEP
 
 
 def _find_inside(value: JsonObject, *, kind: str | None, depth: int) -> Iterator[JsonObject]:
-    """Yield the outputs in the members of an object without a link of its own.
+    """Yield the outputs in the fields of an object that has no link itself.
 
     With members of its own, such as a duration, it is an output whose file is an object, if a member is named like one.
     Else it is a table of outputs by kind.
@@ -251,7 +251,7 @@ def _name_type(value: object) -> str:
 BESIDE = frozenset(
     ["callback", "cover", "image", "next", "preview", "prev", "self", "status", "thumbnail", "waveform", "webhook"]
 )
-"""Words for what stands beside audio."""
+"""Words for fields beside the audio."""
 
 _LINK = re.compile(r"(?:https?:)?//\S|/\S", re.IGNORECASE)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

@@ -3,8 +3,8 @@
 1. A name is one component: no separator, no ``..``, nothing a system reserves; so no file leaves its folder.
 2. It is NFC and short enough for any file system, with ``.part.json`` behind it.
 3. Two files of one operation never differ by case alone: some file systems would make them one.
-4. A file system may refuse a name all the same: its encoding has not all characters, or it takes fewer bytes. Then the
-   file has a plainer one, which follows from the name, so that the next run finds it.
+4. A file system may still refuse a name: its encoding lacks characters, or it allows fewer bytes. Then the file has a
+   plainer one, derived from the name, so that the next run finds it.
 5. Two operations of a run never get the same file name, nor two that differ by case alone. The first one gets the name
    as it is, a later one a number behind it; asked again, each gets its own.
 6. A run may have any number of operations, so only the latest names are remembered. An older one is found on the disk:
@@ -42,7 +42,7 @@ _DEVICES = frozenset(
 
 
 def safe_stem(name: str) -> str:
-    """Make a file name, without an ending, of any text; a safe one stays as it is.
+    """Return a safe file name, without an extension, for any text; a safe one is unchanged.
 
     An ending ``.flac`` is taken off, because it is put there anyway.
     """

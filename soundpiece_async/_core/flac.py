@@ -81,7 +81,7 @@ class FlacHeader:
 
 
 def read_head(read: Callable[[int], bytes]) -> bytes:
-    """Read the head of a file, 42 bytes and what stands before them; ``read`` returns the bytes that follow."""
+    """Read the head of a file: its header and what precedes it; ``read`` returns the next bytes."""
     head = read(HEADER_BYTES)
     while (missing := measure_head(head) - len(head)) > 0 and (more := read(missing)):
         head += more

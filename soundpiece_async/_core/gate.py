@@ -261,7 +261,7 @@ class Gate:
             now: Seconds.
             limited: It was a 429, which says nothing of the service's health.
             retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
-                unusable response: heeded here while requests go one at a time, and otherwise by the call it answered.
+                unusable response: applied here while requests go one at a time, and otherwise by the caller.
             jitter: A random number in [0, 1), for the pause.
             usable: False for no answer, an unreadable one or a 5xx.
         """

@@ -92,7 +92,7 @@ def is_host(host: str) -> bool:
 
 
 def _to_ascii(label: str) -> bytes:
-    """Return a label as it is on the wire; UnicodeError if it is no name, or encodes one with nothing to encode."""
+    """Return the encoded form of a label; UnicodeError if it is invalid, or encodes plain ASCII."""
     encoded = label.encode("idna")
     if encoded[:4].lower() == b"xn--" and encoded[4:].decode("punycode").isascii():
         raise UnicodeError(label)
@@ -100,7 +100,7 @@ def _to_ascii(label: str) -> bytes:
 
 
 def find_scope(host: str) -> str | None:
-    """Return what kind of forbidden place a host is (rule 2), or None; of a name only what it says by itself."""
+    """Return why a host is forbidden (rule 2), or None; a name is not resolved."""
     plain = host.strip("[]").rstrip(".").lower()
     if plain in LOCAL_NAMES or plain.endswith(".localhost"):
         return "this machine"
@@ -165,7 +165,7 @@ def _encode(match: re.Match[str]) -> str:
 
 
 def _encode_host(host: str) -> str:
-    """Return a host name as the network knows it: letters beyond ASCII by IDNA; what that refuses stays as it is."""
+    """Return a host name with letters beyond ASCII encoded by IDNA, or unchanged if IDNA refuses it."""
     if host.isascii():
         return host
     name, colon, port = host.partition(":")

@@ -1,4 +1,4 @@
-"""The jobs of a recorded run: which request is which job, where each stands, what ends one, and how it is stored.
+"""The jobs of a recorded run: their identity, states and failures, and how they are stored.
 
 1. A job goes planned, sending, submitted, ready, saved. ``sending`` is written before the PUT leaves; from
    ``submitted`` on an operation exists, and nothing is ever submitted again.
@@ -61,7 +61,7 @@ EXPIRED = datetime.fromtimestamp(0, UTC)
 
 
 class JobState(StrEnum):
-    """How far a piece came."""
+    """The progress of a job."""
 
     PLANNED = "planned"
     """Its key and body are fixed; no PUT has left."""
@@ -81,7 +81,7 @@ class JobState(StrEnum):
 
 @attrs.frozen
 class Failure:
-    """Why a piece failed, in a form that can be stored.
+    """Why a job failed, as it is stored.
 
     Attributes:
         kind: the class of the error.
@@ -126,7 +126,7 @@ class FileRecord:
 
 @attrs.frozen
 class Annotation:
-    """What a user wants with a piece, and what is no part of what it is (design, section 7).
+    """The user's data on a job, which is no part of its identity.
 
     Attributes:
         name: the stem of its files.
@@ -199,7 +199,7 @@ def _lasts(source: Output | AudioSource, now: datetime) -> bool:
 
 @attrs.frozen(kw_only=True)
 class JobRecord:
-    """One piece as it is stored.
+    """One job as it is stored.
 
     Attributes:
         number: in the journal.
@@ -255,7 +255,7 @@ class JobRecord:
         return self.state is JobState.FAILED and self.failure is not None and not self.outputs
 
     def is_uncertain(self, *, now: float) -> bool:
-        """Return whether it was sent too long ago to be resent by itself (rule 3); ``now`` in seconds since 1970."""
+        """Return whether it was sent too long ago to be resent (rule 3); ``now`` in seconds since 1970."""
         return self.state is JobState.SENDING and self.sent_at is not None and now - self.sent_at > KEY_LIFETIME
 
 
@@ -380,7 +380,7 @@ _DIGEST_BYTES = 16
 
 @attrs.frozen(kw_only=True)
 class JobIdentity:
-    """What a piece is found by (rules 5 and 6).
+    """The identity of a job (rules 5 and 6).
 
     Attributes:
         digest: of route and members.

@@ -139,7 +139,7 @@ def html_rows(operation: "AnyOperation") -> Rows:
 
 
 def _request_fields(request: Request | None) -> Fields:
-    """Yield the members of a request in the words of its own repr, which hides URLs."""
+    """Yield the fields of a request as in its repr, which hides URLs."""
     if request is None:
         return
     for field in attrs.fields(type(request)):
@@ -191,7 +191,7 @@ def _match_paths(missing: _Outputs, left: _Outputs) -> _Pairs:
 
 
 def _cut_path(url: str) -> str:
-    """Return the path of a URL, or a text that is no URL as it is: as ``Output.path``, at a tenth of its cost."""
+    """Return the path of a URL, or any other text unchanged: ``Output.path`` at a tenth of its cost."""
     plain = url.partition("?")[0].partition("#")[0]
     _, mark, rest = plain.partition("://")
     return rest.partition("/")[2] if mark else plain

@@ -2,7 +2,7 @@
 
 1. *Transient*: too little of something that other work releases: descriptors, buffers, memory. Waited out, wherever it
    is met, and never counted as a failed attempt.
-2. *Full*: every further file would meet it too, until somebody frees space, or repairs the disk.
+2. *Full*: every further file would meet it too, until space is freed, or the disk repaired.
 3. *Permanent*: the same call has the same result. It ends what it happened to: one file, or one lock.
 
 Not every system has every code, so they are looked up by name.

@@ -126,7 +126,7 @@ def _read_outputs(found: Mapping[str, object], handle: Handle, notes: _Notes) ->
 
 
 def _read_error(found: Mapping[str, object]) -> OperationError | None:
-    """Read ``error``, or the reason that stands beside the status of an operation that failed."""
+    """Read ``error``, or another field with the reason of an operation that failed."""
     error, word = fields.read_error(found.get("error")), found.get("status")
     if error is not None or not isinstance(word, str) or completion.read_status(word) is not Status.FAILED:
         return error

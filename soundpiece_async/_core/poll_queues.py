@@ -1,6 +1,6 @@
 """Queues of the scheduler: the ready queue ranks operations by the expected gain of a short poll.
 
-Ready operations stand in buckets: one per route, kind and bin of age at the last poll. Within a bucket they differ only
+Ready operations are in buckets: one per route, kind and bin of age at the last poll. Within a bucket they differ only
 in when that was, so the head of the bucket is the one to poll, and ten thousand operations are some thirty candidates.
 
 The gain of a short poll, in seconds of lateness: with h the hazard at the operation's age and N the finishes to expect
@@ -52,7 +52,7 @@ class Watched(Generic[K]):
         last_seen: when it was last known to be processing.
         age_known: whether ``created_at`` is known.
         last_turn: when it last had a turn, even one that failed.
-        forgotten: nobody waits for it any more, while a poll is still out.
+        forgotten: it has no waiter any more, while a poll is in flight.
         hold_unconfirmed: its latest long poll was answered too soon to tell whether it was held.
         hold_broken: its latest long poll was broken off, and no answer came since.
         rests_until: when its latest backoff ends, or ended.

@@ -7,7 +7,7 @@ What to ask the output host for, and what its response means for the bytes alrea
 3. A 200 or 203 is the whole file: it starts again. One that says otherwise is believed: a ``Content-Range`` makes it
    a 206, a length that is not the file's sends us back to the beginning.
 4. A 416 that names our length as the total says that nothing is missing; after any other 416 nothing is sure.
-5. A body is whole when it brought the announced length or, chunked, its last chunk. One that merely ends with the
+5. A body is whole when it has the announced length or, chunked, its last chunk. One that merely ends with the
    connection is whole if its last FLAC frame is (``flac``); else the rest is requested from the host, and rule 4
    decides, or a second body that ends at the same byte.
 6. A refusal (any other 4xx) needs a renewed URL; a busy host (408, 425, 429, 5xx) needs time.
@@ -81,21 +81,21 @@ class Complete:
 
 @attrs.frozen
 class UrlRejected:
-    """The URL is no longer honoured."""
+    """The host rejects the URL."""
 
     status: int
 
 
 @attrs.frozen
 class RetryLater:
-    """A response that brings nothing and takes nothing away: the same may be asked again, later."""
+    """A temporary failure: the same request may succeed later."""
 
     why: str
 
 
 @attrs.frozen
 class StartOver:
-    """A response that what is here cannot be continued with: a new start is due."""
+    """A response with which the bytes received so far cannot be continued: start over."""
 
     why: str
 

@@ -130,7 +130,7 @@ Source: TypeAlias = str | AudioSource | Output
 class GeneratedKey(str):
     """An idempotency key that was generated here: a journal must tell it from one that the caller passed.
 
-    A given key is what a piece of a bulk run is known by; a made one is new in every process.
+    A key that the caller passed identifies the job of a bulk run; a generated one is new in every process.
     """
 
     __slots__ = ()

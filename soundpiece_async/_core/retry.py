@@ -8,7 +8,7 @@ by the time that passes without a new byte, not by the number of attempts:
 2. A new byte resets the time, unless it came too slowly: a host below the lowest speed for a whole window makes no
    progress, or one that trickles would be tried for ever.
 3. ``MAX_REFUSALS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
-4. ``Retry-After`` is heeded. One that is longer than the time that is left ends the download.
+4. ``Retry-After`` is respected. One that is longer than the time left ends the download.
 """
 
 import re
@@ -77,16 +77,16 @@ def _read_date(text: str) -> float | None:
 
 @attrs.frozen
 class RetryBounds:
-    """Bounds of a call's trying beside its budget: seconds in all, and unreadable responses in a row."""
+    """Bounds of a request besides its budget: seconds in all, and unreadable responses in a row."""
 
     seconds: float = inf
     unreadable: float = inf
 
 
 class RetryQuota:
-    """How much more failure is affordable: an unusable response costs one, a success gives one back.
+    """The failures left before requests go one at a time: an unusable response costs one, a success restores one.
 
-    Empty, it stays so until a success, which refills a quarter: a service that half works is met half-way.
+    Empty, it stays so until a success, which refills a quarter.
     """
 
     def __init__(self, *, capacity: int) -> None:
@@ -97,7 +97,7 @@ class RetryQuota:
         return f"<RetryQuota {self.left} of {self.capacity}>"
 
     def record_failure(self) -> None:
-        """Pay for an unusable response."""
+        """Record an unusable response."""
         self.left = max(0, self.left - 1)
 
     def record_success(self) -> None:
@@ -113,7 +113,7 @@ UNBOUNDED = RetryBounds()
 
 
 class Budget:
-    """What one call may spend on getting a response; it is always good for one attempt.
+    """The time that one request may take; it always allows one attempt.
 
     Args:
         seconds: Attempts that fail, the pauses after them, and what `charge` says, in sum.
@@ -166,7 +166,7 @@ MAX_URL_REJECTIONS = 4
 """Refusals in a row without a new byte, each but the last followed by a renewed URL."""
 DOWNLOAD_BACKOFF_BASE = 0.25
 DOWNLOAD_BACKOFF_CAP = 15.0
-"""Seconds between attempts: doubled with each that brings nothing, up to the cap, with jitter."""
+"""Seconds between attempts: doubled with each that brings no byte, up to the cap, with jitter."""
 RETRY_AFTER_JITTER = 1.0
 """Seconds of jitter behind a ``Retry-After``: what waits for one host must not return to it all at once."""
 
@@ -220,7 +220,7 @@ class DownloadBudget:
     def record_failure(
         self, *, refused: bool = False, slow: bool = False, retry_after: float | None = None, jitter: float
     ) -> float | Exhausted:
-        """Count an attempt that did not bring the rest.
+        """Record a failed attempt.
 
         Args:
             refused: the URL was refused.

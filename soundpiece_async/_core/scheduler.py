@@ -118,7 +118,7 @@ class Scheduler(Generic[K]):
         self._ready, self._backing_off = ReadyQueue[K](), BackoffQueue[K]()
         self._short_polls, self._long_polls = InFlight[K](WatchState.SHORT_POLL), InFlight[K](WatchState.LONG_POLL)
         self._cancelling: Watched[K] | None = None
-        self._unwanted: dict[Watched[K], None] = {}  # holds that nobody waits for, the oldest first
+        self._unwanted: dict[Watched[K], None] = {}  # long polls without waiters, the oldest first
 
     def __repr__(self) -> str:
         ready = self._ready.count

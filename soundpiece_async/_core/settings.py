@@ -33,7 +33,7 @@ class Limits:
     downloads: int = 8
     """Streams from the output host. At full speed 8 keep the event loop prompt, 32 do not (measured)."""
     in_flight: int = 1000
-    """Pieces of one ``run_many`` begun and not yet taken by its consumer."""
+    """Requests of one ``run_many`` begun and not yet taken by its consumer."""
     max_bytes: int | None = None
     """Bytes one file may have: what announces, or sends, more ends in a DownloadError at once.
 
@@ -61,7 +61,7 @@ class Timeouts:
     """Seconds one attempt may take. Time spent in our own queues never counts."""
 
     connect: float = 10.0
-    """Until a connection stands, TLS included."""
+    """Until a connection is established, TLS included."""
     submit: float = 30.0
     """A PUT or a single read as a whole, from connecting to the last byte."""
     poll: float = 35.0
@@ -76,7 +76,7 @@ class Timeouts:
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """When to stop trying again. A 429 uses up nothing, nor does a queue of ours while the service is well."""
+    """When to stop retrying. A 429 uses no budget, nor does waiting in a queue of ours while the service is up."""
 
     submit_max_elapsed: float = 300.0
     """Seconds of trying, after which a submit without a usable response is given up. Always with the same key.
@@ -85,7 +85,7 @@ class RetryPolicy:
     download_max_elapsed: float = 300.0
     """Seconds without a new byte, pauses included, after which a download gives up. What came is kept.
 
-    ``Retry-After`` of the host is heeded; one that is longer than what is left ends the download."""
+    The host's ``Retry-After`` is respected; one that is longer than the time left ends the download."""
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(RetryPolicy):

@@ -235,7 +235,7 @@ class SharedPace:
             self._permits.appendleft(now)
 
     def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
-        """Note a 429: reported to the store, or, without one, heeded alone."""
+        """Record a 429: reported to the store, or, without one, applied to this process alone."""
         if self._own is not None and self.away:
             self._own.on_rate_limited(epoch, now=now, until=until)
             return
@@ -281,7 +281,7 @@ class SharedPace:
 
         Args:
             now: seconds.
-            waiting: requests that stand at the gate of this process.
+            waiting: requests queued at the gate of this process.
             since: when the first of them joined.
         """
         if self._reports:

@@ -45,10 +45,10 @@ _FORMS: Mapping[str, re.Pattern[str]] = {
 
 
 def read_secret(secret: str) -> tuple[bytes, ...]:
-    """Return the keys that a signing secret may stand for.
+    """Return the keys that a signing secret may encode.
 
     By the standard it is base64 behind the prefix ``whsec_``; some services use the other alphabet of base64, or the
-    text as it is. That one is right which fits the signature.
+    text itself. The one that matches the signature is right.
 
     Raises:
         SettingsError: it is invalid; its text is not in the message.

@@ -5,8 +5,8 @@ Rules:
 1. A body that is signed is never refused for its shape: what cannot be read has no operation, and a poll finds it.
 2. The type names a route and a status, in any case and with any separators. A status that is final counts together with
    the content; where the two contradict each other, the operation has to be read again.
-3. A type without a status that this version knows is news for a later one (docs/api.md#versioning): then the operation
-   counts if it says by itself that it is over, and else a poll finds it.
+3. A type without a status that this version knows is of a later one (docs/api.md#versioning): then the operation
+   counts if it has ended by its own status, and else a poll finds it.
 4. The operation is looked for as in the response to a poll: under ``data`` first, then in the whole event.
 """
 
@@ -34,7 +34,7 @@ class Delivery:
     Attributes:
         id: of the event; the same on every attempt, and on duplicates.
         type: as received, ``create.new_fx.ready``; empty if absent.
-        route: the route that the type names, or else the envelope; of another type what stands before its last dot.
+        route: the route that the type names, or else the envelope; of another type the part before its last dot.
         status: the rest of the type; open, as ``Status`` is.
         operation: its ``request`` is rebuilt from the echo, as far as that goes. None when no end of an operation can
             be read from the event: to be answered 2xx and ignored.
@@ -77,7 +77,7 @@ def _ignore(identity: str, kind: str, route: str, status: Status) -> Delivery:
 
 
 def _find_event(payload: object) -> Mapping[str, object]:
-    """Return the object that has a type, the payload or one in it; else the payload, as far as it is an object."""
+    """Return the object with a type, the payload or one in it; else the payload, if it is an object."""
     inner = payload.values() if isinstance(payload, dict) else payload if isinstance(payload, list) else ()
     objects = [one for one in (payload, *inner) if isinstance(one, dict)]
     return next((one for one in objects if _read_type(one)), objects[0] if objects else {})
