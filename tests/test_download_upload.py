@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pickle
 import threading
@@ -12,9 +13,12 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from helpers.download_bench import CancelAt
 from helpers.object_stores import BUCKET, Bucket, credentials, serve_bucket
-from obstore.store import AzureStore, LocalStore, MemoryStore, S3Store
+from helpers.tracebacks import find
+from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, S3Store
 
 from soundpiece_async import (
     AudioSource,
@@ -76,8 +80,9 @@ async def test_a_file_is_uploaded_once(bucket: Bucket, mix: Path) -> None:
     assert [method for method, _ in bucket.asked].count("PUT") == 2
 
 
-async def test_no_secret_is_shown(bucket: Bucket, mix: Path) -> None:
-    """Neither by a source, nor by its URL, nor by an upload."""
+async def test_no_secret_is_shown(bucket: Bucket, mix: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither by a source, nor by its URL, an upload, or the log."""
+    caplog.set_level("DEBUG", logger="soundpiece_async")
     source = await upload_source(mix, f"s3://{BUCKET}/inbox")
 
     assert "X-Amz-Signature=" in source.url
@@ -86,6 +91,8 @@ async def test_no_secret_is_shown(bucket: Bucket, mix: Path) -> None:
         assert "inbox" in shown
     assert repr(upload_source(mix, f"s3://{BUCKET}/inbox")).endswith(f"WAV to=s3://{BUCKET}/inbox expires=3600>")
     assert "Bucket" not in repr(upload_source(mix, bucket.store()))
+    assert f"uploaded as s3://{BUCKET}/inbox/{NAME}.wav, 3000000 bytes" in caplog.text
+    assert "Signature" not in caplog.text
 
 
 async def test_a_temporary_object_is_deleted(bucket: Bucket, mix: Path) -> None:
@@ -163,12 +170,30 @@ async def test_a_store_that_cannot_sign_is_refused(store: Any, mix: Path, monkey
     assert isinstance(store, AzureStore) or "S3, Google Cloud Storage and Azure can" in str(caught.value)
 
 
-async def test_azure_signs() -> None:
+def make_google_store() -> GCSStore:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    how = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    account = {"type": "service_account", "client_email": "a@b.example.com", "client_id": "1", "private_key_id": "1"}
+    key = json.dumps(account | {"private_key": private.private_bytes(*how).decode()})
+    return GCSStore("songs", service_account_key=key)
+
+
+def make_azure_store() -> AzureStore:
+    return AzureStore("songs", account_name="account", account_key="a2V5")
+
+
+@pytest.mark.parametrize(
+    ("make", "start"),
+    [
+        (make_google_store, "https://storage.googleapis.com/songs/a/mix.wav?X-Goog-Algorithm="),
+        (make_azure_store, "https://account.blob.core.windows.net/songs/a/mix.wav?"),
+    ],
+)
+async def test_google_and_azure_sign(make: Callable[[], Any], start: str) -> None:
     """With the key of the account, without a request."""
-    store = AzureStore("songs", account_name="account", account_key="a2V5")
-    url = await Target(store, "a/mix.wav", "az://songs/a/mix.wav").sign(3600)
-    assert url.startswith("https://account.blob.core.windows.net/songs/a/mix.wav?")
-    assert "sig=" not in repr(url)
+    url = await Target(make(), "a/mix.wav", "x://songs/a/mix.wav").sign(3600)
+    assert url.startswith(start)
+    assert repr(url).endswith("/mix.wav?…'")
 
 
 async def test_an_object_that_is_gone_needs_no_deletion(tmp_path: Path) -> None:
@@ -231,8 +256,11 @@ async def test_a_store_that_fails(
     """A fault that may pass is a TransportError; and a deletion that hangs is given up."""
     monkeypatch.setattr(Bucket, "answer", lambda *_: (500, b"<Error><Code>InternalError</Code></Error>"))
     monkeypatch.setattr("soundpiece_async._download.stores.Folder.check_access", lambda _: anyio.lowlevel.checkpoint())
-    with pytest.raises(TransportError, match=r"Mix \(final\).WAV was not uploaded to s3://.*; upload it again"):
+    with pytest.raises(
+        TransportError, match=r"Mix \(final\).WAV was not uploaded to s3://.*; upload it again"
+    ) as caught:
         await upload_source(mix, bucket.store())
+    assert find(caught.value, "Signature") == find(caught.value, "secret") == []
 
     monkeypatch.setattr(store_sources, "DELETE_TIMEOUT", 0.05)
     released = threading.Event()
