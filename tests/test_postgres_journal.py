@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -407,7 +407,7 @@ async def test_a_crash_of_the_database_ends_the_run_and_loses_nothing(
 ) -> None:
     """Nothing more is sent; the engine repeats the part, and what was paid for is finished."""
     async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
-        async with _when_up(partial(Journal.open, postgres.url, run=run)) as journal:
+        async with Journal.open(postgres.url, run=run) as journal:
             await journal.plan(fx(number) for number in range(12))
             with pytest.raises(JournalError, match="nothing more is sent") as caught:
                 async with session.run_many(
@@ -423,7 +423,7 @@ async def test_a_crash_of_the_database_ends_the_run_and_loses_nothing(
             assert find(caught.value, "sig=") == []
         assert len(sim.operations) == 3
         postgres.start()
-        async with _when_up(partial(Journal.open, postgres.url, run=run)) as journal:
+        async with Journal.open(postgres.url, run=run) as journal:
             finish = partial(_finish_all, sim)
             async with (
                 anyio.create_task_group() as group,
@@ -446,23 +446,9 @@ async def _finish_all(sim: Simulator) -> None:
         await anyio.sleep(0.01)
 
 
-@asynccontextmanager
-async def _when_up(open_it: Callable[[], Journal]) -> AsyncIterator[Journal]:
-    """Open a journal once the server has recovered."""
-    with anyio.fail_after(30):
-        while True:
-            try:
-                journal = await open_it()
-                break
-            except JournalError:
-                await anyio.sleep(0.05)
-    async with journal:
-        yield journal
-
-
 async def test_a_silent_database_counts_as_away(postgres: Server, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that is not answered in time ends the connection."""
-    async with _when_up(partial(Journal.open, postgres.url, run=run)) as journal:
+    async with Journal.open(postgres.url, run=run) as journal:
         monkeypatch.setattr(postgres_store, "ANSWER_SECONDS", 0.3)
         postgres.pause()
         try:

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -60,10 +61,13 @@ class Server:
             time.sleep(0.02)
 
     def _answers(self, link: socket.socket) -> bool:
-        """Ask for what every version answers: a refusal of Redis, or whether Postgres speaks TLS."""
-        is_redis = self.url.startswith("redis")
-        link.sendall(b"PING\r\n" if is_redis else bytes((0, 0, 0, 8, 4, 210, 22, 47)))
-        return link.recv(1) in (b"-", b"+", b"N", b"S")
+        """Ask for what every version answers: a refusal of Redis, or the question of Postgres for the password."""
+        if self.url.startswith("redis"):
+            link.sendall(b"PING\r\n")
+            return link.recv(1) in (b"-", b"+")
+        names = b"user\0soundpiece\0database\0postgres\0\0"
+        link.sendall(struct.pack("!ii", 8 + len(names), 3 << 16) + names)
+        return link.recv(1) == b"R"  # an error: it is starting up
 
     @property
     def pids(self) -> list[int]:
