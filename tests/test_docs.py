@@ -126,6 +126,31 @@ def test_every_command_is_documented_with_its_help_of_today() -> None:
         assert re.search(rf"^## soundpiece {command}\n\n\w", text, re.MULTILINE), f"no word about {command}"
 
 
+RETIRED = re.compile(
+    r"\b(?:[Mm]end(?:s|ed|ing|able)?|[Cc]urfews?|[Vv]essels?|(?:can|cannot|could not) be had|(?:is|are) none"
+    r"|buys? (?:it|them) once more|bought (?:anew|once more)|[Gg]o(?:es)? on with|(?:is|are|was|were|be) told"
+    r"|[Ww]hoever|he|his|[Ww]hat (?:was|is) asked for|sweeps? up|a folder that takes|[Tt]he way of an?|in a box"
+    r"|_?dice|cellar|floors|[Gg]round floor|front room|rules of the house|[Hh]ouse rules)\b"
+)
+"""Words that a reader cannot guess; the field has a standard word for each."""
+QUAINT = re.compile(r'"""(?:Give|Say|Tell|Take|Let|Bring)s?\b')
+"""Docstrings begin with the verb that engineers expect: Return, Raise, Send, Read, Write, Wait, Parse, Build, Close."""
+TEXTS = {".py", ".md", ".toml", ".yml", ".yaml", ".html", ".js", ".ipynb"}
+
+
+def test_the_language_is_that_of_the_field() -> None:
+    """In code, tests, pages, messages and help alike."""
+    folders = ("soundpiece_async", "tests", "benchmarks", "docs", "examples", ".github")
+    files = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
+    found = {}
+    for path in files:
+        if path.suffix in TEXTS and path.is_file() and path.name != "test_docs.py":
+            text = path.read_text()
+            found |= {f"{path.relative_to(ROOT)}: {one[0]}": one for one in RETIRED.finditer(text)}
+            found |= {f"{path.relative_to(ROOT)}: {one[0]}": one for one in QUAINT.finditer(text)}
+    assert sorted(found) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     """Files exist, and so do the headings that links name."""
@@ -154,6 +179,14 @@ def test_the_picture_of_the_layers_is_drawn_from_the_contracts() -> None:
     drawn = runpy.run_path(str(script))["draw"]()
     picture = ROOT / "docs" / "img" / "layers.svg"
     assert picture.read_text() == drawn, "docs/img/layers.svg is out of date: python docs/_site/layers.py"
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    """By its path, or the end of it; code in examples may call its own files as it likes."""
+    known = {f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    for page in (*PAGES, ROOT / "benchmarks" / "README.md"):
+        named = set(re.findall(r"`((?:[\w.-]+/)*\w+\.py)`", read_prose(page))) - {"app.py"}
+        assert {name for name in named if not any(path.endswith(f"/{name}") for path in known)} == set(), page
 
 
 def test_every_logger_is_documented() -> None:
