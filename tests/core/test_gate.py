@@ -143,7 +143,7 @@ def test_polls_keep_their_share() -> None:
     assert order == "RSSSPSSSPSSPPPPPP"
 
 
-def test_whoever_leaves_is_never_admitted() -> None:
+def test_a_ticket_that_left_is_never_admitted() -> None:
     """A place given up in the queue is gone, however often it is given up, and those behind move up."""
     gate = Gate(ceiling=1)
     first, second, third = (gate.enqueue(Priority.SUBMIT, now=0) for _ in range(3))
