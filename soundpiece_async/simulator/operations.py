@@ -42,7 +42,7 @@ class OutputTrack:
 
 @attrs.define(eq=False, kw_only=True)
 class ServerOperation:
-    """One piece of work; `created` and `due` are the loop's seconds, `puts` counts the PUTs that asked for it.
+    """An operation; `created` and `due` are the loop's seconds, `puts` counts its PUTs.
 
     `failure` is the error it will end with, if any; `tracks` are there once it is ready and someone has looked, and
     `times_shown` counts how often that was.

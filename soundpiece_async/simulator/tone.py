@@ -105,7 +105,7 @@ def cut_down(score: Score, *, seconds: float) -> Score:
 
 
 def remix(score: Score, *, seed: int, prompt: str) -> Score:
-    """Arrange a whole piece anew: its length, layers and harmony, in a related key, another timbre and another tempo.
+    """Rearrange a whole track: its length, layers and harmony, in a related key, another timbre and another tempo.
 
     The prompt decides the genre; without one, the source's prompt does. The remix of a cut is as long as the cut, that
     of a stem has every layer. A loop of few bars may have to keep its tempo.
@@ -213,7 +213,7 @@ def _play(score: Score, layer: Layer) -> list[mixing.Placed]:
 
 
 def _fade(score: Score, window: instruments.Sound) -> instruments.Sound:
-    """Fade a cut at its ends, any other piece at its own; a whole loop has none."""
+    """Fade a cut at its ends, any other track at its own; a whole loop has no fades."""
     cut = score.frames < score.whole
     if score.loop and not cut:
         return window

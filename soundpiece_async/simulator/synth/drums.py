@@ -1,4 +1,4 @@
-"""The drum kit, synthesised once per process: every piece of it is sound of shape (1 or 2, frames), read only."""
+"""The drum kit, synthesised once per process: every drum is sound of shape (1 or 2, frames), read only."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -97,9 +97,9 @@ KIT: dict[str, Callable[[float], Sound]] = {
 
 
 @lru_cache(maxsize=128)
-def hit(piece: str, tune: float, semitones: int = 0) -> Sound:
-    """Hit a piece of the kit in a tuning, a tom also some semitones away from it."""
-    sound = KIT[piece](tune * 2.0 ** (semitones / 12))
+def hit(drum: str, tune: float, semitones: int = 0) -> Sound:
+    """Hit a drum in a tuning; a tom may be some semitones away from it."""
+    sound = KIT[drum](tune * 2.0 ** (semitones / 12))
     struck = (sound * swell(sound.shape[1], attack=0.0008, release=0.02)).astype(np.float32)
-    struck.flags.writeable = False  # shared by every piece and every thread
+    struck.flags.writeable = False  # shared by every track and every thread
     return struck

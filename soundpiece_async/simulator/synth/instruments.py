@@ -1,7 +1,7 @@
 """The pitched instruments: a frequency in Hz and a length in seconds become sound of shape (1 or 2, frames).
 
 Everything is additive or read from a table, so nothing aliases, and every sound begins and ends at zero. What sounds
-random (the phases of a pad, a breath) is drawn from the frequency: the same note is the same sound in every piece.
+random (the phases of a pad, a breath) is drawn from the frequency: the same note is the same sound in every track.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """From a plan to its notes: drums, bass, harmony and melody as plain data, before any sound is made.
 
 1. Time is counted in sixteenths from the first beat; a bar has 16. Swing delays every second sixteenth.
-2. A piece grows: its energy per bar goes from an intro (harmony alone) over a verse to everyone playing. Samples and
+2. A track grows: its energy per bar goes from an intro (harmony alone) over a verse to everyone playing. Samples and
    loops are full throughout.
 3. Harmony follows the progression, one chord per bar. Chord tones come from `chord_at`.
 4. Music that does not loop ends on its first chord, on the beat after its last bar.
@@ -93,12 +93,12 @@ def _drum(score: Score) -> Iterator[Note]:
     for bar in _bars(score):
         energy = energy_of(score, bar)
         fill = loud and bar + 1 in _bars(score) and energy > INTRO and (bar + 1) % 4 == 0
-        for piece, pattern in groove.items():
-            if energy == INTRO and piece not in {"hat", "shaker", "ride"}:
+        for drum, pattern in groove.items():
+            if energy == INTRO and drum not in {"hat", "shaker", "ride"}:
                 continue
             for step, mark in _hits(pattern[:12] if fill else pattern, score, bar):
-                human = 0.9 + 0.2 * score.rng.roll(("hit", piece, step))
-                yield Note(piece, 0, step, 1, int(mark) / 9 * human, _PLACES.get(piece, 0.0))
+                human = 0.9 + 0.2 * score.rng.roll(("hit", drum, step))
+                yield Note(drum, 0, step, 1, int(mark) / 9 * human, _PLACES.get(drum, 0.0))
         if fill:
             for at in range(4):
                 yield Note("tom", 4 - 3 * at, bar * STEPS_PER_BAR + 12 + at, 1, 0.5 + 0.1 * at, 0.4 - 0.25 * at)

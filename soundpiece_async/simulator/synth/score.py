@@ -53,7 +53,7 @@ class SeededRng:
 
 @attrs.frozen
 class Plan:
-    """Every musical decision of a piece, none of its notes; `tempo` is in beats per minute, `steps` in sixteenths."""
+    """Every musical decision of a track, none of its notes; `tempo` is in beats per minute, `steps` in sixteenths."""
 
     tempo: float
     steps: int
@@ -102,7 +102,7 @@ class Score:
 
     @property
     def rng(self) -> SeededRng:
-        """The choices of this piece."""
+        """The random choices of this track."""
         return SeededRng(self.prompt, self.seed)
 
 
