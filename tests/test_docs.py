@@ -135,15 +135,14 @@ RETIRED = re.compile(
 """Words that a reader cannot guess; the field has a standard word for each."""
 QUAINT = re.compile(r'"""(?:Give|Say|Tell|Take|Let|Bring)s?\b')
 """Docstrings begin with the verb that engineers expect: Return, Raise, Send, Read, Write, Wait, Parse, Build, Close."""
+FOLDERS = ("soundpiece_async", "tests", "benchmarks", "docs", "examples", ".github")
 TEXTS = {".py", ".md", ".toml", ".yml", ".yaml", ".html", ".js", ".ipynb"}
 
 
 def test_the_language_is_that_of_the_field() -> None:
     """In code, tests, pages, messages and help alike."""
-    folders = ("soundpiece_async", "tests", "benchmarks", "docs", "examples", ".github")
-    files = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
     found = {}
-    for path in files:
+    for path in (*ROOT.glob("*.*"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*"))):
         if path.suffix in TEXTS and path.is_file() and path.name != "test_docs.py":
             text = path.read_text()
             found |= {f"{path.relative_to(ROOT)}: {one[0]}": one for one in RETIRED.finditer(text)}
@@ -183,7 +182,8 @@ def test_the_picture_of_the_layers_is_drawn_from_the_contracts() -> None:
 
 def test_every_file_that_a_page_names_exists() -> None:
     """By its path, or the end of it; code in examples may call its own files as it likes."""
-    known = {f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    scripts = (*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")))
+    known = {f"/{path.relative_to(ROOT).as_posix()}" for path in scripts}
     for page in (*PAGES, ROOT / "benchmarks" / "README.md"):
         named = set(re.findall(r"`((?:[\w.-]+/)*\w+\.py)`", read_prose(page))) - {"app.py"}
         assert {name for name in named if not any(path.endswith(f"/{name}") for path in known)} == set(), page
