@@ -45,7 +45,7 @@ class Session:
         trace_configs: passed through to aiohttp, for instrumentation.
 
     Raises:
-        SettingsError: no key is set, or a setting makes no sense; nothing was sent.
+        SettingsError: no key is set, or a setting is invalid; nothing was sent.
         SharedStoreError: the extra of the shared store is not installed; nothing was sent.
     """
 
@@ -116,7 +116,7 @@ class Session:
 
         Raises:
             InvalidRequest: the request is invalid; nothing was sent.
-            ApiError: the service refused it; a 5xx only after ``RetryPolicy.submit_max_elapsed`` seconds of trying.
+            ApiError: the service rejected it; a 5xx only after ``RetryPolicy.submit_max_elapsed`` seconds of trying.
             TransportError: no usable response in that time. It may have been accepted: submit the same object again.
             DecodeError: the response has no readable operation, or echoes another request.
             SessionClosed: the session is closed.
@@ -140,8 +140,8 @@ class Session:
                 open poll outlives its last waiter by some seconds.
 
         Raises:
-            OperationFailed: the service gave up on the work.
-            NotReady: the service says that it is ready, and twice in 10 s or more showed no outputs.
+            OperationFailed: the operation failed.
+            NotReady: the service reports it as ready, and listed no outputs in two reads 10 s or more apart.
             WaitTimeout: the timeout passed; the operation is still running, wait again later.
             ApiError, DecodeError: it cannot be read, and retrying would not help.
             SessionClosed: the session is closed.
@@ -184,8 +184,8 @@ class Session:
             to: the folder, made if it is missing, where ``~`` at the beginning of a text is the home folder; or, with
                 the extra ``obstore``, the URL of one in an object store (``s3://bucket/songs``), or a store of
                 obstore's: then nothing is written on this machine.
-            name: what the files are called, instead of the operation's id; made safe.
-            overwrite: replace another file that is in the way; the same file is never fetched again.
+            name: the stem of the file names, instead of the operation's id; made safe.
+            overwrite: replace another file of that name; the same file is never downloaded again.
 
         Raises:
             NotReady: the operation has no outputs yet: wait for it first.
@@ -252,7 +252,7 @@ class Session:
     ) -> RunMany[R]:
         """Run many requests at once: ``async with session.run_many(...) as results: async for result in results``.
 
-        Each result is a ``Succeeded`` or a ``Failed``: one bad request never stops the others. After a 401, 402 or 403
+        Each result is a ``Succeeded`` or a ``Failed``: a failed one does not stop the others. After a 401, 402 or 403
         nothing more is sent, and each remaining request gets a ``Failed`` with a copy of that error.
 
         Args:

@@ -44,11 +44,11 @@ FailureKind: TypeAlias = Literal["address", "connect", "drop", "timeout", "answe
 class SoundpieceError(Exception):
     """Base of the library's own errors; an error about an operation names it by ``operation`` and ``handle``.
 
-    Whatever a message repeats (of the service, a host, a file system), it is one printable line without secrets.
+    Foreign text in a message (of the service, a host, a file system) is one printable line without secrets.
 
     Attributes:
-        stops_run: True when every other request would meet the same (a refused key, an empty account, a destination
-            that takes no files, an address where nothing has ever answered): ``run_many`` submits nothing more then.
+        stops_run: True when every other request would fail in the same way (a rejected key, insufficient credits, an
+            unwritable destination, an address that never answered): ``run_many`` submits nothing more then.
         retry_after: seconds the service asked to wait, or None.
     """
 
@@ -83,7 +83,7 @@ class SoundpieceError(Exception):
 
 
 class SettingsError(SoundpieceError):
-    """A setting is missing or makes no sense; nothing was sent."""
+    """A setting is missing or invalid; nothing was sent."""
 
     stops_run = True
 
@@ -92,7 +92,7 @@ class InvalidRequest(SoundpieceError, ValueError):
     """A request that breaks the rules of the API, refused at submit before anything was sent.
 
     Attributes:
-        field: the member at fault.
+        field: the invalid field.
     """
 
     def __init__(self, message: str, *, field: str) -> None:
@@ -109,14 +109,14 @@ class SessionClosed(SoundpieceError):
 
 
 class TransportError(SoundpieceError):
-    """No usable response: no connection, a drop, a timeout, or a 2xx that is not JSON. The same key may go again.
+    """No usable response: no connection, a drop, a timeout, or a 2xx that is not JSON. Retry with the same key.
 
     Attributes:
         sent: False when nothing of the request left, for certain, because there was no connection; of several attempts
             it is about the last one.
         passing: this machine was short of descriptors, buffers or memory; waiting helps, and is no failed attempt.
         stale: the host closed a connection it had kept open, in the moment it was used again.
-        kind: what went wrong: ``"address"`` (no such name, its certificate is not trusted, or it does not speak TLS:
+        kind: what went wrong: ``"address"`` (no such name, its certificate is not trusted, or it does not use TLS:
             probably a setting), ``"connect"`` (no connection), ``"drop"``, ``"timeout"``, ``"answer"`` (one that is not
             HTTP, or in an encoding that is not installed), ``"body"`` (a 2xx that is not JSON), or ``"refused"`` (an
             attempt may have been accepted, and its repeats are refused; the refusal is the ``__cause__``).
@@ -152,12 +152,12 @@ class FieldError:
 
 
 class ApiError(SoundpieceError):
-    """The service answered, and refused.
+    """An HTTP error of the API.
 
     Attributes:
         status: the HTTP status.
         detail: the body's ``detail`` as it came (text, list or object), or None.
-        body: the parsed JSON, or the text when it was no JSON.
+        body: the parsed JSON, or the text if it is not JSON.
         headers: the response's headers.
     """
 
@@ -205,7 +205,7 @@ class AuthenticationError(ApiError):
 
 
 class InsufficientCredits(ApiError):
-    """402: the account has too few credits. The same request, with the same key, may go again once it is topped up."""
+    """402: the account has too few credits. Submit the same request, with the same key, again after topping up."""
 
     stops_run = True
 
@@ -213,15 +213,15 @@ class InsufficientCredits(ApiError):
 class NotFound(ApiError):
     """404: this URL does not exist (the base URL is probably wrong), or the service does not know an operation.
 
-    Of an operation (``handle`` names it) it is raised by ``wait`` only after the service has said so for a minute.
+    Of an operation (``handle`` names it) it is raised by ``wait`` only after the service has reported it for a minute.
     """
 
 
 class ValidationError(ApiError):
-    """422: the service refused a member.
+    """422: the service rejected a field.
 
     Attributes:
-        fields: what is wrong with which member.
+        fields: the rejected fields, with reasons.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class RateLimited(ApiError):
 
 
 class ServerError(ApiError):
-    """5xx: a fault of the service. The same key may go again."""
+    """5xx: a fault of the service. Retry with the same key."""
 
     retryable: ClassVar[bool] = True
 
@@ -255,8 +255,8 @@ class DecodeError(SoundpieceError):
     """A response that does not match the API, or that echoes another idempotency key than the one sent.
 
     Attributes:
-        path: where in the operation, as ``outputs[0].url``, or empty when not even the operation could be found.
-        body: the response's JSON as it came, or None. May hold signed URLs.
+        path: where in the operation, such as ``outputs[0].url``, or empty if no operation could be found.
+        body: the response's JSON as received, or None. May contain signed URLs.
         operation: what could be read of it. An id that is known is never lost, and never paid for twice.
     """
 
@@ -270,7 +270,7 @@ class DecodeError(SoundpieceError):
 
 
 class OperationFailed(SoundpieceError):
-    """The service accepted the work and gave up on it; to try again, make a new request (with a new key)."""
+    """The operation failed; to try again, create a new request (with a new key)."""
 
     def __init__(self, message: str, *, operation: AnyOperation) -> None:
         super().__init__(message)
@@ -288,7 +288,7 @@ class OperationFailed(SoundpieceError):
 
 
 class WaitTimeout(SoundpieceError, TimeoutError):
-    """The caller's own deadline passed. The operation runs on: wait for it again, later or elsewhere, by its handle.
+    """The caller's timeout passed. The operation continues: wait for it again, later or elsewhere, by its handle.
 
     Attributes:
         handle: route and id.
@@ -330,7 +330,7 @@ class CorruptAudio(DownloadError):
 
 
 class JournalError(SoundpieceError):
-    """The record of a bulk run cannot be read, written or locked.
+    """The journal of a bulk run cannot be opened, written or locked, or a job's state is uncertain.
 
     Attributes:
         ends_run: True when no other job of the run could be recorded, either.
@@ -347,7 +347,7 @@ class WebhookError(SoundpieceError):
     """A webhook that is malformed, not authentic, too old or too large.
 
     Attributes:
-        http_status: the HTTP status to answer it with: 400 junk, 401 a wrong signature, 413 too large.
+        http_status: the HTTP status to answer it with: 400 malformed, 401 wrong signature, 413 too large.
     """
 
     def __init__(self, message: str, *, http_status: int = 400) -> None:

@@ -211,7 +211,7 @@ class JobRecord:
         sent_at: when its first PUT left, in seconds since 1970.
         operation: the operation's id.
         created_at: when the service says it was submitted.
-        echo_differences: members of the request that the service echoed otherwise than they were sent.
+        echo_differences: fields of the request that the service echoed differently.
         outputs, files: what it became.
         failure: why it failed.
         name: the requested file stem.

@@ -42,7 +42,7 @@ class Status(StrEnum):
 
 @attrs.frozen
 class OperationError:
-    """The reason of a failure. The set of codes is open; code and message are as they came.
+    """The reason of a failure. The set of codes is open; code and message are as received.
 
     See docs/api.md#operation-errors.
 
@@ -61,7 +61,7 @@ class Operation(Generic[R_co]):
     """One operation of the service, as it was last read.
 
     Attributes:
-        route: as ``create.new_song``.
+        route: such as ``create.new_song``.
         id: opaque handle of the operation on its route.
         status: see ``Status``; unknown ones are kept and count as not final.
         created_at: the time of submission; None if the service did not name it.
@@ -69,8 +69,8 @@ class Operation(Generic[R_co]):
         request: the request object; of an operation known by its handle only, rebuilt from the echo, or None.
         outputs: the audio files, once ready; a single one is a tuple, too.
         error: the reason, once failed.
-        echo_differences: names of the request's members that the service echoed otherwise than they were sent.
-        raw: the JSON object as it came, unknown members included. Holds signed URLs; not in the repr.
+        echo_differences: names of the request's fields that the service echoed differently.
+        raw: the JSON object as received, including unknown fields. Contains signed URLs; not in the repr.
     """
 
     route: str = attrs.field(repr=redacted_repr)
@@ -92,7 +92,7 @@ class Operation(Generic[R_co]):
     def to_dict(self, *, urls: bool = False) -> JsonObject:
         """Return the operation as JSON values without secrets: for responses of web apps, logs and queues.
 
-        ``Handle.parse`` of the member ``handle`` leads back to the operation. The members of the request are left out,
+        ``Handle.parse`` of the field ``handle`` identifies the operation. The fields of the request are omitted,
         because lyrics may be private and sources signed.
 
         Args:

@@ -150,8 +150,8 @@ class Request:
     """The fields that all eight share. One object is one operation: submitted twice, it is still paid for once.
 
     Args:
-        idempotency_key: a UUID, made once per object (docs/api.md#idempotency).
-        callback_url: where the service posts the news when it is done; a public HTTPS address (docs/api.md#webhooks).
+        idempotency_key: a UUID, generated once per object (docs/api.md#idempotency).
+        callback_url: where the service posts a webhook at the end; a public HTTPS address (docs/api.md#webhooks).
     """
 
     route: ClassVar[str]
@@ -170,7 +170,7 @@ class NewSong(Request):
     Args:
         lyrics: 1 to 3000 characters; section markers such as ``[Verse]`` stand on lines of their own.
         prompt: 1 to 1024 characters; or
-        reference: a track to take as a model. Exactly one of the two.
+        reference: a track as a model. Exactly one of the two.
     """
 
     route: ClassVar[str] = "create.new_song"
@@ -187,7 +187,7 @@ class NewInstrumental(Request):
 
     Args:
         prompt: 1 to 1024 characters; or
-        reference: a track to take as a model. Exactly one of the two.
+        reference: a track as a model. Exactly one of the two.
     """
 
     route: ClassVar[str] = "create.new_instrumental"
@@ -199,7 +199,7 @@ class NewInstrumental(Request):
 
 @attrs.frozen
 class NewSample(Request):
-    """One short sample of a wanted length, optionally a loop (docs/api.md#new-sample).
+    """One short sample of a given length, optionally a loop (docs/api.md#new-sample).
 
     Args:
         prompt: 1 to 1024 characters.
@@ -217,7 +217,7 @@ class NewSample(Request):
 
 @attrs.frozen
 class NewFx(Request):
-    """One sound effect of a wanted length (docs/api.md#new-fx).
+    """One sound effect of a given length (docs/api.md#new-fx).
 
     Args:
         prompt: 1 to 1024 characters.
@@ -269,7 +269,7 @@ class RemixInstrumental(Request):
 
 @attrs.frozen
 class SeparateStems(Request):
-    """Split a mix into vocals, drums, bass and other, told apart by ``Output.kind`` (docs/api.md#separate-stems).
+    """Split a mix into vocals, drums, bass and other, identified by ``Output.kind`` (docs/api.md#separate-stems).
 
     Args:
         source: the mix to split.
@@ -283,7 +283,7 @@ class SeparateStems(Request):
 
 @attrs.frozen
 class AutoCutDown(Request):
-    """Cut a track down to a wanted length at musical cut points (docs/api.md#auto-cut-down).
+    """Cut a track down to a given length at musical cut points (docs/api.md#auto-cut-down).
 
     Args:
         source: the track to cut.

@@ -22,20 +22,20 @@ from soundpiece_async._core.rich_display import (
 
 @attrs.frozen(kw_only=True)
 class SavedFile:
-    """A whole, verified file on disk, or object in a store.
+    """A complete, verified file on disk, or object in a store.
 
     Attributes:
-        path: where it is; None: it is an object in a store, at ``url``.
+        path: of a file; None for an object in a store, which has a ``url``.
         bytes: its size.
         sha256: of its bytes, as hex.
         duration: length in seconds, by its own header.
         sample_rate: in Hz, by its own header.
         channels: by its own header.
-        output: what it was made from.
-        warnings: what is unusual about it and no reason to withhold it, in plain sentences.
+        output: of the operation, that it was downloaded from.
+        warnings: unusual properties that do not prevent saving it, as sentences.
         verified: the level of checks it has passed: ``"full"``: every frame was decoded and, if its header states one,
             the MD5 of its audio compared; ``"header"``: its size and its header; ``"none"``: its size.
-        url: where an object is, as ``s3://bucket/songs/take.flac``; None: it is a file, at ``path``.
+        url: of an object, such as ``s3://bucket/songs/take.flac``; None for a file, which has a ``path``.
     """
 
     path: Path | None
@@ -93,7 +93,7 @@ class Succeeded(Generic[R_co]):
         request: the caller's object.
         operation: ready.
         files: none without a destination.
-        from_journal: True when an earlier run ended it, and nothing was asked of the service now.
+        from_journal: True if an earlier run ended it, without a request in this run.
         name: the one that was passed with the request.
     """
 
@@ -124,7 +124,7 @@ class Failed(Generic[R_co]):
         request: the caller's object.
         operation: the operation as it was last seen, or None.
         error: the reason.
-        from_journal: True if an earlier run ended it, and the service was not asked now.
+        from_journal: True if an earlier run ended it, without a request in this run.
         name: the one that was passed with the request.
     """
 
@@ -154,16 +154,16 @@ class Statistics:
         downloads: files saved.
         bytes: bytes received from the output host.
         requests: requests sent to the API, retries included.
-        rate_limited: answers 429.
+        rate_limited: responses with status 429.
         rate: requests per second that the rate gate allows now, for all processes that share it; None: unlimited.
-        paused_for: seconds until the gate opens again; 0: it is open.
+        paused_for: seconds until the gate opens again; 0 while it is open.
         queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
         degraded: the service gives no usable responses; until it does, requests are sent singly, at growing intervals.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
         peers: live processes at the shared gate, including this one; 0 without a shared gate (``Settings(shared=…)``).
         store_away: the store of the shared gate does not answer; this process continues alone meanwhile.
-        unknown_statuses: words for the status of operations that this version does not know; it polls on.
+        unknown_statuses: status values that this version does not know; polling continues.
     """
 
     submitted: int = 0

@@ -111,7 +111,7 @@ def _hide(value: T, mask: str) -> T:
 @forget_members
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What a session needs to know. Wrong values are a ``SettingsError`` here, before any request.
+    """The settings of a session. Invalid values raise a ``SettingsError`` here, before any request.
 
     A key, base URL, proxy or shared store that is not given is read from the environment; None as one of the latter
     two means none.
@@ -120,9 +120,9 @@ class Settings:
         api_key: ``spk_…``, from the dashboard; never shown in a repr. Not given: ``SOUNDPIECE_API_KEY``.
         base_url: the API's origin; plain ``http`` only for this machine, because every request carries the key. Not
             given: ``SOUNDPIECE_BASE_URL``, or the service's own.
-        limits: how much at once.
+        limits: on concurrency, sizes and speed.
         timeouts: seconds per attempt.
-        retries: when to stop trying again.
+        retries: when to stop retrying.
         verify: ``"header"`` checks that each file has the size that was announced and begins with a FLAC header, and
             does not find damage behind that; ``"full"`` also decodes every frame and compares the MD5 of the audio
             (extra ``verify``); ``"none"`` checks the size only.
@@ -132,11 +132,11 @@ class Settings:
         allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
             from loopback, link-local and unspecified addresses, or the metadata services of clouds, unless the API is
             on such an address itself.
-        shared: the store in which the processes of an account share its rate limit and tell one another what is ready:
+        shared: the store in which the processes of an account share its rate limit and their results:
             ``redis://host/0``, ``rediss://host/0`` (extra ``redis``) or ``postgresql://host/db`` (extra ``postgres``).
             ``?account=NAME`` in it names the account; without, it is known by its key. None: this process learns the
             rate alone. Not given: ``SOUNDPIECE_SHARED``.
-        proxy: an http(s) proxy, as ``http://user:password@proxy.example:3128``, for every host but this machine. What
+        proxy: an http(s) proxy, such as ``http://user:password@proxy.example:3128``, not used for this machine. What
             goes to https hosts, so the key, is tunnelled. None: none, whatever the environment says. Not given:
             ``SOUNDPIECE_PROXY``.
         ssl_context: for certificates of your own. None: the authorities this machine trusts (``SSL_CERT_FILE``).
@@ -159,14 +159,14 @@ class Settings:
     @classmethod
     @forget_arguments
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read another mapping than this process's environment.
+        """Return settings from another mapping than this process's environment.
 
         Args:
-            environ: has ``SOUNDPIECE_API_KEY`` and, perhaps, ``SOUNDPIECE_BASE_URL``, ``SOUNDPIECE_PROXY`` and
+            environ: has ``SOUNDPIECE_API_KEY`` and optionally ``SOUNDPIECE_BASE_URL``, ``SOUNDPIECE_PROXY`` and
                 ``SOUNDPIECE_SHARED``.
 
         Raises:
-            SettingsError: the key is not set, or one of them makes no sense.
+            SettingsError: the key is not set, or a value is invalid.
         """
         return cls(
             api_key=_read_key(environ),

@@ -210,7 +210,7 @@ class Journal:
         retry_failed: bool = False,
         read_only: bool = False,
     ) -> "Journal":
-        """Open the journal of a folder, best the one the files go to, or of a run in a database; made if missing.
+        """Open the journal of a folder, best that of the files, or of a run in a database; it is created if missing.
 
         Args:
             where: a folder, as a path or a ``file:`` URL: it holds the journal, ``journal.sqlite3``, and may be moved,
@@ -219,10 +219,10 @@ class Journal:
                 direct connection, not one of a pooler that changes it with each transaction.
             run: the name of the run, in a database; the tables are made if they are missing.
             resubmit_uncertain: send jobs again that were sent more than a day ago and never answered. The service may
-                have forgotten their keys by now, and make, and charge for, them once more.
-            retry_failed: send jobs that failed for good again, with new keys, once in each run: they are paid for
-                again. Nothing else ever makes a new key; failed downloads are tried again by every run.
-            read_only: look at a journal that another process may be writing, without locking it; not for ``run_many``.
+                have forgotten their keys by now, and charge for them again.
+            retry_failed: send jobs that failed permanently again, with new keys, once in each run: they are paid for
+                again. Nothing else generates a new key; every run retries failed downloads.
+            read_only: read a journal that another process may be writing, without locking it; not for ``run_many``.
 
         Raises:
             InvalidRequest: at once: it is neither a folder of this machine nor a database, or the run has no name.
@@ -258,7 +258,7 @@ class Journal:
             warnings.warn("a soundpiece journal was not closed", ResourceWarning, source=self, stacklevel=1)
 
     async def aclose(self) -> None:
-        """Close the journal, and let the next process in; what was begun is written first. Twice is fine."""
+        """Write pending changes, close the journal and release its lock. Closing twice is allowed."""
         self._closed = True
         try:
             if self._store is not None:
@@ -268,7 +268,7 @@ class Journal:
                 self._lock.release()
 
     async def count(self) -> dict[JobState, int]:
-        """Count the jobs in each state; states without jobs are left out."""
+        """Count the jobs in each state; states without jobs are omitted."""
         return await self.store.count(now=self.store.now)
 
     @overload
@@ -371,17 +371,17 @@ class Journal:
 
     @forget_arguments
     def annotate(self, request: Request, *, metadata: JsonValue = None, line: int | None = None) -> None:
-        """Keep something with the job of a request that is about to be passed to ``run_many``.
+        """Store metadata with the job of a request that will be passed to ``run_many``.
 
-        It is no part of the job's identity, and a later annotation replaces it.
+        It is not part of the job's identity, and a later annotation replaces it.
 
         Args:
-            request: the very object that will be passed.
-            metadata: any JSON value; ``jobs`` gives it back, as ``JobRecord.metadata``.
+            request: the object that will be passed.
+            metadata: any JSON value; ``jobs`` returns it as ``JobRecord.metadata``.
             line: of the file that it was read from; the report shows it.
 
         Raises:
-            InvalidRequest: the metadata has no JSON form.
+            InvalidRequest: the metadata cannot be encoded as JSON.
         """
         annotation = Annotation(None, metadata, line)
         try:
@@ -395,21 +395,21 @@ class Journal:
         return self._planned.pop(request.idempotency_key, None)
 
     def listen(self, request: Request, call: Callable[[AnyOperation], None]) -> None:
-        """Call something once the outputs of a request that is about to be passed to ``run_many`` are on record."""
+        """Add a callback for when the outputs of a request, which will be passed to ``run_many``, are recorded."""
         self._listeners[request.idempotency_key] = call
 
     def forget_listener(self, request: Request) -> None:
-        """Call nothing: the request has ended without outputs."""
+        """Remove the callback: the request has ended without outputs."""
         self._listeners.pop(request.idempotency_key, None)
 
     def tell_ready(self, operation: AnyOperation) -> None:
-        """Call what waits for the outputs of an operation, which are on record now, once."""
+        """Call the callback for the outputs of an operation, which are recorded now, once."""
         call = self._listeners.pop(operation.request.idempotency_key, None)
         if call is not None:
             call(operation)
 
     def pop_annotation(self, request: Request) -> Annotation | None:
-        """Return what was said of a request, once."""
+        """Return the annotation of a request, once."""
         return self._annotations.pop(request.idempotency_key, None)
 
     @property

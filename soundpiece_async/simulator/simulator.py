@@ -58,7 +58,7 @@ class Simulator:
             route's name. `math.inf` leaves operations to `finish`. By default realistic and seeded.
         variations: Behaviour that the documentation of the service leaves open, as `{"echo": "strip"}` or
             `["echo=strip", "status=done", "status=upper"]`. The page on testing lists them.
-        forward: Whether responses have members, a status and a stem that no client knows, as a later version might.
+        forward: Whether responses have fields, a status and a stem that no client knows, as a later version might.
         clock_skew: Seconds by which its wall clock is ahead: in `created_at`, `expires_at`, and the Date header.
         download_rate: Maximum bytes per real second of each download.
         webhook_secret: The signing secret, or several during rotation; None: no webhooks are sent.
@@ -195,7 +195,7 @@ class Simulator:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment variables that lead a client to this simulator."""
+        """The environment variables that connect a client to this simulator."""
         return {"SOUNDPIECE_API_KEY": self.api_key, "SOUNDPIECE_BASE_URL": self.url}
 
     def statistics(self) -> ServerStatistics:
