@@ -79,9 +79,6 @@ class _Watch:
     fault: str = ""  # why the latest poll had no usable response, if it had none
     memory: _Known = attrs.field(factory=_Known)
 
-    def __str__(self) -> str:
-        return str(self.handle)
-
     def read(self, answer: ApiResponse, call: ApiRequest) -> ParsedOperation | None:
         """Parse the response to a poll; None: the operation is still running."""
         return wire.parse_if_final(answer, call, handle=self.handle, request=self.request, key=self.key)
@@ -289,7 +286,7 @@ class Poller:
                         watch.poll = context.run(start)
                         permit = None
                     case CancelPoll(key=held) as drop:
-                        logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held)
+                        logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held.handle)
                         self._scheduler.begin(drop, now=now)
                         held.poll.cancel()
                     case sleep:
