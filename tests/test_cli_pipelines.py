@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.object_stores import BUCKET, serve_bucket
 from helpers.simulation import Serve
 
+from soundpiece_async import SeparateStems
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import bulk_check, main
 from soundpiece_async.cli.bulk_options import BulkOptions
+from soundpiece_async.cli.console import UsageError
 from soundpiece_async.cli.dependents import Dependents
+from soundpiece_async.cli.jobs_file import Job
+from soundpiece_async.cli.local_sources import LocalSources
 from soundpiece_async.simulator import Fault, Simulator
 from soundpiece_async.simulator.request_log import ReceivedRequest
 
@@ -19,6 +24,7 @@ Streams = pytest.CaptureFixture[str]
 
 FAST: dict[str, Any] = {"speed": 2000.0, "track_seconds": (0.1, 0.2)}
 KEY = "7a1f0c52-3b9e-4d6a-9c40-5e2d8b7f1a03"
+URL = "https://media.example.com/mix.wav"
 KINDS = ("bass", "drums", "other", "vocals")
 
 BED = {"id": "bed", "route": "create.new_instrumental", "prompt": "ambient, slow", "name": "bed"}
@@ -306,3 +312,54 @@ def test_a_file_that_changes_after_its_check_ends_the_run(
     write([BED, STEMS])
     assert bulk() == 2
     assert "jobs.jsonl was changed during the run; jobs.jsonl:2: its source has changed" in capsys.readouterr().err
+
+
+def test_a_local_file_is_uploaded_and_known_by_its_content(
+    serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path is relative to the jobs file; renamed it is the same job; ``resume`` remembers the bucket."""
+    simulator = serve(**FAST)
+    Path("mix.wav").write_bytes(bytes(1000))
+    split = {"id": "mix", "route": "adapt.separate_stems", "source": {"file": "mix.wav"}, "name": "mix"}
+    write([split, {**CUT, "source": {"job": "mix", "kind": "drums"}, "name": "cut"}])
+    assert bulk() == 2
+    assert "jobs.jsonl:1: source: to upload a local file, add --via s3://bucket/folder" in capsys.readouterr().err
+    assert bulk("--via", "out") == 2
+    assert "--via: a local folder cannot be read by the service" in capsys.readouterr().err
+    with serve_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        via = ("--via", f"s3://{BUCKET}/inbox")
+        assert rehearse(capsys, *via)["at_least"] == 2
+        assert bulk(*via) == 0
+        assert len(bucket.objects) == 1
+        Path("mix.wav").rename("final.wav")
+        assert bulk(*via) == 2
+        assert "jobs.jsonl:1: source: no such file: final.wav" not in capsys.readouterr().err
+        write([{**split, "source": {"file": "final.wav"}}, {**CUT, "source": {"job": "mix", "kind": "bass"}}])
+        assert rehearse(capsys, *via)["at_least"] == 1
+        assert main(["resume", "out"]) == 0
+        assert len(bucket.objects) == 1
+        assert len(simulator.operations) == 3
+        write(
+            [{**split, "source": {"file": " "}}, {**split, "id": "other", "source": {"file": "final.wav", "url": URL}}]
+        )
+        assert bulk(*via) == 2
+        faults = capsys.readouterr().err
+        assert "jobs.jsonl:1: source: file must be a path" in faults
+        assert "jobs.jsonl:2: source: must be a URL" in faults
+
+
+@pytest.mark.anyio
+async def test_a_file_that_vanishes_before_its_upload_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the jobs file was validated."""
+    sources = LocalSources(tmp_path, f"s3://{BUCKET}/inbox")
+    job = Job(1, SeparateStems(URL), None, None, file="gone.wav")
+    with serve_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match=r"gone.wav cannot be read: No such file"):
+            await sources.upload(job)
+    assert repr(sources) == f"<LocalSources {tmp_path} via=True>"

@@ -21,6 +21,7 @@ from soundpiece_async.cli.bulk_options import BulkOptions, RunPolicy
 from soundpiece_async.cli.console import UsageError, format_duration, pluralize, print_result, print_status
 from soundpiece_async.cli.dependents import Blocked, Dependents
 from soundpiece_async.cli.jobs_file import CHUNK_LINES, InvalidLine, Job, iterate_in_thread, require_valid
+from soundpiece_async.cli.local_sources import LocalSources
 from soundpiece_async.cli.rich_output import print_table
 
 MAX_PRINTED_LINES = 20
@@ -41,7 +42,9 @@ async def validate_file(options: BulkOptions) -> tuple[int, Dependents]:
         UsageError: some lines are invalid.
     """
     lines = wrong = 0
-    dependents = Dependents()
+    local = LocalSources(options.jobs.parent, options.load.via)
+    local.check()
+    dependents = Dependents(local)
     for number, check in enumerate((dependents.read_all(options.jobs), dependents.check())):
         async with aclosing(iterate_in_thread(check)) as chunks:
             async for chunk in chunks:
@@ -135,7 +138,7 @@ class _DryRun:
     async def run(self) -> None:
         """Count all jobs."""
         lines = self._dependents.read_independent(self._options.jobs)
-        self._stack = [(require_valid(self._options.jobs, line) for line in lines)]
+        self._stack = [(self._dependents.local.identify(require_valid(self._options.jobs, line)) for line in lines)]
         while self._stack:
             chunk = await anyio.to_thread.run_sync(self._read_chunk)
             await self._look_up([job for job in chunk if isinstance(job, Job)])

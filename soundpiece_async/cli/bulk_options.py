@@ -37,6 +37,7 @@ class LoadOptions:
         job_timeout: seconds to wait per job after submission; unfinished jobs resume next run (default: no limit).
         verify: check of each file: none (its size), header (and its FLAC header) or full (and every frame) (default:
             header).
+        via: folder in a bucket, such as s3://bucket/inbox, to which local files that are sources are uploaded.
     """
 
     in_flight: Count = None
@@ -45,6 +46,7 @@ class LoadOptions:
     requests_per_second: Annotated[float | None, POSITIVE] = None
     job_timeout: Annotated[float | None, POSITIVE] = None
     verify: Literal["header", "full", "none"] | None = None
+    via: str | None = None
 
     @property
     def explicit(self) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.requests import GeneratedKey
 from soundpiece_async.cli.console import pluralize
-from soundpiece_async.cli.jobs_file import SOURCE_FIELDS, InvalidLine, Job, has_reference, parse_lines, to_job
+from soundpiece_async.cli.jobs_file import InvalidLine, Job, find_field, has_reference, parse_lines, to_job
 from soundpiece_async.cli.jobs_formats import Line, read_lines
+from soundpiece_async.cli.local_sources import LocalSources
 
 
 @attrs.frozen
@@ -44,9 +45,14 @@ class Blocked:
 
 
 class Dependents:
-    """The dependent jobs of one file, collected while the file is validated."""
+    """The dependent jobs of one file, collected while the file is validated.
 
-    def __init__(self) -> None:
+    Args:
+        local: finds the local files of the others.
+    """
+
+    def __init__(self, local: LocalSources | None = None) -> None:
+        self.local: LocalSources = local or LocalSources()
         self.graph: JobGraph = JobGraph()
         self._lines = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # a temporary file
         weakref.finalize(self, self._lines.close)
@@ -65,9 +71,12 @@ class Dependents:
         """
         for line, job in parse_lines(path):
             taken = self._add(line, job)
-            yield (
-                job if taken is None else InvalidLine(line.number, f"id: already used on line {taken}; ids are unique")
-            )
+            if taken is not None:
+                yield InvalidLine(line.number, f"id: already used on line {taken}; ids are unique")
+            elif isinstance(job, Job) and job.file is not None and (fault := self.local.find_fault(job.file)):
+                yield InvalidLine(line.number, f"{find_field(line.members or {})}: {fault}")
+            else:
+                yield job
 
     def read_independent(self, path: Path) -> Iterator[Job | InvalidLine]:
         """Read the jobs of the file that do not depend on others. Blocks.
@@ -96,7 +105,9 @@ class Dependents:
         """Check all references after all lines were added; yield each invalid line once. Blocks."""
         faults: dict[int, str] = {}
         for line, fault in self.graph.check():
-            faults[line] = f"{faults[line]}; {fault}" if line in faults else f"{self._find_field(line)}: {fault}"
+            faults[line] = (
+                f"{faults[line]}; {fault}" if line in faults else f"{find_field(self._read_members(line))}: {fault}"
+            )
         for line, fault in faults.items():
             yield InvalidLine(line, fault)
 
@@ -134,24 +145,14 @@ class Dependents:
         ((members,),) = self._lines.execute("SELECT members FROM line WHERE number = ?", [line])
         return dict(json.loads(members))
 
-    def _find_field(self, line: int) -> str:
-        members = self._read_members(line)
-        return next(field for field in SOURCE_FIELDS if members.get(field) is not None)
-
 
 def _with_source(job: Job, output: Output, source: Job) -> Job:
     """Return the job with an output as its source; several jobs of one line get different keys and names."""
     request, repeated = job.request, job.reference is not None and job.reference.output == EVERY
     suffix = f"{source.suffix}-{output.kind or output.index + 1}" if repeated else source.suffix
-    (field,) = (field for field in SOURCE_FIELDS if getattr(request, field, None) is not None)
     key = explicit_key(request) or GeneratedKey(uuid4())
-    changes: JsonObject = {field: output, "idempotency_key": key}
-    return attrs.evolve(
-        job,
-        request=attrs.evolve(request, **changes),
-        name=job.name and f"{job.name}{suffix}",
-        suffix=suffix,
-    )
+    keyed = attrs.evolve(job, request=attrs.evolve(request, idempotency_key=key))
+    return attrs.evolve(keyed.with_source(output), name=job.name and f"{job.name}{suffix}", suffix=suffix)
 
 
 def _describe_missing(reference: JobReference, operation: Operation[Request]) -> str:

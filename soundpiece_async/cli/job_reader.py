@@ -66,7 +66,7 @@ class JobReader:
                             yield self._begin(job)
                     if self._stopped:
                         return
-                    yield self._begin(require_valid(self._path, line))
+                    yield self._begin(await self._dependents.local.upload(require_valid(self._path, line)))
         while (self._unready or self._made) and not self._stopped:
             if not self._made:
                 self._changed = anyio.Event()

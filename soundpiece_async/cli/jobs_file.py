@@ -20,7 +20,7 @@ import attrs
 from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.job_graph import JobReference
 from soundpiece_async._core.json_types import JsonValue
-from soundpiece_async._core.requests import ROUTES, violations
+from soundpiece_async._core.requests import ROUTES, Source, violations
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async.cli.console import UsageError, did_you_mean, print_status
 from soundpiece_async.cli.jobs_formats import EXTRA_FIELDS, Line, read_lines
@@ -59,6 +59,12 @@ class Job:
     id: str | None = None
     reference: JobReference | None = None
     suffix: str = ""
+    file: str | None = None
+
+    def with_source(self, source: Source) -> "Job":
+        """Return the job with another source."""
+        changes: dict[str, JsonValue] = {field: source for field in SOURCE_FIELDS if getattr(self.request, field, None)}
+        return attrs.evolve(self, request=attrs.evolve(self.request, **changes))
 
 
 @attrs.frozen
@@ -124,7 +130,7 @@ def to_job(line: Line) -> Job | InvalidLine:
         if not faults:
             reference = _to_reference(members)
             name, metadata = members.get("name"), members.get("metadata")
-            return Job(line.number, request, name, metadata, members.get("id"), reference)
+            return Job(line.number, request, name, metadata, members.get("id"), reference, file=_to_file(members))
     return InvalidLine(line.number, _clip("; ".join(faults)))
 
 
@@ -187,6 +193,8 @@ def find_metadata_fault(metadata: JsonValue) -> str:
 def _find_source_fault(value: Mapping[str, JsonValue]) -> str:
     """Return the fault of a source that is an object; empty if it is valid."""
     if "job" not in value:
+        if list(value) == ["file"]:
+            return "" if isinstance(value["file"], str) and value["file"].strip() else "file must be a path"
         return "" if list(value) == ["url"] else 'must be a URL, {"url": "..."} or {"job": "id of another line"}'
     try:
         JobReference.parse(value)
@@ -204,6 +212,17 @@ def _to_reference(members: Mapping[str, JsonValue]) -> JobReference | None:
     return None
 
 
+def find_field(members: Mapping[str, JsonValue]) -> str:
+    """Return which field of a line has its source."""
+    return next(field for field in SOURCE_FIELDS if members.get(field) is not None)
+
+
+def _to_file(members: Mapping[str, JsonValue]) -> str | None:
+    """Return the path of the local file that is the source of a valid line."""
+    sources = (members.get(name) for name in SOURCE_FIELDS)
+    return next((value["file"] for value in sources if isinstance(value, dict) and "file" in value), None)
+
+
 def has_reference(line: Line) -> bool:
     """Return whether a line names another job as its source."""
     return any(isinstance(value := (line.members or {}).get(name), dict) and "job" in value for name in SOURCE_FIELDS)
@@ -218,7 +237,7 @@ def _is_utf8(value: object) -> bool:
 def _to_member(name: str, value: JsonValue) -> JsonValue:
     if name not in SOURCE_FIELDS or not isinstance(value, dict):
         return value
-    return PENDING if "job" in value else AudioSource(value["url"])
+    return AudioSource(value["url"]) if "url" in value else PENDING
 
 
 def _clip(text: str) -> str:
