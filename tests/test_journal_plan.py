@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from helpers.journals import edit_journal, open_journal
 from helpers.sample_requests import fx
@@ -53,6 +54,26 @@ async def test_what_is_planned_is_run_in_parts(sim: Simulator, tmp_path: Path, m
     assert sorted(result.request.prompt for result in first + rest) == sorted(fx(number).prompt for number in range(10))
     assert await work(sim, tmp_path, (1, 1)) == []
     assert len(sim.operations) == 10
+
+
+async def test_one_process_may_work_on_several_parts(
+    sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the same time: the second part takes nothing from the first one, whose jobs are read page by page."""
+    monkeypatch.setattr(journals, "PAGE", 2)
+    done: list[Any] = []
+    async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
+        await journal.plan(fx(number) for number in range(12))
+
+        async def run_part(number: int) -> None:
+            async with session.run_many(journal.jobs(part=(number, 2)), save_to=tmp_path, journal=journal) as results:
+                done.extend([result async for result in results])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_part, 1)
+            group.start_soon(run_part, 2)
+        assert await journal.count() == {JobState.SAVED: 12}
+    assert [type(result) for result in done] == [Succeeded] * 12
 
 
 async def test_planning_twice_is_planning_once(sim: Simulator, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ async def pair(url: str, run: str) -> AsyncIterator[tuple[Journal, Journal]]:
 async def take(journal: Journal, part: tuple[int, int] = (1, 1)) -> list[JobRecord]:
     """Claim a part, and return its jobs."""
     store, (number, parts) = journal.store, part
-    await store.take_part(number % parts, parts, failed=False)
-    return await store.read_part(number % parts, parts, failed=False, after=0, limit=100)
+    claim = await store.take_part(number % parts, parts, failed=False)
+    return await store.read_part(number % parts, parts, claim=claim, failed=False, after=0, limit=100)
 
 
 WRITES: Mapping[str, Callable[[PostgresStore, JobRecord], Awaitable[object]]] = {
@@ -134,7 +134,7 @@ async def test_a_lower_claim_never_takes_back(pair: tuple[Journal, Journal]) -> 
     identity = JobIdentity(digest=jobs[0].digest, occurrence=1)
     with pytest.raises(TakenOver):
         await old.store.find(identity)
-    assert await old.store.read_part(0, 1, failed=False, after=0, limit=10) == []
+    assert await old.store.read_part(0, 1, claim=old.store._claim, failed=False, after=0, limit=10) == []
     await new.store.mark_saved(jobs[0], OPERATION, (), now=1.0)
     assert (await old.store.find(identity) or jobs[0]).state is JobState.SAVED
     newest = await take(old)

@@ -317,8 +317,8 @@ class Journal:
 
     async def _take_part(self, part: int, parts: int) -> AsyncGenerator[tuple[Request, str | None]]:
         store, failed, after = self.store, self.retry_failed, 0
-        await store.take_part(part, parts, failed=failed)
-        while jobs := await store.read_part(part, parts, failed=failed, after=after, limit=PAGE):
+        claim = await store.take_part(part, parts, failed=failed)
+        while jobs := await store.read_part(part, parts, claim=claim, failed=failed, after=after, limit=PAGE):
             for job in jobs:
                 after = job.number
                 self._planned[job.key] = job.digest

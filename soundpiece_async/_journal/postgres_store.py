@@ -232,14 +232,18 @@ class PostgresStore:
             check_route(job.key, wanted=job.route, known=other["known"])
         return int(counted["new"])
 
-    async def take_part(self, part: int, parts: int, *, failed: bool) -> None:
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> int:
         """Draw a new claim, and put it on every unfinished job of the part."""
         (row,) = await self._fetch(TAKE_PART, part=part, parts=parts, failed=failed)
         self._claim = row["claims"]
+        return self._claim
 
-    async def read_part(self, part: int, parts: int, *, failed: bool, after: int, limit: int) -> list[JobRecord]:
+    async def read_part(
+        self, part: int, parts: int, *, claim: int, failed: bool, after: int, limit: int
+    ) -> list[JobRecord]:
         """Return jobs of a part that bear the claim of ``take_part``."""
-        rows = await self._fetch(READ_PART, part=part, parts=parts, failed=failed, after=after, limit=limit)
+        values = {"part": part, "parts": parts, "claim": claim, "failed": failed, "after": after, "limit": limit}
+        rows = await self._fetch(READ_PART, **values)
         return [_read(row) for row in rows]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:

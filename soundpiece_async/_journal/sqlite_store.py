@@ -236,10 +236,20 @@ class SqliteStore:
             check_route(job.key, wanted=job.route, known=route or job.route)
         return routes.count(None)
 
-    async def take_part(self, part: int, parts: int, *, failed: bool) -> None:
-        """Do nothing: the folder's lock keeps other processes out."""
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> int:  # noqa: ARG002 - as the protocol has it
+        """Return a claim of no meaning: the folder's lock keeps other processes out."""
+        return 0
 
-    async def read_part(self, part: int, parts: int, *, failed: bool, after: int, limit: int) -> list[JobRecord]:
+    async def read_part(
+        self,
+        part: int,
+        parts: int,
+        *,
+        claim: int,  # noqa: ARG002 - as above
+        failed: bool,
+        after: int,
+        limit: int,
+    ) -> list[JobRecord]:
         """Return jobs of a part."""
         left = "state NOT IN ('saved', 'failed') OR (state = 'failed' AND (outputs IS NOT NULL OR :failed))"
         query = (

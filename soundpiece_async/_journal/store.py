@@ -162,12 +162,18 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def take_part(self, part: int, parts: int, *, failed: bool) -> None:
-        """Claim every unfinished job whose number modulo ``parts`` is ``part``; failed ones on demand."""
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> int:
+        """Claim every unfinished job whose number modulo ``parts`` is ``part``; failed ones on demand.
+
+        Returns:
+            The claim, for ``read_part``.
+        """
         ...
 
     @abstractmethod
-    async def read_part(self, part: int, parts: int, *, failed: bool, after: int, limit: int) -> list[JobRecord]:
+    async def read_part(
+        self, part: int, parts: int, *, claim: int, failed: bool, after: int, limit: int
+    ) -> list[JobRecord]:
         """Return jobs of a part that was taken over, in their order, as far as they still belong to this process."""
         ...
 
