@@ -49,20 +49,8 @@ async def save_object(
     if found is None or (overwrite and not isinstance(found, SavedFile)):
         body = Body()
         relay = VerifiedRelay(download, emit=body.write, verify=verify, threads=threads)
-
-        def whole() -> bool:  # known once the host has answered
-            return relay.size is not None and relay.size <= MAX_SINGLE_PUT
-
-        def create() -> bool:
-            return whole() and target.can_create and not overwrite
-
-        async def fetch() -> None:
-            await relay.run()
-            if not overwrite and not create():
-                await _require_absent(target)
-
         try:
-            await write_from(fetch, target=target, body=body, whole=whole, create=create)
+            await _transfer(relay, body, target, overwrite=overwrite)
         except StoreError as error:
             with _to_download_error(target, download):
                 if error.kind != "exists":
@@ -77,6 +65,30 @@ async def save_object(
     if isinstance(found, SavedFile):
         return found, False
     raise found
+
+
+async def _transfer(relay: VerifiedRelay, body: Body, target: Target, *, overwrite: bool) -> None:
+    """Fetch the output and write the object at the same time.
+
+    Raises:
+        StoreError: not written.
+    """
+
+    def whole() -> bool:  # known once the host has answered
+        return relay.size is not None and relay.size <= MAX_SINGLE_PUT
+
+    def create() -> bool:
+        return whole() and target.can_create and not overwrite
+
+    async def write() -> None:
+        await target.write(body, whole=whole(), create=create())
+
+    async def fetch() -> None:
+        await relay.run()
+        if not overwrite and not create():
+            await _require_absent(target)
+
+    await write_from(fetch, body=body, write=write)
 
 
 def _make_saved_object(target: Target, relay: VerifiedRelay) -> SavedFile:

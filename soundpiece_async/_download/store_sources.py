@@ -115,7 +115,8 @@ async def _send(file: io.FileIO, target: Target, *, path: Path, size: int, diges
             raise SoundpieceError(f"{path} was not uploaded: it changed meanwhile; upload it again")
 
     media_type = _MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
-    await write_from(read, target=target, body=body, whole=lambda: size <= PART_SIZE, content_type=media_type)
+    write = partial(target.write, body, whole=size <= PART_SIZE, content_type=media_type)
+    await write_from(read, body=body, write=write)
 
 
 async def _read_size(target: Target) -> int | None:

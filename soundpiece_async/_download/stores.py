@@ -348,23 +348,14 @@ class Body:
 
 
 async def write_from(
-    produce: Callable[[], Awaitable[None]],
-    *,
-    target: Target,
-    body: Body,
-    whole: Callable[[], bool],
-    create: Callable[[], bool] = lambda: False,
-    content_type: str = "audio/flac",
+    produce: Callable[[], Awaitable[None]], *, body: Body, write: Callable[[], Awaitable[None]]
 ) -> None:
     """Write an object while its bytes are produced; an error on either side ends both (rules 1 and 2).
 
     Args:
         produce: writes all bytes to the body; may be cancelled.
-        target: the object.
-        body: where ``produce`` writes to.
-        whole: as for ``Target.write``; called once the first bytes are there.
-        create: likewise.
-        content_type: media type of the object.
+        body: connects the two.
+        write: writes the object from the body (``Target.write``); called once the first bytes are there.
 
     Raises:
         StoreError: not written.
@@ -373,11 +364,11 @@ async def write_from(
     faults: list[Exception] = []
     producing, writing, written = anyio.CancelScope(), anyio.CancelScope(shield=True), anyio.Event()
 
-    async def write() -> None:
+    async def consume() -> None:
         with writing:
             try:
                 await body.begun.wait()
-                await target.write(body, whole=whole(), create=create(), content_type=content_type)
+                await write()
             except UploadAbortedError:
                 return
             except Exception as error:  # noqa: BLE001 - raised below: an error of ours, too, must leave without a group
@@ -387,7 +378,7 @@ async def write_from(
 
     try:
         async with anyio.create_task_group() as group:
-            group.start_soon(write)
+            group.start_soon(consume)
             try:
                 with producing:
                     await produce()

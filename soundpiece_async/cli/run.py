@@ -102,14 +102,9 @@ async def run(
     request = build_request(route, members, first=first, with_files=via is not None)
     upload = _prepare_upload(request, via)
     await ensure_writable(save_to)
-    if (
-        name is not None and not overwrite and members.idempotency_key is None
-    ):  # the files of an explicit key may exist already
+    if name is not None and not overwrite and members.idempotency_key is None:  # files of an explicit key may exist
         await require_unused_name(save_to, name, request)
-    if upload is not None:
-        print_status(f"{find_source(request)} uploading to {redact_url(str(via))}")
-        changes: dict[str, Any] = {_source_name(request): await upload}
-        request = attrs.evolve(request, **changes)
+    request = request if upload is None else await _upload(request, upload, via)
     async with make_session(timeout) as session:
         operation = await _submit(session, request)
         started = anyio.current_time()
@@ -185,6 +180,13 @@ def _prepare_upload(request: Request, via: str | None) -> "SourceUpload | None":
     if not Path(str(source)).is_file():
         raise UsageError(f"{_flag_names([_source_name(request)])} {source}: no such file; nothing was sent")
     return upload_source(str(source), via)
+
+
+async def _upload(request: Request, upload: "SourceUpload", via: str | None) -> Request:
+    """Return the request with the uploaded file as its source."""
+    print_status(f"{find_source(request)} uploading to {redact_url(str(via))}")
+    changes: dict[str, Any] = {_source_name(request): await upload}
+    return attrs.evolve(request, **changes)
 
 
 def _source_name(request: Request) -> str:
