@@ -18,7 +18,7 @@ from helpers.simulation import Serve
 import soundpiece_async
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import main
-from soundpiece_async.cli.run import Members
+from soundpiece_async.cli.run import RequestFlags
 from soundpiece_async.simulator import Fault
 
 SECRET = "spk_a_key_that_nobody_may_ever_see"
@@ -158,7 +158,7 @@ def test_a_value_may_begin_with_a_dash(serve: Serve, tmp_path: Path) -> None:
 def test_every_field_has_a_flag() -> None:
     """``run`` accepts exactly the fields of the request classes."""
     members = {name for kind in ROUTES.values() for name in attrs.fields_dict(kind)}
-    assert set(attrs.fields_dict(Members)) == members
+    assert set(attrs.fields_dict(RequestFlags)) == members
     assert set(FLAGS) == set(ROUTES)
 
 

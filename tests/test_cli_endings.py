@@ -42,7 +42,7 @@ from soundpiece_async.cli.console import (
 )
 from soundpiece_async.cli.demo import DemoDisplay, DemoStage
 from soundpiece_async.cli.dispatch import make_event_loop
-from soundpiece_async.cli.run import Members, run
+from soundpiece_async.cli.run import RequestFlags, run
 from soundpiece_async.cli.signals import SIGNALS, SignalHandler
 
 
@@ -208,7 +208,7 @@ def test_one_exit_code_for_one_kind_of_error(error: SoundpieceError, code: int) 
 
 def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
     """``PYTHONOPTIMIZE=2`` removes docstrings, which are restored from the source (E15)."""
-    for thing in (run, Members):
+    for thing in (run, RequestFlags):
         was = thing.__doc__
         monkeypatch.setattr(thing, "__doc__", None)
         prepare_docstring(thing)

@@ -21,7 +21,7 @@ from soundpiece_async.cli.get import get
 from soundpiece_async.cli.jobs_file import STANDARD_INPUT
 from soundpiece_async.cli.probe import probe
 from soundpiece_async.cli.rich_output import PipeSafeConsole
-from soundpiece_async.cli.run import Members, run
+from soundpiece_async.cli.run import RequestFlags, run
 from soundpiece_async.cli.simulate import simulate
 from soundpiece_async.cli.status import status
 from soundpiece_async.cli.verify import verify
@@ -75,7 +75,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     *(bulk, resume, status, verify, demo, get, run, simulate),
     *(completion, doctor, probe),
 )
-for _documented in (*COMMANDS, LoadOptions, Members, RunPolicy):
+for _documented in (*COMMANDS, LoadOptions, RequestFlags, RunPolicy):
     prepare_docstring(_documented)
 for _command in COMMANDS:
     app.command(_command, help=_help_text(_command))

@@ -36,7 +36,7 @@ DEFAULT_DURATION = 5.0
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
-class Members:
+class RequestFlags:
     """Fields of all eight requests; None: the flag was not given.
 
     Args:
@@ -64,7 +64,7 @@ class Members:
     idempotency_key: str | None = None
 
 
-NO_MEMBERS = Members()
+NO_FLAGS = RequestFlags()
 
 
 async def run(
@@ -72,7 +72,7 @@ async def run(
     first: str | None = None,
     /,
     *,
-    members: Members = NO_MEMBERS,
+    flags: RequestFlags = NO_FLAGS,
     save_to: Annotated[str | Path, DESTINATION] = Path(),
     name: str | None = None,
     overwrite: Annotated[bool, Parameter(show_default=False)] = False,
@@ -90,7 +90,7 @@ async def run(
     Args:
         route: route of the request.
         first: its lyrics, prompt or source, whichever is its first field; same as the flag of that name.
-        members: fields of the request.
+        flags: fields of the request.
         save_to: folder for the files, or a URL in an object store such as s3://bucket/songs.
         name: name of the files, instead of the operation id.
         overwrite: replace existing files of that name.
@@ -99,10 +99,10 @@ async def run(
         timeout: seconds to retry the submit (default: 60), and seconds to wait for the result (default: no limit).
         as_json: print one line of JSON instead.
     """
-    request = build_request(route, members, first=first, with_files=via is not None)
+    request = build_request(route, flags, first=first, with_files=via is not None)
     upload = _prepare_upload(request, via)
     await ensure_writable(save_to)
-    if name is not None and not overwrite and members.idempotency_key is None:  # files of an explicit key may exist
+    if name is not None and not overwrite and flags.idempotency_key is None:  # files of an explicit key may exist
         await require_unused_name(save_to, name, request)
     request = request if upload is None else await _upload(request, upload, via)
     async with make_session(timeout) as session:
@@ -131,12 +131,12 @@ def make_session(timeout: float | None) -> "Session":
     return Session(Settings(retries=RetryPolicy(submit_max_elapsed=SUBMIT_PATIENCE if timeout is None else timeout)))
 
 
-def build_request(route: str, members: Members, *, first: str | None = None, with_files: bool = False) -> Request:
+def build_request(route: str, flags: RequestFlags, *, first: str | None = None, with_files: bool = False) -> Request:
     """Return the request of a route from flags, and from its first field if that was given without its flag.
 
     Args:
         route: of the request.
-        members: the flags.
+        flags: fields; None: not given.
         first: the first field.
         with_files: the source or reference may be the path of a local file, which is uploaded later.
 
@@ -145,17 +145,17 @@ def build_request(route: str, members: Members, *, first: str | None = None, wit
     """
     kind = ROUTES[route]
     own = attrs.fields_dict(kind)
-    flags = attrs.asdict(members)
-    given = {name: value for name, value in flags.items() if value is not None}
+    values = attrs.asdict(flags)
+    given = {name: value for name, value in values.items() if value is not None}
     if first is not None:
-        _set_first_member(given, first, kind)
+        _set_first_field(given, first, kind)
     if "duration" in own:
         given.setdefault("duration", DEFAULT_DURATION)
     foreign = [name for name in given if name not in own]
     missing = [name for name, member in own.items() if member.default is attrs.NOTHING and name not in given]
     if foreign or missing:
         wrong = f"does not accept {_flag_names(foreign)}" if foreign else f"requires {_flag_names(missing)}"
-        raise UsageError(f"{route} {wrong}; its flags are {_flag_names(name for name in flags if name in own)}")
+        raise UsageError(f"{route} {wrong}; its flags are {_flag_names(name for name in values if name in own)}")
     request = kind(**given)
     is_file = _is_path(find_source(request))
     skipped = [_source_name(request)] if is_file and with_files else []
@@ -197,7 +197,7 @@ def _is_path(source: object) -> bool:
     return isinstance(source, str) and "://" not in source
 
 
-def _set_first_member(given: dict[str, object], value: str, kind: type[Request]) -> None:
+def _set_first_field(given: dict[str, object], value: str, kind: type[Request]) -> None:
     """Add the field that was given without its flag: the positional one of the request class."""
     name = next(member.name for member in attrs.fields(kind) if not member.kw_only)
     if name in given:

@@ -23,7 +23,7 @@ class Listener:
     first: Delivery | None = None
     _received: anyio.Event = attrs.field(factory=anyio.Event)
 
-    def take(self, delivery: Delivery) -> None:
+    def store(self, delivery: Delivery) -> None:
         """Store a delivery, if it is the first."""
         self.first = self.first or delivery
         self._received.set()
@@ -40,13 +40,13 @@ async def listen(port: int) -> AsyncGenerator[Listener]:
     """Listen on a local port until the end of the block, and answer every delivery with 204."""
     listener = Listener()
 
-    async def take(request: web.Request) -> web.Response:
+    async def store(request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        listener.take(Delivery(headers=headers, body=await request.read()))
+        listener.store(Delivery(headers=headers, body=await request.read()))
         return web.Response(status=204)
 
     app = web.Application(client_max_size=1 << 20)
-    app.router.add_post("/{path:.*}", take)
+    app.router.add_post("/{path:.*}", store)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
