@@ -113,9 +113,7 @@ def _strip(name: str) -> str:
 def _deduplicate(names: Iterable[str]) -> list[str]:
     """Number what is left of equal names; ``Vocals`` and ``vocals`` are equal (rule 3)."""
     taken: set[str] = set()
-    numbers: Counter[str] = (
-        Counter()
-    )  # the last one given to a name, so that a thousand equal ones ask a thousand times
+    numbers = Counter[str]()  # the last one of each name, so that a thousand equal ones need a thousand steps
     distinct = []
     for name in names:
         free, plain = name, name.casefold()

@@ -30,10 +30,8 @@ from soundpiece_async._core.retry import MAX_RETRY_AFTER, RetryQuota, exponentia
 SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
 _SUBMITS_PER_POLL = 3
 _JITTER_SHARE, _MAX_JITTER = 0.25, 1.0  # of the pause, seconds: processes of one account must not reopen together
-_PAUSE_WITHOUT_RETRY_AFTER, _MAX_PAUSE_WITHOUT_RETRY_AFTER = (
-    1.0,
-    60.0,
-)  # seconds, for a 429 without a usable `Retry-After`
+# seconds, for a 429 without a usable `Retry-After`
+_PAUSE_WITHOUT_RETRY_AFTER, _MAX_PAUSE_WITHOUT_RETRY_AFTER = 1.0, 60.0
 _QUOTA = 100  # unusable responses, beyond the usable ones, before requests go one at a time
 _PROBE_PAUSE, _MAX_PROBE_PAUSE = 0.1, 5.0  # seconds between two tries at a service that does not answer
 

@@ -41,10 +41,8 @@ _FORGIVEN_GROWTH = 0.5  # the part of the growth since the last cut that a 429 t
 _QUIET_AT, _QUIET_SECONDS, _QUIET_POWER, _QUIET_MOST = 2.5, 25.0, 3.0, 60.0  # rule 4: 25 s at 2.5/s, at most 60 s
 _QUIET_PERMITS, _QUIET_CRAWL = 20.0, 2.0  # and never above one 429 in 20 permits; fewer below 2/s
 _WARM_SECONDS, _WARM_SHARE = 120.0, 0.4  # a young session takes 0.4 of the quiet time: it has most to learn
-_RECOVERY_AFTER, _MAX_RECOVERY_BOOST = (
-    1.5,
-    4.0,
-)  # after 1.5 intervals without a 429 another process has probably left: faster growth
+# after 1.5 intervals without a 429 another process has probably left: faster growth
+_RECOVERY_AFTER, _MAX_RECOVERY_BOOST = 1.5, 4.0
 _GROWTH_PER_PERMIT = 0.1  # no single permit adds more
 
 

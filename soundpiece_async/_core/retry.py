@@ -44,16 +44,16 @@ _MOMENTS = 1e9
 
 
 def retry_after(value: str | None, *, date: str | None = None, now_epoch: float | None = None) -> float | None:
-    """Read a `Retry-After` header as seconds from now; None when it is absent or says nothing sensible.
+    """Read a `Retry-After` header as seconds from now; None when it is absent or invalid.
 
     Whole seconds are what the service documents; fractions and an HTTP date are tolerated (docs/api.md#rate-limits). A
     date is compared with the server's own `date` header where that can be read, so that a wrong local clock does no
-    harm; with neither that nor `now_epoch` it says nothing. A number too large for a pause is a moment: seconds since
+    harm; with neither that nor `now_epoch` it is ignored. A number too large for a pause is a moment: seconds since
     1970. A moment gone by is 0.0; nothing is longer than `MAX_RETRY_AFTER`; negative numbers are junk.
 
     Args:
         value: The header as it came.
-        date: The `Date` header of the same answer.
+        date: The `Date` header of the same response.
         now_epoch: The local time, seconds since 1970, used when `date` does not help.
     """
     text = (value or "").strip()

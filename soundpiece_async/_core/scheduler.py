@@ -256,9 +256,8 @@ class Scheduler(Generic[K]):
             return Sleep(now + hold / 80)
         if bucket.gain >= price:
             return Poll(bucket.head.key, wait=False)
-        pause = max(
-            ready.seconds_until_worthwhile(price), hold / 8000
-        )  # if hazards stay as they are: so see again soon
+        # the hazards may change meanwhile: so check again soon
+        pause = max(ready.seconds_until_worthwhile(price), hold / 8000)
         return Sleep(min(next_rest, now + min(pause, hold / 40)))
 
     def _poll_for(self, watched: Watched[K]) -> Poll[K]:
