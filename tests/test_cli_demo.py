@@ -213,7 +213,7 @@ def test_simulate(
         assert len(soundfile.read(capsys.readouterr().out.strip())[0]) == 44100
         ending = interrupt(process, number)
         assert (ending.code, ending.out) == (130, "")
-        assert "500 times the speed of the real one; stop it with Ctrl-C\n" in ending.err
+        assert "500 times as fast as the real one; Ctrl-C stops it\n" in ending.err
         assert ending.err.endswith("interrupted\n")
 
 
@@ -240,7 +240,7 @@ def test_simulate_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     pattern = r"export \w+_KEY=spk_\w+\nexport \w+_URL=http:\S+\nexport SOUNDPIECE_WEBHOOK_SECRET=whsec_\S+\n"
     assert re.fullmatch(pattern, reader.getvalue())
     said, advised, last = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"simulated service at http:\S+, 20 times the speed of the real one; stop it with Ctrl-C", said)
+    assert re.fullmatch(r"simulated service at http:\S+, 20 times as fast as the real one; Ctrl-C stops it", said)
     assert "paste these lines into another terminal, then try: soundpiece run create.new_fx 'door slams'" in advised
     assert last == "interrupted"
     assert (asked["requests_per_second"], asked["faults"]) == (5.0, simulator.Faults(cut=0.1, fail=1.0))

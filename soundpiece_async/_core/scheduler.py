@@ -170,14 +170,9 @@ class Scheduler(Generic[K]):
         if watched is None:
             created_at = now - (self._timing.hold if age is None else age)
             last = max(created_at, min(history.last_seen, now))
+            expected, known = webhook_expected, age is not None
             watched = Watched(
-                key,
-                self._routes[route],
-                created_at,
-                last,
-                age_known=age is not None,
-                webhook_expected=webhook_expected,
-                last_turn=last,
+                key, self._routes[route], created_at, last, age_known=known, webhook_expected=expected, last_turn=last
             )
             watched.failures = history.failures
             self._watched[key] = watched

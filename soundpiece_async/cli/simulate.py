@@ -77,9 +77,7 @@ async def simulate(
         variations=_parse_variations(variation or ()),
     )
     async with service:
-        print_status(
-            f"simulated service at {service.url}, {speed:g} times the speed of the real one; stop it with Ctrl-C"
-        )
+        print_status(f"simulated service at {service.url}, {speed:g} times as fast as the real one; Ctrl-C stops it")
         print_status("paste these lines into another terminal, then try: soundpiece run create.new_fx 'door slams'")
         for name, value in {**service.environ, "SOUNDPIECE_WEBHOOK_SECRET": service.webhook_secret}.items():
             print_result(f"export {name}={value}")
