@@ -157,14 +157,15 @@ def test_every_logger_redacts_what_it_repeats() -> None:
 
 
 def test_files_and_functions_stay_readable() -> None:
-    """No file over 500 lines, no function over 50."""
+    """No file over 500 lines, no function over 50, not counting its documentation."""
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert text.count("\n") <= 500, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                documentation = (ast.get_docstring(node, clean=False) or "").count("\n") + 1
                 assert node.end_lineno is not None
-                assert node.end_lineno - node.lineno <= 50, f"{path}: {node.name}"
+                assert node.end_lineno - node.lineno - documentation <= 50, f"{path}: {node.name}"
 
 
 def test_every_module_can_be_imported() -> None:
