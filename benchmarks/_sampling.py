@@ -23,7 +23,16 @@ import anyio.to_thread
 STEP = 0.002
 """Seconds of CPU between two looks; a kernel that counts in ticks of 4 ms waits that long."""
 STAGES = {
-    "journal": ("recorded_run", "sqlite_store", "store", "database", "journal", "occurrences", "job_records"),
+    "journal": (
+        "recorded_run",
+        "sqlite_store",
+        "sqlite_rows",
+        "store",
+        "database",
+        "journal",
+        "occurrences",
+        "job_records",
+    ),
     "submit": ("_operations", "requests", "checks"),
     "poll": ("_poller", "scheduler", "poll_queues", "estimators"),
     "download": (

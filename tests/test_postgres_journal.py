@@ -34,7 +34,7 @@ from soundpiece_async import (
 from soundpiece_async._core.job_records import Annotation, Failure, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
-from soundpiece_async._journal import postgres_store
+from soundpiece_async._journal import postgres_connection
 from soundpiece_async._journal.postgres_store import PostgresStore
 from soundpiece_async._journal.store import TakenOver
 from soundpiece_async.simulator import Simulator
@@ -263,7 +263,7 @@ async def test_missing_files_make_a_job_unfinished(url: str, run: str, sim: Simu
 
 async def test_a_deadlock_is_tried_again(pair: tuple[Journal, Journal], monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ended the statement; nothing of it happened."""
-    store = pair[0].store
+    store = pair[0].store._database
     execute, failures = store._execute, [psycopg.errors.DeadlockDetected(), psycopg.errors.SerializationFailure()]
 
     async def fail(*words: Any) -> Any:
@@ -449,7 +449,7 @@ async def _finish_all(sim: Simulator) -> None:
 async def test_a_silent_database_counts_as_away(postgres: Server, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that is not answered in time ends the connection."""
     async with Journal.open(postgres.url, run=run) as journal:
-        monkeypatch.setattr(postgres_store, "ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(postgres_connection, "ANSWER_SECONDS", 0.3)
         postgres.pause()
         try:
             with pytest.raises(JournalError, match="nothing more is sent"):

@@ -5,26 +5,19 @@ The rules are those of ``store`` and of ``postgres_statements``, and:
 1. The key of a job follows from the run's random id, the job's identity and its attempt, so it is the same in every
    process.
 2. Only the server's clock counts (``now``).
-3. A statement that a deadlock ended is sent again. Any other failure ends the run: nothing is sent that is not on
-   record, and the next process resumes from what is.
 """
 
 import json
-import os
-import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4, uuid5
 
 import anyio
 import anyio.to_thread
 import attrs
-import psycopg
-from psycopg.rows import dict_row
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
@@ -41,6 +34,15 @@ from soundpiece_async._core.job_records import (
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, SecretBytes
+from soundpiece_async._journal.postgres_connection import PostgresConnection, Row
+from soundpiece_async._journal.postgres_rows import (
+    failure_values,
+    identity_values,
+    new_values,
+    read_record,
+    read_refusal,
+    storable,
+)
 from soundpiece_async._journal.postgres_statements import (
     ARE_TAKEN,
     CLAIM,
@@ -75,19 +77,11 @@ from soundpiece_async._journal.store import (
     lock_of,
     make_group,
     read_counts,
-    read_job,
     read_members,
-    replace_surrogates,
 )
-from soundpiece_async._lifetime import KeyedLocks, LockQueue, call_later, run_shielded
-from soundpiece_async._shared.store import Address
+from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
 T = TypeVar("T")
-Row = JsonObject
-
-ANSWER_SECONDS = 60.0
-"""Seconds that the server has for a statement; a slower one counts as away."""
-CONNECT_SECONDS = 10
 
 
 @attrs.frozen
@@ -113,20 +107,18 @@ class PostgresStore:
         self.progress: Counter[JobState] = Counter()
         self.refusal: Refusal | None = None
         self.commits = 0
-        self._address = Address(url, "")
-        self._name = _text(run)
+        self._name = storable(run)
+        self._database = PostgresConnection(url, title=f"journal {self._name!r}")
         self._read_only = read_only
         self._at_work = KeyedLocks()
         self._group: GroupCommit[_Step] = GroupCommit(self._write, self._at_work)
-        self._connection: psycopg.AsyncConnection[Row] | None = None
         self._run = UUID(int=0)
         self._claim = 0
         self._clock = 0.0
-        self._fault: JournalError | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._connection is None else "read-only" if self._read_only else "open"
-        return f"<PostgresStore {self._address} {self._name!r} {state} claim={self._claim} {self._group!r}>"
+        state = "read-only " if self._read_only else ""
+        return f"<PostgresStore {self._database!r} {self._name!r} {state}claim={self._claim} {self._group!r}>"
 
     async def open(self) -> None:
         """Connect, make the tables and the run if they are missing, and draw a claim.
@@ -134,19 +126,7 @@ class PostgresStore:
         Raises:
             JournalError: the server cannot be reached or refuses; or there is nothing to read.
         """
-        try:
-            self._connection = await psycopg.AsyncConnection.connect(
-                str(self._address.url),
-                autocommit=True,
-                row_factory=dict_row,
-                connect_timeout=CONNECT_SECONDS,
-                keepalives_idle=30,
-                application_name="soundpiece",
-            )
-        except (psycopg.Error, OSError) as error:
-            self._fault = self._explain(error)
-        if self._fault is not None:
-            raise self._fault
+        await self._database.open()
         if not self._read_only:
             await self._fetch(SETTINGS)
             await self._fetch(SCHEMA)
@@ -154,20 +134,22 @@ class PostgresStore:
         else:
             await self._fetch("SET default_transaction_read_only = on")
         if not await self._fetch("SELECT WHERE to_regclass('soundpiece_job') IS NOT NULL"):
-            raise JournalError(f"{self._address} has no journal: check the address, or start a run in it")
+            raise JournalError(f"{self._database.address} has no journal: check the address, or start a run in it")
         await self._open_run()
 
     async def _open_run(self) -> None:
         rows = await self._fetch(OPEN_RUN, name=self._name)
         if not rows:
-            raise JournalError(f"{self._address} has no run called {self._name!r}: check its name, or start it")
+            raise JournalError(
+                f"{self._database.address} has no run called {self._name!r}: check its name, or start it"
+            )
         (row,) = rows
         if row["version"] > VERSION:
             raise JournalError(
-                f"the run {self._name!r} in {self._address} was written by a newer version of soundpiece_async: "
-                "update; it was not changed"
+                f"the run {self._name!r} in {self._database.address} was written by a newer version of "
+                "soundpiece_async: update; it was not changed"
             )
-        self.refusal = _read_refusal(row["refusal"])
+        self.refusal = read_refusal(row["refusal"])
         self._run, self._claim, self._clock = row["run"], row["claims"], row["now"] - time.monotonic()
         if not self._read_only:
             self._claim = (await self._fetch(CLAIM))[0]["claims"]
@@ -178,9 +160,7 @@ class PostgresStore:
 
     async def _wait_and_close(self) -> None:
         async with self._group.turn:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                await connection.close()
+            await self._database.close()
 
     @property
     def now(self) -> float:
@@ -201,16 +181,16 @@ class PostgresStore:
         Raises:
             TakenOver: it belongs to a process that came later (rule 2 of ``postgres_statements``).
         """
-        row = await self._group.execute(_Step("find", _describe(identity)))
+        row = await self._group.execute(_Step("find", identity_values(identity)))
         if row is None:
             return None
         if row["taken"] > self._claim and not row["done"]:
             raise self._taken_over(row["key"])
-        return _read(row)
+        return read_record(row)
 
     async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
         """Return the state of each of many jobs, or None where there is no such job."""
-        rows = [{**_describe(identity), "position": position} for position, identity in enumerate(identities)]
+        rows = [{**identity_values(identity), "position": position} for position, identity in enumerate(identities)]
         found = await self._fetch(FIND_STATES, now=now, **arrays("match", IDENTITY_TYPES, rows))
         states = {row["position"]: JobState(row["state"]) for row in found}
         return [states.get(position) for position in range(len(identities))]
@@ -220,12 +200,12 @@ class PostgresStore:
     ) -> JobRecord | None:
         """Write a new job down, or return None if another process has done so, or another job has this key."""
         job = PlannedJob(identity=identity, key=key, route=route, body=body, annotation=annotation)
-        row = await self._group.execute(_Step("insert", _describe_new(job)))
-        return None if row is None else _read(row)
+        row = await self._group.execute(_Step("insert", new_values(job)))
+        return None if row is None else read_record(row)
 
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
         """Write down many jobs by one statement."""
-        rows = [{**_describe_new(job), "position": position} for position, job in enumerate(jobs)]
+        rows = [{**new_values(job), "position": position} for position, job in enumerate(jobs)]
         counted, *others = await self._fetch(PLAN, **arrays("match", NEW_TYPES, rows))
         for other in others:
             job = jobs[other["position"]]
@@ -244,7 +224,7 @@ class PostgresStore:
         """Return jobs of a part that bear the claim of ``take_part``."""
         values = {"part": part, "parts": parts, "claim": claim, "failed": failed, "after": after, "limit": limit}
         rows = await self._fetch(READ_PART, **values)
-        return [_read(row) for row in rows]
+        return [read_record(row) for row in rows]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
@@ -260,7 +240,7 @@ class PostgresStore:
         )
         if not rows:
             raise self._taken_over(job.key)
-        return _read(rows[0])
+        return read_record(rows[0])
 
     async def mark_sending(self, job: JobRecord, *, now: float) -> None:
         """Write down that a PUT is about to leave; the time of the first one stays."""
@@ -308,11 +288,11 @@ class PostgresStore:
 
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
         """Write down why a job failed for good."""
-        await self._change("failed", job, **_describe_failure(failure), now=now)
+        await self._change("failed", job, **failure_values(failure), now=now)
 
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
         """Write down that the service knows no such operation; its id stays."""
-        await self._change("uncertain", job, **_describe_failure(failure))
+        await self._change("uncertain", job, **failure_values(failure))
 
     async def set_refusal(self, refusal: Refusal | None) -> None:
         """Write down what the service refused, or that it accepts jobs again, unless something was refused since."""
@@ -327,7 +307,7 @@ class PostgresStore:
 
     async def find_loss(self) -> JournalError | None:
         """Return the error that ended the connection, or None."""
-        return self._fault
+        return self._database.fault
 
     async def save_run_info(self, **members: JsonValue) -> None:
         """Write down what the next run has to know of this one, as JSON; what has that name goes."""
@@ -355,7 +335,7 @@ class PostgresStore:
         )
         name = None if state is None else state.value
         rows = await self._fetch(statement, state=name, now=now, after=after, limit=limit)
-        return [_read(row) for row in rows]
+        return [read_record(row) for row in rows]
 
     async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
         """Count the jobs of each route in each state."""
@@ -490,101 +470,15 @@ class PostgresStore:
         changed = await self._fetch(f"WITH {', '.join(parts)} {' UNION ALL '.join(selects)}", **values)
         self.commits += 1
         outcomes = {(row["kind"], row["number"]): row["outcome"] for row in changed}
-        self.refusal = _read_refusal(outcomes.pop(("refusal", 0)))
+        self.refusal = read_refusal(outcomes.pop(("refusal", 0)))
         return outcomes
 
     async def _fetch(self, statement: str, **values: Any) -> list[Row]:
-        """Execute a statement, and return its rows.
-
-        Raises:
-            JournalError: the server refuses, or does not answer.
-        """
-        values = {"run": self._run, "claim": self._claim, **values}
-        if self._connection is None:
-            raise self._fault or JournalError(f"the journal {self._name!r} in {self._address} is closed")
-        while True:
-            try:
-                return await self._execute(self._connection, statement, values)
-            except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-                continue  # rule 3
-            except Exception as error:  # noqa: BLE001 - foreign code, of foreign data
-                fault = self._explain(error)
-                break
-        del values
-        if self._connection.closed:
-            self._fault = fault
-        raise fault
-
-    async def _execute(
-        self, connection: "psycopg.AsyncConnection[Row]", statement: Any, values: Mapping[str, JsonValue]
-    ) -> list[Row]:
-        """Execute a statement behind a shield: the driver would have it cancelled by a server that may not answer."""
-        rows: list[Row] = []
-        with anyio.CancelScope(shield=True):
-            forget = call_later(ANSWER_SECONDS, partial(_break, connection))
-            try:
-                cursor = await connection.execute(statement, values)
-                if cursor.description is not None:
-                    rows = await cursor.fetchall()
-            finally:
-                forget()
-        return rows
-
-    def _explain(self, error: Exception) -> JournalError:
-        """Make our error of the driver's, which holds the password in its frames."""
-        told = self._address.describe(error)
-        return JournalError(
-            f"the journal {self._name!r} failed: {told}; nothing more is sent: see to the database, then run the same "
-            "again; nothing is lost"
-        )
+        """Execute a statement for this run, and return its rows; raises as ``PostgresConnection.fetch``."""
+        return await self._database.fetch(statement, {"run": self._run, "claim": self._claim, **values})
 
     def _taken_over(self, key: str) -> TakenOver:
         return TakenOver(
             f"job {key} of the run {self._name!r} was taken over by another process, which continues it; nothing is "
             "left to do here"
         )
-
-
-def _break(connection: "psycopg.AsyncConnection[Row]") -> None:
-    """End a connection whose server is silent: what waits for it fails at once."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as end:
-        end.shutdown(socket.SHUT_RDWR)
-
-
-def _read(row: Row) -> JobRecord:
-    return read_job(row, attempt=row["attempt"], taken=row["taken"])
-
-
-def _read_refusal(text: str | None) -> Refusal | None:
-    if text is None:
-        return None
-    status, key, at = text.split()
-    return Refusal(int(status), key, float(at))
-
-
-def _text(text: str) -> str:
-    """Return text as Postgres can store it."""
-    return replace_surrogates(text).replace("\0", "\ufffd")
-
-
-def _describe(identity: JobIdentity) -> JsonObject:
-    """Return the values that find a job; a key that was given is all of them."""
-    key = None if identity.key is None else _text(identity.key)
-    return {"digest": identity.digest, "occurrence": identity.occurrence, "key": key}
-
-
-def _describe_new(job: PlannedJob) -> JsonObject:
-    name, metadata, line, source = job.annotation.as_row()
-    named = {"name": None if name is None else _text(name), "metadata": metadata, "line": line, "source": source}
-    return {
-        **_describe(job.identity),
-        "new_key": _text(job.key),
-        "route": job.route,
-        "body": SecretBytes(job.body),
-        **named,
-    }
-
-
-def _describe_failure(failure: Failure) -> JsonObject:
-    code, text = _text(failure.code), _text(failure.text)
-    return {"error": failure.kind, "code": code, "text": text, "retryable": failure.retryable}

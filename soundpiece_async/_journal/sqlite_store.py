@@ -6,12 +6,10 @@ The rules are those of ``store``; what the file itself needs is in ``database``.
 import json
 import sqlite3
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from itertools import chain
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -19,9 +17,7 @@ import anyio.to_thread
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
-from soundpiece_async._core.filenames import file_names, first_free, numbered, safe_stem
 from soundpiece_async._core.job_records import (
-    KEY_LIFETIME,
     NO_ANNOTATION,
     Annotation,
     Failure,
@@ -33,6 +29,18 @@ from soundpiece_async._core.job_records import (
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._journal.database import Database, Step
+from soundpiece_async._journal.sqlite_rows import (
+    INSERT,
+    STATE,
+    fetch,
+    free_titles,
+    read_record,
+    seal,
+    seal_text,
+    select,
+    write_planned,
+    write_ready,
+)
 from soundpiece_async._journal.store import (
     FailureGroup,
     GroupCommit,
@@ -43,131 +51,12 @@ from soundpiece_async._journal.store import (
     lock_of,
     make_group,
     read_counts,
-    read_job,
     read_members,
     replace_surrogates,
 )
 from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
-_TYPES: JsonObject = {
-    **dict.fromkeys(("digest", "body"), bytes),
-    **dict.fromkeys(("key", "route"), str),
-    **dict.fromkeys(("operation", "created_at", "outputs", "files", "name", "title", "metadata"), str | None),
-    "echo_differences": str | None,
-    **dict.fromkeys(("error_kind", "error_code", "error_text"), str | None),
-    "line": int | None,
-    **dict.fromkeys(("sent_at", "submitted_at", "ready_at", "ended_at"), float | int | None),
-}
-
-
-def seal(digest: bytes, key: str, route: str, body: bytes) -> int:
-    """Return the checksum of what is sent: a damaged bit of it would be another request, or another key."""
-    return zlib.crc32(b"\0".join((digest, key.encode(errors="replace"), route.encode(errors="replace"), body)))
-
-
-def seal_text(text: str) -> int:
-    """Return the checksum of an operation's id, or of its outputs: with a damaged one, what was paid for is lost."""
-    return zlib.crc32(text.encode(errors="replace"))
-
-
-def _check(row: sqlite3.Row) -> None:
-    _check_types(row)
-    _check_seals(row)
-
-
-def _check_types(row: sqlite3.Row) -> None:
-    """Refuse values of another type than they were written with: SQLite stores any type in any column."""
-    for name, kind in _TYPES.items():
-        if not isinstance(row[name], kind):
-            raise TypeError(f"{name} is of type {type(row[name]).__name__}")
-
-
-def _check_seals(row: sqlite3.Row) -> None:
-    """Hold what is sent, and the operation, against their checksums; in older rows, the key against the body."""
-    if row["seal"] is None:
-        members = json.loads(row["body"])
-        damaged = members.get("idempotency_key", row["key"]) != row["key"]
-    else:
-        damaged = row["seal"] != seal(row["digest"], row["key"], row["route"], row["body"])
-    for name in ("operation", "outputs"):
-        text, known = row[name], row[f"{name}_seal"]
-        damaged |= text is not None and known is not None and known != seal_text(text)
-    if damaged:
-        raise ValueError("it is damaged: its checksum is another. Copy the journal back from a backup")
-
-
-def write_planned(connection: sqlite3.Connection, job: PlannedJob) -> str | None:
-    """Write a job down if it is new, or else its annotation; returns the route that it has, or None: it is new."""
-    condition, values = _select(job.identity)
-    found = _fetch(connection, f"SELECT number, route FROM piece WHERE {condition}", values)
-    for number, _ in found:
-        update = "UPDATE piece SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?"
-        connection.execute(update, (*job.annotation.as_row(), number))
-    if not found:
-        identity = job.identity
-        checksum = seal(identity.digest, job.key, job.route, job.body)
-        row = (identity.digest, identity.occurrence, job.key, job.route, job.body, checksum, *job.annotation.as_row())
-        connection.execute(_INSERT, row)
-    return str(found[0]["route"]) if found else None
-
-
-def free_titles(connection: sqlite3.Connection, *, number: int | None = None) -> None:
-    """Free the titles of jobs that failed and have no files, so that others may have them; or that of one job.
-
-    Not before the next run, and not while one is at it: a file that is in the way is in the way of the next job, too.
-    """
-    unsaved = "files IS NULL AND title IS NOT NULL"
-    which = f"{unsaved} AND error_kind IS NOT NULL" if number is None else f"{unsaved} AND number = :number"
-    values = {"number": number}
-    connection.execute(f"DELETE FROM file_name WHERE piece IN (SELECT number FROM piece WHERE {which})", values)
-    connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)
-
-
-def write_ready(
-    connection: sqlite3.Connection, job: JobRecord, operation: AnyOperation, now: float, *, named: bool
-) -> str | None:
-    """Write down the outputs of a job, and return the title of its files, where they are ``named``."""
-    title = _take_title(connection, job, operation) if named else job.title
-    outputs = job_records.write_outputs(operation.outputs)
-    connection.execute(
-        "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
-        "WHERE number = ?",
-        (outputs, seal_text(outputs), title, now, job.number),
-    )
-    return title
-
-
-def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: AnyOperation) -> str:
-    """Return the title that the files of a job have from now on.
-
-    It is the name that was asked for, or the operation's id; with a number where another job's files have that.
-    """
-    stem = safe_stem(job.name or operation.id)
-
-    def names(number: int) -> list[str]:
-        return [name.casefold() for name in file_names(numbered(stem, number), operation.outputs)]
-
-    def is_free(number: int) -> bool:
-        found = [connection.execute("SELECT piece FROM file_name WHERE name = ?", [name]) for name in names(number)]
-        return all(owner == job.number for (owner,) in chain.from_iterable(found))
-
-    number = first_free(is_free)
-    title = numbered(stem, number)
-    owned = [(name, job.number) for name in names(number)]
-    connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
-    return title
-
-
 T = TypeVar("T")
-
-STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {KEY_LIFETIME} THEN 'uncertain' ELSE state END"
-"""The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``job_records``)."""
-_BY_KEY = "key = :key OR given_key = :key"
-_INSERT = (
-    "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, source, state) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *"
-)
-_BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
 
 
 class SqliteStore:
@@ -207,16 +96,16 @@ class SqliteStore:
 
     async def find(self, identity: JobIdentity) -> JobRecord | None:
         """Look a job up; a key that was given wins over everything else the request says."""
-        condition, values = _select(identity)
+        condition, values = select(identity)
         rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)
-        return _read_job(rows[0]) if rows else None
+        return read_record(rows[0]) if rows else None
 
     async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
         """Return the state of each of many jobs, or None where there is no such job."""
 
         def look(connection: sqlite3.Connection, identity: JobIdentity) -> JobState | None:
-            condition, values = _select(identity)
-            rows = _fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})
+            condition, values = select(identity)
+            rows = fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})
             return JobState(rows[0][0]) if rows else None
 
         return await self._execute(lambda connection: [look(connection, identity) for identity in identities])
@@ -227,7 +116,7 @@ class SqliteStore:
         """Write a new job down, or return None if another one has this key."""
         checksum = seal(identity.digest, key, route, body)
         values = (identity.digest, identity.occurrence, key, route, body, checksum, *annotation.as_row())
-        return await self._read(_INSERT, *values)
+        return await self._read(INSERT, *values)
 
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
         """Write down many jobs in one transaction."""
@@ -257,7 +146,7 @@ class SqliteStore:
             "ORDER BY number LIMIT :limit"
         )
         values = {"part": part, "parts": parts, "failed": failed, "after": after, "limit": limit}
-        return [_read_job(row) for row in await self.query(query, values)]
+        return [read_record(row) for row in await self.query(query, values)]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
@@ -395,11 +284,11 @@ class SqliteStore:
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
         query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"
         rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
-        return [_read_job(row) for row in rows]
+        return [read_record(row) for row in rows]
 
     async def query(self, statement: str, values: Mapping[str, object]) -> list[sqlite3.Row]:
         """Return the rows that a statement finds."""
-        return await self._execute(lambda connection: _fetch(connection, statement, values))
+        return await self._execute(lambda connection: fetch(connection, statement, values))
 
     async def run_in_thread(self, call: Callable[[], T]) -> T:
         """Call something quick that blocks, off the event loop, together with what else is waiting."""
@@ -471,8 +360,8 @@ class SqliteStore:
             await anyio.to_thread.run_sync(self._database.close, limiter=self._threads)
 
     async def _read(self, statement: str, *values: object) -> JobRecord | None:
-        row = await self._execute(lambda connection: _fetch(connection, statement, values))
-        return None if not row else _read_job(row[0])
+        row = await self._execute(lambda connection: fetch(connection, statement, values))
+        return None if not row else read_record(row[0])
 
     async def _change(self, job: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
         statement = f"UPDATE piece SET {changes} WHERE number = ?"
@@ -485,18 +374,3 @@ class SqliteStore:
         return await anyio.to_thread.run_sync(
             partial(self._database.commit, steps, durable=durable), limiter=self._threads
         )
-
-
-def _read_job(row: sqlite3.Row) -> JobRecord:
-    return read_job(row, check=_check)
-
-
-def _fetch(connection: sqlite3.Connection, statement: str, values: Any) -> list[sqlite3.Row]:
-    return connection.execute(statement, values).fetchall()
-
-
-def _select(identity: JobIdentity) -> tuple[str, dict[str, object]]:
-    """Return the condition that finds a job; a key that was given wins over everything else the request says."""
-    if identity.key is not None:
-        return _BY_KEY, {"key": replace_surrogates(identity.key)}
-    return _BY_CONTENT, {"digest": identity.digest, "occurrence": identity.occurrence}

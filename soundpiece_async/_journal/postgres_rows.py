@@ -1,0 +1,58 @@
+"""What is read from and written to the rows of a journal in Postgres."""
+
+from soundpiece_async._core.job_records import (
+    Failure,
+    JobIdentity,
+    JobRecord,
+)
+from soundpiece_async._core.json_types import JsonObject
+from soundpiece_async._core.redaction import SecretBytes
+from soundpiece_async._journal.store import (
+    PlannedJob,
+    Refusal,
+    read_job,
+    replace_surrogates,
+)
+
+
+def read_record(row: JsonObject) -> JobRecord:
+    """Make a job of its row."""
+    return read_job(row, attempt=row["attempt"], taken=row["taken"])
+
+
+def read_refusal(text: str | None) -> Refusal | None:
+    """Read what stops all processes of a run."""
+    if text is None:
+        return None
+    status, key, at = text.split()
+    return Refusal(int(status), key, float(at))
+
+
+def storable(text: str) -> str:
+    """Return text as Postgres can store it."""
+    return replace_surrogates(text).replace("\0", "\ufffd")
+
+
+def identity_values(identity: JobIdentity) -> JsonObject:
+    """Return the values that find a job; a key that was given is all of them."""
+    key = None if identity.key is None else storable(identity.key)
+    return {"digest": identity.digest, "occurrence": identity.occurrence, "key": key}
+
+
+def new_values(job: PlannedJob) -> JsonObject:
+    """Return the values of a job that is to be written down."""
+    name, metadata, line, source = job.annotation.as_row()
+    named = {"name": None if name is None else storable(name), "metadata": metadata, "line": line, "source": source}
+    return {
+        **identity_values(job.identity),
+        "new_key": storable(job.key),
+        "route": job.route,
+        "body": SecretBytes(job.body),
+        **named,
+    }
+
+
+def failure_values(failure: Failure) -> JsonObject:
+    """Return the values of a failure."""
+    code, text = storable(failure.code), storable(failure.text)
+    return {"error": failure.kind, "code": code, "text": text, "retryable": failure.retryable}
