@@ -113,8 +113,9 @@ def test_a_csv_file_names_sources_in_its_cells(serve: Serve, capsys: Streams) ->
     assert len(simulator.operations) == 6
 
 
-def test_one_job_is_made_of_each_output(serve: Serve, capsys: Streams) -> None:
+def test_one_job_is_made_of_each_output(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes from such a line is as many jobs again, each with its own name; a dry run says how many as it can."""
+    monkeypatch.setattr("soundpiece_async.cli.job_reader.CHUNK_LINES", 3)
     simulator = serve(**FAST)
     write(
         [
@@ -268,9 +269,11 @@ def test_a_dependent_is_sent_before_the_files_of_its_source_are_saved(serve: Ser
     assert bulk() == 0
     second = seen.index("api PUT", 1)
     assert "output GET" not in seen[:second] or seen[second:].count("output GET") >= 4
-    write([BED, STEMS, CUT, {**CUT, "source": {"job": "stems", "output": "*"}, "target_duration": 0.05}])
+    more = [{"route": "create.new_fx", "prompt": f"door {number}", "duration": 0.1} for number in (1, 2)]
+    write([BED, STEMS, CUT, {**CUT, "source": {"job": "stems", "output": "*"}, "target_duration": 0.05}, *more])
     assert bulk("--in-flight", "1") == 0
-    assert len(simulator.operations) == 7
+    assert len(simulator.operations) == 9
+    assert puts(simulator)[2:] == [*["adapt.auto_cut_down"] * 5, *["create.new_fx"] * 2]  # before lines not read yet
 
 
 def test_an_account_that_refuses_leaves_dependents_and_blocks_none(serve: Serve, capsys: Streams) -> None:
