@@ -55,7 +55,7 @@ def write_lines(path: Path, count: int, *, chained: bool) -> None:
             ]
             for line in lines:
                 if not chained and "source" in line:
-                    line["source"] = f"{URL}?{number}"
+                    line["source"] = URL  # one for all, because the simulator makes a track for each
                 file.write(f"{json.dumps(line)}\n")
 
 
