@@ -208,7 +208,7 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     assert results[None]["summary"]["blocked"] == 1
     printed = read_status(capsys)
     assert printed["dependents"] == {"lines": 3, "states": {"failed": 1, "saved": 1}}
-    assert [(one["source"], one["jobs"]) for one in printed["blocked"]] == [({"line": 2}, 1)]
+    assert [(one["blocked_by"], one["jobs"]) for one in printed["blocked"]] == [({"line": 2}, 1)]
     assert printed["unread"] == 0
     assert main(["status", "out"]) == 0
     printed = capsys.readouterr().out

@@ -306,7 +306,7 @@ class BulkCommand:
                 if len(self._blocked) < MAX_RECORDED_BLOCKED:
                     self._blocked.append(attrs.asdict(blocked))
                 reason = translate_advice(blocked.reason, flag=None)
-                self._print_failure(blocked.line, f"blocked by line {blocked.source}: {reason}")
+                self._print_failure(blocked.line, f"blocked by line {blocked.blocked_by}: {reason}")
                 await _print([format_blocked(blocked)] if self._options.policy.as_json else [])
 
     def _print_failure(self, line: int, reason: str) -> None:

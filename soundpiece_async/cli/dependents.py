@@ -33,7 +33,8 @@ class Blocked:
     Attributes:
         line: of the job.
         route, name: of the job.
-        source: line of the first job in the chain of sources that failed or lacks the output.
+        source: line of its source.
+        blocked_by: line of the first job in the chain of sources that failed or lacks the output.
         reason: what is wrong with that job.
     """
 
@@ -41,6 +42,7 @@ class Blocked:
     route: str
     name: str | None
     source: int
+    blocked_by: int
     reason: str
 
 
@@ -138,7 +140,8 @@ class Dependents:
         while queue:
             line = queue.popleft()
             members = self._read_members(line)
-            yield Blocked(line, members["route"], members.get("name"), source, reason)
+            parent = self.graph.source(line) or source
+            yield Blocked(line, members["route"], members.get("name"), parent, source, reason)
             queue.extend(self.graph.dependents(line))
 
     def _read_members(self, line: int) -> JsonObject:

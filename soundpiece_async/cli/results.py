@@ -142,6 +142,7 @@ def format_blocked(blocked: Blocked) -> str:
             "route": blocked.route,
             "status": JobOutcome.BLOCKED,
             "source": {"line": blocked.source},
+            "blocked_by": {"line": blocked.blocked_by},
             "error": {"kind": "Blocked", "text": blocked.reason},
         }
     )

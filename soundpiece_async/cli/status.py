@@ -68,7 +68,7 @@ class RunStatus:
     @property
     def blocking(self) -> dict[tuple[int, str], int]:
         """Number of blocked jobs by blocking line and reason."""
-        return dict(Counter((int(job["source"]), str(job["reason"])) for job in self.blocked))
+        return dict(Counter((int(job["blocked_by"]), str(job["reason"])) for job in self.blocked))
 
     @property
     def states(self) -> dict[JobState, int]:
@@ -165,7 +165,7 @@ def to_json(run_status: RunStatus) -> JsonObject:
         ],
         "dependents": {"lines": run_status.dependents, "states": run_status.dependent_states},
         "blocked": [
-            {"source": {"line": line}, "reason": reason, "jobs": number}
+            {"blocked_by": {"line": line}, "reason": reason, "jobs": number}
             for (line, reason), number in run_status.blocking.items()
         ],
         "verified": run_status.verified,

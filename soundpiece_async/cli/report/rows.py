@@ -87,6 +87,7 @@ def blocked_to_json(job: Mapping[str, JsonValue]) -> JsonObject:
             "route": job["route"],
             "state": BLOCKED,
             "source": {"line": job["source"]},
+            "blocked_by": {"line": job["blocked_by"]},
             "error": {"kind": "Blocked", "code": "", "text": job["reason"]},
             "files": [],
         }
