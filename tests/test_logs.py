@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 
 import anyio
 import pytest
@@ -9,10 +10,11 @@ from helpers.idle import until
 from helpers.sample_requests import fx
 from helpers.scripted_http import respond, scripted, settings
 
-from soundpiece_async import Limits, Session
+from soundpiece_async import Limits, SeparateStems, Session, Settings
 from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.scheduler import Scheduler
 from soundpiece_async._pacer import Pacer
+from soundpiece_async.simulator import Simulator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
@@ -41,6 +43,15 @@ async def test_a_wait_for_a_slot_and_for_the_end_of_a_429(caplog: pytest.LogCapt
             await until(lambda: bool(said(caplog, put + "for one of 1 slots")))
             group.cancel_scope.cancel()
     assert said(caplog, r"a 429 pauses all requests for 0\.2 s \(Retry-After: 0\.2 s\), then \d")
+
+
+async def test_a_wait_for_a_download_slot(sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Downloads wait for each other, too."""
+    many = Settings(api_key=sim.api_key, base_url=sim.url, limits=Limits(downloads=1))
+    async with Session(many) as session:
+        done = await session.run(SeparateStems("https://example.com/mix.wav"))
+        await session.download(done.operation, tmp_path)
+    assert said(caplog, rf"{done.operation.handle}: waited \d\.\d+ s for one of 1 slots")
 
 
 async def test_a_wait_for_a_permit_and_in_an_outage(caplog: pytest.LogCaptureFixture) -> None:

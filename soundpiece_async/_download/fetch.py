@@ -135,7 +135,14 @@ class OutputDownload:
         """
         shortage, stale = Shortage(f"{self.output.handle}"), False
         while True:
-            async with self._context.slots:
+            slots = self._context.slots
+            full, began = slots.available_tokens <= 0, time.monotonic()
+            async with slots:
+                if full:
+                    waited = time.monotonic() - began
+                    logger.debug(
+                        "%s: waited %.3f s for one of %d slots", self.output.handle, waited, slots.total_tokens
+                    )
                 # with the slot in hand: a URL that is valid for seconds must not wait in our queue
                 await self._renew_if_expiring()
                 try:
