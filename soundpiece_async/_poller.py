@@ -320,9 +320,9 @@ class Poller:
             now, jitter = anyio.current_time(), random.random()
             history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
             self._changed.set()
-            if history.rests_until > now:
+            if history.backoff_until > now:
                 logger.debug(
-                    "%s: not polled again for %.3f s: %s", watch.handle, history.rests_until - now, outcome.value
+                    "%s: not polled again for %.3f s: %s", watch.handle, history.backoff_until - now, outcome.value
                 )
             if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
                 self._forget(watch, history)

@@ -85,9 +85,10 @@ async def test_why_an_operation_is_polled_now(caplog: pytest.LogCaptureFixture) 
             await until(lambda: bool(said(caplog, r"create\.new_fx/op_\d+: not polled again for \S+ s: failed")))
             http.finish()
     reasons = said(
-        caplog, r"create\.new_fx/op_\d+: (long|short) poll: (each has a slot|2 are ready); \S+ s since its last turn, "
+        caplog,
+        r"create\.new_fx/op_\d+: (long|short) poll: (each has a slot|2 can be polled); \S+ s since its last turn, ",
     )
     assert reasons
     assert all(
-        re.search(r"age \S+ s, gain \S+ s \(going rate \S+ s\), 0 of 1 slots taken$", reason) for reason in reasons
+        re.search(r"age \S+ s, gain \S+ s \(average gain \S+ s\), 0 of 1 slots taken$", reason) for reason in reasons
     )

@@ -16,14 +16,10 @@ import attrs
 
 from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.requests import (
-    AutoCutDown,
-    NewFx,
-    NewSample,
     Output,
-    RemixInstrumental,
-    RemixSong,
     Request,
     SeparateStems,
+    max_outputs,
 )
 
 EVERY: Final = "*"
@@ -98,16 +94,6 @@ class JobReference:
 
 
 _HIGHEST = 1 << 31
-
-
-def max_outputs(request: Request) -> int | None:
-    """Return how many outputs the operation of a request has at most; None: the service does not say beforehand."""
-    match request:
-        case NewSample() | NewFx() | AutoCutDown():
-            return 1
-        case RemixSong(n_variations=number) | RemixInstrumental(n_variations=number):
-            return number
-    return None
 
 
 class JobGraph:

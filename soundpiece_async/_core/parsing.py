@@ -41,7 +41,7 @@ class ParsedOperation:
 
     @property
     def over(self) -> bool:
-        """Whether this answer alone makes an end of it."""
+        """Whether this response alone is final."""
         return self.ending.certain and self.ending.status.final
 
     @property
@@ -77,7 +77,7 @@ class _Notes:
 
 
 def parse_operation(found: Mapping[str, object], handle: Handle, *, request: Request | None) -> ParsedOperation:
-    """Read an operation; nothing but its id, which is in the handle, is indispensable.
+    """Read an operation; only its id, which is in the handle, is required.
 
     Args:
         found: the JSON object.
@@ -130,7 +130,7 @@ def _read_error(found: Mapping[str, object]) -> OperationError | None:
     error, word = fields.read_error(found.get("error")), found.get("status")
     if error is not None or not isinstance(word, str) or completion.read_status(word) is not Status.FAILED:
         return error
-    return next((told for name in _REASONS if (told := fields.read_error(found.get(name))) is not None), None)
+    return next((reason for name in _REASONS if (reason := fields.read_error(found.get(name))) is not None), None)
 
 
 def _list_other_names(found: Mapping[str, object]) -> Iterator[str]:

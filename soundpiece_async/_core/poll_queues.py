@@ -55,7 +55,7 @@ class Watched(Generic[K]):
         forgotten: it has no waiter any more, while a poll is in flight.
         hold_unconfirmed: its latest long poll was answered too soon to tell whether it was held.
         hold_broken: its latest long poll was broken off, and no answer came since.
-        rests_until: when its latest backoff ends, or ended.
+        backoff_until: when its latest backoff ends, or ended.
     """
 
     key: K
@@ -71,7 +71,7 @@ class Watched(Generic[K]):
     forgotten: bool = False
     hold_unconfirmed: bool = False
     hold_broken: bool = False
-    rests_until: float = -inf
+    backoff_until: float = -inf
 
     def forecast(self, now: float) -> tuple[float, float]:
         """Return the finishes to expect since the last turn, and the hazard now; at an unknown age the overall rate."""
@@ -254,7 +254,7 @@ class BackoffQueue(Generic[K]):
 
     def add(self, watched: Watched[K], *, until: float) -> None:
         """Add it to the backoff queue."""
-        watched.state, watched.rests_until = WatchState.BACKING_OFF, until
+        watched.state, watched.backoff_until = WatchState.BACKING_OFF, until
         heapq.heappush(self._heap, (until, next(self._order), watched))
 
     def next(self) -> float:

@@ -310,7 +310,20 @@ ROUTES: Mapping[str, type[Request]] = {
         AutoCutDown,
     )
 }
-"""The whole API: each route and the class of its requests."""
+"""The whole API: each route and the class of its requests.
+
+CONTRIBUTING.md lists what else a new route takes.
+"""
+
+
+def max_outputs(request: Request) -> int | None:
+    """Return how many outputs the operation of a request has at most; None: the service does not say beforehand."""
+    match request:
+        case NewSample() | NewFx() | AutoCutDown():
+            return 1
+        case RemixSong(n_variations=number) | RemixInstrumental(n_variations=number):
+            return number
+    return None
 
 
 MAX_PROMPT_CHARS = 1024

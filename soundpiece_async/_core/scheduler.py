@@ -92,7 +92,7 @@ class WatchHistory:
     """
 
     last_seen: float = -inf
-    rests_until: float = -inf
+    backoff_until: float = -inf
     failures: int = 0
 
 
@@ -112,7 +112,7 @@ class Scheduler(Generic[K]):
         """Polls in flight."""
         self._slots = slots
         self._timing = PollTiming(max_hold=hold)
-        self._going_rate = 0.0
+        self._average_gain = 0.0
         self._routes: dict[str, Durations] = {}
         self._watched: dict[K, Watched[K]] = {}
         self._ready, self._backing_off = ReadyQueue[K](), BackoffQueue[K]()
@@ -176,8 +176,8 @@ class Scheduler(Generic[K]):
             )
             watched.failures = history.failures
             self._watched[key] = watched
-            if history.rests_until > now:
-                self._backing_off.add(watched, until=history.rests_until)
+            if history.backoff_until > now:
+                self._backing_off.add(watched, until=history.backoff_until)
             else:
                 self._ready.add(watched)
             return
@@ -213,7 +213,7 @@ class Scheduler(Generic[K]):
         out = watched.state in (WatchState.SHORT_POLL, WatchState.LONG_POLL)
         if not out:
             self._remove(watched)
-        if finished:  # a webhook is news of this moment: until now it ran
+        if finished:  # the webhook arrives at the very end: it was running until now
             self._ready.webhooks.record_delivery(now)
             watched.learn(now, finished=False)
             watched.learn(now, finished=True)
@@ -232,17 +232,17 @@ class Scheduler(Generic[K]):
         ready = self._ready
         for watched in self._backing_off.wake(now):
             ready.add(watched)
-        next_rest = self._backing_off.next()
+        next_backoff = self._backing_off.next()
         full = self.polls >= self._slots
         if not ready.count or (full and not self._long_polls):
-            return Sleep(next_rest if next_rest < inf else None)
+            return Sleep(next_backoff if next_backoff < inf else None)
         hold, price = self._timing.hold, REQUEST_COST * self._timing.hold
         ready.observe_silent(now, hold=hold)
         ready.rescore(now, step=hold * RESCORE_STEP)
         long_poll_slots = self._long_poll_slots(rate)
         free = not full and len(self._long_polls) < long_poll_slots
         wanted = free or (self._unwanted and not self._cancelling)
-        if wanted and (best := ready.best_long_poll(hold, price=max(self._going_rate, price))):
+        if wanted and (best := ready.best_long_poll(hold, price=max(self._average_gain, price))):
             return self._poll_for(best.head) if free else CancelPoll(next(iter(self._unwanted)).key)
         bucket = ready.best_short_poll()
         if long_poll_slots < self._slots and (weak := self._pick_preemption(bucket.gain, now)):
@@ -253,7 +253,7 @@ class Scheduler(Generic[K]):
             return Poll(bucket.head.key, wait=False)
         # the hazards may change meanwhile: so check again soon
         pause = max(ready.seconds_until_worthwhile(price), hold / 8000)
-        return Sleep(min(next_rest, now + min(pause, hold / 40)))
+        return Sleep(min(next_backoff, now + min(pause, hold / 40)))
 
     def _poll_for(self, watched: Watched[K]) -> Poll[K]:
         """Return a long poll, or a short one where the length of a hold has to be learned first (rule 8)."""
@@ -265,11 +265,11 @@ class Scheduler(Generic[K]):
         """Return the numbers behind a poll that has not begun, for a log."""
         watched, ready = self._watched[poll.key], self._ready.count
         finishes, hazard = watched.forecast(now)
-        crowd = "each has a slot" if ready + self.polls <= self._slots else f"{ready} are ready"
+        crowd = "each has a slot" if ready + self.polls <= self._slots else f"{ready} can be polled"
         return (
             f"{'long' if poll.wait else 'short'} poll: {crowd}; {now - watched.last_turn:.1f} s since its last turn, "
             f"age {now - watched.created_at:.1f} s, gain {finishes * finishes / (2 * hazard):.3g} s "
-            f"(going rate {self._going_rate:.3g} s), {self.polls} of {self._slots} slots taken"
+            f"(average gain {self._average_gain:.3g} s), {self.polls} of {self._slots} slots taken"
         )
 
     def begin(self, action: Poll[K] | CancelPoll[K], *, now: float) -> None:
@@ -281,7 +281,7 @@ class Scheduler(Generic[K]):
         finishes, hazard = watched.forecast(now)
         self._ready.discard(watched)
         if not watched.webhook_expected:
-            self._going_rate += (finishes * finishes / (2 * hazard) - self._going_rate) * SMOOTH
+            self._average_gain += (finishes * finishes / (2 * hazard) - self._average_gain) * SMOOTH
         (self._long_polls if action.wait else self._short_polls).add(watched, now=now)
         self.polls += 1
 
@@ -315,27 +315,27 @@ class Scheduler(Generic[K]):
         self._unwanted.pop(watched, None)
         if self._cancelling is watched:
             self._cancelling = None
-        rest = 0.0
+        backoff = 0.0
         match outcome:
             case Outcome.FINISHED:
                 self._observe_result(watched, now, held=held)
             case Outcome.PROCESSING:
-                rest = self._observe_answer(watched, now, held=held)
+                backoff = self._observe_answer(watched, now, held=held)
             case Outcome.UNDECIDED:
                 watched.failures, watched.hold_broken = 0, False
-                rest = completion.AGREE_AFTER  # nothing is learned of the hold: it may be over
+                backoff = completion.AGREE_AFTER  # nothing is learned of the hold: it may be over
             case Outcome.FAILED | Outcome.CUT:
-                rest = max(
+                backoff = max(
                     self._observe_broken_hold(watched, now) if cut else self._observe_failure(watched, jitter),
                     retry_after,
                 )
             case Outcome.CANCELLED if now - watched.sent > self._timing.round_trip:  # the server had it, unanswered
                 watched.learn(now, finished=False)
-        watched.rests_until = now + rest
+        watched.backoff_until = now + backoff
         if watched.forgotten:
             self._remove(watched)
-        elif rest > 0:
-            self._backing_off.add(watched, until=watched.rests_until)
+        elif backoff > 0:
+            self._backing_off.add(watched, until=watched.backoff_until)
         else:
             watched.state = WatchState.READY
             self._ready.add(watched)
@@ -416,4 +416,4 @@ class Scheduler(Generic[K]):
 
 
 def _history(watched: Watched[K]) -> WatchHistory:
-    return WatchHistory(watched.last_seen, watched.rests_until, watched.failures)
+    return WatchHistory(watched.last_seen, watched.backoff_until, watched.failures)

@@ -5,11 +5,11 @@
 3. With WAL a commit survives the death of the process whatever ``synchronous`` is; only a power cut can undo it. So
    NORMAL, which leaves the waiting for the disk to the checkpoints, is enough for what can be found out again at no
    cost: that a job is planned, ready, saved or failed. FULL is for what must not be undone: that a PUT may have
-   left (its key is all that keeps the resend from being paid for), and which operation came of it. A FULL commit
+   been sent (its key is all that keeps the resend from being paid for), and the id of its operation. A FULL commit
    brings to the disk whatever NORMAL ones stand before it.
 4. One damaged bit may make a run buy again what it has. So a file that is to be written is checked as a whole when it
    is opened: the log (`wal`), the schema beside the one our own statements make, rows beside their indexes. What no
-   index holds twice, and money depends on, has a checksum in its row, checked when the row is read (`rows`).
+   index holds twice, and money depends on, has a checksum in its row, checked when the row is read (`sqlite_rows`).
 5. Not every file system can do what SQLite wants. Where memory cannot be shared, which WAL needs (network and FUSE
    ones), the journal has a rollback log instead; where files cannot be locked, SQLite locks none: the folder's lock
    keeps other runs out (`_filelocks`).

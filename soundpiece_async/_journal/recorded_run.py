@@ -3,10 +3,10 @@
 1. Key and body are committed before the PUT leaves, the operation's id before anything waits, the numbers of the
    outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
    can be resumed, and nothing is paid for twice.
-2. What the journal knows is not asked for again: ended jobs are given out of it without a request.
+2. What the journal knows is not asked for again: finished jobs are returned from it without a request.
 3. Bytes that are on record are the bytes that are sent (docs/api.md#idempotency), whatever the request says by now.
-4. But for bytes that certainly created nothing (never sent, or only refused): they are made anew, with a new key, when
-   the URL of an output in them can be used for less than a minute. A key that was given stays.
+4. An exception: bytes that certainly created nothing (never sent, or only refused) are made anew, with a new key, when
+   the URL of a source in them expires in less than a minute. A key that was given stays.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ from soundpiece_async._operations import PreparedSubmit
 
 @attrs.frozen
 class Found:
-    """What a look at the files of a job gave.
+    """The result of checking the files of a job.
 
     Attributes:
         files: all of them, if nothing more has to be fetched; None: something has.

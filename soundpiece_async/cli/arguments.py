@@ -8,9 +8,10 @@ import anyio
 import anyio.to_thread
 from cyclopts import Parameter, Token
 
-from soundpiece_async import AutoCutDown, NewFx, NewSample, Request, SeparateStems
+from soundpiece_async import Request, SeparateStems
 from soundpiece_async._core.filenames import safe_stem
 from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._core.requests import max_outputs
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download import destinations
 from soundpiece_async._download.destinations import Destinations, check_destination
@@ -69,7 +70,6 @@ DESTINATION = Parameter(converter=parse_destination)
 POSITIVE = Parameter(validator=check_positive)
 LYRICS = Parameter(converter=read_lyrics_argument)
 
-_SINGLE_OUTPUT = (NewFx, NewSample, AutoCutDown)
 _KINDS = ("vocals", "drums", "bass", "other")
 
 
@@ -105,7 +105,7 @@ async def require_unused_name(to: str | Path, name: str, request: Request) -> No
 
 def _likely_names(stem: str, request: Request) -> list[str]:
     """Return likely names of the first files of a request; the service decides on their number."""
-    if isinstance(request, _SINGLE_OUTPUT):
+    if max_outputs(request) == 1:
         endings: tuple[str, ...] = ("",)
     elif isinstance(request, SeparateStems):
         endings = tuple(f"-{kind}" for kind in _KINDS)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference, max_outputs
+from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference
 from soundpiece_async._core.requests import (
     AutoCutDown,
     Handle,
@@ -16,6 +16,7 @@ from soundpiece_async._core.requests import (
     RemixInstrumental,
     Request,
     SeparateStems,
+    max_outputs,
 )
 
 URL = "https://media.example.com/mix.wav"

@@ -83,15 +83,15 @@ def test_a_rest_is_not_cut_short_by_leaving_and_coming_back() -> None:
         scheduler.forget("a", now=100.0)
         pasts.append(scheduler.settle("a", now=100.0, outcome=FAILED))
         scheduler.watch("a", route=ROUTE, now=100.0, history=pasts[-1])
-        assert scheduler.history("a").rests_until == pasts[-1].rests_until
-        assert scheduler.next_action(100.0) == Sleep(pasts[-1].rests_until)
+        assert scheduler.history("a").backoff_until == pasts[-1].backoff_until
+        assert scheduler.next_action(100.0) == Sleep(pasts[-1].backoff_until)
         scheduler.forget("a", now=100.0)
         scheduler.watch("a", route=ROUTE, now=100.0, history=WatchHistory(failures=pasts[-1].failures))
-    assert [past.rests_until - 100.0 for past in pasts] == [0.75, 1.5, 3.0]
+    assert [past.backoff_until - 100.0 for past in pasts] == [0.75, 1.5, 3.0]
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_what_is_undecided_rests_until_a_second_answer_can_decide(*, wait: bool) -> None:
+def test_what_is_undecided_backoff_until_a_second_answer_can_decide(*, wait: bool) -> None:
     """Sooner it would cost requests and say nothing; meanwhile the slot is free."""
     scheduler = Scheduler(slots=1)
     watch(scheduler, ["a"])
