@@ -282,8 +282,8 @@ class Poller:
                             logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
-                        start = partial(polls.start_soon, self._poll, watch, poll.wait, permit, now, name="poll")
-                        watch.poll = context.run(start)
+                        run = partial(self._poll, watch, wait=poll.wait, permit=permit, started=now)
+                        watch.poll = context.run(partial(polls.start_soon, run, name="poll"))
                         permit = None
                     case CancelPoll(key=held) as drop:
                         logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held.handle)
@@ -297,7 +297,7 @@ class Poller:
                         with anyio.move_on_after(max(0.0, until - now)):
                             await self._changed.wait()
 
-    async def _poll(self, watch: _Watch, wait: bool, permit: Ticket, started: float) -> None:  # noqa: FBT001 - start_soon knows no names
+    async def _poll(self, watch: _Watch, *, wait: bool, permit: Ticket, started: float) -> None:
         """Poll an operation once, and release its slot, whatever happens."""
         outcome, rest = Outcome.CANCELLED, 0.0
         result: AnyOperation | Exception | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._core.json_types import JsonObject, JsonValue
@@ -41,7 +41,7 @@ class PostgresConnection:
         self.address = Address(url, "")
         self.fault: JournalError | None = None
         self._title = title
-        self._connection: psycopg.AsyncConnection[Row] | None = None
+        self._connection: psycopg.AsyncConnection[DictRow] | None = None
 
     def __repr__(self) -> str:
         return f"<PostgresConnection {self.address} {'closed' if self._connection is None else 'open'}>"
@@ -53,7 +53,7 @@ class PostgresConnection:
             JournalError: the server cannot be reached, or refuses.
         """
         try:
-            self._connection = await psycopg.AsyncConnection.connect(
+            self._connection = await psycopg.AsyncConnection[DictRow].connect(
                 str(self.address.url),
                 autocommit=True,
                 row_factory=dict_row,
@@ -94,7 +94,7 @@ class PostgresConnection:
         raise fault
 
     async def _execute(
-        self, connection: "psycopg.AsyncConnection[Row]", statement: Any, values: Mapping[str, JsonValue]
+        self, connection: "psycopg.AsyncConnection[DictRow]", statement: Any, values: Mapping[str, JsonValue]
     ) -> list[Row]:
         """Execute a statement behind a shield: the driver would have it cancelled by a server that may not answer."""
         rows: list[Row] = []
@@ -117,7 +117,7 @@ class PostgresConnection:
         )
 
 
-def _break(connection: "psycopg.AsyncConnection[Row]") -> None:
+def _break(connection: "psycopg.AsyncConnection[DictRow]") -> None:
     """End a connection whose server is silent: what waits for it fails at once."""
     with socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)

@@ -138,7 +138,8 @@ class _DryRun:
     async def run(self) -> None:
         """Count all jobs."""
         lines = self._dependents.read_independent(self._options.jobs)
-        self._stack = [(self._dependents.local.identify(require_valid(self._options.jobs, line)) for line in lines)]
+        jobs = (self._dependents.local.identify(require_valid(self._options.jobs, line)) for line in lines)
+        self._stack.append(jobs)
         while self._stack:
             chunk = await anyio.to_thread.run_sync(self._read_chunk)
             await self._look_up([job for job in chunk if isinstance(job, Job)])
