@@ -186,4 +186,4 @@ def _csp_hash(text: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files("soundpiece_async.cli.report.writer").joinpath(name).read_text(encoding="utf-8")
+    return files("soundpiece_async.cli.report").joinpath(name).read_text(encoding="utf-8")
