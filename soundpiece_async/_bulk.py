@@ -135,11 +135,10 @@ class RunMany(Generic[R]):
             on_failure: called with each ``Failed``, as ``failures.append``.
         """
         async for result in self:
-            match result:
-                case Succeeded():
-                    yield result
-                case Failed():
-                    on_failure(result)
+            if isinstance(result, Failed):
+                on_failure(result)
+            else:
+                yield result
 
     def _raise_fault(self) -> None:
         """Raise the error that ended the run, once."""

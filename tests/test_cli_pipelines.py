@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,11 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
     assert "bed-drums-15.flac" in files()
 
 
-def test_a_kind_that_is_not_there_blocks_what_asks_for_it(serve: Serve, capsys: Streams) -> None:
-    """Kinds are the service's, so only the outputs say which there are."""
+def test_a_kind_that_is_not_there_blocks_what_asks_for_it(
+    serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds are the service's, so only the outputs say which there are; the journal keeps the first blocked jobs."""
+    monkeypatch.setattr(import_module("soundpiece_async.cli.bulk"), "MAX_RECORDED_BLOCKED", 2)
     simulator = serve(**FAST)
     write(
         [
@@ -254,6 +258,7 @@ def test_a_kind_that_is_not_there_blocks_what_asks_for_it(serve: Serve, capsys: 
     assert "5 lines: 2 saved, 0 failed, 0 unfinished, 0 uncertain, 3 blocked, 0 left" in err
     assert len(simulator.operations) == 2
     assert rehearse(capsys)["routes"]["adapt.auto_cut_down"] == {"lines": 3, "blocked": 3, "to_do": 0}
+    assert sum(one["jobs"] for one in read_status(capsys)["blocked"]) == 2
 
 
 def test_a_dependent_is_sent_before_the_files_of_its_source_are_saved(serve: Serve) -> None:

@@ -191,14 +191,13 @@ class _DryRun:
 
 def _is_pending(state: JobState | Literal["blocked"] | None, policy: RunPolicy) -> bool:
     """Return whether a run would work on a job in that state."""
-    match state:
-        case JobState.SAVED | "blocked":
-            return False
-        case JobState.FAILED:
-            return policy.retry_failed
-        case JobState.UNCERTAIN:
-            return policy.resubmit_uncertain
-    return True
+    settled: dict[object, bool] = {
+        JobState.SAVED: False,
+        "blocked": False,
+        JobState.FAILED: policy.retry_failed,
+        JobState.UNCERTAIN: policy.resubmit_uncertain,
+    }
+    return settled.get(state, True)
 
 
 def _pending_counts(states: States, options: BulkOptions) -> Iterator[int]:
