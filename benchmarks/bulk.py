@@ -115,7 +115,7 @@ async def _run(address: tuple[str, str], folder: Path, operations: int, *, recor
             operations=operations,
             wall=time.perf_counter() - wall,
             cpu=time.process_time() - cpu,
-            commits=journal.store._database.commits,  # noqa: SLF001 - what the journal's cost depends on
+            commits=journal.store.commits,
             used=dict(sampling.used) if sampling else {},
             jobs=dict(sampling.jobs) if sampling else {},
         )
