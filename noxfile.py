@@ -16,8 +16,8 @@ nox.options.default_venv_backend = "uv|virtualenv"  # with uv, which README's co
 PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 MEASURED = "3.13"
 """The one that coverage, browser and thorough tests are run on: if it is missing, they are skipped."""
-WHOLE = (PYTHONS[0], MEASURED, PYTHONS[-1])
-"""Interpreters that also run the slow tests, which depend little on the interpreter."""
+WHOLE = (MEASURED, PYTHONS[-1])
+"""Interpreters that also run the slow tests, which depend little on the interpreter; others do with ``-- tests``."""
 
 
 def show_pyenv_interpreters() -> None:
