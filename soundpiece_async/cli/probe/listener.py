@@ -2,10 +2,15 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 import anyio
+import anyio.lowlevel
 import attrs
 from aiohttp import web
+
+TURNS = 3
+"""Turns of the event loop from accepting a connection to its handler."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,8 +54,13 @@ async def listen(port: int) -> AsyncGenerator[Listener]:
     app.router.add_post("/{path:.*}", store)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
+    server = cast("web.Server", runner.server)  # made by setup
     try:
         await web.TCPSite(runner, port=port).start()
         yield listener
     finally:
-        await runner.cleanup()
+        with anyio.CancelScope(shield=True):
+            await runner.cleanup()
+            for _ in range(TURNS):
+                await anyio.lowlevel.checkpoint()
+            await server.shutdown(0)  # closes a connection that was accepted while the socket closed
