@@ -7,7 +7,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +20,7 @@ import anyio
 import attrs
 import pytest
 from helpers.journals import edit_journal, open_journal
+from helpers.open_folder import make_open_folder
 
 from soundpiece_async import InvalidRequest, JournalError, NewFx
 from soundpiece_async._core.job_records import (
@@ -686,17 +686,17 @@ def unwritable(folder: Path) -> Iterator[None]:
 @pytest.fixture
 def read_only_folder() -> Iterator[Path]:
     """A folder in which we may not write."""
-    with tempfile.TemporaryDirectory() as made, unwritable(Path(made)):
-        yield Path(made)
+    with make_open_folder() as made, unwritable(made):
+        yield made
 
 
 async def test_a_journal_is_looked_at_where_nothing_may_be_written() -> None:
     """As on a medium that is kept for later; SQLite by itself wants to write beside it."""
-    with tempfile.TemporaryDirectory() as made:
+    with make_open_folder() as made:
         async with open_journal(made) as journal:
             await plan(journal.store, 1)
-        Path(made, "journal.sqlite3").chmod(0o644)
-        with unwritable(Path(made)):
+        (made / "journal.sqlite3").chmod(0o644)
+        with unwritable(made):
             async with open_journal(made, read_only=True) as journal:
                 assert await journal.count() == {JobState.PLANNED: 1}
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import attrs
 
+from helpers.open_folder import make_open_folder
 from helpers.ports import reserved_port
 
 PASSWORD = "open sesame"
@@ -100,7 +100,7 @@ class Server:
 @contextmanager
 def serve_redis(*words: str) -> Iterator[Server]:
     """Run a Redis or Valkey that asks for a password."""
-    with _make_folder() as folder, reserved_port() as port:
+    with make_open_folder() as folder, reserved_port() as port:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
         command = [find_program("valkey-server", "redis-server"), *options, "--requirepass", PASSWORD, *words]
         server = Server(f"redis://:{_QUOTED}@127.0.0.1:{port}/0", command, port, folder / "redis.log")
@@ -116,7 +116,7 @@ def serve_postgres(cache: Path) -> Iterator[Server]:
         cache: a folder that the processes of a test run share: a cluster takes a second to make, and no time to copy.
     """
     user = _find_servant()
-    with _make_folder() as folder, reserved_port() as port:
+    with make_open_folder() as folder, reserved_port() as port:
         with (cache / "cluster.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (cache / "cluster").exists():
@@ -142,14 +142,6 @@ def _run(server: Server) -> Iterator[None]:
         yield
     finally:
         server.kill()
-
-
-@contextmanager
-def _make_folder() -> Iterator[Path]:
-    """Make a folder that another user may enter, too."""
-    with tempfile.TemporaryDirectory(prefix="soundpiece-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 def _find_servant() -> str | None:
