@@ -34,7 +34,7 @@ from soundpiece_async import (
 from soundpiece_async._core.job_records import Annotation, Failure, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
-from soundpiece_async._journal import postgres_connection
+from soundpiece_async._journal import postgres_connection, postgres_schema, postgres_store
 from soundpiece_async._journal.postgres_store import PostgresStore
 from soundpiece_async._journal.store import TakenOver
 from soundpiece_async.simulator import Simulator
@@ -43,6 +43,7 @@ pytestmark = pytest.mark.anyio
 
 OUTPUT = Output(url="https://out.example.com/a?sig=1", handle=Handle("create.new_fx", "op_1"), index=0)
 OPERATION = Operation(route="create.new_fx", id="op_1", status=Status.READY, request=None, outputs=(OUTPUT,))
+DATA = Path(__file__).parent / "data"
 FAILURE = Failure("CorruptAudio", "", "no FLAC", retryable=True)
 
 
@@ -59,11 +60,25 @@ def run() -> str:
 
 
 @pytest.fixture
+async def own_database(url: str, run: str) -> str:
+    """The address of a database of the test's own."""
+    await ask(url, f"CREATE DATABASE run_{run}")
+    return url.replace("/postgres", f"/run_{run}")
+
+
+@pytest.fixture
 async def pair(url: str, run: str) -> AsyncIterator[tuple[Journal, Journal]]:
     """Two processes at one run of four jobs, which the second one has taken over from the first."""
     async with Journal.open(url, run=run) as old, Journal.open(url, run=run) as new:
         assert await old.plan(fx(number) for number in range(4)) == 4
         yield old, new
+
+
+async def ask(url: str, statements: str) -> list[Any]:
+    """Execute statements as another program would, and return the rows of the only one that has any."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        cursor = await connection.execute(statements.encode())
+        return [] if cursor.description is None else await cursor.fetchall()
 
 
 async def take(journal: Journal, part: tuple[int, int] = (1, 1)) -> list[JobRecord]:
@@ -322,19 +337,73 @@ async def test_only_the_servers_clock_counts(url: str, run: str, monkeypatch: py
         await store.count(now=store.now)
 
 
-async def test_a_database_without_a_journal_is_named(url: str, run: str) -> None:
+async def test_a_database_without_a_journal_is_named(own_database: str, run: str) -> None:
     """Nothing is made by reading."""
-    connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    async with connection:
-        await connection.execute(f"CREATE DATABASE run_{run}")
-    other = url.replace("/postgres", f"/run_{run}")
     with pytest.raises(JournalError, match="has no journal"):
-        await Journal.open(other, run=run, read_only=True)
-    async with Journal.open(other, run=run) as journal:
+        await Journal.open(own_database, run=run, read_only=True)
+    async with Journal.open(own_database, run=run) as journal:
         assert await journal.count() == {}
-        await journal.store._fetch("UPDATE soundpiece_run SET version = 999")
-    with pytest.raises(JournalError, match="written by a newer version"):
-        await Journal.open(other, run=run)
+
+
+async def test_a_newer_schema_is_refused(own_database: str) -> None:
+    """Nothing is changed: not even a run is added."""
+    async with Journal.open(own_database, run="album") as journal:
+        await journal.store._fetch("UPDATE soundpiece_schema SET version = 999")
+    for run, read_only in (("album", True), ("album", False), ("another", False)):
+        with pytest.raises(JournalError, match=r"newer version of soundpiece_async \(schema 999, this one knows"):
+            await Journal.open(own_database, run=run, read_only=read_only)
+    assert await ask(own_database, "SELECT name FROM soundpiece_run") == [("album",)]
+
+
+async def test_an_older_schema_is_migrated_once(
+    own_database: str, sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes first does it while the others wait; then it is as a new one, and the run goes on with its keys."""
+    last = postgres_schema.MIGRATIONS[-1]
+    marked = f"{last} CREATE TABLE made_once (number int); PERFORM pg_sleep(0.2);"
+    monkeypatch.setattr(postgres_store, "MIGRATE", postgres_schema.MIGRATE.replace(last, marked))
+    await ask(own_database, (DATA / "journal-postgres-1.sql").read_text(encoding="utf-8"))
+    before = dict(await ask(own_database, "SELECT number, key FROM soundpiece_job"))
+    with pytest.raises(JournalError, match="must be migrated first"):
+        await Journal.open(own_database, run="album", read_only=True)
+    journals = [Journal.open(own_database, run="album") for _ in range(4)]
+    async with anyio.create_task_group() as group:
+        for journal in journals:
+            group.start_soon(journal.__aenter__)
+    try:
+        jobs = await journals[0].jobs()
+        assert [job.state for job in jobs] == [JobState.SAVED, JobState.SAVED, JobState.PLANNED, JobState.PLANNED]
+        assert {job.number: job.key for job in jobs} == before
+        assert await journals[0].store.count_verified() == {"": 1, "header": 1}
+        assert await journals[1].plan(fx(number) for number in range(1, 6)) == 1
+        requests = journals[2].jobs(part=(1, 1))
+        async with Session(settings(sim)) as session:
+            async with session.run_many(requests, save_to=tmp_path, journal=journals[2]) as results:
+                done = [result async for result in results]
+        assert {result.request.idempotency_key for result in done} >= {before[3], before[4]}
+        assert await journals[3].count() == {JobState.SAVED: 5}
+    finally:
+        for journal in journals:
+            await journal.aclose()
+    async with Journal.open(own_database, run="album", read_only=True) as journal:
+        assert await journal.store.count_verified() == {"": 1, "header": 4}
+
+
+async def test_a_migrated_schema_is_that_of_a_new_database(own_database: str, url: str, run: str) -> None:
+    """Tables, columns and indexes are the same; their order may differ."""
+    await ask(own_database, (DATA / "journal-postgres-1.sql").read_text(encoding="utf-8"))
+    shapes = []
+    for address in (own_database, url):
+        async with Journal.open(address, run=run):
+            columns = await ask(
+                address,
+                "SELECT table_name, column_name, data_type, is_nullable, column_default "
+                "FROM information_schema.columns WHERE table_name LIKE 'soundpiece%'",
+            )
+            indexes = await ask(address, "SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'soundpiece%'")
+            shapes.append((set(columns), set(indexes), await ask(address, "SELECT version FROM soundpiece_schema")))
+    assert shapes[0] == shapes[1]
+    assert shapes[0][2] == [(postgres_schema.VERSION,)]
 
 
 async def test_without_the_extra_the_error_names_it(url: str, run: str, monkeypatch: pytest.MonkeyPatch) -> None:

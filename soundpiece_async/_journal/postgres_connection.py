@@ -72,8 +72,13 @@ class PostgresConnection:
         if connection is not None:
             await connection.close()
 
-    async def fetch(self, statement: str, values: Mapping[str, Any]) -> list[Row]:
+    async def fetch(self, statement: str, values: Mapping[str, Any], *, seconds: float | None = None) -> list[Row]:
         """Execute a statement, and return its rows.
+
+        Args:
+            statement: with placeholders.
+            values: of those.
+            seconds: that the server has for it; None: ``ANSWER_SECONDS``.
 
         Raises:
             JournalError: the server refuses, or does not answer.
@@ -82,7 +87,7 @@ class PostgresConnection:
             raise self.fault or JournalError(f"the {self._title} in {self.address} is closed")
         while True:
             try:
-                return await self._execute(self._connection, statement, values)
+                return await self._execute(self._connection, statement, values, seconds or ANSWER_SECONDS)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
                 continue
             except Exception as error:  # noqa: BLE001 - foreign code, of foreign data
@@ -94,12 +99,16 @@ class PostgresConnection:
         raise fault
 
     async def _execute(
-        self, connection: "psycopg.AsyncConnection[DictRow]", statement: Any, values: Mapping[str, JsonValue]
+        self,
+        connection: "psycopg.AsyncConnection[DictRow]",
+        statement: Any,
+        values: Mapping[str, JsonValue],
+        seconds: float,
     ) -> list[Row]:
         """Execute a statement behind a shield: the driver would have it cancelled by a server that may not answer."""
         rows: list[Row] = []
         with anyio.CancelScope(shield=True):
-            forget = call_later(ANSWER_SECONDS, partial(_break, connection))
+            forget = call_later(seconds, partial(_break, connection))
             try:
                 cursor = await connection.execute(statement, values)
                 if cursor.description is not None:

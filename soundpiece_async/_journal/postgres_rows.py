@@ -1,7 +1,9 @@
 """What is read from and written to the rows of a journal in Postgres."""
 
+from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import (
     Failure,
+    FileRecord,
     JobIdentity,
     JobRecord,
 )
@@ -56,3 +58,8 @@ def failure_values(failure: Failure) -> JsonObject:
     """Return the values of a failure."""
     code, text = storable(failure.code), storable(failure.text)
     return {"error": failure.kind, "code": code, "text": text, "retryable": failure.retryable}
+
+
+def files_values(files: tuple[FileRecord, ...]) -> JsonObject:
+    """Return the values of saved files."""
+    return {"files": job_records.write_files(files), "verified": ",".join(file.verified or "" for file in files)}

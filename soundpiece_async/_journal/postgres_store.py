@@ -37,12 +37,14 @@ from soundpiece_async._core.redaction import Secret, SecretBytes
 from soundpiece_async._journal.postgres_connection import PostgresConnection, Row
 from soundpiece_async._journal.postgres_rows import (
     failure_values,
+    files_values,
     identity_values,
     new_values,
     read_record,
     read_refusal,
     storable,
 )
+from soundpiece_async._journal.postgres_schema import FIND_TABLES, FIND_VERSION, MIGRATE, VERSION
 from soundpiece_async._journal.postgres_statements import (
     ARE_TAKEN,
     CLAIM,
@@ -58,12 +60,11 @@ from soundpiece_async._journal.postgres_statements import (
     OPEN_RUN,
     PLAN,
     READ_PART,
+    READER_SETTINGS,
     REPLAN,
-    SCHEMA,
     SETTINGS,
     STATE,
     TAKE_PART,
-    VERSION,
     arrays,
 )
 from soundpiece_async._journal.store import (
@@ -82,6 +83,9 @@ from soundpiece_async._journal.store import (
 from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
 
 T = TypeVar("T")
+
+MIGRATION_SECONDS = 3600.0
+"""Seconds that the server has to change the tables of an earlier version, or to wait for another process to."""
 
 
 @attrs.frozen
@@ -121,21 +125,37 @@ class PostgresStore:
         return f"<PostgresStore {self._database!r} {self._name!r} {state}claim={self._claim} {self._group!r}>"
 
     async def open(self) -> None:
-        """Connect, make the tables and the run if they are missing, and draw a claim.
+        """Connect, make or migrate the tables, make the run if it is missing, and draw a claim.
 
         Raises:
-            JournalError: the server cannot be reached or refuses; or there is nothing to read.
+            JournalError: the server cannot be reached or refuses; there is nothing to read; or the tables are of
+                another version.
         """
         await self._database.open()
-        if not self._read_only:
-            await self._fetch(SETTINGS)
-            await self._fetch(SCHEMA)
-            await self._fetch(CREATE_RUN, name=self._name, run=uuid4())
+        if self._read_only:
+            await self._fetch(READER_SETTINGS)
         else:
-            await self._fetch("SET default_transaction_read_only = on")
-        if not await self._fetch("SELECT WHERE to_regclass('soundpiece_job') IS NOT NULL"):
-            raise JournalError(f"{self._database.address} has no journal: check the address, or start a run in it")
+            await self._fetch(SETTINGS)
+            await self._database.fetch(MIGRATE, {}, seconds=MIGRATION_SECONDS)
+        await self._check_version()
+        if not self._read_only:
+            await self._fetch(CREATE_RUN, name=self._name, run=uuid4())
         await self._open_run()
+
+    async def _check_version(self) -> None:
+        """Refuse tables that are missing, or of another version."""
+        where = self._database.address
+        (found,) = await self._fetch(FIND_TABLES)
+        if not found["made"]:
+            raise JournalError(f"{where} has no journal: check the address, or start a run in it")
+        version = (await self._fetch(FIND_VERSION))[0]["version"] if found["versioned"] else 1
+        if version > VERSION:
+            raise JournalError(
+                f"the journals in {where} were written by a newer version of soundpiece_async (schema {version}, this "
+                f"one knows {VERSION}): update; nothing was changed"
+            )
+        if version < VERSION:
+            raise JournalError(f"the journals in {where} must be migrated first, by a run")
 
     async def _open_run(self) -> None:
         rows = await self._fetch(OPEN_RUN, name=self._name)
@@ -144,11 +164,6 @@ class PostgresStore:
                 f"{self._database.address} has no run called {self._name!r}: check its name, or start it"
             )
         (row,) = rows
-        if row["version"] > VERSION:
-            raise JournalError(
-                f"the run {self._name!r} in {self._database.address} was written by a newer version of "
-                "soundpiece_async: update; it was not changed"
-            )
         self.refusal = read_refusal(row["refusal"])
         self._run, self._claim, self._clock = row["run"], row["claims"], row["now"] - time.monotonic()
         if not self._read_only:
@@ -278,12 +293,12 @@ class PostgresStore:
     ) -> None:
         """Write down the files."""
         outputs = job_records.unsign_outputs(job_records.write_outputs(operation.outputs))
-        await self._change("saved", job, outputs=outputs, files=job_records.write_files(files), now=now)
+        await self._change("saved", job, outputs=outputs, **files_values(files), now=now)
 
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
         """Write down the checks that files have passed; a job with a missing file is unfinished again."""
         whole = not any(file.missing for file in files)
-        values = {"files": job_records.write_files(files), "whole": whole, "ended_at": ended_at}
+        values = {**files_values(files), "whole": whole, "ended_at": ended_at}
         await self._group.execute(_Step("verified", {"number": number, "taken": 0, **values}))
 
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
