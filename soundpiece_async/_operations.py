@@ -23,7 +23,7 @@ from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import URL_RENEWAL_MARGIN, AudioSource, Handle, Output, Request
+from soundpiece_async._core.requests import SOURCE_FIELDS, URL_RENEWAL_MARGIN, AudioSource, Handle, Output, Request
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.wire import ApiRequest
 from soundpiece_async._lifetime import NEVER, StopSignal
@@ -353,7 +353,7 @@ class Submitter:
     async def _renew_sources(self, request: Request) -> Request:
         """Renew the URLs of sources that are about to expire: outputs of operations, or those with a ``renew``."""
         changes: dict[str, Any] = {}
-        for name in ("source", "reference"):
+        for name in SOURCE_FIELDS:
             source, until = getattr(request, name, None), self._transport.now + URL_RENEWAL_MARGIN
             expires_at = _find_expiry(source)
             if expires_at is not None and expires_at < until:
@@ -373,7 +373,7 @@ class Submitter:
 
         A new URL is used until it expires, however short its life is.
         """
-        expiries = [_find_expiry(getattr(request, name, None)) for name in ("source", "reference")]
+        expiries = [_find_expiry(getattr(request, name, None)) for name in SOURCE_FIELDS]
         early = self._transport.now + URL_RENEWAL_MARGIN
         return min((at - URL_RENEWAL_MARGIN if at > early else at for at in expiries if at is not None), default=None)
 

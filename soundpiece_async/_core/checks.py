@@ -11,7 +11,7 @@ from typing import Any
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.redaction import redact_value
-from soundpiece_async._core.requests import Handle, Output, Request, seconds_fault, violations
+from soundpiece_async._core.requests import SOURCE_FIELDS, Handle, Output, Request, seconds_fault, violations
 
 
 def check_handle(what: object) -> Handle:
@@ -74,7 +74,7 @@ def check_request(value: object) -> None:
     """
     if not isinstance(value, Request) or not isinstance(getattr(value, "route", None), str):
         raise InvalidRequest(f"not a request: {type(value).__name__}; use one of the eight classes", field="request")
-    for field in ("source", "reference"):
+    for field in SOURCE_FIELDS:
         source = getattr(value, field, None)
         if isinstance(source, Output) and (wrong := _find_output_fault(source)):
             raise InvalidRequest(

@@ -14,7 +14,7 @@ import cattrs
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.redaction import forget_arguments
-from soundpiece_async._core.requests import ROUTES, AudioSource, Output, Request, Source
+from soundpiece_async._core.requests import ROUTES, SOURCE_FIELDS, AudioSource, Output, Request, Source
 
 _DIGITS_TO_ZERO, _LONG_INTEGER = bytes.maketrans(b"123456789", b"000000000"), b"0" * 19
 """They find that many digits in a row, thirty times as fast as a regular expression."""
@@ -171,7 +171,7 @@ def _to_wire(name: str, value: object) -> object:
     match value:
         case AudioSource() | Output():
             return {"url": value.url}
-        case str() if name in ("source", "reference"):
+        case str() if name in SOURCE_FIELDS:
             return {"url": value}
     return value
 

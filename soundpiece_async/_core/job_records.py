@@ -41,6 +41,7 @@ from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, OperationError, Status
 from soundpiece_async._core.redaction import forget_arguments, redact_message, redact_url
 from soundpiece_async._core.requests import (
+    SOURCE_FIELDS,
     URL_RENEWAL_MARGIN,
     AudioSource,
     GeneratedKey,
@@ -166,8 +167,7 @@ def describe_source(request: Request) -> str | None:
 
 def find_source(request: Request) -> Source | None:
     """Return the audio that a request is made from: each route has one such member at most."""
-    found: Source | None = getattr(request, "source", None) or getattr(request, "reference", None)
-    return found
+    return next((found for name in SOURCE_FIELDS if (found := getattr(request, name, None))), None)
 
 
 def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:

@@ -326,6 +326,9 @@ def max_outputs(request: Request) -> int | None:
     return None
 
 
+SOURCE_FIELDS = ("source", "reference")
+"""The fields whose value is audio, with the rule ``_source``; a request has at most one of them."""
+
 MAX_PROMPT_CHARS = 1024
 MAX_LYRICS_CHARS = 3000
 MAX_CALLBACK_CHARS = 2048
@@ -428,8 +431,7 @@ RULES: dict[str, Callable[[object], str]] = {
     "callback_url": _callback,
     "prompt": _text(MAX_PROMPT_CHARS),
     "lyrics": _text(MAX_LYRICS_CHARS),
-    "source": _source,
-    "reference": _source,
+    **dict.fromkeys(SOURCE_FIELDS, _source),
     "duration": seconds_fault,
     "target_duration": seconds_fault,
     "loopable": _flag,

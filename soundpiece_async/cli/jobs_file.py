@@ -20,7 +20,7 @@ import attrs
 from soundpiece_async import AudioSource, Request
 from soundpiece_async._core.job_graph import JobReference
 from soundpiece_async._core.json_types import JsonValue
-from soundpiece_async._core.requests import ROUTES, Source, violations
+from soundpiece_async._core.requests import ROUTES, SOURCE_FIELDS, Source, violations
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async.cli.console import UsageError, did_you_mean, print_status
 from soundpiece_async.cli.jobs_formats import EXTRA_FIELDS, Line, read_lines
@@ -31,8 +31,6 @@ MAX_METADATA_DEPTH = 200
 """Levels of metadata: the json module recurses for each, and Python allows about a thousand calls."""
 CHUNK_LINES = 200
 """Lines read in one call in a worker thread: about ten milliseconds of work."""
-SOURCE_FIELDS = ("source", "reference")
-"""A request has at most one of them."""
 PENDING = AudioSource("https://pending.invalid/")
 """Placeholder for an output that is not known yet."""
 _MAX_MESSAGE_CHARS = 300

@@ -19,7 +19,7 @@ from typing import TextIO
 import attrs
 
 from soundpiece_async._core.json_types import JsonObject, JsonValue
-from soundpiece_async._core.requests import ROUTES
+from soundpiece_async._core.requests import ROUTES, SOURCE_FIELDS
 from soundpiece_async.cli.console import did_you_mean
 
 MAX_LINE_BYTES = 1 << 20
@@ -223,7 +223,7 @@ def _choose_reader(name: str, kind: object, *, decimal_comma: bool) -> Callable[
         return str.strip
     if name == "metadata":
         return partial(_read_json, starts=("{", "["))
-    if name in ("source", "reference"):
+    if name in SOURCE_FIELDS:
         return partial(_read_json, starts=("{",))
     return _read_boolean if kind is bool else str
 

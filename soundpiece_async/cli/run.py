@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from soundpiece_async import Operation, Request, RetryPolicy, SavedFile, Settings, upload_source
 from soundpiece_async._core.job_records import find_source
 from soundpiece_async._core.redaction import redact_url
-from soundpiece_async._core.requests import ROUTES, violations
+from soundpiece_async._core.requests import ROUTES, SOURCE_FIELDS, violations
 from soundpiece_async.cli.arguments import (
     DESTINATION,
     LYRICS,
@@ -190,7 +190,7 @@ async def _upload(request: Request, upload: "SourceUpload", via: str | None) -> 
 
 
 def _source_name(request: Request) -> str:
-    return "source" if hasattr(request, "source") else "reference"
+    return next(name for name in SOURCE_FIELDS if hasattr(request, name))
 
 
 def _is_path(source: object) -> bool:

@@ -19,6 +19,7 @@ from soundpiece_async._core.errors import SettingsError, SoundpieceError
 from soundpiece_async._core.flac import FlacHeader
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import Status
+from soundpiece_async._core.requests import SOURCE_FIELDS
 from soundpiece_async.cli.probe.client import Client, Download, Reply
 from soundpiece_async.cli.probe.findings import Findings
 from soundpiece_async.cli.probe.forms import MISSING, PROMPT, compare, show_form, show_time
@@ -418,12 +419,7 @@ def _find_path(data: JsonValue, identity: object, *, depth: int = 3) -> str:
 
 
 def _find_outputs(found: Mapping[str, JsonValue]) -> list[JsonObject]:
-    return [
-        one
-        for name, value in found.items()
-        if name not in ("source", "reference")
-        for one in fields.find_outputs(value)
-    ]
+    return [one for name, value in found.items() if name not in SOURCE_FIELDS for one in fields.find_outputs(value)]
 
 
 def _state_of(found: Mapping[str, JsonValue]) -> Ending:
@@ -432,11 +428,7 @@ def _state_of(found: Mapping[str, JsonValue]) -> Ending:
 
 
 def _other_member(found: Mapping[str, JsonValue]) -> str:
-    names = [
-        name
-        for name, value in found.items()
-        if name not in ("source", "reference") and list(fields.find_outputs(value))
-    ]
+    names = [name for name, value in found.items() if name not in SOURCE_FIELDS and list(fields.find_outputs(value))]
     return ", ".join(f"{name}: {show_form(found[name])}" for name in names) or "nothing"
 
 

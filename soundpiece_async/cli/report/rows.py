@@ -12,6 +12,7 @@ import attrs
 from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.redaction import hide_secrets, redact_url
+from soundpiece_async._core.requests import SOURCE_FIELDS
 from soundpiece_async.cli.report.summary import FailureGroup, effective_state, valid_time, waiting_time
 
 BLOCKED = "blocked"
@@ -20,7 +21,7 @@ TEXT, ERROR, METADATA = 160, 320, 600
 """Maximum characters of each in the page, so that it opens quickly; ``report.json`` is complete."""
 TIMES = ("sent_at", "submitted_at", "ready_at", "ended_at")
 
-_URLS = ("source", "reference", "callback_url")
+_URLS = (*SOURCE_FIELDS, "callback_url")
 _TOO_DEEP = "(nested too deeply to be shown)"
 
 
@@ -169,7 +170,7 @@ def _redact_member(value: JsonValue) -> JsonValue:
 def _summary_text(request: Mapping[str, JsonValue]) -> str:
     """Return prompt, lyrics and sources of a request on one line."""
     words = [request.get(name) for name in ("prompt", "lyrics")]
-    sources = [request.get(name) for name in ("reference", "source")]
+    sources = [request.get(name) for name in SOURCE_FIELDS]
     urls = [source.get("url") if isinstance(source, dict) else source for source in sources]
     return " · ".join(" ".join(str(word).split()) for word in words + urls if word)
 
