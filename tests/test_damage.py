@@ -64,10 +64,8 @@ class Damaged:
                 await journal.count()
                 await journal.jobs()
                 await journal.store.load_run_info()
-                await journal.store.count_by_route(now=1.0)
+                await journal.store.look_over(now=1.0, since=1.0)
                 await journal.store.measure_waits()
-                await journal.store.group_failures()
-                await journal.store.count_ended_since(1.0)
         except JournalError:
             return "refused"
         return "read"

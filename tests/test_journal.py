@@ -41,7 +41,7 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
 from soundpiece_async._journal.journal import FolderLock
 from soundpiece_async._journal.recorded_run import SavedFiles
-from soundpiece_async._journal.store import FailureGroup, JobStore, WaitStats
+from soundpiece_async._journal.store import FailureGroup, JobStore, Overview, WaitStats
 
 pytestmark = pytest.mark.anyio
 BOTH = pytest.mark.usefixtures("journals")
@@ -159,15 +159,20 @@ async def test_a_run_is_summed_up(tmp_path: Path) -> None:
             failure = Failure("CorruptAudio", "x" if number else "", f"no FLAC {number}", retryable=True)
             await store.mark_failed(job, failure, now=304.0)
         states = {JobState.UNCERTAIN: 1, JobState.SAVED: 1, JobState.FAILED: 3}
-        assert await store.count_by_route(now=store.now) == {"create.new_fx": states}
         assert await store.measure_waits() == {"create.new_fx": WaitStats(1, 2.0, 2.0)}
-        assert await store.group_failures() == [
-            FailureGroup("CorruptAudio", "x", "no FLAC 1", 2),
-            FailureGroup("CorruptAudio", "", "no FLAC 0", 1),
-        ]
-        assert await store.count_verified() == {"": 1, "full": 1}
-        assert await store.count_echo_differences() == {"prompt": 1}
-        assert (await store.count_ended_since(303.5), await store.count_ended_since(302.0)) == (3, 4)
+        overview = await store.look_over(now=store.now, since=303.5)
+        assert overview == Overview(
+            routes={"create.new_fx": states},
+            dependents={},
+            failures=(
+                FailureGroup("CorruptAudio", "x", "no FLAC 1", 2),
+                FailureGroup("CorruptAudio", "", "no FLAC 0", 1),
+            ),
+            verified={"": 1, "full": 1},
+            echo_differences={"prompt": 1},
+            ended=3,
+        )
+        assert (await store.look_over(now=store.now, since=302.0)).ended == 4
         identities = [name(1), name(9), JobIdentity(digest=b"", key="key 2")]
         assert await store.find_states(identities, now=store.now) == [JobState.UNCERTAIN, None, JobState.SAVED]
         assert await store.run_in_thread(lambda: 7) == 7
@@ -565,7 +570,7 @@ async def test_names_are_given_once(tmp_path: Path) -> None:
         piece = await store.insert(name(9), key="9", route="r", body=b"", annotation=made)
         assert piece is not None
         assert await store.mark_ready(piece, OPERATION, now=1.0, named=False) is None  # its files are not wanted
-        assert await store.count_dependents(now=9.0) == {JobState.READY: 1}
+        assert (await store.look_over(now=9.0, since=0.0)).dependents == {JobState.READY: 1}
         assert await store.mark_ready(piece, OPERATION, now=1.0) == "take-4"
         found = await store.find(name(9))
         assert found is not None

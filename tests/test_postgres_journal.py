@@ -374,7 +374,7 @@ async def test_an_older_schema_is_migrated_once(
         jobs = await journals[0].jobs()
         assert [job.state for job in jobs] == [JobState.SAVED, JobState.SAVED, JobState.PLANNED, JobState.PLANNED]
         assert {job.number: job.key for job in jobs} == before
-        assert await journals[0].store.count_verified() == {"": 1, "header": 1}
+        assert (await journals[0].store.look_over(now=0.0, since=0.0)).verified == {"": 1, "header": 1}
         assert await journals[1].plan(fx(number) for number in range(1, 6)) == 1
         requests = journals[2].jobs(part=(1, 1))
         async with Session(settings(sim)) as session:
@@ -386,7 +386,7 @@ async def test_an_older_schema_is_migrated_once(
         for journal in journals:
             await journal.aclose()
     async with Journal.open(own_database, run="album", read_only=True) as journal:
-        assert await journal.store.count_verified() == {"": 1, "header": 4}
+        assert (await journal.store.look_over(now=0.0, since=0.0)).verified == {"": 1, "header": 4}
 
 
 async def test_a_migrated_schema_is_that_of_a_new_database(own_database: str, url: str, run: str) -> None:

@@ -190,6 +190,11 @@ WITH {_match(IDENTITY_TYPES)}
 SELECT m.position, {STATE} AS state
 FROM m JOIN soundpiece_job AS j ON {_FOUND} m.number
 """
+LOOK_OVER = f"""
+SELECT route, {STATE} AS now_state, error_kind, error_code, verified, echo_differences, count(*) AS jobs,
+  count(source) AS dependents, count(*) FILTER (WHERE ended_at > %(since)s) AS ended, min(error_text) AS text
+FROM soundpiece_job AS j WHERE run = %(run)s GROUP BY 1, 2, 3, 4, 5, 6
+"""
 
 _NEW_COLUMNS = "digest, occurrence, key, route, body, name, metadata, line, source"
 _NEW_VALUES = "digest, occurrence, new_key, route, body, name, metadata, line, source"

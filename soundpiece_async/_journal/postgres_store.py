@@ -40,6 +40,7 @@ from soundpiece_async._journal.postgres_rows import (
     files_values,
     identity_values,
     new_values,
+    read_overview,
     read_record,
     read_refusal,
     storable,
@@ -55,6 +56,7 @@ from soundpiece_async._journal.postgres_statements import (
     IDENTITY_TYPES,
     INSERT,
     KINDS,
+    LOOK_OVER,
     NAMES,
     NEW_TYPES,
     OPEN_RUN,
@@ -68,15 +70,14 @@ from soundpiece_async._journal.postgres_statements import (
     arrays,
 )
 from soundpiece_async._journal.store import (
-    FailureGroup,
     GroupCommit,
+    Overview,
     PlannedJob,
     Refusal,
     TakenOver,
     WaitStats,
     check_route,
     lock_of,
-    make_group,
     read_counts,
     read_members,
 )
@@ -352,25 +353,6 @@ class PostgresStore:
         rows = await self._fetch(statement, state=name, now=now, after=after, limit=limit)
         return [read_record(row) for row in rows]
 
-    async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
-        """Count the jobs of each route in each state."""
-        statement = (
-            f"SELECT route, {STATE} AS state, count(*) FROM soundpiece_job AS j WHERE run = %(run)s "
-            "GROUP BY 1, 2 ORDER BY 1"
-        )
-        counts: defaultdict[str, dict[JobState, int]] = defaultdict(dict)
-        for row in await self._fetch(statement, now=now):
-            counts[row["route"]][JobState(row["state"])] = row["count"]
-        return dict(counts)
-
-    async def count_dependents(self, *, now: float) -> dict[JobState, int]:
-        """Count the jobs that are made from outputs of other operations, in each state."""
-        statement = (
-            f"SELECT {STATE} AS state, count(*) FROM soundpiece_job AS j "
-            "WHERE run = %(run)s AND source IS NOT NULL GROUP BY 1"
-        )
-        return read_counts([(row["state"], row["count"]) for row in await self._fetch(statement, now=now)])
-
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""
         rows = await self._fetch(
@@ -379,35 +361,9 @@ class PostgresStore:
         )
         return {row["route"]: WaitStats(row["count"], row["avg"], row["max"]) for row in rows}
 
-    async def group_failures(self) -> list[FailureGroup]:
-        """Return the reasons for failures, the commonest first."""
-        rows = await self._fetch(
-            "SELECT error_kind, error_code, min(error_text) AS text, count(*) FROM soundpiece_job "
-            "WHERE run = %(run)s AND state = 'failed' GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2"
-        )
-        return [make_group(row["error_kind"], row["error_code"], row["text"], row["count"]) for row in rows]
-
-    async def count_verified(self) -> dict[str, int]:
-        """Count saved files by the level of checks they have passed."""
-        rows = await self._fetch(
-            "SELECT coalesce(file ->> 'verified', '') AS level, count(*) "
-            "FROM soundpiece_job, json_array_elements(files::json) AS file "
-            "WHERE run = %(run)s AND state = 'saved' GROUP BY 1 ORDER BY 1"
-        )
-        return {row["level"]: row["count"] for row in rows}
-
-    async def count_echo_differences(self) -> dict[str, int]:
-        """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
-        rows = await self._fetch(
-            "SELECT member, count(*) FROM soundpiece_job, json_array_elements_text(echo_differences::json) AS member "
-            "WHERE run = %(run)s AND echo_differences IS NOT NULL GROUP BY 1 ORDER BY 1"
-        )
-        return {row["member"]: row["count"] for row in rows}
-
-    async def count_ended_since(self, moment: float) -> int:
-        """Count the jobs that were saved, or failed, since a moment."""
-        statement = "SELECT count(*) FROM soundpiece_job WHERE run = %(run)s AND ended_at > %(moment)s"
-        return int((await self._fetch(statement, moment=moment))[0]["count"])
+    async def look_over(self, *, now: float, since: float) -> Overview:
+        """Count the jobs of the run in one pass over them."""
+        return read_overview(await self._fetch(LOOK_OVER, now=now, since=since))
 
     async def run_in_thread(self, call: Callable[[], T]) -> T:
         """Call something quick that blocks, off the event loop."""

@@ -12,11 +12,15 @@ from soundpiece_async._core.job_records import (
     KEY_LIFETIME,
     JobIdentity,
     JobRecord,
+    JobState,
 )
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._journal.store import (
+    Overview,
     PlannedJob,
+    make_group,
+    read_counts,
     read_job,
     replace_surrogates,
 )
@@ -152,3 +156,35 @@ def select(identity: JobIdentity) -> tuple[str, dict[str, object]]:
     if identity.key is not None:
         return _BY_KEY, {"key": replace_surrogates(identity.key)}
     return _BY_CONTENT, {"digest": identity.digest, "occurrence": identity.occurrence}
+
+
+def look_over(connection: sqlite3.Connection, *, now: float, since: float) -> Overview:
+    """Count the jobs of the run."""
+
+    def ask(statement: str) -> list[tuple[Any, ...]]:
+        return list(map(tuple, fetch(connection, statement, {"now": now, "since": since})))
+
+    routes: dict[str, dict[JobState, int]] = {}
+    for route, state, number in ask(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1"):
+        routes.setdefault(route, {}).update(read_counts([(state, number)]))
+    reasons = ask(
+        "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM piece WHERE state = 'failed' "
+        "GROUP BY 1, 2 ORDER BY number DESC, 1, 2"
+    )
+    levels = ask(
+        "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
+        "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1"
+    )
+    members = ask(
+        "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1"
+    )
+    dependents = ask(f"SELECT {STATE}, count(*) FROM piece WHERE source IS NOT NULL GROUP BY 1")
+    ((ended,),) = ask("SELECT count(*) FROM piece WHERE ended_at > :since")
+    return Overview(
+        routes=routes,
+        dependents=read_counts(dependents),
+        failures=tuple(make_group(*reason) for reason in reasons),
+        verified={str(level): number for level, number in levels},
+        echo_differences={str(member): number for member, number in members},
+        ended=int(ended),
+    )

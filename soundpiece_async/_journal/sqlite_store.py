@@ -34,6 +34,7 @@ from soundpiece_async._journal.sqlite_rows import (
     STATE,
     fetch,
     free_titles,
+    look_over,
     read_record,
     seal,
     seal_text,
@@ -42,14 +43,13 @@ from soundpiece_async._journal.sqlite_rows import (
     write_ready,
 )
 from soundpiece_async._journal.store import (
-    FailureGroup,
     GroupCommit,
+    Overview,
     PlannedJob,
     Refusal,
     WaitStats,
     check_route,
     lock_of,
-    make_group,
     read_counts,
     read_members,
     replace_surrogates,
@@ -274,11 +274,6 @@ class SqliteStore:
         rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})
         return read_counts([tuple(row) for row in rows])
 
-    async def count_dependents(self, *, now: float) -> dict[JobState, int]:
-        """Count the jobs that are made from outputs of other operations, in each state."""
-        query = f"SELECT {STATE}, count(*) FROM piece WHERE source IS NOT NULL GROUP BY 1"
-        return read_counts([tuple(row) for row in await self.query(query, {"now": now})])
-
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
@@ -304,14 +299,6 @@ class SqliteStore:
             raise error
         return cast("T", result)
 
-    async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
-        """Count the jobs of each route in each state; ``now`` in seconds since 1970."""
-        rows = await self.query(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1", {"now": now})
-        counts: dict[str, dict[JobState, int]] = {}
-        for route, state, number in rows:
-            counts.setdefault(route, {})[JobState(state)] = number
-        return counts
-
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""
         rows = await self.query(
@@ -321,35 +308,9 @@ class SqliteStore:
         )
         return {route: WaitStats(number, mean, longest) for route, number, mean, longest in rows}
 
-    async def group_failures(self) -> list[FailureGroup]:
-        """Return the reasons for failures, the commonest first."""
-        rows = await self.query(
-            "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM piece WHERE state = 'failed' "
-            "GROUP BY 1, 2 ORDER BY number DESC, 1, 2",
-            {},
-        )
-        return [make_group(*row) for row in rows]
-
-    async def count_verified(self) -> dict[str, int]:
-        """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
-        rows = await self.query(
-            "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
-            "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1",
-            {},
-        )
-        return {str(level): number for level, number in rows}
-
-    async def count_echo_differences(self) -> dict[str, int]:
-        """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
-        rows = await self.query(
-            "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1", {}
-        )
-        return {str(member): number for member, number in rows}
-
-    async def count_ended_since(self, moment: float) -> int:
-        """Count the jobs that were saved, or failed, since a moment in seconds since 1970."""
-        ((number,),) = await self.query("SELECT count(*) FROM piece WHERE ended_at > :moment", {"moment": moment})
-        return int(number)
+    async def look_over(self, *, now: float, since: float) -> Overview:
+        """Count the jobs of the run; times in seconds since 1970."""
+        return await self._execute(partial(look_over, now=now, since=since))
 
     async def close(self) -> None:
         """Close the file, once what was begun is written."""

@@ -13,7 +13,7 @@ import json
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from http import HTTPStatus
@@ -70,6 +70,27 @@ class FailureGroup:
     code: str
     text: str
     number: int
+
+
+@attrs.frozen(kw_only=True)
+class Overview:
+    """Where the jobs of a run are.
+
+    Attributes:
+        routes: how many jobs of each route are in each state.
+        dependents: how many jobs that are made from outputs of other operations are in each state.
+        failures: the reasons for failures, the commonest first.
+        verified: how many saved files have passed each level of checks; ``""``: an earlier version did not record it.
+        echo_differences: how many jobs had a member echoed otherwise than it was sent, for each member.
+        ended: how many jobs were saved, or failed, since the moment that was asked for.
+    """
+
+    routes: Mapping[str, Mapping[JobState, int]]
+    dependents: Mapping[JobState, int]
+    failures: tuple[FailureGroup, ...]
+    verified: Mapping[str, int]
+    echo_differences: Mapping[str, int]
+    ended: int
 
 
 @attrs.frozen
@@ -272,38 +293,13 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def count_by_route(self, *, now: float) -> dict[str, dict[JobState, int]]:
-        """Count the jobs of each route in each state."""
-        ...
-
-    @abstractmethod
-    async def count_dependents(self, *, now: float) -> dict[JobState, int]:
-        """Count the jobs that are made from outputs of other operations, in each state."""
-        ...
-
-    @abstractmethod
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""
         ...
 
     @abstractmethod
-    async def group_failures(self) -> list[FailureGroup]:
-        """Return the reasons for failures, the commonest first."""
-        ...
-
-    @abstractmethod
-    async def count_verified(self) -> dict[str, int]:
-        """Count saved files by the level of checks they have passed; ``""``: an earlier version did not record it."""
-        ...
-
-    @abstractmethod
-    async def count_echo_differences(self) -> dict[str, int]:
-        """Count the jobs that had a member echoed otherwise than it was sent, for each member."""
-        ...
-
-    @abstractmethod
-    async def count_ended_since(self, moment: float) -> int:
-        """Count the jobs that were saved, or failed, since a moment."""
+    async def look_over(self, *, now: float, since: float) -> Overview:
+        """Count the jobs of the run; ``ended``: since a moment."""
         ...
 
     @abstractmethod

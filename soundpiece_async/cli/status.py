@@ -134,19 +134,22 @@ async def read_run_status(out: Path) -> RunStatus:
 async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunStatus:
     now = time.time()
     info = await store.load_run_info()
+    overview = await store.look_over(now=now, since=now - PACE_WINDOW)
+    uncertain = sum(counts.get(JobState.UNCERTAIN, 0) for counts in overview.routes.values())
+    listed = min(MAX_LISTED, uncertain)
     lines, expected, dependents, blocked = map(info.get, ("lines", "jobs_expected", "dependents", "blocked"))
     return RunStatus(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
         expected=expected if isinstance(expected, int) else lines if isinstance(lines, int) else 0,
-        routes=await store.count_by_route(now=now),
-        reasons=tuple(await store.group_failures()),
-        uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=MAX_LISTED)),
-        echo_differences=await store.count_echo_differences(),
-        pace=await store.count_ended_since(now - PACE_WINDOW) / PACE_WINDOW,
-        verified=await store.count_verified(),
+        routes=overview.routes,
+        reasons=overview.failures,
+        uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=listed)) if listed else (),
+        echo_differences=overview.echo_differences,
+        pace=overview.ended / PACE_WINDOW,
+        verified=overview.verified,
         dependents=dependents if isinstance(dependents, int) else 0,
-        dependent_states=await store.count_dependents(now=now),
+        dependent_states=overview.dependents,
         blocked=tuple(blocked) if isinstance(blocked, list) else (),
     )
 
