@@ -40,9 +40,9 @@ from soundpiece_async._core import completion
 from soundpiece_async._core.job_records import KEY_LIFETIME, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
-from soundpiece_async.cli.bulk import BulkCommand, _refusal_advice
 from soundpiece_async.cli.bulk_options import BulkOptions, LoadOptions, RunPolicy
 from soundpiece_async.cli.bulk_progress import shutdown_notice
+from soundpiece_async.cli.bulk_run import BulkCommand, _refusal_advice
 from soundpiece_async.cli.console import format_verify_levels
 from soundpiece_async.cli.dependents import Dependents
 from soundpiece_async.cli.signals import GracefulStop

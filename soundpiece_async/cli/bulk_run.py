@@ -1,0 +1,255 @@
+"""One bulk run of the command line: its results printed, counted and summed up, and its stop."""
+
+import json
+from collections.abc import Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from soundpiece_async import (
+    AuthenticationError,
+    Failed,
+    InsufficientCredits,
+    Journal,
+    Request,
+    SettingsError,
+    SoundpieceError,
+    Succeeded,
+    TransportError,
+)
+from soundpiece_async._core.json_types import JsonObject
+from soundpiece_async._download.partfile import is_full
+from soundpiece_async.cli.bulk_options import BulkOptions
+from soundpiece_async.cli.bulk_progress import ProgressDisplay, background_tasks, shutdown_notice
+from soundpiece_async.cli.console import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    format_duration,
+    format_echo_differences,
+    format_size,
+    pluralize,
+    print_result,
+    print_status,
+    translate_advice,
+)
+from soundpiece_async.cli.dependents import Dependents
+from soundpiece_async.cli.job_reader import JobReader
+from soundpiece_async.cli.results import (
+    JobOutcome,
+    Result,
+    ResultCounts,
+    RunStopped,
+    format_blocked,
+    format_json_line,
+)
+from soundpiece_async.cli.signals import GracefulStop
+
+if TYPE_CHECKING:
+    from soundpiece_async import RunMany, Session
+
+RESUME_NOTE = "the journal is complete: run the same command again to resume; nothing is paid for twice"
+"""Printed when a run ends early."""
+MAX_RECORDED_BLOCKED = 1000
+"""Blocked jobs that the report lists."""
+MAX_PRINTED_FAILURES = 20
+"""Failures that are printed one by one."""
+
+
+class BulkCommand:
+    """One run of a jobs file.
+
+    Args:
+        options: of the run.
+        lines: number of lines in the file.
+        dependents: the jobs that take their source from others.
+        journal, session: open.
+    """
+
+    def __init__(
+        self, options: BulkOptions, *, lines: int, dependents: Dependents, journal: Journal, session: "Session"
+    ) -> None:
+        self.totals: ResultCounts = ResultCounts(lines)
+        self._options = options
+        self._lines = lines
+        self._journal = journal
+        self._reader = JobReader(options.jobs, dependents, journal=journal, totals=self.totals)
+        self._printed = 0
+        self._blocked: list[JsonObject] = []
+        self._interrupted = anyio.Event()
+        self._started = anyio.current_time()
+        self._statistics = session.statistics
+        self._display = ProgressDisplay(self.totals, progress=journal.store.progress, statistics=session.statistics)
+        self._results: RunMany[Request] = session.run_many(
+            self._reader.read(),
+            save_to=options.out,
+            journal=journal,
+            timeout=options.load.job_timeout,
+        )
+
+    def __repr__(self) -> str:
+        return f"<BulkCommand {self._reader!r} {self.totals!r}>"
+
+    async def run(self) -> None:
+        """Run until all jobs are done, or the run is stopped."""
+        with GracefulStop(self._interrupt):
+            try:
+                async with background_tasks(self._display.follow, self._announce_shutdown), self._results:
+                    async for result in self._results:
+                        await self._handle(result)
+                    await self._report_blocked()
+                    await self._journal.store.save_run_info(jobs_expected=self.totals.lines, blocked=self._blocked)
+            except anyio.get_cancelled_exc_class():
+                left = pluralize(len(self._results.pending), "job")
+                print_status(
+                    f"stopped with {left} in flight; {RESUME_NOTE}, as by: soundpiece resume {self._options.arguments}"
+                )
+                raise
+
+    async def _handle(self, result: Result) -> None:
+        """Count and print a result; stop the run if the result requires it."""
+        job = self._reader.pop(result.request)
+        outcome = self.totals.add(result)
+        if self.totals.refusal is not None and not isinstance(self.totals.refusal, InsufficientCredits):
+            # after a 402, jobs that were submitted earlier are still awaited, whatever their lines
+            self._reader.stop()
+        if self.totals.fresh_failures >= self._options.policy.failure_limit:
+            self._stop(RunStopped("too many jobs failed"))
+        if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
+            self._stop(RunStopped("cannot write files"))
+        blocking = f"{outcome}: {result.error}" if isinstance(result, Failed) else None
+        self._reader.settle(job, blocking=None if outcome is JobOutcome.UNSENT else blocking)
+        await self._report_blocked()
+        if outcome is JobOutcome.UNSENT or (result.from_journal and not self._options.policy.show_all):
+            return
+        if isinstance(result, Failed):
+            self._print_failure(job.line, f"{outcome}: {translate_advice(str(result.error), flag=None)}")
+        await _print([format_json_line(job, result, outcome)] if self._options.policy.as_json else _list_paths(result))
+
+    async def _report_blocked(self) -> None:
+        """Count and print the jobs that were blocked since the last result."""
+        async with aclosing(self._reader.read_blocked()) as found:
+            async for blocked in found:
+                self.totals.outcomes[JobOutcome.BLOCKED] += 1
+                if len(self._blocked) < MAX_RECORDED_BLOCKED:
+                    self._blocked.append(attrs.asdict(blocked))
+                reason = translate_advice(blocked.reason, flag=None)
+                self._print_failure(blocked.line, f"blocked by line {blocked.blocked_by}: {reason}")
+                await _print([format_blocked(blocked)] if self._options.policy.as_json else [])
+
+    def _print_failure(self, line: int, reason: str) -> None:
+        self._printed += 1
+        if self._printed <= MAX_PRINTED_FAILURES:
+            print_status(f"{self._options.jobs}:{line}: {reason}")
+
+    def _interrupt(self) -> None:
+        self._interrupted.set()
+        self._stop(RunStopped("the run was interrupted before this job was sent"))
+
+    def _stop(self, why: SoundpieceError) -> None:
+        """Stop reading and submitting; jobs in flight finish."""
+        self._reader.stop()
+        self._results.stop(why)
+
+    async def _announce_shutdown(self) -> None:
+        """Print what happens after the first signal, and how long it takes."""
+        await self._interrupted.wait()
+        under_way = self._results.pending
+        waits = await self._journal.store.measure_waits()
+        longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
+        known = self._statistics()
+        notice = shutdown_notice(
+            len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits
+        )
+        print_status(f"interrupted: no more jobs are submitted; {notice}")
+
+    def finish(self, *, lost: SoundpieceError | None = None) -> int:
+        """Print the summary and the next steps, and return the exit code.
+
+        Args:
+            lost: why the next run will not find the journal.
+        """
+        totals, words = self.totals, self._options.arguments
+        counts = totals.to_json()
+        took = anyio.current_time() - self._started
+        if self._options.policy.as_json:
+            print_result(_summary_line(counts, seconds=took), kept=RESUME_NOTE)
+        names = ("saved", "failed", "unfinished", "uncertain", *(["blocked"] * bool(counts["blocked"])), "left")
+        counted = ", ".join(f"{counts[name]} {name}" for name in names)
+        saved = f"{pluralize(totals.files, 'file')}, {format_size(totals.bytes)}"
+        jobs = f", {totals.lines} jobs" * (totals.lines > self._lines)
+        print_status(f"{pluralize(self._lines, 'line')}{jobs}: {counted}; {saved}, {format_duration(took)}")
+        if echoed := format_echo_differences(totals.echo_differences):
+            print_status(echoed)
+        if lost is not None:
+            print_status(f"stopped: {lost}")
+            return FAILED
+        for line in self._hints():
+            print_status(line)
+        go_on = f"run the same command again, or soundpiece resume {words}; keys are kept and nothing is paid for twice"
+        if totals.refusal is not None:
+            refused = isinstance(totals.refusal, AuthenticationError | InsufficientCredits)
+            print_status(f"stopped{' by the account' * refused}: {totals.refusal}")
+            print_status(f"{_refusal_advice(totals.refusal)}{go_on}")
+            return INTERRUPTED if self._interrupted.is_set() else REFUSED if refused else FAILED
+        if counts["left"] or counts["unfinished"]:
+            print_status(f"not all jobs are done: {go_on}")
+        if self._interrupted.is_set():
+            return INTERRUPTED
+        return FAILED if totals.failures else DONE
+
+    def _hints(self) -> list[str]:
+        """Return notes on the counts: results that were not printed, and how to handle failures."""
+        totals, lines = self.totals, []
+        if totals.earlier and not self._options.policy.show_all:
+            new = totals.ended - totals.earlier
+            lines.append(f"{new} new; {pluralize(totals.earlier, 'result')} of earlier runs not printed (use --all)")
+        if self._printed > MAX_PRINTED_FAILURES:
+            words = self._options.arguments
+            lines.append(
+                f"the first {MAX_PRINTED_FAILURES} failures are printed above; for all reasons: "
+                f"soundpiece status {words}"
+            )
+        if totals.unsaved:
+            lines.append(
+                "outputs that could not be saved are downloaded by the next run at no cost; fix the errors above first"
+            )
+        if totals.outcomes[JobOutcome.BLOCKED]:
+            lines.append("blocked jobs are sent once their source is ready; fix the errors above first")
+        if totals.outcomes[JobOutcome.FAILED] > totals.unsaved:
+            lines.append("failed jobs are not retried: edit the line, or use --retry-failed (charges again)")
+        return lines
+
+
+def _summary_line(counts: JsonObject, *, seconds: float) -> str:
+    """Return the last line of JSON."""
+    return json.dumps({"summary": {**counts, "seconds": round(seconds, 3)}})
+
+
+async def _print(lines: Sequence[str]) -> None:
+    """Print results in a thread: a slow reader of standard output must not block the loop."""
+    if lines:
+        await anyio.to_thread.run_sync(
+            partial(print_result, "\n".join(lines), kept=RESUME_NOTE), abandon_on_cancel=True
+        )
+
+
+def _list_paths(result: Result) -> list[str]:
+    return [str(file.path) for file in result.files] if isinstance(result, Succeeded) else []
+
+
+def _refusal_advice(refusal: SoundpieceError) -> str:
+    """Return the first step after a refusal; how to resume follows it."""
+    match refusal:
+        case AuthenticationError():
+            return "check SOUNDPIECE_API_KEY in the dashboard, and the addresses it may be used from; then "
+        case InsufficientCredits():
+            return "top up the account in the dashboard; then "
+        case TransportError():
+            return "check SOUNDPIECE_BASE_URL and the network; then "
+    return ""  # the message of a SettingsError says what to do
