@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +236,7 @@ def test_a_kind_that_is_not_there_blocks_what_asks_for_it(
     serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kinds are the service's, so only the outputs say which there are; the journal keeps the first blocked jobs."""
-    monkeypatch.setattr(import_module("soundpiece_async.cli.bulk_run"), "MAX_RECORDED_BLOCKED", 2)
+    monkeypatch.setattr("soundpiece_async.cli.bulk_run.MAX_RECORDED_BLOCKED", 2)
     simulator = serve(**FAST)
     write(
         [

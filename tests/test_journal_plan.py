@@ -92,6 +92,7 @@ async def test_planning_twice_is_planning_once(sim: Simulator, tmp_path: Path) -
     await work(sim, tmp_path, (1, 1))
     async with open_journal(tmp_path) as journal:
         assert await journal.plan(lines()) == 1
+        assert (await journal.take_part(1, 1)).jobs == 1
         jobs = await journal.jobs()
         assert await journal.plan([]) == 0
     assert {job.name: (job.metadata, job.line) for job in jobs if job.name} == {

@@ -36,7 +36,7 @@ from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._journal import postgres_connection, postgres_schema, postgres_store
 from soundpiece_async._journal.postgres_store import PostgresStore
-from soundpiece_async._journal.store import TakenOver
+from soundpiece_async._journal.store import Part, TakenOver
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -84,8 +84,8 @@ async def ask(url: str, statements: str) -> list[Any]:
 async def take(journal: Journal, part: tuple[int, int] = (1, 1)) -> list[JobRecord]:
     """Claim a part, and return its jobs."""
     store, (number, parts) = journal.store, part
-    claim = await store.take_part(number % parts, parts, failed=False)
-    return await store.read_part(number % parts, parts, claim=claim, failed=False, after=0, limit=100)
+    taken = await store.take_part(number % parts, parts, failed=False)
+    return await store.read_part(taken, after=0, limit=100)
 
 
 WRITES: Mapping[str, Callable[[PostgresStore, JobRecord], Awaitable[object]]] = {
@@ -149,7 +149,8 @@ async def test_a_lower_claim_never_takes_back(pair: tuple[Journal, Journal]) -> 
     identity = JobIdentity(digest=jobs[0].digest, occurrence=1)
     with pytest.raises(TakenOver):
         await old.store.find(identity)
-    assert await old.store.read_part(0, 1, claim=old.store._claim, failed=False, after=0, limit=10) == []
+    mine = Part(part=0, parts=1, failed=False, claim=old.store._claim, jobs=4)
+    assert await old.store.read_part(mine, after=0, limit=10) == []
     await new.store.mark_saved(jobs[0], OPERATION, (), now=1.0)
     assert (await old.store.find(identity) or jobs[0]).state is JobState.SAVED
     newest = await take(old)

@@ -27,7 +27,7 @@ import attrs
 from soundpiece_async import _filelocks
 from soundpiece_async._core import checks, codec
 from soundpiece_async._core.errors import InvalidRequest, JournalError
-from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobRecord, JobState
+from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobIdentity, JobRecord, JobState
 from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
@@ -37,7 +37,7 @@ from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.sqlite_store import SqliteStore
-from soundpiece_async._journal.store import JobStore, PlannedJob
+from soundpiece_async._journal.store import JobStore, Part, PlannedJob
 from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 
@@ -181,7 +181,7 @@ class Journal:
             self._lock = FolderLock(self._folder / LOCK)
         self._annotations: dict[str, Annotation] = {}
         self._listeners: dict[str, Callable[[AnyOperation], None]] = {}
-        self._planned: dict[str, bytes] = {}
+        self._identities: dict[str, JobIdentity] = {}
         self._closed = False
 
     def __repr__(self) -> str:
@@ -308,21 +308,32 @@ class Journal:
             number, parts = part
             if not 1 <= number <= parts:
                 raise ValueError(f"part must be (k, n) with k from 1 to n, not {part!r}")
-            return self._take_part(number % parts, parts)
+            return self._run_part(number, parts)
         wanted = None if state is None else JobState(state)
         return self._list_jobs(wanted, after=after, limit=limit)
 
     async def _list_jobs(self, state: JobState | None, *, after: int, limit: int) -> list[JobRecord]:
         return await self.store.jobs(state, now=self.store.now, after=after, limit=limit)
 
-    async def _take_part(self, part: int, parts: int) -> AsyncGenerator[tuple[Request, str | None]]:
-        store, failed, after = self.store, self.retry_failed, 0
-        claim = await store.take_part(part, parts, failed=failed)
-        while jobs := await store.read_part(part, parts, claim=claim, failed=failed, after=after, limit=PAGE):
+    async def _run_part(self, number: int, parts: int) -> AsyncGenerator[tuple[Request, str | None]]:
+        part = await self.take_part(number, parts)
+        async with aclosing(self.read_part(part)) as jobs:
+            async for request, job in jobs:
+                yield request, job.name
+
+    async def take_part(self, number: int, parts: int) -> Part:
+        """Take over a part of the unfinished jobs: the n-th of so many, from 1."""
+        return await self.store.take_part(number % parts, parts, failed=self.retry_failed)
+
+    async def read_part(self, part: Part) -> AsyncGenerator[tuple[Request, JobRecord]]:
+        """Yield the jobs of a part that was taken over, each with its request."""
+        after = 0
+        while jobs := await self.store.read_part(part, after=after, limit=PAGE):
             for job in jobs:
                 after = job.number
-                self._planned[job.key] = job.digest
-                yield make_request(job), job.name
+                request = make_request(job)
+                self.identify(request, JobIdentity(digest=job.digest, key=job.key))
+                yield request, job
 
     async def plan(self, requests: Requests[Request], *, validate: bool = True) -> int:
         """Write down the jobs of many requests before anything is sent, in their order; ``jobs(part=...)`` runs them.
@@ -361,7 +372,7 @@ class Journal:
         checks.check_request(request)
         if validate:
             checks.validate(request)
-        identity = identifier.identify(request)
+        identity = self.pop_identity(request) or identifier.identify(request)
         annotation = attrs.evolve(self.pop_annotation(request) or NO_ANNOTATION, name=name)
         if identity.key is None:
             request = attrs.evolve(request, idempotency_key=GeneratedKey(self.store.make_key(identity) or uuid4()))
@@ -390,9 +401,13 @@ class Journal:
             raise InvalidRequest(f"metadata cannot be encoded as JSON: {error}", field="metadata") from error
         self._annotations[request.idempotency_key] = annotation
 
-    def pop_planned(self, request: Request) -> bytes | None:
-        """Return the digest of the job that a request of ``jobs`` is, once; None: it is another request."""
-        return self._planned.pop(request.idempotency_key, None)
+    def identify(self, request: Request, identity: JobIdentity) -> None:
+        """Set which job a request is that will be passed to ``run_many`` or ``plan``."""
+        self._identities[request.idempotency_key] = identity
+
+    def pop_identity(self, request: Request) -> JobIdentity | None:
+        """Return which job a request is, once; None: it was not set, so the run or the plan has to find out."""
+        return self._identities.pop(request.idempotency_key, None)
 
     def listen(self, request: Request, call: Callable[[AnyOperation], None]) -> None:
         """Add a callback for when the outputs of a request, which will be passed to ``run_many``, are recorded."""

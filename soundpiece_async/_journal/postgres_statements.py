@@ -34,8 +34,9 @@ WITH claim AS (UPDATE soundpiece_run SET claims = claims + 1 WHERE run = %(run)s
 part AS (
   UPDATE soundpiece_job AS j SET taken = claims FROM claim
   WHERE run = %(run)s AND (NOT done OR (%(failed)s AND state = 'failed')) AND number %% %(parts)s = %(part)s
+  RETURNING 1
 )
-SELECT claims FROM claim
+SELECT claims, (SELECT count(*) FROM part) AS jobs FROM claim
 """
 READ_PART = """
 SELECT * FROM soundpiece_job

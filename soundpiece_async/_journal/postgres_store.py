@@ -72,6 +72,7 @@ from soundpiece_async._journal.postgres_statements import (
 from soundpiece_async._journal.store import (
     GroupCommit,
     Overview,
+    Part,
     PlannedJob,
     Refusal,
     TakenOver,
@@ -228,18 +229,15 @@ class PostgresStore:
             check_route(job.key, wanted=job.route, known=other["known"])
         return int(counted["new"])
 
-    async def take_part(self, part: int, parts: int, *, failed: bool) -> int:
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> Part:
         """Draw a new claim, and put it on every unfinished job of the part."""
         (row,) = await self._fetch(TAKE_PART, part=part, parts=parts, failed=failed)
         self._claim = row["claims"]
-        return self._claim
+        return Part(part=part, parts=parts, failed=failed, claim=self._claim, jobs=row["jobs"])
 
-    async def read_part(
-        self, part: int, parts: int, *, claim: int, failed: bool, after: int, limit: int
-    ) -> list[JobRecord]:
-        """Return jobs of a part that bear the claim of ``take_part``."""
-        values = {"part": part, "parts": parts, "claim": claim, "failed": failed, "after": after, "limit": limit}
-        rows = await self._fetch(READ_PART, **values)
+    async def read_part(self, part: Part, *, after: int, limit: int) -> list[JobRecord]:
+        """Return jobs of a part that bear its claim."""
+        rows = await self._fetch(READ_PART, **attrs.asdict(part), after=after, limit=limit)
         return [read_record(row) for row in rows]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:

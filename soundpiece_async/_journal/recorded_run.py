@@ -200,7 +200,7 @@ class Recording(Generic[R]):
             raise JournalError(f"the journal of {journal.where} was opened to be read only")
         self._store = journal.store
         self._pop_annotation = journal.pop_annotation
-        self._pop_planned = journal.pop_planned
+        self._pop_identity = journal.pop_identity
         self._tell_ready = journal.tell_ready
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._retry_failed = journal.retry_failed
@@ -272,10 +272,7 @@ class Recording(Generic[R]):
     def _identify(self, request: R) -> JobIdentity:
         """Return which job a request is."""
         checks.check_request(request)
-        digest = self._pop_planned(request)
-        if digest is not None:
-            return JobIdentity(digest=digest, key=request.idempotency_key)
-        return self._identifier.identify(request)
+        return self._pop_identity(request) or self._identifier.identify(request)
 
     async def _find_and_annotate(
         self, in_flight: InFlight[R], identity: JobIdentity, annotation: Annotation | None

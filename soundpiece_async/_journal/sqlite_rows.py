@@ -27,6 +27,11 @@ from soundpiece_async._journal.store import (
 
 STATE = f"CASE WHEN state = 'sending' AND sent_at < :now - {KEY_LIFETIME} THEN 'uncertain' ELSE state END"
 """The state of a job now, with ``:now`` in seconds since 1970 (rule 3 of ``job_records``)."""
+IN_PART = (
+    "(state NOT IN ('saved', 'failed') OR (state = 'failed' AND (outputs IS NOT NULL OR :failed))) "
+    "AND number % :parts = :part"
+)
+"""Of the jobs that are in a part (``store.Part``)."""
 _BY_KEY = "key = :key OR given_key = :key"
 INSERT = (
     "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, source, state) "

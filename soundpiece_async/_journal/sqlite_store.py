@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
+import attrs
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.errors import JournalError
@@ -30,6 +31,7 @@ from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._journal.database import Database, Step
 from soundpiece_async._journal.sqlite_rows import (
+    IN_PART,
     INSERT,
     STATE,
     fetch,
@@ -45,6 +47,7 @@ from soundpiece_async._journal.sqlite_rows import (
 from soundpiece_async._journal.store import (
     GroupCommit,
     Overview,
+    Part,
     PlannedJob,
     Refusal,
     WaitStats,
@@ -125,27 +128,16 @@ class SqliteStore:
             check_route(job.key, wanted=job.route, known=route or job.route)
         return routes.count(None)
 
-    async def take_part(self, part: int, parts: int, *, failed: bool) -> int:  # noqa: ARG002 - as the protocol has it
-        """Return a claim of no meaning: the folder's lock keeps other processes out."""
-        return 0
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> Part:
+        """Return a part whose claim has no meaning: the folder's lock keeps other processes out."""
+        values = {"part": part, "parts": parts, "failed": failed}
+        ((jobs,),) = await self.query(f"SELECT count(*) FROM piece WHERE {IN_PART}", values)
+        return Part(part=part, parts=parts, failed=failed, claim=0, jobs=jobs)
 
-    async def read_part(
-        self,
-        part: int,
-        parts: int,
-        *,
-        claim: int,  # noqa: ARG002 - as above
-        failed: bool,
-        after: int,
-        limit: int,
-    ) -> list[JobRecord]:
+    async def read_part(self, part: Part, *, after: int, limit: int) -> list[JobRecord]:
         """Return jobs of a part."""
-        left = "state NOT IN ('saved', 'failed') OR (state = 'failed' AND (outputs IS NOT NULL OR :failed))"
-        query = (
-            f"SELECT * FROM piece WHERE ({left}) AND number % :parts = :part AND number > :after "
-            "ORDER BY number LIMIT :limit"
-        )
-        values = {"part": part, "parts": parts, "failed": failed, "after": after, "limit": limit}
+        query = f"SELECT * FROM piece WHERE {IN_PART} AND number > :after ORDER BY number LIMIT :limit"
+        values = {**attrs.asdict(part), "after": after, "limit": limit}
         return [read_record(row) for row in await self.query(query, values)]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:

@@ -123,6 +123,24 @@ class PlannedJob:
     annotation: Annotation = NO_ANNOTATION
 
 
+@attrs.frozen(kw_only=True)
+class Part:
+    """A part of the unfinished jobs of a run, which this process has taken over.
+
+    Attributes:
+        part, parts: it has the jobs whose number modulo ``parts`` is ``part``.
+        failed: whether jobs that failed are in it.
+        claim: the mark of this process on the jobs.
+        jobs: how many there were.
+    """
+
+    part: int
+    parts: int
+    failed: bool
+    claim: int
+    jobs: int
+
+
 class JobStore(Protocol):
     """The jobs of one run. Every method that reads or writes raises ``JournalError`` when the database fails."""
 
@@ -183,18 +201,12 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def take_part(self, part: int, parts: int, *, failed: bool) -> int:
-        """Claim every unfinished job whose number modulo ``parts`` is ``part``; failed ones on demand.
-
-        Returns:
-            The claim, for ``read_part``.
-        """
+    async def take_part(self, part: int, parts: int, *, failed: bool) -> Part:
+        """Claim every unfinished job whose number modulo ``parts`` is ``part``; failed ones on demand."""
         ...
 
     @abstractmethod
-    async def read_part(
-        self, part: int, parts: int, *, claim: int, failed: bool, after: int, limit: int
-    ) -> list[JobRecord]:
+    async def read_part(self, part: Part, *, after: int, limit: int) -> list[JobRecord]:
         """Return jobs of a part that was taken over, in their order, as far as they still belong to this process."""
         ...
 
