@@ -30,8 +30,8 @@ hypothesis.settings.load_profile("prompt")
 # frames kept of where each handle of a loop in debug mode was made: ten of them take longer than the tests themselves
 asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]
 
-for _name in ("SOUNDPIECE_API_KEY", "SOUNDPIECE_BASE_URL", "SOUNDPIECE_PROXY", "SOUNDPIECE_SHARED"):
-    os.environ.pop(_name, None)  # of the developer's shell: settings that are not given would be read from it
+for _name in ("API_KEY", "BASE_URL", "JOURNAL", "PROXY", "SHARED"):
+    os.environ.pop(f"SOUNDPIECE_{_name}", None)  # of the developer's shell: what is not given would be read from it
 
 DEBUG_MODE_FILES = {
     *("test_bulk", "test_cancellation", "test_lifetime_timeouts", "test_download_files", "test_journal"),

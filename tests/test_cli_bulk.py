@@ -40,11 +40,15 @@ from soundpiece_async._core import completion
 from soundpiece_async._core.job_records import KEY_LIFETIME, JobState
 from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
-from soundpiece_async.cli.bulk_options import BulkOptions, LoadOptions, RunPolicy
+from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile, LoadOptions, RunPolicy
 from soundpiece_async.cli.bulk_progress import shutdown_notice
 from soundpiece_async.cli.bulk_run import BulkCommand, _refusal_advice
 from soundpiece_async.cli.console import format_verify_levels
 from soundpiece_async.cli.dependents import Dependents
+from soundpiece_async.cli.job_reader import JobReader
+from soundpiece_async.cli.job_sources import read_file
+from soundpiece_async.cli.journal_options import JournalOptions
+from soundpiece_async.cli.results import ResultCounts
 from soundpiece_async.cli.signals import GracefulStop
 from soundpiece_async.cli.status import read_run_status, to_json
 from soundpiece_async.cli.verify import ObjectChecker, Verification
@@ -317,7 +321,7 @@ def test_a_file_that_changes_during_the_run_is_an_error(
     simulator = serve(**FAST)
     write([job_line(1), job_line(2, prompt="")])
 
-    async def overlook(_: BulkOptions) -> tuple[int, Dependents]:
+    async def overlook(*_: object) -> tuple[int, Dependents]:
         return 2, Dependents()
 
     monkeypatch.setattr("soundpiece_async.cli.bulk.validate_file", overlook)
@@ -330,10 +334,13 @@ def test_a_file_that_changes_during_the_run_is_an_error(
 @pytest.mark.anyio
 async def test_a_run_shows_its_state(sim: Simulator) -> None:
     """The repr of every long-lived object shows its state."""
-    options = BulkOptions(jobs=Path(write([job_line(1)])), out=Path("out"), load=LoadOptions(), policy=RunPolicy())
+    file = JobsFile(path=Path(write([job_line(1)])))
+    options = BulkOptions(location=JournalOptions().locate(Path("out")), load=LoadOptions(), policy=RunPolicy())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
-        run = BulkCommand(options, lines=1, dependents=Dependents(), journal=journal, session=session)
-        assert repr(run).startswith("<BulkCommand <JobReader jobs.jsonl in_flight=0 awaited=0> ResultCounts(lines=1")
+        totals, none = ResultCounts(1), Dependents()
+        reader = JobReader(read_file(file, none, journal), none, journal=journal, totals=totals)
+        run = BulkCommand(options, file=file, reader=reader, totals=totals, journal=journal, session=session)
+        assert repr(run).startswith("<BulkCommand <JobReader in_flight=0 awaited=0> ResultCounts(lines=1")
         await run.run()
         looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
         await looked.run()

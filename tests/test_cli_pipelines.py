@@ -12,7 +12,7 @@ from helpers.simulation import Serve
 from soundpiece_async import SeparateStems
 from soundpiece_async._core.requests import ROUTES
 from soundpiece_async.cli import bulk_check, main
-from soundpiece_async.cli.bulk_options import BulkOptions
+from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile
 from soundpiece_async.cli.console import UsageError
 from soundpiece_async.cli.dependents import Dependents
 from soundpiece_async.cli.jobs_file import Job
@@ -309,8 +309,8 @@ def test_a_file_that_changes_after_its_check_ends_the_run(
 ) -> None:
     """A line must not become a dependent, or cease to be one, after the graph was checked."""
 
-    async def check(options: BulkOptions) -> tuple[int, Dependents]:
-        found = await bulk_check.validate_file(options)
+    async def check(file: JobsFile, options: BulkOptions) -> tuple[int, Dependents]:
+        found = await bulk_check.validate_file(file, options)
         write([BED, {**STEMS, "source": "https://media.example.com/a.wav"}])
         return found
 

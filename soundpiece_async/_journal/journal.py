@@ -322,7 +322,7 @@ class Journal:
                 yield request, job.name
 
     async def take_part(self, number: int, parts: int) -> Part:
-        """Take over a part of the unfinished jobs: the n-th of so many, from 1."""
+        """Claim a part of the unfinished jobs: the n-th of so many, from 1."""
         return await self.store.take_part(number % parts, parts, failed=self.retry_failed)
 
     async def read_part(self, part: Part) -> AsyncGenerator[tuple[Request, JobRecord]]:

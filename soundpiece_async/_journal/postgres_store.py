@@ -71,6 +71,7 @@ from soundpiece_async._journal.postgres_statements import (
 )
 from soundpiece_async._journal.store import (
     GroupCommit,
+    NoSuchRun,
     Overview,
     Part,
     PlannedJob,
@@ -149,7 +150,7 @@ class PostgresStore:
         where = self._database.address
         (found,) = await self._fetch(FIND_TABLES)
         if not found["made"]:
-            raise JournalError(f"{where} has no journal: check the address, or start a run in it")
+            raise NoSuchRun(f"{where} has no journal: check the address, or start a run in it")
         version = (await self._fetch(FIND_VERSION))[0]["version"] if found["versioned"] else 1
         if version > VERSION:
             raise JournalError(
@@ -162,9 +163,7 @@ class PostgresStore:
     async def _open_run(self) -> None:
         rows = await self._fetch(OPEN_RUN, name=self._name)
         if not rows:
-            raise JournalError(
-                f"{self._database.address} has no run called {self._name!r}: check its name, or start it"
-            )
+            raise NoSuchRun(f"{self._database.address} has no run called {self._name!r}: check its name, or start it")
         (row,) = rows
         self.refusal = read_refusal(row["refusal"])
         self._run, self._claim, self._clock = row["run"], row["claims"], row["now"] - time.monotonic()

@@ -47,6 +47,10 @@ GROUP_COMMIT_INTERVAL = 100e-6
 """Seconds between the beginnings of two commits for each job at work: a thousand jobs make ten a second."""
 
 
+class NoSuchRun(JournalError):
+    """The database holds no run of that name: nothing was planned there."""
+
+
 class TakenOver(JournalError):
     """Another process works on the job now; whatever happened to it here is that process's to find out."""
 

@@ -48,10 +48,7 @@ def parse_folder(_: object, tokens: Sequence[Token]) -> Path:
     place = _parse_destination(tokens)
     if isinstance(place, Path):
         return place
-    raise ValueError(
-        f"{redact_url(place)} is not a local folder. To save to a bucket, use soundpiece run --save-to, or run_many() "
-        "with save_to=... and a journal in a local folder."
-    )
+    raise ValueError(f"{redact_url(place)} is not a local folder.")
 
 
 def parse_destination(_: object, tokens: Sequence[Token]) -> str | Path:
@@ -65,6 +62,22 @@ def _parse_destination(tokens: Sequence[Token]) -> str | Path:
     return destinations.parse_text(tokens[0].value, field="folder")
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse a part of a run, as ``3/16``; ValueError if there is no such part."""
+    number, slash, parts = text.partition("/")
+    if slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts):
+        return int(number), int(parts)
+    raise ValueError("It must be K/N, with K from 1 to N, such as 3/16.")
+
+
+def check_part(_: object, text: str) -> None:
+    """Raise ValueError unless a text is a part of a run."""
+    parse_part(text)
+
+
+WHOLE = (1, 1)
+"""The part that is all of a run."""
+PART = Parameter(validator=check_part, show_default=False)
 FOLDER = Parameter(converter=parse_folder)
 DESTINATION = Parameter(converter=parse_destination)
 POSITIVE = Parameter(validator=check_positive)

@@ -1,7 +1,6 @@
 """Validates a jobs file before anything is sent, and estimates the work for ``--dry-run``."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -11,13 +10,12 @@ from typing import Literal, TypeAlias
 import anyio
 import anyio.to_thread
 
-from soundpiece_async import Journal, JournalError
+from soundpiece_async import Journal
 from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import JobIdentity, JobRecord, JobState
-from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._journal.store import WaitStats
-from soundpiece_async.cli.bulk_options import BulkOptions, RunPolicy
+from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile, RunPolicy
 from soundpiece_async.cli.console import UsageError, format_duration, pluralize, print_result, print_status
 from soundpiece_async.cli.dependents import Blocked, Dependents
 from soundpiece_async.cli.jobs_file import CHUNK_LINES, InvalidLine, Job, iterate_in_thread, require_valid
@@ -35,17 +33,17 @@ StateCounts: TypeAlias = dict[str, States]
 IN_FLIGHT = (JobState.SENDING, JobState.SUBMITTED, JobState.READY)
 
 
-async def validate_file(options: BulkOptions) -> tuple[int, Dependents]:
+async def validate_file(jobs: JobsFile, options: BulkOptions) -> tuple[int, Dependents]:
     """Validate every line, print the invalid ones, and return the number of lines and the dependent jobs.
 
     Raises:
         UsageError: some lines are invalid.
     """
     lines = wrong = 0
-    local = LocalSources(options.jobs.parent, options.load.via)
+    local = LocalSources(jobs.path.parent, options.load.via)
     local.check()
     dependents = Dependents(local)
-    for number, check in enumerate((dependents.read_all(options.jobs), dependents.check())):
+    for number, check in enumerate((dependents.read_all(jobs.path), dependents.check())):
         async with aclosing(iterate_in_thread(check)) as chunks:
             async for chunk in chunks:
                 for job in chunk:
@@ -53,24 +51,21 @@ async def validate_file(options: BulkOptions) -> tuple[int, Dependents]:
                     if isinstance(job, InvalidLine):
                         wrong += 1
                         if wrong <= MAX_PRINTED_LINES:
-                            print_status(f"{options.jobs_title}:{job.line}: {job.fault}")
+                            print_status(f"{jobs}:{job.line}: {job.fault}")
     if wrong:
         shown = f" (the first {MAX_PRINTED_LINES} are printed above)" if wrong > MAX_PRINTED_LINES else ""
         total = pluralize(lines, "line")
-        raise UsageError(f"{options.jobs_title}: {wrong} of {total} invalid{shown}; nothing was sent")
+        raise UsageError(f"{jobs}: {wrong} of {total} invalid{shown}; nothing was sent")
     return lines, dependents
 
 
-async def dry_run(options: BulkOptions, dependents: Dependents) -> None:
+async def dry_run(jobs: JobsFile, options: BulkOptions, dependents: Dependents) -> None:
     """Print the work that a run would do, and an estimate of its time; nothing is sent, locked or written."""
     async with AsyncExitStack() as stack:
-        journal = None
-        if await anyio.Path(options.journal_folder, JOURNAL).exists():
-            try:
-                journal = await stack.enter_async_context(Journal.open(options.journal_folder, read_only=True))
-            except JournalError as error:
-                raise UsageError(str(error)) from error
-        counted = _DryRun(options, dependents, journal)
+        journal = await options.location.open_existing()
+        if journal is not None:
+            await stack.enter_async_context(journal)
+        counted = _DryRun(jobs, options, dependents, journal)
         await counted.run()
         waits = {} if journal is None else await journal.store.measure_waits()
     plan, to_do = counted.counts, counted.to_do
@@ -111,13 +106,15 @@ class _DryRun:
     """Finds the jobs of a file in the journal, and their dependents as far as outputs are known.
 
     Args:
+        file: the jobs file.
         options: of the run.
-        dependents: of its file.
+        dependents: of the file.
         journal: open; None: the run has no journal yet.
     """
 
-    def __init__(self, options: BulkOptions, dependents: Dependents, journal: Journal | None) -> None:
+    def __init__(self, file: JobsFile, options: BulkOptions, dependents: Dependents, journal: Journal | None) -> None:
         self.counts: StateCounts = {}
+        self._file = file
         self._options = options
         self._dependents = dependents
         self._journal = journal
@@ -137,8 +134,8 @@ class _DryRun:
 
     async def run(self) -> None:
         """Count all jobs."""
-        lines = self._dependents.read_independent(self._options.jobs)
-        jobs = (self._dependents.local.identify(require_valid(self._options.jobs, line)) for line in lines)
+        lines = self._dependents.read_independent(self._file.path)
+        jobs = (self._dependents.local.identify(require_valid(self._file.path, line)) for line in lines)
         self._stack.append(jobs)
         while self._stack:
             chunk = await anyio.to_thread.run_sync(self._read_chunk)
@@ -155,10 +152,12 @@ class _DryRun:
         return chunk
 
     async def _look_up(self, jobs: Sequence[Job]) -> None:
-        identities = [self._identify(job) for job in jobs]
+        identified = [(job, self._identify(job)) for job in jobs]  # of the whole file: equal lines count as several
+        identified = [(job, one) for job, one in identified if self._dependents.is_in(job.line, self._file.part)]
+        jobs, identities = [job for job, _ in identified], [one for _, one in identified]
         states: Sequence[JobState | None] = [None] * len(jobs)
         if self._journal is not None:
-            states = await self._journal.store.find_states(identities, now=time.time())
+            states = await self._journal.store.find_states(identities, now=self._journal.store.now)
         for job, identity, state in zip(jobs, identities, states, strict=True):
             self._count(job.request.route, state)
             if self._dependents.graph.has_dependents(job.line):

@@ -1,7 +1,6 @@
 """Options of ``bulk``: load limits (saved in the journal) and policy (not saved)."""
 
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,9 +9,11 @@ import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from soundpiece_async import Limits, RetryPolicy, Settings, SettingsError
-from soundpiece_async.cli.arguments import POSITIVE
+from soundpiece_async import Journal, Limits, RetryPolicy, Settings, SettingsError
+from soundpiece_async._core.json_types import JsonObject
+from soundpiece_async.cli.arguments import POSITIVE, WHOLE
 from soundpiece_async.cli.console import UsageError
+from soundpiece_async.cli.journal_options import RunLocation
 
 if TYPE_CHECKING:
     from soundpiece_async import Session
@@ -124,34 +125,42 @@ class BulkOptions:
     """All options of a bulk run.
 
     Attributes:
-        jobs: the jobs file.
-        out: folder for the files.
-        journal: folder for the journal; None: ``out``.
-        spooled: whether ``jobs`` is a temporary copy of standard input.
+        location: of the files and the journal.
         load, policy: see there.
     """
 
-    jobs: Path
-    out: Path
-    journal: Path | None = None
-    spooled: bool = False
+    location: RunLocation
     load: LoadOptions
     policy: RunPolicy
 
-    @property
-    def journal_folder(self) -> Path:
-        """Folder of the journal."""
-        return self.journal or self.out
+    def with_defaults(self, kept: JsonObject) -> "BulkOptions":
+        """Return these options, with the limits of an earlier run, of what its journal keeps, where they are None."""
+        known = kept.get("options")
+        return attrs.evolve(self, load=self.load.with_defaults(known if isinstance(known, dict) else {}))
 
-    @property
-    def jobs_title(self) -> str:
-        """Name of the jobs file in messages."""
-        return "standard input" if self.spooled else str(self.jobs)
+    async def open_journal(self) -> Journal:
+        """Open the journal to write it; raises as ``RunLocation.open``."""
+        return await self.location.open(
+            resubmit_uncertain=self.policy.resubmit_uncertain, retry_failed=self.policy.retry_failed
+        )
 
-    @property
-    def arguments(self) -> str:
-        """Arguments that name both folders on a command line."""
-        return shlex.join([str(self.out), *(["--journal", str(self.journal)] if self.journal else [])])
+
+@attrs.frozen(kw_only=True)
+class JobsFile:
+    """A jobs file.
+
+    Attributes:
+        path: of the file.
+        spooled: whether it is a temporary copy of standard input.
+        part: the part of it that is run.
+    """
+
+    path: Path
+    spooled: bool = False
+    part: tuple[int, int] = WHOLE
+
+    def __str__(self) -> str:
+        return "standard input" if self.spooled else str(self.path)
 
 
 DEFAULT_LOAD = LoadOptions()

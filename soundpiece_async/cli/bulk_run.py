@@ -23,13 +23,14 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._download.partfile import is_full
-from soundpiece_async.cli.bulk_options import BulkOptions
+from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile
 from soundpiece_async.cli.bulk_progress import ProgressDisplay, background_tasks, shutdown_notice
 from soundpiece_async.cli.console import (
     DONE,
     FAILED,
     INTERRUPTED,
     REFUSED,
+    TAKEN_OVER,
     format_duration,
     format_echo_differences,
     format_size,
@@ -38,7 +39,6 @@ from soundpiece_async.cli.console import (
     print_status,
     translate_advice,
 )
-from soundpiece_async.cli.dependents import Dependents
 from soundpiece_async.cli.job_reader import JobReader
 from soundpiece_async.cli.results import (
     JobOutcome,
@@ -66,28 +66,38 @@ class BulkCommand:
 
     Args:
         options: of the run.
-        lines: number of lines in the file.
-        dependents: the jobs that take their source from others.
+        file: the jobs file; None: the jobs come from the journal.
+        reader: of the jobs.
+        totals: with the number of lines, or of jobs.
         journal, session: open.
     """
 
     def __init__(
-        self, options: BulkOptions, *, lines: int, dependents: Dependents, journal: Journal, session: "Session"
+        self,
+        options: BulkOptions,
+        *,
+        file: JobsFile | None,
+        reader: JobReader,
+        totals: ResultCounts,
+        journal: Journal,
+        session: "Session",
     ) -> None:
-        self.totals: ResultCounts = ResultCounts(lines)
+        self.totals = totals
+        self.blocked: list[JsonObject] = []
+        """The first blocked jobs."""
         self._options = options
-        self._lines = lines
+        self._file = file
+        self._lines = totals.lines
         self._journal = journal
-        self._reader = JobReader(options.jobs, dependents, journal=journal, totals=self.totals)
+        self._reader = reader
         self._printed = 0
-        self._blocked: list[JsonObject] = []
         self._interrupted = anyio.Event()
         self._started = anyio.current_time()
         self._statistics = session.statistics
         self._display = ProgressDisplay(self.totals, progress=journal.store.progress, statistics=session.statistics)
         self._results: RunMany[Request] = session.run_many(
             self._reader.read(),
-            save_to=options.out,
+            save_to=options.location.out,
             journal=journal,
             timeout=options.load.job_timeout,
         )
@@ -103,12 +113,10 @@ class BulkCommand:
                     async for result in self._results:
                         await self._handle(result)
                     await self._report_blocked()
-                    await self._journal.store.save_run_info(jobs_expected=self.totals.lines, blocked=self._blocked)
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "job")
-                print_status(
-                    f"stopped with {left} in flight; {RESUME_NOTE}, as by: soundpiece resume {self._options.arguments}"
-                )
+                words = self._options.location.arguments
+                print_status(f"stopped with {left} in flight; {RESUME_NOTE}, as by: soundpiece resume {words}")
                 raise
 
     async def _handle(self, result: Result) -> None:
@@ -123,9 +131,10 @@ class BulkCommand:
         if isinstance(result, Failed) and (is_full(result.error) or isinstance(result.error, SettingsError)):
             self._stop(RunStopped("cannot write files"))
         blocking = f"{outcome}: {result.error}" if isinstance(result, Failed) else None
-        self._reader.settle(job, blocking=None if outcome is JobOutcome.UNSENT else blocking)
+        elsewhere = outcome in (JobOutcome.UNSENT, JobOutcome.TAKEN_OVER)
+        self._reader.settle(job, blocking=None if elsewhere else blocking)
         await self._report_blocked()
-        if outcome is JobOutcome.UNSENT or (result.from_journal and not self._options.policy.show_all):
+        if elsewhere or (result.from_journal and not self._options.policy.show_all):
             return
         if isinstance(result, Failed):
             self._print_failure(job.line, f"{outcome}: {translate_advice(str(result.error), flag=None)}")
@@ -136,8 +145,8 @@ class BulkCommand:
         async with aclosing(self._reader.read_blocked()) as found:
             async for blocked in found:
                 self.totals.outcomes[JobOutcome.BLOCKED] += 1
-                if len(self._blocked) < MAX_RECORDED_BLOCKED:
-                    self._blocked.append(attrs.asdict(blocked))
+                if len(self.blocked) < MAX_RECORDED_BLOCKED:
+                    self.blocked.append(attrs.asdict(blocked))
                 reason = translate_advice(blocked.reason, flag=None)
                 self._print_failure(blocked.line, f"blocked by line {blocked.blocked_by}: {reason}")
                 await _print([format_blocked(blocked)] if self._options.policy.as_json else [])
@@ -145,7 +154,8 @@ class BulkCommand:
     def _print_failure(self, line: int, reason: str) -> None:
         self._printed += 1
         if self._printed <= MAX_PRINTED_FAILURES:
-            print_status(f"{self._options.jobs}:{line}: {reason}")
+            where = f"line {line}" if self._file is None else f"{self._file}:{line}"
+            print_status(f"{where}: {reason}")
 
     def _interrupt(self) -> None:
         self._interrupted.set()
@@ -174,16 +184,18 @@ class BulkCommand:
         Args:
             lost: why the next run will not find the journal.
         """
-        totals, words = self.totals, self._options.arguments
+        totals, words = self.totals, self._options.location.arguments
         counts = totals.to_json()
         took = anyio.current_time() - self._started
         if self._options.policy.as_json:
             print_result(_summary_line(counts, seconds=took), kept=RESUME_NOTE)
-        names = ("saved", "failed", "unfinished", "uncertain", *(["blocked"] * bool(counts["blocked"])), "left")
-        counted = ", ".join(f"{counts[name]} {name}" for name in names)
+        rare = [name for name in ("blocked", "taken_over") if counts[name]]
+        names = ("saved", "failed", "unfinished", "uncertain", *rare, "left")
+        counted = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in names)
         saved = f"{pluralize(totals.files, 'file')}, {format_size(totals.bytes)}"
         jobs = f", {totals.lines} jobs" * (totals.lines > self._lines)
-        print_status(f"{pluralize(self._lines, 'line')}{jobs}: {counted}; {saved}, {format_duration(took)}")
+        lines = pluralize(self._lines, "line" if self._file else "job")
+        print_status(f"{lines}{jobs}: {counted}; {saved}, {format_duration(took)}")
         if echoed := format_echo_differences(totals.echo_differences):
             print_status(echoed)
         if lost is not None:
@@ -201,6 +213,10 @@ class BulkCommand:
             print_status(f"not all jobs are done: {go_on}")
         if self._interrupted.is_set():
             return INTERRUPTED
+        if totals.outcomes[JobOutcome.TAKEN_OVER]:
+            taken = pluralize(totals.outcomes[JobOutcome.TAKEN_OVER], "job")
+            print_status(f"{taken} taken over by another process, which continues: do not start this one again")
+            return TAKEN_OVER
         return FAILED if totals.failures else DONE
 
     def _hints(self) -> list[str]:
@@ -210,7 +226,7 @@ class BulkCommand:
             new = totals.ended - totals.earlier
             lines.append(f"{new} new; {pluralize(totals.earlier, 'result')} of earlier runs not printed (use --all)")
         if self._printed > MAX_PRINTED_FAILURES:
-            words = self._options.arguments
+            words = self._options.location.arguments
             lines.append(
                 f"the first {MAX_PRINTED_FAILURES} failures are printed above; for all reasons: "
                 f"soundpiece status {words}"
@@ -240,7 +256,7 @@ async def _print(lines: Sequence[str]) -> None:
 
 
 def _list_paths(result: Result) -> list[str]:
-    return [str(file.path) for file in result.files] if isinstance(result, Succeeded) else []
+    return [file.location for file in result.files] if isinstance(result, Succeeded) else []
 
 
 def _refusal_advice(refusal: SoundpieceError) -> str:

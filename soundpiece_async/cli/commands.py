@@ -12,13 +12,14 @@ from typing import Any, Literal, cast
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 
 from soundpiece_async._version import __version__
-from soundpiece_async.cli.bulk import bulk, resume
+from soundpiece_async.cli.bulk import bulk, resume, work
 from soundpiece_async.cli.bulk_options import LoadOptions, RunPolicy
 from soundpiece_async.cli.console import UsageError, print_result
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
 from soundpiece_async.cli.get import get
 from soundpiece_async.cli.jobs_file import STANDARD_INPUT
+from soundpiece_async.cli.journal_options import JournalOptions
 from soundpiece_async.cli.probe import probe
 from soundpiece_async.cli.rich_output import PipeSafeConsole
 from soundpiece_async.cli.run import RequestFlags, run
@@ -72,10 +73,10 @@ def _help_text(command: Callable[..., Any]) -> str:
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    *(bulk, resume, status, verify, demo, get, run, simulate),
+    *(bulk, work, resume, status, verify, demo, get, run, simulate),
     *(completion, doctor, probe),
 )
-for _documented in (*COMMANDS, LoadOptions, RequestFlags, RunPolicy):
+for _documented in (*COMMANDS, JournalOptions, LoadOptions, RequestFlags, RunPolicy):
     prepare_docstring(_documented)
 for _command in COMMANDS:
     app.command(_command, help=_help_text(_command))

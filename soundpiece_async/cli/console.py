@@ -27,6 +27,8 @@ USAGE = 2
 """Usage error, invalid input, a missing setting or journal; nothing was sent."""
 REFUSED = 3
 """Rejected by the account: invalid key or no credits."""
+TAKEN_OVER = 4
+"""Another process has taken jobs over, and continues them: whatever started this one must not start it again."""
 INTERRUPTED = 130
 """128 + SIGINT, the convention of shells."""
 

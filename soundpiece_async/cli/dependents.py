@@ -56,6 +56,8 @@ class Dependents:
     def __init__(self, local: LocalSources | None = None) -> None:
         self.local: LocalSources = local or LocalSources()
         self.graph: JobGraph = JobGraph()
+        self.files: int = 0
+        """Lines whose source is a local file."""
         self._lines = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # a temporary file
         weakref.finalize(self, self._lines.close)
         self._lines.execute("PRAGMA journal_mode = OFF")
@@ -75,7 +77,9 @@ class Dependents:
             taken = self._add(line, job)
             if taken is not None:
                 yield InvalidLine(line.number, f"id: already used on line {taken}; ids are unique")
-            elif isinstance(job, Job) and job.file is not None and (fault := self.local.find_fault(job.file)):
+                continue
+            self.files += isinstance(job, Job) and job.file is not None
+            if isinstance(job, Job) and job.file is not None and (fault := self.local.find_fault(job.file)):
                 yield InvalidLine(line.number, f"{find_field(line.members or {})}: {fault}")
             else:
                 yield job
@@ -92,6 +96,16 @@ class Dependents:
                 yield InvalidLine(line.number, "its source has changed since the file was validated")
             elif not waits:
                 yield to_job(line)
+
+    @property
+    def unplannable(self) -> int:
+        """Number of lines whose requests are not known before others are ready, or a file is uploaded."""
+        return len(self.graph) + self.files
+
+    def is_in(self, line: int, part: tuple[int, int]) -> bool:
+        """Return whether a line is in a part, together with all lines that its source or its outputs lead to."""
+        number, parts = part
+        return parts == 1 or self.graph.component(line) % parts == number % parts
 
     def _add(self, line: Line, job: Job | InvalidLine) -> int | None:
         """Add a line to the graph if it has an id or a source; return the line that already has its id, if any."""

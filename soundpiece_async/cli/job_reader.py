@@ -1,4 +1,4 @@
-"""Yields the requests of a jobs file in the order of their lines, dependent ones once their source is ready.
+"""Yields the requests of jobs in the order in which they come, dependent ones once their source is ready.
 
 1. A job that waits for its source is not in flight. Once the outputs of the source are in the journal, its dependents
    come before lines that were not read yet, so that few outputs are unused at a time.
@@ -10,29 +10,30 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from soundpiece_async import Journal, Operation, Request
 from soundpiece_async.cli.dependents import Blocked, Dependents
-from soundpiece_async.cli.jobs_file import CHUNK_LINES, Job, iterate_in_thread, require_valid
+from soundpiece_async.cli.jobs_file import CHUNK_LINES, Job, iterate_in_thread
 from soundpiece_async.cli.results import ResultCounts
 
 
 class JobReader:
-    """The requests of a jobs file, and the jobs they came from while they are in flight.
+    """The requests of a run, and the jobs they came from while they are in flight.
 
     Args:
-        path: of the jobs file, already validated.
-        dependents: from the validation.
+        jobs: that do not depend on others.
+        dependents: of those, from the validation of the jobs file.
         journal: stores metadata, and reports when operations are ready.
         totals: counts the jobs of repeated lines, whose number is known late.
     """
 
-    def __init__(self, path: Path, dependents: Dependents, *, journal: Journal, totals: ResultCounts) -> None:
-        self._path = path
+    def __init__(
+        self, jobs: AsyncGenerator[Job], dependents: Dependents, *, journal: Journal, totals: ResultCounts
+    ) -> None:
+        self._source = jobs
         self._dependents = dependents
         self._journal = journal
         self._totals = totals
@@ -49,7 +50,7 @@ class JobReader:
 
     def __repr__(self) -> str:
         state = " stopped" * self._stopped
-        return f"<JobReader {self._path} in_flight={len(self._jobs)} awaited={len(self._unready)}{state}>"
+        return f"<JobReader in_flight={len(self._jobs)} awaited={len(self._unready)}{state}>"
 
     async def read(self) -> AsyncGenerator[tuple[Request, str | None]]:
         """Yield the requests with the names of their files.
@@ -57,22 +58,20 @@ class JobReader:
         Raises:
             UsageError: the file has changed since it was validated.
         """
-        lines = self._dependents.read_independent(self._path)
-        async with aclosing(iterate_in_thread(lines)) as chunks:
-            async for chunk in chunks:
-                for line in chunk:
-                    while self._made and not self._stopped:
-                        for job in await self._make_dependents():
-                            yield self._begin(job)
-                    if self._stopped:
-                        return
-                    yield self._begin(await self._dependents.local.upload(require_valid(self._path, line)))
+        async with aclosing(self._source) as jobs:
+            async for job in jobs:
+                while self._made and not self._stopped:
+                    for dependent in await self._make_dependents():
+                        yield self._begin(dependent)
+                if self._stopped:
+                    return
+                yield self._begin(await self._dependents.local.upload(job))
         while (self._unready or self._made) and not self._stopped:
             if not self._made:
                 self._changed = anyio.Event()
                 await self._changed.wait()
-            for job in await self._make_dependents():
-                yield self._begin(job)
+            for dependent in await self._make_dependents():
+                yield self._begin(dependent)
 
     def pop(self, request: Request) -> Job:
         """Return the job of a request and forget it."""
@@ -124,7 +123,7 @@ class JobReader:
         return made
 
     def _begin(self, job: Job) -> tuple[Request, str | None]:
-        self._journal.annotate(job.request, metadata=job.metadata, line=job.line)
+        self._journal.annotate(job.request, metadata=job.metadata, line=job.line or None)
         self._jobs[job.request.idempotency_key] = job
         if self._dependents.graph.has_dependents(job.line):
             self._unready.add(job.request.idempotency_key)

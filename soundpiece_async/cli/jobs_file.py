@@ -41,7 +41,7 @@ class Job:
     """A valid line: its request, and the fields that are not sent.
 
     Attributes:
-        line: line number.
+        line: line number; 0: the journal does not know it.
         request: its source is ``PENDING`` until the output of another job is known.
         name: of its files.
         metadata: any JSON value.

@@ -22,6 +22,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import job_records
 from soundpiece_async._core.json_types import JsonObject
+from soundpiece_async._journal.store import TakenOver
 from soundpiece_async.cli.dependents import Blocked
 from soundpiece_async.cli.jobs_file import Job
 
@@ -40,6 +41,8 @@ class JobOutcome(StrEnum):
     """Sent long ago without a response, or unknown to the service; ``--resubmit-uncertain`` sends it again."""
     BLOCKED = "blocked"
     """Not sent: its source has no output for it."""
+    TAKEN_OVER = "taken_over"
+    """Another process continues it, and has its result."""
     UNSENT = "unsent"
     """The run was stopped before."""
 
@@ -57,12 +60,13 @@ def classify_result(result: Result) -> JobOutcome:
             return JobOutcome.UNFINISHED  # its files have no destination
         case Failed(error=RunStopped() | SoundpieceError(stops_run=True)):
             return JobOutcome.UNSENT
+        case Failed(error=TakenOver()):
+            return JobOutcome.TAKEN_OVER
         case Failed(error=JournalError()) | Failed(error=NotFound(), operation=Operation()):
             return JobOutcome.UNCERTAIN
-        case Failed(error=InvalidRequest()):
-            return JobOutcome.FAILED  # the journal has its key for another route
     error, submitted = result.error, result.operation is not None
-    final = result.from_journal or job_records.classify_failure(error, submitted=submitted)
+    refused = isinstance(error, InvalidRequest)  # the journal has its key for another route
+    final = refused or result.from_journal or job_records.classify_failure(error, submitted=submitted)
     return JobOutcome.FAILED if final else JobOutcome.UNFINISHED
 
 
@@ -93,13 +97,14 @@ class ResultCounts:
 
     @property
     def failures(self) -> int:
-        """Jobs without files, for any reason except that the run was stopped."""
-        return sum(self.outcomes[one] for one in JobOutcome if one not in (JobOutcome.SAVED, JobOutcome.UNSENT))
+        """Jobs without files that were this process's, for any reason except that the run was stopped."""
+        others = (JobOutcome.SAVED, JobOutcome.TAKEN_OVER, JobOutcome.UNSENT)
+        return sum(self.outcomes[one] for one in JobOutcome if one not in others)
 
     @property
     def ended(self) -> int:
-        """Jobs with a result."""
-        return self.outcomes[JobOutcome.SAVED] + self.failures
+        """Jobs with a result, or that another process has."""
+        return self.outcomes[JobOutcome.SAVED] + self.outcomes[JobOutcome.TAKEN_OVER] + self.failures
 
     def add(self, result: Result) -> JobOutcome:
         """Count a result and return its outcome."""
@@ -113,7 +118,7 @@ class ResultCounts:
                 self.bytes += sum(file.bytes for file in files)
             case Failed(error=SoundpieceError(stops_run=True) as refusal):
                 self.refusal = self.refusal or refusal
-            case Failed(from_journal=False, error=error) if outcome is not JobOutcome.UNSENT:
+            case Failed(from_journal=False, error=error) if outcome not in (JobOutcome.UNSENT, JobOutcome.TAKEN_OVER):
                 self.fresh_failures += 1
                 self.unsaved += outcome is JobOutcome.FAILED and isinstance(error, DownloadError)
         return outcome
@@ -152,7 +157,7 @@ def format_json_line(job: Job, result: Result, outcome: JobOutcome) -> str:
     """Return one line of JSON about a result, without signed URLs."""
     operation = result.operation
     members: JsonObject = {
-        "line": job.line,
+        "line": job.line or None,
         "name": job.name,
         "metadata": job.metadata,
         "route": job.request.route,
