@@ -359,7 +359,7 @@ async def test_a_newer_schema_is_refused(own_database: str) -> None:
 async def test_an_older_schema_is_migrated_once(
     own_database: str, sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes first does it while the others wait; then it is as a new one, and the run goes on with its keys."""
+    """The first process does it while the others wait; then it is as a new one, and the run keeps its keys."""
     last = postgres_schema.MIGRATIONS[-1]
     marked = f"{last} CREATE TABLE made_once (number int); PERFORM pg_sleep(0.2);"
     monkeypatch.setattr(postgres_store, "MIGRATE", postgres_schema.MIGRATE.replace(last, marked))
