@@ -4,10 +4,10 @@ A session has one root task, so that it may be opened in one task and closed in 
 ``start`` and ``close``. Background work runs in children of the root task; calls run in the caller's own task, inside
 ``guarded`` or ``cancellable``, and are cancelled there when the session closes.
 
-This is the only file of the library that imports asyncio. Every submit can be ended by a timeout and by the closing of
-its session. A scope of anyio for the one and a timer of aiohttp for the other took a fifth of its time, so a
-``CancelHandle`` does what ``asyncio.timeout`` does, and a ``TimeoutQueue`` has one timer for all calls of the same
-length. Unlike scopes they have no nesting and no shielding.
+This is the only file that imports asyncio, apart from the command line and the simulator. Every submit can be ended by
+a timeout and by the closing of its session. A scope of anyio for the one and a timer of aiohttp for the other took a
+fifth of its time, so a ``CancelHandle`` does what ``asyncio.timeout`` does, and a ``TimeoutQueue`` has one timer for
+all calls of the same length. Unlike scopes they have no nesting and no shielding.
 """
 
 import asyncio

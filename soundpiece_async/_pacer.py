@@ -107,7 +107,7 @@ class Pacer:
                 self._waiting.pop(ticket, None)
                 self.release(ticket)
                 raise
-            logger.debug("%s: waited %.3f s at the gate: %s", what, monotonic() - began, reason)
+            logger.debug("%s: waited %.3f s at the rate limiter: %s", what, monotonic() - began, reason)
         self.sent += 1
         return ticket
 

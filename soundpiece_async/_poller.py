@@ -44,7 +44,7 @@ LINGER_SECONDS = 5.0
 """Seconds for which an open poll outlives its last waiter: a client that waits in a loop is back by then."""
 
 SINGLE_POLL_SECONDS = 30.0
-"""Seconds for the single poll of ``timeout=0``, queues included."""
+"""Seconds for the single poll of ``wait(timeout=0)``, queues included; without those, ``Timeouts.poll`` ends a poll."""
 
 MAX_KNOWN = 4096
 """Operations remembered after a wait, or because a webhook will report them; the oldest is dropped first."""
@@ -272,7 +272,7 @@ class Poller:
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
-                            permit = await self._transport.pacer.acquire(Priority.POLL, what="a poll")
+                            permit = await self._transport.pacer.acquire(Priority.POLL, what="the next poll")
                             continue
                         watch = poll.key
                         # during an outage all wait for this response: it must not be held

@@ -1,10 +1,15 @@
-"""Sends calls until they are answered: a slot, a permit, an attempt, and the retry budget.
+"""Sends API requests and retries them: a slot, a permit of the rate limiter, an attempt, and the retry deadline.
 
-Three clocks, each with its own owner. An *attempt* is bounded by ``Timeouts``, from connecting to the last byte. The
-*budget* of a submit or a single read, ``RetryPolicy.submit_max_elapsed``, is used up by attempts without a usable
-response (connection faults, timeouts, 5xx, a 2xx that is not JSON), by the pauses between them, ``Retry-After``
-included, and by queues during an outage. A 429, or a queue while the service works, uses up neither. The *deadline* is
-the caller's: ``timeout=``, or cancelling. Polls have no budget: the scheduler repeats them until the deadline.
+Three clocks, each with its own owner. The *attempt timeout* bounds one attempt, from connecting to the last byte
+(``Timeouts``). The *retry deadline* of a submit or a single read, ``RetryPolicy.submit_max_elapsed``, is used up by
+attempts without a usable response (connection faults, timeouts, 5xx, a 2xx that is not JSON), by the pauses between
+them, ``Retry-After`` included, and by queues during an outage. A 429, or a queue while the service works, uses up
+neither. *Your timeout* is the caller's: ``timeout=``, or cancelling. Polls have no retry deadline: the scheduler
+repeats them until the caller's timeout.
+
+Why does it sleep? A request waits in three places, and the log has the seconds and the reason of each: for a slot
+(``_acquire_turn``), for a permit (``Pacer.acquire``: an event, set by ``Pacer.run`` when the rate, the pause of a 429
+or an outage allows), and between two attempts (``_pause``: backoff or ``Retry-After``, computed in ``_core/retry.py``).
 """
 
 import math
@@ -128,7 +133,7 @@ class Transport:
 
     @contextmanager
     def stopping(self, run: StopSignal) -> Generator[None]:
-        """Stop the run of this context by any error that stops runs, whichever request raised it (``stops_run``)."""
+        """Stop the run of this context on the first error of any request with ``stops_run``, such as a 402."""
         self._runs.add(run)
         try:
             yield

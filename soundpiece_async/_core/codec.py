@@ -1,4 +1,4 @@
-"""Encodes requests as JSON, and decodes responses. The only file that imports cattrs."""
+"""Encodes requests as the JSON that is sent (``encode_request``), and decodes responses. The only file with cattrs."""
 
 import json
 import re
@@ -28,9 +28,9 @@ _MAX_NESTING = 500
 def encode_request(request: Request) -> bytes:
     """Encode the body of a PUT, once per key: every resend must have these very bytes (docs/api.md#idempotency).
 
-    Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Members stand
-    in class order; absent ones are left out: only ``callback_url`` is documented as nullable
-    (docs/api.md#request-fields).
+    Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Fields stand in
+    class order, those of the base class ``Request`` first; absent ones are left out: only ``callback_url`` is
+    documented as nullable (docs/api.md#request-fields).
 
     Raises:
         InvalidRequest: a member has no JSON form (NaN, infinity, a lone surrogate, an object of another type).

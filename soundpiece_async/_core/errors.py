@@ -205,7 +205,13 @@ class AuthenticationError(ApiError):
 
 
 class InsufficientCredits(ApiError):
-    """402: the account has too few credits. Submit the same request, with the same key, again after topping up."""
+    """402: the account has too few credits. Submit the same request, with the same key, again after topping up.
+
+    What a 402 does: it is not retried (``attempts.judge_submit``), and a single call raises it. It has ``stops_run``,
+    so the transport sets the ``StopSignal`` of every run: nothing more is submitted, each request that is left becomes
+    ``Failed`` with a copy, and operations in flight are still read and downloaded. With a journal the jobs keep their
+    state and their keys, and other processes of the run stop as well (``recorded_run``). ``soundpiece`` exits with 3.
+    """
 
     stops_run = True
 

@@ -1,4 +1,18 @@
-"""Parses the JSON of an operation, leniently: for PUTs, polls, refreshes and webhooks."""
+"""Parses the JSON of an operation, leniently: for PUTs, polls, refreshes and webhooks.
+
+What happens when a field is missing from a response (absent, null or empty), or is malformed:
+
+=====================  ===============================================================================================
+``id`` of a poll       not needed: it is that of the handle
+``id`` of a PUT        taken from a header or the location if one has it, else ``DecodeError`` (``wire.py``)
+``status``             counts as running; with outputs or an error, two reads ``AGREE_AFTER`` seconds apart must agree
+outputs, when ready    read again ``AGREE_AFTER`` seconds later; if there still are none, ``wait`` raises ``NotReady``
+``url`` of an output   that output is left out, with a warning
+any other              missing: None, silently; malformed: None, with one warning per session (``Note``)
+=====================  ===============================================================================================
+
+``fields.py`` reads each value, and ``completion.py`` has the rules of the status.
+"""
 
 from collections.abc import Iterator, Mapping
 

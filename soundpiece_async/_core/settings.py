@@ -65,7 +65,7 @@ class Timeouts:
     submit: float = 30.0
     """A PUT or a single read as a whole, from connecting to the last byte."""
     poll: float = 35.0
-    """A poll as a whole: the service holds a long one for up to 20 s (docs/api.md#long-polls)."""
+    """The default timeout of a whole poll: the service holds a long one for up to 20 s (docs/api.md#long-polls)."""
     read: float = 30.0
     """Without a byte of a download, and the window of its lowest speed; a download as a whole has no limit."""
 

@@ -1,12 +1,13 @@
-"""A job with a journal: each step is written down before the next one begins.
+"""A run with a journal: each step of a job is recorded before the next one begins.
 
 1. Key and body are committed before the PUT leaves, the operation's id before anything waits, the numbers of the
    outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
-   can be resumed, and nothing is paid for twice.
+   can be resumed, and nothing is paid for twice. What is lost after kill -9: no operation, because one whose id was not
+   recorded yet is returned by the repeat of its PUT; no file; of each running download the batches in memory.
 2. What the journal knows is not asked for again: finished jobs are returned from it without a request.
-3. Bytes that are on record are the bytes that are sent (docs/api.md#idempotency), whatever the request says by now.
-4. An exception: bytes that certainly created nothing (never sent, or only refused) are made anew, with a new key, when
-   the URL of a source in them expires in less than a minute. A key that was given stays.
+3. The recorded body is the body that is sent (docs/api.md#idempotency), whatever the request says by now.
+4. An exception: the body is rebuilt, with a new key, if no attempt can have been accepted and the URL of a source in it
+   expires in less than a minute. A key that was given stays.
 """
 
 import hashlib
