@@ -193,7 +193,7 @@ class Poller:
         except SoundpieceError as error:
             if judge_read(error) is Verdict.RAISE:
                 raise error.about(handle, operation=known) from None
-            logger.info("%s: no answer: %s", handle, error)
+            logger.info("%s: no response: %s", handle, error)
             watch.fault = str(error)
             return None
         return self._decide(watch, reading)[1]

@@ -151,7 +151,7 @@ class Transport:
         attempts: Attempts | None = None,
         budget: Budget | None = None,
     ) -> T:
-        """Send a call until there is a final answer: here, and only here, submits and single reads are retried.
+        """Send a call until there is a final response: here, and only here, submits and single reads are retried.
 
         Args:
             call: what to send.

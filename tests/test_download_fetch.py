@@ -38,8 +38,8 @@ async def test_a_stalled_stream_is_resumed(tmp_path: Path) -> None:
     ("default", "reason"),
     [
         (ScriptedResponse(status=503), "busy"),
-        (ScriptedResponse(cut=0), "no usable answer"),
-        (ScriptedResponse(etag=None, cut=1_000), "no usable answer"),
+        (ScriptedResponse(cut=0), "no usable response"),
+        (ScriptedResponse(etag=None, cut=1_000), "no usable response"),
     ],
 )
 async def test_patience_ends(tmp_path: Path, default: ScriptedResponse, reason: str) -> None:

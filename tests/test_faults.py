@@ -183,7 +183,7 @@ async def test_a_renewal_survives_everything() -> None:
 async def test_a_stream_says_what_happened(name: str) -> None:
     """An output host that sends no headers is an error soon, without the signature; the downloader resumes."""
     async with RawApi(FAULTS[name]) as api, opened(attrs.evolve(settings(api.url), timeouts=SHORT)) as session:
-        with anyio.fail_after(30), pytest.raises(TransportError, match="no usable answer") as caught:
+        with anyio.fail_after(30), pytest.raises(TransportError, match="no usable response") as caught:
             async with session._engine.transport.stream(f"{api.url}/a.flac?sig=secret"):
                 pytest.fail("there was no answer")
         assert "secret" not in repr(caught.value) + repr(caught.value.__cause__)
@@ -196,7 +196,7 @@ async def test_nobody_there() -> None:
         async with opened(settings(url)) as session:
             handle = Handle("create.new_fx", "op_1")
             for call in (session.submit(fx()), session.refresh(handle)):
-                with pytest.raises(TransportError, match="no usable answer: cannot connect to"):
+                with pytest.raises(TransportError, match="no usable response: cannot connect to"):
                     await call
             with pytest.raises(WaitTimeout):
                 await session.wait(handle, timeout=0.1)
@@ -211,7 +211,7 @@ async def test_a_certificate_nobody_vouches_for_is_refused() -> None:
             await session.submit(fx())
         assert api.requests == []
     async with RawApi() as api, opened(settings(api.url.replace("http:", "https:"))) as session:
-        with pytest.raises(TransportError, match="no usable answer"):  # and one that speaks no TLS at all
+        with pytest.raises(TransportError, match="no usable response"):  # and one that speaks no TLS at all
             await session.submit(fx())
         assert api.requests == []
 

@@ -48,8 +48,8 @@ def tls(reason: str) -> ssl.SSLError:
         (TimeoutError(), "timeout", True, "timed out"),
         (aiohttp.ClientConnectionError("Server disconnected"), "drop", True, "Server disconnected"),
         (aiohttp.ClientConnectionError(), "drop", True, "ClientConnectionError"),
-        (aiohttp.InvalidURL("http://h/?sig=SECRET"), "answer", True, "InvalidURL"),
-        (response("odd SECRET"), "answer", True, "it cannot be read: 10 characters, not shown"),
+        (aiohttp.InvalidURL("http://h/?sig=SECRET"), "response", True, "InvalidURL"),
+        (response("odd SECRET"), "response", True, "it cannot be read: 10 characters, not shown"),
         (response("b'\\x15\\x03\\x03"), "address", True, "the server uses TLS"),
         (
             response("x", kind=aiohttp.ClientHttpProxyError, status=407),

@@ -134,9 +134,9 @@ async def test_waiting_for_the_rate_limit_uses_up_no_budget() -> None:
         (http(b'{"detail": "no"}', status="400 Bad"), BadRequest, "no"),
         (http(b'{"detail": {"credits": 0}}', status="402 Pay"), InsufficientCredits, "top up"),
         (http(b"", status="503 Busy"), ServerError, "503"),
-        (b"", TransportError, "no usable answer"),
-        (b"rubbish\r\n\r\n", TransportError, "no usable answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", TransportError, "no usable answer"),
+        (b"", TransportError, "no usable response"),
+        (b"rubbish\r\n\r\n", TransportError, "no usable response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", TransportError, "no usable response"),
     ],
 )
 async def test_everything_the_network_can_say_is_one_of_our_errors(
@@ -165,7 +165,7 @@ async def test_nobody_there_is_a_transport_error(sim: Simulator) -> None:
     """Refused connections and names that do not resolve."""
     for url in ("http://127.0.0.1:9", "https://nobody.invalid"):
         async with Session(settings(sim, base_url=url, **IMPATIENT)) as session:
-            with pytest.raises(TransportError, match="no usable answer"):
+            with pytest.raises(TransportError, match="no usable response"):
                 await session.submit(fx())
 
 

@@ -61,7 +61,7 @@ async def test_what_cannot_be_read_is_said_and_not_tried_for_minutes(name: str) 
         with anyio.fail_after(30), pytest.raises(TransportError, match="it cannot be read") as caught:
             await session.submit(fx(1))
         assert told in str(caught.value)
-        assert caught.value.kind == "answer"
+        assert caught.value.kind == "response"
         assert len(api.puts) == 4
         assert KEY not in str(caught.value)
         assert "SECRET" not in str(caught.value)

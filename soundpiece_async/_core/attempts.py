@@ -145,8 +145,8 @@ class Health:
             if blocked and self._blocked == self._answers >= BLOCKED_AFTER:
                 error.stops_run = True
             return False
-        self.reached = self.reached or (error.sent and error.kind not in ("address", "answer"))
-        silent = not error.sent or error.kind in ("address", "answer") or not self.heard
+        self.reached = self.reached or (error.sent and error.kind not in ("address", "response"))
+        silent = not error.sent or error.kind in ("address", "response") or not self.heard
         self._silent += silent
         return silent and self._silent == 2  # one may be chance
 
@@ -301,7 +301,7 @@ def retry_bounds(error: SoundpieceError, *, reached: bool, refused: bool = False
         refused: whether it refuses a read.
     """
     match error:
-        case TransportError(kind="answer") | DecodeError():
+        case TransportError(kind="response") | DecodeError():
             return RetryBounds(unreadable=UNREADABLE_TIMES)
         case ApiError() if refused:
             return RetryBounds(unreadable=UNREADABLE_TIMES)
@@ -315,8 +315,8 @@ def retry_bounds(error: SoundpieceError, *, reached: bool, refused: bool = False
 def doubt_error(error: ApiError) -> TransportError:
     """Return the error for a submit that may have been accepted, and whose repeats are refused."""
     failure = TransportError(
-        f"{error}; but an earlier attempt with this key got no usable answer and may have been accepted: send the same"
-        " object (or key) again later, and no new one",
+        f"{error}; but an earlier attempt with this key got no usable response and may have been accepted: send the"
+        " same object (or key) again later, and no new one",
         kind="refused",
         retry_after=error.retry_after,
     )

@@ -38,7 +38,7 @@ from soundpiece_async._core.requests import Handle
 
 E = TypeVar("E", bound="SoundpieceError")
 
-FailureKind: TypeAlias = Literal["address", "connect", "drop", "timeout", "answer", "body", "refused"]
+FailureKind: TypeAlias = Literal["address", "connect", "drop", "timeout", "response", "body", "refused"]
 
 
 class SoundpieceError(Exception):
@@ -117,9 +117,9 @@ class TransportError(SoundpieceError):
         passing: this machine was short of descriptors, buffers or memory; waiting helps, and is no failed attempt.
         stale: the host closed a connection it had kept open, in the moment it was used again.
         kind: what went wrong: ``"address"`` (no such name, its certificate is not trusted, or it does not use TLS:
-            probably a setting), ``"connect"`` (no connection), ``"drop"``, ``"timeout"``, ``"answer"`` (one that is not
-            HTTP, or in an encoding that is not installed), ``"body"`` (a 2xx that is not JSON), or ``"refused"`` (an
-            attempt may have been accepted, and its repeats are refused; the refusal is the ``__cause__``).
+            probably a setting), ``"connect"`` (no connection), ``"drop"``, ``"timeout"``, ``"response"`` (one that is
+            not HTTP, or in an encoding that is not installed), ``"body"`` (a 2xx that is not JSON), or ``"refused"``
+            (an attempt may have been accepted, and its repeats are refused; the refusal is the ``__cause__``).
     """
 
     retryable: ClassVar[bool] = True

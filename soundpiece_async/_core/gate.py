@@ -214,7 +214,8 @@ class Gate:
         Args:
             ticket: The ticket to release.
             now: Seconds.
-            sent: The request had already left: its permit is spent, and its missing answer says nothing of the service.
+            sent: The request had already left: its permit is spent, and its missing response says nothing of the
+                service.
         """
         if ticket.state is _TicketState.QUEUED:
             del self._queues[ticket.priority][ticket]
@@ -261,7 +262,7 @@ class Gate:
             retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
                 unusable response: applied here while requests go one at a time, and otherwise by the caller.
             jitter: A random number in [0, 1), for the pause.
-            usable: False for no answer, an unreadable one or a 5xx.
+            usable: False for no response, an unreadable one or a 5xx.
         """
         was_probe = ticket is self._probe
         self._finish(ticket)

@@ -67,7 +67,7 @@ class JobState(StrEnum):
     PLANNED = "planned"
     """Its key and body are fixed; no PUT has left."""
     SENDING = "sending"
-    """A PUT may have left; no answer is known."""
+    """A PUT may have left; no response is known."""
     SUBMITTED = "submitted"
     """The service gave an operation id."""
     READY = "ready"

@@ -54,7 +54,7 @@ class Watched(Generic[K]):
         last_turn: when it last had a turn, even one that failed.
         forgotten: it has no waiter any more, while a poll is in flight.
         hold_unconfirmed: its latest long poll was answered too soon to tell whether it was held.
-        hold_broken: its latest long poll was broken off, and no answer came since.
+        hold_broken: its latest long poll was broken off, and no response came since.
         backoff_until: when its latest backoff ends, or ended.
     """
 

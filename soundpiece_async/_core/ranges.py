@@ -44,7 +44,7 @@ class RemoteFile:
     """What the host has said of the file whose first bytes are here.
 
     Attributes:
-        etag: a strong one, or None; only under one may bytes of two answers be joined.
+        etag: a strong one, or None; only under one may bytes of two responses be joined.
         size: in bytes, or None.
         ended: the last body ended with its connection and nothing says whether it was whole (rule 5).
     """

@@ -129,7 +129,7 @@ class HttpClient:
         try:
             with self._timeouts(timeout).start():
                 response = await self._send(call)
-                body = _unpack(response, await _read_answer(response))
+                body = _unpack(response, await _read_body(response))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = self._to_error(str(call), error, redact=self._redact)
         else:
@@ -226,7 +226,9 @@ class HttpClient:
         if isinstance(refused, RefusedAddressError):
             return OutputRefused(f"{what}: refused: {refused.strerror}")
         if isinstance(error, aiohttp.ClientPayloadError):
-            return TransportError(f"{what}: no usable answer: the body was cut off")  # the cause may quote the request
+            return TransportError(
+                f"{what}: no usable response: the body was cut off"
+            )  # the cause may quote the request
         return self._to_error(what, error)
 
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
@@ -245,7 +247,7 @@ class HttpClient:
         return ApiResponse(response.status, headers, body.replace(key.encode(), mark.encode()))
 
 
-async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read a whole response, whose last byte releases its connection; ``async with`` would cost a tenth of a submit."""
     announced, size = response.content_length or 0, 0
     blocks: list[bytes] = []
@@ -280,7 +282,7 @@ async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes
             yield block
             block = await response.content.readany()
     except aiohttp.ClientPayloadError:
-        failure = TransportError(f"{what}: no usable answer: the body was cut off")  # the cause may quote the request
+        failure = TransportError(f"{what}: no usable response: the body was cut off")  # the cause may quote the request
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         failure = to_transport_error(what, error)
     else:

@@ -49,7 +49,7 @@ def to_transport_error(what: str, error: Exception, *, redact: Callable[[str], s
     """
     kind, why = _classify(error, redact)
     return TransportError(
-        f"{what}: no usable answer: {why}",
+        f"{what}: no usable response: {why}",
         sent=not isinstance(error, NOT_SENT),
         kind=kind,
         stale=isinstance(error, StaleConnection),
@@ -83,7 +83,7 @@ def _classify(error: Exception, redact: Callable[[str], str]) -> tuple[FailureKi
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return _classify_response(error, redact)
         case ValueError() if not isinstance(error, OSError):
-            return "answer", type(error).__name__  # a URL, as a rule, which its text repeats
+            return "response", type(error).__name__  # a URL, as a rule, which its text repeats
     return "drop", redact_text(str(error)) if str(error) else type(error).__name__
 
 
@@ -96,9 +96,9 @@ def _classify_response(
         case aiohttp.ClientResponseError() if _TLS_ALERT in error.message:
             return "address", "the server uses TLS: the base URL must begin with https"
         case aiohttp.ClientResponseError():
-            return "answer", f"it cannot be read: {redact(error.message)}"
+            return "response", f"it cannot be read: {redact(error.message)}"
         case AnswerUnreadable():
-            return "answer", f"it cannot be read: {error}"
+            return "response", f"it cannot be read: {error}"
     return "drop", f"the body was cut off: {redact(str(error))}"
 
 

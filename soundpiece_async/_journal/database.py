@@ -88,7 +88,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
     (
         "ALTER TABLE piece ADD COLUMN echo_differences TEXT",  # JSON: names of members that came back otherwise
-        # 0.1.0 gave operations up for an echo: that of another key belongs to another request, so the PUT has no answer
+        # 0.1.0 gave operations up for an echo: that of another key is of another request, so the PUT has no response
         """
         UPDATE piece SET state = 'sending', operation = NULL, operation_seal = NULL, created_at = NULL,
             submitted_at = NULL, ended_at = NULL, error_kind = NULL, error_code = NULL, error_text = NULL,

@@ -102,7 +102,7 @@ class Refusal:
     """What the service refused to one of the processes that work on a run, and would refuse to others (401, 402, 403).
 
     Attributes:
-        status: of the HTTP answer.
+        status: of the HTTP response.
         key: a digest of the API key.
         at: when, by the store's clock.
     """

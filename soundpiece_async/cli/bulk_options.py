@@ -97,7 +97,7 @@ class RunPolicy:
 
     Args:
         retry_failed: run failed jobs again with new keys (charges again); no other option generates new keys.
-        resubmit_uncertain: resend jobs that were sent over a day ago without an answer, or that the service no longer
+        resubmit_uncertain: resend jobs that were sent over a day ago without a response, or that the service no longer
             knows; they may be charged twice.
         fail_fast: stop submitting after the first failure.
         max_failures: stop submitting after this many failures.

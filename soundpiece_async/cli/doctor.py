@@ -117,7 +117,7 @@ async def check_service() -> list[Check]:
     started = anyio.current_time()
     async with HttpClient(settings) as http:
         try:
-            answer = await http.fetch(
+            response = await http.fetch(
                 ApiRequest("GET", f"/v1/create.new_fx?id={UNKNOWN}", None, UNKNOWN), timeout=TIMEOUT
             )
         except TransportError as error:
@@ -125,7 +125,7 @@ async def check_service() -> list[Check]:
             return [Check(name="service", ok=False, found=str(error), advice=advice)]
     took = anyio.current_time() - started
     has_key = settings.api_key != STAND_IN
-    return [read_status(answer.status, seconds=took, has_key=has_key), *read_clock(answer.headers.get("date"))]
+    return [read_status(response.status, seconds=took, has_key=has_key), *read_clock(response.headers.get("date"))]
 
 
 def read_status(status: int, *, seconds: float, has_key: bool) -> Check:

@@ -36,7 +36,7 @@ class Clock:
             self.catch_up()
 
     def catch_up(self) -> float:
-        """End what is due, so that answers never lag behind the alarm; gives the time, in the loop's seconds."""
+        """End what is due, so that responses never lag behind the alarm; gives the time, in the loop's seconds."""
         now = anyio.current_time()
         for operation in self.world.advance(now):
             ended = self._waiters.pop(operation.id, None)

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. A fault strikes BEFORE the request takes effect, or AFTER it did, when only the answer is lost or spoilt. The
+1. A fault strikes BEFORE the request takes effect, or AFTER it did, when only the response is lost or spoilt. The
    difference is what idempotency is for (docs/api.md#idempotency).
 2. Shares are drawn from one seeded generator in order of arrival; an injected fault takes precedence over a random one.
 3. Bodies are cut by closing the connection in good order, so that exactly the bytes before the cut arrive; resets are
@@ -50,9 +50,9 @@ class Fault(StrEnum):
     RESET_BEFORE = "reset_before"
     """The connection is reset before any effect."""
     RESET_AFTER = "reset_after"
-    """The connection is reset after the request took effect, without an answer."""
+    """The connection is reset after the request took effect, without a response."""
     STALL = "stall"
-    """The answer comes `seconds` late; a download stops half way (or `at` a byte) for as long, then goes on."""
+    """The response comes `seconds` late; a download stops half way (or `at` a byte) for as long, then goes on."""
     CUT = "cut"
     """The connection is closed after `at` bytes of the body, or half of it."""
     CORRUPT = "corrupt"

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. A request is in the log from the moment its head arrived, and open until its answer is ready or its client gone.
+1. A request is in the log from the moment its head arrived, and open until its response is ready or its client gone.
 2. The hook sees it before anything takes effect.
 3. Every request runs in a cancel scope of its own, so that closing ends those that are held.
 """

@@ -10,9 +10,9 @@ import attrs
 class ReceivedRequest:
     """One request as it arrived; what is not known yet is filled in as it is answered.
 
-    `arrived` is the loop's time and `held` the seconds until the answer was sent or the client had gone, both in real
+    `arrived` is the loop's time and `held` the seconds until the response was sent or the client had gone, both in real
     seconds. `status` stays None when nothing was answered. `authorized` says that an Authorization header was there at
-    all, valid or not. `json` is the decoded body, None without one. `sent` counts the bytes of the answer, and
+    all, valid or not. `json` is the decoded body, None without one. `sent` counts the bytes of the response, and
     `earlier` the requests before this one with the same method for the same key, operation or file.
     """
 

@@ -11,7 +11,7 @@ from soundpiece_async.simulator.faults import ActiveFault, Fault
 
 @attrs.frozen(kw_only=True)
 class Response:
-    """One answer, whole, before it is sent or spoilt."""
+    """One response, whole, before it is sent or spoilt."""
 
     status: int = 200
     body: bytes | memoryview = attrs.field(default=b"", repr=False)

@@ -211,7 +211,7 @@ def test_what_a_short_idle_timeout_looks_like(error: SoundpieceError, *, cut: bo
         ("connect", False, RetryBounds(seconds=UNREACHED_SECONDS), RetryBounds()),
         ("drop", True, RetryBounds(), RetryBounds()),
         ("timeout", True, RetryBounds(), RetryBounds()),
-        ("answer", True, RetryBounds(unreadable=UNREADABLE_TIMES), RetryBounds(unreadable=UNREADABLE_TIMES)),
+        ("response", True, RetryBounds(unreadable=UNREADABLE_TIMES), RetryBounds(unreadable=UNREADABLE_TIMES)),
     ],
 )
 def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: RetryBounds, later: RetryBounds) -> None:
@@ -228,7 +228,7 @@ def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
     health = Health()
     for kind in ("address", "connect"):
         health.fail(TransportError("x", kind=kind, sent=False))
-    health.fail(TransportError("SSH", kind="answer"))
+    health.fail(TransportError("SSH", kind="response"))
     assert not health.reached
     for reaching in (TransportError("x", kind="drop"), TransportError("x", kind="timeout"), refusal(500)):
         health = Health()
@@ -244,7 +244,7 @@ def test_silence_is_told_once() -> None:
     health.answered()
     assert [health.fail(silent), health.fail(TransportError("x")), health.fail(silent)] == [False, False, True]
     health.fail(refusal(500))
-    assert [health.fail(TransportError("x", kind="answer")) for _ in range(2)] == [False, True]
+    assert [health.fail(TransportError("x", kind="response")) for _ in range(2)] == [False, True]
 
 
 def test_as_long_as_nothing_ever_answered_drops_and_timeouts_are_silence_too() -> None:

@@ -109,24 +109,24 @@ class Client:
         while True:
             started = anyio.current_time()
             try:
-                answer = await self._http.fetch(call, timeout=_TIMEOUT)
+                response = await self._http.fetch(call, timeout=_TIMEOUT)
             except TransportError as error:
-                why = str(error).rpartition("no usable answer: ")[2]
+                why = str(error).rpartition("no usable response: ")[2]
                 return Reply(status=0, headers={}, data=why, seconds=anyio.current_time() - started)
             seconds = anyio.current_time() - started
-            if answer.status != 429 or patience <= 0:  # too many requests
-                return _read(answer, seconds)
+            if response.status != 429 or patience <= 0:  # too many requests
+                return _read(response, seconds)
             self.limited += 1
-            pause = retry.retry_after(answer.headers.get("retry-after"), date=answer.headers.get("date")) or 1.0
+            pause = retry.retry_after(response.headers.get("retry-after"), date=response.headers.get("date")) or 1.0
             await anyio.sleep(min(pause, patience))
             patience -= max(pause, 1.0)
 
 
-def _read(answer: ApiResponse, seconds: float) -> Reply:
-    data, plain = answer.body.decode("utf-8", "replace"), False
+def _read(response: ApiResponse, seconds: float) -> Reply:
+    data, plain = response.body.decode("utf-8", "replace"), False
     with suppress(ValueError):
-        data = codec.decode_response(answer.body)
+        data = codec.decode_response(response.body)
     with suppress(ValueError):
-        codec.decode_json(answer.body)
+        codec.decode_json(response.body)
         plain = True
-    return Reply(status=answer.status, headers=answer.headers, data=data, seconds=seconds, plain=plain)
+    return Reply(status=response.status, headers=response.headers, data=data, seconds=seconds, plain=plain)

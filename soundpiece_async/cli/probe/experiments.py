@@ -165,8 +165,8 @@ class Experiments:
             await anyio.sleep(self._pause)
         self._findings.add("GETs just after the PUT", ", then ".join(statuses), "200")
         echoed = str(reply.members.get("id", MISSING))
-        same = "as in the answer to the PUT" if echoed == identity else show_form(echoed)
-        self._findings.add("id in a GET", same, "as in the answer to the PUT")
+        same = "as in the response to the PUT" if echoed == identity else show_form(echoed)
+        self._findings.add("id in a GET", same, "as in the response to the PUT")
         elsewhere = await self._client.get(SAMPLE, identity)
         self._findings.add(
             "GET of an id on another route (U4)",

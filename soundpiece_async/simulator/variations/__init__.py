@@ -1,7 +1,7 @@
 """Variations: behaviour that the documentation of the service leaves open.
 
 1. A variation is written NAME=VALUE; the tables hold what there is, and nothing else is accepted.
-2. Each is a small function at one seam: the operation object, its envelope, a refusal, the answer just before it is
+2. Each is a small function at one seam: the operation object, its envelope, a refusal, the response just before it is
    sent, the file behind an output, the webhook just before it is signed.
 3. They combine, in the order of the tables, unless one would undo another: then both are refused.
 """
@@ -73,14 +73,14 @@ class Variations:
         return documented if make is None else make(rng)
 
     def answer_instead(self, request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
-        """Return the answer to a request that is not to take effect, the first there is."""
+        """Return the response to a request that is not to take effect, the first there is."""
         for variation in self.chosen.values():
             if variation.instead is not None and (response := variation.instead(request, operation)) is not None:
                 return response
         return None
 
     def change_response(self, response: Response, request: ReceivedRequest) -> Response:
-        """Change an answer before it is sent."""
+        """Change a response before it is sent."""
         for variation in self.chosen.values():
             if variation.response is not None:
                 response = variation.response(response, request)

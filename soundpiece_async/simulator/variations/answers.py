@@ -138,7 +138,7 @@ def _conflict(response: Response, request: ReceivedRequest) -> Response:
 
 
 def _respell(change: Callable[[str], str]) -> Callable[[Response, ReceivedRequest], Response]:
-    """Write an id in the answer to a GET otherwise than it was asked for."""
+    """Write an id in the response to a GET otherwise than it was asked for."""
 
     def respell(response: Response, request: ReceivedRequest) -> Response:
         asked = request.query.get("id")
@@ -151,7 +151,7 @@ def _respell(change: Callable[[str], str]) -> Callable[[Response, ReceivedReques
 
 
 def _wrap(write: Callable[[bytes], bytes]) -> Callable[[Response, ReceivedRequest], Response]:
-    """Write the JSON of an answer of the API otherwise."""
+    """Write the JSON of a response of the API otherwise."""
 
     def wrap(response: Response, _: ReceivedRequest) -> Response:
         if (
@@ -198,7 +198,7 @@ ANSWERS: Table = {
         ),
         "502": Variation(
             part="submit.first",
-            meaning="the first PUT of a key is accepted, its answer lost",
+            meaning="the first PUT of a key is accepted, its response lost",
             response=_lose_first_answer,
         ),
         "503": Variation(
@@ -211,7 +211,7 @@ ANSWERS: Table = {
         **{
             str(status): Variation(
                 part="repeat.progress",
-                meaning="the answer to a repeat while the operation is in progress",
+                meaning="the response to a repeat while the operation is in progress",
                 instead=_refuse_repeats(status, _IN_PROGRESS),
             )
             for status in (408, 409, 422, 423, 425, 499)

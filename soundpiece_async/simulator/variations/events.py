@@ -11,7 +11,7 @@ from soundpiece_async.simulator.webhooks import Event
 
 
 def _envelop(event: Event) -> Event:
-    """Put the data into the envelope of the GET's answer."""
+    """Put the data into the envelope of the GET's response."""
     body = json.loads(event.body)
     envelope = ROUTES[body["type"].rpartition(".")[0]].envelope
     return attrs.evolve(event, body=json.dumps({**body, "data": {envelope: body["data"]}}).encode())

@@ -19,13 +19,13 @@ class Variation:
     Each function belongs to one seam; a variation without any is a switch, which one place asks for by its name.
 
     Attributes:
-        part: The part of an answer it decides, dotted: of two variations that decide the same part, or a part of the
+        part: The part of a response it decides, dotted: of two variations that decide the same part, or a part of the
             other's part, one would undo the other.
         meaning: What the service does, in words.
         document: Change the operation object, which is fresh each time, before it is put into an envelope or a webhook.
         envelope: Build the body of a 200 from the operation object and the documented name of its envelope.
         identity: Make the id of a new operation.
-        instead: Build the answer to a request that is not to take effect, or None; given the operation it is about.
+        instead: Build the response to a request that is not to take effect, or None; given the operation it is about.
         response: Change a response just before it is sent.
         audio: Change the file behind an output; runs in a worker thread.
         event: Change a webhook before it is signed.
