@@ -226,9 +226,8 @@ class HttpClient:
         if isinstance(refused, RefusedAddressError):
             return OutputRefused(f"{what}: refused: {refused.strerror}")
         if isinstance(error, aiohttp.ClientPayloadError):
-            return TransportError(
-                f"{what}: no usable response: the body was cut off"
-            )  # the cause may quote the request
+            why = "the body was cut off"  # the cause may quote the request
+            return TransportError(f"{what}: no usable response: {why}")
         return self._to_error(what, error)
 
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:

@@ -16,16 +16,16 @@ from soundpiece_async.simulator.operations import ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Response
 from soundpiece_async.simulator.schema import Document
-from soundpiece_async.simulator.variations.answers import ANSWERS, HOLDS, Hold
 from soundpiece_async.simulator.variations.documents import DOCUMENTS
 from soundpiece_async.simulator.variations.events import EVENTS
 from soundpiece_async.simulator.variations.files import FILES
+from soundpiece_async.simulator.variations.responses import HOLDS, RESPONSES, Hold
 from soundpiece_async.simulator.variations.variation import Table, Variation
 from soundpiece_async.simulator.webhooks import Event, read_secret
 
 __all__ = ["TABLE", "Variations", "read_variations"]
 
-TABLE: Table = {**DOCUMENTS, **ANSWERS, **FILES, **EVENTS}
+TABLE: Table = {**DOCUMENTS, **RESPONSES, **FILES, **EVENTS}
 Given = Mapping[str, str | Iterable[str]] | Iterable[str]
 """Variations as a caller writes them: {"echo": "strip"}, {"echo": ["strip", "nfc"]} or ["echo=strip", "echo=nfc"]."""
 

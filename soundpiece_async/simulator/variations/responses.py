@@ -169,7 +169,7 @@ _ID = re.compile(r'"(?:_?id|operation_id|request_id|uuid|name)":"(?:operations/)
 _IN_PROGRESS = "A request with this idempotency_key is in progress"
 _READS = (302, 400, 404, 405, 408, 409, 421, 422, 423, 425, 499, 500, 503)
 
-ANSWERS: Table = {
+RESPONSES: Table = {
     "envelope": {
         value: Variation(part="envelope", meaning=meaning, envelope=build)
         for value, (meaning, build) in _ENVELOPE.items()
