@@ -6,7 +6,7 @@ What happens when a field is missing from a response (absent, null or empty), or
 ``id`` of a poll       not needed: it is that of the handle
 ``id`` of a PUT        taken from a header or the location if one has it, else ``DecodeError`` (``wire.py``)
 ``status``             counts as running; with outputs or an error, two reads ``AGREE_AFTER`` seconds apart must agree
-outputs, when ready    read again ``AGREE_AFTER`` seconds later; if there still are none, ``wait`` raises ``NotReady``
+outputs, when ready    read again ``AGREE_AFTER`` seconds later; else ``wait`` raises ``NotReady``
 ``url`` of an output   that output is left out, with a warning
 any other              missing: None, silently; malformed: None, with one warning per session (``Note``)
 =====================  ===============================================================================================
