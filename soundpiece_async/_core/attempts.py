@@ -2,7 +2,7 @@
 
 1. A submit is one operation for its key, so that repeating it is safe. After an attempt that *may have been
    accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
-   attempt (docs/api.md#refused-repeats): only 401, 402 and 403, which are about the account, are final then.
+   attempt (docs/api.md#rejected-repeats): only 401, 402 and 403, which are about the account, are final then.
 2. A refusal of a read does not end the operation. A status that means "not now" is retried later, for as long as the
    caller waits. An operation is *unknown* only when the service has stated it ``STREAK_TIMES`` times over
    ``STREAK_SECONDS``; any other refusal, and a response without an operation or with another one, ends a wait only when

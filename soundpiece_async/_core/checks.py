@@ -58,7 +58,7 @@ def check_in_flight(limit: object) -> None:
 
 
 def check_output(what: object) -> Output:
-    """Return an output; TypeError for anything else, and for one constructed from invalid members."""
+    """Return an output; TypeError for anything else, and for one constructed from invalid fields."""
     if not isinstance(what, Output):
         raise TypeError(f"expected an Output, got {type(what).__name__}")
     if wrong := _find_output_fault(what):
@@ -70,7 +70,7 @@ def check_request(value: object) -> None:
     """Refuse an object that is no request, or contains an invalid output; even with ``Settings(validate=False)``.
 
     Raises:
-        InvalidRequest: the field is ``request``, or the member with the output.
+        InvalidRequest: the field is ``request``, or the field with the output.
     """
     if not isinstance(value, Request) or not isinstance(getattr(value, "route", None), str):
         raise InvalidRequest(f"not a request: {type(value).__name__}; use one of the eight classes", field="request")
@@ -107,7 +107,7 @@ def validate(request: Request) -> None:
     """Check a request against the rules of the API (docs/api.md#requests).
 
     Raises:
-        InvalidRequest: with the member at fault in ``field``.
+        InvalidRequest: with the field at fault in ``field``.
     """
     for field, wrong in violations(request):
         raise InvalidRequest(f"{request.route}: {field} {wrong}; nothing was sent", field=field)

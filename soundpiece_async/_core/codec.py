@@ -33,7 +33,7 @@ def encode_request(request: Request) -> bytes:
     documented as nullable (docs/api.md#request-fields).
 
     Raises:
-        InvalidRequest: a member has no JSON form (NaN, infinity, a lone surrogate, an object of another type).
+        InvalidRequest: a field has no JSON form (NaN, infinity, a lone surrogate, an object of another type).
     """
     kind: type = type(request)  # a plain class, which a cache may hold
     members = {

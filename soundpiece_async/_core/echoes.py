@@ -2,8 +2,8 @@
 
 Rules (docs/api.md#echoed-fields):
 
-1. Values are compared as JSON: 8 is 8.0, true is not 1, an object may have more members. A URL, and a key, count as
-   the same in each of their spellings. A member that is absent or null says nothing.
+1. Values are compared as JSON: 8 is 8.0, true is not 1, an object may have more fields. A URL, and a key, count as
+   the same in each of their spellings. A field that is absent or null says nothing.
 2. Another ``idempotency_key``, compared as a UUID, means that the response belongs to another request. No other
    difference means anything by itself: services trim, normalize, escape, round, clamp and rewrite what they echo.
 3. A difference is *slight* if that explains it. Under a key that the caller chose, one that is not may mean that the
@@ -26,14 +26,14 @@ _BLANKS = {"n": "\n", "r": "\r", "t": "\t"}
 class Difference:
     """A field that is echoed with another value; ``slight``: normalizing explains it (rule 3)."""
 
-    member: str
+    field: str
     slight: bool
 
 
 def compare(sent: Mapping[str, object], echoed: Mapping[str, object]) -> Iterator[Difference]:
     """Yield the differences between the fields of a request and their echo, except the callback URL.
 
-    That one is no member of an operation (docs/api.md#operation-fields).
+    That one is no field of an operation (docs/api.md#operation-fields).
     """
     for name, value in sent.items():
         echo = echoed.get(name)

@@ -52,14 +52,14 @@ class JobReference:
 
     @classmethod
     def parse(cls, members: Mapping[str, object]) -> "JobReference":
-        """Build a reference of the members of a JSON object.
+        """Build a reference of the fields of a JSON object.
 
         Raises:
-            ValueError: the members are not those of a reference; the message says why.
+            ValueError: the fields are not those of a reference; the message says why.
         """
         foreign = [name for name in members if name not in ("job", "output", "kind")]
         if foreign:
-            raise ValueError(f"unknown member {foreign[0]!r}; a reference to a job has job, and output or kind")
+            raise ValueError(f"unknown field {foreign[0]!r}; a reference to a job has job, and output or kind")
         job, output, kind = members.get("job"), members.get("output"), members.get("kind")
         if not isinstance(job, str) or not job.strip():
             raise ValueError("job must be the id of another line")
@@ -129,7 +129,7 @@ class JobGraph:
         line: int,
         request: Request | None,
         *,
-        id: str | None = None,  # noqa: A002 - the member's name
+        id: str | None = None,  # noqa: A002 - the field's name
         reference: JobReference | None = None,
     ) -> int | None:
         """Add the job of a line, which must be above the lines added before.
@@ -207,7 +207,7 @@ class JobGraph:
             self._join()
         return self._lines[self._root(node)]
 
-    def _number(self, id: str) -> int:  # noqa: A002 - the member's name
+    def _number(self, id: str) -> int:  # noqa: A002 - the field's name
         number = self._ids.number(id)
         if number == len(self._defined):
             self._defined.append(_NONE)

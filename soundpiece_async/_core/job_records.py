@@ -9,7 +9,7 @@
    is *uncertain*. That is not stored: it follows from ``sending`` and the time.
 4. An operation that the service does not know any more is uncertain as well; that is stored, with its id, which the
    next run asks for again before anything else.
-5. A job is identified by the digest of its route and members, and by which occurrence of that digest it is in the
+5. A job is identified by the digest of its route and fields, and by which occurrence of that digest it is in the
    run: two equal lines are two jobs, an edited line is a new one, an inserted line moves none of the others.
 6. The key is no part of the digest. A key that the user passed, and that was not generated here, is the whole identity
    by itself.
@@ -166,7 +166,7 @@ def describe_source(request: Request) -> str | None:
 
 
 def find_source(request: Request) -> Source | None:
-    """Return the audio that a request is made from: each route has one such member at most."""
+    """Return the audio that a request is made from: each route has one such field at most."""
     return next((found for name in SOURCE_FIELDS if (found := getattr(request, name, None))), None)
 
 
@@ -383,7 +383,7 @@ class JobIdentity:
     """The identity of a job (rules 5 and 6).
 
     Attributes:
-        digest: of route and members.
+        digest: of route and fields.
         occurrence: the n-th of that digest in this run, from 1; None: ``key`` was given.
         key: the key that was given; None: it was made, and the journal's own counts.
     """
@@ -396,11 +396,11 @@ class JobIdentity:
 def digest(request: Request) -> bytes:
     """Return a content digest of the request, excluding its key; the same in every process and version.
 
-    Members at their defaults count as absent, so that a member of a later version changes nothing. JSON values are
+    Fields at their defaults count as absent, so that a field of a later version changes nothing. JSON values are
     compared: 2 is 2.0. An ``Output`` counts by operation and number, because its URL is signed again each time.
 
     Raises:
-        InvalidRequest: a member has no JSON form.
+        InvalidRequest: a field has no JSON form.
     """
     members = {}
     for member in attrs.fields(type(request)):
@@ -423,7 +423,7 @@ def explicit_key(request: Request) -> str | None:
 
 @forget_arguments
 def _canonical_json(request: Request, name: str, value: object) -> str:
-    """Write a member as JSON of one form; sources by what they are, whole numbers without a fraction."""
+    """Write a field as JSON of one form; sources by what they are, whole numbers without a fraction."""
     match value:
         case Output():
             value = {"operation": str(value.handle), "index": value.index}

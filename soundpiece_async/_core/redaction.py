@@ -30,7 +30,7 @@ _SIGNING = re.compile(
     r"|hmac|jwt|key(?:[_-]?id)?|key-pair-id)(?:=|%3d)",
     re.IGNORECASE,
 )
-"""A member of a query that signs a URL, or opens something."""
+"""A parameter of a query that signs a URL, or opens something."""
 _KEY = re.compile(r"(spk|whsec)_[^\s<>\"'`]+")
 
 

@@ -30,7 +30,7 @@ def html_table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def html_cell(value: object) -> str:
-    """Return one value in HTML; the members of a list and the lines of lyrics below one another."""
+    """Return one value in HTML; the fields of a list and the lines of lyrics below one another."""
     text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
     return _escape(text).replace("\n", "<br>")
 

@@ -146,16 +146,14 @@ def parse_with_echo(
     parsed = parse_operation(found, handle, request=request)
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
     notes = tuple(
-        Note(
-            f"echo of {one.member}", f"{one.member} is echoed with another value than was sent; the operation continues"
-        )
+        Note(f"echo of {one.field}", f"{one.field} is echoed with another value than was sent; the operation continues")
         for one in differences
     )
     return attrs.evolve(
         parsed,
-        operation=attrs.evolve(parsed.operation, echo_differences=tuple(one.member for one in differences)),
+        operation=attrs.evolve(parsed.operation, echo_differences=tuple(one.field for one in differences)),
         notes=parsed.notes + notes,
-        suspicious=tuple(one.member for one in differences if not one.slight),
+        suspicious=tuple(one.field for one in differences if not one.slight),
     )
 
 
@@ -331,7 +329,7 @@ def require_ready(operation: AnyOperation) -> AnyOperation:
 
 
 def _read_fields(detail: object) -> tuple[FieldError, ...]:
-    """Return the errors of a 422, in the form of Pydantic; entries may have more or fewer members than documented."""
+    """Return the errors of a 422, in the form of Pydantic; entries may have more or fewer fields than documented."""
     entries = detail if isinstance(detail, list) else []
     return tuple(_read_field(entry) for entry in entries if isinstance(entry, dict))
 

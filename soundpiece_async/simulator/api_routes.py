@@ -1,7 +1,7 @@
 """The API's origin: eight routes, PUT to submit and GET to poll (docs/api.md).
 
 The order in which a request can be refused: unknown path (404), method (405), key (401), rate (429), body that is no
-JSON (400), members or parameters (422), a key used before (409), credits (402). The contract fixes the statuses, the
+JSON (400), fields or parameters (422), a key used before (409), credits (402). The contract fixes the statuses, the
 order is ours.
 """
 

@@ -31,7 +31,7 @@ class AudioOptions:
 def compose_tracks(
     route: Route, echo: JsonObject, *, source: Score | None, audio_options: AudioOptions, rng: random.Random
 ) -> tuple[ComposedTrack, ...]:
-    """Compose what a request asks for from its members, its source and the random numbers."""
+    """Compose what a request asks for from its fields, its source and the random numbers."""
     if source is not None:
         return _adapt(route, echo, source, variations=audio_options.n_variations, rng=rng)
     match route.name:

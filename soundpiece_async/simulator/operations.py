@@ -11,7 +11,7 @@ from soundpiece_async.simulator.signed_urls import IssuedUrl, write_time
 
 Status = Literal["processing", "ready", "failed"]
 FUTURE_MEMBERS: JsonObject = {"added_since": {"anything": [1, None, "more"]}}
-"""A member that no client knows: new members are no breaking change (docs/api.md#versioning)."""
+"""A field that no client knows: new fields are no breaking change (docs/api.md#versioning)."""
 
 
 class RefusalError(Exception):
@@ -71,7 +71,7 @@ def describe(
     links: list[tuple[OutputTrack, IssuedUrl]],
     future_members: JsonObject,
 ) -> Document:
-    """Return the operation object of an envelope or a webhook: every member, null where empty."""
+    """Return the operation object of an envelope or a webhook: every field, null where empty."""
     outputs = [{**_describe_output(track, link), **future_members} for track, link in links]
     single = operation.route.result == "output"
     failed = operation.failure if status == "failed" else None

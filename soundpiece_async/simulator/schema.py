@@ -4,7 +4,7 @@ Rules:
 
 1. Requests are read as strictly as the published schema: a numeral in quotes is no number, `wait=1` is no boolean.
 2. Refusals are lists of field errors as FastAPI writes them, all faults of a request at once (docs/api.md#http-errors).
-3. Unlisted members are ignored; whether the service does so too is unknown (docs/api.md#request-fields).
+3. Unlisted fields are ignored; whether the service does so too is unknown (docs/api.md#request-fields).
 4. Of the two bodies of a song or an instrumental exactly one must fit. A fault of the one that was sent is reported
    by its plain path, as the documentation does; when it is ambiguous which was meant, each path names its body.
 5. A check takes one decoded JSON value and returns it as the service would echo it, or raises `InvalidValueError`; it
@@ -35,7 +35,7 @@ _BLANK = re.compile(r"[\x00-\x20\x7f]")
 
 
 class InvalidValueError(Exception):
-    """An invalid value: `kind` is the stable code, `below` the path from the checked member inwards."""
+    """An invalid value: `kind` is the stable code, `below` the path from the checked field inwards."""
 
     def __init__(
         self, kind: str, message: str, *, context: Mapping[str, object] | None = None, below: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ def check_url(value: object, *, schemes: tuple[str, ...] = ("http", "https"), lo
 
 
 def check_source(value: object) -> dict[str, str]:
-    """Check an AudioSource: an object with a `url`; its other members are ignored."""
+    """Check an AudioSource: an object with a `url`; its other fields are ignored."""
     if not isinstance(value, dict):
         raise InvalidValueError(*NO_OBJECT)
     if "url" not in value:
@@ -241,7 +241,7 @@ _OPERATION_ID = re.compile(r"op_[0-9a-z]{26}")
 _ID_PATTERN = "^op_[0-9a-z]{26}$"
 _MISSING = InvalidValueError("missing", "Field required")
 ABSENT = object()
-"""Stands for a member, or a body, that was not sent."""
+"""Stands for a field, or a body, that was not sent."""
 
 
 class InvalidRequestError(Exception):
@@ -254,7 +254,7 @@ class InvalidRequestError(Exception):
 
 @attrs.frozen
 class Member:
-    """One member of a request body; an absent optional member is echoed as its default."""
+    """One field of a request body; an absent optional field is echoed as its default."""
 
     name: str
     check: Callable[[object], object]
@@ -263,9 +263,9 @@ class Member:
 
 @attrs.frozen(kw_only=True)
 class Route:
-    """One of the eight: its names on the wire, its members in the order of the echo, and how long it usually takes.
+    """One of the eight: its names on the wire, its fields in the order of the echo, and how long it usually takes.
 
-    `seconds` is the median processing time; `bodies` names the alternatives of a union body by the member that tells
+    `seconds` is the median processing time; `bodies` names the alternatives of a union body by the field that tells
     them apart.
     """
 
@@ -279,7 +279,7 @@ class Route:
 
 @attrs.frozen(kw_only=True)
 class Submission:
-    """A request body that fits its route; `echo` holds the route's own members with their defaults."""
+    """A request body that fits its route; `echo` holds the route's own fields with their defaults."""
 
     key: str
     callback_url: str | None
@@ -411,7 +411,7 @@ def _refuse_whole(route: Route, body: object) -> list[Document]:
 
 
 def _read(members: Iterable[Member], body: Mapping[str, object]) -> tuple[Document, list[Document]]:
-    """Return the values of the members that are valid, and a field error for each that is not."""
+    """Return the values of the fields that are valid, and a field error for each that is not."""
     values: Document = {}
     errors: list[Document] = []
     for member in members:

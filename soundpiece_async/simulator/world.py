@@ -4,7 +4,7 @@ Rules:
 
 1. Time comes in as `now`, the loop's seconds; the wall clock is `now` plus a constant. Nothing happens by itself:
    `advance` moves the world to `now`, and returns the operations that ended since.
-2. The outcome of an operation follows from the seed, the route, its members and the number of equal requests before
+2. The outcome of an operation follows from the seed, the route, its fields and the number of equal requests before
    it; not from its key, the port, or the order of unrelated requests. So runs repeat although keys are random.
 3. The key is looked up before the account is checked: a replay is free
    (docs/api.md#idempotency). A request refused with 402 does not use its key up.
@@ -46,7 +46,7 @@ _SPREAD = 0.5
 class World:
     """The state of the service; `durations` pins processing times in seconds, before `speed` divides them.
 
-    `forward` is a service of next year, with members, a status and a stem that no client knows
+    `forward` is a service of next year, with fields, a status and a stem that no client knows
     (docs/api.md#versioning).
     """
 
@@ -80,7 +80,7 @@ class World:
 
     @property
     def future_members(self) -> JsonObject:
-        """The members that no client knows; none unless `forward`."""
+        """The fields that no client knows; none unless `forward`."""
         return FUTURE_MEMBERS if self.forward else {}
 
     def wall(self, now: float) -> float:

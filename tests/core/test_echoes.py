@@ -216,7 +216,7 @@ def test_members_without_a_rule() -> None:
     """What was sent unvalidated is compared, too, and no value of it is an accident."""
     differences = list(compare({"source": {"uri": "x"}, "prompt": ["a"]}, {"source": {"uri": "y"}, "prompt": ["b"]}))
 
-    assert [(one.member, one.slight) for one in differences] == [("source", False), ("prompt", False)]
+    assert [(one.field, one.slight) for one in differences] == [("source", False), ("prompt", False)]
 
 
 @unhurried
@@ -239,5 +239,5 @@ def test_any_two_values(sent: Any, echoed: Any) -> None:
     """Whatever was sent and echoed can be compared."""
     for name in ("prompt", "source", "url", "idempotency_key"):
         for difference in compare({name: sent}, {name: echoed}):
-            assert difference.member == name
+            assert difference.field == name
     assert is_of_another(sent, echoed) in {True, False}

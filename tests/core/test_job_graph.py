@@ -49,7 +49,7 @@ def test_a_reference_names_a_job_and_one_of_its_outputs_or_all(
         ({"job": 7}, "job must be the id"),
         ({"job": " "}, "job must be the id"),
         ({"output": 0}, "job must be the id"),
-        ({"job": "bed", "stem": "drums"}, "unknown member 'stem'"),
+        ({"job": "bed", "stem": "drums"}, "unknown field 'stem'"),
         ({"job": "bed", "output": 0, "kind": "drums"}, "either output or kind"),
         ({"job": "bed", "kind": ""}, "kind must be text"),
         ({"job": "bed", "output": -1}, "output must be a number from 0"),

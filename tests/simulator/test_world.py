@@ -248,7 +248,7 @@ def test_shuffles_outputs() -> None:
 
 
 def test_speaks_of_the_future() -> None:
-    """With `forward` there are unknown members at every level, an unknown status at first and an unknown stem."""
+    """With `forward` there are unknown fields at every level, an unknown status at first and an unknown stem."""
     world = make_world(forward=True)
     operation = put(world, "adapt.separate_stems", {"source": FOREIGN})
 

@@ -128,9 +128,9 @@ class Experiments:
         add(f"created_at of {route}", show_time(found.get("created_at", MISSING)), "ISO 8601 with a zone")
         add(f"status of {route} at first", str(found.get("status")), "processing")
         changes = list(compare(body, found))
-        add(f"members of {route} that come back changed", "; ".join(changes) or "none", "none")
+        add(f"fields of {route} that come back changed", "; ".join(changes) or "none", "none")
         filled = sorted(found.keys() - body.keys() - _OWN)
-        add(f"members of {route} that were not sent", ", ".join(filled) or "none", _EXTRA.get(route, "none"))
+        add(f"fields of {route} that were not sent", ", ".join(filled) or "none", _EXTRA.get(route, "none"))
         echoed = found.get("idempotency_key")
         same = "the same" if echoed == key else show_form(found.get("idempotency_key", MISSING))
         add(f"idempotency_key of {route}", same, "the same")
@@ -333,7 +333,7 @@ class Experiments:
             ("a duration of a million seconds (U8)", FX, {**effect, "duration": 1e6}, "422"),
             ("neither prompt nor reference (U9)", INSTRUMENTAL, {}, "422"),
             ("prompt and reference (U9)", INSTRUMENTAL, {"prompt": "a", "reference": {"url": UNREACHABLE_URL}}, "422"),
-            ("a member nobody documented (U9)", FX, {**effect, "probe": 1}, ""),
+            ("a field nobody documented (U9)", FX, {**effect, "probe": 1}, ""),
             ("an explicit null (U9)", SAMPLE, {**effect, "loopable": None}, ""),
             ("markup in a prompt", FX, {**effect, "prompt": "<script>door</script>"}, "200"),
         ):

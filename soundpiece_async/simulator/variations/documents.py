@@ -23,7 +23,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _put(members: Document, name: str, value: object) -> None:
-    """Write a member; `ABSENT` leaves it out."""
+    """Write a field; `ABSENT` leaves it out."""
     if value is ABSENT:
         members.pop(name, None)
     else:
@@ -34,7 +34,7 @@ def _put(members: Document, name: str, value: object) -> None:
 
 
 def _echo(kind: type | tuple[type, ...], change: Callable[[Any], object]) -> Change:
-    """Change the echoed members whose value is of a kind; a boolean is no number."""
+    """Change the echoed fields whose value is of a kind; a boolean is no number."""
 
     def apply(document: Document, operation: ServerOperation) -> None:
         for name in operation.submission.echo:
@@ -57,7 +57,7 @@ def _drop_defaults(document: Document, operation: ServerOperation) -> None:
 
 
 def _fill_defaults(document: Document, operation: ServerOperation) -> None:
-    """Show the members of every route, and empty texts for those that were not sent."""
+    """Show the fields of every route, and empty texts for those that were not sent."""
     for name, value in {"callback_url": None, "loopable": False, "n_variations": 1}.items():
         document.setdefault(name, value)
     for name in ("lyrics", "prompt"):
@@ -134,10 +134,10 @@ _ECHO = {
         part="echo.objects", meaning="a source is its URL as text", document=_echo(dict, lambda source: source["url"])
     ),
     "defaults-dropped": Variation(
-        part="echo.defaults", meaning="members with their default are missing", document=_drop_defaults
+        part="echo.defaults", meaning="fields with their default are missing", document=_drop_defaults
     ),
     "defaults-filled": Variation(
-        part="echo.defaults", meaning="members that were not sent are filled in", document=_fill_defaults
+        part="echo.defaults", meaning="fields that were not sent are filled in", document=_fill_defaults
     ),
     "drop": Variation(part="echo", meaning="only `idempotency_key` is echoed", document=_drop_echo),
     "key-upper": Variation(part="key", meaning="`idempotency_key` is in capitals", document=_key(str.upper)),
@@ -174,7 +174,7 @@ def _find_outputs(document: Document, operation: ServerOperation) -> list[Docume
 
 
 def _output_member(name: str, change: Callable[[Any], object]) -> Change:
-    """Change a member of every output that has it."""
+    """Change a field of every output that has it."""
 
     def apply(document: Document, operation: ServerOperation) -> None:
         for output in _find_outputs(document, operation):
@@ -316,7 +316,7 @@ _OUTPUTS = {
     "texts-by-kind": Variation(
         part="outputs.shape", meaning="lists are objects, of links by kind", document=_outputs(_key_links)
     ),
-    "renamed": Variation(part="outputs.name", meaning="the member is `results`, or `result`", document=_rename_result),
+    "renamed": Variation(part="outputs.name", meaning="the field is `results`, or `result`", document=_rename_result),
 }
 
 
@@ -429,4 +429,4 @@ DOCUMENTS: Table = {
     "error": _ERROR,
     "id-in": _ID_IN,
 }
-"""Applied in this order: members of the outputs are changed before the outputs change their shape."""
+"""Applied in this order: fields of the outputs are changed before the outputs change their shape."""

@@ -18,7 +18,7 @@ def _envelop(event: Event) -> Event:
 
 
 def _flatten(event: Event) -> Event:
-    """Put the members of the operation beside the type."""
+    """Put the fields of the operation beside the type."""
     body = json.loads(event.body)
     return attrs.evolve(event, body=json.dumps({**body.pop("data"), **body}).encode())
 
@@ -42,7 +42,7 @@ def _stamp(write: Callable[[float], str]) -> Callable[[Event], Event]:
 EVENTS: Table = {
     "webhook": {
         "enveloped": Variation(part="webhook.body", meaning="`data` holds the envelope that a GET has", event=_envelop),
-        "flat": Variation(part="webhook.body", meaning="the members of `data` are beside `type`", event=_flatten),
+        "flat": Variation(part="webhook.body", meaning="the fields of `data` are beside `type`", event=_flatten),
         "capitals": Variation(part="webhook.type", meaning="`type` is as `CREATE:NEW_FX:READY`", event=_shout),
         "event": Variation(part="webhook.member", meaning="the type is under `event`", event=_rename),
         "ms": Variation(

@@ -148,7 +148,7 @@ FILES: Table = {
         **{
             str(status): Variation(
                 part="download.first",
-                meaning="the first GET of a file is refused, with `Retry-After: 1`",
+                meaning="the first GET of a file is rejected, with `Retry-After: 1`",
                 instead=_refuse_first(status),
             )
             for status in (429, 503)

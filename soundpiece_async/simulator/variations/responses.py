@@ -44,7 +44,7 @@ def _keep_beside(document: Document, _: str) -> Document:
 
 
 _ENVELOPE = {
-    "renamed": ("the member is `operation` on every route", lambda document, _: {"operation": document}),
+    "renamed": ("the field is `operation` on every route", lambda document, _: {"operation": document}),
     "beside": ("as `renamed`, beside another object that has an `id`", _keep_beside),
     "nested": ("the documented envelope within `data`", lambda document, name: {"data": {name: document}}),
     "deep": (
@@ -203,7 +203,7 @@ RESPONSES: Table = {
         ),
         "503": Variation(
             part="submit.first",
-            meaning="the first PUT of a key is refused, with `Retry-After: 1`",
+            meaning="the first PUT of a key is rejected, with `Retry-After: 1`",
             instead=_refuse_first_submit,
         ),
     },
