@@ -19,7 +19,7 @@
     ├── DownloadError
     │   └── CorruptAudio                   the bytes are not the FLAC they claim to be
     ├── JournalError
-    ├── SharedStoreError                   the store of the shared gate cannot be used as configured
+    ├── SharedStoreError                   the shared store cannot be used as configured
     └── WebhookError
 
 ``retryable`` is a class attribute and the whole retry table: true where sending the same bytes again may help.

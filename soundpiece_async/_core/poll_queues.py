@@ -3,13 +3,13 @@
 Ready operations are in buckets: one per route, kind and bin of age at the last poll. Within a bucket they differ only
 in when that was, so the head of the bucket is the one to poll, and ten thousand operations are some thirty candidates.
 
-The gain of a short poll, in seconds of lateness: with h the hazard at the operation's age and N the finishes to expect
-since the last poll,
+The gain of a short poll, in seconds of detection lag: with h the hazard at the operation's age and N the finishes to
+expect since the last poll,
 
     gain = N^2 / (2 h)
 
 While h is constant that is h tau^2 / 2, tau being the time since the last poll, the integral of (u - last) h(u) du:
-polling the largest one gives the least mean lateness for a given number of polls. Where the hazard falls it keeps
+polling the largest one gives the least mean detection lag for a given number of polls. Where the hazard falls it keeps
 growing: behind a mode, half of the operations may have finished, and there is nothing to wait for. Where it rises it
 lags: the mode is about to begin, and a poll is better spent inside it.
 """

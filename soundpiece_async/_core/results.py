@@ -155,14 +155,15 @@ class Statistics:
         bytes: bytes received from the output host.
         requests: requests sent to the API, retries included.
         rate_limited: responses with status 429.
-        rate: requests per second that the rate gate allows now, for all processes that share it; None: unlimited.
-        paused_for: seconds until the gate opens again; 0 while it is open.
-        queued: requests that wait for a slot or at the gate; polls, of which any number may be due, count as one.
+        rate: requests per second that the rate limiter allows now, for all processes that share it; None: unlimited.
+        paused_for: seconds until the pause after a 429 ends; 0 without one.
+        queued: requests that wait for a slot or a permit; polls, of which any number may be due, count as one.
         degraded: the service gives no usable responses; until it does, requests are sent singly, at growing intervals.
         detection_lag: mean seconds that ready operations can have gone unnoticed (0 for those seen inside a long poll).
         detection_lag_max: the worst of them.
-        peers: live processes at the shared gate, including this one; 0 without a shared gate (``Settings(shared=…)``).
-        store_away: the store of the shared gate does not answer; this process continues alone meanwhile.
+        peers: live processes that share the rate limiter, including this one; 0 without a shared store
+            (``Settings(shared=…)``).
+        store_away: the shared store does not answer; this process continues alone meanwhile.
         unknown_statuses: status values that this version does not know; polling continues.
     """
 

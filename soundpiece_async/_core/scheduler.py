@@ -41,7 +41,7 @@ from soundpiece_async._core import completion
 from soundpiece_async._core.estimators import HELD_FOR_SURE, Durations, PollTiming
 from soundpiece_async._core.poll_queues import BackoffQueue, InFlight, K, ReadyQueue, Watched, WatchState
 
-REQUEST_COST = 1 / 2000  # of a hold: the lateness, 10 ms at 20 s, that is worth one request
+REQUEST_COST = 1 / 2000  # of a hold: the detection lag, 10 ms at 20 s, that is worth one request
 PREEMPT_RATIO = 3.0
 STARVED_GAIN = 1 / 8  # of a hold: 2.5 s
 SHORT_POLL_HEADROOM = 1.1  # slots kept for short polls, over what an even flow would need

@@ -158,7 +158,7 @@ class OutputDownload:
                 await shortage.wait(failure)
                 continue
             delay = self._next_pause(failure)
-            logger.info("%s: trying again in %.2f s: %s", self.output.handle, delay, failure)
+            logger.info("%s: retrying in %.2f s: %s", self.output.handle, delay, failure)
             await self._context.sleep(delay)
 
     def ended_here_before(self, length: int) -> bool:

@@ -336,9 +336,9 @@ class Journal:
                 yield request, job
 
     async def plan(self, requests: Requests[Request], *, validate: bool = True) -> int:
-        """Write down the jobs of many requests before anything is sent, in their order; ``jobs(part=...)`` runs them.
+        """Record the jobs of many requests before anything is sent, in their order; ``jobs(part=...)`` runs them.
 
-        Any process may plan the same requests, at any time: what is written down already stays as it is, but for
+        Any process may plan the same requests, at any time: what is recorded already stays as it is, but for
         names, metadata and lines (``annotate``).
 
         Args:

@@ -3,7 +3,7 @@
 1. The driver's errors hold the password in their frames: none of them is kept.
 2. A server that does not answer in time counts as away: the connection is ended.
 3. A statement that a deadlock ended is sent again: each may be repeated (rule 3 of ``postgres_statements``). Any other
-   failure ends the run: nothing is sent that is not on record, and the next process resumes from what is.
+   failure ends the run: nothing is sent that is not recorded, and the next process resumes from what is.
 """
 
 import os

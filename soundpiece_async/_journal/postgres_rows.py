@@ -50,7 +50,7 @@ def identity_values(identity: JobIdentity) -> JsonObject:
 
 
 def new_values(job: PlannedJob) -> JsonObject:
-    """Return the values of a job that is to be written down."""
+    """Return the values of a job that is to be recorded."""
     name, metadata, line, source = job.annotation.as_row()
     named = {"name": None if name is None else storable(name), "metadata": metadata, "line": line, "source": source}
     return {

@@ -220,7 +220,7 @@ class PostgresStore:
         return None if row is None else read_record(row)
 
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
-        """Write down many jobs by one statement."""
+        """Record many jobs by one statement."""
         rows = [{**new_values(job), "position": position} for position, job in enumerate(jobs)]
         counted, *others = await self._fetch(PLAN, **arrays("match", NEW_TYPES, rows))
         for other in others:
@@ -240,7 +240,7 @@ class PostgresStore:
         return [read_record(row) for row in rows]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
-        """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
+        """Record another name, line or other metadata; a name that no file was saved under yet is free again."""
         titled = bool(job.files) or annotation.name == job.name
         name, metadata, line, source = annotation.as_row()
         await self._change("annotated", job, name=name, metadata=metadata, line=line, source=source, titled=titled)
@@ -256,15 +256,15 @@ class PostgresStore:
         return read_record(rows[0])
 
     async def mark_sending(self, job: JobRecord, *, now: float) -> None:
-        """Write down that a PUT is about to leave; the time of the first one stays."""
+        """Record that a PUT is about to leave; the time of the first one stays."""
         await self._change("sending", job, now=now)
 
     async def mark_unsent(self, job: JobRecord) -> None:
-        """Write down that nothing came of the PUT, for certain."""
+        """Record that nothing came of the PUT, for certain."""
         await self._change("unsent", job)
 
     async def mark_submitted(self, job: JobRecord, operation: AnyOperation, *, now: float) -> None:
-        """Write down which operation a job became."""
+        """Record which operation a job became."""
         created = operation.created_at.isoformat() if operation.created_at else None
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
         await self._change("submitted", job, operation=operation.id, created_at=created, echoes=echoes, now=now)
@@ -272,7 +272,7 @@ class PostgresStore:
     async def mark_ready(
         self, job: JobRecord, operation: AnyOperation, *, now: float, named: bool = True
     ) -> str | None:
-        """Write down the outputs, and the title, whose names are the job's from now on."""
+        """Record the outputs, and the title, whose names are the job's from now on."""
         stem = safe_stem(job.name or operation.id)
         outputs = Secret(job_records.write_outputs(operation.outputs))  # no frame shows the signed URLs
         if not named:
@@ -289,26 +289,26 @@ class PostgresStore:
     async def mark_saved(
         self, job: JobRecord, operation: AnyOperation, files: tuple[FileRecord, ...], *, now: float
     ) -> None:
-        """Write down the files."""
+        """Record the files."""
         outputs = job_records.unsign_outputs(job_records.write_outputs(operation.outputs))
         await self._change("saved", job, outputs=outputs, **files_values(files), now=now)
 
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
-        """Write down the checks that files have passed; a job with a missing file is unfinished again."""
+        """Record the checks that files have passed; a job with a missing file is unfinished again."""
         whole = not any(file.missing for file in files)
         values = {**files_values(files), "whole": whole, "ended_at": ended_at}
         await self._group.execute(_Step("verified", {"number": number, "taken": 0, **values}))
 
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
-        """Write down why a job failed for good."""
+        """Record why a job failed for good."""
         await self._change("failed", job, **failure_values(failure), now=now)
 
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
-        """Write down that the service knows no such operation; its id stays."""
+        """Record that the service knows no such operation; its id stays."""
         await self._change("uncertain", job, **failure_values(failure))
 
     async def set_refusal(self, refusal: Refusal | None) -> None:
-        """Write down what the service refused, or that it accepts jobs again, unless something was refused since."""
+        """Record what the service refused, or that it accepts jobs again, unless something was refused since."""
         text = None if refusal is None else f"{refusal.status} {refusal.key} {refusal.at!r}"
         known = None if self.refusal is None else f"{self.refusal.status} {self.refusal.key} {self.refusal.at!r}"
         statement = (
@@ -323,7 +323,7 @@ class PostgresStore:
         return self._database.fault
 
     async def save_run_info(self, **members: JsonValue) -> None:
-        """Write down what the next run has to know of this one, as JSON; what has that name goes."""
+        """Record what the next run has to know of this one, as JSON; what has that name goes."""
         statement = (
             "INSERT INTO soundpiece_run_info SELECT %(run)s, * FROM unnest(%(names)s::text[], %(values)s::text[]) "
             "ON CONFLICT (run, member) DO UPDATE SET value = excluded.value"

@@ -60,7 +60,7 @@ class Found:
 
     Attributes:
         files: all of them, if nothing more has to be fetched; None: something has.
-        owned: whether what is in their place was saved by a run on record, and so may be replaced.
+        owned: whether what is in their place was saved by a recorded run, and so may be replaced.
     """
 
     files: tuple[SavedFile, ...] | None
@@ -68,10 +68,10 @@ class Found:
 
 
 class SavedFiles:
-    """Files as a run wants them, beside files as the journal has them on record.
+    """Files as a run wants them, beside files as the journal has recorded them.
 
     Args:
-        folder: the journal's, which paths on record are relative to; None: they are relative to ``wanted_in``, which
+        folder: the journal's, which recorded paths are relative to; None: they are relative to ``wanted_in``, which
             may be another path of the same folder on each machine.
         wanted_in: where this run wants the files; None: it wants none.
     """
@@ -86,7 +86,7 @@ class SavedFiles:
     def check(self, job: JobRecord) -> Found:
         """Look for the files of a job; an object in a store is believed to be there. Blocks.
 
-        To ask for each would cost a request; ``soundpiece verify`` does, and writes down what is missing.
+        To ask for each would cost a request; ``soundpiece verify`` does, and records what is missing.
         """
         wanted = self._wanted
         if wanted is None:
@@ -101,7 +101,7 @@ class SavedFiles:
         return Found(tuple(_restore(job, file, folder=folder) for file in job.files), owned=True)
 
     def to_records(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
-        """Return what is written down of saved files."""
+        """Return what is recorded of saved files."""
         endpoint = None if self._wanted is None or isinstance(self._wanted, Path) else locate(self._wanted).endpoint
         return tuple(
             FileRecord(
@@ -121,7 +121,7 @@ class SavedFiles:
         )
 
     def _locate(self, file: FileRecord) -> StoreLocation | None:
-        """Return in which folder, or store, a file on record is; None: in a folder, where a store is wanted."""
+        """Return in which folder, or store, a recorded file is; None: in a folder, where a store is wanted."""
         if file.url is not None:
             return StoreLocation(f"{file.url.rpartition('/')[0]}/", file.endpoint)
         return None if self._base is None else StoreLocation(_normalize((self._base / file.path).parent), None)
@@ -349,7 +349,7 @@ class Recording(Generic[R]):
         return await self._send(job, request, source_lasts=source_lasts)
 
     async def _send(self, job: JobRecord, request: R, *, source_lasts: bool) -> Operation[R]:
-        """Send a job, and write down what is known of it, whatever comes back.
+        """Send a job, and record what is known of it, whatever comes back.
 
         Raises:
             _SourceExpired: before anything was sent; where ``source_lasts``, the URL of the source is looked at.
@@ -386,7 +386,7 @@ class Recording(Generic[R]):
         return job_records.has_expired(request, body, outputs=outputs, now=self._engine.transport.now)
 
     async def _record_unanswered(self, job: JobRecord, error: BaseException, attempts: Attempts) -> None:
-        """Write down what is known of a job whose submission ended by an error, or was cancelled."""
+        """Record what is known of a job whose submission ended by an error, or was cancelled."""
         in_doubt = attempts.may_have_been_accepted
         failure = None
         if isinstance(error, SoundpieceError):
@@ -429,7 +429,7 @@ class Recording(Generic[R]):
         return ready
 
     async def _fail(self, job: JobRecord, error: SoundpieceError) -> None:
-        """Write down an error that ends a job with an operation for good, if it does."""
+        """Record an error that ends a job with an operation for good, if it does."""
         failure = job_records.classify_failure(error, submitted=True)
         if failure is not None:
             await self._store.mark_failed(job, failure, now=self._store.now)

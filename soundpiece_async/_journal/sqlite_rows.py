@@ -116,7 +116,7 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
 def write_ready(
     connection: sqlite3.Connection, job: JobRecord, operation: AnyOperation, now: float, *, named: bool
 ) -> str | None:
-    """Write down the outputs of a job, and return the title of its files, where they are ``named``."""
+    """Record the outputs of a job, and return the title of its files, where they are ``named``."""
     title = _take_title(connection, job, operation) if named else job.title
     outputs = job_records.write_outputs(operation.outputs)
     connection.execute(

@@ -122,7 +122,7 @@ class SqliteStore:
         return await self._read(INSERT, *values)
 
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
-        """Write down many jobs in one transaction."""
+        """Record many jobs in one transaction."""
         routes = await self._execute(lambda connection: [write_planned(connection, job) for job in jobs])
         for job, route in zip(jobs, routes, strict=True):
             check_route(job.key, wanted=job.route, known=route or job.route)
@@ -141,7 +141,7 @@ class SqliteStore:
         return [read_record(row) for row in await self.query(query, values)]
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
-        """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
+        """Record another name, line or other metadata; a name that no file was saved under yet is free again."""
         title = job.title if job.files or annotation.name == job.name else None
 
         def write(connection: sqlite3.Connection) -> None:
@@ -170,7 +170,7 @@ class SqliteStore:
         return renewed or job
 
     async def mark_sending(self, job: JobRecord, *, now: float) -> None:
-        """Write down that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
+        """Record that a PUT is about to leave, so that whatever happens its key is known; ``now`` since 1970.
 
         The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
 
@@ -196,11 +196,11 @@ class SqliteStore:
         return await self._execute(lambda _: self._database.find_loss())
 
     async def mark_unsent(self, job: JobRecord) -> None:
-        """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
+        """Record that nothing came of the PUT, for certain: every one was refused, or none has left."""
         await self._change(job, "state = 'planned', sent_at = NULL")
 
     async def mark_submitted(self, job: JobRecord, operation: AnyOperation, *, now: float) -> None:
-        """Write down which operation a job became; from now on nothing is submitted for it."""
+        """Record which operation a job became; from now on nothing is submitted for it."""
         created = operation.created_at.isoformat() if operation.created_at else None
         echoes = json.dumps(operation.echo_differences) if operation.echo_differences else None
         changes = (
@@ -213,13 +213,13 @@ class SqliteStore:
     async def mark_ready(
         self, job: JobRecord, operation: AnyOperation, *, now: float, named: bool = True
     ) -> str | None:
-        """Write down the outputs, with the numbers they have from now on; returns the title of their files."""
+        """Record the outputs, with the numbers they have from now on; returns the title of their files."""
         return await self._execute(lambda connection: write_ready(connection, job, operation, now, named=named))
 
     async def mark_saved(
         self, job: JobRecord, operation: AnyOperation, files: tuple[FileRecord, ...], *, now: float
     ) -> None:
-        """Write down the files; an earlier failure to download them is over."""
+        """Record the files; an earlier failure to download them is over."""
         outputs = job_records.unsign_outputs(job_records.write_outputs(operation.outputs))
         changes = (
             "state = 'saved', outputs = ?, outputs_seal = ?, files = ?, ended_at = ?, "
@@ -228,13 +228,13 @@ class SqliteStore:
         await self._change(job, changes, outputs, seal_text(outputs), job_records.write_files(files), now)
 
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
-        """Write down the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
+        """Record the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
         statement = "UPDATE piece SET files = ? WHERE number = ? AND state = 'saved' AND ended_at IS ?"
         values = (job_records.write_files(files), number, ended_at)
         await self._execute(lambda connection: connection.execute(statement, values))
 
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
-        """Write down why a job failed for good."""
+        """Record why a job failed for good."""
         changes = "state = 'failed', error_kind = ?, error_code = ?, error_text = ?, retryable = ?, ended_at = ?"
         values = (
             failure.kind,
@@ -246,13 +246,13 @@ class SqliteStore:
         await self._change(job, changes, *values)
 
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
-        """Write down that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
+        """Record that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
         changes = "state = 'uncertain', error_kind = ?, error_code = ?, error_text = ?, retryable = ?"
         values = (failure.kind, replace_surrogates(failure.code), replace_surrogates(failure.text), failure.retryable)
         await self._change(job, changes, *values)
 
     async def save_run_info(self, **members: JsonValue) -> None:
-        """Write down what the next run has to know of this one, as JSON; what has that name goes."""
+        """Record what the next run has to know of this one, as JSON; what has that name goes."""
         rows = [(name, json.dumps(value)) for name, value in members.items()]
         statement = "INSERT OR REPLACE INTO run (member, value) VALUES (?, ?)"
         await self._execute(lambda connection: connection.executemany(statement, rows))

@@ -118,7 +118,7 @@ class Refusal:
 
 @attrs.frozen(kw_only=True)
 class PlannedJob:
-    """A job that is to be written down before anything of it is sent."""
+    """A job that is to be recorded before anything of it is sent."""
 
     identity: JobIdentity
     key: str
@@ -194,7 +194,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
-        """Write down those of many jobs that are new, in their order, and the annotations of the others.
+        """Record those of many jobs that are new, in their order, and the annotations of the others.
 
         Returns:
             How many are new.
@@ -216,7 +216,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
-        """Write down another name, line or other metadata; a name that no file was saved under yet is free again."""
+        """Record another name, line or other metadata; a name that no file was saved under yet is free again."""
         ...
 
     @abstractmethod
@@ -226,7 +226,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def mark_sending(self, job: JobRecord, *, now: float) -> None:
-        """Write down that a PUT is about to leave, so that whatever happens its key is known.
+        """Record that a PUT is about to leave, so that whatever happens its key is known.
 
         The time of the first one stays: since then the service may have been remembering the key, or forgetting it.
 
@@ -237,19 +237,19 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def mark_unsent(self, job: JobRecord) -> None:
-        """Write down that nothing came of the PUT, for certain: every one was refused, or none has left."""
+        """Record that nothing came of the PUT, for certain: every one was refused, or none has left."""
         ...
 
     @abstractmethod
     async def mark_submitted(self, job: JobRecord, operation: AnyOperation, *, now: float) -> None:
-        """Write down which operation a job became; from now on nothing is submitted for it."""
+        """Record which operation a job became; from now on nothing is submitted for it."""
         ...
 
     @abstractmethod
     async def mark_ready(
         self, job: JobRecord, operation: AnyOperation, *, now: float, named: bool = True
     ) -> str | None:
-        """Write down the outputs, with the numbers they have from now on; returns the title of their files.
+        """Record the outputs, with the numbers they have from now on; returns the title of their files.
 
         It is the name that was asked for, or the operation's id; with a number where another job's files have that. Not
         ``named``: this run does not want the files, so they take no title from others.
@@ -260,27 +260,27 @@ class JobStore(Protocol):
     async def mark_saved(
         self, job: JobRecord, operation: AnyOperation, files: tuple[FileRecord, ...], *, now: float
     ) -> None:
-        """Write down the files, and the outputs without what signs their URLs: nothing needs it any more."""
+        """Record the files, and the outputs without what signs their URLs: nothing needs it any more."""
         ...
 
     @abstractmethod
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
-        """Write down the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
+        """Record the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
         ...
 
     @abstractmethod
     async def mark_failed(self, job: JobRecord, failure: Failure, *, now: float) -> None:
-        """Write down why a job failed for good."""
+        """Record why a job failed for good."""
         ...
 
     @abstractmethod
     async def mark_uncertain(self, job: JobRecord, failure: Failure) -> None:
-        """Write down that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
+        """Record that the service knows no such operation (rule 4 of ``job_records``); its id stays."""
         ...
 
     @abstractmethod
     async def set_refusal(self, refusal: Refusal | None) -> None:
-        """Write down what the service refused, for all processes of the run to see; None: it accepts jobs again."""
+        """Record what the service refused, for all processes of the run to see; None: it accepts jobs again."""
         ...
 
     @abstractmethod
@@ -290,7 +290,7 @@ class JobStore(Protocol):
 
     @abstractmethod
     async def save_run_info(self, **members: JsonValue) -> None:
-        """Write down what the next run has to know of this one, as JSON; what has that name goes."""
+        """Record what the next run has to know of this one, as JSON; what has that name goes."""
         ...
 
     @abstractmethod
@@ -448,7 +448,7 @@ def read_job(row: Any, *, check: Callable[[Any], None] | None = None, **more: An
 
 
 def make_group(kind: str, code: str, text: str, number: int) -> FailureGroup:
-    """Make a group of failures of what is on record; its texts are foreign."""
+    """Make a group of recorded failures; its texts are foreign."""
     return FailureGroup(kind, redact_message(code), redact_message(text), number)
 
 

@@ -185,7 +185,7 @@ def shutdown_notice(jobs: int, *, longest: float | None, paused_for: float, unan
     Args:
         jobs: number of jobs in flight.
         longest: longest time in seconds that a job of their routes has taken; None: unknown.
-        paused_for: seconds until the gate opens.
+        paused_for: seconds until the pause after a 429 ends.
         unanswered: requests without a response yet; their operations may exist.
     """
     notice = f"{pluralize(jobs, 'job')} in flight will finish"
