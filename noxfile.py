@@ -69,12 +69,16 @@ def tests(session: nox.Session) -> None:
     On the oldest interpreter some files use event loops in debug mode (`DEBUG_MODE_FILES` in `tests/conftest.py`), and
     `MEASURED`, whose tracing costs least, measures the branch coverage. Those that are not `WHOLE` leave out the files
     that take half the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
-    against the machine-readable description of the API.
+    against the machine-readable description of the API. `MEASURED` has Ray, too.
     """
     provide_servers(session)
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == MEASURED else []
+    if session.python == MEASURED and not session.posargs:  # Ray has no packages for every interpreter
+        session.install("-q", "-e", ".[ray]")
+        session.run("pytest", "-q", "--cov", "--cov-report=", "--cov-fail-under=0", "tests/ray")
+        coverage.append("--cov-append")
     brief = ["--brief"] if session.python not in WHOLE and not session.posargs else []
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *brief, *session.posargs)
     if session.python == PYTHONS[1]:
