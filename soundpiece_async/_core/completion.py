@@ -23,6 +23,8 @@ _FAILURE = frozenset(
     {"failed", "failure", "cancelled", "canceled", "aborted", "expired", "error", "errored", "rejected"}
 )
 _OURS = {status.value: status for status in Status}
+_PLAIN = _RUNNING | _SUCCESS | _FAILURE
+_ENDS = dict.fromkeys(_SUCCESS, Status.READY) | dict.fromkeys(_FAILURE, Status.FAILED)
 
 
 @attrs.frozen
@@ -43,18 +45,25 @@ class Ending:
     unknown: str = ""
     remark: str = ""
 
+    @property
+    def over(self) -> bool:
+        """Whether this response alone is final."""
+        return self.certain and self.status.final
+
+
+_PLAIN_ENDINGS = {status: Ending(status, status) for status in Status}
+"""The usual ones, made once."""
+
 
 def is_running(word: object) -> bool:
     """Return whether a status means that the operation still runs (rule 1): then nothing else has to be read."""
-    return isinstance(word, str) and (word == Status.PROCESSING or _normalize(word) in _RUNNING)
+    return isinstance(word, str) and _normalize(word) in _RUNNING
 
 
 def read_status(word: str) -> Status:
     """Return the status that a word means, regardless of the content."""
     plain = _normalize(word)
-    if plain in _SUCCESS or plain in _FAILURE:
-        return Status.READY if plain in _SUCCESS else Status.FAILED
-    return _OURS.get(plain) or Status(word)
+    return _ENDS.get(plain) or _OURS.get(plain) or Status(word)
 
 
 def decide(word: object, *, outputs: bool, error: bool) -> Ending:
@@ -67,15 +76,15 @@ def decide(word: object, *, outputs: bool, error: bool) -> Ending:
     """
     text = word if isinstance(word, str) else ""
     plain = _normalize(text)
+    remark = "both outputs and an error are there: the outputs count" if outputs and error else ""
+    end, told = Status.READY if outputs else Status.FAILED, _ENDS.get(plain)
+    if told is Status.FAILED or (told is not None and (outputs or error)):
+        return Ending(end, end, remark=remark) if remark else _PLAIN_ENDINGS[end]
+    if told is not None:
+        return Ending(Status.READY, Status.READY, certain=False)
     shown = _OURS.get(plain) or (Status(text) if plain else Status.PROCESSING)
     if plain in _RUNNING:
-        return Ending(shown, shown)
-    remark = "both outputs and an error are there: the outputs count" if outputs and error else ""
-    end = Status.READY if outputs else Status.FAILED
-    if plain in _FAILURE or (plain in _SUCCESS and (outputs or error)):
-        return Ending(end, end, remark=remark)
-    if plain in _SUCCESS:
-        return Ending(Status.READY, Status.READY, certain=False)
+        return _PLAIN_ENDINGS.get(shown) or Ending(shown, shown)
     unknown = text if plain else "missing"
     if outputs or error:
         return Ending(end, shown, certain=False, unknown=unknown, remark=remark)
@@ -114,4 +123,4 @@ class Agreement:
 
 
 def _normalize(word: str) -> str:
-    return "".join(filter(str.isalnum, word.casefold()))
+    return word if word in _PLAIN else "".join(filter(str.isalnum, word.casefold()))

@@ -50,7 +50,7 @@ def is_same_key(sent: object, echoed: object) -> bool:
 
 def is_of_another(sent: object, echoed: object) -> bool:
     """Return whether an echoed key belongs to another request (rule 2); others than UUIDs are compared as text."""
-    if not isinstance(sent, str) or not isinstance(echoed, str) or not echoed.strip():
+    if not isinstance(sent, str) or not isinstance(echoed, str) or not echoed.strip() or sent == echoed:
         return False
     ours, theirs = _normalize_uuid(sent), _normalize_uuid(echoed)
     if ours is None and theirs is None:

@@ -150,9 +150,7 @@ def find_operation(
     """
     if isinstance(data, str) and USUAL_ID.fullmatch(data.strip()):
         return {"id": data.strip()}
-    kind = ROUTES.get(route)
-    known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
-    known = _settle(known) if isinstance(known, dict) else None
+    known = _open_envelope(data, route)
     if known is not None and fields.read_id(known.get("id")) is not None:
         found: Mapping[str, object] | None = known if _looks_alive(known) else _lift(known) or known
     else:
@@ -160,6 +158,19 @@ def find_operation(
     if asked is not None and found is not None and _lacks_outputs(found):
         return _complete(found, _walk(data))
     return found
+
+
+def find_enveloped(data: object, *, route: str) -> Mapping[str, object] | None:
+    """Return the operation under the route's known name, if it has an id and a status; the usual case of rule 1."""
+    known = _open_envelope(data, route)
+    usual = known is not None and fields.read_id(known.get("id")) is not None and _looks_alive(known)
+    return known if usual else None
+
+
+def _open_envelope(data: object, route: str) -> dict[str, object] | None:
+    kind = ROUTES.get(route)
+    known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
+    return _settle(known) if isinstance(known, dict) else None
 
 
 def _search(
@@ -244,13 +255,11 @@ def _decode(text: str) -> object:
 
 def _looks_alive(value: Mapping[str, object]) -> bool:
     """Return whether an object has a status, outputs or an error (rule 2)."""
-    if isinstance(value.get("status"), str):
-        return True
-    return not all(fields.is_empty(value.get(name)) for name in ("outputs", "output", "error"))
+    return isinstance(value.get("status"), str) or _has_outputs(value) or not fields.is_empty(value.get("error"))
 
 
 def _has_outputs(value: Mapping[str, object]) -> bool:
-    return not all(fields.is_empty(value.get(name)) for name in ("outputs", "output"))
+    return not (fields.is_empty(value.get("outputs")) and fields.is_empty(value.get("output")))
 
 
 def _is_told(value: Mapping[str, object]) -> bool:
@@ -261,7 +270,7 @@ def _is_told(value: Mapping[str, object]) -> bool:
 def _lacks_outputs(found: Mapping[str, object]) -> bool:
     """Return whether an operation is said to have ended well, and has no outputs."""
     word = found.get("status")
-    return isinstance(word, str) and completion.read_status(word) is Status.READY and not _has_outputs(found)
+    return isinstance(word, str) and not _has_outputs(found) and completion.read_status(word) is Status.READY
 
 
 def _complete(found: Mapping[str, object], objects: Iterable[dict[str, object]]) -> Mapping[str, object]:

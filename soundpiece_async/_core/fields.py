@@ -17,9 +17,11 @@ Which links in a response lead to audio:
 import re
 import reprlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
+from math import inf
 from typing import TypeAlias, TypeVar
 
 from soundpiece_async._core.json_types import JsonObject
@@ -42,9 +44,10 @@ _MESSAGES = ("message", "detail", "title", "msg", "reason", "description")
 MAX_DEPTH = 3
 """Levels of lists and objects that are searched for outputs."""
 
+_CONTAINERS = (dict, list)
+
 _IDENTITY = re.compile("[!-~]+")
 """Opaque, but printable: it must fit into a URL, a log line and a ``Handle``."""
-_USUAL = re.compile(r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:[0-5]\d(?:\.\d{1,6})?Z")  # read sooner
 _EPOCH = re.compile(r"[+-]?\d{9,}(\.\d*)?")  # fewer digits may be a date, as 20261122
 _LEAP = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
 _MIDNIGHT = re.compile(r"(?<=[T ])24(?=:?00)")
@@ -78,6 +81,8 @@ def read_text(value: object) -> Read[str]:
 
 def read_kind(value: object) -> Read[str]:
     """Read the kind of a stem, as one printable line: it is shown, stored, and part of the names of files."""
+    if value is None:
+        return None, ""
     text, reason = read_text(value)
     return (redact_text(text) if text and text.strip() else None), reason
 
@@ -86,7 +91,7 @@ def read_duration(value: object) -> Read[float]:
     """Read seconds: a number, the text of one, or an ISO 8601 duration such as ``PT1M2.5S``."""
     if value is None:
         return None, ""
-    if type(value) is float and 0 <= value <= sys.float_info.max:
+    if type(value) is float and 0 <= value < inf:
         return value, ""
     try:
         seconds = _to_seconds(value.strip().replace(",", ".").upper()) if isinstance(value, str) else _to_number(value)
@@ -102,14 +107,14 @@ def read_time(value: object) -> Read[datetime]:
     try:
         if not isinstance(value, str):
             return _from_epoch(_to_number(value)), ""
-        return datetime.fromisoformat(value) if _USUAL.fullmatch(value) else _to_time(value.strip()), ""
+        return _read_iso(value) or _to_time(value.strip()), ""
     except (TypeError, ValueError, OverflowError, OSError, IndexError):  # email.utils raises the last one, too
         return None, f"expected a time, got {_name_type(value)}"
 
 
 def read_error(value: object) -> OperationError | None:
     """Read why an operation failed: an object, a text, a list of either, or a bare code; None where all is empty."""
-    if is_empty(value):
+    if value is None or is_empty(value):
         return None
     match value:
         case dict():
@@ -132,25 +137,23 @@ def is_same_id(one: str, other: str) -> bool:
     return short == long != "" or (len(short) >= _LONG_ID and long.endswith(short))
 
 
-def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> Iterator[JsonObject]:
-    """Yield the outputs in a value: a list, a single one, or several by kind; only a link to audio is required.
+def find_outputs(value: object, *, kind: str | None = None, depth: int = MAX_DEPTH) -> list[JsonObject]:
+    """Return the outputs in a value: a list, a single one, or several by kind; only a link to audio is required.
 
     Each has that link as its ``url`` (``links``: which one it is).
     """
-    match value:
-        case str() if is_audio(value):
-            yield {"url": value, "kind": kind}
-        case dict() if (url := find_audio(value)) is not None:
-            yield {**value, "url": url, "kind": value.get("kind") or kind}
-        case dict() if depth:
-            yield from _find_inside(value, kind=kind, depth=depth - 1)
-        case list() if depth:
-            for inner in value:
-                yield from find_outputs(inner, kind=kind, depth=depth - 1)
+    if isinstance(value, dict):
+        url = find_audio(value)
+        if url is not None:
+            return [{**value, "url": url, "kind": value.get("kind") or kind}]
+        return _find_inside(value, kind=kind, depth=depth - 1) if depth else []
+    if isinstance(value, list):
+        return [one for inner in value for one in find_outputs(inner, kind=kind, depth=depth - 1)] if depth else []
+    return [{"url": value, "kind": kind}] if isinstance(value, str) and is_audio(value) else []
 
 
-def _find_inside(value: JsonObject, *, kind: str | None, depth: int) -> Iterator[JsonObject]:
-    """Yield the outputs in the fields of an object that has no link itself.
+def _find_inside(value: JsonObject, *, kind: str | None, depth: int) -> list[JsonObject]:
+    """Return the outputs in the fields of an object that has no link itself.
 
     With members of its own, such as a duration, it is an output whose file is an object, if a member is named like one.
     Else it is a table of outputs by kind.
@@ -160,15 +163,16 @@ def _find_inside(value: JsonObject, *, kind: str | None, depth: int) -> Iterator
     kind = value.get("kind") or kind
     inside = [{**own, **one} for one in find_outputs(list(file.values()), kind=kind, depth=depth + 1)]
     if inside and not is_empty(own):
-        yield from inside
-        return
+        return inside
+    found: list[JsonObject] = []
     for name, one in value.items():
         if is_beside(name):
             continue
         if isinstance(one, dict | list):
-            yield from find_outputs(one, kind=name if is_kind(name) else kind, depth=depth)
+            found += find_outputs(one, kind=name if is_kind(name) else kind, depth=depth)
         elif _is_link(one) and (is_empty(own) or is_flac(one)):
-            yield from find_outputs(one, kind=name, depth=depth)
+            found += find_outputs(one, kind=name, depth=depth)
+    return found
 
 
 def to_epoch(number: float) -> float:
@@ -182,10 +186,14 @@ def to_epoch(number: float) -> float:
 
 def is_empty(value: object, *, depth: int = MAX_DEPTH) -> bool:
     """Return whether a member is empty: null, blank text, zero, or containers of empty values."""
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return not value or (depth > 0 and all(is_empty(one, depth=depth - 1) for one in inner))
-    return not value or (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if not value or not isinstance(value, _CONTAINERS):
+        return not value
+    if not depth:
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return all(map(partial(is_empty, depth=depth - 1), inner))
 
 
 def _is_link(value: object) -> bool:
@@ -219,6 +227,15 @@ def _to_seconds(text: str) -> float:
 
 def _from_epoch(number: float) -> datetime:
     return datetime.fromtimestamp(to_epoch(number), UTC)
+
+
+def _read_iso(text: str) -> datetime | None:
+    """Read the usual form, with a zone; without one, the text may be a number as well."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _to_time(text: str) -> datetime:
@@ -274,12 +291,12 @@ _FOR_A_FILE = frozenset(
     }
     | {"music", "presigned", "render", "result", "signed", "song", "sound", "stem", "track", "variation"}
 )
-_NO_AUDIO = re.compile(r"\.(gif|html?|jpe?g|json|pdf|png|svg|txt|webp|xml)", re.IGNORECASE)
+_NO_AUDIO = (".gif", ".htm", ".html", ".jpeg", ".jpg", ".json", ".pdf", ".png", ".svg", ".txt", ".webp", ".xml")
 
 
 def is_audio(text: str) -> bool:
     """Return whether a text is a link that may lead to audio (rule 1)."""
-    return _LINK.match(text.strip()) is not None and _NO_AUDIO.fullmatch(_read_extension(text)) is None
+    return _LINK.match(text.strip()) is not None and not _read_path(text).endswith(_NO_AUDIO)
 
 
 def is_for_a_file(name: str) -> bool:
@@ -302,14 +319,14 @@ def is_kind(name: str) -> bool:
 
 def is_flac(link: str) -> bool:
     """Return whether the path of a link ends as that of a FLAC file."""
-    return _read_extension(link).lower() == ".flac"
+    return _read_path(link).endswith(".flac")
 
 
 def find_audio(value: Mapping[str, object]) -> str | None:
     """Return the link to audio in an object, or None (rule 2), also where there are several by kind (rule 3)."""
     url = value.get("url")
     if isinstance(url, str) and url.strip():
-        return url if _NO_AUDIO.fullmatch(_read_extension(url)) is None else None
+        return None if _read_path(url).endswith(_NO_AUDIO) else url
     found = {name: text for name, text in value.items() if isinstance(text, str) and is_audio(text)}
     kinds = {name for name, text in found.items() if is_flac(text) and is_kind(name) and not is_beside(name)}
     if len(kinds) > 1:
@@ -325,7 +342,6 @@ def _list_words(name: str) -> frozenset[str]:
     return frozenset([word if word in BESIDE else word.removesuffix("s") for word in words])
 
 
-def _read_extension(link: str) -> str:
-    """Return the end of a link's path, with its dot; empty where it has none."""
-    last = re.split("[?#]", link.strip(), maxsplit=1)[0].rpartition("/")[2]
-    return last[last.rfind(".") :] if "." in last else ""
+def _read_path(link: str) -> str:
+    """Return a link without query and fragment, in lower case."""
+    return link.strip().partition("?")[0].partition("#")[0].lower()

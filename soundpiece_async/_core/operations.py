@@ -37,7 +37,10 @@ class Status(StrEnum):
     @property
     def final(self) -> bool:
         """True when the operation will not change any more."""
-        return self in (Status.READY, Status.FAILED)
+        return self in _FINAL
+
+
+_FINAL = (Status.READY, Status.FAILED)
 
 
 @attrs.frozen

@@ -15,6 +15,7 @@ any other              missing: None, silently; malformed: None, with one warnin
 """
 
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import attrs
 
@@ -56,7 +57,7 @@ class ParsedOperation:
     @property
     def over(self) -> bool:
         """Whether this response alone is final."""
-        return self.ending.certain and self.ending.status.final
+        return self.ending.over
 
     @property
     def undecided(self) -> bool:
@@ -65,29 +66,28 @@ class ParsedOperation:
 
     def settle(self) -> AnyOperation:
         """Return the operation as ended: either with outputs or with an error."""
-        failed = self.ending.status is Status.FAILED
-        error = self.operation.error or OperationError(fields.INTERNAL_ERROR, "") if failed else None
+        error = _settle_error(self.ending, self.operation.error)
         return attrs.evolve(self.operation, status=self.ending.status, error=error)
 
 
-class _Notes:
-    """Collects notes, each once."""
+def _settle_error(ending: Ending, error: OperationError | None) -> OperationError | None:
+    """Return the error of an operation that has ended: there is one if it failed, and only then."""
+    return (error or OperationError(fields.INTERNAL_ERROR, "")) if ending.status is Status.FAILED else None
 
-    def __init__(self) -> None:
-        self._notes: dict[str, Note] = {}
 
-    def add(self, about: str, text: str) -> None:
-        self._notes.setdefault(about, Note(about, text))
+_Notes: TypeAlias = dict[str, Note]
+"""Notes by what they are about, each once."""
 
-    def keep(self, name: str, read: fields.Read[fields.T]) -> fields.T | None:
-        """Return the value of a field, or record why it has no value."""
-        value, reason = read
+
+def _add_note(notes: _Notes, about: str, text: str) -> None:
+    notes.setdefault(about, Note(about, text))
+
+
+def _note_invalid(notes: _Notes, reasons: Mapping[str, str]) -> None:
+    """Note the fields that have a reason why they have no value."""
+    for name, reason in reasons.items():
         if reason:
-            self.add(name, f"{name} is invalid and left out: {reason}")
-        return value
-
-    def __iter__(self) -> Iterator[Note]:
-        return iter(self._notes.values())
+            _add_note(notes, name, f"{name} is invalid and left out: {reason}")
 
 
 def parse_operation(found: Mapping[str, object], handle: Handle, *, request: Request | None) -> ParsedOperation:
@@ -98,45 +98,62 @@ def parse_operation(found: Mapping[str, object], handle: Handle, *, request: Req
         handle: of the operation.
         request: the request it answers; None: rebuild it from the echo, as far as that goes.
     """
-    notes = _Notes()
+    notes: _Notes = {}
     outputs = _read_outputs(found, handle, notes)
     error = _read_error(found)
     ending = completion.decide(found.get("status"), outputs=bool(outputs), error=error is not None)
     if ending.unknown:
         word = redact_text(ending.unknown)
-        notes.add(f"status {word}", f"its status, {word!r}, is unknown to this version: it counts as running")
+        _add_note(notes, f"status {word}", f"its status, {word!r}, is unknown to this version: it counts as running")
     elif not ending.certain:
-        notes.add("no outputs", f"its status is {ending.status}, but it has no outputs: it is read again")
+        _add_note(notes, "no outputs", f"its status is {ending.status}, but it has no outputs: it is read again")
     if ending.remark:
-        notes.add("outputs and error", ending.remark)
+        _add_note(notes, "outputs and error", ending.remark)
+    created_at, no_time = fields.read_time(found.get("created_at"))
+    key, no_key = fields.read_text(found.get("idempotency_key"))
+    if no_time or no_key:
+        _note_invalid(notes, {"created_at": no_time, "idempotency_key": no_key})
     operation = Operation(
         route=handle.route,
         id=handle.id,
         status=ending.shown,
-        created_at=notes.keep("created_at", fields.read_time(found.get("created_at"))),
-        idempotency_key=notes.keep("idempotency_key", fields.read_text(found.get("idempotency_key"))),
+        created_at=created_at,
+        idempotency_key=key,
         request=request if request is not None else codec.request_from_echo(found, route=handle.route),
         outputs=outputs,
-        error=error,
+        error=_settle_error(ending, error) if ending.over else error,
         raw=found,
     )
-    reading = ParsedOperation(operation=operation, ending=ending, notes=tuple(notes))
-    return attrs.evolve(reading, operation=reading.settle()) if reading.over else reading
+    return ParsedOperation(operation=operation, ending=ending, notes=tuple(notes.values()))
 
 
 def _read_outputs(found: Mapping[str, object], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
     """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes), or else another member."""
-    for name in (*_NAMES, *_list_other_names(found)):
-        value = found.get(name)
-        outputs = [_read_output(one, handle, index, notes) for index, one in enumerate(fields.find_outputs(value))]
-        expected = len([one for one in value if not fields.is_empty(one)]) if isinstance(value, list) else 0
-        if len(outputs) < expected or not (outputs or fields.is_empty(value)):
-            notes.add(f"{name}[].url", f"{name} without a url are left out: {len(outputs)} remain")
-        if outputs and name not in _NAMES:
-            notes.add(f"outputs in {name}", f"its outputs are in another field, {redact_text(name)!r}")
-        if outputs:
-            return tuple(outputs)
+    for name in _NAMES:
+        if outputs := _read_member(found.get(name), name, handle, notes):
+            return outputs
+    for name in _list_other_names(found):
+        if outputs := _read_member(found[name], name, handle, notes):
+            _add_note(notes, f"outputs in {name}", f"its outputs are in another field, {redact_text(name)!r}")
+            return outputs
     return ()
+
+
+def _read_member(value: object, name: str, handle: Handle, notes: _Notes) -> tuple[Output, ...]:
+    """Read the outputs in a member of an operation."""
+    if value is None:
+        return ()
+    outputs = tuple([_read_output(one, handle, index, notes) for index, one in enumerate(fields.find_outputs(value))])
+    if _lost_some(value, len(outputs)):
+        _add_note(notes, f"{name}[].url", f"{name} without a url are left out: {len(outputs)} remain")
+    return outputs
+
+
+def _lost_some(value: object, count: int) -> bool:
+    """Return whether a value holds more than so many outputs, but for empty ones."""
+    if not isinstance(value, list) or not count:
+        return not (count or fields.is_empty(value))
+    return count < len(value) and count < len([one for one in value if not fields.is_empty(one)])
 
 
 def _read_error(found: Mapping[str, object]) -> OperationError | None:
@@ -155,11 +172,10 @@ def _list_other_names(found: Mapping[str, object]) -> Iterator[str]:
 
 
 def _read_output(found: JsonObject, handle: Handle, index: int, notes: _Notes) -> Output:
-    return Output(
-        url=found["url"],
-        expires_at=notes.keep("outputs[].expires_at", fields.read_time(found.get("expires_at"))),
-        duration=notes.keep("outputs[].duration", fields.read_duration(found.get("duration"))),
-        kind=notes.keep("outputs[].kind", fields.read_kind(found.get("kind"))),
-        handle=handle,
-        index=index,
-    )
+    expires_at, no_time = fields.read_time(found.get("expires_at"))
+    duration, no_duration = fields.read_duration(found.get("duration"))
+    kind, no_kind = fields.read_kind(found.get("kind"))
+    if no_time or no_duration or no_kind:
+        reasons = {"expires_at": no_time, "duration": no_duration, "kind": no_kind}
+        _note_invalid(notes, {f"outputs[].{name}": reason for name, reason in reasons.items()})
+    return Output(url=found["url"], expires_at=expires_at, duration=duration, kind=kind, handle=handle, index=index)

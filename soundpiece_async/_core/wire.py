@@ -86,8 +86,10 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     """
     if 200 <= response.status < 300:
         data = _read_accepted(response, call)
-        hint = envelopes.find_in_headers(response.headers)
-        found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
+        found = envelopes.find_enveloped(data, route=request.route)
+        if found is None:
+            hint = envelopes.find_in_headers(response.headers)
+            found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
         identity = None if found is None else fields.read_id(found.get("id"))
         if found is None or identity is None:
             raise _no_operation_error(data, response, call)
@@ -145,6 +147,8 @@ def parse_with_echo(
     """Parse an operation, and compare its echo with the body of its PUT."""
     parsed = parse_operation(found, handle, request=request)
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
+    if not differences:
+        return parsed
     notes = tuple(
         Note(f"echo of {one.field}", f"{one.field} is echoed with another value than was sent; the operation continues")
         for one in differences
@@ -196,8 +200,7 @@ def parse_if_final(
 def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request | None) -> ParsedOperation:
     """Parse an operation that was polled by its id; another spelling of the id is a difference of the echo."""
     parsed = parse_operation(found, handle, request=request)
-    identity = fields.read_id(found.get("id"))
-    if identity is None or identity == handle.id:
+    if found.get("id") == handle.id or (identity := fields.read_id(found.get("id"))) in (None, handle.id):
         return parsed
     note = Note("echo of id", f"its id is echoed in another spelling: {redact_text(identity)}")
     operation = attrs.evolve(parsed.operation, echo_differences=("id",))
@@ -214,7 +217,7 @@ def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key
     if found is None:
         raise _no_operation_error(data, response, call).about(handle)
     identity = found.get("id")
-    if fields.is_empty(identity) or identity == handle.id:
+    if identity == handle.id or fields.is_empty(identity):
         return found
     if any(fields.is_same_id(one, handle.id) for one in envelopes.list_ids(found)):
         return found

@@ -428,7 +428,7 @@ def _state_of(found: Mapping[str, JsonValue]) -> Ending:
 
 
 def _other_member(found: Mapping[str, JsonValue]) -> str:
-    names = [name for name, value in found.items() if name not in SOURCE_FIELDS and list(fields.find_outputs(value))]
+    names = [name for name, value in found.items() if name not in SOURCE_FIELDS and fields.find_outputs(value)]
     return ", ".join(f"{name}: {show_form(found[name])}" for name in names) or "nothing"
 
 
