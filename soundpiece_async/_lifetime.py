@@ -129,6 +129,50 @@ async def run_shielded(work: Callable[[], Awaitable[None]]) -> None:
         raise faults[0]
 
 
+class Lock:
+    """A lock within one event loop, first come, first served. Only a task that has to wait makes an event for it.
+
+    A lock of anyio takes longer to make, and to look up its task, than most of what is done under one.
+
+    Attributes:
+        locked: whether a task holds it; as long as any waits, one does.
+    """
+
+    __slots__ = ("_turns", "locked")
+
+    def __init__(self) -> None:
+        self.locked: bool = False
+        self._turns: list[anyio.Event] = []
+
+    def __repr__(self) -> str:
+        return f"<Lock {'locked' if self.locked else 'free'}, {len(self._turns)} waiting>"
+
+    async def __aenter__(self) -> None:
+        if not self.locked:
+            self.locked = True
+            return
+        turn = anyio.Event()
+        self._turns.append(turn)
+        try:
+            await turn.wait()
+        except BaseException:
+            if turn.is_set():  # cancelled as its turn came
+                self._pass_on()
+            else:
+                self._turns.remove(turn)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Pass the lock to the task that has waited longest, or unlock it."""
+        if self._turns:
+            self._turns.pop(0).set()
+        else:
+            self.locked = False
+
+
 @attrs.define(eq=False)
 class LockQueue:
     """Tasks that use the same name, the one at work included.
@@ -137,7 +181,7 @@ class LockQueue:
         outage: the error of the previous task, if it concerns the waiting ones as well.
     """
 
-    lock: anyio.Lock = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
+    lock: Lock = attrs.field(factory=Lock)
     length: int = 0
     outage: Exception | None = None
 

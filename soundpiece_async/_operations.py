@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-import anyio
 import attrs
 
 from soundpiece_async._core import checks, codec, completion, hosts, job_records, wire
@@ -26,7 +25,7 @@ from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import SOURCE_FIELDS, URL_RENEWAL_MARGIN, AudioSource, Handle, Output, Request
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.wire import ApiRequest
-from soundpiece_async._lifetime import NEVER, StopSignal
+from soundpiece_async._lifetime import NEVER, Lock, StopSignal
 from soundpiece_async._logs import get_logger
 from soundpiece_async._transport import Transport
 
@@ -46,7 +45,7 @@ MAX_NOTES = 1000
 class _Renewal:
     """A request for renewed URLs. All callers that wait for it share its outcome."""
 
-    lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock())  # noqa: PLW0108 - anyio loads it when used
+    lock: Lock = attrs.field(factory=Lock)
     error: SoundpieceError | None = None
 
 
@@ -85,9 +84,12 @@ class Reader:
         Once an operation has ended, later outputs replace the cached ones, whatever its status is called: their URLs
         may have been renewed.
         """
+        over = completion.is_over(operation)
+        if not (over or operation.outputs):
+            return operation
         operation = self._resolve(operation)
         known = operation.handle in self._outputs
-        if not (completion.is_over(operation) or (known and operation.outputs)):
+        if not (over or known):
             return operation
         if not known:
             self.ready += operation.status is Status.READY
@@ -165,8 +167,7 @@ class Reader:
             renewal.error = error
             raise
         finally:
-            state = renewal.lock.statistics()
-            if not (state.locked or state.tasks_waiting):
+            if not renewal.lock.locked:
                 self._renewing.pop(output.handle, None)
         if latest is None:
             raise DownloadError(
@@ -190,7 +191,7 @@ class _Submission:
     """The state of one idempotency key, as long as its request object lives."""
 
     owner: "weakref.ref[Request]"  # when it is gone, this submission is removed
-    lock: "anyio.Lock" = attrs.field(factory=lambda: anyio.Lock(fast_acquire=True))
+    lock: Lock = attrs.field(factory=Lock)
     attempts: Attempts = attrs.field(factory=Attempts)
     budget: Budget | None = None  # shared by concurrent submits
     outage: SoundpieceError | None = None  # the error of the latest submit, for those who waited for it
@@ -263,7 +264,7 @@ class Submitter:
             SoundpieceError: see ``Transport.send`` and ``wire.parse_submit_response``.
         """
         submission = self._register(request, validate=self._validate and prepared is None)
-        queued = submission.lock.locked()
+        queued = submission.lock.locked
         try:
             async with submission.lock:
                 if submission.error is not None:
@@ -274,7 +275,7 @@ class Submitter:
                 if submission.raw is None:
                     return await self._send(request, submission, stop, prepared)
         finally:
-            if not (submission.lock.locked() or submission.lock.statistics().tasks_waiting):
+            if not submission.lock.locked:
                 submission.budget = submission.outage = None
         handle = Handle(request.route, submission.id)
         known = wire.parse_with_echo(submission.raw, handle, request=request, body=submission.body)
@@ -354,9 +355,9 @@ class Submitter:
         """Renew the URLs of sources that are about to expire: outputs of operations, or those with a ``renew``."""
         changes: dict[str, Any] = {}
         for name in SOURCE_FIELDS:
-            source, until = getattr(request, name, None), self._transport.now + URL_RENEWAL_MARGIN
+            source = getattr(request, name, None)
             expires_at = _find_expiry(source)
-            if expires_at is not None and expires_at < until:
+            if expires_at is not None and expires_at < self._transport.now + URL_RENEWAL_MARGIN:
                 changes[name] = await self._renew_source(source)
         return attrs.evolve(request, **changes) if changes else request
 
@@ -374,8 +375,11 @@ class Submitter:
         A new URL is used until it expires, however short its life is.
         """
         expiries = [_find_expiry(getattr(request, name, None)) for name in SOURCE_FIELDS]
+        known = [at for at in expiries if at is not None]
+        if not known:
+            return None
         early = self._transport.now + URL_RENEWAL_MARGIN
-        return min((at - URL_RENEWAL_MARGIN if at > early else at for at in expiries if at is not None), default=None)
+        return min(at - URL_RENEWAL_MARGIN if at > early else at for at in known)
 
 
 def _find_expiry(source: object) -> datetime | None:

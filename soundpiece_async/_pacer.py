@@ -95,21 +95,26 @@ class Pacer:
             OutageTimeout: the deadline passed.
             SoundpieceError: the run was stopped while the request waited.
         """
-        ticket = self.gate.enqueue(priority, now=monotonic())
-        if not self._admit(ticket):
-            event = self._waiting[ticket] = anyio.Event()
-            self._changed.set()
-            began, reason = monotonic(), self._explain_wait() if logger.isEnabledFor(logging.DEBUG) else ""
-            try:
-                with self.outage_deadline(until, stop=stop):
-                    await event.wait()
-            except BaseException:
-                self._waiting.pop(ticket, None)
-                self.release(ticket)
-                raise
-            logger.debug("%s: waited %.3f s at the rate limiter: %s", what, monotonic() - began, reason)
+        ticket = self.gate.admit_at_once(priority, now=monotonic())
+        if ticket is None:
+            ticket = self.gate.enqueue(priority, now=monotonic())
+            if not self._admit(ticket):
+                await self._wait_at_gate(ticket, what=what, until=until, stop=stop)
         self.sent += 1
         return ticket
+
+    async def _wait_at_gate(self, ticket: Ticket, *, what: object, until: float, stop: StopSignal) -> None:
+        event = self._waiting[ticket] = anyio.Event()
+        self._changed.set()
+        began, reason = monotonic(), self._explain_wait() if logger.isEnabledFor(logging.DEBUG) else ""
+        try:
+            with self.outage_deadline(until, stop=stop):
+                await event.wait()
+        except BaseException:
+            self._waiting.pop(ticket, None)
+            self.release(ticket)
+            raise
+        logger.debug("%s: waited %.3f s at the rate limiter: %s", what, monotonic() - began, reason)
 
     def completed(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
         """End a request that has a response, or none, or an unusable one: a 5xx, or a 200 with an error page."""
@@ -117,7 +122,8 @@ class Pacer:
         self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
         if not usual and self.gate.half_open:
             logger.warning("no usable responses from the service: requests go one at a time until one succeeds")
-        self._admit()
+        if not usable or self.gate.waiting or self._outage_since is not None:  # else nothing can have changed
+            self._admit()
 
     def rate_limited(self, ticket: Ticket, *, retry_after: float | None) -> None:
         """End a request whose response was a 429, with the seconds it asks to wait."""

@@ -172,7 +172,7 @@ class Transport:
             outage = self.pacer.outage_seconds
             try:
                 until = outage + state.budget.left
-                ticket, call = await self._acquire_turn(call, slots, priority, before_attempt, stop, until=until)
+                ticket, call = await self._acquire_turn(state, slots, priority, before_attempt, stop, until=until)
             except OutageTimeout:
                 raise self._give_up(state, error) from None
             state.budget.charge(self.pacer.outage_seconds - outage)
@@ -182,7 +182,7 @@ class Transport:
             except SoundpieceError as failure:
                 error = failure
             finally:
-                slots.release()
+                slots.release_on_behalf_of(state)
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
             if verdict is Verdict.PACE:
                 continue  # after a 429 the next attempt waits at the gate
@@ -223,7 +223,7 @@ class Transport:
 
     async def _acquire_turn(
         self,
-        call: ApiRequest,
+        state: _Sending,
         slots: "anyio.CapacityLimiter",
         priority: Priority,
         before_attempt: Callable[[], Awaitable[ApiRequest]] | None,
@@ -231,20 +231,24 @@ class Transport:
         *,
         until: float,
     ) -> tuple[Ticket, ApiRequest]:
-        """Wait for a slot, then for a permit; of an outage only until then, in ``Pacer.outage_seconds``."""
+        """Wait for a slot, then for a permit; of an outage only until then, in ``Pacer.outage_seconds``.
+
+        The slot is the call's, because looking up its task would take longer than all else here.
+        """
+        call = state.call
         try:
-            slots.acquire_nowait()
+            slots.acquire_on_behalf_of_nowait(state)
         except anyio.WouldBlock:
             began = monotonic()
             with self.pacer.outage_deadline(until, stop=stop):
-                await slots.acquire()
+                await slots.acquire_on_behalf_of(state)
             logger.debug("%s: waited %.3f s for one of %d slots", call, monotonic() - began, slots.total_tokens)
         try:
             if before_attempt is not None:
                 call = await before_attempt()
             return await self.pacer.acquire(priority, what=call, until=until, stop=stop), call
         except BaseException:
-            slots.release()
+            slots.release_on_behalf_of(state)
             raise
 
     def make_budget(self) -> Budget:

@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from soundpiece_async._core.errors import SessionClosed
-from soundpiece_async._lifetime import CancelHandle, TimeoutQueue
+from soundpiece_async._lifetime import CancelHandle, Lock, TimeoutQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -137,3 +137,37 @@ async def test_a_scope_of_the_caller_ends_it_as_ever() -> None:
         await anyio.sleep(30)
     assert scope.cancelled_caught
     assert timeouts._timer is None
+
+
+async def hold(lock: Lock, name: str, held: list[str], go_on: anyio.Event) -> None:
+    async with lock:
+        held.append(name)
+        await go_on.wait()
+
+
+async def test_a_lock_is_passed_on_in_the_order_of_waiting() -> None:
+    """One that is free is taken without a turn of the event loop; whoever stops waiting loses only its own place."""
+    lock, held, go_on = Lock(), list[str](), anyio.Event()
+    tasks = [asyncio.create_task(hold(lock, name, held, go_on)) for name in "abc"]
+    await asyncio.sleep(0)
+    assert (held, repr(lock)) == (["a"], "<Lock locked, 2 waiting>")
+
+    tasks[1].cancel()
+    await asyncio.wait([tasks[1]])
+    assert repr(lock) == "<Lock locked, 1 waiting>"
+    go_on.set()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert (held, repr(lock)) == (["a", "c"], "<Lock free, 0 waiting>")
+
+
+async def test_a_lock_whose_next_holder_is_cancelled_goes_to_the_one_behind() -> None:
+    """A task that is cancelled as its turn comes takes the lock with it no further."""
+    lock, held, go_on = Lock(), list[str](), anyio.Event()
+    go_on.set()
+    async with lock:
+        tasks = [asyncio.create_task(hold(lock, name, held, go_on)) for name in "ab"]
+        await asyncio.sleep(0)
+    tasks[0].cancel()  # its turn has come, and it does not know yet
+    await asyncio.wait(tasks)
+    assert tasks[0].cancelled()
+    assert (held, lock.locked) == (["b"], False)

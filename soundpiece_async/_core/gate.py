@@ -208,6 +208,12 @@ class Gate:
         self._queues[priority][ticket] = None
         return ticket
 
+    def admit_at_once(self, priority: Priority, *, now: float) -> Ticket | None:
+        """Admit a request without a queue; None: it has to queue, because others do or the gate is not open."""
+        if self.waiting or self._closed_until is not None or self.half_open or not self._pace.is_ready(now):
+            return None
+        return self._admit_ticket(Ticket(priority, now), now)
+
     def release(self, ticket: Ticket, *, now: float, sent: bool = False) -> None:
         """Release a ticket, or an admitted permit; harmless after the end.
 
@@ -233,7 +239,7 @@ class Gate:
                 return admitted
             self._closed_until = None
         while (queue := self._next_queue()) is not None and self._may_send(now):
-            admitted.append(self._admit_next(queue, now))
+            admitted.append(self._admit_ticket(queue.popitem(last=False)[0], now))
         return admitted
 
     def next_wakeup(self, *, now: float) -> float | None:
@@ -293,8 +299,7 @@ class Gate:
             return False
         return not self.half_open or (self._probe is None and now >= self._probe_at)
 
-    def _admit_next(self, queue: OrderedDict[Ticket, None], now: float) -> Ticket:
-        ticket, _ = queue.popitem(last=False)
+    def _admit_ticket(self, ticket: Ticket, now: float) -> Ticket:
         if ticket.priority is not Priority.RENEWAL:
             self._consecutive_submits = self._consecutive_submits + 1 if ticket.priority is Priority.SUBMIT else 0
         ticket.state, ticket.epoch = _TicketState.ADMITTED, self._pace.epoch

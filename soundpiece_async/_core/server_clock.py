@@ -25,6 +25,10 @@ class ServerClock:
     def __repr__(self) -> str:
         return f"<ServerClock {'never read' if self._read is None else f'ahead by {self._skew.total_seconds():.0f} s'}>"
 
+    def is_due(self, *, steady: float) -> bool:
+        """Return whether the next `Date` is read: it costs more than most of what is done with a response."""
+        return self._read is None or steady - self._read[1] >= READ_EVERY
+
     def read(self, date: str | None, *, wall: datetime, steady: float, age: str | None = None) -> None:
         """Record the `Date` of a response, if it is due; an invalid one is ignored.
 
@@ -34,7 +38,7 @@ class ServerClock:
             steady: Our steady clock, seconds.
             age: The `Age` header: seconds in a cache on the way (RFC 9111, section 5.1).
         """
-        if date is None or (self._read is not None and steady - self._read[1] < READ_EVERY):
+        if date is None or not self.is_due(steady=steady):
             return
         try:
             told = parsedate_to_datetime(date) + timedelta(seconds=int(age or 0))

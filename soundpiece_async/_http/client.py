@@ -73,6 +73,7 @@ class HttpClient:
         self._outputs_from = OutputGuard(settings)
         self._traces = list(trace_configs)
         self._timeouts = cache(TimeoutQueue)
+        self._put_url = cache(self._make_url)  # one for each route
         self._api: aiohttp.ClientSession | None = None
         self._outputs: aiohttp.ClientSession | None = None
 
@@ -138,17 +139,22 @@ class HttpClient:
 
     def _send(self, call: ApiRequest) -> Awaitable[aiohttp.ClientResponse]:
         headers = self._headers if call.body is None else self._body_headers
-        path, _, query = call.target.partition("?")
-        base = self._base  # of the URL only the path is a new string
-        url = URL.build(
-            scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
-        )
+        url = self._make_url(call.target) if call.body is None else self._put_url(call.target)
         return _require_open(self._api).request(
             call.method, url, data=call.body, allow_redirects=False, **route(url, headers, proxy=self._proxy)
         )
 
+    def _make_url(self, target: str) -> URL:
+        path, _, query = target.partition("?")
+        base = self._base  # of the URL only the path is a new string
+        return URL.build(
+            scheme=base.scheme, authority=base.netloc, path=base.path + path, query_string=query, encoded=True
+        )
+
     def _to_response(self, call: ApiRequest, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
-        self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=monotonic())
+        steady = monotonic()
+        if self._clock.is_due(steady=steady):
+            self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=steady)
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
         return self._remove_key(call, response, body)
 

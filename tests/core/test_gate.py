@@ -33,6 +33,23 @@ def test_unlimited_until_told() -> None:
     assert gate.next_wakeup(now=0) is None
 
 
+def test_an_open_gate_admits_at_once() -> None:
+    """Without a queue, as long as nobody waits, there is a permit, and no 429 has closed the gate."""
+    gate = Gate(ceiling=1)
+    ticket = gate.admit_at_once(Priority.SUBMIT, now=100)
+    assert ticket is not None
+    assert gate.in_flight == 1
+
+    waiting = gate.enqueue(Priority.POLL, now=100)
+    assert gate.admit_at_once(Priority.RENEWAL, now=100) is None
+    gate.release(waiting, now=100)
+
+    assert gate.admit_at_once(Priority.SUBMIT, now=100) is not None
+    assert gate.admit_at_once(Priority.SUBMIT, now=100) is None  # without a permit
+    gate.complete(ticket, now=100, limited=True, retry_after=8)
+    assert gate.admit_at_once(Priority.SUBMIT, now=104) is None  # closed
+
+
 def test_a_429_closes_for_all() -> None:
     """One 429 lets nobody in until Retry-After and its jitter have passed, and then one at a time."""
     gate = Gate()

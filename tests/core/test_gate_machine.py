@@ -55,6 +55,18 @@ class GateMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.queues[priority].append(self.gate.enqueue(priority, now=self.now))
 
+    @rule(priority=st.sampled_from(Priority))
+    def try_at_once(self, priority: Priority) -> None:
+        """One that is admitted at once passes nobody, and is admitted as one that has queued."""
+        ticket = self.gate.admit_at_once(priority, now=self.now)
+        if ticket is None:
+            return
+        assert self.now >= self.closed_until
+        assert not any(self.queues.values())
+        self.check_order(priority)
+        self.admitted.append(self.now)
+        self.out.append(ticket)
+
     @rule(seconds=st.floats(0, 3))
     def wait(self, seconds: float) -> None:
         """Time goes by."""

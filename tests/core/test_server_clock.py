@@ -58,6 +58,7 @@ def test_it_looks_again_after_a_while() -> None:
     """Not at every answer, because that costs; but a clock set right, or wrong, is noticed."""
     clock = told(NOON + timedelta(hours=1))
     for steady, ahead in ((READ_EVERY - 1, 1), (READ_EVERY, 3)):
+        assert clock.is_due(steady=steady) == (ahead == 3)
         wall = NOON + timedelta(seconds=steady)
         clock.read(format_datetime(wall + timedelta(hours=3), usegmt=True), wall=wall, steady=steady)
         assert clock.now(wall=wall, steady=steady) == wall + timedelta(hours=ahead)
