@@ -96,12 +96,15 @@ class Durations:
 
     def learn(self, since: float, until: float, *, finished: bool) -> None:
         """Record one poll (rules 1, 2): it ran at age `since`; at age `until` it still ran or had finished."""
-        if finished and self._learned(since, until) > MIN_EXPECTED:
-            self._spread(since, until)
+        parts = _split_at_bins(since, until)
+        # without the minimum, which would spread finishes to ever earlier ages
+        within = [(self._hazard[index] - self._floor) * (high - low) for index, low, high in parts] if finished else []
+        if sum(within) > MIN_EXPECTED:
+            self._spread(parts, within)
         else:
-            for index, low, high in _split_at_bins(since, until):
+            for index, low, high in parts:
                 self._exposure[index] += high - low
-            self._events[bin_of(until)] += finished
+            self._events[parts[-1][0]] += finished
         self._fresh += until - since
         if self._fresh >= self._known * REFIT_SHARE:
             self._refit()
@@ -129,21 +132,21 @@ class Durations:
         self._silent = [count * width + part for count, width, part in zip(whole, widths, parts, strict=True)]
         self._refit()
 
-    def _spread(self, since: float, until: float) -> None:
-        """Spread one finish over the interval it lies in; up to it, the operation was exposed."""
-        gone = -expm1(-self._learned(since, until))
+    def _spread(self, parts: list[tuple[int, float, float]], within: list[float]) -> None:
+        """Spread one finish over the interval it lies in; up to it, the operation was exposed.
+
+        Args:
+            parts: the interval, cut at the edges of the bins.
+            within: the finishes to expect in each part.
+        """
+        gone = -expm1(-sum(within))
         before, running = 0.0, 1.0
-        for index, low, high in _split_at_bins(since, until):
-            within = self._learned(low, high)
-            share = exp(-before) * -expm1(-within) / gone
-            before += within
+        for (index, low, high), expected in zip(parts, within, strict=True):
+            share = exp(-before) * -expm1(-expected) / gone
+            before += expected
             self._events[index] += share
             self._exposure[index] += (high - low) * max(0.0, running - share / 2)
             running -= share
-
-    def _learned(self, since: float, until: float) -> float:
-        """Return the finishes to expect without the minimum, which would spread finishes to ever earlier ages."""
-        return self.expected_finishes_and_hazard(since, until)[0] - self._floor * (until - since)
 
     def _refit(self) -> None:
         """Fit the curve again to events and exposure (rules 3 to 5)."""
@@ -258,7 +261,8 @@ class WebhookReliability:
     @property
     def late_survival(self) -> float:
         """The share of operations still running at the age at which one is late (rule 7)."""
-        return self.loss / (1 - self.loss)
+        loss = self.loss
+        return loss / (1 - loss)
 
     def record_delivery(self, now: float) -> None:
         """Record a webhook that came."""
