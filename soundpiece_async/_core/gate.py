@@ -121,11 +121,11 @@ class OwnPace:
 
     def is_ready(self, now: float) -> bool:
         """Return whether there is a permit."""
-        return now >= self.due
+        return self.learned.rate is None or now >= self._next_permit_at
 
     def spend(self, ticket: Ticket, now: float) -> None:
         """Use up a permit."""
-        if (rate := self.rate) is not None:
+        if (rate := self.learned.rate) is not None:
             ticket.cost = 1 / rate
             self.learned.on_permit(wanted=ticket.since <= self._next_permit_at)
             self._next_permit_at = max(self._next_permit_at, now - SAVED_SECONDS) + ticket.cost
@@ -210,7 +210,7 @@ class Gate:
 
     def admit_at_once(self, priority: Priority, *, now: float) -> Ticket | None:
         """Admit a request without a queue; None: it has to queue, because others do or the gate is not open."""
-        if self.waiting or self._closed_until is not None or self.half_open or not self._pace.is_ready(now):
+        if any(self._queues) or self._closed_until is not None or self.half_open or not self._pace.is_ready(now):
             return None
         return self._admit_ticket(Ticket(priority, now), now)
 

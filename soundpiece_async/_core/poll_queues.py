@@ -16,7 +16,7 @@ lags: the mode is about to begin, and a poll is better spent inside it.
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from enum import Enum
 from itertools import count
 from math import inf, sqrt
@@ -263,12 +263,14 @@ class BackoffQueue(Generic[K]):
             heapq.heappop(self._heap)  # removed meanwhile
         return self._heap[0][0] if self._heap else inf
 
-    def wake(self, now: float) -> Iterator[Watched[K]]:
-        """Yield those whose backoff is over. They have had their turn, so they wait from now on."""
-        while self.next() <= now:
+    def wake(self, now: float) -> list[Watched[K]]:
+        """Return those whose backoff is over. They have had their turn, so they wait from now on."""
+        woken: list[Watched[K]] = []
+        while self._heap and self.next() <= now:
             watched = heapq.heappop(self._heap)[2]
             watched.state, watched.last_turn = WatchState.READY, now
-            yield watched
+            woken.append(watched)
+        return woken
 
     def oldest(self) -> float:
         """Return when the longest-waiting operation without a webhook was last seen, or infinity."""

@@ -166,9 +166,9 @@ def test_rests_end_in_order() -> None:
 
     assert (resting.next(), resting.oldest()) == (5.0, 1.0)
     assert repr(resting) == "<BackoffQueue until 5.000>"
-    assert list(resting.wake(6.0)) == [soon]
+    assert resting.wake(6.0) == [soon]
     assert (soon.state, soon.last_turn, soon.last_seen) == (WatchState.READY, 6.0, 2.0)
-    assert list(resting.wake(9.0)) == [late]
+    assert resting.wake(9.0) == [late]
     assert (resting.next(), resting.oldest()) == (math.inf, math.inf)
 
 
