@@ -12,6 +12,7 @@
 """
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network
 from urllib.parse import urljoin, urlsplit
 
@@ -25,6 +26,7 @@ _METADATA = frozenset(
 _TRANSLATED = [IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")]
 """Whose last four bytes are the IPv4 address that a translator sends to (RFC 6052, RFC 8215, RFC 2765)."""
 _LONGEST_ADDRESS = 4
+_LONGEST_SPELLING = 64  # of an address; the longest has some fifty characters
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 254
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
@@ -111,6 +113,12 @@ def find_scope(host: str) -> str | None:
 def read_address(host: str) -> IPv4Address | IPv6Address | None:
     """Read an IP address in any spelling that the resolvers of operating systems take, or return None for a name."""
     plain = host.strip("[]").rstrip(".").partition("%")[0]  # without the zone of a link-local address
+    return _parse_address(plain) if len(plain) <= _LONGEST_SPELLING else None
+
+
+@lru_cache(maxsize=64)
+def _parse_address(plain: str) -> IPv4Address | IPv6Address | None:
+    """Read an address; the files of a run come from a few hosts."""
     if ":" in plain:
         try:
             return IPv6Address(plain)

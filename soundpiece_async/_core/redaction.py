@@ -87,8 +87,9 @@ def redact_message(text: str) -> str:
 
 def redact_url(url: str) -> str:
     """Return a URL without user, query and fragment, for a message: what signs it is a secret while it is valid."""
-    parts = re.split("([?#])", url[: 8 * MAX_QUOTE_CHARS], maxsplit=1)  # a mark may be part of an escape sequence
-    start, cut = "".join(map(_print, parts)), len(url) > 8 * MAX_QUOTE_CHARS
+    start, cut = url[: 8 * MAX_QUOTE_CHARS], len(url) > 8 * MAX_QUOTE_CHARS
+    if not start.isprintable() or " " in start:
+        start = "".join(map(_print, re.split("([?#])", start, maxsplit=1)))  # a mark may be part of an escape sequence
     return _clip(_KEY.sub(r"\1_…", _redact(start, cut=cut, query=_QUERY)), MAX_QUOTE_CHARS, more=cut)
 
 
