@@ -27,7 +27,7 @@ The rules of ``WebhookReliability``, for an operation that a webhook will report
 """
 
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import accumulate, pairwise
 from math import exp, expm1, inf
 
@@ -39,6 +39,7 @@ MEMORY = 2000.0
 TRUSTED = 60.0
 PRIOR_EVENTS = 0.1  # finishes that the first guess counts for: the first real one replaces it
 MIN_EXPECTED = 1e-9  # finishes to expect; with fewer there is nothing to spread over
+NEGLIGIBLE = 1e-9  # the part of an operation that still runs, by the curve
 REFIT_SHARE = 1 / 32  # the share of new exposure after which the curve is fitted again
 
 
@@ -96,15 +97,13 @@ class Durations:
 
     def learn(self, since: float, until: float, *, finished: bool) -> None:
         """Record one poll (rules 1, 2): it ran at age `since`; at age `until` it still ran or had finished."""
-        parts = _split_at_bins(since, until)
-        # without the minimum, which would spread finishes to ever earlier ages
-        within = [(self._hazard[index] - self._floor) * (high - low) for index, low, high in parts] if finished else []
-        if sum(within) > MIN_EXPECTED:
-            self._spread(parts, within)
+        expected = self._learned(since, until) if finished else 0.0
+        if expected > MIN_EXPECTED:
+            self._spread(since, until, expected)
         else:
-            for index, low, high in parts:
+            for index, low, high in _split_at_bins(since, until):
                 self._exposure[index] += high - low
-            self._events[parts[-1][0]] += finished
+            self._events[bin_of(until)] += finished
         self._fresh += until - since
         if self._fresh >= self._known * REFIT_SHARE:
             self._refit()
@@ -132,21 +131,24 @@ class Durations:
         self._silent = [count * width + part for count, width, part in zip(whole, widths, parts, strict=True)]
         self._refit()
 
-    def _spread(self, parts: list[tuple[int, float, float]], within: list[float]) -> None:
+    def _spread(self, since: float, until: float, expected: float) -> None:
         """Spread one finish over the interval it lies in; up to it, the operation was exposed.
 
-        Args:
-            parts: the interval, cut at the edges of the bins.
-            within: the finishes to expect in each part.
+        In an interval of days all of it lies in the first seconds: the rest is left out.
         """
-        gone = -expm1(-sum(within))
-        before, running = 0.0, 1.0
-        for (index, low, high), expected in zip(parts, within, strict=True):
-            share = exp(-before) * -expm1(-expected) / gone
-            before += expected
+        share_in_all, survival, running = -expm1(-expected), 1.0, 1.0
+        for index, low, high in _split_at_bins(since, until):
+            later = survival * exp(-(self._hazard[index] - self._floor) * (high - low))
+            share = (survival - later) / share_in_all
             self._events[index] += share
             self._exposure[index] += (high - low) * max(0.0, running - share / 2)
-            running -= share
+            survival, running = later, running - share
+            if running < NEGLIGIBLE:
+                break
+
+    def _learned(self, since: float, until: float) -> float:
+        """Return the finishes to expect without the minimum, which would spread finishes to ever earlier ages."""
+        return self.expected_finishes_and_hazard(since, until)[0] - self._floor * (until - since)
 
     def _refit(self) -> None:
         """Fit the curve again to events and exposure (rules 3 to 5)."""
@@ -168,11 +170,13 @@ class Durations:
             self._sums.append(self._sums[index] + self._hazard[index] * (EDGES[index + 1] - EDGES[index]))
 
 
-def _split_at_bins(since: float, until: float) -> list[tuple[int, float, float]]:
-    """Return an interval of ages, cut at the edges of the bins: bin, from, to."""
-    first, last = bin_of(since), bin_of(until)
-    cuts = [since, *EDGES[first + 1 : last + 1], until]
-    return [(first + step, cuts[step], cuts[step + 1]) for step in range(last - first + 1)]
+def _split_at_bins(since: float, until: float) -> Iterator[tuple[int, float, float]]:
+    """Cut an interval of ages at the edges of the bins: yield bin, from, to."""
+    low, last = since, bin_of(until)
+    for index in range(bin_of(since), last):
+        yield index, low, EDGES[index + 1]
+        low = EDGES[index + 1]
+    yield last, low, until
 
 
 def _smooth(values: list[float]) -> list[float]:
