@@ -127,8 +127,7 @@ class Engine:
         with self.life.cancellable():
             if known is None or not completion.is_over(known):
                 final = await self.poller.wait(check_handle(operation), known=known, timeout=timeout)
-                known = known or final
-                known = attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
+                known = final if known is None else _keep_request(final, known)
         return wire.require_ready(known)
 
     async def refresh(self, operation: AnyOperation | Handle) -> AnyOperation:
@@ -208,6 +207,13 @@ class Engine:
             store_away=pace is not None and pace.away,
             unknown_statuses=tuple(self.reader.unknown_statuses),
         )
+
+
+def _keep_request(final: AnyOperation, known: AnyOperation) -> AnyOperation:
+    """Return an operation with the request it had, and with the differences of its echo."""
+    if final.request is known.request and final.echo_differences == known.echo_differences:
+        return final
+    return attrs.evolve(final, request=known.request, echo_differences=known.echo_differences)
 
 
 class RunFiles:

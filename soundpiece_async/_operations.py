@@ -121,7 +121,7 @@ class Reader:
         self._outputs.move_to_end(handle)
         if len(self._outputs) > MAX_CACHED:
             self._outputs.popitem(last=False)
-        return attrs.evolve(operation, outputs=outputs)
+        return operation if outputs is operation.outputs else attrs.evolve(operation, outputs=outputs)
 
     def cached_outputs(self, handle: Handle) -> tuple[Output, ...]:
         """Return the outputs as they were last read, or an empty tuple."""
