@@ -14,6 +14,7 @@ import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ _HOST = re.compile(rb"\r\nhost: *(\S+)", re.IGNORECASE)
 
 @attrs.frozen
 class Work:
-    """One operation: when it ends, and its request."""
+    """One operation: when it ends, its request, and when it was created."""
 
     id: str
     due: float
     asked: dict[str, Any]
+    created: str
 
 
 @attrs.define
@@ -84,7 +86,8 @@ class Works:
     def add(self, asked: dict[str, Any]) -> Work:
         """Begin an operation."""
         lasts = 0.0 if self.trial else self._random.uniform(*self._range)
-        work = Work(f"op_{len(self.all):026d}", self.now + lasts, asked)
+        created = datetime.now(UTC).isoformat(timespec="microseconds")
+        work = Work(f"op_{len(self.all):08d}k2q9xm4c1v8n3b5z7a", self.now + lasts, asked, created)
         self.all[work.id] = work
         return work
 
@@ -104,7 +107,7 @@ def answer_ours(works: Works, request: Request) -> Reply:
         over = works.ended(work)
         output = {"url": LINK, "expires_at": NOW, "duration": 2.5} if over else None
         news = {"status": "ready" if over else "processing", "output": output, "error": None}
-        return {"fx": {"id": work.id, "created_at": NOW, **work.asked, **news}}
+        return {"fx": {"id": work.id, "created_at": work.created, **work.asked, **news}}
 
     if request.method == "PUT":
         work = works.add(request.json)
