@@ -42,7 +42,7 @@ from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile, LoadOptions, RunPolicy
 from soundpiece_async.cli.bulk_progress import shutdown_notice
-from soundpiece_async.cli.bulk_run import BulkCommand, _refusal_advice
+from soundpiece_async.cli.bulk_run import BulkCommand, _stop_advice
 from soundpiece_async.cli.console import format_verify_levels
 from soundpiece_async.cli.dependents import Dependents
 from soundpiece_async.cli.job_reader import JobReader
@@ -245,7 +245,7 @@ def test_an_empty_account_stops_the_run(serve: Serve, capsys: Streams) -> None:
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3
     assert "40 lines: 3 saved, 0 failed, 0 unfinished, 0 uncertain, 37 left" in err
-    assert "stopped by the account: " in err
+    assert "stopped by an account error: " in err
     assert (
         "top up the account in the dashboard; then run the same command again, or soundpiece resume out; keys are kept"
         in err
@@ -685,15 +685,15 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "printed"),
+    ("stop_error", "printed"),
     [
         (TransportError("no answer"), "check SOUNDPIECE_BASE_URL and the network; then "),
         (SettingsError("no space"), ""),
     ],
 )
-def test_advice_after_a_refusal(refusal: SoundpieceError, printed: str) -> None:
+def test_advice_after_a_stop(stop_error: SoundpieceError, printed: str) -> None:
     """The message of a SettingsError contains its own."""
-    assert _refusal_advice(refusal) == printed
+    assert _stop_advice(stop_error) == printed
 
 
 def test_the_notice_counts_unanswered_requests() -> None:

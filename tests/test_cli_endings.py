@@ -32,8 +32,8 @@ from soundpiece_async import (
 from soundpiece_async.cli import main
 from soundpiece_async.cli.commands import prepare_docstring
 from soundpiece_async.cli.console import (
+    ACCOUNT_ERROR,
     FAILED,
-    REFUSED,
     USAGE,
     ensure_std_streams,
     format_error,
@@ -195,14 +195,14 @@ def test_bugs_keep_their_traceback() -> None:
         (InvalidRequest("a prompt too long", field="prompt"), USAGE),
         (SettingsError("no key"), USAGE),
         (SettingsError("the store was closed meanwhile").about(Handle("create.new_fx", "op_1")), FAILED),
-        (AuthenticationError("401", status=401), REFUSED),
-        (InsufficientCredits("402", status=402), REFUSED),
+        (AuthenticationError("401", status=401), ACCOUNT_ERROR),
+        (InsufficientCredits("402", status=402), ACCOUNT_ERROR),
         (TransportError("no answer"), FAILED),
     ],
     ids=str,
 )
 def test_one_exit_code_for_one_kind_of_error(error: SoundpieceError, code: int) -> None:
-    """For every command: 2: nothing was sent; 3: rejected by the account (E8)."""
+    """For every command: 2: nothing was sent; 3: account error (E8)."""
     assert format_error(error)[0] == code
 
 

@@ -131,7 +131,7 @@ def test_classify_result(error: SoundpieceError, operation: Operation[NewFx] | N
         not result.from_journal and ending is not JobOutcome.UNSENT and not error.stops_run
     )
     assert totals.failures == (ending is not JobOutcome.UNSENT)
-    assert (totals.refusal is error) == error.stops_run
+    assert (totals.stop_error is error) == error.stops_run
     assert classify_result(Succeeded(request=REQUEST, operation=OPERATION)) is JobOutcome.SAVED
     assert totals.to_json()["left"] == 1 + (ending is JobOutcome.UNSENT)
 

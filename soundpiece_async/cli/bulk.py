@@ -58,7 +58,7 @@ async def bulk(
 
     SOUNDPIECE_API_KEY holds the API key; SOUNDPIECE_BASE_URL selects a service other than the public one.
 
-    Exit codes: 0 all jobs saved; 1 some failed or unfinished; 2 usage error or invalid lines; 3 rejected by the account
+    Exit codes: 0 all jobs saved; 1 some failed or unfinished; 2 usage error or invalid lines; 3 account error
     (invalid key, no credits); 4 jobs were taken over by another process, which continues them; 130 interrupted. The
     first Ctrl-C or SIGTERM waits for the jobs in flight; the second stops at once.
 
@@ -101,7 +101,7 @@ async def work(
     its part again; N may be another number each time.
 
     Exit codes: 0 all jobs saved; 1 some failed or unfinished, or the database is away: start it again; 2 usage error,
-    or no such run; 3 rejected by the account (invalid key, no credits), as every other process of the run; 4 jobs were
+    or no such run; 3 account error (invalid key, no credits), as every other process of the run; 4 jobs were
     taken over by another process, which continues them: do not start it again; 130 interrupted.
 
     Args:
@@ -141,8 +141,8 @@ async def resume(
     if options.location.run is not None and not kept.get("unplanned"):
         return await _work(options, WHOLE)
     if not isinstance(kept.get("jobs"), str):
-        words = options.location.arguments
-        raise UsageError(f"{options.location} has no bulk run. Start one with: soundpiece bulk JOBS {words}")
+        arguments = options.location.arguments
+        raise UsageError(f"{options.location} has no bulk run. Start one with: soundpiece bulk JOBS {arguments}")
     jobs = await _locate_jobs(kept["jobs"], options.location)
     await require_regular_file(jobs)
     if await _sha256(jobs) != kept.get("sha256"):
@@ -154,19 +154,19 @@ async def _plan(file: JobsFile, options: BulkOptions) -> int:
     """Write the jobs of a file to the journal; nothing is sent."""
     await require_regular_file(file.path)
     lines, dependents = await validate_file(file, options)
-    words = options.location.arguments
+    arguments = options.location.arguments
     if dependents.unplannable:
         raise UsageError(
             f"{file}: {dependents.unplannable} of {pluralize(lines, 'line')} cannot be planned, because the source is "
             "an output of another line, or a local file; nothing was written. Let each process read the file: "
-            f"soundpiece bulk JOBS {words} --part K/N"
+            f"soundpiece bulk JOBS {arguments} --part K/N"
         )
     async with await options.open_journal() as journal:
         new = await _write_plan(file, options, dependents, journal, totals=ResultCounts(lines))
     if options.policy.as_json:
         print_result(json.dumps({"plan": {"lines": lines, "new": new}}))
     print_status(f"{pluralize(lines, 'job')} in {file}, {new} new; nothing was sent")
-    print_status(f"run them: soundpiece work {words} --part K/N")
+    print_status(f"run them: soundpiece work {arguments} --part K/N")
     return DONE
 
 
@@ -199,8 +199,8 @@ async def _run(file: JobsFile, options: BulkOptions) -> int:
             await command.run()
             if file.part == WHOLE:
                 await journal.store.save_run_info(jobs_expected=totals.lines, blocked=command.blocked)
-        trouble = await _write_report(journal, options) if location.run is None else DONE
-        return command.finish(lost=await journal.store.find_loss()) or trouble
+        report_code = await _write_report(journal, options) if location.run is None else DONE
+        return command.finish(journal_error=await journal.store.find_loss()) or report_code
 
 
 async def _work(options: BulkOptions, part: tuple[int, int]) -> int:
@@ -223,7 +223,7 @@ async def _work(options: BulkOptions, part: tuple[int, int]) -> int:
             reader = JobReader(read_planned(journal, taken), Dependents(), journal=journal, totals=totals)
             command = BulkCommand(options, file=None, reader=reader, totals=totals, journal=journal, session=session)
             await command.run()
-        return command.finish(lost=await journal.store.find_loss())
+        return command.finish(journal_error=await journal.store.find_loss())
 
 
 async def _write_plan(

@@ -26,10 +26,10 @@ from soundpiece_async._download.partfile import is_full
 from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile
 from soundpiece_async.cli.bulk_progress import ProgressDisplay, background_tasks, shutdown_notice
 from soundpiece_async.cli.console import (
+    ACCOUNT_ERROR,
     DONE,
     FAILED,
     INTERRUPTED,
-    REFUSED,
     TAKEN_OVER,
     format_duration,
     format_echo_differences,
@@ -115,15 +115,15 @@ class BulkCommand:
                     await self._report_blocked()
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "job")
-                words = self._options.location.arguments
-                print_status(f"stopped with {left} in flight; {RESUME_NOTE}, as by: soundpiece resume {words}")
+                arguments = self._options.location.arguments
+                print_status(f"stopped with {left} in flight; {RESUME_NOTE}, as by: soundpiece resume {arguments}")
                 raise
 
     async def _handle(self, result: Result) -> None:
         """Count and print a result; stop the run if the result requires it."""
         job = self._reader.pop(result.request)
         outcome = self.totals.add(result)
-        if self.totals.refusal is not None and not isinstance(self.totals.refusal, InsufficientCredits):
+        if self.totals.stop_error is not None and not isinstance(self.totals.stop_error, InsufficientCredits):
             # after a 402, jobs that were submitted earlier are still awaited, whatever their lines
             self._reader.stop()
         if self.totals.fresh_failures >= self._options.policy.failure_limit:
@@ -169,22 +169,22 @@ class BulkCommand:
     async def _announce_shutdown(self) -> None:
         """Print what happens after the first signal, and how long it takes."""
         await self._interrupted.wait()
-        under_way = self._results.pending
+        pending = self._results.pending
         waits = await self._journal.store.measure_waits()
-        longest = max((waits[handle.route].longest for handle in under_way if handle.route in waits), default=None)
+        longest = max((waits[handle.route].longest for handle in pending if handle.route in waits), default=None)
         known = self._statistics()
         notice = shutdown_notice(
-            len(under_way), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits
+            len(pending), longest=longest, paused_for=known.paused_for, unanswered=known.active_submits
         )
         print_status(f"interrupted: no more jobs are submitted; {notice}")
 
-    def finish(self, *, lost: SoundpieceError | None = None) -> int:
+    def finish(self, *, journal_error: SoundpieceError | None = None) -> int:
         """Print the summary and the next steps, and return the exit code.
 
         Args:
-            lost: why the next run will not find the journal.
+            journal_error: why the next run will not find the journal.
         """
-        totals, words = self.totals, self._options.location.arguments
+        totals, arguments = self.totals, self._options.location.arguments
         counts = totals.to_json()
         took = anyio.current_time() - self._started
         if self._options.policy.as_json:
@@ -198,19 +198,21 @@ class BulkCommand:
         print_status(f"{lines}{jobs}: {counted}; {saved}, {format_duration(took)}")
         if echoed := format_echo_differences(totals.echo_differences):
             print_status(echoed)
-        if lost is not None:
-            print_status(f"stopped: {lost}")
+        if journal_error is not None:
+            print_status(f"stopped: {journal_error}")
             return FAILED
         for line in self._hints():
             print_status(line)
-        go_on = f"run the same command again, or soundpiece resume {words}; keys are kept and nothing is paid for twice"
-        if totals.refusal is not None:
-            refused = isinstance(totals.refusal, AuthenticationError | InsufficientCredits)
-            print_status(f"stopped{' by the account' * refused}: {totals.refusal}")
-            print_status(f"{_refusal_advice(totals.refusal)}{go_on}")
-            return INTERRUPTED if self._interrupted.is_set() else REFUSED if refused else FAILED
+        resume_hint = (
+            f"run the same command again, or soundpiece resume {arguments}; keys are kept and nothing is paid for twice"
+        )
+        if totals.stop_error is not None:
+            account_error = isinstance(totals.stop_error, AuthenticationError | InsufficientCredits)
+            print_status(f"stopped{' by an account error' * account_error}: {totals.stop_error}")
+            print_status(f"{_stop_advice(totals.stop_error)}{resume_hint}")
+            return INTERRUPTED if self._interrupted.is_set() else ACCOUNT_ERROR if account_error else FAILED
         if counts["left"] or counts["unfinished"]:
-            print_status(f"not all jobs are done: {go_on}")
+            print_status(f"not all jobs are done: {resume_hint}")
         if self._interrupted.is_set():
             return INTERRUPTED
         if totals.outcomes[JobOutcome.TAKEN_OVER]:
@@ -226,10 +228,10 @@ class BulkCommand:
             new = totals.ended - totals.earlier
             lines.append(f"{new} new; {pluralize(totals.earlier, 'result')} of earlier runs not printed (use --all)")
         if self._printed > MAX_PRINTED_FAILURES:
-            words = self._options.location.arguments
+            arguments = self._options.location.arguments
             lines.append(
                 f"the first {MAX_PRINTED_FAILURES} failures are printed above; for all reasons: "
-                f"soundpiece status {words}"
+                f"soundpiece status {arguments}"
             )
         if totals.unsaved:
             lines.append(
@@ -259,9 +261,9 @@ def _list_paths(result: Result) -> list[str]:
     return [file.location for file in result.files] if isinstance(result, Succeeded) else []
 
 
-def _refusal_advice(refusal: SoundpieceError) -> str:
-    """Return the first step after a refusal; how to resume follows it."""
-    match refusal:
+def _stop_advice(stop_error: SoundpieceError) -> str:
+    """Return the first step after an error that stopped the run; how to resume follows it."""
+    match stop_error:
         case AuthenticationError():
             return "check SOUNDPIECE_API_KEY in the dashboard, and the addresses it may be used from; then "
         case InsufficientCredits():

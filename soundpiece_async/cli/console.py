@@ -25,8 +25,8 @@ DONE = 0
 FAILED = 1
 USAGE = 2
 """Usage error, invalid input, a missing setting or journal; nothing was sent."""
-REFUSED = 3
-"""Rejected by the account: invalid key or no credits."""
+ACCOUNT_ERROR = 3
+"""Account error (401, 402, 403): invalid key or no credits."""
 TAKEN_OVER = 4
 """Another process has taken jobs over, and continues them: whatever started this one must not start it again."""
 INTERRUPTED = 130
@@ -93,7 +93,7 @@ def _exit_code(error: Exception) -> int:
     """Return the exit code of an error, the same for every command."""
     match error:
         case AuthenticationError() | InsufficientCredits():
-            return REFUSED
+            return ACCOUNT_ERROR
         case InvalidRequest() | SettingsError() if error.handle is None:  # nothing was sent
             return USAGE
         case _:

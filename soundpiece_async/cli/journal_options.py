@@ -150,8 +150,8 @@ class JournalOptions:
                 f"{redact_url(where)} is not a local folder, and the journal needs one: add --journal FOLDER, or "
                 "--journal postgresql://user@host/name --run NAME"
             )
-        words = [str(out), *(["--journal", str(self.journal)] if self.journal else [])]
-        return RunLocation(out=out, where=where, run=None, arguments=shlex.join(words))
+        arguments = [str(out), *(["--journal", str(self.journal)] if self.journal else [])]
+        return RunLocation(out=out, where=where, run=None, arguments=shlex.join(arguments))
 
     def _locate_in_database(self, out: str | Path, run: str) -> RunLocation:
         given = self.journal
@@ -163,8 +163,8 @@ class JournalOptions:
                 f"postgresql://user@host/name, or in {VARIABLE}"
             )
         url = Secret(where, redact_url(where))
-        words = [str(out), *([] if given is None else ["--journal", redact_url(where)]), "--run", run]
-        return RunLocation(out=out, where=url, run=run, arguments=shlex.join(words))
+        arguments = [str(out), *([] if given is None else ["--journal", redact_url(where)]), "--run", run]
+        return RunLocation(out=out, where=url, run=run, arguments=shlex.join(arguments))
 
 
 DEFAULT_JOURNAL = JournalOptions()

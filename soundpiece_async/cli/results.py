@@ -82,7 +82,7 @@ class ResultCounts:
         unsaved: failures whose outputs exist and could not be saved.
         files, bytes: saved.
         echo_differences: how often each field was echoed with another value.
-        refusal: the error that stopped the run.
+        stop_error: the error that stopped the run.
     """
 
     lines: int
@@ -93,7 +93,7 @@ class ResultCounts:
     files: int = 0
     bytes: int = 0
     echo_differences: Counter[str] = attrs.field(factory=Counter)
-    refusal: SoundpieceError | None = None
+    stop_error: SoundpieceError | None = None
 
     @property
     def failures(self) -> int:
@@ -116,8 +116,8 @@ class ResultCounts:
             case Succeeded(files=files):
                 self.files += len(files)
                 self.bytes += sum(file.bytes for file in files)
-            case Failed(error=SoundpieceError(stops_run=True) as refusal):
-                self.refusal = self.refusal or refusal
+            case Failed(error=SoundpieceError(stops_run=True) as stop_error):
+                self.stop_error = self.stop_error or stop_error
             case Failed(from_journal=False, error=error) if outcome not in (JobOutcome.UNSENT, JobOutcome.TAKEN_OVER):
                 self.fresh_failures += 1
                 self.unsaved += outcome is JobOutcome.FAILED and isinstance(error, DownloadError)

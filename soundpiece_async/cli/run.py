@@ -84,7 +84,7 @@ async def run(
 
     SOUNDPIECE_API_KEY holds the API key; SOUNDPIECE_BASE_URL selects a service other than the public one.
 
-    Exit codes: 0 saved; 1 failed; 2 usage error or invalid input, nothing was sent; 3 rejected by the account (invalid
+    Exit codes: 0 saved; 1 failed; 2 usage error or invalid input, nothing was sent; 3 account error (invalid
     key, no credits); 130 interrupted.
 
     Args:
@@ -96,7 +96,8 @@ async def run(
         overwrite: replace existing files of that name.
         via: folder in a bucket, such as s3://bucket/inbox, to which a local file given as source or reference is
             uploaded for the service; the object is named by its content, and stays.
-        timeout: seconds to retry the submit (default: 60), and seconds to wait for the result (default: no limit).
+        timeout: seconds for each of two steps: to retry the submit (default: 60), to wait for the result (default: no
+            limit).
         as_json: print one line of JSON instead.
     """
     request = build_request(route, flags, first=first, with_files=via is not None)
