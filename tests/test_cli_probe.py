@@ -16,7 +16,7 @@ from soundpiece_async._http.client import HttpClient
 from soundpiece_async.cli import main
 from soundpiece_async.cli.probe.client import Client
 from soundpiece_async.cli.probe.experiments import FX, OPERATIONS, ROUTES, STEMS, Experiments, _other_member
-from soundpiece_async.cli.probe.findings import Finding, Findings, Verdict
+from soundpiece_async.cli.probe.findings import Comparison, Finding, Findings
 from soundpiece_async.cli.probe.forms import MISSING, compare, show_form, show_time
 from soundpiece_async.cli.probe.listener import Delivery, listen
 from soundpiece_async.simulator import Fault, Simulator
@@ -84,7 +84,7 @@ async def experiment(findings: Differing, port: int, *variations: str) -> None:
 async def test_every_variation_is_found() -> None:
     """A service that differs from the documentation in one thing has at least one finding about it."""
     plain = await ask()
-    assert plain[HOLD].verdict is Verdict.AGREES
+    assert plain[HOLD].verdict is Comparison.AGREES
     missed = VARIATIONS
     limiter = anyio.CapacityLimiter(16)
 
@@ -108,7 +108,7 @@ async def test_every_variation_is_found() -> None:
 async def test_a_service_as_documented_agrees() -> None:
     """Every finding with an assumption agrees."""
     rows = await ask()
-    assert [row for row in rows.values() if row.verdict is Verdict.DIFFERS] == []
+    assert [row for row in rows.values() if row.verdict is Comparison.DIFFERS] == []
 
 
 def test_without_spend_nothing_is_created(serve: Serve, capsys: Streams) -> None:

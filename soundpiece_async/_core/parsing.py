@@ -8,7 +8,7 @@ What happens when a field is missing from a response (absent, null or empty), or
 ``status``             counts as running; with outputs or an error, two reads ``AGREE_AFTER`` seconds apart must agree
 outputs, when ready    read again ``AGREE_AFTER`` seconds later; else ``wait`` raises ``NotReady``
 ``url`` of an output   that output is left out, with a warning
-any other              missing: None, silently; malformed: None, with one warning per session (``Note``)
+any other              missing: None, silently; malformed: None, with one warning per session (``ResponseNote``)
 =====================  ===============================================================================================
 
 ``fields.py`` reads each value, and ``completion.py`` has the rules of the status.
@@ -31,7 +31,7 @@ _REASONS = ("errors", "failure", "failure_reason", "error_message", "reason", "m
 
 
 @attrs.frozen
-class Note:
+class ResponseNote:
     """An oddity of a response that is no error: for the log, once for each ``about`` and session."""
 
     about: str
@@ -51,7 +51,7 @@ class ParsedOperation:
 
     operation: AnyOperation
     ending: Ending
-    notes: tuple[Note, ...] = ()
+    notes: tuple[ResponseNote, ...] = ()
     suspicious: tuple[str, ...] = ()
 
     @property
@@ -75,12 +75,12 @@ def _settle_error(ending: Ending, error: OperationError | None) -> OperationErro
     return (error or OperationError(fields.INTERNAL_ERROR, "")) if ending.status is Status.FAILED else None
 
 
-_Notes: TypeAlias = dict[str, Note]
+_Notes: TypeAlias = dict[str, ResponseNote]
 """Notes by what they are about, each once."""
 
 
 def _add_note(notes: _Notes, about: str, text: str) -> None:
-    notes.setdefault(about, Note(about, text))
+    notes.setdefault(about, ResponseNote(about, text))
 
 
 def _note_invalid(notes: _Notes, reasons: Mapping[str, str]) -> None:

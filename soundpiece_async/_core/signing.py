@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 from soundpiece_async._core import fields
 from soundpiece_async._core.errors import SettingsError, WebhookError
-from soundpiece_async._core.parsing import Note
+from soundpiece_async._core.parsing import ResponseNote
 from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.webhook_events import Delivery, parse_event
 
@@ -80,7 +80,7 @@ def sign(key: bytes, *, identity: str, timestamp: str, body: bytes) -> bytes:
 
 def read_delivery(
     headers: Headers, body: bytes, *, keys: Iterable[bytes], now: float, tolerance: float
-) -> tuple[Delivery, tuple[Note, ...]]:
+) -> tuple[Delivery, tuple[ResponseNote, ...]]:
     """Verify a delivery, then read it. Returns it with what is odd about its operation.
 
     Args:

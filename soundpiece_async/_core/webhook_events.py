@@ -18,7 +18,7 @@ import attrs
 
 from soundpiece_async._core import codec, completion, envelopes, fields
 from soundpiece_async._core.operations import AnyOperation, Status
-from soundpiece_async._core.parsing import Note, ParsedOperation, parse_operation
+from soundpiece_async._core.parsing import ParsedOperation, ResponseNote, parse_operation
 from soundpiece_async._core.redaction import redacted_repr
 from soundpiece_async._core.requests import ROUTES, Handle
 
@@ -47,13 +47,13 @@ class Delivery:
     operation: AnyOperation | None
 
 
-def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]:
+def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[ResponseNote, ...]]:
     """Read the body of the event ``identity``; returns it with what is odd about it, for the log."""
     try:
         event = _find_event(codec.decode_response(body))
     except ValueError:
         return _ignore(identity, "", "", Status("")), (
-            Note("webhook", "its body is not JSON; a poll will find the result"),
+            ResponseNote("webhook", "its body is not JSON; a poll will find the result"),
         )
     kind = _read_type(event)
     route, word = _split_type(kind)
@@ -65,7 +65,7 @@ def parse_event(identity: str, body: bytes) -> tuple[Delivery, tuple[Note, ...]]
         return ignored, ()
     parsed = _parse_operation(identity, event, route=route)
     if parsed is None:
-        return ignored, (Note("webhook", f"the event of {route} has no operation; a poll will find it"),)
+        return ignored, (ResponseNote("webhook", f"the event of {route} has no operation; a poll will find it"),)
     if not status.final and not parsed.over:
         return ignored, ()
     operation = _end(parsed, status) if status.final else parsed.operation

@@ -24,7 +24,7 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation, Status
-from soundpiece_async._core.parsing import Note, ParsedOperation, parse_operation
+from soundpiece_async._core.parsing import ParsedOperation, ResponseNote, parse_operation
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import Handle, Request
 
@@ -150,7 +150,9 @@ def parse_with_echo(
     if not differences:
         return parsed
     notes = tuple(
-        Note(f"echo of {one.field}", f"{one.field} is echoed with another value than was sent; the operation continues")
+        ResponseNote(
+            f"echo of {one.field}", f"{one.field} is echoed with another value than was sent; the operation continues"
+        )
         for one in differences
     )
     return attrs.evolve(
@@ -202,7 +204,7 @@ def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request 
     parsed = parse_operation(found, handle, request=request)
     if found.get("id") == handle.id or (identity := fields.read_id(found.get("id"))) in (None, handle.id):
         return parsed
-    note = Note("echo of id", f"its id is echoed in another spelling: {redact_text(identity)}")
+    note = ResponseNote("echo of id", f"its id is echoed in another spelling: {redact_text(identity)}")
     operation = attrs.evolve(parsed.operation, echo_differences=("id",))
     return attrs.evolve(parsed, operation=operation, notes=(*parsed.notes, note))
 

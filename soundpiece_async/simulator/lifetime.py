@@ -22,7 +22,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @attrs.define(eq=False)
-class Lifetime:
+class ServerLifetime:
     """Runs a coroutine in its own task between two calls, which may come from different tasks.
 
     Test fixtures enter and leave in different tasks, and no cancel scope can span those. So `live` gets a task, the

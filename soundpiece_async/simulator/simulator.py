@@ -19,7 +19,7 @@ from soundpiece_async.simulator.api_routes import Api
 from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import Fault, FaultDetails, FaultInjector, Faults
 from soundpiece_async.simulator.http_server import Host, HttpServer, RequestHook
-from soundpiece_async.simulator.lifetime import Lifetime, listen, make_reachable, share_host
+from soundpiece_async.simulator.lifetime import ServerLifetime, listen, make_reachable, share_host
 from soundpiece_async.simulator.music import AudioOptions
 from soundpiece_async.simulator.operations import OperationError, ServerOperation
 from soundpiece_async.simulator.output_host import OutputHost
@@ -121,7 +121,7 @@ class Simulator:
     _api: Api = attrs.field(init=False)
     _output_host: OutputHost = attrs.field(init=False)
     _webhook_sender: WebhookSender = attrs.field(init=False)
-    _lifetime: Lifetime = attrs.field(init=False)
+    _lifetime: ServerLifetime = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._world = World(
@@ -155,7 +155,7 @@ class Simulator:
         )
         render_cache = RenderCache(self.cache_bytes, change=self.variations.change_audio)
         self._output_host = OutputHost(clock=self._clock, render_cache=render_cache, faults=self.faults)
-        self._lifetime = Lifetime(self._live)
+        self._lifetime = ServerLifetime(self._live)
         secrets = (self.webhook_secret,) if isinstance(self.webhook_secret, str) else self.webhook_secret or ()
         self._webhook_sender = WebhookSender(
             keys=tuple(self.variations.read_secret(secret) for secret in secrets),

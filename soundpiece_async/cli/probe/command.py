@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from soundpiece_async import Settings
 from soundpiece_async.cli.arguments import POSITIVE
 from soundpiece_async.cli.console import UsageError, print_result, print_status
-from soundpiece_async.cli.probe.findings import Findings, Verdict
+from soundpiece_async.cli.probe.findings import Comparison, Findings
 
 WEBHOOK_PATIENCE = 60.0
 """Seconds to wait for a webhook after the last experiment."""
@@ -98,7 +98,7 @@ def _write_json(findings: Findings, base_url: str) -> str:
 
 
 def _write_table(findings: Findings) -> str:
-    marks = {Verdict.AGREES: "  ", Verdict.DIFFERS: "≠ ", Verdict.OPEN: "  ", Verdict.NOT_TRIED: "- "}
+    marks = {Comparison.AGREES: "  ", Comparison.DIFFERS: "≠ ", Comparison.OPEN: "  ", Comparison.NOT_TRIED: "- "}
     lines = []
     for row in findings:
         lines += [
@@ -106,7 +106,7 @@ def _write_table(findings: Findings) -> str:
             f"    observed: {row.observed or '-'}",
             f"    assumed:  {row.assumed}",
         ]
-    differing = sum(row.verdict is Verdict.DIFFERS for row in findings)
+    differing = sum(row.verdict is Comparison.DIFFERS for row in findings)
     return "\n".join(
         [*lines, f"{differing} of {len(list(findings))} findings differ from the assumptions of this library (≠)"]
     )

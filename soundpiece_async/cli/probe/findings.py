@@ -8,7 +8,7 @@ import attrs
 from soundpiece_async._core.redaction import redact_text
 
 
-class Verdict(StrEnum):
+class Comparison(StrEnum):
     """Whether the service behaves as the library assumes."""
 
     AGREES = "agrees"
@@ -32,7 +32,7 @@ class Finding:
     question: str
     observed: str
     assumed: str
-    verdict: Verdict
+    verdict: Comparison
 
 
 class Findings:
@@ -47,17 +47,17 @@ class Findings:
     def add(self, question: str, observed: str, assumed: str, *, agrees: bool | None = None) -> None:
         """Add a finding; ``agrees=None`` compares the two texts."""
         same = observed == assumed if agrees is None else agrees
-        self._add(question, observed, assumed, Verdict.AGREES if same else Verdict.DIFFERS)
+        self._add(question, observed, assumed, Comparison.AGREES if same else Comparison.DIFFERS)
 
     def note(self, question: str, observed: str, done: str) -> None:
         """Add a finding without an assumption."""
-        self._add(question, observed, done, Verdict.OPEN)
+        self._add(question, observed, done, Comparison.OPEN)
 
     def skip(self, question: str, why: str) -> None:
         """Add a question that was not tried."""
-        self._add(question, "", why, Verdict.NOT_TRIED)
+        self._add(question, "", why, Comparison.NOT_TRIED)
 
-    def _add(self, question: str, observed: str, assumed: str, verdict: Verdict) -> None:
+    def _add(self, question: str, observed: str, assumed: str, verdict: Comparison) -> None:
         self._rows.append(
             Finding(
                 question=question, observed=redact_text(observed) if observed else "", assumed=assumed, verdict=verdict
