@@ -55,7 +55,7 @@ async def watch_door(handle: str) -> StreamingResponse:
 async def show_health() -> dict[str, object]:
     """Return the state of the account's rate limiter."""
     now = app.state.session.statistics()
-    return {"process": os.getpid(), "peers": now.peers, "rate": now.rate, "store_away": now.store_away}
+    return {"process": os.getpid(), "peers": now.peers, "rate": now.rate, "store_unavailable": now.store_unavailable}
 
 
 async def follow(handle: Handle) -> AsyncIterator[str]:

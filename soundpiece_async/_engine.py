@@ -100,7 +100,7 @@ class Engine:
         link = Link(open_store(self.settings), pace=self.pace, pacer=self.transport.pacer, news=self._news)
         await self.life.start(self.transport, *background, link.run, partial(self.poller.receive_news, self._news))
         try:
-            await link.meet()
+            await link.connect()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self.life.close()
@@ -109,7 +109,7 @@ class Engine:
     async def submit(
         self, request: R, *, stop: StopSignal = NEVER, prepared: PreparedSubmit | None = None
     ) -> Operation[R]:
-        """Send a request, or return the operation it already became; takes and raises as ``Submitter.submit``."""
+        """Submit a request, or return its operation. Same arguments and errors as ``Submitter.submit``."""
         with self.life.cancellable():
             operation = await self.submitter.submit(request, stop=stop, prepared=prepared)
         if request.callback_url is not None and not completion.is_over(operation):
@@ -117,7 +117,7 @@ class Engine:
         return operation
 
     async def prepare(self, request: Request, *, anew: bool = False) -> bytes:
-        """Return the body that every PUT of a request has; takes and raises as ``Submitter.prepare``."""
+        """Return the body that every PUT of a request has. Same arguments and errors as ``Submitter.prepare``."""
         with self.life.guarded():
             return await self.submitter.prepare(request, anew=anew)
 
@@ -174,7 +174,7 @@ class Engine:
             await self.downloader.check_destination(to)
 
     def deliver(self, operation: AnyOperation) -> None:
-        """Wake the waiters of an operation whose final state a webhook brought; one still running is no news."""
+        """Wake the waiters of an operation whose final state a webhook brought; other states are ignored."""
         if not operation.status.final:
             return
         if self.settings.confirm_webhooks or not completion.is_over(operation):
@@ -192,7 +192,7 @@ class Engine:
             active_polls=poller.active_polls,
             ready=self.reader.ready,
             failed=self.reader.failed,
-            active_downloads=self.downloader.streams_out,
+            active_downloads=self.downloader.active_streams,
             downloads=self.downloader.saved,
             bytes=self.downloader.received,
             requests=pacer.sent,
@@ -204,7 +204,7 @@ class Engine:
             detection_lag=poller.detection_lag_sum / max(1, poller.completed),
             detection_lag_max=poller.detection_lag_max,
             peers=0 if pace is None else pace.peers,
-            store_away=pace is not None and pace.away,
+            store_unavailable=pace is not None and pace.away,
             unknown_statuses=tuple(self.reader.unknown_statuses),
         )
 

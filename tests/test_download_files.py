@@ -190,7 +190,7 @@ async def test_streams_are_bounded(tmp_path: Path) -> None:
         for number in range(12):
             group.start_soon(b.downloader.save, b.output(), b.target.with_name(f"{number}.flac"))
         with anyio.fail_after(30):
-            while b.downloader.streams_out < 3:
+            while b.downloader.active_streams < 3:
                 await anyio.sleep(0.001)
 
     assert b.server.most_open == 3
@@ -289,7 +289,7 @@ async def test_a_file_that_is_too_large_is_given_up_at_once(
         assert len(b.server.requests) == requests
         assert caught.value.received < 2_000_000
         assert b.left() == []
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
 
 
 async def test_a_file_of_just_the_size_is_not_too_large(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ async def test_a_trickle_is_given_up(tmp_path: Path, way: str) -> None:
         ):
             await (read_all(b, life) if way == "stream" else b.save())
         assert len(b.left()) == {"file": 2, "stream": 0, "comparison": 1}[way]
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
 
 
 async def test_a_slow_host_may_be_allowed(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ async def test_cancelled_anywhere_it_leaves_only_what_can_be_continued(
                     break
                 await anyio.sleep(0.01)
             assert not open_files(tmp_path)
-            assert b.downloader.streams_out == b.downloader._threads.borrowed_tokens == 0
+            assert b.downloader.active_streams == b.downloader._threads.borrowed_tokens == 0
             assert b.left() in ([], ["song.flac"], KEPT)
             assert not b.target.exists() or b.target.read_bytes() == SHORT
             assert await b.save() == SHORT

@@ -188,7 +188,7 @@ async def test_cancelled_anywhere_an_upload_is_taken_back(tmp_path: Path) -> Non
                 await CancelAt(b.downloader.save(b.output(), shop.target()), turn=turn, cancel=scope.cancel)
             finished = not scope.cancel_called
             assert await shop.names() == [] or await shop.read() == SONG
-            assert b.downloader.streams_out == b.downloader._threads.borrowed_tokens == 0
+            assert b.downloader.active_streams == b.downloader._threads.borrowed_tokens == 0
             assert not b.downloader._targets
     assert turn > 5
 
@@ -225,7 +225,7 @@ async def test_what_the_store_says_ends_a_download(tmp_path: Path, s3: str) -> N
             assert "uploads=" not in error
 
         assert len(b.server.requests) <= 1
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
 
 
 async def test_full_checks_are_not_left_out_unsaid(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ async def test_a_slow_store_slows_the_host(tmp_path: Path, monkeypatch: pytest.M
 
         assert scope.cancelled_caught
         assert b.downloader.received < 5_000_000
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
 
 
 class BrokenTarget(SlowTarget):

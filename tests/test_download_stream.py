@@ -109,7 +109,7 @@ async def test_what_cannot_be_had_is_an_error_on_entering(
         with pytest.raises(error, match=reason):
             async with stream(b, life):
                 pytest.fail("it was entered")
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ async def test_a_slow_reader_slows_the_host(tmp_path: Path) -> None:
             await anext(audio)
             await anyio.sleep(0.3)
             assert b.downloader.received < 4_000_000
-            assert b.downloader.streams_out == 1
-        assert b.downloader.streams_out == 0
+            assert b.downloader.active_streams == 1
+        assert b.downloader.active_streams == 0
 
 
 async def test_left_early_it_lets_go(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_left_early_it_lets_go(tmp_path: Path) -> None:
     async with bench(tmp_path, default=ScriptedResponse(pause=0.01)) as b, lifetime() as life:
         async with stream(b, life) as audio:
             await anext(audio)
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
         with pytest.raises(DownloadError, match="the stream was left"):
             await anext(audio)
 
@@ -202,7 +202,7 @@ async def test_two_readers_are_told(tmp_path: Path) -> None:
                 group.start_soon(read)
                 group.start_soon(read)
         assert len({id(error) for error in errors}) == 2
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
         b.server.default = ScriptedResponse()
         assert await read_all(b, life) == SONG
 
@@ -219,7 +219,7 @@ async def test_cancelled_anywhere_it_holds_nothing(tmp_path: Path) -> None:
                 with anyio.CancelScope() as scope:
                     await CancelAt(read_all(b, life), turn=turn, cancel=scope.cancel)
                 finished = not scope.cancel_called
-                assert b.downloader.streams_out == b.downloader._threads.borrowed_tokens == 0
+                assert b.downloader.active_streams == b.downloader._threads.borrowed_tokens == 0
     assert turn > 3
 
 
@@ -292,7 +292,7 @@ async def test_a_range_is_answered(
         part = {206: span and f"bytes {span.start}-{span.stop - 1}/300000", 416: "bytes */300000"}
         assert headers.get("Content-Range") == part.get(status)
         assert b.server.ranges == asked
-        assert b.downloader.streams_out == 0
+        assert b.downloader.active_streams == 0
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ async def test_a_store_that_is_killed_comes_back_empty(
         rate = first.statistics().rate
         assert rate is not None
         server.kill()
-        await within(lambda: all(one.statistics().store_away for one in both))
+        await within(lambda: all(one.statistics().store_unavailable for one in both))
         assert all((one.statistics().rate or 99) <= 50 * AWAY_SHARE for one in both)
         await second.submit(fx())
         told = warnings(caplog)
@@ -208,7 +208,7 @@ async def test_a_store_that_is_killed_comes_back_empty(
 
         caplog.set_level(logging.INFO, "soundpiece_async.shared")
         server.start()
-        await within(lambda: not any(one.statistics().store_away for one in both))
+        await within(lambda: not any(one.statistics().store_unavailable for one in both))
         assert all((one.statistics().rate or 99) < 50 for one in both)
         assert len(warnings(caplog)) == 4
         assert "is available again" in warnings(caplog)[-1]
@@ -229,12 +229,12 @@ async def test_a_store_that_stands_still_stops_nobody(
                     assert newcomer.statistics().peers == 0
                     await newcomer.submit(fx())
                     await within(lambda: len(sim.operations) == 2)
-                    assert one.statistics().store_away
+                    assert one.statistics().store_unavailable
                     assert len(warnings(caplog)) == 2
                     assert any("has not answered yet" in text for text in warnings(caplog))
             finally:
                 server.resume()
-            await within(lambda: not one.statistics().store_away)
+            await within(lambda: not one.statistics().store_unavailable)
             await one.submit(fx())
     assert len(warnings(caplog)) == 2
 
@@ -244,7 +244,7 @@ async def test_a_free_account_goes_on_without_its_store(shared: str, server: Ser
     async with simulate() as sim, sessions(sim, shared, 1) as (one,):
         server.kill()
         try:
-            await within(lambda: one.statistics().store_away)
+            await within(lambda: one.statistics().store_unavailable)
             for _ in range(30):
                 await one.submit(fx())
             assert one.statistics().rate is None
@@ -252,7 +252,7 @@ async def test_a_free_account_goes_on_without_its_store(shared: str, server: Ser
             one.deliver(ready(operation))
         finally:
             server.start()
-        await within(lambda: not one.statistics().store_away)
+        await within(lambda: not one.statistics().store_unavailable)
         async with sessions(sim, shared, 1) as (other,):
             with anyio.fail_after(30):  # results that could not be published are published now
                 assert (await other.wait(operation)).outputs[0].url.endswith("sig=1")
@@ -273,7 +273,7 @@ async def test_what_a_store_refuses_is_warned_of_once(
             async with simulate() as sim, sessions(sim, url, 1) as (one,):
                 operation = await one.submit(fx())
                 assert (await one.wait(operation)).status is Status.READY
-                assert one.statistics().store_away
+                assert one.statistics().store_unavailable
                 assert one.statistics().rate == NEWCOMER_RATE
             (told,) = warnings(caplog)
             assert re.fullmatch(r"the shared store has not answered yet.* at most 1/s; .*://127\.0\.0\.1.*", told)
@@ -303,7 +303,7 @@ async def test_junk_in_the_store_stops_nobody(redis: Server) -> None:
         with anyio.move_on_after(0.1):
             await one.wait(Handle("create.new_fx", "op_0"))
         await client.aclose()
-        assert not one.statistics().store_away
+        assert not one.statistics().store_unavailable
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(shared: str, server: Server) -> None:
@@ -327,7 +327,7 @@ async def test_a_missing_extra_is_told_before_anything_is_sent(sim: Simulator, m
         Session(settings(sim, shared="postgresql://db.example/jobs"))
     async with Session(settings(sim)) as one:
         await one.submit(fx())
-        assert (one.statistics().peers, one.statistics().store_away) == (0, False)
+        assert (one.statistics().peers, one.statistics().store_unavailable) == (0, False)
 
 
 class Shelf:

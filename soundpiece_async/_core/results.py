@@ -163,7 +163,7 @@ class Statistics:
         detection_lag_max: the worst of them.
         peers: live processes that share the rate limiter, including this one; 0 without a shared store
             (``Settings(shared=…)``).
-        store_away: the shared store does not answer; this process continues alone meanwhile.
+        store_unavailable: the shared store does not answer; this process continues alone meanwhile.
         unknown_statuses: status values that this version does not know; polling continues.
     """
 
@@ -185,7 +185,7 @@ class Statistics:
     detection_lag: float = 0.0
     detection_lag_max: float = 0.0
     peers: int = 0
-    store_away: bool = False
+    store_unavailable: bool = False
     unknown_statuses: tuple[str, ...] = ()
 
 

@@ -111,12 +111,12 @@ class Downloader:
 
     def __repr__(self) -> str:
         return (
-            f"<Downloader streams={self.streams_out}/{self._context.slots.total_tokens:.0f} "
+            f"<Downloader streams={self.active_streams}/{self._context.slots.total_tokens:.0f} "
             f"targets={len(self._targets)} saved={self.saved} received={self.received} verify={self._verify}>"
         )
 
     @property
-    def streams_out(self) -> int:
+    def active_streams(self) -> int:
         """Open streams."""
         return self._context.slots.borrowed_tokens
 

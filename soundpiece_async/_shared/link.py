@@ -44,7 +44,7 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self._store!r} {self._pace!r} {self._news!r}>"
 
-    async def meet(self) -> None:
+    async def connect(self) -> None:
         """Wait until the store has answered or failed: until then the rate is that of an unknown limit."""
         with anyio.move_on_after(FIRST_SECONDS):
             await self._tried.wait()

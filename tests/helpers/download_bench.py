@@ -122,7 +122,7 @@ async def bench(
         )
         made = Bench(server, downloader, folder / "out" / "song.flac")
         yield made
-        assert downloader.streams_out == 0
+        assert downloader.active_streams == 0
         assert all(request.method == "GET" for request in server.requests)
 
 
