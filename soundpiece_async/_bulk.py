@@ -20,7 +20,7 @@ from soundpiece_async._download.destinations import Destination
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.journal import Journal
-from soundpiece_async._journal.recorded_run import Recording
+from soundpiece_async._journal.recorded_run import RecordedRun
 from soundpiece_async._lifetime import CancelHandle, StopSignal, run_shielded
 from soundpiece_async._logs import get_logger
 
@@ -52,9 +52,11 @@ class RunMany(Generic[R]):
         self._stop = StopSignal()
         self._files = RunFiles(engine, save_to)
         self._timeout = timeout
-        self._recording: Recording[R] | None = None
+        self._recorded_run: RecordedRun[R] | None = None
         if journal is not None:
-            self._recording = Recording(journal, engine=engine, stop=self._stop, files=self._files, timeout=timeout)
+            self._recorded_run = RecordedRun(
+                journal, engine=engine, stop=self._stop, files=self._files, timeout=timeout
+            )
         self._limit = limit
         self._ordered = ordered
         self._jobs: dict[int, InFlight[R]] = {}
@@ -223,7 +225,7 @@ class RunMany(Generic[R]):
     async def _complete(self, job: InFlight[R]) -> Succeeded[R] | Failed[R]:
         """Run a job, and return its failure instead of raising it; an error that concerns all of them stops the run."""
         try:
-            result = await (self._submit(job) if self._recording is None else self._recording.run(job))
+            result = await (self._submit(job) if self._recorded_run is None else self._recorded_run.run(job))
             return result if job.name is None else attrs.evolve(result, name=job.name)
         except Exception as fault:
             known = job.operation

@@ -178,12 +178,12 @@ class LockQueue:
     """Tasks that use the same name, the one at work included.
 
     Attributes:
-        outage: the error of the previous task, if it concerns the waiting ones as well.
+        last_error: the error of the previous task, if it concerns the waiting ones as well.
     """
 
     lock: Lock = attrs.field(factory=Lock)
     length: int = 0
-    outage: Exception | None = None
+    last_error: Exception | None = None
 
 
 class KeyedLocks:

@@ -35,7 +35,7 @@ from soundpiece_async._core.job_records import Annotation, Failure, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._journal import postgres_connection, postgres_schema, postgres_store
-from soundpiece_async._journal.postgres_store import PostgresStore
+from soundpiece_async._journal.postgres_store import PostgresJobStore
 from soundpiece_async._journal.store import Part, TakenOver
 from soundpiece_async.simulator import Simulator
 
@@ -88,7 +88,7 @@ async def take(journal: Journal, part: tuple[int, int] = (1, 1)) -> list[JobReco
     return await store.read_part(taken, after=0, limit=100)
 
 
-WRITES: Mapping[str, Callable[[PostgresStore, JobRecord], Awaitable[object]]] = {
+WRITES: Mapping[str, Callable[[PostgresJobStore, JobRecord], Awaitable[object]]] = {
     "sending": lambda store, job: store.mark_sending(job, now=1.0),
     "unsent": lambda store, job: store.mark_unsent(job),
     "submitted": lambda store, job: store.mark_submitted(job, OPERATION, now=1.0),

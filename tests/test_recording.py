@@ -49,7 +49,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.job_records import EXPIRED, KEY_LIFETIME, JobIdentity, JobState
 from soundpiece_async._engine import Engine, InFlight, RunFiles
-from soundpiece_async._journal.recorded_run import Recording
+from soundpiece_async._journal.recorded_run import RecordedRun
 from soundpiece_async._lifetime import StopSignal
 from soundpiece_async._operations import PreparedSubmit
 from soundpiece_async.simulator import Fault, Simulator
@@ -655,8 +655,8 @@ async def test_a_journal_must_be_open_and_for_writing(sim: Simulator, session: S
             session.run_many([fx(1)], journal=journal)
 
 
-def recording(journal: Journal, engine: Engine) -> Recording[Any]:
-    return Recording(journal, engine=engine, stop=StopSignal(), files=RunFiles(engine, None), timeout=None)
+def recording(journal: Journal, engine: Engine) -> RecordedRun[Any]:
+    return RecordedRun(journal, engine=engine, stop=StopSignal(), files=RunFiles(engine, None), timeout=None)
 
 
 @BOTH
@@ -680,7 +680,7 @@ async def test_an_answer_to_another_request_ends_nothing(
             await one.run(InFlight(fx(1)))
         (piece,) = await journal.jobs(JobState.SENDING)
         assert piece.operation is None
-        assert "Recording" in repr(one)
+        assert "RecordedRun" in repr(one)
         assert "SavedFiles" in repr(one._saved_files)
 
 

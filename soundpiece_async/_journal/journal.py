@@ -417,7 +417,7 @@ class Journal:
         """Remove the callback: the request has ended without outputs."""
         self._listeners.pop(request.idempotency_key, None)
 
-    def tell_ready(self, operation: AnyOperation) -> None:
+    def notify_ready(self, operation: AnyOperation) -> None:
         """Call the callback for the outputs of an operation, which are recorded now, once."""
         call = self._listeners.pop(operation.request.idempotency_key, None)
         if call is not None:
@@ -446,9 +446,9 @@ class Journal:
                 f"the journal {self.where} needs the extra 'postgres', which is not installed: python -m pip install "
                 "'soundpiece-async[postgres]'; nothing was sent"
             )
-        from soundpiece_async._journal.postgres_store import PostgresStore  # it needs the extra
+        from soundpiece_async._journal.postgres_store import PostgresJobStore  # it needs the extra
 
-        self._store = store = PostgresStore(url, run=self.run or "", read_only=self.read_only)
+        self._store = store = PostgresJobStore(url, run=self.run or "", read_only=self.read_only)
         await store.open()
 
     async def _open_folder(self) -> None:

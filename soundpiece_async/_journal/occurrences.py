@@ -1,4 +1,4 @@
-"""Which job each request of a run is: by a key that was given, or else by which occurrence of its content it is."""
+"""Identifies the job of each request of a run: by an explicit key, else by its content; equal requests are numbered."""
 
 import sqlite3
 import weakref

@@ -101,7 +101,7 @@ class _Step:
     """File names that the job must have for it."""
 
 
-class PostgresStore:
+class PostgresJobStore:
     """A ``JobStore`` in Postgres, with one connection.
 
     Args:
@@ -125,7 +125,7 @@ class PostgresStore:
 
     def __repr__(self) -> str:
         state = "read-only " if self._read_only else ""
-        return f"<PostgresStore {self._database!r} {self._name!r} {state}claim={self._claim} {self._group!r}>"
+        return f"<PostgresJobStore {self._database!r} {self._name!r} {state}claim={self._claim} {self._group!r}>"
 
     async def open(self) -> None:
         """Connect, make or migrate the tables, make the run if it is missing, and draw a claim.

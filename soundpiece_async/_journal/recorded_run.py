@@ -55,16 +55,16 @@ from soundpiece_async._operations import PreparedSubmit
 
 
 @attrs.frozen
-class Found:
+class FileCheck:
     """The result of checking the files of a job.
 
     Attributes:
-        files: all of them, if nothing more has to be fetched; None: something has.
-        owned: whether what is in their place was saved by a recorded run, and so may be replaced.
+        complete: all files, if nothing more has to be fetched; None: something has.
+        replaceable: whether what is in their place was saved by a recorded run, and so may be replaced.
     """
 
-    files: tuple[SavedFile, ...] | None
-    owned: bool = False
+    complete: tuple[SavedFile, ...] | None
+    replaceable: bool = False
 
 
 class SavedFiles:
@@ -83,22 +83,22 @@ class SavedFiles:
     def __repr__(self) -> str:
         return f"<SavedFiles {self._base} wanted in={self._wanted!r}>"
 
-    def check(self, job: JobRecord) -> Found:
+    def check(self, job: JobRecord) -> FileCheck:
         """Look for the files of a job; an object in a store is believed to be there. Blocks.
 
         To ask for each would cost a request; ``soundpiece verify`` does, and records what is missing.
         """
         wanted = self._wanted
         if wanted is None:
-            return Found(() if job.outputs else None)
+            return FileCheck(() if job.outputs else None)
         where = StoreLocation(_normalize(wanted), None) if isinstance(wanted, Path) else locate(wanted)
         if not job.files or any(self._locate(file) != where for file in job.files):
-            return Found(None)
+            return FileCheck(None)
         numbers = {output.index for output in job.outputs}
         if not all(file.index in numbers and self._is_whole(file) for file in job.files):
-            return Found(None, owned=True)
+            return FileCheck(None, replaceable=True)
         folder = wanted if isinstance(wanted, Path) else None
-        return Found(tuple(_restore(job, file, folder=folder) for file in job.files), owned=True)
+        return FileCheck(tuple(_restore(job, file, folder=folder) for file in job.files), replaceable=True)
 
     def to_records(self, files: tuple[SavedFile, ...]) -> tuple[FileRecord, ...]:
         """Return what is recorded of saved files."""
@@ -174,7 +174,7 @@ R = TypeVar("R", bound=Request)
 logger = get_logger("journal")
 
 
-class Recording(Generic[R]):
+class RecordedRun(Generic[R]):
     """One per run: it counts which occurrence of its content a request is.
 
     Args:
@@ -202,7 +202,7 @@ class Recording(Generic[R]):
         self._store = journal.store
         self._pop_annotation = journal.pop_annotation
         self._pop_identity = journal.pop_identity
-        self._tell_ready = journal.tell_ready
+        self._notify_ready = journal.notify_ready
         self._resubmit_uncertain = journal.resubmit_uncertain
         self._retry_failed = journal.retry_failed
         self._engine = engine
@@ -211,25 +211,25 @@ class Recording(Generic[R]):
         self._timeout = timeout
         self._saved_files = SavedFiles(None if journal.run else journal.folder, wanted_in=files.to)
         self._identifier = RequestIdentifier()
-        self._renewed: set[int] = set()
+        self._rebuilt: set[int] = set()
         key = hashlib.sha256(f"{journal.where}\n{engine.settings.api_key}".encode())
         self._key = key.hexdigest()[:16]
-        self._refusal = self._find_refusal()  # of before: one job tries whether it still holds
+        self._refusal = self._find_refusal()  # an earlier run's 401 or 402; one job tests it
         self._probe = anyio.Lock()
 
     def __repr__(self) -> str:
-        return f"<Recording {self._store!r} {self._identifier!r}>"
+        return f"<RecordedRun {self._store!r} {self._identifier!r}>"
 
     async def run(self, in_flight: InFlight[R]) -> Succeeded[R] | Failed[R]:
         """Resume a job from its state in the journal."""
         request = in_flight.request
         identity, annotation = self._identify(request), self._pop_annotation(request)
-        async with self._store.lock(identity) as queue:
-            if queue.outage is not None:  # of the same object, tried meanwhile: or each would try for a whole budget
-                raise queue.outage
+        async with self._store.lock(identity) as waiters:
+            if waiters.last_error is not None:  # or each waiter would try the same object for a whole retry deadline
+                raise waiters.last_error
             job = await self._find_and_annotate(in_flight, identity, annotation)
-            if self._retry_failed and job.ended and job.number not in self._renewed:
-                job = await self._replan(job, request, identity)
+            if self._retry_failed and job.ended and job.number not in self._rebuilt:
+                job = await self._rebuild_failed(job, request, identity)
             operation = None if job.operation is None else job_records.restore_operation(job, request)
             self._store.progress[JobState.SUBMITTED] += operation is not None
             self._store.progress[JobState.READY] += bool(job.outputs)
@@ -242,18 +242,18 @@ class Recording(Generic[R]):
                 try:
                     operation = await self._submit_fresh(job, request, identity)
                 except (TransportError, ApiError) as error:
-                    queue.outage = copy_error(error)
+                    waiters.last_error = copy_error(error)
                     raise
                 in_flight.operation = operation
                 return await self._complete(job, operation)
             in_flight.operation = operation
             self._engine.reader.adopt(operation)
             found = await self._store.run_in_thread(partial(self._saved_files.check, job))
-            if found.files is not None:
-                self._tell_ready(operation)
-                return Succeeded(request=request, operation=operation, files=found.files, from_journal=True)
+            if found.complete is not None:
+                self._notify_ready(operation)
+                return Succeeded(request=request, operation=operation, files=found.complete, from_journal=True)
             self._stop.check(reading=True)
-            return await self._resume(job, in_flight, operation, overwrite=found.owned)
+            return await self._resume(job, in_flight, operation, overwrite=found.replaceable)
 
     async def _resume(
         self, job: JobRecord, in_flight: InFlight[R], operation: Operation[R], *, overwrite: bool
@@ -293,9 +293,9 @@ class Recording(Generic[R]):
         """Find a job, or write it down with the key and the body it will always have."""
         while (job := await self._store.find(identity)) is None:
             self._stop.check()
-            made = None if identity.key is not None else self._store.make_key(identity)
-            if made is not None:
-                request = attrs.evolve(request, idempotency_key=GeneratedKey(made))
+            new_key = None if identity.key is not None else self._store.make_key(identity)
+            if new_key is not None:
+                request = attrs.evolve(request, idempotency_key=GeneratedKey(new_key))
             body = await self._engine.prepare(request)
             key = request.idempotency_key
             job = await self._store.insert(identity, key=key, route=request.route, body=body, annotation=annotation)
@@ -308,57 +308,57 @@ class Recording(Generic[R]):
             logger.warning("%s: the key stands for another request in the journal, which is used", job.key)
         return job
 
-    async def _replan(self, job: JobRecord, request: R, identity: JobIdentity) -> JobRecord:
-        """Plan a job that failed for good with a new key, by which it is paid for again; once in a run."""
+    async def _rebuild_failed(self, job: JobRecord, request: R, identity: JobIdentity) -> JobRecord:
+        """Rebuild the body of a failed job with a new key, by which it is paid for again; once in a run."""
         key = GeneratedKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
-        renewed = await self._make_anew(job, request, identity, key=key)
-        self._renewed.add(job.number)
-        return renewed
+        rebuilt = await self._rebuild(job, request, identity, key=key)
+        self._rebuilt.add(job.number)
+        return rebuilt
 
-    async def _make_anew(self, job: JobRecord, request: R, identity: JobIdentity, *, key: str) -> JobRecord:
-        """Plan a job with another body."""
+    async def _rebuild(self, job: JobRecord, request: R, identity: JobIdentity, *, key: str) -> JobRecord:
+        """Build the body of a job again, and store it with its key."""
         self._stop.check()
         body = await self._engine.prepare(attrs.evolve(request, idempotency_key=key), anew=True)
         return await self._store.replan_with_new_key(job, digest=identity.digest, key=key, body=body)
 
     async def _submit_fresh(self, job: JobRecord, request: R, identity: JobIdentity) -> Operation[R]:
-        """Submit a job; one that certainly created nothing is made anew when the URL of its source expires (rule 4)."""
-        lasts = True
+        """Submit a job; rebuild its body if nothing was created and the URL of its source expires (rule 4)."""
+        check_expiry = True
         while True:
             try:
-                return await self._submit(job, request, source_lasts=lasts)
+                return await self._submit(job, request, check_expiry=check_expiry)
             except _SourceExpired:
                 key = identity.key or GeneratedKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
-                job = await self._make_anew(job, request, identity, key=key)
-                lasts = not self._has_expired(request, job.body)  # a service may sign for less than a minute
+                job = await self._rebuild(job, request, identity, key=key)
+                check_expiry = not self._has_expired(request, job.body)  # a service may sign for less than a minute
 
     def _find_refusal(self) -> Refusal | None:
         """Return what the service refused to another process, if this one would be refused, too."""
         refusal = self._store.refusal
         return refusal if refusal is not None and refusal.concerns(self._key) else None
 
-    async def _submit(self, job: JobRecord, request: R, *, source_lasts: bool = False) -> Operation[R]:
+    async def _submit(self, job: JobRecord, request: R, *, check_expiry: bool = False) -> Operation[R]:
         """Send a job; one alone, as long as the service may still refuse what it refused to an earlier process."""
         if self._refusal is not None:
             async with self._probe:
                 if self._refusal is not None:
-                    operation = await self._send(job, request, source_lasts=source_lasts)
+                    operation = await self._send(job, request, check_expiry=check_expiry)
                     await self._store.set_refusal(None)
                     self._refusal = None
                     return operation
-        return await self._send(job, request, source_lasts=source_lasts)
+        return await self._send(job, request, check_expiry=check_expiry)
 
-    async def _send(self, job: JobRecord, request: R, *, source_lasts: bool) -> Operation[R]:
+    async def _send(self, job: JobRecord, request: R, *, check_expiry: bool) -> Operation[R]:
         """Send a job, and record what is known of it, whatever comes back.
 
         Raises:
-            _SourceExpired: before anything was sent; where ``source_lasts``, the URL of the source is looked at.
+            _SourceExpired: before anything was sent; where ``check_expiry``, the URL of the source is looked at.
         """
 
         async def before_attempt() -> None:
-            unused = source_lasts and not prepared.attempts.may_have_been_accepted
+            unused = check_expiry and not prepared.attempts.may_have_been_accepted
             if unused and self._has_expired(request, job.body):
-                raise _SourceExpired(f"job {job.key}: the URL of its source has expired; it is made anew")
+                raise _SourceExpired(f"job {job.key}: the URL of its source has expired; its request is built again")
             if not prepared.attempts.started:
                 await self._store.mark_sending(job, now=self._store.now)
                 refusal = self._find_refusal()
@@ -407,7 +407,7 @@ class Recording(Generic[R]):
             wanted = self._files.to is not None
             if not job.outputs or (wanted and title is None):
                 title = await self._store.mark_ready(job, operation, now=self._store.now, named=wanted)
-            self._tell_ready(operation)
+            self._notify_ready(operation)
             files = () if title is None else await self._files.save(operation, name=title, overwrite=overwrite)
         except SoundpieceError as error:
             await self._fail(job, error)
