@@ -72,7 +72,7 @@ class Engine:
             self.transport,
             self.reader,
             slots=limits.polls,
-            refusal_seconds=min(STREAK_SECONDS, retries.submit_max_elapsed),
+            rejection_seconds=min(STREAK_SECONDS, retries.submit_max_elapsed),
             news=self._news,
         )
         self.downloader: Downloader = Downloader(

@@ -91,12 +91,12 @@ class Poller:
         transport: sends the polls.
         reader: numbers the outputs.
         slots: polls out at most.
-        refusal_seconds: seconds for which reads of an operation have to be refused until a wait ends.
+        rejection_seconds: seconds for which reads of an operation have to be rejected until a wait ends.
         news: what other processes know, when the account is shared with some.
     """
 
     def __init__(
-        self, transport: Transport, reader: Reader, *, slots: int, refusal_seconds: float, news: News | None = None
+        self, transport: Transport, reader: Reader, *, slots: int, rejection_seconds: float, news: News | None = None
     ) -> None:
         self.completed: int = 0
         self.detection_lag_sum: float = 0.0
@@ -104,9 +104,9 @@ class Poller:
         self._transport = transport
         self._reader = reader
         self._scheduler: Scheduler[_Watch] = Scheduler(slots=slots)
-        self._refusal_seconds = refusal_seconds
+        self._rejection_seconds = rejection_seconds
         self._takes_long_polls = True
-        self._refusals: set[object] = set()  # those that were warned of
+        self._rejections: set[object] = set()  # those that were warned of
         self._news = news
         self._watches: dict[Handle, _Watch] = {}
         self._unclaimed: OrderedDict[Handle, AnyOperation] = OrderedDict()
@@ -374,7 +374,7 @@ class Poller:
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):
                 error = unknown_error(error, handle=watch.handle, streak=watch.memory.streaks[verdict], now=now)
-            elif verdict is Verdict.REFUSED:
+            elif verdict is Verdict.REJECTED:
                 often = watch.memory.streaks[verdict].describe(now)
                 error.add_note(
                     f"this came {often}, without a usable response; the work is paid for: wait for it again later"
@@ -388,13 +388,13 @@ class Poller:
 
     def _is_final(self, watch: _Watch, error: SoundpieceError, verdict: Verdict, now: float) -> bool:
         """Return whether a failed poll ends the wait: by itself, or as the latest of a streak."""
-        if verdict not in (Verdict.UNKNOWN, Verdict.REFUSED):
+        if verdict not in (Verdict.UNKNOWN, Verdict.REJECTED):
             return verdict is Verdict.RAISE
         about = (type(error), getattr(error, "status", 0))
-        if verdict is Verdict.REFUSED and about not in self._refusals:
-            self._refusals.add(about)
+        if verdict is Verdict.REJECTED and about not in self._rejections:
+            self._rejections.add(about)
             logger.warning("%s: a poll was rejected, and is retried: %s (logged once)", watch.handle, error)
-        return watch.memory.streaks.setdefault(verdict, Streak()).add(now, seconds=self._refusal_seconds)
+        return watch.memory.streaks.setdefault(verdict, Streak()).add(now, seconds=self._rejection_seconds)
 
     def _start_watching(self, handle: Handle, known: AnyOperation | None) -> _Watch:
         """Return the watch of an operation that is about to be waited for: a new one, or one whose poll lingers."""

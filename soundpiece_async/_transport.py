@@ -186,10 +186,10 @@ class Transport:
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
             if verdict is Verdict.PACE:
                 continue  # after a 429 the next attempt waits at the gate
-            refused = priority is Priority.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REFUSED}
-            if verdict is not Verdict.RETRY and not refused:
+            rejected = priority is Priority.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REJECTED}
+            if verdict is not Verdict.RETRY and not rejected:
                 raise error
-            await self._pause(state, error, took=monotonic() - started, stop=stop, refused=refused)
+            await self._pause(state, error, took=monotonic() - started, stop=stop, rejected=rejected)
 
     async def _pause(
         self,
@@ -198,7 +198,7 @@ class Transport:
         *,
         took: float,
         stop: StopSignal,
-        refused: bool = False,
+        rejected: bool = False,
     ) -> None:
         """Sleep until the next attempt; raise the final error if that would be too late."""
         stale = isinstance(error, TransportError) and error.stale
@@ -211,7 +211,7 @@ class Transport:
         if isinstance(error, TransportError) and error.passing:
             pause: float | None = state.shortage.next_pause(error)
         else:
-            patience, jitter = retry_bounds(error, reached=self.health.reached, refused=refused), random.random()
+            patience, jitter = retry_bounds(error, reached=self.health.reached, rejected=rejected), random.random()
             pause = state.budget.record_failure(
                 took=took, jitter=jitter, retry_after=error.retry_after, patience=patience
             )

@@ -100,7 +100,7 @@ async def test_when_the_budget_ends_the_error_says_what_is_known() -> None:
         with pytest.raises(TransportError, match="may have been accepted") as caught:
             await session.submit(request)
         assert request.idempotency_key in str(caught.value)
-        assert (caught.value.retryable, caught.value.kind) == (True, "refused")
+        assert (caught.value.retryable, caught.value.kind) == (True, "rejected")
         assert isinstance(caught.value.__cause__, ApiError)
         api.script.clear()
         assert (await session.submit(request)).id in api.created.values()

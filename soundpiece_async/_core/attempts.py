@@ -1,19 +1,20 @@
-"""Classifies failed attempts: retry, wait at the gate, believe a refusal after a streak, or raise.
+"""Classifies failed attempts: retry, wait at the gate, believe a rejection after a streak, or raise.
 
-1. A submit is one operation for its key, so that repeating it is safe. After an attempt that *may have been
-   accepted* (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a refusal of its repeat says nothing of that
-   attempt (docs/api.md#rejected-repeats): only 401, 402 and 403, which are about the account, are final then.
-2. A refusal of a read does not end the operation. A status that means "not now" is retried later, for as long as the
+1. A submit is one operation for its key, so that repeating it is safe. After an attempt that *may have been accepted*
+   (a drop, a timeout, a 5xx, a 408, a 2xx without an operation) a rejection of its repeat says nothing of that attempt
+   (docs/api.md#rejected-repeats): only 401, 402 and 403, which are about the account, are final then.
+2. A rejection of a read does not end the operation. A status that means "not now" is retried later, for as long as the
    caller waits. An operation is *unknown* only when the service has stated it ``STREAK_TIMES`` times over
-   ``STREAK_SECONDS``; any other refusal, and a response without an operation or with another one, ends a wait only when
-   as many have come over as long a time. Each of the two is counted by itself, until a usable response comes. A read
-   that renews a URL, for which a download waits, is refused after ``UNREADABLE_TIMES`` of them; any other, at once.
+   ``STREAK_SECONDS``; any other rejection, and a response without an operation or with another one, ends a wait only
+   when as many have come over as long a time. Each of the two is counted by itself, until a usable response comes. A
+   read that renews a URL, for which a download waits, is rejected after ``UNREADABLE_TIMES`` of them; any other, at
+   once.
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
    worked, because then a setting is wrong rather than the network (``RetryBounds``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
    concerns one request, unless the first ``BLOCKED_AFTER`` answers of a session are nothing else.
-5. A long poll that failed is followed by a short one. When a long poll is refused and the short one answered,
-   ``REFUSED_HOLDS`` times for one operation, it is the parameter ``wait`` that the service does not take.
+5. A long poll that failed is followed by a short one. When a long poll is rejected and the short one answered,
+   ``REJECTED_LONG_POLLS`` times for one operation, it is the parameter ``wait`` that the service does not take.
 """
 
 import re
@@ -43,16 +44,16 @@ PASSING = frozenset({408, 421, 423, 425, 499})
 OPEN = frozenset({408, 499})
 """Statuses after which the service may still have accepted the request."""
 RESENDABLE = ACCOUNT | PASSING | {404, 405, 407, 429}
-"""Refusals of a PUT that leave its job unchanged: account, base URL, proxy or rate are at fault, not the request."""
+"""Rejections of a PUT that leave its job unchanged: account, base URL, proxy or rate are at fault, not the request."""
 CUT = frozenset({408, 499, 504})
 """Statuses of a proxy whose idle timeout is shorter than a long poll."""
 
 STREAK_TIMES, STREAK_SECONDS = 3, 60.0
-REFUSED_HOLDS = 2
+REJECTED_LONG_POLLS = 2
 UNREACHED_SECONDS = 30.0
 """Seconds of trying to connect, as long as no connection of the session has ever worked."""
 UNREADABLE_TIMES = 3
-"""Unreadable responses in a row, as of an encoding that is not installed, or without an operation; and refusals
+"""Unreadable responses in a row, as of an encoding that is not installed, or without an operation; and rejections
 in a row of a read that renews a URL."""
 BLOCKED_AFTER = 10
 
@@ -68,8 +69,8 @@ class Verdict(Enum):
     """Wait at the gate, which a 429 has closed; this uses no budget."""
     UNKNOWN = "unknown"
     """The service does not know the operation: believed after a ``Streak``."""
-    REFUSED = "refused"
-    """A refused or unreadable read: final for a wait after a ``Streak``, for a single read now."""
+    REJECTED = "rejected"
+    """A rejected or unreadable read: final for a wait after a ``Streak``, for a single read now."""
     RAISE = "raise"
     """Final for this call."""
 
@@ -80,7 +81,7 @@ class Attempts:
 
     Attributes:
         started: attempts begun.
-        certainly_failed: attempts that certainly created nothing: there was no connection, or a refusal came back,
+        certainly_failed: attempts that certainly created nothing: there was no connection, or a rejection came back,
             after which no work begins (docs/api.md#http-errors).
         before: True when an attempt of an earlier process may have been accepted.
     """
@@ -184,23 +185,23 @@ class LongPolls:
     """
 
     failed: bool = False
-    _refused: bool = False
-    _refusals: int = 0
+    _rejected: bool = False
+    _rejections: int = 0
 
     def fail(self, error: SoundpieceError, *, long: bool) -> None:
         """Record a failed poll."""
         if long:
-            self.failed, self._refused = True, _is_refusal(error)
+            self.failed, self._rejected = True, _is_rejection(error)
 
     def answer(self, *, long: bool) -> bool:
         """Record a usable response; return True when the service has shown that it accepts short polls only."""
-        self._refusals = 0 if long else self._refusals + self._refused
-        self.failed = self._refused = False
-        return self._refusals >= REFUSED_HOLDS
+        self._rejections = 0 if long else self._rejections + self._rejected
+        self.failed = self._rejected = False
+        return self._rejections >= REJECTED_LONG_POLLS
 
 
-def _is_refusal(error: SoundpieceError) -> bool:
-    """Return whether a poll may have been refused for one of its parameters."""
+def _is_rejection(error: SoundpieceError) -> bool:
+    """Return whether a poll may have been rejected for one of its parameters."""
     match error:
         case RateLimited():
             return False
@@ -242,7 +243,7 @@ def judge_read(error: SoundpieceError) -> Verdict:
         case ApiError() if _is_unknown(error):
             return Verdict.UNKNOWN
         case ApiError(stops_run=False) | DecodeError():
-            return Verdict.REFUSED
+            return Verdict.REJECTED
     return Verdict.RAISE
 
 
@@ -279,7 +280,7 @@ def is_cut(error: SoundpieceError) -> bool:
 
 
 def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
-    """Return whether a refused PUT ends its job for good: the same key cannot change that.
+    """Return whether a rejected PUT ends its job for good: the same key cannot change that.
 
     One that names an operation does not: it may be that of the same key, and come in response to a later attempt.
     """
@@ -292,18 +293,18 @@ def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
     )
 
 
-def retry_bounds(error: SoundpieceError, *, reached: bool, refused: bool = False) -> RetryBounds:
+def retry_bounds(error: SoundpieceError, *, reached: bool, rejected: bool = False) -> RetryBounds:
     """Return the bounds on retrying a submit or single read after this failure, besides its budget.
 
     Args:
         error: how the latest attempt ended.
         reached: whether a connection of the session has ever worked.
-        refused: whether it refuses a read.
+        rejected: whether it rejects a read.
     """
     match error:
         case TransportError(kind="response") | DecodeError():
             return RetryBounds(unreadable=UNREADABLE_TIMES)
-        case ApiError() if refused:
+        case ApiError() if rejected:
             return RetryBounds(unreadable=UNREADABLE_TIMES)
         case TransportError(kind="address") if not reached:
             return RetryBounds(seconds=0.0)
@@ -313,11 +314,11 @@ def retry_bounds(error: SoundpieceError, *, reached: bool, refused: bool = False
 
 
 def doubt_error(error: ApiError) -> TransportError:
-    """Return the error for a submit that may have been accepted, and whose repeats are refused."""
+    """Return the error for a submit that may have been accepted, and whose repeats are rejected."""
     failure = TransportError(
         f"{error}; but an earlier attempt with this key got no usable response and may have been accepted: send the"
         " same object (or key) again later, and no new one",
-        kind="refused",
+        kind="rejected",
         retry_after=error.retry_after,
     )
     failure.__cause__ = error

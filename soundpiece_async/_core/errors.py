@@ -8,7 +8,7 @@
     ├── NotReady                           the operation has no outputs yet
     ├── SessionClosed                      closed, or used from another event loop
     ├── TransportError         retryable   no usable response
-    ├── ApiError                           a response that refuses
+    ├── ApiError                           a response with an error status
     │   ├── BadRequest 400 · AuthenticationError 401, 403 · InsufficientCredits 402 · NotFound 404
     │   ├── ValidationError 422
     │   ├── RateLimited 429    retryable
@@ -38,7 +38,7 @@ from soundpiece_async._core.requests import Handle
 
 E = TypeVar("E", bound="SoundpieceError")
 
-FailureKind: TypeAlias = Literal["address", "connect", "drop", "timeout", "response", "body", "refused"]
+FailureKind: TypeAlias = Literal["address", "connect", "drop", "timeout", "response", "body", "rejected"]
 
 
 class SoundpieceError(Exception):
@@ -118,8 +118,8 @@ class TransportError(SoundpieceError):
         stale: the host closed a connection it had kept open, in the moment it was used again.
         kind: what went wrong: ``"address"`` (no such name, its certificate is not trusted, or it does not use TLS:
             probably a setting), ``"connect"`` (no connection), ``"drop"``, ``"timeout"``, ``"response"`` (one that is
-            not HTTP, or in an encoding that is not installed), ``"body"`` (a 2xx that is not JSON), or ``"refused"``
-            (an attempt may have been accepted, and its repeats are refused; the refusal is the ``__cause__``).
+            not HTTP, or in an encoding that is not installed), ``"body"`` (a 2xx that is not JSON), or ``"rejected"``
+            (an attempt may have been accepted, and its repeats are rejected; the rejection is the ``__cause__``).
     """
 
     retryable: ClassVar[bool] = True

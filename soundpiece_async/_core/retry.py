@@ -7,7 +7,7 @@ by the time that passes without a new byte, not by the number of attempts:
    of ours, renewing a URL and a slow consumer count for nothing.
 2. A new byte resets the time, unless it came too slowly: a host below the lowest speed for a whole window makes no
    progress, or one that trickles would be tried for ever.
-3. ``MAX_REFUSALS`` URLs in a row that are refused end it at once: each but the last was followed by a fresh one.
+3. ``MAX_URL_REJECTIONS`` URLs in a row that are rejected end it at once: each but the last was followed by a fresh one.
 4. ``Retry-After`` is respected. One that is longer than the time left ends the download.
 """
 
@@ -163,7 +163,7 @@ class Budget:
 
 
 MAX_URL_REJECTIONS = 4
-"""Refusals in a row without a new byte, each but the last followed by a renewed URL."""
+"""Rejections in a row without a new byte, each but the last followed by a renewed URL."""
 DOWNLOAD_BACKOFF_BASE = 0.25
 DOWNLOAD_BACKOFF_CAP = 15.0
 """Seconds between attempts: doubled with each that brings no byte, up to the cap, with jitter."""
@@ -195,11 +195,11 @@ class DownloadBudget:
         self._waited = 0.0  # in this attempt, since its last window that was fast enough
         self._quiet = 0.0  # since the last new byte
         self._gained = False
-        self._refusals = self._tries = 0
+        self._rejections = self._tries = 0
 
     def __repr__(self) -> str:
         left = self._max_elapsed - self._elapsed
-        return f"<DownloadBudget {left:.3g} s left, tries={self._tries} refusals={self._refusals}>"
+        return f"<DownloadBudget {left:.3g} s left, tries={self._tries} rejections={self._rejections}>"
 
     def charge(self, seconds: float) -> None:
         """Count time spent waiting for the host (rule 1)."""
@@ -214,16 +214,16 @@ class DownloadBudget:
     def reset(self) -> None:
         """Reset the budget."""
         self._elapsed = self._waited = self._quiet = 0.0
-        self._refusals = self._tries = 0
+        self._rejections = self._tries = 0
         self._gained = False
 
     def record_failure(
-        self, *, refused: bool = False, slow: bool = False, retry_after: float | None = None, jitter: float
+        self, *, rejected: bool = False, slow: bool = False, retry_after: float | None = None, jitter: float
     ) -> float | Exhausted:
         """Record a failed attempt.
 
         Args:
-            refused: the URL was refused.
+            rejected: the URL was rejected.
             slow: it was given up because it was too slow.
             retry_after: the host's ``Retry-After``, seconds.
             jitter: a random number in [0, 1).
@@ -239,9 +239,9 @@ class DownloadBudget:
             self._elapsed += waited
         self._waited = self._quiet = 0.0
         self._gained = False
-        self._refusals += refused
-        if self._refusals >= MAX_URL_REJECTIONS:
-            return Exhausted(f"{self._refusals} URLs in a row were refused")
+        self._rejections += rejected
+        if self._rejections >= MAX_URL_REJECTIONS:
+            return Exhausted(f"{self._rejections} URLs in a row were rejected")
         pause = backoff(self._tries, base=DOWNLOAD_BACKOFF_BASE, cap=DOWNLOAD_BACKOFF_CAP, jitter=jitter)
         self._tries += 1
         left = self._max_elapsed - self._elapsed

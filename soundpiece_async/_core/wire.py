@@ -80,7 +80,7 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
 
     Raises:
         TransportError: a 2xx that is not JSON; the same key may go again.
-        ApiError: the service refused; ``handle`` is the operation that a 409 names.
+        ApiError: the service rejected; ``handle`` is the operation that a 409 names.
         DecodeError: it has no operation; or it is the response to another idempotency key, and ``operation`` is the
             one that it names.
     """
@@ -94,7 +94,7 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
         if found is None or identity is None:
             raise _no_operation_error(data, response, call)
     else:
-        data, found = _find_in_refusal(response, call, request)
+        data, found = _find_in_rejection(response, call, request)
         identity = str(fields.read_id(found["id"]))
     parsed = parse_with_echo(found, Handle(request.route, identity), request=request, body=call.body)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
@@ -109,10 +109,10 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     return parsed
 
 
-def _find_in_refusal(
+def _find_in_rejection(
     response: ApiResponse, call: ApiRequest, request: Request
 ) -> tuple[JsonValue, Mapping[str, object]]:
-    """Return the body and the operation of a refusal that names the operation of this request.
+    """Return the body and the operation of a rejection that names the operation of this request.
 
     A redirect does so by its link, others by an operation with the key; errors have ids, too, so that but for a
     conflict its id has to have the usual form.
@@ -120,25 +120,25 @@ def _find_in_refusal(
     Raises:
         ApiError: it does not. A conflict that names one without its key is another's work perhaps, and only named.
     """
-    refusal = error_from_response(response, call)
+    rejection = error_from_response(response, call)
     conflict = response.status == HTTPStatus.CONFLICT
     key, hint = request.idempotency_key, envelopes.find_in_redirect(response.headers, route=request.route)
-    data = {} if isinstance(refusal.body, str) else refusal.body
+    data = {} if isinstance(rejection.body, str) else rejection.body
     found = envelopes.find_operation(data, route=request.route, key=key, hint=hint)
     if response.status in attempts.ACCOUNT or found is None or not envelopes.is_certain(found, key=key, hint=hint):
-        raise refusal
+        raise rejection
     identity = str(fields.read_id(found["id"]))
     ours = echoes.is_same_key(key, found.get("idempotency_key"))
     if conflict and not ours:
         handle = Handle(request.route, identity)
-        refusal.add_note(
+        rejection.add_note(
             f"the response names operation {redact_text(str(handle))}: read it, it may belong to this request"
         )
-        raise refusal.about(handle)
+        raise rejection.about(handle)
     usual = envelopes.USUAL_ID.fullmatch(identity) is not None
     if conflict or 300 <= response.status < 400 or (ours and usual):
         return data, found
-    raise refusal
+    raise rejection
 
 
 def parse_with_echo(
@@ -278,7 +278,7 @@ def error_from_response(response: ApiResponse, call: ApiRequest) -> ApiError:  #
     detail = body.get("detail") if isinstance(body, dict) else None
     status = response.status
     ids = "".join(f", {name}: {value}" for name, value in response.headers.items() if "request-id" in name)
-    message = f"{call}: status {status}{ids}: {_describe_refusal(detail, body)}"
+    message = f"{call}: status {status}{ids}: {_describe_rejection(detail, body)}"
     facts: JsonObject = {"status": status, "detail": detail, "body": body, "headers": response.headers}
     facts["retry_after"] = _retry_after(response)
     match status:
@@ -348,7 +348,7 @@ def _read_field(entry: Mapping[str, object]) -> FieldError:
     )
 
 
-def _describe_refusal(detail: object, body: object) -> str:
+def _describe_rejection(detail: object, body: object) -> str:
     fields = _read_fields(detail)
     if fields:
         return redact_text(

@@ -50,7 +50,7 @@ class Unpacked(Plain):
         try:
             self._unpackers = [Unpacker(name) for name in reversed(encodings)]
         except UnpackingError as error:
-            raise AttemptFailed(str(error), refused=True) from None
+            raise AttemptFailed(str(error), rejected=True) from None
         self._decoded: Iterator[bytes] = iter(())
 
     async def __anext__(self) -> bytes:
@@ -92,7 +92,7 @@ async def unpack(body: Body, encodings: tuple[str, ...]) -> "Body | Plain":
     if content_encoding.is_labelled_only(encodings, start):
         return Plain(first, body)
     if len(encodings) > content_encoding.MAX_LAYERS:
-        raise AttemptFailed(f"the body is encoded {len(encodings)} times over", refused=True)
+        raise AttemptFailed(f"the body is encoded {len(encodings)} times over", rejected=True)
     return Unpacked([start], body, encodings=encodings)
 
 

@@ -40,13 +40,13 @@ class AttemptFailed(Exception):
 
     Args:
         why: the reason, for messages.
-        refused: the host refused the URL, so a new one is needed.
+        rejected: the host rejected the URL, so a new one is needed.
         slow: the body arrived too slowly.
     """
 
-    def __init__(self, why: str, *, refused: bool = False, slow: bool = False) -> None:
+    def __init__(self, why: str, *, rejected: bool = False, slow: bool = False) -> None:
         super().__init__(why)
-        self.refused = refused
+        self.rejected = rejected
         self.slow = slow
 
 
@@ -101,7 +101,7 @@ class OutputDownload:
         self.received: int = 0
         self.target = target
         self._context = context
-        self._refused = False
+        self._rejected = False
         self._furthest = 0
         self._end: int | None = None
         self._patience = DownloadBudget(context.max_elapsed)
@@ -254,19 +254,19 @@ class OutputDownload:
             return await read(stream)
 
     async def _renew_if_expiring(self) -> None:
-        """Renew the URL if it was refused or expires soon; a new one is used however soon it expires."""
+        """Renew the URL if it was rejected or expires soon; a new one is used however soon it expires."""
         expires_at = self.output.expires_at
         if expires_at is not None and expires_at.tzinfo is None:
             expires_at = expires_at.replace(tzinfo=UTC)
-        if self._refused or (expires_at is not None and expires_at - self._context.now() < URL_RENEWAL_MARGIN):
+        if self._rejected or (expires_at is not None and expires_at - self._context.now() < URL_RENEWAL_MARGIN):
             self.output = await self._context.renew(self.output)
-            self._refused = False
+            self._rejected = False
 
     def _next_pause(self, failure: TransportError | AttemptFailed) -> float:
         """Count a failed attempt, and return the seconds to wait before the next; raise if it was the last."""
-        self._refused = isinstance(failure, OutputRefused) or (isinstance(failure, AttemptFailed) and failure.refused)
+        self._rejected = isinstance(failure, OutputRefused) or (isinstance(failure, AttemptFailed) and failure.rejected)
         pause = self._patience.record_failure(
-            refused=self._refused,
+            rejected=self._rejected,
             slow=isinstance(failure, AttemptFailed) and failure.slow,
             retry_after=self._retry_after,
             jitter=random.random(),

@@ -305,7 +305,7 @@ class RangeRelay:
         """Emit the bytes of a response; returns when the whole range was emitted."""
         found = ranges.interpret_part(stream.status, stream.headers, wanted=self._rest(), if_range=self._if_range)
         if isinstance(found, UrlRejected):
-            raise AttemptFailed(f"the host refused the URL ({found.status})", refused=True)
+            raise AttemptFailed(f"the host rejected the URL ({found.status})", rejected=True)
         if isinstance(found, RetryLater | StartOver):
             raise AttemptFailed(found.why)
         if isinstance(self.answer, Part) and not _continues(self.answer, found):

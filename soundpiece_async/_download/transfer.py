@@ -99,7 +99,7 @@ def usable(verdict: RangeResult) -> WriteFrom | Complete:
     """
     match verdict:
         case UrlRejected(status):
-            raise AttemptFailed(f"the host refused the URL ({status})", refused=True)
+            raise AttemptFailed(f"the host rejected the URL ({status})", rejected=True)
         case RetryLater(why) | StartOver(why):
             raise AttemptFailed(why)
         case found:

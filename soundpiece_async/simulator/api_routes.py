@@ -12,7 +12,7 @@ import attrs
 
 from soundpiece_async.simulator.clock import Clock
 from soundpiece_async.simulator.faults import ActiveFault, Fault
-from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
+from soundpiece_async.simulator.operations import OperationError, RejectionError, ServerOperation
 from soundpiece_async.simulator.request_log import ReceivedRequest
 from soundpiece_async.simulator.responses import Response, html_response, json_response, rate_limited_response
 from soundpiece_async.simulator.schema import (
@@ -22,7 +22,7 @@ from soundpiece_async.simulator.schema import (
     Route,
     check_body,
     check_query,
-    refuse_operation,
+    reject_operation,
 )
 from soundpiece_async.simulator.token_bucket import TokenBucket
 from soundpiece_async.simulator.variations import Variations
@@ -60,11 +60,11 @@ class Api:
         return self.clock.world.variations
 
     async def answer(self, entry: ReceivedRequest, active: ActiveFault | None) -> Response:
-        """Process a request, or refuse it."""
+        """Process a request, or reject it."""
         try:
             response = await self._answer(entry, active)
-        except RefusalError as refusal:
-            response = json_response(refusal.body, status=refusal.status)
+        except RejectionError as rejection:
+            response = json_response(rejection.body, status=rejection.status)
         except InvalidRequestError as invalid:
             response = json_response({"detail": invalid.errors}, status=422)
         return self.variations.change_response(response, entry)
@@ -76,7 +76,7 @@ class Api:
         if entry.method not in ("GET", "PUT"):
             return json_response({"detail": "Method Not Allowed"}, status=405, headers={"Allow": "GET, PUT"})
         if entry.headers.get("Authorization") != f"Bearer {self.api_key}":
-            raise RefusalError(401, {"detail": "Missing or invalid Authorization header"})
+            raise RejectionError(401, {"detail": "Missing or invalid Authorization header"})
         seconds = self.bucket.take(now=entry.arrived)
         if seconds:
             self.rate_limited += 1
@@ -88,7 +88,7 @@ class Api:
         return await self._poll(route, entry)
 
     def _answer_instead(self, entry: ReceivedRequest) -> Response | None:
-        """Return the refusal that a variation has for a request, or None."""
+        """Return the rejection that a variation has for a request, or None."""
         self.clock.catch_up()
         world = self.clock.world
         known = world.operations.get(entry.operation or "") if entry.method == "GET" else world.find_key(entry.key)
@@ -111,7 +111,7 @@ class Api:
         now = self.clock.catch_up()
         operation = self.clock.world.find(route, identity)
         if operation is None:
-            raise refuse_operation(identity)
+            raise reject_operation(identity)
         if wait and operation.status == "processing":
             hold = self.variations.hold
             await self.clock.wait(operation, seconds=self.hold * hold.share)
@@ -134,7 +134,7 @@ def _read_body(entry: ReceivedRequest) -> object:
     if not _is_json(entry):
         return entry.body.decode(errors="replace")
     if entry.json is None and entry.body.strip() != b"null":
-        raise RefusalError(400, {"detail": "There was an error parsing the body"})
+        raise RejectionError(400, {"detail": "There was an error parsing the body"})
     return entry.json
 
 

@@ -242,7 +242,7 @@ _RULES: Mapping[str, Rule] = {
 
 
 def _check_detail(fault: Fault, name: str, value: object) -> None:
-    """Refuse a detail that is unknown, or that no request can match: its fault would never strike."""
+    """Reject a detail that is unknown, or that no request can match: its fault would never strike."""
     if name not in FaultDetails.__annotations__:
         raise TypeError(f"an injected fault has no {name!r}: its details are {', '.join(FaultDetails.__annotations__)}")
     if name in _RULES:

@@ -14,7 +14,7 @@ FUTURE_MEMBERS: JsonObject = {"added_since": {"anything": [1, None, "more"]}}
 """A field that no client knows: new fields are no breaking change (docs/api.md#versioning)."""
 
 
-class RefusalError(Exception):
+class RejectionError(Exception):
     """A request that an error status answers; `body` is its JSON."""
 
     def __init__(self, status: int, body: JsonObject) -> None:

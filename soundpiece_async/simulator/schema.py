@@ -8,7 +8,7 @@ Rules:
 4. Of the two bodies of a song or an instrumental exactly one must fit. A fault of the one that was sent is reported
    by its plain path, as the documentation does; when it is ambiguous which was meant, each path names its body.
 5. A check takes one decoded JSON value and returns it as the service would echo it, or raises `InvalidValueError`; it
-   refuses in the words of Pydantic 2 (docs/api.md#http-errors).
+   rejects in the words of Pydantic 2 (docs/api.md#http-errors).
 """
 
 import ipaddress
@@ -127,7 +127,7 @@ def check_variations(value: object) -> int:
 
 
 def check_boolean(value: object) -> bool:
-    """Check a JSON boolean; a number or a text that looks like one is refused."""
+    """Check a JSON boolean; a number or a text that looks like one is rejected."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str | int) or (isinstance(value, float) and value.is_integer()):
@@ -359,7 +359,7 @@ ROUTES: Mapping[str, Route] = {route.name: route for route in _ALL}
 def check_body(route: Route, body: object, *, private_callbacks: bool = False) -> Submission:
     """Read the decoded body of a PUT, or raise `InvalidRequestError` with every fault in it."""
     if not isinstance(body, dict):
-        raise InvalidRequestError(_refuse_whole(route, body))
+        raise InvalidRequestError(_reject_whole(route, body))
     callback = Member("callback_url", partial(check_callback, private=private_callbacks), default=None)
     envelope, errors = _read((Member("idempotency_key", check_key), callback), body)
     echo, own_errors = _read([member for member in route.members if member.name not in route.bodies], body)
@@ -393,7 +393,7 @@ def check_query(query: Mapping[str, str], *, any_id: bool = False) -> tuple[str,
     return identity, wait == "true"
 
 
-def refuse_operation(identity: str) -> InvalidRequestError:
+def reject_operation(identity: str) -> InvalidRequestError:
     """Return the error for a well-formed id that names no operation of this route.
 
     How the service reports it is unknown, but not by a 404 (docs/api.md#http-errors).
@@ -402,7 +402,7 @@ def refuse_operation(identity: str) -> InvalidRequestError:
     return InvalidRequestError([_error(("query", "id"), invalid, {"id": identity})])
 
 
-def _refuse_whole(route: Route, body: object) -> list[Document]:
+def _reject_whole(route: Route, body: object) -> list[Document]:
     """Return the errors of a body that is not an object: one, or one for each of two bodies (rule 4)."""
     if body is ABSENT:
         return [_error(("body",), _MISSING, None)]

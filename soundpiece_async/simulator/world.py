@@ -7,7 +7,7 @@ Rules:
 2. The outcome of an operation follows from the seed, the route, its fields and the number of equal requests before
    it; not from its key, the port, or the order of unrelated requests. So runs repeat although keys are random.
 3. The key is looked up before the account is checked: a replay is free
-   (docs/api.md#idempotency). A request refused with 402 does not use its key up.
+   (docs/api.md#idempotency). A request rejected with 402 does not use its key up.
 4. Results are composed when they are first read, and never change afterwards.
 """
 
@@ -27,7 +27,7 @@ from soundpiece_async.simulator.operations import (
     FUTURE_MEMBERS,
     OperationError,
     OutputTrack,
-    RefusalError,
+    RejectionError,
     ServerOperation,
     describe,
 )
@@ -92,14 +92,14 @@ class World:
     ) -> tuple[ServerOperation, bool]:
         """Return the operation of a PUT, and whether its key had created it before.
 
-        A `failure` lets a new operation fail with it. Raises `RefusalError` for a key used with another body (409:
+        A `failure` lets a new operation fail with it. Raises `RejectionError` for a key used with another body (409:
         which status the service takes is unknown) and for an empty account (402).
         """
         fingerprint = _digest(route.name, body)
         known = self._keys.get(submission.key)
         if known is not None:
             if known.fingerprint != fingerprint:
-                raise RefusalError(409, {"detail": "This idempotency_key was used before, for another request"})
+                raise RejectionError(409, {"detail": "This idempotency_key was used before, for another request"})
             known.puts += 1
             self.replays += 1
             return known, True
@@ -191,7 +191,7 @@ class World:
             return
         if self.credits < 1:
             detail = "Not enough credits: 1 required, 0 available"
-            raise RefusalError(402, {"detail": detail, "required": 1, "available": 0})
+            raise RejectionError(402, {"detail": detail, "required": 1, "available": 0})
         self.credits -= 1
 
     def _create(

@@ -120,10 +120,10 @@ def test_no_usable_answer_is_asked_again(error: SoundpieceError) -> None:
         (refusal(422, b'{"detail": [{"loc": ["query", "id"], "msg": "Unknown id", "type": "x"}]}'), Verdict.UNKNOWN),
         (refusal(422, b'{"detail": [{"type": "operation_not_found"}]}'), Verdict.UNKNOWN),
         (refusal(400, b'{"detail": "no such operation"}'), Verdict.UNKNOWN),
-        (refusal(422, b'{"detail": [{"type": "string_pattern_mismatch"}]}'), Verdict.REFUSED),
-        (refusal(403, b"<html>blocked</html>"), Verdict.REFUSED),
-        *((refusal(status), Verdict.REFUSED) for status in (302, 400, 405, 407, 411, 418, 424, 431, 451)),
-        (DecodeError("x"), Verdict.REFUSED),
+        (refusal(422, b'{"detail": [{"type": "string_pattern_mismatch"}]}'), Verdict.REJECTED),
+        (refusal(403, b"<html>blocked</html>"), Verdict.REJECTED),
+        *((refusal(status), Verdict.REJECTED) for status in (302, 400, 405, 407, 411, 418, 424, 431, 451)),
+        (DecodeError("x"), Verdict.REJECTED),
         (refusal(401), Verdict.RAISE),
         (refusal(401, b"<html>"), Verdict.RAISE),
         (refusal(402), Verdict.RAISE),
@@ -220,7 +220,7 @@ def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: Retry
     assert retry_bounds(error, reached=False) == fresh
     assert retry_bounds(error, reached=True) == later
     assert retry_bounds(refusal(500), reached=False) == RetryBounds(inf, inf)
-    assert retry_bounds(refusal(404), reached=True, refused=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
+    assert retry_bounds(refusal(404), reached=True, rejected=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
 
 
 def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
@@ -307,7 +307,7 @@ def test_a_refused_repeat_says_that_the_work_may_be_accepted() -> None:
     """With the key, and with what to do: it may go again, and nothing else may."""
     error = refusal(409, **{"retry-after": "7"})
     doubt = doubt_error(error)
-    assert (doubt.retryable, doubt.sent, doubt.kind, doubt.retry_after) == (True, True, "refused", 7.0)
+    assert (doubt.retryable, doubt.sent, doubt.kind, doubt.retry_after) == (True, True, "rejected", 7.0)
     assert doubt.__cause__ is error
     assert "idempotency key k" in str(doubt)
     assert "status 409" in str(doubt)

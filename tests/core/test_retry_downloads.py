@@ -68,21 +68,21 @@ def test_a_window_that_is_fast_enough_forgives() -> None:
 
 def test_refusals_end_it_at_once() -> None:
     """Four in a row, however much time is left; a new byte between them forgives."""
-    assert tries(DownloadBudget(1e6), refused=True) == MAX_URL_REJECTIONS == 4
+    assert tries(DownloadBudget(1e6), rejected=True) == MAX_URL_REJECTIONS == 4
 
     patience = DownloadBudget(1e6)
     for _ in range(20):
-        assert isinstance(patience.record_failure(refused=True, jitter=0.0), float)
-        assert isinstance(patience.record_failure(refused=True, jitter=0.0), float)
+        assert isinstance(patience.record_failure(rejected=True, jitter=0.0), float)
+        assert isinstance(patience.record_failure(rejected=True, jitter=0.0), float)
         patience.record_progress()
         assert isinstance(patience.record_failure(jitter=0.0), float)
 
 
-@pytest.mark.parametrize("refused", [False, True])
-def test_the_hosts_wish_is_heeded(refused: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+@pytest.mark.parametrize("rejected", [False, True])
+def test_the_hosts_wish_is_heeded(rejected: bool) -> None:  # noqa: FBT001 - a parameter of pytest
     """Wherever it comes from, with some jitter behind it, and it counts."""
     patience = DownloadBudget(300.0)
-    assert patience.record_failure(refused=refused, retry_after=10.0, jitter=0.5) == 10.0 + 0.5 * RETRY_AFTER_JITTER
+    assert patience.record_failure(rejected=rejected, retry_after=10.0, jitter=0.5) == 10.0 + 0.5 * RETRY_AFTER_JITTER
     assert "289 s left" in repr(patience) or "290 s left" in repr(patience)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from soundpiece_async.simulator.faults import Faults
 from soundpiece_async.simulator.music import AudioOptions
-from soundpiece_async.simulator.operations import OperationError, RefusalError, ServerOperation
+from soundpiece_async.simulator.operations import OperationError, RejectionError, ServerOperation
 from soundpiece_async.simulator.schema import ROUTES, check_body
 from soundpiece_async.simulator.signed_urls import Signer, parse_signed_url, write_time
 from soundpiece_async.simulator.tone import cut_down
@@ -91,7 +91,7 @@ def test_replays_a_key() -> None:
     assert put(world, "create.new_fx", dict(reversed(FX.items())), key=key) is operation
     assert (operation.puts, world.replays, world.credits) == (2, 1, 0)
     for route, members in (("create.new_fx", FX | {"duration": 2}), ("create.new_sample", FX)):
-        with pytest.raises(RefusalError) as refusal:
+        with pytest.raises(RejectionError) as refusal:
             put(world, route, members, key=key)
         assert refusal.value.status == 409
 
@@ -99,7 +99,7 @@ def test_replays_a_key() -> None:
 def test_charges_credits() -> None:
     """An empty account refuses with 402 and without using the key up."""
     world, key = make_world(credits=0), str(uuid.uuid4())
-    with pytest.raises(RefusalError) as refusal:
+    with pytest.raises(RejectionError) as refusal:
         put(world, "create.new_fx", FX, key=key)
     assert refusal.value.status == 402
     assert "detail" in refusal.value.body

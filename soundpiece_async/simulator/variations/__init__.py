@@ -1,7 +1,7 @@
 """Variations: behaviour that the documentation of the service leaves open.
 
 1. A variation is written NAME=VALUE; the tables hold what there is, and nothing else is accepted.
-2. Each is a small function at one seam: the operation object, its envelope, a refusal, the response just before it is
+2. Each is a small function at one seam: the operation object, its envelope, a rejection, the response just before it is
    sent, the file behind an output, the webhook just before it is signed.
 3. They combine, in the order of the tables, unless one would undo another: then both are refused.
 """

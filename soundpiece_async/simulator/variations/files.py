@@ -93,13 +93,13 @@ def _transform(response: Response, request: ReceivedRequest) -> Response:
     return attrs.evolve(response, status=HTTPStatus.NON_AUTHORITATIVE_INFORMATION) if whole else response
 
 
-def _refuse_first(status: int) -> Callable[[ReceivedRequest, ServerOperation | None], Response | None]:
-    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
+def _reject_first(status: int) -> Callable[[ReceivedRequest, ServerOperation | None], Response | None]:
+    def reject(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
         if request.host != "output" or request.earlier > 0:
             return None
         return xml_response(status, "SlowDown", "Please reduce your request rate.", headers={"Retry-After": "1"})
 
-    return refuse
+    return reject
 
 
 _NAMES = {
@@ -149,7 +149,7 @@ FILES: Table = {
             str(status): Variation(
                 part="download.first",
                 meaning="the first GET of a file is rejected, with `Retry-After: 1`",
-                instead=_refuse_first(status),
+                instead=_reject_first(status),
             )
             for status in (429, 503)
         },

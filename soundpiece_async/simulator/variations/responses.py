@@ -17,9 +17,9 @@ from soundpiece_async.simulator.responses import Response, html_response, json_r
 from soundpiece_async.simulator.schema import Document
 from soundpiece_async.simulator.variations.variation import Table, Variation
 
-Refuse = Callable[[ReceivedRequest, ServerOperation | None], Response | None]
+Reject = Callable[[ReceivedRequest, ServerOperation | None], Response | None]
 _EARLY_READS = 2
-"""How many GETs of an operation are refused before the service finds it."""
+"""How many GETs of an operation are rejected before the service finds it."""
 _RETRY_AFTER = {"Retry-After": "1"}
 BLOCKED = b"<script"
 """What the firewall dislikes in a body."""
@@ -63,43 +63,43 @@ def _make_base64(rng: Random) -> str:
     return base64.b64encode(b"\xfb\xff" + rng.randbytes(17)).decode()
 
 
-# refusals
+# rejections
 
 
-def _refuse(status: int) -> Response:
-    """Write a refusal; what is to be tried again soon says so, and an operation that is not found yet is not found."""
+def _reject(status: int) -> Response:
+    """Write a rejection; one that is to be retried soon says so; an operation not found yet is a 404."""
     headers = _RETRY_AFTER if status in (429, 503) else None
     return json_response(
         {"detail": "Operation not found" if status in (404, 422) else "Not now"}, status=status, headers=headers
     )
 
 
-def _refuse_reads(status: int, *, reads: float = _EARLY_READS) -> Refuse:
-    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
+def _reject_reads(status: int, *, reads: float = _EARLY_READS) -> Reject:
+    def reject(request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
         early = request.method == "GET" and operation is not None and request.earlier < reads
-        return _refuse(status) if early else None
+        return _reject(status) if early else None
 
-    return refuse
+    return reject
 
 
-def _refuse_holds(status: int) -> Refuse:
-    def refuse(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
+def _reject_long_polls(status: int) -> Reject:
+    def reject(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
         return json_response({"detail": "Unknown parameter: wait"}, status=status) if request.wait else None
 
-    return refuse
+    return reject
 
 
-def _refuse_repeats(status: int, detail: str, *, only_in_progress: bool = True) -> Refuse:
-    def refuse(request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
+def _reject_repeats(status: int, detail: str, *, only_in_progress: bool = True) -> Reject:
+    def reject(request: ReceivedRequest, operation: ServerOperation | None) -> Response | None:
         if request.method != "PUT" or operation is None or (only_in_progress and operation.status != "processing"):
             return None
         return json_response({"detail": detail}, status=status)
 
-    return refuse
+    return reject
 
 
-def _refuse_first_submit(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
-    return _refuse(503) if request.method == "PUT" and request.earlier == 0 else None
+def _reject_first_submit(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
+    return _reject(503) if request.method == "PUT" and request.earlier == 0 else None
 
 
 def _block(request: ReceivedRequest, _: ServerOperation | None) -> Response | None:
@@ -204,7 +204,7 @@ RESPONSES: Table = {
         "503": Variation(
             part="submit.first",
             meaning="the first PUT of a key is rejected, with `Retry-After: 1`",
-            instead=_refuse_first_submit,
+            instead=_reject_first_submit,
         ),
     },
     "repeat": {
@@ -212,14 +212,14 @@ RESPONSES: Table = {
             str(status): Variation(
                 part="repeat.progress",
                 meaning="the response to a repeat while the operation is in progress",
-                instead=_refuse_repeats(status, _IN_PROGRESS),
+                instead=_reject_repeats(status, _IN_PROGRESS),
             )
             for status in (408, 409, 422, 423, 425, 499)
         },
         "used": Variation(
             part="repeat",
             meaning="422 to every repeat, for ever",
-            instead=_refuse_repeats(422, "This idempotency_key was used before", only_in_progress=False),
+            instead=_reject_repeats(422, "This idempotency_key was used before", only_in_progress=False),
         ),
         "named": Variation(
             part="repeat",
@@ -231,11 +231,11 @@ RESPONSES: Table = {
     "read": {
         **{
             str(status): Variation(
-                part="read", meaning="the first two GETs of an operation", instead=_refuse_reads(status)
+                part="read", meaning="the first two GETs of an operation", instead=_reject_reads(status)
             )
             for status in _READS
         },
-        "gone": Variation(part="read", meaning="404 to every GET", instead=_refuse_reads(404, reads=float("inf"))),
+        "gone": Variation(part="read", meaning="404 to every GET", instead=_reject_reads(404, reads=float("inf"))),
     },
     "read-id": {
         "upper": Variation(part="read-id", meaning="a GET writes the id in capitals", response=_respell(str.upper)),
@@ -247,8 +247,8 @@ RESPONSES: Table = {
         "none": Variation(part="hold", meaning="`wait=true` is answered at once"),
         "408": Variation(part="hold", meaning="408 after 5 s, when nothing has ended"),
         "504": Variation(part="hold", meaning="504 after 5 s, when nothing has ended"),
-        "400": Variation(part="hold", meaning="400: there are no long polls", instead=_refuse_holds(400)),
-        "405": Variation(part="hold", meaning="405: there are no long polls", instead=_refuse_holds(405)),
+        "400": Variation(part="hold", meaning="400: there are no long polls", instead=_reject_long_polls(400)),
+        "405": Variation(part="hold", meaning="405: there are no long polls", instead=_reject_long_polls(405)),
     },
     "body": {
         "guarded": Variation(
