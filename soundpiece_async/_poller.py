@@ -309,7 +309,7 @@ class Poller:
         try:
             call = wire.poll_request(watch.handle, wait=long)
             reading = await self._transport.poll(call, permit, read=watch.read, excuse=is_cut)
-            if watch.memory.long_polls.answer(long=long):
+            if watch.memory.long_polls.succeed(long=long):
                 self._stop_long_polls()
             outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
@@ -366,7 +366,7 @@ class Poller:
             return Outcome.CANCELLED, None  # polled again at once
         if isinstance(error, SoundpieceError):
             verdict = judge_read(error)
-            if verdict is not Verdict.PACE:
+            if verdict is not Verdict.RATE_LIMITED:
                 watch.memory.long_polls.fail(error, long=long)
             if not self._is_final(watch, error, verdict, now):
                 logger.info("%s: the poll is retried later: %s", watch.handle, error)

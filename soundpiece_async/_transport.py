@@ -57,7 +57,7 @@ LARGE_RESPONSE = 128 << 10
 """Bytes of a response that takes some milliseconds to parse: that of some hundred outputs."""
 
 
-NO_ANSWER_SECONDS, HOLD_SECONDS = 10.0, 20.0
+NO_RESPONSE_SECONDS, HOLD_SECONDS = 10.0, 20.0
 """Seconds without a response, as long as there never was one; a read may be a long poll, held for up to 20 s."""
 
 
@@ -184,7 +184,7 @@ class Transport:
             finally:
                 slots.release_on_behalf_of(state)
             verdict = judge_read(error) if attempts is None else judge_submit(error, attempts=attempts)
-            if verdict is Verdict.PACE:
+            if verdict is Verdict.RATE_LIMITED:
                 continue  # after a 429 the next attempt waits at the gate
             rejected = priority is Priority.RENEWAL and verdict in {Verdict.UNKNOWN, Verdict.REJECTED}
             if verdict is not Verdict.RETRY and not rejected:
@@ -211,7 +211,7 @@ class Transport:
         if isinstance(error, TransportError) and error.passing:
             pause: float | None = state.shortage.next_pause(error)
         else:
-            patience, jitter = retry_bounds(error, reached=self.health.reached, rejected=rejected), random.random()
+            patience, jitter = retry_bounds(error, connected=self.health.connected, rejected=rejected), random.random()
             pause = state.budget.record_failure(
                 took=took, jitter=jitter, retry_after=error.retry_after, patience=patience
             )
@@ -282,7 +282,7 @@ class Transport:
     ) -> T:
         """Send a call once, parse its response, and report the outcome to the gate."""
         sent = False
-        cancel_warning = None if self.health.heard else self._warn_later(call)
+        cancel_warning = None if self.health.got_response else self._warn_later(call)
         try:
             stop.check()
             sent = True
@@ -311,16 +311,16 @@ class Transport:
         finally:
             if cancel_warning is not None:
                 cancel_warning()
-        self.health.answered()
+        self.health.record_response()
         self.pacer.completed(ticket, usable=True)
         return result
 
     def _warn_later(self, call: ApiRequest) -> Callable[[], None]:
         """Schedule a WARNING that there is no response, as there never was one; return the function that cancels it."""
-        seconds = NO_ANSWER_SECONDS + (call.method == "GET") * HOLD_SECONDS
-        return call_later(seconds, partial(self._warn_no_answer, call, seconds))
+        seconds = NO_RESPONSE_SECONDS + (call.method == "GET") * HOLD_SECONDS
+        return call_later(seconds, partial(self._warn_no_response, call, seconds))
 
-    def _warn_no_answer(self, call: ApiRequest, seconds: float) -> None:
+    def _warn_no_response(self, call: ApiRequest, seconds: float) -> None:
         if self.health.wait():
             base = redact_url(self._settings.base_url)
             logger.warning("no response from the service yet: %s: none from %s for %.0f s", call, base, seconds)
@@ -351,7 +351,7 @@ class Transport:
             and attempts.may_have_been_accepted
         ):
             error = doubt_error(error)
-        if not self.health.reached:  # other requests of a run would fail as well
+        if not self.health.connected:  # other requests of a run would fail as well
             error.stops_run = True
             self._stop_runs(error)
         made = state.budget.attempts

@@ -148,7 +148,7 @@ async def test_a_port_that_takes_connections_and_never_answers_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long before the timeout of the attempt, and once for all that wait; not where something has answered before."""
-    monkeypatch.setattr("soundpiece_async._transport.NO_ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("soundpiece_async._transport.NO_RESPONSE_SECONDS", 0.05)
     monkeypatch.setattr("soundpiece_async._transport.HOLD_SECONDS", 0.05)
     silent = asyncio.Event()
 

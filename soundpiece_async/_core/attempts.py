@@ -12,7 +12,7 @@
 3. Nothing ends a read for the sake of the network. A submit ends early when no connection of the session has ever
    worked, because then a setting is wrong rather than the network (``RetryBounds``).
 4. 401, 402 and a 403 of the API itself stop a run (``SoundpieceError.stops_run``); a 403 of something in between
-   concerns one request, unless the first ``BLOCKED_AFTER`` answers of a session are nothing else.
+   concerns one request, unless the first ``BLOCKED_AFTER`` responses of a session are nothing else.
 5. A long poll that failed is followed by a short one. When a long poll is rejected and the short one answered,
    ``REJECTED_LONG_POLLS`` times for one operation, it is the parameter ``wait`` that the service does not take.
 """
@@ -65,7 +65,7 @@ class Verdict(Enum):
 
     RETRY = "retry"
     """Send the same bytes again, after a pause, within the budget; a poll is sent again later."""
-    PACE = "pace"
+    RATE_LIMITED = "rate limited"
     """Wait at the gate, which a 429 has closed; this uses no budget."""
     UNKNOWN = "unknown"
     """The service does not know the operation: believed after a ``Streak``."""
@@ -109,51 +109,51 @@ class Health:
     """The state of the service as a session sees it from its attempts.
 
     Attributes:
-        reached: whether a connection has ever worked.
+        connected: whether a connection has ever worked.
         latest: the latest failure, as text.
     """
 
-    reached: bool = False
+    connected: bool = False
     latest: str = ""
-    _answers: int = 0
+    _responses: int = 0
     _blocked: int = 0
     _silent: int = 0
 
     @property
-    def heard(self) -> bool:
+    def got_response(self) -> bool:
         """Whether there was any response."""
-        return self._answers > 0
+        return self._responses > 0
 
-    def answered(self) -> None:
+    def record_response(self) -> None:
         """Record a usable response."""
-        self.reached = True
-        self._answers += 1
+        self.connected = True
+        self._responses += 1
         self._silent = 0
 
     def fail(self, error: SoundpieceError) -> bool:
         """Record a failed attempt; return True when it should be logged: the second in a row of its kind.
 
-        Drops and timeouts are common, and count only as long as nothing has ever answered: then it is the wrong port.
-        An error that is the first ``BLOCKED_AFTER`` answers alike is marked as one that stops runs (rule 4).
+        Drops and timeouts are common, and count only as long as no response ever came: then it is the wrong port.
+        If the first ``BLOCKED_AFTER`` responses are all such errors, the latest is marked as one that stops runs (rule 4).
         """
         self.latest = str(error)
         if isinstance(error, TransportError) and error.passing:
             return False  # of this machine
         if not isinstance(error, TransportError):
             blocked = isinstance(error, AuthenticationError) and not error.stops_run
-            self.answered()
+            self.record_response()
             self._blocked += blocked
-            if blocked and self._blocked == self._answers >= BLOCKED_AFTER:
+            if blocked and self._blocked == self._responses >= BLOCKED_AFTER:
                 error.stops_run = True
             return False
-        self.reached = self.reached or (error.sent and error.kind not in ("address", "response"))
-        silent = not error.sent or error.kind in ("address", "response") or not self.heard
+        self.connected = self.connected or (error.sent and error.kind not in ("address", "response"))
+        silent = not error.sent or error.kind in ("address", "response") or not self.got_response
         self._silent += silent
         return silent and self._silent == 2  # one may be chance
 
     def wait(self) -> bool:
         """Record an attempt that has waited for ``SILENT_SECONDS``; return True when it should be logged."""
-        silent = not self.heard and self._silent < 2
+        silent = not self.got_response and self._silent < 2
         self._silent = max(2, self._silent)
         return silent
 
@@ -193,7 +193,7 @@ class LongPolls:
         if long:
             self.failed, self._rejected = True, _is_rejection(error)
 
-    def answer(self, *, long: bool) -> bool:
+    def succeed(self, *, long: bool) -> bool:
         """Record a usable response; return True when the service has shown that it accepts short polls only."""
         self._rejections = 0 if long else self._rejections + self._rejected
         self.failed = self._rejected = False
@@ -219,7 +219,7 @@ def judge_submit(error: SoundpieceError, *, attempts: Attempts) -> Verdict:
     """
     match error:
         case RateLimited():
-            return Verdict.PACE
+            return Verdict.RATE_LIMITED
         case TransportError() | ServerError() | DecodeError(operation=None):
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING:
@@ -235,7 +235,7 @@ def judge_read(error: SoundpieceError) -> Verdict:
     """Return what to do about a failed GET."""
     match error:
         case RateLimited():
-            return Verdict.PACE
+            return Verdict.RATE_LIMITED
         case TransportError() | ServerError():
             return Verdict.RETRY
         case ApiError(status=status) if status in PASSING or status == HTTPStatus.CONFLICT:
@@ -293,12 +293,12 @@ def is_rejected(error: SoundpieceError, *, in_doubt: bool) -> bool:
     )
 
 
-def retry_bounds(error: SoundpieceError, *, reached: bool, rejected: bool = False) -> RetryBounds:
+def retry_bounds(error: SoundpieceError, *, connected: bool, rejected: bool = False) -> RetryBounds:
     """Return the bounds on retrying a submit or single read after this failure, besides its budget.
 
     Args:
         error: how the latest attempt ended.
-        reached: whether a connection of the session has ever worked.
+        connected: whether a connection of the session has ever worked.
         rejected: whether it rejects a read.
     """
     match error:
@@ -306,9 +306,9 @@ def retry_bounds(error: SoundpieceError, *, reached: bool, rejected: bool = Fals
             return RetryBounds(unreadable=UNREADABLE_TIMES)
         case ApiError() if rejected:
             return RetryBounds(unreadable=UNREADABLE_TIMES)
-        case TransportError(kind="address") if not reached:
+        case TransportError(kind="address") if not connected:
             return RetryBounds(seconds=0.0)
-        case TransportError(sent=False) if not reached:
+        case TransportError(sent=False) if not connected:
             return RetryBounds(seconds=UNREACHED_SECONDS)
     return RetryBounds()
 

@@ -320,7 +320,7 @@ class Scheduler(Generic[K]):
             case Outcome.FINISHED:
                 self._observe_result(watched, now, held=held)
             case Outcome.PROCESSING:
-                backoff = self._observe_answer(watched, now, held=held)
+                backoff = self._observe_response(watched, now, held=held)
             case Outcome.UNDECIDED:
                 watched.failures, watched.hold_broken = 0, False
                 backoff = completion.AGREE_AFTER  # nothing is learned of the hold: it may be over
@@ -367,7 +367,7 @@ class Scheduler(Generic[K]):
         )
         return least_hazard if starved or preempts else None
 
-    def _observe_answer(self, watched: Watched[K], now: float, *, held: bool) -> float:
+    def _observe_response(self, watched: Watched[K], now: float, *, held: bool) -> float:
         """Learn from a response without a result, and return the seconds of backoff (rule 8)."""
         took = now - watched.sent
         watched.learn(now, finished=False)

@@ -88,11 +88,11 @@ def test_a_refused_repeat_is_asked_again(status: int) -> None:
     """After doubt every 4xx but those about the account; without doubt those that say "not now"."""
     error = refusal(status)
     fresh, repeat = after(error), after(refusal(502), error)
-    expected = Verdict.PACE if status == 429 else Verdict.RAISE if status in (401, 402, 403) else Verdict.RETRY
+    expected = Verdict.RATE_LIMITED if status == 429 else Verdict.RAISE if status in (401, 402, 403) else Verdict.RETRY
     passing = status in (408, 421, 423, 425, 499)
     assert judge_submit(error, attempts=repeat) is expected
     assert judge_submit(error, attempts=fresh) is (
-        Verdict.PACE if status == 429 else Verdict.RETRY if passing else Verdict.RAISE
+        Verdict.RATE_LIMITED if status == 429 else Verdict.RETRY if passing else Verdict.RAISE
     )
     assert not is_rejected(error, in_doubt=True)
     assert is_rejected(error, in_doubt=False) is (
@@ -112,7 +112,7 @@ def test_no_usable_answer_is_asked_again(error: SoundpieceError) -> None:
     ("error", "verdict"),
     [
         *((refusal(status), Verdict.RETRY) for status in (408, 409, 421, 423, 425, 499)),
-        (refusal(429), Verdict.PACE),
+        (refusal(429), Verdict.RATE_LIMITED),
         (refusal(404), Verdict.UNKNOWN),
         (refusal(404, b"<html>"), Verdict.UNKNOWN),
         (refusal(410), Verdict.UNKNOWN),
@@ -170,9 +170,9 @@ def test_a_service_that_refuses_long_polls(error: SoundpieceError, *, refused: b
         polls.fail(error, long=True)
         polls.fail(error, long=False)
         assert polls.failed
-        answers.append(polls.answer(long=False))
+        answers.append(polls.succeed(long=False))
         assert not polls.failed
-        answers.append(polls.answer(long=False))
+        answers.append(polls.succeed(long=False))
     assert answers == [False, False, refused, refused]
 
 
@@ -181,8 +181,8 @@ def test_a_long_poll_that_is_answered_is_taken() -> None:
     polls = LongPolls()
     for _ in range(5):
         polls.fail(refusal(400), long=True)
-        assert not polls.answer(long=False)
-        assert not polls.answer(long=True)
+        assert not polls.succeed(long=False)
+        assert not polls.succeed(long=True)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ def test_what_a_short_idle_timeout_looks_like(error: SoundpieceError, *, cut: bo
 def test_how_long_a_call_is_tried(kind: FailureKind, *, sent: bool, fresh: RetryBounds, later: RetryBounds) -> None:
     """Until a connection has ever worked, a setting is likelier to be wrong than the network."""
     error = TransportError("x", kind=kind, sent=sent)
-    assert retry_bounds(error, reached=False) == fresh
-    assert retry_bounds(error, reached=True) == later
-    assert retry_bounds(refusal(500), reached=False) == RetryBounds(inf, inf)
-    assert retry_bounds(refusal(404), reached=True, rejected=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
+    assert retry_bounds(error, connected=False) == fresh
+    assert retry_bounds(error, connected=True) == later
+    assert retry_bounds(refusal(500), connected=False) == RetryBounds(inf, inf)
+    assert retry_bounds(refusal(404), connected=True, rejected=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
 
 
 def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
@@ -229,11 +229,11 @@ def test_a_session_has_reached_the_service_once_something_was_sent() -> None:
     for kind in ("address", "connect"):
         health.fail(TransportError("x", kind=kind, sent=False))
     health.fail(TransportError("SSH", kind="response"))
-    assert not health.reached
+    assert not health.connected
     for reaching in (TransportError("x", kind="drop"), TransportError("x", kind="timeout"), refusal(500)):
         health = Health()
         health.fail(reaching)
-        assert health.reached
+        assert health.connected
         assert health.latest == str(reaching)
 
 
@@ -241,7 +241,7 @@ def test_silence_is_told_once() -> None:
     """At the second failure in a row, and again when answers have come meanwhile; drops and timeouts are common."""
     health, silent = Health(), TransportError("x", kind="connect", sent=False)
     assert [health.fail(silent) for _ in range(5)] == [False, True, False, False, False]
-    health.answered()
+    health.record_response()
     assert [health.fail(silent), health.fail(TransportError("x")), health.fail(silent)] == [False, False, True]
     health.fail(refusal(500))
     assert [health.fail(TransportError("x", kind="response")) for _ in range(2)] == [False, True]
@@ -255,7 +255,7 @@ def test_as_long_as_nothing_ever_answered_drops_and_timeouts_are_silence_too() -
         assert not health.wait()
     health = Health()
     assert [health.wait(), health.wait(), health.fail(TransportError("x", kind="timeout"))] == [True, False, False]
-    health.answered()
+    health.record_response()
     assert not health.wait()
     assert [health.fail(TransportError("x", kind="timeout")) for _ in range(3)] == [False] * 3
 
@@ -268,7 +268,7 @@ def test_a_firewall_that_lets_nothing_pass_stops_a_run() -> None:
         health.fail(error)
     assert [error.stops_run for error in walled] == [False] * (BLOCKED_AFTER - 1) + [True] * 3
     health = Health()
-    health.answered()
+    health.record_response()
     walled = [refusal(403, b'"blocked"') for _ in range(3 * BLOCKED_AFTER)]
     for error in walled:
         health.fail(error)
@@ -335,5 +335,5 @@ def test_a_submit_answered_without_an_operation() -> None:
 
     assert attempts.may_have_been_accepted
     assert judge_submit(error, attempts=attempts) is Verdict.RETRY
-    assert retry_bounds(error, reached=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
+    assert retry_bounds(error, connected=True) == RetryBounds(unreadable=UNREADABLE_TIMES)
     assert judge_submit(DecodeError("x", operation=operation), attempts=attempts) is Verdict.RAISE
