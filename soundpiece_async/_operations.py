@@ -134,7 +134,7 @@ class Reader:
         call = wire.poll_request(handle, wait=False)
         read = partial(wire.parse_poll_response, handle=handle, request=request, key=key)
         try:
-            return self.take(await self._transport.send(call, priority=priority, read=read))
+            return self.take(await self._transport.send(call, priority=priority, parse=read))
         except SoundpieceError as error:
             error.about(handle)
             raise
@@ -328,7 +328,7 @@ class Submitter:
             reading = await self._transport.send(
                 call,
                 priority=Priority.SUBMIT,
-                read=partial(wire.parse_submit_response, request=request),
+                parse=partial(wire.parse_submit_response, request=request),
                 stop=stop,
                 before_attempt=before_attempt,
                 attempts=attempts,

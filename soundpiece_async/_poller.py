@@ -187,7 +187,7 @@ class Poller:
         try:
             call = wire.poll_request(handle, wait=False)
             permit = await pacer.acquire(Priority.SUBMIT, what=call, until=pacer.outage_seconds)
-            reading = await self._transport.poll(call, permit, read=watch.read, excuse=attempts.is_cut)
+            reading = await self._transport.poll(call, permit, parse=watch.read, is_not_outage=attempts.is_cut)
         except OutageTimeout:
             return None
         except SoundpieceError as error:
@@ -308,7 +308,7 @@ class Poller:
 
         try:
             call = wire.poll_request(watch.handle, wait=long)
-            reading = await self._transport.poll(call, permit, read=watch.read, excuse=is_cut)
+            reading = await self._transport.poll(call, permit, parse=watch.read, is_not_outage=is_cut)
             if watch.memory.long_polls.succeed(long=long):
                 self._stop_long_polls()
             outcome, result = self._decide(watch, reading)

@@ -29,10 +29,10 @@ from soundpiece_async._core.attempts import (
     Attempts,
     Health,
     Verdict,
-    doubt_error,
     judge_read,
     judge_submit,
     retry_bounds,
+    uncertain_error,
 )
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.gate import Pace, Priority, Ticket
@@ -61,7 +61,7 @@ NO_RESPONSE_SECONDS, HOLD_SECONDS = 10.0, 20.0
 """Seconds without a response, as long as there never was one; a read may be a long poll, held for up to 20 s."""
 
 
-def _excuse_nothing(_: SoundpieceError) -> bool:
+def _never(_: SoundpieceError) -> bool:
     return False
 
 
@@ -145,7 +145,7 @@ class Transport:
         call: ApiRequest,
         *,
         priority: Priority,
-        read: Callable[[ApiResponse, ApiRequest], T],
+        parse: Callable[[ApiResponse, ApiRequest], T],
         stop: StopSignal = NEVER,
         before_attempt: Callable[[], Awaitable[ApiRequest]] | None = None,
         attempts: Attempts | None = None,
@@ -156,7 +156,7 @@ class Transport:
         Args:
             call: what to send.
             priority: at the gate; submits have slots of their own.
-            read: parses the response, or raises the error it stands for.
+            parse: parses the response, or raises the error it stands for.
             stop: of the run that the call belongs to: once it is set, nothing more is sent.
             before_attempt: awaited before each attempt, in its slot and before the gate, because a permit must not grow
                 old; returns the call to send.
@@ -164,7 +164,7 @@ class Transport:
             budget: the remaining one; None: ``RetryPolicy.submit_max_elapsed``.
 
         Raises:
-            SoundpieceError: of ``read``, a retryable one once the budget is used up; or what stopped the run.
+            SoundpieceError: of ``parse``, a retryable one once the budget is used up; or what stopped the run.
         """
         slots = self._submit_slots if priority is Priority.SUBMIT else self._read_slots
         state, error = _Sending(call, budget or self.make_budget(), attempts, Shortage(call)), None
@@ -172,13 +172,13 @@ class Transport:
             outage = self.pacer.outage_seconds
             try:
                 until = outage + state.budget.left
-                ticket, call = await self._acquire_turn(state, slots, priority, before_attempt, stop, until=until)
+                permit, call = await self._acquire_turn(state, slots, priority, before_attempt, stop, until=until)
             except OutageTimeout:
                 raise self._give_up(state, error) from None
             state.budget.charge(self.pacer.outage_seconds - outage)
             started = monotonic()
             try:
-                return await self._attempt(call, ticket, read, stop, attempts=attempts)
+                return await self._attempt(call, permit, parse, stop, attempts=attempts)
             except SoundpieceError as failure:
                 error = failure
             finally:
@@ -208,13 +208,11 @@ class Transport:
             state.stale = True
             return
         state.stale = False
-        if isinstance(error, TransportError) and error.passing:
+        if isinstance(error, TransportError) and error.local_shortage:
             pause: float | None = state.shortage.next_pause(error)
         else:
-            patience, jitter = retry_bounds(error, connected=self.health.connected, rejected=rejected), random.random()
-            pause = state.budget.record_failure(
-                took=took, jitter=jitter, retry_after=error.retry_after, patience=patience
-            )
+            bounds, jitter = retry_bounds(error, connected=self.health.connected, rejected=rejected), random.random()
+            pause = state.budget.record_failure(took=took, jitter=jitter, retry_after=error.retry_after, bounds=bounds)
         if pause is None:
             raise self._give_up(state, error)
         logger.info("%s: retrying in %.1f s: %s", state.call, pause, error)
@@ -231,7 +229,7 @@ class Transport:
         *,
         until: float,
     ) -> tuple[Ticket, ApiRequest]:
-        """Wait for a slot, then for a permit; of an outage only until then, in ``Pacer.outage_seconds``.
+        """Wait for a slot, then for a permit; ``until`` limits the time in outages only (``Pacer.outage_seconds``).
 
         The slot is the call's, because looking up its task would take longer than all else here.
         """
@@ -258,27 +256,29 @@ class Transport:
     def poll(
         self,
         call: ApiRequest,
-        ticket: Ticket,
+        permit: Ticket,
         *,
-        read: Callable[[ApiResponse, ApiRequest], T],
-        excuse: Callable[[SoundpieceError], bool],
+        parse: Callable[[ApiResponse, ApiRequest], T],
+        is_not_outage: Callable[[SoundpieceError], bool],
     ) -> Awaitable[T]:
-        """Send one poll with a permit already acquired; the scheduler retries failures. Raises as ``read``.
+        """Send one poll with a permit already acquired; the scheduler retries failures. Raises as ``parse``.
 
-        Errors that ``excuse`` accepts do not count as an outage: a long poll that a proxy cut short.
+        Errors that ``is_not_outage`` accepts do not count as an outage: a long poll that a proxy cut short.
         """
-        return self._attempt(call, ticket, read, NEVER, timeout=self._settings.timeouts.poll, excuse=excuse)
+        return self._attempt(
+            call, permit, parse, NEVER, timeout=self._settings.timeouts.poll, is_not_outage=is_not_outage
+        )
 
     async def _attempt(
         self,
         call: ApiRequest,
-        ticket: Ticket,
-        read: Callable[[ApiResponse, ApiRequest], T],
+        permit: Ticket,
+        parse: Callable[[ApiResponse, ApiRequest], T],
         stop: StopSignal,
         *,
         timeout: float | None = None,
         attempts: Attempts | None = None,
-        excuse: Callable[[SoundpieceError], bool] = _excuse_nothing,
+        is_not_outage: Callable[[SoundpieceError], bool] = _never,
     ) -> T:
         """Send a call once, parse its response, and report the outcome to the gate."""
         sent = False
@@ -288,31 +288,33 @@ class Transport:
             sent = True
             if attempts is not None:
                 attempts.started += 1
-            answer = await self._http.fetch(call, timeout=timeout or self._settings.timeouts.submit)
-            if len(answer.body) < LARGE_RESPONSE:
-                result = _parse(read, answer, call)
+            response = await self._http.fetch(call, timeout=timeout or self._settings.timeouts.submit)
+            if len(response.body) < LARGE_RESPONSE:
+                result = _parse(parse, response, call)
             else:  # in a thread, or the event loop would stand still
-                result = await anyio.to_thread.run_sync(_parse, read, answer, call)
+                result = await anyio.to_thread.run_sync(_parse, parse, response, call)
         except BaseException as error:
             if sent and isinstance(error, SoundpieceError):
                 if attempts is not None:
                     attempts.fail(error)
                 self._record_failure(error)
             match error:
-                case TransportError(passing=True) | TransportError(stale=True) if sent:  # no fault of the service
-                    self.pacer.release(ticket, sent=error.sent)
+                case TransportError(local_shortage=True) | TransportError(stale=True) if (
+                    sent
+                ):  # no fault of the service
+                    self.pacer.release(permit, sent=error.sent)
                 case RateLimited() if sent:
-                    self.pacer.rate_limited(ticket, retry_after=error.retry_after)
-                case SoundpieceError() if sent and not excuse(error):
-                    self.pacer.completed(ticket, usable=not error.retryable, retry_after=error.retry_after)
+                    self.pacer.rate_limited(permit, retry_after=error.retry_after)
+                case SoundpieceError() if sent and not is_not_outage(error):
+                    self.pacer.completed(permit, usable=not error.retryable, retry_after=error.retry_after)
                 case _:  # cancelled, excused, or of a run that was stopped
-                    self.pacer.release(ticket, sent=sent)
+                    self.pacer.release(permit, sent=sent)
             raise
         finally:
             if cancel_warning is not None:
                 cancel_warning()
         self.health.record_response()
-        self.pacer.completed(ticket, usable=True)
+        self.pacer.completed(permit, usable=True)
         return result
 
     def _warn_later(self, call: ApiRequest) -> Callable[[], None]:
@@ -350,7 +352,7 @@ class Transport:
             and attempts is not None
             and attempts.may_have_been_accepted
         ):
-            error = doubt_error(error)
+            error = uncertain_error(error)
         if not self.health.connected:  # other requests of a run would fail as well
             error.stops_run = True
             self._stop_runs(error)
@@ -363,6 +365,6 @@ class Transport:
 
 
 @forget_arguments
-def _parse(read: Callable[[ApiResponse, ApiRequest], T], answer: ApiResponse, call: ApiRequest) -> T:
+def _parse(parse: Callable[[ApiResponse, ApiRequest], T], response: ApiResponse, call: ApiRequest) -> T:
     """Parse a response; no frame of an error keeps parts of it, which may be signed URLs."""
-    return read(answer, call)
+    return parse(response, call)

@@ -280,6 +280,6 @@ async def test_a_large_answer_is_read_in_a_thread(size: int) -> None:
         async with Transport(scripted_settings()) as transport, anyio.create_task_group() as group:
             group.start_soon(transport.pacer.run)
             with pytest.raises(DecodeError, match="True"):
-                await transport.send(call, priority=Priority.SUBMIT, read=read)
+                await transport.send(call, priority=Priority.SUBMIT, parse=read)
             group.cancel_scope.cancel()
     assert [thread == threading.get_ident() for thread in threads] == [size < LARGE_RESPONSE]

@@ -134,10 +134,10 @@ class Health:
         """Record a failed attempt; return True when it should be logged: the second in a row of its kind.
 
         Drops and timeouts are common, and count only as long as no response ever came: then it is the wrong port.
-        If the first ``BLOCKED_AFTER`` responses are all such errors, the latest is marked as one that stops runs (rule 4).
+        If the first ``BLOCKED_AFTER`` responses are all such errors, the latest is marked: it stops runs (rule 4).
         """
         self.latest = str(error)
-        if isinstance(error, TransportError) and error.passing:
+        if isinstance(error, TransportError) and error.local_shortage:
             return False  # of this machine
         if not isinstance(error, TransportError):
             blocked = isinstance(error, AuthenticationError) and not error.stops_run
@@ -313,7 +313,7 @@ def retry_bounds(error: SoundpieceError, *, connected: bool, rejected: bool = Fa
     return RetryBounds()
 
 
-def doubt_error(error: ApiError) -> TransportError:
+def uncertain_error(error: ApiError) -> TransportError:
     """Return the error for a submit that may have been accepted, and whose repeats are rejected."""
     failure = TransportError(
         f"{error}; but an earlier attempt with this key got no usable response and may have been accepted: send the"

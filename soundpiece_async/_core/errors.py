@@ -114,7 +114,8 @@ class TransportError(SoundpieceError):
     Attributes:
         sent: False when nothing of the request left, for certain, because there was no connection; of several attempts
             it is about the last one.
-        passing: this machine was short of descriptors, buffers or memory; waiting helps, and is no failed attempt.
+        local_shortage: this machine was short of descriptors, buffers or memory; waiting helps, and is no failed
+            attempt.
         stale: the host closed a connection it had kept open, in the moment it was used again.
         kind: what went wrong: ``"address"`` (no such name, its certificate is not trusted, or it does not use TLS:
             probably a setting), ``"connect"`` (no connection), ``"drop"``, ``"timeout"``, ``"response"`` (one that is
@@ -131,14 +132,14 @@ class TransportError(SoundpieceError):
         sent: bool = True,
         kind: FailureKind = "drop",
         retry_after: float | None = None,
-        passing: bool = False,
+        local_shortage: bool = False,
         stale: bool = False,
     ) -> None:
         super().__init__(message)
         self.sent = sent
         self.kind: FailureKind = kind
         self.retry_after = retry_after
-        self.passing = passing
+        self.local_shortage = local_shortage
         self.stale = stale
 
 

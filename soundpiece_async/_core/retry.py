@@ -133,7 +133,7 @@ class Budget:
         self._spend(seconds)
 
     def record_failure(
-        self, *, took: float, jitter: float, retry_after: float | None = None, patience: RetryBounds = UNBOUNDED
+        self, *, took: float, jitter: float, retry_after: float | None = None, bounds: RetryBounds = UNBOUNDED
     ) -> float | None:
         """Count an attempt that failed, and the pause after it.
 
@@ -141,7 +141,7 @@ class Budget:
             took: Seconds.
             jitter: A random number in [0, 1).
             retry_after: Seconds that the service asked to wait: the pause is no shorter.
-            patience: Other bounds, which this failure sets.
+            bounds: Other bounds, which this failure sets.
 
         Returns:
             The seconds to wait before the next attempt; None when that would be too late.
@@ -152,9 +152,9 @@ class Budget:
                 REQUEST_BACKOFF_BASE, retry_after / 4
             )  # or all come back at the same time
         self.attempts += 1
-        self._unreadable = 0 if patience.unreadable == inf else self._unreadable + 1
+        self._unreadable = 0 if bounds.unreadable == inf else self._unreadable + 1
         self._spend(took + pause)
-        over = self.left < 0 or self._spent > patience.seconds or self._unreadable >= patience.unreadable
+        over = self.left < 0 or self._spent > bounds.seconds or self._unreadable >= bounds.unreadable
         return None if over else pause
 
     def _spend(self, seconds: float) -> None:

@@ -154,7 +154,7 @@ class OutputDownload:
             stale = not stale and getattr(failure, "stale", False)
             if stale:  # retry once without a pause: the pooled connection had been closed
                 continue
-            if getattr(failure, "passing", False):
+            if getattr(failure, "local_shortage", False):
                 await shortage.wait(failure)
                 continue
             delay = self._next_pause(failure)

@@ -222,7 +222,7 @@ class HttpClient:
     def _to_error(self, what: str, error: Exception, *, redact: Callable[[str], str] = hide_text) -> TransportError:
         """Return the error of an attempt without a response; close idle connections if descriptors ran out."""
         failure = to_transport_error(what, error, redact=redact)
-        if failure.passing:
+        if failure.local_shortage:
             self.close_idle()
         return failure
 

@@ -53,7 +53,7 @@ def to_transport_error(what: str, error: Exception, *, redact: Callable[[str], s
         sent=not isinstance(error, NOT_SENT),
         kind=kind,
         stale=isinstance(error, StaleConnection),
-        passing=os_errors.is_transient(_read_code(error)),
+        local_shortage=os_errors.is_transient(_read_code(error)),
     )
 
 

@@ -12,12 +12,12 @@ from soundpiece_async._core.attempts import (
     LongPolls,
     Streak,
     Verdict,
-    doubt_error,
     is_cut,
     is_rejected,
     judge_read,
     judge_submit,
     retry_bounds,
+    uncertain_error,
     unknown_error,
 )
 from soundpiece_async._core.errors import (
@@ -306,7 +306,7 @@ def test_an_error_that_many_share_names_no_operation() -> None:
 def test_a_refused_repeat_says_that_the_work_may_be_accepted() -> None:
     """With the key, and with what to do: it may go again, and nothing else may."""
     error = refusal(409, **{"retry-after": "7"})
-    doubt = doubt_error(error)
+    doubt = uncertain_error(error)
     assert (doubt.retryable, doubt.sent, doubt.kind, doubt.retry_after) == (True, True, "rejected", 7.0)
     assert doubt.__cause__ is error
     assert "idempotency key k" in str(doubt)

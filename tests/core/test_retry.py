@@ -54,12 +54,12 @@ def test_the_service_may_ask_for_a_longer_pause() -> None:
 
 def test_other_bounds() -> None:
     """Seconds in all, and answers in a row that cannot be read."""
-    assert Budget(300).record_failure(took=0.1, jitter=0, patience=RetryBounds(seconds=0)) is None
+    assert Budget(300).record_failure(took=0.1, jitter=0, bounds=RetryBounds(seconds=0)) is None
     budget = Budget(300)
-    assert budget.record_failure(took=20, jitter=0, patience=RetryBounds(seconds=30)) is not None
-    assert budget.record_failure(took=20, jitter=0, patience=RetryBounds(seconds=30)) is None
+    assert budget.record_failure(took=20, jitter=0, bounds=RetryBounds(seconds=30)) is not None
+    assert budget.record_failure(took=20, jitter=0, bounds=RetryBounds(seconds=30)) is None
     budget, unreadable = Budget(300), RetryBounds(unreadable=2)
-    assert budget.record_failure(took=1, jitter=0, patience=unreadable) is not None
+    assert budget.record_failure(took=1, jitter=0, bounds=unreadable) is not None
     assert budget.record_failure(took=1, jitter=0) is not None
-    assert budget.record_failure(took=1, jitter=0, patience=unreadable) is not None
-    assert budget.record_failure(took=1, jitter=0, patience=unreadable) is None
+    assert budget.record_failure(took=1, jitter=0, bounds=unreadable) is not None
+    assert budget.record_failure(took=1, jitter=0, bounds=unreadable) is None
