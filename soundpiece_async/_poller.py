@@ -46,7 +46,7 @@ LINGER_SECONDS = 5.0
 SINGLE_POLL_SECONDS = 30.0
 """Seconds for the single poll of ``wait(timeout=0)``, queues included; without those, ``Timeouts.poll`` ends a poll."""
 
-MAX_KNOWN = 4096
+MAX_STATES = 4096
 """Operations remembered after a wait, or because a webhook will report them; the oldest is dropped first."""
 
 MAX_UNDECIDED = 4096
@@ -54,7 +54,7 @@ MAX_UNDECIDED = 4096
 
 
 @attrs.define(eq=False)
-class _Known:
+class _WaitState:
     """The state of an operation between two waits, which may be by its handle."""
 
     created_at: datetime | None = None
@@ -70,18 +70,18 @@ class _Watch:
 
     handle: Handle
     request: Request | None
-    key: str | None  # of the request, as it was sent
+    idempotency_key: str | None  # of the request, as it was sent
     seen: float  # when it was last known to be processing
     waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity, the oldest first
     resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
     poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
-    outcome: AnyOperation | Exception | None = None
+    result: AnyOperation | Exception | None = None
     fault: str = ""  # why the latest poll had no usable response, if it had none
-    memory: _Known = attrs.field(factory=_Known)
+    state: _WaitState = attrs.field(factory=_WaitState)
 
     def read(self, answer: ApiResponse, call: ApiRequest) -> ParsedOperation | None:
         """Parse the response to a poll; None: the operation is still running."""
-        return wire.parse_if_final(answer, call, handle=self.handle, request=self.request, key=self.key)
+        return wire.parse_if_final(answer, call, handle=self.handle, request=self.request, key=self.idempotency_key)
 
 
 class Poller:
@@ -111,7 +111,7 @@ class Poller:
         self._watches: dict[Handle, _Watch] = {}
         self._unclaimed: OrderedDict[Handle, AnyOperation] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
-        self._known: OrderedDict[Handle, _Known] = OrderedDict()
+        self._states: OrderedDict[Handle, _WaitState] = OrderedDict()
         self._lingering: OrderedDict[_Watch, float] = OrderedDict()  # those without a waiter, and until when
         self._changed = anyio.Event()
 
@@ -156,7 +156,7 @@ class Poller:
             del watch.waiters[id(context)]
             if not watch.waiters and not watch.resolved.is_set():
                 self._leave(watch)
-        match watch.outcome:
+        match watch.result:
             case None:
                 raise _too_late(handle, known, f"within {timeout} s", fault=watch.fault)
             case Operation() as operation:
@@ -174,7 +174,7 @@ class Poller:
         if result is None:
             raise _too_late(handle, known, "when it was asked for", fault=watch.fault)
         result = self._reader.with_stable_outputs(result)
-        self._known.pop(handle, None)
+        self._states.pop(handle, None)
         if (waited_for := self._watches.get(handle)) is not None:
             self._resolve(waited_for, result)
             self._unclaimed.pop(handle, None)
@@ -200,7 +200,7 @@ class Poller:
 
     def expect_webhook(self, operation: AnyOperation) -> None:
         """Record that a webhook will report an operation, also for waiters by its handle."""
-        self._remember(operation.handle, operation)
+        self._update_state(operation.handle, operation)
 
     def deliver(self, operation: AnyOperation) -> None:
         """Deliver a final operation from a webhook; kept for a while without waiters."""
@@ -210,11 +210,11 @@ class Poller:
     def _publish(self, operation: AnyOperation) -> None:
         """Publish a final operation to the other processes."""
         if self._news is not None:
-            self._news.tell(operation)
+            self._news.publish(operation)
 
     def _finish_delivered(self, operation: AnyOperation) -> None:
         operation = self._reader.with_stable_outputs(operation)
-        self._known.pop(operation.handle, None)
+        self._states.pop(operation.handle, None)
         watch = self._watches.get(operation.handle)
         if watch is not None:
             self._resolve(watch, operation)
@@ -254,8 +254,8 @@ class Poller:
 
     def expect_no_webhook(self, handle: Handle) -> None:
         """Poll an operation whose webhook did not include its end as one without a callback: no other will come."""
-        if handle in self._known:
-            self._known[handle].webhook_expected = False
+        if handle in self._states:
+            self._states[handle].webhook_expected = False
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
             self._scheduler.watch(watch, route=handle.route, now=anyio.current_time(), age=None, webhook_expected=False)
@@ -268,7 +268,7 @@ class Poller:
             while True:
                 self._changed = anyio.Event()
                 now = anyio.current_time()
-                stays = self._end_lingering(now)
+                linger_until = self._end_lingering(now)
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
                         if permit is None:  # taken once a slot is free; by then another poll may be worth more
@@ -276,7 +276,7 @@ class Poller:
                             continue
                         watch = poll.key
                         # during an outage all wait for this response: it must not be held
-                        if self._transport.pacer.gate.half_open or watch.memory.long_polls.failed:
+                        if self._transport.pacer.gate.half_open or watch.state.long_polls.failed:
                             poll = attrs.evolve(poll, wait=False)
                         if logger.isEnabledFor(logging.DEBUG):
                             logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
@@ -285,23 +285,23 @@ class Poller:
                         run = partial(self._poll, watch, wait=poll.wait, permit=permit, started=now)
                         watch.poll = context.run(partial(polls.start_soon, run, name="poll"))
                         permit = None
-                    case CancelPoll(key=held) as drop:
+                    case CancelPoll(key=held) as cancel:
                         logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held.handle)
-                        self._scheduler.begin(drop, now=now)
+                        self._scheduler.begin(cancel, now=now)
                         held.poll.cancel()
-                    case sleep:
+                    case sleep:  # a Sleep
                         if permit is not None:
                             self._transport.pacer.release(permit)
                             permit = None
-                        until = min(stays, math.inf if sleep.until is None else sleep.until)
+                        until = min(linger_until, math.inf if sleep.until is None else sleep.until)
                         with anyio.move_on_after(max(0.0, until - now)):
                             await self._changed.wait()
 
     async def _poll(self, watch: _Watch, *, wait: bool, permit: Ticket, started: float) -> None:
         """Poll an operation once, and release its slot, whatever happens."""
-        outcome, rest = Outcome.CANCELLED, 0.0
+        outcome, retry_after = Outcome.CANCELLED, 0.0
         result: AnyOperation | Exception | None = None
-        long = wait and self._takes_long_polls  # to the scheduler it is one that the service does not hold
+        long = wait and self._takes_long_polls  # the scheduler still counts it as a long one
 
         def is_cut(error: SoundpieceError) -> bool:
             return attempts.is_cut(error) and self._scheduler.was_held(watch, now=anyio.current_time())
@@ -309,16 +309,16 @@ class Poller:
         try:
             call = wire.poll_request(watch.handle, wait=long)
             reading = await self._transport.poll(call, permit, parse=watch.read, is_not_outage=is_cut)
-            if watch.memory.long_polls.succeed(long=long):
+            if watch.state.long_polls.succeed(long=long):
                 self._stop_long_polls()
             outcome, result = self._decide(watch, reading)
         except Exception as error:  # noqa: BLE001 - its waiters get it, and the other polls go on
             outcome, result = self._handle_failure(watch, error, long=long)
             if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
-                rest = error.retry_after or 0.0
+                retry_after = error.retry_after or 0.0
         finally:
             now, jitter = anyio.current_time(), random.random()
-            history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=rest)
+            history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=retry_after)
             self._changed.set()
             if history.backoff_until > now:
                 logger.debug(
@@ -328,7 +328,7 @@ class Poller:
                 self._forget(watch, history)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.fault = now, ""
-            watch.memory.streaks.clear()
+            watch.state.streaks.clear()
         elif result is not None:
             # an immediate response was ready before the poll arrived: since when is unknown
             at_once = not wait or now - started < 2 * self._scheduler.round_trip
@@ -367,15 +367,15 @@ class Poller:
         if isinstance(error, SoundpieceError):
             verdict = judge_read(error)
             if verdict is not Verdict.RATE_LIMITED:
-                watch.memory.long_polls.fail(error, long=long)
+                watch.state.long_polls.fail(error, long=long)
             if not self._is_final(watch, error, verdict, now):
                 logger.info("%s: the poll is retried later: %s", watch.handle, error)
                 watch.fault = str(error)
                 return Outcome.CUT if attempts.is_cut(error) else Outcome.FAILED, None
             if verdict is Verdict.UNKNOWN and isinstance(error, ApiError):
-                error = unknown_error(error, handle=watch.handle, streak=watch.memory.streaks[verdict], now=now)
+                error = unknown_error(error, handle=watch.handle, streak=watch.state.streaks[verdict], now=now)
             elif verdict is Verdict.REJECTED:
-                often = watch.memory.streaks[verdict].describe(now)
+                often = watch.state.streaks[verdict].describe(now)
                 error.add_note(
                     f"this came {often}, without a usable response; the work is paid for: wait for it again later"
                 )
@@ -394,38 +394,38 @@ class Poller:
         if verdict is Verdict.REJECTED and about not in self._rejections:
             self._rejections.add(about)
             logger.warning("%s: a poll was rejected, and is retried: %s (logged once)", watch.handle, error)
-        return watch.memory.streaks.setdefault(verdict, Streak()).add(now, seconds=self._rejection_seconds)
+        return watch.state.streaks.setdefault(verdict, Streak()).add(now, seconds=self._rejection_seconds)
 
     def _start_watching(self, handle: Handle, known: AnyOperation | None) -> _Watch:
         """Return the watch of an operation that is about to be waited for: a new one, or one whose poll lingers."""
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
             return watch
-        memory, now = self._remember(handle, known), anyio.current_time()
+        state, now = self._update_state(handle, known), anyio.current_time()
         if watch is None:
             watch = self._watches[handle] = _make_watch(handle, known, now=now)
-            watch.memory = memory
+            watch.state = state
             if self._news is not None:  # an operation submitted here has no result yet, unless by webhook
-                asked = known is not None and known.request is not None and known.request.callback_url is None
-                self._news.want(handle, look=not asked)
+                submitted_here = known is not None and known.request is not None and known.request.callback_url is None
+                self._news.subscribe(handle, read_first=not submitted_here)
         self._lingering.pop(watch, None)
-        created_at = memory.created_at
+        created_at = state.created_at
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
-        expected, history = memory.webhook_expected, memory.history
+        expected, history = state.webhook_expected, state.history
         self._scheduler.watch(watch, route=handle.route, now=now, age=age, webhook_expected=expected, history=history)
         self._changed.set()
         return watch
 
-    def _remember(self, handle: Handle, known: AnyOperation | None = None) -> _Known:
+    def _update_state(self, handle: Handle, known: AnyOperation | None = None) -> _WaitState:
         """Update the remembered state of an operation, and return it."""
-        memory = self._known.setdefault(handle, _Known())
-        self._known.move_to_end(handle)
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
+        state = self._states.setdefault(handle, _WaitState())
+        self._states.move_to_end(handle)
+        if len(self._states) > MAX_STATES:
+            self._states.popitem(last=False)
         if known is not None:
-            memory.created_at = known.created_at or memory.created_at
-            memory.webhook_expected |= known.request is not None and known.request.callback_url is not None
-        return memory
+            state.created_at = known.created_at or state.created_at
+            state.webhook_expected |= known.request is not None and known.request.callback_url is not None
+        return state
 
     def _leave(self, watch: _Watch) -> None:
         """Stop watching an operation without waiters; an open poll lingers, in case a waiter returns."""
@@ -452,10 +452,10 @@ class Poller:
         del self._watches[watch.handle]
         self._lingering.pop(watch, None)
         if self._news is not None:
-            self._news.drop(watch.handle)
+            self._news.unsubscribe(watch.handle)
         if history is not None:
-            self._known[watch.handle] = watch.memory
-            self._remember(watch.handle).history = history
+            self._states[watch.handle] = watch.state
+            self._update_state(watch.handle).history = history
 
     def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
         """Stop watching an operation, and cancel its poll."""
@@ -464,21 +464,21 @@ class Poller:
             watch.poll.cancel()
         self._changed.set()
 
-    def _resolve(self, watch: _Watch, outcome: AnyOperation | Exception, *, lag: float = 0.0) -> None:
+    def _resolve(self, watch: _Watch, result: AnyOperation | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:
             return  # without waiters by now, or resolved already
-        if isinstance(outcome, Operation):
-            outcome = self._reader.with_stable_outputs(outcome)
-            logger.info("operation %s is %s", outcome.handle, outcome.status)
+        if isinstance(result, Operation):
+            result = self._reader.with_stable_outputs(result)
+            logger.info("operation %s is %s", result.handle, result.status)
             self.completed += 1
             self.detection_lag_sum += lag
             self.detection_lag_max = max(self.detection_lag_max, lag)
-            self._known.pop(outcome.handle, None)
+            self._states.pop(result.handle, None)
             if not watch.waiters:
-                self._keep(outcome)
-        watch.outcome = outcome
+                self._keep(result)
+        watch.result = result
         watch.resolved.set()
-        self._unwatch(watch, finished=isinstance(outcome, Operation))
+        self._unwatch(watch, finished=isinstance(result, Operation))
 
 
 def _make_watch(handle: Handle, known: AnyOperation | None, *, now: float) -> _Watch:

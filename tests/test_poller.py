@@ -31,7 +31,7 @@ from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import CancelPoll, Poll, Scheduler, Sleep
 from soundpiece_async._core.wire import ApiResponse
 from soundpiece_async._operations import MAX_CACHED
-from soundpiece_async._poller import MAX_KNOWN, MAX_UNCLAIMED
+from soundpiece_async._poller import MAX_STATES, MAX_UNCLAIMED
 from soundpiece_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.anyio
@@ -236,7 +236,7 @@ async def test_how_often_an_operation_was_unknown_is_remembered_between_two_wait
     sim.inject(Fault.SERVER_ERROR, status=404, method="GET", times=99)
     with pytest.raises(WaitTimeout):
         await session.wait(handle, timeout=0.2)
-    memory = session._engine.poller._known[handle]
+    memory = session._engine.poller._states[handle]
     streak = memory.streaks[Verdict.UNKNOWN]
     assert streak.times > 0
     streak.times, streak.since = 1000, -1e9
@@ -316,9 +316,9 @@ async def test_that_a_webhook_is_to_come_is_known_by_the_handle() -> None:
 
 async def test_what_is_known_between_waits_is_bounded(session: Session) -> None:
     """The oldest are forgotten, and then begin anew."""
-    for number in range(MAX_KNOWN + 10):
-        session._engine.poller._remember(Handle("create.new_fx", f"op_{number}"))
-    assert len(session._engine.poller._known) == MAX_KNOWN
+    for number in range(MAX_STATES + 10):
+        session._engine.poller._update_state(Handle("create.new_fx", f"op_{number}"))
+    assert len(session._engine.poller._states) == MAX_STATES
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0])

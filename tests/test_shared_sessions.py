@@ -22,7 +22,7 @@ from soundpiece_async._core.shared_gate import AWAY_SHARE, NEWCOMER_RATE, Shared
 from soundpiece_async._pacer import Pacer
 from soundpiece_async._shared import opening
 from soundpiece_async._shared.link import Link
-from soundpiece_async._shared.news import MOST_TOLD, News
+from soundpiece_async._shared.news import MAX_UNPUBLISHED, News
 from soundpiece_async._shared.opening import make_store
 from soundpiece_async._shared.store import find_address
 from soundpiece_async.simulator import Fault, Simulator
@@ -360,13 +360,15 @@ async def test_what_runs_shows_its_state(redis: Server) -> None:
 async def test_news_take_a_bounded_room() -> None:
     """So many operations may end while a store is away: the oldest are found by polls."""
     news, shelf = News(confirm=True), Shelf()
-    operations = [Operation(route="x.y", id=str(n), status=Status.READY, request=None) for n in range(MOST_TOLD + 2)]
+    operations = [
+        Operation(route="x.y", id=str(n), status=Status.READY, request=None) for n in range(MAX_UNPUBLISHED + 2)
+    ]
     for operation in operations:
-        news.tell(operation)
-    assert repr(news) == f"<News wanted=0 sought=0 to tell={MOST_TOLD}>"
+        news.publish(operation)
+    assert repr(news) == f"<News wanted=0 sought=0 unpublished={MAX_UNPUBLISHED}>"
     async with anyio.create_task_group() as group:
         group.start_soon(news.serve, shelf)
-        await within(lambda: len(shelf.published) == MOST_TOLD)
+        await within(lambda: len(shelf.published) == MAX_UNPUBLISHED)
         group.cancel_scope.cancel()
     assert shelf.published[0] == ("x.y/2", b"")
 
@@ -376,18 +378,18 @@ async def test_news_change_while_the_store_is_asked() -> None:
     news, shelf = News(confirm=False), Shelf()
     handle = Handle("x.y", "1")
     first, second = (Operation(route="x.y", id="1", status=Status.READY, request=None, raw={"id": n}) for n in "12")
-    news.want(handle, look=True)
+    news.subscribe(handle, read_first=True)
 
     def change() -> None:
         shelf.during = lambda: None
-        news.tell(second)
+        news.publish(second)
 
-    shelf.during, shelf.looking = change, lambda: news.drop(handle)
-    news.tell(first)
+    shelf.during, shelf.looking = change, lambda: news.unsubscribe(handle)
+    news.publish(first)
     async with anyio.create_task_group() as group:
         group.start_soon(news.serve, shelf)
         await within(lambda: len(shelf.published) == 2)
-        news.tell(first)
+        news.publish(first)
         await within(lambda: len(shelf.published) == 3)
         group.cancel_scope.cancel()
     assert [body for _, body in shelf.published] == [b'{"id":"1"}', b'{"id":"2"}', b'{"id":"1"}']

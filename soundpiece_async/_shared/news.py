@@ -18,9 +18,9 @@ from soundpiece_async._core.redaction import SecretBytes
 from soundpiece_async._core.requests import Handle
 from soundpiece_async._shared.store import Store
 
-MOST_TOLD = 4096
+MAX_UNPUBLISHED = 4096
 """Maximum number of operations that are queued for an unavailable store; the oldest are dropped first."""
-MOST_BYTES = 65_536
+MAX_RESULT_BYTES = 65_536
 """Size limit of one result; of a larger one only the handle is published."""
 AT_ONCE = 100
 """Operations read by one query."""
@@ -35,7 +35,7 @@ class News:
 
     def __init__(self, *, confirm: bool) -> None:
         self._confirm = confirm
-        self._told: OrderedDict[str, bytes] = OrderedDict()
+        self._unpublished: OrderedDict[str, bytes] = OrderedDict()
         self._wanted: dict[str, Handle] = {}
         self._sought: dict[str, None] = {}
         self._found: deque[tuple[Handle, Mapping[str, JsonValue] | None]] = deque()
@@ -43,27 +43,27 @@ class News:
         self._arrived = anyio.Event()
 
     def __repr__(self) -> str:
-        return f"<News wanted={len(self._wanted)} sought={len(self._sought)} to tell={len(self._told)}>"
+        return f"<News wanted={len(self._wanted)} sought={len(self._sought)} unpublished={len(self._unpublished)}>"
 
-    def tell(self, operation: AnyOperation) -> None:
+    def publish(self, operation: AnyOperation) -> None:
         """Publish a final operation to the other processes."""
-        self._told[str(operation.handle)] = b"" if self._confirm else _write(operation)
-        if len(self._told) > MOST_TOLD:
-            self._told.popitem(last=False)
+        self._unpublished[str(operation.handle)] = b"" if self._confirm else _write(operation)
+        if len(self._unpublished) > MAX_UNPUBLISHED:
+            self._unpublished.popitem(last=False)
         self._changed.set()
 
-    def want(self, handle: Handle, *, look: bool) -> None:
+    def subscribe(self, handle: Handle, *, read_first: bool) -> None:
         """Record that an operation has a waiter.
 
         Args:
             handle: of the operation.
-            look: its result may be in the store already.
+            read_first: its result may be in the store already.
         """
         self._wanted[str(handle)] = handle
-        if look:
+        if read_first:
             self.note(str(handle))
 
-    def drop(self, handle: Handle) -> None:
+    def unsubscribe(self, handle: Handle) -> None:
         """Record that it has no waiters any more."""
         self._wanted.pop(str(handle), None)
         self._sought.pop(str(handle), None)
@@ -95,11 +95,11 @@ class News:
         """
         while True:
             self._changed = anyio.Event()
-            while self._told:
-                name, body = next(iter(self._told.items()))
+            while self._unpublished:
+                name, body = next(iter(self._unpublished.items()))
                 await store.publish(name, body)
-                if self._told.get(name) is body:
-                    del self._told[name]
+                if self._unpublished.get(name) is body:
+                    del self._unpublished[name]
             while self._sought:
                 names = list(islice(self._sought, AT_ONCE))
                 for name in names:
@@ -120,7 +120,7 @@ def _write(operation: AnyOperation) -> bytes:
         body = SecretBytes(json.dumps(operation.raw, separators=(",", ":")).encode() if operation.raw else b"")
     except (TypeError, ValueError, RecursionError):
         return b""
-    return body if len(body) <= MOST_BYTES else b""
+    return body if len(body) <= MAX_RESULT_BYTES else b""
 
 
 def _read(body: bytes, handle: Handle) -> Mapping[str, JsonValue] | None:
