@@ -286,7 +286,10 @@ class Poller:
                         watch.poll = context.run(partial(polls.start_soon, run, name="poll"))
                         permit = None
                     case CancelPoll(key=held) as cancel:
-                        logger.debug("%s: its long poll is cancelled: its slot is worth more elsewhere", held.handle)
+                        logger.debug(
+                            "%s: its long poll is cancelled (rule 6 or 11): its slot is worth more elsewhere",
+                            held.handle,
+                        )
                         self._scheduler.begin(cancel, now=now)
                         held.poll.cancel()
                     case sleep:  # a Sleep

@@ -86,7 +86,8 @@ async def test_why_an_operation_is_polled_now(caplog: pytest.LogCaptureFixture) 
             http.finish()
     reasons = said(
         caplog,
-        r"create\.new_fx/op_\d+: (long|short) poll: (each has a slot|2 can be polled); \S+ s since its last turn, ",
+        r"create\.new_fx/op_\d+: (long|short) poll \(rule [2458]\): (each has a slot|2 can be polled); "
+        r"\S+ s since its last poll, ",
     )
     assert reasons
     assert all(

@@ -282,7 +282,7 @@ class BackoffQueue(Generic[K]):
         return min((watched.last_seen for watched in backing_off), default=inf)
 
 
-class InFlight(Generic[K]):
+class PollsInFlight(Generic[K]):
     """Operations with a poll in flight, of one kind: short or long."""
 
     def __init__(self, state: WatchState) -> None:
@@ -295,7 +295,7 @@ class InFlight(Generic[K]):
         return len(self._watched)
 
     def __repr__(self) -> str:
-        return f"<InFlight {len(self)} {self._state.value}>"
+        return f"<PollsInFlight {len(self)} {self._state.value}>"
 
     def add(self, watched: Watched[K], *, now: float) -> None:
         """Record that a poll is sent."""

@@ -1,4 +1,4 @@
-"""Chooses which operation to poll next, and with a short or a long poll: slots buy coverage, permits buy short polls.
+"""Chooses which operation to poll next, by a short or a long poll: a long one costs a slot, a short one a permit.
 
 A poll takes a slot until it is answered, and a permit of the account's rate. A long poll covers an operation for up to
 20 s (its *hold*), a short one takes its slot for a round trip. Cancelling a long poll costs a connection. The rules:
@@ -13,15 +13,16 @@ A poll takes a slot until it is answered, and a permit of the account's rate. A 
 5. A long poll goes where it saves most: the short polls that `hold` seconds at the hazard h would cost at the going
    price p, hold x sqrt(2 h p), plus the gain of this poll above p, or minus what is lost by polling before a short poll
    is due. The going price is the average gain of recent polls.
-6. A long poll is cancelled only for an operation of `PREEMPT_RATIO` times its hazard (two modes, mixed routes; trusted
-   routes), or if long polls begun in quieter times have all slots and the gain of a short poll is 1/8 of a hold; the
-   one with the least hazard first, one at a time.
+6. A long poll is cancelled only for an operation of `PREEMPT_RATIO` times its hazard, and only on a route with enough
+   samples: it helps where half of the work takes much longer. It is cancelled, too, if long polls begun in quieter
+   times have all slots and the gain of a short poll is 1/8 of a hold. The one with the least hazard goes first, one at
+   a time.
 7. A failed poll is followed by a later one, after a backoff. Nothing is given up here; only a caller's timeout ends the
    waiting.
 8. A long poll answered `processing` at once was not held: its operation backs off until a second after it was asked
    (docs/api.md#long-polls). "At once" is a few round trips; while that is not known, its next poll is short, to learn
-   it. A long poll that was broken off from outside, by a proxy whose idle timeout is shorter, was held so long all the
-   same: that is the hold from then on. The next poll is short, because a service that is down breaks off, too.
+   it. If a proxy with a shorter idle timeout breaks a long poll off, its duration becomes the assumed hold. The next
+   poll is short, because a service that is down breaks off, too.
 9. An operation that a webhook will report is not polled until it is late (`estimators.py`), then as any other.
 10. What a response leaves undecided is polled again when a second response can decide it (`completion.py`).
 11. A poll on an operation without waiters may stay in flight for a while, in case a waiter comes back; it is the first
@@ -39,7 +40,7 @@ import attrs
 
 from soundpiece_async._core import completion
 from soundpiece_async._core.estimators import HELD_FOR_SURE, Durations, PollTiming
-from soundpiece_async._core.poll_queues import BackoffQueue, InFlight, K, ReadyQueue, Watched, WatchState
+from soundpiece_async._core.poll_queues import BackoffQueue, K, PollsInFlight, ReadyQueue, Watched, WatchState
 
 REQUEST_COST = 1 / 2000  # of a hold: the detection lag, 10 ms at 20 s, that is worth one request
 PREEMPT_RATIO = 3.0
@@ -116,7 +117,10 @@ class Scheduler(Generic[K]):
         self._routes: dict[str, Durations] = {}
         self._watched: dict[K, Watched[K]] = {}
         self._ready, self._backing_off = ReadyQueue[K](), BackoffQueue[K]()
-        self._short_polls, self._long_polls = InFlight[K](WatchState.SHORT_POLL), InFlight[K](WatchState.LONG_POLL)
+        self._short_polls, self._long_polls = (
+            PollsInFlight[K](WatchState.SHORT_POLL),
+            PollsInFlight[K](WatchState.LONG_POLL),
+        )
         self._cancelling: Watched[K] | None = None
         self._unwanted: dict[Watched[K], None] = {}  # long polls without waiters, the oldest first
 
@@ -210,8 +214,8 @@ class Scheduler(Generic[K]):
         watched = self._watched.get(key)
         if watched is None:
             return False
-        out = watched.state in (WatchState.SHORT_POLL, WatchState.LONG_POLL)
-        if not out:
+        in_flight = watched.state in (WatchState.SHORT_POLL, WatchState.LONG_POLL)
+        if not in_flight:
             self._remove(watched)
         if finished:  # the webhook arrives at the very end: it was running until now
             self._ready.webhooks.record_delivery(now)
@@ -220,7 +224,7 @@ class Scheduler(Generic[K]):
         watched.forgotten = True
         if watched.state is WatchState.LONG_POLL:
             self._unwanted[watched] = None
-        return out
+        return in_flight
 
     def next_action(self, now: float, *, rate: float | None = None) -> Poll[K] | CancelPoll[K] | Sleep:
         """Return what to do now.
@@ -245,8 +249,8 @@ class Scheduler(Generic[K]):
         if wanted and (best := ready.best_long_poll(hold, price=max(self._average_gain, price))):
             return self._poll_for(best.head) if free else CancelPoll(next(iter(self._unwanted)).key)
         bucket = ready.best_short_poll()
-        if long_poll_slots < self._slots and (weak := self._pick_preemption(bucket.gain, now)):
-            return CancelPoll(weak.key)
+        if long_poll_slots < self._slots and (victim := self._pick_preemption(bucket.gain, now)):
+            return CancelPoll(victim.key)
         if full:
             return Sleep(now + hold / 80)
         if bucket.gain >= price:
@@ -265,10 +269,13 @@ class Scheduler(Generic[K]):
         """Return the numbers behind a poll that has not begun, for a log."""
         watched, ready = self._watched[poll.key], self._ready.count
         finishes, hazard = watched.forecast(now)
-        crowd = "each has a slot" if ready + self.polls <= self._slots else f"{ready} can be polled"
+        enough = ready + self.polls <= self._slots
+        demand = "each has a slot" if enough else f"{ready} can be polled"
+        rule = (2 if enough else 5) if poll.wait else (8 if watched.hold_broken or watched.hold_unconfirmed else 4)
         return (
-            f"{'long' if poll.wait else 'short'} poll: {crowd}; {now - watched.last_turn:.1f} s since its last turn, "
-            f"age {now - watched.created_at:.1f} s, gain {finishes * finishes / (2 * hazard):.3g} s "
+            f"{'long' if poll.wait else 'short'} poll (rule {rule}): {demand}; "
+            f"{now - watched.last_turn:.1f} s since its last poll, age {now - watched.created_at:.1f} s, "
+            f"gain {finishes * finishes / (2 * hazard):.3g} s "
             f"(average gain {self._average_gain:.3g} s), {self.polls} of {self._slots} slots taken"
         )
 
@@ -343,14 +350,14 @@ class Scheduler(Generic[K]):
 
     def _long_poll_slots(self, rate: float | None) -> int:
         """Return the number of slots for long polls (rules 2 and 3)."""
-        crowd = self._ready.count - self._ready.webhook_expected + self.polls - self._slots
-        if crowd <= 0:
+        surplus = self._ready.count - self._ready.webhook_expected + self.polls - self._slots
+        if surplus <= 0:
             return self._slots
         short_polls = min(
             self._ready.hazard_sum / sqrt(2 * REQUEST_COST * self._timing.hold), inf if rate is None else rate
         )
         return self._slots - max(
-            1, min(ceil(short_polls * self._timing.round_trip * SHORT_POLL_HEADROOM), crowd, self._slots)
+            1, min(ceil(short_polls * self._timing.round_trip * SHORT_POLL_HEADROOM), surplus, self._slots)
         )
 
     def _pick_preemption(self, gain: float, now: float) -> Watched[K] | None:

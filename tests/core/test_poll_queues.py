@@ -3,7 +3,7 @@ import math
 import pytest
 
 from soundpiece_async._core.estimators import Durations
-from soundpiece_async._core.poll_queues import AgeBucket, BackoffQueue, InFlight, ReadyQueue, Watched, WatchState
+from soundpiece_async._core.poll_queues import AgeBucket, BackoffQueue, PollsInFlight, ReadyQueue, Watched, WatchState
 
 
 def make_watched(
@@ -175,7 +175,7 @@ def test_rests_end_in_order() -> None:
 def test_the_weakest_hold_is_the_one_with_the_least_hazard() -> None:
     """It is sought anew when it has ended, when nobody wants it any more, or after a step; not before."""
     route = learn_two_modes()
-    out = InFlight(WatchState.LONG_POLL)
+    out = PollsInFlight(WatchState.LONG_POLL)
     assert out.least_hazard(0.0, step=1.0) is None
 
     quiet, hot, mild = (make_watched(key, created_at=-age, route=route) for key, age in enumerate((20.0, 6.0, 2.0)))
@@ -189,4 +189,4 @@ def test_the_weakest_hold_is_the_one_with_the_least_hazard() -> None:
     quiet.forgotten = False
     assert out.least_hazard(0.5, step=1.0) is hot
     assert out.least_hazard(1.0, step=1.0) is quiet
-    assert (len(out), repr(out)) == (2, "<InFlight 2 long poll>")
+    assert (len(out), repr(out)) == (2, "<PollsInFlight 2 long poll>")
