@@ -323,7 +323,8 @@ def _load() -> ModuleType:
         )
     import ray  # pyright: ignore[reportMissingImports]
 
-    return ray
+    module: ModuleType = ray
+    return module
 
 
 def _connect(ray: ModuleType, address: str) -> None:
