@@ -8,7 +8,8 @@
    `session` is open, and `simulator` is what it talks to. What such a block calls `__name__` is not `__main__`.
 3. A `text` block right behind a `python` block is what that prints; `…` stands for anything.
 4. A `sh` block is looked through command by command: `soundpiece` must understand it, extras and scripts must exist.
-5. A block that cannot be run says so behind its language: `python title="not run: why"`.
+5. A `sql` block is a query that `test_machines` makes.
+6. A block that cannot be run says so behind its language: `python title="not run: why"`.
 """
 
 import ast
@@ -38,7 +39,7 @@ HELP_COLUMNS = 88
 PUBLISHED = "https://github.com/soundpiece/soundpiece-async/blob/main/"
 IMAGES = "https://raw.githubusercontent.com/soundpiece/soundpiece-async/main/"
 NOT_RUN = 'title="not run: '
-LANGUAGES = {"python", "sh", "text", "json", "toml", "html"}
+LANGUAGES = {"python", "sh", "text", "json", "toml", "html", "sql"}
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
@@ -183,8 +184,10 @@ def check_command(command: list[str]) -> None:
             pass
         case ["pre-commit", "install"]:
             pass
-        case ["python", script, *_]:
-            assert (ROOT / script).exists(), command
+        case (
+            ["python" | "sbatch", file, *_] | ["kubectl", "apply", "-f", file] | ["docker", "compose", "-f", file, "up"]
+        ):
+            assert (ROOT / file).exists(), command
         case ["python3", "-m", "venv", ".venv"] | [".", ".venv/bin/activate"]:
             pass
         case ["export", assignment]:
