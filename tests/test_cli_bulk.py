@@ -57,6 +57,7 @@ from soundpiece_async.simulator.request_log import ReceivedRequest
 
 Streams = pytest.CaptureFixture[str]
 
+HERE = JournalOptions().locate(Path("out"))
 FAST: dict[str, Any] = {"speed": 2000.0, "track_seconds": (0.1, 0.2)}
 
 
@@ -335,14 +336,14 @@ def test_a_file_that_changes_during_the_run_is_an_error(
 async def test_a_run_shows_its_state(sim: Simulator) -> None:
     """The repr of every long-lived object shows its state."""
     file = JobsFile(path=Path(write([job_line(1)])))
-    options = BulkOptions(location=JournalOptions().locate(Path("out")), load=LoadOptions(), policy=RunPolicy())
+    options = BulkOptions(location=HERE, load=LoadOptions(), policy=RunPolicy())
     async with Session(settings(sim)) as session, Journal.open("out") as journal:
         totals, none = ResultCounts(1), Dependents()
         reader = JobReader(read_file(file, none, journal), none, journal=journal, totals=totals)
         run = BulkCommand(options, file=file, reader=reader, totals=totals, journal=journal, session=session)
         assert repr(run).startswith("<BulkCommand <JobReader in_flight=0 awaited=0> ResultCounts(lines=1")
         await run.run()
-        looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
+        looked = Verification(journal, HERE, inspect=None, set_aside=False, as_json=False)
         await looked.run()
         assert repr(looked).startswith("<Verification {'whole': 1")
     assert run.finish() == looked.finish() == 0
@@ -354,7 +355,7 @@ async def test_a_long_verification_prints_its_progress(monkeypatch: pytest.Monke
     """Every few seconds, on standard error."""
     monkeypatch.setattr("soundpiece_async.cli.verify.INTERVAL", 0.001)
     async with Journal.open("out") as journal:
-        looked = Verification(journal, out=Path("out"), inspect=None, set_aside=False, as_json=False)
+        looked = Verification(journal, HERE, inspect=None, set_aside=False, as_json=False)
         async with anyio.create_task_group() as group:
             group.start_soon(looked._print_progress)
             await until(lambda: "0 files, 0 B\n" in capsys.readouterr().err)
@@ -470,7 +471,7 @@ def test_status_counts_jobs_by_state(serve: Serve, capsys: Streams) -> None:
 
     async def look(request: ReceivedRequest) -> None:
         if request.host == "output" and not seen:
-            seen.append(to_json(await read_run_status(Path("out"))))
+            seen.append(to_json(await read_run_status(HERE)))
 
     simulator = serve(on_request=look, **FAST)
     simulator.inject(Fault.FAIL, route="create.new_sample", code="too_loud", times=2)
@@ -569,7 +570,7 @@ def test_the_checks_that_files_have_passed_are_printed(serve: Serve, capsys: Str
 
 def test_no_checks_are_printed_without_files() -> None:
     """The run has saved none yet."""
-    assert format_verify_levels({}, out="out") == []
+    assert format_verify_levels({}, arguments="out") == []
 
 
 def test_verify_during_a_run(serve: Serve, capsys: Streams) -> None:

@@ -136,7 +136,7 @@ async def resume(
         policy: that of earlier runs is not used.
     """
     options = BulkOptions(location=record.locate(out), load=load, policy=policy)
-    async with await options.location.open(read_only=True) as journal:
+    async with options.location.reading() as journal:
         kept = await journal.store.load_run_info()
     if options.location.run is not None and not kept.get("unplanned"):
         return await _work(options, WHOLE)
@@ -208,7 +208,7 @@ async def _work(options: BulkOptions, part: tuple[int, int]) -> int:
     location = options.location
     if options.policy.dry_run:
         raise UsageError(f"--dry-run reads a jobs file; to see what is left: soundpiece status {location.arguments}")
-    async with await location.open(read_only=True) as journal:
+    async with location.reading() as journal:
         if not await journal.jobs(limit=1):
             raise UsageError(
                 f"{location} has no jobs: write them down with soundpiece bulk JOBS {location.arguments} --plan"

@@ -21,6 +21,7 @@ from soundpiece_async.cli.get import get
 from soundpiece_async.cli.jobs_file import STANDARD_INPUT
 from soundpiece_async.cli.journal_options import JournalOptions
 from soundpiece_async.cli.probe import probe
+from soundpiece_async.cli.report.command import report
 from soundpiece_async.cli.rich_output import PipeSafeConsole
 from soundpiece_async.cli.run import RequestFlags, run
 from soundpiece_async.cli.simulate import simulate
@@ -73,7 +74,7 @@ def _help_text(command: Callable[..., Any]) -> str:
 
 
 COMMANDS: tuple[Callable[..., Any], ...] = (
-    *(bulk, work, resume, status, verify, demo, get, run, simulate),
+    *(bulk, work, resume, status, verify, report, demo, get, run, simulate),
     *(completion, doctor, probe),
 )
 for _documented in (*COMMANDS, JournalOptions, LoadOptions, RequestFlags, RunPolicy):

@@ -4,7 +4,6 @@ import difflib
 import io
 import os
 import select
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -279,13 +278,13 @@ VERIFY_LEVELS = {
 """Meaning of each level, the strictest first; the level of an empty name was not recorded."""
 
 
-def format_verify_levels(counts: Mapping[str, int], *, out: object) -> list[str]:
-    """Return lines on the checks that files have passed, and the command for the full check."""
+def format_verify_levels(counts: Mapping[str, int], *, arguments: str) -> list[str]:
+    """Return lines on the checks that files have passed, and the command for the full check, with its arguments."""
     known = [level for level in VERIFY_LEVELS if counts.get(level)]
     if not known:
         return []
     parts = [f"{counts[level]} {level or 'unknown'} ({VERIFY_LEVELS[level]})" for level in known]
     lines = [f"checks passed: {'; '.join(parts)}"]
     if known != ["full"]:
-        lines.append(f"soundpiece verify {shlex.quote(str(out))} --full decodes every frame")
+        lines.append(f"soundpiece verify {arguments} --full decodes every frame")
     return lines

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -65,38 +66,50 @@ class RunLocation:
             return folder
         raise UsageError(f"{redact_url(folder)} is not a local folder")
 
-    async def open(
-        self, *, read_only: bool = False, resubmit_uncertain: bool = False, retry_failed: bool = False
-    ) -> Journal:
+    async def open(self, **how: bool) -> Journal:
         """Open the journal.
 
+        Args:
+            how: as ``Journal.open`` has it.
+
         Raises:
-            UsageError: there is no such run, or the folder cannot be used.
+            NoSuchRun: it is to be read, and the database has no such run.
+            UsageError: the folder cannot be used.
             JournalError: the database cannot be used.
         """
-        try:
-            return await self._open(
-                read_only=read_only, resubmit_uncertain=resubmit_uncertain, retry_failed=retry_failed
-            )
-        except NoSuchRun as error:
-            raise UsageError(str(error)) from error
+        with self._usage_errors():
+            return await Journal.open(self.where, run=self.run, **how)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator[Journal]:
+        """Open the journal to read it.
+
+        Raises:
+            UsageError: there is no such run, or the folder or what is in it cannot be used.
+            JournalError: the database cannot be used.
+        """
+        with self._usage_errors(NoSuchRun):
+            async with await self.open(read_only=True) as journal:
+                yield journal
 
     async def open_existing(self) -> Journal | None:
-        """Open the journal to read it; None: it does not exist yet. Raises as ``open``."""
+        """Open the journal to read it; None: it does not exist yet. Raises as ``reading``."""
         if self.run is None and not await anyio.Path(self.folder, JOURNAL).exists():
             return None
         try:
-            return await self._open(read_only=True)
+            return await self.open(read_only=True)
         except NoSuchRun:
             return None
 
-    async def _open(self, **how: bool) -> Journal:
+    @contextmanager
+    def _usage_errors(self, *kinds: type[JournalError]) -> Iterator[None]:
+        """Turn errors that the command line can avert into usage errors; a database may be back soon."""
         try:
-            return await Journal.open(self.where, run=self.run, **how)
+            yield
         except JournalError as error:
-            if self.run is None:
+            if self.run is None or isinstance(error, kinds):
                 raise UsageError(str(error)) from error
-            raise  # the database may be back soon
+            raise
 
     async def find_holder(self) -> str | None:
         """Return the process that works in the folder; None: none, or the journal is in a database.
@@ -106,10 +119,8 @@ class RunLocation:
         """
         if self.run is not None:
             return None
-        try:
+        with self._usage_errors():
             return await anyio.to_thread.run_sync(FolderLock(self.folder / LOCK).holder)
-        except JournalError as error:
-            raise UsageError(str(error)) from error
 
     def require_database(self, what: str) -> None:
         """Raise UsageError if the journal is in a folder, where one process works at a time."""

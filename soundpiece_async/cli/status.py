@@ -1,30 +1,27 @@
 """``soundpiece status``: progress of a bulk run, while it is running and afterwards."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import anyio.to_thread
 import attrs
 from cyclopts import Parameter
 
-from soundpiece_async import Journal, JournalError
+from soundpiece_async import Journal
 from soundpiece_async._core.job_records import JobRecord, JobState
 from soundpiece_async._core.json_types import JsonObject, JsonValue
-from soundpiece_async._journal.journal import LOCK, FolderLock
 from soundpiece_async._journal.store import FailureGroup, JobStore
-from soundpiece_async.cli.arguments import FOLDER
+from soundpiece_async.cli.arguments import DESTINATION
 from soundpiece_async.cli.console import (
-    UsageError,
     format_duration,
     format_echo_differences,
     format_verify_levels,
     pluralize,
     print_result,
 )
+from soundpiece_async.cli.journal_options import DEFAULT_JOURNAL, JournalOptions, RunLocation
 from soundpiece_async.cli.rich_output import print_table
 
 MAX_LISTED = 20
@@ -38,7 +35,9 @@ class RunStatus:
     """Status of a run.
 
     Attributes:
-        holder: the process that is running it; None: none.
+        holder: the process that is running it; None: none, or any number of them share the journal.
+        shared: whether they may.
+        refusal: the HTTP status by which the account has stopped the processes that share it; None: none has.
         lines: of its jobs file; None: not a run of ``soundpiece bulk``.
         routes: number of jobs of each route by state.
         reasons: groups of failures.
@@ -64,6 +63,8 @@ class RunStatus:
     dependents: int = 0
     dependent_states: Mapping[JobState, int] = attrs.field(factory=dict)
     blocked: tuple[Mapping[str, JsonValue], ...] = ()
+    shared: bool = False
+    refusal: int | None = None
 
     @property
     def blocking(self) -> dict[tuple[int, str], int]:
@@ -89,14 +90,14 @@ class RunStatus:
         """Seconds left at this pace; None: not running, or nothing ended lately."""
         ended = self.states[JobState.SAVED] + self.states[JobState.FAILED] + self.states[JobState.UNCERTAIN]
         open_ones = sum(self.states.values()) + self.unread - ended
-        return open_ones / self.pace if self.holder and self.pace else None
+        return open_ones / self.pace if (self.holder or self.shared) and self.pace else None
 
 
 async def status(
-    out: Annotated[Path, FOLDER],
+    out: Annotated[str | Path, DESTINATION],
     /,
     *,
-    journal: Annotated[Path | None, FOLDER] = None,
+    record: JournalOptions = DEFAULT_JOURNAL,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
 ) -> None:
     """Show the progress of the bulk run in OUT: jobs by state, and the reasons of failures.
@@ -105,34 +106,33 @@ async def status(
 
     Args:
         out: folder of the run.
-        journal: folder of the journal, if not OUT.
+        record: place of the journal.
         as_json: print one JSON object instead.
     """
-    run_status = await read_run_status(journal or out)
+    location = record.locate(out)
+    run_status = await read_run_status(location)
     if as_json:
         print_result(json.dumps(to_json(run_status)))
         return
     _print_table(run_status)
-    for line in (*_summary_lines(run_status), *format_verify_levels(run_status.verified, out=out)):
+    for line in (*_summary_lines(run_status), *format_verify_levels(run_status.verified, arguments=location.arguments)):
         print_result(line)
 
 
-async def read_run_status(out: Path) -> RunStatus:
-    """Read the status of the run in a folder.
+async def read_run_status(location: RunLocation) -> RunStatus:
+    """Read the status of a run.
 
     Raises:
-        UsageError: the folder has no readable journal.
+        UsageError: there is no such run, or the folder has no readable journal.
+        JournalError: the journal cannot be read.
     """
-    try:
-        holder = await anyio.to_thread.run_sync(FolderLock(out / LOCK).holder)
-        async with Journal.open(out, read_only=True) as journal:
-            return await _read(journal, journal.store, holder)
-    except JournalError as error:
-        raise UsageError(str(error)) from error
+    holder = await location.find_holder()
+    async with location.reading() as journal:
+        return await _read(journal, journal.store, holder)
 
 
 async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunStatus:
-    now = time.time()
+    now = store.now
     info = await store.load_run_info()
     overview = await store.look_over(now=now, since=now - PACE_WINDOW)
     uncertain = sum(counts.get(JobState.UNCERTAIN, 0) for counts in overview.routes.values())
@@ -151,6 +151,8 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunSta
         dependents=dependents if isinstance(dependents, int) else 0,
         dependent_states=overview.dependents,
         blocked=tuple(blocked) if isinstance(blocked, list) else (),
+        shared=journal.run is not None,
+        refusal=store.refusal.status if store.refusal else None,
     )
 
 
@@ -174,6 +176,7 @@ def to_json(run_status: RunStatus) -> JsonObject:
         "verified": run_status.verified,
         "echo_differences": run_status.echo_differences,
         "worked_on_by": run_status.holder,
+        "refused": run_status.refusal,
         "seconds_left": run_status.left,
     }
 
@@ -187,11 +190,16 @@ def _print_table(run_status: RunStatus) -> None:
 def _summary_lines(run_status: RunStatus) -> list[str]:
     """Return lines on what the table does not show."""
     lines = []
-    if run_status.holder:
-        left = "" if run_status.left is None else f"; about {format_duration(run_status.left)} left"
+    left = "" if run_status.left is None else f"; about {format_duration(run_status.left)} left"
+    if run_status.shared:
+        ended = f"{round(run_status.pace * PACE_WINDOW)} ended in the last {format_duration(PACE_WINDOW)}"
+        lines.append(f"{ended}{left}")
+    elif run_status.holder:
         lines.append(f"running: {run_status.holder}{left}")
     else:
         lines.append("not running")
+    if run_status.refusal:
+        lines.append(f"stopped by the account: status {run_status.refusal}; one job is sent first by the next process")
     if run_status.unread:
         lines.append(f"{pluralize(run_status.unread, 'line')} of the jobs file not started")
     if run_status.dependents:

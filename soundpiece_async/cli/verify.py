@@ -23,7 +23,7 @@ from soundpiece_async._download.destinations import Destinations, locate, path_o
 from soundpiece_async._download.verify import Verifier, make_verifier
 from soundpiece_async._journal.store import JobStore
 from soundpiece_async._regularfiles import open_regular
-from soundpiece_async.cli.arguments import FOLDER
+from soundpiece_async.cli.arguments import DESTINATION
 from soundpiece_async.cli.bulk_progress import INTERVAL, background_tasks
 from soundpiece_async.cli.console import (
     DONE,
@@ -35,16 +35,17 @@ from soundpiece_async.cli.console import (
     print_result,
     print_status,
 )
+from soundpiece_async.cli.journal_options import DEFAULT_JOURNAL, JournalOptions, RunLocation
 
 PAGE_JOBS = 500
 """Jobs that are read from the journal at a time."""
 
 
 async def verify(
-    out: Annotated[Path, FOLDER],
+    out: Annotated[str | Path, DESTINATION],
     /,
     *,
-    journal: Annotated[Path | None, FOLDER] = None,
+    record: JournalOptions = DEFAULT_JOURNAL,
     full: bool = False,
     set_aside: bool = False,
     as_json: Annotated[bool, Parameter(name="--json", show_default=False)] = False,
@@ -62,20 +63,16 @@ async def verify(
 
     Args:
         out: folder of the run.
-        journal: folder of the journal, if not OUT.
+        record: place of the journal.
         full: also decode every frame, and compare the audio with the MD5 in the FLAC header.
         set_aside: rename each file that differs to NAME.damaged, and print both names.
         as_json: print one line of JSON for each file that differs, and a summary as the last line.
     """
-    try:
-        inspect = await anyio.to_thread.run_sync(make_verifier, "full") if full else None
-        async with Journal.open(journal or out, read_only=True) as record:
-            verification = Verification(
-                record, out=journal or out, inspect=inspect, set_aside=set_aside, as_json=as_json
-            )
-            await verification.run()
-    except (JournalError, SettingsError) as error:
-        raise UsageError(str(error)) from error
+    location = record.locate(out)
+    inspect = await anyio.to_thread.run_sync(make_verifier, "full") if full else None
+    async with location.reading() as journal:
+        verification = Verification(journal, location, inspect=inspect, set_aside=set_aside, as_json=as_json)
+        await verification.run()
     await verification.record()
     return verification.finish()
 
@@ -98,17 +95,23 @@ class Verification:
 
     Args:
         journal: open.
-        out: its folder, as it is printed.
+        location: of the run.
         inspect: decodes a file; None: files are not decoded.
         set_aside: whether to rename damaged files.
         as_json: whether to print JSON.
     """
 
     def __init__(
-        self, journal: Journal, *, out: Path, inspect: Verifier | None, set_aside: bool, as_json: bool
+        self,
+        journal: Journal,
+        location: RunLocation,
+        *,
+        inspect: Verifier | None,
+        set_aside: bool,
+        as_json: bool,
     ) -> None:
         self._journal = journal
-        self._out = out
+        self._location = location
         self._inspect = inspect
         self._set_aside = set_aside
         self._as_json = as_json
@@ -135,12 +138,12 @@ class Verification:
         if not self._passed:
             return
         try:
-            async with Journal.open(self._out) as journal:
+            async with await self._location.open() as journal:
                 for start in range(0, len(self._passed), PAGE_JOBS):  # one transaction per page
                     async with anyio.create_task_group() as group:
                         for passed in self._passed[start : start + PAGE_JOBS]:
                             group.start_soon(passed.record, journal.store)
-        except JournalError as error:
+        except (JournalError, UsageError) as error:
             print_status(f"the results were not recorded: {error}")
 
     async def _list(self) -> AsyncGenerator[list[JobRecord]]:
@@ -201,7 +204,7 @@ class Verification:
 
     def _locate(self, file: FileRecord) -> Path:
         """Return the path of a file; if the journal is in another folder, the recorded path contains '..'."""
-        return Path(os.path.normpath(self._out / file.path))
+        return Path(os.path.normpath(self._location.folder / file.path))
 
     async def _print_progress(self) -> None:
         while True:
@@ -218,7 +221,7 @@ class Verification:
             print_result(json.dumps({"summary": {**summary, "verified": dict(self._levels)}}))
         stored = f"; {pluralize(counts['not checked'], 'object')} not checked" if counts["not checked"] else ""
         print_status(f"{pluralize(checked, 'file')}, {format_size(counts['bytes'])}: {counts['bad']} bad{stored}")
-        for line in format_verify_levels(self._levels, out=self._out):
+        for line in format_verify_levels(self._levels, arguments=self._location.arguments):
             print_status(line)
         return FAILED if counts["bad"] else DONE
 

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import time
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -42,21 +41,24 @@ PAGE_JOBS = 500
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
-async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
-    """Write both files into the folder of the journal, and return the path of ``report.html``.
+async def write_report(journal: Journal, *, folder: Path | None = None, resume: str | None = None) -> Path:
+    """Write both files into a folder, and return the path of ``report.html``.
 
     Args:
         journal: of the run.
+        folder: that of the files; None: that of the journal.
         resume: the command that resumes the run, shown on the page; default: ``soundpiece resume`` with the folder.
 
     Raises:
         JournalError: the journal cannot be read.
         OSError: the folder is not writable; earlier reports are unchanged.
     """
-    command = resume or f"soundpiece resume {shlex.quote(str(journal.folder))}"
+    folder = journal.folder if folder is None else folder
+    command = resume or f"soundpiece resume {shlex.quote(str(folder))}"
+    title = journal.run or folder.name
     with ExitStack() as stack:
         report = await anyio.to_thread.run_sync(
-            lambda: stack.enter_context(_Report(journal.folder, resume=command, now=time.time()))
+            lambda: stack.enter_context(_Report(folder, title=title, resume=command, now=journal.store.now))
         )
         after = 0
         while jobs := await journal.jobs(after=after, limit=PAGE_JOBS):
@@ -70,8 +72,9 @@ async def write_report(journal: Journal, *, resume: str | None = None) -> Path:
 class _Report:
     """The two files while they are written; everything here blocks."""
 
-    def __init__(self, folder: Path, *, resume: str, now: float) -> None:
+    def __init__(self, folder: Path, *, title: str, resume: str, now: float) -> None:
         self._folder = folder
+        self._title = title
         self._resume = resume
         self._sums = Summary(now=now)
         with ExitStack() as stack:
@@ -113,7 +116,7 @@ class _Report:
         """Assemble the files, and once both are on disk, rename them into place."""
         summary = {"made_at": self._sums.now, "version": __version__, **self._sums.to_json()}
         head = b'{"summary": %s,\n"jobs": [\n' % _to_json(redact_json(_with_iso_times(summary)))
-        shown = {**summary, "folder": self._folder.name, "resume": self._resume, "routes": list(self._sums.routes)}
+        shown = {**summary, "folder": self._title, "resume": self._resume, "routes": list(self._sums.routes)}
         with ExitStack() as leftovers:
             for name, parts in ((JSON, (head, self._lines, b"\n]}\n")), (HTML, self._fill_page(redact_json(shown)))):
                 leftovers.callback(self._part(name).unlink, missing_ok=True)
@@ -134,7 +137,7 @@ class _Report:
         )
         values: dict[str, bytes | BinaryIO] = {
             "policy": policy.encode(),
-            "title": escape(f"{self._folder.name}: bulk run").encode(errors="replace"),
+            "title": escape(f"{self._title}: bulk run").encode(errors="replace"),
             "style": style.encode(),
             "script": script.encode(),
             "summary": _to_embedded_json(shown),
