@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 from helpers.journals import edit_journal, open_journal
 from helpers.sample_requests import fx
@@ -17,12 +18,11 @@ from soundpiece_async import (
     JournalError,
     NewFx,
     NewSong,
-    Output,
     Request,
+    SeparateStems,
     Session,
     Succeeded,
 )
-from soundpiece_async._core.requests import Handle
 from soundpiece_async._journal import journal as journals
 from soundpiece_async.simulator import Fault, Simulator
 
@@ -145,17 +145,23 @@ async def test_failed_jobs_are_in_a_part_on_demand(sim: Simulator, tmp_path: Pat
     assert len({failed.request.idempotency_key, job.key}) == len(sim.operations) == 2
 
 
-async def test_an_output_is_planned_as_its_url(
+async def test_an_output_that_was_planned_is_renewed(
     sim: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The body has it, and the request that is made of the body is the same job."""
-    output = Output(url="https://out.example.com/a", handle=Handle("create.new_fx", "op_1"), index=0)
-    async with open_journal(tmp_path) as journal:
-        assert await journal.plan([NewSong("la", reference=output)]) == 1
+    """The URL in the body may have expired since: the job is the same, and what is sent has another URL."""
+    async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
+        (output,) = (await session.run(fx(1))).operation.outputs
+        old = attrs.evolve(output, url=f"{output.url}&old=1")
+        assert await journal.plan([SeparateStems(old)]) == 1
+        (planned,) = await journal.jobs()
     (done,) = await work(sim, tmp_path, (1, 1))
     assert isinstance(done, Succeeded)
-    assert done.request.reference.url == output.url
+    async with open_journal(tmp_path) as journal:
+        (job,) = await journal.jobs()
+    assert (job.digest, job.source, job.key) == (planned.digest, f"{output.handle}#0", planned.key)
+    assert (b"old=1" in planned.body, b"old=1" in job.body) == (True, False)
     assert "another request" not in caplog.text
+    assert len(sim.operations) == 2
 
 
 async def test_a_body_that_is_none_is_named(tmp_path: Path) -> None:

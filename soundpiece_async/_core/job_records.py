@@ -170,6 +170,15 @@ def find_source(request: Request) -> Source | None:
     return next((found for name in SOURCE_FIELDS if (found := getattr(request, name, None))), None)
 
 
+def restore_source(job: "JobRecord", request: Request) -> Output | None:
+    """Return the output that the body of a job was made of; as expired, so that it is renewed before it is sent."""
+    source = find_source(request)
+    if job.source is None or not isinstance(source, AudioSource):
+        return None
+    handle, _, index = job.source.rpartition("#")
+    return Output(url=source.url, expires_at=EXPIRED, handle=Handle.parse(handle), index=int(index))
+
+
 def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:
     """Return whether the URL of a source in a body expires within a minute, and can be renewed.
 

@@ -25,13 +25,13 @@ import anyio.to_thread
 import attrs
 
 from soundpiece_async import _filelocks
-from soundpiece_async._core import checks, codec
+from soundpiece_async._core import checks, codec, job_records
 from soundpiece_async._core.errors import InvalidRequest, JournalError
 from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobIdentity, JobRecord, JobState
 from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
-from soundpiece_async._core.requests import GeneratedKey, Request
+from soundpiece_async._core.requests import SOURCE_FIELDS, GeneratedKey, Request
 from soundpiece_async._download.destinations import parse_folder
 from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.database import Database
@@ -373,7 +373,8 @@ class Journal:
         if validate:
             checks.validate(request)
         identity = self.pop_identity(request) or identifier.identify(request)
-        annotation = attrs.evolve(self.pop_annotation(request) or NO_ANNOTATION, name=name)
+        source = job_records.describe_source(request)
+        annotation = attrs.evolve(self.pop_annotation(request) or NO_ANNOTATION, name=name, source=source)
         if identity.key is None:
             request = attrs.evolve(request, idempotency_key=GeneratedKey(self.store.make_key(identity) or uuid4()))
         body = codec.encode_request(request)
@@ -487,7 +488,7 @@ def check_run(run: object) -> None:
 
 
 def make_request(job: JobRecord) -> Request:
-    """Make the request of a job of its body; its key is the job's.
+    """Make the request of a job of its body; its key is the job's, and an output as its source can be renewed.
 
     Raises:
         JournalError: the body cannot be read.
@@ -496,7 +497,9 @@ def make_request(job: JobRecord) -> Request:
     request = codec.request_from_echo({**members, "idempotency_key": job.key}, route=job.route)
     if request is None:
         raise JournalError(f"job {job.key} of the journal cannot be sent: its body is not a request of {job.route}")
-    return request
+    output = job_records.restore_source(job, request)
+    changes: dict[str, JsonValue] = {name: output for name in SOURCE_FIELDS if getattr(request, name, None)}
+    return request if output is None else attrs.evolve(request, **changes)
 
 
 async def _pages(requests: AsyncIterator[Named[Request]]) -> AsyncGenerator[list[Named[Request]]]:
