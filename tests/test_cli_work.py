@@ -1,16 +1,30 @@
 """The command line with a journal in Postgres: one run, many processes."""
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
+import anyio.to_thread
 import pytest
+import soundfile
 from helpers.database_servers import PASSWORD, Server
+from helpers.killable import KillableRuns, killable_runs
 from helpers.object_stores import BUCKET, Bucket, serve_bucket
-from helpers.simulation import Serve, puts
+from helpers.simulation import Serve, never_finishes, puts, simulate
 
+from soundpiece_async import JobState, Journal
 from soundpiece_async.cli import main
+from soundpiece_async.simulator import Simulator
+from soundpiece_async.simulator.request_log import ReceivedRequest
+
+pytestmark = pytest.mark.timeout(120)
 
 Streams = pytest.CaptureFixture[str]
 
@@ -38,6 +52,38 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, value in opened.environ.items():
             monkeypatch.setenv(name, value)
         yield opened
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[KillableRuns]]:
+    """Processes that run one command at a time."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(killable_runs()) for _ in range(2)]
+
+
+KILLED = -signal.SIGKILL
+
+
+async def call(worker: KillableRuns, sim: Simulator, *words: str) -> int:
+    """Run a command in a process of its own; return its exit code."""
+    environ = {name: os.environ[name] for name in os.environ if name.startswith(("AWS_", "SOUNDPIECE_JOURNAL"))}
+    folder = words[1].rpartition("/")[2]  # beside it is what the command prints
+    command = {"arguments": words, "url": sim.url, "api_key": sim.api_key, "folder": folder, "environ": environ}
+    command["cwd"] = str(Path.cwd())
+    with anyio.fail_after(60):
+        return await anyio.to_thread.run_sync(partial(worker.run, **command), abandon_on_cancel=True)
+
+
+async def read_status(worker: KillableRuns, sim: Simulator, *words: str) -> dict[str, Any]:
+    """Return what ``status --json`` prints."""
+    printed = Path(words[0].rpartition("/")[2]).absolute().with_suffix(".printed")
+    assert await call(worker, sim, "status", *words, "--json") == 0
+    return dict(json.loads(printed.read_text().splitlines()[-1]))
+
+
+def check_bought_once(sim: Simulator, jobs: int) -> None:
+    """Check that operations, keys and jobs are as many, and that each key was sent with the same bytes."""
+    assert len(sim.operations) == len({key for key, _ in puts(sim)}) == len(set(puts(sim))) == jobs
 
 
 def write(*lines: dict[str, Any], name: str = "jobs.jsonl") -> str:
@@ -70,3 +116,183 @@ def test_a_run_is_planned_and_worked_on_in_parts(serve: Serve, run: str, bucket:
     assert main(["work", out, "--run", run]) == 0
     assert "0 jobs in part 1/1" in capsys.readouterr().err
     assert PASSWORD not in told.err + printed.err
+
+
+STEPS = [("api", "PUT", 3), ("api", "GET", 2), ("output", "GET", 2)]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("host", "method", "step"), STEPS)
+async def test_a_worker_is_killed(
+    workers: list[KillableRuns], run: str, bucket: Bucket, host: str, method: str, step: int
+) -> None:
+    """Any other one continues, by another split; status, verify and report of another process say so."""
+    write(*(FX,) * 2, *({**FX, "prompt": f"door {number}"} for number in range(4)))
+    worker, out, seen = workers[0], f"s3://{BUCKET}/run", 0
+
+    async def kill(request: ReceivedRequest) -> None:
+        nonlocal seen
+        seen += (request.host, request.method) == (host, method)
+        if seen == step and (request.host, request.method) == (host, method):
+            os.kill(worker.child, signal.SIGKILL)
+
+    async with simulate(**FAST, on_request=kill) as sim:
+        assert await call(worker, sim, "bulk", "jobs.jsonl", out, "--run", run, "--plan") == 0
+        assert await call(worker, sim, "work", out, "--run", run, "--part", "1/1") == KILLED
+        assert await call(worker, sim, "work", out, "--run", run, "--part", "1/2") == 0
+        assert await call(worker, sim, "resume", out, "--run", run) == 0
+        told = await read_status(worker, sim, out, "--run", run)
+        assert {state: number for state, number in told["states"].items() if number} == {"saved": 6}
+        assert (told["unread"], told["lines"], told["refused"]) == (0, 6, None)
+        assert await call(worker, sim, "verify", out, "--run", run) == 0
+        assert await call(worker, sim, "report", "page", "--run", run) == 0
+        check_bought_once(sim, 6)
+    assert json.loads(Path("page/report.json").read_text())["summary"]["counts"] == {"saved": 6}
+    assert f"<title>{run}: bulk run" in Path("page/report.html").read_text()
+    assert len(bucket.objects) == 6
+    assert all(data.startswith(b"fLaC") for data in bucket.objects.values())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("host", "method", "step"), STEPS)
+@pytest.mark.usefixtures("bucket")
+async def test_a_paused_worker_has_an_heir(
+    workers: list[KillableRuns], run: str, host: str, method: str, step: int
+) -> None:
+    """Its part is done while it sleeps; when it wakes it writes nothing, and ends with exit code 4.
+
+    In a folder that both share, the heir would wait for a download that the paused one has begun.
+    """
+    write(*(FX,) * 4)
+    paused, heir = workers
+    out = "out" if host == "api" else f"s3://{BUCKET}/out"
+    asleep, seen = anyio.Event(), 0
+
+    async def pause(request: ReceivedRequest) -> None:
+        nonlocal seen
+        seen += (request.host, request.method) == (host, method)
+        if seen == step and not asleep.is_set():
+            os.kill(paused.child, signal.SIGSTOP)
+            asleep.set()
+
+    async with simulate(**FAST, on_request=pause) as sim:
+        assert await call(heir, sim, "bulk", "jobs.jsonl", out, "--run", run, "--plan") == 0
+        codes: list[int] = []
+
+        async def work() -> None:
+            codes.append(await call(paused, sim, "work", out, "--run", run, "--part", "1/1"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            await asleep.wait()
+            try:
+                assert await call(heir, sim, "work", out, "--run", run, "--part", "1/1") == 0
+            finally:
+                os.kill(paused.child, signal.SIGCONT)
+        assert codes == [4]
+        assert "taken over by another process" in Path("out.printed").read_text()
+        assert (await read_status(heir, sim, out, "--run", run))["states"]["saved"] == 4
+        assert await call(heir, sim, "verify", out, "--run", run, "--full") == 0
+        check_bought_once(sim, 4)
+    names = sorted(path.name for path in Path("out").glob("*.flac"))
+    assert names == ["door-2.flac", "door-3.flac", "door-4.flac", "door.flac"] * (out == "out")
+    assert all(len(soundfile.read(path)[0]) for path in Path("out").glob("*.flac"))
+
+
+@pytest.mark.anyio
+async def test_two_workers_on_one_part(workers: list[KillableRuns], run: str, journal_database: Server) -> None:
+    """The later one has it; the earlier one ends by exit code 4, and its engine starts it no more."""
+    write(*(FX,) * 3)
+    async with (
+        simulate(**FAST, durations=never_finishes) as sim,
+        Journal.open(journal_database.url, run=run) as journal,
+        anyio.create_task_group() as group,
+    ):
+        codes: dict[int, int] = {}
+
+        async def work(number: int) -> None:
+            codes[number] = await call(workers[number], sim, "work", "out", "--run", run)
+
+        assert await call(workers[1], sim, "bulk", "jobs.jsonl", "out", "--run", run, "--plan") == 0
+        group.start_soon(work, 0)
+        while await journal.count() != {JobState.SUBMITTED: 3}:
+            await anyio.sleep(0.01)
+        before = (await journal.jobs())[0].taken
+        group.start_soon(work, 1)
+        while {job.taken for job in await journal.jobs()} == {before}:
+            await anyio.sleep(0.01)
+        for operation in sim.operations:
+            sim.finish(operation)
+        while len(codes) < 2:
+            await anyio.sleep(0.01)
+        assert codes == {0: 4, 1: 0}
+        assert await journal.count() == {JobState.SAVED: 3}
+        check_bought_once(sim, 3)
+
+
+@pytest.mark.anyio
+async def test_an_empty_account_stops_all_workers(workers: list[KillableRuns], run: str) -> None:
+    """Exit code 3 of each, and status says why; topped up, resume sends the others, and the flag is gone."""
+    write(*(FX,) * 10)
+    async with simulate(**FAST, credits=4) as sim:
+        assert await call(workers[0], sim, "bulk", "jobs.jsonl", "out", "--run", run, "--plan") == 0
+        codes: list[int] = []
+
+        async def work(number: int) -> None:
+            part = f"{number + 1}/2"
+            codes.append(await call(workers[number], sim, "work", "out", "--run", run, "--part", part))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work, 0)
+            group.start_soon(work, 1)
+        assert codes == [3, 3]
+        told = await read_status(workers[0], sim, "out", "--run", run)
+        assert (told["states"]["saved"], told["states"]["planned"], told["refused"]) == (4, 6, 402)
+        sim.top_up(6)
+        assert await call(workers[1], sim, "resume", "out", "--run", run) == 0
+        told = await read_status(workers[0], sim, "out", "--run", run)
+        assert (told["states"]["saved"], told["refused"]) == (10, None)
+        check_bought_once(sim, 10)
+        assert "top up the account" in Path("out.printed").read_text()
+
+
+BED = {"id": "bed", "route": "create.new_instrumental", "prompt": "ambient", "name": "bed"}
+STEMS = {"id": "stems", "route": "adapt.separate_stems", "source": {"job": "bed", "output": 1}, "name": "stems"}
+CUT = {
+    "route": "adapt.auto_cut_down",
+    "target_duration": 0.05,
+    "source": {"job": "stems", "kind": "drums"},
+    "name": "cut",
+}
+
+
+@pytest.mark.anyio
+async def test_jobs_that_depend_on_others_stay_together(workers: list[KillableRuns], run: str) -> None:
+    """Each worker reads the file and runs its trees; equal lines of two parts are two jobs; killed, resume goes on."""
+    write(BED, FX, STEMS, FX, FX, CUT, {**BED, "id": "other"}, {**STEMS, "id": "more", "source": {"job": "other"}})
+    worker, kills = workers[0], iter([3])
+
+    async def kill(request: ReceivedRequest) -> None:
+        if request.method == "PUT" and len(sim.operations) == next(kills, 0):
+            os.kill(worker.child, signal.SIGKILL)
+
+    command = ("bulk", "jobs.jsonl", "out", "--run", run)
+    async with simulate(**FAST, on_request=kill) as sim:
+        assert await call(worker, sim, *command, "--plan") == 2
+        assert "3 of 8 lines cannot be planned" in Path("jobs.printed").read_text()
+        assert await call(worker, sim, *command, "--part", "1/2") == 0
+        first = len(sim.operations)
+        assert 0 < first < 8
+        assert await call(worker, sim, *command, "--part", "1/2") == 0
+        assert len(sim.operations) == first
+        assert await call(worker, sim, *command, "--part", "2/2") == 0
+        check_bought_once(sim, 8)
+        sent = len(sim.log)
+        assert await call(worker, sim, *command, "--dry-run", "--json") == 0
+        told = json.loads(Path("jobs.printed").read_text().splitlines()[-1])
+        assert told["dry_run"]["at_most"] == 0
+        assert await call(worker, sim, "resume", "out", "--run", run) == 0
+        assert await call(worker, sim, "work", "out", "--run", run) == 0
+        assert len(sim.log) == sent
+        told = await read_status(worker, sim, "out", "--run", run)
+        assert (told["states"]["saved"], told["dependents"]["lines"]) == (8, 3)

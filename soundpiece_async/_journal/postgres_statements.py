@@ -185,6 +185,8 @@ SELECT m.position, j.* FROM m JOIN soundpiece_job AS j ON {_FOUND} m.number
 WHERE j.done OR j.taken >= %(claim)s
 """
 
+LOOK_UP = f"WITH {_match(IDENTITY_TYPES)} SELECT j.* FROM m JOIN soundpiece_job AS j ON j.number = m.number"
+
 STATE = f"CASE WHEN j.state = 'sending' AND j.sent_at < %(now)s - {KEY_LIFETIME} THEN 'uncertain' ELSE j.state END"
 FIND_STATES = f"""
 WITH {_match(IDENTITY_TYPES)}

@@ -57,6 +57,7 @@ from soundpiece_async._journal.postgres_statements import (
     INSERT,
     KINDS,
     LOOK_OVER,
+    LOOK_UP,
     NAMES,
     NEW_TYPES,
     OPEN_RUN,
@@ -192,11 +193,14 @@ class PostgresJobStore:
         return self._at_work.acquire(lock_of(identity))
 
     async def find(self, identity: JobIdentity) -> JobRecord | None:
-        """Look a job up, and take it over unless it is done.
+        """Look a job up, and take it over unless it is done, or the journal is only read.
 
         Raises:
             TakenOver: it belongs to a process that came later (rule 2 of ``postgres_statements``).
         """
+        if self._read_only:
+            match = arrays("match", IDENTITY_TYPES, [{**identity_values(identity), "position": 0}])
+            return next(map(read_record, await self._fetch(LOOK_UP, **match)), None)
         row = await self._group.execute(_Step("find", identity_values(identity)))
         if row is None:
             return None

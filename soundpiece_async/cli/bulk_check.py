@@ -82,7 +82,7 @@ async def dry_run(jobs: JobsFile, options: BulkOptions, dependents: Dependents) 
     if not sum(to_do.values()):
         print_result("nothing left to do")
     elif seconds is None:
-        print_result("estimated time unknown: no job has finished in this folder yet")
+        print_result("estimated time unknown: no job of this run has finished yet")
     else:
         print_result(f"estimated time: about {format_duration(seconds)}, from {pluralize(learned, 'job')} so far")
 

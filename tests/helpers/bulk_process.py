@@ -103,6 +103,7 @@ def call(command: dict[str, Any]) -> int:
     """Be the command line, or an example, which print into a file: our own standard output is spoken for."""
     os.environ |= {"SOUNDPIECE_API_KEY": command["api_key"], "SOUNDPIECE_BASE_URL": command["url"]}
     os.environ |= command.get("environ", {})
+    os.chdir(command.get("cwd", "."))
     with Path(command["folder"]).with_suffix(".printed").open("a") as printed:
         os.dup2(printed.fileno(), sys.stdout.fileno())
         os.dup2(printed.fileno(), sys.stderr.fileno())
