@@ -38,7 +38,7 @@ from soundpiece_async import (
 )
 from soundpiece_async._core import completion
 from soundpiece_async._core.job_records import KEY_LIFETIME, JobState
-from soundpiece_async._journal.journal import LOCK, FolderLock
+from soundpiece_async._journal.folder_lock import LOCK, FolderLock
 from soundpiece_async.cli import main
 from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile, LoadOptions, RunPolicy
 from soundpiece_async.cli.bulk_progress import shutdown_notice

@@ -39,7 +39,7 @@ from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._core.results import SavedFile
 from soundpiece_async._journal.database import MIGRATIONS, Database
-from soundpiece_async._journal.journal import FolderLock
+from soundpiece_async._journal.folder_lock import FolderLock
 from soundpiece_async._journal.recorded_run import SavedFiles
 from soundpiece_async._journal.store import FailureGroup, JobStore, Overview, WaitStats
 

@@ -14,7 +14,8 @@ import pytest
 from helpers.simulation import Serve
 
 from soundpiece_async import Journal, JournalError, _filelocks
-from soundpiece_async._journal.journal import JOURNAL, LOCK
+from soundpiece_async._journal.folder_lock import LOCK
+from soundpiece_async._journal.journal import JOURNAL
 from soundpiece_async._regularfiles import NO_LINK, demand_regular, open_regular
 from soundpiece_async.cli import main
 

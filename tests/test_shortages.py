@@ -19,7 +19,7 @@ from soundpiece_async import DownloadError, Journal, JournalError, NewFx, Sessio
 from soundpiece_async._download import partfile
 from soundpiece_async._download.partfile import Claim, PartFile
 from soundpiece_async._journal import database
-from soundpiece_async._journal.journal import FolderLock
+from soundpiece_async._journal.folder_lock import FolderLock
 from soundpiece_async._transport import Transport
 from soundpiece_async.simulator import Simulator
 

@@ -14,7 +14,8 @@ from cyclopts import Parameter, Token
 
 from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.redaction import Secret, redact_url
-from soundpiece_async._journal.journal import JOURNAL, LOCK, FolderLock, is_database
+from soundpiece_async._journal.folder_lock import LOCK, FolderLock
+from soundpiece_async._journal.journal import JOURNAL, is_database
 from soundpiece_async._journal.store import NoSuchRun
 from soundpiece_async.cli.arguments import parse_folder
 from soundpiece_async.cli.console import UsageError
