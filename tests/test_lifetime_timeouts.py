@@ -146,7 +146,7 @@ async def hold(lock: Lock, name: str, held: list[str], go_on: anyio.Event) -> No
 
 
 async def test_a_lock_is_passed_on_in_the_order_of_waiting() -> None:
-    """One that is free is taken without a turn of the event loop; a task that stops waiting loses only its own place."""
+    """One that is free is taken without a turn of the event loop; one that stops waiting loses only its own place."""
     lock, held, go_on = Lock(), list[str](), anyio.Event()
     tasks = [asyncio.create_task(hold(lock, name, held, go_on)) for name in "abc"]
     await asyncio.sleep(0)
