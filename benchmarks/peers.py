@@ -39,7 +39,7 @@ KEY = "spk_benchmark"
 PLAIN = "aiohttp, a task each"
 SHORTEST, LONGEST = 8.0, 15.0
 NAMES = {OURS: "soundpiece-async", PLAIN: "aiohttp, a task each"}
-GOALS = {RUNWAY: 8, OPENAI: 20, REPLICATE: 20, FAL: 25}  # how many times as much CPU as ours
+SDKS = (RUNWAY, OPENAI, REPLICATE, FAL)
 HEAD = "{:24} {:>12} {:>12} {:>14} {:>10} {:>12} {:>11}"
 
 Follow = Callable[[int], Awaitable[str]]
@@ -213,25 +213,19 @@ def find_middle(rounds: list[Seen]) -> Seen:
     return Seen(**{name: statistics.median(getattr(seen, name) for seen in rounds) for name in names})
 
 
-def measure_goals(rounds: dict[str, list[Seen]]) -> list[Figure]:
-    """Compare with what is promised; ratios are taken within a round, then their median."""
+def compare(rounds: dict[str, list[Seen]]) -> list[Figure]:
+    """Compare with the others: ratios within a round, then their median. A few rounds carry no goal of 10 %."""
     ours = find_middle(rounds[OURS])
-    peers = [client for client in rounds if client in GOALS]
-    figures = [Figure.at_most("CPU ms per operation", 2.5, ours.cpu)]
-    for client in peers:
+    figures = []
+    for client in [client for client in rounds if client != OURS]:
         ratio = statistics.median(
             mine.cpu / theirs.cpu for mine, theirs in zip(rounds[OURS], rounds[client], strict=True)
         )
-        name = f"CPU beside {client} {version(client)}"
-        figures.append(Figure(name, f"<= 1/{GOALS[client]}", f"1/{1 / ratio:.1f}", ratio <= 1 / GOALS[client]))
-    figures.append(Figure.at_most("requests per operation", 2.5, ours.requests))
-    best = min((find_middle(rounds[client]).mean for client in peers), default=math.nan)
-    figures.append(
-        Figure(
-            "mean detection beside the soonest SDK's", "<= 1/30", f"1/{best / ours.mean:.0f}", ours.mean <= best / 30
-        )
-    )
-    return figures
+        name = client if client == PLAIN else f"{client} {version(client)}"
+        figures.append(Figure(f"CPU beside {name}", "-", f"{ratio:.2f}" if ratio > 1 else f"1/{1 / ratio:.1f}", None))
+    figures.append(Figure("requests per operation", "-", f"{ours.requests:.2f}", None))
+    best = min((find_middle(rounds[client]).mean for client in SDKS if client in rounds), default=math.nan)
+    return [*figures, Figure("mean detection beside the soonest SDK's", "-", f"1/{best / ours.mean:.0f}", None)]
 
 
 def draw_chart(middles: dict[str, Seen], path: Path, *, count: int) -> None:
@@ -247,14 +241,14 @@ def draw_chart(middles: dict[str, Seen], path: Path, *, count: int) -> None:
 
 
 def main() -> int:
-    """Run the rounds, print what was seen and the table; 1 when a goal is missed."""
+    """Run the rounds, print what was seen and the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     _figures.add_options(parser, quick="one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--operations", type=int, default=200)
     parser.add_argument("--chart", type=Path, metavar="PNG", help="draw CPU, requests and detection")
     options = parser.parse_args()
-    present = [client for client in CLIENTS if client not in GOALS or find_spec(client.replace("-", "_"))]
+    present = [client for client in CLIENTS if client not in SDKS or find_spec(client.replace("-", "_"))]
     for absent in CLIENTS.keys() - present:
         print(f"{absent} is not installed, and left out: pip install --group bench")
     rounds: dict[str, list[Seen]] = {client: [] for client in present}
@@ -267,7 +261,7 @@ def main() -> int:
     middles = {client: find_middle(seen) for client, seen in rounds.items()}
     if options.chart:
         draw_chart(middles, options.chart, count=options.operations)
-    return _figures.report(measure_goals(rounds), options)
+    return _figures.report(compare(rounds), options)
 
 
 if __name__ == "__main__":
