@@ -10,7 +10,7 @@ what is spent in its files and in its thread, and of the cost of handing over to
 hand-overs. A second measure knows of no stages: the same operations with and without a journal, in turns, by processes.
 
 Lines are planned by a session whose every submit is refused as if there were no network: so each line is read, looked
-up, written down, and given up, and stays in the journal as planned. Memory is the process's peak (VmHWM).
+up, recorded, and given up, and stays in the journal as planned. Memory is the process's peak (VmHWM).
 """
 
 import argparse

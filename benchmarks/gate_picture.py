@@ -30,7 +30,7 @@ CLIENTS: dict[str, Callable[[random.Random], Client]] = {
 
 
 class Watched(Gated):
-    """The shipped gate, with what it has learned written down."""
+    """The shipped gate, with what it has learned recorded."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__(rng)

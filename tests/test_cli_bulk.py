@@ -688,7 +688,7 @@ def test_a_second_signal_stops_at_once(serve: Serve, capsys: Streams) -> None:
 @pytest.mark.parametrize(
     ("stop_error", "printed"),
     [
-        (TransportError("no answer"), "check SOUNDPIECE_BASE_URL and the network; then "),
+        (TransportError("no response"), "check SOUNDPIECE_BASE_URL and the network; then "),
         (SettingsError("no space"), ""),
     ],
 )

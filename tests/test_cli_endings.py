@@ -197,7 +197,7 @@ def test_bugs_keep_their_traceback() -> None:
         (SettingsError("the store was closed meanwhile").about(Handle("create.new_fx", "op_1")), FAILED),
         (AuthenticationError("401", status=401), ACCOUNT_ERROR),
         (InsufficientCredits("402", status=402), ACCOUNT_ERROR),
-        (TransportError("no answer"), FAILED),
+        (TransportError("no response"), FAILED),
     ],
     ids=str,
 )

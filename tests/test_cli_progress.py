@@ -113,8 +113,8 @@ def test_the_throughput_is_recent() -> None:
         (raised(NotFound("lost", status=404)), OPERATION, JobOutcome.UNCERTAIN),
         (JournalError("sent long ago"), None, JobOutcome.UNCERTAIN),
         (raised(InvalidRequest("another route's key", field="idempotency_key")), None, JobOutcome.FAILED),
-        (SoundpieceError("on record"), None, JobOutcome.FAILED),
-        (raised(TransportError("no answer")), None, JobOutcome.UNFINISHED),
+        (SoundpieceError("recorded"), None, JobOutcome.FAILED),
+        (raised(TransportError("no response")), None, JobOutcome.UNFINISHED),
         (raised(DownloadError("not here", url="", path="")), OPERATION, JobOutcome.FAILED),
         (raised(DownloadError("no disk", url="", path=""), OSError(28, "full")), OPERATION, JobOutcome.UNFINISHED),
     ],
@@ -123,7 +123,7 @@ def test_the_throughput_is_recent() -> None:
 def test_classify_result(error: SoundpieceError, operation: Operation[NewFx] | None, ending: JobOutcome) -> None:
     """Failed, unfinished, uncertain or unsent; results of the journal are not counted as new."""
     result = Failed(
-        request=REQUEST, operation=operation, error=error, from_journal=str(error) in ("sent long ago", "on record")
+        request=REQUEST, operation=operation, error=error, from_journal=str(error) in ("sent long ago", "recorded")
     )
     totals = ResultCounts(2)
     assert classify_result(result) is totals.add(result) is ending
@@ -141,7 +141,7 @@ def test_classify_result(error: SoundpieceError, operation: Operation[NewFx] | N
     [
         (raised(DownloadError("", url="", path=""), OSError(28, "full")), True),
         (raised(DownloadError("", url="", path=""), OSError(36, "name too long")), False),
-        (raised(DownloadError("", url="", path=""), TransportError("no answer")), False),
+        (raised(DownloadError("", url="", path=""), TransportError("no response")), False),
         (raised(DownloadError("", url="", path="")), False),
         (raised(TransportError(""), OSError(28, "full")), False),
     ],

@@ -130,7 +130,10 @@ RETIRED = re.compile(
     r"\b(?:[Mm]end(?:s|ed|ing|able)?|[Cc]urfews?|[Vv]essels?|(?:can|cannot|could not) be had|(?:is|are) none"
     r"|buys? (?:it|them) once more|bought (?:anew|once more)|[Gg]o(?:es)? on with|(?:is|are|was|were|be) told"
     r"|[Ww]hoever|he|his|[Ww]hat (?:was|is) asked for|sweeps? up|a folder that takes|[Tt]he way of an?|in a box"
-    r"|_?dice|cellar|floors|[Gg]round floor|front room|rules of the house|[Hh]ouse rules)\b"
+    r"|_?dice|cellar|floors|[Gg]round floor|front room|rules of the house|[Hh]ouse rules"
+    r"|(?:un)?usable answers?|answers? to an? (?:PUT|GET)|no answer within|on record"
+    r"|[Ww]r(?:ite|ites|itten|ote) (?:(?:it|them) )?down"
+    r"|trying again in|made anew|rate gate|store_away|buys? coverage|rejected by the account|last turn)\b"
 )
 """Words that a reader cannot guess; the field has a standard word for each."""
 QUAINT = re.compile(r'"""(?:Give|Say|Tell|Take|Let|Bring)s?\b')

@@ -90,13 +90,13 @@ async def test_silence_is_found_out_before_paying(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        await demand_nothing_paid(session, sim, f"s3://{BUCKET}/x", "no answer within 0.5 s: check")
+        await demand_nothing_paid(session, sim, f"s3://{BUCKET}/x", "no response within 0.5 s: check")
 
         errors: list[SettingsError] = []
         started = time.monotonic()
 
         async def run() -> None:
-            with pytest.raises(SettingsError, match="no answer within") as caught:
+            with pytest.raises(SettingsError, match="no response within") as caught:
                 await session.run(fx(), save_to=f"s3://{BUCKET}/y")
             errors.append(caught.value)
 

@@ -268,7 +268,7 @@ async def test_a_store_that_fails(
     store = S3Store(BUCKET, **credentials(bucket.url))
     await store_sources._delete(Target(store, "x.wav", f"s3://{BUCKET}/x.wav"))
     released.set()
-    assert "s3://songs/x.wav: the temporary object was not deleted: no answer within 0.05 s" in caplog.text
+    assert "s3://songs/x.wav: the temporary object was not deleted: no response within 0.05 s" in caplog.text
 
 
 @pytest.mark.usefixtures("bucket")

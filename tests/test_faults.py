@@ -116,7 +116,7 @@ async def test_a_submit_survives_everything() -> None:
 
 
 async def test_a_wait_survives_everything() -> None:
-    """A poll without a usable answer is a later turn, and nothing is submitted again."""
+    """A poll without a usable response is a later turn, and nothing is submitted again."""
 
     async def wait(api: RawApi, session: Session) -> None:
         operation = await session.wait(Handle("create.new_fx", "op_" + "7" * 26), timeout=20)
@@ -185,7 +185,7 @@ async def test_a_stream_says_what_happened(name: str) -> None:
     async with RawApi(FAULTS[name]) as api, opened(attrs.evolve(settings(api.url), timeouts=SHORT)) as session:
         with anyio.fail_after(30), pytest.raises(TransportError, match="no usable response") as caught:
             async with session._engine.transport.stream(f"{api.url}/a.flac?sig=secret"):
-                pytest.fail("there was no answer")
+                pytest.fail("there was no response")
         assert "secret" not in repr(caught.value) + repr(caught.value.__cause__)
         await until(lambda: not api.open)
 

@@ -190,7 +190,7 @@ async def test_a_refused_piece_is_planned_again(tmp_path: Path) -> None:
 
 @BOTH
 async def test_a_key_stands_for_one_piece(tmp_path: Path) -> None:
-    """The second piece with a key is not written down."""
+    """The second piece with a key is not recorded."""
     async with open_journal(tmp_path) as journal:
         await plan(journal.store)
         assert await journal.store.insert(name(2), key="key 1", route="create.new_fx", body=b"{}") is None

@@ -1,4 +1,4 @@
-"""Jobs that are written down before anything is sent, and taken over in parts: in a file, and in Postgres."""
+"""Jobs that are recorded before anything is sent, and taken over in parts: in a file, and in Postgres."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

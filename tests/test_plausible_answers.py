@@ -194,7 +194,7 @@ def packed(*, headers: str = "", pack: Callable[[bytes], bytes] = gzip.compress)
 
 
 def accepted(body: bytes = b"", *, status: str = "202 Accepted", headers: str = "") -> Callable[[str], bytes]:
-    """Write an answer to a PUT; ``ID`` stands for the operation's id."""
+    """Write a response to a PUT; ``ID`` stands for the operation's id."""
     return lambda identity: http(
         body.replace(b"ID", identity.encode()), status=status, headers=headers.replace("ID", identity)
     )

@@ -160,7 +160,7 @@ async def test_a_lower_claim_never_takes_back(pair: tuple[Journal, Journal]) -> 
 
 
 async def test_a_run_whose_jobs_are_taken_over_fails_none_of_them(url: str, run: str, tmp_path: Path) -> None:
-    """Each ends as taken over, nothing about it is on record, and the heir finishes what was paid for."""
+    """Each ends as taken over, nothing about it is recorded, and the heir finishes what was paid for."""
     async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session, AsyncExitStack() as stack:
         ended: list[Any] = []
 
@@ -322,7 +322,7 @@ async def test_what_cannot_be_opened_is_named(url: str, run: str) -> None:
 
 
 async def test_only_the_servers_clock_counts(url: str, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process whose own clock is wrong holds nothing for uncertain, and writes down no wrong time."""
+    """A process whose own clock is wrong holds nothing for uncertain, and records no wrong time."""
     monkeypatch.setattr("time.time", lambda: 0.0)
     async with Journal.open(url, run=run) as journal:
         store = journal.store

@@ -138,7 +138,7 @@ async def test_the_same_object_twice_is_one_piece(sim: Simulator, tmp_path: Path
 
 @BOTH
 async def test_an_evolved_request_is_a_piece_of_its_own(sim: Simulator, tmp_path: Path) -> None:
-    """It has other content, and so gets another key, although it took over that of a piece on record."""
+    """It has other content, and so gets another key, although it took over that of a recorded piece."""
     first = fx(1)
     second = attrs.evolve(first, prompt="window")
     (one,) = succeeded(await run(sim, tmp_path, [first]))
@@ -259,7 +259,7 @@ async def test_a_wrong_key_asks_no_more(tmp_path: Path) -> None:
 async def test_a_file_that_is_missing_or_of_another_size_is_fetched_again(
     sim: Simulator, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """The work is not bought again; the file is the one that was on record."""
+    """The work is not bought again; the file is the one that was recorded."""
     (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
     spoil(first.files[0].path)
     (second,) = succeeded(await run(sim, tmp_path, [fx(1)]))
@@ -270,7 +270,7 @@ async def test_a_file_that_is_missing_or_of_another_size_is_fetched_again(
 
 @BOTH
 async def test_a_strangers_file_is_not_replaced(sim: Simulator, tmp_path: Path) -> None:
-    """Only what was on record may be; and the piece goes on once the way is free."""
+    """Only what was recorded may be; and the piece goes on once the way is free."""
     (first,) = succeeded(await run(sim, tmp_path, [fx(1)], save_to=None))
     path = tmp_path / f"{first.operation.id}.flac"
     path.write_bytes(b"not ours")
@@ -341,7 +341,7 @@ async def test_an_object_in_a_bucket_is_believed_to_be_there(sim: Simulator, tmp
 
 
 async def test_a_folder_may_be_moved(sim: Simulator, tmp_path: Path) -> None:
-    """Paths on record are relative to the journal's folder."""
+    """Recorded paths are relative to the journal's folder."""
     folder, moved = tmp_path / "out", tmp_path / "moved"
     (first,) = succeeded(await run(sim, folder, [fx(1)]))
     before = len(sim.log)
@@ -362,7 +362,7 @@ async def test_outputs_keep_their_numbers(tmp_path: Path) -> None:
 
 
 async def test_an_output_from_the_journal_is_a_source(tmp_path: Path) -> None:
-    """Its URL may have expired meanwhile: it is signed afresh, and what is sent then is on record."""
+    """Its URL may have expired meanwhile: it is signed afresh, and what is sent then is recorded."""
     async with simulate(url_lifetime=30.0) as sim:
         await run(sim, tmp_path, [fx(1)])
         (first,) = succeeded(await run(sim, tmp_path, [fx(1)]))
@@ -427,7 +427,7 @@ async def test_what_fails_again_in_one_run_is_tried_once(tmp_path: Path) -> None
 
 @BOTH
 async def test_a_refused_request_is_not_sent_again(sim: Simulator, tmp_path: Path) -> None:
-    """The same bytes would be refused again; the reason is on record."""
+    """The same bytes would be refused again; the reason is recorded."""
     first = the_failure(await run(sim, tmp_path, [NewFx("", duration=1)], validate=False))
     before = len(sim.log)
     again = the_failure(await run(sim, tmp_path, [NewFx("", duration=1)], validate=False))
@@ -664,7 +664,7 @@ def recording(journal: Journal, engine: Engine) -> RecordedRun[Any]:
 async def test_an_answer_to_another_request_ends_nothing(
     tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch, operation: str | None
 ) -> None:
-    """The id in it is not ours, so none is on record; the PUT may have been accepted, and goes again with its key."""
+    """The id in it is not ours, so none is recorded; the PUT may have been accepted, and goes again with its key."""
 
     async def submit(request: Request, *, stop: StopSignal, prepared: PreparedSubmit) -> Operation[Any]:
         await prepared.before_attempt()

@@ -335,7 +335,7 @@ async def test_a_compressed_flood_is_cut() -> None:
 
 
 async def test_an_asgi_app_reads_no_further_than_it_must() -> None:
-    """A flood is refused before its end, and a client that went away gets no answer."""
+    """A flood is refused before its end, and a client that went away gets no response."""
     app = asgi_app(make_webhooks(), never)
     flood = iter([{"type": "http.request", "body": b"x" * LIMIT, "more_body": True}] * 2)
     sent: list[Any] = []

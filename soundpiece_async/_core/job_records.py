@@ -107,7 +107,7 @@ class FileRecord:
     """A saved file as it is stored: ``path`` is relative to the journal's folder, so that both may move, or a URL.
 
     Of an object, ``endpoint`` is that of its store, or its account, where it is not the provider's own. ``verified`` is
-    the level of checks it has passed, or None for files of versions that did not write it down. ``missing``: an object
+    the level of checks it has passed, or None for files of versions that did not record it. ``missing``: an object
     was looked for, and is not there as it was saved.
     """
 

@@ -74,7 +74,7 @@ class Watched(Generic[K]):
     backoff_until: float = -inf
 
     def forecast(self, now: float) -> tuple[float, float]:
-        """Return the finishes to expect since the last turn, and the hazard now; at an unknown age the overall rate."""
+        """Return the finishes to expect since the last poll, and the hazard now; at an unknown age the overall rate."""
         if not self.age_known:
             return self.route.rate * (now - self.last_turn), self.route.rate
         return self.route.expected_finishes_and_hazard(self.last_turn - self.created_at, now - self.created_at)
@@ -88,7 +88,7 @@ class Watched(Generic[K]):
 
 @attrs.define(eq=False)
 class AgeBucket(Generic[K]):
-    """Operations that differ only in their last turn; gain and hazard are those of the head, the longest-waiting."""
+    """Operations that differ only in their last poll; gain and hazard are those of the head, the longest-waiting."""
 
     queue: OrderedDict[K, Watched[K]] = attrs.field(factory=OrderedDict)
     gain: float = 0.0

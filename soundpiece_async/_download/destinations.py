@@ -299,7 +299,7 @@ class Destinations:
             error, refused_at = self._refused.get(name, (None, -math.inf))
             if error is not None and refused_at >= asked_at:
                 raise copy_error(error)
-            fault = f"no answer within {CHECK_TIMEOUT:g} s: check its endpoint, its credentials and the network"
+            fault = f"no response within {CHECK_TIMEOUT:g} s: check its endpoint, its credentials and the network"
             with anyio.move_on_after(CHECK_TIMEOUT):
                 fault = await folder.check_access() or ""
             if fault:

@@ -146,7 +146,7 @@ async def _sign(target: Target, expires: float) -> str:
 
 async def _delete(target: Target) -> None:
     """Delete a temporary object; a failure is logged, because the work that it was for is done."""
-    why = f"no answer within {DELETE_TIMEOUT:g} s"
+    why = f"no response within {DELETE_TIMEOUT:g} s"
     with anyio.move_on_after(DELETE_TIMEOUT):
         try:
             await target.delete()

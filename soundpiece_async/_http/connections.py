@@ -98,7 +98,7 @@ _uses: "WeakKeyDictionary[ResponseHandler, _Use]" = WeakKeyDictionary()
 class Response(aiohttp.ClientResponse):
     """Response that keeps aiohttp from repeating a PUT or GET by itself when a kept connection was lost.
 
-    That second request would bypass the rate gate, the counts and the pauses: retries have one owner.
+    That second request would bypass the rate limiter, the counts and the pauses: retries have one owner.
     aiohttp repeats after two kinds of error only, both raised while it waits for the headers; they are replaced here.
     A middleware could do the same, at 500 bytes for each open poll.
     The repr, which frames show, has neither headers nor query: both may hold the signature of a URL.

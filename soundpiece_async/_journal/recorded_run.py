@@ -278,7 +278,7 @@ class RecordedRun(Generic[R]):
     async def _find_and_annotate(
         self, in_flight: InFlight[R], identity: JobIdentity, annotation: Annotation | None
     ) -> JobRecord:
-        """Find a job or write it down, and update its annotation where there is a newer one."""
+        """Find a job or record it, and update its annotation where there is a newer one."""
         name, source = in_flight.name, job_records.describe_source(in_flight.request)
         latest = None if annotation is None else attrs.evolve(annotation, name=name, source=source)
         job = await self._find_or_insert(
@@ -290,7 +290,7 @@ class RecordedRun(Generic[R]):
         return job if latest == known else await self._store.annotate(job, latest)
 
     async def _find_or_insert(self, request: R, identity: JobIdentity, *, annotation: Annotation) -> JobRecord:
-        """Find a job, or write it down with the key and the body it will always have."""
+        """Find a job, or record it with the key and the body it will always have."""
         while (job := await self._store.find(identity)) is None:
             self._stop.check()
             new_key = None if identity.key is not None else self._store.make_key(identity)

@@ -211,7 +211,7 @@ async def _work(options: BulkOptions, part: tuple[int, int]) -> int:
     async with location.reading() as journal:
         if not await journal.jobs(limit=1):
             raise UsageError(
-                f"{location} has no jobs: write them down with soundpiece bulk JOBS {location.arguments} --plan"
+                f"{location} has no jobs: record them with soundpiece bulk JOBS {location.arguments} --plan"
             )
         options = options.with_defaults(await journal.store.load_run_info())
     session = options.load.make_session()
@@ -241,7 +241,7 @@ async def _write_plan(
 async def _save_run_info(
     file: JobsFile, options: BulkOptions, dependents: Dependents, journal: Journal, *, lines: int
 ) -> None:
-    """Write down what ``resume`` and ``status`` have to know."""
+    """Record what ``resume`` and ``status`` have to know."""
     await journal.store.save_run_info(
         jobs=None if file.spooled else str(await anyio.Path(file.path).absolute()),
         sha256=await _sha256(file.path),

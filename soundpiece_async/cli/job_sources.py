@@ -41,7 +41,7 @@ async def read_planned(journal: Journal, part: Part) -> AsyncGenerator[Job]:
 
 
 async def plan_file(file: JobsFile, dependents: Dependents, journal: Journal, *, totals: ResultCounts) -> int:
-    """Write down the jobs of a part of a file that are known before anything is sent, and count all its lines.
+    """Record the jobs of a part of a file that are known before anything is sent, and count all its lines.
 
     Returns:
         How many jobs are new.

@@ -233,7 +233,7 @@ async def run_on_ray(
 
     Args:
         url: of the database, as for ``Journal.open``; without a password, if the machines have it (``PGPASSWORD``).
-        run: the name of the run; its jobs were written down by ``Journal.plan``.
+        run: the name of the run; its jobs were recorded by ``Journal.plan``.
         save_to: the URL of a bucket, or a folder that all machines share.
         workers: number of actors, each a process on any machine of the cluster.
         address: of the cluster, unless ``ray.init`` was called before: ``"auto"`` is the one that this machine belongs

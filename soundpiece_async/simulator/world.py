@@ -141,7 +141,7 @@ class World:
         heapq.heappush(self._agenda, (now, identity))
 
     def replace_audio(self, identity: str) -> None:
-        """Put other audio of the same length behind the paths of a ready operation, as if it had been made anew."""
+        """Put other audio of the same length behind the paths of a ready operation, as if generated again."""
         operation = self.operations[identity]
         operation.tracks = tuple(_replace_audio(track) for track in operation.tracks)
         self._tracks.update((track.name, track) for track in operation.tracks)

@@ -261,7 +261,7 @@ def test_429s_cost_no_quota() -> None:
 
 
 def test_a_probe_waits_as_long_as_it_is_asked_to() -> None:
-    """Requests that go one at a time heed ``Retry-After`` of an unusable answer, too."""
+    """Requests that go one at a time heed ``Retry-After`` of an unusable response, too."""
     gate = Gate(quota=1)
     fail(gate, now=0)
     assert gate.half_open

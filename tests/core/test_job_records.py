@@ -84,7 +84,7 @@ def download_error(cause: Exception | None, kind: type[DownloadError] = Download
 @pytest.mark.parametrize(
     "error",
     [
-        TransportError("no answer"),
+        TransportError("no response"),
         ServerError("500", status=500),
         RateLimited("429", status=429),
         AuthenticationError("401", status=401),
@@ -101,7 +101,7 @@ def download_error(cause: Exception | None, kind: type[DownloadError] = Download
         DecodeError("another key", path="idempotency_key", operation=operation()),
         NotReady("no outputs").about(operation=operation()),
         download_error(OSError(28, "No space left on device")),
-        download_error(TransportError("no answer")),
+        download_error(TransportError("no response")),
     ],
     ids=repr,
 )

@@ -185,7 +185,7 @@ def test_answers_with_an_id_that_is_none(identity: object) -> None:
     ids=lambda body: ascii(body[:9]),
 )
 def test_a_success_that_is_no_json(body: bytes) -> None:
-    """A 2xx that is no JSON is as good as no answer: a TransportError, so the same key may go again."""
+    """A 2xx that is no JSON is as good as no response: a TransportError, so the same key may go again."""
     call = wire.submit_request(SAMPLE.request, b"{}")
     with pytest.raises(TransportError, match="status 200, but not JSON") as caught:
         wire.parse_submit_response(ApiResponse(200, {}, body), call, request=SAMPLE.request)

@@ -14,7 +14,7 @@ class ClosingProxy:
 
     Args:
         url: of the server.
-        after: seconds, from and to; None: only once another request comes, which gets no answer.
+        after: seconds, from and to; None: only once another request comes, which gets no response.
     """
 
     def __init__(self, url: str, *, after: tuple[float, float] | None = (0.005, 0.02)) -> None:

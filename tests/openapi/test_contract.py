@@ -86,7 +86,7 @@ def _body(route: str) -> dict[str, Any]:
 @schema.parametrize()
 @settings(max_examples=10, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_keeps_the_contract(case: Case, sim: Simulator) -> None:
-    """Generated requests, valid and invalid, get the statuses, headers and bodies that the contract writes down."""
+    """Generated requests, valid and invalid, get the statuses, headers and bodies that the contract states."""
     case.query = point_to_existing(case.query, case.path.removeprefix("/v1/"))
     case.body = settle_what_is_open(case.body, case.path)
     # unlisted parameters are ignored: what the service does with them is unknown (docs/api.md#request-fields)

@@ -328,7 +328,7 @@ async def test_has_ids_in_other_members(value: str, member: str, prefix: str) ->
 
 @pytest.mark.parametrize(("value", "change"), [("upper", str.upper), ("urn", "urn:op:{}".format)])
 async def test_writes_ids_otherwise(value: str, change: Callable[[str], str]) -> None:
-    """In the answer to a GET alone."""
+    """In the response to a GET alone."""
     async with opened(variations={"read-id": value}) as caller:
         identity = (await caller.put()).operation["id"]
         assert identity in caller.sim.operations

@@ -115,7 +115,7 @@ class Experiments:
                 break
             await anyio.sleep(self._pause)
         observed = ", then ".join(reply.describe() for reply in replies)
-        self._findings.add(f"answers to a PUT of {route}", observed, "200")
+        self._findings.add(f"responses to a PUT of {route}", observed, "200")
         if not replies[-1].accepted:
             return None
         self._describe_operation(route, body, key, replies[-1])
