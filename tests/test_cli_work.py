@@ -296,3 +296,89 @@ async def test_jobs_that_depend_on_others_stay_together(workers: list[KillableRu
         assert len(sim.log) == sent
         told = await read_status(worker, sim, "out", "--run", run)
         assert (told["states"]["saved"], told["dependents"]["lines"]) == (8, 3)
+
+
+URL = "postgresql://soundpiece:hidden-one@127.0.0.1:1/postgres"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["work", "out"], 2, "soundpiece work needs a journal in Postgres"),
+        (["work", "out", "--journal", "folder"], 2, "needs a journal in Postgres"),
+        (["bulk", "jobs.jsonl", "out", "--plan"], 2, "--plan needs a journal in Postgres"),
+        (["bulk", "jobs.jsonl", "out", "--part", "1/2"], 2, "--part needs a journal in Postgres"),
+        (["work", "out", "--run", "a"], 2, "--run a needs the URL of a Postgres database, and name it"),
+        (["work", "out", "--run", "a", "--journal", "folder"], 2, "needs the URL of a Postgres database"),
+        (["status", "out", "--journal", URL], 2, "--journal postgresql://127.0.0.1:1/postgres: add --run NAME"),
+        (["work", "out", "--run", " ", "--journal", URL], 2, "The name of the run is empty"),
+        *(
+            (["work", "out", "--run", "a", "--part", part], 2, "K/N")
+            for part in ("0/3", "4/3", "3", "a/b", "1/0", "1/")
+        ),
+        (["verify", "s3://songs/x"], 2, "s3://songs/x is not a local folder, and the journal needs one"),
+        (["status", "out", "--run", "a", "--journal", URL, URL], 2, "postgresql://127.0.0.1:1/postgres"),
+        (
+            ["status", "out", "--run", "a", "--journal", URL],
+            1,
+            "the journal 'a' failed: postgresql://127.0.0.1:1/postgres",
+        ),
+        (["work", "out", "--run", "a", "--journal", URL], 1, "nothing more is sent"),
+        (["bulk", "jobs.jsonl", "out", "--run", "a", "--journal", URL], 1, "see to the database"),
+    ],
+)
+def test_wrong_usage(words: list[str], code: int, says: str, serve: Serve, capsys: Streams) -> None:
+    """One line that says what to do, without the password; nothing is sent. A database may be back: exit code 1."""
+    simulator = serve(**FAST)
+    write(FX)
+    assert main(words) == code
+    told = capsys.readouterr()
+    assert says in " ".join(told.err.split())
+    assert "hidden-one" not in told.err + told.out
+    assert simulator.log == []
+
+
+def test_a_run_that_was_not_planned(serve: Serve, run: str, capsys: Streams) -> None:
+    """No worker makes one; neither does one that has no jobs; a dry run of a file sees that all is new."""
+    simulator = serve(**FAST)
+    write(FX)
+    assert main(["bulk", "jobs.jsonl", "out", "--run", run, "--dry-run"]) == 0
+    for command in ("work", "status", "verify", "resume", "report"):
+        assert main([command, "out", "--run", run]) == 2
+        assert f"has no run called {run!r}" in (err := capsys.readouterr().err) or "has no journal" in err
+    write()
+    assert main(["bulk", "jobs.jsonl", "out", "--run", run, "--plan"]) == 0
+    assert main(["work", "out", "--run", run]) == 2
+    assert "has no jobs: write them down with soundpiece bulk JOBS out --run" in capsys.readouterr().err
+    write(FX)
+    assert main(["bulk", "jobs.jsonl", "out", "--run", run, "--plan"]) == 0
+    assert main(["work", "out", "--run", run, "--dry-run"]) == 2
+    assert "to see what is left: soundpiece status out" in capsys.readouterr().err
+    assert main(["report", "s3://songs/x", "--run", run]) == 2
+    assert main(["status", "out", "--run", run]) == 0
+    assert "0 ended in the last 5 min" in capsys.readouterr().out
+    Path("file").write_text("")
+    assert main(["report", "file", "--run", run]) == 2
+    assert "cannot write the report" in capsys.readouterr().err
+    assert simulator.log == []
+
+
+def test_standard_input_is_planned(
+    serve: Serve, run: str, journal_database: Server, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy is kept: the jobs are in the journal; a file with dependents has to come again."""
+    simulator = serve(**FAST)
+    write(FX, {**FX, "name": None})
+    with Path("jobs.jsonl").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert main(["bulk", "-", "out", "--run", run, "--journal", journal_database.url]) == 0
+    assert "2 jobs in standard input, saving to out" in capsys.readouterr().err
+    assert main(["resume", "out", "--run", run]) == 0
+    write(BED, STEMS)
+    with Path("jobs.jsonl").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert main(["bulk", "-", "out", "--run", run]) == 0
+    assert main(["resume", "out", "--run", run]) == 2
+    assert f"the run {run!r} in postgresql://127.0.0.1:" in (err := capsys.readouterr().err)
+    assert PASSWORD not in err
+    assert len(simulator.operations) == 4
