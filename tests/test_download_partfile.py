@@ -1,18 +1,23 @@
+import errno
 import hashlib
 import io
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
-from helpers.download_bench import KEPT, SONG, bench, leave
+from helpers.download_bench import KEPT, PATH, SONG, bench, flac_like, leave
 from helpers.raw_output_host import ScriptedResponse
 
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._download import partfile
 from soundpiece_async._download.partfile import Claim, PartFile
+from soundpiece_async._download.transfer import BATCH
 
 pytestmark = pytest.mark.anyio
 
@@ -214,6 +219,49 @@ def test_a_lock_that_cannot_be_had_leaves_no_handle(tmp_path: Path) -> None:
         PartFile(tmp_path / "x.flac", source="s").claim(overwrite=False)
 
 
+def test_a_sidecar_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
+    """Nor are the bytes written that it would have described; once there is room, both are."""
+    part = PartFile(tmp_path / "x.flac", source="s")
+    part.claim(overwrite=False)
+    part.restart(RemoteFile(etag='"1"', size=len(SONG)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            part.append([SONG[:5_000]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("x.flac.part", 0)]
+    part.append([SONG[:5_000]])
+    part.close()
+
+    again = PartFile(tmp_path / "x.flac", source="s")
+    assert again.claim(overwrite=False) is Claim.ACQUIRED
+    assert again.length == 5_000
+    again.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+async def test_the_last_visit_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """For want of a descriptor it is repeated, and writes nothing twice; any other fault leaves no file behind."""
+    sync, faults = os.fsync, [OSError(number, os.strerror(number))]
+
+    def fail_once(descriptor: int) -> None:
+        if faults:
+            raise faults.pop()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    async with bench(tmp_path) as b:
+        if number == errno.EMFILE:
+            assert await b.save() == SONG
+        else:
+            with pytest.raises(DownloadError, match="Input/output"):
+                await b.save()
+            assert b.left() == []
+        assert b.server.ranges == [None]
+
+
 def test_any_number_of_blocks_is_written_at_once(tmp_path: Path) -> None:
     """Blocks may be many and small, and the hash is of what is on disk."""
     blocks = [bytes([number % 251]) * (number % 7) for number in range(5_000)]
@@ -225,6 +273,38 @@ def test_any_number_of_blocks_is_written_at_once(tmp_path: Path) -> None:
     assert part.path.read_bytes() == b"".join(blocks)
     assert (part.length, part.sha256()) == (len(b"".join(blocks)), hashlib.sha256(b"".join(blocks)).hexdigest())
     part.close()
+
+
+@pytest.fixture
+def visits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls that went to a thread, and the files that were opened there."""
+    seen: list[str] = []
+    run, opened = anyio.to_thread.run_sync, partfile.open_regular
+
+    def visit(*args: Any, **options: Any) -> Any:
+        seen.append("visit")
+        return run(*args, **options)
+
+    def open_file(path: Path, *how: int) -> int:
+        seen.append(path.name)
+        return opened(path, *how)
+
+    monkeypatch.setattr(anyio.to_thread, "run_sync", visit)
+    monkeypatch.setattr(partfile, "open_regular", open_file)
+    return seen
+
+
+@pytest.mark.parametrize("size", [40_000, BATCH])
+async def test_a_file_in_one_piece_takes_two_visits_to_a_thread(tmp_path: Path, visits: list[str], size: int) -> None:
+    """One to claim it, one to write, check and publish it; no sidecar is written for a moment, nor looked for."""
+    body = flac_like(size)
+    async with bench(tmp_path, files={PATH: body}) as b:
+        assert await b.save() == body  # the first file makes the folder and the verifier
+        b.target = b.target.with_name("another.flac")
+        visits.clear()
+        await b.downloader.save(b.output(), b.target)
+        assert b.target.read_bytes() == body
+    assert visits == ["visit", "another.flac.part", "visit"]
 
 
 async def test_a_part_that_was_removed_meanwhile_is_not_the_one_that_is_open(tmp_path: Path) -> None:

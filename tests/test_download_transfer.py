@@ -205,6 +205,7 @@ async def test_a_fault_of_ours_comes_out_bare(tmp_path: Path, side: str) -> None
         download = OutputDownload(b.output(), target="song.flac", context=b.downloader._context)
         worker = FileWorker(download, threads=anyio.CapacityLimiter(1))
         part = (BrokenPart if side == "writing" else PartFile)(tmp_path / "song.flac", source="s")
+        b.server.default = ScriptedResponse(framing="chunked")  # of unknown size: no block is known to be the last
         if side == "reading":
             download.count_block = count_wrongly  # type: ignore[method-assign]  # a bug
         part.claim(overwrite=False)

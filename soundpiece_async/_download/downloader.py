@@ -106,7 +106,7 @@ class Downloader:
         self._destinations = Destinations(self._threads)
         self._uploads = anyio.CapacityLimiter(limit)  # each may hold a whole object in memory, even after its download
         self._targets = KeyedLocks()  # rule 2
-        self._files = anyio.Semaphore(FILES_PER_STREAM * limit)  # rule 5
+        self._files = anyio.Semaphore(FILES_PER_STREAM * limit, fast_acquire=True)  # rule 5
         self._verifier: Verifier | None = None
 
     def __repr__(self) -> str:
@@ -160,7 +160,7 @@ class Downloader:
         worker = FileWorker(download, threads=self._threads)
         if self._verifier is None:
             self._verifier = await worker.run(make_verifier, self._verify)
-        async with self._targets.acquire(target if target.is_absolute() else await worker.run(target.absolute)):
+        async with self._targets.acquire(target):
             return await self._save_file(
                 target, download=download, worker=worker, verifier=self._verifier, overwrite=overwrite
             )
@@ -265,8 +265,9 @@ class Downloader:
         """Fetch the file, check it, and rename it (rules 1 and 4)."""
         fault: str | None = None
         for fault_before in (False, True):
-            cut = await download_into(FileSink(part, worker=worker), download=download)
-            found = await worker.run(_publish_if_good, part, verifier, download.output.duration, cut)
+            sink = FileSink(part, worker=worker)
+            cut = await download_into(sink, download=download)
+            found = await worker.run(_publish_if_good, part, sink, verifier, download.output.duration, cut)
             fault = found.fault
             if fault is None:
                 self.saved += 1
@@ -302,8 +303,11 @@ class Downloader:
         return make_saved_file(target, size=info.size, sha256=info.sha256, found=found, output=download.output)
 
 
-def _publish_if_good(part: PartFile, verifier: Verifier, duration: float | None, cut: str | None) -> Verification:
-    """Check a part file and publish it, in one call to a thread; ``cut`` is the fault at its end."""
+def _publish_if_good(
+    part: PartFile, sink: FileSink, verifier: Verifier, duration: float | None, cut: str | None
+) -> Verification:
+    """Complete a part file, check and publish it, in one call to a thread; ``cut`` is the fault at its end."""
+    sink.flush()
     found = verifier(part.head(), part.path, duration)
     if cut is not None and found.fault is None and found.verified != "none":
         found = attrs.evolve(found, fault=cut)

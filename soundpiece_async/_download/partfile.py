@@ -73,6 +73,8 @@ class PartFile:
         self._sidecar = target.with_name(f"{target.name}.part.json")
         self._source = source
         self._digest = hashlib.sha256()
+        self._extent = 0  # of the file: bytes of a failed write do not count in ``length``
+        self._noted = True  # a sidecar exists, or may exist
         self._file: io.FileIO | None = None
         self._unlock: Callable[[], None] = _do_nothing
         self.closed = False
@@ -102,16 +104,29 @@ class PartFile:
                 raise
             return Claim.ACQUIRED
 
+    @property
+    def empty(self) -> bool:
+        """Whether there are neither bytes nor a sidecar: then ``restart`` does not touch the disk."""
+        return not self._extent and not self._noted
+
     def restart(self, known: RemoteFile) -> None:
-        """Discard the bytes, and record the version of the next ones (rule 2)."""
+        """Discard the bytes; the next ones belong to the version ``known``."""
         with self._call_lock:
             self._restart(self._open_file(), known)
 
-    def append(self, blocks: Sequence[bytes]) -> None:
-        """Append blocks, and hash them."""
+    def append(self, blocks: Sequence[bytes], *, last: bool = False) -> None:
+        """Append blocks, and hash them.
+
+        Args:
+            blocks: the next bytes.
+            last: the file is complete with them, and is published next: a sidecar is not worth writing any more.
+        """
         with self._call_lock:
             file = self._open_file()
-            file.seek(self.length)  # a failed attempt may have written bytes that do not count
+            if not last and not self._noted and self.known.etag is not None:
+                self._write_sidecar(self.known.etag)
+            file.seek(self.length)
+            self._extent = max(self._extent, self.length + sum(map(len, blocks)))
             _write_all(file, blocks)
             for block in blocks:
                 self._digest.update(block)
@@ -145,7 +160,7 @@ class PartFile:
             if not RENAMES_OPEN_FILES:
                 file.close()
             self.path.replace(self.target)
-            self._sidecar.unlink(missing_ok=True)
+            self._remove_sidecar()
             _sync_folder(self.target.parent)
             self.closed = True
             self._drop(file)
@@ -156,7 +171,7 @@ class PartFile:
             file = self._open_file()
             if not RENAMES_OPEN_FILES:
                 file.close()
-            self._sidecar.unlink(missing_ok=True)
+            self._remove_sidecar()
             return self.path.replace(self.target.with_name(f"{self.target.name}.corrupt"))
 
     def close(self) -> None:
@@ -173,10 +188,10 @@ class PartFile:
             return
         file = self._file
         try:
-            resumable = self.length and self.known.etag is not None
+            resumable = self.length and self._noted and self.known.etag is not None
             if not resumable and not file.closed and _same_inode(file, self.path):
                 self.path.unlink()
-                self._sidecar.unlink(missing_ok=True)
+                self._remove_sidecar()
         finally:
             self._drop(file)
 
@@ -193,8 +208,9 @@ class PartFile:
 
     def _resume(self, file: io.FileIO) -> None:
         """Load the bytes of an earlier process if the sidecar allows to resume them."""
-        known = self._read_sidecar()
-        held = os.fstat(file.fileno()).st_size
+        self._noted = self._sidecar.exists()
+        known = self._read_sidecar() if self._noted else None
+        self._extent = held = os.fstat(file.fileno()).st_size
         if known is None or (known.size is not None and held > known.size):
             self._restart(file, RemoteFile())
             return
@@ -206,17 +222,27 @@ class PartFile:
         self._digest = hashlib.file_digest(file, "sha256")  # leaves the position at the end
 
     def _restart(self, file: io.FileIO, known: RemoteFile) -> None:
-        file.seek(0)
-        file.truncate()
-        self.length, self.known, self._digest = 0, known, hashlib.sha256()
-        if known.etag is None:
-            self._sidecar.unlink(missing_ok=True)
-        else:
-            text = json.dumps({"source": self._source, "etag": known.etag, "size": known.size})
-            with io.FileIO(
-                open_regular(self._sidecar, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK), "w"
-            ) as written:
+        if self._extent:
+            file.truncate(0)
+        self._remove_sidecar()
+        self.length, self.known, self._digest, self._extent = 0, known, hashlib.sha256(), 0
+
+    def _write_sidecar(self, etag: str) -> None:
+        """Record the version of the bytes that follow (rule 2)."""
+        text = json.dumps({"source": self._source, "etag": etag, "size": self.known.size})
+        descriptor = open_regular(self._sidecar, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINK)
+        try:
+            with io.FileIO(descriptor, "w") as written:
                 written.write(text.encode())
+        except OSError:
+            self._sidecar.unlink()
+            raise
+        self._noted = True
+
+    def _remove_sidecar(self) -> None:
+        if self._noted:
+            self._sidecar.unlink(missing_ok=True)
+            self._noted = False
 
     def _read_sidecar(self) -> RemoteFile | None:
         """Return the version recorded in the sidecar for this source, or None."""
@@ -369,6 +395,9 @@ class FileWorker:
 class FileSink:
     """The ``Sink`` of a part file: its blocking calls run in threads.
 
+    The last blocks are kept in memory until ``flush``: they are written in the thread that publishes the file, and a
+    file that comes in one piece never has a sidecar.
+
     Args:
         part: an acquired one.
         worker: runs its calls.
@@ -377,14 +406,15 @@ class FileSink:
     def __init__(self, part: PartFile, *, worker: FileWorker) -> None:
         self._part = part
         self._worker = worker
+        self._last: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"<FileSink {self._part!r}>"
 
     @property
     def length(self) -> int:
-        """Bytes written."""
-        return self._part.length
+        """Bytes received."""
+        return self._part.length + sum(map(len, self._last))
 
     @property
     def known(self) -> RemoteFile:
@@ -397,7 +427,11 @@ class FileSink:
 
     async def restart(self, known: RemoteFile) -> None:
         """Discard the bytes; the next ones belong to the version ``known``."""
-        await self._worker.run(self._part.restart, known)
+        self._last = []
+        if self._part.empty:
+            self._part.restart(known)
+        else:
+            await self._worker.run(self._part.restart, known)
 
     async def read_header(self) -> FlacHeader | None:
         """Read the header; None if it is incomplete or invalid."""
@@ -421,6 +455,15 @@ class FileSink:
             return None
 
     async def append(self, blocks: Sequence[bytes]) -> None:
-        """Append blocks; without any, no thread is used."""
-        if blocks:
+        """Append blocks; the last ones later, in ``flush``. Without any, no thread is used."""
+        blocks, self._last = [*self._last, *blocks], []
+        if self._part.length + sum(map(len, blocks)) == self.known.size:
+            self._last = blocks
+        elif blocks:
             await self._worker.run(self._part.append, blocks)
+
+    def flush(self) -> None:
+        """Write the last blocks. Blocks; may be called again when it failed."""
+        if self._last:
+            self._part.append(self._last, last=True)
+            self._last = []

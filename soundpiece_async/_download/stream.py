@@ -166,7 +166,8 @@ class AudioStream:
         try:
             with self._scope:
                 await relay.run()
-                self._fault = None
+                if not self._scope.cancel_called:
+                    self._fault = None
         except Exception as fault:  # noqa: BLE001 - raised by the reader, errors of ours, too; the session continues
             self._fault = fault
         finally:

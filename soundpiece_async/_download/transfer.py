@@ -13,11 +13,11 @@ one recording from another, so a file that exists is compared without fetching m
 from abc import abstractmethod
 from contextlib import aclosing
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import attrs
-from anyio.streams.memory import MemoryObjectSendStream
 
 from soundpiece_async._core import flac, ranges
 from soundpiece_async._core.errors import DownloadError, TransportError
@@ -146,69 +146,84 @@ async def _check_end(sink: Sink, take: WriteFrom, *, download: OutputDownload) -
 async def _write_body(body: "Body | Plain", sink: Sink, *, take: WriteFrom, download: OutputDownload) -> None:
     """Write a body to the sink; when reading fails, the bytes received are written before the error is raised.
 
-    Reading starts at once, even while the sink is busy: bytes that are unread when the connection breaks are lost.
+    A batch is written while the next one is read, so that reading stops only when two are in memory.
     """
     faults: list[Exception] = []
-    send, receive = anyio.create_memory_object_stream[list[bytes]](0)
+    batches = _Batches(body, take=take, sink=sink, download=download)
 
-    async def fill_sink() -> None:
-        async with receive:
-            if take.start:
-                sink.known = take.known
-            else:
-                await sink.restart(take.known)
-            async for batch in receive:
-                await sink.append(batch)
-                download.record_progress(sink.length)
-
-    async def fill_or_stop() -> None:
+    async def write_or_stop(batch: list[bytes], reading: anyio.CancelScope) -> None:
         try:
-            await fill_sink()
+            await _append(sink, batch, download=download)
         except Exception as error:  # noqa: BLE001 - raised below: an error of ours, too, must leave without a group
-            faults.insert(0, error)
-            filling.cancel_scope.cancel()  # stop reading at once, as when the disk is full
-
-    async with anyio.create_task_group() as filling, send, aclosing(body):
-        filling.start_soon(fill_or_stop)
-        try:
-            await _batch_blocks(body, send, take=take, sink=sink, download=download)
-        except Exception as error:  # noqa: BLE001 - the same
             faults.append(error)
-    if faults:
-        raise faults[0]
+            reading.cancel()  # at once, as when the disk is full
+
+    async with aclosing(body):
+        batch = await batches.next()
+        if take.start:
+            sink.known = take.known
+        else:
+            await sink.restart(take.known)
+        while not batches.ended and not faults:
+            async with anyio.create_task_group() as group:
+                group.start_soon(write_or_stop, batch, group.cancel_scope)
+                batch = await batches.next()
+        if not faults:
+            await _append(sink, batch, download=download)
+    if fault := next(iter(faults), batches.fault):
+        raise fault
 
 
-async def _batch_blocks(
-    body: "Body | Plain",
-    batches: MemoryObjectSendStream[list[bytes]],
-    *,
-    take: WriteFrom,
-    sink: Sink,
-    download: OutputDownload,
-) -> None:
-    """Collect blocks into batches; the first begins at the byte that ``take`` names."""
-    batch: list[bytes] = []
-    size, reached, bound = 0, take.start, download.max_size()
-    begun = anyio.current_time()
-    try:
-        async for block in body:
-            reached += len(block)
-            if take.end is not None and reached > take.end:
-                raise ExcessBody("the host sent more bytes than it had announced")
-            if reached > bound:
-                header = await sink.read_header()
-                download.check_size(reached, header=header)
-                bound = download.max_size(header)
-            batch.append(block)
-            size += len(block)
-            if size >= BATCH or anyio.current_time() - begun >= BATCH_AGE:
-                await batches.send(batch)
-                batch, size, begun = [], 0, anyio.current_time()
-    except (TransportError, AttemptFailed) as error:
-        if not isinstance(error, ExcessBody):
-            await batches.send(batch)
-        raise
-    await batches.send(batch)
+async def _append(sink: Sink, batch: list[bytes], *, download: OutputDownload) -> None:
+    await sink.append(batch)
+    download.record_progress(sink.length)
+
+
+class _Batches:
+    """The blocks of a body, collected into batches; the first begins at the byte that ``take`` names.
+
+    Attributes:
+        ended: the latest batch is the last one.
+        fault: the error that ended the body, if one did.
+    """
+
+    def __init__(self, body: "Body | Plain", *, take: WriteFrom, sink: Sink, download: OutputDownload) -> None:
+        self.ended: bool = False
+        self.fault: Exception | None = None
+        self._body = body
+        self._end = take.end
+        self._reached = take.start
+        self._bound = download.max_size()
+        self._sink = sink
+        self._download = download
+
+    async def next(self) -> list[bytes]:
+        """Collect a batch; empty if the body ended, or if its bytes cannot be trusted."""
+        batch: list[bytes] = []
+        size, begun = 0, monotonic()
+        try:
+            async for block in self._body:
+                await self._count(len(block))
+                batch.append(block)
+                size += len(block)
+                if size >= BATCH or monotonic() - begun >= BATCH_AGE:
+                    return batch
+        except Exception as error:  # noqa: BLE001 - raised once the bytes before it are written
+            self.fault = error
+            if isinstance(error, ExcessBody) or not isinstance(error, TransportError | AttemptFailed):
+                batch = []
+        self.ended = True
+        return batch
+
+    async def _count(self, size: int) -> None:
+        """Count the bytes of a block, of which there may be too many."""
+        self._reached += size
+        if self._end is not None and self._reached > self._end:
+            raise ExcessBody("the host sent more bytes than it had announced")
+        if self._reached > self._bound:
+            header = await self._sink.read_header()
+            self._download.check_size(self._reached, header=header)
+            self._bound = self._download.max_size(header)
 
 
 @attrs.frozen
