@@ -4,11 +4,11 @@ Each retry resumes where the last attempt ended; no layer below retries. ``_core
 """
 
 import random
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from http import HTTPStatus
+from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import anyio
@@ -84,7 +84,7 @@ class DownloadContext:
 
     def now(self) -> datetime:
         """Return the time of the output host, which decides whether a URL has expired."""
-        return self.clock.now(wall=datetime.now(UTC), steady=time.monotonic())
+        return self.clock.now(wall=datetime.now(UTC), steady=monotonic())
 
 
 class OutputDownload:
@@ -135,14 +135,8 @@ class OutputDownload:
         """
         shortage, stale = Shortage(f"{self.output.handle}"), False
         while True:
-            slots = self._context.slots
-            full, began = slots.available_tokens <= 0, time.monotonic()
-            async with slots:
-                if full:
-                    waited = time.monotonic() - began
-                    logger.debug(
-                        "%s: waited %.3f s for one of %d slots", self.output.handle, waited, slots.total_tokens
-                    )
+            await self._acquire_slot()
+            try:
                 # with the slot in hand: a URL that is valid for seconds must not wait in our queue
                 await self._renew_if_expiring()
                 try:
@@ -151,6 +145,8 @@ class OutputDownload:
                     raise self.error(str(error)) from None
                 except (TransportError, AttemptFailed) as error:
                     failure = error
+            finally:
+                self._context.slots.release()
             stale = not stale and getattr(failure, "stale", False)
             if stale:  # retry once without a pause: the pooled connection had been closed
                 continue
@@ -160,6 +156,16 @@ class OutputDownload:
             delay = self._next_pause(failure)
             logger.info("%s: retrying in %.2f s: %s", self.output.handle, delay, failure)
             await self._context.sleep(delay)
+
+    async def _acquire_slot(self) -> None:
+        slots = self._context.slots
+        try:
+            slots.acquire_nowait()
+        except anyio.WouldBlock:
+            began = monotonic()
+            await slots.acquire()
+            waited = monotonic() - began
+            logger.debug("%s: waited %.3f s for one of %d slots", self.output.handle, waited, slots.total_tokens)
 
     def ended_here_before(self, length: int) -> bool:
         """Return whether the previous body of unknown length ended at the same byte, and record this end."""
@@ -241,13 +247,13 @@ class OutputDownload:
         """Send one request, and read its response."""
         self._retry_after = None
         async with AsyncExitStack() as opened:
-            begun = anyio.current_time()
+            begun = monotonic()
             try:
                 stream = await opened.enter_async_context(self._context.stream(self.output.url, headers=headers))
             finally:
-                self._patience.charge(anyio.current_time() - begun)
+                self._patience.charge(monotonic() - begun)
             date, age = stream.headers.get("date"), stream.headers.get("age")
-            self._context.clock.read(date, wall=datetime.now(UTC), steady=time.monotonic(), age=age)
+            self._context.clock.read(date, wall=datetime.now(UTC), steady=monotonic(), age=age)
             if stream.status >= HTTPStatus.BAD_REQUEST:
                 asked, now = stream.headers.get("retry-after"), self._context.now().timestamp()
                 self._retry_after = retry.retry_after(asked, date=date, now_epoch=now)
@@ -304,11 +310,11 @@ class Body:
     async def __anext__(self) -> bytes:
         if self._failure is not None:
             raise self._failure
-        begun, waited = anyio.current_time(), 0.0
+        begun, waited = monotonic(), 0.0
         try:
             block = await anext(self._blocks)
         finally:
-            waited = anyio.current_time() - begun
+            waited = monotonic() - begun
             self._download.count_wait(waited)
         self._failure = self._download.count_block(len(block), fast=self._speed.add(len(block), waited=waited))
         return block

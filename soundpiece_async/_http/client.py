@@ -184,7 +184,7 @@ class HttpClient:
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 self._outputs_from.check(url, what)
-                with anyio.fail_after(times.connect + times.read):  # for the headers
+                with self._timeouts(times.connect + times.read).start():  # for the headers
                     response = await self._get(url, headers or {}, timeout)
                 async with AsyncExitStack() as left:
                     await left.enter_async_context(response)
