@@ -1,18 +1,24 @@
-"""What it costs to bring 1 GB to disk: our downloader beside curl and the usual recipes, each in a process of its own.
+"""What it costs to bring 1 GB, or small files, to disk: our downloader beside curl and the usual recipes.
 
     python benchmarks/downloading.py                      1 GB, 3 rounds, 8 streams: some minutes
     python benchmarks/downloading.py --quick              a quarter of it, one round
     python benchmarks/downloading.py --streams 32 --folder /mnt/disk
+    python benchmarks/downloading.py --only small
 
 Needs nginx (Debian: ``apt-get install nginx-light``; it is started here, on a free port of loopback) and curl; httpx
-(``pip install httpx``) joins in when it is there. 64 files of 16 MiB, a FLAC header before noise,
-go through loopback to a real disk. Rounds alternate between the clients; before each the files of the last one are
-deleted and the disk is synced. Loop lag is how late a ticker of 5 ms wakes on the client's own event loop.
+(``pip install httpx``) joins in when it is there. 64 files of 16 MiB, a FLAC header before noise, go through loopback
+to a real disk, each client in a process of its own. Rounds alternate between the clients; before each the files of the
+last one are deleted and the disk is synced. Loop lag is how late a ticker of 5 ms wakes on the client's own event loop.
+
+Small files are saved in one process, 200 by the downloader and 200 by the bare way in turns: one GET, then one thread
+that locks, writes, syncs and renames.
 """
 
 import argparse
 import asyncio
 import contextlib
+import fcntl
+import gc
 import getpass
 import hashlib
 import json
@@ -37,24 +43,27 @@ import _figures
 import aiofiles
 import aiohttp
 import anyio
+import anyio.to_thread
 import attrs
 from _figures import Figure
 
 from soundpiece_async import Settings
 from soundpiece_async._core.requests import Handle, Output
 from soundpiece_async._download import partfile
-from soundpiece_async._download.downloader import Downloader
+from soundpiece_async._download.downloader import THREADS, Downloader
 from soundpiece_async._transport import Transport
 
 SIZE = 16 << 20
+SMALL = 42_000
+SLICE = 200
 CHUNK = 64 << 10
 TICK = 0.005
 CURL, HTTPX, RECIPE, BARE, OURS = "curl --parallel", "httpx + aiofiles", "aiohttp + aiofiles", "ours, no hash", "ours"
 GOALS = (
-    (OURS, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 3.4),
+    (OURS, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 1.5),
     (OURS, "lag p99, ms", lambda row, _: row["lag_p99"], 15),
     (OURS, "RSS, MB", lambda row, _: row["rss"], 80),
-    (BARE, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 2.0),
+    (BARE, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 1.2),
     (BARE, "CPU / the recipe's", lambda row, rows: row["cpu"] / rows[RECIPE]["cpu"], 0.5),
     (BARE, "CPU / httpx's", lambda row, rows: row["cpu"] / rows[HTTPX]["cpu"] if HTTPX in rows else math.nan, 0.25),
     (BARE, "lag p99, ms", lambda row, _: row["lag_p99"], 10),
@@ -166,6 +175,69 @@ async def measure(client: str, job: Job) -> dict[str, float]:
     }
 
 
+async def measure_small(job: Job) -> list[tuple[float, float]]:
+    """Save slices of small files, ours and bare in turns; return the CPU seconds of each pair."""
+    threads, pairs = anyio.CapacityLimiter(THREADS), []
+
+    async def renew(output: Output) -> Output:
+        return output
+
+    async with (
+        Transport(Settings(api_key="spk_none", base_url="http://localhost")) as transport,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=job.streams)) as session,
+    ):
+        downloader = Downloader(stream=transport.stream, renew=renew, limit=job.streams)
+
+        async def save(url: str, path: Path) -> None:
+            await downloader.save(Output(url=url, handle=Handle("create.new_fx", path.stem)), path)
+
+        async def save_bare(url: str, path: Path) -> None:
+            async with session.get(url) as response:
+                body = await response.read()
+            await anyio.to_thread.run_sync(keep, path, body, limiter=threads)
+
+        for _ in range(job.files + 1):
+            ours, bare = [await measure_slice(job, fetch) for fetch in (save, save_bare)]
+            pairs.append((ours, bare))
+    return pairs[1:]  # the first one opens connections
+
+
+async def measure_slice(job: Job, fetch: Callable[[str, Path], Awaitable[None]]) -> float:
+    """Return the CPU seconds of one slice of small files."""
+    empty(job.folder)
+    gc.collect()
+    begun = time.process_time()
+    async with anyio.create_task_group() as group:
+        for number in range(SLICE):
+            group.start_soon(fetch, f"{job.origin}/0.flac", Path(job.folder, f"{number}.flac"))
+    return time.process_time() - begun
+
+
+def keep(path: Path, body: bytes) -> None:
+    """Lock, write, sync and rename: what makes a file whole and durable."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.write(body)
+        os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def compare_small(job: Job) -> Iterator[Figure]:
+    """Print what small files cost, and yield the figures."""
+    words = [sys.executable, __file__, "--small", "--job", json.dumps(attrs.asdict(job))]
+    answer = subprocess.run(words, stdout=subprocess.PIPE, check=True)  # noqa: S603 - our own words
+    pairs = json.loads(answer.stdout)
+    ours, bare = (statistics.median(column) / SLICE * 1000 for column in zip(*pairs, strict=True))
+    ratio = statistics.median(one / other for one, other in pairs)
+    print(f"\na file of {SMALL} bytes: {ours:.2f} ms of CPU, bare {bare:.2f}, ratio {ratio:.2f}")
+    yield Figure.at_most("a small file: ms of CPU", 1.4, ours)
+    yield Figure("a small file: CPU / the bare way's", "-", f"{ratio:.2f}", None)
+
+
 def peak_rss() -> float:
     """Return the peak memory of this program, in MB; what rusage says includes the process that started it."""
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -194,11 +266,16 @@ def run_curl(job: Job) -> dict[str, float]:
     }
 
 
+def empty(folder: str) -> None:
+    """Make an empty, quiet folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    Path(folder).mkdir()
+    os.sync()
+
+
 def run_round(client: str, job: Job) -> dict[str, float]:
     """Run one client on an empty, quiet folder, and see that it did its work."""
-    shutil.rmtree(job.folder, ignore_errors=True)
-    Path(job.folder).mkdir()
-    os.sync()
+    empty(job.folder)
     if client == CURL:
         row = run_curl(job)
     else:
@@ -210,10 +287,10 @@ def run_round(client: str, job: Job) -> dict[str, float]:
     return row
 
 
-def make_files(folder: Path, count: int) -> None:
+def make_files(folder: Path, count: int, *, size: int = SIZE) -> None:
     """Make bodies a downloader takes for FLAC: a header of 44.1 kHz stereo before noise."""
-    folder.mkdir()
-    noise = random.Random(0).randbytes(SIZE - 42)
+    folder.mkdir(parents=True)
+    noise = random.Random(0).randbytes(size - 42)
     packed = 44_100 << 44 | 1 << 41 | 15 << 36 | 44_100 * 60
     for number in range(count):
         md5 = hashlib.sha256(str(number).encode()).digest()[:16]
@@ -269,32 +346,48 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--streams", type=int, default=8)
     options.add_argument("--folder", type=Path, default=Path.cwd(), help="on the disk to write to")
+    options.add_argument("--only", choices=["large", "small"])
     options.add_argument("--client", help=argparse.SUPPRESS)
+    options.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--job", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.client:
         print(json.dumps(asyncio.run(measure(chosen.client, Job(**json.loads(chosen.job))))))
         return 0
+    if chosen.small:
+        print(json.dumps(asyncio.run(measure_small(Job(**json.loads(chosen.job))))))
+        return 0
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None or shutil.which("curl") is None:
         return _figures.skip("this needs curl and nginx: apt-get install curl nginx-light", chosen)
-    files, rounds = (16, 1) if chosen.quick else (64, chosen.rounds)
-    clients = [client for client in (CURL, *CLIENTS) if client != HTTPX or find_spec("httpx")]
-    found: dict[str, list[dict[str, Any]]] = {client: [] for client in clients}
+    files, rounds, slices = (16, 1, 3) if chosen.quick else (64, chosen.rounds, 15)
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix="downloading-") as place:
         Path(place).chmod(0o755)
-        make_files(Path(place, "served"), files)
-        with serve(Path(place, "served"), program=nginx) as origin:
-            job = Job(origin, str(Path(place, "saved")), files, chosen.streams)
-            for _ in range(rounds):
-                for client in clients:
-                    found[client].append(run_round(client, job))
+        served, saved = Path(place, "served"), str(Path(place, "saved"))
+        make_files(served / "small", 1, size=SMALL)
+        make_files(served / "large", files)
+        with serve(served, program=nginx) as origin:
+            if chosen.only != "small":
+                figures += compare_large(Job(f"{origin}/large", saved, files, chosen.streams), rounds=rounds)
+            if chosen.only != "large":
+                figures += compare_small(Job(f"{origin}/small", saved, slices, chosen.streams))
+    return _figures.report(figures, chosen)
+
+
+def compare_large(job: Job, *, rounds: int) -> Iterator[Figure]:
+    """Run the rounds, print their medians, and yield the figures."""
+    clients = [client for client in (CURL, *CLIENTS) if client != HTTPX or find_spec("httpx")]
+    found: dict[str, list[dict[str, Any]]] = {client: [] for client in clients}
+    for _ in range(rounds):
+        for client in clients:
+            found[client].append(run_round(client, job))
     medians = {
         client: {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         for client, rows in found.items()
     }
-    show(medians, size=files * SIZE)
-    return _figures.report(measure_goals(medians), chosen)
+    show(medians, size=job.files * SIZE)
+    yield from measure_goals(medians)
 
 
 if __name__ == "__main__":
