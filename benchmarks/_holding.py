@@ -83,7 +83,8 @@ class Holder(asyncio.Protocol):
 
     def answer(self, identity: str) -> float:
         """Report the operation as ready; return the time of the report."""
-        body = json.dumps({"fx": {"id": identity, "status": "ready"}}).encode()
+        outputs = [{"url": f"https://files.example.com/{identity}.flac"}]  # without any it would be asked again
+        body = json.dumps({"fx": {"id": identity, "status": "ready", "outputs": outputs}}).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         assert isinstance(self._transport, asyncio.WriteTransport)  # noqa: S101 - for type checkers: it is a stream
         now = time.monotonic()

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+Child: TypeAlias = "asyncio.Task[None]"
+Waiter: TypeAlias = "asyncio.Future[None]"
 
 logger = get_logger("lifetime")
 
@@ -102,6 +104,62 @@ class TimeoutQueue:
                 self._timer = loop.call_at(due, self._on_timer, loop)
                 break
             call.cancel()
+
+
+class ChildTasks:
+    """Plain tasks, children of the task that enters it: each takes 2 KiB less than one of a task group.
+
+    1. A child that is cancelled before its first step runs none of its code: ``ended`` is called all the same.
+    2. An error of a child ends the parent by that error. Leaving cancels all children, and waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[Child] = set()
+        self._fault: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<ChildTasks {len(self._tasks)}>"
+
+    async def __aenter__(self) -> Self:
+        self._parent = asyncio.current_task()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait(self._tasks)
+        if self._fault is not None:
+            raise self._fault from None
+
+    def start(self, work: Coroutine[Any, Any, None], ended: Callable[..., object], *about: object) -> Child:
+        """Start a child in the current context; ``ended`` is called with ``about`` once it has ended."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._on_end, ended, *about))
+        return task
+
+    def _on_end(self, ended: Callable[..., object], *about: Any) -> None:
+        *args, task = about
+        self._tasks.discard(task)
+        ended(*args)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            if self._parent is not None:
+                self._parent.cancel()
+
+
+def make_waiter() -> Waiter:
+    """Return what one task waits for, until another calls ``wake``: a tenth of an event, which has a queue."""
+    return asyncio.get_running_loop().create_future()
+
+
+def wake(waiters: Iterable[Waiter]) -> None:
+    """End the wait of each."""
+    for waiter in waiters:
+        if not waiter.done():  # cancelled in this turn
+            waiter.set_result(None)
 
 
 def call_later(seconds: float, call: Callable[[], object]) -> Callable[[], None]:

@@ -29,6 +29,7 @@ from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, WatchHistory
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
+from soundpiece_async._lifetime import Child, ChildTasks, Waiter, make_waiter, wake
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import Reader
 from soundpiece_async._pacer import OutageTimeout
@@ -72,9 +73,9 @@ class _Watch:
     request: Request | None
     idempotency_key: str | None  # of the request, as it was sent
     seen: float  # when it was last known to be processing
-    waiters: dict[int, Context] = attrs.field(factory=dict)  # their contexts, by identity, the oldest first
-    resolved: "anyio.Event" = attrs.field(factory=lambda: anyio.Event())  # noqa: PLW0108 - anyio loads it when used
-    poll: "anyio.TaskHandle[None]" = attrs.field(init=False)  # the latest one, once there is one
+    waiters: dict[Waiter, Context] = attrs.field(factory=dict)  # the oldest first
+    poll: Child = attrs.field(init=False)  # the latest one, once there is one
+    unused: Ticket | None = None  # the permit of a poll before its first step
     result: AnyOperation | Exception | None = None
     fault: str = ""  # why the latest poll had no usable response, if it had none
     state: _WaitState = attrs.field(factory=_WaitState)
@@ -147,14 +148,13 @@ class Poller:
         if timeout is not None and timeout <= 0:
             return await self._poll_once(handle, known)
         watch = self._start_watching(handle, known)
-        context = copy_context()
-        watch.waiters[id(context)] = context
+        watch.waiters[waiter := make_waiter()] = copy_context()
         try:
             with nullcontext() if timeout is None else anyio.move_on_after(timeout):  # a scope takes 600 bytes
-                await watch.resolved.wait()
+                await waiter
         finally:
-            del watch.waiters[id(context)]
-            if not watch.waiters and not watch.resolved.is_set():
+            del watch.waiters[waiter]
+            if not watch.waiters and watch.result is None:
                 self._leave(watch)
         match watch.result:
             case None:
@@ -264,7 +264,7 @@ class Poller:
     async def run(self) -> None:
         """Execute the scheduler's actions, until cancelled."""
         permit: Ticket | None = None
-        async with anyio.create_task_group() as polls:
+        async with ChildTasks() as polls:
             while True:
                 self._changed = anyio.Event()
                 now = anyio.current_time()
@@ -282,14 +282,11 @@ class Poller:
                             logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
-                        run = partial(self._poll, watch, wait=poll.wait, permit=permit, started=now)
-                        watch.poll = context.run(partial(polls.start_soon, run, name="poll"))
+                        watch.unused, work = permit, self._poll(watch, wait=poll.wait, permit=permit, started=now)
+                        watch.poll = context.run(partial(polls.start, work, self._end_poll, watch, permit, now))
                         permit = None
                     case CancelPoll(key=held) as cancel:
-                        logger.debug(
-                            "%s: its long poll is cancelled (rule 6 or 11): its slot is worth more elsewhere",
-                            held.handle,
-                        )
+                        logger.debug("%s: its long poll is cancelled: another needs its slot (rule 6, 11)", held.handle)
                         self._scheduler.begin(cancel, now=now)
                         held.poll.cancel()
                     case sleep:  # a Sleep
@@ -302,7 +299,7 @@ class Poller:
 
     async def _poll(self, watch: _Watch, *, wait: bool, permit: Ticket, started: float) -> None:
         """Poll an operation once, and release its slot, whatever happens."""
-        outcome, retry_after = Outcome.CANCELLED, 0.0
+        watch.unused, outcome, retry_after = None, Outcome.CANCELLED, 0.0
         result: AnyOperation | Exception | None = None
         long = wait and self._takes_long_polls  # the scheduler still counts it as a long one
 
@@ -320,15 +317,7 @@ class Poller:
             if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
                 retry_after = error.retry_after or 0.0
         finally:
-            now, jitter = anyio.current_time(), random.random()
-            history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=jitter, retry_after=retry_after)
-            self._changed.set()
-            if history.backoff_until > now:
-                logger.debug(
-                    "%s: not polled again for %.3f s: %s", watch.handle, history.backoff_until - now, outcome.value
-                )
-            if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
-                self._forget(watch, history)
+            self._settle(watch, outcome, now=(now := anyio.current_time()), pause=retry_after)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.fault = now, ""
             watch.state.streaks.clear()
@@ -338,6 +327,21 @@ class Poller:
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
             if isinstance(result, Operation):
                 self._publish(result)
+
+    def _settle(self, watch: _Watch, outcome: Outcome, *, now: float, pause: float = 0.0) -> None:
+        """Release the slot of a poll; the next one waits for so many seconds at least."""
+        history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random(), retry_after=pause)
+        self._changed.set()
+        if (left := history.backoff_until - now) > 0:
+            logger.debug("%s: not polled again for %.3f s: %s", watch.handle, left, outcome.value)
+        if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
+            self._forget(watch, history)
+
+    def _end_poll(self, watch: _Watch, permit: Ticket, begun: float) -> None:
+        """Release slot and permit of a poll that was cancelled before its first step: it could not do so itself."""
+        if watch.unused is permit:
+            self._transport.pacer.release(permit)
+            self._settle(watch, Outcome.CANCELLED, now=begun)  # anyio has no time outside of tasks
 
     def _decide(self, watch: _Watch, reading: ParsedOperation | None) -> tuple[Outcome, AnyOperation | None]:
         """Decide whether a response, or two that agree, are the end of an operation."""
@@ -480,7 +484,7 @@ class Poller:
             if not watch.waiters:
                 self._keep(result)
         watch.result = result
-        watch.resolved.set()
+        wake(watch.waiters)
         self._unwatch(watch, finished=isinstance(result, Operation))
 
 

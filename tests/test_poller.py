@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from helpers.idle import no_task_left, until
+from helpers.idle import assert_idle, no_task_left, until
 from helpers.sample_requests import fx
 from helpers.scripted_http import LOST, respond, scripted
 from helpers.scripted_http import settings as scripted_settings
@@ -21,6 +21,7 @@ from soundpiece_async import (
     OperationFailed,
     RetryPolicy,
     Session,
+    SessionClosed,
     Status,
     Timeouts,
     ValidationError,
@@ -30,6 +31,7 @@ from soundpiece_async import (
 from soundpiece_async._core.attempts import Verdict
 from soundpiece_async._core.scheduler import CancelPoll, Poll, Scheduler, Sleep
 from soundpiece_async._core.wire import ApiResponse
+from soundpiece_async._lifetime import ChildTasks
 from soundpiece_async._operations import MAX_CACHED
 from soundpiece_async._poller import MAX_STATES, MAX_UNCLAIMED
 from soundpiece_async.simulator import Fault, Simulator
@@ -282,6 +284,86 @@ async def test_a_poll_that_lingers_ends(ends: str, monkeypatch: pytest.MonkeyPat
                 await until(lambda: not session.statistics().active_polls)
             assert operation.handle not in session._engine.poller._watches
             assert asked(sim, operation=operation.id) == 1
+
+
+async def test_a_poll_can_be_cancelled_in_any_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its first step, too, so that it never runs: slot and permit are released, and it is polled again."""
+    start, turn, polls = ChildTasks.start, 0, 0
+
+    def start_and_cancel(tasks: ChildTasks, *args: Any, **options: Any) -> Any:
+        nonlocal polls
+        poll, loop = start(tasks, *args, **options), asyncio.get_running_loop()
+        polls += 1
+        if polls == 1:
+            cancel_in(turn, poll, loop)
+        return poll
+
+    def cancel_in(turns: int, poll: Any, loop: asyncio.AbstractEventLoop) -> None:
+        if turns:
+            loop.call_soon(cancel_in, turns - 1, poll, loop)
+        else:
+            poll.cancel()
+
+    monkeypatch.setattr(ChildTasks, "start", start_and_cancel)
+    async with simulate(speed=2000) as sim, no_task_left(), Session(settings(sim, limits=Limits(polls=1))) as session:
+        for turn in range(12):
+            operation = await session.submit(fx(turn))
+            polls = 0
+            assert (await session.wait(operation)).status is Status.READY
+            assert polls > 1 or turn > 3
+            await assert_idle(session)
+
+
+async def test_a_webhook_may_come_before_the_first_step_of_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The poll never runs, and is not sent; its slot and its permit are released."""
+    begin, delivering = Scheduler.begin, []
+
+    async def deliver() -> None:
+        session.deliver(attrs.evolve(operation, status=Status.FAILED))
+
+    def begin_and_deliver(*args: Any, **options: Any) -> None:
+        begin(*args, **options)
+        delivering.append(asyncio.create_task(deliver()))
+
+    async with simulate(durations=never_finishes) as sim, no_task_left(), Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        monkeypatch.setattr(Scheduler, "begin", begin_and_deliver)
+        with pytest.raises(OperationFailed):
+            await session.wait(operation)
+        await asyncio.wait(delivering)
+        await assert_idle(session)
+        assert asked(sim) == 0
+
+
+async def test_a_waiter_may_leave_in_the_turn_of_its_result() -> None:
+    """The others are told."""
+    async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
+        operation = await session.submit(fx())
+        leaving, staying = (asyncio.create_task(session.wait(operation)) for _ in range(2))
+        await until(lambda: bool(session.statistics().active_polls))
+        leaving.cancel()
+        session.deliver(attrs.evolve(operation, status=Status.FAILED))
+        with pytest.raises(OperationFailed):
+            await staying
+        assert leaving.cancelled()
+        await assert_idle(session)
+
+
+async def test_a_fault_of_the_scheduler_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll that could not release its slot would leave its waiters waiting for ever."""
+
+    def stumble(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with simulate(speed=2000) as sim:
+        session = Session(settings(sim))
+        await session.start()
+        operation = await session.submit(fx())
+        monkeypatch.setattr(Scheduler, "settle", stumble)
+        with pytest.raises(SessionClosed):
+            await session.wait(operation)
+        with pytest.raises(SessionClosed, match="internal error"):
+            await session.aclose()
 
 
 async def test_who_comes_back_while_a_poll_is_being_ended_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
