@@ -118,7 +118,7 @@ def weigh(count: int, *, idle: float) -> Iterator[Figure]:
         print(f"{client:20} {rows[client]}", flush=True)
     ours = rows[OURS]
     adds = ours.kib - rows[WAITING].kib
-    yield Figure(f"{count} held: KiB each, with the task that waits", "<= 15", f"{ours.kib:.1f}", ours.kib <= 15)
+    yield Figure(f"{count} held: KiB each, with the task that waits", "<= 16", f"{ours.kib:.1f}", ours.kib <= 16)
     yield Figure(f"{count} held: KiB each, what holding adds to waiting", "<= 15", f"{adds:.1f}", adds <= 15)
     yield Figure(f"{count} held: share of a core", "< 1.5 %", f"{ours.core:.3%}", ours.core < 0.015)
     lag = ours.lag(0.99) * 1000
