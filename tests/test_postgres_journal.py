@@ -277,6 +277,49 @@ async def test_missing_files_make_a_job_unfinished(url: str, run: str, sim: Simu
         assert [one.files for one in await take(journal)] == [files]
 
 
+async def test_jobs_are_found_by_an_index(own_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a run that came after the statistics: a statement reads the jobs that it names, and no others."""
+    read: list[tuple[str, int]] = []
+    fetch = postgres_connection.PostgresConnection.fetch
+
+    async def explain(self: Any, statement: str, values: Any, **how: Any) -> Any:
+        if "soundpiece_job" in statement and "DO $$" not in statement and "IS NOT NULL AS made" not in statement:
+            await fetch(self, "BEGIN", {})
+            ((plan,),) = [
+                row.values() for row in await fetch(self, f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", values)
+            ]
+            await fetch(self, "ROLLBACK", {})
+            read.append((statement, _count_rows(plan[0]["Plan"])))
+        return await fetch(self, statement, values, **how)
+
+    async with Journal.open(own_database, run="old") as old, Journal.open(own_database, run="new") as new:
+        await old.plan(fx(number) for number in range(1500))
+        await ask(own_database, "ANALYZE")
+        await new.plan(fx(number) for number in range(1000))
+        monkeypatch.setattr(postgres_connection.PostgresConnection, "fetch", explain)
+        for journal, number in ((old, 1500), (new, 1000)):
+            await journal.plan([fx(number)])
+            (planned,) = await journal.jobs(after=2500, limit=1)
+            identity = JobIdentity(digest=planned.digest, occurrence=1)
+            await journal.store.find_states([identity], now=0.0)
+            job = await journal.store.find(identity)
+            assert job is not None
+            for write in WRITES.values():
+                await write(journal.store, job)
+    assert len(read) > 20
+    assert [statement for statement, rows in read if rows > 20] == []
+
+
+def _count_rows(plan: Mapping[str, Any]) -> int:
+    """Return how many rows a step of a plan, and those below it, have read of tables."""
+    own = (
+        plan["Actual Loops"]
+        * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
+        * ("Scan" in plan["Node Type"])
+    )
+    return int(own + sum(_count_rows(one) for one in plan.get("Plans", ())))
+
+
 async def test_a_deadlock_is_tried_again(pair: tuple[Journal, Journal], monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ended the statement; nothing of it happened."""
     store = pair[0].store._database

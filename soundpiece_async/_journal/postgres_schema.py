@@ -74,6 +74,11 @@ MIGRATIONS: Sequence[str] = (
     ALTER TABLE soundpiece_job ADD COLUMN verified text,  -- the level of checks of each of the files, with commas
       DROP CONSTRAINT soundpiece_job_pkey, ADD PRIMARY KEY (run, number);
     DROP INDEX soundpiece_job_number;
+    -- of a run that is not in the statistics yet, the planner expects no job, and would read all of them for each
+    ALTER TABLE soundpiece_job ALTER COLUMN run SET STATISTICS 0;
+    ALTER TABLE soundpiece_job ALTER COLUMN run TYPE uuid;  -- forgets what the statistics say already
+    ALTER TABLE soundpiece_file_name ALTER COLUMN run SET STATISTICS 0;
+    ALTER TABLE soundpiece_file_name ALTER COLUMN run TYPE uuid;
     UPDATE soundpiece_job SET verified = (
       SELECT string_agg(coalesce(file ->> 'verified', ''), ',') FROM json_array_elements(files::json) AS file
     ) WHERE files IS NOT NULL;
