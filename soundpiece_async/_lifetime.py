@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from contextvars import Context, ContextVar
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import anyio
 import attrs
@@ -27,6 +27,9 @@ from soundpiece_async._logs import get_logger
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 Child: TypeAlias = "asyncio.Task[None]"
@@ -229,6 +232,29 @@ class Lock:
             self._turns.pop(0).set()
         else:
             self.locked = False
+
+
+async def overlap(first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable[U]]) -> tuple[T, U]:
+    """Run two calls at the same time, the second one in this task, and return what both return.
+
+    Raises:
+        Exception: the error of one of them, not in a group; the other one was cancelled.
+    """
+    results: list[T] = []
+    others: list[U] = []
+
+    async def run_first() -> None:
+        results.append(await first())
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_first)
+            others.append(await second())
+    except ExceptionGroup as several:
+        (fault, *_) = several.exceptions
+    else:
+        return results[0], others[0]
+    raise fault
 
 
 @attrs.define(eq=False)

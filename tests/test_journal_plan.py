@@ -1,6 +1,6 @@
 """Jobs that are recorded before anything is sent, and taken over in parts: in a file, and in Postgres."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,22 @@ async def test_one_process_may_work_on_several_parts(
     assert [type(result) for result in done] == [Succeeded] * 12
 
 
+async def test_what_comes_before_an_error_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is written while the next one is read: an error of the caller's iterable takes nothing back."""
+    monkeypatch.setattr(journals, "PAGE", 2)
+    error = OSError("the list of jobs cannot be read")
+
+    def requests() -> Iterator[Request]:
+        yield from map(fx, range(5))
+        raise error
+
+    async with open_journal(tmp_path) as journal:
+        with pytest.raises(OSError, match="the list of jobs") as caught:
+            await journal.plan(requests())
+        assert caught.value is error
+        assert await journal.count() == {JobState.PLANNED: 4}
+
+
 async def test_planning_twice_is_planning_once(sim: Simulator, tmp_path: Path) -> None:
     """By any process, before and after the run; what a line says now about its name and place is kept."""
     wishes = [fx(1), fx(1), NewSong("la", prompt="pop"), fx(2, idempotency_key=KEY)]
@@ -119,7 +135,8 @@ async def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
     """Before anything is sent: an invalid request, a key of another route, an invalid part."""
     async with open_journal(tmp_path) as journal:
         with pytest.raises(InvalidRequest, match="prompt"):
-            await journal.plan([fx(1), NewFx("", duration=1)])
+            await journal.plan([fx(8), fx(9), NewFx("", duration=1)])
+        assert await journal.count() == {JobState.PLANNED: 2}  # those before it are planned
         assert await journal.plan([NewFx("", duration=1)], validate=False) == 1
         await journal.plan([fx(1, idempotency_key=KEY)])
         with pytest.raises(InvalidRequest, match=r"stands for a job of create\.new_fx") as caught:

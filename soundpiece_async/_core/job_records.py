@@ -385,6 +385,7 @@ def read_time(text: str | None) -> datetime | None:
 
 
 _DIGEST_BYTES = 16
+_SORTED = json.JSONEncoder(sort_keys=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -421,7 +422,7 @@ def digest(request: Request) -> bytes:
         text = _canonical_json(request, member.name, value)
         if member.default is attrs.NOTHING or text != _canonical_json(request, member.name, member.default):
             members[member.name] = text
-    whole = json.dumps([request.route, members], sort_keys=True)
+    whole = _SORTED.encode([request.route, members])
     return hashlib.blake2b(whole.encode(), digest_size=_DIGEST_BYTES).digest()
 
 

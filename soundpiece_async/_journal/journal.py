@@ -30,7 +30,7 @@ from soundpiece_async._journal.folder_lock import LOCK, FolderLock
 from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.sqlite_store import SqliteStore
 from soundpiece_async._journal.store import JobStore, Part, PlannedJob
-from soundpiece_async._lifetime import run_shielded
+from soundpiece_async._lifetime import overlap, run_shielded
 
 PAGE = 500
 """Jobs that are planned, or read, at a time."""
@@ -253,18 +253,37 @@ class Journal:
                 planned.
             JournalError: the journal is not open, or cannot be written.
         """
-        store, identifier, new = self.store, RequestIdentifier(), 0
+        store, new = self.store, 0
+        jobs: list[PlannedJob] = []
+        async with aclosing(self._prepare(requests, validate=validate)) as pages:
+            while True:  # the next page is made while one is written
+                added, following = await overlap(partial(store.plan, jobs), partial(anext, pages, None))
+                new += added
+                if following is None:
+                    return new
+                jobs = following
+
+    async def _prepare(self, requests: Requests[Request], *, validate: bool) -> AsyncGenerator[list[PlannedJob]]:
+        """Yield the jobs of requests, many at a time, also those in front of an invalid one."""
+        identifier = RequestIdentifier()
         async with open_requests(requests) as each, aclosing(_pages(each)) as pages:
             async for page in pages:
-                prepare = partial(self._prepare, page, identifier, validate=validate)
-                new += await store.plan(await anyio.to_thread.run_sync(prepare))
-        return new
+                prepare = partial(self._prepare_page, page, identifier, validate=validate)
+                jobs, fault = await anyio.to_thread.run_sync(prepare)
+                yield jobs
+                if fault is not None:
+                    raise fault
 
-    def _prepare(
+    def _prepare_page(
         self, page: list[Named[Request]], identifier: RequestIdentifier, *, validate: bool
-    ) -> list[PlannedJob]:
-        """Make the keys and bodies of jobs. Blocks."""
-        return [self._prepare_one(item, identifier, validate=validate) for item in page]
+    ) -> tuple[list[PlannedJob], InvalidRequest | None]:
+        """Make the keys and bodies of jobs, up to the first invalid request. Blocks."""
+        jobs: list[PlannedJob] = []
+        try:
+            jobs.extend(self._prepare_one(item, identifier, validate=validate) for item in page)
+        except InvalidRequest as fault:
+            return jobs, fault
+        return jobs, None
 
     def _prepare_one(self, item: Named[Request], identifier: RequestIdentifier, *, validate: bool) -> PlannedJob:
         request, name = split_name(item)
@@ -272,8 +291,8 @@ class Journal:
         if validate:
             checks.validate(request)
         identity = self.pop_identity(request) or identifier.identify(request)
-        source = job_records.describe_source(request)
-        annotation = attrs.evolve(self.pop_annotation(request) or NO_ANNOTATION, name=name, source=source)
+        annotation, source = self.pop_annotation(request), job_records.describe_source(request)
+        annotation = attrs.evolve(annotation or NO_ANNOTATION, name=name, source=source)
         if identity.key is None:
             request = attrs.evolve(request, idempotency_key=GeneratedKey(self.store.make_key(identity) or uuid4()))
         body = codec.encode_request(request)

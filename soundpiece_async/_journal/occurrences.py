@@ -2,6 +2,7 @@
 
 import sqlite3
 import weakref
+from functools import partial
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import JobIdentity
@@ -39,7 +40,7 @@ class RequestIdentifier:
 
     def __init__(self) -> None:
         self._seen = OccurrenceCounter()
-        self._alive: dict[tuple[bytes, str], JobIdentity] = {}
+        self._alive: dict[tuple[bytes, str], tuple[JobIdentity, weakref.ref[Request]]] = {}
 
     def __repr__(self) -> str:
         return f"<RequestIdentifier {self._seen!r} alive={len(self._alive)}>"
@@ -50,9 +51,11 @@ class RequestIdentifier:
         if key is not None:
             return JobIdentity(digest=digest, key=key)
         name = (digest, request.idempotency_key)
-        known = self._alive.get(name)
-        if known is None:
+        if name not in self._alive:
             occurrence, _ = self._seen.count(digest)
-            known = self._alive[name] = JobIdentity(digest=digest, occurrence=occurrence)
-            weakref.finalize(request, self._alive.pop, name, None).atexit = False
-        return known
+            alive = weakref.ref(request, partial(self._forget, name))
+            self._alive[name] = JobIdentity(digest=digest, occurrence=occurrence), alive
+        return self._alive[name][0]
+
+    def _forget(self, name: tuple[bytes, str], _: object) -> None:
+        del self._alive[name]

@@ -53,8 +53,9 @@ _MINE = "j.taken = u.taken"
 
 
 def _rows(prefix: str, types: Mapping[str, str]) -> str:
-    """Return what makes rows, called ``u``, of one array for each column."""
-    arrays = ", ".join(f"%({prefix}_{name})s::{kind}[]" for name, kind in types.items())
+    """Return what makes rows, called ``u``, of one array for each column; texts and bytes are sent as they are."""
+    form = {"text": "b", "bytea": "b"}
+    arrays = ", ".join(f"%({prefix}_{name}){form.get(kind, 's')}::{kind}[]" for name, kind in types.items())
     return f"unnest({arrays}) AS u({', '.join(types)})"
 
 

@@ -225,6 +225,8 @@ class PostgresJobStore:
 
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
         """Record many jobs by one statement."""
+        if not jobs:
+            return 0
         rows = [{**new_values(job), "position": position} for position, job in enumerate(jobs)]
         counted, *others = await self._fetch(PLAN, **arrays("match", NEW_TYPES, rows))
         for other in others:
