@@ -71,14 +71,12 @@ MIGRATIONS: Sequence[str] = (
     CREATE TABLE soundpiece_schema (version int NOT NULL);  -- one row
     INSERT INTO soundpiece_schema VALUES (2);
     ALTER TABLE soundpiece_run DROP COLUMN version;
-    ALTER TABLE soundpiece_job ADD COLUMN verified text,  -- the level of checks of each of the files, with commas
-      DROP CONSTRAINT soundpiece_job_pkey, ADD PRIMARY KEY (run, number);
-    DROP INDEX soundpiece_job_number;
+    ALTER TABLE soundpiece_job ADD COLUMN verified text;  -- the level of checks of each of the files, with commas
     -- of a run that is not in the statistics yet, the planner expects no job, and would read all of them for each
     ALTER TABLE soundpiece_job ALTER COLUMN run SET STATISTICS 0;
     ALTER TABLE soundpiece_job ALTER COLUMN run TYPE uuid;  -- forgets what the statistics say already
-    ALTER TABLE soundpiece_file_name ALTER COLUMN run SET STATISTICS 0;
-    ALTER TABLE soundpiece_file_name ALTER COLUMN run TYPE uuid;
+    DROP INDEX soundpiece_file_name_job;
+    CREATE INDEX soundpiece_file_name_job ON soundpiece_file_name (job);
     UPDATE soundpiece_job SET verified = (
       SELECT string_agg(coalesce(file ->> 'verified', ''), ',') FROM json_array_elements(files::json) AS file
     ) WHERE files IS NOT NULL;

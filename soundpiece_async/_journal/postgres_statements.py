@@ -5,7 +5,9 @@
    part. The jobs it works on bear that number (``taken``). A write names the number, and changes nothing where another
    one stands: the job was taken over. A lower claim never takes back what a higher one has.
 3. A statement may be repeated: it sets what it names, whatever was there.
-4. Many jobs come as one array for each column; jobs are found by an index, one by one, and locked in their order.
+4. Many jobs come as one array for each column; jobs are found by an index, one by one, and locked in their order. The
+   planner knows little of a new run, and must have no choice: a job is found by its number alone, which no other run
+   has, and what has to be looked up first by a LATERAL part with a LIMIT for each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +50,6 @@ ORDER BY number LIMIT %(limit)s
 _NO_ERROR = "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
 _ERROR = "error_kind = u.error, error_code = u.code, error_text = u.text, retryable = u.retryable"
 _ERROR_TYPES = {"error": "text", "code": "text", "text": "text", "retryable": "bool"}
-_FOUND = "j.run = %(run)s AND j.number ="
 _MINE = "j.taken = u.taken"
 
 
@@ -86,7 +87,7 @@ class _Kind:
         """Return its part of a statement; it gives the jobs that were changed."""
         return (
             f"{name} AS (UPDATE soundpiece_job AS j SET {self.changes} FROM {_rows(name, self.all_types)} "
-            f"WHERE {_FOUND} u.number AND {self.condition} RETURNING j.number, j.title)"
+            f"WHERE j.number = u.number AND {self.condition} RETURNING j.number, j.title)"
         )
 
 
@@ -133,8 +134,9 @@ given AS (
 ),
 owned AS (
   SELECT job, name FROM given UNION
-  SELECT f.job, f.name FROM wanted AS w JOIN soundpiece_file_name AS f ON f.run = %(run)s AND f.name = w.name
-  WHERE f.job = w.job
+  SELECT w.job, w.name FROM wanted AS w CROSS JOIN LATERAL (
+    SELECT job FROM soundpiece_file_name WHERE run = %(run)s AND name = w.name LIMIT 1
+  ) AS f WHERE f.job = w.job
 ),
 refused AS (
   SELECT DISTINCT w.job FROM wanted AS w LEFT JOIN owned AS o ON o.job = w.job AND o.name = w.name WHERE o.job IS NULL
@@ -143,7 +145,7 @@ refused AS (
 FREE_NAMES = """
 freed AS (
   DELETE FROM soundpiece_file_name AS f USING annotated AS a
-  WHERE f.run = %(run)s AND f.job = a.number AND a.title IS NULL
+  WHERE f.job = a.number AND a.title IS NULL
 )
 """
 ARE_TAKEN = "SELECT FROM soundpiece_file_name WHERE run = %(run)s AND name = ANY(%(names)s) AND job <> %(job)s LIMIT 1"
@@ -178,11 +180,11 @@ def _match(types: Mapping[str, str]) -> str:
 FIND = f"""
 WITH {_match(IDENTITY_TYPES)}, owned AS (
   UPDATE soundpiece_job AS j SET taken = %(claim)s FROM m
-  WHERE {_FOUND} m.number AND NOT j.done AND j.taken < %(claim)s
+  WHERE j.number = m.number AND NOT j.done AND j.taken < %(claim)s
   RETURNING m.position, j.*
 )
 SELECT * FROM owned UNION ALL
-SELECT m.position, j.* FROM m JOIN soundpiece_job AS j ON {_FOUND} m.number
+SELECT m.position, j.* FROM m JOIN soundpiece_job AS j ON j.number = m.number
 WHERE j.done OR j.taken >= %(claim)s
 """
 
@@ -192,7 +194,7 @@ STATE = f"CASE WHEN j.state = 'sending' AND j.sent_at < %(now)s - {KEY_LIFETIME}
 FIND_STATES = f"""
 WITH {_match(IDENTITY_TYPES)}
 SELECT m.position, {STATE} AS state
-FROM m JOIN soundpiece_job AS j ON {_FOUND} m.number
+FROM m JOIN soundpiece_job AS j ON j.number = m.number
 """
 LOOK_OVER = f"""
 SELECT route, {STATE} AS now_state, error_kind, error_code, verified, echo_differences, count(*) AS jobs,
@@ -214,7 +216,7 @@ WITH {_match(NEW_TYPES)}, new AS (
 ), known AS (
   UPDATE soundpiece_job AS j SET name = m.name, metadata = m.metadata, line = m.line, source = m.source
   FROM m
-  WHERE {_FOUND} m.number
+  WHERE j.number = m.number
     AND (j.name, j.metadata, j.line, j.source) IS DISTINCT FROM (m.name, m.metadata, m.line, m.source)
 )
 SELECT (SELECT count(*) FROM new) AS new, NULL::int AS position, NULL::text AS known UNION ALL

@@ -109,11 +109,12 @@ def serve_redis(*words: str) -> Iterator[Server]:
 
 
 @contextmanager
-def serve_postgres(cache: Path) -> Iterator[Server]:
+def serve_postgres(cache: Path, **changes: str) -> Iterator[Server]:
     """Run a Postgres that asks for a password. It refuses to run as root, so it does not.
 
     Args:
         cache: a folder that the processes of a test run share: a cluster takes a second to make, and no time to copy.
+        changes: of the settings, which are those of a test: nothing is left on the disk for certain.
     """
     user = _find_servant()
     with make_open_folder() as folder, reserved_port() as port:
@@ -126,7 +127,7 @@ def serve_postgres(cache: Path) -> Iterator[Server]:
         shutil.copytree(cache / "cluster", data)
         _give(data, user)
         options = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-        options |= {"shared_buffers": "16MB", "max_connections": 60, "autovacuum": "off"}
+        options |= {"shared_buffers": "16MB", "max_connections": 60, "autovacuum": "off"} | changes
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         command = [*_become(user), find_program("postgres"), "-D", str(data), *words]
         url = f"postgresql://soundpiece:{_QUOTED}@127.0.0.1:{port}/postgres"
