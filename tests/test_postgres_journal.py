@@ -34,9 +34,12 @@ from soundpiece_async import (
 from soundpiece_async._core.job_records import Annotation, Failure, JobIdentity
 from soundpiece_async._core.operations import Operation, Status
 from soundpiece_async._core.requests import Handle, Output
+from soundpiece_async._journal import journal as journals
 from soundpiece_async._journal import postgres_connection, postgres_schema, postgres_store
 from soundpiece_async._journal.postgres_store import PostgresJobStore
 from soundpiece_async._journal.store import Part, TakenOver
+from soundpiece_async.cli.job_sources import read_planned
+from soundpiece_async.cli.results import JobOutcome, ResultCounts
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -196,6 +199,57 @@ async def test_a_run_whose_jobs_are_taken_over_fails_none_of_them(url: str, run:
         assert await new.count() == {JobState.SAVED: 3}
         assert len(sim.operations) == 3
         assert session.statistics().submitted == 0
+
+
+async def test_jobs_that_were_taken_over_before_they_were_begun(
+    pair: tuple[Journal, Journal], sim: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends as taken over once what it has begun is done, not as if there were nothing left to do."""
+    monkeypatch.setattr(journals, "PAGE", 1)
+    old, new = pair
+    done: list[type] = []
+
+    async def lose() -> AsyncIterator[tuple[Request, str | None]]:
+        """Yield the jobs of the old one, all but the first of which the new one takes over."""
+        async for job in old.jobs(part=(1, 1)):
+            yield job
+            while JobState.SAVED not in await old.count():
+                await anyio.sleep(0.01)
+            await take(new)
+
+    async with Session(settings(sim)) as session:
+        with pytest.raises(TakenOver, match=r"3 jobs of .* were taken over by another process before they were begun"):
+            async with session.run_many(lose(), save_to=tmp_path, journal=old) as results:
+                done.append(type(await anext(results)))
+                await anext(results)
+        assert done == [Succeeded]
+        async with session.run_many(new.jobs(part=(1, 1)), save_to=tmp_path, journal=new) as results:
+            assert [type(result) async for result in results] == [Succeeded] * 3
+    assert len(sim.operations) == 4
+
+
+async def test_a_command_counts_the_jobs_that_it_has_not_begun(pair: tuple[Journal, Journal]) -> None:
+    """So it ends by exit status 4 even if it has lost them all before it read one."""
+    old, new = pair
+    part = await old.take_part(1, 1)
+    await take(new, (1, 2))
+    totals = ResultCounts(part.jobs)
+    read = [job async for job in read_planned(old, part, totals=totals)]
+    assert (len(read), totals.outcomes) == (2, {JobOutcome.TAKEN_OVER: 2})
+
+
+async def test_a_part_without_an_heir_just_ends(pair: tuple[Journal, Journal]) -> None:
+    """Whatever this process itself has done to its jobs meanwhile, in another part or by the requests."""
+    journal, _ = pair
+    part = await journal.take_part(1, 1)
+    jobs = await take(journal)
+    await journal.store.mark_failed(jobs[0], FAILURE, now=1.0)
+    assert [job async for _, job in journal.read_part(part)] == []
+    part = await journal.take_part(1, 1)
+    for job in await journal.jobs("planned"):
+        await journal.store.mark_failed(job, FAILURE, now=1.0)
+    assert part.jobs == 3
+    assert [job async for _, job in journal.read_part(part)] == []
 
 
 async def test_keys_follow_from_the_run(pair: tuple[Journal, Journal], url: str, sim: Simulator) -> None:

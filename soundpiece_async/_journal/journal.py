@@ -29,7 +29,7 @@ from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.folder_lock import LOCK, FolderLock
 from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.sqlite_store import SqliteStore
-from soundpiece_async._journal.store import JobStore, Part, PlannedJob
+from soundpiece_async._journal.store import JobStore, Part, PlannedJob, TakenOver
 from soundpiece_async._lifetime import overlap, run_shielded
 
 PAGE = 500
@@ -195,8 +195,8 @@ class Journal:
             state: one of ``count``'s; None: any.
             part: ``(k, n)``, k from 1 to n: the k-th of n equal parts of the jobs that are not finished (with
                 ``retry_failed``, of those that failed as well). From now on they are this process's: another one that
-                works on them is refused what it writes, and ends each by ``JournalError``. Every split is possible at
-                any time.
+                works on them is refused what it writes, and ends each by ``JournalError``; for those that it has not
+                begun, its ``jobs`` raise one at their end. Every split is possible at any time.
             after: the ``number`` of the job to begin behind.
             limit: jobs at most.
 
@@ -225,14 +225,24 @@ class Journal:
         return await self.store.take_part(number % parts, parts, failed=self.retry_failed)
 
     async def read_part(self, part: Part) -> AsyncGenerator[tuple[Request, JobRecord]]:
-        """Yield the jobs of a part that was taken over, each with its request."""
-        after = 0
+        """Yield the jobs of a part that was taken over, each with its request.
+
+        Raises:
+            TakenOver: at the end, when another process has taken over jobs that were not yielded.
+        """
+        after = read = 0
         while jobs := await self.store.read_part(part, after=after, limit=PAGE):
             for job in jobs:
                 after = job.number
                 request = make_request(job)
                 self.identify(request, JobIdentity(digest=job.digest, key=job.key))
                 yield request, job
+            read += len(jobs)
+        if read < part.jobs and await self.store.was_taken_over(part):
+            raise TakenOver(
+                f"{part.jobs - read} jobs of {self.where} were taken over by another process before they were begun, "
+                "which continues them; nothing is left to do here"
+            )
 
     async def plan(self, requests: Requests[Request], *, validate: bool = True) -> int:
         """Record the jobs of many requests before anything is sent, in their order; ``jobs(part=...)`` runs them.

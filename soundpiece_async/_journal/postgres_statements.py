@@ -46,6 +46,10 @@ WHERE run = %(run)s AND (NOT done OR (%(failed)s AND state = 'failed')) AND take
   AND number %% %(parts)s = %(part)s AND number > %(after)s
 ORDER BY number LIMIT %(limit)s
 """
+FIND_HEIR = """
+SELECT FROM soundpiece_job
+WHERE run = %(run)s AND taken > %(claim)s AND NOT taken = ANY(%(own)s) AND number %% %(parts)s = %(part)s LIMIT 1
+"""
 
 _NO_ERROR = "error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL"
 _ERROR = "error_kind = u.error, error_code = u.code, error_text = u.text, retryable = u.retryable"

@@ -51,6 +51,7 @@ from soundpiece_async._journal.postgres_statements import (
     CLAIM,
     CREATE_RUN,
     FIND,
+    FIND_HEIR,
     FIND_STATES,
     FREE_NAMES,
     IDENTITY_TYPES,
@@ -122,6 +123,7 @@ class PostgresJobStore:
         self._group: GroupCommit[_Step] = GroupCommit(self._write, self._at_work)
         self._run = UUID(int=0)
         self._claim = 0
+        self._claims: list[int] = []
         self._clock = 0.0
 
     def __repr__(self) -> str:
@@ -238,12 +240,17 @@ class PostgresJobStore:
         """Draw a new claim, and put it on every unfinished job of the part."""
         (row,) = await self._fetch(TAKE_PART, part=part, parts=parts, failed=failed)
         self._claim = row["claims"]
+        self._claims.append(self._claim)
         return Part(part=part, parts=parts, failed=failed, claim=self._claim, jobs=row["jobs"])
 
     async def read_part(self, part: Part, *, after: int, limit: int) -> list[JobRecord]:
         """Return jobs of a part that bear its claim."""
         rows = await self._fetch(READ_PART, **attrs.asdict(part), after=after, limit=limit)
         return [read_record(row) for row in rows]
+
+    async def was_taken_over(self, part: Part) -> bool:
+        """Return whether jobs of a part bear a claim that is higher, and none of this process."""
+        return bool(await self._fetch(FIND_HEIR, **attrs.asdict(part), own=self._claims))
 
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Record another name, line or other metadata; a name that no file was saved under yet is free again."""

@@ -140,6 +140,10 @@ class SqliteStore:
         values = {**attrs.asdict(part), "after": after, "limit": limit}
         return [read_record(row) for row in await self.query(query, values)]
 
+    async def was_taken_over(self, part: Part) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Return False: the folder's lock keeps other processes out."""
+        return False
+
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Record another name, line or other metadata; a name that no file was saved under yet is free again."""
         title = job.title if job.files or annotation.name == job.name else None

@@ -215,6 +215,11 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
+    async def was_taken_over(self, part: Part) -> bool:
+        """Return whether another process has taken over jobs of a part that this one had claimed."""
+        ...
+
+    @abstractmethod
     async def annotate(self, job: JobRecord, annotation: Annotation) -> JobRecord:
         """Record another name, line or other metadata; a name that no file was saved under yet is free again."""
         ...

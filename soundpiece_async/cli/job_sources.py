@@ -10,12 +10,12 @@ from contextlib import aclosing
 from soundpiece_async import Journal, Request
 from soundpiece_async._core.job_records import JobIdentity
 from soundpiece_async._journal.occurrences import RequestIdentifier
-from soundpiece_async._journal.store import Part
+from soundpiece_async._journal.store import Part, TakenOver
 from soundpiece_async.cli.arguments import WHOLE
 from soundpiece_async.cli.bulk_options import JobsFile
 from soundpiece_async.cli.dependents import Dependents
 from soundpiece_async.cli.jobs_file import InvalidLine, Job, iterate_in_thread, require_valid
-from soundpiece_async.cli.results import ResultCounts
+from soundpiece_async.cli.results import JobOutcome, ResultCounts
 
 
 async def read_file(file: JobsFile, dependents: Dependents, journal: Journal) -> AsyncGenerator[Job]:
@@ -33,11 +33,16 @@ async def read_file(file: JobsFile, dependents: Dependents, journal: Journal) ->
                 yield job
 
 
-async def read_planned(journal: Journal, part: Part) -> AsyncGenerator[Job]:
-    """Yield the jobs of a part that was taken over."""
-    async with aclosing(journal.read_part(part)) as jobs:
-        async for request, record in jobs:
-            yield Job(record.line or 0, request, record.name, record.metadata)
+async def read_planned(journal: Journal, part: Part, *, totals: ResultCounts) -> AsyncGenerator[Job]:
+    """Yield the jobs of a part that was taken over, and count those that another process takes over meanwhile."""
+    read = 0
+    try:
+        async with aclosing(journal.read_part(part)) as jobs:
+            async for request, record in jobs:
+                read += 1
+                yield Job(record.line or 0, request, record.name, record.metadata)
+    except TakenOver:
+        totals.outcomes[JobOutcome.TAKEN_OVER] += part.jobs - read
 
 
 async def plan_file(file: JobsFile, dependents: Dependents, journal: Journal, *, totals: ResultCounts) -> int:
