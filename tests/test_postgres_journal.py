@@ -580,6 +580,41 @@ async def test_a_refused_key_stops_those_who_have_it(url: str, run: str, sim: Si
         assert "spk_wrong" not in str(await one.store._fetch("SELECT * FROM soundpiece_run"))
 
 
+async def test_a_key_refused_to_a_worker_that_only_polls_stops_those_who_send(
+    url: str, run: str, tmp_path: Path
+) -> None:
+    """It says so for all, though it sends nothing; who only polls need not know: his own polls will be refused."""
+    async with (
+        simulate(durations=never_finishes) as sim,
+        Journal.open(url, run=run) as sender,
+        Journal.open(url, run=run) as poller,
+        Journal.open(url, run=run) as finisher,
+    ):
+        await sender.plan(fx(number) for number in range(4))
+        sent: list[JobRecord] = []
+
+        async def work(journal: Journal, part: tuple[int, int], **changes: Any) -> list[type]:
+            async with Session(settings(sim, **changes)) as session:
+                async with session.run_many(journal.jobs(part=part), save_to=tmp_path, journal=journal) as results:
+                    return [type(result.error if isinstance(result, Failed) else result) async for result in results]
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work, sender, (1, 2))
+            while not sent:
+                sent = await sender.jobs("submitted")
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        revoked = {"api_key": "spk_revoked"}
+        assert await work(poller, (1, 2), **revoked) == [AuthenticationError] * 2
+        puts = sum(request.method == "PUT" for request in sim.log)
+        assert await work(sender, (2, 2), **revoked) == [AuthenticationError] * 2
+        assert sum(request.method == "PUT" for request in sim.log) == puts
+        for operation in sim.operations:
+            sim.finish(operation)
+        assert await work(finisher, (1, 2)) == [Succeeded] * 2
+        assert await sender.count() == {JobState.SAVED: 2, JobState.PLANNED: 2}
+
+
 async def test_a_crash_of_the_database_ends_the_run_and_loses_nothing(
     postgres: Server, run: str, tmp_path: Path
 ) -> None:

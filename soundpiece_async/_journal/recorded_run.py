@@ -395,7 +395,15 @@ class RecordedRun(Generic[R]):
             await self._store.mark_failed(job, failure, now=self._store.now)
         elif not in_doubt:
             await self._store.mark_unsent(job)
-        if isinstance(error, ApiError) and error.stops_run and attempts.started:
+        if attempts.started:
+            await self._record_refusal(error)
+
+    async def _record_refusal(self, error: BaseException) -> None:
+        """Record what the service would refuse to other processes as well, be it a PUT or a GET: they stop sending.
+
+        What they have sent they ask for until that is refused, too: it costs nothing.
+        """
+        if isinstance(error, ApiError) and error.stops_run:
             await self._store.set_refusal(Refusal(error.status, self._key, self._store.now))
 
     async def _complete(self, job: JobRecord, operation: Operation[R], *, overwrite: bool = False) -> Succeeded[R]:
@@ -433,6 +441,7 @@ class RecordedRun(Generic[R]):
         failure = job_records.classify_failure(error, submitted=True)
         if failure is not None:
             await self._store.mark_failed(job, failure, now=self._store.now)
+        await self._record_refusal(error)
 
 
 class _SourceExpired(SoundpieceError):
