@@ -72,6 +72,7 @@ class Engine:
             self.transport,
             self.reader,
             slots=limits.polls,
+            poll_cost=settings.poll_cost,
             rejection_seconds=min(STREAK_SECONDS, retries.submit_max_elapsed),
             news=self._news,
         )

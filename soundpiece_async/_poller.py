@@ -92,19 +92,27 @@ class Poller:
         transport: sends the polls.
         reader: numbers the outputs.
         slots: polls out at most.
+        poll_cost: seconds of detection lag that are worth one poll.
         rejection_seconds: seconds for which reads of an operation have to be rejected until a wait ends.
         news: what other processes know, when the account is shared with some.
     """
 
     def __init__(
-        self, transport: Transport, reader: Reader, *, slots: int, rejection_seconds: float, news: News | None = None
+        self,
+        transport: Transport,
+        reader: Reader,
+        *,
+        slots: int,
+        poll_cost: float,
+        rejection_seconds: float,
+        news: News | None = None,
     ) -> None:
         self.completed: int = 0
         self.detection_lag_sum: float = 0.0
         self.detection_lag_max: float = 0.0
         self._transport = transport
         self._reader = reader
-        self._scheduler: Scheduler[_Watch] = Scheduler(slots=slots)
+        self._scheduler: Scheduler[_Watch] = Scheduler(slots=slots, poll_cost=poll_cost)
         self._rejection_seconds = rejection_seconds
         self._takes_long_polls = True
         self._rejections: set[object] = set()  # those that were warned of

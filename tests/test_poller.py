@@ -62,6 +62,19 @@ async def test_everyone_is_looked_at_while_all_take_long() -> None:
                 group.cancel_scope.cancel()
 
 
+async def test_polls_that_cost_little_are_many() -> None:
+    """`Settings(poll_cost=...)` reaches the scheduler: at the default these would take a quarter of a minute."""
+    async with (
+        simulate(durations=never_finishes, speed=1) as sim,
+        Session(settings(sim, limits=Limits(polls=2), poll_cost=0.0001)) as session,
+        anyio.create_task_group() as group,
+    ):
+        for number in range(4):
+            group.start_soon(session.wait, await session.submit(fx(number)))
+        await until(lambda: sum(request.method == "GET" for request in sim.log) > 20)
+        group.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     "failure",
     [

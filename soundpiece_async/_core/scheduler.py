@@ -42,7 +42,8 @@ from soundpiece_async._core import completion
 from soundpiece_async._core.estimators import HELD_FOR_SURE, Durations, PollTiming
 from soundpiece_async._core.poll_queues import BackoffQueue, K, PollsInFlight, ReadyQueue, Watched, WatchState
 
-REQUEST_COST = 1 / 2000  # of a hold: the detection lag, 10 ms at 20 s, that is worth one request
+DOCUMENTED_HOLD = 20.0  # seconds (docs/api.md#long-polls)
+POLL_COST = 0.05  # seconds of detection lag that are worth one poll, at that hold
 PREEMPT_RATIO = 3.0
 STARVED_GAIN = 1 / 8  # of a hold: 2.5 s
 SHORT_POLL_HEADROOM = 1.1  # slots kept for short polls, over what an even flow would need
@@ -106,13 +107,15 @@ class Scheduler(Generic[K]):
     Args:
         slots: How many polls may be out at a time.
         hold: The documented maximum of a long poll, in seconds. What the server really does is learned.
+        poll_cost: Seconds of detection lag that are worth one poll, at the documented hold (rule 12).
     """
 
-    def __init__(self, *, slots: int, hold: float = 20.0) -> None:
+    def __init__(self, *, slots: int, hold: float = DOCUMENTED_HOLD, poll_cost: float = POLL_COST) -> None:
         self.polls = 0
         """Polls in flight."""
         self._slots = slots
         self._timing = PollTiming(max_hold=hold)
+        self._poll_cost = poll_cost / DOCUMENTED_HOLD  # of a hold
         self._average_gain = 0.0
         self._routes: dict[str, Durations] = {}
         self._watched: dict[K, Watched[K]] = {}
@@ -240,7 +243,7 @@ class Scheduler(Generic[K]):
         full = self.polls >= self._slots
         if not ready.count or (full and not self._long_polls):
             return Sleep(next_backoff if next_backoff < inf else None)
-        hold, price = self._timing.hold, REQUEST_COST * self._timing.hold
+        hold, price = self._timing.hold, self._poll_cost * self._timing.hold
         ready.observe_silent(now, hold=hold)
         ready.rescore(now, step=hold * RESCORE_STEP)
         long_poll_slots = self._long_poll_slots(rate)
@@ -354,7 +357,7 @@ class Scheduler(Generic[K]):
         if surplus <= 0:
             return self._slots
         short_polls = min(
-            self._ready.hazard_sum / sqrt(2 * REQUEST_COST * self._timing.hold), inf if rate is None else rate
+            self._ready.hazard_sum / sqrt(2 * self._poll_cost * self._timing.hold), inf if rate is None else rate
         )
         return self._slots - max(
             1, min(ceil(short_polls * self._timing.round_trip * SHORT_POLL_HEADROOM), surplus, self._slots)
@@ -366,7 +369,7 @@ class Scheduler(Generic[K]):
             return None
         hold = self._timing.hold
         least_hazard = self._long_polls.least_hazard(now, step=4 * RESCORE_STEP * hold)
-        starved = len(self._long_polls) >= self._slots and gain > STARVED_GAIN * hold
+        starved = len(self._long_polls) >= self._slots and gain > max(STARVED_GAIN, self._poll_cost) * hold
         preempts = (
             least_hazard
             and least_hazard.route.trusted

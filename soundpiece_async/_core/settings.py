@@ -129,6 +129,9 @@ class Settings:
         keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for inspection.
         validate: check requests against the rules of the API at submit; off, because the service may loosen them.
         confirm_webhooks: read the state with one GET before believing a webhook.
+        poll_cost: seconds of lateness that one more poll has to save: higher for fewer requests and later results, lower
+            for the opposite. It matters where there are more operations than ``Limits.polls`` and no known rate limit;
+            both go with its square root.
         allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
             from loopback, link-local and unspecified addresses, or the metadata services of clouds, unless the API is
             on such an address itself.
@@ -151,6 +154,7 @@ class Settings:
     keep_corrupt: bool = False
     validate: bool = True
     confirm_webhooks: bool = False
+    poll_cost: float = 0.05
     allow_private_outputs: bool = False
     shared: str | None = attrs.field(factory=lambda: _read_shared(os.environ), converter=_hide_password)
     proxy: str | None = attrs.field(factory=lambda: _read_proxy(os.environ), converter=_hide_password)
@@ -182,6 +186,7 @@ class Settings:
             _check_proxy(self.proxy)
         if self.shared is not None:
             _check_shared(self.shared)
+        _check_positive("poll_cost", self.poll_cost)
         if self.verify not in ("header", "full", "none"):
             raise SettingsError(f"verify must be 'header', 'full' or 'none', not {redact_value(self.verify)}")
         for name, kind in (

@@ -2,6 +2,8 @@ import random
 import tracemalloc
 from collections.abc import Hashable, Iterable
 
+import pytest
+
 from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, Sleep
 
 ROUTE = "/v1/song"
@@ -81,7 +83,7 @@ def test_one_slot_for_many_looks_in_turn() -> None:
 
 
 def test_nobody_is_looked_at_under_the_price_of_a_request() -> None:
-    """However free slots and permits are, a look has to be worth 10 ms of lateness; until then: sleep."""
+    """However free slots and permits are, a look has to be worth 50 ms of lateness; until then: sleep."""
     scheduler = Scheduler(slots=4)
     watch(scheduler, range(8))
     begin_all(scheduler, now=0.0)
@@ -92,6 +94,20 @@ def test_nobody_is_looked_at_under_the_price_of_a_request() -> None:
     assert action.until is not None
     assert 0.05 < action.until <= 0.55
     assert isinstance(scheduler.next_action(2.0), Poll)
+
+
+def test_dearer_polls_are_fewer() -> None:
+    """An operation is polled later by the square root of what a poll costs; a long poll still fills every other slot."""
+    begun = {}
+    for cost in (0.05, 0.2, 1_000.0):
+        scheduler = Scheduler(slots=4, poll_cost=cost)
+        watch(scheduler, range(8))
+        assert sum(poll.wait for poll in begin_all(scheduler, now=0.0)) == 3
+        times = (number / 100 for number in range(1_000))
+        begun[cost] = next((now for now in times if isinstance(scheduler.next_action(now), Poll)), None)
+
+    assert begun[0.2] == pytest.approx(2 * begun[0.05], abs=0.1)
+    assert begun[1_000.0] is None
 
 
 def test_asking_records_nothing() -> None:

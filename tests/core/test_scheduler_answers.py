@@ -56,7 +56,7 @@ def test_a_hold_that_somebody_came_back_to_is_as_any_other() -> None:
 
     assert isinstance(scheduler.next_action(2.0), Sleep)
     scheduler.settle("a", now=3.0, outcome=Outcome.PROCESSING)
-    assert isinstance(scheduler.next_action(3.0), Poll)
+    assert isinstance(scheduler.next_action(4.0), Poll)
 
 
 def test_who_comes_back_is_not_as_urgent_as_who_was_never_looked_at() -> None:

@@ -35,6 +35,7 @@ def test_defaults() -> None:
         "keep_corrupt": False,
         "validate": True,
         "confirm_webhooks": False,
+        "poll_cost": 0.05,
         "allow_private_outputs": False,
         "shared": None,
         "proxy": None,
@@ -189,6 +190,14 @@ def test_wrong_timeouts(name: str, wrong: Any) -> None:
     assert getattr(Timeouts(**{name: 0.5}), name) == 0.5
     with pytest.raises(SettingsError, match=rf"timeouts\.{name} must be a number above 0"):
         Timeouts(**{name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [0, -1, math.nan, math.inf, True, "5", None], ids=repr)
+def test_wrong_poll_costs(wrong: Any) -> None:
+    """A poll costs a finite number of seconds above 0."""
+    assert Settings(api_key=KEY, poll_cost=2).poll_cost == 2
+    with pytest.raises(SettingsError, match="^poll_cost must be a number above 0"):
+        Settings(api_key=KEY, poll_cost=wrong)
 
 
 @pytest.mark.parametrize("name", ["submit_max_elapsed", "download_max_elapsed"])

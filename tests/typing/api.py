@@ -212,6 +212,7 @@ def set_up(environ: Mapping[str, str]) -> Settings:
         verify="full",
         validate=False,
         confirm_webhooks=True,
+        poll_cost=0.2,
     )
     assert_type(settings.verify, Literal["header", "full", "none"])
     assert_type(settings.limits.requests_per_second, float | None)
