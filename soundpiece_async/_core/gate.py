@@ -5,8 +5,9 @@ rules:
 
 1. Renewals first, then submits, then polls; while submits and polls both wait, every fourth of their permits is a
    poll's, because a run that notices no results does not finish. First come, first served within a priority.
-2. Without a known limit every request is admitted. With one: a permit per 1/rate seconds, at most a second's worth
-   saved.
+2. Without a known limit every request is admitted, but submits through a window that begins small and widens with each
+   response and with time: a new session finds a small limit by a few 429s, and not by one for each slot. With a limit:
+   a permit per 1/rate seconds, at most a second's worth saved.
 3. A 429 closes the gate to all until `Retry-After` and some jitter have passed. It reopens with one permit,
    not with those of the pause. Responses to requests sent before a cut belong to that cut: a burst costs one decrease.
 4. A service without usable responses empties a quota; then the gate is half-open: one request at a time, at growing
@@ -17,6 +18,7 @@ The gate knows no clock: `now` is any monotonic time in seconds. It keeps no ref
 Rule 2 belongs to its pace: `OwnPace` here, for a single session; `SharedPace` for several processes of an account.
 """
 
+import math
 from abc import abstractmethod
 from collections import OrderedDict
 from enum import Enum, IntEnum, auto
@@ -28,6 +30,9 @@ from soundpiece_async._core.rate_control import LearnedRate, describe_rate
 from soundpiece_async._core.retry import MAX_RETRY_AFTER, RetryQuota, exponential
 
 SAVED_SECONDS = 1.0  # a late event loop may catch up with that much; the account's own bucket is at least as deep
+_LET_THROUGH_SECONDS = 2.0  # over which requests are counted that were let through before the first 429
+# submits in flight of a new session: at first, more for each response, more for each second
+_WINDOW, _WINDOW_PER_RESPONSE, _WINDOW_PER_SECOND = 4.0, 0.25, 16.0
 _SUBMITS_PER_POLL = 3
 _JITTER_SHARE, _MAX_JITTER = 0.25, 1.0  # of the pause, seconds: processes of one account must not reopen together
 # seconds, for a 429 without a usable `Retry-After`
@@ -88,6 +93,9 @@ class Pace(Protocol):
     def refund(self, ticket: Ticket, now: float) -> None:
         """Return the permit of an admitted ticket that was not sent."""
 
+    def on_let_through(self, now: float) -> None:
+        """Record that a request was not answered 429, while no limit is known."""
+
     def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
         """Record a 429 to a request of that epoch, which closes the gate until then."""
 
@@ -105,6 +113,7 @@ class OwnPace:
         self.learned = LearnedRate(ceiling=ceiling)
         self.epoch = epoch
         self._next_permit_at = due  # when the next permit is there
+        self._let_through, self._let_through_at = 0.0, 0.0  # requests of late, and the time of the last one
 
     def __repr__(self) -> str:
         return f"<OwnPace {describe_rate(self.rate)}>"
@@ -136,12 +145,20 @@ class OwnPace:
             cost = min(ticket.cost, 1 / self.rate)  # one permit at today's rate, and not at a slower one of before
             self._next_permit_at = max(self._next_permit_at - cost, now - SAVED_SECONDS)
 
-    def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:  # noqa: ARG002 - now is the protocol's
+    def on_let_through(self, now: float) -> None:
+        """Count it; those of before count for less, the longer ago they were."""
+        self._let_through = 1 + self._recent(now)
+        self._let_through_at = now
+
+    def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
         """Lower the rate once for all that were sent before this was known (rule 3)."""
         if epoch == self.epoch:
             self.epoch += 1
-            self.learned.on_rate_limited()
+            self.learned.on_rate_limited(let_through=self._recent(now) / _LET_THROUGH_SECONDS)
         self._next_permit_at = max(self._next_permit_at, until)
+
+    def _recent(self, now: float) -> float:
+        return self._let_through * math.exp(min(0.0, self._let_through_at - now) / _LET_THROUGH_SECONDS)
 
 
 class Gate:
@@ -163,6 +180,8 @@ class Gate:
         self._quota = RetryQuota(capacity=quota)
         self._closed_until: float | None = None
         self._consecutive_submits = 0
+        self._submits_in_flight = 0
+        self._window, self._window_since = _WINDOW, math.inf  # of submits, and when the first one was sent (rule 2)
         self._consecutive_pauses = 0  # pauses since the last success
         self._probe: Ticket | None = None  # the one request out while the quota is empty
         self._probes = 0
@@ -192,6 +211,11 @@ class Gate:
         return not self._quota.left
 
     @property
+    def window_full(self) -> bool:
+        """Whether the first window of a new session has no place for one more submit (rule 2)."""
+        return self._window_opens_at() > -math.inf
+
+    @property
     def waiting(self) -> int:
         """The number of queued requests."""
         renewals, submits, polls = self._queues
@@ -211,6 +235,8 @@ class Gate:
     def admit_at_once(self, priority: Priority, *, now: float) -> Ticket | None:
         """Admit a request without a queue; None: it has to queue, because others do or the gate is not open."""
         if any(self._queues) or self._closed_until is not None or self.half_open or not self._pace.is_ready(now):
+            return None
+        if priority is Priority.SUBMIT and now < self._window_opens_at():
             return None
         return self._admit_ticket(Ticket(priority, now), now)
 
@@ -238,7 +264,7 @@ class Gate:
             if now < self._closed_until:
                 return admitted
             self._closed_until = None
-        while (queue := self._next_queue()) is not None and self._may_send(now):
+        while (queue := self._next_queue(now)) is not None and self._may_send(now):
             admitted.append(self._admit_ticket(queue.popitem(last=False)[0], now))
         return admitted
 
@@ -246,7 +272,9 @@ class Gate:
         """Return when `admit` could next admit a request; None without waiters, or if only a response can help."""
         if not self.waiting or (self.half_open and self._probe is not None):
             return None
-        times = (now, self._closed_until, self._pace.due, self._probe_at if self.half_open else None)
+        renewals, _, polls = self._queues
+        window = None if renewals or polls else self._window_opens_at()
+        times = (now, self._closed_until, self._pace.due, self._probe_at if self.half_open else None, window)
         return max(time for time in times if time is not None)
 
     def complete(
@@ -272,6 +300,9 @@ class Gate:
         """
         was_probe = ticket is self._probe
         self._finish(ticket)
+        if not limited and self._pace.rate is None:
+            self._window += _WINDOW_PER_RESPONSE
+            self._pace.on_let_through(now)
         if limited:
             self._limit(ticket, now, retry_after, jitter)
         elif usable:
@@ -285,14 +316,23 @@ class Gate:
                 self._probe_at = max(self._probe_at, now + max(self._probe_pause(jitter), retry_after or 0.0))
                 self._probes += was_probe
 
-    def _next_queue(self) -> OrderedDict[Ticket, None] | None:
-        """Return the queue to admit from next (rule 1)."""
+    def _next_queue(self, now: float) -> OrderedDict[Ticket, None] | None:
+        """Return the queue to admit from next (rules 1 and 2)."""
         renewals, submits, polls = self._queues
         if renewals:
             return renewals
         if polls and (not submits or self._consecutive_submits >= _SUBMITS_PER_POLL):
             return polls
-        return submits or None
+        if submits and now >= self._window_opens_at():
+            return submits
+        return polls or None
+
+    def _window_opens_at(self) -> float:
+        """Return when one more submit may be in flight (rule 2)."""
+        missing = 1 + self._submits_in_flight - self._window
+        if missing <= 0 or self._pace.rate is not None:
+            return -math.inf
+        return self._window_since + missing / _WINDOW_PER_SECOND
 
     def _may_send(self, now: float) -> bool:
         if not self._pace.is_ready(now):
@@ -302,6 +342,9 @@ class Gate:
     def _admit_ticket(self, ticket: Ticket, now: float) -> Ticket:
         if ticket.priority is not Priority.RENEWAL:
             self._consecutive_submits = self._consecutive_submits + 1 if ticket.priority is Priority.SUBMIT else 0
+        if ticket.priority is Priority.SUBMIT:
+            self._submits_in_flight += 1
+            self._window_since = min(self._window_since, now)
         ticket.state, ticket.epoch = _TicketState.ADMITTED, self._pace.epoch
         self.in_flight += 1
         self._pace.spend(ticket, now)
@@ -314,6 +357,7 @@ class Gate:
             raise ValueError(f"{ticket!r} is not in flight: each admitted ticket ends once")
         ticket.state = _TicketState.ENDED
         self.in_flight -= 1
+        self._submits_in_flight -= ticket.priority is Priority.SUBMIT
         if ticket is self._probe:
             self._probe = None
 

@@ -4,9 +4,11 @@ The service does not publish its limit and sends no quota headers (docs/api.md#r
 `LearnedRate` turns those into permits per second:
 
 1. Unknown until the first 429, then a ramp from a crawl: the same curve for every process, so that they start alike.
+   What was let through before, up to 4/s, is a head start.
 2. A 429 to a ramp that moves and still crawls is the burst of a process that has just begun, as a rule: both begin
    their ramps together.
-3. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that.
+3. The 429 that ends the ramp shows the scale; a few bold cuts settle it, the first quiet stretch ends that. The first
+   cut takes the head start back, because other processes had none.
 4. Steady: growth so slow that a 429 is due about once per `_target_interval` seconds, and one small cut for each.
    The faster a session, the slower it grows: that draws several processes together, as TCP's additive increase and
    multiplicative decrease do, with a steeper law because a 429 is rarer than a lost packet. Above 3.4/s all grow by the
@@ -26,10 +28,11 @@ from typing import Self
 
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 
-_FIRST_RATE = 0.5  # permits/s with which the ramp begins: eight processes on a limit of 5/s still fit
+# permits/s with which the ramp begins: eight processes on a limit of 5/s still fit; and that much was let through
+_FIRST_RATE, _MOST_FIRST_RATE = 0.5, 4.0
 _LOWEST_RATE = 0.02  # permits/s; a session at the bottom still asks once in 50 s
-_RAMP_SECONDS = 2.0  # the ramp is _FIRST_RATE + (t / this) ** 3: 2.5/s after 2.5 s, 100/s after 9.3 s
-_CRAWL_SECONDS = 3.0  # until then a ramp is below 4/s, and one restarted has lost next to nothing
+_RAMP_SECONDS = 2.0  # the ramp is its first rate + (t / this) ** 3: 2/s more after 2.5 s, 100/s more after 9.3 s
+_CRAWL_SECONDS = 3.0  # until then a ramp has gained 3.4/s at most, and one restarted has lost next to nothing
 _RESTARTS = 8  # an account so small that the crawl itself is too fast must get out of rule 2
 _RAMP_EXIT = 0.6  # the ramp overshoots by what the account had saved up
 _EARLY_SECONDS, _EARLY_PERMITS = 2.0, 2.0  # a 429 sooner than either after the last cut is no chance hit
@@ -129,7 +132,7 @@ class LearnedRate:
         self._age += seconds
         match self._phase:
             case _RatePhase.RAMP:
-                grown = _FIRST_RATE + (self._age / _RAMP_SECONDS) ** 3
+                grown = self._base + (self._age / _RAMP_SECONDS) ** 3
             case _RatePhase.SEARCH:
                 grown = self.rate * (1 + min(_SEARCH_PER_SECOND * seconds, _SEARCH_PER_PERMIT))
             case _:
@@ -137,16 +140,21 @@ class LearnedRate:
                 grown = self.rate * math.exp(min(_GROWTH_PER_PERMIT, self._growth(seconds)))
         self._set(grown)
 
-    def on_rate_limited(self) -> None:
-        """Record a 429; the caller passes one of each burst."""
+    def on_rate_limited(self, *, let_through: float = 0.0) -> None:
+        """Record a 429; the caller passes one of each burst.
+
+        Args:
+            let_through: requests per second that were answered of late; the ramp after the first 429 begins there.
+        """
         rate, early = self.rate or 0.0, self._is_early()
         match self._phase:
             case _RatePhase.FREE:
-                self._phase, rate = _RatePhase.RAMP, _FIRST_RATE
+                self._phase, rate = _RatePhase.RAMP, min(max(_FIRST_RATE, let_through), _MOST_FIRST_RATE)
             case _RatePhase.RAMP if 0 < self._age < _CRAWL_SECONDS and self._restarts < _RESTARTS:
-                self._restarts, rate = self._restarts + 1, _FIRST_RATE
+                self._restarts, rate = self._restarts + 1, max(_FIRST_RATE, self._base / 2)
             case _RatePhase.RAMP:
-                self._phase, rate = _RatePhase.SETTLE, rate * _RAMP_EXIT
+                head_start = max(0.0, self._base - _FIRST_RATE)
+                self._phase, rate = _RatePhase.SETTLE, (rate - head_start) * _RAMP_EXIT
             case _RatePhase.SETTLE | _RatePhase.SEARCH if early:
                 rate *= _SETTLE_CUT
             case _RatePhase.SETTLE | _RatePhase.SEARCH:

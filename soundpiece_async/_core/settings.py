@@ -129,9 +129,8 @@ class Settings:
         keep_corrupt: keep a file that failed its check, as ``<name>.flac.corrupt``, for inspection.
         validate: check requests against the rules of the API at submit; off, because the service may loosen them.
         confirm_webhooks: read the state with one GET before believing a webhook.
-        poll_cost: seconds of lateness that one more poll has to save: higher for fewer requests and later results, lower
-            for the opposite. It matters where there are more operations than ``Limits.polls`` and no known rate limit;
-            both go with its square root.
+        poll_cost: seconds of detection lag that one more poll has to save. Four times as much halves the polls, and
+            doubles the lag, where there are more operations than ``limits.polls`` and no rate limit is known.
         allow_private_outputs: fetch outputs from anywhere. By default only over https if the API is https, and never
             from loopback, link-local and unspecified addresses, or the metadata services of clouds, unless the API is
             on such an address itself.

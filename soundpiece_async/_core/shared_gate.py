@@ -234,6 +234,11 @@ class SharedPace:
         elif ticket.epoch == self._epoch:
             self._permits.appendleft(now)
 
+    def on_let_through(self, now: float) -> None:
+        """Count it, for the time without a store."""
+        if self._own is not None:
+            self._own.on_let_through(now)
+
     def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
         """Record a 429: reported to the store, or, without one, applied to this process alone."""
         if self._own is not None and self.away:

@@ -48,6 +48,56 @@ def test_an_open_gate_admits_at_once() -> None:
     assert gate.admit_at_once(Priority.SUBMIT, now=100) is None  # without a permit
     gate.complete(ticket, now=100, limited=True, retry_after=8)
     assert gate.admit_at_once(Priority.SUBMIT, now=104) is None  # closed
+    fresh = Gate()
+    assert all(fresh.admit_at_once(Priority.SUBMIT, now=100) for _ in range(4))
+    assert fresh.admit_at_once(Priority.SUBMIT, now=100) is None  # the window of a new session is full
+    assert fresh.admit_at_once(Priority.POLL, now=100) is not None
+
+
+def test_a_new_session_submits_through_a_window() -> None:
+    """At first four submits are in flight, one more for four responses, and sixteen more after a second; polls pass."""
+    gate = Gate()
+    submits = [gate.enqueue(Priority.SUBMIT, now=100) for _ in range(40)]
+    poll = gate.enqueue(Priority.POLL, now=100)
+
+    assert gate.admit(now=100) == [*submits[:3], poll, submits[3]]
+    assert gate.next_wakeup(now=100) == 100.0625
+    for ticket in submits[:4]:
+        gate.complete(ticket, now=100.01, limited=False)
+    assert gate.admit(now=100.01) == submits[4:9]
+    gate.release(submits[4], now=100.01)
+    assert gate.admit(now=100.01) == [submits[9]]
+    assert gate.admit(now=101.01) == submits[10:26]
+    gate.enqueue(Priority.POLL, now=101.01)
+    assert gate.next_wakeup(now=101.01) == 101.01
+
+
+def test_a_known_limit_has_no_window() -> None:
+    """With a ceiling, or after a 429, permits alone decide."""
+    gate = Gate(ceiling=8)
+    for _ in range(40):
+        gate.enqueue(Priority.SUBMIT, now=100)
+
+    assert len(gate.admit(now=100)) == 9
+
+
+@pytest.mark.parametrize(("requests", "first"), [(0, 0.5), (4, 2.0), (100, 4.0)])
+def test_the_ramp_begins_where_requests_were_let_through(requests: int, first: float) -> None:
+    """At the mean of the last two seconds: near a larger limit, and not at once above a small one."""
+    gate = Gate()
+    for _ in range(requests):
+        gate.complete(admit_one(gate, now=10), now=10, limited=False)
+    limit(gate, now=10)
+    assert gate.rate == first
+
+
+def test_requests_of_long_ago_do_not_speed_up_the_ramp() -> None:
+    """After a minute of silence it begins at its lowest rate."""
+    gate = Gate()
+    for _ in range(100):
+        gate.complete(admit_one(gate, now=10), now=10, limited=False)
+    limit(gate, now=70)
+    assert gate.rate == 0.5
 
 
 def test_a_429_closes_for_all() -> None:
@@ -149,7 +199,7 @@ def test_a_second_of_permits_is_saved() -> None:
 
 def test_polls_keep_their_share() -> None:
     """While both wait every fourth goes to a poll, and a renewal passes them all."""
-    gate = Gate()
+    gate = Gate(ceiling=20)
     for priority in (Priority.POLL, Priority.SUBMIT):
         for _ in range(8):
             gate.enqueue(priority, now=0)
@@ -208,7 +258,7 @@ def test_an_answer_ends_a_ticket_once() -> None:
 def test_a_dead_service_gets_one_request_at_a_time() -> None:
     """With the quota gone, one goes out at a time, ever more slowly, until one succeeds."""
     gate = Gate(quota=3)
-    burst = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(10)]
+    burst = [gate.enqueue(Priority.POLL, now=0) for _ in range(10)]
     gate.admit(now=0)
     waiting = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(4)]
     for ticket in burst[:3]:

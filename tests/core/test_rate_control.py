@@ -88,6 +88,30 @@ def test_a_ramp_does_not_crawl_for_ever() -> None:
     assert now_at(rate) < 0.3
 
 
+def test_what_was_let_through_is_a_head_start() -> None:
+    """The ramp begins there, at 4/s at most, and each restart halves it."""
+    rate = LearnedRate()
+    rate.on_rate_limited(let_through=300.0)
+    assert now_at(rate) == 4
+    for first in (2, 1, 0.5, 0.5):
+        spend(rate, seconds=0.1)
+        rate.on_rate_limited(let_through=300.0)
+        assert now_at(rate) == first
+
+
+def test_a_head_start_is_given_back() -> None:
+    """Sessions that began their ramps at different rates are at the same rate after them."""
+    after = []
+    for let_through in (0.0, 2.0, 4.0):
+        rate = LearnedRate()
+        rate.on_rate_limited(let_through=let_through)
+        spend(rate, seconds=6)
+        rate.on_rate_limited()
+        after.append(now_at(rate))
+
+    assert after == pytest.approx([after[0]] * 3, rel=0.02)
+
+
 def test_a_ramp_that_never_moved_is_not_begun_again() -> None:
     """A 429 to a session that nobody hurries tells of the limit: it is followed at once."""
     rate = LearnedRate()

@@ -97,7 +97,7 @@ def test_nobody_is_looked_at_under_the_price_of_a_request() -> None:
 
 
 def test_dearer_polls_are_fewer() -> None:
-    """An operation is polled later by the square root of what a poll costs; a long poll still fills every other slot."""
+    """An operation is polled later by the square root of what a poll costs; long polls still have the other slots."""
     begun = {}
     for cost in (0.05, 0.2, 1_000.0):
         scheduler = Scheduler(slots=4, poll_cost=cost)

@@ -196,7 +196,7 @@ def test_wrong_timeouts(name: str, wrong: Any) -> None:
 def test_wrong_poll_costs(wrong: Any) -> None:
     """A poll costs a finite number of seconds above 0."""
     assert Settings(api_key=KEY, poll_cost=2).poll_cost == 2
-    with pytest.raises(SettingsError, match="^poll_cost must be a number above 0"):
+    with pytest.raises(SettingsError, match=r"^poll_cost must be a number above 0"):
         Settings(api_key=KEY, poll_cost=wrong)
 
 

@@ -57,10 +57,10 @@ class Process:
         while self.ask(now):
             pass
 
-    def send(self, now: float, count: int = 1) -> list[Ticket]:
+    def send(self, now: float, count: int = 1, *, priority: Priority = Priority.SUBMIT) -> list[Ticket]:
         """Have requests, and return those that go now."""
         for _ in range(count):
-            self.gate.enqueue(Priority.SUBMIT, now=now)
+            self.gate.enqueue(priority, now=now)
         self.sync(now)
         return self.gate.admit(now=now)
 
@@ -101,7 +101,7 @@ def test_without_a_limit_the_store_is_asked_once() -> None:
     process = Process(AccountGate())
     process.sync(0)
 
-    assert len(process.send(0.1, 1_000)) == 1_000
+    assert len(process.send(0.1, 1_000, priority=Priority.POLL)) == 1_000
     assert process.asked == [Heartbeat(None)]
     assert (process.pace.rate, process.pace.due, process.pace.peers) == (None, -math.inf, 1)
     assert process.pace.next_wakeup(0.1) == HEARTBEAT_SECONDS
@@ -116,7 +116,9 @@ def test_a_429_closes_for_all_and_is_one_cut() -> None:
     store = AccountGate()
     first, second = Process(store, "a"), Process(store, "b")
     first.sync(0), second.sync(0)
-    bursts = [(process, ticket) for process in (first, second) for ticket in process.send(0, 20)]
+    bursts = [
+        (process, ticket) for process in (first, second) for ticket in process.send(0, 20, priority=Priority.POLL)
+    ]
     for process, ticket in bursts:
         process.refuse(ticket, 0.1, retry_after=3)
     for process in (first, second):
@@ -128,6 +130,18 @@ def test_a_429_closes_for_all_and_is_one_cut() -> None:
     assert first.send(3.0) == []
     first.sync(3.1), second.sync(3.1)
     assert [first.gate.next_wakeup(now=3.1), first.pace.account_rate] != [None, None]
+
+
+def test_an_answer_of_before_a_429_changes_nothing() -> None:
+    """The process waits for the store to know the rate, whatever comes of what it had sent."""
+    process = Process(AccountGate())
+    process.sync(0)
+    first, second = process.send(0, 2)
+    process.refuse(first, 0.1)
+    process.gate.complete(second, now=0.2, limited=False)
+
+    assert process.pace.rate is None
+    assert process.gate.in_flight == 0
 
 
 def test_an_alarm_makes_permits_void() -> None:
