@@ -60,12 +60,12 @@ async def test_a_wait_for_a_permit_and_in_an_outage(caplog: pytest.LogCaptureFix
     async with anyio.create_task_group() as group:
         group.start_soon(metered.run)
         group.start_soon(down.run)
-        for _ in range(105):
+        for _ in range(150):
             group.start_soon(metered.acquire, Priority.SUBMIT)
         for _ in range(100):
             down.completed(await down.acquire(Priority.SUBMIT), usable=False)
         down.rate_limited(await down.acquire(Priority.SUBMIT), retry_after=None)
-        await until(lambda: metered.sent == 105)
+        await until(lambda: metered.sent == 150)
         group.cancel_scope.cancel()
     assert said(caplog, r"a request: waited 0\.\d+ s at the rate limiter: 100/s, and \d+ wait")
     assert said(caplog, r"a request: waited \d\.\d+ s at the rate limiter: an outage: .*, and 1 wait")

@@ -94,7 +94,7 @@ class Pace(Protocol):
         """Return the permit of an admitted ticket that was not sent."""
 
     def on_let_through(self, now: float) -> None:
-        """Record that a request was not answered 429, while no limit is known."""
+        """Record a usable response, while no limit is known."""
 
     def on_rate_limited(self, epoch: int, *, now: float, until: float) -> None:
         """Record a 429 to a request of that epoch, which closes the gate until then."""
@@ -302,7 +302,8 @@ class Gate:
         self._finish(ticket)
         if not limited and self._pace.rate is None:
             self._window += _WINDOW_PER_RESPONSE
-            self._pace.on_let_through(now)
+            if usable:
+                self._pace.on_let_through(now)
         if limited:
             self._limit(ticket, now, retry_after, jitter)
         elif usable:
