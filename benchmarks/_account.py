@@ -206,8 +206,18 @@ class Sent:
 class World:
     """The clock, the wire, one account and its sessions."""
 
-    def __init__(self, account: Account, make: Callable[[random.Random], Client], *, sessions: int, seed: int) -> None:
+    def __init__(
+        self,
+        account: Account,
+        make: Callable[[random.Random], Client],
+        *,
+        sessions: int,
+        seed: int,
+        one_way: float = ONE_WAY,
+        polls: int = POLLS,
+    ) -> None:
         self.account = account
+        self._one_way, self._polls = one_way, polls
         self.rng = random.Random(seed)
         self.clients = [make(self.rng) for _ in range(sessions)]
         self.log: list[Sent] = []
@@ -234,7 +244,7 @@ class World:
         self.account.rate /= 2
 
     def _start(self, number: int, now: float) -> None:
-        for priority in [Priority.SUBMIT] * SUBMITS + [Priority.POLL] * POLLS:
+        for priority in [Priority.SUBMIT] * SUBMITS + [Priority.POLL] * self._polls:
             self.clients[number].want(priority, now)
         self._pump(number, now)
 
@@ -264,4 +274,4 @@ class World:
         self._pump(number, now)
 
     def _travel(self, now: float) -> float:
-        return now + ONE_WAY * (0.6 + 0.8 * self.rng.random())
+        return now + self._one_way * (0.6 + 0.8 * self.rng.random())

@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 from _virtual import ONE_WAY, Policy, Work, World
 
-from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, Sleep
+from soundpiece_async._core.scheduler import POLL_COST, CancelPoll, Outcome, Poll, Scheduler, Sleep
 
 
 class Ours:
     """The shipped scheduler, driven as the poller drives it: ask, take a permit, ask again, begin."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, poll_cost: float = POLL_COST) -> None:
         self._world = world
-        self._scheduler = Scheduler(slots=world.slots)
+        self._scheduler = Scheduler(slots=world.slots, poll_cost=poll_cost)
         self._rate = None if math.isinf(world.rate) else world.rate
         self._works: dict[int, Work] = {}
         self.decisions = 0

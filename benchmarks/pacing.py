@@ -23,6 +23,7 @@ START = 10.0  # seconds that do not count
 FAIR_FROM, FAIR_UNTIL = 120.0, 420.0
 SHARED_FROM, SHARED_UNTIL = 60.0, 180.0
 HALVES_AT = 130.0
+START_RATE, START_SAVED, START_ONE_WAY, START_SECONDS = 25.0, 10.0, 0.005, 25.0  # of a first start, without polls
 RATES = (5.0, 20.0, 100.0)
 SESSIONS = (1, 2, 8)
 ACCOUNTS: dict[str, Callable[[float], Account]] = {
@@ -125,6 +126,8 @@ class Report:
         self.unfair = Figure("8 sessions, R >= 20: worst distance from 1/8", "<= 0.20", lambda value: value <= 0.20)
         self.apart = Figure("the same, started 1 s after one another", "<= 0.20", lambda value: value <= 0.20)
         self.offered = Figure("limit halved: offered, 10 to 40 s after its 429", "<= 1.10", lambda value: value <= 1.10)
+        self.start_used = Figure("start at 25/s, 10 saved: used of 25 s", ">= 0.75", lambda value: value >= 0.75)
+        self.start_limited = Figure("start at 25/s, 10 saved: 429s", "<= 0.03", lambda value: value <= 0.03)
         self.shared = Figure("shared gate, 8: worst distance from 1/8", "<= 0.10", lambda value: value <= 0.10)
         self.shared_used = Figure("shared gate, 8, bucket: used after 60 s", ">= 0.95", lambda value: value >= 0.95)
         self.shared_limited = Figure("shared gate, 8: 429s after 60 s", "<= 0.015", lambda value: value <= 0.015)
@@ -148,6 +151,15 @@ class Report:
         distance = unfairness(log, scenario.sessions)
         self.apart.add(distance, scenario)
         return f"{scenario!s:34} started 1 s after one another: furthest from an equal share {distance:.2f}"
+
+    def started(self, seed: int) -> str:
+        """Measure the first seconds of a session that submits as fast as it can, and describe them."""
+        account = TokenBucket(START_RATE, START_SAVED / START_RATE)
+        world = World(account, Gated, sessions=1, seed=seed, one_way=START_ONE_WAY, polls=0)
+        seen = Outcome.between(0.0, START_SECONDS, world.run(START_SECONDS), rate=START_RATE)
+        self.start_used.add(seen.used, f"seed {seed}")
+        self.start_limited.add(seen.limited, f"seed {seed}")
+        return f"25/s, bucket of 10, the first 25 s: used {seen.used:.3f}  429s {seen.limited:.4f}"
 
     def together(self, scenario: Scenario, log: list[Sent]) -> str:
         """Measure sessions that share a gate, and describe them."""
@@ -180,7 +192,7 @@ class Report:
     def figures(self) -> tuple[Figure, ...]:
         """All of them."""
         alone = (self.used, self.limited, self.into_pause, self.unfair, self.apart, self.offered, self.regained)
-        return *alone, self.shared, self.shared_used, self.shared_limited
+        return *alone, self.start_used, self.start_limited, self.shared, self.shared_used, self.shared_limited
 
 
 def unfairness(log: Iterable[Sent], sessions: int, *, start: float = FAIR_FROM, end: float = FAIR_UNTIL) -> float:
@@ -222,6 +234,8 @@ def main() -> int:
     seeds = 1 if asked.quick else asked.seeds
     accounts = ("bucket 1 s", "bucket 10 s", "window 1 s") if asked.quick else tuple(ACCOUNTS)
     report = Report()
+    for seed in range(1, seeds + 1):
+        print(report.started(seed))
     for rate, account, sessions in itertools.product(RATES, accounts, SESSIONS):
         scenario = Scenario(account, rate, sessions)
         seconds = FAIR_UNTIL if sessions == max(SESSIONS) else 180.0

@@ -4,6 +4,7 @@
     python benchmarks/scheduling.py                         the whole grid, some minutes
     python benchmarks/scheduling.py -m 1000 -l 128 -r 100   the cells with these numbers
     python benchmarks/scheduling.py --quick --plot latency.png
+    python benchmarks/scheduling.py --costs                 what one setting, the cost of a poll, makes of a stream
 
 M operations are in flight, submitted at once or as a stream (Poisson arrivals, 4 M of them but 20,000 at most, counted
 from the first submission to the last result); L polls may be out; R requests per second are allowed. One way takes
@@ -17,17 +18,19 @@ import itertools
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import _figures
 import attrs
 from _figures import Figure
 from _policies import POLICIES, SIMPLE, Ours
-from _virtual import DURATIONS, ONE_WAY, Work, World
+from _virtual import DURATIONS, ONE_WAY, Policy, Work, World
 
 WIDTHS = {"mean s": 8, "p95": 8, "p99": 8, "requests/op": 12, "cancels/op": 11, "permits used": 13, "us/decision": 12}
+COSTS = (0.01, 0.02, 0.04, 0.05, 0.08, 0.16, 0.32)  # seconds of lateness that a poll has to save
 HEAD = f"{'':20} " + " ".join(f"{name:>{width}}" for name, width in WIDTHS.items())
 
 
@@ -84,10 +87,10 @@ class Score:
         )
 
 
-def play(cell: Cell, policy: str, *, seed: int = 1) -> Score:
-    """Play one cell with one policy."""
+def play(cell: Cell, policy: str, *, seed: int = 1, make: Callable[[World], Policy] | None = None) -> Score:
+    """Play one cell with one policy; `make` it instead of the one with that name."""
     world = World(slots=cell.slots, rate=cell.rate)
-    player = POLICIES[policy](world)
+    player = (make or POLICIES[policy])(world)
     works = cell.works(seed)
     world.run(player, works)
     lags = sorted(work.found - work.ready for work in works if work.found is not None)
@@ -168,6 +171,9 @@ def find_goals(cell: Cell, scores: dict[str, Score]) -> Iterator[Goal]:
         yield Goal("streams, M=1000, L=128: requests / short polls'", 1, ours.requests / short.requests)
         yield Goal("streams, M=1000, L=128: cancelled polls per operation", 0.6, ours.cancels)
         yield Goal("streams, M=1000, L=128: permits used", 0.98, ours.used, least=True)
+    if stream and (cell.operations, cell.slots, cell.rate) == (1000, 128, math.inf):
+        yield Goal("streams, no limit, M=1000, L=128: mean lateness", 0.7, ours.mean, " s")
+        yield Goal("streams, no limit, M=1000, L=128: requests per operation", 18, ours.requests)
     if stream and cell.durations == "lognormal" and (cell.operations, cell.slots, cell.rate) == (100, 8, 20):
         yield Goal("lognormal stream, M=100, L=8: mean / FIFO's", 0.12, ours.mean / fifo.mean)
         yield Goal("lognormal stream, M=100, L=8: mean / short polls'", 0.85, ours.mean / short.mean)
@@ -186,6 +192,19 @@ def sum_up(goals: list[Goal], losses: list[str]) -> Iterator[Figure]:
         count = f" ({missed} of {len(same)} cells missed)" if missed else f" ({len(same)} cells)" * (len(same) > 1)
         yield Figure(f"{name}{count}", worst.bound, worst.measured, not missed)
     yield Figure("cells in which a simple policy with no more requests is better", "0", str(len(losses)), not losses)
+
+
+def play_cost(cell: Cell, cost: float) -> Score:
+    """Play one cell with the shipped scheduler, at another cost of a poll."""
+    return play(cell, "ours", make=partial(Ours, poll_cost=cost))
+
+
+def show_costs(cells: list[Cell]) -> None:
+    """Print what the cost of a poll makes of each cell."""
+    for cell in cells:
+        print(f"\n{cell}\n{HEAD}")
+        for cost in COSTS:
+            print(f"{f'a poll at {1000 * cost:.0f} ms':20} {play_cost(cell, cost)}", flush=True)
 
 
 def plot(results: list[tuple[Cell, dict[str, Score]]], path: Path) -> None:
@@ -224,8 +243,13 @@ def main() -> int:
     parser.add_argument("-l", type=int, nargs="+", default=[8, 32, 128], help="polls out at most")
     parser.add_argument("-r", type=float, nargs="+", default=[5, 20, 100, math.inf], help="requests per second, or inf")
     parser.add_argument("--jobs", type=int, default=1, help="processes; with more than one, us/decision is less exact")
+    parser.add_argument("--costs", action="store_true", help="play only the cost of a poll, without a rate limit")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw latency against requests per operation")
     arguments = parser.parse_args()
+    if arguments.costs:
+        sizes = ((240, 12), (1000, 128))
+        show_costs([Cell(durations, "stream", *size, math.inf) for size in sizes for durations in DURATIONS])
+        return _figures.write([], arguments)
     results, goals, losses = [], [], []
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for cell, scores in pool.map(play_all, choose(arguments)):
