@@ -11,7 +11,6 @@ import anyio
 import attrs
 
 from soundpiece_async._core import completion, wire
-from soundpiece_async._core.attempts import STREAK_SECONDS
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.filenames import UniqueNames, safe_stem
@@ -68,14 +67,7 @@ class Engine:
         self.transport: Transport = Transport(settings, trace_configs=trace_configs, pace=self.pace)
         self.reader: Reader = Reader(self.transport)
         self.submitter: Submitter = Submitter(self.transport, self.reader, validate=settings.validate)
-        self.poller: Poller = Poller(
-            self.transport,
-            self.reader,
-            slots=limits.polls,
-            poll_cost=settings.poll_cost,
-            rejection_seconds=min(STREAK_SECONDS, retries.submit_max_elapsed),
-            news=self._news,
-        )
+        self.poller: Poller = Poller(self.transport, self.reader, settings=settings, news=self._news)
         self.downloader: Downloader = Downloader(
             stream=self.transport.stream,
             renew=self.reader.renew,

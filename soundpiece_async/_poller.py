@@ -13,7 +13,7 @@ import anyio
 import attrs
 
 from soundpiece_async._core import attempts, completion, wire
-from soundpiece_async._core.attempts import LongPolls, Streak, Verdict, judge_read, unknown_error
+from soundpiece_async._core.attempts import STREAK_SECONDS, LongPolls, Streak, Verdict, judge_read, unknown_error
 from soundpiece_async._core.completion import Agreement
 from soundpiece_async._core.errors import (
     ApiError,
@@ -28,6 +28,7 @@ from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, WatchHistory
+from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
 from soundpiece_async._lifetime import Child, ChildTasks, Waiter, make_waiter, wake
 from soundpiece_async._logs import get_logger
@@ -91,29 +92,18 @@ class Poller:
     Args:
         transport: sends the polls.
         reader: numbers the outputs.
-        slots: polls out at most.
-        poll_cost: seconds of detection lag that are worth one poll.
-        rejection_seconds: seconds for which reads of an operation have to be rejected until a wait ends.
+        settings: of the session, with limits fitted to this process.
         news: what other processes know, when the account is shared with some.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        reader: Reader,
-        *,
-        slots: int,
-        poll_cost: float,
-        rejection_seconds: float,
-        news: News | None = None,
-    ) -> None:
+    def __init__(self, transport: Transport, reader: Reader, *, settings: Settings, news: News | None = None) -> None:
         self.completed: int = 0
         self.detection_lag_sum: float = 0.0
         self.detection_lag_max: float = 0.0
         self._transport = transport
         self._reader = reader
-        self._scheduler: Scheduler[_Watch] = Scheduler(slots=slots, poll_cost=poll_cost)
-        self._rejection_seconds = rejection_seconds
+        self._scheduler: Scheduler[_Watch] = Scheduler(slots=settings.limits.polls, poll_cost=settings.poll_cost)
+        self._rejection_seconds = min(STREAK_SECONDS, settings.retries.submit_max_elapsed)
         self._takes_long_polls = True
         self._rejections: set[object] = set()  # those that were warned of
         self._news = news
