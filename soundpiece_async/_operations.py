@@ -175,9 +175,13 @@ class Reader:
             )
         return latest
 
+    def find_latest(self, output: Output) -> Output:
+        """Return an output as it was last read; its URL may have been renewed."""
+        return self._find(output) or output
+
     async def _renew_once(self, output: Output) -> Output | None:
-        latest = self._find(output)
-        if latest is not None and latest.url != output.url:
+        latest = self.find_latest(output)
+        if latest.url != output.url:
             return latest  # renewed meanwhile
         await self.read(output.handle, request=None, priority=Priority.RENEWAL)
         return self._find(output)
@@ -210,12 +214,13 @@ class PreparedSubmit:
 
     Attributes:
         body: the bytes, made by ``Submitter.prepare``; so the request is not validated again.
-        before_attempt: awaited before each attempt.
+        before_attempt: awaited before each attempt; returns when the bytes must not be sent any more, and it is to be
+            awaited again; None: they may be sent at any time.
         attempts: the PUTs so far.
     """
 
     body: bytes = attrs.field(repr=False)
-    before_attempt: Callable[[], Awaitable[None]]
+    before_attempt: Callable[[], Awaitable[datetime | None]]
     attempts: Attempts = attrs.field(factory=Attempts)
 
 
@@ -318,10 +323,12 @@ class Submitter:
         async def before_attempt() -> ApiRequest:
             nonlocal call
             if prepared is not None:
-                await prepared.before_attempt()
-            elif not attempts.started and submission.renew_at and submission.renew_at <= self._transport.now:
-                submission.body = None  # these bytes were never sent, and a URL in them expires
-                call = wire.submit_request(request, await self._encode(request, submission))
+                call = attrs.evolve(call, renew_at=await prepared.before_attempt())
+            elif submission.renew_at is not None:
+                if not attempts.started and submission.renew_at <= self._transport.now:
+                    submission.body = None  # these bytes were never sent, and a URL in them expires
+                body = await self._encode(request, submission)
+                call = wire.submit_request(request, body, renew_at=None if attempts.started else submission.renew_at)
             return call
 
         try:
@@ -356,30 +363,36 @@ class Submitter:
         changes: dict[str, Any] = {}
         for name in SOURCE_FIELDS:
             source = getattr(request, name, None)
-            expires_at = _find_expiry(source)
-            if expires_at is not None and expires_at < self._transport.now + URL_RENEWAL_MARGIN:
+            if self._expires(source):
                 changes[name] = await self._renew_source(source)
         return attrs.evolve(request, **changes) if changes else request
 
+    def _expires(self, source: object) -> bool:
+        """Return whether the URL of a source expires soon."""
+        expires_at = _find_expiry(source)
+        return expires_at is not None and expires_at < self._transport.now + URL_RENEWAL_MARGIN
+
     async def _renew_source(self, source: Any) -> Output | AudioSource:
         if isinstance(source, Output):
-            return await self._reader.renew(source)
+            latest = self._reader.find_latest(source)
+            return await self._reader.renew(latest) if self._expires(latest) else latest
         renewed = await source.renew()
         if not isinstance(renewed, AudioSource):
             raise TypeError(f"AudioSource.renew must return an AudioSource, not {type(renewed).__name__}")
         return renewed
 
     def _find_renewal(self, request: Request) -> datetime | None:
-        """Return when the sources of a request should be renewed; None: never.
+        """Return when the sources of a request, just renewed, should be renewed again; None: never.
 
-        A new URL is used until it expires, however short its life is.
+        A new URL is used until it expires, however short its life is; one that has expired already, at any time.
         """
         expiries = [_find_expiry(getattr(request, name, None)) for name in SOURCE_FIELDS]
         known = [at for at in expiries if at is not None]
         if not known:
             return None
-        early = self._transport.now + URL_RENEWAL_MARGIN
-        return min(at - URL_RENEWAL_MARGIN if at > early else at for at in known)
+        now = self._transport.now
+        later, early = [at for at in known if at > now], now + URL_RENEWAL_MARGIN
+        return min((at - URL_RENEWAL_MARGIN if at > early else at for at in later), default=None)
 
 
 def _find_expiry(source: object) -> datetime | None:

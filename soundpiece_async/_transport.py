@@ -159,7 +159,7 @@ class Transport:
             parse: parses the response, or raises the error it stands for.
             stop: of the run that the call belongs to: once it is set, nothing more is sent.
             before_attempt: awaited before each attempt, in its slot and before the gate, because a permit must not grow
-                old; returns the call to send.
+                old; returns the call to send. Awaited again if ``ApiRequest.renew_at`` of that call passes at the gate.
             attempts: of a submit, those made earlier included.
             budget: the remaining one; None: ``RetryPolicy.submit_max_elapsed``.
 
@@ -242,9 +242,14 @@ class Transport:
                 await slots.acquire_on_behalf_of(state)
             logger.debug("%s: waited %.3f s for one of %d slots", call, monotonic() - began, slots.total_tokens)
         try:
-            if before_attempt is not None:
-                call = await before_attempt()
-            return await self.pacer.acquire(priority, what=call, until=until, stop=stop), call
+            while True:
+                if before_attempt is not None:
+                    call = await before_attempt()
+                ticket = await self.pacer.acquire(priority, what=call, until=until, stop=stop)
+                if call.renew_at is None or self.now < call.renew_at:
+                    return ticket, call
+                logger.debug("%s: not sent: the URL of its source is about to expire", call)
+                self.pacer.release(ticket)  # a renewal needs a permit, too
         except BaseException:
             slots.release_on_behalf_of(state)
             raise

@@ -12,6 +12,7 @@ from uuid import uuid4
 import anyio
 import attrs
 import pytest
+from helpers.idle import until
 from helpers.journals import edit_journal, open_journal
 from helpers.object_stores import serve_bucket
 from helpers.sample_requests import fx
@@ -28,6 +29,7 @@ from soundpiece_async import (
     InvalidRequest,
     Journal,
     JournalError,
+    Limits,
     NewFx,
     NewInstrumental,
     NewSample,
@@ -742,6 +744,35 @@ async def test_bytes_that_created_nothing_are_made_anew_when_their_source_expire
         assert b"sig=old" not in second.body
         assert (first.key == second.key) is (key is not None)
         assert len(sim.operations) == 2
+
+
+@BOTH
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize("refused", [False, True])
+async def test_bytes_are_made_anew_when_their_source_expires_at_the_gate(
+    tmp_path: Path, key: str | None, *, refused: bool
+) -> None:
+    """A 429 to it, or to another request, pauses all for longer; the bytes of before are never sent again."""
+    given: dict[str, Any] = {} if key is None else {"idempotency_key": key}
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), url_lifetime=61.0) as sim:
+        limits = Limits(requests_per_second=20)
+        async with Session(settings(sim, limits=limits)) as session, open_journal(tmp_path) as journal:
+            made = await session.run(NewInstrumental("calm"))
+            sim.inject(Fault.RATE_LIMITED, route=SeparateStems.route if refused else NewFx.route, seconds=2)
+            async with anyio.create_task_group() as group:
+                group.start_soon(session.submit, fx(1))
+                await until(lambda: refused or session.statistics().rate_limited == 1)
+                request = SeparateStems(made.operation.outputs[0], **given)
+                async with session.run_many([request], save_to=tmp_path, journal=journal) as results:
+                    (done,) = succeeded([result async for result in results])
+            assert await journal.count() == {JobState.SAVED: 1}
+    sent = [asked for asked in sim.log if asked.method == "PUT" and asked.route == SeparateStems.route]
+    assert len(sent) == 1 + refused
+    assert done.operation.idempotency_key == sent[-1].key
+    assert (sent[-1].key == request.idempotency_key) is (key is not None)
+    assert made.operation.outputs[0].url.encode() not in sent[-1].body
+    assert len({asked.body for asked in sent}) == len(sent)
+    assert len(sim.operations) == 3
 
 
 @BOTH

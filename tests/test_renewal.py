@@ -9,8 +9,8 @@ import pytest
 from helpers.idle import no_task_left, opened, until
 from helpers.network_faults import hang_up, stall
 from helpers.raw_api import Peer, RawApi, http, raw_settings
+from helpers.simulation import puts, simulate
 from helpers.simulation import settings as simulated
-from helpers.simulation import simulate
 
 from soundpiece_async import (
     AudioSource,
@@ -22,10 +22,12 @@ from soundpiece_async import (
     Output,
     RetryPolicy,
     SeparateStems,
+    Status,
     Timeouts,
     TransportError,
 )
 from soundpiece_async._core import completion
+from soundpiece_async.simulator import Fault
 
 pytestmark = pytest.mark.anyio
 
@@ -210,6 +212,34 @@ async def test_a_source_that_waits_is_signed_anew_until_it_was_sent() -> None:
     assert len(api.puts) == 3
     assert api.puts[1] == api.puts[2]
     assert f"sig={signer.signed}".encode() in api.puts[1]
+
+
+@pytest.mark.parametrize("lifetime", [61.0, 2.0])
+async def test_an_output_that_waits_at_the_gate_is_renewed(lifetime: float) -> None:
+    """A 429 to another request pauses all, until its URL has expired, or soon will. Nothing is sent, or bought, twice."""
+    limits = Limits(requests_per_second=20)
+    async with no_task_left(), simulate(url_lifetime=lifetime) as sim, opened(simulated(sim, limits=limits)) as session:
+        (output,) = (await session.wait(await session.submit(NewFx("door", duration=0.2)))).outputs
+        sim.inject(Fault.RATE_LIMITED, route=NewFx.route, seconds=2)
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.submit, NewFx("gong", duration=0.2))
+            await until(lambda: session.statistics().rate_limited == 1)
+            request = SeparateStems(output)
+            stems = await session.wait(await session.submit(request))
+        bodies = [body for key, body in puts(sim) if key == request.idempotency_key]
+    assert stems.status is Status.READY
+    assert len(bodies) == 1
+    assert output.url.encode() not in bodies[0]
+    assert len(sim.operations) == 3
+
+
+async def test_a_url_that_comes_expired_is_signed_once() -> None:
+    """What signs may be wrong about the time: the submit takes what it got."""
+    async with no_task_left(), RawApi() as api, opened(settings(api.url)) as session:
+        signer = Signer(timedelta(seconds=-1))
+        await session.submit(await signer.request())
+        assert signer.signed == 2
+        assert len(api.puts) == 1
 
 
 async def test_what_signs_must_return_a_source() -> None:

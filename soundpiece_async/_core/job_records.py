@@ -179,31 +179,34 @@ def restore_source(job: "JobRecord", request: Request) -> Output | None:
     return Output(url=source.url, expires_at=EXPIRED, handle=Handle.parse(handle), index=int(index))
 
 
-def has_expired(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> bool:
-    """Return whether the URL of a source in a body expires within a minute, and can be renewed.
+def find_renewal(request: Request, body: bytes, *, outputs: Iterable[Output], now: datetime) -> datetime | None:
+    """Return when the URL of a source in a body is to be renewed: a minute before it expires.
 
     Args:
         request: its source may have another URL than the body, which was made earlier.
         body: of every PUT so far.
         outputs: of the operation that the source is an output of, as they were last seen.
         now: by the server's clock.
+
+    Returns:
+        ``EXPIRED``: the body has an older URL than the source. None: the URL lasts, or cannot be renewed.
     """
     source = find_source(request)
     if not isinstance(source, Output | AudioSource):
-        return False
+        return None
     for one in (source, *outputs):
         if json.dumps(one.url, ensure_ascii=False).encode() in body:
-            renewable = isinstance(one, Output) or one.renew is not None
-            return renewable and not _lasts(one, now)
-    return isinstance(source, Output) or (source.sha256 is not None and _lasts(source, now))
+            return _renew_at(one) if isinstance(one, Output) or one.renew is not None else None
+    if isinstance(source, Output):
+        return EXPIRED
+    latest = _renew_at(source)
+    return EXPIRED if source.sha256 is not None and (latest is None or now < latest) else None
 
 
-def _lasts(source: Output | AudioSource, now: datetime) -> bool:
-    """Return whether the URL of a source can be used for a minute."""
+def _renew_at(source: Output | AudioSource) -> datetime | None:
+    """Return when the URL of a source can be used for a minute only; None: it lasts, as far as is known."""
     until = source.expires_at
-    if until is None:
-        return True
-    return (until if until.tzinfo else until.replace(tzinfo=UTC)) - now >= URL_RENEWAL_MARGIN
+    return until and (until if until.tzinfo else until.replace(tzinfo=UTC)) - URL_RENEWAL_MARGIN
 
 
 @attrs.frozen(kw_only=True)

@@ -114,7 +114,7 @@ class AudioSource:
         expires_at: when the URL stops working, in UTC if it has no zone; None if that is unknown, or never.
         sha256: of the audio, as hex. If given, a journal identifies the source by it, and not by the URL.
         renew: returns this source with a new URL. Awaited before the request is first sent, when the URL expires
-            within a minute.
+            within a minute; again, if the request then waits for so long that the new one expires, too.
     """
 
     url: str = attrs.field(repr=_show_url)

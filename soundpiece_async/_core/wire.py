@@ -1,6 +1,7 @@
 """The API as HTTP messages: requests are built here, and responses parsed into operations or errors. No network."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -40,12 +41,14 @@ class ApiRequest:
         target: path and query below the base URL.
         body: JSON bytes, of a PUT.
         about: the idempotency key of a PUT, the operation id of a GET.
+        renew_at: when a URL in the body is to be renewed, and the body built again; None: never.
     """
 
     method: str
     target: str
     body: bytes | None = attrs.field(repr=False)
     about: str
+    renew_at: datetime | None = None
 
     def __str__(self) -> str:
         what = "idempotency key" if self.method == "PUT" else "operation"
@@ -61,9 +64,9 @@ class ApiResponse:
     body: bytes = attrs.field(repr=False)
 
 
-def submit_request(request: Request, body: bytes) -> ApiRequest:
+def submit_request(request: Request, body: bytes, *, renew_at: datetime | None = None) -> ApiRequest:
     """Build the PUT of a request (docs/api.md#requests); ``body`` is what ``codec.encode_request`` made of it, once."""
-    return ApiRequest("PUT", f"/v1/{request.route}", body, str(request.idempotency_key))
+    return ApiRequest("PUT", f"/v1/{request.route}", body, str(request.idempotency_key), renew_at)
 
 
 def poll_request(handle: Handle, *, wait: bool) -> ApiRequest:

@@ -330,7 +330,8 @@ class RecordedRun(Generic[R]):
             except _SourceExpired:
                 key = identity.key or GeneratedKey(self._store.make_key(identity, attempt=job.attempt + 1) or uuid4())
                 job = await self._rebuild(job, request, identity, key=key)
-                check_expiry = not self._has_expired(request, job.body)  # a service may sign for less than a minute
+                renewal = self._find_renewal(request, job.body)
+                check_expiry = renewal is None or renewal > self._now  # a service may sign for less than a minute
 
     def _find_refusal(self) -> Refusal | None:
         """Return what the service refused to another process, if this one would be refused, too."""
@@ -352,18 +353,20 @@ class RecordedRun(Generic[R]):
         """Send a job, and record what is known of it, whatever comes back.
 
         Raises:
-            _SourceExpired: before anything was sent; where ``check_expiry``, the URL of the source is looked at.
+            _SourceExpired: where ``check_expiry``, before anything was sent that may have been accepted.
         """
 
-        async def before_attempt() -> None:
+        async def before_attempt() -> datetime | None:
             unused = check_expiry and not prepared.attempts.may_have_been_accepted
-            if unused and self._has_expired(request, job.body):
+            renewal = self._find_renewal(request, job.body) if unused else None
+            if renewal is not None and renewal <= self._now:
                 raise _SourceExpired(f"job {job.key}: the URL of its source has expired; its request is built again")
             if not prepared.attempts.started:
                 await self._store.mark_sending(job, now=self._store.now)
                 refusal = self._find_refusal()
                 if refusal is not None and refusal != self._refusal:
                     raise _refused_elsewhere(refusal)
+            return renewal
 
         self._stop.check()
         prepared = PreparedSubmit(job.body, before_attempt, Attempts(before=job.state is not JobState.PLANNED))
@@ -380,10 +383,15 @@ class RecordedRun(Generic[R]):
         self._store.progress[JobState.SUBMITTED] += 1
         return attrs.evolve(operation, request=request)
 
-    def _has_expired(self, request: R, body: bytes) -> bool:
+    @property
+    def _now(self) -> datetime:
+        """The time by the service's clock."""
+        return self._engine.transport.now
+
+    def _find_renewal(self, request: R, body: bytes) -> datetime | None:
         source = job_records.find_source(request)
         outputs = self._engine.reader.cached_outputs(source.handle) if isinstance(source, Output) else ()
-        return job_records.has_expired(request, body, outputs=outputs, now=self._engine.transport.now)
+        return job_records.find_renewal(request, body, outputs=outputs, now=self._now)
 
     async def _record_unanswered(self, job: JobRecord, error: BaseException, attempts: Attempts) -> None:
         """Record what is known of a job whose submission ended by an error, or was cancelled."""

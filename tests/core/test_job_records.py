@@ -37,7 +37,7 @@ from soundpiece_async._core.job_records import (
     JobState,
     classify_failure,
     describe_source,
-    has_expired,
+    find_renewal,
     read_files,
     read_outputs,
     read_time,
@@ -313,7 +313,8 @@ def test_bytes_expire_with_the_url_in_them(
     """If its expiry is known, and it can be renewed: that of an output, or of a file that is known by its content."""
     request = SeparateStems(source)
     body = b'{"source":{"url":"https://a.example.com/x?sig=1"}}'
-    assert has_expired(request, body, outputs=outputs, now=NOW) is expired
+    renewal = find_renewal(request, body, outputs=outputs, now=NOW)
+    assert (renewal is not None and renewal <= NOW) is expired
 
 
 def test_the_output_that_a_request_is_made_from_is_told() -> None:
