@@ -235,8 +235,8 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
 def test_a_kind_that_is_not_there_blocks_what_asks_for_it(
     serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kinds are the service's, so only the outputs say which there are; the journal keeps the first blocked jobs."""
-    monkeypatch.setattr("soundpiece_async.cli.bulk_run.MAX_RECORDED_BLOCKED", 2)
+    """Kinds are the service's, so only the outputs say which there are; all are on record, page by page."""
+    monkeypatch.setattr("soundpiece_async.cli.blocked_jobs.PAGE_JOBS", 2)
     simulator = serve(**FAST)
     write(
         [
@@ -257,7 +257,13 @@ def test_a_kind_that_is_not_there_blocks_what_asks_for_it(
     assert "5 lines: 2 saved, 0 failed, 0 unfinished, 0 uncertain, 3 blocked, 0 left" in err
     assert len(simulator.operations) == 2
     assert rehearse(capsys)["routes"]["adapt.auto_cut_down"] == {"lines": 3, "blocked": 3, "to_do": 0}
-    assert sum(one["jobs"] for one in read_status(capsys)["blocked"]) == 2
+    assert sum(one["jobs"] for one in read_status(capsys)["blocked"]) == 3
+    report = json.loads(Path("out/report.json").read_text())
+    assert sorted(job["line"] for job in report["jobs"] if job["state"] == "blocked") == [3, 4, 5]
+    assert all(job["error"]["text"] for job in report["jobs"] if job["state"] == "blocked")
+    write([BED])
+    assert bulk() == 0
+    assert read_status(capsys)["blocked"] == []
 
 
 def test_a_dependent_is_sent_before_the_files_of_its_source_are_saved(serve: Serve) -> None:
@@ -289,6 +295,12 @@ def test_an_account_that_refuses_leaves_dependents_and_blocks_none(serve: Serve,
     simulator.top_up(9)
     assert bulk() == 0
     assert len(simulator.operations) == 5
+    write([{**STEMS, "source": URL}, {**CUT, "source": {"job": "stems", "output": "*"}}])
+    simulator.top_up(-5)
+    assert bulk("--json") == 3
+    out, err = capsys.readouterr()
+    assert "2 lines: 0 saved, 0 failed, 0 unfinished, 0 uncertain, at least 2 left" in err
+    assert json.loads(out.splitlines()[-1])["summary"]["left_is_minimum"]
 
 
 def test_a_run_that_is_stopped_waits_for_no_source(serve: Serve, capsys: Streams) -> None:

@@ -621,6 +621,8 @@ async def test_what_the_next_run_has_to_know_is_kept(tmp_path: Path) -> None:
         await journal.store.save_run_info(jobs="b.jsonl")
     async with open_journal(tmp_path) as journal:
         assert await journal.store.load_run_info() == {"jobs": "b.jsonl", "options": {"polls": 6}}
+        assert await journal.store.load_run_info("jobs", "unknown") == {"jobs": "b.jsonl"}
+        assert await journal.store.count_lines() == 0
     await edit_journal(tmp_path, "UPDATE run SET value = 'x'")
     async with open_journal(tmp_path) as journal:
         with pytest.raises(JournalError, match="cannot be read"):

@@ -226,6 +226,34 @@ async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path
         assert len(soundfile.read(path)[0]) > 0
 
 
+async def test_after_a_kill_status_promises_no_more_than_is_known(victim: KillableRuns, tmp_path: Path) -> None:
+    """A line that is one job per output may have more jobs; the lines that were not started are counted as lines."""
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    lines = [*JOBS, {"route": "create.new_fx", "prompt": "door", "duration": 0.1}]
+    jobs.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    async def kill(request: ReceivedRequest) -> None:
+        if request.method == "PUT" and len(sim.operations) == 5:  # two of the four cuts are there
+            os.kill(victim.child, signal.SIGKILL)
+
+    async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
+        command = ["bulk", str(jobs), str(out), "--in-flight", "1"]
+        assert await run(victim, sim, out, arguments=command) == KILLED
+        assert await run(victim, sim, out, arguments=["status", str(out)]) == 0
+        assert await run(victim, sim, out, arguments=["status", str(out), "--json"]) == 0
+        sim.on_request = None
+        assert await run(victim, sim, out, arguments=command) == 0
+        assert await run(victim, sim, out, arguments=["status", str(out), "--json"]) == 0
+        assert len(sim.operations) == 8
+    printed = out.with_suffix(".printed").read_text()
+    assert (
+        "at least 1 line of the jobs file not started, and lines that are one job per output may have more" in printed
+    )
+    killed, done = (json.loads(line) for line in printed.splitlines() if line[0] == "{")
+    assert (sum(killed["states"].values()), killed["unread"], killed["unread_is_minimum"]) == (6, 1, True)
+    assert (sum(done["states"].values()), done["unread"], done["unread_is_minimum"]) == (8, 0, False)
+
+
 async def test_an_heir_takes_over_from_a_paused_worker(
     victim: KillableRuns, journal_database: Server, tmp_path: Path
 ) -> None:

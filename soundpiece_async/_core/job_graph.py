@@ -124,6 +124,11 @@ class JobGraph:
         """Return how many lines take from another."""
         return self._dependents
 
+    @property
+    def repeated(self) -> int:
+        """How many lines may be several jobs (rule 2), once ``check`` was called."""
+        return sum(self._repeated)
+
     def add(
         self,
         line: int,

@@ -343,9 +343,13 @@ class PostgresJobStore:
         )
         await self._fetch(statement, names=list(members), values=[json.dumps(value) for value in members.values()])
 
-    async def load_run_info(self) -> JsonObject:
-        """Return what ``save_run_info`` wrote."""
-        rows = await self._fetch("SELECT member, value FROM soundpiece_run_info WHERE run = %(run)s")
+    async def load_run_info(self, *names: str) -> JsonObject:
+        """Return what ``save_run_info`` wrote: the members of these names, or all."""
+        statement = (
+            "SELECT member, value FROM soundpiece_run_info WHERE run = %(run)s "
+            "AND (%(names)s::text[] = '{}' OR member = ANY(%(names)s))"
+        )
+        rows = await self._fetch(statement, names=list(names))
         return read_members([(row["member"], row["value"]) for row in rows])
 
     async def count(self, *, now: float) -> dict[JobState, int]:
@@ -362,6 +366,11 @@ class PostgresJobStore:
         name = None if state is None else state.value
         rows = await self._fetch(statement, state=name, now=now, after=after, limit=limit)
         return [read_record(row) for row in rows]
+
+    async def count_lines(self) -> int:
+        """Count the lines of the jobs file that jobs were made of."""
+        (row,) = await self._fetch("SELECT count(DISTINCT line) FROM soundpiece_job WHERE run = %(run)s")
+        return int(row["count"])
 
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""

@@ -261,9 +261,11 @@ class SqliteStore:
         statement = "INSERT OR REPLACE INTO run (member, value) VALUES (?, ?)"
         await self._execute(lambda connection: connection.executemany(statement, rows))
 
-    async def load_run_info(self) -> JsonObject:
-        """Return what was kept."""
-        return read_members([tuple(row) for row in await self.query("SELECT member, value FROM run", {})])
+    async def load_run_info(self, *names: str) -> JsonObject:
+        """Return what was kept, of these names, or all."""
+        wanted = "json_array_length(:names) = 0 OR member IN (SELECT value FROM json_each(:names))"
+        rows = await self.query(f"SELECT member, value FROM run WHERE {wanted}", {"names": json.dumps(names)})
+        return read_members([tuple(row) for row in rows])
 
     async def count(self, *, now: float) -> dict[JobState, int]:
         """Count the jobs in each state; ``now`` in seconds since 1970."""
@@ -294,6 +296,11 @@ class SqliteStore:
         if error is not None:
             raise error
         return cast("T", result)
+
+    async def count_lines(self) -> int:
+        """Count the lines of the jobs file that jobs were made of."""
+        (row,) = await self.query("SELECT count(DISTINCT line) FROM piece", {})
+        return int(row[0])
 
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""

@@ -299,8 +299,8 @@ class JobStore(Protocol):
         ...
 
     @abstractmethod
-    async def load_run_info(self) -> JsonObject:
-        """Return what ``save_run_info`` wrote."""
+    async def load_run_info(self, *names: str) -> JsonObject:
+        """Return what ``save_run_info`` wrote: the members of these names, or all."""
         ...
 
     @abstractmethod
@@ -311,6 +311,11 @@ class JobStore(Protocol):
     @abstractmethod
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
+        ...
+
+    @abstractmethod
+    async def count_lines(self) -> int:
+        """Count the lines of the jobs file that jobs were made of."""
         ...
 
     @abstractmethod

@@ -198,7 +198,7 @@ async def _run(file: JobsFile, options: BulkOptions) -> int:
             command = BulkCommand(options, file=file, reader=reader, totals=totals, journal=journal, session=session)
             await command.run()
             if file.part == WHOLE:
-                await journal.store.save_run_info(jobs_expected=totals.lines, blocked=command.blocked)
+                await journal.store.save_run_info(complete=not reader.more)
         report_code = await _write_report(journal, options) if location.run is None else DONE
         return command.finish(journal_error=await journal.store.find_loss()) or report_code
 
@@ -247,11 +247,10 @@ async def _save_run_info(
         jobs=None if file.spooled else str(await anyio.Path(file.path).absolute()),
         sha256=await _sha256(file.path),
         lines=lines,
-        jobs_expected=lines,
+        complete=not dependents.graph.repeated,
         unplanned=lines,
         dependents=len(dependents.graph),
         options=options.load.explicit,
-        **({"blocked": []} if file.part == WHOLE else {}),
     )
 
 

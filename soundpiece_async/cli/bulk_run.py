@@ -23,6 +23,8 @@ from soundpiece_async import (
 )
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._download.partfile import is_full
+from soundpiece_async.cli.arguments import WHOLE
+from soundpiece_async.cli.blocked_jobs import BlockedJobs
 from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile
 from soundpiece_async.cli.bulk_progress import ProgressDisplay, background_tasks, shutdown_notice
 from soundpiece_async.cli.console import (
@@ -55,8 +57,6 @@ if TYPE_CHECKING:
 
 RESUME_NOTE = "the journal is complete: run the same command again to resume; nothing is paid for twice"
 """Printed when a run ends early."""
-MAX_RECORDED_BLOCKED = 1000
-"""Blocked jobs that the report lists."""
 MAX_PRINTED_FAILURES = 20
 """Failures that are printed one by one."""
 
@@ -83,12 +83,11 @@ class BulkCommand:
         session: "Session",
     ) -> None:
         self.totals = totals
-        self.blocked: list[JsonObject] = []
-        """The first blocked jobs."""
         self._options = options
         self._file = file
         self._lines = totals.lines
         self._journal = journal
+        self._blocked = BlockedJobs(journal.store if file is not None and file.part == WHOLE else None)
         self._reader = reader
         self._printed = 0
         self._interrupted = anyio.Event()
@@ -107,12 +106,14 @@ class BulkCommand:
 
     async def run(self) -> None:
         """Run until all jobs are done, or the run is stopped."""
+        await self._blocked.flush()
         with GracefulStop(self._interrupt):
             try:
                 async with background_tasks(self._display.follow, self._announce_shutdown), self._results:
                     async for result in self._results:
                         await self._handle(result)
                     await self._report_blocked()
+                    await self._blocked.flush()
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "job")
                 arguments = self._options.location.arguments
@@ -145,8 +146,7 @@ class BulkCommand:
         async with aclosing(self._reader.read_blocked()) as found:
             async for blocked in found:
                 self.totals.outcomes[JobOutcome.BLOCKED] += 1
-                if len(self.blocked) < MAX_RECORDED_BLOCKED:
-                    self.blocked.append(attrs.asdict(blocked))
+                await self._blocked.add(attrs.asdict(blocked))
                 reason = translate_advice(blocked.reason, flag=None)
                 self._print_failure(blocked.line, f"blocked by line {blocked.blocked_by}: {reason}")
                 await _print([format_blocked(blocked)] if self._options.policy.as_json else [])
@@ -188,10 +188,12 @@ class BulkCommand:
         counts = totals.to_json()
         took = anyio.current_time() - self._started
         if self._options.policy.as_json:
-            print_result(_summary_line(counts, seconds=took), kept=RESUME_NOTE)
+            summary = {**counts, "left_is_minimum": self._reader.more}
+            print_result(_summary_line(summary, seconds=took), kept=RESUME_NOTE)
         rare = [name for name in ("blocked", "taken_over") if counts[name]]
         names = ("saved", "failed", "unfinished", "uncertain", *rare, "left")
-        counted = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in names)
+        minimum = {"left": "at least "} if self._reader.more else {}
+        counted = ", ".join(f"{minimum.get(name, '')}{counts[name]} {name.replace('_', ' ')}" for name in names)
         saved = f"{pluralize(totals.files, 'file')}, {format_size(totals.bytes)}"
         jobs = f", {totals.lines} jobs" * (totals.lines > self._lines)
         lines = pluralize(self._lines, "line" if self._file else "job")

@@ -37,7 +37,8 @@ class JobReader:
         self._dependents = dependents
         self._journal = journal
         self._totals = totals
-        self._stopped = False
+        self._stopped = self._dropped = False
+        self._exhausted = False
         self._jobs: dict[str, Job] = {}
         self._unready: set[str] = set()
         """Keys of the jobs in flight that have dependents."""
@@ -51,6 +52,11 @@ class JobReader:
     def __repr__(self) -> str:
         state = " stopped" * self._stopped
         return f"<JobReader in_flight={len(self._jobs)} awaited={len(self._unready)}{state}>"
+
+    @property
+    def more(self) -> bool:
+        """Whether repeated lines may be more jobs than were counted, because the run was stopped before."""
+        return bool(self._dependents.graph.repeated) and not self._exhausted
 
     async def read(self) -> AsyncGenerator[tuple[Request, str | None]]:
         """Yield the requests with the names of their files.
@@ -72,6 +78,7 @@ class JobReader:
                 await self._changed.wait()
             for dependent in await self._make_dependents():
                 yield self._begin(dependent)
+        self._exhausted = not (self._stopped or self._dropped)
 
     def pop(self, request: Request) -> Job:
         """Return the job of a request and forget it."""
@@ -89,7 +96,9 @@ class JobReader:
             return
         self._unready.discard(key)
         self._journal.forget_listener(job.request)
-        if blocking is not None:
+        if blocking is None:
+            self._dropped = True
+        else:
             self._blocked.append(self._dependents.block_all(job.line, blocking))
         self._changed.set()
 

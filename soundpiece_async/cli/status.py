@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +12,10 @@ from cyclopts import Parameter
 
 from soundpiece_async import Journal
 from soundpiece_async._core.job_records import JobRecord, JobState
-from soundpiece_async._core.json_types import JsonObject, JsonValue
+from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._journal.store import FailureGroup, JobStore
 from soundpiece_async.cli.arguments import DESTINATION
+from soundpiece_async.cli.blocked_jobs import read_blocked_jobs
 from soundpiece_async.cli.console import (
     format_duration,
     format_echo_differences,
@@ -45,10 +47,11 @@ class RunStatus:
         echo_differences: how often the service echoed each field with another value.
         pace: jobs per second that ended lately.
         verified: number of files by the level of checks they have passed.
-        expected: jobs that the jobs file stands for, as far as is known.
         dependents: number of lines that take their source from other lines.
         dependent_states: number of jobs made from outputs of others, by state.
-        blocked: jobs that the latest run could not send because of their source.
+        blocking: number of jobs that the latest run could not send, by the line that blocks them, and the reason.
+        unread: lines of the jobs file without a job; too small if lines were edited or removed.
+        complete: whether lines that are one job per output can be no more jobs.
     """
 
     holder: str | None
@@ -59,17 +62,13 @@ class RunStatus:
     echo_differences: Mapping[str, int]
     pace: float
     verified: Mapping[str, int]
-    expected: int = 0
     dependents: int = 0
     dependent_states: Mapping[JobState, int] = attrs.field(factory=dict)
-    blocked: tuple[Mapping[str, JsonValue], ...] = ()
+    blocking: Mapping[tuple[int, str], int] = attrs.field(factory=dict)
+    unread: int = 0
+    complete: bool = True
     shared: bool = False
     refusal: int | None = None
-
-    @property
-    def blocking(self) -> dict[tuple[int, str], int]:
-        """Number of blocked jobs by blocking line and reason."""
-        return dict(Counter((int(job["blocked_by"]), str(job["reason"])) for job in self.blocked))
 
     @property
     def states(self) -> dict[JobState, int]:
@@ -79,11 +78,6 @@ class RunStatus:
             for state, number in counts.items():
                 totals[state] += number
         return totals
-
-    @property
-    def unread(self) -> int:
-        """Lines of the jobs file that are not in the journal; too small if lines were edited or removed."""
-        return max(0, self.expected - sum(self.states.values()) - len(self.blocked))
 
     @property
     def left(self) -> float | None:
@@ -133,15 +127,18 @@ async def read_run_status(location: RunLocation) -> RunStatus:
 
 async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunStatus:
     now = store.now
-    info = await store.load_run_info()
+    info = await store.load_run_info("lines", "dependents", "complete")
     overview = await store.look_over(now=now, since=now - PACE_WINDOW)
     uncertain = sum(counts.get(JobState.UNCERTAIN, 0) for counts in overview.routes.values())
     listed = min(MAX_LISTED, uncertain)
-    lines, expected, dependents, blocked = map(info.get, ("lines", "jobs_expected", "dependents", "blocked"))
+    lines, dependents, complete = map(info.get, ("lines", "dependents", "complete"))
+    blocking, blocked_lines = await _count_blocked(store)
+    begun = await store.count_lines()
     return RunStatus(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
-        expected=expected if isinstance(expected, int) else lines if isinstance(lines, int) else 0,
+        unread=max(0, lines - begun - blocked_lines) if isinstance(lines, int) else 0,
+        complete=complete is not False,
         routes=overview.routes,
         reasons=overview.failures,
         uncertain=tuple(await journal.jobs(JobState.UNCERTAIN, limit=listed)) if listed else (),
@@ -150,10 +147,21 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunSta
         verified=overview.verified,
         dependents=dependents if isinstance(dependents, int) else 0,
         dependent_states=overview.dependents,
-        blocked=tuple(blocked) if isinstance(blocked, list) else (),
+        blocking=blocking,
         shared=journal.run is not None,
         refusal=store.refusal.status if store.refusal else None,
     )
+
+
+async def _count_blocked(store: JobStore) -> tuple[Counter[tuple[int, str]], int]:
+    """Return the number of blocked jobs by blocking line and reason, and the number of their lines."""
+    blocking: Counter[tuple[int, str]] = Counter()
+    lines: set[int] = set()
+    async with aclosing(read_blocked_jobs(store)) as pages:
+        async for page in pages:
+            blocking.update((int(job["blocked_by"]), str(job["reason"])) for job in page)
+            lines.update(int(job["line"]) for job in page)
+    return blocking, len(lines)
 
 
 def to_json(run_status: RunStatus) -> JsonObject:
@@ -161,6 +169,7 @@ def to_json(run_status: RunStatus) -> JsonObject:
     return {
         "lines": run_status.lines,
         "unread": run_status.unread,
+        "unread_is_minimum": not run_status.complete,
         "states": run_status.states,
         "routes": run_status.routes,
         "reasons": [attrs.asdict(reason) for reason in run_status.reasons],
@@ -200,8 +209,11 @@ def _summary_lines(run_status: RunStatus) -> list[str]:
         lines.append("not running")
     if run_status.refusal:
         lines.append(f"stopped by the account: status {run_status.refusal}; one job is sent first by the next process")
-    if run_status.unread:
-        lines.append(f"{pluralize(run_status.unread, 'line')} of the jobs file not started")
+    unread = f"{pluralize(run_status.unread, 'line')} of the jobs file not started"
+    if not run_status.complete:
+        lines.append(f"at least {unread}, and lines that are one job per output may have more jobs")
+    elif run_status.unread:
+        lines.append(unread)
     if run_status.dependents:
         begun = run_status.dependent_states
         saved, all_begun = begun.get(JobState.SAVED, 0), sum(begun.values())

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from functools import cache
 from hashlib import sha256
 from html import escape
@@ -31,6 +31,7 @@ from soundpiece_async._core.job_records import JobRecord
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 from soundpiece_async._version import __version__
+from soundpiece_async.cli.blocked_jobs import read_blocked_jobs
 from soundpiece_async.cli.report.rows import blocked_row, blocked_to_json, job_to_json, redact_json, table_row, to_iso
 from soundpiece_async.cli.report.summary import Summary
 
@@ -64,8 +65,9 @@ async def write_report(journal: Journal, *, folder: Path | None = None, resume: 
         while jobs := await journal.jobs(after=after, limit=PAGE_JOBS):
             await anyio.to_thread.run_sync(report.add, jobs)
             after = jobs[-1].number
-        info = await journal.store.load_run_info()
-        await anyio.to_thread.run_sync(report.add_blocked, info.get("blocked") or [])
+        async with aclosing(read_blocked_jobs(journal.store)) as pages:
+            async for page in pages:
+                await anyio.to_thread.run_sync(report.add_blocked, page)
         return await anyio.to_thread.run_sync(report.finish)
 
 
