@@ -1,6 +1,7 @@
 """Jobs of a file that take their source from other jobs: checked as a whole, sent when it is ready, and resumed."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -367,6 +368,41 @@ def test_a_local_file_is_uploaded_and_known_by_its_content(
         faults = capsys.readouterr().err
         assert "jobs.jsonl:1: source: file must be a path" in faults
         assert "jobs.jsonl:2: source: must be a URL" in faults
+
+
+def test_where_the_paths_of_local_files_begin(serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the folder of the jobs file; for standard input at the current one, whichever that of ``resume`` is."""
+    simulator = serve(**FAST)
+    for name in ("here", "elsewhere", "home"):
+        Path(name).mkdir()
+        Path(name, "mix.wav").write_bytes(name.encode() * 100)
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    split = {"route": "adapt.separate_stems", "source": {"file": "mix.wav"}}
+    write([split, {**split, "source": {"file": "~/mix.wav"}}], "elsewhere/jobs.jsonl")
+    with serve_bucket() as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        via = ("--via", f"s3://{BUCKET}/inbox")
+        monkeypatch.chdir("here")
+        with Path("../elsewhere/jobs.jsonl").open() as file, monkeypatch.context() as changed:
+            changed.setattr(sys, "stdin", file)
+            assert main(["bulk", "-", "out", *via]) == 0
+        monkeypatch.chdir("..")
+        assert main(["resume", "here/out"]) == 0
+        assert (len(bucket.objects), len(simulator.operations)) == (2, 2)
+        assert main(["bulk", "elsewhere/jobs.jsonl", "here/out", *via]) == 0
+        assert (len(bucket.objects), len(simulator.operations)) == (3, 3)
+        assert main(["resume", "here/out"]) == 0
+        assert (len(bucket.objects), len(simulator.operations)) == (3, 3)
+        files = ["nothing.wav", "here", "a\0b", "~nobody-of-that-name/mix.wav", "x" * 5000]
+        write({**split, "source": {"file": one}} for one in files)
+        capsys.readouterr()
+        assert bulk(*via) == 2
+    faults = capsys.readouterr().err
+    for line, fault in enumerate(
+        ("no such file: ", "not a regular file: ", "no such file: ", "'~nobody-of", "no such")
+    ):
+        assert f"jobs.jsonl:{line + 1}: source: {fault}" in faults
 
 
 @pytest.mark.anyio

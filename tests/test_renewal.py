@@ -216,7 +216,7 @@ async def test_a_source_that_waits_is_signed_anew_until_it_was_sent() -> None:
 
 @pytest.mark.parametrize("lifetime", [61.0, 2.0])
 async def test_an_output_that_waits_at_the_gate_is_renewed(lifetime: float) -> None:
-    """A 429 to another request pauses all, until its URL has expired, or soon will. Nothing is sent, or bought, twice."""
+    """A 429 to another request pauses all until its URL has expired, or soon will; nothing is bought twice."""
     limits = Limits(requests_per_second=20)
     async with no_task_left(), simulate(url_lifetime=lifetime) as sim, opened(simulated(sim, limits=limits)) as session:
         (output,) = (await session.wait(await session.submit(NewFx("door", duration=0.2)))).outputs

@@ -124,7 +124,7 @@ def parse_text(text: str | bytes, *, is_path: bool = False, field: str) -> Path 
         return Path(text)
     if slashes or scheme in SCHEMES | _FOREIGN:
         return _parse_url(text, scheme, slashes, field=field)
-    return _expand_home(text, field=field)
+    return expand_home(text, field=field)
 
 
 def _parse_url(text: str, scheme: str, slashes: int, *, field: str) -> Path | str:
@@ -145,12 +145,16 @@ def _parse_url(text: str, scheme: str, slashes: int, *, field: str) -> Path | st
     return text
 
 
-def _expand_home(text: str, *, field: str) -> Path:
-    """Return the path of a text, with ``~`` expanded to the home folder, as shells do unless the text is quoted."""
+def expand_home(text: str, *, field: str) -> Path:
+    """Return the path of a text, with ``~`` expanded to the home folder, as shells do unless the text is quoted.
+
+    Raises:
+        InvalidRequest: the home folder does not exist.
+    """
     expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib raises for an unknown user
     if expanded.startswith("~"):
         raise InvalidRequest(
-            f"{text!r}: the home folder does not exist; for a folder of that name, write ./ before it", field=field
+            f"{text!r}: the home folder does not exist; for a path that begins with ~, write ./ before it", field=field
         )
     return Path(expanded)
 

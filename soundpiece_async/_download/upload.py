@@ -13,7 +13,13 @@ import anyio
 from soundpiece_async._core.errors import InvalidRequest
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.requests import AudioSource
-from soundpiece_async._download.destinations import Destination, Destinations, check_destination, parse_destination
+from soundpiece_async._download.destinations import (
+    Destination,
+    Destinations,
+    check_destination,
+    expand_home,
+    parse_destination,
+)
 from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import open_regular
 
@@ -43,7 +49,7 @@ def upload_source(path: str | os.PathLike[str], to: Destination, *, expires: flo
         - SoundpieceError: the file changed while it was uploaded.
 
     Raises:
-        InvalidRequest: ``to`` is not in an object store.
+        InvalidRequest: ``to`` is not in an object store, or ``path`` is in the home folder of an unknown user.
         SettingsError: the extra ``obstore`` is missing.
         TypeError, ValueError: ``path`` or ``expires`` is invalid.
     """
@@ -51,7 +57,7 @@ def upload_source(path: str | os.PathLike[str], to: Destination, *, expires: flo
         raise TypeError(f"expires must be a number of seconds, not {type(expires).__name__}")
     if not MIN_EXPIRES <= expires <= MAX_EXPIRES:
         raise ValueError(f"expires must be from {MIN_EXPIRES} to {MAX_EXPIRES} seconds (7 days), not {expires}")
-    file = Path(path)
+    file = expand_home(path, field="path") if isinstance(path, str) else Path(path)
     if isinstance(parse_destination(to), Path):
         raise InvalidRequest(
             "a local folder cannot be read by the service; name a folder in a bucket, as s3://bucket/inbox", field="to"

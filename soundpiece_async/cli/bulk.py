@@ -82,7 +82,7 @@ async def bulk(
     if jobs != STANDARD_INPUT:
         return await run(file, options)
     async with spool_standard_input() as path:
-        return await run(attrs.evolve(file, path=path, spooled=True), options)
+        return await run(attrs.evolve(file, path=path, spooled=True, sources=Path.cwd()), options)
 
 
 async def work(
@@ -137,7 +137,7 @@ async def resume(
     """
     options = BulkOptions(location=record.locate(out), load=load, policy=policy)
     async with options.location.reading() as journal:
-        kept = await journal.store.load_run_info()
+        kept = await journal.store.load_run_info("jobs", "sha256", "options", "sources", "unplanned")
     if options.location.run is not None and not kept.get("unplanned"):
         return await _work(options, WHOLE)
     if not isinstance(kept.get("jobs"), str):
@@ -147,7 +147,8 @@ async def resume(
     await require_regular_file(jobs)
     if await _sha256(jobs) != kept.get("sha256"):
         print_status(f"{jobs} has changed since the last run; its new lines are run too")
-    return await _run(JobsFile(path=jobs), options.with_defaults(kept))
+    sources = Path(kept["sources"]) if isinstance(kept.get("sources"), str) else None
+    return await _run(JobsFile(path=jobs, sources=sources), options.with_defaults(kept))
 
 
 async def _plan(file: JobsFile, options: BulkOptions) -> int:
@@ -189,7 +190,8 @@ async def _run(file: JobsFile, options: BulkOptions) -> int:
                 await _write_plan(file, options, dependents, journal, totals=totals)
             else:
                 if file.spooled:
-                    file = JobsFile(path=await keep_spooled(file.path, location.folder))
+                    kept = await keep_spooled(file.path, location.folder)
+                    file = attrs.evolve(file, path=kept, spooled=False)
                 await _save_run_info(file, options, dependents, journal, lines=lines)
             part = f"part {file.part[0]}/{file.part[1]} of " if file.part != WHOLE else ""
             print_status(f"{pluralize(totals.lines, 'job')} in {part}{file}, saving to {location.out}")
@@ -213,7 +215,7 @@ async def _work(options: BulkOptions, part: tuple[int, int]) -> int:
             raise UsageError(
                 f"{location} has no jobs: record them with soundpiece bulk JOBS {location.arguments} --plan"
             )
-        options = options.with_defaults(await journal.store.load_run_info())
+        options = options.with_defaults(await journal.store.load_run_info("options"))
     session = options.load.make_session()
     async with await options.open_journal() as journal:
         async with session:
@@ -251,6 +253,7 @@ async def _save_run_info(
         unplanned=lines,
         dependents=len(dependents.graph),
         options=options.load.explicit,
+        sources=file.sources and str(file.sources),
     )
 
 

@@ -40,7 +40,7 @@ async def validate_file(jobs: JobsFile, options: BulkOptions) -> tuple[int, Depe
         UsageError: some lines are invalid.
     """
     lines = wrong = 0
-    local = LocalSources(jobs.path.parent, options.load.via)
+    local = LocalSources(jobs.sources or jobs.path.parent, options.load.via)
     local.check()
     dependents = Dependents(local)
     for number, check in enumerate((dependents.read_all(jobs.path), dependents.check())):

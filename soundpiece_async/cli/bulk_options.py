@@ -152,11 +152,13 @@ class JobsFile:
     Attributes:
         path: of the file.
         spooled: whether it is a temporary copy of standard input.
+        sources: folder of the local files that jobs name by relative paths; None: that of the jobs file.
         part: the part of it that is run.
     """
 
     path: Path
     spooled: bool = False
+    sources: Path | None = None
     part: tuple[int, int] = WHOLE
 
     def __str__(self) -> str:

@@ -21,7 +21,7 @@ from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.json_types import JsonObject
 from soundpiece_async._core.requests import GeneratedKey
 from soundpiece_async.cli.console import pluralize
-from soundpiece_async.cli.jobs_file import InvalidLine, Job, find_field, has_reference, parse_lines, to_job
+from soundpiece_async.cli.jobs_file import InvalidLine, Job, clip_fault, find_field, has_reference, parse_lines, to_job
 from soundpiece_async.cli.jobs_formats import Line, read_lines
 from soundpiece_async.cli.local_sources import LocalSources
 
@@ -80,7 +80,7 @@ class Dependents:
                 continue
             self.files += isinstance(job, Job) and job.file is not None
             if isinstance(job, Job) and job.file is not None and (fault := self.local.find_fault(job.file)):
-                yield InvalidLine(line.number, f"{find_field(line.members or {})}: {fault}")
+                yield InvalidLine(line.number, clip_fault(f"{find_field(line.members or {})}: {fault}"))
             else:
                 yield job
 
@@ -125,7 +125,7 @@ class Dependents:
                 f"{faults[line]}; {fault}" if line in faults else f"{find_field(self._read_members(line))}: {fault}"
             )
         for line, fault in faults.items():
-            yield InvalidLine(line, fault)
+            yield InvalidLine(line, clip_fault(fault))
 
     def make_jobs(self, source: Job, operation: Operation[Request]) -> Iterator[Job | Blocked]:
         """Yield the dependents of a job whose operation is ready, in the order of their lines. Blocks."""

@@ -129,7 +129,7 @@ def to_job(line: Line) -> Job | InvalidLine:
             reference = _to_reference(members)
             name, metadata = members.get("name"), members.get("metadata")
             return Job(line.number, request, name, metadata, members.get("id"), reference, file=_to_file(members))
-    return InvalidLine(line.number, _clip("; ".join(faults)))
+    return InvalidLine(line.number, clip_fault("; ".join(faults)))
 
 
 def _check_members(members: Mapping[str, JsonValue]) -> Iterator[str]:
@@ -238,8 +238,8 @@ def _to_member(name: str, value: JsonValue) -> JsonValue:
     return AudioSource(value["url"]) if "url" in value else PENDING
 
 
-def _clip(text: str) -> str:
-    """Return a message shortened, with control characters escaped."""
+def clip_fault(text: str) -> str:
+    """Return a message about a line shortened, with control characters escaped."""
     cut = text[:_MAX_MESSAGE_CHARS]
     shown = cut if cut.isprintable() else cut.encode("unicode_escape").decode()
     return f"{shown}{'...' * (len(text) > _MAX_MESSAGE_CHARS)}"
