@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,10 +14,12 @@ import anyio
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from helpers.reports import FAILED, a_night, make_audio, make_journal, saved
+from helpers.simulation import Serve
 from playwright.sync_api import Browser, Page, expect
 
 from soundpiece_async import Journal
 from soundpiece_async.cli.report import write_report
+from soundpiece_async.simulator import Fault
 
 HOSTILE = "</script><img src=x onerror=hacked=1><script>hacked=1</script><b>bold\u202e"
 COUNT = 10_000
@@ -285,3 +289,55 @@ def test_a_report_explains_itself(chromium: Browser, tmp_path: Path) -> None:
         page.get_by_label("Search").fill(search)
         expect(page.locator(ROWS)).to_have_count(found)
     context.close()
+
+
+PIPELINE = [
+    {"route": "adapt.auto_cut_down", "target_duration": 1, "source": {"job": "stems", "output": "*"}, "name": "cut"},
+    {"id": "stems", "route": "adapt.separate_stems", "source": {"job": "bed", "output": 0}, "name": "stems"},
+    {"route": "create.new_fx", "prompt": "door", "duration": 0.5, "name": "door"},
+    {"id": "bed", "route": "create.new_instrumental", "prompt": "ambient, slow", "name": "bed"},
+    {"id": "lost", "route": "create.new_song", "lyrics": "[Verse]\nLost", "prompt": "folk", "name": "lost"},
+    {"route": "adapt.separate_stems", "source": {"job": "lost"}, "name": "blocked"},
+]
+
+
+def left_edges(page: Page) -> list[float]:
+    """Return where the name in each row begins."""
+    boxes = [name.bounding_box() for name in page.locator(f"{ROWS} .name").all()]
+    return [box["x"] for box in boxes if box]
+
+
+def test_a_pipeline_is_a_tree_that_can_be_listened_through(page: Page, serve: Serve, tmp_path: Path) -> None:
+    """What is made from a job stands below it, further in; keys open its details, and play it and what follows."""
+    serve().inject(Fault.FAIL, route="create.new_song")
+    jobs, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    jobs.write_text("".join(f"{json.dumps(line)}\n" for line in PIPELINE))
+    words = [sys.executable, "-m", "soundpiece_async", "bulk", str(jobs), str(out)]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 1  # noqa: S603 - our own
+    page.goto((out / "report.html").as_uri())
+    rows = page.locator(ROWS)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("7 of 9 jobs are saved")
+    names = page.locator(f"{ROWS} .name").all_inner_texts()
+    tree = {"door": 0, "bed": 0, "stems": 1, **dict.fromkeys(names[3:7], 2), "lost": 0, "blocked": 1}
+    assert names == list(tree)
+    assert set(names[3:7]) == {f"cut-{kind}" for kind in ("bass", "drums", "other", "vocals")}
+    edges = left_edges(page)
+    levels = dict(zip(tree.values(), edges, strict=True))
+    assert edges == [levels[depth] for depth in tree.values()]
+    assert levels[0] < levels[1] < levels[2]
+    expect(rows.nth(8)).to_contain_text("failed: operation create.new_song/op_")
+    cut = rows.nth(3)
+    cut.locator(".name").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#table .more")).to_contain_text("stems, output ")
+    page.keyboard.press("Enter")
+    expect(page.locator("#table .more")).to_have_count(0)
+    page.locator("#deck").get_by_label("Play on to the next").check()
+    rows.nth(2).locator(".play").last.focus()
+    page.keyboard.press("Enter")
+    wait(page, "document.querySelector('audio').currentTime > 0")
+    page.keyboard.press("Tab")
+    page.keyboard.press("End")  # the stems end, and what was made from them follows
+    expect(cut.locator(".play")).to_have_attribute("aria-label", f"Pause {names[3]}")
+    wait(page, "document.querySelector('audio').currentTime > 0")
+    expect(page.get_by_role("cell", name=f"{names[3]} made from stems")).to_be_visible()  # as a screen reader says it

@@ -459,6 +459,7 @@ function showRow(row) {
   const line = make("tr", { role: "row" },
     cell("line", row.line === null ? "" : whole.format(row.line)),
     indent(row, cell("job", name,
+      row.parent ? make("span", { class: "unseen" }, ` made from ${title(row.parent)}`) : null,
       small ? make("p", { class: row.name ? "text" : "text id", dir: "auto" }, small) : null)),
     cell("route", make("bdi", {}, routeName(run.routes[row.route]))),
     cell("state", make("span", { class: `is-${row.state}` }, make("span", { class: "dot" }), make("span", { class: "label" }, row.state))),
