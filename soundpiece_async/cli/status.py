@@ -133,7 +133,7 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunSta
     listed = min(MAX_LISTED, uncertain)
     lines, dependents, complete = map(info.get, ("lines", "dependents", "complete"))
     blocking, blocked_lines = await _count_blocked(store)
-    begun = await store.count_lines()
+    begun = 0 if lines is None else await store.count_lines()
     return RunStatus(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
