@@ -25,7 +25,8 @@ from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import SOURCE_FIELDS, URL_RENEWAL_MARGIN, AudioSource, Handle, Output, Request
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.wire import ApiRequest
-from soundpiece_async._lifetime import NEVER, Lock, StopSignal
+from soundpiece_async._lifetime import NEVER, StopSignal
+from soundpiece_async._locks import Lock
 from soundpiece_async._logs import get_logger
 from soundpiece_async._transport import Transport
 

@@ -7,7 +7,8 @@ import anyio
 import pytest
 
 from soundpiece_async._core.errors import SessionClosed
-from soundpiece_async._lifetime import CancelHandle, Lock, TimeoutQueue
+from soundpiece_async._lifetime import CancelHandle, TimeoutQueue
+from soundpiece_async._locks import Lock
 
 pytestmark = pytest.mark.anyio
 

@@ -23,7 +23,7 @@ from soundpiece_async._core.errors import InvalidRequest, SettingsError, copy_er
 from soundpiece_async._core.redaction import redact_url
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.verify import require_header_check
-from soundpiece_async._lifetime import KeyedLocks
+from soundpiece_async._locks import KeyedLocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -34,7 +34,7 @@ from soundpiece_async._download.partfile import Claim, FileSink, FileWorker, Par
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing, download_into
 from soundpiece_async._download.verify import Verification, Verifier, make_saved_file, make_verifier
-from soundpiece_async._lifetime import KeyedLocks
+from soundpiece_async._locks import KeyedLocks
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import Reader
 

@@ -57,7 +57,8 @@ from soundpiece_async._journal.store import (
     read_members,
     replace_surrogates,
 )
-from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
+from soundpiece_async._lifetime import run_shielded
+from soundpiece_async._locks import KeyedLocks, LockQueue
 
 T = TypeVar("T")
 

@@ -38,7 +38,8 @@ from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.requests import Handle
-from soundpiece_async._lifetime import KeyedLocks, LockQueue, run_shielded
+from soundpiece_async._lifetime import run_shielded
+from soundpiece_async._locks import KeyedLocks, LockQueue
 
 S = TypeVar("S")
 T = TypeVar("T")
