@@ -138,13 +138,13 @@ class Durations:
         """
         share_in_all, survival, running = -expm1(-expected), 1.0, 1.0
         for index, low, high in _split_at_bins(since, until):
+            if running < NEGLIGIBLE:
+                break
             later = survival * exp(-(self._hazard[index] - self._floor) * (high - low))
             share = (survival - later) / share_in_all
             self._events[index] += share
             self._exposure[index] += (high - low) * max(0.0, running - share / 2)
             survival, running = later, running - share
-            if running < NEGLIGIBLE:
-                break
 
     def _learned(self, since: float, until: float) -> float:
         """Return the finishes to expect without the minimum, which would spread finishes to ever earlier ages."""

@@ -52,12 +52,8 @@ class Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if protocol is None:
-                return connection
-            use = _uses.get(protocol)
-            if use is None:
-                use = _uses[protocol] = _Use(self)
-            if use.answered is None:
+            use = None if protocol is None else _uses.get(protocol) or _uses.setdefault(protocol, _Use(self))
+            if use is None or use.answered is None:
                 return connection
             if self._loop.time() - use.answered <= self.patience and not _is_readable(connection):
                 return connection

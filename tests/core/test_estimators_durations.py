@@ -146,3 +146,15 @@ def test_one_finish_is_one_event(one: float, two: float) -> None:
     assert sum(durations._events) == pytest.approx(1, rel=1e-6)
     assert all(share >= 0 for share in durations._events)
     assert 0 <= sum(durations._exposure) <= high - low + 1e-6
+
+
+def test_a_finish_of_an_old_operation_is_spread_over_the_first_seconds() -> None:
+    """It may have ended days ago: the curve says where, and ages that none has reached are left as they are."""
+    durations = Durations()
+    for _ in range(100):
+        durations.learn(1.9, 2.0, finished=False)
+        durations.learn(2.0, 2.1, finished=True)
+    before = durations.survival(2.5)
+    for _ in range(10):
+        durations.learn(0.0, 10 * 86_400.0, finished=True)
+    assert durations.survival(2.5) == pytest.approx(before, abs=0.2)

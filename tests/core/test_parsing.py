@@ -182,6 +182,7 @@ def read(**changes: Any) -> ParsedOperation:
         ({"output": [{"url": "https://h/a", "kind": 5}, {"url": "https://h/b", "kind": 6}]}, ["outputs[].kind"]),
         ({"output": [], "results": [{"href": "https://h/a"}]}, ["outputs in results"]),
         ({"output": None, "audio_url": "https://h/a", "page_url": "https://h/b"}, ["outputs in audio_url"]),
+        ({"output": None, "data": [], "audio_url": "https://h/a"}, ["outputs in audio_url"]),
         ({"error": "no luck"}, ["outputs and error"]),
         ({"output": [{"url": "https://h/a"}, None, {}]}, []),
         ({"output": {"url": "https://h/a", "duration": "2.0", "expires_at": 1795341600}}, []),
