@@ -20,6 +20,7 @@ from helpers.object_stores import BUCKET, Bucket, serve_bucket
 from helpers.simulation import Serve, never_finishes, puts, simulate
 
 from soundpiece_async import JobState, Journal
+from soundpiece_async._journal.store import TakenOver
 from soundpiece_async.cli import main
 from soundpiece_async.simulator import Simulator
 from soundpiece_async.simulator.request_log import ReceivedRequest
@@ -382,3 +383,43 @@ def test_standard_input_is_planned(
     assert f"the run {run!r} in postgresql://127.0.0.1:" in (err := capsys.readouterr().err)
     assert PASSWORD not in err
     assert len(simulator.operations) == 4
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("saved", 0), ("planned", 1), ("taken over", 4)])
+def test_ray_runs_what_was_planned(
+    serve: Serve, run: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch, outcome: str, code: int
+) -> None:
+    """The engine gets the run and the limits; its counts, or its error, are the exit code. Ray itself: tests/ray."""
+    serve(**FAST)
+    given: dict[str, Any] = {}
+
+    async def run_on_ray(url: str, **options: Any) -> dict[JobState, int]:
+        given.update(options, url=url)
+        if outcome == "taken over":
+            raise TakenOver("job 1 was taken over")
+        return {JobState(outcome): 1}
+
+    monkeypatch.setattr("soundpiece_async.engines.ray.run_on_ray", run_on_ray)
+    words = ["bulk", write(FX), "out", "--run", run, "--ray", "local", "--workers", "2", "--polls", "7"]
+    assert main([*words, "--verify", "full"]) == code
+    assert (given["address"], given["workers"], given["run"], given["save_to"]) == ("local", 2, run, Path("out"))
+    assert (given["settings"]["limits"].polls, given["settings"]["verify"]) == (7, "full")
+    told = capsys.readouterr().err
+    assert f"1 {outcome}" in told or code == 4
+    assert PASSWORD not in told
+    for wrong in ("--plan", "--part=1/2", "--fail-fast"):
+        assert main([*words, wrong]) == 2
+    assert main(["bulk", "jobs.jsonl", "out", "--ray", "auto"]) == 2
+
+
+def test_ctrl_c_stops_the_run_on_ray(serve: Serve, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one sets what the engine looks at."""
+    serve(**FAST)
+
+    async def run_on_ray(_: str, *, stop: Any, **__: Any) -> dict[JobState, int]:
+        os.kill(os.getpid(), signal.SIGINT)
+        await stop.wait()
+        return {JobState.PLANNED: 1}
+
+    monkeypatch.setattr("soundpiece_async.engines.ray.run_on_ray", run_on_ray)
+    assert main(["bulk", write(FX), "out", "--run", run, "--ray", "auto"]) == 130

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from soundpiece_async.cli.bulk_options import (
     LoadOptions,
     RunPolicy,
 )
+from soundpiece_async.cli.bulk_ray import DEFAULT_RAY, RayOptions, check_policy, run_with_ray
 from soundpiece_async.cli.bulk_run import BulkCommand
 from soundpiece_async.cli.console import DONE, FAILED, UsageError, pluralize, print_result, print_status
 from soundpiece_async.cli.dependents import Dependents
@@ -46,6 +48,7 @@ async def bulk(
     record: JournalOptions = DEFAULT_JOURNAL,
     plan: Annotated[bool, Parameter(show_default=False)] = False,
     part: Annotated[str, PART] = "1/1",
+    engine: RayOptions = DEFAULT_RAY,
     load: LoadOptions = DEFAULT_LOAD,
     policy: RunPolicy = DEFAULT_POLICY,
 ) -> int:
@@ -70,6 +73,7 @@ async def bulk(
         plan: only write the jobs to the journal in Postgres, for soundpiece work; nothing is sent.
         part: K/N, K from 1 to N: only the K-th of N parts of JOBS, with a journal in Postgres. A line and those that
             take their source from it are in one part.
+        engine: what runs the jobs.
         load: limits of the run.
         policy: when to retry, stop and print.
     """
@@ -79,6 +83,12 @@ async def bulk(
         location.require_database("--plan" if plan else "--part")
     options = BulkOptions(location=location, load=load, policy=policy)
     run = _plan if plan else _run
+    if engine.ray is not None:
+        if plan or file.part != WHOLE:
+            raise UsageError("--ray plans and runs all parts: leave out --plan and --part")
+        location.require_database("--ray")
+        check_policy(options)
+        run = partial(_run_with_ray, engine)
     if jobs != STANDARD_INPUT:
         return await run(file, options)
     async with spool_standard_input() as path:
@@ -169,6 +179,11 @@ async def _plan(file: JobsFile, options: BulkOptions) -> int:
     print_status(f"{pluralize(lines, 'job')} in {file}, {new} new; nothing was sent")
     print_status(f"run them: soundpiece work {arguments} --part K/N")
     return DONE
+
+
+async def _run_with_ray(engine: RayOptions, file: JobsFile, options: BulkOptions) -> int:
+    await _plan(file, options)
+    return await run_with_ray(options, engine)
 
 
 async def _run(file: JobsFile, options: BulkOptions) -> int:

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from soundpiece_async._version import __version__
 from soundpiece_async.cli.bulk import bulk, resume, work
 from soundpiece_async.cli.bulk_options import LoadOptions, RunPolicy
+from soundpiece_async.cli.bulk_ray import RayOptions
 from soundpiece_async.cli.console import UsageError, print_result
 from soundpiece_async.cli.demo import demo
 from soundpiece_async.cli.doctor import doctor
@@ -77,7 +78,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     *(bulk, work, resume, status, verify, report, demo, get, run, simulate),
     *(completion, doctor, probe),
 )
-for _documented in (*COMMANDS, JournalOptions, LoadOptions, RequestFlags, RunPolicy):
+for _documented in (*COMMANDS, JournalOptions, LoadOptions, RayOptions, RequestFlags, RunPolicy):
     prepare_docstring(_documented)
 for _command in COMMANDS:
     app.command(_command, help=_help_text(_command))
