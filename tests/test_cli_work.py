@@ -269,18 +269,21 @@ CUT = {
 
 @pytest.mark.anyio
 async def test_jobs_that_depend_on_others_stay_together(workers: list[KillableRuns], run: str) -> None:
-    """Each worker reads the file and runs its trees; equal lines of two parts are two jobs; killed, resume goes on."""
+    """Each worker reads the file and runs its trees; equal lines of two parts are two jobs; killed, it goes on."""
     write(BED, FX, STEMS, FX, FX, CUT, {**BED, "id": "other"}, {**STEMS, "id": "more", "source": {"job": "other"}})
-    worker, kills = workers[0], iter([3])
+    worker, seen = workers[0], 0
 
     async def kill(request: ReceivedRequest) -> None:
-        if request.method == "PUT" and len(sim.operations) == next(kills, 0):
+        nonlocal seen
+        seen += request.method == "PUT"
+        if seen == 2 and request.method == "PUT":
             os.kill(worker.child, signal.SIGKILL)
 
     command = ("bulk", "jobs.jsonl", "out", "--run", run)
     async with simulate(**FAST, on_request=kill) as sim:
         assert await call(worker, sim, *command, "--plan") == 2
         assert "3 of 8 lines cannot be planned" in Path("jobs.printed").read_text()
+        assert await call(worker, sim, *command, "--part", "1/2") == KILLED
         assert await call(worker, sim, *command, "--part", "1/2") == 0
         first = len(sim.operations)
         assert 0 < first < 8
@@ -350,7 +353,7 @@ def test_a_run_that_was_not_planned(serve: Serve, run: str, capsys: Streams) -> 
     write()
     assert main(["bulk", "jobs.jsonl", "out", "--run", run, "--plan"]) == 0
     assert main(["work", "out", "--run", run]) == 2
-    assert "has no jobs: write them down with soundpiece bulk JOBS out --run" in capsys.readouterr().err
+    assert "has no jobs: record them with soundpiece bulk JOBS out --run" in capsys.readouterr().err
     write(FX)
     assert main(["bulk", "jobs.jsonl", "out", "--run", run, "--plan"]) == 0
     assert main(["work", "out", "--run", run, "--dry-run"]) == 2
