@@ -23,7 +23,12 @@ class Lock:
         self._turns: list[anyio.Event] = []
 
     def __repr__(self) -> str:
-        return f"<Lock {'locked' if self.locked else 'free'}, {len(self._turns)} waiting>"
+        return f"<Lock {'locked' if self.locked else 'free'}, {self.waiting} waiting>"
+
+    @property
+    def waiting(self) -> int:
+        """Number of tasks that wait for it."""
+        return len(self._turns)
 
     async def __aenter__(self) -> None:
         if not self.locked:

@@ -290,7 +290,7 @@ async def test_who_goes_on_after_a_cancelled_task_has_what_is_left() -> None:
             budget = piece.budget
             assert budget is not None
             group.start_soon(follow)
-            await until(lambda: bool(piece.lock.statistics().tasks_waiting))
+            await until(lambda: bool(piece.lock.waiting))
             scope.cancel()
             await until(lambda: budget.attempts >= 2)
             assert piece.budget is budget
@@ -315,7 +315,7 @@ async def test_what_stops_one_run_is_not_the_outcome_of_another_task() -> None:
     stopped = SettingsError("enough")
 
     async def hang_up_until_stopped(_: Peer, __: bytes) -> None:
-        if session._engine.submitter._submissions[request.idempotency_key].lock.statistics().tasks_waiting:
+        if session._engine.submitter._submissions[request.idempotency_key].lock.waiting:
             results.stop(stopped)
             api.always = None
 

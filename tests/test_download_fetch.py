@@ -84,7 +84,7 @@ async def test_a_refused_url_is_renewed(tmp_path: Path, status: int) -> None:
 async def test_refusals_are_bounded(tmp_path: Path) -> None:
     """Four refusals in a row without a new byte end in a DownloadError; the URL was renewed between them."""
     async with bench(tmp_path, default=ScriptedResponse(status=403)) as b:
-        with pytest.raises(DownloadError, match="refused the URL"):
+        with pytest.raises(DownloadError, match="rejected the URL"):
             await b.save()
 
         assert len(b.server.requests) == MAX_URL_REJECTIONS == 4

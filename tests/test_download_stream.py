@@ -98,7 +98,7 @@ async def test_a_host_may_not_know_the_size(tmp_path: Path) -> None:
     [
         ([ScriptedResponse(body=b"OggS" + bytes(5_000))] * 2, CorruptAudio, "seems to be Ogg"),
         ([ScriptedResponse(body=b"fLaC")] * 2, CorruptAudio, "ends after 4 bytes"),
-        ([ScriptedResponse(status=403)] * 4, DownloadError, "refused the URL"),
+        ([ScriptedResponse(status=403)] * 4, DownloadError, "rejected the URL"),
     ],
 )
 async def test_what_cannot_be_had_is_an_error_on_entering(

@@ -135,14 +135,14 @@ async def test_what_is_said_of_a_file_outlives_its_run(tmp_path: Path) -> None:
     async with open_journal(tmp_path) as journal:
         (job,) = await journal.jobs()
         file = attrs.evolve(file, output=job.outputs[0])
-        assert saved_files.check(job).files == (file,)
+        assert saved_files.check(job).complete == (file,)
         (record,) = job.files
         passed = (attrs.evolve(record, verified="full"),)
         await journal.store.mark_verified(job.number, passed, ended_at=599.0)
         assert await journal.jobs() == [job]
         await journal.store.mark_verified(job.number, passed, ended_at=600.0)
         (job,) = await journal.jobs()
-        assert saved_files.check(job).files == (attrs.evolve(file, verified="full"),)
+        assert saved_files.check(job).complete == (attrs.evolve(file, verified="full"),)
 
 
 @BOTH

@@ -58,7 +58,7 @@ Members: TypeAlias = Mapping[str, Any]
 Actor: TypeAlias = Any
 """Ray's handle of a ``PartWorker``."""
 
-logger = get_logger("engines")
+logger: logging.Logger = get_logger("engines")
 
 
 @attrs.frozen(kw_only=True)
