@@ -76,7 +76,7 @@ def tests(session: nox.Session) -> None:
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == MEASURED else []
     if session.python == MEASURED and not session.posargs:  # Ray has no packages for every interpreter
-        session.install("-q", "-e", ".[ray]")
+        session.install("-q", "-e", ".[ray]", env={"UV_COMPILE_BYTECODE": "1"})
         session.run("pytest", "-q", "--cov", "--cov-report=", "--cov-fail-under=0", "tests/ray")
         coverage.append("--cov-append")
     brief = ["--brief"] if session.python not in WHOLE and not session.posargs else []
