@@ -274,10 +274,12 @@ class Poller:
                             continue
                         watch = poll.key
                         # during an outage all wait for this response: it must not be held
-                        if self._transport.pacer.gate.half_open or watch.state.long_polls.failed:
-                            poll = attrs.evolve(poll, wait=False)
+                        cut = poll.wait and (self._transport.pacer.gate.half_open or watch.state.long_polls.failed)
                         if logger.isEnabledFor(logging.DEBUG):
-                            logger.debug("%s: %s", watch.handle, self._scheduler.explain(poll, now=now))
+                            why = self._scheduler.explain(poll, now=now)
+                            why += "; not held, in an outage or after a rejected long poll" * cut
+                            logger.debug("%s: %s", watch.handle, why)
+                        poll = attrs.evolve(poll, wait=False) if cut else poll
                         self._scheduler.begin(poll, now=now)
                         context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
                         watch.unused, work = permit, self._poll(watch, wait=poll.wait, permit=permit, started=now)

@@ -133,7 +133,7 @@ class Transport:
 
     @contextmanager
     def stopping(self, run: StopSignal) -> Generator[None]:
-        """Stop the run of this context on the first error of any request with ``stops_run``, such as a 402."""
+        """Register a run: like every other one, it is stopped by the first error with ``stops_run``, such as a 402."""
         self._runs.add(run)
         try:
             yield

@@ -30,7 +30,9 @@ def encode_request(request: Request) -> bytes:
 
     Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Fields stand in
     class order, those of the base class ``Request`` first; absent ones are left out: only ``callback_url`` is
-    documented as nullable (docs/api.md#request-fields).
+    documented as nullable (docs/api.md#request-fields). Defaults are sent, and a source is sent as its URL::
+
+        {"idempotency_key":"2f0c…","lyrics":"…","prompt":"slow","reference":{"url":"https://…"}}
 
     Raises:
         InvalidRequest: a field has no JSON form (NaN, infinity, a lone surrogate, an object of another type).

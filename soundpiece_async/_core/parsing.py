@@ -8,6 +8,7 @@ What happens when a field is missing from a response (absent, null or empty), or
 ``status``             counts as running; with outputs or an error, two reads ``AGREE_AFTER`` seconds apart must agree
 outputs, when ready    read again ``AGREE_AFTER`` seconds later; else ``wait`` raises ``NotReady``
 ``url`` of an output   that output is left out, with a warning
+``error``, if failed   an empty error of the code ``internal_error``
 any other              missing: None, silently; malformed: None, with one warning per session (``ResponseNote``)
 =====================  ===============================================================================================
 

@@ -65,7 +65,8 @@ class Timeouts:
     submit: float = 30.0
     """A PUT or a single read as a whole, from connecting to the last byte."""
     poll: float = 35.0
-    """The default timeout of a whole poll: the service holds a long one for up to 20 s (docs/api.md#long-polls)."""
+    """The default timeout of a whole poll: the service holds a long one for up to 20 s (docs/api.md#long-polls), and
+    15 s are for the way. The single poll of ``wait(timeout=0)`` has ``SINGLE_POLL_SECONDS`` (``_poller.py``)."""
     read: float = 30.0
     """Without a byte of a download, and the window of its lowest speed; a download as a whole has no limit."""
 

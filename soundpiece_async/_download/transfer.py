@@ -1,10 +1,11 @@
 """Writes a response body to a sink, or compares its first bytes with a file that exists.
 
-Which task writes the file: ``fill_or_stop``, a child of the download's own task, which reads the socket meanwhile. The
-bytes themselves are written in a worker thread (``FileWorker`` in ``partfile.py``). Blocks are collected and handed
-over in batches while the next ones arrive. One hop to a thread for each MiB, not for each block: hops are the costly
-part of the usual recipe, and a write on the event loop stops it whenever the page cache is being flushed. Per stream,
-two batches are in memory: one being collected, one being written.
+Which task writes the file: ``write_or_stop``, a child of the download's own task, which reads the socket meanwhile; the
+last batch, often the only one, is written by the download's own task. The bytes themselves are written in a worker
+thread (``FileWorker`` in ``partfile.py``), the last ones in the visit that publishes the file. Blocks are collected and
+handed over in batches while the next ones arrive. One hop to a thread for each MiB, not for each block: hops are the
+costly part of the usual recipe, and a write on the event loop stops it whenever the page cache is being flushed. Per
+stream, two batches are in memory: one being collected, one being written.
 
 The first 42 bytes of a file, and the tag before them, hold the MD5 of the audio (STREAMINFO). With the size they tell
 one recording from another, so a file that exists is compared without fetching more than that.

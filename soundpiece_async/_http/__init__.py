@@ -1,1 +1,1 @@
-"""HTTP with aiohttp, which is imported in no other folder: the client, its connections, proxies and errors."""
+"""HTTP with aiohttp's client, which only this folder uses: requests, connections, proxies and errors."""
