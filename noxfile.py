@@ -69,21 +69,26 @@ def tests(session: nox.Session) -> None:
     On the oldest interpreter some files use event loops in debug mode (`DEBUG_MODE_FILES` in `tests/conftest.py`), and
     `MEASURED`, whose tracing costs least, measures the branch coverage. Those that are not `WHOLE` leave out the files
     that take half the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
-    against the machine-readable description of the API. `MEASURED` has Ray, too.
+    against the machine-readable description of the API.
     """
     provide_servers(session)
     install(session, "test")
     session.env["COVERAGE_FILE"] = str(Path(session.create_tmp(), "coverage"))
     coverage = ["--cov", "--cov-report=term-missing:skip-covered"] if session.python == MEASURED else []
-    if session.python == MEASURED and not session.posargs:  # Ray has no packages for every interpreter
-        session.install("-q", "-e", ".[ray]", env={"UV_COMPILE_BYTECODE": "1"})
-        session.run("pytest", "-q", "--cov", "--cov-report=", "--cov-fail-under=0", "tests/ray")
-        coverage.append("--cov-append")
     brief = ["--brief"] if session.python not in WHOLE and not session.posargs else []
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *brief, *session.posargs)
     if session.python == PYTHONS[1]:
         install(session, "test", "openapi")
         session.run("pytest", "-q", "-n", "2", "tests/openapi")
+
+
+@nox.session(python=MEASURED)
+def ray(session: nox.Session) -> None:
+    """Run parts of a run on a real Ray; only when asked for: Ray gives itself 30 s to start, too few on a busy machine."""
+    provide_servers(session)
+    install(session, "test")
+    session.install("-q", "-e", ".[ray]", env={"UV_COMPILE_BYTECODE": "1"})
+    session.run("pytest", "-q", "tests/ray", *session.posargs)
 
 
 @nox.session(python=MEASURED)

@@ -1,4 +1,4 @@
-"""Runs on a real Ray, which nox installs for one interpreter; its actors are processes of their own."""
+"""Runs on a real Ray, by `nox -s ray`; its actors are processes of their own."""
 
 import os
 import signal
