@@ -84,7 +84,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=MEASURED)
 def ray(session: nox.Session) -> None:
-    """Run parts of a run on a real Ray; only when asked for: Ray gives itself 30 s to start, too few on a busy machine."""
+    """Run parts of a run on a real Ray; only when asked for, as a busy machine cannot start Ray within its 30 s."""
     provide_servers(session)
     install(session, "test")
     session.install("-q", "-e", ".[ray]", env={"UV_COMPILE_BYTECODE": "1"})
