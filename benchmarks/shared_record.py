@@ -104,7 +104,7 @@ async def plan(server: Server, run: str, jobs: int) -> Cost:
 
 
 def age(server: Server) -> None:
-    """Take jobs to where those of a run in progress are: each step is one statement, as in a run."""
+    """Move jobs to where those of a run in progress are: each step is one statement, as in a run."""
     with psycopg.connect(server.url, autocommit=True) as connection:
         ((first, last),) = connection.execute("SELECT min(number), max(number) FROM soundpiece_job").fetchall()
         for start in range(first, last + 1, PAGE):

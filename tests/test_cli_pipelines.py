@@ -236,7 +236,7 @@ def test_what_depends_on_a_failure_is_blocked_until_a_run_repairs_it(serve: Serv
 def test_a_kind_that_is_not_there_blocks_what_asks_for_it(
     serve: Serve, capsys: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kinds are the service's, so only the outputs say which there are; all are on record, page by page."""
+    """Kinds are the service's, so only the outputs say which there are; all are recorded, page by page."""
     monkeypatch.setattr("soundpiece_async.cli.blocked_jobs.PAGE_JOBS", 2)
     simulator = serve(**FAST)
     write(

@@ -48,7 +48,7 @@ from soundpiece_async import (
     Status,
     Succeeded,
     Timeouts,
-    _engine,
+    _poller,
 )
 from soundpiece_async._core import completion
 from soundpiece_async.simulator import Fault, Simulator
@@ -346,7 +346,7 @@ async def live_through_all(days: list[Day], victim: KillableRuns) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two reads agree after a moment, and an operation that is not found is so for two seconds."""
     monkeypatch.setattr(completion, "AGREE_AFTER", 0.05)
-    monkeypatch.setattr(_engine, "STREAK_SECONDS", 2.0)
+    monkeypatch.setattr(_poller, "STREAK_SECONDS", 2.0)
 
 
 @pytest.fixture(scope="module")

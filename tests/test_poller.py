@@ -349,7 +349,7 @@ async def test_a_webhook_may_come_before_the_first_step_of_a_poll(monkeypatch: p
 
 
 async def test_a_waiter_may_leave_in_the_turn_of_its_result() -> None:
-    """The others are told."""
+    """The others get it, too."""
     async with simulate(durations=never_finishes) as sim, Session(settings(sim)) as session:
         operation = await session.submit(fx())
         leaving, staying = (asyncio.create_task(session.wait(operation)) for _ in range(2))

@@ -583,7 +583,7 @@ async def test_a_refused_key_stops_those_who_have_it(url: str, run: str, sim: Si
 async def test_a_key_refused_to_a_worker_that_only_polls_stops_those_who_send(
     url: str, run: str, tmp_path: Path
 ) -> None:
-    """It says so for all, though it sends nothing; who only polls need not know: his own polls will be refused."""
+    """It says so for all, though it sends nothing; one that only polls need not know: its polls will be rejected."""
     async with (
         simulate(durations=never_finishes) as sim,
         Journal.open(url, run=run) as sender,

@@ -11,10 +11,10 @@ _PAGES = "blocked_pages"
 
 
 class BlockedJobs:
-    """Writes down the blocked jobs of one run, in place of those of the run before.
+    """Records the blocked jobs of one run, in place of those of the run before.
 
     Args:
-        store: of the journal; None: nothing is written down, as by one of several processes of a run.
+        store: of the journal; None: nothing is recorded, as by one of several processes of a run.
     """
 
     def __init__(self, store: JobStore | None) -> None:
@@ -34,7 +34,7 @@ class BlockedJobs:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write down the jobs of the last page, and how many pages there are."""
+        """Record the jobs of the last page, and how many pages there are."""
         if self._store is None:
             return
         pages = {_page_name(self._pages): self._page} if self._page else {}
