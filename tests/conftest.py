@@ -41,7 +41,8 @@ DEBUG_MODE_FILES = {
 """Files whose tests use a loop in debug mode, on the oldest interpreter."""
 
 SLOW = {
-    *("simulator", "test_cli_demo", "test_cli_probe", "test_damage", "test_descriptors", "test_download_save_to"),
+    *("simulator", "test_cli_demo", "test_cli_pipelines", "test_cli_probe", "test_cli_work", "test_damage"),
+    *("test_descriptors", "test_download_save_to", "test_postgres_journal"),
     *("test_docs", "test_file_systems", "test_full_disk", "test_house", "test_kills", "test_locales"),
     *("test_machines", "test_missing_modules", "test_nothing_bare", "test_download_stores", "test_plausible_answers"),
     *("test_plausible_services", "test_processes", "test_shared_sessions", "test_shared_stores", "test_studio"),
