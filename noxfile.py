@@ -149,6 +149,7 @@ def typing(session: nox.Session) -> None:
     """Check the types as strictly as mypy can, and that every public name has one."""
     install(session, "typing")
     session.run("mypy")
+    session.run("mypy", "--python-version", "3.12", "benchmarks", env={"MYPYPATH": "benchmarks:tests"})
     session.run("pyright")
     session.run("pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async")
 

@@ -231,7 +231,7 @@ def weigh_waiting(count: int) -> tuple[float, float]:
 async def _weigh_waiting(count: int) -> tuple[float, float]:
     settings = Settings(api_key=KEY, base_url="http://127.0.0.1:9", limits=Limits(polls=1))
     transport = Transport(settings)  # not opened: no poll leaves, everybody waits
-    poller = Poller(transport, Reader(transport), slots=1, rejection_seconds=60.0)
+    poller = Poller(transport, Reader(transport), settings=settings)
     handles = [Handle(ROUTE, f"op_{number:026d}") for number in range(count)]
     weights, tasks = [], []
 

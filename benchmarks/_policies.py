@@ -16,7 +16,7 @@ class Ours:
 
     def __init__(self, world: World, *, poll_cost: float = POLL_COST) -> None:
         self._world = world
-        self._scheduler = Scheduler(slots=world.slots, poll_cost=poll_cost)
+        self._scheduler = Scheduler[int](slots=world.slots, poll_cost=poll_cost)
         self._rate = None if math.isinf(world.rate) else world.rate
         self._works: dict[int, Work] = {}
         self.decisions = 0
@@ -39,19 +39,19 @@ class Ours:
         world, scheduler = self._world, self._scheduler
         while True:
             match self._decide():
-                case Poll(key=int() as name, wait=wait) as poll:
+                case Poll(key=name, wait=wait) as poll:
                     if (permit := world.permit_at()) > world.now:
                         return world.wake(permit)
                     scheduler.begin(poll, now=world.now)
                     world.send(self._works[name], wait=wait)
-                case CancelPoll(key=int() as name) as drop:
+                case CancelPoll(key=name) as drop:
                     scheduler.begin(drop, now=world.now)
                     world.cancel(self._works[name])
                     scheduler.settle(name, now=world.now, outcome=Outcome.CANCELLED)
                 case Sleep(until=until):
                     return world.wake(math.inf if until is None else until)
 
-    def _decide(self) -> Poll | CancelPoll | Sleep:
+    def _decide(self) -> Poll[int] | CancelPoll[int] | Sleep:
         begun = time.process_time()
         action = self._scheduler.next_action(self._world.now, rate=self._rate)
         self.seconds += time.process_time() - begun

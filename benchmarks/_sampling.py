@@ -12,7 +12,7 @@ import inspect
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -63,7 +63,7 @@ class Sampling:
     """
 
     def __init__(self) -> None:
-        self.used: Counter[str] = Counter()
+        self.used: defaultdict[str, float] = defaultdict(float)
         self.jobs: Counter[str] = Counter()
         self._stages: dict[str, str | None] = {}
         self._lock = threading.Lock()

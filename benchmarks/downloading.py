@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ SLICE = 200
 CHUNK = 64 << 10
 TICK = 0.005
 CURL, HTTPX, RECIPE, BARE, OURS = "curl --parallel", "httpx + aiofiles", "aiohttp + aiofiles", "ours, no hash", "ours"
-GOALS = (
+Row = dict[str, float]
+GOALS: tuple[tuple[str, str, Callable[[Row, dict[str, Row]], float], float], ...] = (
     (OURS, "CPU / curl's", lambda row, rows: row["cpu"] / rows[CURL]["cpu"], 1.5),
     (OURS, "lag p99, ms", lambda row, _: row["lag_p99"], 15),
     (OURS, "RSS, MB", lambda row, _: row["rss"], 80),
@@ -135,7 +136,7 @@ async def fetch_without_hash(job: Job) -> None:
     await fetch_with_ours(job)
 
 
-async def fetch_all(job: Job, fetch: Callable[[str, Path], Awaitable[None]]) -> None:
+async def fetch_all(job: Job, fetch: Callable[[str, Path], Coroutine[Any, Any, None]]) -> None:
     """Start everything at once; the client bounds its streams."""
     async with anyio.create_task_group() as group:
         for url, path in job.pairs():
@@ -202,7 +203,7 @@ async def measure_small(job: Job) -> list[tuple[float, float]]:
     return pairs[1:]  # the first one opens connections
 
 
-async def measure_slice(job: Job, fetch: Callable[[str, Path], Awaitable[None]]) -> float:
+async def measure_slice(job: Job, fetch: Callable[[str, Path], Coroutine[Any, Any, None]]) -> float:
     """Return the CPU seconds of one slice of small files."""
     empty(job.folder)
     gc.collect()

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import _figures
@@ -40,7 +41,7 @@ CONNECTIONS = (32, 256)
 PER_CONNECTION = 4  # requests of one slice
 HTTPX_SLICES = 2  # it takes a hundred times as long
 CELLS = (("asyncio", True), ("asyncio", False), ("uvloop", True), ("uvloop", False))
-RUN = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+RUN: dict[str, Callable[..., Any]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
 GOALS = {(True, 32): 1.3, (True, 256): 1.35, (False, 32): 1.32, (False, 256): 1.32}  # with the extra fast, and without
 HTTPX_GOALS = {32: 20, 256: 80}
 
@@ -131,7 +132,7 @@ def be_cell(cell: str, *, quick: bool) -> None:
     """Be that process, and print what was measured."""
     loop, fast = cell.split()
     if fast == "0":
-        sys.modules["orjson"] = None  # type: ignore[assignment] - this is how it says that it is not installed
+        sys.modules["orjson"] = None  # type: ignore[assignment]  # this is how it says that it is not installed
     found = {}
     for connections in CONNECTIONS:
         slices = (80 if quick else 400) * 32 // connections
@@ -170,7 +171,7 @@ def main() -> int:
     if options.cell:
         be_cell(options.cell, quick=options.quick)
         return 0
-    figures = []
+    figures: list[Figure] = []
     for loop, fast in CELLS:
         found = run_cell(loop, fast, quick=options.quick)
         for connections in CONNECTIONS:

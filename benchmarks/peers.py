@@ -108,7 +108,7 @@ async def open_runway(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: A
             task = await client.sound_effect.create(
                 model="mirelo_sfx_2_0", prompt_text=f"door {number}", duration=2.5, format="flac"
             )
-            return (await task.wait_for_task_output()).id
+            return str((await task.wait_for_task_output()).id)
 
         yield follow
 
@@ -121,7 +121,7 @@ async def open_openai(url: str, count: int) -> AsyncIterator[Follow]:  # noqa: A
     async with AsyncOpenAI(api_key=KEY, base_url=f"{url}/v1") as client:
 
         async def follow(number: int) -> str:
-            return (await client.videos.create_and_poll(prompt=f"door {number}", seconds="4")).id
+            return str((await client.videos.create_and_poll(prompt=f"door {number}", seconds="4")).id)
 
         yield follow
 
@@ -136,7 +136,7 @@ async def open_replicate(url: str, count: int) -> AsyncIterator[Follow]:  # noqa
     async def follow(number: int) -> str:
         prediction = await client.predictions.async_create("0" * 64, {"prompt": f"door {number}"})
         await prediction.async_wait()
-        return prediction.id
+        return str(prediction.id)
 
     yield follow
 

@@ -262,7 +262,7 @@ def main() -> int:
     for rate in [20.0] if asked.quick else asked.rates:
         for gate in asked.gates:
             with serve(gate) as server:
-                shared = server and server.url
+                shared = None if server is None else server.url
                 settle, seconds = (20.0, 10.0) if asked.quick else (SETTLED.get(rate, 30.0), asked.seconds)
                 (outcome,) = asyncio.run(measure(rate, shared, settle=settle, seconds=seconds))
                 late = [] if shared is None or gate in told else asyncio.run(tell(shared))

@@ -18,7 +18,7 @@ import argparse
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import _figures
@@ -79,7 +79,7 @@ class Run:
 
 def make_requests(count: int, url: str | None, *, every_route: bool) -> list[Request]:
     """Make the requests, no two alike."""
-    kinds = [
+    kinds: list[Callable[[int], Request]] = [
         lambda n: NewFx(f"door {n}", duration=0.5, callback_url=url),
         lambda n: NewSample(f"riff {n}", duration=0.5, callback_url=url),
         lambda n: NewInstrumental(f"ambient {n}", callback_url=url),
