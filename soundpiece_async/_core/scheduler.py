@@ -40,7 +40,15 @@ import attrs
 
 from soundpiece_async._core import completion
 from soundpiece_async._core.estimators import HELD_FOR_SURE, Durations, PollTiming
-from soundpiece_async._core.poll_queues import BackoffQueue, K, PollsInFlight, ReadyQueue, Watched, WatchState
+from soundpiece_async._core.poll_queues import (
+    AgeBucket,
+    BackoffQueue,
+    K,
+    PollsInFlight,
+    ReadyQueue,
+    Watched,
+    WatchState,
+)
 
 DOCUMENTED_HOLD = 20.0  # seconds (docs/api.md#long-polls)
 POLL_COST = 0.05  # seconds of detection lag that are worth one poll, at that hold
@@ -269,17 +277,24 @@ class Scheduler(Generic[K]):
         )
 
     def explain(self, poll: Poll[K], *, now: float) -> str:
-        """Return the numbers behind a poll that has not begun, for a log."""
+        """Return the numbers behind a poll that has not begun, and the rules that allow it now, for a log."""
         watched, ready = self._watched[poll.key], self._ready.count
         finishes, hazard = watched.forecast(now)
+        bucket = AgeBucket[K](gain=finishes * finishes / (2 * hazard), hazard=hazard)
+        hold, price = self._timing.hold, self._poll_cost * self._timing.hold
+        going_price = max(self._average_gain, price)
+        held = bucket.hold_gain(hold, price=going_price)
         enough = ready + self.polls <= self._slots
-        demand = "each has a slot" if enough else f"{ready} can be polled"
         rule = (2 if enough else 5) if poll.wait else (8 if watched.hold_broken or watched.hold_unconfirmed else 4)
+        failed = f" after {watched.failures} failed in a row (rule 7)" if watched.failures else ""
+        late = "; its webhook is late (rule 9)" if watched.webhook_expected else ""
         return (
-            f"{'long' if poll.wait else 'short'} poll (rule {rule}): {demand}; "
+            f"{'long' if poll.wait else 'short'} poll (rule {rule}){failed}{late}: "
+            f"{'each has a slot' if enough else f'{ready} can be polled'}; "
             f"{now - watched.last_turn:.1f} s since its last poll, age {now - watched.created_at:.1f} s, "
-            f"gain {finishes * finishes / (2 * hazard):.3g} s "
-            f"(average gain {self._average_gain:.3g} s), {self.polls} of {self._slots} slots taken"
+            f"gain of a short poll {bucket.gain:.3g} s, of a long one {held:.3g} s "
+            f"(price of a request {price:.3g} s, going price {going_price:.3g} s), "
+            f"{self.polls} of {self._slots} slots taken"
         )
 
     def begin(self, action: Poll[K] | CancelPoll[K], *, now: float) -> None:

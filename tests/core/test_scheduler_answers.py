@@ -322,3 +322,21 @@ def test_where_no_poll_is_held_a_late_answer_is_no_hold() -> None:
         scheduler.settle("a", now=now + 0.1, outcome=PROCESSING)
         assert scheduler.next_action(now + 0.1) == Sleep(pytest.approx(now + 1.0))
         assert scheduler.next_action(now + 1.1) == Poll("a", wait=True)
+
+
+def test_the_explanation_of_a_poll_names_every_rule_that_applies() -> None:
+    """A failure before it and a late webhook, too; the gains of both kinds of poll are the ones that are compared."""
+    scheduler = Scheduler(slots=1)
+    for key in "ab":
+        scheduler.watch(key, route=ROUTE, now=0.0, webhook_expected=key == "a")
+    scheduler.begin(Poll("a", wait=True), now=0.0)
+    scheduler.settle("a", now=1.0, outcome=FAILED)
+
+    told = scheduler.explain(Poll("a", wait=True), now=90.0)
+    assert told.startswith(
+        "long poll (rule 2) after 1 failed in a row (rule 7); its webhook is late (rule 9): each has a slot; "
+    )
+    scheduler.watch("c", route=ROUTE, now=0.0)
+    told = scheduler.explain(Poll("b", wait=False), now=90.0)
+    assert told.startswith("short poll (rule 4): 2 can be polled; 90.0 s since its last poll, age 90.0 s, ")
+    assert "(price of a request 0.05 s, going price 0.05 s)" in told
