@@ -185,7 +185,7 @@ def test_a_whole_graph_is_checked_before_anything_is_sent(serve: Serve, capsys: 
         (7, "source: an idempotency_key belongs to one job"),
         (8, 'source: output must be a number from 0, or "*" for every output, not 1.5'),
         (9, "source: unknown field 'stem'"),
-        (10, 'source: must be a URL, {"url": "..."} or {"job": "id of another line"}'),
+        (10, 'source: must be a URL, {"url": "..."}, {"job": "id of another line"} or {"file": "path on this'),
         (11, "id: must be text that is not blank"),
         (12, "reference: no line has the id 'nobody'"),
         (13, "prompt: "),

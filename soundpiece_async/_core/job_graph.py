@@ -62,7 +62,7 @@ class JobReference:
             raise ValueError(f"unknown field {foreign[0]!r}; a reference to a job has job, and output or kind")
         job, output, kind = members.get("job"), members.get("output"), members.get("kind")
         if not isinstance(job, str) or not job.strip():
-            raise ValueError("job must be the id of another line")
+            raise ValueError("job must be the id of another line, which is text that is not blank")
         if output is not None and kind is not None:
             raise ValueError("pass either output or kind, not both")
         if kind is not None:
@@ -258,7 +258,7 @@ class JobGraph:
         if len(lines) == 1:
             return "takes its source from itself"
         shown = ", ".join(map(str, lines[1:_SHOWN])) + (", ..." if len(lines) > _SHOWN else "")
-        return f"takes its source from itself, by line {shown}"
+        return f"takes its source from itself, by line{'s' * (len(lines) > 2)} {shown}"
 
     def _check_selectors(self) -> Iterator[tuple[int, str]]:
         for node, source in enumerate(self._sources):

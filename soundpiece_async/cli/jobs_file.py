@@ -193,7 +193,9 @@ def _find_source_fault(value: Mapping[str, JsonValue]) -> str:
     if "job" not in value:
         if list(value) == ["file"]:
             return "" if isinstance(value["file"], str) and value["file"].strip() else "file must be a path"
-        return "" if list(value) == ["url"] else 'must be a URL, {"url": "..."} or {"job": "id of another line"}'
+        if list(value) == ["url"]:
+            return ""
+        return 'must be a URL, {"url": "..."}, {"job": "id of another line"} or {"file": "path on this machine"}'
     try:
         JobReference.parse(value)
     except ValueError as error:

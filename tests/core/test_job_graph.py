@@ -144,7 +144,7 @@ def test_every_fault_of_a_graph_is_found_by_line() -> None:
         (CUT, None, JobReference("bed", 7)),
     )
     assert graph.check() == [
-        (1, "takes its source from itself, by line 3, 2"),
+        (1, "takes its source from itself, by lines 3, 2"),
         (4, "takes its source from itself"),
         (5, "no line has the id 'nobody'"),
         (7, "line 6 has no output 1: it has one output, output 0"),
@@ -166,7 +166,7 @@ def test_an_id_belongs_to_one_line() -> None:
 def test_a_long_cycle_is_told_shortly() -> None:
     jobs = [(SPLIT, str(number), JobReference(str((number + 1) % 40))) for number in range(40)]
     (fault,) = graph_of(*jobs).check()
-    assert fault == (1, "takes its source from itself, by line 2, 3, 4, 5, 6, 7, 8, 9, 10, ...")
+    assert fault == (1, "takes its source from itself, by lines 2, 3, 4, 5, 6, 7, 8, 9, 10, ...")
 
 
 def test_lines_behind_every_output_are_counted_as_far_as_the_routes_say() -> None:
