@@ -483,7 +483,7 @@ def test_status_counts_jobs_by_state(serve: Serve, capsys: Streams) -> None:
     assert (meanwhile["states"]["failed"], meanwhile["states"]["ready"], meanwhile["unread"]) == (2, 1, 4)
     assert f"process {os.getpid()} on" in meanwhile["worked_on_by"]
     assert meanwhile["seconds_left"] > 0
-    edit("UPDATE piece SET state = 'sending', sent_at = sent_at - ? WHERE number = 7", KEY_LIFETIME)
+    edit("UPDATE job SET state = 'sending', sent_at = sent_at - ? WHERE number = 7", KEY_LIFETIME)
     assert main(["status", "out"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"create.new_fx +0 +0 +0 +0 +4 +0 +1 *\n", out)
@@ -495,11 +495,11 @@ def test_status_counts_jobs_by_state(serve: Serve, capsys: Streams) -> None:
     assert (after["lines"], after["unread"], after["seconds_left"], after["worked_on_by"]) == (7, 0, None, None)
     assert [(reason["code"], reason["number"]) for reason in after["reasons"]] == [("too_loud", 2)]
     assert [job["route"] for job in after["uncertain"]] == ["create.new_fx"]
-    edit("UPDATE piece SET operation = NULL, outputs = NULL WHERE number = 7")
-    edit("UPDATE piece SET error_kind = 'DownloadError', error_code = '' WHERE number = 1")
+    edit("UPDATE job SET operation = NULL, outputs = NULL WHERE number = 7")
+    edit("UPDATE job SET error_kind = 'DownloadError', error_code = '' WHERE number = 1")
     assert main(["status", "out"]) == 0
     assert "1 failed: DownloadError, for example: " in capsys.readouterr().out
-    edit("UPDATE piece SET error_kind = 'OperationFailed', error_code = 'too_loud' WHERE number = 1")
+    edit("UPDATE job SET error_kind = 'OperationFailed', error_code = 'too_loud' WHERE number = 1")
     assert bulk() == 1
     assert "0 unfinished, 1 uncertain, 0 left" in capsys.readouterr().err
     assert bulk("--resubmit-uncertain") == 1
@@ -522,7 +522,7 @@ def test_verify_finds_changed_files(serve: Serve, capsys: Streams) -> None:
     changed = Path("out/f2.flac").read_bytes()[:-1] + b"\0"
     Path("out/f2.flac").write_bytes(changed)
     digest = hashlib.sha256(changed).hexdigest()
-    edit("UPDATE piece SET files = json_set(files, '$[0].url', 'memory:///f4.flac') WHERE name = 'f4'")
+    edit("UPDATE job SET files = json_set(files, '$[0].url', 'memory:///f4.flac') WHERE name = 'f4'")
     assert main(["verify", "out"]) == 1
     out, err = capsys.readouterr()
     assert sorted(line.partition(":")[0] for line in out.splitlines()) == [f"out/f{number}.flac" for number in range(3)]
@@ -531,7 +531,7 @@ def test_verify_finds_changed_files(serve: Serve, capsys: Streams) -> None:
     assert "sha256 differs from that of the saved file" in out
     assert "4 files" in err
     assert "3 bad; 1 object not checked" in err
-    edit("UPDATE piece SET files = json_set(files, '$[0].sha256', ?) WHERE name = 'f2'", digest)
+    edit("UPDATE job SET files = json_set(files, '$[0].sha256', ?) WHERE name = 'f2'", digest)
     assert main(["verify", "out", "--json"]) == 1
     capsys.readouterr()
     assert main(["verify", "out", "--json", "--full"]) == 1
@@ -554,7 +554,7 @@ def test_the_checks_that_files_have_passed_are_printed(serve: Serve, capsys: Str
     assert capsys.readouterr().out.splitlines()[-2:] == [header, advice]
     assert json.loads(Path("out/report.json").read_text())["summary"]["verified"] == {"header": 3}
 
-    forget = "UPDATE piece SET files = json_remove(files, '$[0].verified') WHERE name = 'f2'"
+    forget = "UPDATE job SET files = json_remove(files, '$[0].verified') WHERE name = 'f2'"
     edit(forget)  # as earlier versions wrote it
     assert main(shlex.split(advice)[1:4]) == 0
     capsys.readouterr()

@@ -172,9 +172,9 @@ def edit(folder: Path, *statements: str) -> None:
 )
 async def test_what_no_index_holds_twice_has_a_checksum(finished: Damaged, damage: str) -> None:
     """Key, body, route, operation and outputs: a run ends before anything is sent under a damaged one."""
-    edit(finished.folder, f"UPDATE piece SET {damage} WHERE number = 1")  # noqa: S608 - our own
+    edit(finished.folder, f"UPDATE job SET {damage} WHERE number = 1")  # noqa: S608 - our own
     assert await finished.look() == "refused"
-    edit(finished.folder, "UPDATE piece SET state = 'sending' WHERE number = 1")
+    edit(finished.folder, "UPDATE job SET state = 'sending' WHERE number = 1")
     with pytest.raises(JournalError, match="cannot be read"):
         async with Journal.open(finished.folder) as journal:
             await journal.jobs()
@@ -183,16 +183,16 @@ async def test_what_no_index_holds_twice_has_a_checksum(finished: Damaged, damag
 
 async def test_the_key_of_a_row_without_a_checksum_is_held_against_its_body(finished: Damaged) -> None:
     """As rows are that an earlier version wrote."""
-    edit(finished.folder, "UPDATE piece SET seal = NULL, operation_seal = NULL, outputs_seal = NULL")
+    edit(finished.folder, "UPDATE job SET seal = NULL, operation_seal = NULL, outputs_seal = NULL")
     assert await finished.run() == "saved"
-    edit(finished.folder, "UPDATE piece SET key = replace(key, '-', '.') WHERE number = 1")
+    edit(finished.folder, "UPDATE job SET key = replace(key, '-', '.') WHERE number = 1")
     assert await finished.run() == "refused"
 
 
-@pytest.mark.parametrize("damaged", ["DROP INDEX piece_content", "ALTER TABLE piece RENAME COLUMN seal TO seam"])
+@pytest.mark.parametrize("damaged", ["DROP INDEX job_content", "ALTER TABLE job RENAME COLUMN seal TO seam"])
 async def test_a_damaged_schema_is_noticed(finished: Damaged, damaged: str) -> None:
     """Also where SQLite finds nothing wrong with it; what somebody added is theirs."""
-    edit(finished.folder, "CREATE VIEW theirs AS SELECT key FROM piece", "CREATE INDEX mine ON piece (route)")
+    edit(finished.folder, "CREATE VIEW theirs AS SELECT key FROM job", "CREATE INDEX mine ON job (route)")
     assert await finished.run() == "saved"
     edit(finished.folder, damaged)
     assert (await finished.look(), await finished.run()) == ("refused", "refused")

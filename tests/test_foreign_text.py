@@ -166,7 +166,7 @@ def test_the_command_line_repeats_no_foreign_text(
         assert not [secret for secret in SECRETS if secret in text], page
         assert "x" * 2000 not in text
     with closing(sqlite3.connect(tmp_path / "out" / "journal.sqlite3")) as journal:
-        (row,) = journal.execute("SELECT error_kind, error_code, error_text FROM piece").fetchall()
+        (row,) = journal.execute("SELECT error_kind, error_code, error_text FROM job").fetchall()
     for column in row:
         check(column)
 
@@ -180,7 +180,7 @@ async def test_the_journal_holds_no_foreign_text_but_urls_that_are_needed(tmp_pa
             async with session.run_many([NewFx("door", duration=1)], journal=journal) as results:
                 await anext(results)
     with closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as database:
-        ((text,),) = database.execute("SELECT outputs FROM piece").fetchall()
+        ((text,),) = database.execute("SELECT outputs FROM job").fetchall()
     (output,) = json.loads(text)
     assert output.pop("url") == SIGNED + HOSTILE
     check(output["kind"])

@@ -504,16 +504,16 @@ def test_an_older_schema_is_migrated_whole_or_not_at_all(tmp_path: Path) -> None
     """Each step is one transaction with its version number, and what was written stays."""
     path = tmp_path / "journal.sqlite3"
     old = Database(path)
-    insert = "INSERT INTO piece (digest, key, route, body, state) VALUES (x'00', 'k', 'r', '{}', 'planned')"
+    insert = "INSERT INTO job (digest, key, route, body, state) VALUES (x'00', 'k', 'r', '{}', 'planned')"
     old.commit([lambda connection: connection.execute(insert)], durable=True)
     old.close()
-    steps = [*MIGRATIONS, ["ALTER TABLE piece ADD COLUMN note TEXT", "UPDATE piece SET note = 'kept'"]]
+    steps = [*MIGRATIONS, ["ALTER TABLE job ADD COLUMN note TEXT", "UPDATE job SET note = 'kept'"]]
     with pytest.raises(JournalError, match="must be migrated first"):
         Database(path, read_only=True, migrations=steps)
     with pytest.raises(JournalError, match="syntax error"):
         Database(path, migrations=[*MIGRATIONS, [*steps[-1], "NONSENSE"]])
     new = Database(path, migrations=steps)
-    assert new.commit([lambda connection: connection.execute("SELECT key, note FROM piece").fetchall()], durable=False)
+    assert new.commit([lambda connection: connection.execute("SELECT key, note FROM job").fetchall()], durable=False)
     assert new._ask("PRAGMA user_version") == len(steps)
     new.close()
 

@@ -185,7 +185,7 @@ async def test_a_body_that_is_none_is_named(tmp_path: Path) -> None:
     """The database may be edited with any tool."""
     async with open_journal(tmp_path) as journal:
         await journal.plan([fx(1)])
-    await edit_journal(tmp_path, "UPDATE piece SET route = 'create.nothing' WHERE state = ?", "planned")
+    await edit_journal(tmp_path, "UPDATE job SET route = 'create.nothing' WHERE state = ?", "planned")
     async with open_journal(tmp_path) as journal:
         with pytest.raises(JournalError, match=r"its body is not a request of create\.nothing|checksum"):
             _ = [request async for request in journal.jobs(part=(1, 1))]

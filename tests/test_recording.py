@@ -524,7 +524,7 @@ async def test_what_was_sent_long_ago_is_not_sent_again_unasked(sim: Simulator, 
     """How long a key is remembered is unknown: after a day the piece is uncertain, and only the user may say send."""
     sim.inject(Fault.RESET_AFTER, method="PUT")
     await run(sim, tmp_path, [fx(1)], retries=RetryPolicy(submit_max_elapsed=0.001))
-    await edit_journal(tmp_path, "UPDATE piece SET sent_at = sent_at - ?", KEY_LIFETIME)
+    await edit_journal(tmp_path, "UPDATE job SET sent_at = sent_at - ?", KEY_LIFETIME)
     error = the_failure(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(error, JournalError)
     assert "resubmit_uncertain" in str(error)
@@ -713,7 +713,7 @@ async def test_a_given_key_wins_a_race_too(tmp_path: Path, session: Session, mon
 async def test_a_record_without_its_output_is_fetched_again(sim: Simulator, tmp_path: Path) -> None:
     """Whatever was edited in the journal, at worst a file is fetched once more."""
     await run(sim, tmp_path, [fx(1)])
-    await edit_journal(tmp_path, "UPDATE piece SET files = replace(files, '\"index\": 0', '\"index\": 7')")
+    await edit_journal(tmp_path, "UPDATE job SET files = replace(files, '\"index\": 0', '\"index\": 7')")
     (again,) = succeeded(await run(sim, tmp_path, [fx(1)]))
     assert isinstance(again.files[0].output, Output)
     assert len(puts(sim)) == 1

@@ -471,7 +471,7 @@ async def test_no_failing_journal_shows_a_url(tmp_path: Path) -> None:
         with closing(
             sqlite3.connect(journal.path if hasattr(journal, "path") else tmp_path / "journal.sqlite3")
         ) as other:
-            other.execute("DROP TABLE piece")
+            other.execute("DROP TABLE job")
             other.commit()
         with pytest.raises(SoundpieceError) as caught:
             async with session.run_many(

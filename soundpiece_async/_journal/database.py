@@ -111,6 +111,16 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ("ALTER TABLE piece ADD COLUMN line INTEGER",),  # of the jobs file, as its latest run read it
     ("ALTER TABLE piece ADD COLUMN outputs_seal INTEGER",),  # CRC-32 of the outputs; NULL in rows of before (rule 4)
     ("ALTER TABLE piece ADD COLUMN source TEXT",),  # the output of another operation that it is made from
+    (
+        "ALTER TABLE piece RENAME TO job",
+        "ALTER TABLE file_name RENAME COLUMN piece TO job",
+        "DROP INDEX piece_content",
+        "DROP INDEX piece_state",
+        "DROP INDEX piece_given_key",
+        "CREATE UNIQUE INDEX job_content ON job (digest, occurrence)",
+        "CREATE INDEX job_state ON job (state, sent_at)",
+        "CREATE INDEX job_given_key ON job (given_key) WHERE given_key IS NOT NULL",
+    ),
 )
 """The n-th entry leads from schema n to n + 1, which is SQLite's ``user_version``. Entries are never edited."""
 

@@ -34,7 +34,7 @@ IN_PART = (
 """Of the jobs that are in a part (``store.Part``)."""
 _BY_KEY = "key = :key OR given_key = :key"
 INSERT = (
-    "INSERT INTO piece (digest, occurrence, key, route, body, seal, name, metadata, line, source, state) "
+    "INSERT INTO job (digest, occurrence, key, route, body, seal, name, metadata, line, source, state) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned') ON CONFLICT (key) DO NOTHING RETURNING *"
 )
 _BY_CONTENT = "digest = :digest AND occurrence = :occurrence"
@@ -89,9 +89,9 @@ def _check_seals(row: sqlite3.Row) -> None:
 def write_planned(connection: sqlite3.Connection, job: PlannedJob) -> str | None:
     """Write a job down if it is new, or else its annotation; returns the route that it has, or None: it is new."""
     condition, values = select(job.identity)
-    found = fetch(connection, f"SELECT number, route FROM piece WHERE {condition}", values)
+    found = fetch(connection, f"SELECT number, route FROM job WHERE {condition}", values)
     for number, _ in found:
-        update = "UPDATE piece SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?"
+        update = "UPDATE job SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?"
         connection.execute(update, (*job.annotation.as_row(), number))
     if not found:
         identity = job.identity
@@ -109,8 +109,8 @@ def free_titles(connection: sqlite3.Connection, *, number: int | None = None) ->
     unsaved = "files IS NULL AND title IS NOT NULL"
     which = f"{unsaved} AND error_kind IS NOT NULL" if number is None else f"{unsaved} AND number = :number"
     values = {"number": number}
-    connection.execute(f"DELETE FROM file_name WHERE piece IN (SELECT number FROM piece WHERE {which})", values)
-    connection.execute(f"UPDATE piece SET title = NULL WHERE {which}", values)
+    connection.execute(f"DELETE FROM file_name WHERE job IN (SELECT number FROM job WHERE {which})", values)
+    connection.execute(f"UPDATE job SET title = NULL WHERE {which}", values)
 
 
 def write_ready(
@@ -120,7 +120,7 @@ def write_ready(
     title = _take_title(connection, job, operation) if named else job.title
     outputs = job_records.write_outputs(operation.outputs)
     connection.execute(
-        "UPDATE piece SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
+        "UPDATE job SET state = 'ready', outputs = ?, outputs_seal = ?, title = ?, ready_at = coalesce(ready_at, ?) "
         "WHERE number = ?",
         (outputs, seal_text(outputs), title, now, job.number),
     )
@@ -138,13 +138,13 @@ def _take_title(connection: sqlite3.Connection, job: JobRecord, operation: AnyOp
         return [name.casefold() for name in file_names(numbered(stem, number), operation.outputs)]
 
     def is_free(number: int) -> bool:
-        found = [connection.execute("SELECT piece FROM file_name WHERE name = ?", [name]) for name in names(number)]
+        found = [connection.execute("SELECT job FROM file_name WHERE name = ?", [name]) for name in names(number)]
         return all(owner == job.number for (owner,) in chain.from_iterable(found))
 
     number = first_free(is_free)
     title = numbered(stem, number)
     owned = [(name, job.number) for name in names(number)]
-    connection.executemany("INSERT OR IGNORE INTO file_name (name, piece) VALUES (?, ?)", owned)
+    connection.executemany("INSERT OR IGNORE INTO file_name (name, job) VALUES (?, ?)", owned)
     return title
 
 
@@ -170,21 +170,21 @@ def look_over(connection: sqlite3.Connection, *, now: float, since: float) -> Ov
         return list(map(tuple, fetch(connection, statement, {"now": now, "since": since})))
 
     routes: dict[str, dict[JobState, int]] = {}
-    for route, state, number in ask(f"SELECT route, {STATE}, count(*) FROM piece GROUP BY 1, 2 ORDER BY 1"):
+    for route, state, number in ask(f"SELECT route, {STATE}, count(*) FROM job GROUP BY 1, 2 ORDER BY 1"):
         routes.setdefault(route, {}).update(read_counts([(state, number)]))
     reasons = ask(
-        "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM piece WHERE state = 'failed' "
+        "SELECT error_kind, error_code, min(error_text), count(*) AS number FROM job WHERE state = 'failed' "
         "GROUP BY 1, 2 ORDER BY number DESC, 1, 2"
     )
     levels = ask(
         "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
-        "FROM piece, json_each(piece.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1"
+        "FROM job, json_each(job.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1"
     )
     members = ask(
-        "SELECT member.value, count(*) FROM piece, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1"
+        "SELECT member.value, count(*) FROM job, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1"
     )
-    dependents = ask(f"SELECT {STATE}, count(*) FROM piece WHERE source IS NOT NULL GROUP BY 1")
-    ((ended,),) = ask("SELECT count(*) FROM piece WHERE ended_at > :since")
+    dependents = ask(f"SELECT {STATE}, count(*) FROM job WHERE source IS NOT NULL GROUP BY 1")
+    ((ended,),) = ask("SELECT count(*) FROM job WHERE ended_at > :since")
     return Overview(
         routes=routes,
         dependents=read_counts(dependents),

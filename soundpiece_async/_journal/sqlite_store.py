@@ -101,7 +101,7 @@ class SqliteStore:
     async def find(self, identity: JobIdentity) -> JobRecord | None:
         """Look a job up; a key that was given wins over everything else the request says."""
         condition, values = select(identity)
-        rows = await self.query(f"SELECT * FROM piece WHERE {condition}", values)
+        rows = await self.query(f"SELECT * FROM job WHERE {condition}", values)
         return read_record(rows[0]) if rows else None
 
     async def find_states(self, identities: Sequence[JobIdentity], *, now: float) -> list[JobState | None]:
@@ -109,7 +109,7 @@ class SqliteStore:
 
         def look(connection: sqlite3.Connection, identity: JobIdentity) -> JobState | None:
             condition, values = select(identity)
-            rows = fetch(connection, f"SELECT {STATE} FROM piece WHERE {condition}", {**values, "now": now})
+            rows = fetch(connection, f"SELECT {STATE} FROM job WHERE {condition}", {**values, "now": now})
             return JobState(rows[0][0]) if rows else None
 
         return await self._execute(lambda connection: [look(connection, identity) for identity in identities])
@@ -132,12 +132,12 @@ class SqliteStore:
     async def take_part(self, part: int, parts: int, *, failed: bool) -> Part:
         """Return a part whose claim has no meaning: the folder's lock keeps other processes out."""
         values = {"part": part, "parts": parts, "failed": failed}
-        ((jobs,),) = await self.query(f"SELECT count(*) FROM piece WHERE {IN_PART}", values)
+        ((jobs,),) = await self.query(f"SELECT count(*) FROM job WHERE {IN_PART}", values)
         return Part(part=part, parts=parts, failed=failed, claim=0, jobs=jobs)
 
     async def read_part(self, part: Part, *, after: int, limit: int) -> list[JobRecord]:
         """Return jobs of a part."""
-        query = f"SELECT * FROM piece WHERE {IN_PART} AND number > :after ORDER BY number LIMIT :limit"
+        query = f"SELECT * FROM job WHERE {IN_PART} AND number > :after ORDER BY number LIMIT :limit"
         values = {**attrs.asdict(part), "after": after, "limit": limit}
         return [read_record(row) for row in await self.query(query, values)]
 
@@ -151,7 +151,7 @@ class SqliteStore:
 
         def write(connection: sqlite3.Connection) -> None:
             values = (*annotation.as_row(), job.number)
-            connection.execute("UPDATE piece SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?", values)
+            connection.execute("UPDATE job SET name = ?, metadata = ?, line = ?, source = ? WHERE number = ?", values)
             if title is None:
                 free_titles(connection, number=job.number)
 
@@ -165,7 +165,7 @@ class SqliteStore:
     async def replan_with_new_key(self, job: JobRecord, *, digest: bytes, key: str, body: bytes) -> JobRecord:
         """Plan a job that failed anew, with a new key; the old one still finds it."""
         renewed = await self._read(
-            "UPDATE piece SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
+            "UPDATE job SET state = 'planned', given_key = coalesce(given_key, key), digest = ?, key = ?, body = ?, "
             "seal = ?, operation_seal = NULL, "
             "sent_at = NULL, operation = NULL, created_at = NULL, echo_differences = NULL, submitted_at = NULL, "
             "ended_at = NULL, error_kind = NULL, error_code = NULL, error_text = NULL, retryable = NULL "
@@ -186,7 +186,7 @@ class SqliteStore:
         def write(connection: sqlite3.Connection) -> JournalError | None:
             loss = self._database.find_loss()
             if loss is None:
-                statement = "UPDATE piece SET state = 'sending', sent_at = coalesce(sent_at, ?) WHERE number = ?"
+                statement = "UPDATE job SET state = 'sending', sent_at = coalesce(sent_at, ?) WHERE number = ?"
                 connection.execute(statement, (now, job.number))
             return loss
 
@@ -234,7 +234,7 @@ class SqliteStore:
 
     async def mark_verified(self, number: int, files: tuple[FileRecord, ...], *, ended_at: float | None) -> None:
         """Record the checks that the files of a job have passed, unless others were saved after ``ended_at``."""
-        statement = "UPDATE piece SET files = ? WHERE number = ? AND state = 'saved' AND ended_at IS ?"
+        statement = "UPDATE job SET files = ? WHERE number = ? AND state = 'saved' AND ended_at IS ?"
         values = (job_records.write_files(files), number, ended_at)
         await self._execute(lambda connection: connection.execute(statement, values))
 
@@ -270,13 +270,13 @@ class SqliteStore:
 
     async def count(self, *, now: float) -> dict[JobState, int]:
         """Count the jobs in each state; ``now`` in seconds since 1970."""
-        rows = await self.query(f"SELECT {STATE}, count(*) FROM piece GROUP BY 1", {"now": now})
+        rows = await self.query(f"SELECT {STATE}, count(*) FROM job GROUP BY 1", {"now": now})
         return read_counts([tuple(row) for row in rows])
 
     async def jobs(self, state: JobState | None, *, now: float, after: int, limit: int) -> list[JobRecord]:
         """Return jobs in a state, or in any, in the order they were planned, those behind the number ``after``."""
         wanted = f"(:state IS NULL OR {STATE} = :state) AND number > :after"
-        query = f"SELECT * FROM piece WHERE {wanted} ORDER BY number LIMIT :limit"
+        query = f"SELECT * FROM job WHERE {wanted} ORDER BY number LIMIT :limit"
         rows = await self.query(query, {"state": state, "now": now, "limit": limit, "after": after})
         return [read_record(row) for row in rows]
 
@@ -300,13 +300,13 @@ class SqliteStore:
 
     async def count_lines(self) -> int:
         """Count the lines of the jobs file that jobs were made of."""
-        (row,) = await self.query("SELECT count(DISTINCT line) FROM piece", {})
+        (row,) = await self.query("SELECT count(DISTINCT line) FROM job", {})
         return int(row[0])
 
     async def measure_waits(self) -> dict[str, WaitStats]:
         """Return how long the operations of each route took, as far as any are known."""
         rows = await self.query(
-            "SELECT route, count(*), avg(ready_at - submitted_at), max(ready_at - submitted_at) FROM piece "
+            "SELECT route, count(*), avg(ready_at - submitted_at), max(ready_at - submitted_at) FROM job "
             "WHERE ready_at > submitted_at GROUP BY route",
             {},
         )
@@ -329,7 +329,7 @@ class SqliteStore:
         return None if not row else read_record(row[0])
 
     async def _change(self, job: JobRecord, changes: str, *values: object, durable: bool = False) -> None:
-        statement = f"UPDATE piece SET {changes} WHERE number = ?"
+        statement = f"UPDATE job SET {changes} WHERE number = ?"
         await self._execute(lambda connection: connection.execute(statement, (*values, job.number)), durable=durable)
 
     async def _execute(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:

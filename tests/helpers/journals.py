@@ -28,10 +28,10 @@ def open_journal(folder: Path, **options: Any) -> Journal:
 
 
 async def edit_journal(folder: Path, statement: str, *values: object) -> None:
-    """Change the tables ``piece`` and ``run``, as any tool may; ``?`` stands for a value."""
+    """Change the tables ``job`` and ``run``, as any tool may; ``?`` stands for a value."""
     if _database:
         for table, its_name in (
-            ("UPDATE piece", "UPDATE soundpiece_job"),
+            ("UPDATE job", "UPDATE soundpiece_job"),
             ("UPDATE run", "UPDATE soundpiece_run_info"),
         ):
             statement = statement.replace(table, its_name)

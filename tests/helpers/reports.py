@@ -24,7 +24,7 @@ FAILED = {
     "error_text": "later",
     "retryable": 1,
 }
-"""What a piece that failed has besides."""
+"""What a job that failed has besides."""
 
 WAITS = {
     "create.new_song": 48.0,
@@ -55,19 +55,19 @@ FAILURES = (
 
 
 async def make_journal(folder: Path, rows: list[Mapping[str, Any]]) -> Path:
-    """Make the journal of a folder that holds these rows; members left out are as ``piece`` has them."""
+    """Make the journal of a folder that holds these rows; members left out are as ``planned`` has them."""
     async with Journal.open(folder):
         pass
     with sqlite3.connect(folder / "journal.sqlite3") as connection:
         for number, members in enumerate(rows, start=1):
-            row = piece(number) | dict(members)
+            row = planned(number) | dict(members)
             names, marks = ", ".join(row), ", ".join("?" * len(row))
-            connection.execute(f"INSERT INTO piece ({names}) VALUES ({marks})", list(row.values()))  # noqa: S608 - our own names
+            connection.execute(f"INSERT INTO job ({names}) VALUES ({marks})", list(row.values()))  # noqa: S608 - our own names
     connection.close()
     return folder
 
 
-def piece(number: int) -> dict[str, Any]:
+def planned(number: int) -> dict[str, Any]:
     """Return a planned job."""
     return {
         "digest": number.to_bytes(32),
@@ -123,7 +123,7 @@ def saved(
 
 
 def a_night(count: int, *, seconds: float, seed: int = 1) -> list[Mapping[str, Any]]:
-    """Make up a run of so many pieces over so many seconds: nearly all saved, a few failed, and some unfinished."""
+    """Make up a run of so many jobs over so many seconds: nearly all saved, a few failed, and some unfinished."""
     rng = random.Random(seed)
     routes = list(WAITS)
     weights = [30, 20, 12, 16, 6, 4, 8, 4]
