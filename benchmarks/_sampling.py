@@ -40,6 +40,7 @@ STAGES = {
         "fetch",
         "transfer",
         "partfile",
+        "file_sink",
         "verify",
         "relay",
         "destinations",

@@ -16,7 +16,7 @@ from helpers.raw_output_host import ScriptedResponse
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._download import partfile
-from soundpiece_async._download.partfile import Claim, PartFile
+from soundpiece_async._download.partfile import Claim, PartFile, Superseded
 from soundpiece_async._download.transfer import BATCH
 
 pytestmark = pytest.mark.anyio
@@ -118,6 +118,56 @@ async def test_a_holder_that_gives_up_is_followed(tmp_path: Path) -> None:
         other.close()
 
     assert b.target.read_bytes() == SONG
+
+
+@pytest.mark.parametrize("wakes", [True, False])
+async def test_nobody_waits_for_a_paused_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, wakes: bool
+) -> None:
+    """Its file has stopped growing: another one is written beside it; nothing is left but the file itself."""
+    monkeypatch.setattr(partfile, "STALLED_SECONDS", 0.05)
+    async with bench(tmp_path) as b:
+        b.target.parent.mkdir()
+        paused, heir = (PartFile(b.target, source="s", number=number) for number in (1, 2))
+        for part in (paused, heir):
+            assert part.claim(overwrite=False) is Claim.ACQUIRED
+            part.restart(RemoteFile(etag='"1"', size=len(SONG)))
+            part.append([SONG[:5_000]])
+        dead = PartFile(b.target, source="s", number=4)
+        assert dead.claim(overwrite=False) is Claim.ACQUIRED
+        dead.close()
+        dead.path.write_bytes(b"left by one that was killed")
+
+        assert await b.save() == SONG
+        assert b.server.ranges == [None]
+        for part in (paused, heir):
+            if wakes:
+                part.append([SONG[5_000:]])
+                with pytest.raises(Superseded):
+                    part.publish()
+                with pytest.raises(Superseded):
+                    part.keep_corrupt()
+            part.close()
+        assert b.left() == ["song.flac"]
+
+
+async def test_a_paused_process_wakes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds the file that another one has saved meanwhile, and takes that as its own."""
+    async with bench(tmp_path) as b:
+        publish = PartFile.publish
+
+        def be_late(part: PartFile) -> None:
+            monkeypatch.setattr(PartFile, "publish", publish)
+            other = PartFile(b.target, source="another process", number=2)
+            assert other.claim(overwrite=False) is Claim.ACQUIRED
+            other.append([SONG])
+            other.publish()
+            publish(part)
+
+        monkeypatch.setattr(PartFile, "publish", be_late)
+        assert await b.save() == SONG
+        assert b.server.ranges == [None, "bytes=0-41"]
+        assert b.downloader.saved == 0
 
 
 def test_a_lock_belongs_to_the_file_that_is_there(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from helpers.raw_output_host import ScriptedResponse
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._download.fetch import OutputDownload
-from soundpiece_async._download.partfile import FileSink, FileWorker, PartFile
+from soundpiece_async._download.file_sink import FileSink, FileWorker
+from soundpiece_async._download.partfile import PartFile
 from soundpiece_async._download.transfer import download_into
 
 pytestmark = pytest.mark.anyio

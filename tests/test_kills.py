@@ -15,9 +15,9 @@ import soundfile
 from helpers.bulk_process import SOURCE, TAKEN_OVER, lines
 from helpers.database_servers import Server
 from helpers.journals import database_of, open_journal
-from helpers.killable import KillableRuns, killable_runs
+from helpers.killable import KillableRuns, StopAt, is_paused, killable_runs
 from helpers.object_stores import BUCKET, serve_bucket
-from helpers.simulation import never_finishes, settings, simulate
+from helpers.simulation import settings, simulate
 
 from soundpiece_async import Journal, Session, Succeeded
 from soundpiece_async._core.job_records import JobState
@@ -81,17 +81,7 @@ async def test_killed_at_every_request(
     step, status = 0, KILLED
     while status == KILLED:
         step += 1
-        seen = 0
-
-        async def kill(request: ReceivedRequest) -> None:
-            nonlocal seen
-            if (request.host, request.method) == (host, method):
-                seen += 1
-                if seen == step:  # noqa: B023 - called within this turn of the loop
-                    os.kill(victim.child, signal.SIGKILL)
-                    if not kept:
-                        await anyio.sleep_forever()  # until the server sees that nobody is there any more
-
+        kill = StopAt(victim, host, method, [step], kept=kept)
         async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
             folder = tmp_path / str(step)
             status = await run(victim, sim, folder, count=2)
@@ -100,7 +90,6 @@ async def test_killed_at_every_request(
     assert step > 2
 
 
-@pytest.mark.usefixtures("journals")
 async def test_killed_at_every_state_change(victim: KillableRuns, tmp_path: Path) -> None:
     """Just before a transaction is committed, and right after."""
     step, status = 0, KILLED
@@ -111,8 +100,7 @@ async def test_killed_at_every_state_change(victim: KillableRuns, tmp_path: Path
             status = await run(victim, sim, folder, count=1, die_at=step)
             await check(sim, folder, count=1)
     assert status == 0
-    # planned, sending, submitted, ready, before and after; before saved; after it there is nothing in a file
-    assert step == (11 if database_of(tmp_path) else 10)
+    assert step == 10  # planned, sending, submitted, ready, before and after; before saved; after it there is nothing
 
 
 async def test_killed_again_and_again(victim: KillableRuns, tmp_path: Path) -> None:
@@ -135,15 +123,7 @@ async def test_the_command_is_killed(victim: KillableRuns, tmp_path: Path, host:
         + "create.new_fx,door,,0.1,same\n" * 3
         + f"adapt.separate_stems,,{SOURCE},,same\n" * 2
     )
-    seen = 0
-
-    async def kill(request: ReceivedRequest) -> None:
-        nonlocal seen
-        if (request.host, request.method) == (host, method):
-            seen += 1
-            if seen == step:
-                os.kill(victim.child, signal.SIGKILL)
-
+    kill = StopAt(victim, host, method, [step])
     async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
         command = ["bulk", str(jobs), str(folder)]
         assert await run(victim, sim, folder, arguments=command) == KILLED
@@ -204,14 +184,7 @@ async def test_a_pipeline_is_killed_in_the_middle(victim: KillableRuns, tmp_path
         "folder_stems": {"example": "folder_stems", "arguments": [str(mixes), f"s3://{BUCKET}/inbox", str(out)]},
     }
     operations, files = PIPELINES[example]
-    seen = 0
-
-    async def kill(request: ReceivedRequest) -> None:
-        nonlocal seen
-        seen += request.method == "PUT"
-        if request.method == "PUT" and seen in (2, 4, operations):
-            os.kill(victim.child, signal.SIGKILL)
-
+    kill = StopAt(victim, "api", "PUT", (2, 4, operations))
     with serve_bucket() as bucket:
         commands["folder_stems"]["environ"] = bucket.environ
         async with simulate(speed=2000, track_seconds=(0.1, 0.1), on_request=kill) as sim:
@@ -254,35 +227,60 @@ async def test_after_a_kill_status_promises_no_more_than_is_known(victim: Killab
     assert (sum(done["states"].values()), done["unread"], done["unread_is_minimum"]) == (8, 0, False)
 
 
-async def test_an_heir_takes_over_from_a_paused_worker(
-    victim: KillableRuns, journal_database: Server, tmp_path: Path
+async def test_paused_at_every_statement(
+    victim: KillableRuns, journal_database: Server, tmp_path: Path, *, thorough: bool
 ) -> None:
-    """Nothing waits for the paused one; when it wakes, what it writes is refused, and it says so by its exit status."""
-    run = str(tmp_path)
-    command = {"database": journal_database.url, "run": run, "part": True}
-    async with simulate(speed=2000, track_seconds=(0.1, 0.1), durations=never_finishes) as sim:
-        async with Session(settings(sim)) as session, Journal.open(journal_database.url, run=run) as journal:
-            await journal.plan(lines()[1:])
-            async with anyio.create_task_group() as group:
-                group.start_soon(end, victim, sim, tmp_path, command)
-                while await journal.count() != {JobState.SUBMITTED: 2}:
-                    await anyio.sleep(0.01)
-                os.kill(victim.child, signal.SIGSTOP)
-                try:
-                    for operation in sim.operations:
-                        sim.finish(operation)
-                    begun = anyio.current_time()
-                    heirs = journal.jobs(part=(1, 1))
-                    async with session.run_many(heirs, save_to=tmp_path, journal=journal) as results:
-                        assert [type(result) async for result in results] == [Succeeded] * 2
-                    assert anyio.current_time() - begun < 10
-                    before = await journal.jobs()
-                finally:
-                    os.kill(victim.child, signal.SIGCONT)
-            assert await journal.jobs() == before
-        assert len(sim.operations) == len({request.key for request in sim.log if request.method == "PUT"}) == 2
+    """An heir waits for nothing and finishes the run; when the paused process wakes, what it writes is refused.
+
+    Killed there, it would leave the same behind.
+    """
+    statuses: list[int] = []
+    step, paused = 1, True
+    while paused:
+        status, paused = await be_paused(victim, journal_database.url, tmp_path / str(step), step=step)
+        statuses.append(status)
+        step += 1 if thorough else 3
+    assert set(statuses) == {0, TAKEN_OVER}  # 0: it had no job yet that was not done, or none any more
+    assert step > 12  # the part, what is looked up, sending, submitted, ready, saved: before and after
 
 
-async def end(victim: KillableRuns, sim: Simulator, folder: Path, command: dict[str, Any]) -> None:
-    """Run a worker, which must end as one whose jobs were taken over."""
-    assert await run(victim, sim, folder, **command) == TAKEN_OVER
+async def be_paused(victim: KillableRuns, url: str, folder: Path, *, step: int) -> tuple[int, bool]:
+    """Pause a worker at a statement until its heir has finished the run.
+
+    Returns:
+        The exit status of the worker, and whether there is such a statement.
+    """
+    ended: list[int] = []
+
+    async def work() -> None:
+        command = {"database": url, "run": str(folder), "part": True, "pause_at": step}
+        ended.append(await run(victim, sim, folder, **command))
+
+    async with (
+        simulate(speed=2000, track_seconds=(0.1, 0.1)) as sim,
+        Session(settings(sim)) as session,
+        Journal.open(url, run=str(folder)) as journal,
+        anyio.create_task_group() as group,
+    ):
+        await journal.plan(lines()[:1])
+        victim.child = 0
+        group.start_soon(work)
+        while not ended and not is_paused(victim.child):
+            await anyio.sleep(0.002)
+        paused = not ended
+        try:
+            async with session.run_many(journal.jobs(part=(1, 1)), save_to=folder, journal=journal) as results:
+                assert [result async for result in results if not isinstance(result, Succeeded)] == []
+            before = await journal.jobs()
+        finally:
+            if paused:
+                os.kill(victim.child, signal.SIGCONT)
+        while not ended:
+            await anyio.sleep(0.002)
+        assert await journal.jobs() == before
+        assert [job.state for job in before] == [JobState.SAVED]
+        assert len(sim.operations) == len({(one.key, one.body) for one in sim.log if one.method == "PUT"}) == 1
+    files = {file.path for job in before for file in job.files}
+    assert {path.name for path in folder.iterdir()} == files
+    assert all(len(soundfile.read(folder / name)[0]) for name in files)
+    return ended[0], paused

@@ -3,7 +3,8 @@
 These are the rules for files; those for objects stand in ``_download.store_downloads``.
 
 1. A file with its final name is whole, verified and durable: it grows beside it, as a ``PartFile``, renamed last.
-2. One writer per target: tasks of this process wait here for each other, processes at the lock of the ``.part``.
+2. One writer per target: tasks of this process wait here for each other, processes at the lock of the ``.part``, as
+   long as that grows.
 3. A file that exists is compared with the host's by first bytes and size; the same file is never fetched again.
 4. A file that fails its check is fetched once more; the second failure is an error.
 5. Few files are open at a time: a thousand that wait for a stream would need a thousand descriptors.
@@ -30,7 +31,8 @@ from soundpiece_async._core.results import SavedFile
 from soundpiece_async._core.settings import Verify
 from soundpiece_async._download.destinations import Destination, Destinations
 from soundpiece_async._download.fetch import DownloadContext, OutputDownload, log_warnings
-from soundpiece_async._download.partfile import Claim, FileSink, FileWorker, PartFile, read_file_info, refuses_name
+from soundpiece_async._download.file_sink import FileSink, FileWorker
+from soundpiece_async._download.partfile import Claim, LockWatch, PartFile, Superseded, read_file_info, refuses_name
 from soundpiece_async._download.relay import RangeRelay, VerifiedRelay
 from soundpiece_async._download.transfer import FileHead, compare_with_existing, download_into
 from soundpiece_async._download.verify import Verification, Verifier, make_saved_file, make_verifier
@@ -238,18 +240,22 @@ class Downloader:
         self, target: Path, *, download: OutputDownload, worker: FileWorker, verifier: Verifier, overwrite: bool
     ) -> SavedFile:
         """Write the target as its only writer, or keep the file that exists (rules 2 and 3)."""
-        replace = False
+        replace, watch, source = False, LockWatch(), f"{download.output.handle}#{download.output.index}"
         while True:
-            part = PartFile(target, source=f"{download.output.handle}#{download.output.index}")
+            part = PartFile(target, source=source, number=watch.number)
             async with self._files:
                 try:
                     claim = await worker.run_in(target.parent, partial(part.claim, overwrite=replace))
                     if claim is Claim.ACQUIRED:
                         return await self._fetch(part, download=download, worker=worker, verifier=verifier)
+                except Superseded:
+                    replace, watch = False, LockWatch()
+                    continue
                 finally:
                     if not part.closed:
                         await worker.finish(part.close)
             if claim is Claim.LOCKED:
+                watch.note(await worker.run(part.find_size), now=anyio.current_time())
                 await anyio.sleep(LOCK_POLL)  # the lock of another process sends no event
                 continue
             found = await self._compare(target, download=download, worker=worker, verifier=verifier)

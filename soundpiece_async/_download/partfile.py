@@ -1,10 +1,13 @@
-"""The file a download grows in, ``<name>.part``, with its sidecar ``<name>.part.json``; and its work in threads.
+"""The file a download grows in, ``<name>.part``, with its sidecar ``<name>.part.json``.
 
 1. The process that holds the lock on the ``.part`` may touch it, its sidecar and the target. The lock ends with its
    process (`_filelocks`). It is held until the file has its final name.
 2. The sidecar never describes other bytes than those in the ``.part``: that is emptied before a new sidecar is written.
 3. A ``PartFile`` blocks and runs in worker threads, one call at a time: a task that is cancelled leaves its thread
    working, and nothing may close the file under it. Once closed, a ``PartFile`` stays closed.
+4. A process that is paused keeps its lock. When a locked file has stopped growing, another process downloads into the
+   next one, ``<name>.2.part``, and so on. Who publishes first removes those of the others; they notice when they are
+   about to publish, because the path does not lead to their file any more.
 """
 
 import hashlib
@@ -13,33 +16,28 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
-from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
 
-import aiofiles.os
-import anyio
-import anyio.to_thread
 import attrs
 
 from soundpiece_async import _filelocks
-from soundpiece_async._core import flac, os_errors
+from soundpiece_async._core import os_errors
 from soundpiece_async._core.errors import DownloadError, SoundpieceError
-from soundpiece_async._core.flac import FlacHeader, HeaderError, read_head
+from soundpiece_async._core.flac import read_head
 from soundpiece_async._core.os_errors import OsErrorKind
 from soundpiece_async._core.ranges import RemoteFile, is_strong
-from soundpiece_async._descriptors import Shortage
-from soundpiece_async._download.fetch import OutputDownload
-from soundpiece_async._lifetime import run_shielded
 from soundpiece_async._regularfiles import NO_LINK, open_regular
 
 RENAMES_OPEN_FILES = sys.platform != "win32"
 """Whether this system renames a file that is open."""
 _MAX_BLOCKS = 1024
 """Blocks that ``writev`` takes on Linux and macOS (IOV_MAX)."""
+STALLED_SECONDS = 3.0
+"""Seconds after which the process that has locked a file counts as paused if the file has not grown (rule 4)."""
 
 
 class Claim(Enum):
@@ -52,12 +50,17 @@ class Claim(Enum):
     """The target exists, and may not be overwritten."""
 
 
+class Superseded(Exception):
+    """Another process has published the target, and removed this file (rule 4)."""
+
+
 class PartFile:
     """The only writer of one target. Every method but ``repr`` blocks, and may raise OSError.
 
     Args:
         target: the final path.
         source: identifies the output; a ``.part`` of another one is not resumed.
+        number: of the file: from 2 where paused processes have locked the others (rule 4).
 
     Attributes:
         length: bytes written and hashed.
@@ -65,13 +68,13 @@ class PartFile:
         closed: published, or given up.
     """
 
-    def __init__(self, target: Path, *, source: str) -> None:
+    def __init__(self, target: Path, *, source: str, number: int = 1) -> None:
         self.target = target
-        self.path = target.with_name(f"{target.name}.part")
+        self.path, self._sidecar = _paths(target, number)
         self.length = 0
         self.known = RemoteFile()
-        self._sidecar = target.with_name(f"{target.name}.part.json")
         self._source = source
+        self._number = number
         self._digest = hashlib.sha256()
         self._extent = 0  # of the file: bytes of a failed write do not count in ``length``
         self._noted = True  # a sidecar exists, or may exist
@@ -103,6 +106,13 @@ class PartFile:
                 self._drop(file)
                 raise
             return Claim.ACQUIRED
+
+    def find_size(self) -> int:
+        """Return the size of the file, which another process may have locked; 0 if there is none."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def empty(self) -> bool:
@@ -153,22 +163,29 @@ class PartFile:
         return self._digest.hexdigest()
 
     def publish(self) -> None:
-        """Sync the file, rename it to its final name, and close it; it survives a power cut right after."""
+        """Sync the file, rename it to its final name, and close it; it survives a power cut right after.
+
+        Raises:
+            Superseded: another process has published the target.
+        """
         with self._call_lock:
             file = self._open_file()
             os.fsync(file.fileno())
+            self._require_path(file)
             if not RENAMES_OPEN_FILES:
                 file.close()
             self.path.replace(self.target)
             self._remove_sidecar()
+            self._remove_others()
             _sync_folder(self.target.parent)
             self.closed = True
             self._drop(file)
 
     def keep_corrupt(self) -> Path:
-        """Rename the file to ``<name>.corrupt``, replacing an earlier one, for inspection."""
+        """Rename the file to ``<name>.corrupt``, replacing an earlier one, for inspection; raises as ``publish``."""
         with self._call_lock:
             file = self._open_file()
+            self._require_path(file)
             if not RENAMES_OPEN_FILES:
                 file.close()
             self._remove_sidecar()
@@ -205,6 +222,22 @@ class PartFile:
         if self._file is None:
             raise RuntimeError(f"{self.path} was used before it was claimed, or after it was closed")
         return self._file
+
+    def _require_path(self, file: io.FileIO) -> None:
+        if not _same_inode(file, self.path):
+            self._remove_sidecar()
+            raise Superseded(self.path)
+
+    def _remove_others(self) -> None:
+        """Remove what paused processes have locked, and what those left that ended while they were (rule 4)."""
+        for number in count(1):
+            path, sidecar = _paths(self.target, number)
+            if number > self._number and not path.exists():
+                return
+            if number != self._number:
+                for left in (path, sidecar, _filelocks.held_path(path)):
+                    with suppress(OSError):  # it is in nobody's way; some systems remove no open file
+                        left.unlink()
 
     def _resume(self, file: io.FileIO) -> None:
         """Load the bytes of an earlier process if the sidecar allows to resume them."""
@@ -255,6 +288,32 @@ class PartFile:
             case {"source": self._source, "etag": str(etag), "size": int() | None as size} if is_strong(etag):
                 return RemoteFile(etag=etag, size=size)
         return None
+
+
+def _paths(target: Path, number: int) -> tuple[Path, Path]:
+    """Return the paths of a part file and of its sidecar."""
+    path = target.with_name(f"{target.name}{f'.{number}' if number > 1 else ''}.part")
+    return path, path.with_name(f"{path.name}.json")
+
+
+@attrs.define
+class LockWatch:
+    """Watches a part file that another process has locked (rule 4).
+
+    Attributes:
+        number: of the part file to claim.
+    """
+
+    number: int = 1
+    _size: int = -1
+    _since: float = 0.0
+
+    def note(self, size: int, *, now: float) -> None:
+        """Go on to the next file if this one has had that size for long; ``now`` in seconds."""
+        if size != self._size:
+            self._size, self._since = size, now
+        elif now - self._since >= STALLED_SECONDS:
+            self.number, self._size = self.number + 1, -1
 
 
 @attrs.frozen(kw_only=True)
@@ -319,10 +378,6 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
-
 def is_full(error: SoundpieceError) -> bool:
     """Return whether a download failed because the disk or a quota is full, so that the next one would fail, too."""
     cause = error.__cause__
@@ -337,133 +392,3 @@ def refuses_name(error: DownloadError) -> bool:
     """Return whether a download failed because the file system, or its encoding, rejects the file's name."""
     cause = error.__cause__
     return isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and os_errors.refuses_name(cause.errno))
-
-
-class FileWorker:
-    """Runs the blocking file work of one download in threads; errors there become a DownloadError."""
-
-    def __init__(self, download: OutputDownload, *, threads: anyio.CapacityLimiter) -> None:
-        self._download = download
-        self._threads = threads
-
-    async def run(self, call: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
-        """Call a function in a thread, and wait for its end."""
-        with self._translating_errors():
-            return await self._attempt(partial(call, *args))
-
-    async def run_in(self, folder: Path, call: Callable[[], T]) -> T:
-        """Call a function in a thread; if its folder is missing, make that with its parents, and call again."""
-        with self._translating_errors():
-            try:
-                return await self._attempt(call)
-            except FileNotFoundError:
-                await aiofiles.os.makedirs(folder, exist_ok=True)
-                return await self._attempt(call)
-
-    async def _attempt(self, call: Callable[[], T]) -> T:
-        """Call a repeatable function in a thread, again while the system lacks descriptors or memory."""
-        shortage = Shortage(str(self._download.output.handle))
-        while True:
-            try:
-                return await anyio.to_thread.run_sync(call, limiter=self._threads)
-            except OSError as error:
-                if not os_errors.is_transient(error.errno):
-                    raise
-                await self._download.wait_for_resources(shortage, error)
-
-    async def finish(self, call: Callable[[], None]) -> None:
-        """Call a function in a thread, and wait for its end even when cancelled."""
-        await run_shielded(partial(self.run, call))
-
-    @contextmanager
-    def _translating_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if os_errors.is_out_of_space(error.errno):
-                why = f"the disk is full ({error.strerror}); free some space, then download it again"
-            else:
-                why = f"the file system said: {error}"
-            raise self._download.error(why) from error
-        except UnicodeError as error:
-            why = f"the file system's encoding lacks some of its characters: {error}"
-            raise self._download.error(why) from error
-        except RecursionError as error:  # making a folder calls itself for each one above it
-            raise self._download.error("its folder is nested too deeply; choose another one") from error
-
-
-class FileSink:
-    """The ``Sink`` of a part file: its blocking calls run in threads.
-
-    The last blocks are kept in memory until ``flush``: they are written in the thread that publishes the file, and a
-    file that comes in one piece never has a sidecar.
-
-    Args:
-        part: an acquired one.
-        worker: runs its calls.
-    """
-
-    def __init__(self, part: PartFile, *, worker: FileWorker) -> None:
-        self._part = part
-        self._worker = worker
-        self._last: list[bytes] = []
-
-    def __repr__(self) -> str:
-        return f"<FileSink {self._part!r}>"
-
-    @property
-    def length(self) -> int:
-        """Bytes received."""
-        return self._part.length + sum(map(len, self._last))
-
-    @property
-    def known(self) -> RemoteFile:
-        """What the host said about the file."""
-        return self._part.known
-
-    @known.setter
-    def known(self, known: RemoteFile) -> None:
-        self._part.known = known
-
-    async def restart(self, known: RemoteFile) -> None:
-        """Discard the bytes; the next ones belong to the version ``known``."""
-        self._last = []
-        if self._part.empty:
-            self._part.restart(known)
-        else:
-            await self._worker.run(self._part.restart, known)
-
-    async def read_header(self) -> FlacHeader | None:
-        """Read the header; None if it is incomplete or invalid."""
-        return await self._worker.run(self._read_header)
-
-    async def ends_whole(self, duration: float | None) -> bool | None:
-        """Return whether the file ends with its last frame; None if that cannot be determined."""
-
-        def check() -> bool | None:
-            header = self._read_header()
-            if header is None:
-                return None
-            return flac.is_whole(header, self._part.tail(flac.longest_tail(header)), duration=duration)
-
-        return await self._worker.run(check)
-
-    def _read_header(self) -> FlacHeader | None:
-        try:
-            return flac.read_header(self._part.head())
-        except HeaderError:
-            return None
-
-    async def append(self, blocks: Sequence[bytes]) -> None:
-        """Append blocks; the last ones later, in ``flush``. Without any, no thread is used."""
-        blocks, self._last = [*self._last, *blocks], []
-        if self._part.length + sum(map(len, blocks)) == self.known.size:
-            self._last = blocks
-        elif blocks:
-            await self._worker.run(self._part.append, blocks)
-
-    def flush(self) -> None:
-        """Write the last blocks. Blocks; may be called again when it failed."""
-        if self._last:
-            self._part.append(self._last, last=True)
-            self._last = []

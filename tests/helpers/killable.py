@@ -1,15 +1,20 @@
 """Bulk runs in a process that tests kill: the side of the test; the other one is ``bulk_process``."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
+
+from soundpiece_async.simulator.request_log import ReceivedRequest
 
 SCRIPT = Path(__file__).with_name("bulk_process.py")
 
@@ -49,6 +54,49 @@ class KillableRuns:
         """End the process, between two runs."""
         if self._process is not None:
             self._process.communicate()
+
+
+@attrs.define(eq=False)
+class StopAt:
+    """Stops the process of a run when requests of a kind arrive, as ``on_request`` of a simulator.
+
+    Attributes:
+        runs: whose process it is.
+        host, method: of the requests; ``host`` is ``api`` or ``output``.
+        steps: which of them, from 1.
+        by: ``SIGKILL``, or ``SIGSTOP``.
+        kept: whether the service goes on with the request.
+        stopped: set once it has happened.
+    """
+
+    runs: KillableRuns
+    host: str
+    method: str
+    steps: Collection[int]
+    by: signal.Signals = signal.SIGKILL
+    kept: bool = True
+    stopped: anyio.Event = attrs.field(factory=anyio.Event)
+    _seen: int = 0
+
+    async def __call__(self, request: ReceivedRequest) -> None:
+        """Count a request."""
+        if (request.host, request.method) != (self.host, self.method):
+            return
+        self._seen += 1
+        if self._seen in self.steps:
+            os.kill(self.runs.child, self.by)
+            self.stopped.set()
+            if not self.kept:
+                await anyio.sleep_forever()  # until the server sees that nobody is there any more
+
+
+def is_paused(process: int) -> bool:
+    """Return whether a process has been stopped by SIGSTOP."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] == "T"
 
 
 @contextmanager
