@@ -87,7 +87,7 @@ class BulkCommand:
         self._file = file
         self._lines = totals.lines
         self._journal = journal
-        self._blocked = BlockedJobs(journal.store if file is not None and file.part == WHOLE else None)
+        self._blocked = BlockedJobs(journal.store, part=WHOLE if file is None else file.part)
         self._reader = reader
         self._printed = 0
         self._interrupted = anyio.Event()
@@ -106,14 +106,14 @@ class BulkCommand:
 
     async def run(self) -> None:
         """Run until all jobs are done, or the run is stopped."""
-        await self._blocked.flush()
+        await self._flush_blocked()
         with GracefulStop(self._interrupt):
             try:
                 async with background_tasks(self._display.follow, self._announce_shutdown), self._results:
                     async for result in self._results:
                         await self._handle(result)
                     await self._report_blocked()
-                    await self._blocked.flush()
+                    await self._flush_blocked()
             except anyio.get_cancelled_exc_class():
                 left = pluralize(len(self._results.pending), "job")
                 arguments = self._options.location.arguments
@@ -150,6 +150,11 @@ class BulkCommand:
                 reason = translate_advice(blocked.reason, flag=None)
                 self._print_failure(blocked.line, f"blocked by line {blocked.blocked_by}: {reason}")
                 await _print([format_blocked(blocked)] if self._options.policy.as_json else [])
+
+    async def _flush_blocked(self) -> None:
+        """Record the blocked jobs; a run without a jobs file has none, and leaves those of a run that had one."""
+        if self._file is not None:
+            await self._blocked.flush()
 
     def _print_failure(self, line: int, reason: str) -> None:
         self._printed += 1
