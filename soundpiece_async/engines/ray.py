@@ -12,8 +12,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -251,39 +251,62 @@ async def run_on_ray(
         SettingsError: a setting is missing or invalid; Ray is not installed, or cannot be reached.
         SoundpieceError: a part killed its actors again and again, or the disk is full.
     """
-    database, secret = Secret(url, redact_url(url)), [name for name in FROM_ENVIRONMENT if name in (settings or {})]
+    database = Secret(url, redact_url(url))
     del url  # no frame shows its password
+    secret = [name for name in FROM_ENVIRONMENT if name in (settings or {})]
     if secret:
         settings, variables = None, ", ".join(FROM_ENVIRONMENT[name] for name in secret)
         raise SettingsError(f"settings must not have {', '.join(secret)}: actors read {variables} from the environment")
     where = parse_destination(save_to, field="save_to")
     place = where.absolute() if isinstance(where, Path) else str(where)
     count = partial(_count, database, run)
-    counts = await count()
-    size = sum(counts.values()) - counts.get(JobState.SAVED, 0)
-    number = math.ceil(size / min(LARGEST_PART, max(SMALLEST_PART, size // (workers * PARTS_AT_ONCE * 2)))) or 1
+    number = _choose_parts(await count(), workers=workers)
     part = Part(url=database, run=run, save_to=place, settings=settings or {}, timeout=timeout, number=1, parts=number)
-    ray = await anyio.to_thread.run_sync(_load)
-    ours, actors = not ray.is_initialized(), []
-    try:
-        if ours:
-            await anyio.to_thread.run_sync(_connect, ray, address)
-        kind = ray.remote(PartWorker).options(max_restarts=-1, scheduling_strategy="SPREAD")
-        actors = [kind.remote() for _ in range(min(workers, number))]
-        parts = [attrs.evolve(part, number=one + 1) for one in range(number)]
-        faults = ray.exceptions
-        driver = _Driver(actors, parts, lost=faults.RayActorError, failed=faults.RayError)
+    parts = [attrs.evolve(part, number=one + 1) for one in range(number)]
+    async with _connected(address) as ray, _started(ray, min(workers, number)) as actors:
+        driver = _Driver(actors, parts, lost=ray.exceptions.RayActorError, failed=ray.exceptions.RayError)
         await driver.run(partial(_report, count, on_progress), partial(_stop_when, stop, driver))
-        await _close(actors, lost=faults.RayError)
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-        if ours:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(ray.shutdown)
     if driver.error is not None:
         raise driver.error
     return await count()
+
+
+def _choose_parts(counts: Mapping[JobState, int], *, workers: int) -> int:
+    """Return the number of parts of the jobs that are left: some for each worker, none too small or too large."""
+    size = sum(counts.values()) - counts.get(JobState.SAVED, 0)
+    return math.ceil(size / min(LARGEST_PART, max(SMALLEST_PART, size // (workers * PARTS_AT_ONCE * 2)))) or 1
+
+
+@asynccontextmanager
+async def _connected(address: str) -> AsyncGenerator[Any]:
+    """Yield Ray, connected to a cluster: to that of the program, or to one of ours, which is left at the end.
+
+    Raises:
+        SettingsError: Ray is not installed, or cannot be reached.
+    """
+    ray = await anyio.to_thread.run_sync(_load)
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        await anyio.to_thread.run_sync(_connect, ray, address)
+        yield ray
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(ray.shutdown)
+
+
+@asynccontextmanager
+async def _started(ray: Any, number: int) -> AsyncGenerator[list[Actor]]:
+    """Start actors, whose sessions are closed at the end; after an error or a cancellation they are killed at once."""
+    kind = ray.remote(PartWorker).options(max_restarts=-1, scheduling_strategy="SPREAD")
+    actors = [kind.remote() for _ in range(number)]
+    try:
+        yield actors
+        await _close(actors, lost=ray.exceptions.RayError)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
 async def _count(url: Secret, run: str) -> dict[JobState, int]:

@@ -1,7 +1,10 @@
 """Runs on a real Ray, by `nox -s ray`; its actors are processes of their own."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +15,9 @@ import anyio
 import attrs
 import pytest
 import ray
+from helpers.command_line import CLI
 from helpers.database_servers import Server
+from helpers.ports import reserved_port
 from helpers.sample_requests import fx
 from helpers.simulation import never_finishes, settings, simulate
 from helpers.tracebacks import find
@@ -58,14 +63,15 @@ def start_ray() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    """One Ray for all tests; its processes have the API key of every simulator here."""
-    with pytest.MonkeyPatch.context() as changed:
+def port() -> Iterator[int]:
+    """One Ray for all tests; its processes have the API key of every simulator here, and the address of one."""
+    with pytest.MonkeyPatch.context() as changed, reserved_port() as port:
         changed.setenv("SOUNDPIECE_API_KEY", Simulator(seed=1).api_key)
+        changed.setenv("SOUNDPIECE_BASE_URL", f"http://127.0.0.1:{port}")
         changed.setenv("RAY_USAGE_STATS_ENABLED", "0")
         changed.setenv("RAY_AUTH_MODE", "disabled")
         start_ray()
-        yield
+        yield port
         ray.shutdown()
 
 
@@ -193,6 +199,63 @@ async def test_it_stops_and_gives_up(url: str, tmp_path: Path) -> None:
             group.start_soon(finish_all, sim, lambda: bool(done))
             await run.finish(600)
             done.append(True)
+
+
+async def test_ctrl_c_once_and_twice(url: str, tmp_path: Path, port: int) -> None:
+    """Of the command: the first one waits for what is in flight, the second one kills the actors; both end with 130."""
+    lines = [{"route": "create.new_fx", "prompt": f"door {number}", "duration": 0.1} for number in range(600)]
+    (tmp_path / "jobs.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    cluster = ray.get_runtime_context().gcs_address
+    async with simulate(durations=never_finishes, port=port) as sim:
+        run = Run(url, tmp_path / "out", sim)
+        words = [
+            "bulk",
+            "jobs.jsonl",
+            "out",
+            "--run",
+            run.name,
+            "--ray",
+            cluster,
+            "--workers",
+            "1",
+            "--in-flight",
+            "10",
+        ]
+        environ = {**os.environ, "SOUNDPIECE_JOURNAL": url}
+
+        async def interrupt(times: int, *, least: int) -> str:
+            """Run the command until so many operations exist, interrupt it, and return what it has printed."""
+            printed = b""
+            async with await anyio.open_process(
+                [sys.executable, *CLI, *words], env=environ, cwd=tmp_path, stderr=subprocess.STDOUT
+            ) as command:
+                await reached(lambda: len(sim.operations) >= least)
+                assert command.stdout is not None
+                async with anyio.create_task_group() as group:
+                    for left in reversed(range(times)):
+                        command.send_signal(signal.SIGINT)
+                        while b"interrupted: no more jobs are submitted" not in printed:
+                            printed += await command.stdout.receive()
+                        if not left and times == 1:
+                            group.start_soon(finish_all, sim, lambda: command.returncode is not None)
+                    async for block in command.stdout:
+                        printed += block
+                    assert await command.wait() == 130
+            return printed.decode()
+
+        with anyio.fail_after(200):
+            told = await interrupt(1, least=20)
+            bought = len(sim.operations)
+            assert f"{bought} saved" in told
+            async with Journal.open(url, run=run.name, read_only=True) as journal:
+                assert await journal.count() == {JobState.SAVED: bought, JobState.PLANNED: 600 - bought}
+            await interrupt(2, least=bought + 10)
+            await reached(lambda: actors() == [])
+            done: list[bool] = []
+            async with anyio.create_task_group() as group:
+                group.start_soon(finish_all, sim, lambda: bool(done))
+                await run.finish(600)
+                done.append(True)
 
 
 async def finish_all(sim: Simulator, ended: Callable[[], bool]) -> None:
