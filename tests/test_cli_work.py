@@ -1,5 +1,6 @@
 """The command line with a journal in Postgres: one run, many processes."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -12,14 +13,16 @@ from uuid import uuid4
 
 import anyio
 import anyio.to_thread
+import psycopg
 import pytest
 import soundfile
 from helpers.database_servers import PASSWORD, Server
-from helpers.killable import KillableRuns, killable_runs
+from helpers.killable import KillableRuns, StopAt, killable_runs
 from helpers.object_stores import BUCKET, Bucket, serve_bucket
 from helpers.simulation import Serve, never_finishes, puts, simulate
 
 from soundpiece_async import JobState, Journal
+from soundpiece_async._journal import journal as journals
 from soundpiece_async._journal.store import TakenOver
 from soundpiece_async.cli import main
 from soundpiece_async.simulator import Simulator
@@ -129,14 +132,8 @@ async def test_a_worker_is_killed(
 ) -> None:
     """Any other one continues, by another split; status, verify and report of another process say so."""
     write(*(FX,) * 2, *({**FX, "prompt": f"door {number}"} for number in range(4)))
-    worker, out, seen = workers[0], f"s3://{BUCKET}/run", 0
-
-    async def kill(request: ReceivedRequest) -> None:
-        nonlocal seen
-        seen += (request.host, request.method) == (host, method)
-        if seen == step and (request.host, request.method) == (host, method):
-            os.kill(worker.child, signal.SIGKILL)
-
+    worker, out = workers[0], f"s3://{BUCKET}/run"
+    kill = StopAt(worker, host, method, [step])
     async with simulate(**FAST, on_request=kill) as sim:
         assert await call(worker, sim, "bulk", "jobs.jsonl", out, "--run", run, "--plan") == 0
         assert await call(worker, sim, "work", out, "--run", run, "--part", "1/1") == KILLED
@@ -162,20 +159,12 @@ async def test_a_paused_worker_has_an_heir(
 ) -> None:
     """Its part is done while it sleeps; when it wakes it writes nothing, and ends with exit code 4.
 
-    In a folder that both share, the heir would wait for a download that the paused one has begun.
+    In a folder that both share, too, where it has locked the file that it downloads.
     """
     write(*(FX,) * 4)
     paused, heir = workers
-    out = "out" if host == "api" else f"s3://{BUCKET}/out"
-    asleep, seen = anyio.Event(), 0
-
-    async def pause(request: ReceivedRequest) -> None:
-        nonlocal seen
-        seen += (request.host, request.method) == (host, method)
-        if seen == step and not asleep.is_set():
-            os.kill(paused.child, signal.SIGSTOP)
-            asleep.set()
-
+    out = f"s3://{BUCKET}/out" if method == "PUT" else "out"
+    pause = StopAt(paused, host, method, [step], by=signal.SIGSTOP)
     async with simulate(**FAST, on_request=pause) as sim:
         assert await call(heir, sim, "bulk", "jobs.jsonl", out, "--run", run, "--plan") == 0
         codes: list[int] = []
@@ -185,7 +174,7 @@ async def test_a_paused_worker_has_an_heir(
 
         async with anyio.create_task_group() as group:
             group.start_soon(work)
-            await asleep.wait()
+            await pause.stopped.wait()
             try:
                 assert await call(heir, sim, "work", out, "--run", run, "--part", "1/1") == 0
             finally:
@@ -195,7 +184,7 @@ async def test_a_paused_worker_has_an_heir(
         assert (await read_status(heir, sim, out, "--run", run))["states"]["saved"] == 4
         assert await call(heir, sim, "verify", out, "--run", run, "--full") == 0
         check_bought_once(sim, 4)
-    names = sorted(path.name for path in Path("out").glob("*.flac"))
+    names = sorted(path.name for path in Path("out").glob("*"))
     assert names == ["door-2.flac", "door-3.flac", "door-4.flac", "door.flac"] * (out == "out")
     assert all(len(soundfile.read(path)[0]) for path in Path("out").glob("*.flac"))
 
@@ -271,14 +260,7 @@ CUT = {
 async def test_jobs_that_depend_on_others_stay_together(workers: list[KillableRuns], run: str) -> None:
     """Each worker reads the file and runs its trees; equal lines of two parts are two jobs; killed, it goes on."""
     write(BED, FX, STEMS, FX, FX, CUT, {**BED, "id": "other"}, {**STEMS, "id": "more", "source": {"job": "other"}})
-    worker, seen = workers[0], 0
-
-    async def kill(request: ReceivedRequest) -> None:
-        nonlocal seen
-        seen += request.method == "PUT"
-        if seen == 2 and request.method == "PUT":
-            os.kill(worker.child, signal.SIGKILL)
-
+    worker, kill = workers[0], StopAt(workers[0], "api", "PUT", [2])
     command = ("bulk", "jobs.jsonl", "out", "--run", run)
     async with simulate(**FAST, on_request=kill) as sim:
         assert await call(worker, sim, *command, "--plan") == 2
@@ -300,6 +282,108 @@ async def test_jobs_that_depend_on_others_stay_together(workers: list[KillableRu
         assert len(sim.log) == sent
         told = await read_status(worker, sim, "out", "--run", run)
         assert (told["states"]["saved"], told["dependents"]["lines"]) == (8, 3)
+
+
+def test_each_part_records_the_jobs_that_are_blocked(serve: Serve, run: str, capsys: Streams) -> None:
+    """Status and report of any process show those of all parts, and of the latest split only."""
+    simulator = serve(**FAST)
+    nothing = {**CUT, "source": {"job": "bed", "output": 7}, "name": None}
+    others = [{**nothing, "source": {"job": "other", "output": output}} for output in (7, 8)]
+    write(BED, {**BED, "id": "other"}, nothing, *others)
+    command = ["bulk", "jobs.jsonl", "out", "--run", run]
+
+    def count_blocked() -> dict[int, int]:
+        capsys.readouterr()
+        assert main(["status", "out", "--run", run, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        counts: dict[int, int] = {}
+        for one in told["blocked"]:
+            line = one["blocked_by"]["line"]
+            counts[line] = counts.get(line, 0) + one["jobs"]
+        return {**counts, 0: told["unread"]}
+
+    assert main([*command, "--part", "1/2"]) == 1
+    assert count_blocked() == {1: 1, 0: 3}
+    assert main([*command, "--part", "2/2"]) == 1
+    assert count_blocked() == {1: 1, 2: 2, 0: 0}
+    assert main([*command, "--part", "1/3"]) == 1
+    assert count_blocked() == {1: 1, 0: 2}
+    assert main(command) == 1
+    assert count_blocked() == {1: 1, 2: 2, 0: 0}
+    assert main(["report", "page", "--run", run]) == 0
+    jobs = json.loads(Path("page/report.json").read_text())["jobs"]
+    assert sorted(job["line"] for job in jobs if job["state"] == "blocked") == [3, 4, 5]
+    assert len(simulator.operations) == 2
+
+
+@pytest.mark.anyio
+async def test_a_crash_of_the_database(
+    workers: list[KillableRuns], postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker sends nothing more, and ends with exit code 1; started again, it finishes what was paid for."""
+    monkeypatch.setenv("SOUNDPIECE_JOURNAL", postgres.url)
+    write(*(FX,) * 6)
+    words, puts_seen = ("out", "--run", "crash"), 0
+
+    async def crash(request: ReceivedRequest) -> None:
+        nonlocal puts_seen
+        puts_seen += request.method == "PUT"
+        if puts_seen == 3:
+            postgres.kill()
+
+    async with simulate(**FAST, on_request=crash) as sim:
+        assert await call(workers[0], sim, "bulk", "jobs.jsonl", *words, "--plan") == 0
+        assert await call(workers[0], sim, "work", *words, "--in-flight", "2") == 1
+        assert "see to the database, then run the same again" in Path("out.printed").read_text()
+        assert 3 <= len(sim.operations) < 6
+        sim.on_request = None
+        await anyio.to_thread.run_sync(postgres.start)
+        assert await call(workers[1], sim, "work", *words) == 0
+        assert (await read_status(workers[0], sim, *words))["states"]["saved"] == 6
+        assert await call(workers[0], sim, "verify", *words, "--full") == 0
+        check_bought_once(sim, 6)
+    assert len(list(Path("out").iterdir())) == 6
+
+
+@pytest.mark.parametrize("command", ["work", "resume", "verify"])
+def test_a_command_that_writes_migrates_the_tables(
+    command: str, serve: Serve, journal_database: Server, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that reads says so; a wrong name makes no run."""
+    simulator, name = serve(**FAST), f"older_{uuid4().hex}"
+    with psycopg.connect(journal_database.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = journal_database.url.replace("/postgres", f"/{name}")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute((Path(__file__).parent / "data" / "journal-postgres-1.sql").read_bytes())
+    monkeypatch.setenv("SOUNDPIECE_JOURNAL", url)
+    for reading in ("status", "report"):
+        assert main([reading, "out", "--run", "album"]) == 2
+        assert "must be migrated first" in capsys.readouterr().err
+    assert main([command, "out", "--run", "albun"]) == 2
+    assert "has no run called 'albun'" in capsys.readouterr().err
+    assert main([command, "out", "--run", "album"]) == (command == "verify")  # two files are not there
+    assert len(simulator.operations) == (0 if command == "verify" else 2)
+    assert main(["status", "out", "--run", "album"]) == 0
+
+
+COMMANDS = [
+    *(["bulk", "jobs.jsonl", "out", *more] for more in ([], ["--plan"], ["--dry-run"], ["--ray", "local"])),
+    *([command, "out"] for command in ("work", "resume", "status", "verify", "report")),
+]
+
+
+def test_without_the_extra_the_message_names_it(
+    serve: Serve, run: str, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of usage: to repeat the command does not help."""
+    simulator, spec = serve(**FAST), importlib.util.find_spec
+    write(FX)
+    monkeypatch.setattr(journals, "find_spec", lambda name: None if name == "psycopg" else spec(name))
+    for words in COMMANDS:
+        assert main([*words, "--run", run]) == 2, words
+        assert "python -m pip install 'soundpiece-async[postgres]'" in capsys.readouterr().err
+    assert simulator.log == []
 
 
 URL = "postgresql://soundpiece:hidden-one@127.0.0.1:1/postgres"

@@ -30,6 +30,7 @@ import attrs
 
 from soundpiece_async._core.errors import JournalError
 from soundpiece_async._descriptors import Shortage, is_short
+from soundpiece_async._journal.store import Outdated
 from soundpiece_async._journal.wal import find_damage
 from soundpiece_async._logs import get_logger
 from soundpiece_async._regularfiles import demand_regular, open_regular
@@ -313,7 +314,9 @@ class Database:
             raise JournalError(f"the journal {self._path} is damaged ({found}): {_KEEP}")
         if self._read_only:
             if version < len(migrations):
-                raise JournalError(f"the journal {self._path} must be migrated first, by a run")
+                raise Outdated(
+                    f"the journal {self._path} must be migrated first: open it to write once, as soundpiece resume does"
+                )
             return
         self._ask("PRAGMA secure_delete = ON")  # what is overwritten signed URLs
         self._wal = self._ask(f"PRAGMA journal_mode = {manner.log}") == "wal"

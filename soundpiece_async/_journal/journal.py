@@ -29,7 +29,7 @@ from soundpiece_async._journal.database import Database
 from soundpiece_async._journal.folder_lock import LOCK, FolderLock
 from soundpiece_async._journal.occurrences import RequestIdentifier
 from soundpiece_async._journal.sqlite_store import SqliteStore
-from soundpiece_async._journal.store import JobStore, Part, PlannedJob, TakenOver
+from soundpiece_async._journal.store import ExtraMissing, JobStore, Part, PlannedJob, TakenOver
 from soundpiece_async._lifetime import overlap, run_shielded
 
 PAGE = 500
@@ -371,7 +371,7 @@ class Journal:
 
     async def _open_database(self, url: Secret) -> None:
         if find_spec("psycopg") is None:
-            raise JournalError(
+            raise ExtraMissing(
                 f"the journal {self.where} needs the extra 'postgres', which is not installed: python -m pip install "
                 "'soundpiece-async[postgres]'; nothing was sent"
             )

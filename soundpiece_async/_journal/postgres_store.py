@@ -75,6 +75,7 @@ from soundpiece_async._journal.store import (
     GroupCommit,
     NoSuchRun,
     Overview,
+    Outdated,
     Part,
     PlannedJob,
     Refusal,
@@ -144,25 +145,29 @@ class PostgresJobStore:
         else:
             await self._fetch(SETTINGS)
             await self._database.fetch(MIGRATE, {}, seconds=MIGRATION_SECONDS)
-        await self._check_version()
+        version = await self._find_version()
         if not self._read_only:
             await self._fetch(CREATE_RUN, name=self._name, run=uuid4())
         await self._open_run()
+        if version < VERSION:
+            raise Outdated(
+                f"the journals in {self._database.address} must be migrated first: open one to write once, as "
+                "soundpiece resume does"
+            )
 
-    async def _check_version(self) -> None:
-        """Refuse tables that are missing, or of another version."""
+    async def _find_version(self) -> int:
+        """Return the version of the tables; refuse those that are missing, or newer."""
         where = self._database.address
         (found,) = await self._fetch(FIND_TABLES)
         if not found["made"]:
             raise NoSuchRun(f"{where} has no journal: check the address, or start a run in it")
-        version = (await self._fetch(FIND_VERSION))[0]["version"] if found["versioned"] else 1
+        version = int((await self._fetch(FIND_VERSION))[0]["version"]) if found["versioned"] else 1
         if version > VERSION:
             raise JournalError(
                 f"the journals in {where} were written by a newer version of soundpiece_async (schema {version}, this "
                 f"one knows {VERSION}): update; nothing was changed"
             )
-        if version < VERSION:
-            raise JournalError(f"the journals in {where} must be migrated first, by a run")
+        return version
 
     async def _open_run(self) -> None:
         rows = await self._fetch(OPEN_RUN, name=self._name)

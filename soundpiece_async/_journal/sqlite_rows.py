@@ -180,9 +180,7 @@ def look_over(connection: sqlite3.Connection, *, now: float, since: float) -> Ov
         "SELECT coalesce(json_extract(file.value, '$.verified'), ''), count(*) "
         "FROM job, json_each(job.files) AS file WHERE state = 'saved' GROUP BY 1 ORDER BY 1"
     )
-    members = ask(
-        "SELECT member.value, count(*) FROM job, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1"
-    )
+    members = ask("SELECT member.value, count(*) FROM job, json_each(echo_differences) AS member GROUP BY 1 ORDER BY 1")
     dependents = ask(f"SELECT {STATE}, count(*) FROM job WHERE source IS NOT NULL GROUP BY 1")
     ((ended,),) = ask("SELECT count(*) FROM job WHERE ended_at > :since")
     return Overview(

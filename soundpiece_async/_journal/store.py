@@ -43,6 +43,14 @@ from soundpiece_async._locks import KeyedLocks, LockQueue
 
 S = TypeVar("S")
 T = TypeVar("T")
+class Outdated(JournalError):
+    """The journal is of an earlier version, and only to be read: whoever opens it to write migrates it."""
+
+
+class ExtraMissing(JournalError):
+    """A package is not installed without which the database cannot be used."""
+
+
 
 GROUP_COMMIT_INTERVAL = 100e-6
 """Seconds between the beginnings of two commits for each job at work: a thousand jobs make ten a second."""

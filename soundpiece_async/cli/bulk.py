@@ -146,7 +146,7 @@ async def resume(
         policy: that of earlier runs is not used.
     """
     options = BulkOptions(location=record.locate(out), load=load, policy=policy)
-    async with options.location.reading() as journal:
+    async with options.location.reading(migrate=True) as journal:
         kept = await journal.store.load_run_info("jobs", "sha256", "options", "sources", "unplanned")
     if options.location.run is not None and not kept.get("unplanned"):
         return await _work(options, WHOLE)
@@ -225,7 +225,7 @@ async def _work(options: BulkOptions, part: tuple[int, int]) -> int:
     location = options.location
     if options.policy.dry_run:
         raise UsageError(f"--dry-run reads a jobs file; to see what is left: soundpiece status {location.arguments}")
-    async with location.reading() as journal:
+    async with location.reading(migrate=True) as journal:
         if not await journal.jobs(limit=1):
             raise UsageError(
                 f"{location} has no jobs: record them with soundpiece bulk JOBS {location.arguments} --plan"

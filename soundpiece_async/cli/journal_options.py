@@ -16,7 +16,7 @@ from soundpiece_async import Journal, JournalError
 from soundpiece_async._core.redaction import Secret, redact_url
 from soundpiece_async._journal.folder_lock import LOCK, FolderLock
 from soundpiece_async._journal.journal import JOURNAL, is_database
-from soundpiece_async._journal.store import NoSuchRun
+from soundpiece_async._journal.store import ExtraMissing, NoSuchRun, Outdated
 from soundpiece_async.cli.arguments import parse_folder
 from soundpiece_async.cli.console import UsageError
 
@@ -75,23 +75,35 @@ class RunLocation:
 
         Raises:
             NoSuchRun: it is to be read, and the database has no such run.
-            UsageError: the folder cannot be used.
+            UsageError: the folder cannot be used, or an extra is missing.
             JournalError: the database cannot be used.
         """
         with self._usage_errors():
             return await Journal.open(self.where, run=self.run, **how)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[Journal]:
+    async def reading(self, *, migrate: bool = False) -> AsyncGenerator[Journal]:
         """Open the journal to read it.
+
+        Args:
+            migrate: open it to write first if it is of an earlier version, for a command that will write it.
 
         Raises:
             UsageError: there is no such run, or the folder or what is in it cannot be used.
             JournalError: the database cannot be used.
         """
         with self._usage_errors(NoSuchRun):
-            async with await self.open(read_only=True) as journal:
+            async with await self._open_to_read(migrate=migrate) as journal:
                 yield journal
+
+    async def _open_to_read(self, *, migrate: bool) -> Journal:
+        try:
+            return await Journal.open(self.where, run=self.run, read_only=True)
+        except Outdated:
+            if not migrate:
+                raise
+        await (await Journal.open(self.where, run=self.run)).aclose()
+        return await Journal.open(self.where, run=self.run, read_only=True)
 
     async def open_existing(self) -> Journal | None:
         """Open the journal to read it; None: it does not exist yet. Raises as ``reading``."""
@@ -108,7 +120,7 @@ class RunLocation:
         try:
             yield
         except JournalError as error:
-            if self.run is None or isinstance(error, kinds):
+            if self.run is None or isinstance(error, (ExtraMissing, Outdated, *kinds)):
                 raise UsageError(str(error)) from error
             raise
 

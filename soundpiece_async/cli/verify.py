@@ -70,7 +70,7 @@ async def verify(
     """
     location = record.locate(out)
     inspect = await anyio.to_thread.run_sync(make_verifier, "full") if full else None
-    async with location.reading() as journal:
+    async with location.reading(migrate=True) as journal:
         verification = Verification(journal, location, inspect=inspect, set_aside=set_aside, as_json=as_json)
         await verification.run()
     await verification.record()
