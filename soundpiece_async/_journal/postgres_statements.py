@@ -213,6 +213,14 @@ INSERT INTO soundpiece_job (run, taken, {_NEW_COLUMNS})
 SELECT %(run)s, %(claim)s, {_NEW_VALUES} FROM {_rows("match", NEW_TYPES)}
 ON CONFLICT DO NOTHING RETURNING *
 """
+# of jobs whose keys were made: then nothing but the indexes has to be asked whether one is known
+PLAN_NEW = f"""
+WITH new AS (
+  INSERT INTO soundpiece_job (run, {_NEW_COLUMNS})
+  SELECT %(run)s, {_NEW_VALUES} FROM {_rows("match", NEW_TYPES)} ON CONFLICT DO NOTHING RETURNING number
+)
+SELECT count(*) AS new FROM new
+"""
 PLAN = f"""
 WITH {_match(NEW_TYPES)}, new AS (
   INSERT INTO soundpiece_job (run, {_NEW_COLUMNS})

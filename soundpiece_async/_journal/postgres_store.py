@@ -34,6 +34,7 @@ from soundpiece_async._core.job_records import (
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, SecretBytes
+from soundpiece_async._journal.group_commit import GroupCommit
 from soundpiece_async._journal.postgres_connection import PostgresConnection, Row
 from soundpiece_async._journal.postgres_rows import (
     failure_values,
@@ -63,6 +64,7 @@ from soundpiece_async._journal.postgres_statements import (
     NEW_TYPES,
     OPEN_RUN,
     PLAN,
+    PLAN_NEW,
     READ_PART,
     READER_SETTINGS,
     REPLAN,
@@ -72,10 +74,9 @@ from soundpiece_async._journal.postgres_statements import (
     arrays,
 )
 from soundpiece_async._journal.store import (
-    GroupCommit,
     NoSuchRun,
-    Overview,
     Outdated,
+    Overview,
     Part,
     PlannedJob,
     Refusal,
@@ -117,6 +118,7 @@ class PostgresJobStore:
     def __init__(self, url: Secret, *, run: str, read_only: bool) -> None:
         self.progress: Counter[JobState] = Counter()
         self.refusal: Refusal | None = None
+        self.submits = 1
         self.commits = 0
         self._name = storable(run)
         self._database = PostgresConnection(url, title=f"journal {self._name!r}")
@@ -127,6 +129,7 @@ class PostgresJobStore:
         self._claim = 0
         self._claims: list[int] = []
         self._clock = 0.0
+        self._plans_new = True  # as far as the latest plan shows
 
     def __repr__(self) -> str:
         state = "read-only " if self._read_only else ""
@@ -232,15 +235,21 @@ class PostgresJobStore:
         return None if row is None else read_record(row)
 
     async def plan(self, jobs: Sequence[PlannedJob]) -> int:
-        """Record many jobs by one statement."""
+        """Record many jobs by one statement, or by another one if some of them are known already."""
         if not jobs:
             return 0
         rows = [{**new_values(job), "position": position} for position, job in enumerate(jobs)]
-        counted, *others = await self._fetch(PLAN, **arrays("match", NEW_TYPES, rows))
-        for other in others:
-            job = jobs[other["position"]]
-            check_route(job.key, wanted=job.route, known=other["known"])
-        return int(counted["new"])
+        values, new = arrays("match", NEW_TYPES, rows), 0
+        if self._plans_new and all(job.identity.key is None for job in jobs):
+            new = (await self._fetch(PLAN_NEW, **values))[0]["new"]
+        if new < len(jobs):
+            counted, *others = await self._fetch(PLAN, **values)
+            for other in others:
+                job = jobs[other["position"]]
+                check_route(job.key, wanted=job.route, known=other["known"])
+            new += counted["new"]
+        self._plans_new = new == len(jobs)
+        return int(new)
 
     async def take_part(self, part: int, parts: int, *, failed: bool) -> Part:
         """Draw a new claim, and put it on every unfinished job of the part."""
@@ -401,7 +410,7 @@ class PostgresJobStore:
             TakenOver: it belongs to another process.
         """
         step = _Step(kind, {"number": job.number, "taken": job.taken, **values}, names)
-        outcome = await self._group.execute(step)
+        outcome = await self._group.execute(step, submits=self.submits if kind == "sending" else 0)
         if outcome is None:
             raise self._taken_over(job.key)
         return bool(outcome == kind)

@@ -200,6 +200,7 @@ class RecordedRun(Generic[R]):
         if journal.read_only:
             raise JournalError(f"the journal of {journal.where} was opened to be read only")
         self._store = journal.store
+        self._store.submits = engine.settings.limits.submits
         self._pop_annotation = journal.pop_annotation
         self._pop_identity = journal.pop_identity
         self._notify_ready = journal.notify_ready

@@ -30,6 +30,7 @@ from soundpiece_async._core.job_records import (
 from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._journal.database import Database, Step
+from soundpiece_async._journal.group_commit import GroupCommit
 from soundpiece_async._journal.sqlite_rows import (
     IN_PART,
     INSERT,
@@ -45,7 +46,6 @@ from soundpiece_async._journal.sqlite_rows import (
     write_ready,
 )
 from soundpiece_async._journal.store import (
-    GroupCommit,
     Overview,
     Part,
     PlannedJob,
@@ -77,6 +77,7 @@ class SqliteStore:
         self._group: GroupCommit[Step] = GroupCommit(self._commit, self._at_work)
         self.progress: Counter[JobState] = Counter()
         self.refusal: Refusal | None = None
+        self.submits = 1
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self._database!r} {self._group!r}>"
@@ -190,7 +191,7 @@ class SqliteStore:
                 connection.execute(statement, (now, job.number))
             return loss
 
-        if (loss := await self._execute(write, durable=True)) is not None:
+        if (loss := await self._execute(write, durable=True, submits=self.submits)) is not None:
             raise loss
 
     async def set_refusal(self, refusal: Refusal | None) -> None:
@@ -332,8 +333,8 @@ class SqliteStore:
         statement = f"UPDATE job SET {changes} WHERE number = ?"
         await self._execute(lambda connection: connection.execute(statement, (*values, job.number)), durable=durable)
 
-    async def _execute(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
-        return cast("T", await self._group.execute(step, durable=durable))
+    async def _execute(self, step: Callable[[sqlite3.Connection], T], *, durable: bool = False, submits: int = 0) -> T:
+        return cast("T", await self._group.execute(step, durable=durable, submits=submits))
 
     async def _commit(self, steps: list[Step], durable: bool) -> list[Any]:  # noqa: FBT001 - as a group is written
         return await anyio.to_thread.run_sync(

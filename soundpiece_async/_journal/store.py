@@ -1,8 +1,7 @@
 """What ``run_many`` reads and writes of a journal, whichever database holds it; and what the two stores share.
 
 1. A call returns when what it wrote is committed. While one group of writes is on its way, what comes in is collected
-   for the next: alone, a caller waits for nobody; a thousand cost one commit. The more jobs are at work, the longer it
-   is collected (``GROUP_COMMIT_INTERVAL``): a job among a thousand takes many seconds anyway.
+   for the next (``group_commit``): alone, a caller waits for nobody; a thousand cost one commit.
 2. Once begun, a group is written to its end, also when a caller is cancelled, because it contains other callers' jobs.
 3. One task at a time works on a job.
 4. Times are seconds since 1970 by the store's own clock (``now``).
@@ -10,17 +9,14 @@
 """
 
 import json
-import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from http import HTTPStatus
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import anyio
 import attrs
 
 from soundpiece_async._core import job_records
@@ -38,26 +34,21 @@ from soundpiece_async._core.json_types import JsonObject, JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import redact_message
 from soundpiece_async._core.requests import Handle
-from soundpiece_async._lifetime import run_shielded
-from soundpiece_async._locks import KeyedLocks, LockQueue
+from soundpiece_async._locks import LockQueue
 
-S = TypeVar("S")
 T = TypeVar("T")
+
+
+class NoSuchRun(JournalError):
+    """The database holds no run of that name: nothing was planned there."""
+
+
 class Outdated(JournalError):
     """The journal is of an earlier version, and only to be read: whoever opens it to write migrates it."""
 
 
 class ExtraMissing(JournalError):
     """A package is not installed without which the database cannot be used."""
-
-
-
-GROUP_COMMIT_INTERVAL = 100e-6
-"""Seconds between the beginnings of two commits for each job at work: a thousand jobs make ten a second."""
-
-
-class NoSuchRun(JournalError):
-    """The database holds no run of that name: nothing was planned there."""
 
 
 class TakenOver(JournalError):
@@ -161,6 +152,8 @@ class JobStore(Protocol):
     """How many jobs of this process's runs have an operation, and outputs, whenever they came to them."""
     refusal: Refusal | None
     """What the service refused to another process, as of the latest write; None: nothing."""
+    submits: int
+    """Submits of this process that may be on their way at a time: half of them that wait for a commit wait no more."""
 
     @property
     @abstractmethod
@@ -346,63 +339,6 @@ class JobStore(Protocol):
     async def close(self) -> None:
         """Close the store, once what was begun is written."""
         ...
-
-
-@attrs.define(eq=False)
-class _Batch(Generic[S]):
-    """What goes into one commit."""
-
-    steps: list[S] = attrs.field(factory=list)
-    durable: bool = False
-    done: anyio.Event = attrs.field(factory=anyio.Event)
-    results: list[Any] = attrs.field(factory=list)
-    error: Exception | None = None
-
-
-class GroupCommit(Generic[S]):
-    """Writes the steps of many callers at a time (rules 1 and 2).
-
-    Args:
-        write: carries out a group of steps, and returns the result of each; ``durable``: on the disk.
-        at_work: one lock for each job at work.
-    """
-
-    def __init__(self, write: Callable[[list[S], bool], Awaitable[list[Any]]], at_work: KeyedLocks) -> None:
-        self._write = write
-        self._at_work = at_work
-        self._batch: _Batch[S] = _Batch()
-        self._begun = -math.inf
-        self.turn = anyio.Lock(fast_acquire=True)
-        """Held while a group is written."""
-
-    def __repr__(self) -> str:
-        return f"collected={len(self._batch.steps)} jobs at work={len(self._at_work)}"
-
-    async def execute(self, step: S, *, durable: bool = False) -> Any:
-        """Put a step into the next group, and wait for that; the first of a batch writes it for all (rule 1)."""
-        batch, position = self._batch, len(self._batch.steps)
-        batch.steps.append(step)
-        batch.durable |= durable
-        if position:
-            await batch.done.wait()
-        else:
-            await run_shielded(partial(self._write_batch, batch))
-        if batch.error is not None:
-            raise batch.error
-        return batch.results[position]
-
-    async def _write_batch(self, batch: _Batch[S]) -> None:
-        async with self.turn:
-            pause = self._begun + GROUP_COMMIT_INTERVAL * len(self._at_work) - anyio.current_time()
-            if pause > 0:
-                await anyio.sleep(pause)
-            self._begun, self._batch = anyio.current_time(), _Batch()
-            try:
-                batch.results = await self._write(batch.steps, batch.durable)
-            except Exception as error:  # noqa: BLE001 - raised again, by every caller
-                batch.error = error
-            finally:
-                batch.done.set()
 
 
 def lock_of(identity: JobIdentity) -> JobIdentity:
