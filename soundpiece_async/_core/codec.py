@@ -25,7 +25,7 @@ _MAX_NESTING = 500
 
 
 @forget_arguments
-def encode_request(request: Request) -> bytes:
+def encode_request(request: Request, *, key: str | None = None) -> bytes:
     """Encode the body of a PUT, once per key: every resend must have these very bytes (docs/api.md#idempotency).
 
     Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Fields stand in
@@ -34,6 +34,10 @@ def encode_request(request: Request) -> bytes:
 
         {"idempotency_key":"2f0c…","lyrics":"…","prompt":"slow","reference":{"url":"https://…"}}
 
+    Args:
+        request: the request.
+        key: in place of that of the request; None: its own.
+
     Raises:
         InvalidRequest: a field has no JSON form (NaN, infinity, a lone surrogate, an object of another type).
     """
@@ -41,6 +45,8 @@ def encode_request(request: Request) -> bytes:
     members = {
         name: _to_wire(name, value) for name in _field_names(kind) if (value := getattr(request, name)) is not None
     }
+    if key is not None:
+        members["idempotency_key"] = key
     try:
         return _dump(members)
     except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError

@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Literal, TypeVar
 
 import attrs
@@ -416,17 +417,22 @@ def digest(request: Request) -> bytes:
         InvalidRequest: a field has no JSON form.
     """
     members = {}
-    for member in attrs.fields(type(request)):
-        if member.name == "idempotency_key":
+    kind: type = type(request)  # a plain class, which a cache may hold
+    for name, default in _list_members(kind):
+        value = getattr(request, name)
+        if value is default:  # most are, and then need not be written to be compared
             continue
-        value = getattr(request, member.name)
-        if value is member.default:  # most are, and then need not be written to be compared
-            continue
-        text = _canonical_json(request, member.name, value)
-        if member.default is attrs.NOTHING or text != _canonical_json(request, member.name, member.default):
-            members[member.name] = text
+        text = json.dumps(value) if type(value) is str else _canonical_json(request, name, value)
+        if default is attrs.NOTHING or text != _canonical_json(request, name, default):
+            members[name] = text
     whole = _SORTED.encode([request.route, members])
     return hashlib.blake2b(whole.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+@cache
+def _list_members(kind: type[Request]) -> tuple[tuple[str, object], ...]:
+    """Return the name and the default of each member but the key."""
+    return tuple((member.name, member.default) for member in attrs.fields(kind) if member.name != "idempotency_key")
 
 
 def explicit_key(request: Request) -> str | None:

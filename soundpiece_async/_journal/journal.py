@@ -22,7 +22,7 @@ from soundpiece_async._core.job_records import NO_ANNOTATION, Annotation, JobIde
 from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation
 from soundpiece_async._core.redaction import Secret, forget_arguments, redact_url
-from soundpiece_async._core.requests import SOURCE_FIELDS, GeneratedKey, Request
+from soundpiece_async._core.requests import SOURCE_FIELDS, Request
 from soundpiece_async._download.destinations import parse_folder
 from soundpiece_async._inputs import Named, Requests, open_requests, split_name
 from soundpiece_async._journal.database import Database
@@ -301,12 +301,10 @@ class Journal:
         if validate:
             checks.validate(request)
         identity = self.pop_identity(request) or identifier.identify(request)
-        annotation, source = self.pop_annotation(request), job_records.describe_source(request)
-        annotation = attrs.evolve(annotation or NO_ANNOTATION, name=name, source=source)
-        if identity.key is None:
-            request = attrs.evolve(request, idempotency_key=GeneratedKey(self.store.make_key(identity) or uuid4()))
-        body = codec.encode_request(request)
-        key = request.idempotency_key
+        given, source = self.pop_annotation(request) or NO_ANNOTATION, job_records.describe_source(request)
+        annotation = Annotation(name, given.metadata, given.line, source)
+        key = request.idempotency_key if identity.key else str(self.store.make_key(identity) or uuid4())
+        body = codec.encode_request(request, key=key)
         return PlannedJob(identity=identity, key=key, route=request.route, body=body, annotation=annotation)
 
     @forget_arguments
