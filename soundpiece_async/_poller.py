@@ -276,8 +276,8 @@ class Poller:
                         # during an outage all wait for this response: it must not be held
                         cut = poll.wait and (self._transport.pacer.gate.half_open or watch.state.long_polls.failed)
                         if logger.isEnabledFor(logging.DEBUG):
-                            why = self._scheduler.explain(poll, now=now)
-                            why += "; not held, in an outage or after a rejected long poll" * cut
+                            why = "short, in an outage or after a rejected long poll, instead of a " * cut
+                            why += self._scheduler.explain(poll, now=now)
                             logger.debug("%s: %s", watch.handle, why)
                         poll = attrs.evolve(poll, wait=False) if cut else poll
                         self._scheduler.begin(poll, now=now)

@@ -253,7 +253,7 @@ class Session:
         """Run many requests at once: ``async with session.run_many(...) as results: async for result in results``.
 
         Each result is a ``Succeeded`` or a ``Failed``: a failed one does not stop the others. After a 401, 402 or 403
-        nothing more is sent, and each remaining request gets a ``Failed`` with a copy of that error.
+        of the API nothing more is submitted, and each remaining request gets a ``Failed`` with a copy of that error.
 
         Args:
             requests: any iterable or async iterable of requests, or of pairs of a request and the name of its files

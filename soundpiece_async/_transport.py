@@ -7,9 +7,11 @@ them, ``Retry-After`` included, and by queues during an outage. A 429, or a queu
 neither. *Your timeout* is the caller's: ``timeout=``, or cancelling. Polls have no retry deadline: the scheduler
 repeats them until the caller's timeout.
 
-Why does it sleep? A request waits in three places, and the log has the seconds and the reason of each: for a slot
+Why does it sleep? A request waits in three places, and the log has the seconds of each, and why: for a slot
 (``_acquire_turn``), for a permit (``Pacer.acquire``: an event, set by ``Pacer.run`` when the rate, the pause of a 429
-or an outage allows), and between two attempts (``_pause``: backoff or ``Retry-After``, computed in ``_core/retry.py``).
+or an outage allows), and between two attempts (``_pause``: backoff or ``Retry-After``, computed in ``_core/retry.py``;
+while the system lacks descriptors, in ``_descriptors.py``). In its slot it may also wait for the renewal of a URL, or
+for the journal (``before_attempt``).
 """
 
 import math
@@ -113,7 +115,7 @@ class Transport:
 
     @property
     def active_submits(self) -> int:
-        """PUTs holding a slot now."""
+        """PUTs and single reads holding a slot now."""
         return self._submit_slots.borrowed_tokens
 
     @property

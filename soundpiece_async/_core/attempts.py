@@ -152,7 +152,7 @@ class Health:
         return silent and self._silent == 2  # one may be chance
 
     def wait(self) -> bool:
-        """Record an attempt that has waited for ``SILENT_SECONDS``; return True when it should be logged."""
+        """Record an attempt that has waited long without a response; return True when it should be logged."""
         silent = not self.got_response and self._silent < 2
         self._silent = max(2, self._silent)
         return silent

@@ -29,10 +29,10 @@ def encode_request(request: Request, *, key: str | None = None) -> bytes:
     """Encode the body of a PUT, once per key: every resend must have these very bytes (docs/api.md#idempotency).
 
     Always by the standard ``json``, whatever else is installed, so that the bytes do not depend on it. Fields stand in
-    class order, those of the base class ``Request`` first; absent ones are left out: only ``callback_url`` is
-    documented as nullable (docs/api.md#request-fields). Defaults are sent, and a source is sent as its URL::
+    class order, those of the base class ``Request`` first. One that is None is left out: only ``callback_url`` is
+    documented as nullable (docs/api.md#request-fields). Other defaults are sent, and a source is sent as its URL::
 
-        {"idempotency_key":"2f0c…","lyrics":"…","prompt":"slow","reference":{"url":"https://…"}}
+        {"idempotency_key":"2f0c…","lyrics":"[Verse]…","reference":{"url":"https://…"}}
 
     Args:
         request: the request.

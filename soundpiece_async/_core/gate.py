@@ -3,8 +3,8 @@
 Submits, polls and renewals share one budget with every other process of the account (docs/api.md#rate-limits). The
 rules:
 
-1. Renewals first, then submits, then polls; while submits and polls both wait, every fourth of their permits is a
-   poll's, because a run that notices no results does not finish. First come, first served within a priority.
+1. Renewals first, then submits and single reads, then polls; while both of these wait, every fourth of their permits is
+   a poll's, because a run that notices no results does not finish. First come, first served within a priority.
 2. Without a known limit every request is admitted, but submits through a window that begins small and widens with each
    response and with time: a new session finds a small limit by a few 429s, and not by one for each slot. With a limit:
    a permit per 1/rate seconds, at most a second's worth saved.

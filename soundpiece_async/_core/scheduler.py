@@ -1,4 +1,4 @@
-"""Chooses which operation to poll next, by a short or a long poll: a long one costs a slot, a short one a permit.
+"""Chooses which operation to poll next, by a short or a long poll: long ones use up slots, short ones permits.
 
 A poll takes a slot until it is answered, and a permit of the account's rate. A long poll covers an operation for up to
 20 s (its *hold*), a short one takes its slot for a round trip. Cancelling a long poll costs a connection. The rules:
@@ -8,8 +8,8 @@ A poll takes a slot until it is answered, and a permit of the account's rate. A 
 2. With no more operations than slots, each gets a long poll: nothing beats it.
 3. With more, short polls keep the slots they need: short polls per second x round trip, as many as are worth their
    price, or what the rate allows if that is less. The other slots have long polls.
-4. A short poll goes to the operation with the largest gain (`poll_queues.py`); below the price of a request nothing is
-   polled, however many slots and permits are free.
+4. A short poll goes to the operation with the largest gain (`poll_queues.py`); below the price of a request none is
+   sent, however many slots and permits are free.
 5. A long poll goes where it saves most: the short polls that `hold` seconds at the hazard h would cost at the going
    price p, hold x sqrt(2 h p), plus the gain of this poll above p, or minus what is lost by polling before a short poll
    is due. The going price is the average gain of recent polls.

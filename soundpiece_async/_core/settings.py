@@ -27,7 +27,7 @@ class Limits:
     """Limits on concurrency, file size and speed."""
 
     submits: int = 16
-    """PUTs on the wire."""
+    """PUTs, and single reads (``refresh``), on the wire."""
     polls: int = 100
     """Long and short polls on the wire (the service's limit is UNKNOWN); more operations than this share them."""
     downloads: int = 8
@@ -65,8 +65,9 @@ class Timeouts:
     submit: float = 30.0
     """A PUT or a single read as a whole, from connecting to the last byte."""
     poll: float = 35.0
-    """The default timeout of a whole poll: the service holds a long one for up to 20 s (docs/api.md#long-polls), and
-    15 s are for the way. The single poll of ``wait(timeout=0)`` has ``SINGLE_POLL_SECONDS`` (``_poller.py``)."""
+    """The default timeout of a poll, from connecting to the last byte: the service holds a long one for up to 20 s
+    (docs/api.md#long-polls), 15 s remain for connecting and transfer. The one poll of ``wait(timeout=0)`` ends after
+    ``SINGLE_POLL_SECONDS`` (``_poller.py``), too, queues included."""
     read: float = 30.0
     """Without a byte of a download, and the window of its lowest speed; a download as a whole has no limit."""
 
@@ -301,7 +302,7 @@ def _check_count(name: str, value: int) -> None:
 MARGIN = 20
 """Descriptors left for a journal (4), notes and folders being synced (4), name look-ups, a report, and the program."""
 PER_SUBMIT = 2
-"""PUTs, and single reads, which have as many slots of their own."""
+"""PUTs and single reads; renewals of URLs have as many slots of their own."""
 PER_DOWNLOAD = 4
 
 

@@ -1,8 +1,8 @@
 """Writes a response body to a sink, or compares its first bytes with a file that exists.
 
-Which task writes the file: ``write_or_stop``, a child of the download's own task, which reads the socket meanwhile; the
-last batch, often the only one, is written by the download's own task. The bytes themselves are written in a worker
-thread (``file_sink.FileWorker``), the last ones in the visit that publishes the file. Blocks are collected and
+Which task writes the file: ``write_or_stop``, a child of the task that downloads, which reads the socket meanwhile. The
+last batch, often the only one, stays in memory until that task publishes the file (``file_sink.FileSink``).
+The bytes themselves are written in a worker thread (``file_sink.FileWorker``). Blocks are collected and
 handed over in batches while the next ones arrive. One hop to a thread for each MiB, not for each block: hops are the
 costly part of the usual recipe, and a write on the event loop stops it whenever the page cache is being flushed. Per
 stream, two batches are in memory: one being collected, one being written.

@@ -3,7 +3,8 @@
 1. Key and body are committed before the PUT leaves, the operation's id before anything waits, the numbers of the
    outputs before anything is downloaded, the files before the result is given out. So a run that is killed anywhere
    can be resumed, and nothing is paid for twice. What is lost after kill -9: no operation, because one whose id was not
-   recorded yet is returned by the repeat of its PUT; no file; of each running download the batches in memory.
+   recorded yet is returned by the repeat of its PUT; no file; of each running download the batches in memory, and of
+   an upload to an object store all.
 2. What the journal knows is not asked for again: finished jobs are returned from it without a request.
 3. The recorded body is the body that is sent (docs/api.md#idempotency), whatever the request says by now.
 4. An exception: the body is rebuilt, with a new key, if no attempt can have been accepted and the URL of a source in it
@@ -215,7 +216,7 @@ class RecordedRun(Generic[R]):
         self._rebuilt: set[int] = set()
         key = hashlib.sha256(f"{journal.where}\n{engine.settings.api_key}".encode())
         self._key = key.hexdigest()[:16]
-        self._refusal = self._find_refusal()  # an earlier run's 401 or 402; one job tests it
+        self._refusal = self._find_refusal()  # an earlier run's 401, 402 or 403; one job tests it
         self._probe = anyio.Lock()
 
     def __repr__(self) -> str:
