@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -19,10 +19,12 @@ from soundpiece_async._core.results import Failed, Succeeded
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._engine import Engine, InFlight, RunFiles
 from soundpiece_async._inputs import Named, Requests, open_requests, split_name
-from soundpiece_async._journal.journal import Journal
-from soundpiece_async._journal.recorded_run import RecordedRun
 from soundpiece_async._lifetime import CancelHandle, StopSignal, run_shielded
 from soundpiece_async._logs import get_logger
+
+if TYPE_CHECKING:
+    from soundpiece_async._journal.journal import Journal
+    from soundpiece_async._journal.recorded_run import RecordedRun
 
 R = TypeVar("R", bound=Request)
 
@@ -41,7 +43,7 @@ class RunMany(Generic[R]):
         requests: Requests[R],
         *,
         engine: Engine,
-        journal: Journal | None,
+        journal: "Journal | None",
         save_to: Destination | None,
         timeout: float | None,
         limit: int,
@@ -54,7 +56,7 @@ class RunMany(Generic[R]):
         self._timeout = timeout
         self._recorded_run: RecordedRun[R] | None = None
         if journal is not None:
-            self._recorded_run = RecordedRun(
+            self._recorded_run = _load_recorded_run()(
                 journal, engine=engine, stop=self._stop, files=self._files, timeout=timeout
             )
         self._limit = limit
@@ -248,3 +250,9 @@ class RunMany(Generic[R]):
         name = self._files.choose_name(operation, job.name)
         files = await self._files.save(operation, name=name)
         return Succeeded(request=job.request, operation=operation, files=files)
+
+
+def _load_recorded_run() -> "type[RecordedRun[Any]]":
+    from soundpiece_async._journal.recorded_run import RecordedRun  # whoever has a journal has loaded the rest of it
+
+    return RecordedRun

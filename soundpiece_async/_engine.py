@@ -18,22 +18,20 @@ from soundpiece_async._core.operations import AnyOperation, Operation
 from soundpiece_async._core.requests import Handle, Output, Request
 from soundpiece_async._core.results import SavedFile, Statistics
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.shared_gate import SharedPace
 from soundpiece_async._download.destinations import Destination
 from soundpiece_async._download.downloader import Downloader, save_outputs
 from soundpiece_async._download.partfile import is_full
 from soundpiece_async._lifetime import NEVER, Lifetime, StopSignal
 from soundpiece_async._operations import PreparedSubmit, Reader, Submitter
 from soundpiece_async._poller import Poller
-from soundpiece_async._shared.link import Link
-from soundpiece_async._shared.news import News
-from soundpiece_async._shared.opening import open_store
 from soundpiece_async._transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aiohttp import TraceConfig
+
+    from soundpiece_async._shared.account import SharedAccount
 
 R = TypeVar("R", bound=Request)
 
@@ -60,14 +58,12 @@ class Engine:
         limits, retries = settings.limits, settings.retries
         self.life = life
         self.settings = settings
-        self.pace: SharedPace | None = (
-            None if settings.shared is None else SharedPace(ceiling=limits.requests_per_second)
-        )
-        self._news = None if settings.shared is None else News(confirm=settings.confirm_webhooks)
-        self.transport: Transport = Transport(settings, trace_configs=trace_configs, pace=self.pace)
+        self.shared = None if settings.shared is None else _share(settings)
+        pace, news = (None, None) if self.shared is None else (self.shared.pace, self.shared.news)
+        self.transport: Transport = Transport(settings, trace_configs=trace_configs, pace=pace)
         self.reader: Reader = Reader(self.transport)
         self.submitter: Submitter = Submitter(self.transport, self.reader, validate=settings.validate)
-        self.poller: Poller = Poller(self.transport, self.reader, settings=settings, news=self._news)
+        self.poller: Poller = Poller(self.transport, self.reader, settings=settings, news=news)
         self.downloader: Downloader = Downloader(
             stream=self.transport.stream,
             renew=self.reader.renew,
@@ -87,11 +83,11 @@ class Engine:
     async def start(self) -> None:
         """Start the background tasks; wait some seconds for a shared store, then start without it."""
         background = [self.transport.pacer.run, self.poller.run]
-        if self.pace is None or self._news is None:
+        if self.shared is None:
             await self.life.start(self.transport, *background)
             return
-        link = Link(open_store(self.settings), pace=self.pace, pacer=self.transport.pacer, news=self._news)
-        await self.life.start(self.transport, *background, link.run, partial(self.poller.receive_news, self._news))
+        link, receive = self.shared.link(self.transport.pacer), partial(self.poller.receive_news, self.shared.news)
+        await self.life.start(self.transport, *background, link.run, receive)
         try:
             await link.connect()
         except BaseException:
@@ -177,7 +173,8 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """Return the counts since the start."""
-        poller, pacer, pace = self.poller, self.transport.pacer, self.pace
+        poller, pacer = self.poller, self.transport.pacer
+        pace = None if self.shared is None else self.shared.pace
         return Statistics(
             submitted=self.submitter.submitted,
             in_flight=poller.in_flight,
@@ -200,6 +197,12 @@ class Engine:
             store_unavailable=pace is not None and pace.away,
             unknown_statuses=tuple(self.reader.unknown_statuses),
         )
+
+
+def _share(settings: Settings) -> "SharedAccount":
+    from soundpiece_async._shared.account import SharedAccount  # most sessions share nothing
+
+    return SharedAccount(settings)
 
 
 def _keep_request(final: AnyOperation, known: AnyOperation) -> AnyOperation:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from soundpiece_async._core import checks, codec, completion, hosts, job_records, wire
+from soundpiece_async._core import checks, codec, completion, hosts, wire
 from soundpiece_async._core.attempts import Attempts
 from soundpiece_async._core.checks import check_handle
 from soundpiece_async._core.errors import DecodeError, DownloadError, InvalidRequest, SoundpieceError, copy_error
@@ -22,7 +22,15 @@ from soundpiece_async._core.json_types import JsonValue
 from soundpiece_async._core.operations import AnyOperation, Operation, Status, match_outputs
 from soundpiece_async._core.parsing import ParsedOperation
 from soundpiece_async._core.redaction import redact_text
-from soundpiece_async._core.requests import SOURCE_FIELDS, URL_RENEWAL_MARGIN, AudioSource, Handle, Output, Request
+from soundpiece_async._core.requests import (
+    SOURCE_FIELDS,
+    URL_RENEWAL_MARGIN,
+    AudioSource,
+    Handle,
+    Output,
+    Request,
+    explicit_key,
+)
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.wire import ApiRequest
 from soundpiece_async._lifetime import NEVER, StopSignal
@@ -88,41 +96,41 @@ class Reader:
         over = completion.is_over(operation)
         if not (over or operation.outputs):
             return operation
-        operation = self._resolve(operation)
-        known = operation.handle in self._outputs
-        if not (over or known):
+        operation, handle = self._resolve(operation), operation.handle
+        known = self._outputs.get(handle)
+        if not (over or known is not None):
             return operation
-        if not known:
+        if known is None:
             self.ready += operation.status is Status.READY
             self.failed += operation.status is Status.FAILED
-        return self._stabilize(operation)
+            return self._remember(operation, handle)
+        outputs = match_outputs(operation.outputs, known)
+        return self._remember(attrs.evolve(operation, outputs=outputs), handle)
 
     def adopt(self, operation: Operation[E]) -> Operation[E]:
         """Return an operation that was read earlier, perhaps by another process; its outputs are the cached ones."""
         operation = self._resolve(operation)
         if not completion.is_over(operation):
             return operation  # it has no outputs yet
-        known = self._outputs.get(operation.handle)
-        return self._stabilize(operation) if known is None else attrs.evolve(operation, outputs=known)
+        handle = operation.handle
+        known = self._outputs.get(handle)
+        return self._remember(operation, handle) if known is None else attrs.evolve(operation, outputs=known)
 
     def _resolve(self, operation: Operation[E]) -> Operation[E]:
         """Return an operation whose outputs have whole URLs."""
         base = self._transport.base_url
         whole = [hosts.resolve(output.url, base) for output in operation.outputs]
-        if all(url is output.url for url, output in zip(whole, operation.outputs, strict=True)):
+        if whole == [output.url for output in operation.outputs]:
             return operation
         pairs = zip(operation.outputs, whole, strict=True)
         return attrs.evolve(operation, outputs=tuple(attrs.evolve(output, url=url) for output, url in pairs))
 
-    def _stabilize(self, operation: Operation[E]) -> Operation[E]:
-        handle = operation.handle
-        known = self._outputs.get(handle)
-        outputs = operation.outputs if known is None else match_outputs(operation.outputs, known)
-        self._outputs[handle] = outputs
+    def _remember(self, operation: Operation[E], handle: Handle) -> Operation[E]:
+        self._outputs[handle] = operation.outputs
         self._outputs.move_to_end(handle)
         if len(self._outputs) > MAX_CACHED:
             self._outputs.popitem(last=False)
-        return operation if outputs is operation.outputs else attrs.evolve(operation, outputs=outputs)
+        return operation
 
     def cached_outputs(self, handle: Handle) -> tuple[Output, ...]:
         """Return the outputs as they were last read, or an empty tuple."""
@@ -306,8 +314,11 @@ class Submitter:
 
     async def _encode(self, request: Request, submission: _Submission) -> bytes:
         if submission.body is None:
-            request = await self._renew_sources(request)
-            submission.body, submission.renew_at = codec.encode_request(request), self._find_renewal(request)
+            names = _list_renewable(request)
+            if names:
+                request = await self._renew_sources(request, names)
+            submission.body = codec.encode_request(request)
+            submission.renew_at = self._find_renewal(request, names) if names else None
         return submission.body
 
     async def _send(
@@ -325,8 +336,8 @@ class Submitter:
             nonlocal call
             if prepared is not None:
                 call = attrs.evolve(call, renew_at=await prepared.before_attempt())
-            elif submission.renew_at is not None:
-                if not attempts.started and submission.renew_at <= self._transport.now:
+            else:
+                if not attempts.started and submission.renew_at and submission.renew_at <= self._transport.now:
                     submission.body = None  # these bytes were never sent, and a URL in them expires
                 body = await self._encode(request, submission)
                 call = wire.submit_request(request, body, renew_at=None if attempts.started else submission.renew_at)
@@ -338,7 +349,7 @@ class Submitter:
                 priority=Priority.SUBMIT,
                 parse=partial(wire.parse_submit_response, request=request),
                 stop=stop,
-                before_attempt=before_attempt,
+                before_attempt=None if prepared is None and submission.renew_at is None else before_attempt,
                 attempts=attempts,
                 budget=submission.budget,
             )
@@ -359,11 +370,11 @@ class Submitter:
         _report_echo(reading, operation, request)
         return operation
 
-    async def _renew_sources(self, request: Request) -> Request:
-        """Renew the URLs of sources that are about to expire: outputs of operations, or those with a ``renew``."""
+    async def _renew_sources(self, request: Request, names: list[str]) -> Request:
+        """Renew the URLs in these fields that are about to expire: outputs of operations, or those with a ``renew``."""
         changes: dict[str, Any] = {}
-        for name in SOURCE_FIELDS:
-            source = getattr(request, name, None)
+        for name in names:
+            source = getattr(request, name)
             if self._expires(source):
                 changes[name] = await self._renew_source(source)
         return attrs.evolve(request, **changes) if changes else request
@@ -382,18 +393,24 @@ class Submitter:
             raise TypeError(f"AudioSource.renew must return an AudioSource, not {type(renewed).__name__}")
         return renewed
 
-    def _find_renewal(self, request: Request) -> datetime | None:
-        """Return when the sources of a request, just renewed, should be renewed again; None: never.
+    def _find_renewal(self, request: Request, names: list[str]) -> datetime | None:
+        """Return when the sources in these fields, just renewed, should be renewed again; None: never.
 
         A new URL is used until it expires, however short its life is; one that has expired already, at any time.
         """
-        expiries = [_find_expiry(getattr(request, name, None)) for name in SOURCE_FIELDS]
+        expiries = [_find_expiry(getattr(request, name)) for name in names]
         known = [at for at in expiries if at is not None]
         if not known:
             return None
         now = self._transport.now
         later, early = [at for at in known if at > now], now + URL_RENEWAL_MARGIN
         return min((at - URL_RENEWAL_MARGIN if at > early else at for at in later), default=None)
+
+
+def _list_renewable(request: Request) -> list[str]:
+    """Return the fields of a request with a URL that expires and can be renewed."""
+    sources = ((name, getattr(request, name, None)) for name in SOURCE_FIELDS)
+    return [name for name, source in sources if source is not None and _find_expiry(source) is not None]
 
 
 def _find_expiry(source: object) -> datetime | None:
@@ -411,7 +428,7 @@ def _copy_error(error: DecodeError, request: Request | None) -> DecodeError:
 
 def _report_echo(reading: ParsedOperation, operation: AnyOperation, request: Request) -> None:
     """Log an echo that differs so much that an explicit key may have been used for another request."""
-    if reading.suspicious and job_records.explicit_key(request) is not None:
+    if reading.suspicious and explicit_key(request) is not None:
         logger.error(
             "%s: %s is echoed differently: the explicit idempotency key %s may have been used for another request; "
             "compare the result with the request",

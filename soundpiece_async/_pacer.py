@@ -95,12 +95,18 @@ class Pacer:
             OutageTimeout: the deadline passed.
             SoundpieceError: the run was stopped while the request waited.
         """
-        ticket = self.gate.admit_at_once(priority, now=monotonic())
+        ticket = self.acquire_at_once(priority)
         if ticket is None:
             ticket = self.gate.enqueue(priority, now=monotonic())
             if not self._admit(ticket):
                 await self._wait_at_gate(ticket, what=what, until=until, stop=stop)
-        self.sent += 1
+            self.sent += 1
+        return ticket
+
+    def acquire_at_once(self, priority: Priority) -> Ticket | None:
+        """Return a permit, as ``acquire`` does; None: a request has to wait for it."""
+        ticket = self.gate.admit_at_once(priority, now=monotonic())
+        self.sent += ticket is not None
         return ticket
 
     async def _wait_at_gate(self, ticket: Ticket, *, what: object, until: float, stop: StopSignal) -> None:

@@ -5,15 +5,15 @@ import math
 import random
 from collections import OrderedDict
 from contextlib import nullcontext
-from contextvars import Context, copy_context
-from datetime import datetime
+from contextvars import copy_context
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import attrs
 
 from soundpiece_async._core import attempts, completion, wire
-from soundpiece_async._core.attempts import STREAK_SECONDS, LongPolls, Streak, Verdict, judge_read, unknown_error
+from soundpiece_async._core.attempts import STREAK_SECONDS, Streak, Verdict, judge_read, unknown_error
 from soundpiece_async._core.completion import Agreement
 from soundpiece_async._core.errors import (
     ApiError,
@@ -29,13 +29,15 @@ from soundpiece_async._core.parsing import ParsedOperation, parse_operation
 from soundpiece_async._core.requests import Handle, Request
 from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Scheduler, WatchHistory
 from soundpiece_async._core.settings import Settings
-from soundpiece_async._core.wire import ApiRequest, ApiResponse
-from soundpiece_async._lifetime import Child, ChildTasks, Waiter, make_waiter, wake
+from soundpiece_async._lifetime import ChildTasks, make_waiter, wake
 from soundpiece_async._logs import get_logger
 from soundpiece_async._operations import Reader
 from soundpiece_async._pacer import OutageTimeout
-from soundpiece_async._shared.news import News
 from soundpiece_async._transport import Transport
+from soundpiece_async._watches import WaitState, Watch, make_watch
+
+if TYPE_CHECKING:
+    from soundpiece_async._shared.news import News
 
 logger = get_logger("poller")
 
@@ -55,37 +57,6 @@ MAX_UNDECIDED = 4096
 """Operations remembered whose end a single response leaves open; the oldest is dropped first."""
 
 
-@attrs.define(eq=False)
-class _WaitState:
-    """The state of an operation between two waits, which may be by its handle."""
-
-    created_at: datetime | None = None
-    webhook_expected: bool = False  # a webhook will report it
-    history: WatchHistory = WatchHistory()  # noqa: RUF009 - frozen
-    streaks: dict[Verdict, Streak] = attrs.field(factory=dict)  # of responses that end a wait when they persist
-    long_polls: LongPolls = attrs.field(factory=LongPolls)
-
-
-@attrs.define(eq=False)
-class _Watch:
-    """An operation with waiters, or without since a moment ago; resolved once, with the final operation or an error."""
-
-    handle: Handle
-    request: Request | None
-    idempotency_key: str | None  # of the request, as it was sent
-    seen: float  # when it was last known to be processing
-    waiters: dict[Waiter, Context] = attrs.field(factory=dict)  # the oldest first
-    poll: Child = attrs.field(init=False)  # the latest one, once there is one
-    unused: Ticket | None = None  # the permit of a poll before its first step
-    result: AnyOperation | Exception | None = None
-    fault: str = ""  # why the latest poll had no usable response, if it had none
-    state: _WaitState = attrs.field(factory=_WaitState)
-
-    def read(self, answer: ApiResponse, call: ApiRequest) -> ParsedOperation | None:
-        """Parse the response to a poll; None: the operation is still running."""
-        return wire.parse_if_final(answer, call, handle=self.handle, request=self.request, key=self.idempotency_key)
-
-
 class Poller:
     """One per session; ``run`` is a child of the session's root task.
 
@@ -96,22 +67,22 @@ class Poller:
         news: what other processes know, when the account is shared with some.
     """
 
-    def __init__(self, transport: Transport, reader: Reader, *, settings: Settings, news: News | None = None) -> None:
+    def __init__(self, transport: Transport, reader: Reader, *, settings: Settings, news: "News | None" = None) -> None:
         self.completed: int = 0
         self.detection_lag_sum: float = 0.0
         self.detection_lag_max: float = 0.0
         self._transport = transport
         self._reader = reader
-        self._scheduler: Scheduler[_Watch] = Scheduler(slots=settings.limits.polls, poll_cost=settings.poll_cost)
+        self._scheduler: Scheduler[Watch] = Scheduler(slots=settings.limits.polls, poll_cost=settings.poll_cost)
         self._rejection_seconds = min(STREAK_SECONDS, settings.retries.submit_max_elapsed)
         self._takes_long_polls = True
         self._rejections: set[object] = set()  # those that were warned of
         self._news = news
-        self._watches: dict[Handle, _Watch] = {}
+        self._watches: dict[Handle, Watch] = {}
         self._unclaimed: OrderedDict[Handle, AnyOperation] = OrderedDict()
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
-        self._states: OrderedDict[Handle, _WaitState] = OrderedDict()
-        self._lingering: OrderedDict[_Watch, float] = OrderedDict()  # those without a waiter, and until when
+        self._states: OrderedDict[Handle, WaitState] = OrderedDict()
+        self._lingering: OrderedDict[Watch, float] = OrderedDict()  # those without a waiter, and until when
         self._changed = anyio.Event()
 
     def __repr__(self) -> str:
@@ -166,7 +137,7 @@ class Poller:
 
     async def _poll_once(self, handle: Handle, known: AnyOperation | None) -> AnyOperation:
         """Poll once, and not at all while the gate is closed by a 429 or an outage."""
-        result, watch = None, _make_watch(handle, known, now=anyio.current_time())
+        result, watch = None, make_watch(handle, known, WaitState(), now=anyio.current_time())
         with anyio.move_on_after(SINGLE_POLL_SECONDS):
             result = await self._request_once(watch, known)
         if result is None:
@@ -178,7 +149,7 @@ class Poller:
             self._unclaimed.pop(handle, None)
         return result
 
-    async def _request_once(self, watch: _Watch, known: AnyOperation | None) -> AnyOperation | None:
+    async def _request_once(self, watch: Watch, known: AnyOperation | None) -> AnyOperation | None:
         handle, pacer = watch.handle, self._transport.pacer
         if pacer.paused_for:
             return None
@@ -224,7 +195,7 @@ class Poller:
         if len(self._unclaimed) > MAX_UNCLAIMED:
             self._unclaimed.popitem(last=False)
 
-    async def receive_news(self, news: News) -> None:
+    async def receive_news(self, news: "News") -> None:
         """Receive the results of other processes until cancelled; one without a final state is read first."""
         async with anyio.create_task_group() as confirming:
             while True:
@@ -269,21 +240,11 @@ class Poller:
                 linger_until = self._end_lingering(now)
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
-                        if permit is None:  # taken once a slot is free; by then another poll may be worth more
+                        permit = permit or self._transport.pacer.acquire_at_once(Priority.POLL)
+                        if permit is None:  # by the time there is one, another poll may be worth more
                             permit = await self._transport.pacer.acquire(Priority.POLL, what="the next poll")
                             continue
-                        watch = poll.key
-                        # during an outage all wait for this response: it must not be held
-                        cut = poll.wait and (self._transport.pacer.gate.half_open or watch.state.long_polls.failed)
-                        if logger.isEnabledFor(logging.DEBUG):
-                            why = "short, in an outage or after a rejected long poll, instead of a " * cut
-                            why += self._scheduler.explain(poll, now=now)
-                            logger.debug("%s: %s", watch.handle, why)
-                        poll = attrs.evolve(poll, wait=False) if cut else poll
-                        self._scheduler.begin(poll, now=now)
-                        context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
-                        watch.unused, work = permit, self._poll(watch, wait=poll.wait, permit=permit, started=now)
-                        watch.poll = context.run(partial(polls.start, work, self._end_poll, watch, permit, now))
+                        self._start_poll(poll, permit, polls, now)
                         permit = None
                     case CancelPoll(key=held) as cancel:
                         logger.debug("%s: its long poll is cancelled: another needs its slot (rule 6, 11)", held.handle)
@@ -297,7 +258,21 @@ class Poller:
                         with anyio.move_on_after(max(0.0, until - now)):
                             await self._changed.wait()
 
-    async def _poll(self, watch: _Watch, *, wait: bool, permit: Ticket, started: float) -> None:
+    def _start_poll(self, poll: Poll[Watch], permit: Ticket, polls: ChildTasks, now: float) -> None:
+        watch = poll.key
+        # during an outage all wait for this response: it must not be held
+        cut = poll.wait and (self._transport.pacer.gate.half_open or watch.state.long_polls.failed)
+        if logger.isEnabledFor(logging.DEBUG):
+            why = "short, in an outage or after a rejected long poll, instead of a " * cut
+            why += self._scheduler.explain(poll, now=now)
+            logger.debug("%s: %s", watch.handle, why)
+        poll = attrs.evolve(poll, wait=False) if cut else poll
+        self._scheduler.begin(poll, now=now)
+        context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
+        watch.unused, work = permit, self._poll(watch, wait=poll.wait, permit=permit, started=now)
+        watch.poll = context.run(partial(polls.start, work, self._end_poll, watch, permit, now))
+
+    async def _poll(self, watch: Watch, *, wait: bool, permit: Ticket, started: float) -> None:
         """Poll an operation once, and release its slot, whatever happens."""
         watch.unused, outcome, retry_after = None, Outcome.CANCELLED, 0.0
         result: AnyOperation | Exception | None = None
@@ -328,7 +303,7 @@ class Poller:
             if isinstance(result, Operation):
                 self._publish(result)
 
-    def _settle(self, watch: _Watch, outcome: Outcome, *, now: float, pause: float = 0.0) -> None:
+    def _settle(self, watch: Watch, outcome: Outcome, *, now: float, pause: float = 0.0) -> None:
         """Release the slot of a poll; the next one waits for so many seconds at least."""
         history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random(), retry_after=pause)
         self._changed.set()
@@ -337,18 +312,19 @@ class Poller:
         if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
             self._forget(watch, history)
 
-    def _end_poll(self, watch: _Watch, permit: Ticket, begun: float) -> None:
+    def _end_poll(self, watch: Watch, permit: Ticket, begun: float) -> None:
         """Release slot and permit of a poll that was cancelled before its first step: it could not do so itself."""
         if watch.unused is permit:
             self._transport.pacer.release(permit)
             self._settle(watch, Outcome.CANCELLED, now=begun)  # anyio has no time outside of tasks
 
-    def _decide(self, watch: _Watch, reading: ParsedOperation | None) -> tuple[Outcome, AnyOperation | None]:
+    def _decide(self, watch: Watch, reading: ParsedOperation | None) -> tuple[Outcome, AnyOperation | None]:
         """Decide whether a response, or two that agree, are the end of an operation."""
         if reading is not None:
             self._reader.note(reading)
         if reading is None or not reading.undecided:
-            self._undecided.pop(watch.handle, None)
+            if self._undecided:
+                self._undecided.pop(watch.handle, None)
             return (Outcome.FINISHED, reading.operation) if reading and reading.over else (Outcome.PROCESSING, None)
         agreement = self._undecided.setdefault(watch.handle, Agreement())  # it outlives the waiter, who may return
         if agreement.add(reading.ending.status, reading.operation, now=anyio.current_time()):
@@ -366,7 +342,7 @@ class Poller:
             self._scheduler.stop_holding()
             logger.warning("the service rejects long polls (wait=true): this session sends short polls from now on")
 
-    def _handle_failure(self, watch: _Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
+    def _handle_failure(self, watch: Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
         """Return whether a failed poll is retried, or its error raised in the waiters."""
         now = anyio.current_time()
         if isinstance(error, TransportError) and error.stale:
@@ -393,7 +369,7 @@ class Poller:
         self._scheduler.forget(watch, now=now)  # it did not finish: no duration is learned
         return Outcome.CANCELLED, error
 
-    def _is_final(self, watch: _Watch, error: SoundpieceError, verdict: Verdict, now: float) -> bool:
+    def _is_final(self, watch: Watch, error: SoundpieceError, verdict: Verdict, now: float) -> bool:
         """Return whether a failed poll ends the wait: by itself, or as the latest of a streak."""
         if verdict not in (Verdict.UNKNOWN, Verdict.REJECTED):
             return verdict is Verdict.RAISE
@@ -403,15 +379,14 @@ class Poller:
             logger.warning("%s: a poll was rejected, and is retried: %s (logged once)", watch.handle, error)
         return watch.state.streaks.setdefault(verdict, Streak()).add(now, seconds=self._rejection_seconds)
 
-    def _start_watching(self, handle: Handle, known: AnyOperation | None) -> _Watch:
+    def _start_watching(self, handle: Handle, known: AnyOperation | None) -> Watch:
         """Return the watch of an operation that is about to be waited for: a new one, or one whose poll lingers."""
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
             return watch
         state, now = self._update_state(handle, known), anyio.current_time()
         if watch is None:
-            watch = self._watches[handle] = _make_watch(handle, known, now=now)
-            watch.state = state
+            watch = self._watches[handle] = make_watch(handle, known, state, now=now)
             if self._news is not None:  # an operation submitted here has no result yet, unless by webhook
                 submitted_here = known is not None and known.request is not None and known.request.callback_url is None
                 self._news.subscribe(handle, read_first=not submitted_here)
@@ -423,18 +398,21 @@ class Poller:
         self._changed.set()
         return watch
 
-    def _update_state(self, handle: Handle, known: AnyOperation | None = None) -> _WaitState:
+    def _update_state(self, handle: Handle, known: AnyOperation | None = None) -> WaitState:
         """Update the remembered state of an operation, and return it."""
-        state = self._states.setdefault(handle, _WaitState())
-        self._states.move_to_end(handle)
-        if len(self._states) > MAX_STATES:
-            self._states.popitem(last=False)
+        state = self._states.get(handle)
+        if state is None:
+            state = self._states[handle] = WaitState()
+            if len(self._states) > MAX_STATES:
+                self._states.popitem(last=False)
+        else:
+            self._states.move_to_end(handle)
         if known is not None:
             state.created_at = known.created_at or state.created_at
             state.webhook_expected |= known.request is not None and known.request.callback_url is not None
         return state
 
-    def _leave(self, watch: _Watch) -> None:
+    def _leave(self, watch: Watch) -> None:
         """Stop watching an operation without waiters; an open poll lingers, in case a waiter returns."""
         now, history = anyio.current_time(), self._scheduler.history(watch)
         if self._scheduler.forget(watch, now=now):
@@ -454,7 +432,7 @@ class Poller:
             self._lingering.move_to_end(watch)
         return math.inf
 
-    def _forget(self, watch: _Watch, history: WatchHistory | None = None) -> None:
+    def _forget(self, watch: Watch, history: WatchHistory | None = None) -> None:
         """Drop a watch; keep its ``history``, in case a waiter returns."""
         del self._watches[watch.handle]
         self._lingering.pop(watch, None)
@@ -464,34 +442,28 @@ class Poller:
             self._states[watch.handle] = watch.state
             self._update_state(watch.handle).history = history
 
-    def _unwatch(self, watch: _Watch, *, finished: bool) -> None:
+    def _unwatch(self, watch: Watch, *, finished: bool) -> None:
         """Stop watching an operation, and cancel its poll."""
         self._forget(watch)
         if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
             watch.poll.cancel()
         self._changed.set()
 
-    def _resolve(self, watch: _Watch, result: AnyOperation | Exception, *, lag: float = 0.0) -> None:
+    def _resolve(self, watch: Watch, result: AnyOperation | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:
             return  # without waiters by now, or resolved already
         if isinstance(result, Operation):
             result = self._reader.with_stable_outputs(result)
-            logger.info("operation %s is %s", result.handle, result.status)
+            logger.info("operation %s is %s", watch.handle, result.status)
             self.completed += 1
             self.detection_lag_sum += lag
             self.detection_lag_max = max(self.detection_lag_max, lag)
-            self._states.pop(result.handle, None)
+            self._states.pop(watch.handle, None)
             if not watch.waiters:
                 self._keep(result)
         watch.result = result
         wake(watch.waiters)
         self._unwatch(watch, finished=isinstance(result, Operation))
-
-
-def _make_watch(handle: Handle, known: AnyOperation | None, *, now: float) -> _Watch:
-    if known is None:
-        return _Watch(handle, None, None, seen=now)
-    return _Watch(handle, known.request, wire.key_of(known), seen=now)
 
 
 def _too_late(handle: Handle, known: AnyOperation | None, when: str, *, fault: str) -> WaitTimeout:

@@ -19,14 +19,14 @@ from soundpiece_async._download.stream import AudioStream
 from soundpiece_async._download.verify import require_decoder
 from soundpiece_async._engine import Engine
 from soundpiece_async._inputs import Requests
-from soundpiece_async._journal.journal import Journal
 from soundpiece_async._lifetime import NOT_OPEN, Lifetime
-from soundpiece_async._shared.opening import demand_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aiohttp import TraceConfig
+
+    from soundpiece_async._journal.journal import Journal
 
 R = TypeVar("R", bound=Request)
 E = TypeVar("E", bound=Request | None)
@@ -63,6 +63,8 @@ class Session:
         self._settings = _override(settings, api_key=api_key, base_url=base_url)
         require_decoder(self._settings)
         if self._settings.shared is not None:
+            from soundpiece_async._shared.opening import demand_driver  # most sessions share nothing
+
             demand_driver(self._settings.shared)
         self._traces = tuple(trace_configs)
 
@@ -245,7 +247,7 @@ class Session:
         requests: Requests[R],
         *,
         save_to: Destination | None = None,
-        journal: Journal | None = None,
+        journal: "Journal | None" = None,
         timeout: float | None = None,
         max_in_flight: int | None = None,
         ordered: bool = False,

@@ -149,7 +149,7 @@ async def test_a_limit_is_known_to_all(shared: str) -> None:
             group.start_soon(all_three[1].submit, fx())
             await until(lambda: all_three[1].statistics().queued == 1)
             assert [one.statistics().rate_limited for one in all_three] == [1, 0, 0]
-            assert "metered" in repr(all_three[2]._engine.pace)
+            assert "metered" in repr(all_three[2]._engine.shared)
             group.cancel_scope.cancel()
         assert len(sim.log) == 1
 

@@ -14,11 +14,11 @@ from typing import Final, Literal
 
 import attrs
 
-from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.requests import (
     Output,
     Request,
     SeparateStems,
+    explicit_key,
     max_outputs,
 )
 

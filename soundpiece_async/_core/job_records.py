@@ -45,7 +45,6 @@ from soundpiece_async._core.requests import (
     SOURCE_FIELDS,
     URL_RENEWAL_MARGIN,
     AudioSource,
-    GeneratedKey,
     Handle,
     Output,
     Request,
@@ -433,11 +432,6 @@ def digest(request: Request) -> bytes:
 def _list_members(kind: type[Request]) -> tuple[tuple[str, object], ...]:
     """Return the name and the default of each member but the key."""
     return tuple((member.name, member.default) for member in attrs.fields(kind) if member.name != "idempotency_key")
-
-
-def explicit_key(request: Request) -> str | None:
-    """Return the key of a request if the caller set it, and None if it was generated (rule 6)."""
-    return None if isinstance(request.idempotency_key, GeneratedKey) else request.idempotency_key
 
 
 @forget_arguments

@@ -163,6 +163,11 @@ class Request:
     callback_url: str | None = attrs.field(default=None, repr=_show_url)
 
 
+def explicit_key(request: Request) -> str | None:
+    """Return the key of a request if the caller set it, and None if it was generated."""
+    return None if isinstance(request.idempotency_key, GeneratedKey) else request.idempotency_key
+
+
 @attrs.frozen
 class NewSong(Request):
     """A full song from lyrics, in the style of either a prompt or a reference track (docs/api.md#new-song).

@@ -6,7 +6,7 @@ from functools import partial
 
 from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import JobIdentity
-from soundpiece_async._core.requests import Request
+from soundpiece_async._core.requests import Request, explicit_key
 
 _TABLE = "CREATE TABLE seen (digest BLOB PRIMARY KEY, times INTEGER, first INTEGER) WITHOUT ROWID"
 _ADD = "INSERT OR IGNORE INTO seen (digest, times, first) VALUES (?, 1, ?)"
@@ -49,7 +49,7 @@ class RequestIdentifier:
 
     def identify(self, request: Request) -> JobIdentity:
         """Return which job a request is."""
-        digest, key = job_records.digest(request), job_records.explicit_key(request)
+        digest, key = job_records.digest(request), explicit_key(request)
         if key is not None:
             return JobIdentity(digest=digest, key=key)
         name = (digest, request.idempotency_key)

@@ -37,7 +37,7 @@ from soundpiece_async._core.errors import (
 )
 from soundpiece_async._core.job_records import Annotation, FileRecord, JobIdentity, JobRecord, JobState
 from soundpiece_async._core.operations import Operation
-from soundpiece_async._core.requests import GeneratedKey, Output, Request
+from soundpiece_async._core.requests import GeneratedKey, Output, Request, explicit_key
 from soundpiece_async._core.results import Failed, SavedFile, Succeeded
 from soundpiece_async._download.destinations import (
     Destination,
@@ -374,7 +374,7 @@ class RecordedRun(Generic[R]):
         prepared = PreparedSubmit(job.body, before_attempt, Attempts(before=job.state is not JobState.PLANNED))
         keyed = request
         if job.key != request.idempotency_key:
-            key = GeneratedKey(job.key) if job_records.explicit_key(request) is None else job.key
+            key = GeneratedKey(job.key) if explicit_key(request) is None else job.key
             keyed = attrs.evolve(request, idempotency_key=key)
         try:
             operation = await self._engine.submit(keyed, stop=self._stop, prepared=prepared)

@@ -13,6 +13,7 @@ import anyio.to_thread
 from soundpiece_async import Journal
 from soundpiece_async._core import job_records
 from soundpiece_async._core.job_records import JobIdentity, JobRecord, JobState
+from soundpiece_async._core.requests import explicit_key
 from soundpiece_async._journal.occurrences import OccurrenceCounter
 from soundpiece_async._journal.store import WaitStats
 from soundpiece_async.cli.bulk_options import BulkOptions, JobsFile, RunPolicy
@@ -166,7 +167,7 @@ class _DryRun:
 
     def _identify(self, job: Job) -> JobIdentity:
         """Return the identity of a job in the journal, as a run would compute it."""
-        digest, key = job_records.digest(job.request), job_records.explicit_key(job.request)
+        digest, key = job_records.digest(job.request), explicit_key(job.request)
         occurrence = self._seen.count(digest)[0] if key is None else None
         return JobIdentity(digest=digest, occurrence=occurrence, key=key)
 

@@ -17,9 +17,8 @@ import attrs
 
 from soundpiece_async import Operation, Output, Request
 from soundpiece_async._core.job_graph import EVERY, JobGraph, JobReference
-from soundpiece_async._core.job_records import explicit_key
 from soundpiece_async._core.json_types import JsonObject
-from soundpiece_async._core.requests import GeneratedKey
+from soundpiece_async._core.requests import GeneratedKey, explicit_key
 from soundpiece_async.cli.console import pluralize
 from soundpiece_async.cli.jobs_file import InvalidLine, Job, clip_fault, find_field, has_reference, parse_lines, to_job
 from soundpiece_async.cli.jobs_formats import Line, read_lines

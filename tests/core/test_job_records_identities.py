@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.errors import InvalidRequest
-from soundpiece_async._core.job_records import digest, explicit_key
+from soundpiece_async._core.job_records import digest
 from soundpiece_async._core.requests import (
     AudioSource,
     AutoCutDown,
@@ -23,6 +23,7 @@ from soundpiece_async._core.requests import (
     RemixInstrumental,
     Request,
     SeparateStems,
+    explicit_key,
 )
 
 URL = "https://media.example.com/mix.wav"
