@@ -74,7 +74,7 @@ class _Sending:
     call: ApiRequest
     budget: Budget
     attempts: Attempts | None
-    shortage: Shortage
+    shortage: Shortage | None = None
     stale: bool = False
 
 
@@ -169,7 +169,7 @@ class Transport:
             SoundpieceError: of ``parse``, a retryable one once the budget is used up; or what stopped the run.
         """
         slots = self._submit_slots if priority is Priority.SUBMIT else self._read_slots
-        state, error = _Sending(call, budget or self.make_budget(), attempts, Shortage(call)), None
+        state, error = _Sending(call, budget or self.make_budget(), attempts), None
         while True:
             outage = self.pacer.outage_seconds
             try:
@@ -177,7 +177,8 @@ class Transport:
                 permit, call = await self._acquire_turn(state, slots, priority, before_attempt, stop, until=until)
             except OutageTimeout:
                 raise self._give_up(state, error) from None
-            state.budget.charge(self.pacer.outage_seconds - outage)
+            if (waited := self.pacer.outage_seconds - outage) > 0:
+                state.budget.charge(waited)
             started = monotonic()
             try:
                 return await self._attempt(call, permit, parse, stop, attempts=attempts)
@@ -211,6 +212,7 @@ class Transport:
             return
         state.stale = False
         if isinstance(error, TransportError) and error.local_shortage:
+            state.shortage = state.shortage or Shortage(state.call)
             pause: float | None = state.shortage.next_pause(error)
         else:
             bounds, jitter = retry_bounds(error, connected=self.health.connected, rejected=rejected), random.random()

@@ -110,23 +110,20 @@ class Health:
 
     Attributes:
         connected: whether a connection has ever worked.
+        got_response: whether there was any response.
         latest: the latest failure, as text.
     """
 
     connected: bool = False
+    got_response: bool = False
     latest: str = ""
     _responses: int = 0
     _blocked: int = 0
     _silent: int = 0
 
-    @property
-    def got_response(self) -> bool:
-        """Whether there was any response."""
-        return self._responses > 0
-
     def record_response(self) -> None:
         """Record a usable response."""
-        self.connected = True
+        self.connected = self.got_response = True
         self._responses += 1
         self._silent = 0
 

@@ -57,7 +57,12 @@ _PLAIN_ENDINGS = {status: Ending(status, status) for status in Status}
 
 def is_running(word: object) -> bool:
     """Return whether a status means that the operation still runs (rule 1): then nothing else has to be read."""
-    return isinstance(word, str) and _normalize(word) in _RUNNING
+    return isinstance(word, str) and (word in _RUNNING or _normalize(word) in _RUNNING)
+
+
+def read_end(word: object) -> Status | None:
+    """Return the end that a status means, regardless of the content; None: the operation runs, or it is unknown."""
+    return _ENDS.get(_normalize(word)) if isinstance(word, str) else None
 
 
 def read_status(word: str) -> Status:

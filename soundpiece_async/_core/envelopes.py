@@ -160,6 +160,17 @@ def find_operation(
     return found
 
 
+def find_documented(data: object, *, route: str, asked: str) -> Mapping[str, object] | None:
+    """Return the operation in a response to a poll that is as documented: under the known name, with the polled id.
+
+    ``find_operation`` finds the same, and what is nothing like it; but most polls find an operation that still runs.
+    """
+    kind = ROUTES.get(route)
+    known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
+    documented = isinstance(known, dict) and known.get("id") == asked and isinstance(known.get("status"), str)
+    return known if documented else None
+
+
 def find_enveloped(data: object, *, route: str) -> Mapping[str, object] | None:
     """Return the operation under the route's known name, if it has an id and a status; the usual case of rule 1."""
     known = _open_envelope(data, route)
@@ -269,8 +280,7 @@ def _is_told(value: Mapping[str, object]) -> bool:
 
 def _lacks_outputs(found: Mapping[str, object]) -> bool:
     """Return whether an operation is said to have ended well, and has no outputs."""
-    word = found.get("status")
-    return isinstance(word, str) and not _has_outputs(found) and completion.read_status(word) is Status.READY
+    return completion.read_end(found.get("status")) is Status.READY and not _has_outputs(found)
 
 
 def _complete(found: Mapping[str, object], objects: Iterable[dict[str, object]]) -> Mapping[str, object]:

@@ -111,6 +111,8 @@ class OwnPace:
 
     def __init__(self, *, ceiling: float | None = None, epoch: int = 0, due: float = float("-inf")) -> None:
         self.learned = LearnedRate(ceiling=ceiling)
+        self.rate: float | None = self.learned.rate
+        """Permits per second now; None while no limit is known."""
         self.epoch = epoch
         self._next_permit_at = due  # when the next permit is there
         self._let_through, self._let_through_at = 0.0, 0.0  # requests of late, and the time of the last one
@@ -119,24 +121,20 @@ class OwnPace:
         return f"<OwnPace {describe_rate(self.rate)}>"
 
     @property
-    def rate(self) -> float | None:
-        """Permits per second now; None while no limit is known."""
-        return self.learned.rate
-
-    @property
     def due(self) -> float:
         """The time of the next permit."""
         return float("-inf") if self.rate is None else self._next_permit_at
 
     def is_ready(self, now: float) -> bool:
         """Return whether there is a permit."""
-        return self.learned.rate is None or now >= self._next_permit_at
+        return self.rate is None or now >= self._next_permit_at
 
     def spend(self, ticket: Ticket, now: float) -> None:
         """Use up a permit."""
-        if (rate := self.learned.rate) is not None:
-            ticket.cost = 1 / rate
+        if self.rate is not None:
+            ticket.cost = 1 / self.rate
             self.learned.on_permit(wanted=ticket.since <= self._next_permit_at)
+            self.rate = self.learned.rate
             self._next_permit_at = max(self._next_permit_at, now - SAVED_SECONDS) + ticket.cost
 
     def refund(self, ticket: Ticket, now: float) -> None:
@@ -155,6 +153,7 @@ class OwnPace:
         if epoch == self.epoch:
             self.epoch += 1
             self.learned.on_rate_limited(let_through=self._recent(now) / _LET_THROUGH_SECONDS)
+            self.rate = self.learned.rate
         self._next_permit_at = max(self._next_permit_at, until)
 
     def _recent(self, now: float) -> float:
@@ -186,6 +185,8 @@ class Gate:
         self._probe: Ticket | None = None  # the one request out while the quota is empty
         self._probes = 0
         self._probe_at = float("-inf")
+        self.half_open: bool = False
+        """Whether requests go out one at a time, because the service gives no usable responses (rule 4)."""
         self.limited_count: int = 0
         self.in_flight: int = 0
 
@@ -204,11 +205,6 @@ class Gate:
     def closed_until(self) -> float | None:
         """When the pause of the last 429 ends; None once a request was admitted, or ready, after it."""
         return self._closed_until
-
-    @property
-    def half_open(self) -> bool:
-        """Whether requests go out one at a time, because the service gives no usable responses (rule 4)."""
-        return not self._quota.left
 
     @property
     def window_full(self) -> bool:
@@ -308,11 +304,13 @@ class Gate:
             self._limit(ticket, now, retry_after, jitter)
         elif usable:
             self._quota.record_success()
+            self.half_open = False
             self._probes = 0
             if ticket.epoch == self._pace.epoch:  # those from before the pause do not show that it helped
                 self._consecutive_pauses = 0
         else:
             self._quota.record_failure()
+            self.half_open = not self._quota.left
             if was_probe or self.half_open:
                 self._probe_at = max(self._probe_at, now + max(self._probe_pause(jitter), retry_after or 0.0))
                 self._probes += was_probe

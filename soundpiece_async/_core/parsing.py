@@ -15,7 +15,7 @@ any other              missing: None, silently; malformed: None, with one warnin
 ``fields.py`` reads each value, and ``completion.py`` has the rules of the status.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import attrs
@@ -100,9 +100,11 @@ def parse_operation(found: Mapping[str, object], handle: Handle, *, request: Req
         request: the request it answers; None: rebuild it from the echo, as far as that goes.
     """
     notes: _Notes = {}
-    outputs = _read_outputs(found, handle, notes)
-    error = _read_error(found)
-    ending = completion.decide(found.get("status"), outputs=bool(outputs), error=error is not None)
+    word = found.get("status")
+    told = completion.read_end(word)
+    outputs = _read_outputs(found, told, handle, notes)
+    error = _read_error(found, told)
+    ending = completion.decide(word, outputs=bool(outputs), error=error is not None)
     if ending.unknown:
         word = redact_text(ending.unknown)
         _add_note(notes, f"status {word}", f"its status, {word!r}, is unknown to this version: it counts as running")
@@ -128,12 +130,18 @@ def parse_operation(found: Mapping[str, object], handle: Handle, *, request: Req
     return ParsedOperation(operation=operation, ending=ending, notes=tuple(notes.values()))
 
 
-def _read_outputs(found: Mapping[str, object], handle: Handle, notes: _Notes) -> tuple[Output, ...]:
-    """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes), or else another member."""
+def _read_outputs(
+    found: Mapping[str, object], told: Status | None, handle: Handle, notes: _Notes
+) -> tuple[Output, ...]:
+    """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes).
+
+    Of an operation that is told to have ended well, another member that is named like a file will do.
+    """
     for name in _NAMES:
         if outputs := _read_member(found.get(name), name, handle, notes):
             return outputs
-    for name in _list_other_names(found):
+    others = found if told is Status.READY else ()
+    for name in (name for name in others if fields.is_for_a_file(name) and name not in _NAMES):
         if outputs := _read_member(found[name], name, handle, notes):
             _add_note(notes, f"outputs in {name}", f"its outputs are in another field, {redact_text(name)!r}")
             return outputs
@@ -157,19 +165,12 @@ def _lost_some(value: object, count: int) -> bool:
     return count < len(value) and count < len([one for one in value if not fields.is_empty(one)])
 
 
-def _read_error(found: Mapping[str, object]) -> OperationError | None:
-    """Read ``error``, or another field with the reason of an operation that failed."""
-    error, word = fields.read_error(found.get("error")), found.get("status")
-    if error is not None or not isinstance(word, str) or completion.read_status(word) is not Status.FAILED:
+def _read_error(found: Mapping[str, object], told: Status | None) -> OperationError | None:
+    """Read ``error``, or another field with the reason of an operation that is told to have failed."""
+    error = fields.read_error(found.get("error"))
+    if error is not None or told is not Status.FAILED:
         return error
     return next((reason for name in _REASONS if (reason := fields.read_error(found.get(name))) is not None), None)
-
-
-def _list_other_names(found: Mapping[str, object]) -> Iterator[str]:
-    """Yield the other members that are named like a file, of an operation that is said to have ended well."""
-    word = found.get("status")
-    if isinstance(word, str) and completion.read_status(word) is Status.READY:
-        yield from (name for name in found if fields.is_for_a_file(name) and name not in _NAMES)
 
 
 def _read_output(found: JsonObject, handle: Handle, index: int, notes: _Notes) -> Output:

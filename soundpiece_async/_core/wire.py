@@ -188,7 +188,8 @@ def parse_poll_response(
         TransportError, ApiError: as ``parse_submit_response``.
         DecodeError: no operation can be found in the response, or another one than was asked for.
     """
-    return _parse_polled(_find_polled(response, call, handle=handle, key=key), handle, request)
+    data = _read_json(response, call)
+    return _parse_polled(_find_polled(data, response, call, handle=handle, key=key), handle, request)
 
 
 def parse_if_final(
@@ -198,7 +199,11 @@ def parse_if_final(
 
     Takes and raises as ``parse_poll_response``.
     """
-    found = _find_polled(response, call, handle=handle, key=key)
+    data = _read_json(response, call)
+    documented = envelopes.find_documented(data, route=handle.route, asked=handle.id)
+    if documented is not None and completion.is_running(documented["status"]):
+        return None
+    found = _find_polled(data, response, call, handle=handle, key=key)
     return None if completion.is_running(found.get("status")) else _parse_polled(found, handle, request)
 
 
@@ -212,12 +217,13 @@ def _parse_polled(found: Mapping[str, object], handle: Handle, request: Request 
     return attrs.evolve(parsed, operation=operation, notes=(*parsed.notes, note))
 
 
-def _find_polled(response: ApiResponse, call: ApiRequest, *, handle: Handle, key: str | None) -> Mapping[str, object]:
+def _find_polled(
+    data: JsonValue, response: ApiResponse, call: ApiRequest, *, handle: Handle, key: str | None
+) -> Mapping[str, object]:
     """Return the polled operation; a response without an id, or with its idempotency key, is about it.
 
     Services number their operations in several ways, and write an id in more than one.
     """
-    data = _read_json(response, call)
     found = envelopes.find_operation(data, route=handle.route, asked=handle.id, key=key)
     if found is None:
         raise _no_operation_error(data, response, call).about(handle)
