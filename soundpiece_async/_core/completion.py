@@ -10,6 +10,8 @@ Rules (docs/api.md#final-status):
 4. Case, blanks, hyphens and underscores are ignored. Empty containers count as absent.
 """
 
+from collections.abc import Mapping
+
 import attrs
 
 from soundpiece_async._core.operations import AnyOperation, Status
@@ -51,8 +53,8 @@ class Ending:
         return self.certain and self.status.final
 
 
-_PLAIN_ENDINGS = {status: Ending(status, status) for status in Status}
-"""The usual ones, made once."""
+PLAIN_ENDINGS: Mapping[str, Ending] = {status: Ending(status, status) for status in Status}
+"""The usual ones, made once, by the documented word."""
 
 
 def is_running(word: object) -> bool:
@@ -84,12 +86,12 @@ def decide(word: object, *, outputs: bool, error: bool) -> Ending:
     remark = "both outputs and an error are there: the outputs count" if outputs and error else ""
     end, told = Status.READY if outputs else Status.FAILED, _ENDS.get(plain)
     if told is Status.FAILED or (told is not None and (outputs or error)):
-        return Ending(end, end, remark=remark) if remark else _PLAIN_ENDINGS[end]
+        return Ending(end, end, remark=remark) if remark else PLAIN_ENDINGS[end]
     if told is not None:
         return Ending(Status.READY, Status.READY, certain=False)
     shown = _OURS.get(plain) or (Status(text) if plain else Status.PROCESSING)
     if plain in _RUNNING:
-        return _PLAIN_ENDINGS.get(shown) or Ending(shown, shown)
+        return PLAIN_ENDINGS.get(shown) or Ending(shown, shown)
     unknown = text if plain else "missing"
     if outputs or error:
         return Ending(end, shown, certain=False, unknown=unknown, remark=remark)

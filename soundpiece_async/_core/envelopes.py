@@ -163,12 +163,13 @@ def find_operation(
 def find_documented(data: object, *, route: str, asked: str) -> Mapping[str, object] | None:
     """Return the operation in a response to a poll that is as documented: under the known name, with the polled id.
 
-    ``find_operation`` finds the same, and what is nothing like it; but most polls find an operation that still runs.
+    ``find_operation`` finds the same, and what is nothing like it, at several times the cost.
     """
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
-    documented = isinstance(known, dict) and known.get("id") == asked and isinstance(known.get("status"), str)
-    return known if documented else None
+    if not isinstance(known, dict) or known.get("id") != asked or not isinstance(known.get("status"), str):
+        return None
+    return known if completion.is_running(known["status"]) or not _lacks_outputs(known) else None
 
 
 def find_enveloped(data: object, *, route: str) -> Mapping[str, object] | None:

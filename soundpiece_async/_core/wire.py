@@ -200,10 +200,9 @@ def parse_if_final(
     Takes and raises as ``parse_poll_response``.
     """
     data = _read_json(response, call)
-    documented = envelopes.find_documented(data, route=handle.route, asked=handle.id)
-    if documented is not None and completion.is_running(documented["status"]):
-        return None
-    found = _find_polled(data, response, call, handle=handle, key=key)
+    found = envelopes.find_documented(data, route=handle.route, asked=handle.id)
+    if found is None:
+        found = _find_polled(data, response, call, handle=handle, key=key)
     return None if completion.is_running(found.get("status")) else _parse_polled(found, handle, request)
 
 

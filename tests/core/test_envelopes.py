@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 from helpers.contract import EXAMPLES, JSON, SAMPLE, change, poll, submit, unhurried
 from hypothesis import given
+from hypothesis import strategies as st
 
-from soundpiece_async._core.envelopes import MAX_OBJECTS, find_operation
+from soundpiece_async._core.envelopes import MAX_OBJECTS, find_documented, find_operation
 
 OP: dict[str, Any] = SAMPLE.processing["sample"]
 OTHER_ID = "op_01kd0000000000000000000099"
@@ -240,3 +241,30 @@ def test_any_answer(data: Any) -> None:
     for example in EXAMPLES.values():
         found = find_operation(data, route=example.route, asked="x", key="y")
         assert found is None or isinstance(found, dict)
+
+
+FILE = {"url": "https://h/a.flac"}
+FOUND = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.sampled_from(["17", 17, " 17", "", None]),
+        "status": st.sampled_from(["ready", "processing", "failed", "Done", "odd", "", None, {"name": "ready"}]),
+        "state": st.just("ready"),
+        "outputs": st.sampled_from([[FILE], [{}], [], None, {"a": {"b": ""}}, {"vocals": "https://h/a.flac"}]),
+        "attributes": st.just({"status": "ready"}),
+    },
+)
+
+
+@given(st.fixed_dictionaries({}, optional={"sample": FOUND, "beside": FOUND, "outputs": st.just([FILE])}))
+def test_what_is_documented_is_found_as_anything_else(data: Any) -> None:
+    """The short way finds what the long one does, or nothing."""
+    found = find_documented(data, route=ROUTE, asked="17")
+    assert found is None or found == find_operation(data, route=ROUTE, asked="17")
+
+
+def test_the_short_way_is_taken_for_what_is_documented() -> None:
+    """While an operation runs, and once it is ready with outputs."""
+    for status, outputs in (("processing", None), ("ready", [FILE])):
+        operation = {"id": "17", "status": status, "outputs": outputs}
+        assert find_documented({"sample": operation}, route=ROUTE, asked="17") is operation

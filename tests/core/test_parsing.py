@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundpiece_async._core.operations import Operation, OperationError, Status
-from soundpiece_async._core.parsing import ParsedOperation, parse_operation
+from soundpiece_async._core.parsing import Notes, ParsedOperation, parse_operation, read_documented, read_leniently
 from soundpiece_async._core.redaction import redact_text
 from soundpiece_async._core.requests import ROUTES, Handle, Output
 
@@ -267,3 +267,48 @@ def test_any_value_in_an_output(value: Any, name: str) -> None:
     outputs = [{**output, name: value} for output in STEMS.ready["stems"]["outputs"]]
 
     assert [output.url for output in decode(STEMS, outputs=outputs).outputs] == [output["url"] for output in outputs]
+
+
+URL = "https://outputs.example.com/op/0.flac?signature=abc"
+OUTPUT = st.fixed_dictionaries(
+    {},
+    optional={
+        "url": st.sampled_from(
+            [URL, "/op/1.flac", "", "  ", "https://a.example/b.PNG?c", "https://a.example/#.pdf", 5]
+        ),
+        "download_url": st.just(URL),
+        "expires_at": st.sampled_from(["2026-11-22T10:15:40Z", "soon", 1_795_341_940, None]),
+        "duration": st.sampled_from([2.5, 3, -1, "PT1S", "long", None]),
+        "kind": st.sampled_from(["vocals", "", "  ", 0, 7, None]),
+    },
+)
+OPERATION = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.sampled_from(["ready", "processing", "failed", "READY", "done", "queued", "odd", "", 5, []]),
+        "outputs": st.lists(OUTPUT, max_size=3) | OUTPUT | st.sampled_from([None, "", 0, URL, [URL], [[]]]),
+        "output": OUTPUT | st.sampled_from([None, {}, [], URL]),
+        "audio_url": st.just(URL),
+        "error": st.sampled_from([None, {}, "", {"code": "internal_error", "message": "sorry"}]),
+        "detail": st.just("because"),
+    },
+)
+
+
+@given(OPERATION)
+def test_what_is_documented_is_read_as_anything_else(found: dict[str, Any]) -> None:
+    """The short way comes to the same as the long one, notes included, wherever it is taken."""
+    handle, short, long = Handle("create.new_song", "op_1"), Notes(), Notes()
+    documented = read_documented(found, handle, short)
+    if documented is not None:
+        assert (documented, short) == (read_leniently(found, handle, long), long)
+
+
+@every_route
+def test_the_examples_are_documented(example: Example) -> None:
+    """The short way is taken for an operation that runs, and for one that is ready; why one failed may be anywhere."""
+    taken = [
+        read_documented(envelope[example.envelope], Handle(example.route, example.id), Notes()) is not None
+        for envelope in (example.processing, example.ready, example.failed)
+    ]
+    assert taken == [True, True, False]
