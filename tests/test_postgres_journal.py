@@ -365,6 +365,15 @@ async def test_jobs_are_found_by_an_index(own_database: str, monkeypatch: pytest
     assert [(statement, rows) for statement, rows in read if rows > 3 * (1500 + 1000 + 2 * MANY)] == []
 
 
+async def test_the_server_compiles_no_plan(url: str, run: str) -> None:
+    """It would take longer than all that a process does to open a run."""
+    async with Journal.open(url, run=run) as journal:
+        explained = await journal.store._fetch("EXPLAIN (ANALYZE, FORMAT JSON) SELECT version FROM soundpiece_schema")
+    ((plan,),) = explained[0].values()
+    assert "Plan" in plan
+    assert "JIT" not in plan
+
+
 def _count_rows(plan: Mapping[str, Any]) -> int:
     """Return how many rows of tables a step of a plan, and those below it, have looked at."""
     looked_at = plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Join Filter", 0)
