@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import gc
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -159,6 +160,20 @@ def free_port() -> Iterator[int]:
     """A reserved port, which refuses connections until a server is started on it."""
     with reserved_port() as port:
         yield port
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A base URL whose name does not exist, as is known at once: this machine's resolver may be slow, or away."""
+    look_up = socket.getaddrinfo
+
+    def fail(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "nobody.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    return "https://nobody.invalid"
 
 
 @pytest.fixture

@@ -858,10 +858,11 @@ def test_verify_checks_a_store_that_is_a_folder(serve: Serve, capsys: Streams, t
     assert "has 4 bytes instead of" in capsys.readouterr().out
 
 
-def test_a_wrong_address_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
+def test_a_wrong_address_is_explained(nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: Streams) -> None:
     """Cause and advice at once, whatever the number of lines, without a traceback; nothing is lost."""
     monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_for_tests")
-    monkeypatch.setenv("SOUNDPIECE_BASE_URL", "https://nobody.invalid")
+    monkeypatch.setenv("SOUNDPIECE_BASE_URL", nowhere)
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # it asks the system's resolver by itself
     write(map(job_line, range(300)))
     assert bulk() == 1
     printed = capsys.readouterr().err

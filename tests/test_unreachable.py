@@ -76,9 +76,9 @@ async def test_an_unreadable_answer_in_between_does_no_harm() -> None:
         assert len(set(api.puts)) == 1
 
 
-async def test_a_wrong_name_ends_a_submit_at_once() -> None:
+async def test_a_wrong_name_ends_a_submit_at_once(nowhere: str) -> None:
     """As long as no connection has worked it is a setting that is wrong; no minutes of silence."""
-    async with opened(settings("https://nobody.invalid")) as session:
+    async with opened(settings(nowhere)) as session:
         for call in (session.submit(fx()), session.refresh(Handle("create.new_fx", "op_1"))):
             with (
                 anyio.fail_after(30),
@@ -196,9 +196,9 @@ async def test_a_service_that_was_reached_is_waited_for() -> None:
                 assert (await waiting).id in back.created.values()
 
 
-async def test_a_run_ends_where_nobody_ever_answers() -> None:
+async def test_a_run_ends_where_nobody_ever_answers(nowhere: str) -> None:
     """One name that does not exist is enough: the others of a run are not tried one by one."""
-    async with opened(settings("https://nobody.invalid")) as session:
+    async with opened(settings(nowhere)) as session:
         with anyio.fail_after(30):
             async with session.run_many([fx(number) for number in range(300)]) as results:
                 done = [result async for result in results]
