@@ -10,6 +10,7 @@ from soundpiece_async._core.scheduler import CancelPoll, Outcome, Poll, Schedule
 SLOTS = 3
 ROUTES = ("/v1/song", "/v1/fx")
 PATIENCE = 400.0  # seconds within which everyone is looked at, once all goes well
+ROUND_TRIP = 0.01  # seconds that a poll takes at least: of one that takes none, holds of microseconds would be learned
 
 
 class World(RuleBasedStateMachine):
@@ -51,6 +52,7 @@ class World(RuleBasedStateMachine):
 
     def settle(self, key: int, outcome: Outcome, *, jitter: float = 0.5) -> None:
         """End a poll."""
+        self.now += ROUND_TRIP
         del self.out[key]
         self.dropping.discard(key)
         self.scheduler.settle(key, now=self.now, outcome=outcome, jitter=jitter)
@@ -128,7 +130,6 @@ class World(RuleBasedStateMachine):
             self.permits = 1
             action = self.act()
             if isinstance(action, Poll | CancelPoll):
-                self.now += 0.05
                 for key in list(self.out):
                     self.settle(key, Outcome.CANCELLED if key in self.dropping else Outcome.FINISHED)
             else:
