@@ -123,7 +123,9 @@ class ChildTasks:
         return f"<ChildTasks {len(self._tasks)}>"
 
     async def __aenter__(self) -> Self:
-        self._parent = asyncio.current_task()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for type checkers: this runs in a task
+        self._parent = task
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -148,8 +150,7 @@ class ChildTasks:
         ended(*args)
         if not task.cancelled() and (fault := task.exception()) is not None:
             self._fault = fault
-            if self._parent is not None:
-                self._parent.cancel()
+            self._parent.cancel()
 
 
 def make_waiter() -> Waiter:

@@ -302,6 +302,8 @@ def test_an_account_that_refuses_leaves_dependents_and_blocks_none(serve: Serve,
     out, err = capsys.readouterr()
     assert "2 lines: 0 saved, 0 failed, 0 unfinished, 0 uncertain, at least 2 left" in err
     assert json.loads(out.splitlines()[-1])["summary"]["left_is_minimum"]
+    assert main(["status", "out"]) == 0
+    assert "not started, and lines that are one job per output may have more jobs" in capsys.readouterr().out
 
 
 def test_a_run_that_is_stopped_waits_for_no_source(serve: Serve, capsys: Streams) -> None:
@@ -409,7 +411,7 @@ def test_where_the_paths_of_local_files_begin(serve: Serve, capsys: Streams, mon
 async def test_a_file_that_vanishes_before_its_upload_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was there when the jobs file was validated."""
+    """It was there when the jobs file was validated; a dry run, or a part of a run, reads it, too."""
     sources = LocalSources(tmp_path, f"s3://{BUCKET}/inbox")
     job = Job(1, SeparateStems(URL), None, None, file="gone.wav")
     with serve_bucket() as bucket:
@@ -417,4 +419,6 @@ async def test_a_file_that_vanishes_before_its_upload_ends_the_run(
             monkeypatch.setenv(name, value)
         with pytest.raises(UsageError, match=r"gone.wav cannot be read: No such file"):
             await sources.upload(job)
+        with pytest.raises(UsageError, match=r"gone.wav cannot be read: No such file"):
+            sources.identify(job)
     assert repr(sources) == f"<LocalSources {tmp_path} via=True>"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import anyio
@@ -23,8 +23,9 @@ from helpers.simulation import Serve, never_finishes, puts, simulate
 
 from soundpiece_async import JobState, Journal
 from soundpiece_async._journal import journal as journals
-from soundpiece_async._journal.store import TakenOver
+from soundpiece_async._journal.store import Part, TakenOver
 from soundpiece_async.cli import main
+from soundpiece_async.cli.blocked_jobs import BlockedJobs
 from soundpiece_async.simulator import Simulator
 from soundpiece_async.simulator.request_log import ReceivedRequest
 
@@ -384,6 +385,69 @@ def test_without_the_extra_the_message_names_it(
         assert main([*words, "--run", run]) == 2, words
         assert "python -m pip install 'soundpiece-async[postgres]'" in capsys.readouterr().err
     assert simulator.log == []
+
+
+def test_a_pipeline_is_run_in_parts(serve: Serve, run: str, bucket: Bucket, capsys: Streams) -> None:
+    """Each part has whole trees, local files included; what is blocked in one is told, and a dry run counts all."""
+    simulator = serve(**FAST)
+    Path("mix.wav").write_bytes(bytes(1000))
+    mix = {"id": "mix", "route": "adapt.separate_stems", "source": {"file": "mix.wav"}, "name": "mix"}
+    write(BED, STEMS, CUT, mix, {**CUT, "source": {"job": "mix", "kind": "drum"}, "name": "none"}, FX)
+    command = ["bulk", "jobs.jsonl", "out", "--run", run, "--via", f"s3://{BUCKET}/inbox"]
+    assert main([*command, "--plan"]) == 2
+    assert "4 of 6 lines cannot be planned" in capsys.readouterr().err
+    assert main([*command, "--part", "1/2"]) == 0
+    assert "3 jobs in part 1/2 of jobs.jsonl, saving to out" in capsys.readouterr().err
+    assert len(bucket.objects) == 0
+    assert main([*command, "--part", "2/2"]) == 1
+    assert "blocked by line 4: no output of kind 'drum'" in capsys.readouterr().err
+    assert len(bucket.objects) == 1
+    assert len(simulator.operations) == 5
+    assert main([*command, "--dry-run", "--json"]) == 0
+    counted = json.loads(capsys.readouterr().out)["dry_run"]
+    assert counted["routes"]["adapt.auto_cut_down"] == {"lines": 2, "saved": 1, "blocked": 1, "to_do": 0}
+    assert counted["at_most"] == 0
+    assert main(["report", "page", "--run", run]) == 0
+    assert capsys.readouterr().out == f"{Path('page/report.html')}\n"
+    assert main(["verify", "out", "--run", run]) == 0
+    assert main(["verify", f"s3://{BUCKET}/out", "--run", run]) == 2
+    assert f"s3://{BUCKET}/out is not a local folder" in capsys.readouterr().err
+    assert repr(BlockedJobs(cast("Any", None), part=(1, 2))) == "<BlockedJobs 1/2 pages=0 pending=0>"
+
+
+def test_a_run_whose_jobs_are_taken_over(serve: Serve, run: str, journal_database: Server, capsys: Streams) -> None:
+    """It ends by exit code 4, and none of its jobs has failed; whoever has them finishes them."""
+    heirs: list[Part] = []
+
+    async def take_over(request: ReceivedRequest) -> None:
+        if request.method == "GET" and not heirs:
+            async with Journal.open(journal_database.url, run=run) as heir:
+                heirs.append(await heir.take_part(1, 1))
+
+    simulator = serve(**FAST, on_request=take_over)
+    write(*(FX,) * 3)
+    assert main(["bulk", "jobs.jsonl", "out", "--run", run, "--plan"]) == 0
+    assert main(["work", "out", "--run", run]) == 4
+    told = capsys.readouterr().err
+    assert "3 jobs taken over by another process, which continues: do not start this one again" in told
+    assert "0 saved, 0 failed, 0 unfinished, 0 uncertain, 3 taken over" in told
+    assert main(["work", "out", "--run", run]) == 0
+    check_bought_once(simulator, 3)
+
+
+def test_status_tells_of_an_empty_account(serve: Serve, run: str, capsys: Streams) -> None:
+    """As long as no process has been accepted since."""
+    simulator = serve(**FAST, credits=1)
+    write(*(FX,) * 2)
+    assert main(["bulk", "jobs.jsonl", "out", "--run", run]) == 3
+    assert main(["status", "out", "--run", run]) == 0
+    told = "stopped by the account: status 402; one job is sent first by the next process"
+    assert told in capsys.readouterr().out
+    simulator.top_up(1)
+    assert main(["work", "out", "--run", run]) == 0
+    assert main(["status", "out", "--run", run]) == 0
+    assert told not in capsys.readouterr().out
+    check_bought_once(simulator, 2)
 
 
 URL = "postgresql://soundpiece:hidden-one@127.0.0.1:1/postgres"

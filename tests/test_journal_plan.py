@@ -76,6 +76,17 @@ async def test_one_process_may_work_on_several_parts(
     assert [type(result) for result in done] == [Succeeded] * 12
 
 
+async def test_jobs_that_ended_meanwhile_are_in_no_part(sim: Simulator, tmp_path: Path) -> None:
+    """Another run of this process has done one: the part ends without it, as nobody has taken it over."""
+    async with Session(settings(sim)) as session, open_journal(tmp_path) as journal:
+        await journal.plan([fx(1), fx(2)])
+        part = await journal.take_part(1, 1)
+        async with session.run_many([fx(1)], save_to=tmp_path, journal=journal) as results:
+            assert [type(result) async for result in results] == [Succeeded]
+        assert part.jobs == 2
+        assert [request.prompt async for request, _ in journal.read_part(part)] == [fx(2).prompt]
+
+
 async def test_what_comes_before_an_error_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page is written while the next one is read: an error of the caller's iterable takes nothing back."""
     monkeypatch.setattr(journals, "PAGE", 2)

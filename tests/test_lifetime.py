@@ -29,7 +29,7 @@ from soundpiece_async import (
     SessionClosed,
     Succeeded,
 )
-from soundpiece_async._lifetime import Lifetime, StopSignal
+from soundpiece_async._lifetime import ChildTasks, Lifetime, StopSignal
 from soundpiece_async.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -418,6 +418,17 @@ def test_once_the_key_is_refused_nothing_more_is_asked() -> None:
     refused.set(AuthenticationError("no", status=401))
     with pytest.raises(AuthenticationError):
         refused.check(reading=True)
+
+
+async def test_child_tasks_count_those_that_run() -> None:
+    """Leaving cancels them, and tells of each end."""
+    ended: list[str] = []
+    async with ChildTasks() as tasks:
+        for name in ("first", "second"):
+            tasks.start(anyio.sleep_forever(), ended.append, name)
+        assert repr(tasks) == "<ChildTasks 2>"
+    assert repr(tasks) == "<ChildTasks 0>"
+    assert sorted(ended) == ["first", "second"]
 
 
 @pytest.mark.parametrize("step", range(1, 7))
