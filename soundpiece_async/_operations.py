@@ -104,6 +104,7 @@ class Reader:
             self.ready += operation.status is Status.READY
             self.failed += operation.status is Status.FAILED
             return self._remember(operation, handle)
+        self._outputs.move_to_end(handle)
         outputs = match_outputs(operation.outputs, known)
         return self._remember(attrs.evolve(operation, outputs=outputs), handle)
 
@@ -127,7 +128,6 @@ class Reader:
 
     def _remember(self, operation: Operation[E], handle: Handle) -> Operation[E]:
         self._outputs[handle] = operation.outputs
-        self._outputs.move_to_end(handle)
         if len(self._outputs) > MAX_CACHED:
             self._outputs.popitem(last=False)
         return operation
@@ -409,8 +409,7 @@ class Submitter:
 
 def _list_renewable(request: Request) -> list[str]:
     """Return the fields of a request with a URL that expires and can be renewed."""
-    sources = ((name, getattr(request, name, None)) for name in SOURCE_FIELDS)
-    return [name for name, source in sources if source is not None and _find_expiry(source) is not None]
+    return [name for name in SOURCE_FIELDS if _find_expiry(getattr(request, name, None)) is not None]
 
 
 def _find_expiry(source: object) -> datetime | None:

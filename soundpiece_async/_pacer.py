@@ -128,7 +128,7 @@ class Pacer:
         self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
         if not usual and self.gate.half_open:
             logger.warning("no usable responses from the service: requests go one at a time until one succeeds")
-        if not usable or self.gate.waiting or self._outage_since is not None:  # else nothing can have changed
+        if not usable or self._waiting or self._outage_since is not None:  # else nothing can have changed
             self._admit()
 
     def rate_limited(self, ticket: Ticket, *, retry_after: float | None) -> None:

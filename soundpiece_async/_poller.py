@@ -7,6 +7,7 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
@@ -83,7 +84,7 @@ class Poller:
         self._undecided: OrderedDict[Handle, Agreement] = OrderedDict()
         self._states: OrderedDict[Handle, WaitState] = OrderedDict()
         self._lingering: OrderedDict[Watch, float] = OrderedDict()  # those without a waiter, and until when
-        self._changed = anyio.Event()
+        self._changed = make_waiter()
 
     def __repr__(self) -> str:
         return f"<Poller waited for={self.in_flight} lingering={len(self._lingering)} {self._scheduler!r}>"
@@ -111,7 +112,7 @@ class Poller:
             NotFound: for a minute, the service did not know the operation.
             SoundpieceError: the key or the account was rejected; or, for a minute, every read.
         """
-        delivered = self._unclaimed.pop(handle, None)
+        delivered = self._unclaimed.pop(handle, None) if self._unclaimed else None
         if delivered is not None:
             return delivered
         if timeout is not None and timeout <= 0:
@@ -137,7 +138,7 @@ class Poller:
 
     async def _poll_once(self, handle: Handle, known: AnyOperation | None) -> AnyOperation:
         """Poll once, and not at all while the gate is closed by a 429 or an outage."""
-        result, watch = None, make_watch(handle, known, WaitState(), now=anyio.current_time())
+        result, watch = None, make_watch(handle, known, WaitState(), now=monotonic())
         with anyio.move_on_after(SINGLE_POLL_SECONDS):
             result = await self._request_once(watch, known)
         if result is None:
@@ -227,16 +228,16 @@ class Poller:
             self._states[handle].webhook_expected = False
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
-            self._scheduler.watch(watch, route=handle.route, now=anyio.current_time(), age=None, webhook_expected=False)
-            self._changed.set()
+            self._scheduler.watch(watch, route=handle.route, now=monotonic(), age=None, webhook_expected=False)
+            self._wake()
 
     async def run(self) -> None:
         """Execute the scheduler's actions, until cancelled."""
         permit: Ticket | None = None
         async with ChildTasks() as polls:
             while True:
-                self._changed = anyio.Event()
-                now = anyio.current_time()
+                self._changed = make_waiter()
+                now = monotonic()
                 linger_until = self._end_lingering(now)
                 match self._scheduler.next_action(now, rate=self._transport.pacer.gate.rate):
                     case Poll() as poll:
@@ -256,7 +257,12 @@ class Poller:
                             permit = None
                         until = min(linger_until, math.inf if sleep.until is None else sleep.until)
                         with anyio.move_on_after(max(0.0, until - now)):
-                            await self._changed.wait()
+                            await self._changed
+
+    def _wake(self) -> None:
+        """Ask the scheduler again."""
+        if not self._changed.done():
+            self._changed.set_result(None)
 
     def _start_poll(self, poll: Poll[Watch], permit: Ticket, polls: ChildTasks, now: float) -> None:
         watch = poll.key
@@ -270,7 +276,7 @@ class Poller:
         self._scheduler.begin(poll, now=now)
         context = next(iter(watch.waiters.values()))  # so that a trace includes the polls of its wait
         watch.unused, work = permit, self._poll(watch, wait=poll.wait, permit=permit, started=now)
-        watch.poll = context.run(partial(polls.start, work, self._end_poll, watch, permit, now))
+        watch.poll = context.run(partial(polls.start, work, self._end_poll, watch, permit))
 
     async def _poll(self, watch: Watch, *, wait: bool, permit: Ticket, started: float) -> None:
         """Poll an operation once, and release its slot, whatever happens."""
@@ -279,7 +285,7 @@ class Poller:
         long = wait and self._takes_long_polls  # the scheduler still counts it as a long one
 
         def is_cut(error: SoundpieceError) -> bool:
-            return attempts.is_cut(error) and self._scheduler.was_held(watch, now=anyio.current_time())
+            return attempts.is_cut(error) and self._scheduler.was_held(watch, now=monotonic())
 
         try:
             call = wire.poll_request(watch.handle, wait=long)
@@ -292,7 +298,7 @@ class Poller:
             if isinstance(error, SoundpieceError) and not isinstance(error, RateLimited):  # for that the gate is closed
                 retry_after = error.retry_after or 0.0
         finally:
-            self._settle(watch, outcome, now=(now := anyio.current_time()), pause=retry_after)
+            self._settle(watch, outcome, now=(now := monotonic()), pause=retry_after)
         if outcome in (Outcome.PROCESSING, Outcome.UNDECIDED):
             watch.seen, watch.fault = now, ""
             watch.state.streaks.clear()
@@ -306,17 +312,17 @@ class Poller:
     def _settle(self, watch: Watch, outcome: Outcome, *, now: float, pause: float = 0.0) -> None:
         """Release the slot of a poll; the next one waits for so many seconds at least."""
         history = self._scheduler.settle(watch, now=now, outcome=outcome, jitter=random.random(), retry_after=pause)
-        self._changed.set()
+        self._wake()
         if (left := history.backoff_until - now) > 0:
             logger.debug("%s: not polled again for %.3f s: %s", watch.handle, left, outcome.value)
         if watch in self._lingering and outcome is not Outcome.FINISHED:  # no waiter came back
             self._forget(watch, history)
 
-    def _end_poll(self, watch: Watch, permit: Ticket, begun: float) -> None:
+    def _end_poll(self, watch: Watch, permit: Ticket) -> None:
         """Release slot and permit of a poll that was cancelled before its first step: it could not do so itself."""
         if watch.unused is permit:
             self._transport.pacer.release(permit)
-            self._settle(watch, Outcome.CANCELLED, now=begun)  # anyio has no time outside of tasks
+            self._settle(watch, Outcome.CANCELLED, now=monotonic())
 
     def _decide(self, watch: Watch, reading: ParsedOperation | None) -> tuple[Outcome, AnyOperation | None]:
         """Decide whether a response, or two that agree, are the end of an operation."""
@@ -327,7 +333,7 @@ class Poller:
                 self._undecided.pop(watch.handle, None)
             return (Outcome.FINISHED, reading.operation) if reading and reading.over else (Outcome.PROCESSING, None)
         agreement = self._undecided.setdefault(watch.handle, Agreement())  # it outlives the waiter, who may return
-        if agreement.add(reading.ending.status, reading.operation, now=anyio.current_time()):
+        if agreement.add(reading.ending.status, reading.operation, now=monotonic()):
             del self._undecided[watch.handle]
             return Outcome.FINISHED, reading.settle()
         if len(self._undecided) > MAX_UNDECIDED:
@@ -344,7 +350,7 @@ class Poller:
 
     def _handle_failure(self, watch: Watch, error: Exception, *, long: bool) -> tuple[Outcome, Exception | None]:
         """Return whether a failed poll is retried, or its error raised in the waiters."""
-        now = anyio.current_time()
+        now = monotonic()
         if isinstance(error, TransportError) and error.stale:
             return Outcome.CANCELLED, None  # polled again at once
         if isinstance(error, SoundpieceError):
@@ -384,7 +390,7 @@ class Poller:
         watch = self._watches.get(handle)
         if watch is not None and watch.waiters:
             return watch
-        state, now = self._update_state(handle, known), anyio.current_time()
+        state, now = self._update_state(handle, known), monotonic()
         if watch is None:
             watch = self._watches[handle] = make_watch(handle, known, state, now=now)
             if self._news is not None:  # an operation submitted here has no result yet, unless by webhook
@@ -395,7 +401,7 @@ class Poller:
         age = max(0.0, (self._transport.now - created_at).total_seconds()) if created_at else None
         expected, history = state.webhook_expected, state.history
         self._scheduler.watch(watch, route=handle.route, now=now, age=age, webhook_expected=expected, history=history)
-        self._changed.set()
+        self._wake()
         return watch
 
     def _update_state(self, handle: Handle, known: AnyOperation | None = None) -> WaitState:
@@ -414,12 +420,12 @@ class Poller:
 
     def _leave(self, watch: Watch) -> None:
         """Stop watching an operation without waiters; an open poll lingers, in case a waiter returns."""
-        now, history = anyio.current_time(), self._scheduler.history(watch)
+        now, history = monotonic(), self._scheduler.history(watch)
         if self._scheduler.forget(watch, now=now):
             self._lingering[watch] = now + LINGER_SECONDS
         else:
             self._forget(watch, history)
-        self._changed.set()
+        self._wake()
 
     def _end_lingering(self, now: float) -> float:
         """Cancel lingering polls whose time is up; return the time of the next one."""
@@ -445,9 +451,9 @@ class Poller:
     def _unwatch(self, watch: Watch, *, finished: bool) -> None:
         """Stop watching an operation, and cancel its poll."""
         self._forget(watch)
-        if self._scheduler.forget(watch, now=anyio.current_time(), finished=finished):
+        if self._scheduler.forget(watch, now=monotonic(), finished=finished):
             watch.poll.cancel()
-        self._changed.set()
+        self._wake()
 
     def _resolve(self, watch: Watch, result: AnyOperation | Exception, *, lag: float = 0.0) -> None:
         if self._watches.get(watch.handle) is not watch:

@@ -38,7 +38,7 @@ from soundpiece_async._core.attempts import (
 )
 from soundpiece_async._core.errors import ApiError, RateLimited, SoundpieceError, TransportError
 from soundpiece_async._core.gate import Pace, Priority, Ticket
-from soundpiece_async._core.redaction import forget_arguments, redact_url
+from soundpiece_async._core.redaction import forget_frames, redact_url
 from soundpiece_async._core.retry import Budget
 from soundpiece_async._core.settings import Settings
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
@@ -373,7 +373,11 @@ class Transport:
         return error
 
 
-@forget_arguments
 def _parse(parse: Callable[[ApiResponse, ApiRequest], T], response: ApiResponse, call: ApiRequest) -> T:
     """Parse a response; no frame of an error keeps parts of it, which may be signed URLs."""
-    return parse(response, call)
+    try:
+        return parse(response, call)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised, as ``forget_arguments`` does it
+        failure = forget_frames(error)
+    del parse, response, call
+    raise failure

@@ -221,7 +221,7 @@ async def test_an_iterable_is_closed_in_its_own_time(
                     asyncio.get_running_loop().call_soon(closing.append, asyncio.create_task(session.aclose()))
                 case "session broken":
                     monkeypatch.setattr(session._engine.poller._scheduler, "next_action", lambda *_, **__: 1 / 0)
-                    session._engine.poller._changed.set()
+                    session._engine.poller._wake()
                 case _:
                     results._fault = ZeroDivisionError()
                     results._cancel()

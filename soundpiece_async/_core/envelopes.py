@@ -271,7 +271,8 @@ def _looks_alive(value: Mapping[str, object]) -> bool:
 
 
 def _has_outputs(value: Mapping[str, object]) -> bool:
-    return not (fields.is_empty(value.get("outputs")) and fields.is_empty(value.get("output")))
+    outputs, output = value.get("outputs"), value.get("output")
+    return bool((outputs and not fields.is_empty(outputs)) or (output and not fields.is_empty(output)))
 
 
 def _is_told(value: Mapping[str, object]) -> bool:

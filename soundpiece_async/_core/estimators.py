@@ -203,6 +203,8 @@ class PollTiming:
     def __init__(self, *, max_hold: float) -> None:
         self.max_hold = max_hold
         self.hold = max_hold
+        self.measured = False
+        """Whether the round trip is known."""
         self._holds = True
         self._round_trip = inf
         self._shortest = inf
@@ -215,14 +217,10 @@ class PollTiming:
         """The round trip, or a guess while no short poll has been answered."""
         return self._round_trip if self.measured else self.max_hold / 200
 
-    @property
-    def measured(self) -> bool:
-        """Whether the round trip is known."""
-        return self._round_trip < inf
-
     def observe_short_poll(self, took: float) -> None:
         """Learn from a response to a short poll, which is never held."""
         self._round_trip = self._round_trip + (took - self._round_trip) * SMOOTH if self.measured else took
+        self.measured = True
         self._shortest = min(self._shortest, took)
 
     def observe_long_poll(self, took: float) -> None:

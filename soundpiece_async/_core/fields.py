@@ -104,9 +104,13 @@ def read_time(value: object) -> Read[datetime]:
     if value is None:
         return None, ""
     try:
-        if not isinstance(value, str):
-            return _from_epoch(_to_number(value)), ""
-        return _read_iso(value) or _to_time(value.strip()), ""
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is not None and moment.tzinfo:  # without a zone, the text may be a number as well
+        return moment, ""
+    try:
+        return _to_time(value.strip()) if isinstance(value, str) else _from_epoch(_to_number(value)), ""
     except (TypeError, ValueError, OverflowError, OSError, IndexError):  # email.utils raises the last one, too
         return None, f"expected a time, got {_name_type(value)}"
 
@@ -228,15 +232,6 @@ def _to_seconds(text: str) -> float:
 
 def _from_epoch(number: float) -> datetime:
     return datetime.fromtimestamp(to_epoch(number), UTC)
-
-
-def _read_iso(text: str) -> datetime | None:
-    """Read the usual form, with a zone; without one, the text may be a number as well."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else None
 
 
 def _to_time(text: str) -> datetime:

@@ -56,6 +56,7 @@ class Watched(Generic[K]):
         hold_unconfirmed: its latest long poll was answered too soon to tell whether it was held.
         hold_broken: its latest long poll was broken off, and no response came since.
         backoff_until: when its latest backoff ends, or ended.
+        bucket: the key of its bucket, if it is ready.
     """
 
     key: K
@@ -72,6 +73,7 @@ class Watched(Generic[K]):
     hold_unconfirmed: bool = False
     hold_broken: bool = False
     backoff_until: float = -inf
+    bucket: tuple[Durations, bool, int] = attrs.field(init=False)
 
     def forecast(self, now: float) -> tuple[float, float]:
         """Return the finishes to expect since the last poll, and the hazard now; at an unknown age the overall rate."""
@@ -155,7 +157,10 @@ class ReadyQueue(Generic[K]):
 
     def add(self, watched: Watched[K]) -> None:
         """Add it to the queue."""
-        bucket = self._buckets.setdefault(_bucket_key(watched), AgeBucket())
+        watched.bucket = key = _bucket_key(watched)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = AgeBucket()
         bucket.add(watched)
         if bucket.head is watched:
             self._stale[bucket] = None
@@ -163,14 +168,13 @@ class ReadyQueue(Generic[K]):
 
     def discard(self, watched: Watched[K]) -> None:
         """Remove it from the queue."""
-        bucket_key = _bucket_key(watched)
-        bucket = self._buckets[bucket_key]
+        bucket = self._buckets[watched.bucket]
         del bucket.queue[watched.key]
         self._count(watched, -1)
         if bucket.queue:
             self._stale[bucket] = None
         else:
-            del self._buckets[bucket_key]
+            del self._buckets[watched.bucket]
             self._stale.pop(bucket, None)
 
     def rescore(self, now: float, *, step: float) -> None:

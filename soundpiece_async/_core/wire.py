@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from http import HTTPStatus
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 import attrs
 
@@ -74,8 +74,8 @@ def poll_request(handle: Handle, *, wait: bool) -> ApiRequest:
 
     See docs/api.md#query-parameters.
     """
-    query = {"id": handle.id, "wait": "true"} if wait else {"id": handle.id}
-    return ApiRequest("GET", f"/v1/{handle.route}?{urlencode(query)}", None, handle.id)
+    held = "&wait=true" if wait else ""
+    return ApiRequest("GET", f"/v1/{handle.route}?id={quote_plus(handle.id)}{held}", None, handle.id)
 
 
 def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: Request) -> ParsedOperation:

@@ -153,8 +153,8 @@ class HttpClient:
 
     def _to_response(self, call: ApiRequest, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
         steady = monotonic()
-        if self._clock.is_due(steady=steady):
-            self._clock.read(response.headers.get("Date"), wall=datetime.now(UTC), steady=steady)
+        if self._clock.is_due(steady=steady) and (date := response.headers.get(hdrs.DATE)):
+            self._clock.read(date, wall=datetime.now(UTC), steady=steady)
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
         return self._remove_key(call, response, body)
 

@@ -11,6 +11,7 @@
 
 import math
 import select
+from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -53,9 +54,9 @@ class Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             use = None if protocol is None else _uses.get(protocol) or _uses.setdefault(protocol, _Use(self))
-            if use is None or use.answered is None:
+            if protocol is None or use is None or use.answered is None:
                 return connection
-            if self._loop.time() - use.answered <= self.patience and not _is_readable(connection):
+            if monotonic() - use.answered <= self.patience and not _is_readable(protocol):
                 return connection
             connection.close()
 
@@ -69,7 +70,7 @@ class Connector(aiohttp.TCPConnector):
 
 @attrs.define(eq=False)
 class _Use:
-    """The pool of one connection, and the time of its latest response, by the loop's clock."""
+    """The pool of one connection, and the time of its latest response, by a steady clock."""
 
     connector: Connector
     answered: float | None = None
@@ -105,21 +106,22 @@ class Response(aiohttp.ClientResponse):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         """Wait for status and headers."""
-        use = None if connection.protocol is None else _uses.get(connection.protocol)
-        began = self._loop.time()
+        protocol = connection.protocol
+        use = None if protocol is None else _uses.get(protocol)
+        began = monotonic()
         try:
             started = await super().start(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-            stale = use is not None and use.is_stale(began, self._loop.time())
+            stale = use is not None and use.is_stale(began, monotonic())
             raise (StaleConnection if stale else aiohttp.ClientConnectionError)(str(error)) from error
         if use is not None:
-            use.answer(self._loop.time())
+            use.answer(monotonic())
         return started
 
 
-def _is_readable(connection: Connection) -> bool:
+def _is_readable(protocol: "ResponseHandler") -> bool:
     """Return whether an idle connection has something to read: its end, or unexpected bytes."""
-    found = connection.transport and connection.transport.get_extra_info("socket")
+    found = protocol.transport and protocol.transport.get_extra_info("socket")
     if not found:
         return True
     if not hasattr(select, "poll"):
