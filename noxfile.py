@@ -2,6 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nox
@@ -39,6 +42,14 @@ def install(session: nox.Session, *groups: str) -> None:
     project = nox.project.load_toml("pyproject.toml")
     compiled = {"UV_COMPILE_BYTECODE": "1"} if "test" in groups else {}
     session.install("-q", "-e", ".[all]", *nox.project.dependency_groups(project, *groups), env=compiled)
+
+
+def run_together(session: nox.Session, *commands: Callable[..., object]) -> None:
+    """Run commands that keep one processor busy each, and print what they wrote once all have ended."""
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(command, silent=True) for command in commands]
+    for ended in running:
+        session.log(ended.result())
 
 
 def provide(session: nox.Session, program: str, *, package: str, others: tuple[str, ...] = ()) -> bool:
@@ -79,7 +90,7 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *brief, *session.posargs)
     if session.python == PYTHONS[1]:
         install(session, "test", "openapi")
-        session.run("pytest", "-q", "-n", "2", "tests/openapi")
+        session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/openapi")
 
 
 @nox.session(python=MEASURED)
@@ -131,7 +142,8 @@ def package(session: nox.Session) -> None:
     """Build wheel and sdist, test them in an environment with nothing else, and execute the example notebook."""
     project = nox.project.load_toml("pyproject.toml")
     session.install("-q", "-e", ".[simulator]", *nox.project.dependency_groups(project, "package"))
-    session.run("pytest", "-q", "-c", "tests/package/pytest.ini", "tests/package", *session.posargs)
+    together = ("-n", "2", "--dist", "loadfile")  # to freeze a program takes as long as all others
+    session.run("pytest", "-q", "-c", "tests/package/pytest.ini", *together, "tests/package", *session.posargs)
 
 
 @nox.session
@@ -148,10 +160,15 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Check the types as strictly as mypy can, and that every public name has one."""
     install(session, "typing")
-    session.run("mypy")
-    session.run("mypy", "--python-version", "3.12", "benchmarks", env={"MYPYPATH": "benchmarks:tests"})
-    session.run("pyright")
-    session.run("pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async")
+    session.run("pyright", "--version", silent=True)  # it may have to be downloaded
+    benchmarks = partial(session.run, "mypy", "--python-version", "3.12", "benchmarks")
+    run_together(
+        session,
+        partial(session.run, "mypy"),
+        partial(benchmarks, env={"MYPYPATH": "benchmarks:tests"}),
+        partial(session.run, "pyright"),
+        partial(session.run, "pyright", "--ignoreexternal", "--verifytypes", "soundpiece_async"),
+    )
 
 
 @nox.session(python=PYTHONS[0])
