@@ -42,13 +42,20 @@ DEBUG_MODE_FILES = {
 """Files whose tests use a loop in debug mode, on the oldest interpreter."""
 
 SLOW = {
-    *("simulator", "test_cli_demo", "test_cli_pipelines", "test_cli_probe", "test_cli_work", "test_damage"),
-    *("test_descriptors", "test_download_save_to", "test_postgres_journal"),
-    *("test_docs", "test_file_systems", "test_full_disk", "test_house", "test_kills", "test_locales"),
-    *("test_machines", "test_missing_modules", "test_nothing_bare", "test_download_stores", "test_plausible_answers"),
-    *("test_plausible_services", "test_processes", "test_shared_sessions", "test_shared_stores", "test_studio"),
+    *("simulator", "test_cli_bulk", "test_cli_demo", "test_cli_pipelines", "test_cli_probe", "test_cli_work"),
+    *("test_damage", "test_descriptors", "test_docs", "test_download_hosts", "test_download_safety"),
+    *("test_download_save_to", "test_download_stores", "test_download_upload", "test_examples", "test_file_systems"),
+    *("test_foreign_text", "test_frameworks", "test_full_disk", "test_growth", "test_house", "test_journal_plan"),
+    *("test_kills", "test_locales", "test_machines", "test_missing_modules", "test_nothing_bare"),
+    *("test_plausible_answers", "test_plausible_services", "test_postgres_journal", "test_processes"),
+    *("test_recording", "test_refusals", "test_regularfiles", "test_renewal", "test_shared_sessions"),
+    *("test_shared_stores", "test_studio", "test_unknown"),
 }
-"""Files and a folder that take half the time and depend little on the interpreter."""
+"""Files and a folder that depend little on the interpreter, and take two thirds of the time.
+
+What remains has the pure core, sessions, transport and downloads, the journal in both databases, signals, webhooks, and
+the command line in this process and in others.
+"""
 
 LONGEST = 115.0
 """Seconds after which the process of a hanging test is ended, if the test's own timeout did not end it."""
