@@ -58,7 +58,7 @@ class Engine:
         limits, retries = settings.limits, settings.retries
         self.life = life
         self.settings = settings
-        self.shared = None if settings.shared is None else _share(settings)
+        self.shared: SharedAccount | None = None if settings.shared is None else _share(settings)
         pace, news = (None, None) if self.shared is None else (self.shared.pace, self.shared.news)
         self.transport: Transport = Transport(settings, trace_configs=trace_configs, pace=pace)
         self.reader: Reader = Reader(self.transport)
