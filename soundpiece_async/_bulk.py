@@ -253,6 +253,6 @@ class RunMany(Generic[R]):
 
 
 def _load_recorded_run() -> "type[RecordedRun[Any]]":
-    from soundpiece_async._journal.recorded_run import RecordedRun  # whoever has a journal has loaded the rest of it
+    from soundpiece_async._journal.recorded_run import RecordedRun  # a caller with a journal has loaded the rest of it
 
     return RecordedRun

@@ -137,7 +137,7 @@ def test_a_source_is_a_url_or_an_object(tmp_path: Path, source: object) -> None:
         (line(name=""), "name: must be text that is not blank"),
         (line(name=7), "name: must be text that is not blank"),
         ('{"route": "create.new_song", "lyrics": "la"}', "prompt: is missing: pass either prompt or reference"),
-        ('{"route": "adapt.separate_stems", "source": {"URL": 1}}', 'source: must be a URL, {"url": "..."} or {"job":'),
+        ('{"route": "adapt.separate_stems", "source": {"URL": 1}}', 'source: must be a URL, {"url": "..."}, {"job":'),
         ('{"route": "adapt.separate_stems", "source": {"url": 1}}', "source: must be a URL"),
         ('{"route": "adapt.separate_stems", "source": "ftp://a/b"}', "source: must be an http(s) URL"),
         ('{"route": "\\u001b[2Jx"}', "unknown route '\\x1b[2Jx'"),

@@ -388,7 +388,7 @@ def test_without_the_extra_the_message_names_it(
 
 
 def test_a_pipeline_is_run_in_parts(serve: Serve, run: str, bucket: Bucket, capsys: Streams) -> None:
-    """Each part has whole trees, local files included; what is blocked in one is told, and a dry run counts all."""
+    """Each part has whole trees, local files included; blocked jobs are named, and a dry run counts all."""
     simulator = serve(**FAST)
     Path("mix.wav").write_bytes(bytes(1000))
     mix = {"id": "mix", "route": "adapt.separate_stems", "source": {"file": "mix.wav"}, "name": "mix"}
@@ -416,7 +416,7 @@ def test_a_pipeline_is_run_in_parts(serve: Serve, run: str, bucket: Bucket, caps
 
 
 def test_a_run_whose_jobs_are_taken_over(serve: Serve, run: str, journal_database: Server, capsys: Streams) -> None:
-    """It ends by exit code 4, and none of its jobs has failed; whoever has them finishes them."""
+    """It ends by exit code 4, and none of its jobs has failed; the next process finishes them."""
     heirs: list[Part] = []
 
     async def take_over(request: ReceivedRequest) -> None:

@@ -166,7 +166,7 @@ def read_leniently(found: Mapping[str, object], handle: Handle, notes: Notes) ->
 def _read_outputs(found: Mapping[str, object], told: Status | None, handle: Handle, notes: Notes) -> tuple[Output, ...]:
     """Read ``outputs`` or the single ``output``, whichever has any (docs/api.md#routes).
 
-    Of an operation that is told to have ended well, another member that is named like a file will do.
+    Of an operation that ended well by its status, another member that is named like a file will do.
     """
     for name in _NAMES:
         if outputs := _read_member(found.get(name), name, handle, notes):
@@ -197,7 +197,7 @@ def _lost_some(value: object, count: int) -> bool:
 
 
 def _read_error(found: Mapping[str, object], told: Status | None) -> OperationError | None:
-    """Read ``error``, or another field with the reason of an operation that is told to have failed."""
+    """Read ``error``, or another field with the reason of an operation that failed by its status."""
     error = fields.read_error(found.get("error"))
     if error is not None or told is not Status.FAILED:
         return error

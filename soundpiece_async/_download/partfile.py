@@ -108,7 +108,7 @@ class PartFile:
             return Claim.ACQUIRED
 
     def find_size(self) -> int:
-        """Return the size of the file, which another process may have locked; 0 if there is none."""
+        """Return the size of the file, which another process may have locked; 0 without a file."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:

@@ -44,7 +44,7 @@ class NoSuchRun(JournalError):
 
 
 class Outdated(JournalError):
-    """The journal is of an earlier version, and only to be read: whoever opens it to write migrates it."""
+    """The journal is of an earlier version, and only to be read: opening it to write migrates it."""
 
 
 class ExtraMissing(JournalError):

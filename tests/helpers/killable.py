@@ -65,7 +65,7 @@ class StopAt:
         host, method: of the requests; ``host`` is ``api`` or ``output``.
         steps: which of them, from 1.
         by: ``SIGKILL``, or ``SIGSTOP``.
-        kept: whether the service goes on with the request.
+        kept: whether the service continues with the request.
         stopped: set once it has happened.
     """
 
