@@ -560,6 +560,9 @@ def test_ray_runs_what_was_planned(
     assert PASSWORD not in told
     for wrong in ("--plan", "--part=1/2", "--fail-fast"):
         assert main([*words, wrong]) == 2
+    write(BED, STEMS)
+    assert main(words) == 2
+    assert f"Let each process read the file: soundpiece bulk JOBS out --run {run} --part K/N" in capsys.readouterr().err
     assert main(["bulk", "jobs.jsonl", "out", "--ray", "auto"]) == 2
 
 

@@ -394,6 +394,24 @@ async def gather(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
     return results
 
 
+async def test_a_paused_process_holds_no_locks(
+    pair: tuple[Journal, Journal], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is paused while it is sent more than fits on the way: the server ends its connection."""
+    assert "tcp_user_timeout = 5000" in postgres_store.SETTINGS
+    monkeypatch.setattr(postgres_store, "SETTINGS", postgres_store.SETTINGS.replace("5000", "300"))
+    heir, _ = pair
+    async with Journal.open(url, run=heir.run) as paused:
+        connection = paused.store._database._connection.pgconn
+        connection.send_query(b"UPDATE soundpiece_job SET taken = taken RETURNING repeat('x', 10000000)")
+        connection.flush()
+        with anyio.fail_after(30):
+            await anyio.wait_readable(connection.socket)
+            assert len(await take(heir)) == 4
+        with pytest.raises(JournalError, match="nothing more is sent"):
+            await paused.count()
+
+
 async def test_a_deadlock_is_tried_again(pair: tuple[Journal, Journal], monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ended the statement; nothing of it happened."""
     store = pair[0].store._database

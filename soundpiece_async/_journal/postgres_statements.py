@@ -1,6 +1,7 @@
 """The statements that read and write runs in Postgres; the tables are those of ``postgres_schema``.
 
-1. Every write is one statement. No transaction is held open: a process that is paused in one would hold its locks.
+1. Every write is one statement. No transaction is held open: a process that is paused in one would hold its locks. So
+   would one that takes nothing of a long answer: the server ends its connection.
 2. A process has a claim: a number, higher than all before, drawn when it opens the journal and when it takes over a
    part. The jobs it works on bear that number (``taken``). A write names the number, and changes nothing where another
    one stands: the job was taken over. A lower claim never takes back what a higher one has.
@@ -21,8 +22,9 @@ from soundpiece_async._core.json_types import JsonValue
 # a job is found by an index: until the first ANALYZE, or by a plan made when the table was empty, all would be read;
 # a table without one has the cost of what is forbidden, for which the server would spend 0.1 s on compiling each plan
 SETTINGS = """
-SET idle_in_transaction_session_timeout = 5000; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off;
-SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
+SET idle_in_transaction_session_timeout = 5000; SET tcp_user_timeout = 5000;
+SET plan_cache_mode = force_custom_plan; SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off;
+SET enable_mergejoin = off
 """
 # a reader counts millions of jobs in few groups: never by sorting them
 READER_SETTINGS = "SET default_transaction_read_only = on; SET enable_sort = off; SET jit = off"

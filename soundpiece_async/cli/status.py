@@ -127,17 +127,16 @@ async def read_run_status(location: RunLocation) -> RunStatus:
 
 async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunStatus:
     now = store.now
-    info = await store.load_run_info("lines", "dependents", "complete")
+    info = await store.load_run_info("lines", "dependents", "complete", "unplanned")
     overview = await store.look_over(now=now, since=now - PACE_WINDOW)
     uncertain = sum(counts.get(JobState.UNCERTAIN, 0) for counts in overview.routes.values())
     listed = min(MAX_LISTED, uncertain)
     lines, dependents, complete = map(info.get, ("lines", "dependents", "complete"))
     blocking, blocked_lines = await _count_blocked(store)
-    begun = 0 if lines is None else await store.count_lines()
     return RunStatus(
         holder=holder,
         lines=lines if isinstance(lines, int) else None,
-        unread=max(0, lines - begun - blocked_lines) if isinstance(lines, int) else 0,
+        unread=await _count_unread(store, info, blocked_lines),
         complete=complete is not False,
         routes=overview.routes,
         reasons=overview.failures,
@@ -151,6 +150,14 @@ async def _read(journal: Journal, store: JobStore, holder: str | None) -> RunSta
         shared=journal.run is not None,
         refusal=store.refusal.status if store.refusal else None,
     )
+
+
+async def _count_unread(store: JobStore, info: JsonObject, blocked_lines: int) -> int:
+    """Return the number of lines without a job; of a run that was planned as a whole none need be counted."""
+    lines = info.get("lines")
+    if not isinstance(lines, int) or info.get("unplanned") == 0:
+        return 0
+    return max(0, lines - await store.count_lines() - blocked_lines)
 
 
 async def _count_blocked(store: JobStore) -> tuple[Counter[tuple[int, str]], int]:
