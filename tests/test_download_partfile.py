@@ -175,6 +175,7 @@ def test_a_lock_belongs_to_the_file_that_is_there(tmp_path: Path) -> None:
     one, two = (PartFile(tmp_path / "x.flac", source="s") for _ in range(2))
 
     assert repr(one) == f"<PartFile {tmp_path / 'x.flac.part'} new length=0 {RemoteFile()}>"
+    assert one.find_size() == 0
     assert one.claim(overwrite=False) is Claim.ACQUIRED
     assert "open" in repr(one)
     assert two.claim(overwrite=False) is Claim.LOCKED

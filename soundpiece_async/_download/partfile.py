@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from enum import Enum, auto
-from itertools import count
 from pathlib import Path
 
 import attrs
@@ -230,14 +229,13 @@ class PartFile:
 
     def _remove_others(self) -> None:
         """Remove what paused processes have locked, and what those left that ended while they were (rule 4)."""
-        for number in count(1):
+        number = 1
+        while number <= self._number or _paths(self.target, number)[0].exists():
             path, sidecar = _paths(self.target, number)
-            if number > self._number and not path.exists():
-                return
-            if number != self._number:
-                for left in (path, sidecar, _filelocks.held_path(path)):
-                    with suppress(OSError):  # it is in nobody's way; some systems remove no open file
-                        left.unlink()
+            for left in (path, sidecar, _filelocks.held_path(path)) if number != self._number else ():
+                with suppress(OSError):  # it is in nobody's way; some systems remove no open file
+                    left.unlink()
+            number += 1
 
     def _resume(self, file: io.FileIO) -> None:
         """Load the bytes of an earlier process if the sidecar allows to resume them."""

@@ -303,7 +303,9 @@ class Journal:
         identity = self.pop_identity(request) or identifier.identify(request)
         given, source = self.pop_annotation(request) or NO_ANNOTATION, job_records.describe_source(request)
         annotation = Annotation(name, given.metadata, given.line, source)
-        key = request.idempotency_key if identity.key else str(self.store.make_key(identity) or uuid4())
+        key = request.idempotency_key
+        if identity.key is None:
+            key = str(self.store.make_key(identity) or uuid4())
         body = codec.encode_request(request, key=key)
         return PlannedJob(identity=identity, key=key, route=request.route, body=body, annotation=annotation)
 
