@@ -214,7 +214,6 @@ async def test_after_a_kill_status_promises_no_more_than_is_known(victim: Killab
         assert await run(victim, sim, out, arguments=command) == KILLED
         assert await run(victim, sim, out, arguments=["status", str(out)]) == 0
         assert await run(victim, sim, out, arguments=["status", str(out), "--json"]) == 0
-        sim.on_request = None
         assert await run(victim, sim, out, arguments=command) == 0
         assert await run(victim, sim, out, arguments=["status", str(out), "--json"]) == 0
         assert len(sim.operations) == 8
