@@ -16,7 +16,7 @@ from helpers.raw_output_host import ScriptedResponse
 from soundpiece_async._core.errors import DownloadError
 from soundpiece_async._core.ranges import RemoteFile
 from soundpiece_async._download import partfile
-from soundpiece_async._download.partfile import Claim, PartFile, Superseded
+from soundpiece_async._download.partfile import STALLED_SECONDS, Claim, LockWatch, PartFile, Superseded
 from soundpiece_async._download.transfer import BATCH
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +168,16 @@ async def test_a_paused_process_wakes_up(tmp_path: Path, monkeypatch: pytest.Mon
         assert await b.save() == SONG
         assert b.server.ranges == [None, "bytes=0-41"]
         assert b.downloader.saved == 0
+
+
+def test_a_locked_file_is_waited_for_as_long_as_it_grows() -> None:
+    """One that has had the same size for long is followed by another one."""
+    watch = LockWatch()
+    for size, now in ((5, 0.0), (6, STALLED_SECONDS), (6, 2 * STALLED_SECONDS - 1)):
+        watch.note(size, now=now)
+        assert watch.number == 1
+    watch.note(6, now=2 * STALLED_SECONDS)
+    assert watch.number == 2
 
 
 def test_a_lock_belongs_to_the_file_that_is_there(tmp_path: Path) -> None:
