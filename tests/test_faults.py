@@ -72,7 +72,8 @@ async def test_a_submit_says_what_happened_and_can_go_again(name: str) -> None:
         ]
         assert len(api.puts) == 1
         assert len(api.created) == (name not in EFFECTLESS)
-        operation = await session.submit(request)
+        async with opened(raw_settings(api.url)) as patient:  # whose timeout is enough on a busy machine, too
+            operation = await patient.submit(request)
         assert list(api.created.values()) == [operation.id]
         assert api.puts == [api.puts[0]] * 2
 

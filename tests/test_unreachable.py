@@ -20,6 +20,7 @@ from soundpiece_async import (
     TransportError,
     WaitTimeout,
 )
+from soundpiece_async._core.attempts import Health
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "short_pauses")]
 
@@ -158,14 +159,23 @@ async def test_a_port_that_takes_connections_and_never_answers_is_told(
     def told() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
+    waited: list[bool] = []
+    record = Health.wait
+
+    def count(health: Health) -> bool:
+        waited.append(record(health))
+        return waited[-1]
+
+    monkeypatch.setattr(Health, "wait", count)
     for ask in (lambda s: s.submit(fx()), lambda s: s.wait(Handle("create.new_fx", "op_1"))):
         caplog.clear()
+        waited.clear()
         async with RawApi() as api, opened(settings(api.url)) as session:
             api.always = wait
             async with anyio.create_task_group() as group:
                 group.start_soon(ask, session)
                 group.start_soon(session.submit, fx(1))
-                await until(lambda: bool(told()))
+                await until(lambda: len(waited) >= 2)
                 silent.set()
                 api.always = None
                 group.cancel_scope.cancel()
