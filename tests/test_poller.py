@@ -69,8 +69,9 @@ async def test_polls_that_cost_little_are_many() -> None:
         Session(settings(sim, limits=Limits(polls=2), poll_cost=0.0001)) as session,
         anyio.create_task_group() as group,
     ):
-        for number in range(4):
-            group.start_soon(session.wait, await session.submit(fx(number)))
+        operations = [await session.submit(fx(number)) for number in range(4)]
+        for operation in operations:  # all at once: of fewer, each would have a long poll
+            group.start_soon(session.wait, operation)
         await until(lambda: sum(request.method == "GET" for request in sim.log) > 20)
         group.cancel_scope.cancel()
 
