@@ -69,7 +69,6 @@ async def check(sim: Simulator, folder: Path, *, count: int = 3) -> None:
         ("sqlite", "api", "GET", True),
         ("sqlite", "output", "GET", True),
         ("postgres", "api", "PUT", True),
-        ("postgres", "output", "GET", True),
     ],
     indirect=["journals"],
 )
