@@ -57,6 +57,8 @@ MAX_STATES = 4096
 MAX_UNDECIDED = 4096
 """Operations remembered whose end a single response leaves open; the oldest is dropped first."""
 
+_UNLIMITED = nullcontext()
+
 
 class Poller:
     """One per session; ``run`` is a child of the session's root task.
@@ -120,7 +122,7 @@ class Poller:
         watch = self._start_watching(handle, known)
         watch.waiters[waiter := make_waiter()] = copy_context()
         try:
-            with nullcontext() if timeout is None else anyio.move_on_after(timeout):  # a scope takes 600 bytes
+            with _UNLIMITED if timeout is None else anyio.move_on_after(timeout):  # a scope takes 600 bytes
                 await waiter
         finally:
             del watch.waiters[waiter]
@@ -283,13 +285,11 @@ class Poller:
         watch.unused, outcome, retry_after = None, Outcome.CANCELLED, 0.0
         result: AnyOperation | Exception | None = None
         long = wait and self._takes_long_polls  # the scheduler still counts it as a long one
-
-        def is_cut(error: SoundpieceError) -> bool:
-            return attempts.is_cut(error) and self._scheduler.was_held(watch, now=monotonic())
-
         try:
             call = wire.poll_request(watch.handle, wait=long)
-            reading = await self._transport.poll(call, permit, parse=watch.read, is_not_outage=is_cut)
+            reading = await self._transport.poll(
+                call, permit, parse=watch.read, is_not_outage=partial(self._is_cut, watch)
+            )
             if watch.state.long_polls.succeed(long=long):
                 self._stop_long_polls()
             outcome, result = self._decide(watch, reading)
@@ -308,6 +308,10 @@ class Poller:
             self._resolve(watch, result, lag=now - watch.seen if at_once else 0.0)
             if isinstance(result, Operation):
                 self._publish(result)
+
+    def _is_cut(self, watch: Watch, error: SoundpieceError) -> bool:
+        """Return whether a proxy ended a long poll that the service had held."""
+        return attempts.is_cut(error) and self._scheduler.was_held(watch, now=monotonic())
 
     def _settle(self, watch: Watch, outcome: Outcome, *, now: float, pause: float = 0.0) -> None:
         """Release the slot of a poll; the next one waits for so many seconds at least."""

@@ -249,7 +249,9 @@ class Transport:
             while True:
                 if before_attempt is not None:
                     call = await before_attempt()
-                ticket = await self.pacer.acquire(priority, what=call, until=until, stop=stop)
+                ticket = self.pacer.acquire_at_once(priority)
+                if ticket is None:
+                    ticket = await self.pacer.acquire(priority, what=call, until=until, stop=stop)
                 if call.renew_at is None or self.now < call.renew_at:
                     return ticket, call
                 logger.debug("%s: not sent: the URL of its source is about to expire", call)

@@ -175,8 +175,9 @@ def find_documented(data: object, *, route: str, asked: str) -> Mapping[str, obj
 def find_enveloped(data: object, *, route: str) -> Mapping[str, object] | None:
     """Return the operation under the route's known name, if it has an id and a status; the usual case of rule 1."""
     known = _open_envelope(data, route)
-    usual = known is not None and fields.read_id(known.get("id")) is not None and _looks_alive(known)
-    return known if usual else None
+    if known is None or not isinstance(known.get("status"), str) or fields.read_id(known.get("id")) is None:
+        return None
+    return known
 
 
 def _open_envelope(data: object, route: str) -> dict[str, object] | None:

@@ -12,7 +12,8 @@ outputs, when ready    read again ``AGREE_AFTER`` seconds later; else ``wait`` r
 any other              missing: None, silently; malformed: None, with one warning per session (``ResponseNote``)
 =====================  ===============================================================================================
 
-``fields.py`` reads each value, and ``completion.py`` has the rules of the status.
+``fields.py`` reads each value, and ``completion.py`` has the rules of the status. None of this is a structure hook of
+cattrs: a hook gets a value and its type, and an operation is read with its handle, its request and a place for notes.
 """
 
 from collections.abc import Mapping
