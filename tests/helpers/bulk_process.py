@@ -24,7 +24,6 @@ from soundpiece_async.cli import commands
 LOADED = commands.app, postgres_store
 TAKEN_OVER = 4
 """The exit status of a process that lost a job to another one."""
-partfile.STALLED_SECONDS = 0.3  # the lock of a paused process is waited for in tests
 SOURCE = "https://media.example.com/mix.wav"
 
 
@@ -122,6 +121,7 @@ def call(command: dict[str, Any]) -> int:
 
 def main() -> None:
     """Fork for each command, and say how the child ended."""
+    partfile.STALLED_SECONDS = 0.3  # the lock of a paused process is waited for in tests
     for line in sys.stdin:
         child = os.fork()
         if not child:
