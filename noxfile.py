@@ -79,7 +79,7 @@ def tests(session: nox.Session) -> None:
 
     On the oldest interpreter some files use event loops in debug mode (`DEBUG_MODE_FILES` in `tests/conftest.py`), and
     `MEASURED`, whose tracing costs least, measures the branch coverage. Those that are not `WHOLE` leave out the files
-    that take half the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
+    that take most of the time and depend little on the interpreter (`SLOW` there). The second one holds the simulator
     against the machine-readable description of the API.
     """
     provide_servers(session)
