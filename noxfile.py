@@ -90,7 +90,7 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-q", "-n", "4", "--dist", "worksteal", *coverage, *brief, *session.posargs)
     if session.python == PYTHONS[1]:
         install(session, "test", "openapi")
-        session.run("pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/openapi")
+        session.run("pytest", "-q", "-n", "2", "tests/openapi")  # no loadfile: ids stand for several tests
 
 
 @nox.session(python=MEASURED)
