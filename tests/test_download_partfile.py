@@ -170,6 +170,35 @@ async def test_a_paused_process_wakes_up(tmp_path: Path, monkeypatch: pytest.Mon
         assert b.downloader.saved == 0
 
 
+def test_a_process_that_is_paused_in_the_middle_of_its_rename_publishes_no_file_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile one process has published, and a third has begun again: its incomplete file goes back to it."""
+    target, replace = tmp_path / "song.flac", Path.replace
+    late, heir, third = (PartFile(target, source="s", number=number) for number in (1, 2, 1))
+
+    def pause(path: Path, to: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        assert heir.claim(overwrite=False) is Claim.ACQUIRED
+        heir.append([SONG])
+        heir.publish()
+        target.unlink()
+        assert third.claim(overwrite=False) is Claim.ACQUIRED
+        third.append([SONG[:5_000]])
+        return replace(path, to)
+
+    assert late.claim(overwrite=False) is Claim.ACQUIRED
+    late.append([SONG])
+    monkeypatch.setattr(Path, "replace", pause)
+    with pytest.raises(Superseded):
+        late.publish()
+    late.close()
+    assert not target.exists()
+    third.append([SONG[5_000:]])
+    third.publish()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [SONG]
+
+
 def test_a_locked_file_is_waited_for_as_long_as_it_grows() -> None:
     """One that has had the same size for long is followed by another one."""
     watch = LockWatch()

@@ -174,6 +174,9 @@ class PartFile:
             if not RENAMES_OPEN_FILES:
                 file.close()
             self.path.replace(self.target)
+            if RENAMES_OPEN_FILES and not _same_inode(file, self.target):
+                self.target.replace(self.path)  # paused since the check, it renamed what a third process writes there
+                raise Superseded(self.path)
             self._remove_sidecar()
             self._remove_others()
             _sync_folder(self.target.parent)
