@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -56,7 +56,9 @@ class RunMany(Generic[R]):
         self._timeout = timeout
         self._recorded_run: RecordedRun[R] | None = None
         if journal is not None:
-            self._recorded_run = _load_recorded_run()(
+            from soundpiece_async._journal import recorded_run  # whoever has a journal has loaded the rest of it
+
+            self._recorded_run = recorded_run.RecordedRun(
                 journal, engine=engine, stop=self._stop, files=self._files, timeout=timeout
             )
         self._limit = limit
@@ -250,9 +252,3 @@ class RunMany(Generic[R]):
         name = self._files.choose_name(operation, job.name)
         files = await self._files.save(operation, name=name)
         return Succeeded(request=job.request, operation=operation, files=files)
-
-
-def _load_recorded_run() -> "type[RecordedRun[Any]]":
-    from soundpiece_async._journal.recorded_run import RecordedRun  # a caller with a journal has loaded the rest of it
-
-    return RecordedRun

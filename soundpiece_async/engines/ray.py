@@ -278,7 +278,7 @@ def _choose_parts(counts: Mapping[JobState, int], *, workers: int) -> int:
 
 
 @asynccontextmanager
-async def _connected(address: str) -> AsyncGenerator[Any]:
+async def _connected(address: str) -> AsyncGenerator[ModuleType]:
     """Yield Ray, connected to a cluster: to that of the program, or to one of ours, which is left at the end.
 
     Raises:
@@ -297,7 +297,7 @@ async def _connected(address: str) -> AsyncGenerator[Any]:
 
 
 @asynccontextmanager
-async def _started(ray: Any, number: int) -> AsyncGenerator[list[Actor]]:
+async def _started(ray: ModuleType, number: int) -> AsyncGenerator[list[Actor]]:
     """Start actors, whose sessions are closed at the end; after an error or a cancellation they are killed at once."""
     kind = ray.remote(PartWorker).options(max_restarts=-1, scheduling_strategy="SPREAD")
     actors = [kind.remote() for _ in range(number)]
