@@ -56,7 +56,7 @@ class RunMany(Generic[R]):
         self._timeout = timeout
         self._recorded_run: RecordedRun[R] | None = None
         if journal is not None:
-            from soundpiece_async._journal import recorded_run  # whoever has a journal has loaded the rest of it
+            from soundpiece_async._journal import recorded_run  # a caller with a journal has loaded the rest
 
             self._recorded_run = recorded_run.RecordedRun(
                 journal, engine=engine, stop=self._stop, files=self._files, timeout=timeout

@@ -200,7 +200,7 @@ async def test_a_full_disk_stops_the_downloads_of_a_run(
             requests = [NewFx(f"door {number}", duration=1) for number in range(12)]
             async with session.run_many(requests, save_to=tmp_path, max_in_flight=8) as results:
                 failed = [result async for result in results]
-        assert len(written) <= downloads
+        assert len(written) <= 8  # those in flight: a small file is written when its slot is free again
         for result in failed:
             assert isinstance(result, Failed)
             assert isinstance(result.error, DownloadError)
