@@ -2,11 +2,14 @@
 
 import json
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 from helpers.ports import reserved_port
 from helpers.simulation import Serve
@@ -232,3 +235,17 @@ def test_outputs_under_another_name_are_reported() -> None:
     output = {"url": "https://x.example/a.flac", "duration": 1.0}
     assert _other_member({"clips": [output], "source": output, "id": "op"}) == "clips: a list of 1"
     assert _other_member({"id": "op"}) == "nothing"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_connection_that_arrives_while_the_listener_closes_is_closed(free_port: int, turns: int) -> None:
+    """However many turns of the loop it is old; asyncio would forget one whose task begins after its server closed."""
+    async with listen(free_port):
+        delivery = socket.create_connection(("127.0.0.1", free_port))
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+    with delivery:
+        delivery.settimeout(5)
+        with suppress(ConnectionResetError):  # it was not accepted any more
+            assert delivery.recv(1) == b""

@@ -1,7 +1,8 @@
 """Receives the webhooks of the probe."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import anyio
@@ -10,7 +11,7 @@ import attrs
 from aiohttp import web
 
 TURNS = 3
-"""Turns of the event loop from accepting a connection to its handler."""
+"""Turns of the event loop from accepting a connection to its handler: asyncio loses one if its server closes before."""
 
 
 @attrs.frozen(kw_only=True)
@@ -54,13 +55,19 @@ async def listen(port: int) -> AsyncGenerator[Listener]:
     app.router.add_post("/{path:.*}", store)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    server = cast("web.Server", runner.server)  # made by setup
+    loop, protocol = asyncio.get_running_loop(), cast("web.Server", runner.server)  # made by setup
     try:
-        await web.TCPSite(runner, port=port).start()
-        yield listener
+        server = await loop.create_server(protocol, port=port)
+        try:
+            yield listener
+        finally:
+            with anyio.CancelScope(shield=True):
+                with suppress(NotImplementedError):  # Windows' loop accepts in another way
+                    for socket in server.sockets:
+                        loop.remove_reader(socket.fileno())
+                for _ in range(TURNS):
+                    await anyio.lowlevel.checkpoint()
+                server.close()
     finally:
         with anyio.CancelScope(shield=True):
             await runner.cleanup()
-            for _ in range(TURNS):
-                await anyio.lowlevel.checkpoint()
-            await server.shutdown(0)  # closes a connection that was accepted while the socket closed
