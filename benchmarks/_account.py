@@ -105,8 +105,10 @@ class Gated:
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Pass the answer to the gate."""
-        limited = retry_after is not None
-        self.gate.complete(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
+        if retry_after is None:
+            self.gate.succeed(ticket, now=now)
+        else:
+            self.gate.limit(ticket, now=now, retry_after=retry_after, jitter=self._random.random())
 
 
 class SharedGated:
@@ -152,8 +154,10 @@ class SharedGated:
 
     def hear(self, ticket: Ticket, now: float, retry_after: int | None) -> None:
         """Pass the answer to the gate."""
-        limited = retry_after is not None
-        self.gate.complete(ticket, now=now, limited=limited, retry_after=retry_after, jitter=self._random.random())
+        if retry_after is None:
+            self.gate.succeed(ticket, now=now)
+        else:
+            self.gate.limit(ticket, now=now, retry_after=retry_after, jitter=self._random.random())
 
 
 class Ungated:

@@ -83,7 +83,9 @@ class Pacer:
     async def acquire(
         self, priority: Priority, *, what: object = "a request", until: float = math.inf, stop: StopSignal = NEVER
     ) -> Ticket:
-        """Wait for a permit, to be ended by ``completed``, ``rate_limited`` or ``release``; cancelled, none is left.
+        """Wait for a permit, to be ended by ``succeeded``, ``failed``, ``rate_limited`` or ``release``.
+
+        Cancelled, none is left.
 
         Args:
             priority: of the request.
@@ -122,21 +124,26 @@ class Pacer:
             raise
         logger.debug("%s: waited %.3f s at the rate limiter: %s", what, monotonic() - began, reason)
 
-    def completed(self, ticket: Ticket, *, usable: bool, retry_after: float | None = None) -> None:
-        """End a request that has a response, or none, or an unusable one: a 5xx, or a 200 with an error page."""
-        usual, now, jitter = usable or self.gate.half_open, monotonic(), random.random()
-        self.gate.complete(ticket, now=now, limited=False, usable=usable, jitter=jitter, retry_after=retry_after)
-        if not usual and self.gate.half_open:
-            logger.warning("no usable responses from the service: requests go one at a time until one succeeds")
-        if not usable or self._waiting or self._outage_since is not None:  # else nothing can have changed
+    def succeeded(self, ticket: Ticket) -> None:
+        """End a request that has a usable response."""
+        self.gate.succeed(ticket, now=monotonic())
+        if self._waiting or self._outage_since is not None:  # else nothing can have changed
             self._admit()
+
+    def failed(self, ticket: Ticket, *, retry_after: float | None = None) -> None:
+        """End a request that has no response, or an unusable one: a 5xx, or a 200 with an error page."""
+        known = self.gate.half_open
+        self.gate.fail(ticket, now=monotonic(), retry_after=retry_after, jitter=random.random())
+        if self.gate.half_open and not known:
+            logger.warning("no usable responses from the service: requests go one at a time until one succeeds")
+        self._admit()
 
     def rate_limited(self, ticket: Ticket, *, retry_after: float | None) -> None:
         """End a request whose response was a 429, with the seconds it asks to wait."""
         if self.gate.limited_count == 0:
             logger.warning("the first 429 of this session: requests are paced from now on")
         now, jitter = monotonic(), random.random()
-        self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after, jitter=jitter)
+        self.gate.limit(ticket, now=now, retry_after=retry_after, jitter=jitter)
         if logger.isEnabledFor(logging.DEBUG):
             asked = "none" if retry_after is None else f"{retry_after:g} s"
             rate = describe_rate(self.gate.rate)

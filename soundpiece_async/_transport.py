@@ -96,6 +96,7 @@ class Transport:
         self.close_idle: Callable[[], None] = self._http.close_idle
         self.health: Health = Health()
         self._runs: set[StopSignal] = set()
+        self._waiting: set[str] = set()  # methods of which an attempt waits for the first response of all
         self._settings = settings
         self._submit_slots = anyio.CapacityLimiter(settings.limits.submits)
         self._read_slots = anyio.CapacityLimiter(settings.limits.submits)
@@ -293,7 +294,7 @@ class Transport:
     ) -> T:
         """Send a call once, parse its response, and report the outcome to the gate."""
         sent = False
-        cancel_warning = None if self.health.got_response else self._warn_later(call)
+        cancel_warning = self._warn_later(call)
         try:
             stop.check()
             sent = True
@@ -306,32 +307,50 @@ class Transport:
                 result = await anyio.to_thread.run_sync(_parse, parse, response, call)
         except BaseException as error:
             if sent and isinstance(error, SoundpieceError):
-                if attempts is not None:
-                    attempts.fail(error)
-                self._record_failure(error)
-            match error:
-                case TransportError(local_shortage=True) | TransportError(stale=True) if (
-                    sent
-                ):  # no fault of the service
-                    self.pacer.release(permit, sent=error.sent)
-                case RateLimited() if sent:
-                    self.pacer.rate_limited(permit, retry_after=error.retry_after)
-                case SoundpieceError() if sent and not is_not_outage(error):
-                    self.pacer.completed(permit, usable=not error.retryable, retry_after=error.retry_after)
-                case _:  # cancelled, excused, or of a run that was stopped
-                    self.pacer.release(permit, sent=sent)
+                self._fail(permit, error, attempts, excused=is_not_outage(error))
+            else:  # cancelled, or of a run that was stopped
+                self.pacer.release(permit, sent=sent)
             raise
         finally:
             if cancel_warning is not None:
                 cancel_warning()
         self.health.record_response()
-        self.pacer.completed(permit, usable=True)
+        self.pacer.succeeded(permit)
         return result
 
-    def _warn_later(self, call: ApiRequest) -> Callable[[], None]:
-        """Schedule a WARNING that there is no response, as there never was one; return the function that cancels it."""
+    def _fail(self, permit: Ticket, error: SoundpieceError, attempts: Attempts | None, *, excused: bool) -> None:
+        """Report a failed attempt; one that is ``excused`` says nothing of the service."""
+        if attempts is not None:
+            attempts.fail(error)
+        self._record_failure(error)
+        match error:
+            case TransportError(local_shortage=True) | TransportError(stale=True):  # no fault of the service
+                self.pacer.release(permit, sent=error.sent)
+            case RateLimited():
+                self.pacer.rate_limited(permit, retry_after=error.retry_after)
+            case _ if excused:
+                self.pacer.release(permit, sent=True)
+            case SoundpieceError(retryable=True):
+                self.pacer.failed(permit, retry_after=error.retry_after)
+            case _:  # an answer, if not the one hoped for
+                self.pacer.succeeded(permit)
+
+    def _warn_later(self, call: ApiRequest) -> Callable[[], None] | None:
+        """Schedule a WARNING that there is no response, as there never was one; return the function that cancels it.
+
+        Once for the PUTs that wait, and once for the GETs: ten thousand would not say more.
+        """
+        if self.health.got_response or call.method in self._waiting:
+            return None
         seconds = NO_RESPONSE_SECONDS + (call.method == "GET") * HOLD_SECONDS
-        return call_later(seconds, partial(self._warn_no_response, call, seconds))
+        cancel = call_later(seconds, partial(self._warn_no_response, call, seconds))
+        self._waiting.add(call.method)
+
+        def end() -> None:
+            self._waiting.discard(call.method)
+            cancel()
+
+        return end
 
     def _warn_no_response(self, call: ApiRequest, seconds: float) -> None:
         if self.health.wait():

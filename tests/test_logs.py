@@ -63,7 +63,7 @@ async def test_a_wait_for_a_permit_and_in_an_outage(caplog: pytest.LogCaptureFix
         for _ in range(150):
             group.start_soon(metered.acquire, Priority.SUBMIT)
         for _ in range(100):
-            down.completed(await down.acquire(Priority.SUBMIT), usable=False)
+            down.failed(await down.acquire(Priority.SUBMIT))
         down.rate_limited(await down.acquire(Priority.SUBMIT), retry_after=None)
         await until(lambda: metered.sent == 150)
         group.cancel_scope.cancel()

@@ -146,7 +146,7 @@ async def test_while_it_is_used_up_one_request_goes_at_a_time(caplog: pytest.Log
                 assert len(stamps) > 4 or pacer.gate.in_flight == 1
                 together = max(together, pacer.gate.in_flight)
                 await anyio.sleep(0.01)
-                pacer.completed(ticket, usable=len(stamps) > 3)
+                (pacer.succeeded if len(stamps) > 3 else pacer.failed)(ticket)
 
             for _ in range(20):
                 group.start_soon(ask)
@@ -195,7 +195,7 @@ async def test_a_pause_after_a_429_takes_no_patience() -> None:
     """The account's limit is waited for, also by those who wait for a service that is down, and by their slots."""
     pacer = Pacer(ceiling=None)
     for _ in range(QUOTA):
-        pacer.completed(await pacer.acquire(Priority.SUBMIT), usable=False)
+        pacer.failed(await pacer.acquire(Priority.SUBMIT))
     await anyio.sleep(0.15)
     probe = await pacer.acquire(Priority.SUBMIT)
     silence = pacer.outage_seconds

@@ -148,7 +148,7 @@ async def test_silence_is_told_while_a_program_waits(caplog: pytest.LogCaptureFi
 async def test_a_port_that_takes_connections_and_never_answers_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Long before the timeout of the attempt, and once for all that wait; not where something has answered before."""
+    """Long before the timeout of the attempt, and once for all that wait."""
     monkeypatch.setattr("soundpiece_async._transport.NO_RESPONSE_SECONDS", 0.05)
     monkeypatch.setattr("soundpiece_async._transport.HOLD_SECONDS", 0.05)
     silent = asyncio.Event()
@@ -175,7 +175,8 @@ async def test_a_port_that_takes_connections_and_never_answers_is_told(
             async with anyio.create_task_group() as group:
                 group.start_soon(ask, session)
                 group.start_soon(session.submit, fx(1))
-                await until(lambda: len(waited) >= 2)
+                group.start_soon(session.wait, Handle("create.new_fx", "op_2"))
+                await until(lambda: len(waited) >= 2)  # of the three, one PUT and one GET have a timer
                 silent.set()
                 api.always = None
                 group.cancel_scope.cancel()

@@ -163,7 +163,7 @@ class OwnPace:
 class Gate:
     """Admits requests, or makes them wait; see the rules at the top of this file.
 
-    Every ticket goes `enqueue`, then `admit`, then `complete`; or `release` at any point instead.
+    Every ticket goes `enqueue`, then `admit`, then `succeed`, `fail` or `limit`; or `release` at any point instead.
     """
 
     def __init__(self, *, ceiling: float | None = None, quota: int = _QUOTA, pace: Pace | None = None) -> None:
@@ -273,47 +273,51 @@ class Gate:
         times = (now, self._closed_until, self._pace.due, self._probe_at if self.half_open else None, window)
         return max(time for time in times if time is not None)
 
-    def complete(
-        self,
-        ticket: Ticket,
-        *,
-        now: float,
-        limited: bool,
-        retry_after: float | None = None,
-        jitter: float = 0.0,
-        usable: bool = True,
-    ) -> None:
-        """End an admitted request.
+    def succeed(self, ticket: Ticket, *, now: float) -> None:
+        """End an admitted request that has a usable response."""
+        self._finish(ticket)
+        if self._pace.rate is None:
+            self._window += _WINDOW_PER_RESPONSE
+            self._pace.on_let_through(now)
+        self._quota.record_success()
+        self.half_open = False
+        self._probes = 0
+        if ticket.epoch == self._pace.epoch:  # those from before the pause do not show that it helped
+            self._consecutive_pauses = 0
+
+    def fail(self, ticket: Ticket, *, now: float, retry_after: float | None = None, jitter: float = 0.0) -> None:
+        """End an admitted request without a response, or with an unusable one: an unreadable one, or a 5xx.
 
         Args:
-            ticket: Of the request; it must have been admitted, and not have ended.
+            ticket: Of the request.
             now: Seconds.
-            limited: It was a 429, which says nothing of the service's health.
-            retry_after: Seconds asked for. By a 429: None or 0 means a pause that doubles from 429 to 429. By an
-                unusable response: applied here while requests go one at a time, and otherwise by the caller.
+            retry_after: Seconds asked for; applied here while requests go one at a time, otherwise by the caller.
             jitter: A random number in [0, 1), for the pause.
-            usable: False for no response, an unreadable one or a 5xx.
         """
         was_probe = ticket is self._probe
         self._finish(ticket)
-        if not limited and self._pace.rate is None:
+        if self._pace.rate is None:
             self._window += _WINDOW_PER_RESPONSE
-            if usable:
-                self._pace.on_let_through(now)
-        if limited:
-            self._limit(ticket, now, retry_after, jitter)
-        elif usable:
-            self._quota.record_success()
-            self.half_open = False
-            self._probes = 0
-            if ticket.epoch == self._pace.epoch:  # those from before the pause do not show that it helped
-                self._consecutive_pauses = 0
-        else:
-            self._quota.record_failure()
-            self.half_open = not self._quota.left
-            if was_probe or self.half_open:
-                self._probe_at = max(self._probe_at, now + max(self._probe_pause(jitter), retry_after or 0.0))
-                self._probes += was_probe
+        self._quota.record_failure()
+        self.half_open = not self._quota.left
+        if was_probe or self.half_open:
+            self._probe_at = max(self._probe_at, now + max(self._probe_pause(jitter), retry_after or 0.0))
+            self._probes += was_probe
+
+    def limit(self, ticket: Ticket, *, now: float, retry_after: float | None = None, jitter: float = 0.0) -> None:
+        """End an admitted request whose response was a 429, which says nothing of the service's health (rule 3).
+
+        Args:
+            ticket: Of the request.
+            now: Seconds.
+            retry_after: Seconds asked for; None or 0 means a pause that doubles from 429 to 429.
+            jitter: A random number in [0, 1), for the pause.
+        """
+        self._finish(ticket)
+        self.limited_count += 1
+        self._consecutive_pauses += ticket.epoch == self._pace.epoch
+        self.close(now + self._pause(retry_after, jitter))
+        self._pace.on_rate_limited(ticket.epoch, now=now, until=self._closed_until or now)
 
     def _next_queue(self, now: float) -> OrderedDict[Ticket, None] | None:
         """Return the queue to admit from next (rules 1 and 2)."""
@@ -339,11 +343,12 @@ class Gate:
         return not self.half_open or (self._probe is None and now >= self._probe_at)
 
     def _admit_ticket(self, ticket: Ticket, now: float) -> Ticket:
-        if ticket.priority is not Priority.RENEWAL:
-            self._consecutive_submits = self._consecutive_submits + 1 if ticket.priority is Priority.SUBMIT else 0
         if ticket.priority is Priority.SUBMIT:
+            self._consecutive_submits += 1
             self._submits_in_flight += 1
             self._window_since = min(self._window_since, now)
+        elif ticket.priority is Priority.POLL:
+            self._consecutive_submits = 0
         ticket.state, ticket.epoch = _TicketState.ADMITTED, self._pace.epoch
         self.in_flight += 1
         self._pace.spend(ticket, now)
@@ -359,13 +364,6 @@ class Gate:
         self._submits_in_flight -= ticket.priority is Priority.SUBMIT
         if ticket is self._probe:
             self._probe = None
-
-    def _limit(self, ticket: Ticket, now: float, retry_after: float | None, jitter: float) -> None:
-        """Close for all; lower the rate once for all that were sent before this was known (rule 3)."""
-        self.limited_count += 1
-        self._consecutive_pauses += ticket.epoch == self._pace.epoch
-        self.close(now + self._pause(retry_after, jitter))
-        self._pace.on_rate_limited(ticket.epoch, now=now, until=self._closed_until or now)
 
     def close(self, until: float) -> None:
         """Pause until then, because of a 429 to this process or to another one."""

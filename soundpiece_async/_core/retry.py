@@ -102,7 +102,8 @@ class RetryQuota:
 
     def record_success(self) -> None:
         """Add the credit of a success."""
-        self.left = min(self.capacity, self.left + 1 if self.left else max(1, self.capacity // 4))
+        if self.left < self.capacity:
+            self.left = self.left + 1 if self.left else max(1, self.capacity // 4)
 
 
 REQUEST_BACKOFF_BASE, REQUEST_BACKOFF_CAP = 0.5, 20.0

@@ -14,11 +14,11 @@ def admit_one(gate: Gate, *, now: float, priority: Priority = Priority.SUBMIT) -
 
 
 def limit(gate: Gate, *, now: float, retry_after: float | None = 1.0, jitter: float = 0.0) -> None:
-    gate.complete(admit_one(gate, now=now), now=now, limited=True, retry_after=retry_after, jitter=jitter)
+    gate.limit(admit_one(gate, now=now), now=now, retry_after=retry_after, jitter=jitter)
 
 
 def fail(gate: Gate, *, now: float, jitter: float = 0.0) -> None:
-    gate.complete(admit_one(gate, now=now), now=now, limited=False, usable=False, jitter=jitter)
+    gate.fail(admit_one(gate, now=now), now=now, jitter=jitter)
 
 
 def test_unlimited_until_told() -> None:
@@ -46,7 +46,7 @@ def test_an_open_gate_admits_at_once() -> None:
 
     assert gate.admit_at_once(Priority.SUBMIT, now=100) is not None
     assert gate.admit_at_once(Priority.SUBMIT, now=100) is None  # without a permit
-    gate.complete(ticket, now=100, limited=True, retry_after=8)
+    gate.limit(ticket, now=100, retry_after=8)
     assert gate.admit_at_once(Priority.SUBMIT, now=104) is None  # closed
     fresh = Gate()
     assert all(fresh.admit_at_once(Priority.SUBMIT, now=100) for _ in range(4))
@@ -63,7 +63,7 @@ def test_a_new_session_submits_through_a_window() -> None:
     assert gate.admit(now=100) == [*submits[:3], poll, submits[3]]
     assert gate.next_wakeup(now=100) == 100.0625
     for ticket in submits[:4]:
-        gate.complete(ticket, now=100.01, limited=False)
+        gate.succeed(ticket, now=100.01)
     assert gate.admit(now=100.01) == submits[4:9]
     gate.release(submits[4], now=100.01)
     assert gate.admit(now=100.01) == [submits[9]]
@@ -86,7 +86,7 @@ def test_the_ramp_begins_where_requests_were_let_through(requests: int, first: f
     """At the mean of the last two seconds: near a larger limit, and not at once above a small one."""
     gate = Gate()
     for _ in range(requests):
-        gate.complete(admit_one(gate, now=10), now=10, limited=False)
+        gate.succeed(admit_one(gate, now=10), now=10)
     limit(gate, now=10)
     assert gate.rate == first
 
@@ -95,7 +95,7 @@ def test_requests_of_long_ago_do_not_speed_up_the_ramp() -> None:
     """After a minute of silence it begins at its lowest rate."""
     gate = Gate()
     for _ in range(100):
-        gate.complete(admit_one(gate, now=10), now=10, limited=False)
+        gate.succeed(admit_one(gate, now=10), now=10)
     limit(gate, now=70)
     assert gate.rate == 0.5
 
@@ -122,7 +122,7 @@ def test_a_burst_costs_one_decrease() -> None:
     burst = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(20)]
     assert gate.admit(now=0) == burst
     for ticket in burst:
-        gate.complete(ticket, now=0.1, limited=True, retry_after=1)
+        gate.limit(ticket, now=0.1, retry_after=1)
     rate = gate.rate
     assert rate == 0.5
     assert gate.limited_count == 20
@@ -143,8 +143,8 @@ def test_the_longest_pause_counts() -> None:
     """A shorter Retry-After that comes later does not open the gate earlier."""
     gate = Gate()
     first, second = (admit_one(gate, now=0) for _ in range(2))
-    gate.complete(first, now=0, limited=True, retry_after=9)
-    gate.complete(second, now=1, limited=True, retry_after=2)
+    gate.limit(first, now=0, retry_after=9)
+    gate.limit(second, now=1, retry_after=2)
 
     assert gate.closed_until == 9
 
@@ -161,7 +161,7 @@ def test_a_429_without_a_pause_doubles_ours(wait: float | None) -> None:
 
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
 
-    gate.complete(admit_one(gate, now=now), now=now, limited=False)
+    gate.succeed(admit_one(gate, now=now), now=now)
     limit(gate, now=now + 100, retry_after=wait)
     assert gate.closed_until == now + 101
 
@@ -171,7 +171,7 @@ def test_an_old_success_does_not_end_the_doubling() -> None:
     gate = Gate()
     old = admit_one(gate, now=0)
     limit(gate, now=0, retry_after=None)
-    gate.complete(old, now=0.5, limited=False)
+    gate.succeed(old, now=0.5)
 
     limit(gate, now=100, retry_after=None)
 
@@ -249,10 +249,10 @@ def test_an_answer_ends_a_ticket_once() -> None:
     """An answer for a ticket that was never admitted, or has ended, is a bug of the caller's, and said so."""
     gate = Gate()
     ticket = admit_one(gate, now=0)
-    gate.complete(ticket, now=0, limited=False)
+    gate.succeed(ticket, now=0)
 
     with pytest.raises(ValueError, match="not in flight"):
-        gate.complete(ticket, now=0, limited=False)
+        gate.succeed(ticket, now=0)
 
 
 def test_a_dead_service_gets_one_request_at_a_time() -> None:
@@ -262,7 +262,7 @@ def test_a_dead_service_gets_one_request_at_a_time() -> None:
     gate.admit(now=0)
     waiting = [gate.enqueue(Priority.SUBMIT, now=0) for _ in range(4)]
     for ticket in burst[:3]:
-        gate.complete(ticket, now=0, limited=False, usable=False)
+        gate.fail(ticket, now=0)
         gate.enqueue(Priority.POLL, now=0)
     assert "one at a time" in repr(gate)
 
@@ -274,12 +274,12 @@ def test_a_dead_service_gets_one_request_at_a_time() -> None:
         [probe] = gate.admit(now=next_wakeup)
         assert gate.admit(now=next_wakeup + 100) == []
         assert gate.next_wakeup(now=next_wakeup) is None
-        gate.complete(probe, now=next_wakeup, limited=False, usable=False)
+        gate.fail(probe, now=next_wakeup)
         gate.enqueue(Priority.SUBMIT, now=next_wakeup)
     pauses = [later - earlier for earlier, later in itertools.pairwise(tries)]
     assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5])
 
-    gate.complete(burst[3], now=100, limited=False)
+    gate.succeed(burst[3], now=100)
     assert len(gate.admit(now=100)) == gate.in_flight - 6 > 1
     assert waiting[0] not in gate.admit(now=200)
 
@@ -296,7 +296,7 @@ def test_a_probe_that_ends_otherwise_makes_room(end: str) -> None:
     if end == "leave":
         gate.release(probe, now=1, sent=True)
     else:
-        gate.complete(probe, now=1, limited=True, retry_after=1)
+        gate.limit(probe, now=1, retry_after=1)
 
     assert len(gate.admit(now=10)) == 1
 
@@ -316,7 +316,7 @@ def test_a_probe_waits_as_long_as_it_is_asked_to() -> None:
     fail(gate, now=0)
     assert gate.half_open
     probe = admit_one(gate, now=10)
-    gate.complete(probe, now=10, limited=False, usable=False, retry_after=60)
+    gate.fail(probe, now=10, retry_after=60)
     gate.enqueue(Priority.SUBMIT, now=10)
     assert gate.next_wakeup(now=10) == 70
     assert gate.admit(now=69.9) == []
@@ -327,7 +327,7 @@ def test_a_probe_holds_up_nobody_once_others_have_succeeded() -> None:
     """When an older request ends the outage, those that wait go at once, though the probe is not answered yet."""
     gate = Gate(quota=1)
     first, second = admit_one(gate, now=0), admit_one(gate, now=0)
-    gate.complete(first, now=0, limited=False, usable=False)
+    gate.fail(first, now=0)
     assert gate.half_open
     gate.enqueue(Priority.SUBMIT, now=0)
     probe_at = gate.next_wakeup(now=0)
@@ -336,8 +336,8 @@ def test_a_probe_holds_up_nobody_once_others_have_succeeded() -> None:
     waiting = gate.enqueue(Priority.SUBMIT, now=probe_at)
     assert gate.next_wakeup(now=probe_at) is None
 
-    gate.complete(second, now=probe_at, limited=False)
+    gate.succeed(second, now=probe_at)
     assert not gate.half_open
     assert gate.next_wakeup(now=probe_at) == probe_at
     assert gate.admit(now=probe_at) == [waiting]
-    gate.complete(probe, now=probe_at, limited=False)
+    gate.succeed(probe, now=probe_at)

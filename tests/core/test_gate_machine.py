@@ -106,9 +106,12 @@ class GateMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, kind: str, wait: float | None) -> None:
         """An answer of any kind comes in."""
         ticket = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
-        limited = kind == "429"
-        self.gate.complete(ticket, now=self.now, limited=limited, retry_after=wait, jitter=0.5, usable=kind == "good")
-        if limited:
+        if kind == "good":
+            self.gate.succeed(ticket, now=self.now)
+        elif kind == "bad":
+            self.gate.fail(ticket, now=self.now, retry_after=wait, jitter=0.5)
+        else:
+            self.gate.limit(ticket, now=self.now, retry_after=wait, jitter=0.5)
             self.closed_until = max(self.closed_until, self.now + (wait or 0.0))
 
     @invariant()
@@ -129,7 +132,7 @@ class GateMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """With good answers from here on, everyone is admitted in the end."""
         for ticket in self.out:
-            self.gate.complete(ticket, now=self.now, limited=False)
+            self.gate.succeed(ticket, now=self.now)
         self.out.clear()
         for _ in range(self.gate.waiting):
             if not self.gate.waiting:
@@ -138,7 +141,7 @@ class GateMachine(RuleBasedStateMachine):
             assert next_wakeup is not None
             self.now = next_wakeup
             for ticket in self.take():
-                self.gate.complete(ticket, now=self.now, limited=False)
+                self.gate.succeed(ticket, now=self.now)
             self.out.clear()
         assert self.gate.waiting == 0
 
@@ -190,7 +193,10 @@ def saturate(account: Bucket, gates: list[Gate], *, start: float, until: float) 
             good = account.grants(start)
             granted[number] += good
             refused += not good
-            gate.complete(ticket, now=start, limited=not good, retry_after=1.0, jitter=(start * 997) % 1)
+            if good:
+                gate.succeed(ticket, now=start)
+            else:
+                gate.limit(ticket, now=start, retry_after=1.0, jitter=(start * 997) % 1)
             gate.enqueue(Priority.SUBMIT, now=start)
 
 
@@ -244,7 +250,10 @@ def submit(account: Bucket, gate: Gate, *, slots: int, round_trip: float, until:
         now = min(([] if wake is None else [wake]) + [when for when, *_ in responses[:1]])
         while responses and responses[0][0] <= now:
             _, number, ticket, good = heapq.heappop(responses)
-            gate.complete(ticket, now=now, limited=not good, retry_after=1.0, jitter=(number * 0.618) % 1)
+            if good:
+                gate.succeed(ticket, now=now)
+            else:
+                gate.limit(ticket, now=now, retry_after=1.0, jitter=(number * 0.618) % 1)
             gate.enqueue(Priority.SUBMIT, now=now)
     return granted, refused
 

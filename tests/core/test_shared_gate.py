@@ -66,7 +66,7 @@ class Process:
 
     def refuse(self, ticket: Ticket, now: float, *, retry_after: float = 1.0) -> None:
         """Answer one of them by a 429."""
-        self.gate.complete(ticket, now=now, limited=True, retry_after=retry_after)
+        self.gate.limit(ticket, now=now, retry_after=retry_after)
 
 
 def limited(store: AccountGate, process: Process, *, now: float = 0.0) -> None:
@@ -138,7 +138,7 @@ def test_an_answer_of_before_a_429_changes_nothing() -> None:
     process.sync(0)
     first, second = process.send(0, 2)
     process.refuse(first, 0.1)
-    process.gate.complete(second, now=0.2, limited=False)
+    process.gate.succeed(second, now=0.2)
 
     assert process.pace.rate is None
     assert process.gate.in_flight == 0
@@ -520,7 +520,10 @@ class Accounts(RuleBasedStateMachine):
         """Something is answered."""
         if self.out:
             process, ticket = self.out.pop()
-            process.gate.complete(ticket, now=self.now, limited=refused, retry_after=pause)
+            if refused:
+                process.gate.limit(ticket, now=self.now, retry_after=pause)
+            else:
+                process.gate.succeed(ticket, now=self.now)
             self.run(process)
 
     @rule(number=st.integers(0, 2))
