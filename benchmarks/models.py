@@ -102,7 +102,7 @@ def make_output(number: int) -> dict[str, object]:
 
 READY = make_answer(status="ready", outputs=[make_output(number) for number in range(2)])
 NOT_YET = make_answer()
-READERS = {"fast": codec.make_json_loads(orjson.loads), "no extra": codec.make_json_loads(None)}
+READERS = {"fast": codec.JsonReader(orjson.loads), "no extra": codec.JsonReader(None)}
 
 
 def read_ready() -> object:

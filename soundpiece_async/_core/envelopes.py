@@ -155,7 +155,7 @@ def find_operation(
         found: Mapping[str, object] | None = known if _looks_alive(known) else _lift(known) or known
     else:
         found = _search(list(_walk(data)), known, route=route, asked=asked, key=key, hint=hint)
-    if asked is not None and found is not None and _lacks_outputs(found):
+    if asked is not None and found is not None and lacks_outputs(found):
         return _complete(found, _walk(data))
     return found
 
@@ -163,21 +163,20 @@ def find_operation(
 def find_documented(data: object, *, route: str, asked: str) -> Mapping[str, object] | None:
     """Return the operation in a response to a poll that is as documented: under the known name, with the polled id.
 
-    ``find_operation`` finds the same, and what is nothing like it, at several times the cost.
+    ``find_operation`` finds the same, and what is nothing like it, at several times the cost; and outputs beside one
+    that ``lacks_outputs``.
     """
     kind = ROUTES.get(route)
     known = data.get(kind.envelope) if kind and isinstance(data, dict) else None
     if not isinstance(known, dict) or known.get("id") != asked or not isinstance(known.get("status"), str):
         return None
-    return known if completion.is_running(known["status"]) or not _lacks_outputs(known) else None
+    return known
 
 
 def find_enveloped(data: object, *, route: str) -> Mapping[str, object] | None:
-    """Return the operation under the route's known name, if it has an id and a status; the usual case of rule 1."""
+    """Return the operation under the route's known name, if it has a status; the usual case of rule 1."""
     known = _open_envelope(data, route)
-    if known is None or not isinstance(known.get("status"), str) or fields.read_id(known.get("id")) is None:
-        return None
-    return known
+    return known if known is not None and isinstance(known.get("status"), str) else None
 
 
 def _open_envelope(data: object, route: str) -> dict[str, object] | None:
@@ -281,7 +280,7 @@ def _is_told(value: Mapping[str, object]) -> bool:
     return _has_outputs(value) or completion.is_running(value.get("status"))
 
 
-def _lacks_outputs(found: Mapping[str, object]) -> bool:
+def lacks_outputs(found: Mapping[str, object]) -> bool:
     """Return whether an operation is said to have ended well, and has no outputs."""
     return completion.read_end(found.get("status")) is Status.READY and not _has_outputs(found)
 

@@ -32,7 +32,7 @@ from soundpiece_async._core.requests import Handle, Request
 CHECK_KEY = "check the API key (and the account's address allowlist)"
 
 
-@attrs.frozen
+@attrs.define
 class ApiRequest:
     """One request to the API. Its text names method, route and id, for messages and logs.
 
@@ -55,9 +55,9 @@ class ApiRequest:
         return f"{self.method} {redact_text(self.target.partition('?')[0])} ({what} {redact_text(self.about)})"
 
 
-@attrs.frozen
+@attrs.define
 class ApiResponse:
-    """One response: status, headers (names in lower case; none of a successful poll) and the whole body."""
+    """One response: status, headers (names in lower case) and the whole body."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)  # a Location may be signed
@@ -90,10 +90,11 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     if 200 <= response.status < 300:
         data = _read_accepted(response, call)
         found = envelopes.find_enveloped(data, route=request.route)
-        if found is None:
+        identity = None if found is None else fields.read_id(found.get("id"))
+        if found is None or identity is None:
             hint = envelopes.find_in_headers(response.headers)
             found = envelopes.find_operation(data, route=request.route, key=request.idempotency_key, hint=hint)
-        identity = None if found is None else fields.read_id(found.get("id"))
+            identity = None if found is None else fields.read_id(found.get("id"))
         if found is None or identity is None:
             raise _no_operation_error(data, response, call)
     else:
@@ -149,6 +150,8 @@ def parse_with_echo(
 ) -> ParsedOperation:
     """Parse an operation, and compare its echo with the body of its PUT."""
     parsed = parse_operation(found, handle, request=request)
+    if codec.is_echo(request, found):  # as a rule; what was sent need not be decoded then
+        return parsed
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
     if not differences:
         return parsed
@@ -199,9 +202,14 @@ def parse_if_final(
 
     Takes and raises as ``parse_poll_response``.
     """
-    data = _read_json(response, call)
+    data = _read_json(response, call, skim=True)
     found = envelopes.find_documented(data, route=handle.route, asked=handle.id)
-    if found is None:
+    if found is not None and completion.is_running(found["status"]):
+        return None
+    if not codec.decode_json.is_exact(response.body):
+        data = _read_json(response, call)
+        found = envelopes.find_documented(data, route=handle.route, asked=handle.id)
+    if found is None or envelopes.lacks_outputs(found):
         found = _find_polled(data, response, call, handle=handle, key=key)
     return None if completion.is_running(found.get("status")) else _parse_polled(found, handle, request)
 
@@ -249,11 +257,11 @@ def _no_operation_error(data: object, response: ApiResponse, call: ApiRequest) -
     return DecodeError(f"{call}: {what}: {redact_text(str(data))}", body=data)
 
 
-def _read_json(response: ApiResponse, call: ApiRequest) -> JsonValue:
+def _read_json(response: ApiResponse, call: ApiRequest, *, skim: bool = False) -> JsonValue:
     if not 200 <= response.status < 300:
         raise error_from_response(response, call)
     try:
-        return codec.decode_response(response.body)
+        return codec.decode_response(response.body, skim=skim)
     except ValueError as error:
         raise _not_json_error(response, call) from error
 
@@ -287,7 +295,7 @@ def error_from_response(response: ApiResponse, call: ApiRequest) -> ApiError:  #
     status = response.status
     ids = "".join(f", {name}: {value}" for name, value in response.headers.items() if "request-id" in name)
     message = f"{call}: status {status}{ids}: {_describe_rejection(detail, body)}"
-    facts: JsonObject = {"status": status, "detail": detail, "body": body, "headers": response.headers}
+    facts: JsonObject = {"status": status, "detail": detail, "body": body, "headers": dict(response.headers)}
     facts["retry_after"] = _retry_after(response)
     match status:
         case 400:

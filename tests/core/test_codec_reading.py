@@ -59,7 +59,7 @@ def test_where_the_two_differ(reader: str, body: bytes, shown: str) -> None:
 def test_how_deep_json_goes() -> None:
     """An answer nested so deeply that json may refuse it is not read by orjson, which goes a little deeper."""
     asked = []
-    reader = codec.make_json_loads(asked.append)
+    reader = codec.JsonReader(asked.append)
 
     reader(b"[" * 250 + b"]" * 250)
     assert len(asked) == 1

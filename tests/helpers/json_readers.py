@@ -4,5 +4,5 @@ import orjson
 
 from soundpiece_async._core import codec
 
-READERS = {"json": codec.make_json_loads(None), "orjson": codec.make_json_loads(orjson.loads)}
+READERS = {"json": codec.JsonReader(None), "orjson": codec.JsonReader(orjson.loads)}
 """Without the extra ``fast``, and with it: both must return the same."""
