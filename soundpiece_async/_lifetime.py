@@ -11,7 +11,6 @@ all calls of the same length. Unlike scopes they have no nesting and no shieldin
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar
@@ -74,11 +73,12 @@ class CancelHandle:
 
 
 class TimeoutQueue:
-    """Raises TimeoutError in every call that takes longer than ``seconds``."""
+    """Raises TimeoutError in every call of the running event loop that takes longer than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._due: OrderedDict[CancelHandle, float] = OrderedDict()  # the oldest first
+        self._due: dict[CancelHandle, float] = {}  # the oldest first
+        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -86,11 +86,10 @@ class TimeoutQueue:
 
     def start(self) -> CancelHandle:
         """Return the context of one call, whose time begins now."""
-        loop = asyncio.get_running_loop()
         call = CancelHandle(self._leave, TimeoutError)
-        self._due[call] = due = loop.time() + self._seconds
+        self._due[call] = due = self._loop.time() + self._seconds
         if self._timer is None:
-            self._timer = loop.call_at(due, self._on_timer, loop)
+            self._timer = self._loop.call_at(due, self._on_timer)
         return call
 
     def _leave(self, call: CancelHandle) -> None:
@@ -99,11 +98,11 @@ class TimeoutQueue:
             self._timer.cancel()
             self._timer = None
 
-    def _on_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         for call, due in self._due.items():
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._on_timer, loop)
+            if due > self._loop.time():
+                self._timer = self._loop.call_at(due, self._on_timer)
                 break
             call.cancel()
 

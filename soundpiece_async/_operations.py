@@ -331,25 +331,18 @@ class Submitter:
             attempts = submission.attempts = prepared.attempts
         call = wire.submit_request(request, await self._encode(request, submission))
         submission.budget = submission.budget or self._transport.make_budget()
-
-        async def before_attempt() -> ApiRequest:
-            nonlocal call
-            if prepared is not None:
-                call = attrs.evolve(call, renew_at=await prepared.before_attempt())
-            else:
-                if not attempts.started and submission.renew_at and submission.renew_at <= self._transport.now:
-                    submission.body = None  # these bytes were never sent, and a URL in them expires
-                body = await self._encode(request, submission)
-                call = wire.submit_request(request, body, renew_at=None if attempts.started else submission.renew_at)
-            return call
-
+        before_attempt: Callable[[], Awaitable[ApiRequest]] | None = None
+        if prepared is not None:
+            before_attempt = partial(_ask_before_attempt, call, prepared)
+        elif submission.renew_at is not None:
+            before_attempt = partial(self._renew_before_attempt, request, submission)
         try:
             reading = await self._transport.send(
                 call,
                 priority=Priority.SUBMIT,
                 parse=partial(wire.parse_submit_response, request=request),
                 stop=stop,
-                before_attempt=None if prepared is None and submission.renew_at is None else before_attempt,
+                before_attempt=before_attempt,
                 attempts=attempts,
                 budget=submission.budget,
             )
@@ -369,6 +362,14 @@ class Submitter:
         submission.raw, submission.id = operation.raw, operation.id
         _report_echo(reading, operation, request)
         return operation
+
+    async def _renew_before_attempt(self, request: Request, submission: _Submission) -> ApiRequest:
+        """Return the PUT, with other bytes as long as those that it has were never sent and a URL in them expires."""
+        sent = submission.attempts.started > 0
+        if not sent and submission.renew_at and submission.renew_at <= self._transport.now:
+            submission.body = None
+        body = await self._encode(request, submission)
+        return wire.submit_request(request, body, renew_at=None if sent else submission.renew_at)
 
     async def _renew_sources(self, request: Request, names: list[str]) -> Request:
         """Renew the URLs in these fields that are about to expire: outputs of operations, or those with a ``renew``."""
@@ -407,9 +408,15 @@ class Submitter:
         return min((at - URL_RENEWAL_MARGIN if at > early else at for at in later), default=None)
 
 
+async def _ask_before_attempt(call: ApiRequest, prepared: PreparedSubmit) -> ApiRequest:
+    """Return the PUT of a prepared submit, once it may be sent."""
+    return attrs.evolve(call, renew_at=await prepared.before_attempt())
+
+
 def _list_renewable(request: Request) -> list[str]:
     """Return the fields of a request with a URL that expires and can be renewed."""
-    return [name for name in SOURCE_FIELDS if _find_expiry(getattr(request, name, None)) is not None]
+    given = [(name, source) for name in SOURCE_FIELDS if (source := getattr(request, name, None)) is not None]
+    return [name for name, source in given if _find_expiry(source) is not None]
 
 
 def _find_expiry(source: object) -> datetime | None:

@@ -257,7 +257,7 @@ async def test_a_fault_of_ours_in_a_poll_goes_to_its_waiters_alone(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(session._engine.transport._http, "_remove_key", stumble)
+        broken.setattr(session._engine.transport._http, "_to_response", stumble)
         with pytest.raises(ZeroDivisionError):
             await session.wait(operation)
     assert any(record.exc_info for record in caplog.records)

@@ -6,11 +6,10 @@ each kind of request has its own limit.
 """
 
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
-from http import HTTPStatus
 from time import monotonic
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
@@ -42,6 +41,8 @@ logger = get_logger("http")
 MAX_REDIRECTS = 5
 MAX_RESPONSE_BYTES = 8 << 20
 """Bytes of a response of the API, unpacked; an operation takes a few thousand."""
+KEY_MARK = "spk_…"
+"""What stands in place of the key."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -66,9 +67,8 @@ class HttpClient:
         self._clock = ServerClock()
         self._settings = settings
         self._proxy = Proxy.read(settings.proxy)
-        # aiohttp's own names: other strings are copied for each request
-        self._headers: dict[str, str] = {hdrs.AUTHORIZATION: Secret(f"Bearer {settings.api_key}", "Bearer spk_…")}
-        self._body_headers = {**self._headers, hdrs.CONTENT_TYPE: "application/json"}
+        # aiohttp's own name, as other strings are copied each time; a session's headers would go to the proxy, too
+        self._headers: dict[str, str] = {hdrs.AUTHORIZATION: Secret(f"Bearer {settings.api_key}", f"Bearer {KEY_MARK}")}
         self._base = urlsplit(settings.base_url)
         self._outputs_from = OutputGuard(settings)
         self._traces = list(trace_configs)
@@ -138,10 +138,12 @@ class HttpClient:
         raise failure  # outside of the handler, without a context: aiohttp's errors may hold the headers that were sent
 
     def _send(self, call: ApiRequest) -> Awaitable[aiohttp.ClientResponse]:
-        headers = self._headers if call.body is None else self._body_headers
-        url = self._make_url(call.target) if call.body is None else self._put_url(call.target)
+        if call.body is None:
+            url, body = self._make_url(call.target), None
+        else:
+            url, body = self._put_url(call.target), aiohttp.BytesPayload(call.body, content_type="application/json")
         return _require_open(self._api).request(
-            call.method, url, data=call.body, allow_redirects=False, **route(url, headers, proxy=self._proxy)
+            call.method, url, data=body, allow_redirects=False, **route(url, self._headers, proxy=self._proxy)
         )
 
     def _make_url(self, target: str) -> URL:
@@ -156,7 +158,9 @@ class HttpClient:
         if self._clock.is_due(steady=steady) and (date := response.headers.get(hdrs.DATE)):
             self._clock.read(date, wall=datetime.now(UTC), steady=steady)
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
-        return self._remove_key(call, response, body)
+        headers = ResponseHeaders(response.headers, key=self._settings.api_key)  # it must not reach an error or a log
+        plain = body.replace(self._settings.api_key.encode(), KEY_MARK.encode())
+        return ApiResponse(response.status, headers, plain)
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -172,14 +176,14 @@ class HttpClient:
         response, first = await self._open(url, headers=headers, what=what)
         async with response:
             names = {k.lower(): v for k, v in response.headers.items()}
-            yield Stream(response.status, names, _read_blocks(response, what, first))
+            yield Stream(response.status, names, self._read_blocks(response, what, first))
 
     async def _open(
         self, url: str, *, headers: Mapping[str, str] | None, what: str
     ) -> tuple[aiohttp.ClientResponse, bytes]:
         """Follow redirects, and read the first block of the response."""
         times = self._settings.timeouts
-        timeout = aiohttp.ClientTimeout(total=None, connect=times.connect, sock_read=times.read)
+        timeout = aiohttp.ClientTimeout(total=None, connect=times.connect)  # ``sock_read`` sets a timer for each read
         url = signed_url(hosts.quote(url))
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -190,7 +194,8 @@ class HttpClient:
                     await left.enter_async_context(response)
                     target = signed_url(response.headers.get("Location", "")) if response.status in REDIRECTS else None
                     if not target:
-                        first = await response.content.readany()
+                        with self._timeouts(times.read).start():
+                            first = await response.content.readany()
                         left.pop_all()
                         return response, first
                     url = _follow(url, target)
@@ -200,6 +205,24 @@ class HttpClient:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             failure = self._to_stream_error(what, error)
         raise failure from None  # outside of the handler, without a context: aiohttp's errors may hold the signed URL
+
+    async def _read_blocks(self, response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncGenerator[bytes]:
+        """Yield the blocks of a body, beginning with the one that was read already."""
+        patience = self._timeouts(self._settings.timeouts.read)
+        try:
+            while block:
+                yield block
+                with patience.start():
+                    block = await response.content.readany()
+        except aiohttp.ClientPayloadError:
+            failure = TransportError(
+                f"{what}: no usable response: the body was cut off"
+            )  # the cause may quote the request
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failure = to_transport_error(what, error)
+        else:
+            return
+        raise failure
 
     def _get(
         self, url: str, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
@@ -239,29 +262,36 @@ class HttpClient:
     def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
         return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
 
-    def _remove_key(self, call: ApiRequest, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
-        """Return a response without the key, before any of it can reach an exception or a log.
 
-        The headers of a successful poll are not used; those of a submit may name its operation.
-        """
-        key, mark = self._settings.api_key, "spk_…"
-        plain = hdrs.RETRY_AFTER not in response.headers and key.encode() not in body
-        if response.status == HTTPStatus.OK and plain and call.body is None:
-            return ApiResponse(response.status, {}, body)
-        headers = {name.lower(): value.replace(key, mark) for name, value in response.headers.items()}
-        return ApiResponse(response.status, headers, body.replace(key.encode(), mark.encode()))
+class ResponseHeaders(Mapping[str, str]):
+    """The headers of a response, names in lower case, without the key; made when they are read, as few ever are."""
+
+    __slots__ = ("_given", "_key")
+
+    def __init__(self, given: Mapping[str, str], *, key: str) -> None:
+        self._given, self._key = given, key
+
+    def __getitem__(self, name: str) -> str:
+        return self._given[name].replace(self._key, KEY_MARK)  # aiohttp's names have no case
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({name.lower(): None for name in self._given})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"<ResponseHeaders {', '.join(self)}>"
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read a whole response, whose last byte releases its connection; ``async with`` would cost a tenth of a submit."""
-    announced, size = response.content_length or 0, 0
-    blocks: list[bytes] = []
+    content, body = response.content, b""
     try:
-        while max(announced, size) <= MAX_RESPONSE_BYTES:
-            if response.content.at_eof():
-                return b"".join(blocks)
-            blocks.append(await response.content.readany())
-            size += len(blocks[-1])
+        while len(body) <= MAX_RESPONSE_BYTES:
+            if content.at_eof():
+                return body
+            body += await content.readany()
     except BaseException:
         response.close()
         raise
@@ -279,20 +309,6 @@ def _unpack(response: aiohttp.ClientResponse, body: bytes) -> bytes:
         return content_encoding.unpack(body, encodings, limit=MAX_RESPONSE_BYTES)
     except UnpackingError as error:
         raise AnswerUnreadable(str(error)) from None
-
-
-async def _read_blocks(response: aiohttp.ClientResponse, what: str, block: bytes) -> AsyncGenerator[bytes]:
-    try:
-        while block:
-            yield block
-            block = await response.content.readany()
-    except aiohttp.ClientPayloadError:
-        failure = TransportError(f"{what}: no usable response: the body was cut off")  # the cause may quote the request
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        failure = to_transport_error(what, error)
-    else:
-        return
-    raise failure
 
 
 def _follow(url: str, target: str) -> str:

@@ -54,9 +54,7 @@ class Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             use = None if protocol is None else _uses.get(protocol) or _uses.setdefault(protocol, _Use(self))
-            if protocol is None or use is None or use.answered is None:
-                return connection
-            if monotonic() - use.answered <= self.patience and not _is_readable(protocol):
+            if protocol is None or use is None or use.start(monotonic(), protocol):
                 return connection
             connection.close()
 
@@ -70,10 +68,18 @@ class Connector(aiohttp.TCPConnector):
 
 @attrs.define(eq=False)
 class _Use:
-    """The pool of one connection, and the time of its latest response, by a steady clock."""
+    """The pool of one connection, and the times of its latest request and response, by a steady clock."""
 
     connector: Connector
+    began: float = 0.0
     answered: float | None = None
+
+    def start(self, now: float, protocol: "ResponseHandler") -> bool:
+        """Record a request; return False if the connection cannot be used for it (rules 1 and 3)."""
+        self.began = now
+        if self.answered is None:
+            return True
+        return now - self.answered <= self.connector.patience and not _is_readable(protocol)
 
     def answer(self, now: float) -> None:
         """Record a response (rule 3)."""
@@ -81,11 +87,11 @@ class _Use:
             self.connector.patience *= GROWTH
         self.answered = now
 
-    def is_stale(self, began: float, now: float) -> bool:
+    def is_stale(self, now: float) -> bool:
         """Return whether a connection that broke was closed before it was used, and learn from that (rule 3)."""
-        if self.answered is None or now - began >= STALE_WITHIN:
+        if self.answered is None or now - self.began >= STALE_WITHIN:
             return False
-        self.connector.patience = min(self.connector.patience, (began - self.answered) / 2)
+        self.connector.patience = min(self.connector.patience, (self.began - self.answered) / 2)
         return True
 
 
@@ -108,11 +114,10 @@ class Response(aiohttp.ClientResponse):
         """Wait for status and headers."""
         protocol = connection.protocol
         use = None if protocol is None else _uses.get(protocol)
-        began = monotonic()
         try:
             started = await super().start(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-            stale = use is not None and use.is_stale(began, monotonic())
+            stale = use is not None and use.is_stale(monotonic())
             raise (StaleConnection if stale else aiohttp.ClientConnectionError)(str(error)) from error
         if use is not None:
             use.answer(monotonic())
