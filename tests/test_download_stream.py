@@ -155,6 +155,17 @@ async def test_a_slow_reader_slows_the_host(tmp_path: Path) -> None:
         assert b.downloader.active_streams == 0
 
 
+async def test_a_reader_may_take_longer_than_the_host_may(tmp_path: Path) -> None:
+    """``Timeouts.read`` is for the host: what its bytes wait for a reader does not count."""
+    async with bench(tmp_path, files={PATH: flac_like(6_000_000)}, read=0.2) as b, lifetime() as life:
+        got = 0
+        async with stream(b, life) as audio:
+            async for block in audio:
+                got += len(block)
+                await anyio.sleep(0.3 if got < 3_000_000 else 0)
+        assert got == 6_000_000
+
+
 async def test_left_early_it_lets_go(tmp_path: Path) -> None:
     """Leaving ends the stream at the host; read on, it is an error, not an end."""
     async with bench(tmp_path, default=ScriptedResponse(pause=0.01)) as b, lifetime() as life:

@@ -18,7 +18,7 @@ from helpers.contract import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundpiece_async._core.codec import encode_request
+from soundpiece_async._core.codec import encode_request, is_echo
 from soundpiece_async._core.echoes import compare, is_of_another
 from soundpiece_async._core.errors import DecodeError
 from soundpiece_async._core.requests import Handle, NewFx, NewSample, Request, SeparateStems
@@ -231,6 +231,30 @@ def test_any_value_in_an_answer_to_a_submit(members: dict[str, Any]) -> None:
         assert result.body is not None
     else:
         assert result.request == SONG.request
+
+
+@unhurried
+@given(
+    st.sampled_from([example.request for example in EXAMPLES.values()]),
+    st.dictionaries(
+        st.sampled_from(["duration", "loopable", "n_variations", "prompt", "source"]), JSON | st.booleans()
+    ),
+)
+def test_the_short_way_takes_no_difference_for_an_echo(request_: Request, members: dict[str, Any]) -> None:
+    """What is an echo without a look at the bytes that were sent is one with it."""
+    sent = json.loads(encode_request(request_))
+    if is_echo(request_, {**sent, **members}):
+        assert not list(compare(sent, {**sent, **members}))
+
+
+def test_the_short_way_is_taken_for_an_echo_as_documented() -> None:
+    """Not for one of a source, and True is not 1."""
+    fx = NewFx("door", duration=1.0)
+    sent = json.loads(encode_request(fx))
+    assert is_echo(fx, {**sent, "callback_url": None, "outputs": []})
+    assert is_echo(fx, {**sent, "duration": 1})
+    assert not is_echo(fx, {**sent, "duration": True})
+    assert not is_echo(SeparateStems("https://a.example/b.flac"), json.loads(encode_request(STEMS.request)))
 
 
 @unhurried

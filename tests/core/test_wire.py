@@ -225,3 +225,22 @@ def test_ready_without_outputs() -> None:
 def test_call_is_a_value() -> None:
     """A call is plain data: what to send, and what it is about."""
     assert ApiRequest("PUT", "/v1/a.b", b"{}", "key") == ApiRequest("PUT", "/v1/a.b", b"{}", "key")
+
+
+LONG = 12345678901234567890123
+
+
+@pytest.mark.parametrize("status", ["ready", "processing"])
+def test_numbers_beyond_64_bits(status: str) -> None:
+    """They come out as they are, though a poll is skimmed first, in which they may be rounded."""
+    data = change(SAMPLE.ready, id=LONG, status=status, seed=LONG)
+    call = wire.poll_request(Handle(SAMPLE.route, str(LONG)), wait=True)
+    reading = wire.parse_if_final(answer(data), call, handle=Handle(SAMPLE.route, str(LONG)))
+
+    assert (reading is None) is (status == "processing")
+    if reading is not None:
+        assert reading.operation.id == str(LONG)
+        assert reading.operation.raw["seed"] == LONG
+    known = final(SAMPLE, change(SAMPLE.ready, seed=LONG))
+    assert known is not None
+    assert known.raw["seed"] == LONG
