@@ -79,7 +79,7 @@ class TimeoutQueue:
         self._seconds = seconds
         self._due: dict[CancelHandle, float] = {}  # the oldest first
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def __repr__(self) -> str:
         return f"<TimeoutQueue {self._seconds:g} s for {len(self._due)} calls>"
@@ -99,6 +99,10 @@ class TimeoutQueue:
             self._timer = None
 
     def _on_timer(self) -> None:
+        """Wait one more turn: after the loop was blocked, or stopped, what came meanwhile is handled first."""
+        self._timer = self._loop.call_soon(self._end_due)
+
+    def _end_due(self) -> None:
         self._timer = None
         for call, due in self._due.items():
             if due > self._loop.time():

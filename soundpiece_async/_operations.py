@@ -292,7 +292,7 @@ class Submitter:
             if not submission.lock.locked:
                 submission.budget = submission.outage = None
         handle = Handle(request.route, submission.id)
-        known = wire.parse_with_echo(submission.raw, handle, request=request, body=submission.body)
+        known = wire.parse_with_echo(submission.raw, handle, request=request, body=submission.body, recorded=True)
         return self._reader.adopt(known.operation)
 
     def _register(self, request: Request, *, validate: bool) -> _Submission:
@@ -340,7 +340,7 @@ class Submitter:
             reading = await self._transport.send(
                 call,
                 priority=Priority.SUBMIT,
-                parse=partial(wire.parse_submit_response, request=request),
+                parse=partial(wire.parse_submit_response, request=request, recorded=prepared is not None),
                 stop=stop,
                 before_attempt=before_attempt,
                 attempts=attempts,
@@ -364,7 +364,7 @@ class Submitter:
         return operation
 
     async def _renew_before_attempt(self, request: Request, submission: _Submission) -> ApiRequest:
-        """Return the PUT, with other bytes as long as those that it has were never sent and a URL in them expires."""
+        """Return the PUT; build its bytes again if a URL in them expires and they were never sent."""
         sent = submission.attempts.started > 0
         if not sent and submission.renew_at and submission.renew_at <= self._transport.now:
             submission.body = None

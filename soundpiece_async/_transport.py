@@ -16,6 +16,7 @@ for the journal (``before_attempt``).
 
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
@@ -96,7 +97,8 @@ class Transport:
         self.close_idle: Callable[[], None] = self._http.close_idle
         self.health: Health = Health()
         self._runs: set[StopSignal] = set()
-        self._waiting: set[str] = set()  # methods of which an attempt waits for the first response of all
+        self._waiting: Counter[str] = Counter()  # attempts that wait for the first response of all, by method
+        self._warnings: dict[str, Callable[[], None]] = {}  # what cancels the warning about them
         self._settings = settings
         self._submit_slots = anyio.CapacityLimiter(settings.limits.submits)
         self._read_slots = anyio.CapacityLimiter(settings.limits.submits)
@@ -294,7 +296,7 @@ class Transport:
     ) -> T:
         """Send a call once, parse its response, and report the outcome to the gate."""
         sent = False
-        cancel_warning = self._warn_later(call)
+        silent = self._start_waiting(call)
         try:
             stop.check()
             sent = True
@@ -312,8 +314,8 @@ class Transport:
                 self.pacer.release(permit, sent=sent)
             raise
         finally:
-            if cancel_warning is not None:
-                cancel_warning()
+            if silent:
+                self._stop_waiting(call.method)
         self.health.record_response()
         self.pacer.succeeded(permit)
         return result
@@ -335,22 +337,24 @@ class Transport:
             case _:  # an answer, if not the one hoped for
                 self.pacer.succeeded(permit)
 
-    def _warn_later(self, call: ApiRequest) -> Callable[[], None] | None:
-        """Schedule a WARNING that there is no response, as there never was one; return the function that cancels it.
+    def _start_waiting(self, call: ApiRequest) -> bool:
+        """Schedule a WARNING that there is no response, if there never was one; return whether there never was.
 
-        Once for the PUTs that wait, and once for the GETs: ten thousand would not say more.
+        One for all PUTs that wait, and one for all GETs: ten thousand would not say more.
         """
-        if self.health.got_response or call.method in self._waiting:
-            return None
-        seconds = NO_RESPONSE_SECONDS + (call.method == "GET") * HOLD_SECONDS
-        cancel = call_later(seconds, partial(self._warn_no_response, call, seconds))
-        self._waiting.add(call.method)
+        method = call.method
+        if self.health.got_response:
+            return False
+        if not self._waiting[method]:
+            seconds = NO_RESPONSE_SECONDS + (method == "GET") * HOLD_SECONDS
+            self._warnings[method] = call_later(seconds, partial(self._warn_no_response, call, seconds))
+        self._waiting[method] += 1
+        return True
 
-        def end() -> None:
-            self._waiting.discard(call.method)
-            cancel()
-
-        return end
+    def _stop_waiting(self, method: str) -> None:
+        self._waiting[method] -= 1
+        if not self._waiting[method]:
+            self._warnings.pop(method)()
 
     def _warn_no_response(self, call: ApiRequest, seconds: float) -> None:
         if self.health.wait():

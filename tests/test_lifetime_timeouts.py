@@ -1,4 +1,6 @@
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -58,6 +60,27 @@ async def test_what_takes_too_long_is_ended_and_nothing_else() -> None:
     assert repr(timeouts) == "<TimeoutQueue 0.5 s for 0 calls>"
     with timeouts.start():
         assert repr(timeouts) == "<TimeoutQueue 0.5 s for 1 calls>"
+
+
+async def test_what_came_while_the_loop_was_blocked_came_in_time() -> None:
+    """By a slow callback, a debugger or a stopped process: the time is up, but the other side did not let it pass."""
+    here, there = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=here)
+    timeouts = TimeoutQueue(0.05)
+
+    def block() -> None:
+        there.send(b"x")
+        time.sleep(0.2)
+
+    with there:
+        for _ in range(3):
+            with timeouts.start():
+                asyncio.get_running_loop().call_soon(block)
+                assert await reader.read(1) == b"x"
+        with pytest.raises(TimeoutError), timeouts.start():
+            await reader.read(1)
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_call_that_takes_its_time_to_end_does_not_stop_the_clock() -> None:

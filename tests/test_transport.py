@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -212,6 +213,34 @@ async def test_the_services_clock_is_read_from_its_answers() -> None:
         async with answering(http(b"{}", headers=date)) as url, Session(settings(sim, base_url=url)) as session:
             with pytest.raises(DecodeError):
                 await session.submit(fx())
+
+
+async def test_of_several_headers_of_one_name_the_last_one_counts(sim: Simulator) -> None:
+    """As for downloads; a header is found whatever its case, and the error can be copied."""
+    answer = http(b"{}", status="400 Bad", headers="X-Request-Id: r-7\r\nX-Request-Id: r-8\r\n")
+    async with answering(answer) as url, Session(settings(sim, base_url=url)) as session:
+        with pytest.raises(ApiError, match="r-8") as caught:
+            await session.submit(fx())
+    assert copy.deepcopy(caught.value).headers["x-request-id"] == "r-8"
+
+
+async def test_a_response_that_is_announced_as_too_large_is_not_read(sim: Simulator) -> None:
+    """Whether that is true or not: it is refused at once."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{}"
+    patient = {"retries": RetryPolicy(submit_max_elapsed=0), "timeouts": Timeouts(submit=600)}
+    async with answering(answer) as url, Session(settings(sim, base_url=url, **patient)) as session:
+        with anyio.fail_after(60), pytest.raises(TransportError, match="is larger than"):
+            await session.submit(fx())
+
+
+async def test_an_output_host_without_headers_is_given_up_after_the_read_timeout(sim: Simulator) -> None:
+    """Not after the time for connecting, which has passed."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
+    async with listener, Transport(settings(sim, timeouts=Timeouts(connect=600, read=0.1))) as transport:
+        with anyio.fail_after(60), pytest.raises(TransportError, match="timed out"):
+            async with transport.stream(f"http://127.0.0.1:{port}/a"):
+                pytest.fail("nothing was answered")
 
 
 async def test_redirects_of_the_output_host_are_followed_with_care(sim: Simulator) -> None:

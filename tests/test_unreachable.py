@@ -148,7 +148,7 @@ async def test_silence_is_told_while_a_program_waits(caplog: pytest.LogCaptureFi
 async def test_a_port_that_takes_connections_and_never_answers_is_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Long before the timeout of the attempt, and once for all that wait."""
+    """Long before the timeout of the attempt, and once for all that wait; not where something has answered before."""
     monkeypatch.setattr("soundpiece_async._transport.NO_RESPONSE_SECONDS", 0.05)
     monkeypatch.setattr("soundpiece_async._transport.HOLD_SECONDS", 0.05)
     silent = asyncio.Event()
@@ -184,6 +184,31 @@ async def test_a_port_that_takes_connections_and_never_answers_is_told(
             assert len(told()) == 1
             assert "no response from the service yet: " in told()[0]
             assert api.url in told()[0]
+
+
+async def test_silence_is_told_though_the_first_to_wait_has_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one waits on."""
+    monkeypatch.setattr("soundpiece_async._transport.NO_RESPONSE_SECONDS", 0.3)
+    silent = asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        await silent.wait()
+
+    async with RawApi() as api, opened(settings(api.url)) as session:
+        api.always = wait
+        first = asyncio.create_task(session.submit(fx()))
+        await until(lambda: len(api.requests) == 1)
+        second = asyncio.create_task(session.submit(fx(1)))
+        await until(lambda: len(api.requests) == 2)
+        first.cancel()
+        await until(lambda: "no response from the service yet" in caplog.text)
+        second.cancel()
+        await asyncio.wait([first, second])
+        assert session._engine.transport._waiting.total() == 0
+        assert not session._engine.transport._warnings
+        silent.set()
 
 
 async def test_a_port_that_hangs_up_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -186,10 +186,12 @@ def request_from_echo(members: Mapping[str, object], *, route: str) -> Request |
 
 
 def is_echo(request: Request, members: Mapping[str, object]) -> bool:
-    """Return whether a response has each field of a request with the very value it was sent with; a source has not."""
+    """Return whether a response has each field of a request with its very value; False for one with a source."""
     kind: type = type(request)  # a plain class, which a cache may hold
     for name in _field_names(kind):
         value, echo = getattr(request, name), members.get(name)
+        if value is not None and name in SOURCE_FIELDS:
+            return False
         if value != echo or isinstance(value, bool) is not isinstance(echo, bool):  # True == 1
             return False
     return True

@@ -32,7 +32,7 @@ from soundpiece_async._core.requests import Handle, Request
 CHECK_KEY = "check the API key (and the account's address allowlist)"
 
 
-@attrs.define
+@attrs.frozen
 class ApiRequest:
     """One request to the API. Its text names method, route and id, for messages and logs.
 
@@ -55,7 +55,7 @@ class ApiRequest:
         return f"{self.method} {redact_text(self.target.partition('?')[0])} ({what} {redact_text(self.about)})"
 
 
-@attrs.define
+@attrs.frozen
 class ApiResponse:
     """One response: status, headers (names in lower case) and the whole body."""
 
@@ -78,8 +78,16 @@ def poll_request(handle: Handle, *, wait: bool) -> ApiRequest:
     return ApiRequest("GET", f"/v1/{handle.route}?id={quote_plus(handle.id)}{held}", None, handle.id)
 
 
-def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: Request) -> ParsedOperation:
+def parse_submit_response(
+    response: ApiResponse, call: ApiRequest, *, request: Request, recorded: bool = False
+) -> ParsedOperation:
     """Parse the response to a submit.
+
+    Args:
+        response: to ``call``.
+        call: the PUT.
+        request: of the submit.
+        recorded: whether the bytes of the PUT come from a record, and may be those of another request.
 
     Raises:
         TransportError: a 2xx that is not JSON; the same key may go again.
@@ -100,7 +108,8 @@ def parse_submit_response(response: ApiResponse, call: ApiRequest, *, request: R
     else:
         data, found = _find_in_rejection(response, call, request)
         identity = str(fields.read_id(found["id"]))
-    parsed = parse_with_echo(found, Handle(request.route, identity), request=request, body=call.body)
+    handle = Handle(request.route, identity)
+    parsed = parse_with_echo(found, handle, request=request, body=call.body, recorded=recorded)
     if echoes.is_of_another(request.idempotency_key, found.get("idempotency_key")):
         raise DecodeError(
             f"{call}: the response is for another idempotency key, {redact_text(str(found['idempotency_key']))}, and "
@@ -146,11 +155,14 @@ def _find_in_rejection(
 
 
 def parse_with_echo(
-    found: Mapping[str, object], handle: Handle, *, request: Request, body: bytes | None
+    found: Mapping[str, object], handle: Handle, *, request: Request, body: bytes | None, recorded: bool
 ) -> ParsedOperation:
-    """Parse an operation, and compare its echo with the body of its PUT."""
+    """Parse an operation, and compare its echo with the body of its PUT; ``recorded`` as in ``parse_submit_response``.
+
+    As a rule, an echo has the values of the request that was sent, and its bytes need not be decoded.
+    """
     parsed = parse_operation(found, handle, request=request)
-    if codec.is_echo(request, found):  # as a rule; what was sent need not be decoded then
+    if not recorded and codec.is_echo(request, found):
         return parsed
     differences = tuple(echoes.compare(codec.decode_json(body or b"{}"), found))
     if not differences:

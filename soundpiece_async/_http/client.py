@@ -88,6 +88,7 @@ class HttpClient:
 
     async def __aenter__(self) -> Self:
         """Open the two aiohttp sessions; nothing is sent."""
+        self._timeouts.cache_clear()  # they belong to an event loop
         connect = self._settings.timeouts.connect
         agent = f"soundpiece-async/{__version__} aiohttp/{aiohttp.__version__}"
         self._api = aiohttp.ClientSession(
@@ -100,7 +101,9 @@ class HttpClient:
             auto_decompress=False,  # it believes the header: ``_unpack``
         )
         self._outputs = aiohttp.ClientSession(
-            connector=self._make_connector(self._outputs_from.open_to_output),
+            connector=self._make_connector(
+                self._outputs_from.open_to_output, headers_within=self._timeouts(self._settings.timeouts.read)
+            ),
             headers={"User-Agent": agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=self._traces,
@@ -158,9 +161,15 @@ class HttpClient:
         if self._clock.is_due(steady=steady) and (date := response.headers.get(hdrs.DATE)):
             self._clock.read(date, wall=datetime.now(UTC), steady=steady)
         logger.debug("%s: status %s, %d bytes", call, response.status, len(body))
-        headers = ResponseHeaders(response.headers, key=self._settings.api_key)  # it must not reach an error or a log
-        plain = body.replace(self._settings.api_key.encode(), KEY_MARK.encode())
-        return ApiResponse(response.status, headers, plain)
+        return self._hide_key(response, body)
+
+    def _hide_key(self, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
+        """Return a response without the key, before any of it can reach an exception or a log."""
+        key = self._settings.api_key
+        headers: Mapping[str, str] = ResponseHeaders(response)
+        if any(key.encode() in value for _, value in response.raw_headers):
+            headers = {name: value.replace(key, KEY_MARK) for name, value in headers.items()}
+        return ApiResponse(response.status, headers, body.replace(key.encode(), KEY_MARK.encode()))
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -183,7 +192,7 @@ class HttpClient:
     ) -> tuple[aiohttp.ClientResponse, bytes]:
         """Follow redirects, and read the first block of the response."""
         times = self._settings.timeouts
-        timeout = aiohttp.ClientTimeout(total=None, connect=times.connect)  # ``sock_read`` sets a timer for each read
+        timeout = aiohttp.ClientTimeout(total=None, connect=times.connect)  # ``sock_read`` costs a timer for each read
         url = signed_url(hosts.quote(url))
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -215,9 +224,8 @@ class HttpClient:
                 with patience.start():
                     block = await response.content.readany()
         except aiohttp.ClientPayloadError:
-            failure = TransportError(
-                f"{what}: no usable response: the body was cut off"
-            )  # the cause may quote the request
+            why = "the body was cut off"  # the cause may quote the request
+            failure = TransportError(f"{what}: no usable response: {why}")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             failure = to_transport_error(what, error)
         else:
@@ -259,20 +267,24 @@ class HttpClient:
             return TransportError(f"{what}: no usable response: {why}")
         return self._to_error(what, error)
 
-    def _make_connector(self, make_socket: Callable[[Any], socket.socket]) -> Connector:
-        return Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
+    def _make_connector(
+        self, make_socket: Callable[[Any], socket.socket], *, headers_within: TimeoutQueue | None = None
+    ) -> Connector:
+        connector = Connector(limit=0, ssl=self._settings.ssl_context or True, socket_factory=make_socket)
+        connector.headers_within = headers_within
+        return connector
 
 
 class ResponseHeaders(Mapping[str, str]):
-    """The headers of a response, names in lower case, without the key; made when they are read, as few ever are."""
+    """The headers of a response, names in lower case; made when they are read, as few ever are."""
 
-    __slots__ = ("_given", "_key")
+    __slots__ = ("_given",)
 
-    def __init__(self, given: Mapping[str, str], *, key: str) -> None:
-        self._given, self._key = given, key
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._given = response.headers
 
     def __getitem__(self, name: str) -> str:
-        return self._given[name].replace(self._key, KEY_MARK)  # aiohttp's names have no case
+        return self._given.getall(name)[-1]  # aiohttp's names have no case; of several the last one counts
 
     def __iter__(self) -> Iterator[str]:
         return iter({name.lower(): None for name in self._given})
@@ -286,11 +298,11 @@ class ResponseHeaders(Mapping[str, str]):
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read a whole response, whose last byte releases its connection; ``async with`` would cost a tenth of a submit."""
-    content, body = response.content, b""
+    content, body, announced = response.content, bytearray(), response.content_length or 0
     try:
-        while len(body) <= MAX_RESPONSE_BYTES:
+        while max(announced, len(body)) <= MAX_RESPONSE_BYTES:
             if content.at_eof():
-                return body
+                return bytes(body)
             body += await content.readany()
     except BaseException:
         response.close()

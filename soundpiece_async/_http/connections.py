@@ -11,6 +11,7 @@
 
 import math
 import select
+from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -21,9 +22,12 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from soundpiece_async._core.redaction import redact_url
+from soundpiece_async._lifetime import TimeoutQueue
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+
+_UNLIMITED = nullcontext()
 
 STALE_WITHIN = 1.0
 """Seconds after sending. A kept connection that breaks within them was closed before the request arrived; a host that
@@ -42,9 +46,11 @@ class Connector(aiohttp.TCPConnector):
 
     Attributes:
         patience: seconds after which an idle connection is not used again; aiohttp itself closes them after 15.
+        headers_within: limits the time from a request to the headers of its response; None: the caller does.
     """
 
     patience: float = math.inf
+    headers_within: TimeoutQueue | None = None
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -114,8 +120,10 @@ class Response(aiohttp.ClientResponse):
         """Wait for status and headers."""
         protocol = connection.protocol
         use = None if protocol is None else _uses.get(protocol)
+        limit = None if use is None else use.connector.headers_within
         try:
-            started = await super().start(connection)
+            with _UNLIMITED if limit is None else limit.start():
+                started = await super().start(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             stale = use is not None and use.is_stale(monotonic())
             raise (StaleConnection if stale else aiohttp.ClientConnectionError)(str(error)) from error

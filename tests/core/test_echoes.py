@@ -254,7 +254,8 @@ def test_the_short_way_is_taken_for_an_echo_as_documented() -> None:
     assert is_echo(fx, {**sent, "callback_url": None, "outputs": []})
     assert is_echo(fx, {**sent, "duration": 1})
     assert not is_echo(fx, {**sent, "duration": True})
-    assert not is_echo(SeparateStems("https://a.example/b.flac"), json.loads(encode_request(STEMS.request)))
+    stems = SeparateStems("https://a.example/b.flac")
+    assert not is_echo(stems, {**json.loads(encode_request(stems)), "source": stems.source})
 
 
 @unhurried

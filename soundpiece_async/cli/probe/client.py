@@ -28,7 +28,7 @@ class Reply:
 
     Attributes:
         status: of HTTP; 0: no response.
-        headers: not kept for a successful GET.
+        headers: names in lower case.
         data: JSON, or the text if it is not JSON.
         seconds: from sending to the last byte.
         plain: whether the body is JSON and nothing else.
