@@ -296,7 +296,9 @@ class Transport:
     ) -> T:
         """Send a call once, parse its response, and report the outcome to the gate."""
         sent = False
-        silent = self._start_waiting(call)
+        silent = not self.health.got_response
+        if silent:
+            self._start_waiting(call)
         try:
             stop.check()
             sent = True
@@ -337,19 +339,16 @@ class Transport:
             case _:  # an answer, if not the one hoped for
                 self.pacer.succeeded(permit)
 
-    def _start_waiting(self, call: ApiRequest) -> bool:
-        """Schedule a WARNING that there is no response, if there never was one; return whether there never was.
+    def _start_waiting(self, call: ApiRequest) -> None:
+        """Schedule a WARNING that there is no response, as there never was one.
 
         One for all PUTs that wait, and one for all GETs: ten thousand would not say more.
         """
         method = call.method
-        if self.health.got_response:
-            return False
         if not self._waiting[method]:
             seconds = NO_RESPONSE_SECONDS + (method == "GET") * HOLD_SECONDS
             self._warnings[method] = call_later(seconds, partial(self._warn_no_response, call, seconds))
         self._waiting[method] += 1
-        return True
 
     def _stop_waiting(self, method: str) -> None:
         self._waiting[method] -= 1

@@ -32,7 +32,7 @@ from soundpiece_async._core.requests import Handle, Request
 CHECK_KEY = "check the API key (and the account's address allowlist)"
 
 
-@attrs.frozen
+@attrs.define
 class ApiRequest:
     """One request to the API. Its text names method, route and id, for messages and logs.
 
@@ -55,7 +55,7 @@ class ApiRequest:
         return f"{self.method} {redact_text(self.target.partition('?')[0])} ({what} {redact_text(self.about)})"
 
 
-@attrs.frozen
+@attrs.define
 class ApiResponse:
     """One response: status, headers (names in lower case) and the whole body."""
 

@@ -165,11 +165,13 @@ class HttpClient:
 
     def _hide_key(self, response: aiohttp.ClientResponse, body: bytes) -> ApiResponse:
         """Return a response without the key, before any of it can reach an exception or a log."""
-        key = self._settings.api_key
         headers: Mapping[str, str] = ResponseHeaders(response)
-        if any(key.encode() in value for _, value in response.raw_headers):
-            headers = {name: value.replace(key, KEY_MARK) for name, value in headers.items()}
-        return ApiResponse(response.status, headers, body.replace(key.encode(), KEY_MARK.encode()))
+        key = self._settings.api_key.encode()
+        for _, value in response.raw_headers:
+            if key in value:
+                headers = {name: text.replace(key.decode(), KEY_MARK) for name, text in headers.items()}
+                break
+        return ApiResponse(response.status, headers, body.replace(key, KEY_MARK.encode()))
 
     @asynccontextmanager
     async def stream(self, url: str, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Stream]:
@@ -298,11 +300,11 @@ class ResponseHeaders(Mapping[str, str]):
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read a whole response, whose last byte releases its connection; ``async with`` would cost a tenth of a submit."""
-    content, body, announced = response.content, bytearray(), response.content_length or 0
+    content, body, announced = response.content, b"", response.content_length or 0
     try:
         while max(announced, len(body)) <= MAX_RESPONSE_BYTES:
             if content.at_eof():
-                return bytes(body)
+                return body
             body += await content.readany()
     except BaseException:
         response.close()

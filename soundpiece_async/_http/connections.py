@@ -11,7 +11,6 @@
 
 import math
 import select
-from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -26,8 +25,6 @@ from soundpiece_async._lifetime import TimeoutQueue
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
-
-_UNLIMITED = nullcontext()
 
 STALE_WITHIN = 1.0
 """Seconds after sending. A kept connection that breaks within them was closed before the request arrived; a host that
@@ -122,8 +119,11 @@ class Response(aiohttp.ClientResponse):
         use = None if protocol is None else _uses.get(protocol)
         limit = None if use is None else use.connector.headers_within
         try:
-            with _UNLIMITED if limit is None else limit.start():
+            if limit is None:
                 started = await super().start(connection)
+            else:
+                with limit.start():
+                    started = await super().start(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             stale = use is not None and use.is_stale(monotonic())
             raise (StaleConnection if stale else aiohttp.ClientConnectionError)(str(error)) from error
