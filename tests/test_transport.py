@@ -3,6 +3,7 @@ import copy
 import json
 import threading
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import aiohttp
 import anyio
@@ -12,6 +13,7 @@ from helpers.sample_requests import fx
 from helpers.scripted_http import LOST, respond, scripted
 from helpers.scripted_http import settings as scripted_settings
 from helpers.simulation import settings, simulate
+from multidict import CIMultiDict
 
 from soundpiece_async import (
     ApiError,
@@ -29,6 +31,7 @@ from soundpiece_async import (
 from soundpiece_async._core import wire
 from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
+from soundpiece_async._http.client import ResponseHeaders
 from soundpiece_async._transport import LARGE_RESPONSE, Transport
 from soundpiece_async.simulator import Simulator
 
@@ -222,6 +225,11 @@ async def test_of_several_headers_of_one_name_the_last_one_counts(sim: Simulator
         with pytest.raises(ApiError, match="r-8") as caught:
             await session.submit(fx())
     assert copy.deepcopy(caught.value).headers["x-request-id"] == "r-8"
+    given = CIMultiDict({"X-Request-Id": "r-7", "Retry-After": "5"})
+    given.add("x-request-id", "r-8")
+    headers = ResponseHeaders(SimpleNamespace(headers=given))  # type: ignore[arg-type]
+    assert (len(headers), headers.get("Retry-AFTER"), headers.get("date")) == (2, "5", None)
+    assert repr(headers) == "<ResponseHeaders x-request-id, retry-after>"
 
 
 async def test_a_response_that_is_announced_as_too_large_is_not_read(sim: Simulator) -> None:

@@ -91,8 +91,10 @@ def test_any_bytes(body: bytes) -> None:
 def test_with_and_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Installed, orjson is used; missing, nothing is."""
     assert codec.find_orjson_loads() is orjson.loads
+    assert repr(codec.JsonReader(codec.find_orjson_loads())) == "<JsonReader with orjson>"
     monkeypatch.setitem(sys.modules, "orjson", None)
     assert codec.find_orjson_loads() is None
+    assert repr(codec.JsonReader(codec.find_orjson_loads())) == "<JsonReader with json>"
 
 
 def test_what_is_no_json(reader: Callable[[bytes], Any]) -> None:
