@@ -1,9 +1,11 @@
+import asyncio
 import contextlib
 import copy
 import json
 import threading
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
@@ -25,13 +27,14 @@ from soundpiece_async import (
     RetryPolicy,
     ServerError,
     Session,
+    Settings,
     Timeouts,
     TransportError,
 )
 from soundpiece_async._core import wire
 from soundpiece_async._core.gate import Priority
 from soundpiece_async._core.wire import ApiRequest, ApiResponse
-from soundpiece_async._http.client import ResponseHeaders
+from soundpiece_async._http.client import HttpClient, ResponseHeaders
 from soundpiece_async._transport import LARGE_RESPONSE, Transport
 from soundpiece_async.simulator import Simulator
 
@@ -281,6 +284,22 @@ async def test_a_stream_that_breaks_says_where_without_the_signature(sim: Simula
                 while error is not None:
                     assert "secret" not in f"{error!r}{error}"
                     error = error.__cause__
+
+
+def test_a_client_opened_again_in_another_loop_keeps_no_timer_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loop has its own."""
+    monkeypatch.setenv("SOUNDPIECE_API_KEY", "spk_test")
+
+    async def ask(client: HttpClient) -> int:
+        async with answering(http(b"{}")) as url:
+            client._base = urlsplit(url)
+            async with client:
+                return (
+                    await client.fetch(wire.poll_request(Handle("create.new_fx", "op_1"), wait=False), timeout=30)
+                ).status
+
+    client = HttpClient(Settings())
+    assert [asyncio.run(ask(client)) for _ in range(2)] == [200, 200]
 
 
 async def test_a_transport_that_is_not_open_says_so(sim: Simulator) -> None:

@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+import attrs
 import pytest
 from helpers.contract import (
     EXAMPLES,
@@ -8,6 +9,7 @@ from helpers.contract import (
     SONG,
     STEMS,
     Example,
+    answer,
     attempt,
     change,
     every_route,
@@ -18,6 +20,7 @@ from helpers.contract import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soundpiece_async._core import wire
 from soundpiece_async._core.codec import encode_request, is_echo
 from soundpiece_async._core.echoes import compare, is_of_another
 from soundpiece_async._core.errors import DecodeError
@@ -256,6 +259,16 @@ def test_the_short_way_is_taken_for_an_echo_as_documented() -> None:
     assert not is_echo(fx, {**sent, "duration": True})
     stems = SeparateStems("https://a.example/b.flac")
     assert not is_echo(stems, {**json.loads(encode_request(stems)), "source": stems.source})
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_echo_is_one_of_the_bytes_that_were_sent(*, recorded: bool) -> None:
+    """Those of a record may be another request's, with the same key: the difference is reported."""
+    fx = NewFx("door", duration=1.0)
+    body = encode_request(attrs.evolve(fx, prompt="boom") if recorded else fx)
+    echo = {"fx": {"id": OTHER_ID, "status": "processing", **json.loads(encode_request(fx))}}
+    reading = wire.parse_submit_response(answer(echo), wire.submit_request(fx, body), request=fx, recorded=recorded)
+    assert reading.suspicious == reading.operation.echo_differences == (("prompt",) if recorded else ())
 
 
 @unhurried
